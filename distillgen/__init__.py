@@ -1,0 +1,38 @@
+"""Synthetic data for black-box LLM distillation: every paid answer kept, every dropped record explained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distillgen.errors import ConfigError as ConfigError
+    from distillgen.errors import DistillgenError as DistillgenError
+    from distillgen.pipeline import Pipeline as Pipeline
+    from distillgen.pipeline import load as load
+    from distillgen.record import FieldName as FieldName
+    from distillgen.record import Record as Record
+    from distillgen.runs import Run as Run
+    from distillgen.runs import run as run
+    from distillgen.stages.filter import Filter as Filter
+    from distillgen.teachers import Completion as Completion
+    from distillgen.teachers import Request as Request
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Completion": "teachers", "ConfigError": "errors", "DistillgenError": "errors", "FieldName": "record",
+    "Filter": "stages.filter", "Pipeline": "pipeline", "Record": "record", "Request": "teachers", "Run": "runs",
+    "load": "pipeline", "run": "runs",
+}  # fmt: skip
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that `import distillgen` and `--help` stay fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'distillgen' has no attribute '{name}'")
+    import importlib
+
+    value = getattr(importlib.import_module(f"distillgen.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

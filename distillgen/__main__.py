@@ -1,0 +1,6 @@
+"""`python -m distillgen` is the same program as `distillgen`."""
+
+from distillgen.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""YAML that remembers where each value stood, so that an error can name the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from distillgen.errors import ConfigError, did_you_mean
+
+Place = tuple[str | int, ...]
+Lines = dict[Place, int]
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_NODES = 200_000  # far above any recipe; stops alias bombs
+
+
+def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Lines]:
+    """Plain data (no tags, no objects) and the line of every key and item. Raises ConfigError."""
+    loader = yaml.SafeLoader(text)
+    lines: Lines = {}
+    count = 0
+
+    def plain(node: yaml.Node, place: Place) -> Any:
+        nonlocal count
+        count += 1
+        line = node.start_mark.line + first_line
+        lines.setdefault(place, line)
+        if count > MAX_NODES or len(place) > 50:
+            raise ConfigError("too many or too deeply nested values (aliases that multiply?)", path=path, line=line)
+        if isinstance(node, yaml.SequenceNode):
+            return [plain(item, (*place, i)) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            loader.flatten_mapping(node)
+            mapping: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key = plain(key_node, (*place, "\0key"))
+                where = key_node.start_mark.line + first_line
+                if not isinstance(key, (str, int, float, bool)):
+                    raise ConfigError("a key must be a plain word", path=path, line=where)
+                if key in mapping:
+                    raise ConfigError(f"'{key}' stands twice", path=path, line=where)
+                lines[(*place, str(key))] = where
+                mapping[key if isinstance(key, str) else str(key)] = plain(value_node, (*place, str(key)))
+            return mapping
+        try:
+            value = loader.construct_object(node)  # type: ignore[no-untyped-call]
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"'{node.value}' is not a plain value: {_first(error)}", path=path, line=line) from error
+        if isinstance(value, str) and node.style is None and _is_float(value):
+            return float(value)  # YAML 1.1 reads 1e-5 as text
+        return value if isinstance(value, (str, int, float, bool)) or value is None else str(node.value)
+
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, lines
+        return plain(node, ()), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = (mark.line if mark else 0) + first_line
+        raise ConfigError(f"not valid YAML: {error.problem or error.context}", path=path, line=line) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {_first(error)}", path=path) from error
+    except RecursionError as error:
+        raise ConfigError("too deeply nested", path=path) from error
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _is_float(text: str) -> bool:
+    if "e" not in text.lower() or not text[-1:].isdigit() or not text.lstrip("+-")[:1].isdigit():
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def line_of(lines: Lines, place: Place) -> int | None:
+    """The line of `place`, or of the nearest thing around it."""
+    while place and place not in lines:
+        place = place[:-1]
+    return lines.get(place)
+
+
+def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lines: Lines, place: Place = ()) -> Model:
+    """`value` as a `model`; the first mistake becomes a ConfigError with its line and the nearest valid name.
+
+    `what` names the owner of the options in messages: "stage 'generate'", "filter 'brevity'".
+    """
+    if not isinstance(value, dict):
+        value = {} if value is None else value
+    try:
+        return model.model_validate(value)
+    except ValidationError as invalid:
+        error = invalid.errors()[0]
+        spot = tuple(part for part in error["loc"])
+        name = ".".join(str(part) for part in spot)
+        where = line_of(lines, (*place, *spot))
+        known = model.model_fields
+        if error["type"] == "extra_forbidden":
+            owner, inner = what, known
+            if len(spot) > 1:
+                owner, inner = f"'{'.'.join(map(str, spot[:-1]))}' of {what}", _inner(model, spot[:-1])
+            message = f"{owner} has no option '{spot[-1]}'{did_you_mean(str(spot[-1]), inner)}"
+        elif error["type"] == "missing":
+            message = f"{what} needs '{name}'"
+            description = known[str(spot[0])].description if len(spot) == 1 and str(spot[0]) in known else None
+            message += f": {description}" if description else ""
+        elif error["type"] in ("model_type", "model_attributes_type"):
+            message = f"{what} takes a mapping of options{f' in {name!r}' if name else ''}, not {error['input']!r}"
+        else:
+            reason = error["msg"].removeprefix("Value error, ")
+            message = f"{what}: {f'{name!r}: ' if name else ''}{reason}"
+            if error["type"] != "value_error":
+                message += f", not {str(error['input'])[:80]!r}"
+        raise ConfigError(message, path=path, line=where) from invalid
+
+
+def _inner(model: type[BaseModel], spot: tuple[Any, ...]) -> dict[str, Any]:
+    for part in spot:
+        info = model.model_fields.get(str(part))
+        nested = getattr(info, "annotation", None)
+        candidates = [nested, *getattr(nested, "__args__", ())]
+        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not found:
+            return {}
+        model = found[0]
+    return dict(model.model_fields)

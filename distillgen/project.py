@@ -1,0 +1,103 @@
+"""Where content is found: the user's project first, then what ships with distillgen."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from distillgen.errors import ConfigError, did_you_mean
+
+KINDS = ("pipelines", "prompts", "filters", "data")
+
+
+def home(kind: str) -> Path:
+    """The shipped folder of a kind of content, in a wheel or in a checkout."""
+    package = Path(__file__).parent
+    inside = package / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with content of its own. No file outside of it, of the working directory and of what ships is read,
+    unless `trusted` (what the user typed on the command line) names it.
+    """
+
+    root: Path
+    trusted: frozenset[str] = field(default_factory=frozenset)
+
+    def find(self, kind: str, name: str, suffix: str) -> Path:
+        """The file of the prompt, filter or pipeline `name`; the user's own hides a shipped one of the same name."""
+        file = name if name.endswith(suffix) else name + suffix
+        for folder in (self.root / kind, home(kind)):
+            path = folder / file
+            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+                return path
+        raise ConfigError(f"there is no {kind[:-1]} '{name}'{did_you_mean(name, self.names(kind, suffix))}")
+
+    def names(self, kind: str, suffix: str) -> list[str]:
+        """All names of a kind, the user's and the shipped."""
+        return sorted({name for folder in (self.root / kind, home(kind)) for name in _names(folder, suffix)})
+
+    def file(self, path: str) -> Path:
+        """A data file or folder named in a pipeline or prompt."""
+        roots = [self.root.resolve(), Path.cwd().resolve(), home("data").parent.resolve()]
+        for root in roots:
+            found = (root / path).resolve()
+            if found.exists():
+                if path in self.trusted or any(found.is_relative_to(allowed) for allowed in roots):
+                    return found
+                raise ConfigError(
+                    f"'{path}' lies outside the project ({self.root}); move it there, run from the folder that holds it, "
+                    "or name it on the command line with --set"
+                )
+        folder = (self.root / path).parent
+        near = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        hint = did_you_mean(Path(path).name, near) if near else f"; there is no folder {folder}"
+        raise ConfigError(f"there is no file '{path}'{hint}")
+
+    def filter(self, name: str) -> Callable[..., Any]:
+        """The factory in `filters/<name>.py`, the function named as the file."""
+        path = self.find("filters", name, ".py")
+        factory = getattr(load_module(path, f"distillgen_filter_{name}"), name, None)
+        if not inspect.isfunction(factory):
+            raise ConfigError(f"a filter file defines one function named as the file: def {name}(*, ...) -> Filter", path=path)
+        return factory
+
+
+def _names(folder: Path, suffix: str) -> Iterator[str]:
+    for path in folder.rglob(f"*{suffix}"):
+        if not path.name.startswith(("_", ".")) and path.name != "README.md":
+            yield path.relative_to(folder).with_suffix("").as_posix()
+
+
+def load_module(path: Path, name: str) -> ModuleType:
+    """Run a Python file of the project as a module of its own; its mistakes become a ConfigError with the line."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError("not a Python file", path=path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ConfigError(f"{error.msg}", path=path, line=error.lineno) from error
+    except Exception as error:
+        raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path) from error
+    return module
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in a folder."""
+    if path.is_dir():
+        total = hashlib.sha256()
+        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+            total.update(f"{inner.relative_to(path).as_posix()}\0{file_sha256(inner)}\n".encode())
+        return total.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

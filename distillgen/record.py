@@ -1,0 +1,132 @@
+"""The row that flows through a pipeline, and the one way in which rows become bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NewType
+
+import orjson
+
+META = "meta"  # everything of ours in a written row stands under this key
+
+FieldName = NewType("FieldName", str)
+"""The type of an option that names a record's field, so that `check` knows what a filter reads."""
+
+
+def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
+    """JSON without spaces, canonical with `sort_keys`. Integers of any size; lone surrogates become '?'."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else 0, default=str)
+    except TypeError:  # an integer beyond 64 bits or a lone surrogate: json takes both
+        text = json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, default=str)
+        return text.encode("utf-8", "replace")
+
+
+def loads(text: str | bytes) -> Any:
+    """Read JSON that a stranger wrote: exact integers, lone surrogates replaced, NaN and Infinity refused (ValueError)."""
+    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+        return json.loads(dumps(value))
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def digest(value: Any, length: int = 20) -> str:
+    """The first `length` hex digits of the SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(dumps(value)).hexdigest()[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Why a record left: the stage, the filter in it, and the reason in words."""
+
+    stage: str
+    filter: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row. Frozen: stages return copies.
+
+    `fields` are the user's; `made` tells each answer that went into it (stage, model, prompt, ledger key, sample,
+    draw); `parents` are the ids of the records that it came from; `scores` are the filters' measurements.
+    """
+
+    id: str
+    fields: Mapping[str, Any]
+    parents: tuple[str, ...] = ()
+    source: str = ""
+    made: tuple[Mapping[str, Any], ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    dropped: Dropped | None = None
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any], source: str) -> Record:
+        """A record as a source gives it; a row of an earlier corpus keeps its id as this one's parent."""
+        meta = fields.get(META)
+        if isinstance(meta, Mapping) and "id" in meta and "made" in meta:
+            fields = {name: value for name, value in fields.items() if name != META}
+            return cls(digest([meta["id"], fields]), fields, (str(meta["id"]),), source)
+        return cls(digest(fields), fields, (), source)
+
+    def derive(self, fields: Mapping[str, Any], made: Mapping[str, Any], ordinal: int) -> Record:
+        """A child with `fields` added; `ordinal` tells apart children of one parent whose text is the same."""
+        return replace(
+            self,
+            id=digest([self.id, fields, made["stage"], ordinal]),
+            fields={**self.fields, **fields},
+            parents=(self.id,),
+            made=(*self.made, made),
+        )
+
+    def scored(self, scores: Mapping[str, float]) -> Record:
+        """A copy with measurements added."""
+        return replace(self, scores={**self.scores, **scores})
+
+    def drop(self, stage: str, filter: str, reason: str) -> Record:
+        """A copy that is out of the corpus, with the reason."""
+        return replace(self, dropped=Dropped(stage, filter, reason))
+
+    def row(self) -> dict[str, Any]:
+        """The row as written: the user's fields at the top level, ours under `meta`, of one shape in every row."""
+        meta: dict[str, Any] = {
+            "id": self.id,
+            "made": list(self.made),
+            "parents": list(self.parents),
+            "scores": dict(self.scores),
+            "source": self.source,
+        }
+        if self.dropped:
+            meta["dropped"] = {
+                "stage": self.dropped.stage, "filter": self.dropped.filter, "reason": self.dropped.reason
+            }  # fmt: skip
+        return {**self.fields, META: meta}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Record:
+        """The inverse of `row`."""
+        meta = row[META]
+        dropped = meta.get("dropped")
+        return cls(
+            id=meta["id"],
+            fields={name: value for name, value in row.items() if name != META},
+            parents=tuple(meta["parents"]),
+            source=meta["source"],
+            made=tuple(meta["made"]),
+            scores=meta["scores"],
+            dropped=Dropped(**dropped) if dropped else None,
+        )

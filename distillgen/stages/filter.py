@@ -1,0 +1,193 @@
+"""filter: measure records, decide which to keep, and say why for each that goes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+
+from distillgen.errors import ConfigError
+from distillgen.marked import line_of, validate
+from distillgen.project import Project
+from distillgen.record import FieldName, Record, digest
+from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, in_order, splice
+
+Number: TypeAlias = float | Mapping[str, float]
+"""What a measure gives for a record: a number, or a few named ones."""
+
+Measured: TypeAlias = Sequence[Number] | Awaitable[Sequence[Number]]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter: `measure` takes records and gives a number (or a few named ones) for each; `decide` takes a record's
+    number and gives None to keep it, or the reason to drop it.
+
+    `depends_on` names what a costly measure depends on besides the record: then its numbers are kept in the ledger and
+    a changed threshold measures nothing again. `whole_set` says that `measure` compares records with those before them;
+    it then sees the records once, in order, and must keep little.
+    """
+
+    measure: Callable[[Sequence[Record]], Measured]
+    decide: Callable[[Any], str | None]
+    depends_on: Mapping[str, Any] | None = None
+    whole_set: bool = False
+
+
+class Entry(BaseModel):
+    """One filter in a stage's list, as written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filter: str
+    label: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class FilterStage(Stage):
+    """Measure and decide, filter after filter; the first reason to drop a record counts."""
+
+    kind = "filter"
+
+    filters: list[Entry] = Field(min_length=1, description="filters by name, each with its options")
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _entries(cls, value: Any) -> Any:
+        """From `[name, name: {option: value}]`."""
+        if not isinstance(value, list):
+            raise ValueError("filters are a list: [brevity: {max_words: 12}, unique]")
+        entries = []
+        for item in value:
+            if isinstance(item, Entry):
+                entries.append(item)
+                continue
+            if isinstance(item, str):
+                item = {item: {}}
+            if not isinstance(item, dict) or len(item) != 1:
+                raise ValueError(f"each filter is a name, or a name with its options, not {item!r}")
+            name, options = next(iter(item.items()))
+            options = dict(options or {}) if isinstance(options, (dict, type(None))) else {"\0": options}
+            if "\0" in options:
+                raise ValueError(f"the options of filter '{name}' are a mapping, not {options[chr(0)]!r}")
+            label = options.pop("name", name)
+            if label in [entry.label for entry in entries]:
+                raise ValueError(f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}")
+            entries.append(Entry(filter=name, label=str(label), options=options))
+        return entries
+
+    def build(self, project: Project, lines: Mapping[Any, int] | None = None) -> list[tuple[str, Filter]]:
+        """The filters with their labels. Raises ConfigError for unknown names and options."""
+        built = []
+        for i, entry in enumerate(self.filters):
+            place = ("filters", i, entry.filter)
+            try:
+                factory = project.filter(entry.filter)
+                model = options_of(factory)
+                options = validate(model, entry.options, what=f"filter '{entry.filter}'", path="", lines=dict(lines or {}), place=place)
+                given = {name: getattr(options, name) for name in model.model_fields}
+                made = factory(**given)
+            except ValueError as error:  # a factory's own check of its options
+                raise ConfigError(f"filter '{entry.filter}': {error}", line=line_of(dict(lines or {}), place)) from error
+            except ConfigError as error:
+                raise ConfigError(error.message, path=error.path or None, line=error.line or line_of(dict(lines or {}), place)) from error
+            if not isinstance(made, Filter):
+                raise ConfigError(f"filters/{entry.filter}.py gives {type(made).__name__}, not a Filter")
+            built.append((entry.label, made))
+        return built
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """Filters and options exist, and the fields that they name are there."""
+        for entry, (label, _) in zip(self.filters, self.build(given.project), strict=True):
+            factory = given.project.filter(entry.filter)
+            for option in field_options(factory):
+                value = entry.options.get(option, inspect.signature(factory).parameters[option].default)
+                for name in [value] if isinstance(value, str) else value or ():
+                    given.need(name, f"filter '{label}' ({option})")
+        return given.fields
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """The filters' files."""
+        return {f"filters/{e.filter}": project.find("filters", e.filter, ".py") for e in self.filters}
+
+    def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Judge every live record, filter after filter; a filter that asks somebody goes on while the next ones judge."""
+        ledger = next((t.services.ledger for t in job.teachers.values()), None)
+        for label, each in self.build(job.project):
+            chunks = self._judged(chunks, label, each, ledger)
+        return chunks
+
+    def _judged(self, chunks: Chunks, label: str, each: Filter, ledger: Any) -> Chunks:
+        async def work(chunk: Chunk) -> Chunk:
+            live = [record for record in chunk if not record.dropped]
+            numbers = await measured(each, live, ledger, label) if live else ()
+            return splice(chunk, ([judge(self.name, label, each, r, n)] for r, n in zip(live, numbers, strict=True)))
+
+        async def one_by_one() -> AsyncIterator[Chunk]:
+            async for chunk in chunks:
+                yield await work(chunk)
+
+        if inspect.iscoroutinefunction(each.measure) and not each.whole_set:
+            return in_order(chunks, lambda chunk: [work(chunk)], window=CHUNK)
+        return one_by_one()
+
+
+def judge(stage: str, label: str, filter: Filter, record: Record, number: Number) -> Record:
+    """The record with its scores, dropped where `decide` gives a reason."""
+    named = number if isinstance(number, Mapping) else {"": number}
+    record = record.scored({f"{label}.{name}" if name else label: float(value) for name, value in named.items()})
+    reason = filter.decide(number)
+    return record if reason is None else record.drop(stage, label, reason)
+
+
+async def measured(filter: Filter, records: Sequence[Record], ledger: Any, label: str) -> Sequence[Number]:
+    """The filter's numbers for these records, from the ledger where it keeps them."""
+    if filter.depends_on is None or filter.whole_set or ledger is None:
+        return await _numbers(filter, records, label)
+    keys = [digest([label, filter.depends_on, record.fields], 32).encode() for record in records]
+    known = ledger.find_scores(keys)
+    missing = {key: record for key, record in zip(keys, records, strict=True) if key not in known}
+    if missing:
+        new = dict(zip(missing, await _numbers(filter, list(missing.values()), label), strict=True))
+        await ledger.add_scores(new)
+        known |= new
+    return [known[key] for key in keys]
+
+
+async def _numbers(filter: Filter, records: Sequence[Record], label: str) -> Sequence[Number]:
+    given = filter.measure(records)
+    numbers = await given if inspect.isawaitable(given) else given
+    if len(numbers) != len(records):
+        raise ConfigError(f"filter '{label}' measured {len(numbers)} of {len(records)} records; measure gives one number for each")
+    for number in numbers:
+        for value in number.values() if isinstance(number, Mapping) else (number,):
+            if not math.isfinite(value):
+                raise ConfigError(f"filter '{label}' measured {value}; a measurement must be a finite number")
+    return numbers
+
+
+@lru_cache(maxsize=256)
+def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
+    """A filter factory's keyword-only options, as a model that checks them."""
+    hints = get_type_hints(factory)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            raise ConfigError(f"'{name}' must be keyword-only: def {factory.__name__}(*, {name}: …)", path=inspect.getsourcefile(factory))
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints.get(name, Any), default)
+    return create_model(factory.__name__, __config__=ConfigDict(extra="forbid", frozen=True), __doc__=factory.__doc__, **fields)
+
+
+def field_options(factory: Callable[..., Filter]) -> list[str]:
+    """The options that name fields: those typed FieldName, or a list of them."""
+    hints = get_type_hints(factory)
+    return [name for name, hint in hints.items() if name != "return" and FieldName in (hint, *getattr(hint, "__args__", ()))]
+
+

@@ -1,0 +1,263 @@
+"""source: where records come from. Files are streamed; a bad row is a dropped record, not a crash."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonlines
+from pydantic import Field, model_validator
+
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.project import Project
+from distillgen.record import META, Record, dumps, loads
+from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Estimate, Job, Stage
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
+CHECKED_ROWS = 1000  # read and checked before anything is paid for; a bad row further on is dropped
+
+Row = tuple[str, dict[str, Any] | str]
+"""Where the row stands, and its fields, or what is wrong with it."""
+
+_SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+|\n{2,}")
+
+
+class Source(Stage):
+    """Read rows from a file or folder, or a Hugging Face data set."""
+
+    kind = "source"
+
+    path: str | None = Field(None, description="a .jsonl, .csv, .tsv, .parquet, .txt or .md file, or a folder of texts")
+    dataset: str | None = Field(None, description="a Hugging Face data set, instead of a path")
+    config: str | None = Field(None, description="the data set's configuration")
+    split: str = Field("train", description="the data set's split")
+    format: Literal["jsonl", "csv", "parquet", "text"] | None = Field(None, description="default: by the file's ending")
+    fields: dict[str, str] | None = Field(None, description="fields to keep: new name: name in the source; default: all")
+    chunk_words: int | None = Field(None, ge=10, description="cut texts into pieces of at most so many words, between sentences")
+    overlap_words: int = Field(0, ge=0, description="words that a piece repeats from the one before, in whole sentences")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either 'path' or 'dataset'")
+        if self.chunk_words is not None and self.overlap_words >= self.chunk_words:
+            raise ValueError("overlap_words must be smaller than chunk_words")
+        return self
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """The source file or folder."""
+        return {self.path: project.file(self.path)} if self.path else {}
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """Read the first rows: the fields are those that any of them has; a bad one is an error with its place."""
+        if given.fields:
+            raise ConfigError("a source must be the first stage")
+        found: set[str] = set()
+        count = 0
+        for place, row in itertools.islice(self.rows(given.project), CHECKED_ROWS):
+            if isinstance(row, str):
+                raise ConfigError(f"{place}: {row}")
+            count += 1
+            found |= set(row)
+            meta = row.get(META)
+            if meta is not None and not (isinstance(meta, dict) and "id" in meta):
+                raise ConfigError(f"{place}: the field '{META}' is distillgen's own; rename it with fields: {{other: {META}}}")
+        if not count:
+            raise ConfigError(f"the source '{self.path or self.dataset}' has no rows")
+        return frozenset(found - {META})
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+        """The number of rows, where it can be told without reading all of a remote data set."""
+        return Estimate(self.count(given.project))
+
+    def count(self, project: Project) -> int | None:
+        """How many rows there are; None for a streamed data set."""
+        if self.dataset:
+            return None
+        path = project.file(self.path or "")
+        if self._format(path) == "jsonl":
+            with path.open("rb") as stream:
+                return sum(1 for line in stream if line.strip())
+        return sum(1 for _ in self.rows(project))
+
+    def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Rows in order, in chunks."""
+        return self._chunks(job)
+
+    async def _chunks(self, job: Job) -> AsyncIterator[Chunk]:
+        records = (self.record(place, row) for place, row in self.rows(job.project))
+        limited = itertools.islice(records, job.limit)
+        size = 16  # the first answers should not wait for a long chunk to be rendered
+        while chunk := list(itertools.islice(limited, size)):
+            yield chunk
+            size = min(CHUNK, size * 2)
+
+    def samples(self, project: Project, n: int) -> list[Record]:
+        """The first rows, for estimates."""
+        return [self.record(p, r) for p, r in itertools.islice(self.rows(project), n) if not isinstance(r, str)]
+
+    def record(self, place: str, row: dict[str, Any] | str) -> Record:
+        """A record of one row; a bad row becomes a dropped one."""
+        if isinstance(row, str):
+            return Record.read({"text": ""}, place).drop(self.name, "unreadable", row)
+        return Record.read(row, place)
+
+    def rows(self, project: Project) -> Iterator[Row]:
+        """Every row with its place."""
+        if self.dataset:
+            rows = self._dataset()
+        else:
+            path = project.file(self.path or "")
+            shown = self.path or ""
+            reader: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+                "jsonl": _jsonl, "csv": _csv, "parquet": _parquet, "text": self._texts
+            }  # fmt: skip
+            rows = reader[self._format(path)](path, shown)
+        return (self._selected(place, row) for place, row in rows)
+
+    def _format(self, path: Path) -> str:
+        if self.format:
+            return self.format
+        if path.is_dir():
+            return "text"
+        if path.suffix.lower() not in FORMATS:
+            raise ConfigError(f"'{path.name}' has an ending that is not known; say format: jsonl, csv, parquet or text")
+        return FORMATS[path.suffix.lower()]
+
+    def _selected(self, place: str, row: dict[str, Any] | str) -> Row:
+        if self.fields is None or isinstance(row, str):
+            return place, row
+        for name in self.fields.values():
+            if name not in row:
+                return place, f"there is no field '{name}' in the row{did_you_mean(name, row)}"
+        return place, {new: row[old] for new, old in self.fields.items()}
+
+    def _texts(self, path: Path, shown: str) -> Iterator[Row]:
+        files = [path]
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".txt", ".md") and p.is_file())
+        for file in files:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            place = f"{shown}/{name}" if path.is_dir() else shown
+            try:
+                text = file.read_text(encoding="utf-8").removeprefix("\ufeff")
+            except UnicodeDecodeError as error:
+                yield place, f"not UTF-8 text: {error.reason} at byte {error.start}"
+                continue
+            except OSError as error:
+                yield place, f"cannot be read: {error.strerror}"
+                continue
+            heading = re.search(r"^#\s+(.+)$", text, re.M) if file.suffix.lower() == ".md" else None
+            title = heading.group(1).strip() if heading else file.stem
+            pieces = pieces_of(text, self.chunk_words, self.overlap_words) if self.chunk_words else [text.strip()]
+            for i, piece in enumerate(pieces):
+                if piece:
+                    yield f"{place}#{i + 1}", {"text": piece, "title": title, "file": name, "piece": i + 1}
+
+    def _dataset(self) -> Iterator[Row]:
+        datasets = _extra("datasets", "a Hugging Face data set", "datasets")
+        try:
+            stream = datasets.load_dataset(self.dataset, self.config, split=self.split, streaming=True)
+        except Exception as error:  # the package raises anything from OSError to its own; all mean the same here
+            raise ConfigError(f"the data set '{self.dataset}' cannot be opened: {type(error).__name__}: {error}") from error
+        for i, row in enumerate(stream):
+            yield f"{self.dataset}[{self.split}]:{i}", _plain(row)
+
+
+def pieces_of(text: str, most_words: int, overlap_words: int = 0) -> list[str]:
+    """Cut between sentences into pieces of at most `most_words` words; a longer sentence is cut between words.
+
+    A piece begins with the last whole sentences of the one before, up to `overlap_words` words of them.
+    """
+    sentences: list[list[str]] = []
+    for sentence in _SENTENCE.split(text):
+        words = sentence.split()
+        sentences += [words[i : i + most_words] for i in range(0, len(words), most_words)]
+    pieces: list[list[list[str]]] = []
+    current: list[list[str]] = []
+    fresh = 0
+    for sentence in sentences:
+        if fresh and sum(map(len, current)) + len(sentence) > most_words:
+            pieces.append(current)
+            kept: list[list[str]] = []
+            for earlier in reversed(current):
+                if sum(map(len, kept)) + len(earlier) > min(overlap_words, most_words - len(sentence)):
+                    break
+                kept.insert(0, earlier)
+            current, fresh = kept, 0
+        current = [*current, sentence]
+        fresh += 1
+    if fresh:
+        pieces.append(current)
+    return [" ".join(word for sentence in piece for word in sentence) for piece in pieces]
+
+
+def _jsonl(path: Path, shown: str) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        reader = jsonlines.Reader(stream, loads=loads)
+        number = 0
+        while True:
+            number += 1
+            try:
+                row = reader.read()
+            except EOFError:
+                return
+            except jsonlines.InvalidLineError as error:
+                if not error.line.strip():
+                    continue
+                yield f"{shown}:{number}", f"not JSON: {error.__cause__ or error}"
+                continue
+            if isinstance(row, dict):
+                yield f"{shown}:{number}", row
+            else:
+                yield f"{shown}:{number}", f"a row must be an object of fields, not {str(row)[:60]!r}"
+
+
+def _csv(path: Path, shown: str) -> Iterator[Row]:
+    csv.field_size_limit(min(sys.maxsize, 1 << 30))
+    with path.open(encoding="utf-8-sig", newline="", errors="replace") as stream:
+        reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield f"{shown}:{reader.line_num}", f"not CSV: {error}"
+                continue
+            if None in row or None in row.values():
+                yield f"{shown}:{reader.line_num}", f"the row has another number of cells than the heading's {len(reader.fieldnames or ())}"
+            else:
+                yield f"{shown}:{reader.line_num}", dict(row)
+
+
+def _parquet(path: Path, shown: str) -> Iterator[Row]:
+    parquet = _extra("pyarrow.parquet", "a Parquet file", "datasets")
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(CHUNK):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{shown}:{number}", _plain(row)
+    except (OSError, ValueError) as error:
+        yield f"{shown}:{number + 1}", f"not Parquet: {error}"
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Dates, decimals and the like as JSON has them."""
+    plain: dict[str, Any] = loads(dumps(row))
+    return plain
+
+
+def _extra(module: str, what: str, extra: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{what} needs the extra '{extra}': pip install 'distillgen[{extra}]'") from error
