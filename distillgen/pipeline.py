@@ -222,7 +222,7 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
                 missing.append(variable)
         return _ENV.sub(lambda m: os.environ.get(m.group(1), m.group(0)), value)
 
-    spec = validate(cls.Spec, filled(dict(raw), place), what=what, path=path, lines=lines, place=place)
+    spec = validate(cls.spec_type, filled(dict(raw), place), what=what, path=path, lines=lines, place=place)
     try:
         spec.check(project.root)
     except ConfigError as error:

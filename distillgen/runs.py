@@ -61,6 +61,7 @@ class StageCount:
     name: str
     kind: str
     fingerprint: str = ""
+    sources: int = 0
     rows: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -77,10 +78,12 @@ class Live:
     teachers: Mapping[str, Teacher]
     budget: Budget
     total: int | None
-    before: Mapping[str, Usage]
+    most_usd: float
+    last: int
     stopping: str = ""
     started: float = field(default_factory=time.monotonic)
     first_kept: Record | None = None
+    first_shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,8 @@ async def _carry_out(
     total = pipeline.source.count(pipeline.project)
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
-    live = Live(pipeline, directory, counts, teachers, budget, total, _by_model(usage))
+    most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
+    live = Live(pipeline, directory, counts, teachers, budget, total, most, last)
     _write(directory / "pipeline.lock.yaml", yaml.safe_dump(pipeline.lock(), sort_keys=False, allow_unicode=True))
     job = Job(pipeline.project, teachers, pipeline.seed, options.limit, options.retry_failed, options.retry_with)
     log.info("run: %s in %s", pipeline.name, directory)
@@ -311,9 +315,12 @@ async def _written(
     chunks: Chunks, live: Live, index: int, out: IO[bytes], corpus: IO[bytes] | None, dropped: IO[bytes] | None
 ) -> AsyncIterator[list[Record]]:
     """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
-    count = live.stages[index]
+    count, source = live.stages[index], ""
     async for chunk in chunks:
         for record in chunk:
+            if record.source != source:
+                source = record.source
+                count.sources += 1
             line = dumps(record.row(), sort_keys=False) + b"\n"
             out.write(line)
             if record.dropped is None:

@@ -231,7 +231,7 @@ class _Asking:
             extra[stage.reasoning] = completion.reasoning
         if stage.tools:
             extra["tool_calls"] = list(completion.tool_calls)
-        field = stage.output or self.prompt.form.fields(stage.output)[0]
+        field = stage.output or ("response" if self.prompt.form.kind in NAMED else self.prompt.form.fields(None)[0])
         raw = record.derive({field: completion.text, **extra}, made, ordinal)
         if completion.status != "ok":
             reason = {

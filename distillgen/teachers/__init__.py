@@ -159,7 +159,10 @@ class Activity:
     answered: int = 0
     failed: int = 0
     retries: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
     trouble: str = ""
+    note: str = ""
     sending: dict[asyncio.Task[Any], float] = field(default_factory=dict)
     moved_at: float = field(default_factory=time.monotonic)
 
@@ -177,7 +180,7 @@ class Services:
 class Teacher:
     """Answers requests. Subclasses set `capabilities` and `identity` and implement `answer`."""
 
-    Spec: ClassVar[type[Spec]] = Spec
+    spec_type: ClassVar[type[Spec]] = Spec
     capabilities: frozenset[str] = frozenset()
     identity: str = ""
     """What tells this endpoint's answers from another's; part of every ledger key."""
@@ -268,44 +271,22 @@ class Teacher:
     async def _fetch(
         self, request: Request, samples: Sequence[int], keys: Sequence[bytes], stage: str, attempt: int
     ) -> list[Completion]:
-        task = asyncio.current_task()
-        assert task is not None
-        try:
-            completions, retries = await self._persist(task, request, samples, attempt)
-            completions = [replace(c, key=k, attempt=attempt) for k, c in zip(keys, completions, strict=True)]
-            sent = request.json()
-            if self.shown_model != self.spec.model:
-                sent = replace(request, model=self.shown_model).json()
-            rows = []
-            for i, c in enumerate(completions):
-                usage = Usage(
-                    self.services.run, stage, self.name, c.status, 1, int(i == 0), retries if i == 0 else 0,
-                    c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c),
-                )  # fmt: skip
-                rows.append(Answer(c.key, c.status, sent, c.json(), usage))
-            await self.services.ledger.add(rows)
-            return completions
-        finally:
-            self.activity.sending.pop(task, None)
-            for key in keys:
-                self._flying.pop(key, None)
-
-    async def _persist(
-        self, task: asyncio.Task[Any], request: Request, samples: Sequence[int], attempt: int
-    ) -> tuple[list[Completion], int]:
-        """Try until answered or hopeless; a slot is held only while a request is on the wire."""
+        """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
         retries = 0
+        trials = AsyncRetrying(
+            stop=self._hopeless, retry=retry_if_exception_type(Retryable), wait=_wait, before_sleep=self._note_retry, reraise=True
+        )
+
+        async def record(completions: Sequence[Completion]) -> list[Completion]:
+            known = [replace(c, key=k, attempt=attempt) for k, c in zip(keys, completions, strict=True)]
+            await self.services.ledger.add(self._rows(known, request, stage, retries))
+            return known
+
         try:
-            async for trial in AsyncRetrying(
-                stop=self._hopeless,
-                retry=retry_if_exception_type(Retryable),
-                wait=_wait,
-                before_sleep=self._note_retry,
-                reraise=True,
-            ):
+            async for trial in trials:
                 with trial:
                     retries = trial.retry_state.attempt_number - 1
-                    return await self._send(task, request, samples, attempt), retries
+                    return await self._send(request, samples, attempt, record)
         except (Retryable, Rejected) as error:
             reason = self.redact(str(error))
             log.warning("%s: a request failed after %d retries: %s", self.name, retries, reason)
@@ -314,14 +295,30 @@ class Teacher:
                 self._rejected += 1
                 if self._rejected >= REJECTIONS:
                     raise self._down(f"none of {self._rejected} requests was accepted; the last: {reason}") from error
-            return [Completion(status="failed", error=reason) for _ in samples], retries
-        raise AssertionError("unreachable: tenacity re-raises")
+            return await record([Completion(status="failed", error=reason) for _ in samples])
+        finally:
+            for key in keys:
+                self._flying.pop(key, None)
+        raise AssertionError("tenacity gives an answer or raises")
+
+    def _rows(self, completions: Sequence[Completion], request: Request, stage: str, retries: int) -> list[Answer]:
+        sent = replace(request, model=self.shown_model).json()
+        rows = []
+        for i, c in enumerate(completions):
+            usage = Usage(
+                self.services.run, stage, self.name, c.status, 1, int(i == 0), retries if i == 0 else 0,
+                c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c),
+            )  # fmt: skip
+            rows.append(Answer(c.key, c.status, sent, c.json(), usage))
+        return rows
 
     async def _send(
-        self, task: asyncio.Task[Any], request: Request, samples: Sequence[int], attempt: int
-    ) -> list[Completion]:
-        worst = self.worst_cost_usd(request, len(samples))
-        estimate = len(request.json()) / 4
+        self, request: Request, samples: Sequence[int], attempt: int,
+        record: Callable[[Sequence[Completion]], Awaitable[list[Completion]]],
+    ) -> list[Completion]:  # fmt: skip
+        worst, estimate = self.worst_cost_usd(request, len(samples)), len(request.json()) / 4
+        task = asyncio.current_task()
+        assert task is not None
         async with self._slots:
             for rate, units in ((self._requests, 1.0), (self._input, estimate), (self._output, 0.0)):
                 await rate.take(units)
@@ -329,22 +326,27 @@ class Teacher:
                 raise self._refusal
             self.services.budget.reserve(worst)
             self.activity.sending[task] = time.monotonic()
-            completions: list[Completion] = []
+            cost = 0.0
             try:
                 completions = await self.answer(request, samples, attempt)
-            except (Retryable, Rejected):
-                self.activity.sending.pop(task, None)
-                raise
+                cost = sum(self.cost_usd(c) for c in completions)
+                self._note_answer(completions, estimate)
+                return await record(completions)
             except TeacherDown as error:
                 self._refusal = error
                 raise
             finally:
-                self.services.budget.settle(worst, sum(self.cost_usd(c) for c in completions))
+                self.services.budget.settle(worst, cost)
+                self.activity.sending.pop(task, None)
                 self.activity.moved_at = time.monotonic()
-            self.activity.answered += 1
-            self._input.settle(sum(c.input_tokens for c in completions) - estimate)
-            self._output.settle(sum(c.output_tokens for c in completions))
-            return completions
+
+    def _note_answer(self, completions: Sequence[Completion], estimate: float) -> None:
+        read, written = sum(c.input_tokens for c in completions), sum(c.output_tokens for c in completions)
+        self.activity.answered += 1
+        self.activity.input_tokens += read
+        self.activity.output_tokens += written
+        self._input.settle(read - estimate)
+        self._output.settle(written)
 
     def _hopeless(self, state: RetryCallState) -> bool:
         most = 1 + self.spec.max_retries
@@ -396,9 +398,14 @@ async def _collect(
     return [known[k] for k in keys]
 
 
+def teacher_names() -> list[str]:
+    """The providers that there are."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p.stem != "limits")
+
+
 def teacher_class(provider: str) -> type[Teacher]:
     """The teacher in `teachers/<provider>.py`."""
-    names = [p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p.stem != "limits"]
+    names = teacher_names()
     if provider not in names:
         raise ConfigError(f"there is no provider '{provider}'{did_you_mean(provider, names)}")
     module = importlib.import_module(f"distillgen.teachers.{provider}")

@@ -64,7 +64,7 @@ class OpenAISpec(Spec):
 class OpenAI(Teacher):
     """Chat or completions over HTTP."""
 
-    Spec = OpenAISpec
+    spec_type = OpenAISpec
     spec: OpenAISpec
     capabilities = frozenset({"n", "logprobs", "json_schema", "tools"})
 

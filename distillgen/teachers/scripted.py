@@ -88,7 +88,7 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
 class Scripted(Teacher):
     """Answers with a function. What the function raises is recorded as that row's failure."""
 
-    Spec = ScriptedSpec
+    spec_type = ScriptedSpec
     capabilities = frozenset({"json_schema", "tools", "logprobs"})
     paid = False
 

@@ -1,0 +1,74 @@
+"""Fixtures shared by all tests: a project in a temporary folder, and the command line in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.endpoint import Endpoint
+
+ROOT = Path(__file__).parent.parent
+
+
+class ProjectFolder:
+    """A user's project: write files into it, run the program in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, text: str) -> Path:
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    def rows(self, name: str, rows) -> Path:
+        return self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def cli(self, *args, check: int | None = 0, env: dict | None = None, **options) -> subprocess.CompletedProcess:
+        """Run `python -m distillgen ARGS` here; `check` is the exit code to expect, None for any."""
+        done = subprocess.run(
+            [sys.executable, "-m", "distillgen", *map(str, args)], cwd=self.path, capture_output=True, text=True,
+            timeout=120, env=self.env() | (env or {}), **options,
+        )
+        if check is not None:
+            assert done.returncode == check, f"exit {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    @staticmethod
+    def env() -> dict:
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME")}
+        return kept | {"COLUMNS": "120", "PYTHONWARNINGS": "error::RuntimeWarning"}
+
+    def read(self, name: str) -> list[dict]:
+        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").splitlines()]
+
+    def ask_pipeline(self, url: str, rows: int = 20, *, model: str = "", stage: str = "", after: str = "") -> Path:
+        """A pipeline that asks an endpoint one question a row; `model` and `stage` are further options, as YAML."""
+        self.rows("data/seeds.jsonl", [{"question": f"What is {i}?", "number": i} for i in range(rows)])
+        return self.write(
+            "pipelines/ask.yaml",
+            f"""# ask.yaml: one answer a question
+version: 1
+models:
+  teacher: {{provider: openai, model: m, base_url: "{url}", api_key: secret-key-123{model}}}
+stages:
+  - source: {{path: data/seeds.jsonl}}
+  - generate: {{model: teacher, template: "{{{{ question }}}}", output: answer{stage}}}
+{after}""",
+        )
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> ProjectFolder:
+    monkeypatch.chdir(tmp_path)
+    return ProjectFolder(tmp_path)
+
+
+@pytest.fixture
+def endpoint():
+    with Endpoint() as running:
+        yield running
