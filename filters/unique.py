@@ -1,0 +1,25 @@
+"""Exact repetitions, after case, punctuation and spaces are levelled."""
+
+import hashlib
+from collections.abc import Sequence
+
+from distillgen import FieldName, Filter, Record
+from distillgen.text import words
+
+
+def unique(*, by: list[FieldName]) -> Filter:
+    """Drop records that say the same in the fields `by` as an earlier one. Measures how many earlier ones there are.
+    Keeps 16 bytes a distinct record in memory.
+    """
+    seen: dict[bytes, int] = {}
+
+    def measure(records: Sequence[Record]) -> list[float]:
+        counts = []
+        for record in records:
+            levelled = "\0".join(" ".join(words(str(record.fields[name]))) for name in by)
+            key = hashlib.blake2b(levelled.encode("utf-8", "replace"), digest_size=16).digest()
+            counts.append(seen.get(key, 0))
+            seen[key] = counts[-1] + 1
+        return [float(count) for count in counts]
+
+    return Filter(measure, lambda earlier: f"the same as {earlier:.0f} before it" if earlier else None, whole_set=True)

@@ -1,0 +1,136 @@
+"""Killed at any instant: nothing is lost, nothing is asked again but what was in flight, and the corpus is the same."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from tests.endpoint import Endpoint, completion, reply
+
+ROWS, CONCURRENCY = 240, 12
+
+FILTER = '''
+from collections.abc import Sequence
+from distillgen import FieldName, Filter, Record
+
+
+def last_digit(*, field: FieldName = "answer", keep: str = "0123456789abcdef") -> Filter:
+    """Keep answers that end in one of `keep`."""
+
+    def measure(records: Sequence[Record]) -> list[float]:
+        return [float(int(str(r.fields[field])[-1], 16)) for r in records]
+
+    return Filter(measure, lambda n: None if f"{int(n):x}" in keep else f"digit {int(n)}")
+'''
+
+
+def judged(body, times):
+    """A second stage's answers depend on the first's, so that a mixed-up answer shows in the corpus."""
+    text = reply(body)
+    if text[-1] in "01":
+        return completion(body, choices=[{"index": 0, "finish_reason": "length", "message": {"content": text}}])
+    return None
+
+
+def pipeline(project, url, rows=ROWS):
+    path = project.ask_pipeline(
+        url, rows, model=f", max_concurrency: {CONCURRENCY}",
+        after='  - generate: {name: again, model: teacher, template: "Judge {{ answer }}", output: verdict}\n'
+        "  - filter: [last_digit: {field: verdict, keep: 23456789abcdef}]\n",
+    )
+    project.write("filters/last_digit.py", FILTER)
+    return path
+
+
+def start(project, *args):
+    return subprocess.Popen(
+        [sys.executable, "-m", "distillgen", "run", "ask", *args], cwd=project.path, env=project.env(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sigkill_loses_nothing_and_asks_only_what_was_in_flight(project, seed):
+    rng = random.Random(seed)
+    with Endpoint(judged) as endpoint:
+        pipeline(project, endpoint.url)
+        project.cli("run", "ask", "-o", "runs/whole", check=3)
+        whole = {f: (project.path / "runs/whole" / f).read_bytes() for f in ("corpus.jsonl", "dropped.jsonl")}
+        endpoint.asked.clear()
+        endpoint.latency_s = 0.02
+        kills = repeats_allowed = 0
+        while True:
+            process = start(project, "-o", "runs/killed")
+            seen = endpoint.asked.total()
+            limit = time.monotonic() + 30
+            while process.poll() is None and endpoint.asked.total() == seen and time.monotonic() < limit:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.25))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                repeats_allowed += CONCURRENCY
+            _, errors = process.communicate(timeout=60)
+            if process.returncode in (0, 3):
+                break
+            assert process.returncode == -signal.SIGKILL, errors.decode()
+        repeats = sum(n - 1 for n in endpoint.asked.values())
+        assert kills >= 7, "the machine is too fast for this test: raise ROWS"
+        assert repeats <= repeats_allowed
+        assert {f: (project.path / "runs/killed" / f).read_bytes() for f in whole} == whole
+        usage = json.loads((project.path / "runs/killed/usage.json").read_text())["totals"]
+        answered = len(endpoint.asked)
+        assert usage["answers"] == usage["requests"] == answered and usage["output_tokens"] == 5 * answered
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(project, number):
+    with Endpoint(latency_s=0.3) as endpoint:
+        pipeline(project, endpoint.url)
+        process = start(project)
+        while endpoint.asked.total() < 3 * CONCURRENCY:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "run the same command to go on" in errors.decode()
+        state = json.loads((project.path / "runs/ask/usage.json").read_text())
+        assert state["state"] == "interrupted"
+        assert state["totals"]["answers"] == endpoint.asked.total(), "an answer that was paid for was thrown away"
+        endpoint.latency_s = 0
+        project.cli("run", "ask")
+        assert max(endpoint.asked.values()) == 1
+
+
+def test_the_corpus_does_not_depend_on_concurrency(project):
+    with Endpoint(judged) as endpoint:
+        pipeline(project, endpoint.url)
+        found = Counter()
+        for concurrency in (1, 7, 256):
+            endpoint.asked.clear()
+            project.cli("run", "ask", "--concurrency", concurrency, "-o", f"runs/{concurrency}", check=3)
+            assert endpoint.most_in_flight <= concurrency
+            names = ("corpus.jsonl", "dropped.jsonl", "stages/02-generate.jsonl", "stages/03-again.jsonl")
+            found[b"".join((project.path / f"runs/{concurrency}" / f).read_bytes() for f in names)] += 1
+        assert len(found) == 1
+
+
+def test_two_runs_in_one_directory_at_once(project):
+    with Endpoint(latency_s=0.5) as endpoint:
+        pipeline(project, endpoint.url)
+        first = start(project)
+        while not endpoint.asked:
+            time.sleep(0.01)
+        second = project.cli("run", "ask", check=2)
+        assert f"process {first.pid}" in second.stderr and "distillgen status" in second.stderr
+        status = project.cli("status", "ask", "--json")
+        assert json.loads(status.stdout)["state"] == "running"
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+        assert json.loads(project.cli("status", "ask", "--json").stdout)["state"] == "killed"

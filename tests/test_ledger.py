@@ -1,0 +1,234 @@
+"""The ledger: what a key depends on, and what happens to a damaged, full or unwritable file."""
+
+import asyncio
+import os
+import sqlite3
+from dataclasses import fields, replace
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distillgen.errors import LedgerError
+from distillgen.ledger import Answer, Ledger, Usage, merge, salvage
+from distillgen.teachers import Completion, Request
+from tests.endpoint import Endpoint
+
+BASE = Request(
+    model="m", messages=[{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], prompt=None,
+    sampling={"temperature": 0.5, "seed": 1}, schema={"type": "object"}, grammar="root ::= x", tools=[{"type": "function"}],
+)  # fmt: skip
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def key(request=BASE, endpoint="http://a/v1", sample=0):
+    return request.keys(endpoint, sample + 1)[sample]
+
+
+CHANGED = {
+    "model": "m2",
+    "messages": [{"role": "system", "content": "another system prompt"}, {"role": "user", "content": "q"}],
+    "prompt": "p",
+    "sampling": {"temperature": 0.5, "seed": 2},
+    "schema": {"type": "array"},
+    "grammar": "root ::= y",
+    "tools": [{"type": "other"}],
+}
+
+
+def test_every_field_of_a_request_has_a_case_here():
+    assert set(CHANGED) == {f.name for f in fields(Request)}
+
+
+@pytest.mark.parametrize("name", sorted(CHANGED))
+def test_changing_any_sent_field_asks_again(name):
+    assert key(replace(BASE, **{name: CHANGED[name]})) != key()
+    assert key(replace(BASE, **{name: None if name != "model" else ""})) != key() or name == "prompt"
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=st.sampled_from(["messages", "sampling", "schema", "tools", "grammar", "model"]), one=json_values, other=json_values)
+def test_two_requests_share_a_key_only_if_they_say_the_same(name, one, other):
+    wrap = {"messages": lambda v: [{"role": "user", "content": v}], "sampling": lambda v: {"extra": v}, "schema": lambda v: {"const": v},
+            "tools": lambda v: [{"x": v}], "grammar": repr, "model": repr}[name]  # fmt: skip
+    same = key(replace(BASE, **{name: wrap(one)})) == key(replace(BASE, **{name: wrap(other)}))
+    assert same == (repr(_ordered(one)) == repr(_ordered(other)))
+
+
+def _ordered(value):
+    if isinstance(value, dict):
+        return "mapping", sorted((k, _ordered(v)) for k, v in value.items())
+    return [_ordered(v) for v in value] if isinstance(value, list) else value
+
+
+def test_endpoint_and_sample_are_part_of_the_key_and_the_order_of_options_is_not():
+    assert len({key(), key(endpoint="http://b/v1"), key(sample=1)}) == 3
+    assert key(replace(BASE, sampling={"seed": 1, "temperature": 0.5})) == key()
+
+
+@pytest.mark.parametrize(
+    "option", ["api_key: another-key-456", "timeout_s: 5", "max_concurrency: 3", "rpm: 60000", "max_retries: 1", "headers: {x-a: hello-there}",
+               "price: {input: 1, output: 2}", "transport: openai"],
+)  # fmt: skip
+def test_what_is_not_sent_does_not_ask_again(project, option):
+    with Endpoint() as endpoint:
+        path = project.ask_pipeline(endpoint.url, 3)
+        project.cli("run", "ask")
+        text = path.read_text().replace(", api_key: secret-key-123", "" if option.startswith("api_key") else ", api_key: secret-key-123")
+        path.write_text(text.replace("provider: openai", f"provider: openai, {option}"))
+        project.cli("run", "ask")
+        assert len(endpoint.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    "change", [("model: m,", "model: m2,"), ("/v1", "/v1/../v1"), ("output: answer", "output: answer, temperature: 0.1"),
+               ("output: answer", "output: answer, seed: 4"), ('"{{ question }}"', '"Say: {{ question }}"')],
+)  # fmt: skip
+def test_what_is_sent_does_ask_again(project, change):
+    with Endpoint() as endpoint:
+        path = project.ask_pipeline(endpoint.url, 3)
+        project.cli("run", "ask")
+        path.write_text(path.read_text().replace(*change))
+        project.cli("run", "ask")
+        assert len(endpoint.bodies) == 6
+
+
+def answers(count, run="r", text="t", start=0):
+    made = []
+    for i in range(start, start + count):
+        completion = Completion(text=f"{text}{i}").json()
+        made.append(Answer(i.to_bytes(32, "big"), "ok", b'{"model":"m"}', completion, Usage(run, "s", "m", cost_usd=0.5, output_tokens=2)))
+    return made
+
+
+def fill(path, *batches):
+    async def write():
+        ledger = Ledger(path)
+        await asyncio.gather(*(ledger.add([answer]) for batch in batches for answer in batch))
+        await ledger.close()
+
+    asyncio.run(write())
+
+
+def contents(path):
+    ledger = Ledger(path)
+    rows = {row.key: orjson.loads(row.completion)["text"] for row in ledger.find([i.to_bytes(32, "big") for i in range(5000)]).values()}
+    usage = ledger.usage()
+    ledger.close_now()
+    return rows, usage
+
+
+def test_the_newest_answer_of_a_key_counts_and_all_are_kept_and_paid_for(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    fill(path, answers(3), answers(2, text="again"))
+    rows, usage = contents(path)
+    assert [rows[i.to_bytes(32, "big")] for i in range(3)] == ["again0", "again1", "t2"]
+    assert usage[0].answers == 5 and usage[0].cost_usd == 2.5 and usage[0].output_tokens == 10
+
+
+def test_merging_takes_what_is_missing_with_its_cost(tmp_path):
+    fill(tmp_path / "a", answers(3, "a"))
+    fill(tmp_path / "b", answers(4, "b", "other", start=1))
+    assert merge(tmp_path / "a", [tmp_path / "b"]) == 2
+    rows, usage = contents(tmp_path / "a")
+    assert sorted(rows.values()) == ["other3", "other4", "t0", "t1", "t2"]
+    assert {u.run: u.answers for u in usage} == {"a": 3, "b": 2}
+    assert merge(tmp_path / "a", [tmp_path / "b"]) == 0
+
+
+def test_a_truncated_ledger_is_refused_and_salvaged(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    fill(path, answers(3000))
+    size = path.stat().st_size
+    os.truncate(path, size * 3 // 4)
+    with pytest.raises(LedgerError, match="cut short.*--salvage"):
+        Ledger(path)
+    count, kept = salvage(path)
+    rows, usage = contents(path)
+    assert 1000 < count < 3000 and len(rows) == count == usage[0].answers
+    assert all(text == f"t{int.from_bytes(k, 'big')}" for k, text in rows.items())
+    assert kept.stat().st_size == size * 3 // 4
+
+
+def test_a_page_in_the_middle_overwritten_costs_only_its_rows(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    fill(path, answers(3000))
+    pages = path.stat().st_size // 4096
+    with path.open("r+b") as stream:
+        stream.seek(pages // 2 * 4096)
+        stream.write(os.urandom(4096))
+    count, _ = salvage(path)
+    assert 2800 < count <= 3000 and len(contents(path)[0]) == count
+
+
+@pytest.mark.parametrize("junk", [b"not a database at all, " * 20, b"SQLite format 3\0" + b"\xff" * 200])
+def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_was(tmp_path, junk):
+    path = tmp_path / "ledger.sqlite3"
+    path.write_bytes(junk)
+    with pytest.raises(LedgerError, match="damaged"):
+        Ledger(path)
+    assert path.read_bytes() == junk
+
+
+def test_a_torn_write_ahead_log_keeps_all_that_was_committed(project):
+    """The process dies while it writes: SQLite's log ends in half a transaction, which was never promised to anybody."""
+    with Endpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 40)
+        project.cli("run", "ask")
+        ledger = project.path / "runs/ask/ledger.sqlite3"
+        live = sqlite3.connect(ledger)
+        live.execute("PRAGMA wal_autocheckpoint = 0")
+        live.execute("UPDATE answers SET at = 0 WHERE id = 1")
+        live.commit()
+        wal = (ledger.parent / "ledger.sqlite3-wal").read_bytes()
+        live.close()
+        (ledger.parent / "ledger.sqlite3-wal").write_bytes(wal + wal[24:-100])
+        project.cli("run", "ask")
+        assert len(endpoint.bodies) == 40
+
+
+def test_a_damaged_ledger_stops_a_run_before_it_asks_and_salvage_asks_only_what_is_lost(project):
+    with Endpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 300)
+        project.cli("run", "ask")
+        corpus = (project.path / "runs/ask/corpus.jsonl").read_bytes()
+        ledger = project.path / "runs/ask/ledger.sqlite3"
+        os.truncate(ledger, ledger.stat().st_size // 2)
+        refused = project.cli("run", "ask", check=2)
+        assert "--salvage" in refused.stderr and "Traceback" not in refused.stderr and len(endpoint.bodies) == 300
+        project.cli("run", "ask", "--salvage")
+        assert 300 < len(endpoint.bodies) < 600
+        assert (project.path / "runs/ask/corpus.jsonl").read_bytes() == corpus
+
+
+def test_a_full_disk_keeps_what_was_paid_for_and_says_so(project):
+    with Endpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 2000, stage=", max_tokens: 5")
+        folder = project.path / "small"
+        folder.mkdir()
+        if os.geteuid() or os.system(f"mount -t tmpfs -o size=6m tmpfs {folder}"):
+            pytest.skip("a small file system can only be mounted by root")
+        try:
+            full = project.cli("run", "ask", "-o", folder, check=2)
+            assert "no space left" in full.stderr and "run again to go on" in full.stderr and "Traceback" not in full.stderr
+            asked = len(endpoint.bodies)
+            assert 100 < asked < 2000
+            os.system(f"mount -o remount,size=60m {folder}")
+            project.cli("run", "ask", "-o", folder)
+            assert max(endpoint.asked.values()) == 1, "an answer that had been paid for was asked again"
+            assert len(project.read("small/corpus.jsonl")) == 2000
+        finally:
+            os.system(f"umount {folder}")
+
+
+def test_a_directory_that_cannot_be_written(project):
+    with Endpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 3)
+        project.write("file", "")
+        done = project.cli("run", "ask", "-o", "file/inside", check=2)
+        assert "--out" in done.stderr and "Traceback" not in done.stderr and not endpoint.bodies
