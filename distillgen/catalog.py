@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -40,9 +39,10 @@ def prompts(project: Project) -> list[dict[str, Any]]:
     for name in project.names("prompts", ".md"):
         try:
             prompt = Prompt.load(name, project)
-            entries.append({"name": name, "about": prompt.front.about, "inputs": sorted(prompt.inputs), "output": prompt.form.kind})
+            entry = {"about": prompt.front.about, "inputs": sorted(prompt.inputs), "output": prompt.form.kind}
         except ConfigError as error:
-            entries.append({"name": name, "about": f"cannot be read: {error}", "inputs": [], "output": ""})
+            entry = {"about": f"cannot be read: {error}", "inputs": [], "output": ""}
+        entries.append({"name": name, **entry})
     return entries
 
 
@@ -73,14 +73,16 @@ def json_schema(project: Project) -> dict[str, Any]:
 
     entry: list[Any] = [{"enum": sorted(factories)}]
     for name, model in options.items():
-        entry.append({"type": "object", "properties": {name: {"anyOf": [ref(model), {"type": "null"}]}}, "required": [name], "additionalProperties": False})
-        shared["$defs"][model.__name__]["properties"]["name"] = {"type": "string", "description": "what scores and drops are called; default: the filter's name"}
+        entry.append(_only(name, {"anyOf": [ref(model), {"type": "null"}]}))
+        label = {"type": "string", "description": "what scores and drops are called; default: the filter's name"}
+        shared["$defs"][model.__name__]["properties"]["name"] = label
     stages = []
     for kind in kinds:
         body: dict[str, Any] = ref(kind)
         if kind.kind == "filter":
             body = {"anyOf": [{"type": "array", "items": {"anyOf": entry}}, {"type": "object"}]}
-        stages.append({"type": "object", "properties": {kind.kind: body}, "required": [kind.kind], "additionalProperties": False})
+        stages.append(_only(kind.kind, body))
+    providers = [_provider(ref(spec), name) for name, spec in zip(teacher_names(), specs, strict=True)]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "a distillgen pipeline",
@@ -89,7 +91,7 @@ def json_schema(project: Project) -> dict[str, Any]:
             "version": {"const": 1},
             "seed": {"type": "integer", "default": 0},
             "system": ref(System),
-            "models": {"type": "object", "additionalProperties": {"anyOf": [_provider(ref(s), n) for n, s in zip(teacher_names(), specs, strict=True)]}},
+            "models": {"type": "object", "additionalProperties": {"anyOf": providers}},
             "stages": {"type": "array", "minItems": 1, "items": {"anyOf": stages}},
         },
         "required": ["version", "stages"],
@@ -98,12 +100,10 @@ def json_schema(project: Project) -> dict[str, Any]:
     }
 
 
+def _only(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a mapping with one key."""
+    return {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
+
+
 def _provider(schema: dict[str, Any], name: str) -> dict[str, Any]:
     return {"allOf": [schema, {"properties": {"provider": {"const": name}}}]}
-
-
-def schema_file() -> Path:
-    """The schema of the shipped filters, beside the shipped pipelines."""
-    from distillgen.project import home
-
-    return home("pipelines") / "schema.json"

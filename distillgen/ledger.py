@@ -1,7 +1,8 @@
 """The durable store of everything that a teacher gave back, keyed by everything that was sent.
 
 One SQLite file in WAL mode, appended to in group commits, at most 100 a second: what arrives while one is under way, or
-within 10 ms of it, goes with the next. An answer is durable before `add` returns. Nothing is updated in place: asking again appends, and the newest row of a key counts.
+within 10 ms of it, goes with the next. An answer is durable before `add` returns. Nothing is updated in place: asking
+again appends, and the newest row of a key counts.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Ledger:
             self._read = _connect(path, read_only)
             version = self._read.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION):
-                raise LedgerError(f"{path} was written by another version of distillgen (format {version}, this one reads {VERSION})")
+                raise LedgerError(f"{path} is of another version of distillgen (format {version}, this one reads {VERSION})")
             if read_only:
                 self._write = self._read
                 self._read.execute("SELECT 1 FROM answers LIMIT 1")
@@ -208,9 +209,10 @@ class Ledger:
     def close_now(self) -> None:
         """Close without a loop, where nothing is pending."""
         self._thread.shutdown()
-        self._write.close()
+        if self._write is not self._read:
+            self._write.close()
+            self._reserve.unlink(missing_ok=True)
         self._read.close()
-        self._reserve.unlink(missing_ok=True)
 
 
 _INSERT = f"INSERT INTO answers ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -319,10 +321,11 @@ def _explained(error: Exception, path: Path) -> LedgerError:
         return _damaged(path, text)
     if "full" in text or "No space" in text:
         return LedgerError(
-            f"no space left on the disk of {path}. The answers that had been paid for are safe; free some space and run again to go on"
+            f"no space left on the disk of {path}. The answers that were paid for are safe; "
+            "free some space and run again to go on"
         )
     if "readonly" in text or "unable to open" in text or isinstance(error, PermissionError):
-        return LedgerError(f"cannot write the ledger {path}: {text}. Choose another directory with --out, or make this one writable")
+        return LedgerError(f"cannot write the ledger {path}: {text}. Choose another --out, or make this one writable")
     if "locked" in text:
         return LedgerError(f"the ledger {path} is being written by another program for over 30 s: {text}")
     return LedgerError(f"the ledger {path} failed: {text}")

@@ -82,6 +82,7 @@ class Pipeline:
         return {
             "distillgen": __version__,
             "pipeline": self.name,
+            "path": str(self.path),
             "about": self.about,
             "seed": self.seed,
             "system": self.system.model_dump(),
@@ -183,9 +184,8 @@ def _checked(
         except ConfigError as error:
             if error.path and str(error.path) != "template":
                 raise
-            raise ConfigError(
-                f"stage '{stage.name}': {error.message}", path=path, line=_line_of_quoted(error.message, top.stages[i], here, lines)
-            ) from error
+            line = _line_of_quoted(error.message, top.stages[i], here, lines)
+            raise ConfigError(f"stage '{stage.name}': {error.message}", path=path, line=line) from error
         reached.append(given.fields)
     _labels_are_unique(stages, path, lines)
     shown = {label: _shown(raw, models[label]) for label, raw in top.models.items()}
@@ -216,9 +216,8 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
         for variable in _ENV.findall(value):
             if variable not in os.environ:
                 if missing is None:
-                    raise ConfigError(
-                        f"{what}: the environment variable {variable} is not set: export {variable}=…", path=path, line=line_of(lines, where)
-                    )
+                    message = f"{what}: the environment variable {variable} is not set: export {variable}=…"
+                    raise ConfigError(message, path=path, line=line_of(lines, where))
                 missing.append(variable)
         return _ENV.sub(lambda m: os.environ.get(m.group(1), m.group(0)), value)
 
@@ -238,7 +237,7 @@ def _stages(raw: Sequence[Mapping[str, Any]], lines: Lines, path: Path) -> Itera
     for i, item in enumerate(raw):
         line = lines.get(("stages", i))
         if len(item) != 1:
-            raise ConfigError(f"a stage is a mapping with one key, its kind, not {sorted(item) or 'nothing'}", path=path, line=line)
+            raise ConfigError(f"a stage has one key, its kind, not {sorted(item) or 'none'}", path=path, line=line)
         kind, options = next(iter(item.items()))
         place: Place = ("stages", i, kind)
         try:
@@ -255,7 +254,7 @@ def _stages(raw: Sequence[Mapping[str, Any]], lines: Lines, path: Path) -> Itera
         if not _NAME.fullmatch(name):
             raise ConfigError(f"stage name '{name}': a name is made of letters, digits, '-' and '_'", path=path, line=line)
         if name in names:
-            raise ConfigError(f"the stage '{name}' stands twice; give one a name of its own: {kind}: {{name: …}}", path=path, line=line)
+            raise ConfigError(f"stage '{name}' stands twice; name one of them: {kind}: {{name: …}}", path=path, line=line)
         names.add(name)
         yield stage
 
@@ -368,4 +367,5 @@ def _refuse_shadowed(data: Mapping[str, Any], parts: Sequence[str], given: str) 
     users = [o for item in data.get("stages") or () for o in item.values() if isinstance(o, dict) and o.get("model") == parts[0]]
     if users and all(parts[1] in options for options in users):
         name = users[0].get("name") or "generate"
-        raise ConfigError(f"--set {given} changes nothing: the stage sets '{parts[1]}' itself; use --set {name}.{given.split('.', 1)[1]}")
+        remedy = f"use --set {name}.{given.split('.', 1)[1]}"
+        raise ConfigError(f"--set {given} changes nothing: the stage sets '{parts[1]}' itself; {remedy}")

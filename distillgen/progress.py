@@ -64,6 +64,8 @@ class Rates:
     def note(self, answered: int, rows: int) -> None:
         """Remember where things stand now."""
         now = time.monotonic()
+        if answered and self._seen and not self._seen[-1][1]:
+            self._seen.clear()  # what was replayed before the first answer tells nothing about the speed of asking
         self._seen.append((now, answered, rows))
         while self._seen[0][0] < now - 30 and len(self._seen) > 2:
             self._seen.popleft()
@@ -118,7 +120,8 @@ def waiting(live: Live) -> str:
             parts.append(f"{name}: {a.note}")
         elif a.sending:
             oldest = now - min(a.sending.values())
-            parts.append(f"{len(a.sending)} answers of {name} ({clipped(teacher.identity, 60)}), the oldest asked {oldest:.0f} s ago")
+            where = clipped(teacher.identity, 60)
+            parts.append(f"{len(a.sending)} answers of {name} ({where}), the oldest asked {oldest:.0f} s ago")
         elif a.trouble:
             parts.append(f"{name}, which could not answer: {clipped(a.trouble, 80)}")
     return f"nothing has moved for {now - moved:.0f} s; waiting for {'; '.join(parts) or 'a stage to finish'}"
@@ -151,9 +154,9 @@ async def watch(live: Live, console: Console) -> None:
             per_s, rows_per_s = rates.per_s()
             active = [c for c in live.stages if c.sources and c.kind != "source"]
             line = "  |  ".join(" ".join(stage_line(live, c).split()) for c in active) or "starting"
-            notes = [t.activity.note for t in live.teachers.values() if t.activity.note]
-            spent = [f"{per_s:.1f}/s", remaining(live, rows_per_s)] if active else notes
-            console.print(Text("  ".join([line, *(part for part in spent if part)])), soft_wrap=True)
+            doing = [t.activity.note or f"{len(t.activity.sending)} in flight" for t in live.teachers.values()]
+            parts = [line, *doing, *([f"{per_s:.1f}/s", remaining(live, rows_per_s)] if active else [])]
+            console.print(Text("  ".join(part for part in parts if part)), soft_wrap=True)
         if (message := waiting(live)) and now - warned >= SILENCE_S:
             warned = now
             console.print(Text(message), soft_wrap=True)
@@ -181,5 +184,5 @@ def _frame(live: Live, rates: Rates, display: Display) -> Text:
     lines += [*teacher_lines(live, per_s), remaining(live, rows_per_s), waiting(live)]
     if live.stopping:
         flying = sum(len(t.activity.sending) for t in live.teachers.values() if t.paid)
-        lines.append(f"stopping: waiting for {flying} answers that are paid for; Ctrl-C again gives them up" if flying else "stopping")
+        lines.append(f"stopping; {flying} answers that are paid for are on their way (Ctrl-C again gives them up)" if flying else "")
     return Text("\n".join(line for line in lines if line))

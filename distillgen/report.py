@@ -20,8 +20,6 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from distillgen.errors import LedgerError
-from distillgen.ledger import Ledger
 from distillgen.record import Dropped, Record
 from distillgen.runs import Run, read_records
 
@@ -86,7 +84,7 @@ def _as_markdown(value: Any) -> Any:
 
 
 def _facts(directory: Path) -> dict[str, Any]:
-    """What page and card both tell, from `usage.json`, the lock and the ledger."""
+    """What page and card both tell, from `usage.json` and the lock."""
     state = Run(directory).state
     lock = yaml.safe_load((directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
     steps, into = [], None
@@ -94,12 +92,16 @@ def _facts(directory: Path) -> dict[str, Any]:
         counted = bool(stage["rows"] or stage["complete"])  # not where --from took an earlier session's records
         steps.append(stage | {"counted": counted, "into": into, "out": stage["kept"] + sum(stage["dropped"].values())})
         into = stage["kept"] if counted else None
+    partial, kept = state["state"] if state["state"] != "finished" else "", state["kept"]
+    if not partial and not steps[-1]["counted"]:  # --until
+        reached = [step for step in steps if step["counted"]][-1]
+        partial, kept = f"carried out up to the stage {reached['name']}", reached["kept"]
     name, about, place = str(lock["pipeline"]), lock["about"].strip(), directory.resolve()
     out = f"runs/{place.name}" if place.parent.name == "runs" else place.name
     words = ["distillgen", "run", name, *(["--out", out] if out != f"runs/{name}" else [])]
     command = " ".join(map(shlex.quote, words))
     return {
-        "state": state, "lock": lock, "steps": steps, "uses": _uses(directory, state, lock),
+        "state": state, "partial": partial, "kept": kept, "lock": lock, "steps": steps, "uses": _uses(state, lock),
         "about": about and about[0].upper() + about[1:] + "." * (about[-1] not in ".!?…"),
         "lost": sum(state["dropped"].values()), "priced": {n for n, m in lock["models"].items() if m.get("price")},
         "command": Markup(command) if re.fullmatch(r"[\w./' -]+", command) else command,
@@ -107,26 +109,15 @@ def _facts(directory: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _uses(directory: Path, state: Mapping[str, Any], lock: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was asked, by stage and model; by model alone where the answers lie in a ledger shared with other runs."""
-    try:
-        ledger = Ledger(directory / "ledger.sqlite3", read_only=True)
-        found = ledger.usage()
-        ledger.close_now()
-    except LedgerError:
-        found = []
-    totals, order = state["totals"], [stage["name"] for stage in state["stages"]]
+def _uses(state: Mapping[str, Any], lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was asked, by stage and model, in the order of the stages."""
+    place = {stage["name"]: i for i, stage in enumerate(state["stages"])}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for usage in found:
-        row = rows.setdefault((usage.stage, usage.model), dict.fromkeys(totals, 0))
-        row.update({key: row[key] + getattr(usage, key) for key in totals})
-    if not all(math.isclose(sum(r[k] for r in rows.values()), totals[k], abs_tol=1e-6) for k in totals):
-        rows = {("", name): row for name, row in state["models"].items()}
-    place = {stage: i for i, stage in enumerate(order)}
-    asked = sorted(rows, key=lambda key: (place.get(key[0], len(order)), key))
-    return [
-        {**rows[s, m], "stage": s, "model": m, "shown": lock["models"].get(m, {}).get("model", "")} for s, m in asked
-    ]
+    for usage in state["usage"]:
+        row = rows.setdefault((usage["stage"], usage["model"]), dict.fromkeys(state["totals"], 0))
+        row.update({key: row[key] + usage[key] for key in row})
+    asked = sorted(rows, key=lambda key: (place.get(key[0], len(place)), key))
+    return [{**rows[s, m], "stage": s, "model": m, "shown": lock["models"].get(m, {}).get("model", "")} for s, m in asked]
 
 
 def _records(directory: Path, state: Mapping[str, Any]) -> Iterator[Record]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -191,19 +192,12 @@ def run(
     checked = load(pipeline, sets)
     directory = Path(out) if out else Path("runs") / checked.name
     made = execute(checked, directory, Options(**options, scripts=teachers or {}))
-    with ThreadPoolExecutor(1) as thread:  # a thread of its own, because a notebook has a running loop in this one
-        if threading.current_thread() is threading.main_thread() and not _loop_is_running():
-            asyncio.run(made)
-        else:
+    if asyncio._get_running_loop() is None:
+        asyncio.run(made)
+    else:  # a notebook's loop is running in this thread
+        with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, made).result()
     return Run(directory)
-
-
-def _loop_is_running() -> bool:
-    try:
-        return asyncio.get_running_loop() is not None
-    except RuntimeError:
-        return False
 
 
 async def execute(
@@ -242,6 +236,9 @@ async def _carry_out(
     services = Services(ledger, budget, run_name, pipeline.project.root)
     teachers = {name: _teacher(name, pipeline, services, options) for name in pipeline.models}
     counts = [StageCount(s.name, s.kind, p) for s, p in zip(pipeline.stages, prints, strict=True)]
+    if first:  # taken as they are stored
+        stored = Run(directory).state["stages"][:first]
+        counts[:first] = [StageCount(**s | {"dropped": Counter(s["dropped"])}) for s in stored]
     total = pipeline.source.count(pipeline.project)
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
@@ -258,7 +255,7 @@ async def _carry_out(
     beside = [asyncio.create_task(_save_state(directory, state))]
     if watch:
         beside.append(asyncio.create_task(_as_coroutine(watch(live))))
-    error: BaseException | None = None
+    error: Exception | None = None
     with _signals(consume, live):
         try:
             await consume
@@ -274,7 +271,8 @@ async def _carry_out(
         await asyncio.gather(*beside, return_exceptions=True)
     for teacher in teachers.values():
         await teacher.close()
-    word = "finished" if error is None else {4: "stopped by budget", 130: "interrupted"}.get(getattr(error, "exit_code", 1), "failed")
+    words = {4: "stopped by budget", 130: "interrupted"}
+    word = words.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
     try:
         _finish(directory, pipeline, state(word), last == len(pipeline.stages) - 1)
     except (OSError, DistillgenError):
@@ -290,17 +288,19 @@ async def _pull(pipeline: Pipeline, directory: Path, job: Job, live: Live, first
     """Chain the stages, write what leaves each, and pull until the source is dry."""
     folder = directory / "stages"
     folder.mkdir(exist_ok=True)
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         stream: Chunks = _stored(stage_file(directory, pipeline.stages, first - 1)) if first else _nothing()
         for i in range(first, last + 1):
             out = stack.enter_context(_partial(stage_file(directory, pipeline.stages, i)))
             whole = i == len(pipeline.stages) - 1
             corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
             dropped = stack.enter_context(_partial(directory / "dropped.jsonl")) if whole else None
-            stream = _written(pipeline.stages[i].run(stream, job), live, i, out, corpus, dropped)
-        async with contextlib.aclosing(stream):  # type: ignore[type-var]
-            async for _ in stream:
-                await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
+            stream = pipeline.stages[i].run(stream, job)
+            stack.push_async_callback(stream.aclose)  # type: ignore[attr-defined]
+            stream = _written(stream, live, i, out, corpus, dropped)
+            stack.push_async_callback(stream.aclose)  # type: ignore[attr-defined]
+        async for _ in stream:
+            await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
     for count in live.stages[first : last + 1]:
         count.complete = True
 
@@ -410,7 +410,8 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
         if spec is None or not teacher_class(spec.provider).paid:
             continue
         if spec.price is None:
-            raise ConfigError(f"--max-cost-usd: model '{name}' has no price; add price: {{input: …, output: …}} (US dollars for a million tokens)")
+            remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
+            raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
         if stage.sampling(spec, stage.load_prompt(pipeline.project)).get("max_tokens") is None:  # type: ignore[attr-defined]
             raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer's cost has no bound")
 
@@ -509,6 +510,7 @@ def _state(live: Live, word: str, usage: Sequence[Usage]) -> dict[str, Any]:
         "dropped": dict(dropped.most_common()),
         "stages": [asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in live.stages],
         "models": models,
+        "usage": [asdict(u) for u in usage],
         "totals": {key: round(sum(m[key] for m in models.values()), 6) for key in keys},
         "seconds": round(time.monotonic() - live.started, 1),
         "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
 
+_SIZES = "many|much|long|tall|high|deep|large|big|far|old|wide|fast|hot|often"
 _FIGURES = r"one|two|three|four|five|six|seven|eight|nine|ten|twenty|fifty|half|thirds?|quarters?|hundreds?|thousands?|millions?"
 _TIMES = r"once|twice|century|centuries|autumn|winter|summer|spring"
 WANTS = (
     (
-        re.compile(r"^(?:when|how (?:many|much|long|tall|high|deep|large|big|far|old|wide|fast|hot|often))\b|\b(?:what|which) year\b", re.I),
+        re.compile(rf"^(?:when|how (?:{_SIZES}))\b|\b(?:what|which) year\b", re.I),
         re.compile(rf"\d|\b(?:{_FIGURES}|{_TIMES})\b", re.I),
     ),
     (re.compile(r"^why\b", re.I), re.compile(r"\b(?:because|since|so|as|to|for|due|which|by)\b", re.I)),
@@ -17,7 +18,7 @@ WANTS = (
 )
 
 
-def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> Filter:  # type: ignore[assignment]
+def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> Filter:
     """Drop answers without the figure, cause or name that the question's first words ask for. English. Costs nothing."""
 
     def lacking(record: Record) -> float:

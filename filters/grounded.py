@@ -6,13 +6,15 @@ from distillgen import FieldName, Filter, Record
 from distillgen.text import content
 
 
-def grounded(*, field: FieldName = "answer", source: FieldName = "passage", min_share: float = 0.8) -> Filter:  # type: ignore[assignment]
+def grounded(*, field: FieldName = "answer", sources: list[FieldName], min_share: float = 0.8) -> Filter:
     """Drop answers whose content words do not stand in their source. Measures their share, and the numbers that are not
     there, of which none is allowed. English. Costs nothing.
     """
 
+    where = " and ".join(sources)
+
     def compare(record: Record) -> dict[str, float]:
-        said, known = content(str(record.fields[field])), content(" ".join(str(v) for k, v in record.fields.items() if k != field and k in (source, "title")))
+        said, known = content(str(record.fields[field])), content(" ".join(str(record.fields[name]) for name in sources))
         numbers = sum(word[0].isdigit() and word not in known for word in said)
         return {"share": len(said & known) / len(said) if said else 0.0, "numbers": numbers}
 
@@ -21,7 +23,7 @@ def grounded(*, field: FieldName = "answer", source: FieldName = "passage", min_
 
     def decide(found: dict[str, float]) -> str | None:
         if found["numbers"]:
-            return f"{found['numbers']:.0f} of its numbers not in the {source}"
-        return None if found["share"] >= min_share else f"{found['share']:.0%} of its words in the {source} < {min_share:.0%}"
+            return f"{found['numbers']:.0f} of its numbers not in the {where}"
+        return None if found["share"] >= min_share else f"{found['share']:.0%} of its words in the {where} < {min_share:.0%}"
 
     return Filter(measure, decide)

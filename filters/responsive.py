@@ -6,7 +6,7 @@ from distillgen import FieldName, Filter, Record
 from distillgen.text import content
 
 
-def responsive(*, field: FieldName = "answer", to: FieldName = "question", min_share: float = 0.5) -> Filter:  # type: ignore[assignment]
+def responsive(*, field: FieldName = "answer", to: FieldName = "question", min_share: float = 0.5) -> Filter:
     """Drop answers in full sentences that take up too few of the question's content words, or add none of their own.
     Measures the share taken up, and the words added. English. Costs nothing.
     """

@@ -1,4 +1,4 @@
-"""Questions that nobody can understand without the text that they were made from."""
+"""Texts that nobody can understand without the one that they were made from."""
 
 import re
 from collections.abc import Sequence
@@ -10,17 +10,20 @@ POINTERS = re.compile(r"\b(?:the|this) (?:text|passage|article|author)\b|\baccor
 PRONOUNS = frozenset("it its he his him she her they them their this these those".split())
 
 
-def standalone(*, field: FieldName = "question", subject: FieldName = "title") -> Filter:  # type: ignore[assignment]
-    """Drop questions that point outside themselves. Measures how often: "the text", a pronoun before anything it could
-    stand for, "the starter" with nothing named and nothing of `subject` mentioned. English. Costs nothing.
+def standalone(*, fields: list[FieldName], subject: FieldName) -> Filter:
+    """Drop records whose `fields` point outside themselves: "the text", a pronoun before anything that it could stand
+    for, or "the" with neither a name nor a word of `subject` in any of them. Measures how often. English. Costs nothing.
     """
 
     def pointers(record: Record) -> float:
-        text = str(record.fields[field])
-        asked = words(text)
-        loose = sum(word in PRONOUNS and not content(" ".join(asked[:i])) for i, word in enumerate(asked))
-        named = re.search(r"\S\s+[A-Z\d]", text) or content(str(record.fields[subject])) & content(text)
-        return loose + len(POINTERS.findall(text)) + (not named and "the" in asked)
+        texts = [str(record.fields[name]) for name in fields]
+        together = " ".join(texts)
+        count = len(POINTERS.findall(together))
+        for text in texts:
+            told = words(text)
+            count += sum(word in PRONOUNS and not content(" ".join(told[:i])) for i, word in enumerate(told))
+        named = re.search(r"\S\s+[A-Z\d]", texts[0]) or content(str(record.fields[subject])) & content(together)
+        return count + (not named and "the" in words(together))
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [pointers(record) for record in records]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from distillgen import FieldName, Filter, Record
 
 
-def word_count(*, field: FieldName = "response", min_words: int = 0, max_words: int | None = None) -> Filter:  # type: ignore[assignment]
+def word_count(*, field: FieldName = "response", min_words: int = 0, max_words: int | None = None) -> Filter:
     """Drop texts with fewer than `min_words` or more than `max_words` words. Costs nothing."""
 
     def measure(records: Sequence[Record]) -> list[float]:

@@ -255,6 +255,15 @@ def test_a_run_stopped_by_its_budget_says_so(tmp_path):
     assert "This run is not complete: stopped by budget." in page_of(directory).text
 
 
+def test_a_run_up_to_a_stage_is_about_what_left_that_stage(tmp_path):
+    pipeline, directory = write_project(tmp_path, [{"question": f"q {i}"} for i in range(7)])
+    distillgen.run(pipeline, out=directory, until="ask")
+    write_report(directory)
+    page = page_of(directory)
+    assert "This run is not complete: carried out up to the stage ask." in page.text
+    assert "Kept 7 100.0%" in page.text and page.text.count("not reached") == 2 and "Kept 7 of 7" in page.text
+
+
 def test_a_finished_run_does_not_say_that_it_is_not(finished):
     assert "not complete" not in page_of(finished).text and "Not complete" not in (finished / "README.md").read_text()
 
@@ -267,9 +276,7 @@ def test_the_card_tells_what_is_known(finished):
         "tags": ["synthetic", "distillgen"],
         "size_categories": ["n<1K"],
     }
-    assert (
-        "27 rows of synthetic data" in body and "seeds.jsonl, 20 records read" in body and "Licence: not stated" in body
-    )
+    assert "27 rows of synthetic data" in body and "seeds.jsonl, 20 records read" in body and "Licence: not stated" in body
     assert re.search(r"\| ask \| 20 \| 36 \| 4 \| malformed 4 \|", body)
     assert re.search(r"\| check \| 36 \| 27 \| 9 \| words 9 \|", body)
     assert "| messages | chat turns | 27 |" in body and "| question | text | 27 |" in body
@@ -295,9 +302,7 @@ def test_memory_does_not_grow_with_the_rows(finished, tmp_path):
     with (directory / "dropped.jsonl").open("wb") as stream:
         for i in range(3000):
             dropped = Record(str(i), {"text": f"{i} " * 800}, scores={"words": i / 7, "other": 1.5 ** (i % 900)})
-            stream.write(
-                dumps(dropped.drop("check", "words", f"reason{'abcdefgh'[i % 8] * (i % 300)} {i}").row()) + b"\n"
-            )
+            stream.write(dumps(dropped.drop("check", "words", f"reason{'abcdefgh'[i % 8] * (i % 300)} {i}").row()) + b"\n")
     assert (directory / "dropped.jsonl").stat().st_size > 10_000_000
     write_report(directory)  # compiles what is compiled once
     tracemalloc.start()
@@ -341,11 +346,7 @@ def test_reasons_are_grouped_by_their_words():
     seen = _Seen()
     for i in range(100):
         seen.add(Record(str(i), {}).drop("check", "words", f"{i + 4} words > 3"))
-        seen.add(
-            Record(str(i), {}).drop(
-                "ask", "refused", f"the teacher refused: {'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}"
-            )
-        )
+        seen.add(Record(str(i), {}).drop("ask", "refused", f"the teacher refused: {'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}"))
         seen.add(Record(str(i), {}).drop("ask", "malformed", f"there is no JSON in the answer: 'no {i}'"))
     assert _summary(seen.reasons["check", "words"]) == [("4 to 103 words > 3", 100)]
     assert _summary(seen.reasons["ask", "refused"]) == [("the teacher refused: …", 100)]
@@ -361,9 +362,7 @@ def test_a_browser_shows_the_figures_and_runs_nothing(tmp_path):
     rows = [{"question": text} for text in HOSTILE] + [{"question": "plain"}]
     directory = carry_out(tmp_path, rows, lambda request, sample: request.messages[-1]["content"])
     profile = tmp_path / "profile"
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
-    )
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
     command = [
         CHROMIUM,
         *flags,
@@ -372,9 +371,7 @@ def test_a_browser_shows_the_figures_and_runs_nothing(tmp_path):
         f"--user-data-dir={profile}",
         "--dump-dom",
     ]
-    shown = subprocess.run(
-        [*command, (directory / "report.html").as_uri()], capture_output=True, timeout=90, check=True
-    )
+    shown = subprocess.run([*command, (directory / "report.html").as_uri()], capture_output=True, timeout=90, check=True)
     page = assert_harmless(shown.stdout.decode())
     state = json.loads((directory / "usage.json").read_text())
     assert f"Kept {state['kept']}" in page.text and state["kept"] > 0

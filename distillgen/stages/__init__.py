@@ -129,8 +129,13 @@ async def in_order(
             return result
         future = asyncio.ensure_future(result)
         waiting.add(future)
-        future.add_done_callback(waiting.discard)
+        future.add_done_callback(settled)
         return future
+
+    def settled(future: asyncio.Future[Chunk]) -> None:
+        waiting.discard(future)
+        if not future.cancelled():
+            future.exception()  # noted as seen: the one that counts is raised to the consumer, in order
 
     async def feed() -> None:
         try:
@@ -161,7 +166,7 @@ async def in_order(
         if ready:
             yield ready
     finally:
-        leftovers = [feeder, *waiting]
+        leftovers: list[asyncio.Future[Any]] = [feeder, *waiting]
         for task in leftovers:
             task.cancel()
         await asyncio.gather(*leftovers, return_exceptions=True)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
@@ -143,6 +144,8 @@ def judge(stage: str, label: str, filter: Filter, record: Record, number: Number
     named = number if isinstance(number, Mapping) else {"": number}
     record = record.scored({f"{label}.{name}" if name else label: float(value) for name, value in named.items()})
     reason = filter.decide(number)
+    if not isinstance(reason, (str, NoneType)):
+        raise ConfigError(f"filter '{label}' decided {reason!r}; decide gives None to keep, or the reason to drop as text")
     return record if reason is None else record.drop(stage, label, reason)
 
 

@@ -33,11 +33,11 @@ class Generate(Stage, Sampling):
     output: str | None = Field(None, description="the field that receives the text; default: response")
     n: int = Field(1, ge=1, description="samples of each request")
     draws: int = Field(1, ge=1, description="requests a record, each with its examples and nuisance variables redrawn")
-    params: dict[str, Any] = Field(default_factory=dict, alias="with", description="values for the prompt, the same for every record")
+    params: dict[str, Any] = Field(default_factory=dict, alias="with", description="values for the prompt, for all records alike")
     reasoning: str | None = Field(None, description="a field that receives the teacher's reasoning text, if it gives any")
-    tools: list[dict[str, Any]] | None = Field(None, description="tools that the teacher may call; its calls go to the field tool_calls")
+    tools: list[dict[str, Any]] | None = Field(None, description="tools it may call; its calls go to the field tool_calls")
     grammar: str | None = Field(None, description="a GBNF grammar that the answer must follow")
-    max_items: int = Field(50, ge=1, description="most records from one answer of a list form; what is over is dropped and says so")
+    max_items: int = Field(50, ge=1, description="most records from one answer of a list form")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Generate:
@@ -76,12 +76,13 @@ class Generate(Stage, Sampling):
         if self.output and prompt.form.kind in NAMED:
             raise ConfigError(f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields")
         able = given.capabilities[self.model]
-        wants = {"logprobs": self.sampling(given.models[self.model], prompt).get("logprobs"), "tools": self.tools, "grammar": self.grammar}
+        spec = given.models[self.model]
+        wants = {"logprobs": self.sampling(spec, prompt).get("logprobs"), "tools": self.tools, "grammar": self.grammar}
         for capability, wanted in wants.items():
             if wanted is not None and capability not in able:
                 others = sorted(name for name, can in given.capabilities.items() if capability in can)
-                others_clause = f"; models that can: {', '.join(others)}" if others else "; use a provider that can, such as embedded"
-                raise ConfigError(f"model '{self.model}' ({given.models[self.model].provider}) cannot do {capability}{others_clause}")
+                remedy = f"models that can: {', '.join(others)}" if others else "the provider embedded can"
+                raise ConfigError(f"model '{self.model}' ({spec.provider}) cannot do {capability}; {remedy}")
         added = self.added(prompt)
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; name the output otherwise")
@@ -89,7 +90,8 @@ class Generate(Stage, Sampling):
 
     def added(self, prompt: Prompt) -> list[str]:
         """The fields that the stage writes."""
-        return [*prompt.form.fields(self.output), *([self.reasoning] if self.reasoning else []), *(["tool_calls"] if self.tools else [])]
+        further = [self.reasoning, "tool_calls" if self.tools else None]
+        return [*prompt.form.fields(self.output), *(name for name in further if name)]
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
         """The stage's options over the model's over the prompt's."""
@@ -97,7 +99,7 @@ class Generate(Stage, Sampling):
         return {**prompt.front.sampling.given(), **spec.sampling(), **own}
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
-        """Bounds by bytes (a token has at least one) over a sample of source rows; an earlier answer counts with its max_tokens."""
+        """Bounds by bytes, for a token has at least one; an earlier answer counts with its max_tokens."""
         prompt, spec = self.load_prompt(given.project), given.models[self.model]
         sampling = self.sampling(spec, prompt)
         most = sampling.get("max_tokens")
@@ -250,10 +252,9 @@ class _Asking:
         children = [record.derive({**row, **extra}, made, ordinal + i) for i, row in enumerate(rows)]
         if scores:
             children = [child.scored(scores) for child in children]
-        return [
-            child if i < stage.max_items else child.drop(stage.name, "max_items", f"item {i + 1} of {len(rows)} > {stage.max_items}")
-            for i, child in enumerate(children)
-        ]
+        most = stage.max_items
+        over = [c.drop(stage.name, "max_items", f"one of {len(rows)} items, {most} are taken") for c in children[most:]]
+        return children[:most] + over
 
 
 def _likelihood(stage: str, completion: Completion) -> dict[str, float]:

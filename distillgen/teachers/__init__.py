@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,7 +47,7 @@ class Request:
         return dumps({name: value for name, value in given if value not in (None, (), [], {})})
 
     def keys(self, endpoint: str, samples: int) -> list[bytes]:
-        """The ledger keys of the samples 0, 1, …: SHA-256 over the endpoint's identity, everything sent, and the sample's index."""
+        """The ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, everything sent, and the index."""
         common = hashlib.sha256(dumps(endpoint) + self.json())
         keys = []
         for sample in range(samples):
@@ -119,7 +119,7 @@ class Price(BaseModel):
 
     input: float = Field(0.0, ge=0)
     output: float = Field(0.0, ge=0)
-    cached_input: float | None = Field(None, ge=0, description="of input tokens read from the provider's cache; default: as input")
+    cached_input: float | None = Field(None, ge=0, description="of tokens read from the provider's cache")
 
     def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
         """What these tokens cost; `cached_tokens` are among `input_tokens`."""
@@ -230,7 +230,7 @@ class Teacher:
                 task.add_done_callback(_retrieve)
                 self._flying.update((ks[i], task) for i in group)
             tasks = list({self._flying[ks[i]]: None for i in missing})
-            outcomes.append(_collect(ks, {k: c for k, c in stored.items() if k in ks}, tasks))
+            outcomes.append(_Pending(ks, {k: stored[k] for k in ks if k in stored}, tasks))
         return outcomes
 
     async def ask(self, request: Request, *, samples: int = 1, stage: str) -> list[Completion]:
@@ -385,17 +385,26 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-async def _collect(
-    keys: Sequence[bytes], known: dict[bytes, Completion], tasks: Sequence[asyncio.Task[list[Completion]]]
-) -> list[Completion]:
-    for task in tasks:  # shielded: a stage that is cancelled must not throw away an answer on its way
-        try:
-            known.update((c.key, c) for c in await asyncio.shield(task))
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise Stopped("stopped before this request was sent") from None
-            raise
-    return [known[k] for k in keys]
+@dataclass(frozen=True)
+class _Pending:
+    """A request's completions, some of which are on their way. Awaiting it is shielded: a stage that is cancelled must
+    not throw away an answer that is paid for.
+    """
+
+    keys: Sequence[bytes]
+    known: dict[bytes, Completion]
+    tasks: Sequence[asyncio.Task[list[Completion]]]
+
+    def __await__(self) -> Generator[Any, None, list[Completion]]:
+        for task in self.tasks:
+            try:
+                completions = yield from asyncio.shield(task).__await__()
+            except asyncio.CancelledError:
+                if task.cancelled():
+                    raise Stopped("stopped before this request was sent") from None
+                raise
+            self.known.update((c.key, c) for c in completions)
+        return [self.known[k] for k in self.keys]
 
 
 def teacher_names() -> list[str]:

@@ -10,21 +10,19 @@ import asyncio
 import hashlib
 import importlib.metadata
 import importlib.util
-import logging
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
 from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.teachers import Completion, Request, Services, Spec, Teacher
+from distillgen.teachers import Completion, Request, Services, Spec, Teacher, TeacherDown
 from distillgen.teachers.openai import OpenAI, OpenAISpec
-
-log = logging.getLogger("distillgen")
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ class Embedded(Teacher):
         super().__init__(name, spec, services, shown_model=shown_model)
         self.identity = f"gguf:{identity(self.spec.model, services.root)}"
         self._starting = asyncio.Lock()
-        self._server: Any = None
-        self._slots_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._server: subprocess.Popen[str] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._endpoint: OpenAI | None = None
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
@@ -101,8 +99,8 @@ class Embedded(Teacher):
         self.activity.note = "looking for the model's weights"
         path = await asyncio.to_thread(find_weights, self.spec.model, self.services.root)
         self.activity.note = f"loading {path.name}"
-        self._slots_folder = tempfile.TemporaryDirectory(prefix="distillgen-")
-        self._server, address = await asyncio.to_thread(_serve, path, self.spec, self._slots_folder.name)
+        self._folder = tempfile.TemporaryDirectory(prefix="distillgen-")
+        self._server, address = await asyncio.to_thread(_serve, path, self.spec, Path(self._folder.name))
         self.activity.note = ""
         spec = OpenAISpec(provider="openai", model=self.spec.model, base_url=f"{address}/v1", timeout_s=self.spec.timeout_s)
         endpoint = OpenAI(self.name, spec, self.services)
@@ -114,31 +112,53 @@ class Embedded(Teacher):
         return completions
 
     async def close(self) -> None:
-        """Close the client and free the model."""
+        """Stop the server at once, whatever it is doing."""
         if self._endpoint is not None:
             await self._endpoint.close()
-        self._server = None
-        if self._slots_folder is not None:
-            self._slots_folder.cleanup()
+        if self._server is not None:
+            self._server.kill()
+            self._server.communicate()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
-def _serve(path: Path, spec: EmbeddedSpec, slots_folder: str) -> tuple[Any, str]:
-    """A llama.cpp server on a free loopback port, and its address."""
+def _serve(path: Path, spec: EmbeddedSpec, folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """A llama.cpp server in a process of its own, so that it can be stopped at once, and its address."""
+    # Threads that wait at a barrier sleep: spinning is slower as soon as anybody else wants the cores.
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    settings = [str(path), str(folder), spec.max_concurrency, spec.context, spec.threads or len(os.sched_getaffinity(0))]
+    with (folder / "log").open("w") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(settings)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=log_file, env=environment, text=True, start_new_session=True,
+        )  # fmt: skip
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    if not address:
+        said = (folder / "log").read_text(errors="replace").strip()[-300:]
+        raise TeacherDown(f"llama.cpp could not serve {path} (exit code {process.wait()}): {said}")
+    return process, address
+
+
+def _child(path: str, folder: str, slots: int, context: int, threads: int) -> None:
+    """What the server's process does: serve until its standard input ends, as it does when the run is killed."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_parallel = spec.max_concurrency
-    params.n_ctx = spec.context * spec.max_concurrency
-    params.slot_save_path = slots_folder + os.sep
+    params.model.path = path
+    params.n_parallel = slots
+    params.n_ctx = context * slots
+    params.slot_save_path = folder + os.sep
     params.verbosity = 0
     params.warmup = params.fit_params = False
-    threads = spec.threads or len(os.sched_getaffinity(0))
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = threads
-        cpu.poll = 0  # waiting threads sleep: spinning is slower as soon as anybody else wants the cores
+        cpu.poll = 0
     server = xllamacpp.Server(params)
-    return server, server.listening_address
+    sys.stdout.write(server.listening_address + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    os._exit(0)  # the server's destructor would first finish every request
 
 
 def cache_folder() -> Path:
@@ -225,8 +245,14 @@ def _from_hub(repository: str, file: str, package: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
-        raise ConfigError(f"the weights {file} are not here; pip install 'distillgen[embedded]' to fetch them from the Hub{other}") from error
+        remedy = "pip install 'distillgen[embedded]' to fetch them from the Hub"
+        raise ConfigError(f"the weights {file} are not here; {remedy}{other}") from error
     try:
         return Path(hf_hub_download(repository, file))
     except Exception as error:  # the Hub's client raises many kinds for: no network, no such file, no access
-        raise ConfigError(f"the weights {file} could not be fetched from the Hub ({repository}): {type(error).__name__}{other}") from error
+        what = f"the weights {file} could not be fetched from the Hub ({repository}): {type(error).__name__}"
+        raise ConfigError(what + other) from error
+
+
+if __name__ == "__main__":
+    _child(*json.loads(sys.argv[1]))

@@ -55,7 +55,8 @@ class Budget:
         """Set the worst case of a request aside before it is sent. Raises BudgetStop where it could exceed the cap."""
         if self.max_cost_usd is not None and self.spent + self.reserved + worst_usd > self.max_cost_usd + 1e-12:
             raise BudgetStop(
-                f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, and the next request could cost ${worst_usd:.4f}"
+                f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, "
+                f"and the next request could cost ${worst_usd:.4f}"
             )
         self.reserved += worst_usd
 

@@ -27,7 +27,6 @@ from distillgen.teachers import (
     Services,
     Spec,
     Teacher,
-    TeacherDown,
     TimedOut,
     Unreachable,
 )
@@ -126,7 +125,8 @@ class OpenAI(Teacher):
             response = await self._client.post(path.lstrip("/")).body_bytes(dumps(body)).build().send()
             content = bytes(await response.bytes())
         except ConnectError as error:
-            raise Unreachable(f"cannot connect to {self.identity}: {_cause(error)}. Is the server running, and base_url right?") from error
+            what = f"cannot connect to {self.identity}: {_cause(error)}"
+            raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
         except RequestTimeoutError as error:
             raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except RequestError as error:

@@ -98,7 +98,7 @@ class Scripted(Teacher):
         if script is None:
             self._script, self.identity = load_script(spec.model, services.root)
         else:
-            self._script, self.identity = script, f"scripted:{getattr(script, '__module__', '')}.{getattr(script, '__qualname__', '')}"
+            self._script, self.identity = script, f"scripted:{getattr(script, '__qualname__', 'script')}"
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Call the function once a sample."""
