@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from distillgen.ledger import Ledger, Usage, salvage
 from distillgen.pipeline import Pipeline, load
 from distillgen.record import Record, dumps
 from distillgen.stages import CHUNK, Chunks, Job, Stage
-from distillgen.stages.generate import FAILURES
+from distillgen.stages.generate import FAILURES, Generate
 from distillgen.teachers import Services, Teacher, teacher_class
 from distillgen.teachers.limits import Budget
 from distillgen.teachers.scripted import Script, Scripted
@@ -296,9 +296,9 @@ async def _pull(pipeline: Pipeline, directory: Path, job: Job, live: Live, first
             corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
             dropped = stack.enter_context(_partial(directory / "dropped.jsonl")) if whole else None
             stream = pipeline.stages[i].run(stream, job)
-            stack.push_async_callback(stream.aclose)  # type: ignore[attr-defined]
+            stack.push_async_callback(stream.aclose)
             stream = _written(stream, live, i, out, corpus, dropped)
-            stack.push_async_callback(stream.aclose)  # type: ignore[attr-defined]
+            stack.push_async_callback(stream.aclose)
         async for _ in stream:
             await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
     for count in live.stages[first : last + 1]:
@@ -307,7 +307,7 @@ async def _pull(pipeline: Pipeline, directory: Path, job: Job, live: Live, first
 
 async def _written(
     chunks: Chunks, live: Live, index: int, out: IO[bytes], corpus: IO[bytes] | None, dropped: IO[bytes] | None
-) -> AsyncIterator[list[Record]]:
+) -> Chunks:
     """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
     count, source = live.stages[index], ""
     async for chunk in chunks:
@@ -336,12 +336,12 @@ async def _written(
         yield chunk
 
 
-async def _nothing() -> AsyncIterator[list[Record]]:
+async def _nothing() -> Chunks:
     return
     yield []
 
 
-async def _stored(path: Path) -> AsyncIterator[list[Record]]:
+async def _stored(path: Path) -> Chunks:
     chunk: list[Record] = []
     for record in read_records(path):
         chunk.append(record)
@@ -405,14 +405,12 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
     if options.max_cost_usd is None:
         return
     for stage in pipeline.stages:
-        name = getattr(stage, "model", None)
-        spec = pipeline.models.get(name or "")
-        if spec is None or not teacher_class(spec.provider).paid:
+        if not isinstance(stage, Generate) or not teacher_class((spec := pipeline.models[stage.model]).provider).paid:
             continue
         if spec.price is None:
             remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
-            raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
-        if stage.sampling(spec, stage.load_prompt(pipeline.project)).get("max_tokens") is None:  # type: ignore[attr-defined]
+            raise ConfigError(f"--max-cost-usd: model '{stage.model}' has no price; {remedy}")
+        if stage.sampling(spec, stage.load_prompt(pipeline.project)).get("max_tokens") is None:
             raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer's cost has no bound")
 
 

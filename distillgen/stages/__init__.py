@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -22,7 +21,7 @@ from distillgen.record import Record
 from distillgen.teachers import Spec, Teacher
 
 Chunk: TypeAlias = list[Record]
-Chunks: TypeAlias = AsyncIterator[Chunk]
+Chunks: TypeAlias = AsyncGenerator[Chunk, None]
 
 CHUNK = 256
 
@@ -118,8 +117,7 @@ async def in_order(
 ) -> Chunks:
     """The one bounded loop: `begin` turns a chunk into results that are ready and results to wait for, in order.
 
-    At most `window` results wait at a time; upstream goes on meanwhile. What is ready leaves at once, in as long a
-    chunk as is at hand.
+    At most `window` results, and those of one chunk, wait at a time; upstream goes on meanwhile.
     """
     queue: asyncio.Queue[Chunk | asyncio.Future[Chunk] | Exception | None] = asyncio.Queue(window)
     waiting: set[asyncio.Future[Chunk]] = set()
@@ -139,32 +137,28 @@ async def in_order(
 
     async def feed() -> None:
         try:
-            async with aclosing(chunks):  # type: ignore[type-var]
-                async for chunk in chunks:
-                    for result in [started(result) for result in begin(chunk)]:
-                        await queue.put(result)
+            async for chunk in chunks:
+                ready: Chunk = []
+                for result in [started(result) for result in begin(chunk)]:
+                    if isinstance(result, list):
+                        ready += result
+                        continue
+                    if ready:
+                        await queue.put(ready)
+                        ready = []
+                    await queue.put(result)
+                if ready:
+                    await queue.put(ready)
         except Exception as error:  # handed to the consumer, behind what came before it
             await queue.put(error)
         await queue.put(None)
 
     feeder = asyncio.create_task(feed())
     try:
-        ready: Chunk = []
         while (result := await queue.get()) is not None:
-            waits = not isinstance(result, list)
-            if ready and (waits or len(ready) >= CHUNK):
-                yield ready
-                ready = []
             if isinstance(result, Exception):
                 raise result
-            if isinstance(result, asyncio.Future):
-                result = await result
-            ready = ready + result if ready else result
-            if ready and queue.empty():
-                yield ready
-                ready = []
-        if ready:
-            yield ready
+            yield result if isinstance(result, list) else await result
     finally:
         leftovers: list[asyncio.Future[Any]] = [feeder, *waiting]
         for task in leftovers:

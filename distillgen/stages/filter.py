@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -130,7 +130,7 @@ class FilterStage(Stage):
             numbers = await measured(each, live, ledger, label) if live else ()
             return splice(chunk, ([judge(self.name, label, each, r, n)] for r, n in zip(live, numbers, strict=True)))
 
-        async def one_by_one() -> AsyncIterator[Chunk]:
+        async def one_by_one() -> Chunks:
             async for chunk in chunks:
                 yield await work(chunk)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +47,7 @@ class Format(Stage):
             raise ConfigError(f"the field '{META}' is distillgen's own")
         return frozenset(made | (set(given.fields) if self.keep is None else set(self.keep)))
 
-    async def run(self, chunks: Chunks, job: Job) -> AsyncIterator[Chunk]:
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Reshape every live record."""
         fields = {name: compile_template(text, "template")[0] for name, text in self.fields.items()}
         turns = [(role, compile_template(text, "template")[0]) for turn in self.messages or () for role, text in turn.items()]

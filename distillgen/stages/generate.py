@@ -15,7 +15,7 @@ from distillgen.forms import NAMED, Unparsable
 from distillgen.project import Project
 from distillgen.prompt import Draw, Prompt, Sampling, Unrenderable
 from distillgen.record import META, Record
-from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Estimate, Job, Stage, in_order, splice
+from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Estimate, Job, Stage, in_order
 from distillgen.teachers import Completion, Request, Spec, Teacher
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
@@ -156,34 +156,28 @@ class _Asking:
         """Render all, look all up at once, and give each record's successors or something to await."""
         stage, live = self.stage, [record for record in chunk if not record.dropped]
         asks: list[tuple[Request, int]] = []
-        drawn: list[list[Draw] | Chunk] = []
+        drawn: list[list[Draw] | Record] = []
         for record in live:
-            draws = [self.prompt.draw(f"{self.job.seed}/{stage.name}/{record.id}/{i}", record.fields) for i in range(stage.draws)]
+            seeds = (f"{self.job.seed}/{stage.name}/{record.id}/{i}" for i in range(stage.draws))
+            draws = [self.prompt.draw(seed, record.fields) for seed in seeds]
             try:
                 asks += [(self.request(record, draw), stage.n) for draw in draws]
                 drawn.append(draws)
             except Unrenderable as error:
-                drawn.append([record.drop(stage.name, "unrenderable", str(error))])
+                drawn.append(record.drop(stage.name, "unrenderable", str(error)))
         again = self.again if self.job.retry_failed else None
         outcomes = iter(self.teacher.begin(asks, stage=stage.name, again=again, changed=self.job.retry_with))
         results: list[Chunk | Awaitable[Chunk]] = []
-        ready: list[Chunk] = []
-        pending = False
-        for record, draws in zip(live, drawn, strict=True):
-            if isinstance(draws[0], Record):
-                results.append(draws)  # type: ignore[arg-type]
+        for record, draw in zip(live, drawn, strict=True):
+            if isinstance(draw, Record):
+                results.append([draw])
                 continue
-            answers = [next(outcomes) for _ in draws]
-            if all(isinstance(a, list) for a in answers):
-                results.append(self.children(record, draws, answers))  # type: ignore[arg-type]
-            else:
-                pending = True
-                results.append(self.later(record, draws, answers))  # type: ignore[arg-type]
-        if not pending:
-            ready = results  # type: ignore[assignment]
-            return [splice(chunk, ready)]
-        rest = iter(results)
-        return [[record] if record.dropped else next(rest) for record in chunk]
+            answers = [next(outcomes) for _ in draw]
+            ready = [answer for answer in answers if isinstance(answer, list)]
+            all_there = len(ready) == len(answers)
+            results.append(self.children(record, draw, ready) if all_there else self.later(record, draw, answers))
+        waiting = iter(results)
+        return [[record] if record.dropped else next(waiting) for record in chunk]
 
     def request(self, record: Record, draw: Draw) -> Request:
         stage, prompt = self.stage, self.prompt
@@ -208,7 +202,9 @@ class _Asking:
             return True
         return False
 
-    async def later(self, record: Record, draws: list[Draw], answers: Sequence[Any]) -> Chunk:
+    async def later(
+        self, record: Record, draws: Sequence[Draw], answers: Sequence[list[Completion] | Awaitable[list[Completion]]]
+    ) -> Chunk:
         return self.children(record, draws, [a if isinstance(a, list) else await a for a in answers])
 
     def children(self, record: Record, draws: Sequence[Draw], answers: Sequence[Sequence[Completion]]) -> Chunk:
@@ -228,7 +224,8 @@ class _Asking:
         return children
 
     def _parsed(self, record: Record, completion: Completion, made: dict[str, Any], ordinal: int) -> Chunk:
-        stage, extra = self.stage, {}
+        stage = self.stage
+        extra: dict[str, Any] = {}
         if stage.reasoning:
             extra[stage.reasoning] = completion.reasoning
         if stage.tools:

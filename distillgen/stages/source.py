@@ -6,7 +6,7 @@ import csv
 import itertools
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ class Source(Stage):
         """Rows in order, in chunks."""
         return self._chunks(job)
 
-    async def _chunks(self, job: Job) -> AsyncIterator[Chunk]:
+    async def _chunks(self, job: Job) -> Chunks:
         records = (self.record(place, row) for place, row in self.rows(job.project))
         limited = itertools.islice(records, job.limit)
         size = 16  # the first answers should not wait for a long chunk to be rendered
