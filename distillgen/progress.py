@@ -145,22 +145,29 @@ async def watch(live: Live, console: Console) -> None:
             finally:
                 display.update(_frame(live, rates, display))
     printed = warned = 0.0
-    while True:
+    try:
+        while True:
+            _first(live, console.print)
+            rates.note(*_standing(live))
+            now = time.monotonic()
+            if now - printed >= PLAIN_EVERY_S:
+                printed = now
+                console.print(Text(_plain(live, *rates.per_s())), soft_wrap=True)
+            if (message := waiting(live)) and now - warned >= SILENCE_S:
+                warned = now
+                console.print(Text(message), soft_wrap=True)
+            await asyncio.sleep(0.5)
+    finally:
         _first(live, console.print)
-        rates.note(*_standing(live))
-        now = time.monotonic()
-        if now - printed >= PLAIN_EVERY_S:
-            printed = now
-            per_s, rows_per_s = rates.per_s()
-            active = [c for c in live.stages if c.sources and c.kind != "source"]
-            line = "  |  ".join(" ".join(stage_line(live, c).split()) for c in active) or "starting"
-            doing = [t.activity.note or f"{len(t.activity.sending)} in flight" for t in live.teachers.values()]
-            parts = [line, *doing, *([f"{per_s:.1f}/s", remaining(live, rows_per_s)] if active else [])]
-            console.print(Text("  ".join(part for part in parts if part)), soft_wrap=True)
-        if (message := waiting(live)) and now - warned >= SILENCE_S:
-            warned = now
-            console.print(Text(message), soft_wrap=True)
-        await asyncio.sleep(0.5)
+
+
+def _plain(live: Live, per_s: float, rows_per_s: float) -> str:
+    """All stages in one line, for logs."""
+    active = [c for c in live.stages if c.sources and c.kind != "source"]
+    line = "  |  ".join(" ".join(stage_line(live, c).split()) for c in active) or "starting"
+    doing = [t.activity.note or f"{len(t.activity.sending)} in flight" for t in live.teachers.values()]
+    speed = [f"{per_s:.1f}/s", remaining(live, rows_per_s)] if active else []
+    return "  ".join(part for part in [line, *doing, *speed] if part)
 
 
 def _standing(live: Live) -> tuple[int, int]:

@@ -8,11 +8,12 @@ from distillgen.text import content, words
 
 POINTERS = re.compile(r"\b(?:the|this) (?:text|passage|article|author)\b|\baccording to\b", re.I)
 PRONOUNS = frozenset("it its he his him she her they them their this these those".split())
+POINTING = PRONOUNS | {"the"}
 
 
 def standalone(*, fields: list[FieldName], subject: FieldName) -> Filter:
     """Drop records whose `fields` point outside themselves: "the text", a pronoun before anything that it could stand
-    for, or "the" with neither a name nor a word of `subject` in any of them. Measures how often. English. Costs nothing.
+    for, or "the" or a pronoun with neither a name nor a word of `subject` in any of them. Measures how often. English. Costs nothing.
     """
 
     def pointers(record: Record) -> float:
@@ -23,7 +24,7 @@ def standalone(*, fields: list[FieldName], subject: FieldName) -> Filter:
             told = words(text)
             count += sum(word in PRONOUNS and not content(" ".join(told[:i])) for i, word in enumerate(told))
         named = re.search(r"\S\s+[A-Z\d]", texts[0]) or content(str(record.fields[subject])) & content(together)
-        return count + (not named and "the" in words(together))
+        return count + (not named and not POINTING.isdisjoint(words(together)))
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [pointers(record) for record in records]

@@ -322,9 +322,9 @@ class Teacher:
         async with self._slots:
             for rate, units in ((self._requests, 1.0), (self._input, estimate), (self._output, 0.0)):
                 await rate.take(units)
+            await self.services.budget.reserve(worst)
             if self._refusal:
                 raise self._refusal
-            self.services.budget.reserve(worst)
             self.activity.sending[task] = time.monotonic()
             cost = 0.0
             try:

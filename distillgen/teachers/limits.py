@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distillgen.errors import BudgetStop
 
@@ -50,17 +50,24 @@ class Budget:
     max_cost_usd: float | None = None
     spent: float = 0.0
     reserved: float = 0.0
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def reserve(self, worst_usd: float) -> None:
-        """Set the worst case of a request aside before it is sent. Raises BudgetStop where it could exceed the cap."""
-        if self.max_cost_usd is not None and self.spent + self.reserved + worst_usd > self.max_cost_usd + 1e-12:
-            raise BudgetStop(
-                f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, "
-                f"and the next request could cost ${worst_usd:.4f}"
-            )
+    async def reserve(self, worst_usd: float) -> None:
+        """Set the worst case of a request aside before it is sent, waiting while what is in flight may still turn out
+        cheaper. Raises BudgetStop where it could exceed the cap.
+        """
+        while self.max_cost_usd is not None and self.spent + self.reserved + worst_usd > self.max_cost_usd:
+            if self.reserved <= 1e-12:
+                raise BudgetStop(
+                    f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, "
+                    f"and the next request could cost ${worst_usd:.4f}"
+                )
+            self._settled.clear()
+            await self._settled.wait()
         self.reserved += worst_usd
 
     def settle(self, worst_usd: float, cost_usd: float) -> None:
         """Replace what was set aside by what it did cost."""
         self.reserved -= worst_usd
         self.spent += cost_usd
+        self._settled.set()

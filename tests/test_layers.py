@@ -1,0 +1,35 @@
+"""The design's layers: imports point down only."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent / "distillgen"
+LAYERS = [
+    {"errors", "record", "text"}, {"marked", "project", "forms", "prompt", "ledger"}, {"teachers"}, {"stages"}, {"pipeline", "catalog"},
+    {"runs", "report"}, {"progress", "show", "cli", "__main__", "__init__"},
+]  # fmt: skip
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def test_imports_point_down_only():
+    for path in ROOT.rglob("*.py"):
+        own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distillgen.") and own != "__init__":
+                other = node.module.split(".")[1]
+                assert LEVEL[other] <= LEVEL[own], f"{path.name} (layer {LEVEL[own]}) imports {other} (layer {LEVEL[other]})"
+
+
+def test_no_drawer_for_odds_and_ends():
+    names = {path.stem for path in ROOT.rglob("*.py")}
+    assert not names & {"utils", "common", "helpers", "base", "misc", "manager", "handler", "registry"}
+
+
+def test_start_up_stays_light():
+    import subprocess
+    import sys
+
+    heavy = ("torch", "transformers", "datasets", "vllm", "openai", "pydantic", "jinja2", "rich", "pyarrow")
+    code = f"import sys, distillgen.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,226 @@
+"""Runs: partial ones, retries, shared ledgers, previews, plans, status, the Python interface."""
+
+import json
+
+import pytest
+
+import distillgen
+from distillgen import progress
+from distillgen.ledger import Ledger
+from tests.endpoint import Endpoint, completion
+
+FILTER = '''
+from distillgen import FieldName, Filter
+
+def short(*, field: FieldName = "answer", max_letters: int = 99) -> Filter:
+    """Keep short texts."""
+    def measure(records):
+        open("measured", "a").write("x" * len(records))
+        return [len(r.fields[field]) for r in records]
+    return Filter(measure, lambda n: f"{n} letters > {max_letters}" if n > max_letters else None, depends_on={"field": field})
+'''
+STAGES = "  - filter: [short: {max_letters: 99}]\n  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n"
+
+
+def state(project, name="ask"):
+    return json.loads((project.path / f"runs/{name}/usage.json").read_text())
+
+
+def test_until_from_and_stage(project, endpoint):
+    project.write("filters/short.py", FILTER)
+    path = project.ask_pipeline(endpoint.url, 6, after=STAGES)
+    project.cli("run", "ask", "--until", "generate")
+    assert endpoint.asked.total() == 6 and not (project.path / "runs/ask/corpus.jsonl").exists()
+    refused = project.cli("run", "ask", "--from", "again", check=2)
+    assert "'filter', has not been run to its end; run without --from" in refused.stderr
+    project.cli("run", "ask", "--stage", "filter")
+    project.cli("run", "ask", "--from", "again")
+    assert endpoint.asked.total() == 12 and len(project.read("runs/ask/corpus.jsonl")) == 6
+    partly = (project.path / "runs/ask/corpus.jsonl").read_bytes()
+    assert [s["rows"] for s in state(project)["stages"]] == [6, 6, 6, 6]
+    project.cli("run", "ask", "--from", "again")
+    project.cli("run", "ask")
+    assert (project.path / "runs/ask/corpus.jsonl").read_bytes() == partly and endpoint.asked.total() == 12
+    path.write_text(path.read_text().replace("max_letters: 99", "max_letters: 5"))
+    refused = project.cli("run", "ask", "--from", "again", check=2)
+    assert "has changed since it was run" in refused.stderr
+
+
+def test_a_changed_threshold_measures_and_asks_nothing_again(project, endpoint):
+    project.write("filters/short.py", FILTER)
+    path = project.ask_pipeline(endpoint.url, 6, after=STAGES)
+    project.cli("run", "ask")
+    path.write_text(path.read_text().replace("max_letters: 99", "max_letters: 5"))
+    project.cli("run", "ask")
+    assert endpoint.asked.total() == 12 and (project.path / "measured").read_text() == "x" * 6
+    assert {row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")} == {"19 letters > 5"}
+
+
+def test_a_changed_prompt_asks_only_the_changed_requests(project, endpoint):
+    path = project.ask_pipeline(endpoint.url, 10)
+    project.cli("run", "ask")
+    path.write_text(path.read_text().replace("{{ question }}", "{{ question }}{% if number == 3 %} Think.{% endif %}"))
+    project.cli("run", "ask")
+    assert endpoint.asked.total() == 11
+
+
+def test_retry_with_changed_sampling_asks_just_the_cut_off(project):
+    def cut(body, times):
+        short = body.get("max_tokens", 0) < 50 and body["messages"][0]["content"].endswith(("3?", "4?"))
+        return completion(body, choices=[{"finish_reason": "length", "message": {"content": "half"}}]) if short else None
+
+    with Endpoint(cut) as endpoint:
+        project.ask_pipeline(endpoint.url, 10, stage=", max_tokens: 20")
+        project.cli("run", "ask", check=3)
+        project.cli("run", "ask", "--retry-failed", check=3)
+        assert endpoint.asked.total() == 12
+        project.cli("run", "ask", "--retry-failed", "--retry-with", "max_tokens=80")
+        assert endpoint.asked.total() == 14 and endpoint.bodies[-1]["max_tokens"] == 80
+        project.cli("run", "ask")
+        assert endpoint.asked.total() == 14
+    assert len(project.read("runs/ask/corpus.jsonl")) == 10
+    assert state(project)["totals"]["answers"] == 14
+
+
+def test_two_runs_share_a_ledger_and_count_their_own(project, endpoint):
+    project.ask_pipeline(endpoint.url, 10)
+    project.cli("run", "ask", "-n", 6, "-o", "runs/a", "--ledger", "shared.sqlite3")
+    project.cli("run", "ask", "-o", "runs/b", "--ledger", "shared.sqlite3")
+    assert endpoint.asked.total() == 10
+    assert [state(project, name)["totals"]["requests"] for name in "ab"] == [6, 4]
+
+
+def test_preview_shows_every_stage_and_its_answers_serve_the_run(project, endpoint):
+    project.ask_pipeline(endpoint.url, 10)
+    done = project.cli("preview", "ask", "-n", 3)
+    assert done.stdout.count("What is 1?") == 2 and "answer" in done.stdout
+    project.cli("run", "ask")
+    assert endpoint.asked.total() == 10 and state(project)["totals"]["requests"] == 10
+
+
+def test_plan_bounds_what_the_run_then_costs(project, endpoint):
+    price = ", max_tokens: 7, price: {input: 2.0, output: 8.0}"
+    project.ask_pipeline(endpoint.url, 10, model=price, stage=", n: 2",
+                         after="  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n")
+    plan = json.loads(project.cli("plan", "ask", "--json").stdout)
+    assert not endpoint.asked and plan["totals"]["requests"] == 30 and plan["totals"]["output_tokens"] == 20 * 7 + 20 * 7
+    assert "requests" in project.cli("plan", "ask", "-n", 4).stdout
+    project.cli("run", "ask")
+    assert endpoint.asked.total() == 30
+    assert 0 < state(project)["totals"]["cost_usd"] <= plan["totals"]["max_cost_usd"]
+
+
+def test_show_and_lineage(project, endpoint):
+    project.write("filters/short.py", FILTER.replace("99", "5"))
+    project.ask_pipeline(endpoint.url, 4, after="  - filter: [short]\n")
+    project.cli("run", "ask")
+    assert "no records" in project.cli("show", "ask").stdout
+    assert "dropped by filter/short: 19 letters > 5" in project.cli("show", "ask", "--dropped").stdout
+    row = json.loads(project.cli("show", "ask", "--filter", "short", "-n", 1, "--json").stdout)[0]
+    told = json.loads(project.cli("show", "ask", "--id", row["meta"]["id"], "--json").stdout)
+    assert [r["meta"]["id"] for r in told["parents"]] == row["meta"]["parents"]
+    answer = told["answers"][row["meta"]["made"][0]["key"]]
+    assert answer["request"]["messages"][0]["content"] == row["question"] and answer["completion"]["text"] == row["answer"]
+    assert "dropped by filter/short" in project.cli("show", "ask", "--id", row["meta"]["id"]).stdout
+    assert "nothing was dropped by 'shrt'; did you mean 'short'?" in project.cli("show", "ask", "--filter", "shrt", check=2).stderr
+
+
+def test_the_python_interface(project):
+    project.rows("data/seeds.jsonl", [{"question": f"q{i}"} for i in range(5)])
+    pipeline = {
+        "version": 1,
+        "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "stages": [
+            {"source": {"path": "data/seeds.jsonl"}},
+            {"generate": {"model": "teacher", "template": "{{ question }}", "output": "answer"}},
+            {"filter": [{"word_count": {"field": "answer", "min_words": 2}}]},
+        ],
+    }
+    run = distillgen.run(pipeline, out="runs/p", limit=4, teachers={"teacher": lambda request, sample: "two words" if "3" in str(request.messages) else "one"})
+    assert str(run) == "4 records: 1 kept, 3 word_count; 4 requests, 9 tokens, $0.00"
+    assert {name: len(rows) for name, rows in run.dropped.group("filter").items()} == {"word_count": 3}
+    assert len(run.dropped) == 3 and run.dropped[0].dropped.reason == "1 words < 2"
+    with pytest.raises(distillgen.ConfigError, match="did you mean 'limit'"):
+        distillgen.run(pipeline, limt=3)
+
+
+def test_a_script_that_raises_is_that_rows_failure(project):
+    project.rows("data/seeds.jsonl", [{"a": i} for i in range(3)])
+    project.write("teach.py", "def teach(request, sample):\n    return str(10 / int(request.messages[0]['content']))\n")
+    made = {"version": 1, "models": {"t": {"provider": "scripted", "model": "teach.py:teach"}},
+            "stages": [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "t", "template": "{{ a }}"}}]}  # fmt: skip
+    run = distillgen.run(made, out="runs/p")
+    assert run.state["kept"] == 2 and "ZeroDivisionError" in run.dropped[0].dropped.reason
+
+
+def test_a_read_only_ledger_is_not_touched(project, endpoint):
+    project.ask_pipeline(endpoint.url, 3)
+    project.cli("run", "ask")
+    path = project.path / "runs/ask/ledger.sqlite3"
+    before = path.read_bytes()
+    ledger = Ledger(path, read_only=True)
+    assert ledger.usage()[0].answers == 3
+    ledger.close_now()
+    assert path.read_bytes() == before
+
+
+def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
+    import asyncio
+    import io
+
+    from rich.console import Console
+
+    from distillgen.runs import Options, execute
+
+    async def slow(request, sample):
+        await asyncio.sleep(1.2)
+        return "late"
+
+    monkeypatch.setattr(progress, "SILENCE_S", 0.4)
+    project.rows("data/seeds.jsonl", [{"a": 1}])
+    made = {"version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+            "stages": [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "teacher", "template": "{{ a }}"}}]}  # fmt: skip
+    written = io.StringIO()
+    console = Console(file=written, width=200)
+    asyncio.run(execute(distillgen.load(made), project.path / "r", Options(scripts={"teacher": slow}), lambda live: progress.watch(live, console)))
+    assert "waiting for 1 answers of teacher" in written.getvalue() and "first kept row" in written.getvalue()
+
+
+def test_progress_is_plain_lines_without_a_terminal_and_stdout_is_for_machines(project, endpoint):
+    project.ask_pipeline(endpoint.url, 5)
+    done = project.cli("run", "ask", "--json")
+    assert json.loads(done.stdout)["kept"] == 5
+    assert "\x1b" not in done.stderr
+
+
+def test_list_and_schema(project):
+    project.write("pipelines/mine.yaml", "# mine.yaml: something of my own\nversion: 1\nsystem: {paper: P, access: text}\nstages: []\n")
+    project.write("pipelines/broken.yaml", "a: [")
+    found = {entry["name"]: entry for entry in json.loads(project.cli("list", "--json").stdout)}
+    assert found["mine"] == {"name": "mine", "about": "something of my own", "paper": "P", "elicitation": "", "algorithm": "", "skill": "",
+                             "vertical": "", "access": "text"}  # fmt: skip
+    assert "cannot be read" in found["broken"]["about"] and "quickstart" in found
+
+
+def test_the_shipped_schema_is_up_to_date_and_accepts_the_shipped_pipelines(project):
+    import yaml
+    from jsonschema import Draft202012Validator
+
+    from distillgen.project import home
+
+    schema = json.loads(project.cli("list", "--schema").stdout)
+    assert schema == json.loads((home("pipelines") / "schema.json").read_text()), "run: distillgen list --schema > pipelines/schema.json"
+    validator = Draft202012Validator(schema)
+    for path in home("pipelines").glob("*.yaml"):
+        assert not list(validator.iter_errors(yaml.safe_load(path.read_text()))), path
+    wrong = {"version": 1, "models": {"t": {"provider": "openai", "modl": "x"}}, "stages": [{"source": {"pth": "x"}}]}
+    assert list(validator.iter_errors(wrong))
+
+
+def test_init_makes_a_project_that_runs(project):
+    project.cli("init", "mine")
+    project.path = project.path / "mine"
+    project.cli("run", "hello")
+    assert len(project.read("runs/hello/corpus.jsonl")) == 5
+    assert {p.name for p in project.path.iterdir()} == {"pipelines", "prompts", "filters", "data", ".gitignore", "runs"}
+    assert "not empty" in project.cli("init", ".", check=2).stderr
