@@ -28,11 +28,11 @@ class ProjectFolder:
     def rows(self, name: str, rows) -> Path:
         return self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def cli(self, *args, check: int | None = 0, env: dict | None = None, **options) -> subprocess.CompletedProcess:
+    def cli(self, *args, check: int | None = 0, env: dict | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
         """Run `python -m distillgen ARGS` here; `check` is the exit code to expect, None for any."""
         done = subprocess.run(
             [sys.executable, "-m", "distillgen", *map(str, args)], cwd=self.path, capture_output=True, text=True,
-            timeout=120, env=self.env() | (env or {}), **options,
+            timeout=timeout, env=self.env() | (env or {}),
         )
         if check is not None:
             assert done.returncode == check, f"exit {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}"
