@@ -61,13 +61,24 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = (mark.line if mark else 0) + first_line
-        raise ConfigError(f"not valid YAML: {error.problem or error.context}", path=path, line=line) from error
+        raise ConfigError(f"not valid YAML: {_explained(error, first_line)}", path=path, line=line) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {_first(error)}", path=path) from error
     except RecursionError as error:
         raise ConfigError("too deeply nested", path=path) from error
     finally:
         loader.dispose()  # type: ignore[no-untyped-call]
+
+
+def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
+    """What PyYAML found, and what it is most often a sign of."""
+    problem = str(error.problem or error.context)
+    if "'\\t'" in problem:
+        return "a tab stands where the line is indented; indent with spaces"
+    if "mapping values are not allowed" in problem:
+        return "a ':' stands inside a value; put the whole value in quotes"
+    begun = error.context_mark.line + first_line if error.context and error.context_mark else 0
+    return f"{problem} ({error.context} that begins in line {begun}; is a quote or bracket left open?)" if begun else problem
 
 
 def _first(error: Exception) -> str:
