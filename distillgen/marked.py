@@ -14,6 +14,8 @@ Place = tuple[str | int, ...]
 Lines = dict[Place, int]
 Model = TypeVar("Model", bound=BaseModel)
 
+_CORE = "tag:yaml.org,2002:"
+_PLAIN = {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
 MAX_NODES = 200_000  # far above any recipe; stops alias bombs
 
 
@@ -30,6 +32,9 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
         lines.setdefault(place, line)
         if count > MAX_NODES or len(place) > 50:
             raise ConfigError("too many or too deeply nested values (aliases that multiply?)", path=path, line=line)
+        if node.tag not in _PLAIN:
+            tag = node.tag.replace(_CORE, "!!")
+            raise ConfigError(f"the tag '{tag}' is not allowed; only plain values are: remove it", path=path, line=line)
         if isinstance(node, yaml.SequenceNode):
             return [plain(item, (*place, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -45,13 +50,15 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
                 lines[(*place, str(key))] = where
                 mapping[key if isinstance(key, str) else str(key)] = plain(value_node, (*place, str(key)))
             return mapping
+        if node.tag in (_CORE + "timestamp", _CORE + "value"):  # a date or a lone '=' is text here
+            return str(node.value)
         try:
             value = loader.construct_object(node)  # type: ignore[no-untyped-call]
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, LookupError) as error:
             raise ConfigError(f"'{node.value}' is not a plain value: {_first(error)}", path=path, line=line) from error
         if isinstance(value, str) and node.style is None and _is_float(value):
             return float(value)  # YAML 1.1 reads 1e-5 as text
-        return value if isinstance(value, (str, int, float, bool)) or value is None else str(node.value)
+        return value
 
     try:
         node = loader.get_single_node()
