@@ -119,7 +119,8 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
     try:
         return model.model_validate(value)
     except ValidationError as invalid:
-        error = invalid.errors()[0]
+        errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
+        error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         spot = tuple(part for part in error["loc"])
         name = ".".join(str(part) for part in spot)
         where = line_of(lines, (*place, *spot))
