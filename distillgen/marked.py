@@ -134,8 +134,8 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
             message = f"{what} needs '{name}'"
             description = known[str(spot[0])].description if len(spot) == 1 and str(spot[0]) in known else None
             message += f": {description}" if description else ""
-        elif error["type"] in ("model_type", "model_attributes_type"):
-            message = f"{what} takes a mapping of options{f' in {name!r}' if name else ''}, not {error['input']!r}"
+        elif error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            message = f"{what} takes a mapping of options{f' in {name!r}' if name else ''}, not {str(error['input'])[:80]!r}"
         else:
             reason = error["msg"].removeprefix("Value error, ")
             message = f"{what}: {f'{name!r}: ' if name else ''}{reason}"
