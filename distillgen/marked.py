@@ -117,7 +117,12 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
     if not isinstance(value, dict):
         value = {} if value is None else value
     try:
-        return model.model_validate(value)
+        made = model.model_validate(value)
+        for name, given in value.items() if isinstance(value, dict) else ():
+            if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
+                where = line_of(lines, (*place, name))
+                raise ConfigError(f"{what}: '{name}': Input should be a valid number, not YAML's yes, no, true or false", path=path, line=where)
+        return made
     except ValidationError as invalid:
         errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
         error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
