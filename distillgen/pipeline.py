@@ -183,9 +183,8 @@ def _checked(
         except ConfigError as error:
             if error.path and str(error.path) != "template":
                 raise
-            raise ConfigError(
-                f"stage '{stage.name}': {error.message}", path=path, line=_line_of_quoted(error.message, top.stages[i], here, lines)
-            ) from error
+            line = lines.get((*here, "template")) if error.path else _line_of_quoted(error.message, top.stages[i], here, lines)
+            raise ConfigError(f"stage '{stage.name}': {error.message}", path=path, line=line) from error
         reached.append(given.fields)
     _labels_are_unique(stages, path, lines)
     shown = {label: _shown(raw, models[label]) for label, raw in top.models.items()}
@@ -251,9 +250,15 @@ def _stages(raw: Sequence[Mapping[str, Any]], lines: Lines, path: Path) -> Itera
         if not isinstance(options, dict) and options is not None:
             raise ConfigError(f"stage '{kind}' takes a mapping of options, not {options!r}", path=path, line=line)
         name = str((options or {}).get("name") or kind)
-        stage = validate(cls, {**(options or {}), "name": name}, what=f"stage '{kind}'", path=path, lines=lines, place=place)
+        try:
+            stage = validate(cls, {**(options or {}), "name": name}, what=f"stage '{kind}'", path=path, lines=lines, place=place)
+        except ConfigError as error:
+            if error.line != line_of(lines, place):
+                raise
+            raise ConfigError(error.message, path=path, line=_line_of_quoted(error.message, item, place, lines)) from error
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"stage name '{name}': a name is made of letters, digits, '-' and '_'", path=path, line=line)
+            where = line_of(lines, (*place, "name"))
+            raise ConfigError(f"stage name '{name}': a name is made of letters, digits, '-' and '_'", path=path, line=where)
         if name in names:
             raise ConfigError(f"the stage '{name}' stands twice; give one a name of its own: {kind}: {{name: …}}", path=path, line=line)
         names.add(name)
@@ -292,8 +297,9 @@ def _line_of_quoted(message: str, raw: Any, place: Place, lines: Lines) -> int |
     body = raw[place[-1]] if place[0] == "stages" else raw
     walk(body, place)
     for quoted in re.findall(r"'([^']+)'", message):
-        if found.get(quoted):
-            return found[quoted]
+        inside = [line for text, line in found.items() if quoted in text and line and len(quoted) > 2]
+        if found.get(quoted) or inside:
+            return found.get(quoted) or inside[0]
     return line_of(lines, place)
 
 

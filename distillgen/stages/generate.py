@@ -67,7 +67,7 @@ class Generate(Stage, Sampling):
         if self.model not in given.models:
             raise ConfigError(f"there is no model '{self.model}'{did_you_mean(self.model, given.models)}")
         prompt = self.load_prompt(given.project)
-        what = f"prompt '{self.prompt}'" if self.prompt else "the template"
+        what = f"prompt '{self.prompt}'" if self.prompt else "'template'"
         for name in sorted(self.params):
             if name not in prompt.inputs:
                 raise ConfigError(f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}")
