@@ -125,7 +125,9 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> tupl
             raise ConfigError("a template cannot include, import or extend files", path=path, line=node.lineno + first_line - 1)
         return _environment().from_string(source), meta.find_undeclared_variables(tree)
     except TemplateSyntaxError as error:
-        raise ConfigError(f"template: {error.message}", path=path, line=error.lineno + first_line - 1) from error
+        unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
+        hint = did_you_mean(unknown[2], _environment().filters if unknown[1] == "filter" else _environment().tests) if unknown else ""
+        raise ConfigError(f"template: {(error.message or '').rstrip('.')}{hint}", path=path, line=error.lineno + first_line - 1) from error
     except TemplateError as error:
         raise ConfigError(f"template: {error}", path=path, line=first_line) from error
 
