@@ -52,13 +52,12 @@ class OpenAISpec(Spec):
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the address is not one or the official endpoint has no key."""
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"base_url {self.base_url!r} is not an address like http://localhost:8000/v1")
+        if not _is_address(self.base_url):
+            raise ConfigError(f"'base_url' {self.base_url!r} is not an address like http://localhost:8000/v1")
         if self.base_url.rstrip("/") == OFFICIAL and not self.api_key:
             raise ConfigError("api.openai.com needs a key: api_key: ${OPENAI_API_KEY}")
         if self.api_key is not None and not self.api_key.strip():
-            raise ConfigError("api_key is empty")
+            raise ConfigError("'api_key' is empty; set the variable that it names, or leave it out where the endpoint needs none")
 
 
 class OpenAI(Teacher):
@@ -186,6 +185,14 @@ class OpenAI(Teacher):
         """Close the connections."""
         if self._client is not None:
             await self._client.close()
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above 65535, half an IPv6 address
+        return False
 
 
 def _cause(error: Exception) -> str:
