@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,8 @@ def load_module(path: Path, name: str) -> ModuleType:
     except SyntaxError as error:
         raise ConfigError(f"{error.msg}", path=path, line=error.lineno) from error
     except Exception as error:
-        raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path) from error
+        here = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=here[-1] if here else None) from error
     return module
 
 

@@ -98,7 +98,8 @@ class FilterStage(Stage):
             except ConfigError as error:
                 raise ConfigError(error.message, path=error.path or None, line=error.line or line_of(dict(lines or {}), place)) from error
             if not isinstance(made, Filter):
-                raise ConfigError(f"filters/{entry.filter}.py gives {type(made).__name__}, not a Filter")
+                file = project.find("filters", entry.filter, ".py")
+                raise ConfigError(f"'{entry.filter}' gives {type(made).__name__}, not a Filter: return Filter(measure=…, decide=…)", path=file)
             built.append((entry.label, made))
         return built
 
