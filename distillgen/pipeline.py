@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.marked import Lines, Place, line_of, read_yaml, validate
-from distillgen.project import Project, file_sha256, home
+from distillgen.project import Project, file_sha256, home, read_text
 from distillgen.record import Record, digest
 from distillgen.stages import Checking, Estimate, Stage, stage_class
 from distillgen.stages.source import Source
@@ -135,10 +135,7 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
         root = Path.cwd()
     else:
         path = find(str(pipeline))
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (UnicodeDecodeError, OSError) as error:
-            raise ConfigError(f"cannot be read as text: {error}", path=path) from error
+        text = read_text(path)
         data, lines = read_yaml(text, path)
         about, name = about_line(text), path.stem
         in_folder = path.resolve().parent.name == "pipelines"

@@ -72,6 +72,17 @@ class Project:
         return factory
 
 
+def read_text(path: Path) -> str:
+    """A pipeline's or prompt's text. Raises ConfigError with the line that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"not UTF-8 text ({error.reason}); save the file as UTF-8", path=path, line=line) from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", path=path) from error
+
+
 def _names(folder: Path, suffix: str) -> Iterator[str]:
     for path in folder.rglob(f"*{suffix}"):
         if not path.name.startswith(("_", ".")) and path.name != "README.md":

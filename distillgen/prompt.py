@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.forms import Form, Unparsable
 from distillgen.marked import Lines, read_yaml, validate
-from distillgen.project import Project
+from distillgen.project import Project, read_text
 from distillgen.record import dumps, loads
 
 _ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)
@@ -169,11 +169,7 @@ class Prompt:
     def load(cls, name: str, project: Project) -> Prompt:
         """The prompt `prompts/<name>.md`, the user's or the shipped."""
         path = project.find("prompts", name, ".md")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"not UTF-8 text: {error}", path=path) from error
-        return cls.parse(name, text, path, project)
+        return cls.parse(name, read_text(path), path, project)
 
     @classmethod
     def parse(cls, name: str, text: str, path: Path | str, project: Project, first_line: int = 1) -> Prompt:
