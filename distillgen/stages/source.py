@@ -210,7 +210,9 @@ def _jsonl(path: Path, shown: str) -> Iterator[Row]:
             except jsonlines.InvalidLineError as error:
                 if not error.line.strip():
                     continue
-                yield f"{shown}:{number}", f"not JSON: {error.__cause__ or error}"
+                wrong = error.__cause__ or error
+                reason = f"not UTF-8 text: {wrong.reason}" if isinstance(wrong, UnicodeDecodeError) else f"not JSON: {wrong}"
+                yield f"{shown}:{number}", reason
                 continue
             if isinstance(row, dict):
                 yield f"{shown}:{number}", row
@@ -220,7 +222,7 @@ def _jsonl(path: Path, shown: str) -> Iterator[Row]:
 
 def _csv(path: Path, shown: str) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 1 << 30))
-    with path.open(encoding="utf-8-sig", newline="", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as stream:
         reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         while True:
             try:
@@ -232,8 +234,18 @@ def _csv(path: Path, shown: str) -> Iterator[Row]:
                 continue
             if None in row or None in row.values():
                 yield f"{shown}:{reader.line_num}", f"the row has another number of cells than the heading's {len(reader.fieldnames or ())}"
+            elif not _is_utf8("".join((*row, *row.values()))):
+                yield f"{shown}:{reader.line_num}", "not UTF-8 text; save the file as UTF-8"
             else:
                 yield f"{shown}:{reader.line_num}", dict(row)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that were none are kept as surrogates
+        return False
+    return True
 
 
 def _parquet(path: Path, shown: str) -> Iterator[Row]:
