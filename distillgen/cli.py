@@ -343,7 +343,10 @@ def _sampling(given: Iterable[str], retry_failed: bool) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--retry-with takes option=value, not '{item}'")
-        values[name] = read_yaml(text, "--retry-with")[0]
+        try:
+            values[name] = read_yaml(text, "--retry-with")[0]
+        except ConfigError as error:
+            raise ConfigError(f"--retry-with {item}: {error.message}") from error
     if values and not retry_failed:
         raise ConfigError("--retry-with changes what --retry-failed asks; give both")
     return validate(Sampling, values, what="--retry-with", path="", lines={}).given()

@@ -324,7 +324,10 @@ def _override(data: dict[str, Any], sets: Sequence[str], path: Path) -> list[str
         parts = key.split(".")
         if not equals or not all(parts):
             raise ConfigError(f"--set takes name.option=value, not '{given}'")
-        value, _ = read_yaml(text, "--set") if text else ("", None)
+        try:
+            value = read_yaml(text, "--set")[0] if text else ""
+        except ConfigError as error:
+            raise ConfigError(f"--set {given}: {error.message}") from error
         if isinstance(value, str):
             trusted.append(value)
         target = _target(data, parts, given)
