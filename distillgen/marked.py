@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ Place = tuple[str | int, ...]
 Lines = dict[Place, int]
 Model = TypeVar("Model", bound=BaseModel)
 
+_VARIABLE = re.compile(r"\$\{(\w+)\}")  # its braces would end a plain value inside {a: ${B}}, so they are hidden from YAML
 _CORE = "tag:yaml.org,2002:"
 _PLAIN = {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
 MAX_NODES = 200_000  # far above any recipe; stops alias bombs
@@ -21,7 +23,7 @@ MAX_NODES = 200_000  # far above any recipe; stops alias bombs
 
 def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Lines]:
     """Plain data (no tags, no objects) and the line of every key and item. Raises ConfigError."""
-    loader = yaml.SafeLoader(text)
+    loader = yaml.SafeLoader(_VARIABLE.sub("$\ue000\\1\ue001", text))
     lines: Lines = {}
     count = 0
 
@@ -29,6 +31,8 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
         nonlocal count
         count += 1
         line = node.start_mark.line + first_line
+        if isinstance(node, yaml.ScalarNode):
+            node.value = re.sub("\\$\ue000(\\w+)\ue001", r"${\1}", node.value)
         lines.setdefault(place, line)
         if count > MAX_NODES or len(place) > 50:
             raise ConfigError("too many or too deeply nested values (aliases that multiply?)", path=path, line=line)
