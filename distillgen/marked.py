@@ -48,9 +48,9 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
                 key = plain(key_node, (*place, "\0key"))
                 where = key_node.start_mark.line + first_line
                 if not isinstance(key, (str, int, float, bool)):
-                    raise ConfigError("a key must be a plain word", path=path, line=where)
+                    raise ConfigError("a key must be a plain word; put a text with {{ … }} in quotes", path=path, line=where)
                 if key in mapping:
-                    raise ConfigError(f"'{key}' stands twice", path=path, line=where)
+                    raise ConfigError(f"'{key}' stands twice; keep one", path=path, line=where)
                 lines[(*place, str(key))] = where
                 mapping[key if isinstance(key, str) else str(key)] = plain(value_node, (*place, str(key)))
             return mapping
@@ -88,8 +88,12 @@ def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
         return "a tab stands where the line is indented; indent with spaces"
     if "mapping values are not allowed" in problem:
         return "a ':' stands inside a value; put the whole value in quotes"
+    if "cannot start any token" in problem or "undefined alias" in problem:
+        return f"{problem}; put the text in quotes"
+    if "another document" in problem:
+        return "a second document begins here ('---'); a file holds one"
     begun = error.context_mark.line + first_line if error.context and error.context_mark else 0
-    return f"{problem} ({error.context} that begins in line {begun}; is a quote or bracket left open?)" if begun else problem
+    return f"{problem} ({error.context} that begins in line {begun}; is its indentation even, is a quote or bracket left open?)" if begun else problem
 
 
 def _first(error: Exception) -> str:
