@@ -129,7 +129,7 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
         for name, given in value.items() if isinstance(value, dict) else ():
             if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
                 where = line_of(lines, (*place, name))
-                raise ConfigError(f"{what}: '{name}': Input should be a valid number, not YAML's yes, no, true or false", path=path, line=where)
+                raise ConfigError(f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", path=path, line=where)
         return made
     except ValidationError as invalid:
         errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
@@ -150,10 +150,12 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
         elif error["type"] in ("model_type", "model_attributes_type", "dict_type"):
             message = f"{what} takes a mapping of options{f' in {name!r}' if name else ''}, not {str(error['input'])[:80]!r}"
         else:
-            reason = error["msg"].removeprefix("Value error, ")
+            reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be").split(", unable to parse")[0]
+            if error["type"] == "too_short":
+                reason = "must not be empty"
+            elif error["type"] != "value_error":
+                reason += f", not {str(error['input'])[:80]!r}"
             message = f"{what}: {f'{name!r}: ' if name else ''}{reason}"
-            if error["type"] != "value_error":
-                message += f", not {str(error['input'])[:80]!r}"
         raise ConfigError(message, path=path, line=where) from invalid
 
 
