@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -211,7 +212,11 @@ def _jsonl(path: Path, shown: str) -> Iterator[Row]:
                 if not error.line.strip():
                     continue
                 wrong = error.__cause__ or error
-                reason = f"not UTF-8 text: {wrong.reason}" if isinstance(wrong, UnicodeDecodeError) else f"not JSON: {wrong}"
+                reason = f"not JSON: {wrong}"
+                if isinstance(wrong, json.JSONDecodeError):
+                    reason = f"not JSON: {wrong.msg} at character {wrong.pos + 1}"
+                elif isinstance(wrong, UnicodeDecodeError):
+                    reason = f"not UTF-8 text: {wrong.reason}; save the file as UTF-8"
                 yield f"{shown}:{number}", reason
                 continue
             if isinstance(row, dict):
