@@ -418,7 +418,7 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
         if spec.price is None:
             raise ConfigError(f"--max-cost-usd: model '{name}' has no price; add price: {{input: …, output: …}} (US dollars for a million tokens)")
         if stage.sampling(spec, stage.load_prompt(pipeline.project)).get("max_tokens") is None:  # type: ignore[attr-defined]
-            raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer's cost has no bound")
+            raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer's cost has no bound; set it in the prompt's sampling, the model or the stage")
 
 
 @contextlib.contextmanager
