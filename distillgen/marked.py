@@ -23,7 +23,11 @@ MAX_NODES = 200_000  # far above any recipe; stops alias bombs
 
 def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Lines]:
     """Plain data (no tags, no objects) and the line of every key and item. Raises ConfigError."""
-    loader = yaml.SafeLoader(_VARIABLE.sub("$\ue000\\1\ue001", text))
+    try:
+        loader = yaml.SafeLoader(_VARIABLE.sub("$\ue000\\1\ue001", text))
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + first_line
+        raise ConfigError(f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it", path=path, line=line) from error
     lines: Lines = {}
     count = 0
 
