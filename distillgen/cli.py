@@ -75,10 +75,13 @@ def init(folder: Path) -> None:
     """Make a project of your own in FOLDER, with a small pipeline that runs at once."""
     from distillgen.project import KINDS, home
 
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"'{folder}' is not empty; choose a new folder")
-    for kind in KINDS:
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+    try:
+        for kind in KINDS:
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to '{folder}': {error.strerror}; choose a new folder") from error
     for file in ("pipelines/hello.yaml", "prompts/hello.md", "filters/word_count.py", "data/hello.jsonl"):
         kind, _, name = file.partition("/")
         shutil.copyfile(home(kind) / name, folder / file)
@@ -170,7 +173,6 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 
     checked = load(pipeline, sets)
     directory = (out or Path("runs") / checked.name) / "preview"
-    directory.mkdir(parents=True, exist_ok=True)
     asyncio.run(execute(checked, directory, Options(limit=count, ledger=directory.parent / "ledger.sqlite3"), _watch(_console())))
     for i, stage in enumerate(checked.stages):
         _say(f"\n{stage.name}", bold=True)
