@@ -109,7 +109,10 @@ class Generate(Stage, Sampling):
             unknown = max(unknown, len(missing))
             fields = {**record.fields, **dict.fromkeys(missing, ""), **self.params}
             draw = prompt.draw("plan", record.fields)
-            messages = prompt.render(fields, draw)
+            try:
+                messages = prompt.render(fields, draw)
+            except Unrenderable:  # the run drops the row and says why; it asks nothing
+                continue
             sizes.append(sum(len(str(m["content"]).encode()) + 16 for m in messages))
         longest = max(sizes, default=0) + unknown * 4 * (most or 0)
         average = sum(sizes) / len(sizes) / 4 if sizes else 0
