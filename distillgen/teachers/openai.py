@@ -47,8 +47,9 @@ class OpenAISpec(Spec):
     transport: Literal["http", "openai"] = Field("http", description="openai goes through the openai package")
 
     def secrets(self) -> list[str]:
-        """The key and the headers' values; short ones are words, not secrets."""
-        return [s for s in (self.api_key, *self.headers.values()) if s and len(s) > 6]
+        """The key, the headers' values, their words (`Bearer …`) and the address's password; short ones are no secrets."""
+        words = [word for value in self.headers.values() for word in (value, *value.split())]
+        return [s for s in (self.api_key, *words, urlsplit(self.base_url).password) if s and len(s) > 6]
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the address is not one or the official endpoint has no key."""
@@ -168,6 +169,7 @@ class OpenAI(Teacher):
     def _refuse(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
         """Classify a status that is not 200. Always raises."""
         message, code = _error_text(content)
+        message = self.redact(message)[:300]
         text = f"HTTP {status}{f': {message}' if message else ''}"
         if status in (401, 403):
             raise self._down(f"{text}. The endpoint {self.identity} does not accept the key: check api_key")
@@ -209,7 +211,7 @@ def _json(content: bytes) -> Any:
     try:
         return loads(content)
     except (ValueError, RecursionError) as error:
-        raise Retryable(f"the answer is not JSON: {content[:80]!r}") from error
+        raise Retryable(f"the answer is not JSON: {content.decode('utf-8', 'replace')}") from error
 
 
 def _completions(payload: Any) -> list[Completion]:
@@ -234,8 +236,8 @@ def _completions(payload: Any) -> list[Completion]:
         if made:
             return [Completion(**fields) for fields in made]
     except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
-        raise Retryable(f"the answer is not a completion: {str(payload)[:120]}") from error
-    raise Retryable(f"the answer has no choices: {str(payload)[:120]}")
+        raise Retryable(f"the answer is not a completion: {payload}") from error
+    raise Retryable(f"the answer has no choices: {payload}")
 
 
 def _completion(choice: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -275,10 +277,10 @@ def _error_text(content: bytes) -> tuple[str, str]:
     try:
         error = loads(content)["error"]
         if isinstance(error, str):
-            return error[:300], ""
-        return str(error.get("message") or "")[:300], str(error.get("code") or "")
+            return error, ""
+        return str(error.get("message") or ""), str(error.get("code") or "")
     except (ValueError, TypeError, KeyError, AttributeError):
-        return content[:120].decode("utf-8", "replace"), ""
+        return content.decode("utf-8", "replace"), ""
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
