@@ -202,6 +202,8 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
     except ConfigError as error:
         raise ConfigError(f"{what}: {error.message}", path=path, line=line_of(lines, (*place, "provider"))) from error
 
+    hidden = {str(s): "(withheld)" for s in _texts([raw.get("api_key"), raw.get("headers"), _password(raw.get("base_url"))])}
+
     def filled(value: Any, where: Place) -> Any:
         if isinstance(value, dict):
             return {k: filled(v, (*where, k)) for k, v in value.items()}
@@ -216,17 +218,35 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
                         f"{what}: the environment variable {variable} is not set: export {variable}=…", path=path, line=line_of(lines, where)
                     )
                 missing.append(variable)
+            elif os.environ[variable]:
+                hidden[os.environ[variable]] = f"${{{variable}}}"
         return _ENV.sub(lambda m: os.environ.get(m.group(1), m.group(0)), value)
 
-    spec = validate(cls.spec_type, filled(dict(raw), place), what=what, path=path, lines=lines, place=place)
+    options = filled(dict(raw), place)
     try:
+        spec = validate(cls.spec_type, options, what=what, path=path, lines=lines, place=place)
         spec.check(project.root)
     except ConfigError as error:
-        if error.path:
-            raise
-        line = _line_of_quoted(error.message, raw, place, lines)
-        raise ConfigError(f"{what}: {error.message}", path=path, line=line) from error
+        message, line = error.message, error.line
+        if not error.path:
+            message, line = f"{what}: {message}", _line_of_quoted(message, raw, place, lines)
+        for value, shown in sorted(hidden.items(), key=lambda item: -len(item[0])):
+            message = message.replace(value, shown) if len(value) > 6 else message
+        raise ConfigError(message, path=error.path or path, line=line) from error
     return spec
+
+
+def _texts(value: Any) -> Iterator[Any]:
+    """Every word of every text in a value."""
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(inner)
+    if isinstance(value, (str, int)):
+        yield from (str(value), *str(value).split())
+
+
+def _password(url: Any) -> str | None:
+    found = re.search(r"//[^/@]*:([^/@]*)@", str(url))
+    return found[1] if found else None
 
 
 def _stages(raw: Sequence[Mapping[str, Any]], lines: Lines, path: Path) -> Iterator[Stage]:
