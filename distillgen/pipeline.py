@@ -148,7 +148,7 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
         return _checked(data, lines, path, name, about, Project(root, frozenset(trusted)), need_env)
     except ConfigError as error:
         if sets and error.path == path:
-            raise ConfigError(f"{error.message} (with --set {' --set '.join(sets)})", path=path, line=error.line) from error
+            raise ConfigError(f"{error.message} (with --set {' --set '.join(map(_typed, sets))})", path=path, line=error.line) from error
         raise
 
 
@@ -347,17 +347,23 @@ def _override(data: dict[str, Any], sets: Sequence[str], path: Path) -> list[str
         try:
             value = read_yaml(text, "--set")[0] if text else ""
         except ConfigError as error:
-            raise ConfigError(f"--set {given}: {error.message}") from error
+            raise ConfigError(f"--set {_typed(given)}: {error.message}") from error
         if isinstance(value, str):
             trusted.append(value)
         target = _target(data, parts, given)
         for part in parts[1:-1] if target is not data else parts[:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"--set {given}: '{part}' is not a mapping")
+                raise ConfigError(f"--set {_typed(given)}: '{part}' is not a mapping")
         target[parts[-1]] = value
         _refuse_shadowed(data, parts, given)
     return trusted
+
+
+def _typed(given: str) -> str:
+    """A `--set` as it may be shown: without a key or a header's value."""
+    name = given.partition("=")[0]
+    return f"{name}=…" if {"api_key", "headers"} & set(name.split(".")) else given
 
 
 def _target(data: dict[str, Any], parts: list[str], given: str) -> dict[str, Any]:
@@ -384,7 +390,7 @@ def _target(data: dict[str, Any], parts: list[str], given: str) -> dict[str, Any
         return models[parts[0]]  # type: ignore[no-any-return]
     if parts[0] in stages:
         return stages[parts[0]]
-    raise ConfigError(f"--set {given}: there is no model or stage '{parts[0]}'{did_you_mean(parts[0], [*models, *stages])}")
+    raise ConfigError(f"--set {_typed(given)}: there is no model or stage '{parts[0]}'{did_you_mean(parts[0], [*models, *stages])}")
 
 
 def _refuse_shadowed(data: Mapping[str, Any], parts: Sequence[str], given: str) -> None:
