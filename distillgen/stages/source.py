@@ -145,6 +145,9 @@ class Source(Stage):
         for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             place = f"{shown}/{name}" if path.is_dir() else shown
+            if not file.resolve().is_relative_to(path.resolve()):
+                yield place, "the link leads out of the folder; copy the file there"
+                continue
             try:
                 text = file.read_text(encoding="utf-8").removeprefix("\ufeff")
             except UnicodeDecodeError as error:
