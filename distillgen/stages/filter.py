@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,6 +78,8 @@ class FilterStage(Stage):
             if "\0" in options:
                 raise ValueError(f"the options of filter '{name}' are a mapping, not {options[chr(0)]!r}")
             label = options.pop("name", name)
+            if label != name and not re.fullmatch(r"[A-Za-z][\w-]*", str(label)):
+                raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
             if label in [entry.label for entry in entries]:
                 raise ValueError(f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}")
             entries.append(Entry(filter=name, label=str(label), options=options))
