@@ -306,7 +306,7 @@ def _say(text: str, *, error: bool = False, bold: bool = False) -> None:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))  # ASCII: JSON escapes whatever a terminal would obey
+    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))  # ASCII: JSON escapes whatever else a terminal would obey
 
 
 def _watch(console: Console) -> Callable[[Any], Any]:
