@@ -130,6 +130,7 @@ async def in_order(
         future = asyncio.ensure_future(result)
         waiting.add(future)
         future.add_done_callback(waiting.discard)
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # noted, also where nobody awaits it any more
         return future
 
     async def feed() -> None:
