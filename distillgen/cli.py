@@ -72,7 +72,7 @@ def init(folder: Path) -> None:
     """Make a project of your own in FOLDER, with a small pipeline that runs at once."""
     from distillgen.project import KINDS, home
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"'{folder}' is not empty; choose a new folder")
     try:
         for kind in KINDS:
@@ -82,7 +82,7 @@ def init(folder: Path) -> None:
             shutil.copyfile(home(kind) / name, folder / file)
         (folder / ".gitignore").write_text("runs/\n")
     except OSError as error:
-        raise ConfigError(f"cannot write to '{folder}': {error.strerror}; choose another folder") from error
+        raise ConfigError(f"cannot write to '{folder}': {error.strerror}; choose a new folder") from error
     click.echo(f"{folder} is ready. Now:\n  cd {folder}\n  distillgen run hello")
     click.echo("then edit pipelines/hello.yaml; its comments say how to use a real teacher.")
 
@@ -312,7 +312,10 @@ def _sampling(given: Iterable[str], retry_failed: bool) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--retry-with takes option=value, not '{item}'")
-        values[name] = read_yaml(text, f"--retry-with {item}")[0]
+        try:
+            values[name] = read_yaml(text, "--retry-with")[0]
+        except ConfigError as error:
+            raise ConfigError(f"--retry-with {item}: {error.message}") from error
     if values and not retry_failed:
         raise ConfigError("--retry-with changes what --retry-failed asks; give both")
     return validate(Sampling, values, what="--retry-with", path="", lines={}).given()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,8 +19,15 @@ class ConfigError(DistillgenError):
 
     def __init__(self, message: str, *, path: Path | str | None = None, line: int | None = None) -> None:
         self.message, self.path, self.line = message, path, line
-        place = f"{path}:{line}: " if path and line else f"{path}: " if path else ""
+        place = f"{place_of(path, line)}: " if path else ""
         super().__init__(place + message)
+
+
+def place_of(path: Path | str, line: int | None = None) -> str:
+    """`file:line`, the file relative to the working directory where it lies inside."""
+    with contextlib.suppress(ValueError):
+        path = Path(path).relative_to(Path.cwd())
+    return f"{path}:{line}" if line else str(path)
 
 
 class LedgerError(DistillgenError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +15,19 @@ Place = tuple[str | int, ...]
 Lines = dict[Place, int]
 Model = TypeVar("Model", bound=BaseModel)
 
+_VARIABLE = re.compile(r"\$\{(\w+)\}")  # its braces would end a plain value inside {a: ${B}}, so they are hidden from YAML
+_CORE = "tag:yaml.org,2002:"
+_PLAIN = {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
 MAX_NODES = 200_000  # far above any recipe; stops alias bombs
 
 
 def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Lines]:
     """Plain data (no tags, no objects) and the line of every key and item. Raises ConfigError."""
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(_VARIABLE.sub("$\ue000\\1\ue001", text))
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + first_line
+        raise ConfigError(f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it", path=path, line=line) from error
     lines: Lines = {}
     count = 0
 
@@ -27,9 +35,14 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
         nonlocal count
         count += 1
         line = node.start_mark.line + first_line
+        if isinstance(node, yaml.ScalarNode):
+            node.value = re.sub("\\$\ue000(\\w+)\ue001", r"${\1}", node.value)
         lines.setdefault(place, line)
         if count > MAX_NODES or len(place) > 50:
             raise ConfigError("too many or too deeply nested values (aliases that multiply?)", path=path, line=line)
+        if node.tag not in _PLAIN:
+            tag = node.tag.replace(_CORE, "!!")
+            raise ConfigError(f"the tag '{tag}' is not allowed; only plain values are: remove it", path=path, line=line)
         if isinstance(node, yaml.SequenceNode):
             return [plain(item, (*place, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -39,19 +52,21 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
                 key = plain(key_node, (*place, "\0key"))
                 where = key_node.start_mark.line + first_line
                 if not isinstance(key, (str, int, float, bool)):
-                    raise ConfigError("a key must be a plain word", path=path, line=where)
+                    raise ConfigError("a key must be a plain word; put a text with {{ … }} in quotes", path=path, line=where)
                 if key in mapping:
-                    raise ConfigError(f"'{key}' stands twice", path=path, line=where)
+                    raise ConfigError(f"'{key}' stands twice; keep one", path=path, line=where)
                 lines[(*place, str(key))] = where
                 mapping[key if isinstance(key, str) else str(key)] = plain(value_node, (*place, str(key)))
             return mapping
+        if node.tag in (_CORE + "timestamp", _CORE + "value"):  # a date or a lone '=' is text here
+            return str(node.value)
         try:
             value = loader.construct_object(node)  # type: ignore[no-untyped-call]
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, LookupError) as error:
             raise ConfigError(f"'{node.value}' is not a plain value: {_first(error)}", path=path, line=line) from error
         if isinstance(value, str) and node.style is None and _is_float(value):
             return float(value)  # YAML 1.1 reads 1e-5 as text
-        return value if isinstance(value, (str, int, float, bool)) or value is None else str(node.value)
+        return value
 
     try:
         node = loader.get_single_node()
@@ -61,13 +76,28 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = (mark.line if mark else 0) + first_line
-        raise ConfigError(f"not valid YAML: {error.problem or error.context}", path=path, line=line) from error
+        raise ConfigError(f"not valid YAML: {_explained(error, first_line)}", path=path, line=line) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {_first(error)}", path=path) from error
     except RecursionError as error:
         raise ConfigError("too deeply nested", path=path) from error
     finally:
         loader.dispose()  # type: ignore[no-untyped-call]
+
+
+def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
+    """What PyYAML found, and what it is most often a sign of."""
+    problem = str(error.problem or error.context)
+    if "'\\t'" in problem:
+        return "a tab stands where the line is indented; indent with spaces"
+    if "mapping values are not allowed" in problem:
+        return "a ':' stands inside a value; put the whole value in quotes"
+    if "cannot start any token" in problem or "undefined alias" in problem:
+        return f"{problem}; put the text in quotes"
+    if "another document" in problem:
+        return "a second document begins here ('---'); a file holds one"
+    begun = error.context_mark.line + first_line if error.context and error.context_mark else 0
+    return f"{problem} ({error.context} that begins in line {begun}; is its indentation even, is a quote or bracket left open?)" if begun else problem
 
 
 def _first(error: Exception) -> str:
@@ -99,9 +129,15 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
     if not isinstance(value, dict):
         value = {} if value is None else value
     try:
-        return model.model_validate(value)
+        made = model.model_validate(value)
+        for name, given in value.items() if isinstance(value, dict) else ():
+            if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
+                where = line_of(lines, (*place, name))
+                raise ConfigError(f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", path=path, line=where)
+        return made
     except ValidationError as invalid:
-        error = invalid.errors()[0]
+        errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
+        error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         spot = tuple(part for part in error["loc"])
         name = ".".join(str(part) for part in spot)
         where = line_of(lines, (*place, *spot))
@@ -115,13 +151,15 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
             message = f"{what} needs '{name}'"
             description = known[str(spot[0])].description if len(spot) == 1 and str(spot[0]) in known else None
             message += f": {description}" if description else ""
-        elif error["type"] in ("model_type", "model_attributes_type"):
-            message = f"{what} takes a mapping of options{f' in {name!r}' if name else ''}, not {error['input']!r}"
+        elif error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            message = f"{what} takes a mapping of options{f' in {name!r}' if name else ''}, not {str(error['input'])[:80]!r}"
         else:
-            reason = error["msg"].removeprefix("Value error, ")
+            reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be").split(", unable to parse")[0]
+            if error["type"] == "too_short":
+                reason = "must not be empty"
+            elif error["type"] != "value_error":
+                reason += f", not {str(error['input'])[:80]!r}"
             message = f"{what}: {f'{name!r}: ' if name else ''}{reason}"
-            if error["type"] != "value_error":
-                message += f", not {str(error['input'])[:80]!r}"
         raise ConfigError(message, path=path, line=where) from invalid
 
 

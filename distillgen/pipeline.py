@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.marked import Lines, Place, line_of, read_yaml, validate
-from distillgen.project import Project, file_sha256, home
+from distillgen.project import Project, file_sha256, home, read_text
 from distillgen.record import Record, digest
 from distillgen.stages import Checking, Estimate, Stage, stage_class
 from distillgen.stages.source import Source
@@ -136,10 +136,7 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
         root = Path.cwd()
     else:
         path = find(str(pipeline))
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (UnicodeDecodeError, OSError) as error:
-            raise ConfigError(f"cannot be read as text: {error}", path=path) from error
+        text = read_text(path)
         data, lines = read_yaml(text, path)
         about, name = about_line(text), path.stem
         in_folder = path.resolve().parent.name == "pipelines"
@@ -152,7 +149,7 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
         return _checked(data, lines, path, name, about, Project(root, frozenset(trusted)), need_env)
     except ConfigError as error:
         if sets and error.path == path:
-            raise ConfigError(f"{error.message} (with --set {' --set '.join(sets)})", path=path, line=error.line) from error
+            raise ConfigError(f"{error.message} (with --set {' --set '.join(map(_typed, sets))})", path=path, line=error.line) from error
         raise
 
 
@@ -184,7 +181,7 @@ def _checked(
         except ConfigError as error:
             if error.path and str(error.path) != "template":
                 raise
-            line = _line_of_quoted(error.message, top.stages[i], here, lines)
+            line = lines.get((*here, "template")) if error.path else _line_of_quoted(error.message, top.stages[i], here, lines)
             raise ConfigError(f"stage '{stage.name}': {error.message}", path=path, line=line) from error
         reached.append(given.fields)
     _labels_are_unique(stages, path, lines)
@@ -206,6 +203,8 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
     except ConfigError as error:
         raise ConfigError(f"{what}: {error.message}", path=path, line=line_of(lines, (*place, "provider"))) from error
 
+    hidden = {str(s): "(withheld)" for s in _texts([raw.get("api_key"), raw.get("headers"), _password(raw.get("base_url"))])}
+
     def filled(value: Any, where: Place) -> Any:
         if isinstance(value, dict):
             return {k: filled(v, (*where, k)) for k, v in value.items()}
@@ -219,17 +218,35 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
                     message = f"{what}: the environment variable {variable} is not set: export {variable}=…"
                     raise ConfigError(message, path=path, line=line_of(lines, where))
                 missing.append(variable)
+            elif os.environ[variable]:
+                hidden[os.environ[variable]] = f"${{{variable}}}"
         return _ENV.sub(lambda m: os.environ.get(m.group(1), m.group(0)), value)
 
-    spec = validate(cls.spec_type, filled(dict(raw), place), what=what, path=path, lines=lines, place=place)
+    options = filled(dict(raw), place)
     try:
+        spec = validate(cls.spec_type, options, what=what, path=path, lines=lines, place=place)
         spec.check(project.root)
     except ConfigError as error:
-        if error.path:
-            raise
-        line = _line_of_quoted(error.message, raw, place, lines)
-        raise ConfigError(f"{what}: {error.message}", path=path, line=line) from error
+        message, line = error.message, error.line
+        if not error.path:
+            message, line = f"{what}: {message}", _line_of_quoted(message, raw, place, lines)
+        for value, shown in sorted(hidden.items(), key=lambda item: -len(item[0])):
+            message = message.replace(value, shown) if len(value) > 6 else message
+        raise ConfigError(message, path=error.path or path, line=line) from error
     return spec
+
+
+def _texts(value: Any) -> Iterator[Any]:
+    """Every word of every text in a value."""
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(inner)
+    if isinstance(value, (str, int)):
+        yield from (str(value), *str(value).split())
+
+
+def _password(url: Any) -> str | None:
+    found = re.search(r"//[^/@]*:([^/@]*)@", str(url))
+    return found[1] if found else None
 
 
 def _stages(raw: Sequence[Mapping[str, Any]], lines: Lines, path: Path) -> Iterator[Stage]:
@@ -250,9 +267,15 @@ def _stages(raw: Sequence[Mapping[str, Any]], lines: Lines, path: Path) -> Itera
         if not isinstance(options, dict) and options is not None:
             raise ConfigError(f"stage '{kind}' takes a mapping of options, not {options!r}", path=path, line=line)
         name = str((options or {}).get("name") or kind)
-        stage = validate(cls, {**(options or {}), "name": name}, what=f"stage '{kind}'", path=path, lines=lines, place=place)
+        try:
+            stage = validate(cls, {**(options or {}), "name": name}, what=f"stage '{kind}'", path=path, lines=lines, place=place)
+        except ConfigError as error:
+            if error.line != line_of(lines, place):
+                raise
+            raise ConfigError(error.message, path=path, line=_line_of_quoted(error.message, item, place, lines)) from error
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"stage name '{name}': a name is made of letters, digits, '-' and '_'", path=path, line=line)
+            where = line_of(lines, (*place, "name"))
+            raise ConfigError(f"stage name '{name}': a name is made of letters, digits, '-' and '_'", path=path, line=where)
         if name in names:
             raise ConfigError(f"stage '{name}' stands twice; name one of them: {kind}: {{name: …}}", path=path, line=line)
         names.add(name)
@@ -291,8 +314,9 @@ def _line_of_quoted(message: str, raw: Any, place: Place, lines: Lines) -> int |
     body = raw[place[-1]] if place[0] == "stages" else raw
     walk(body, place)
     for quoted in re.findall(r"'([^']+)'", message):
-        if found.get(quoted):
-            return found[quoted]
+        inside = [line for text, line in found.items() if quoted in text and line and len(quoted) > 2]
+        if found.get(quoted) or inside:
+            return found.get(quoted) or inside[0]
     return line_of(lines, place)
 
 
@@ -320,17 +344,26 @@ def _override(data: dict[str, Any], sets: Sequence[str], path: Path) -> list[str
         parts = key.split(".")
         if not equals or not all(parts):
             raise ConfigError(f"--set takes name.option=value, not '{given}'")
-        value, _ = read_yaml(text, "--set") if text else ("", None)
+        try:
+            value = read_yaml(text, "--set")[0] if text else ""
+        except ConfigError as error:
+            raise ConfigError(f"--set {_typed(given)}: {error.message}") from error
         if isinstance(value, str):
             trusted.append(value)
         target = _target(data, parts, given)
         for part in parts[1:-1] if target is not data else parts[:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"--set {given}: '{part}' is not a mapping")
+                raise ConfigError(f"--set {_typed(given)}: '{part}' is not a mapping")
         target[parts[-1]] = value
         _refuse_shadowed(data, parts, given)
     return trusted
+
+
+def _typed(given: str) -> str:
+    """A `--set` as it may be shown: without a key or a header's value."""
+    name = given.partition("=")[0]
+    return f"{name}=…" if {"api_key", "headers"} & set(name.split(".")) else given
 
 
 def _target(data: dict[str, Any], parts: list[str], given: str) -> dict[str, Any]:
@@ -357,7 +390,7 @@ def _target(data: dict[str, Any], parts: list[str], given: str) -> dict[str, Any
         return models[parts[0]]  # type: ignore[no-any-return]
     if parts[0] in stages:
         return stages[parts[0]]
-    raise ConfigError(f"--set {given}: there is no model or stage '{parts[0]}'{did_you_mean(parts[0], [*models, *stages])}")
+    raise ConfigError(f"--set {_typed(given)}: there is no model or stage '{parts[0]}'{did_you_mean(parts[0], [*models, *stages])}")
 
 
 def _refuse_shadowed(data: Mapping[str, Any], parts: Sequence[str], given: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,17 @@ class Project:
         return factory
 
 
+def read_text(path: Path) -> str:
+    """A pipeline's or prompt's text. Raises ConfigError with the line that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"not UTF-8 text ({error.reason}); save the file as UTF-8", path=path, line=line) from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", path=path) from error
+
+
 def _names(folder: Path, suffix: str) -> Iterator[str]:
     for path in folder.rglob(f"*{suffix}"):
         if not path.name.startswith(("_", ".")) and path.name != "README.md":
@@ -88,7 +100,8 @@ def load_module(path: Path, name: str) -> ModuleType:
     except SyntaxError as error:
         raise ConfigError(f"{error.msg}", path=path, line=error.lineno) from error
     except Exception as error:
-        raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path) from error
+        here = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=here[-1] if here else None) from error
     return module
 
 

@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonlines
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.forms import Form, Unparsable
 from distillgen.marked import Lines, read_yaml, validate
-from distillgen.project import Project
+from distillgen.project import Project, read_text
 from distillgen.record import dumps, loads
 
 _ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)
@@ -117,23 +117,20 @@ def _environment() -> _Environment:
     return _Environment(undefined=StrictUndefined, keep_trailing_newline=False)
 
 
-def compile_template(source: str, path: Path | str, first_line: int = 1) -> tuple[Template, set[str]]:
-    """A sandboxed template without a loader (it can read no file), and the variables that it uses."""
+def compile_template(source: str, path: Path | str, first_line: int = 1) -> tuple[Template, dict[str, int]]:
+    """A sandboxed template without a loader (it can read no file), and the variables that it uses, each with its line."""
     try:
         tree = _environment().parse(source)
-        for node in tree.find_all(_file_nodes()):
+        for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
             raise ConfigError("a template cannot include, import or extend files", path=path, line=node.lineno + first_line - 1)
-        return _environment().from_string(source), meta.find_undeclared_variables(tree)
+        lines = {node.name: node.lineno + first_line - 1 for node in [*tree.find_all(nodes.Name)][::-1]}
+        return _environment().from_string(source), {name: lines[name] for name in meta.find_undeclared_variables(tree)}
     except TemplateSyntaxError as error:
-        raise ConfigError(f"template: {error.message}", path=path, line=error.lineno + first_line - 1) from error
+        unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
+        hint = did_you_mean(unknown[2], _environment().filters if unknown[1] == "filter" else _environment().tests) if unknown else ""
+        raise ConfigError(f"template: {(error.message or '').rstrip('.')}{hint}", path=path, line=error.lineno + first_line - 1) from error
     except TemplateError as error:
         raise ConfigError(f"template: {error}", path=path, line=first_line) from error
-
-
-def _file_nodes() -> Any:
-    from jinja2 import nodes
-
-    return (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,8 @@ class Prompt:
     front: Front
     form: Form
     turns: tuple[tuple[str, Template], ...]
-    inputs: frozenset[str]
+    inputs: Mapping[str, int]
+    """The fields that it needs, each with the line that uses it first."""
     examples: tuple[Mapping[str, Any], ...]
     lays_out_examples: bool
 
@@ -167,11 +165,7 @@ class Prompt:
     def load(cls, name: str, project: Project) -> Prompt:
         """The prompt `prompts/<name>.md`, the user's or the shipped."""
         path = project.find("prompts", name, ".md")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"not UTF-8 text: {error}", path=path) from error
-        return cls.parse(name, text, path, project)
+        return cls.parse(name, read_text(path), path, project)
 
     @classmethod
     def parse(cls, name: str, text: str, path: Path | str, project: Project, first_line: int = 1) -> Prompt:
@@ -191,8 +185,8 @@ class Prompt:
         turns, used = _turns(body, path, body_line)
         examples = _examples(front.few_shot, project, path, lines)
         lays_out = "examples" in used
-        inputs = used - set(front.vary) - {"examples"}
-        _check(front, form, used, inputs, examples, lays_out, path, lines)
+        inputs = {field: line for field, line in used.items() if field not in front.vary and field != "examples"}
+        _check(front, form, set(used), set(inputs), examples, lays_out, path, lines)
         return cls(
             name=name,
             path=path,
@@ -200,7 +194,7 @@ class Prompt:
             front=front,
             form=form,
             turns=turns,
-            inputs=frozenset(inputs),
+            inputs=inputs,
             examples=examples,
             lays_out_examples=lays_out,
         )
@@ -255,7 +249,7 @@ def dumps_readable(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _turns(body: str, path: Path | str, first_line: int) -> tuple[tuple[tuple[str, Template], ...], set[str]]:
+def _turns(body: str, path: Path | str, first_line: int) -> tuple[tuple[tuple[str, Template], ...], dict[str, int]]:
     pieces = _ROLE.split(body)
     before, marked = pieces[0], list(zip(pieces[1::2], pieces[2::2], strict=True))
     if not marked:
@@ -264,13 +258,13 @@ def _turns(body: str, path: Path | str, first_line: int) -> tuple[tuple[tuple[st
         raise ConfigError("text stands before the first @system, @user or @assistant line", path=path, line=first_line)
     line = first_line + before.count("\n")
     turns: list[tuple[str, Template]] = []
-    used: set[str] = set()
+    used: dict[str, int] = {}
     for role, source in marked:
         if role not in ROLES:
             raise ConfigError(f"there is no role '@{role}'{did_you_mean(role, ROLES)}", path=path, line=line)
         template, names = compile_template(source, path, line)
         turns.append((role, template))
-        used |= names
+        used = names | used
         line += source.count("\n")
     if not any(role == "user" for role, _ in turns):
         raise ConfigError("a prompt needs a @user turn", path=path, line=first_line)

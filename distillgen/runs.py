@@ -411,7 +411,8 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
             remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
             raise ConfigError(f"--max-cost-usd: model '{stage.model}' has no price; {remedy}")
         if stage.sampling(spec, stage.load_prompt(pipeline.project)).get("max_tokens") is None:
-            raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer's cost has no bound")
+            remedy = "set it in the prompt's sampling, the model or the stage"
+            raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer has no bound; {remedy}")
 
 
 @contextlib.contextmanager

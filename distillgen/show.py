@@ -27,7 +27,7 @@ def say(text: str, *, error: bool = False, bold: bool = False) -> None:
 
 def as_json(value: Any) -> None:
     """Print JSON, in ASCII, so that whatever a terminal would obey is escaped."""
-    click.echo(json.dumps(value, indent=2))
+    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
 
 
 def records(found: Iterable[Record], count: int) -> None:

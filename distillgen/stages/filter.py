@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,6 +79,8 @@ class FilterStage(Stage):
             if "\0" in options:
                 raise ValueError(f"the options of filter '{name}' are a mapping, not {options[chr(0)]!r}")
             label = options.pop("name", name)
+            if label != name and not re.fullmatch(r"[A-Za-z][\w-]*", str(label)):
+                raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
             if label in [entry.label for entry in entries]:
                 raise ValueError(f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}")
             entries.append(Entry(filter=name, label=str(label), options=options))
@@ -99,7 +102,8 @@ class FilterStage(Stage):
             except ConfigError as error:
                 raise ConfigError(error.message, path=error.path or None, line=error.line or line_of(dict(lines or {}), place)) from error
             if not isinstance(made, Filter):
-                raise ConfigError(f"filters/{entry.filter}.py gives {type(made).__name__}, not a Filter")
+                file = project.find("filters", entry.filter, ".py")
+                raise ConfigError(f"'{entry.filter}' gives {type(made).__name__}, not a Filter: return Filter(measure=…, decide=…)", path=file)
             built.append((entry.label, made))
         return built
 

@@ -38,8 +38,12 @@ class Format(Stage):
     def check(self, given: Checking) -> frozenset[str]:
         """Every field that a template or `keep` names is there."""
         for name, text in self.templates():
-            for used in sorted(compile_template(text, "template")[1]):
-                given.need(used, f"the template of '{name}'")
+            try:
+                used = compile_template(text, "template")[1]
+            except ConfigError as error:
+                raise ConfigError(f"the template of '{name}': {error.message.removeprefix('template: ')}") from error
+            for field in sorted(used):
+                given.need(field, f"the template of '{name}'")
         for name in self.keep or ():
             given.need(name, "'keep'")
         made = set(self.fields) | ({"messages"} if self.messages else set())

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from distillgen.errors import ConfigError, did_you_mean
+from distillgen.errors import ConfigError, did_you_mean, place_of
 from distillgen.forms import NAMED, Unparsable
 from distillgen.project import Project
 from distillgen.prompt import Draw, Prompt, Sampling, Unrenderable
@@ -67,12 +67,12 @@ class Generate(Stage, Sampling):
         if self.model not in given.models:
             raise ConfigError(f"there is no model '{self.model}'{did_you_mean(self.model, given.models)}")
         prompt = self.load_prompt(given.project)
-        what = f"prompt '{self.prompt}'" if self.prompt else "the template"
+        what = f"prompt '{self.prompt}'" if self.prompt else "'template'"
         for name in sorted(self.params):
             if name not in prompt.inputs:
                 raise ConfigError(f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}")
-        for name in sorted(prompt.inputs - set(self.params)):
-            given.need(name, what)
+        for name in sorted(set(prompt.inputs) - set(self.params)):
+            given.need(name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what)
         if self.output and prompt.form.kind in NAMED:
             raise ConfigError(f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields")
         able = given.capabilities[self.model]
@@ -107,11 +107,14 @@ class Generate(Stage, Sampling):
         rows = None if requests is None else requests * self.n * (self.max_items if prompt.form.many else 1)
         sizes, unknown = [], 0
         for record in samples:
-            missing = prompt.inputs - set(record.fields) - set(self.params)
+            missing = set(prompt.inputs) - set(record.fields) - set(self.params)
             unknown = max(unknown, len(missing))
             fields = {**record.fields, **dict.fromkeys(missing, ""), **self.params}
             draw = prompt.draw("plan", record.fields)
-            messages = prompt.render(fields, draw)
+            try:
+                messages = prompt.render(fields, draw)
+            except Unrenderable:  # the run drops the row and says why; it asks nothing
+                continue
             sizes.append(sum(len(str(m["content"]).encode()) + 16 for m in messages))
         longest = max(sizes, default=0) + unknown * 4 * (most or 0)
         average = sum(sizes) / len(sizes) / 4 if sizes else 0

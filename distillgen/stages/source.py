@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -144,6 +145,9 @@ class Source(Stage):
         for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             place = f"{shown}/{name}" if path.is_dir() else shown
+            if not file.resolve().is_relative_to(path.resolve()):
+                yield place, "the link leads out of the folder; copy the file there"
+                continue
             try:
                 text = file.read_text(encoding="utf-8").removeprefix("\ufeff")
             except UnicodeDecodeError as error:
@@ -210,7 +214,13 @@ def _jsonl(path: Path, shown: str) -> Iterator[Row]:
             except jsonlines.InvalidLineError as error:
                 if not error.line.strip():
                     continue
-                yield f"{shown}:{number}", f"not JSON: {error.__cause__ or error}"
+                wrong = error.__cause__ or error
+                reason = f"not JSON: {wrong}"
+                if isinstance(wrong, json.JSONDecodeError):
+                    reason = f"not JSON: {wrong.msg} at character {wrong.pos + 1}"
+                elif isinstance(wrong, UnicodeDecodeError):
+                    reason = f"not UTF-8 text: {wrong.reason}; save the file as UTF-8"
+                yield f"{shown}:{number}", reason
                 continue
             if isinstance(row, dict):
                 yield f"{shown}:{number}", row
@@ -220,7 +230,7 @@ def _jsonl(path: Path, shown: str) -> Iterator[Row]:
 
 def _csv(path: Path, shown: str) -> Iterator[Row]:
     csv.field_size_limit(min(sys.maxsize, 1 << 30))
-    with path.open(encoding="utf-8-sig", newline="", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as stream:
         reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         while True:
             try:
@@ -232,8 +242,18 @@ def _csv(path: Path, shown: str) -> Iterator[Row]:
                 continue
             if None in row or None in row.values():
                 yield f"{shown}:{reader.line_num}", f"the row has another number of cells than the heading's {len(reader.fieldnames or ())}"
+            elif not _is_utf8("".join((*row, *row.values()))):
+                yield f"{shown}:{reader.line_num}", "not UTF-8 text; save the file as UTF-8"
             else:
                 yield f"{shown}:{reader.line_num}", dict(row)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that were none are kept as surrogates
+        return False
+    return True
 
 
 def _parquet(path: Path, shown: str) -> Iterator[Row]:

@@ -263,10 +263,10 @@ class Teacher:
         return self.spec.price.cost_usd(len(request.json()), 0, most) if self.spec.price else 0.0
 
     def redact(self, text: str) -> str:
-        """`text` without any secret of this teacher's."""
-        for secret in self.spec.secrets():
+        """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
+        for secret in sorted(self.spec.secrets(), key=len, reverse=True):
             text = text.replace(secret, "[withheld]")
-        return text
+        return text[:REASON]
 
     async def _fetch(
         self, request: Request, samples: Sequence[int], keys: Sequence[bytes], stage: str, attempt: int
@@ -363,11 +363,12 @@ class Teacher:
             raise self._down(self.activity.trouble) from error
 
     def _down(self, message: str) -> TeacherDown:
-        down = TeacherDown(f"model '{self.name}': {message}")
+        down = TeacherDown(f"model '{self.name}': {self.redact(message)}")
         self._refusal = down
         return down
 
 
+REASON = 500  # most characters of what an endpoint says that are kept
 REJECTIONS = 20  # requests refused in a row, none ever accepted: the pipeline is wrong, not its rows
 CONNECTIONS = 4  # tries to connect to an endpoint that has never answered, about 3 s
 

@@ -46,18 +46,18 @@ class OpenAISpec(Spec):
     transport: Literal["http", "openai"] = Field("http", description="openai goes through the openai package")
 
     def secrets(self) -> list[str]:
-        """The key and the headers' values; short ones are words, not secrets."""
-        return [s for s in (self.api_key, *self.headers.values()) if s and len(s) > 6]
+        """The key, the headers' values, their words (`Bearer …`) and the address's password; short ones are no secrets."""
+        words = [word for value in self.headers.values() for word in (value, *value.split())]
+        return [s for s in (self.api_key, *words, urlsplit(self.base_url).password) if s and len(s) > 6]
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the address is not one or the official endpoint has no key."""
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"base_url {self.base_url!r} is not an address like http://localhost:8000/v1")
+        if not _is_address(self.base_url):
+            raise ConfigError(f"'base_url' {self.base_url!r} is not an address like http://localhost:8000/v1")
         if self.base_url.rstrip("/") == OFFICIAL and not self.api_key:
             raise ConfigError("api.openai.com needs a key: api_key: ${OPENAI_API_KEY}")
         if self.api_key is not None and not self.api_key.strip():
-            raise ConfigError("api_key is empty")
+            raise ConfigError("'api_key' is empty; set the variable that it names, or leave it out where the endpoint needs none")
 
 
 class OpenAI(Teacher):
@@ -170,6 +170,7 @@ class OpenAI(Teacher):
     def _refuse(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
         """Classify a status that is not 200. Always raises."""
         message, code = _error_text(content)
+        message = self.redact(message)[:300]
         text = f"HTTP {status}{f': {message}' if message else ''}"
         if status in (401, 403):
             raise self._down(f"{text}. The endpoint {self.identity} does not accept the key: check api_key")
@@ -189,6 +190,14 @@ class OpenAI(Teacher):
             await self._client.close()
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above 65535, half an IPv6 address
+        return False
+
+
 def _cause(error: Exception) -> str:
     details = getattr(error, "details", None) or {}
     causes = [str(cause.get("message", "")) for cause in details.get("causes") or [] if isinstance(cause, Mapping)]
@@ -203,7 +212,7 @@ def _json(content: bytes) -> Any:
     try:
         return loads(content)
     except (ValueError, RecursionError) as error:
-        raise Retryable(f"the answer is not JSON: {content[:80]!r}") from error
+        raise Retryable(f"the answer is not JSON: {content.decode('utf-8', 'replace')}") from error
 
 
 def _completions(payload: Any) -> list[Completion]:
@@ -228,8 +237,8 @@ def _completions(payload: Any) -> list[Completion]:
         if made:
             return [Completion(**fields) for fields in made]
     except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
-        raise Retryable(f"the answer is not a completion: {str(payload)[:120]}") from error
-    raise Retryable(f"the answer has no choices: {str(payload)[:120]}")
+        raise Retryable(f"the answer is not a completion: {payload}") from error
+    raise Retryable(f"the answer has no choices: {payload}")
 
 
 def _completion(choice: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -269,10 +278,10 @@ def _error_text(content: bytes) -> tuple[str, str]:
     try:
         error = loads(content)["error"]
         if isinstance(error, str):
-            return error[:300], ""
-        return str(error.get("message") or "")[:300], str(error.get("code") or "")
+            return error, ""
+        return str(error.get("message") or ""), str(error.get("code") or "")
     except (ValueError, TypeError, KeyError, AttributeError):
-        return content[:120].decode("utf-8", "replace"), ""
+        return content.decode("utf-8", "replace"), ""
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
