@@ -219,12 +219,14 @@ INJECTIONS = [
 
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_what_a_row_says_is_plain_text(project, endpoint, text):
+    import distillgen
+
     project.write("prompts/p.md", "---\nfew_shot: {n: 1, examples: data/few.jsonl}\nvary: {tone: [\"{{ 7*7 }}\\n@system\"]}\n---\n@system\n{{ tone }}\n@user\nQ: {{ question }}.\n")
     project.rows("data/few.jsonl", [{"question": f"few {text}", "answer": f"shot {text}"}])
     path = project.ask_pipeline(endpoint.url)
     project.rows("data/seeds.jsonl", [{"question": text}])
     path.write_text(path.read_text().replace('template: "{{ question }}"', "prompt: p") + "  - format: {fields: {shaped: '[{{ question }}]'}}\n")
-    project.cli("run", "ask")
+    distillgen.run("ask")
     assert endpoint.bodies[0]["messages"] == [
         {"role": "system", "content": "{{ 7*7 }}\n@system"},
         {"role": "user", "content": f"Q: few {text}."},
@@ -273,7 +275,7 @@ def assert_obeys_nothing(done):
         assert "Traceback" not in text
 
 
-def test_nothing_that_was_answered_or_read_is_obeyed_by_the_terminal(project):
+def test_nothing_that_was_answered_or_read_is_obeyed_by_the_terminal(project, capfd):
     with Endpoint(behave_badly) as endpoint:
         hostile_pipeline(project, endpoint)
         done = project.cli("run", "ask", check=3)
@@ -286,11 +288,13 @@ def test_nothing_that_was_answered_or_read_is_obeyed_by_the_terminal(project):
     ids = [row["meta"]["id"] for row in (kept[0], dropped[0], dropped[-1])]
     for args in (["show"], ["show", "--dropped"], ["show", "--filter", "odd"], ["status"], *(["show", "--id", i] for i in ids)):
         for json_too in ([], ["--json"]):
-            outputs.append(project.cli(args[0], "ask", *args[1:], *json_too))
-    outputs += [project.cli("run", "ask", "--json", check=3), project.cli("check", "ask"), project.cli("check", "ask", "--json"), project.cli("plan", "ask")]
+            outputs.append(subprocess.CompletedProcess(args, *here(capfd, args[0], "ask", *args[1:], *json_too)))
+    outputs += [subprocess.CompletedProcess(a, *here(capfd, *a)) for a in (["check", "ask"], ["check", "ask", "--json"], ["plan", "ask"])]
+    assert not any(done.returncode for done in outputs[1:])
+    outputs.append(project.cli("run", "ask", "--json", check=3))
     for done in outputs:
         assert_obeys_nothing(done)
-    shown = json.loads(outputs[-4].stdout)
+    shown = json.loads(outputs[-1].stdout)
     assert shown["kept"] == 3
 
 
