@@ -37,6 +37,7 @@ from distillgen.teachers.scripted import Script, Scripted
 log = logging.getLogger("distillgen")
 
 PARTIAL = ".partial"
+FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,7 @@ async def _written(
     chunks: Chunks, live: Live, index: int, out: IO[bytes], corpus: IO[bytes] | None, dropped: IO[bytes] | None
 ) -> Chunks:
     """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
-    count, source = live.stages[index], ""
+    count, source, flushed = live.stages[index], "", 0.0
     async for chunk in chunks:
         for record in chunk:
             if record.source != source:
@@ -330,9 +331,11 @@ async def _written(
         count.rows += len(chunk)
         for teacher in live.teachers.values():
             teacher.activity.moved_at = time.monotonic()
-        for stream in (out, corpus, dropped):
-            if stream:
-                stream.flush()
+        if time.monotonic() - flushed > FLUSH_EVERY_S:
+            flushed = time.monotonic()
+            for stream in (out, corpus, dropped):
+                if stream:
+                    stream.flush()
         yield chunk
 
 

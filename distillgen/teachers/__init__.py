@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ from distillgen.teachers.limits import Budget, Rate
 log = logging.getLogger("distillgen")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """Everything that is sent. `messages` for chat (content: text or a list of parts), or `prompt` for completion."""
 
@@ -41,6 +42,7 @@ class Request:
     grammar: str | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
 
+    @cached_property
     def json(self) -> bytes:
         """Canonical JSON of what was given."""
         given = ((f.name, getattr(self, f.name)) for f in fields(self))
@@ -48,7 +50,7 @@ class Request:
 
     def keys(self, endpoint: str, samples: int) -> list[bytes]:
         """The ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, everything sent, and the index."""
-        common = hashlib.sha256(dumps(endpoint) + self.json())
+        common = hashlib.sha256(dumps(endpoint) + self.json)
         keys = []
         for sample in range(samples):
             one = common.copy()
@@ -260,7 +262,7 @@ class Teacher:
     def worst_cost_usd(self, request: Request, samples: int) -> float:
         """A bound on what a request can cost: a token has at least one byte, an answer at most `max_tokens`."""
         most = request.sampling.get("max_tokens", 0) * samples
-        return self.spec.price.cost_usd(len(request.json()), 0, most) if self.spec.price else 0.0
+        return self.spec.price.cost_usd(len(request.json), 0, most) if self.spec.price else 0.0
 
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
@@ -273,20 +275,31 @@ class Teacher:
     ) -> list[Completion]:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
         retries = 0
-        trials = AsyncRetrying(
-            stop=self._hopeless, retry=retry_if_exception_type(Retryable), wait=_wait, before_sleep=self._note_retry, reraise=True
-        )
-
         async def record(completions: Sequence[Completion]) -> list[Completion]:
             known = [replace(c, key=k, attempt=attempt) for k, c in zip(keys, completions, strict=True)]
             await self.services.ledger.add(self._rows(known, request, stage, retries))
             return known
 
+        async def send() -> list[Completion]:
+            return await self._send(request, samples, attempt, record)
+
+        async def again() -> list[Completion]:
+            nonlocal retries, first
+            if error := first:
+                first = None
+                raise error
+            retries += 1
+            return await send()
+
+        first: Retryable | None = None
         try:
-            async for trial in trials:
-                with trial:
-                    retries = trial.retry_state.attempt_number - 1
-                    return await self._send(request, samples, attempt, record)
+            try:
+                return await send()
+            except Retryable as error:  # only now: tenacity costs 0.1 ms even where nothing is repeated
+                first = error
+            return await AsyncRetrying(
+                stop=self._hopeless, retry=retry_if_exception_type(Retryable), wait=_wait, before_sleep=self._note_retry, reraise=True
+            )(again)
         except (Retryable, Rejected) as error:
             reason = self.redact(str(error))
             log.warning("%s: a request failed after %d retries: %s", self.name, retries, reason)
@@ -299,10 +312,9 @@ class Teacher:
         finally:
             for key in keys:
                 self._flying.pop(key, None)
-        raise AssertionError("tenacity gives an answer or raises")
 
     def _rows(self, completions: Sequence[Completion], request: Request, stage: str, retries: int) -> list[Answer]:
-        sent = replace(request, model=self.shown_model).json()
+        sent = (request if self.shown_model == request.model else replace(request, model=self.shown_model)).json
         rows = []
         for i, c in enumerate(completions):
             usage = Usage(
@@ -316,7 +328,7 @@ class Teacher:
         self, request: Request, samples: Sequence[int], attempt: int,
         record: Callable[[Sequence[Completion]], Awaitable[list[Completion]]],
     ) -> list[Completion]:  # fmt: skip
-        worst, estimate = self.worst_cost_usd(request, len(samples)), len(request.json()) / 4
+        worst, estimate = self.worst_cost_usd(request, len(samples)), len(request.json) / 4
         task = asyncio.current_task()
         assert task is not None
         async with self._slots:

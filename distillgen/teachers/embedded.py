@@ -83,7 +83,7 @@ class Embedded(Teacher):
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Ask the server; without a seed of its own a request gets one that follows from what it says."""
-        seed = int.from_bytes(hashlib.sha256(request.json()).digest()[:3], "big")
+        seed = int.from_bytes(hashlib.sha256(request.json).digest()[:3], "big")
         seeded = replace(request, sampling={"seed": seed, **request.sampling})
         if self._endpoint is None:
             async with self._starting:

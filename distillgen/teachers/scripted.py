@@ -25,7 +25,7 @@ def echo(request: Request, sample: int) -> str:
 def instance(request: Request, sample: int) -> str:
     """A value that fits the request's JSON schema, drawn from the request's own words; its last line where it has none."""
     words = [w.strip(".,;:!?()") for w in _last_text(request).split()] or ["nothing"]
-    start = int.from_bytes(hashlib.sha256(request.json() + b"%d" % sample).digest()[:4], "big")
+    start = int.from_bytes(hashlib.sha256(request.json + b"%d" % sample).digest()[:4], "big")
     if request.schema is None:
         return _last_text(request).strip().splitlines()[-1]
     return dumps(_fit(request.schema, words, start)).decode()
