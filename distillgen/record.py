@@ -27,8 +27,11 @@ def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
 
 
 def loads(text: str | bytes) -> Any:
-    """Read JSON that a stranger wrote: exact integers, lone surrogates replaced, NaN and Infinity refused (ValueError)."""
-    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    """Read JSON that a stranger wrote: exact integers, lone surrogates replaced, what is not JSON refused (ValueError)."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
         return json.loads(dumps(value))
     return value
