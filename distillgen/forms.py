@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ _ITEM = re.compile(r"^\s*\d+\s*[.):]\s*(.*)$")
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+)?(.*?)\s*$")
 _TURN = re.compile(r"^\s*\**(user|human|student|question|assistant|ai|teacher|answer)\**\s*:\s*\**\s*(.*)$", re.I)
 _USER = {"user", "human", "student", "question"}
+_JSON = re.compile(r"\{|\[\s*[{\]]")
 _FENCE = re.compile(r"^\s*```[a-z]*\s*\n(.*?)\n?\s*```\s*$", re.S | re.I)
 
 
@@ -120,8 +122,8 @@ class Form:
 
     def _json(self, text: str) -> list[dict[str, Any]]:
         value = _read_json(text)
-        if self.many and isinstance(value, dict) and list(value) == ["items"]:
-            value = value["items"]
+        if self.many and isinstance(value, dict):  # the root that `schema` asks for, or a list without its brackets
+            value = value["items"] if list(value) == ["items"] else _read_json("[" + text[text.index("{") :])
         error = next(iter(self._validator.iter_errors(value)), None)
         if error is not None:
             place = "/".join(str(part) for part in error.absolute_path) or "the answer"
@@ -166,22 +168,20 @@ def _schema(argument: Any) -> dict[str, Any]:
 
 
 def _read_json(text: str) -> Any:
-    if fenced := _FENCE.match(text):
-        text = fenced.group(1)
-    starts = [i for i in (text.find("{"), text.find("[")) if i >= 0]
-    if not starts:
+    """The first object or list in `text`, repaired where it is nearly JSON; the prose around it is passed over."""
+    start = _JSON.search(text)
+    if not start:
         raise Unparsable(f"there is no JSON in the answer: {text[:60]!r}")
-    text = text[min(starts) :]
-    try:
-        return loads(text)
-    except (ValueError, RecursionError):
-        pass  # nearly JSON: repair it below
+    text = text[start.start() :]
+    with suppress(ValueError, RecursionError):
+        return loads(text[: json.JSONDecoder().raw_decode(text)[1]])
     from json_repair import repair_json
 
-    try:
-        return loads(json.dumps(repair_json(text, return_objects=True)))
-    except (ValueError, RecursionError) as error:
-        raise Unparsable(f"the answer is not JSON, and could not be repaired: {text[:60]!r}") from error
+    end = text.rfind("]" if text[0] == "[" else "}") + 1
+    for nearly in (text, text[:end] or text):
+        with suppress(ValueError, RecursionError):  # strict: a missing value is not made up
+            return loads(json.dumps(repair_json(nearly, return_objects=True, strict=True)))
+    raise Unparsable(f"the answer is not JSON, and could not be repaired: {text[:60]!r}")
 
 
 def _numbered(text: str) -> list[str]:
