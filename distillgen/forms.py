@@ -18,7 +18,7 @@ NAMED = ("regex", "json", "sections")  # forms that name their fields themselves
 LISTS = ("lines", "numbered")  # forms that give one row an item
 
 _JSON_TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
-_ITEM = re.compile(r"^\s*\d+\s*[.):]\s*(.*)$")
+_ITEM = re.compile(r"^\s*\d+\s*[.):](?!\d)\s*(.*)$")
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+)?(.*?)\s*$")
 _TURN = re.compile(r"^\s*\**(user|human|student|question|assistant|ai|teacher|answer)\**\s*:\s*\**\s*(.*)$", re.I)
 _USER = {"user", "human", "student", "question"}
@@ -101,6 +101,8 @@ class Form:
         text = text.strip()
         if not text:
             raise Unparsable("the answer is empty")
+        if self.kind in (*LISTS, "turns") and (fenced := _FENCE.match(text)):
+            text = fenced.group(1)
         match self.kind:
             case "text":
                 return [{output or "response": text}]
