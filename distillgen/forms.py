@@ -40,27 +40,25 @@ class Form:
     @classmethod
     def read(cls, value: Any) -> Form:
         """From front matter: `text`, `lines`, `numbered`, `turns`, or one of {regex: …}, {json: …}, {sections: […]}."""
-        if isinstance(value, str) and value in KINDS and value not in NAMED:
-            return cls(value)
-        if isinstance(value, Mapping) and len(value) == 1:
-            kind, argument = next(iter(value.items()))
-            if kind == "regex" and isinstance(argument, str):
-                try:
-                    names = re.compile(argument).groupindex
-                except re.error as error:
-                    raise ConfigError(f"output: the regular expression is wrong: {error}") from error
-                if not names:
-                    raise ConfigError("output: the regular expression needs named groups, (?P<field>…): they name the fields")
-                return cls(kind, argument)
-            if kind == "sections" and isinstance(argument, list) and argument and all(isinstance(a, str) for a in argument):
-                return cls(kind, tuple(argument))
-            if kind == "json" and isinstance(argument, (Mapping, list)) and argument:
-                return cls(kind, _schema(argument))
-        named = value if isinstance(value, str) else next(iter(value), "") if isinstance(value, Mapping) else ""
-        if named in NAMED:
-            needs = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}[named]
-            raise ConfigError(f"output: '{named}' needs {needs}, as in {{{named}: …}}")
-        raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(named), KINDS)}")
+        kind, argument = next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else (value, None)
+        if kind in KINDS and kind not in NAMED and argument is None:
+            return cls(kind)
+        if kind == "regex" and isinstance(argument, str):
+            try:
+                names = re.compile(argument).groupindex
+            except re.error as error:
+                raise ConfigError(f"output: the regular expression is wrong: {error}") from error
+            if not names:
+                raise ConfigError("output: the regular expression needs named groups, (?P<field>…): they name the fields")
+            return cls(kind, argument)
+        if kind == "sections" and isinstance(argument, list) and argument and all(isinstance(a, str) for a in argument):
+            return cls(kind, tuple(argument))
+        if kind == "json" and isinstance(argument, (Mapping, list)) and argument:
+            return cls(kind, _schema(argument))
+        if kind in NAMED:
+            needs = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}[kind]
+            raise ConfigError(f"output: '{kind}' needs {needs}, as in {{{kind}: …}}")
+        raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(kind), KINDS)}")
 
     @property
     def many(self) -> bool:
@@ -75,11 +73,8 @@ class Form:
             case "sections":
                 return list(self.argument)
             case "json":
-                item = self.argument["items"] if self.many else self.argument
-                return list(item["properties"])
-            case "turns":
-                return [output or "messages"]
-        return [output or "response"]
+                return list((self.argument["items"] if self.many else self.argument)["properties"])
+        return [output or ("messages" if self.kind == "turns" else "response")]
 
     @cached_property
     def schema(self) -> dict[str, Any] | None:
@@ -104,23 +99,23 @@ class Form:
         if self.kind in (*LISTS, "turns") and (fenced := _FENCE.match(text)):
             text = fenced.group(1)
         match self.kind:
-            case "text":
-                return [{output or "response": text}]
-            case "lines":
-                items = [_BULLET.sub(r"\1", line) for line in text.splitlines()]
-                return [{output or "response": item} for item in items if item]
-            case "numbered":
-                return [{output or "response": item} for item in _numbered(text)]
-            case "turns":
-                return [{output or "messages": _turns(text)}]
-            case "regex":
-                found = re.search(self.argument, text)
-                if not found:
-                    raise Unparsable(f"the answer does not match {self.argument!r}")
-                return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
+            case "json":
+                return self._json(text)
             case "sections":
                 return [{tag: _section(tag, text) for tag in self.argument}]
-        return self._json(text)
+            case "regex":
+                if not (found := re.search(self.argument, text)):
+                    raise Unparsable(f"the answer does not match {self.argument!r}")
+                return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
+            case "lines":
+                items: list[Any] = [item for line in text.splitlines() if (item := _BULLET.sub(r"\1", line))]
+            case "numbered":
+                items = _numbered(text)
+            case "turns":
+                items = [_turns(text)]
+            case _:
+                items = [text]
+        return [{self.fields(output)[0]: item} for item in items]
 
     def _json(self, text: str) -> list[dict[str, Any]]:
         value = _read_json(text)
@@ -142,24 +137,11 @@ def _schema(argument: Any) -> dict[str, Any]:
     if isinstance(argument, list):
         if len(argument) != 1:
             raise ConfigError("output: a list in 'json' holds the one schema that its items have")
-        return {"type": "array", "items": _schema(argument[0])}
-    if argument.get("type") == "array":
-        if not isinstance(argument.get("items"), Mapping) or "properties" not in argument["items"]:
-            raise ConfigError("output: the items of a 'json' array must be objects with 'properties': they name the fields")
-        schema = dict(argument)
-    elif argument.get("type") == "object":
-        if not argument.get("properties"):
-            raise ConfigError("output: the 'json' schema needs 'properties': they name the fields")
-        schema = dict(argument)
-    else:
-        properties = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in argument.items()}
-        for name, kind in properties.items():
-            declared = kind.get("type") if isinstance(kind, Mapping) else kind
-            if isinstance(kind, Mapping) and declared is None:
-                continue
-            if not isinstance(declared, str) or declared not in _JSON_TYPES:
-                raise ConfigError(f"output: field '{name}' has no JSON type {declared!r}{did_you_mean(str(declared), _JSON_TYPES)}")
-        schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+        argument = {"type": "array", "items": _object(argument[0])}
+    schema = _object(argument)
+    item = schema.get("items") if schema["type"] == "array" else schema
+    if not isinstance(item, Mapping) or not item.get("properties"):
+        raise ConfigError("output: a 'json' schema is of an object, or an array of objects, with 'properties': they name the fields")
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
@@ -167,6 +149,16 @@ def _schema(argument: Any) -> dict[str, Any]:
     except SchemaError as error:
         raise ConfigError(f"output: the JSON schema is wrong: {error.message}") from error
     return schema
+
+
+def _object(argument: Any) -> Any:
+    if not isinstance(argument, Mapping) or argument.get("type") in ("object", "array"):
+        return argument
+    properties = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in argument.items()}
+    for name, kind in argument.items():
+        if not isinstance(kind, Mapping) and str(kind) not in _JSON_TYPES:
+            raise ConfigError(f"output: field '{name}' has no JSON type {kind!r}{did_you_mean(str(kind), _JSON_TYPES)}")
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _read_json(text: str) -> Any:
