@@ -108,7 +108,10 @@ def test_repair_invents_no_required_field(text):
         Form.read(PAIR).parse(text)
 
 
-@given(st.text(alphabet='abc: ",{}[]\\', min_size=1, max_size=15), st.text(alphabet='abc: ",{}[]\\', min_size=1, max_size=15), st.data())
+plain = st.text(alphabet="abc: ,{}[]'", min_size=1, max_size=15)
+
+
+@given(plain, plain, st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_cut_off_answer_never_has_text_that_the_teacher_did_not_write(question, answer, data):
     full = json.dumps({"question": question, "answer": answer})
@@ -168,6 +171,7 @@ def test_what_a_form_shows_is_parsed_back(items):
         (REGEX, ["question", "answer"], False), (PAIR, ["question", "answer"], False), (LIST, ["name", "age"], True),
         ({"sections": ["b", "a"]}, ["b", "a"], False), (FULL, ["a", "b"], False),
         ({"json": {"type": "array", "items": {"type": "object", "properties": {"a": {}}}}}, ["a"], True),
+        ({"json": {"a": {"type": ["string", "null"]}}}, ["a"], False),
     ],
 )  # fmt: skip
 def test_fields(form, fields, many):
@@ -202,12 +206,13 @@ def test_the_schema_that_is_sent_has_an_object_at_its_root():
         ({"regex": "(a)"}, "the regular expression needs named groups"),
         ({"json": {"a": "strng"}}, "field 'a' has no JSON type 'strng'; did you mean 'string'?"),
         ({"json": [{"a": "string"}, {"b": "string"}]}, "a list in 'json' holds the one schema that its items have"),
-        ({"json": [[{"a": "string"}]]}, "the items of a 'json' array must be objects with 'properties'"),
-        ({"json": ["string"]}, "the items of a 'json' array must be objects with 'properties'"),
-        ({"json": {"type": "array", "items": {"type": "string"}}}, "the items of a 'json' array must be objects with 'properties'"),
-        ({"json": {"type": "object"}}, "the 'json' schema needs 'properties'"),
+        ({"json": [[{"a": "string"}]]}, "a 'json' schema is of an object, or an array of objects, with 'properties'"),
+        ({"json": ["string"]}, "a 'json' schema is of an object, or an array of objects, with 'properties'"),
+        ({"json": {"type": "array", "items": {"type": "string"}}}, "a 'json' schema is of an object, or an array of objects, with 'properties'"),
+        ({"json": {"type": "object"}}, "a 'json' schema is of an object"),
         ({"json": {"type": "object", "properties": {"a": {"type": "text"}}}}, "the JSON schema is wrong: 'text' is not valid"),
         ({"json": {"a": {"type": "string", "pattern": "("}}}, "the JSON schema is wrong"),
+        ({"json": {"a": ["string"]}}, "field 'a' has no JSON type ['string']"),
     ],
 )  # fmt: skip
 def test_a_wrong_form_is_a_config_error(form, message):
