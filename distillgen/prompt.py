@@ -38,6 +38,7 @@ from distillgen.project import Project
 from distillgen.record import dumps, loads
 
 _ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)
+_FRONT = re.compile(r"^---[ \t]*\n", re.M)
 ROLES = ("system", "user", "assistant")
 MAX_TEXT = 10_000_000  # characters that one expression in a template may make
 
@@ -168,7 +169,7 @@ class Prompt:
         """The prompt `prompts/<name>.md`, the user's or the shipped."""
         path = project.find("prompts", name, ".md")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigError(f"not UTF-8 text: {error}", path=path) from error
         return cls.parse(name, text, path, project)
@@ -177,13 +178,13 @@ class Prompt:
     def parse(cls, name: str, text: str, path: Path | str, project: Project, first_line: int = 1) -> Prompt:
         """A prompt from its text; `path` and `first_line` are what errors name."""
         front, lines, body, body_line = Front(), {}, text, first_line
-        if text.startswith("---\n") and name:
-            head, _, body = text[4:].partition("\n---\n")
+        if name and _FRONT.match(text):
+            _, head, body = (*_FRONT.split(text, 2), "")[:3]
             if not body.strip():
                 raise ConfigError("the front matter does not end ('---'), or nothing follows it", path=path, line=1)
             data, lines = read_yaml(head, path, first_line=2)
             front = validate(Front, data or {}, what="the front matter", path=path, lines=lines)
-            body_line = head.count("\n") + 4
+            body_line = head.count("\n") + 3
         try:
             form = Form.read(front.output)
         except ConfigError as error:
