@@ -191,8 +191,8 @@ class Prompt:
             raise ConfigError(error.message, path=path, line=lines.get(("output",))) from error
         turns, used = _turns(body, path, body_line)
         examples = _examples(front.few_shot, project, path, lines)
-        lays_out = "examples" in used
-        inputs = used - set(front.vary) - {"examples"}
+        lays_out = front.few_shot is not None and "examples" in used
+        inputs = used - set(front.vary) - ({"examples"} if lays_out else set())
         _check(front, form, used, inputs, examples, lays_out, path, lines)
         return cls(
             name=name,
@@ -213,8 +213,8 @@ class Prompt:
         rng = random.Random(seed)
         chosen: Sequence[int] = ()
         if self.front.few_shot:
-            asked = {name: record.get(name) for name in self.inputs if name in self.examples[0]}
-            chosen = [i for i, e in enumerate(self.examples) if not asked or any(e[k] != v for k, v in asked.items())]
+            given = [{name: e[name] for name in self.inputs if name in e} for e in self.examples]
+            chosen = [i for i, e in enumerate(given) if not e or any(record.get(k) != v for k, v in e.items())]
             n = min(self.front.few_shot.n, len(chosen))
             chosen = rng.sample(chosen, n) if self.front.few_shot.shuffle else chosen[:n]
         values: dict[str, Any] = {}
