@@ -24,7 +24,7 @@ CHECKED_ROWS = 1000  # read and checked before anything is paid for; a bad row f
 Row = tuple[str, dict[str, Any] | str]
 """Where the row stands, and its fields, or what is wrong with it."""
 
-_SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+|\n{2,}")
+_SENTENCE = re.compile(r".+?(?:[.!?…。！？][\"'”’)\]]*(?=\s)|\n{2,}|\Z)", re.S)
 
 
 class Source(Stage):
@@ -175,7 +175,7 @@ def pieces_of(text: str, most_words: int, overlap_words: int = 0) -> list[str]:
     A piece begins with the last whole sentences of the one before, up to `overlap_words` words of them.
     """
     sentences: list[list[str]] = []
-    for sentence in _SENTENCE.split(text):
+    for sentence in _SENTENCE.findall(text):
         words = sentence.split()
         sentences += [words[i : i + most_words] for i in range(0, len(words), most_words)]
     pieces: list[list[list[str]]] = []
