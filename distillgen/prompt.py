@@ -26,7 +26,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jsonlines
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,7 +34,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.forms import Form, Unparsable
 from distillgen.marked import Lines, read_yaml, validate
 from distillgen.project import Project
-from distillgen.record import dumps, loads
+from distillgen.record import dumps, read_rows
 
 _ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)
 _FRONT = re.compile(r"^---[ \t]*\n", re.M)
@@ -287,12 +286,13 @@ def _examples(few: FewShot | None, project: Project, path: Path | str, lines: Li
     else:
         try:
             file = project.file(few.examples)
-            with jsonlines.open(file, loads=loads) as reader:
-                rows = list(reader.iter(type=dict, skip_empty=True))
         except ConfigError as error:
             raise ConfigError(f"few_shot: {error.message}", path=path, line=line) from error
-        except jsonlines.InvalidLineError as error:
-            raise ConfigError(f"few_shot: an example must be a JSON object: {error}", path=file, line=error.lineno) from error
+        rows = []
+        for number, row in read_rows(file):
+            if isinstance(row, str):
+                raise ConfigError(f"few_shot: {row}", path=file, line=number)
+            rows.append(row)
     if len(rows) < few.n:
         raise ConfigError(f"few_shot: n is {few.n}, but there are {len(rows)} examples", path=path, line=line)
     return tuple(rows)

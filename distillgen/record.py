@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NewType
 
 import orjson
@@ -45,6 +46,20 @@ def _finite(text: str) -> float:
     if math.isinf(value := float(text)):
         raise ValueError(f"the number {text[:20]} is too large")
     return value
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Every row of a JSONL file with the number of its line: its fields, or what is wrong with it."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = loads(line.decode("utf-8-sig"))
+            except ValueError as error:
+                yield number, f"not JSON: {error}"
+                continue
+            yield number, row if isinstance(row, dict) else f"a row must be an object of fields, not {str(row)[:60]!r}"
 
 
 def digest(value: Any, length: int = 20) -> str:
