@@ -108,7 +108,7 @@ def test_examples_from_a_file(parse, tmp_path):
     before = prompt.sha256
     (tmp_path / "few.jsonl").write_text('{"q": "x", "a": "X"}\n{"q": "y", "a": "Z"}\n')
     assert parse(front).sha256 != before
-    for bad, reason in ((b'{"q": "x", "a": "X"}\n[1]\n', ":2: few_shot: an example must be a JSON object"), (b'{"q": "\xff"}\n', "few_shot: ")):
+    for bad, reason in ((b'{"q": "x", "a": "X"}\n[1]\n', ":2: few_shot: a row must be an object of fields, not '[1]'"), (b'{"q": "\xff"}\n', ":1: few_shot: not JSON: 'utf-8' codec")):
         (tmp_path / "few.jsonl").write_bytes(bad)
         with pytest.raises(ConfigError, match=re.escape(reason)):
             parse(front)
