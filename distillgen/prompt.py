@@ -18,21 +18,21 @@ record can open a turn of its own. Examples become turns of the same shape, unle
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.forms import Form, Unparsable
-from distillgen.marked import Lines, read_yaml, validate
+from distillgen.marked import Lines, line_of, read_yaml, validate
 from distillgen.project import Project
 from distillgen.record import dumps, read_rows
 
@@ -112,28 +112,18 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-@lru_cache(maxsize=1)
-def _environment() -> _Environment:
-    return _Environment(undefined=StrictUndefined, keep_trailing_newline=False)
+_ENVIRONMENT = _Environment(undefined=StrictUndefined)
 
 
 def compile_template(source: str, path: Path | str, first_line: int = 1) -> tuple[Template, set[str]]:
     """A sandboxed template without a loader (it can read no file), and the variables that it uses."""
     try:
-        tree = _environment().parse(source)
-        for node in tree.find_all(_file_nodes()):
+        tree = _ENVIRONMENT.parse(source)
+        for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
             raise ConfigError("a template cannot include, import or extend files", path=path, line=node.lineno + first_line - 1)
-        return _environment().from_string(source), meta.find_undeclared_variables(tree)
-    except TemplateSyntaxError as error:
-        raise ConfigError(f"template: {error.message}", path=path, line=error.lineno + first_line - 1) from error
+        return _ENVIRONMENT.from_string(source), meta.find_undeclared_variables(tree)
     except TemplateError as error:
-        raise ConfigError(f"template: {error}", path=path, line=first_line) from error
-
-
-def _file_nodes() -> Any:
-    from jinja2 import nodes
-
-    return (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+        raise ConfigError(f"template: {error.message}", path=path, line=getattr(error, "lineno", 1) + first_line - 1) from error
 
 
 @dataclass(frozen=True)
@@ -154,7 +144,6 @@ class Prompt:
     """A checked prompt: renders messages, draws its nuisance variables, and knows the form of its answer."""
 
     name: str
-    path: Path | str
     sha256: str
     front: Front
     form: Form
@@ -174,15 +163,15 @@ class Prompt:
         return cls.parse(name, text, path, project)
 
     @classmethod
-    def parse(cls, name: str, text: str, path: Path | str, project: Project, first_line: int = 1) -> Prompt:
-        """A prompt from its text; `path` and `first_line` are what errors name."""
-        front, lines, body, body_line = Front(), {}, text, first_line
+    def parse(cls, name: str, text: str, path: Path | str, project: Project) -> Prompt:
+        """A prompt from its text, without front matter where it has no name; `path` is what errors name."""
+        front, lines, body, body_line = Front(), Lines(), text, 1
         if name and _FRONT.match(text):
             _, head, body = (*_FRONT.split(text, 2), "")[:3]
             if not body.strip():
                 raise ConfigError("the front matter does not end ('---'), or nothing follows it", path=path, line=1)
             data, lines = read_yaml(head, path, first_line=2)
-            front = validate(Front, data or {}, what="the front matter", path=path, lines=lines)
+            front = validate(Front, data, what="the front matter", path=path, lines=lines)
             body_line = head.count("\n") + 3
         try:
             form = Form.read(front.output)
@@ -192,18 +181,43 @@ class Prompt:
         examples = _examples(front.few_shot, project, path, lines)
         lays_out = front.few_shot is not None and "examples" in used
         inputs = used - set(front.vary) - ({"examples"} if lays_out else set())
-        _check(front, form, used, inputs, examples, lays_out, path, lines)
-        return cls(
-            name=name,
-            path=path,
-            sha256=hashlib.sha256(text.encode() + dumps(examples)).hexdigest(),
-            front=front,
-            form=form,
-            turns=turns,
-            inputs=frozenset(inputs),
-            examples=examples,
-            lays_out_examples=lays_out,
-        )
+        sha256 = hashlib.sha256(text.encode() + dumps(examples)).hexdigest()
+        prompt = cls(name, sha256, front, form, turns, frozenset(inputs), examples, lays_out)
+        prompt._check(used, path, lines)
+        return prompt
+
+    def _check(self, used: set[str], path: Path | str, lines: Lines) -> None:
+        """Substitution is strict both ways: everything used is given, everything given is used."""
+
+        def wrong(message: str, *place: str | int) -> ConfigError:
+            return ConfigError(f"{place[0]}{message}", path=path, line=line_of(lines, place))
+
+        for name, values in self.front.vary.items():
+            if name not in used:
+                raise wrong(f": the template does not use '{name}'", "vary", name)
+            if isinstance(values, Pick) and values.n > len(values.of):
+                raise wrong(f": '{name}' wants {values.n} of {len(values.of)} values", "vary", name)
+        declared = self.inputs if self.front.inputs is None else set(self.front.inputs)
+        for name in sorted(declared - self.inputs):
+            raise wrong(f" declares '{name}', which the template does not use", "inputs")
+        for name in sorted(self.inputs - declared):
+            raise wrong(f" does not declare '{name}', which the template uses", "inputs")
+        few = self.front.few_shot
+        if few is None or self.lays_out_examples:
+            return
+        for i, example in enumerate(self.examples):
+            place, what = ("few_shot", "examples", i), f": example {i + 1}"
+            if few.answer not in example:
+                raise wrong(f"{what} has no '{few.answer}'", *place)
+            given = set(example) - {few.answer}
+            if extra := sorted(given - self.inputs):
+                raise wrong(f"{what} gives '{extra[0]}', which the template does not use", *place)
+            if not given:
+                raise wrong(f"{what} gives none of {sorted(self.inputs)}", *place)
+            try:  # the gold answer must pass its own checker
+                self.form.parse(_ideal(example, few.answer))
+            except Unparsable as error:
+                raise wrong(f": the answer of example {i + 1} is not of the prompt's form: {error}", *place) from error
 
     def draw(self, seed: str, record: Mapping[str, Any]) -> Draw:
         """Redraw examples and nuisance variables from `seed`; an example that is the record itself is left out."""
@@ -218,10 +232,7 @@ class Prompt:
             chosen = rng.sample(chosen, n) if self.front.few_shot.shuffle else chosen[:n]
         values: dict[str, Any] = {}
         for name, options in sorted(self.front.vary.items()):
-            if isinstance(options, Pick):
-                values[name] = rng.sample(options.of, min(options.n, len(options.of)))
-            else:
-                values[name] = rng.choice(options)
+            values[name] = rng.sample(options.of, options.n) if isinstance(options, Pick) else rng.choice(options)
         return Draw(tuple(chosen), values)
 
     def render(self, fields: Mapping[str, Any], draw: Draw = Draw()) -> list[dict[str, Any]]:  # noqa: B008 (frozen)
@@ -232,27 +243,23 @@ class Prompt:
             return self._fill(self.turns, {**variables, "examples": shown})
         messages = self._fill([turn for turn in self.turns if turn[0] == "system"], variables)
         asked = [turn for turn in self.turns if turn[0] != "system"]
-        answer = self.front.few_shot.answer if self.front.few_shot else ""
         for example in shown:
+            assert self.front.few_shot
             messages += self._fill(asked, {**variables, **example})
-            ideal = example[answer]
-            messages.append({"role": "assistant", "content": ideal if isinstance(ideal, str) else dumps_readable(ideal)})
+            messages.append({"role": "assistant", "content": _ideal(example, self.front.few_shot.answer)})
         return messages + self._fill(asked, variables)
 
     def _fill(self, turns: Sequence[tuple[str, Template]], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
         try:
             return [{"role": role, "content": template.render(variables).strip()} for role, template in turns]
-        except UndefinedError as error:
-            raise Unrenderable(f"prompt {self.name}: {error.message}") from error
         except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
             raise Unrenderable(f"prompt {self.name}: {type(error).__name__}: {error}") from error
 
 
-def dumps_readable(value: Any) -> str:
-    """JSON in the order in which a person wrote it, as an example shows it to a model."""
-    import json
-
-    return json.dumps(value, ensure_ascii=False)
+def _ideal(example: Mapping[str, Any], answer: str) -> str:
+    """An example's answer as shown to a model: JSON in the order in which a person wrote it, where it is not text."""
+    ideal = example[answer]
+    return ideal if isinstance(ideal, str) else json.dumps(ideal, ensure_ascii=False)
 
 
 def _turns(body: str, path: Path | str, first_line: int) -> tuple[tuple[tuple[str, Template], ...], set[str]]:
@@ -281,14 +288,12 @@ def _examples(few: FewShot | None, project: Project, path: Path | str, lines: Li
     if few is None:
         return ()
     line = lines.get(("few_shot", "examples"))
-    if isinstance(few.examples, list):
-        rows: list[dict[str, Any]] = few.examples
-    else:
+    rows: list[dict[str, Any]] = few.examples if isinstance(few.examples, list) else []
+    if isinstance(few.examples, str):
         try:
             file = project.file(few.examples)
         except ConfigError as error:
             raise ConfigError(f"few_shot: {error.message}", path=path, line=line) from error
-        rows = []
         for number, row in read_rows(file):
             if isinstance(row, str):
                 raise ConfigError(f"few_shot: {row}", path=file, line=number)
@@ -296,44 +301,3 @@ def _examples(few: FewShot | None, project: Project, path: Path | str, lines: Li
     if len(rows) < few.n:
         raise ConfigError(f"few_shot: n is {few.n}, but there are {len(rows)} examples", path=path, line=line)
     return tuple(rows)
-
-
-def _check(
-    front: Front, form: Form, used: set[str], inputs: set[str], examples: Sequence[Mapping[str, Any]], lays_out: bool,
-    path: Path | str, lines: Lines,
-) -> None:  # fmt: skip
-    """Substitution is strict both ways: everything used is given, everything given is used."""
-    for name in front.vary:
-        if name not in used:
-            raise ConfigError(f"vary: the template does not use '{name}'", path=path, line=lines.get(("vary", name)))
-    for place, n in ((("vary", k), (v.n, len(v.of))) for k, v in front.vary.items() if isinstance(v, Pick)):
-        if n[0] > n[1]:
-            raise ConfigError(f"vary: '{place[1]}' wants {n[0]} of {n[1]} values", path=path, line=lines.get(place))
-    if front.inputs is not None and set(front.inputs) != inputs:
-        unused, undeclared = sorted(set(front.inputs) - inputs), sorted(inputs - set(front.inputs))
-        problem = f"declares '{unused[0]}', which the template does not use" if unused else (
-            f"does not declare '{undeclared[0]}', which the template uses"
-        )  # fmt: skip
-        raise ConfigError(f"inputs {problem}", path=path, line=lines.get(("inputs",)))
-    if not front.few_shot or lays_out:
-        return
-    answer = front.few_shot.answer
-    for i, example in enumerate(examples):
-        line = lines.get(("few_shot", "examples", i)) or lines.get(("few_shot", "examples"))
-        if answer not in example:
-            raise ConfigError(f"few_shot: example {i + 1} has no '{answer}'", path=path, line=line)
-        if extra := sorted(set(example) - inputs - {answer}):
-            raise ConfigError(f"few_shot: example {i + 1} gives '{extra[0]}', which the template does not use", path=path, line=line)
-        if not set(example) - {answer}:
-            raise ConfigError(f"few_shot: example {i + 1} gives none of {sorted(inputs)}", path=path, line=line)
-        ideal = example[answer]
-        _check_ideal(form, ideal if isinstance(ideal, str) else dumps_readable(ideal), i, path, line)
-
-
-def _check_ideal(form: Form, ideal: str, i: int, path: Path | str, line: int | None) -> None:
-    """The gold answer must pass its own checker."""
-    try:
-        form.parse(ideal)
-    except Unparsable as error:
-        raise ConfigError(f"few_shot: the answer of example {i + 1} is not of the prompt's form: {error}", path=path, line=line) from error
-
