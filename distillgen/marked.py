@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ Place = tuple[str | int, ...]
 Lines = dict[Place, int]
 Model = TypeVar("Model", bound=BaseModel)
 
+_FLOAT = re.compile(r"[+-]?\d[\d_]*(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 1e-5 as text
 MAX_NODES = 200_000  # far above any recipe; stops alias bombs
 
 
@@ -37,20 +39,21 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:
                 key = plain(key_node, (*place, "\0key"))
+                name = str(key)
                 where = key_node.start_mark.line + first_line
                 if not isinstance(key, (str, int, float, bool)):
                     raise ConfigError("a key must be a plain word", path=path, line=where)
-                if key in mapping:
-                    raise ConfigError(f"'{key}' stands twice", path=path, line=where)
-                lines[(*place, str(key))] = where
-                mapping[key if isinstance(key, str) else str(key)] = plain(value_node, (*place, str(key)))
+                if name in mapping:
+                    raise ConfigError(f"'{name}' stands twice", path=path, line=where)
+                lines[(*place, name)] = where
+                mapping[name] = plain(value_node, (*place, name))
             return mapping
         try:
             value = loader.construct_object(node)  # type: ignore[no-untyped-call]
         except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"'{node.value}' is not a plain value: {_first(error)}", path=path, line=line) from error
-        if isinstance(value, str) and node.style is None and _is_float(value):
-            return float(value)  # YAML 1.1 reads 1e-5 as text
+        if isinstance(value, str) and node.style is None and _FLOAT.fullmatch(value):
+            return float(value)
         return value if isinstance(value, (str, int, float, bool)) or value is None else str(node.value)
 
     try:
@@ -74,16 +77,6 @@ def _first(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _is_float(text: str) -> bool:
-    if "e" not in text.lower() or not text[-1:].isdigit() or not text.lstrip("+-")[:1].isdigit():
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def line_of(lines: Lines, place: Place) -> int | None:
     """The line of `place`, or of the nearest thing around it."""
     while place and place not in lines:
@@ -96,13 +89,11 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
 
     `what` names the owner of the options in messages: "stage 'generate'", "filter 'brevity'".
     """
-    if not isinstance(value, dict):
-        value = {} if value is None else value
     try:
-        return model.model_validate(value)
+        return model.model_validate({} if value is None else value)
     except ValidationError as invalid:
         error = invalid.errors()[0]
-        spot = tuple(part for part in error["loc"])
+        spot = error["loc"]
         name = ".".join(str(part) for part in spot)
         where = line_of(lines, (*place, *spot))
         known = model.model_fields
