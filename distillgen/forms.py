@@ -138,7 +138,7 @@ def _schema(argument: Any) -> dict[str, Any]:
         if len(argument) != 1:
             raise ConfigError("output: a list in 'json' holds the one schema that its items have")
         argument = {"type": "array", "items": _object(argument[0])}
-    schema = _object(argument)
+    schema: dict[str, Any] = dict(_object(argument))
     item = schema.get("items") if schema["type"] == "array" else schema
     if not isinstance(item, Mapping) or not item.get("properties"):
         raise ConfigError("output: a 'json' schema is of an object, or an array of objects, with 'properties': they name the fields")

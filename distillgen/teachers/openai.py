@@ -27,7 +27,6 @@ from distillgen.teachers import (
     Services,
     Spec,
     Teacher,
-    TeacherDown,
     TimedOut,
     Unreachable,
 )
