@@ -27,6 +27,7 @@ from distillgen.teachers import (
     Services,
     Spec,
     Teacher,
+    TeacherDown,
     TimedOut,
     Unreachable,
 )
