@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from distillgen.errors import ConfigError
@@ -65,7 +66,7 @@ def json_schema(project: Project) -> dict[str, Any]:
     kinds: list[type[Stage]] = [stage_class(kind) for kind in stage_kinds()]
     factories = {name: project.filter(name) for name in project.names("filters", ".py")}
     options = {name: options_of(factory) for name, factory in factories.items()}
-    models = [System, *specs, *kinds, *options.values()]
+    models: list[type[BaseModel]] = [System, *specs, *kinds, *options.values()]
     refs, shared = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
 
     def ref(model: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,10 +18,11 @@ NAMED = ("regex", "json", "sections")  # forms that name their fields themselves
 LISTS = ("lines", "numbered")  # forms that give one row an item
 
 _JSON_TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
-_ITEM = re.compile(r"^\s*\d+\s*[.):]\s*(.*)$")
+_ITEM = re.compile(r"^\s*\d+\s*[.):](?!\d)\s*(.*)$")
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+)?(.*?)\s*$")
 _TURN = re.compile(r"^\s*\**(user|human|student|question|assistant|ai|teacher|answer)\**\s*:\s*\**\s*(.*)$", re.I)
 _USER = {"user", "human", "student", "question"}
+_JSON = re.compile(r"\{|\[\s*[{\]]")
 _FENCE = re.compile(r"^\s*```[a-z]*\s*\n(.*?)\n?\s*```\s*$", re.S | re.I)
 
 
@@ -38,27 +40,25 @@ class Form:
     @classmethod
     def read(cls, value: Any) -> Form:
         """From front matter: `text`, `lines`, `numbered`, `turns`, or one of {regex: …}, {json: …}, {sections: […]}."""
-        if isinstance(value, str) and value in KINDS and value not in NAMED:
-            return cls(value)
-        if isinstance(value, Mapping) and len(value) == 1:
-            kind, argument = next(iter(value.items()))
-            if kind == "regex" and isinstance(argument, str):
-                try:
-                    names = re.compile(argument).groupindex
-                except re.error as error:
-                    raise ConfigError(f"output: the regular expression is wrong: {error}") from error
-                if not names:
-                    raise ConfigError("output: the regular expression needs named groups, (?P<field>…): they name the fields")
-                return cls(kind, argument)
-            if kind == "sections" and isinstance(argument, list) and argument and all(isinstance(a, str) for a in argument):
-                return cls(kind, tuple(argument))
-            if kind == "json" and isinstance(argument, (Mapping, list)) and argument:
-                return cls(kind, _schema(argument))
-        named = value if isinstance(value, str) else next(iter(value), "") if isinstance(value, Mapping) else ""
-        if named in NAMED:
-            needs = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}[named]
-            raise ConfigError(f"output: '{named}' needs {needs}, as in {{{named}: …}}")
-        raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(named), KINDS)}")
+        kind, argument = next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else (value, None)
+        if kind in KINDS and kind not in NAMED and argument is None:
+            return cls(kind)
+        if kind == "regex" and isinstance(argument, str):
+            try:
+                names = re.compile(argument).groupindex
+            except re.error as error:
+                raise ConfigError(f"output: the regular expression is wrong: {error}") from error
+            if not names:
+                raise ConfigError("output: the regular expression needs named groups, (?P<field>…): they name the fields")
+            return cls(kind, argument)
+        if kind == "sections" and isinstance(argument, list) and argument and all(isinstance(a, str) for a in argument):
+            return cls(kind, tuple(argument))
+        if kind == "json" and isinstance(argument, (Mapping, list)) and argument:
+            return cls(kind, _schema(argument))
+        if kind in NAMED:
+            needs = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}[kind]
+            raise ConfigError(f"output: '{kind}' needs {needs}, as in {{{kind}: …}}")
+        raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(kind), KINDS)}")
 
     @property
     def many(self) -> bool:
@@ -73,11 +73,8 @@ class Form:
             case "sections":
                 return list(self.argument)
             case "json":
-                item = self.argument["items"] if self.many else self.argument
-                return list(item["properties"])
-            case "turns":
-                return [output or "messages"]
-        return [output or "response"]
+                return list((self.argument["items"] if self.many else self.argument)["properties"])
+        return [output or ("messages" if self.kind == "turns" else "response")]
 
     @cached_property
     def schema(self) -> dict[str, Any] | None:
@@ -99,29 +96,31 @@ class Form:
         text = text.strip()
         if not text:
             raise Unparsable("the answer is empty")
+        if self.kind in (*LISTS, "turns") and (fenced := _FENCE.match(text)):
+            text = fenced.group(1)
         match self.kind:
-            case "text":
-                return [{output or "response": text}]
-            case "lines":
-                items = [_BULLET.sub(r"\1", line) for line in text.splitlines()]
-                return [{output or "response": item} for item in items if item]
-            case "numbered":
-                return [{output or "response": item} for item in _numbered(text)]
-            case "turns":
-                return [{output or "messages": _turns(text)}]
-            case "regex":
-                found = re.search(self.argument, text)
-                if not found:
-                    raise Unparsable(f"the answer does not match {self.argument!r}")
-                return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
+            case "json":
+                return self._json(text)
             case "sections":
                 return [{tag: _section(tag, text) for tag in self.argument}]
-        return self._json(text)
+            case "regex":
+                if not (found := re.search(self.argument, text)):
+                    raise Unparsable(f"the answer does not match {self.argument!r}")
+                return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
+            case "lines":
+                items: list[Any] = [item for line in text.splitlines() if (item := _BULLET.sub(r"\1", line))]
+            case "numbered":
+                items = _numbered(text)
+            case "turns":
+                items = [_turns(text)]
+            case _:
+                items = [text]
+        return [{self.fields(output)[0]: item} for item in items]
 
     def _json(self, text: str) -> list[dict[str, Any]]:
         value = _read_json(text)
-        if self.many and isinstance(value, dict) and list(value) == ["items"]:
-            value = value["items"]
+        if self.many and isinstance(value, dict):  # the root that `schema` asks for, or a list without its brackets
+            value = value["items"] if list(value) == ["items"] else _read_json("[" + text[text.index("{") :])
         error = next(iter(self._validator.iter_errors(value)), None)
         if error is not None:
             place = "/".join(str(part) for part in error.absolute_path) or "the answer"
@@ -138,24 +137,11 @@ def _schema(argument: Any) -> dict[str, Any]:
     if isinstance(argument, list):
         if len(argument) != 1:
             raise ConfigError("output: a list in 'json' holds the one schema that its items have")
-        return {"type": "array", "items": _schema(argument[0])}
-    if argument.get("type") == "array":
-        if not isinstance(argument.get("items"), Mapping) or "properties" not in argument["items"]:
-            raise ConfigError("output: the items of a 'json' array must be objects with 'properties': they name the fields")
-        schema = dict(argument)
-    elif argument.get("type") == "object":
-        if not argument.get("properties"):
-            raise ConfigError("output: the 'json' schema needs 'properties': they name the fields")
-        schema = dict(argument)
-    else:
-        properties = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in argument.items()}
-        for name, kind in properties.items():
-            declared = kind.get("type") if isinstance(kind, Mapping) else kind
-            if isinstance(kind, Mapping) and declared is None:
-                continue
-            if not isinstance(declared, str) or declared not in _JSON_TYPES:
-                raise ConfigError(f"output: field '{name}' has no JSON type {declared!r}{did_you_mean(str(declared), _JSON_TYPES)}")
-        schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+        argument = {"type": "array", "items": _object(argument[0])}
+    schema: dict[str, Any] = dict(_object(argument))
+    item = schema.get("items") if schema["type"] == "array" else schema
+    if not isinstance(item, Mapping) or not item.get("properties"):
+        raise ConfigError("output: a 'json' schema is of an object, or an array of objects, with 'properties': they name the fields")
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
@@ -165,23 +151,31 @@ def _schema(argument: Any) -> dict[str, Any]:
     return schema
 
 
+def _object(argument: Any) -> Any:
+    if not isinstance(argument, Mapping) or argument.get("type") in ("object", "array"):
+        return argument
+    properties = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in argument.items()}
+    for name, kind in argument.items():
+        if not isinstance(kind, Mapping) and str(kind) not in _JSON_TYPES:
+            raise ConfigError(f"output: field '{name}' has no JSON type {kind!r}{did_you_mean(str(kind), _JSON_TYPES)}")
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
 def _read_json(text: str) -> Any:
-    if fenced := _FENCE.match(text):
-        text = fenced.group(1)
-    starts = [i for i in (text.find("{"), text.find("[")) if i >= 0]
-    if not starts:
+    """The first object or list in `text`, repaired where it is nearly JSON; the prose around it is passed over."""
+    start = _JSON.search(text)
+    if not start:
         raise Unparsable(f"there is no JSON in the answer: {text[:60]!r}")
-    text = text[min(starts) :]
-    try:
-        return loads(text)
-    except (ValueError, RecursionError):
-        pass  # nearly JSON: repair it below
+    text = text[start.start() :]
+    with suppress(ValueError, RecursionError):
+        return loads(text[: json.JSONDecoder().raw_decode(text)[1]])
     from json_repair import repair_json
 
-    try:
-        return loads(json.dumps(repair_json(text, return_objects=True)))
-    except (ValueError, RecursionError) as error:
-        raise Unparsable(f"the answer is not JSON, and could not be repaired: {text[:60]!r}") from error
+    end = text.rfind("]" if text[0] == "[" else "}") + 1
+    for nearly in (text, text[:end] or text):
+        with suppress(ValueError, RecursionError):  # strict: a missing value is not made up
+            return loads(json.dumps(repair_json(nearly, return_objects=True, strict=True)))
+    raise Unparsable(f"the answer is not JSON, and could not be repaired: {text[:60]!r}")
 
 
 def _numbered(text: str) -> list[str]:

@@ -16,6 +16,7 @@ Lines = dict[Place, int]
 Model = TypeVar("Model", bound=BaseModel)
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")  # its braces would end a plain value inside {a: ${B}}, so they are hidden from YAML
+_FLOAT = re.compile(r"[+-]?\d[\d_]*(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 1e-5 as text
 _CORE = "tag:yaml.org,2002:"
 _PLAIN = {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
 MAX_NODES = 200_000  # far above any recipe; stops alias bombs
@@ -50,22 +51,23 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
             mapping: dict[Any, Any] = {}
             for key_node, value_node in node.value:
                 key = plain(key_node, (*place, "\0key"))
+                name = str(key)
                 where = key_node.start_mark.line + first_line
                 if not isinstance(key, (str, int, float, bool)):
                     raise ConfigError("a key must be a plain word; put a text with {{ … }} in quotes", path=path, line=where)
-                if key in mapping:
-                    raise ConfigError(f"'{key}' stands twice; keep one", path=path, line=where)
-                lines[(*place, str(key))] = where
-                mapping[key if isinstance(key, str) else str(key)] = plain(value_node, (*place, str(key)))
+                if name in mapping:
+                    raise ConfigError(f"'{name}' stands twice; keep one", path=path, line=where)
+                lines[(*place, name)] = where
+                mapping[name] = plain(value_node, (*place, name))
             return mapping
         if node.tag in (_CORE + "timestamp", _CORE + "value"):  # a date or a lone '=' is text here
             return str(node.value)
         try:
-            value = loader.construct_object(node)  # type: ignore[no-untyped-call]
+            value = loader.construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError) as error:
             raise ConfigError(f"'{node.value}' is not a plain value: {_first(error)}", path=path, line=line) from error
-        if isinstance(value, str) and node.style is None and _is_float(value):
-            return float(value)  # YAML 1.1 reads 1e-5 as text
+        if isinstance(value, str) and getattr(node, "style", None) is None and _FLOAT.fullmatch(value):
+            return float(value)
         return value
 
     try:
@@ -82,7 +84,7 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
     except RecursionError as error:
         raise ConfigError("too deeply nested", path=path) from error
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
@@ -104,16 +106,6 @@ def _first(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _is_float(text: str) -> bool:
-    if "e" not in text.lower() or not text[-1:].isdigit() or not text.lstrip("+-")[:1].isdigit():
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def line_of(lines: Lines, place: Place) -> int | None:
     """The line of `place`, or of the nearest thing around it."""
     while place and place not in lines:
@@ -126,10 +118,8 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
 
     `what` names the owner of the options in messages: "stage 'generate'", "filter 'brevity'".
     """
-    if not isinstance(value, dict):
-        value = {} if value is None else value
     try:
-        made = model.model_validate(value)
+        made = model.model_validate({} if value is None else value)
         for name, given in value.items() if isinstance(value, dict) else ():
             if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
                 where = line_of(lines, (*place, name))
@@ -138,7 +128,7 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
     except ValidationError as invalid:
         errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
         error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        spot = tuple(part for part in error["loc"])
+        spot = error["loc"]
         name = ".".join(str(part) for part in spot)
         where = line_of(lines, (*place, *spot))
         known = model.model_fields

@@ -368,7 +368,8 @@ def _typed(given: str) -> str:
 
 def _target(data: dict[str, Any], parts: list[str], given: str) -> dict[str, Any]:
     """The mapping that the first part of a dotted name means: a model, a stage, or the pipeline itself."""
-    models = data.get("models") if isinstance(data.get("models"), dict) else {}
+    given_models = data.get("models")
+    models: dict[str, dict[str, Any]] = given_models if isinstance(given_models, dict) else {}
     stages: dict[str, dict[str, Any]] = {}
     for item in data.get("stages") or () if isinstance(data.get("stages"), list) else ():
         if isinstance(item, dict) and len(item) == 1:
@@ -387,7 +388,7 @@ def _target(data: dict[str, Any], parts: list[str], given: str) -> dict[str, Any
     if parts[0] in ("seed", "version", "system", "models") or len(parts) == 1:
         return data
     if parts[0] in models:
-        return models[parts[0]]  # type: ignore[no-any-return]
+        return models[parts[0]]
     if parts[0] in stages:
         return stages[parts[0]]
     raise ConfigError(f"--set {_typed(given)}: there is no model or stage '{parts[0]}'{did_you_mean(parts[0], [*models, *stages])}")

@@ -75,7 +75,7 @@ class Project:
 def read_text(path: Path) -> str:
     """A pipeline's or prompt's text. Raises ConfigError with the line that is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"not UTF-8 text ({error.reason}); save the file as UTF-8", path=path, line=line) from error

@@ -18,26 +18,27 @@ record can open a turn of its own. Examples become turns of the same shape, unle
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jsonlines
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.forms import Form, Unparsable
-from distillgen.marked import Lines, read_yaml, validate
+from distillgen.marked import Lines, line_of, read_yaml, validate
 from distillgen.project import Project, read_text
-from distillgen.record import dumps, loads
+from distillgen.record import dumps, read_rows
 
 _ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)
+_FRONT = re.compile(r"^---[ \t]*\n", re.M)
 ROLES = ("system", "user", "assistant")
 MAX_TEXT = 10_000_000  # characters that one expression in a template may make
 
@@ -112,22 +113,20 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-@lru_cache(maxsize=1)
-def _environment() -> _Environment:
-    return _Environment(undefined=StrictUndefined, keep_trailing_newline=False)
+_ENVIRONMENT = _Environment(undefined=StrictUndefined)
 
 
 def compile_template(source: str, path: Path | str, first_line: int = 1) -> tuple[Template, dict[str, int]]:
     """A sandboxed template without a loader (it can read no file), and the variables that it uses, each with its line."""
     try:
-        tree = _environment().parse(source)
+        tree = _ENVIRONMENT.parse(source)
         for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
             raise ConfigError("a template cannot include, import or extend files", path=path, line=node.lineno + first_line - 1)
         lines = {node.name: node.lineno + first_line - 1 for node in [*tree.find_all(nodes.Name)][::-1]}
-        return _environment().from_string(source), {name: lines[name] for name in meta.find_undeclared_variables(tree)}
+        return _ENVIRONMENT.from_string(source), {name: lines[name] for name in meta.find_undeclared_variables(tree)}
     except TemplateSyntaxError as error:
         unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
-        hint = did_you_mean(unknown[2], _environment().filters if unknown[1] == "filter" else _environment().tests) if unknown else ""
+        hint = did_you_mean(unknown[2], _ENVIRONMENT.filters if unknown[1] == "filter" else _ENVIRONMENT.tests) if unknown else ""
         raise ConfigError(f"template: {(error.message or '').rstrip('.')}{hint}", path=path, line=error.lineno + first_line - 1) from error
     except TemplateError as error:
         raise ConfigError(f"template: {error}", path=path, line=first_line) from error
@@ -168,36 +167,62 @@ class Prompt:
         return cls.parse(name, read_text(path), path, project)
 
     @classmethod
-    def parse(cls, name: str, text: str, path: Path | str, project: Project, first_line: int = 1) -> Prompt:
-        """A prompt from its text; `path` and `first_line` are what errors name."""
-        front, lines, body, body_line = Front(), {}, text, first_line
-        if text.startswith("---\n") and name:
-            head, _, body = text[4:].partition("\n---\n")
+    def parse(cls, name: str, text: str, path: Path | str, project: Project) -> Prompt:
+        """A prompt from its text, without front matter where it has no name; `path` is what errors name."""
+        front, lines, body, body_line = Front(), Lines(), text, 1
+        if name and _FRONT.match(text):
+            _, head, body = (*_FRONT.split(text, 2), "")[:3]
             if not body.strip():
                 raise ConfigError("the front matter does not end ('---'), or nothing follows it", path=path, line=1)
             data, lines = read_yaml(head, path, first_line=2)
-            front = validate(Front, data or {}, what="the front matter", path=path, lines=lines)
-            body_line = head.count("\n") + 4
+            front = validate(Front, data, what="the front matter", path=path, lines=lines)
+            body_line = head.count("\n") + 3
         try:
             form = Form.read(front.output)
         except ConfigError as error:
             raise ConfigError(error.message, path=path, line=lines.get(("output",))) from error
         turns, used = _turns(body, path, body_line)
         examples = _examples(front.few_shot, project, path, lines)
-        lays_out = "examples" in used
-        inputs = {field: line for field, line in used.items() if field not in front.vary and field != "examples"}
-        _check(front, form, set(used), set(inputs), examples, lays_out, path, lines)
-        return cls(
-            name=name,
-            path=path,
-            sha256=hashlib.sha256(text.encode() + dumps(examples)).hexdigest(),
-            front=front,
-            form=form,
-            turns=turns,
-            inputs=inputs,
-            examples=examples,
-            lays_out_examples=lays_out,
-        )
+        lays_out = front.few_shot is not None and "examples" in used
+        inputs = {field: line for field, line in used.items() if field not in front.vary and (field != "examples" or not lays_out)}
+        sha256 = hashlib.sha256(text.encode() + dumps(examples)).hexdigest()
+        prompt = cls(name, path, sha256, front, form, turns, inputs, examples, lays_out)
+        prompt._check(set(used), path, lines)
+        return prompt
+
+    def _check(self, used: set[str], path: Path | str, lines: Lines) -> None:
+        """Substitution is strict both ways: everything used is given, everything given is used."""
+        inputs = set(self.inputs)
+
+        def wrong(message: str, *place: str | int) -> ConfigError:
+            return ConfigError(f"{place[0]}{message}", path=path, line=line_of(lines, place))
+
+        for name, values in self.front.vary.items():
+            if name not in used:
+                raise wrong(f": the template does not use '{name}'", "vary", name)
+            if isinstance(values, Pick) and values.n > len(values.of):
+                raise wrong(f": '{name}' wants {values.n} of {len(values.of)} values", "vary", name)
+        declared = inputs if self.front.inputs is None else set(self.front.inputs)
+        for name in sorted(declared - inputs):
+            raise wrong(f" declares '{name}', which the template does not use", "inputs")
+        for name in sorted(inputs - declared):
+            raise wrong(f" does not declare '{name}', which the template uses", "inputs")
+        few = self.front.few_shot
+        if few is None or self.lays_out_examples:
+            return
+        for i, example in enumerate(self.examples):
+            place, what = ("few_shot", "examples", i), f": example {i + 1}"
+            if few.answer not in example:
+                raise wrong(f"{what} has no '{few.answer}'", *place)
+            given = set(example) - {few.answer}
+            if extra := sorted(given - inputs):
+                raise wrong(f"{what} gives '{extra[0]}', which the template does not use", *place)
+            if not given:
+                raise wrong(f"{what} gives none of {sorted(inputs)}", *place)
+            try:  # the gold answer must pass its own checker
+                self.form.parse(_ideal(example, few.answer))
+            except Unparsable as error:
+                raise wrong(f": the answer of example {i + 1} is not of the prompt's form: {error}", *place) from error
 
     def draw(self, seed: str, record: Mapping[str, Any]) -> Draw:
         """Redraw examples and nuisance variables from `seed`; an example that is the record itself is left out."""
@@ -206,16 +231,13 @@ class Prompt:
         rng = random.Random(seed)
         chosen: Sequence[int] = ()
         if self.front.few_shot:
-            asked = {name: record.get(name) for name in self.inputs if name in self.examples[0]}
-            chosen = [i for i, e in enumerate(self.examples) if not asked or any(e[k] != v for k, v in asked.items())]
+            given = [{name: e[name] for name in self.inputs if name in e} for e in self.examples]
+            chosen = [i for i, e in enumerate(given) if not e or any(record.get(k) != v for k, v in e.items())]
             n = min(self.front.few_shot.n, len(chosen))
             chosen = rng.sample(chosen, n) if self.front.few_shot.shuffle else chosen[:n]
         values: dict[str, Any] = {}
         for name, options in sorted(self.front.vary.items()):
-            if isinstance(options, Pick):
-                values[name] = rng.sample(options.of, min(options.n, len(options.of)))
-            else:
-                values[name] = rng.choice(options)
+            values[name] = rng.sample(options.of, options.n) if isinstance(options, Pick) else rng.choice(options)
         return Draw(tuple(chosen), values)
 
     def render(self, fields: Mapping[str, Any], draw: Draw = Draw()) -> list[dict[str, Any]]:  # noqa: B008 (frozen)
@@ -226,27 +248,23 @@ class Prompt:
             return self._fill(self.turns, {**variables, "examples": shown})
         messages = self._fill([turn for turn in self.turns if turn[0] == "system"], variables)
         asked = [turn for turn in self.turns if turn[0] != "system"]
-        answer = self.front.few_shot.answer if self.front.few_shot else ""
         for example in shown:
+            assert self.front.few_shot
             messages += self._fill(asked, {**variables, **example})
-            ideal = example[answer]
-            messages.append({"role": "assistant", "content": ideal if isinstance(ideal, str) else dumps_readable(ideal)})
+            messages.append({"role": "assistant", "content": _ideal(example, self.front.few_shot.answer)})
         return messages + self._fill(asked, variables)
 
     def _fill(self, turns: Sequence[tuple[str, Template]], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
         try:
             return [{"role": role, "content": template.render(variables).strip()} for role, template in turns]
-        except UndefinedError as error:
-            raise Unrenderable(f"prompt {self.name}: {error.message}") from error
         except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
             raise Unrenderable(f"prompt {self.name}: {type(error).__name__}: {error}") from error
 
 
-def dumps_readable(value: Any) -> str:
-    """JSON in the order in which a person wrote it, as an example shows it to a model."""
-    import json
-
-    return json.dumps(value, ensure_ascii=False)
+def _ideal(example: Mapping[str, Any], answer: str) -> str:
+    """An example's answer as shown to a model: JSON in the order in which a person wrote it, where it is not text."""
+    ideal = example[answer]
+    return ideal if isinstance(ideal, str) else json.dumps(ideal, ensure_ascii=False)
 
 
 def _turns(body: str, path: Path | str, first_line: int) -> tuple[tuple[tuple[str, Template], ...], dict[str, int]]:
@@ -275,58 +293,16 @@ def _examples(few: FewShot | None, project: Project, path: Path | str, lines: Li
     if few is None:
         return ()
     line = lines.get(("few_shot", "examples"))
-    if isinstance(few.examples, list):
-        rows: list[dict[str, Any]] = few.examples
-    else:
+    rows: list[dict[str, Any]] = few.examples if isinstance(few.examples, list) else []
+    if isinstance(few.examples, str):
         try:
             file = project.file(few.examples)
-            with jsonlines.open(file, loads=loads) as reader:
-                rows = list(reader.iter(type=dict, skip_empty=True))
         except ConfigError as error:
             raise ConfigError(f"few_shot: {error.message}", path=path, line=line) from error
-        except jsonlines.InvalidLineError as error:
-            raise ConfigError(f"few_shot: an example must be a JSON object: {error}", path=file, line=error.lineno) from error
+        for number, row in read_rows(file):
+            if isinstance(row, str):
+                raise ConfigError(f"few_shot: {row}", path=file, line=number)
+            rows.append(row)
     if len(rows) < few.n:
         raise ConfigError(f"few_shot: n is {few.n}, but there are {len(rows)} examples", path=path, line=line)
     return tuple(rows)
-
-
-def _check(
-    front: Front, form: Form, used: set[str], inputs: set[str], examples: Sequence[Mapping[str, Any]], lays_out: bool,
-    path: Path | str, lines: Lines,
-) -> None:  # fmt: skip
-    """Substitution is strict both ways: everything used is given, everything given is used."""
-    for name in front.vary:
-        if name not in used:
-            raise ConfigError(f"vary: the template does not use '{name}'", path=path, line=lines.get(("vary", name)))
-    for place, n in ((("vary", k), (v.n, len(v.of))) for k, v in front.vary.items() if isinstance(v, Pick)):
-        if n[0] > n[1]:
-            raise ConfigError(f"vary: '{place[1]}' wants {n[0]} of {n[1]} values", path=path, line=lines.get(place))
-    if front.inputs is not None and set(front.inputs) != inputs:
-        unused, undeclared = sorted(set(front.inputs) - inputs), sorted(inputs - set(front.inputs))
-        problem = f"declares '{unused[0]}', which the template does not use" if unused else (
-            f"does not declare '{undeclared[0]}', which the template uses"
-        )  # fmt: skip
-        raise ConfigError(f"inputs {problem}", path=path, line=lines.get(("inputs",)))
-    if not front.few_shot or lays_out:
-        return
-    answer = front.few_shot.answer
-    for i, example in enumerate(examples):
-        line = lines.get(("few_shot", "examples", i)) or lines.get(("few_shot", "examples"))
-        if answer not in example:
-            raise ConfigError(f"few_shot: example {i + 1} has no '{answer}'", path=path, line=line)
-        if extra := sorted(set(example) - inputs - {answer}):
-            raise ConfigError(f"few_shot: example {i + 1} gives '{extra[0]}', which the template does not use", path=path, line=line)
-        if not set(example) - {answer}:
-            raise ConfigError(f"few_shot: example {i + 1} gives none of {sorted(inputs)}", path=path, line=line)
-        ideal = example[answer]
-        _check_ideal(form, ideal if isinstance(ideal, str) else dumps_readable(ideal), i, path, line)
-
-
-def _check_ideal(form: Form, ideal: str, i: int, path: Path | str, line: int | None) -> None:
-    """The gold answer must pass its own checker."""
-    try:
-        form.parse(ideal)
-    except Unparsable as error:
-        raise ConfigError(f"few_shot: the answer of example {i + 1} is not of the prompt's form: {error}", path=path, line=line) from error
-

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NewType
+from pathlib import Path
+from typing import Annotated, Any
 
+import jsonlines
 import orjson
 
 META = "meta"  # everything of ours in a written row stands under this key
 
-FieldName = NewType("FieldName", str)
+FieldName = Annotated[str, "field"]
 """The type of an option that names a record's field, so that `check` knows what a filter reads."""
 
 
@@ -27,8 +30,11 @@ def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
 
 
 def loads(text: str | bytes) -> Any:
-    """Read JSON that a stranger wrote: exact integers, lone surrogates replaced, NaN and Infinity refused (ValueError)."""
-    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    """Read JSON that a stranger wrote: exact integers, lone surrogates replaced, what is not JSON refused (ValueError)."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
         return json.loads(dumps(value))
     return value
@@ -42,6 +48,30 @@ def _finite(text: str) -> float:
     if math.isinf(value := float(text)):
         raise ValueError(f"the number {text[:20]} is too large")
     return value
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Every row of a JSONL file with the number of its line: its fields, or what is wrong with it."""
+    with path.open("rb") as stream:
+        reader = jsonlines.Reader(stream, loads=loads)
+        for number in itertools.count(1):
+            try:
+                row = reader.read()
+            except EOFError:
+                return
+            except jsonlines.InvalidLineError as error:
+                if error.line.strip():
+                    yield number, _explained(error.__cause__ or error)
+                continue
+            yield number, row if isinstance(row, dict) else f"a row must be an object of fields, not {str(row)[:60]!r}"
+
+
+def _explained(error: BaseException) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at character {error.pos + 1}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text: {error.reason}; save the file as UTF-8"
+    return f"not JSON: {error}"
 
 
 def digest(value: Any, length: int = 20) -> str:

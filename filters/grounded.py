@@ -10,7 +10,6 @@ def grounded(*, field: FieldName = "answer", sources: list[FieldName], min_share
     """Drop answers whose content words do not stand in their source. Measures their share, and the numbers that are not
     there, of which none is allowed. English. Costs nothing.
     """
-
     where = " and ".join(sources)
 
     def compare(record: Record) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -119,7 +120,7 @@ async def in_order(
 
     At most `window` results, and those of one chunk, wait at a time; upstream goes on meanwhile.
     """
-    queue: asyncio.Queue[Chunk | asyncio.Future[Chunk] | Exception | None] = asyncio.Queue(window)
+    queue: asyncio.Queue[Chunk | asyncio.Future[Chunk] | BaseException | None] = asyncio.Queue(window)
     waiting: set[asyncio.Future[Chunk]] = set()
 
     def started(result: Chunk | Awaitable[Chunk]) -> Chunk | asyncio.Future[Chunk]:
@@ -136,27 +137,31 @@ async def in_order(
             future.exception()  # noted as seen: the one that counts is raised to the consumer, in order
 
     async def feed() -> None:
+        task = asyncio.current_task()
         try:
-            async for chunk in chunks:
-                ready: Chunk = []
-                for result in [started(result) for result in begin(chunk)]:
-                    if isinstance(result, list):
-                        ready += result
-                        continue
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    ready: Chunk = []
+                    for result in [started(result) for result in begin(chunk)]:
+                        if isinstance(result, list):
+                            ready += result
+                            continue
+                        if ready:
+                            await queue.put(ready)
+                            ready = []
+                        await queue.put(result)
                     if ready:
                         await queue.put(ready)
-                        ready = []
-                    await queue.put(result)
-                if ready:
-                    await queue.put(ready)
-        except Exception as error:  # handed to the consumer, behind what came before it
+            await queue.put(None)
+        except BaseException as error:  # handed to the consumer, behind what came before it
+            if task and task.cancelling():
+                raise
             await queue.put(error)
-        await queue.put(None)
 
     feeder = asyncio.create_task(feed())
     try:
         while (result := await queue.get()) is not None:
-            if isinstance(result, Exception):
+            if isinstance(result, BaseException):
                 raise result
             yield result if isinstance(result, list) else await result
     finally:

@@ -6,16 +6,16 @@ import inspect
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import NoneType
 from typing import Any, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from distillgen.errors import ConfigError
-from distillgen.marked import line_of, validate
+from distillgen.marked import validate
 from distillgen.project import Project
 from distillgen.record import FieldName, Record, digest
 from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, in_order, splice
@@ -65,56 +65,47 @@ class FilterStage(Stage):
         """From `[name, name: {option: value}]`."""
         if not isinstance(value, list):
             raise ValueError("filters are a list: [brevity: {max_words: 12}, unique]")
-        entries = []
+        entries: list[Entry] = []
         for item in value:
-            if isinstance(item, Entry):
-                entries.append(item)
-                continue
-            if isinstance(item, str):
-                item = {item: {}}
+            item = {item: None} if isinstance(item, str) else item
             if not isinstance(item, dict) or len(item) != 1:
                 raise ValueError(f"each filter is a name, or a name with its options, not {item!r}")
-            name, options = next(iter(item.items()))
-            options = dict(options or {}) if isinstance(options, (dict, type(None))) else {"\0": options}
-            if "\0" in options:
-                raise ValueError(f"the options of filter '{name}' are a mapping, not {options[chr(0)]!r}")
-            label = options.pop("name", name)
-            if label != name and not re.fullmatch(r"[A-Za-z][\w-]*", str(label)):
+            ((name, options),) = item.items()
+            if not isinstance(options, dict | None):
+                raise ValueError(f"the options of filter '{name}' are a mapping, not {options!r}")
+            options = dict(options or {})
+            label = str(options.pop("name", name))
+            if label != name and not re.fullmatch(r"[A-Za-z][\w-]*", label):
                 raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
             if label in [entry.label for entry in entries]:
                 raise ValueError(f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}")
-            entries.append(Entry(filter=name, label=str(label), options=options))
+            entries.append(Entry(filter=name, label=label, options=options))
         return entries
 
-    def build(self, project: Project, lines: Mapping[Any, int] | None = None) -> list[tuple[str, Filter]]:
-        """The filters with their labels. Raises ConfigError for unknown names and options."""
+    def build(self, project: Project) -> list[tuple[Entry, Filter]]:
+        """The filters as written and made. Raises ConfigError for unknown names and options."""
         built = []
-        for i, entry in enumerate(self.filters):
-            place = ("filters", i, entry.filter)
+        for entry in self.filters:
+            factory, what = project.filter(entry.filter), f"filter '{entry.filter}'"
+            options = validate(options_of(factory), entry.options, what=what, path="", lines={})
             try:
-                factory = project.filter(entry.filter)
-                model = options_of(factory)
-                options = validate(model, entry.options, what=f"filter '{entry.filter}'", path="", lines=dict(lines or {}), place=place)
-                given = {name: getattr(options, name) for name in model.model_fields}
-                made = factory(**given)
+                made = factory(**dict(options))
             except ValueError as error:  # a factory's own check of its options
-                raise ConfigError(f"filter '{entry.filter}': {error}", line=line_of(dict(lines or {}), place)) from error
-            except ConfigError as error:
-                raise ConfigError(error.message, path=error.path or None, line=error.line or line_of(dict(lines or {}), place)) from error
+                raise ConfigError(f"{what}: {error}") from error
             if not isinstance(made, Filter):
                 file = project.find("filters", entry.filter, ".py")
                 raise ConfigError(f"'{entry.filter}' gives {type(made).__name__}, not a Filter: return Filter(measure=…, decide=…)", path=file)
-            built.append((entry.label, made))
+            built.append((entry, made))
         return built
 
     def check(self, given: Checking) -> frozenset[str]:
         """Filters and options exist, and the fields that they name are there."""
-        for entry, (label, _) in zip(self.filters, self.build(given.project), strict=True):
+        for entry, _ in self.build(given.project):
             factory = given.project.filter(entry.filter)
             for option in field_options(factory):
                 value = entry.options.get(option, inspect.signature(factory).parameters[option].default)
                 for name in [value] if isinstance(value, str) else value or ():
-                    given.need(name, f"filter '{label}' ({option})")
+                    given.need(name, f"filter '{entry.label}' ({option})")
         return given.fields
 
     def files(self, project: Project) -> dict[str, Path]:
@@ -124,15 +115,15 @@ class FilterStage(Stage):
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Judge every live record, filter after filter; a filter that asks somebody goes on while the next ones judge."""
         ledger = next((t.services.ledger for t in job.teachers.values()), None)
-        for label, each in self.build(job.project):
-            chunks = self._judged(chunks, label, each, ledger)
+        for entry, each in self.build(job.project):
+            chunks = self._judged(chunks, entry, each, ledger)
         return chunks
 
-    def _judged(self, chunks: Chunks, label: str, each: Filter, ledger: Any) -> Chunks:
+    def _judged(self, chunks: Chunks, entry: Entry, each: Filter, ledger: Any) -> Chunks:
         async def work(chunk: Chunk) -> Chunk:
             live = [record for record in chunk if not record.dropped]
-            numbers = await measured(each, live, ledger, label) if live else ()
-            return splice(chunk, ([judge(self.name, label, each, r, n)] for r, n in zip(live, numbers, strict=True)))
+            numbers = await measured(entry, each, live, ledger) if live else ()
+            return splice(chunk, ([judge(self.name, entry.label, each, r, n)] for r, n in zip(live, numbers, strict=True)))
 
         async def one_by_one() -> Chunks:
             async for chunk in chunks:
@@ -148,35 +139,42 @@ def judge(stage: str, label: str, filter: Filter, record: Record, number: Number
     named = number if isinstance(number, Mapping) else {"": number}
     record = record.scored({f"{label}.{name}" if name else label: float(value) for name, value in named.items()})
     reason = filter.decide(number)
-    if not isinstance(reason, (str, NoneType)):
-        raise ConfigError(f"filter '{label}' decided {reason!r}; decide gives None to keep, or the reason to drop as text")
+    if reason is not None and not (reason and isinstance(reason, str)):
+        raise ConfigError(f"filter '{label}' decided {reason!r}; decide gives None to keep a record, or the reason to drop it")
     return record if reason is None else record.drop(stage, label, reason)
 
 
-async def measured(filter: Filter, records: Sequence[Record], ledger: Any, label: str) -> Sequence[Number]:
+async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledger: Any) -> Sequence[Number]:
     """The filter's numbers for these records, from the ledger where it keeps them."""
     if filter.depends_on is None or filter.whole_set or ledger is None:
-        return await _numbers(filter, records, label)
-    keys = [digest([label, filter.depends_on, record.fields], 32).encode() for record in records]
+        return await _numbers(filter, records, entry.label)
+    keys = [digest([entry.filter, filter.depends_on, record.fields], 32).encode() for record in records]
     known = ledger.find_scores(keys)
     missing = {key: record for key, record in zip(keys, records, strict=True) if key not in known}
     if missing:
-        new = dict(zip(missing, await _numbers(filter, list(missing.values()), label), strict=True))
+        new = dict(zip(missing, await _numbers(filter, list(missing.values()), entry.label), strict=True))
         await ledger.add_scores(new)
         known |= new
     return [known[key] for key in keys]
 
 
-async def _numbers(filter: Filter, records: Sequence[Record], label: str) -> Sequence[Number]:
-    given = filter.measure(records)
-    numbers = await given if inspect.isawaitable(given) else given
+async def _numbers(filter: Filter, records: Sequence[Record], label: str) -> list[Number]:
+    given: Any = filter.measure(records)
+    given = await given if inspect.isawaitable(given) else given
+    try:
+        numbers = list(given)
+    except TypeError as error:
+        raise ConfigError(f"filter '{label}': measure gives a list of numbers, not {given!r}") from error
     if len(numbers) != len(records):
         raise ConfigError(f"filter '{label}' measured {len(numbers)} of {len(records)} records; measure gives one number for each")
-    for number in numbers:
-        for value in number.values() if isinstance(number, Mapping) else (number,):
-            if not math.isfinite(value):
-                raise ConfigError(f"filter '{label}' measured {value}; a measurement must be a finite number")
-    return numbers
+    return [{k: _finite(v, label) for k, v in n.items()} if isinstance(n, Mapping) else _finite(n, label) for n in numbers]
+
+
+def _finite(value: Any, label: str) -> float:
+    with suppress(TypeError):
+        if math.isfinite(value):
+            return value if type(value) in (int, float) else float(value)  # a NumPy number cannot be stored
+    raise ConfigError(f"filter '{label}' measured {value!r}; a measurement must be a finite number")
 
 
 @lru_cache(maxsize=256)
@@ -194,7 +192,5 @@ def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
 
 def field_options(factory: Callable[..., Filter]) -> list[str]:
     """The options that name fields: those typed FieldName, or a list of them."""
-    hints = get_type_hints(factory)
+    hints = get_type_hints(factory, include_extras=True)
     return [name for name, hint in hints.items() if name != "return" and FieldName in (hint, *getattr(hint, "__args__", ()))]
-
-

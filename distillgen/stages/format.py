@@ -53,8 +53,8 @@ class Format(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Reshape every live record."""
-        fields = {name: compile_template(text, "template")[0] for name, text in self.fields.items()}
-        turns = [(role, compile_template(text, "template")[0]) for turn in self.messages or () for role, text in turn.items()]
+        compiled = [(name, compile_template(text, "template")[0]) for name, text in self.templates()]
+        fields, turns = compiled[: len(self.fields)], compiled[len(self.fields) :]
         async for chunk in chunks:
             shaped: Chunk = []
             for record in chunk:
@@ -62,7 +62,7 @@ class Format(Stage):
                     shaped.append(record)
                     continue
                 try:
-                    made: dict[str, Any] = {name: template.render(record.fields) for name, template in fields.items()}
+                    made: dict[str, Any] = {name: template.render(record.fields) for name, template in fields}
                     if turns:
                         made["messages"] = [{"role": role, "content": t.render(record.fields)} for role, t in turns]
                 except Exception as error:  # a template can fail on a row's value in any way; the row carries the reason
@@ -71,5 +71,3 @@ class Format(Stage):
                 kept = record.fields if self.keep is None else {name: record.fields[name] for name in self.keep if name in record.fields}
                 shaped.append(replace(record, fields={**kept, **made}))
             yield shaped
-
-

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import itertools
-import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonlines
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.project import Project
-from distillgen.record import META, Record, dumps, loads
-from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Estimate, Job, Stage
+from distillgen.record import META, Record, digest, dumps, loads, read_rows
+from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage
 
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
 CHECKED_ROWS = 1000  # read and checked before anything is paid for; a bad row further on is dropped
 
-Row = tuple[str, dict[str, Any] | str]
-"""Where the row stands, and its fields, or what is wrong with it."""
+Row = dict[str, Any] | str
+"""A row's fields, or what is wrong with it."""
 
-_SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+|\n{2,}")
+_UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of a byte that is not UTF-8
+_SENTENCE = re.compile(r".+?(?:[.!?…。！？][\"'”’)\]]*(?=\s)|\n{2,}|\Z)", re.S)
 
 
 class Source(Stage):
@@ -51,24 +52,22 @@ class Source(Stage):
         return self
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The source file or folder."""
-        return {self.path: project.file(self.path)} if self.path else {}
+        """The source file or folder, where it is a local one."""
+        name = self.path or self.dataset or ""
+        local = self.path or (project.root / name).exists() or Path(name).exists()
+        return {name: project.file(name)} if local else {}
 
     def check(self, given: Checking) -> frozenset[str]:
         """Read the first rows: the fields are those that any of them has; a bad one is an error with its place."""
         if given.fields:
             raise ConfigError("a source must be the first stage")
         found: set[str] = set()
-        count = 0
+        place = ""
         for place, row in itertools.islice(self.rows(given.project), CHECKED_ROWS):
             if isinstance(row, str):
                 raise ConfigError(f"{place}: {row}")
-            count += 1
             found |= set(row)
-            meta = row.get(META)
-            if meta is not None and not (isinstance(meta, dict) and "id" in meta):
-                raise ConfigError(f"{place}: the field '{META}' is distillgen's own; rename it with fields: {{other: {META}}}")
-        if not count:
+        if not place:
             raise ConfigError(f"the source '{self.path or self.dataset}' has no rows")
         return frozenset(found - {META})
 
@@ -80,7 +79,7 @@ class Source(Stage):
         """How many rows there are; None for a streamed data set."""
         if self.dataset:
             return None
-        path = project.file(self.path or "")
+        (path,) = self.files(project).values()
         if self._format(path) == "jsonl":
             with path.open("rb") as stream:
                 return sum(1 for line in stream if line.strip())
@@ -102,54 +101,64 @@ class Source(Stage):
         """The first rows, for estimates."""
         return [self.record(p, r) for p, r in itertools.islice(self.rows(project), n) if not isinstance(r, str)]
 
-    def record(self, place: str, row: dict[str, Any] | str) -> Record:
+    def record(self, place: str, row: Row) -> Record:
         """A record of one row; a bad row becomes a dropped one."""
         if isinstance(row, str):
-            return Record.read({"text": ""}, place).drop(self.name, "unreadable", row)
+            return Record(digest([place, row]), {}, source=place).drop(self.name, "unreadable", row)
         return Record.read(row, place)
 
-    def rows(self, project: Project) -> Iterator[Row]:
+    def rows(self, project: Project) -> Iterator[tuple[str, Row]]:
         """Every row with its place."""
-        if self.dataset:
-            rows = self._dataset()
-        else:
-            path = project.file(self.path or "")
-            shown = self.path or ""
-            reader: dict[str, Callable[[Path, str], Iterator[Row]]] = {
-                "jsonl": _jsonl, "csv": _csv, "parquet": _parquet, "text": self._texts
-            }  # fmt: skip
-            rows = reader[self._format(path)](path, shown)
-        return (self._selected(place, row) for place, row in rows)
+        path = next(iter(self.files(project).values()), None)
+        rows = self._dataset(path) if self.dataset or path is None else self._file(path)
+        return ((f"{self.path or self.dataset}{place}", self._selected(row)) for place, row in rows)
+
+    def _file(self, path: Path) -> Iterator[tuple[str, Row]]:
+        match self._format(path):
+            case "jsonl":
+                return ((f":{number}", row) for number, row in read_rows(path))
+            case "csv":
+                return _csv(path)
+            case "parquet":
+                return _parquet(path)
+        return self._texts(path)
 
     def _format(self, path: Path) -> str:
-        if self.format:
-            return self.format
-        if path.is_dir():
-            return "text"
-        if path.suffix.lower() not in FORMATS:
+        ending = path.suffix.lower()
+        if ending in PACKED:
+            raise ConfigError(f"'{path.name}' is compressed; unpack it first")
+        found = self.format or ("text" if path.is_dir() else FORMATS.get(ending))
+        if found is None:
             raise ConfigError(f"'{path.name}' has an ending that is not known; say format: jsonl, csv, parquet or text")
-        return FORMATS[path.suffix.lower()]
+        if self.chunk_words and found != "text":
+            raise ConfigError(f"chunk_words cuts texts, and '{path.name}' is {found}")
+        return found
 
-    def _selected(self, place: str, row: dict[str, Any] | str) -> Row:
-        if self.fields is None or isinstance(row, str):
-            return place, row
-        for name in self.fields.values():
-            if name not in row:
-                return place, f"there is no field '{name}' in the row{did_you_mean(name, row)}"
-        return place, {new: row[old] for new, old in self.fields.items()}
+    def _selected(self, row: Row) -> Row:
+        if isinstance(row, str):
+            return row
+        meta = row.get(META)
+        earlier = {META: meta} if isinstance(meta, dict) and {"id", "made"} <= meta.keys() else {}
+        if self.fields is not None:
+            for name in self.fields.values():
+                if name not in row:
+                    return f"there is no field '{name}' in the row{did_you_mean(name, row)}"
+            row = {new: row[old] for new, old in self.fields.items()} | earlier
+        if META in row and not earlier:
+            return f"the field '{META}' is distillgen's own; rename it with fields: {{other: {META}}}"
+        return row
 
-    def _texts(self, path: Path, shown: str) -> Iterator[Row]:
-        files = [path]
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".txt", ".md") and p.is_file())
+    def _texts(self, path: Path) -> Iterator[tuple[str, Row]]:
+        folder = path if path.is_dir() else path.parent
+        files = sorted(p for p in path.rglob("*") if FORMATS.get(p.suffix.lower()) == "text" and p.is_file()) if path.is_dir() else [path]
         for file in files:
-            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            place = f"{shown}/{name}" if path.is_dir() else shown
-            if not file.resolve().is_relative_to(path.resolve()):
+            name = file.relative_to(folder).as_posix()
+            place = f"/{name}" if path.is_dir() else ""
+            if not file.resolve().is_relative_to(folder.resolve()):
                 yield place, "the link leads out of the folder; copy the file there"
                 continue
             try:
-                text = file.read_text(encoding="utf-8").removeprefix("\ufeff")
+                text = file.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError as error:
                 yield place, f"not UTF-8 text: {error.reason} at byte {error.start}"
                 continue
@@ -163,14 +172,14 @@ class Source(Stage):
                 if piece:
                     yield f"{place}#{i + 1}", {"text": piece, "title": title, "file": name, "piece": i + 1}
 
-    def _dataset(self) -> Iterator[Row]:
-        datasets = _extra("datasets", "a Hugging Face data set", "datasets")
+    def _dataset(self, path: Path | None) -> Iterator[tuple[str, Row]]:
+        datasets = _extra("datasets", "a Hugging Face data set")
         try:
-            stream = datasets.load_dataset(self.dataset, self.config, split=self.split, streaming=True)
+            stream = datasets.load_dataset(str(path or self.dataset), self.config, split=self.split, streaming=True)
+            for i, row in enumerate(stream):
+                yield f"[{self.split}]:{i}", _plain(row)
         except Exception as error:  # the package raises anything from OSError to its own; all mean the same here
-            raise ConfigError(f"the data set '{self.dataset}' cannot be opened: {type(error).__name__}: {error}") from error
-        for i, row in enumerate(stream):
-            yield f"{self.dataset}[{self.split}]:{i}", _plain(row)
+            raise ConfigError(f"the data set '{self.dataset}' cannot be read: {type(error).__name__}: {error}") from error
 
 
 def pieces_of(text: str, most_words: int, overlap_words: int = 0) -> list[str]:
@@ -179,7 +188,7 @@ def pieces_of(text: str, most_words: int, overlap_words: int = 0) -> list[str]:
     A piece begins with the last whole sentences of the one before, up to `overlap_words` words of them.
     """
     sentences: list[list[str]] = []
-    for sentence in _SENTENCE.split(text):
+    for sentence in _SENTENCE.findall(text):
         words = sentence.split()
         sentences += [words[i : i + most_words] for i in range(0, len(words), most_words)]
     pieces: list[list[list[str]]] = []
@@ -201,71 +210,40 @@ def pieces_of(text: str, most_words: int, overlap_words: int = 0) -> list[str]:
     return [" ".join(word for sentence in piece for word in sentence) for piece in pieces]
 
 
-def _jsonl(path: Path, shown: str) -> Iterator[Row]:
-    with path.open("rb") as stream:
-        reader = jsonlines.Reader(stream, loads=loads)
-        number = 0
-        while True:
-            number += 1
-            try:
-                row = reader.read()
-            except EOFError:
-                return
-            except jsonlines.InvalidLineError as error:
-                if not error.line.strip():
-                    continue
-                wrong = error.__cause__ or error
-                reason = f"not JSON: {wrong}"
-                if isinstance(wrong, json.JSONDecodeError):
-                    reason = f"not JSON: {wrong.msg} at character {wrong.pos + 1}"
-                elif isinstance(wrong, UnicodeDecodeError):
-                    reason = f"not UTF-8 text: {wrong.reason}; save the file as UTF-8"
-                yield f"{shown}:{number}", reason
-                continue
-            if isinstance(row, dict):
-                yield f"{shown}:{number}", row
-            else:
-                yield f"{shown}:{number}", f"a row must be an object of fields, not {str(row)[:60]!r}"
-
-
-def _csv(path: Path, shown: str) -> Iterator[Row]:
+def _csv(path: Path) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(min(sys.maxsize, 1 << 30))
     with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as stream:
-        reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        lines = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        names = next(lines, [])
+        if twice := sorted(name for name in set(names) if names.count(name) > 1):
+            raise ConfigError(f"the heading names '{twice[0]}' twice", path=path.name, line=1)
         while True:
+            row: Row
             try:
-                row = next(reader)
+                cells = next(lines)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield f"{shown}:{reader.line_num}", f"not CSV: {error}"
-                continue
-            if None in row or None in row.values():
-                yield f"{shown}:{reader.line_num}", f"the row has another number of cells than the heading's {len(reader.fieldnames or ())}"
-            elif not _is_utf8("".join((*row, *row.values()))):
-                yield f"{shown}:{reader.line_num}", "not UTF-8 text; save the file as UTF-8"
+                row = f"not CSV: {error}"
             else:
-                yield f"{shown}:{reader.line_num}", dict(row)
+                row = dict(zip(names, cells, strict=False))
+                if cells and len(cells) != len(names):
+                    row = f"the row has another number of cells than the heading's {len(names)}"
+                elif any(map(_UNDECODED.search, cells)):
+                    row = "not UTF-8 text; save the file as UTF-8"
+            if row:
+                yield f":{lines.line_num}", row
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes that were none are kept as surrogates
-        return False
-    return True
-
-
-def _parquet(path: Path, shown: str) -> Iterator[Row]:
-    parquet = _extra("pyarrow.parquet", "a Parquet file", "datasets")
-    number = 0
+def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    parquet = _extra("pyarrow.parquet", "a Parquet file")
+    number = itertools.count(1)
     try:
         for batch in parquet.ParquetFile(path).iter_batches(CHUNK):
             for row in batch.to_pylist():
-                number += 1
-                yield f"{shown}:{number}", _plain(row)
+                yield f":{next(number)}", _plain(row)
     except (OSError, ValueError) as error:
-        yield f"{shown}:{number + 1}", f"not Parquet: {error}"
+        raise ConfigError(f"not Parquet: {error}", path=path.name) from error
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -274,10 +252,8 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _extra(module: str, what: str, extra: str) -> Any:
-    import importlib
-
+def _extra(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{what} needs the extra '{extra}': pip install 'distillgen[{extra}]'") from error
+        raise ConfigError(f"{what} needs the extra 'datasets': pip install 'distillgen[datasets]'") from error

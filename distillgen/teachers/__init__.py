@@ -275,6 +275,7 @@ class Teacher:
     ) -> list[Completion]:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
         retries = 0
+        first: Retryable | None = None
         async def record(completions: Sequence[Completion]) -> list[Completion]:
             known = [replace(c, key=k, attempt=attempt) for k, c in zip(keys, completions, strict=True)]
             await self.services.ledger.add(self._rows(known, request, stage, retries))
@@ -291,7 +292,6 @@ class Teacher:
             retries += 1
             return await send()
 
-        first: Retryable | None = None
         try:
             try:
                 return await send()

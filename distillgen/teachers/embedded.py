@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
 from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean

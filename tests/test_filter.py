@@ -1,0 +1,247 @@
+"""The filter contract: measure, then decide; every drop has a reason, every number is kept."""
+
+import asyncio
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.ledger import Ledger
+from distillgen.project import Project
+from distillgen.record import Record
+from distillgen.stages import Checking, Job
+from distillgen.stages.filter import FilterStage
+
+HEAD = "from distillgen import FieldName, Filter\nimport asyncio\ncalls = []\n"
+LENGTH = HEAD + """
+def length(*, field: FieldName = "text", max_words: int = 3) -> Filter:
+    \"\"\"Drop what is long.\"\"\"
+    def measure(records):
+        return [len(r.fields[field].split()) for r in records]
+    return Filter(measure, lambda n: None if n <= max_words else f"{n} words > {max_words}")
+"""
+
+
+@pytest.fixture
+def apply(project):
+    """apply([filters], records, chunk=…, ledger=…) -> records."""
+
+    def apply(filters, records, chunk=256, ledger=None):
+        teachers = {"t": SimpleNamespace(services=SimpleNamespace(ledger=ledger))} if ledger else {}
+        job = Job(Project(project.path), teachers)
+
+        async def main():
+            async def chunks():
+                for start in range(0, len(records), chunk):
+                    yield records[start : start + chunk]
+
+            stage = FilterStage(name="judge", filters=filters)
+            return [r async for part in stage.run(chunks(), job) for r in part]
+
+        return asyncio.run(main())
+
+    return apply
+
+
+def texts(*given):
+    return [Record.read({"text": text}, f"x:{i}") for i, text in enumerate(given)]
+
+
+def custom(project, measure="[1.0 for r in records]", decide="None", more="", name="custom", a="", is_async=False):
+    """A filter file whose measure and decide are these expressions; what it was asked is appended to calls.txt."""
+    project.write(f"filters/{name}.py", HEAD + f"""
+def {name}(*, threshold: float = 0.5, a: str = "x") -> Filter:
+    {'async ' if is_async else ''}def measure(records):
+        with open("calls.txt", "a") as file:
+            file.writelines(r.fields["text"] + "\\n" for r in records)
+        {a}
+        return {measure}
+    return Filter(measure, lambda n: {decide}{more})
+""")  # fmt: skip
+
+
+def calls(project):
+    path = project.path / "calls.txt"
+    found = path.read_text().splitlines() if path.exists() else []
+    path.write_text("")
+    return found
+
+
+def test_the_first_reason_counts_and_numbers_are_kept(project, apply):
+    project.write("filters/length.py", LENGTH)
+    custom(project, "[float(len(r.fields['text'])) for r in records]", "'over' if n > 10 else None")
+    gone = Record.read({"text": "gone"}, "x:9").drop("before", "f", "r")
+    kept, long, wide, same = apply(["length", {"custom": {"threshold": 1}}], [*texts("a b", "a b c d", "abcdef ghijkl"), gone])
+    assert kept.dropped is None and kept.scores == {"length": 2.0, "custom": 3.0}
+    assert (long.dropped.stage, long.dropped.filter, long.dropped.reason) == ("judge", "length", "4 words > 3")
+    assert long.scores == {"length": 4.0}
+    assert wide.dropped.filter == "custom" and wide.dropped.reason == "over" and wide.scores == {"length": 2.0, "custom": 13.0}
+    assert same is gone and calls(project) == ["a b", "abcdef ghijkl"]
+
+
+def test_options_and_names(project, apply):
+    project.write("filters/length.py", LENGTH)
+    (out,) = apply([{"length": {"max_words": 9}}, {"length": {"name": "short", "max_words": 1}}], texts("a b"))
+    assert out.scores == {"length": 2.0, "short": 2.0} and out.dropped.filter == "short" and out.dropped.reason == "2 words > 1"
+
+
+def test_several_named_numbers(project, apply):
+    custom(project, "[{'a': 1, 'b': len(r.fields['text'])} for r in records]", "None if n['b'] < n['a'] + 2 else f\"b {n['b']}\"")
+    kept, out = apply(["custom"], texts("ab", "abc"))
+    assert kept.scores == {"custom.a": 1.0, "custom.b": 2.0} and kept.dropped is None
+    assert out.dropped.reason == "b 3" and out.scores["custom.b"] == 3.0
+
+
+def test_measures_are_asked_in_batches_and_order_is_kept(project, apply):
+    custom(project, "[float(i) for i, r in enumerate(records)]")
+    assert [r.scores["custom"] for r in apply(["custom"], texts(*"abcde"), chunk=3)] == [0, 1, 2, 0, 1]
+
+
+def test_slow_async_measures_run_beside_each_other(project, apply):
+    custom(project, "[1.0 for r in records]", a="await asyncio.sleep(0.1)", is_async=True)
+    started = time.monotonic()
+    out = apply(["custom", {"custom": {"name": "again"}}], texts(*map(str, range(50))), chunk=1)
+    assert time.monotonic() - started < 50 * 0.1 / 2
+    assert [r.fields["text"] for r in out] == [str(i) for i in range(50)] and all(r.scores == {"custom": 1, "again": 1} for r in out)
+
+
+def test_a_measure_may_give_something_to_await(project, apply):
+    project.write("filters/custom.py", HEAD + """
+async def later(records):
+    return [2.0 for r in records]
+
+def custom(*, a: int = 1) -> Filter:
+    return Filter(lambda records: later(records), lambda n: None)
+""")  # fmt: skip
+    assert apply(["custom"], texts("a"))[0].scores == {"custom": 2.0}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_whole_set_measure_sees_all_that_is_left_once_and_in_order(project, apply, is_async):
+    project.write("filters/length.py", LENGTH)
+    pause = "await asyncio.sleep(0.001 * (5 - len(records[0].fields['text'])))" if is_async else ""
+    custom(project, "[1.0 for r in records]", more=", whole_set=True", a=pause, is_async=is_async)
+    apply(["length", "custom"], texts("a", "b b b b", "cc", "ddd", "e", "f"), chunk=2)
+    assert calls(project) == ["a", "cc", "ddd", "e", "f"]
+
+
+def test_what_it_depends_on_decides_what_is_measured_again(project, apply):
+    custom(project, "[len(r.fields['text']) for r in records]", "None if n > threshold else f'{n} <= {threshold}'", ", depends_on={'a': a}")
+
+    def run(filters, records):
+        async def opened():
+            return Ledger(project.path / "ledger.sqlite3")
+
+        return apply(filters, records, ledger=asyncio.run(opened()))
+
+    first = run(["custom"], texts("a", "bb", "a"))
+    assert calls(project) == ["a", "bb"] and [r.scores["custom"] for r in first] == [1, 2, 1]
+    again = run([{"custom": {"threshold": 1.5}}], texts("a", "bb", "a"))
+    assert calls(project) == [] and [r.dropped and r.dropped.reason for r in again] == ["1 <= 1.5", None, "1 <= 1.5"]
+    run(["custom"], texts("a", "ccc"))
+    assert calls(project) == ["ccc"]
+    run([{"custom": {"a": "y"}}], texts("a", "bb"))
+    assert calls(project) == ["a", "bb"]
+    run([{"custom": {"name": "renamed"}}], texts("a", "bb"))
+    assert calls(project) == []
+    custom(project, "[7 for r in records]", "None", ", depends_on={'a': a}", name="other")
+    assert run([{"other": {"name": "custom"}}], texts("a"))[0].scores == {"custom": 7}
+
+
+def test_without_depends_on_nothing_is_remembered(project, apply):
+    custom(project)
+    for _ in range(2):
+        apply(["custom"], texts("a"), ledger=Ledger(project.path / "ledger.sqlite3"))
+        assert calls(project) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "measure, reason",
+    [
+        ("[1.0]", "filter 'custom' measured 1 of 2 records; measure gives one number for each"),
+        ("[float('nan') for r in records]", "filter 'custom' measured nan; a measurement must be a finite number"),
+        ("[{'a': 1, 'b': float('inf')} for r in records]", "filter 'custom' measured inf; a measurement must be a finite number"),
+        ("['high' for r in records]", "filter 'custom' measured 'high'; a measurement must be a finite number"),
+        ("[None for r in records]", "filter 'custom' measured None; a measurement must be a finite number"),
+        ("None", "filter 'custom': measure gives a list of numbers, not None"),
+    ],
+)
+def test_a_wrong_measure_is_told(project, apply, measure, reason):
+    custom(project, measure)
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        apply(["custom"], texts("a", "b"))
+
+
+@pytest.mark.parametrize("given", ["False", "''", "3"])
+def test_a_drop_without_a_reason_cannot_be_expressed(project, apply, given):
+    custom(project, decide=given)
+    with pytest.raises(ConfigError, match=re.escape(f"filter 'custom' decided {eval(given)!r}; decide gives None to keep a record, or the reason")):
+        apply(["custom"], texts("a"))
+
+
+@pytest.mark.parametrize(
+    "filters, message",
+    [
+        (["lenth"], "there is no filter 'lenth'; did you mean 'length'?"),
+        ([{"length": {"max_word": 1}}], "filter 'length' has no option 'max_word'; did you mean 'max_words'?"),
+        ([{"length": {"max_words": "many"}}], "filter 'length': 'max_words': must be a valid integer"),
+        ([{"length": {"field": "txt"}}], "filter 'length' (field) needs the field 'txt', which no earlier stage gives; did you mean 'text'?"),
+        (["positional"], "'field' must be keyword-only: def positional(*, field: …)"),
+        (["nothing"], "'nothing' gives NoneType, not a Filter"),
+        (["picky"], "filter 'picky': max is below min"),
+        (["empty"], "a filter file defines one function named as the file: def empty(*, ...) -> Filter"),
+        (["broken"], "cannot be loaded: ZeroDivisionError"),
+        (["needy"], "filter 'needy' needs 'least'"),
+    ],
+)
+def test_filters_are_checked_before_anything_is_paid_for(project, filters, message):
+    project.write("filters/length.py", LENGTH)
+    project.write("filters/positional.py", HEAD + "def positional(field: str) -> Filter: ...\n")
+    project.write("filters/nothing.py", HEAD + "def nothing(*, a: int = 1) -> Filter: ...\n")
+    project.write("filters/picky.py", HEAD + "def picky(*, a: int = 1) -> Filter:\n    raise ValueError('max is below min')\n")
+    project.write("filters/empty.py", HEAD)
+    project.write("filters/broken.py", "1 / 0\n")
+    project.write("filters/needy.py", HEAD + "def needy(*, least: int) -> Filter: ...\n")
+    given = Checking(frozenset({"text"}), {}, Project(project.path), {})
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        FilterStage(name="filter", filters=filters).check(given)
+
+
+def test_what_check_and_files_give(project):
+    project.write("filters/length.py", LENGTH)
+    stage = FilterStage(name="filter", filters=["length"])
+    assert stage.check(Checking(frozenset({"text", "q"}), {}, Project(project.path), {})) == {"text", "q"}
+    assert stage.files(Project(project.path)) == {"filters/length": project.path / "filters/length.py"}
+
+
+@pytest.mark.parametrize(
+    "filters, message",
+    [
+        (["a", "a"], "filter 'a' stands twice; give one of them a name of its own: a: {name: …}"),
+        ([{"a": {"name": "x"}}, {"b": {"name": "x"}}], "filter 'x' stands twice"),
+        ([{"a": 3}], "the options of filter 'a' are a mapping, not 3"),
+        ([{"a": {}, "b": {}}], "each filter is a name, or a name with its options, not"),
+        ([3], "each filter is a name, or a name with its options, not 3"),
+        ("a", "filters are a list: [brevity: {max_words: 12}, unique]"),
+        ([], "at least 1 item"),
+    ],
+)
+def test_a_wrong_list_of_filters(filters, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FilterStage(name="filter", filters=filters)
+
+
+def test_labels_are_unique_in_a_pipeline_and_dropped_rows_say_why(project):
+    project.write("filters/length.py", LENGTH)
+    project.rows("a.jsonl", [{"text": "a"}, {"text": "a b c d"}])
+    stages = [{"source": {"path": "a.jsonl"}}, {"filter": ["length"]}, {"filter": {"name": "second", "filters": ["length"]}}]
+    with pytest.raises(ConfigError, match="filter 'length' stands in 'filter' and in 'second'"):
+        distillgen.load({"version": 1, "stages": stages})
+    distillgen.run({"version": 1, "stages": stages[:2]}, out="out")
+    assert [row["meta"]["scores"] for row in project.read("out/corpus.jsonl")] == [{"length": 1.0}]
+    (dropped,) = project.read("out/dropped.jsonl")
+    assert dropped["meta"]["dropped"] == {"stage": "filter", "filter": "length", "reason": "4 words > 3"}
+    assert dropped["meta"]["scores"] == {"length": 4.0} and dropped["text"] == "a b c d"

@@ -1,0 +1,304 @@
+"""Sources: what files of each kind become, what a bad row becomes, and that memory stays flat."""
+
+import asyncio
+import gzip
+import json
+import re
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.project import Project
+from distillgen.record import Record
+from distillgen.stages import CHUNK, Checking, Estimate, Job
+from distillgen.stages.source import CHECKED_ROWS, Source, pieces_of
+
+
+@pytest.fixture
+def read(project):
+    """All records of a source, after its check: read(path=…)."""
+
+    def read(limit=None, check=True, **options):
+        given = Checking(frozenset(), {}, Project(project.path), {})
+        source = Source(name="source", **options)
+        fields = source.check(given) if check else None
+
+        async def main():
+            return [r async for chunk in source.run(None, Job(given.project, {}, limit=limit)) for r in chunk]
+
+        records = asyncio.run(main())
+        if check:
+            assert fields >= {name for r in records[:CHECKED_ROWS] for name in r.fields}
+            rows = source.estimate(Estimate(None), [], given).rows
+            assert limit or rows in (len(records), None)
+        return records
+
+    return read
+
+
+def fields(records):
+    assert all(record.dropped is None for record in records)
+    return [dict(record.fields) for record in records]
+
+
+def test_jsonl(project, read):
+    project.write("a.jsonl", '{"q": "é", "n": [1, null]}\n\n  \n{"q": 2}\n')
+    records = read(path="a.jsonl")
+    assert fields(records) == [{"q": "é", "n": [1, None]}, {"q": 2}]
+    assert [r.source for r in records] == ["a.jsonl:1", "a.jsonl:4"]
+    assert fields(read(path="a.jsonl", limit=1)) == [{"q": "é", "n": [1, None]}]
+    (project.path / "a.jsonl").rename(project.path / "a.log")
+    assert len(read(path="a.log", format="jsonl")) == 2
+
+
+def test_jsonl_as_any_program_writes_it(project, read):
+    big = 10**40
+    lines = ["\ufeff" + json.dumps({"q": "é"}), "", json.dumps({"n": big}), r'{"s": "\ud800x\ud83d\ude00"}', json.dumps({"last": 1.5})]
+    (project.path / "a.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert fields(read(path="a.jsonl")) == [{"q": "é"}, {"n": big}, {"s": "?x😀"}, {"last": 1.5}]
+    project.write("b.ndjson", '{"u": "a\u2028b\x85c"}\n')
+    assert fields(read(path="b.ndjson")) == [{"u": "a\u2028b\x85c"}]
+
+
+BAD_LINES = [
+    (b"{", "not JSON: "), (b'{"a": NaN}', "not JSON: NaN is not JSON"), (b'{"a": "\xff"}', "not UTF-8 text"),
+    (b"[" * 99_999, "not JSON: it is nested too deeply"), (b"[1, 2]", "a row must be an object of fields, not '[1, 2]'"),
+    (b'{"meta": {"id": 1}}', "the field 'meta' is distillgen's own; rename it with fields: {other: meta}"),
+    (b'{"meta": "x"}', "the field 'meta' is distillgen's own"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line, reason", BAD_LINES)
+def test_a_bad_row_is_an_error_where_it_is_seen_first_and_a_dropped_record_later(project, read, line, reason):
+    (project.path / "a.jsonl").write_bytes(b'{"n": 1}\n' + line + b"\n")
+    with pytest.raises(ConfigError, match=re.escape(f"a.jsonl:2: {reason}")):
+        read(path="a.jsonl")
+    good = [b'{"n": %d}' % i for i in range(CHECKED_ROWS)]
+    (project.path / "a.jsonl").write_bytes(b"\n".join([*good, line, line, b'{"n": -1}']))
+    *before, first, second, last = read(path="a.jsonl")
+    assert len(fields(before)) == CHECKED_ROWS and fields([last]) == [{"n": -1}]
+    assert (first.dropped.stage, first.dropped.filter) == ("source", "unreadable") and first.dropped.reason.startswith(reason)
+    assert (first.source, second.source) == ("a.jsonl:1001", "a.jsonl:1002") and first.id != second.id
+    json.dumps(first.row())
+
+
+def test_a_missing_field_deep_in_the_file_is_a_dropped_record(project, read):
+    project.rows("a.jsonl", [*({"q": i} for i in range(CHECKED_ROWS)), {"p": 1}, {"q": 2}])
+    records = read(path="a.jsonl", fields={"question": "q"})
+    assert records[-1].fields == {"question": 2} and records[0].fields == {"question": 0}
+    assert records[-2].dropped.reason == "there is no field 'q' in the row; known: p" and records[-2].source == "a.jsonl:1001"
+
+
+def test_fields_are_chosen_and_renamed(project, read):
+    project.rows("a.jsonl", [{"q": 1, "a": 2, "meta": "mine"}])
+    assert fields(read(path="a.jsonl", fields={"question": "q", "about": "meta"})) == [{"question": 1, "about": "mine"}]
+    with pytest.raises(ConfigError, match=re.escape("a.jsonl:1: there is no field 'qq' in the row; did you mean 'q'?")):
+        read(path="a.jsonl", fields={"question": "qq"})
+    with pytest.raises(ConfigError, match="the field 'meta' is distillgen's own"):
+        read(path="a.jsonl", fields={"meta": "q"})
+
+
+@pytest.mark.parametrize("chosen", [None, {"text": "b"}])
+def test_an_earlier_corpus_keeps_its_lineage(project, read, chosen):
+    earlier = [Record.read({"a": i}, f"x:{i}").derive({"b": i}, {"stage": "generate"}, 0) for i in range(3)]
+    project.rows("corpus.jsonl", [record.row() for record in earlier])
+    records = read(path="corpus.jsonl", fields=chosen)
+    assert fields(records) == [{"text": i} if chosen else {"a": i, "b": i} for i in range(3)]
+    assert [r.parents for r in records] == [(r.id,) for r in earlier]
+    assert not {r.id for r in records} & {r.id for r in earlier}
+
+
+def test_csv(project, read):
+    (project.path / "a.csv").write_bytes('\ufeffq,a\r\n"x, ""y""\r\nz",é\r\n\r\n1,\r\n'.encode())
+    assert fields(read(path="a.csv")) == [{"q": 'x, "y"\r\nz', "a": "é"}, {"q": "1", "a": ""}]
+    project.write("a.tsv", "q\ta\nx, y\tz\n")
+    assert fields(read(path="a.tsv")) == [{"q": "x, y", "a": "z"}]
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        (b"1", "the row has another number of cells than the heading's 2"),
+        (b"1,2,3", "the row has another number of cells than the heading's 2"),
+        (b'"1"x,2', "not CSV: "),
+        (b"caf\xe9,2", "not UTF-8 text"),
+    ],
+)
+def test_a_bad_csv_row(project, read, line, reason):
+    (project.path / "a.csv").write_bytes(b"q,a\n1,2\n" + line + b"\n3,4\n")
+    with pytest.raises(ConfigError, match=f"a.csv:3: {reason}"):
+        read(path="a.csv")
+    bad, good = read(path="a.csv", check=False)[1:]
+    assert bad.dropped.reason.startswith(reason) and bad.source == "a.csv:3" and good.fields == {"q": "3", "a": "4"}
+
+
+def test_a_csv_heading_names_each_column_once(project, read):
+    project.write("a.csv", "q,q\n1,2\n")
+    with pytest.raises(ConfigError, match="a.csv:1: the heading names 'q' twice"):
+        read(path="a.csv")
+
+
+def test_parquet(project, read):
+    pytest.importorskip("pyarrow")
+    import datetime
+
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"q": f"q{i}", "n": i, "day": datetime.date(2026, 1, 1), "tags": ["a"], "x": float("nan")} for i in range(600)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
+    records = read(path="a.parquet")
+    assert len(records) == 600
+    assert fields(records)[599] == {"q": "q599", "n": 599, "day": "2026-01-01", "tags": ["a"], "x": None}
+    assert records[599].source == "a.parquet:600"
+    project.write("b.parquet", "not parquet, but longer than the footer")
+    with pytest.raises(ConfigError, match="b.parquet: not Parquet: "):
+        read(path="b.parquet")
+
+
+def test_texts(project, read):
+    project.write("notes/b.txt", "\ufeff Plain text. \n")
+    project.write("notes/a/first.md", "Intro.\n\n# The title \n\nMore.\n")
+    project.write("notes/c.json", "{}")
+    project.write("notes/empty.txt", "\n")
+    records = read(path="notes")
+    assert fields(records) == [
+        {"text": "Intro.\n\n# The title \n\nMore.", "title": "The title", "file": "a/first.md", "piece": 1},
+        {"text": "Plain text.", "title": "b", "file": "b.txt", "piece": 1},
+    ]
+    assert [r.source for r in records] == ["notes/a/first.md#1", "notes/b.txt#1"]
+    assert read(path="notes/b.txt")[0].fields["file"] == "b.txt"
+    (project.path / "notes/z.txt").write_bytes(b"a\xff")
+    with pytest.raises(ConfigError, match="notes/z.txt: not UTF-8 text: invalid start byte at byte 1"):
+        read(path="notes")
+    assert read(path="notes", check=False)[-1].dropped.filter == "unreadable"
+
+
+def test_texts_are_cut(project, read):
+    project.write("a.md", "# T\n\n" + " ".join(f"Sentence number {i} is here." for i in range(20)))
+    records = read(path="a.md", chunk_words=12, overlap_words=5)
+    assert [r.fields["piece"] for r in records] == list(range(1, len(records) + 1)) and len(records) > 9
+    assert records[1].fields["text"] == "Sentence number 1 is here. Sentence number 2 is here."
+    assert {r.fields["title"] for r in records} == {"T"} and records[1].source == "a.md#2"
+
+
+def test_pieces_keep_their_quotation_marks_and_paragraphs_end_sentences():
+    text = 'He said "Go now." Then (he left.) It was 3.5 km! A heading\n\nNext: ok'
+    assert pieces_of(text, 4) == ['He said "Go now."', "Then (he left.)", "It was 3.5 km!", "A heading Next: ok"]
+    assert pieces_of(text, 3) == ["He said \"Go", 'now."', "Then (he left.)", "It was 3.5", "km! A heading", "Next: ok"]
+    assert pieces_of("one two three four five", 2) == ["one two", "three four", "five"]
+    assert pieces_of(" \n ", 5) == []
+
+
+words = st.text(alphabet="ab.!?\"')é", min_size=1, max_size=5)
+texts = st.lists(st.tuples(words, st.sampled_from([" ", "  ", "\n", "\n\n", "\n\n\n"])), max_size=60).map(lambda p: "".join(a + b for a, b in p))
+
+
+@given(texts, st.integers(1, 9), st.integers(0, 8))
+@settings(max_examples=100, deadline=None)
+def test_no_word_is_lost_and_no_piece_is_too_long(text, most, overlap):
+    overlap = min(overlap, most - 1)
+    plain = [piece.split() for piece in pieces_of(text, most)]
+    assert [word for piece in plain for word in piece] == text.split()
+    assert all(0 < len(piece) <= most for piece in plain)
+    pieces = [piece.split() for piece in pieces_of(text, most, overlap)]
+    assert all(0 < len(piece) <= most for piece in pieces)
+    rest = text.split()
+    before: list = []
+    for piece in pieces:
+        common = max(n for n in range(min(overlap, len(piece) - 1, len(before)) + 1) if before[len(before) - n :] == piece[:n] and piece[n:] == rest[: len(piece) - n])
+        assert common <= overlap
+        before, rest = piece, rest[len(piece) - common :]
+    assert rest == []
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=20), st.integers(6, 15), st.integers(0, 14))
+@settings(max_examples=60, deadline=None)
+def test_overlap_is_of_whole_sentences(lengths, most, overlap):
+    overlap = min(overlap, most - 1)
+    sentences = [" ".join(f"w{i}x{j}" for j in range(n)) + "." for i, n in enumerate(lengths)]
+    shown = [re.findall(r"[^.]+\.", piece) for piece in pieces_of(" ".join(sentences), most, overlap)]
+    shown = [[s.strip() for s in piece] for piece in shown]
+    assert all(sentence in sentences for piece in shown for sentence in piece)
+    for before, piece in zip(shown, shown[1:], strict=False):
+        again = [s for s in piece if s in before]
+        assert piece[: len(again)] == again == before[len(before) - len(again) :]
+        kept, following = sum(len(s.split()) for s in again), len(piece[len(again)].split())
+        assert kept <= overlap
+        if len(again) < len(before):
+            assert kept + len(before[-len(again) - 1].split()) > min(overlap, most - following)
+
+
+def test_a_data_set_from_a_folder_without_network(project, read, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    project.rows("mine/train.jsonl", [{"q": f"q{i}", "a": {"n": i}} for i in range(5)])
+    project.rows("mine/test.jsonl", [{"q": "t", "a": {"n": 9}}])
+    records = read(dataset="mine")
+    assert fields(records) == [{"q": f"q{i}", "a": {"n": i}} for i in range(5)] and records[4].source == "mine[train]:4"
+    assert fields(read(dataset="mine", split="test", fields={"question": "q"})) == [{"question": "t"}]
+    assert list(Source(dataset="mine").files(Project(project.path))) == ["mine"]
+    with pytest.raises(ConfigError, match="the data set 'mine' cannot be read: "):
+        read(dataset="mine", split="none")
+    with pytest.raises(ConfigError, match="lies outside the project"):
+        read(dataset="..")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"path": "none.jsonl"}, "there is no file 'none.jsonl'; did you mean 'one.jsonl'?"),
+        ({"path": "../x"}, "lies outside the project|there is no file"),
+        ({"path": "empty.jsonl"}, "the source 'empty.jsonl' has no rows"),
+        ({"path": "one.bin"}, "'one.bin' has an ending that is not known; say format: jsonl, csv, parquet or text"),
+        ({"path": "one.jsonl.gz"}, "'one.jsonl.gz' is compressed; unpack it first"),
+        ({"path": "one.jsonl", "chunk_words": 20}, "chunk_words cuts texts, and 'one.jsonl' is jsonl"),
+    ],
+)
+def test_what_cannot_be_read(project, read, options, message):
+    project.write("one.jsonl", "{}")
+    project.write("empty.jsonl", "\n")
+    project.write("one.bin", "x")
+    (project.path / "one.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(ConfigError, match=message):
+        read(**options)
+
+
+def test_options_that_contradict_each_other():
+    for options in ({}, {"path": "a", "dataset": "b"}, {"path": "a", "chunk_words": 10, "overlap_words": 10}):
+        with pytest.raises(ValueError):
+            Source(**options)
+
+
+def test_memory_holds_no_more_than_a_chunk(project):
+    with (project.path / "a.jsonl").open("w") as file:
+        for i in range(100_000):
+            file.write(f'{{"q": "question {i}", "n": {i}}}\n')
+    source, job = Source(name="source", path="a.jsonl"), Job(Project(project.path), {})
+
+    async def main():
+        rows, longest = 0, 0
+        async for chunk in source.run(None, job):
+            rows, longest = rows + len(chunk), max(longest, len(chunk))
+        return rows, longest
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(main()) == (100_000, CHUNK)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_bad_row_reaches_the_run(project):
+    project.rows("a.jsonl", [{"q": i} for i in range(CHECKED_ROWS)])
+    with (project.path / "a.jsonl").open("a") as file:
+        file.write("oops\n")
+    distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}, {"format": {"fields": {"t": "{{ q }}"}}}]}, out="out")
+    (row,) = project.read("out/dropped.jsonl")
+    assert row["meta"]["dropped"]["filter"] == "unreadable" and row["meta"]["source"] == "a.jsonl:1001"
+    assert len(project.read("out/corpus.jsonl")) == CHECKED_ROWS

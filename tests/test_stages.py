@@ -1,0 +1,222 @@
+"""The one bounded loop that all stages share, and the format stage."""
+
+import asyncio
+import random
+from contextlib import aclosing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distillgen.errors import ConfigError
+from distillgen.project import Project
+from distillgen.record import Record
+from distillgen.stages import Checking, Job, in_order, splice, stage_class, stage_kinds
+from distillgen.stages.format import Format
+
+
+def record(number: int) -> Record:
+    return Record.read({"n": number}, f"x:{number}")
+
+
+async def source(sizes, log=None):
+    number = 0
+    try:
+        for size in sizes:
+            if log is not None:
+                log.append(size)
+            yield [record(number + i) for i in range(size)]
+            number += size
+    finally:
+        if log is not None:
+            log.append("closed")
+
+
+def numbers(chunks):
+    return [r.fields["n"] for chunk in chunks for r in chunk]
+
+
+@given(st.lists(st.integers(1, 5), max_size=12), st.integers(1, 4), st.integers(0, 999).map(random.Random))
+@settings(max_examples=40, deadline=None)
+def test_order_is_kept_and_what_runs_is_bounded(sizes, window, chance):
+    running = most = 0
+
+    async def later(r, turns):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running -= 1
+        return [r, r]
+
+    def begin(chunk):
+        return [[r] if chance.random() < 0.3 else later(r, chance.randrange(20)) for r in chunk]
+
+    async def main():
+        chunks = [chunk async for chunk in in_order(source(sizes), begin, window)]
+        assert all(chunks)
+        seen = numbers(chunks)
+        assert sorted(set(seen)) == list(range(sum(sizes))) and seen == sorted(seen)
+        assert most <= window + max(sizes, default=0) + 1
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_upstream_waits_for_a_slow_consumer():
+    async def main():
+        log: list = []
+        async with aclosing(in_order(source([1] * 1000, log), lambda chunk: [chunk], window=4)) as chunks:
+            await anext(chunks)
+            for _ in range(100):
+                await asyncio.sleep(0)
+        assert len(log) <= 20
+
+    asyncio.run(main())
+
+
+def test_what_is_ready_leaves_before_what_waits():
+    async def main():
+        gate = asyncio.Event()
+
+        async def later(chunk):
+            await gate.wait()
+            return chunk
+
+        chunks = in_order(source([1, 1, 1]), lambda chunk: [later(chunk) if chunk[0].fields["n"] == 1 else chunk], window=4)
+        async with aclosing(chunks):
+            assert numbers([await asyncio.wait_for(anext(chunks), 5)]) == [0]
+            gate.set()
+            assert numbers([chunk async for chunk in chunks]) == [1, 2]
+
+    asyncio.run(main())
+
+
+def test_an_upstream_that_is_cancelled_ends_the_loop_and_does_not_hang_it():
+    async def broken():
+        yield [record(0)]
+        raise asyncio.CancelledError
+
+    async def main():
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(5):
+                assert [chunk async for chunk in in_order(broken(), lambda chunk: [chunk], window=4)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("where", ["source", "begin", "result"])
+def test_an_error_comes_after_what_was_before_it(where):
+    async def broken():
+        async for chunk in source([1, 1, 1, 1]):
+            if where == "source" and chunk[0].fields["n"] == 2:
+                raise ConfigError("planted")
+            yield chunk
+
+    async def later(chunk):
+        await asyncio.sleep(0.001 * random.random())
+        if where == "result" and chunk[0].fields["n"] == 2:
+            raise ConfigError("planted")
+        return chunk
+
+    def begin(chunk):
+        if where == "begin" and chunk[0].fields["n"] == 2:
+            raise ConfigError("planted")
+        return [later(chunk)]
+
+    async def main():
+        seen = []
+        with pytest.raises(ConfigError, match="planted"):
+            async for chunk in in_order(broken(), begin, window=8):
+                seen += numbers([chunk])
+        assert seen == [0, 1]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_closed_early_it_leaves_nothing_behind():
+    async def main():
+        log: list = []
+        cancelled = []
+
+        async def later(chunk):
+            try:
+                await asyncio.sleep(chunk[0].fields["n"] * 1000)
+            except asyncio.CancelledError:
+                cancelled.append(chunk[0].fields["n"])
+                raise
+            return chunk
+
+        async with aclosing(in_order(source([1] * 100, log), lambda chunk: [later(chunk)], window=3)) as chunks:
+            assert numbers([await anext(chunks)]) == [0]
+            await asyncio.sleep(0.01)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert log[-1] == "closed" and cancelled and sorted(cancelled) == list(range(1, len(cancelled) + 1))
+
+    asyncio.run(main())
+
+
+def test_splice_leaves_the_dropped_where_they_are():
+    a, b, c = record(0), record(1).drop("s", "f", "r"), record(2)
+    assert splice([a, b, c], [[], [a, c]]) == [b, a, c]
+
+
+def test_stages_are_found_by_their_files():
+    assert {"filter", "format", "generate", "source"} <= set(stage_kinds())
+    assert all(stage_class(kind).kind == kind for kind in stage_kinds())
+    with pytest.raises(ConfigError, match="there is no stage 'filtre'; did you mean 'filter'?"):
+        stage_class("filtre")
+
+
+def shape(records, **options):
+    async def main():
+        async def chunks():
+            yield records
+
+        return [r async for chunk in Format(name="shape", **options).run(chunks(), Job(Project("."), {})) for r in chunk]
+
+    return asyncio.run(main())
+
+
+def test_format_makes_messages_and_keeps_fields():
+    row = Record.read({"q": "{{ a }}", "a": "A\n", "n": 1}, "x:1").scored({"s": 1.0})
+    (out,) = shape([row], fields={"text": "{{ q }}={{ a }}"}, messages=[{"system": "S"}, {"user": "{{ q }}"}, {"assistant": "{{ a }}"}], keep=["n"])
+    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "{{ a }}"}, {"role": "assistant", "content": "A\n"}]
+    assert out.fields == {"n": 1, "text": "{{ a }}=A\n", "messages": turns}
+    assert out.id == row.id and out.scores == row.scores
+    assert shape([row], fields={"n": "{{ n + 1 }}"})[0].fields == {"q": "{{ a }}", "a": "A\n", "n": "2"}
+    assert shape([row], keep=["a", "none"])[0].fields == {"a": "A\n"}
+
+
+def test_format_drops_what_it_cannot_shape_and_leaves_the_dropped_alone():
+    gone = Record.read({"q": 1}, "x:2").drop("s", "f", "r")
+    bad, same, good = shape([Record.read({"a": 1}, "x:1"), gone, Record.read({"q": 2}, "x:3")], fields={"t": "{{ q }}"})
+    assert bad.dropped.stage == "shape" and bad.dropped.filter == "unrenderable" and "'q' is undefined" in bad.dropped.reason
+    assert same is gone and good.fields == {"q": 2, "t": "2"}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"fields": {"t": "{{ qq }}"}}, "the template of 't' needs the field 'qq'"),
+        ({"messages": [{"user": "{{ qq }}"}]}, "the template of 'user' needs the field 'qq'"),
+        ({"keep": ["qq"]}, "'keep' needs the field 'qq'"),
+        ({"fields": {"meta": "x"}}, "the field 'meta' is distillgen's own"),
+        ({"fields": {"t": "{{ q"}}, "the template of 't': unexpected end of template"),
+    ],
+)
+def test_format_is_checked(options, message):
+    given = Checking(frozenset({"q", "a"}), {}, Project("."), {})
+    with pytest.raises(ConfigError, match=message):
+        Format(name="shape", **options).check(given)
+
+
+def test_what_format_leaves():
+    given = Checking(frozenset({"q", "a"}), {}, Project("."), {})
+    assert Format(fields={"t": "{{ q }}"}).check(given) == {"q", "a", "t"}
+    assert Format(messages=[{"user": "{{ q }}"}], keep=["a"]).check(given) == {"a", "messages"}
+    for wrong, message in (({}, "nothing to do"), ({"messages": [{"robot": "x"}]}, "a turn is one of"), ({"messages": [{"user": "a", "system": "b"}]}, "a turn is one of")):
+        with pytest.raises(ValueError, match=message):
+            Format(**wrong)
