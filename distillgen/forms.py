@@ -133,7 +133,7 @@ class Form:
 
 
 def _schema(argument: Any) -> dict[str, Any]:
-    """A JSON Schema of an object, or of an array of objects; `{question: string}` and `[{question: string}]` are short for one."""
+    """A JSON Schema of an object, or of an array of them; `{question: string}` and `[{question: string}]` are short for one."""
     if isinstance(argument, list):
         if len(argument) != 1:
             raise ConfigError("output: a list in 'json' holds the one schema that its items have")
@@ -141,7 +141,7 @@ def _schema(argument: Any) -> dict[str, Any]:
     schema: dict[str, Any] = dict(_object(argument))
     item = schema.get("items") if schema["type"] == "array" else schema
     if not isinstance(item, Mapping) or not item.get("properties"):
-        raise ConfigError("output: a 'json' schema is of an object, or an array of objects, with 'properties': they name the fields")
+        raise ConfigError("output: a 'json' schema is of an object, or an array of them, with 'properties': they name the fields")
     from jsonschema import Draft202012Validator, SchemaError
 
     try:

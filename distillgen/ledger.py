@@ -300,7 +300,7 @@ def _refuse_truncated(path: Path) -> None:
     if not header:
         return
     if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
-        raise _damaged(path, "it is not a SQLite file")
+        raise _damaged(path, "it does not begin as a ledger does; if it is another file, give another --ledger")
     page = int.from_bytes(header[16:18], "big")
     page = 65536 if page == 1 else page
     pages, size = int.from_bytes(header[28:32], "big"), path.stat().st_size

@@ -28,7 +28,8 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
         loader = yaml.SafeLoader(_VARIABLE.sub("$\ue000\\1\ue001", text))
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + first_line
-        raise ConfigError(f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it", path=path, line=line) from error
+        what = f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it"
+        raise ConfigError(what, path=path, line=line) from error
     lines: Lines = {}
     count = 0
 
@@ -99,7 +100,8 @@ def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
     if "another document" in problem:
         return "a second document begins here ('---'); a file holds one"
     begun = error.context_mark.line + first_line if error.context and error.context_mark else 0
-    return f"{problem} ({error.context} that begins in line {begun}; is its indentation even, is a quote or bracket left open?)" if begun else problem
+    hint = f" ({error.context} that begins in line {begun}; is its indentation even, is a quote or bracket left open?)"
+    return problem + (hint if begun else "")
 
 
 def _first(error: Exception) -> str:
@@ -144,7 +146,8 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
         elif error["type"] in ("model_type", "model_attributes_type", "dict_type"):
             message = f"{what} takes a mapping of options{f' in {name!r}' if name else ''}, not {str(error['input'])[:80]!r}"
         else:
-            reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be").split(", unable to parse")[0]
+            reason = error["msg"].removeprefix("Value error, ").split(", unable to parse")[0]
+            reason = reason.replace("Input should be", "must be")
             if error["type"] == "too_short":
                 reason = "must not be empty"
             elif error["type"] != "value_error":

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.marked import Lines, Place, line_of, read_yaml, validate
-from distillgen.project import Project, file_sha256, home, read_text
+from distillgen.project import Project, file_sha256, home, project_of, read_text
+from distillgen.prompt import Sampling
 from distillgen.record import Record, digest
 from distillgen.stages import Checking, Estimate, Stage, stage_class
 from distillgen.stages.source import Source
@@ -139,9 +140,8 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
         text = read_text(path)
         data, lines = read_yaml(text, path)
         about, name = about_line(text), path.stem
-        in_folder = path.resolve().parent.name == "pipelines"
         shipped = path.resolve().is_relative_to(home("pipelines").resolve())
-        root = Path.cwd() if shipped else path.resolve().parent.parent if in_folder else path.resolve().parent
+        root = Path.cwd() if shipped else project_of(path)
     if not isinstance(data, dict):
         raise ConfigError("a pipeline is a mapping with the keys version, models and stages", path=path, line=1)
     trusted = _override(data, sets, path)
@@ -149,7 +149,8 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
         return _checked(data, lines, path, name, about, Project(root, frozenset(trusted)), need_env)
     except ConfigError as error:
         if sets and error.path == path:
-            raise ConfigError(f"{error.message} (with --set {' --set '.join(map(_typed, sets))})", path=path, line=error.line) from error
+            typed = " --set ".join(map(_typed, sets))
+            raise ConfigError(f"{error.message} (with --set {typed})", path=path, line=error.line) from error
         raise
 
 
@@ -204,6 +205,11 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
         raise ConfigError(f"{what}: {error.message}", path=path, line=line_of(lines, (*place, "provider"))) from error
 
     hidden = {str(s): "(withheld)" for s in _texts([raw.get("api_key"), raw.get("headers"), _password(raw.get("base_url"))])}
+
+    for option in Sampling.model_fields:
+        if _ENV.search(str(raw.get(option, ""))):  # sampling is kept with every answer, and ${…} never is
+            message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
+            raise ConfigError(message, path=path, line=line_of(lines, (*place, option)))
 
     def filled(value: Any, where: Place) -> Any:
         if isinstance(value, dict):
@@ -391,7 +397,8 @@ def _target(data: dict[str, Any], parts: list[str], given: str) -> dict[str, Any
         return models[parts[0]]
     if parts[0] in stages:
         return stages[parts[0]]
-    raise ConfigError(f"--set {_typed(given)}: there is no model or stage '{parts[0]}'{did_you_mean(parts[0], [*models, *stages])}")
+    hint = did_you_mean(parts[0], [*models, *stages])
+    raise ConfigError(f"--set {_typed(given)}: there is no model or stage '{parts[0]}'{hint}")
 
 
 def _refuse_shadowed(data: Mapping[str, Any], parts: Sequence[str], given: str) -> None:

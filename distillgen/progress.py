@@ -191,5 +191,5 @@ def _frame(live: Live, rates: Rates, display: Display) -> Text:
     lines += [*teacher_lines(live, per_s), remaining(live, rows_per_s), waiting(live)]
     if live.stopping:
         flying = sum(len(t.activity.sending) for t in live.teachers.values() if t.paid)
-        lines.append(f"stopping; {flying} answers that are paid for are on their way (Ctrl-C again gives them up)" if flying else "")
+        lines.append(f"stopping; {flying} answers that are paid for are on their way (Ctrl-C again gives them up)" * bool(flying))
     return Text("\n".join(line for line in lines if line))

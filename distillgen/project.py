@@ -24,10 +24,23 @@ def home(kind: str) -> Path:
     return inside if inside.is_dir() else package.parent / kind
 
 
+def project_of(pipeline: Path) -> Path:
+    """The project that a pipeline file belongs to: the nearest folder above it with content of its own, not above the
+    working directory; else the file's own folder.
+    """
+    folder, here = pipeline.resolve().parent, Path.cwd().resolve()
+    for above in (folder, *folder.parents):
+        if any((above / kind).is_dir() for kind in KINDS):
+            return above
+        if above == here or not (above.is_relative_to(here) or folder.name == "pipelines" and above == folder):
+            break
+    return folder
+
+
 @dataclass(frozen=True)
 class Project:
-    """A folder with content of its own. No file outside of it, of the working directory and of what ships is read,
-    unless `trusted` (what the user typed on the command line) names it.
+    """A folder with content of its own. No file outside of it and of what ships is read, unless `trusted` (what the
+    user typed on the command line) names it.
     """
 
     root: Path
@@ -48,15 +61,14 @@ class Project:
 
     def file(self, path: str) -> Path:
         """A data file or folder named in a pipeline or prompt."""
-        roots = [self.root.resolve(), Path.cwd().resolve(), home("data").parent.resolve()]
+        roots = [self.root.resolve(), home("data").parent.resolve()]
         for root in roots:
             found = (root / path).resolve()
             if found.exists():
                 if path in self.trusted or any(found.is_relative_to(allowed) for allowed in roots):
                     return found
                 raise ConfigError(
-                    f"'{path}' lies outside the project ({self.root}); move it there, run from the folder that holds it, "
-                    "or name it on the command line with --set"
+                    f"'{path}' lies outside the project ({self.root}); move it there, or name it on the command line with --set"
                 )
         folder = (self.root / path).parent
         near = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -101,7 +113,8 @@ def load_module(path: Path, name: str) -> ModuleType:
         raise ConfigError(f"{error.msg}", path=path, line=error.lineno) from error
     except Exception as error:
         here = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=here[-1] if here else None) from error
+        line = here[-1] if here else None
+        raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=line) from error
     return module
 
 

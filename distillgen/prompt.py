@@ -44,13 +44,13 @@ MAX_TEXT = 10_000_000  # characters that one expression in a template may make
 
 
 class Unrenderable(Exception):
-    """This record cannot fill the prompt; the text says why."""
+    """A record that cannot fill the prompt; the text says why."""
 
 
 class Sampling(BaseModel):
     """How a teacher draws its answer; what is not given is the endpoint's own default and is not sent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     temperature: float | None = Field(None, ge=0, description="0 is greedy")
     top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass")
@@ -108,7 +108,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         size = max((len(side) for side in (left, right) if isinstance(side, (str, list, tuple))), default=0)
         times = max((side for side in (left, right) if isinstance(side, int)), default=0)
-        if size * times > MAX_TEXT or (operator == "**" and times > 64):
+        if size * times > MAX_TEXT or (operator == "**" and isinstance(right, int) and right > 64):
             raise SecurityError("the expression makes too large a value")
         return super().call_binop(context, operator, left, right)
 
@@ -126,8 +126,9 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> tupl
         return _ENVIRONMENT.from_string(source), {name: lines[name] for name in meta.find_undeclared_variables(tree)}
     except TemplateSyntaxError as error:
         unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
-        hint = did_you_mean(unknown[2], _ENVIRONMENT.filters if unknown[1] == "filter" else _ENVIRONMENT.tests) if unknown else ""
-        raise ConfigError(f"template: {(error.message or '').rstrip('.')}{hint}", path=path, line=error.lineno + first_line - 1) from error
+        hint = did_you_mean(unknown[2], getattr(_ENVIRONMENT, f"{unknown[1]}s")) if unknown else ""
+        message = f"template: {(error.message or '').rstrip('.')}{hint}"
+        raise ConfigError(message, path=path, line=error.lineno + first_line - 1) from error
     except TemplateError as error:
         raise ConfigError(f"template: {error}", path=path, line=first_line) from error
 
@@ -184,7 +185,8 @@ class Prompt:
         turns, used = _turns(body, path, body_line)
         examples = _examples(front.few_shot, project, path, lines)
         lays_out = front.few_shot is not None and "examples" in used
-        inputs = {field: line for field, line in used.items() if field not in front.vary and (field != "examples" or not lays_out)}
+        given = {*front.vary, *(["examples"] if lays_out else [])}
+        inputs = {field: line for field, line in used.items() if field not in given}
         sha256 = hashlib.sha256(text.encode() + dumps(examples)).hexdigest()
         prompt = cls(name, path, sha256, front, form, turns, inputs, examples, lays_out)
         prompt._check(set(used), path, lines)

@@ -246,7 +246,7 @@ async def _carry_out(
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
     live = Live(pipeline, directory, counts, teachers, budget, total, most, last)
     _write(directory / "pipeline.lock.yaml", yaml.safe_dump(pipeline.lock(), sort_keys=False, allow_unicode=True))
-    job = Job(pipeline.project, teachers, pipeline.seed, options.limit, options.retry_failed, options.retry_with)
+    job = Job(pipeline.project, teachers, ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with)
     log.info("run: %s in %s", pipeline.name, directory)
 
     def state(word: str) -> dict[str, Any]:
@@ -262,6 +262,10 @@ async def _carry_out(
             await consume
         except asyncio.CancelledError:
             error = Stopped(live.stopping or "stopped")
+        except OSError as failure:
+            remedy = "The answers that were paid for are safe; mend it and run again to go on"
+            error = DistillgenError(f"cannot write to '{directory}': {(failure.strerror or str(failure)).lower()}. {remedy}")
+            error.__cause__ = failure
         except Exception as failure:
             error = failure
         for teacher in teachers.values():

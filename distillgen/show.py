@@ -33,13 +33,13 @@ def as_json(value: Any) -> None:
 def records(found: Iterable[Record], count: int) -> None:
     """A few records: where each came from, why it was dropped, its fields and scores."""
     width = min(shutil.get_terminal_size((120, 24)).columns, 160)
-    shown = 0
-    for shown, record in enumerate(islice(found, count), 1):
+    few = list(islice(found, count))
+    for record in few:
         _heading("", record)
         for line in fields_text(record, width):
             say("  " + line)
         _scores(record)
-    if not shown:
+    if not few:
         say("no records")
 
 
@@ -92,7 +92,8 @@ def status(run: Run) -> None:
     """How far a run is, a line a stage and a model."""
     state = run.state
     hints = dict.fromkeys(("killed", "interrupted", "stopped by budget"), " (run the same command to go on)")
-    say(f"{state['pipeline']}: {state['state']}{hints.get(state['state'], '')}, {duration(state['seconds'])}, {state['updated_at']}")
+    word = state["state"] + hints.get(state["state"], "")
+    say(f"{state['pipeline']}: {word}, {duration(state['seconds'])}, {state['updated_at']}")
     total = f"/{state['source_rows']:,}" if state["source_rows"] is not None else ""
     for s in state["stages"]:
         lost = f"  dropped {drops(s['dropped'])}" if s["dropped"] else ""
@@ -142,7 +143,8 @@ def stopped(stop: Stopped, run: Run, pipeline: Pipeline) -> str:
     left = "" if state["source_rows"] is None else f", {state['source_rows'] - state['stages'][-1]['sources']:,} source rows left"
     most = sum(e.max_cost_usd or 0.0 for _, e in pipeline.plan())
     cost = f", {money(state['totals']['cost_usd'])} of at most {money(most)} spent" if most else ""
-    return f"{stop}: {state['totals']['answers']:,} answers are safe in {run.directory}; run the same command to go on{left}{cost}"
+    safe = f"{state['totals']['answers']:,} answers are safe in {run.directory}"
+    return f"{stop}: {safe}; run the same command to go on{left}{cost}"
 
 
 def chosen(path: Path, by: str | None) -> Callable[[Record], bool]:

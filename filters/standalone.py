@@ -12,8 +12,9 @@ POINTING = PRONOUNS | {"the"}
 
 
 def standalone(*, fields: list[FieldName], subject: FieldName) -> Filter:
-    """Drop records whose `fields` point outside themselves: "the text", a pronoun before anything that it could stand
-    for, or "the" or a pronoun with neither a name nor a word of `subject` in any of them. Measures how often. English. Costs nothing.
+    """Drop records whose `fields` point outside themselves: "the text", a pronoun before anything it could stand for.
+
+    Also "the" or a pronoun with neither a name nor a word of `subject` anywhere. Measures how often. English. Costs nothing.
     """
 
     def pointers(record: Record) -> float:

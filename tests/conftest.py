@@ -44,7 +44,7 @@ class ProjectFolder:
         return kept | {"COLUMNS": "120", "PYTHONWARNINGS": "error::RuntimeWarning"}
 
     def read(self, name: str) -> list[dict]:
-        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line]
 
     def ask_pipeline(self, url: str, rows: int = 20, *, model: str = "", stage: str = "", after: str = "") -> Path:
         """A pipeline that asks an endpoint one question a row; `model` and `stage` are further options, as YAML."""

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -30,8 +29,7 @@ def apply(project):
     """apply([filters], records, chunk=…, ledger=…) -> records."""
 
     def apply(filters, records, chunk=256, ledger=None):
-        teachers = {"t": SimpleNamespace(services=SimpleNamespace(ledger=ledger))} if ledger else {}
-        job = Job(Project(project.path), teachers)
+        job = Job(Project(project.path), {}, ledger)
 
         async def main():
             async def chunks():

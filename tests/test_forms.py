@@ -141,7 +141,7 @@ def test_no_text_raises_anything_but_unparsable(text, form):
     assert rows and all(list(row) == form.fields(None) for row in rows)
 
 
-words = st.text(alphabet="abcdeXYZ éß東'\"{}[]<>,.!?", min_size=1, max_size=20).map(str.strip).filter(lambda t: t and not t[0] in "*-•")
+words = st.text(alphabet="abcdeXYZ éß東'\"{}[]<>,.!?", min_size=1, max_size=20).map(str.strip).filter(lambda t: t and t[0] not in "*-•")
 
 
 @given(st.lists(words, min_size=1, max_size=5))
@@ -206,9 +206,9 @@ def test_the_schema_that_is_sent_has_an_object_at_its_root():
         ({"regex": "(a)"}, "the regular expression needs named groups"),
         ({"json": {"a": "strng"}}, "field 'a' has no JSON type 'strng'; did you mean 'string'?"),
         ({"json": [{"a": "string"}, {"b": "string"}]}, "a list in 'json' holds the one schema that its items have"),
-        ({"json": [[{"a": "string"}]]}, "a 'json' schema is of an object, or an array of objects, with 'properties'"),
-        ({"json": ["string"]}, "a 'json' schema is of an object, or an array of objects, with 'properties'"),
-        ({"json": {"type": "array", "items": {"type": "string"}}}, "a 'json' schema is of an object, or an array of objects, with 'properties'"),
+        ({"json": [[{"a": "string"}]]}, "a 'json' schema is of an object, or an array of them, with 'properties'"),
+        ({"json": ["string"]}, "a 'json' schema is of an object, or an array of them, with 'properties'"),
+        ({"json": {"type": "array", "items": {"type": "string"}}}, "a 'json' schema is of an object, or an array of them, with 'properties'"),
         ({"json": {"type": "object"}}, "a 'json' schema is of an object"),
         ({"json": {"type": "object", "properties": {"a": {"type": "text"}}}}, "the JSON schema is wrong: 'text' is not valid"),
         ({"json": {"a": {"type": "string", "pattern": "("}}}, "the JSON schema is wrong"),

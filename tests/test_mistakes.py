@@ -313,7 +313,7 @@ MISTAKES = [
     typed("--out under a file", "--out", "data/seeds.jsonl/run", says=("cannot write to 'data/seeds.jsonl/run'", "--out")),
     typed("--out a file", "--out", "data/seeds.jsonl", says=("data/seeds.jsonl", "--out")),
     typed("--ledger in no folder", "--ledger", "no/such/ledger.sqlite3", says=("no/such/ledger.sqlite3",)),
-    typed("--ledger that is none", "--ledger", "pipelines/base.yaml", says=("pipelines/base.yaml", "not a SQLite file")),
+    typed("--ledger that is none", "--ledger", "pipelines/base.yaml", says=("pipelines/base.yaml", "does not begin as a ledger does")),
 ]  # fmt: skip
 
 

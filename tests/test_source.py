@@ -28,7 +28,7 @@ def read(project):
         fields = source.check(given) if check else None
 
         async def main():
-            return [r async for chunk in source.run(None, Job(given.project, {}, limit=limit)) for r in chunk]
+            return [r async for chunk in source.run(None, Job(given.project, {}, None, limit=limit)) for r in chunk]
 
         records = asyncio.run(main())
         if check:
@@ -278,7 +278,7 @@ def test_memory_holds_no_more_than_a_chunk(project):
     with (project.path / "a.jsonl").open("w") as file:
         for i in range(100_000):
             file.write(f'{{"q": "question {i}", "n": {i}}}\n')
-    source, job = Source(name="source", path="a.jsonl"), Job(Project(project.path), {})
+    source, job = Source(name="source", path="a.jsonl"), Job(Project(project.path), {}, None)
 
     async def main():
         rows, longest = 0, 0

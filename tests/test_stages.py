@@ -175,7 +175,7 @@ def shape(records, **options):
         async def chunks():
             yield records
 
-        return [r async for chunk in Format(name="shape", **options).run(chunks(), Job(Project("."), {})) for r in chunk]
+        return [r async for chunk in Format(name="shape", **options).run(chunks(), Job(Project("."), {}, None)) for r in chunk]
 
     return asyncio.run(main())
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.teachers import Spec, Teacher
@@ -59,6 +60,7 @@ class Job:
 
     project: Project
     teachers: Mapping[str, Teacher]
+    ledger: Ledger
     seed: int = 0
     limit: int | None = None
     retry_failed: bool = False

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from distillgen.errors import ConfigError
+from distillgen.ledger import Ledger
 from distillgen.marked import validate
 from distillgen.project import Project
 from distillgen.record import FieldName, Record, digest
@@ -31,9 +32,9 @@ class Filter:
     """A filter: `measure` takes records and gives a number (or a few named ones) for each; `decide` takes a record's
     number and gives None to keep it, or the reason to drop it.
 
-    `depends_on` names what a costly measure depends on besides the record: then its numbers are kept in the ledger and
-    a changed threshold measures nothing again. `whole_set` says that `measure` compares records with those before them;
-    it then sees the records once, in order, and must keep little.
+    `depends_on` names what a costly measure depends on besides the record: then its numbers are kept in the ledger, and
+    a changed threshold measures nothing again (name a version in it, and change that with the measure's code).
+    `whole_set` says that `measure` compares records with those before them: it sees them once, in order.
     """
 
     measure: Callable[[Sequence[Record]], Measured]
@@ -94,7 +95,8 @@ class FilterStage(Stage):
                 raise ConfigError(f"{what}: {error}") from error
             if not isinstance(made, Filter):
                 file = project.find("filters", entry.filter, ".py")
-                raise ConfigError(f"'{entry.filter}' gives {type(made).__name__}, not a Filter: return Filter(measure=…, decide=…)", path=file)
+                given = type(made).__name__
+                raise ConfigError(f"'{entry.filter}' gives {given}, not a Filter: return Filter(measure=…, decide=…)", path=file)
             built.append((entry, made))
         return built
 
@@ -114,12 +116,11 @@ class FilterStage(Stage):
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Judge every live record, filter after filter; a filter that asks somebody goes on while the next ones judge."""
-        ledger = next((t.services.ledger for t in job.teachers.values()), None)
         for entry, each in self.build(job.project):
-            chunks = self._judged(chunks, entry, each, ledger)
+            chunks = self._judged(chunks, entry, each, job.ledger)
         return chunks
 
-    def _judged(self, chunks: Chunks, entry: Entry, each: Filter, ledger: Any) -> Chunks:
+    def _judged(self, chunks: Chunks, entry: Entry, each: Filter, ledger: Ledger) -> Chunks:
         async def work(chunk: Chunk) -> Chunk:
             live = [record for record in chunk if not record.dropped]
             numbers = await measured(entry, each, live, ledger) if live else ()
@@ -144,9 +145,9 @@ def judge(stage: str, label: str, filter: Filter, record: Record, number: Number
     return record if reason is None else record.drop(stage, label, reason)
 
 
-async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledger: Any) -> Sequence[Number]:
+async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledger: Ledger) -> Sequence[Number]:
     """The filter's numbers for these records, from the ledger where it keeps them."""
-    if filter.depends_on is None or filter.whole_set or ledger is None:
+    if filter.depends_on is None or filter.whole_set:
         return await _numbers(filter, records, entry.label)
     keys = [digest([entry.filter, filter.depends_on, record.fields], 32).encode() for record in records]
     known = ledger.find_scores(keys)
@@ -166,7 +167,7 @@ async def _numbers(filter: Filter, records: Sequence[Record], label: str) -> lis
     except TypeError as error:
         raise ConfigError(f"filter '{label}': measure gives a list of numbers, not {given!r}") from error
     if len(numbers) != len(records):
-        raise ConfigError(f"filter '{label}' measured {len(numbers)} of {len(records)} records; measure gives one number for each")
+        raise ConfigError(f"filter '{label}' measured {len(numbers)} of {len(records)} records; it owes a number for each")
     return [{k: _finite(v, label) for k, v in n.items()} if isinstance(n, Mapping) else _finite(n, label) for n in numbers]
 
 
@@ -184,7 +185,8 @@ def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY:
-            raise ConfigError(f"'{name}' must be keyword-only: def {factory.__name__}(*, {name}: …)", path=inspect.getsourcefile(factory))
+            file = inspect.getsourcefile(factory)
+            raise ConfigError(f"'{name}' must be keyword-only: def {factory.__name__}(*, {name}: …)", path=file)
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
     return create_model(factory.__name__, __config__=ConfigDict(extra="forbid", frozen=True), __doc__=factory.__doc__, **fields)

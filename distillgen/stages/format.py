@@ -19,7 +19,7 @@ class Format(Stage):
     kind = "format"
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
-    messages: list[dict[str, str]] | None = Field(None, description="chat turns, [{user: …}, {assistant: …}], into the field messages")
+    messages: list[dict[str, str]] | None = Field(None, description="chat turns, [{user: …}, {assistant: …}], into messages")
     keep: list[str] | None = Field(None, description="fields to keep, besides those made here; default: all")
 
     @model_validator(mode="after")
@@ -68,6 +68,6 @@ class Format(Stage):
                 except Exception as error:  # a template can fail on a row's value in any way; the row carries the reason
                     shaped.append(record.drop(self.name, "unrenderable", f"{type(error).__name__}: {error}"))
                     continue
-                kept = record.fields if self.keep is None else {name: record.fields[name] for name in self.keep if name in record.fields}
+                kept = {k: v for k, v in record.fields.items() if self.keep is None or k in self.keep}
                 shaped.append(replace(record, fields={**kept, **made}))
             yield shaped

@@ -19,7 +19,9 @@ from distillgen.record import META, Record, digest, dumps, loads, read_rows
 from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
+FORMATS = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text",
+}  # fmt: skip
 CHECKED_ROWS = 1000  # read and checked before anything is paid for; a bad row further on is dropped
 
 Row = dict[str, Any] | str
@@ -150,7 +152,8 @@ class Source(Stage):
 
     def _texts(self, path: Path) -> Iterator[tuple[str, Row]]:
         folder = path if path.is_dir() else path.parent
-        files = sorted(p for p in path.rglob("*") if FORMATS.get(p.suffix.lower()) == "text" and p.is_file()) if path.is_dir() else [path]
+        inside = (p for p in path.rglob("*") if FORMATS.get(p.suffix.lower()) == "text" and p.is_file())
+        files = sorted(inside) if path.is_dir() else [path]
         for file in files:
             name = file.relative_to(folder).as_posix()
             place = f"/{name}" if path.is_dir() else ""

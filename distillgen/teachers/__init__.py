@@ -297,9 +297,11 @@ class Teacher:
                 return await send()
             except Retryable as error:  # only now: tenacity costs 0.1 ms even where nothing is repeated
                 first = error
-            return await AsyncRetrying(
-                stop=self._hopeless, retry=retry_if_exception_type(Retryable), wait=_wait, before_sleep=self._note_retry, reraise=True
-            )(again)
+            passing = retry_if_exception_type(Retryable)
+            retrying = AsyncRetrying(
+                stop=self._hopeless, retry=passing, wait=_wait, before_sleep=self._note_retry, reraise=True
+            )  # fmt: skip
+            return await retrying(again)
         except (Retryable, Rejected) as error:
             reason = self.redact(str(error))
             log.warning("%s: a request failed after %d retries: %s", self.name, retries, reason)
