@@ -159,7 +159,7 @@ def test_without_depends_on_nothing_is_remembered(project, apply):
 @pytest.mark.parametrize(
     "measure, reason",
     [
-        ("[1.0]", "filter 'custom' measured 1 of 2 records; measure gives one number for each"),
+        ("[1.0]", "filter 'custom' measured 1 of 2 records; it owes a number for each"),
         ("[float('nan') for r in records]", "filter 'custom' measured nan; a measurement must be a finite number"),
         ("[{'a': 1, 'b': float('inf')} for r in records]", "filter 'custom' measured inf; a measurement must be a finite number"),
         ("['high' for r in records]", "filter 'custom' measured 'high'; a measurement must be a finite number"),
