@@ -227,14 +227,12 @@ async def execute(
             await ledger.close()
 
 
-async def _carry_out(
-    pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, prints: Sequence[str],
-    first: int, last: int, watch: Callable[[Live], Awaitable[None]] | None,
-) -> Live:  # fmt: skip
-    run_name = directory.resolve().name
-    usage = ledger.usage(run_name if options.ledger else None)
-    budget = Budget(options.max_cost_usd, spent=sum(u.cost_usd for u in usage))
-    services = Services(ledger, budget, run_name, pipeline.project.root)
+def _prepare(
+    pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, prints: Sequence[str], first: int, last: int
+) -> tuple[Live, Job]:
+    """Teachers, counts and the lock file of a run that is about to start."""
+    budget = Budget(options.max_cost_usd, spent=sum(u.cost_usd for u in _usage(ledger, directory, options)))
+    services = Services(ledger, budget, directory.resolve().name, pipeline.project.root)
     teachers = {name: _teacher(name, pipeline, services, options) for name in pipeline.models}
     counts = [StageCount(s.name, s.kind, p) for s, p in zip(pipeline.stages, prints, strict=True)]
     if first:  # taken as they are stored
@@ -244,13 +242,25 @@ async def _carry_out(
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
-    live = Live(pipeline, directory, counts, teachers, budget, total, most, last)
     _write(directory / "pipeline.lock.yaml", yaml.safe_dump(pipeline.lock(), sort_keys=False, allow_unicode=True))
     job = Job(pipeline.project, teachers, ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with)
+    return Live(pipeline, directory, counts, teachers, budget, total, most, last), job
+
+
+def _usage(ledger: Ledger, directory: Path, options: Options) -> list[Usage]:
+    """What this run has used, in all its sessions; a ledger of its own holds nothing else."""
+    return ledger.usage(directory.resolve().name if options.ledger else None)
+
+
+async def _carry_out(
+    pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, prints: Sequence[str],
+    first: int, last: int, watch: Callable[[Live], Awaitable[None]] | None,
+) -> Live:  # fmt: skip
+    live, job = _prepare(pipeline, directory, options, ledger, prints, first, last)
     log.info("run: %s in %s", pipeline.name, directory)
 
     def state(word: str) -> dict[str, Any]:
-        return _state(live, word, ledger.usage(run_name if options.ledger else None))
+        return _state(live, word, _usage(ledger, directory, options))
 
     consume = asyncio.create_task(_pull(pipeline, directory, job, live, first, last))
     beside = [asyncio.create_task(_save_state(directory, state))]
@@ -268,18 +278,18 @@ async def _carry_out(
             error.__cause__ = failure
         except Exception as failure:
             error = failure
-        for teacher in teachers.values():
-            live.stopping = live.stopping or ("finishing" if error else "")
+        live.stopping = live.stopping or ("finishing" if error else "")
+        for teacher in live.teachers.values():
             await teacher.stop(error or Stopped("the run is over"))
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
-    for teacher in teachers.values():
+    for teacher in live.teachers.values():
         await teacher.close()
     words = {4: "stopped by budget", 130: "interrupted"}
     word = words.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
     try:
-        _finish(directory, pipeline, state(word), last == len(pipeline.stages) - 1)
+        _finish(directory, state(word), last == len(pipeline.stages) - 1)
     except (OSError, DistillgenError):
         if error is None:
             raise
@@ -535,7 +545,7 @@ def _by_model(usage: Sequence[Usage]) -> dict[str, Usage]:
     return totals
 
 
-def _finish(directory: Path, pipeline: Pipeline, state: dict[str, Any], whole: bool) -> None:
+def _finish(directory: Path, state: dict[str, Any], whole: bool) -> None:
     from distillgen.report import write_card, write_report
 
     _write(directory / "usage.json", json.dumps(state, indent=2))

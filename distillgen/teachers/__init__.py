@@ -276,6 +276,7 @@ class Teacher:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
         retries = 0
         first: Retryable | None = None
+
         async def record(completions: Sequence[Completion]) -> list[Completion]:
             known = [replace(c, key=k, attempt=attempt) for k, c in zip(keys, completions, strict=True)]
             await self.services.ledger.add(self._rows(known, request, stage, retries))
