@@ -242,6 +242,12 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
     return spec
 
 
+def from_environment(value: Any) -> dict[str, str]:
+    """The values that ${NAME} stands for anywhere in `value`, each with its ${NAME}; short ones are words, not secrets."""
+    names = {name for text in _texts(value) for name in _ENV.findall(text)}
+    return {os.environ[name]: f"${{{name}}}" for name in names if len(os.environ.get(name, "")) > 6}
+
+
 def _texts(value: Any) -> Iterator[Any]:
     """Every word of every text in a value."""
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

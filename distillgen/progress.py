@@ -120,7 +120,7 @@ def waiting(live: Live) -> str:
             parts.append(f"{name}: {a.note}")
         elif a.sending:
             oldest = now - min(a.sending.values())
-            where = clipped(teacher.identity, 60)
+            where = clipped(teacher.redact(teacher.identity), 60)
             parts.append(f"{len(a.sending)} answers of {name} ({where}), the oldest asked {oldest:.0f} s ago")
         elif a.trouble:
             parts.append(f"{name}, which could not answer: {clipped(a.trouble, 80)}")

@@ -26,7 +26,7 @@ import yaml
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.ledger import Ledger, Usage, salvage
-from distillgen.pipeline import Pipeline, load
+from distillgen.pipeline import Pipeline, from_environment, load
 from distillgen.record import Record, dumps
 from distillgen.stages import CHUNK, Chunks, Job, Stage
 from distillgen.stages.generate import FAILURES, Generate
@@ -232,7 +232,8 @@ def _prepare(
 ) -> tuple[Live, Job]:
     """Teachers, counts and the lock file of a run that is about to start."""
     budget = Budget(options.max_cost_usd, spent=sum(u.cost_usd for u in _usage(ledger, directory, options)))
-    services = Services(ledger, budget, directory.resolve().name, pipeline.project.root)
+    hidden = from_environment(pipeline.shown_models)
+    services = Services(ledger, budget, directory.resolve().name, pipeline.project.root, hidden)
     teachers = {name: _teacher(name, pipeline, services, options) for name in pipeline.models}
     counts = [StageCount(s.name, s.kind, p) for s, p in zip(pipeline.stages, prints, strict=True)]
     if first:  # taken as they are stored

@@ -479,3 +479,21 @@ def test_a_server_that_is_not_there_is_told_without_secrets(project, endpoint):
     done = project.cli("run", "ask", check=None, env=env)
     assert done.returncode == 3 and "127.0.0.1:9" in (project.path / "runs/ask/dropped.jsonl").read_text()
     assert not leaks(project, done)
+
+
+@pytest.mark.parametrize("status", [200, 500, 404])
+def test_what_comes_from_the_environment_is_used_and_never_written(project, status):
+    """Address and model from ${…}: the endpoint repeats the model's name, and its refusals name the address."""
+    def behave(body, times):
+        assert body["model"] == "model-of-mine"
+        return web.json_response(completion(body) if status == 200 else {"error": {"message": "no model-of-mine"}}, status=status)
+
+    with Endpoint(behave) as endpoint:
+        path = project.ask_pipeline("${T_URL}", 2, model=", max_retries: 0")
+        path.write_text(path.read_text().replace("model: m,", "model: ${T_MODEL},"))
+        env = {"T_URL": endpoint.url, "T_MODEL": "model-of-mine"}
+        done = project.cli("run", "ask", check={200: 0, 500: 3, 404: 2}[status], env=env)
+        assert endpoint.bodies
+    for file in [f for f in (project.path / "runs").rglob("*") if f.is_file()]:
+        assert b"model-of-mine" not in file.read_bytes() and endpoint.url.encode() not in file.read_bytes(), file
+    assert "model-of-mine" not in done.stdout + done.stderr

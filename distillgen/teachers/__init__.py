@@ -171,12 +171,15 @@ class Activity:
 
 @dataclass(frozen=True)
 class Services:
-    """What a teacher is handed: where answers are kept, the purse, the run's name and the project's folder."""
+    """What a teacher is handed: where answers are kept, the purse, the run's name, the project's folder, and what came
+    from the environment and must not be written, each value with the ${NAME} that stands for it.
+    """
 
     ledger: Ledger
     budget: Budget
     run: str
     root: Path
+    hidden: Mapping[str, str] = field(default_factory=dict)
 
 
 class Teacher:
@@ -266,8 +269,9 @@ class Teacher:
 
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
-        for secret in sorted(self.spec.secrets(), key=len, reverse=True):
-            text = text.replace(secret, "[withheld]")
+        secrets = dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden)
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, secrets[secret])
         return text[:REASON]
 
     async def _fetch(
@@ -279,6 +283,8 @@ class Teacher:
 
         async def record(completions: Sequence[Completion]) -> list[Completion]:
             known = [replace(c, key=k, attempt=attempt) for k, c in zip(keys, completions, strict=True)]
+            if self.shown_model != self.spec.model:  # from the environment: not written, though the endpoint repeats it
+                known = [replace(c, model=self.shown_model) for c in known]
             await self.services.ledger.add(self._rows(known, request, stage, retries))
             return known
 
