@@ -304,7 +304,7 @@ def _run(name: str) -> Run:
 
 
 def _sampling(given: Iterable[str], retry_failed: bool) -> dict[str, Any]:
-    from distillgen.marked import read_yaml, validate
+    from distillgen.marked import Places, read_yaml, validate
     from distillgen.prompt import Sampling
 
     values: dict[str, Any] = {}
@@ -318,4 +318,4 @@ def _sampling(given: Iterable[str], retry_failed: bool) -> dict[str, Any]:
             raise ConfigError(f"--retry-with {item}: {error.message}") from error
     if values and not retry_failed:
         raise ConfigError("--retry-with changes what --retry-failed asks; give both")
-    return validate(Sampling, values, what="--retry-with", path="", lines={}).given()
+    return validate(Sampling, values, what="--retry-with", places=Places()).given()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 from distillgen.errors import ConfigError, did_you_mean
 
 Place = tuple[str | int, ...]
-Lines = dict[Place, int]
 Model = TypeVar("Model", bound=BaseModel)
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")  # its braces would end a plain value inside {a: ${B}}, so they are hidden from YAML
@@ -22,15 +22,34 @@ _PLAIN = {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool",
 MAX_NODES = 200_000  # far above any recipe; stops alias bombs
 
 
-def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Lines]:
-    """Plain data (no tags, no objects) and the line of every key and item. Raises ConfigError."""
+@dataclass(frozen=True)
+class Places:
+    """Where everything in a file stands: the line of every key and item, by the keys and indices that lead to it."""
+
+    path: Path | str = ""
+    lines: dict[Place, int] = field(default_factory=dict)
+
+    def line(self, *place: str | int) -> int | None:
+        """The line of `place`, or of the nearest thing around it."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place)
+
+    def wrong(self, message: str, *place: str | int) -> ConfigError:
+        """A mistake at `place`."""
+        return ConfigError(message, path=self.path or None, line=self.line(*place))
+
+
+def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Places]:
+    """Plain data (no tags, no objects), and where each part of it stands. Raises ConfigError."""
     try:
         loader = yaml.SafeLoader(_VARIABLE.sub("$\ue000\\1\ue001", text))
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + first_line
         what = f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it"
         raise ConfigError(what, path=path, line=line) from error
-    lines: Lines = {}
+    places = Places(path)
+    lines = places.lines
     count = 0
 
     def plain(node: yaml.Node, place: Place) -> Any:
@@ -74,8 +93,8 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Li
     try:
         node = loader.get_single_node()
         if node is None:
-            return None, lines
-        return plain(node, ()), lines
+            return None, places
+        return plain(node, ()), places
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = (mark.line if mark else 0) + first_line
@@ -108,14 +127,7 @@ def _first(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def line_of(lines: Lines, place: Place) -> int | None:
-    """The line of `place`, or of the nearest thing around it."""
-    while place and place not in lines:
-        place = place[:-1]
-    return lines.get(place)
-
-
-def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lines: Lines, place: Place = ()) -> Model:
+def validate(model: type[Model], value: Any, *, what: str, places: Places, place: Place = ()) -> Model:
     """`value` as a `model`; the first mistake becomes a ConfigError with its line and the nearest valid name.
 
     `what` names the owner of the options in messages: "stage 'generate'", "filter 'brevity'".
@@ -124,15 +136,13 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
         made = model.model_validate({} if value is None else value)
         for name, given in value.items() if isinstance(value, dict) else ():
             if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
-                where = line_of(lines, (*place, name))
-                raise ConfigError(f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", path=path, line=where)
+                raise places.wrong(f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", *place, name)
         return made
     except ValidationError as invalid:
         errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
         error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         spot = error["loc"]
         name = ".".join(str(part) for part in spot)
-        where = line_of(lines, (*place, *spot))
         known = model.model_fields
         if error["type"] == "extra_forbidden":
             owner, inner = what, known
@@ -153,7 +163,7 @@ def validate(model: type[Model], value: Any, *, what: str, path: Path | str, lin
             elif error["type"] != "value_error":
                 reason += f", not {str(error['input'])[:80]!r}"
             message = f"{what}: {f'{name!r}: ' if name else ''}{reason}"
-        raise ConfigError(message, path=path, line=where) from invalid
+        raise places.wrong(message, *place, *spot) from invalid
 
 
 def _inner(model: type[BaseModel], spot: tuple[Any, ...]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.marked import Lines, Place, line_of, read_yaml, validate
+from distillgen.marked import Place, Places, read_yaml, validate
+from distillgen.overrides import override, typed
 from distillgen.project import Project, file_sha256, home, project_of, read_text
 from distillgen.prompt import Sampling
 from distillgen.record import Record, digest
@@ -133,24 +134,25 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
     file and line. Without `need_env`, variables that are not set are listed instead of refused.
     """
     if isinstance(pipeline, Mapping):
-        path, data, lines, about, name = Path("pipeline"), dict(pipeline), Lines(), "", "pipeline"
+        path, data, about, name = Path("pipeline"), dict(pipeline), "", "pipeline"
+        places = Places(path)
         root = Path.cwd()
     else:
         path = find(str(pipeline))
         text = read_text(path)
-        data, lines = read_yaml(text, path)
+        data, places = read_yaml(text, path)
         about, name = about_line(text), path.stem
         shipped = path.resolve().is_relative_to(home("pipelines").resolve())
         root = Path.cwd() if shipped else project_of(path)
     if not isinstance(data, dict):
         raise ConfigError("a pipeline is a mapping with the keys version, models and stages", path=path, line=1)
-    trusted = _override(data, sets, path)
+    trusted = override(data, sets)
     try:
-        return _checked(data, lines, path, name, about, Project(root, frozenset(trusted)), need_env)
+        return _checked(data, places, path, name, about, Project(root, frozenset(trusted)), need_env)
     except ConfigError as error:
         if sets and error.path == path:
-            typed = " --set ".join(map(_typed, sets))
-            raise ConfigError(f"{error.message} (with --set {typed})", path=path, line=error.line) from error
+            shown = " --set ".join(map(typed, sets))
+            raise ConfigError(f"{error.message} (with --set {shown})", path=path, line=error.line) from error
         raise
 
 
@@ -163,16 +165,14 @@ def about_line(text: str) -> str:
 
 
 def _checked(
-    data: dict[str, Any], lines: Lines, path: Path, name: str, about: str, project: Project, need_env: bool
+    data: dict[str, Any], places: Places, path: Path, name: str, about: str, project: Project, need_env: bool
 ) -> Pipeline:
-    top = validate(_Top, data, what="the pipeline", path=path, lines=lines)
+    top = validate(_Top, data, what="the pipeline", places=places)
     missing: list[str] = []
-    models = {
-        label: _model(label, raw, lines, path, project, None if need_env else missing) for label, raw in top.models.items()
-    }
-    stages = tuple(_stages(top.stages, lines, path))
+    models = {label: _model(label, raw, places, project, None if need_env else missing) for label, raw in top.models.items()}
+    stages = tuple(_stages(top.stages, places))
     if not isinstance(stages[0], Source):
-        raise ConfigError(f"the first stage must be a source, not '{stages[0].kind}'", path=path, line=lines.get(("stages", 0)))
+        raise places.wrong(f"the first stage must be a source, not '{stages[0].kind}'", "stages", 0)
     given = Checking(frozenset(), models, project, _capabilities(models))
     reached = []
     for i, stage in enumerate(stages):
@@ -182,34 +182,34 @@ def _checked(
         except ConfigError as error:
             if error.path and str(error.path) != "template":
                 raise
-            line = lines.get((*here, "template")) if error.path else _line_of_quoted(error.message, top.stages[i], here, lines)
-            raise ConfigError(f"stage '{stage.name}': {error.message}", path=path, line=line) from error
+            where = (*here, "template") if error.path else _quoted(error.message, top.stages[i], here, places)
+            raise places.wrong(f"stage '{stage.name}': {error.message}", *where) from error
         reached.append(given.fields)
-    _labels_are_unique(stages, path, lines)
+    _labels_are_unique(stages, places)
     shown = {label: _shown(raw, models[label]) for label, raw in top.models.items()}
     return Pipeline(
         name, path, about, top.seed, top.system, models, shown, stages, project, tuple(dict.fromkeys(missing)), tuple(reached)
     )
 
 
-def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project: Project, missing: list[str] | None) -> Spec:
+def _model(label: str, raw: Mapping[str, Any], places: Places, project: Project, missing: list[str] | None) -> Spec:
     place: Place = ("models", label)
     what = f"model '{label}'"
     if not _NAME.fullmatch(label):
-        raise ConfigError(f"{what}: a name is made of letters, digits, '-' and '_'", path=path, line=line_of(lines, place))
+        raise places.wrong(f"{what}: a name is made of letters, digits, '-' and '_'", *place)
     if "provider" not in raw:
-        raise ConfigError(f"{what} needs 'provider': openai, embedded or scripted", path=path, line=line_of(lines, place))
+        raise places.wrong(f"{what} needs 'provider': openai, embedded or scripted", *place)
     try:
         cls = teacher_class(str(raw["provider"]))
     except ConfigError as error:
-        raise ConfigError(f"{what}: {error.message}", path=path, line=line_of(lines, (*place, "provider"))) from error
+        raise places.wrong(f"{what}: {error.message}", *place, "provider") from error
 
     hidden = {str(s): "(withheld)" for s in _texts([raw.get("api_key"), raw.get("headers"), _password(raw.get("base_url"))])}
 
     for option in Sampling.model_fields:
         if _ENV.search(str(raw.get(option, ""))):  # sampling is kept with every answer, and ${…} never is
             message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
-            raise ConfigError(message, path=path, line=line_of(lines, (*place, option)))
+            raise places.wrong(message, *place, option)
 
     def filled(value: Any, where: Place) -> Any:
         if isinstance(value, dict):
@@ -222,7 +222,7 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
             if variable not in os.environ:
                 if missing is None:
                     message = f"{what}: the environment variable {variable} is not set: export {variable}=…"
-                    raise ConfigError(message, path=path, line=line_of(lines, where))
+                    raise places.wrong(message, *where)
                 missing.append(variable)
             elif os.environ[variable]:
                 hidden[os.environ[variable]] = f"${{{variable}}}"
@@ -230,15 +230,15 @@ def _model(label: str, raw: Mapping[str, Any], lines: Lines, path: Path, project
 
     options = filled(dict(raw), place)
     try:
-        spec = validate(cls.spec_type, options, what=what, path=path, lines=lines, place=place)
+        spec = validate(cls.spec_type, options, what=what, places=places, place=place)
         spec.check(project.root)
     except ConfigError as error:
         message, line = error.message, error.line
         if not error.path:
-            message, line = f"{what}: {message}", _line_of_quoted(message, raw, place, lines)
+            message, line = f"{what}: {message}", places.line(*_quoted(message, raw, place, places))
         for value, shown in sorted(hidden.items(), key=lambda item: -len(item[0])):
             message = message.replace(value, shown) if len(value) > 6 else message
-        raise ConfigError(message, path=error.path or path, line=line) from error
+        raise ConfigError(message, path=error.path or places.path, line=line) from error
     return spec
 
 
@@ -261,75 +261,67 @@ def _password(url: Any) -> str | None:
     return found[1] if found else None
 
 
-def _stages(raw: Sequence[Mapping[str, Any]], lines: Lines, path: Path) -> Iterator[Stage]:
+def _stages(raw: Sequence[Mapping[str, Any]], places: Places) -> Iterator[Stage]:
     names: set[str] = set()
     for i, item in enumerate(raw):
-        line = lines.get(("stages", i))
         if len(item) != 1:
-            raise ConfigError(f"a stage has one key, its kind, not {sorted(item) or 'none'}", path=path, line=line)
+            raise places.wrong(f"a stage has one key, its kind, not {sorted(item) or 'none'}", "stages", i)
         kind, options = next(iter(item.items()))
         place: Place = ("stages", i, kind)
         try:
             cls = stage_class(kind)
         except ConfigError as error:
-            raise ConfigError(error.message, path=path, line=line) from error
+            raise places.wrong(error.message, "stages", i) from error
         if kind == "filter" and isinstance(options, list):
             options = {"filters": options}
-            lines.update({(*place, "filters", *p[3:]): n for p, n in list(lines.items()) if p[:3] == place and len(p) > 3})
+            inner = {p: n for p, n in places.lines.items() if p[:3] == place and len(p) > 3}
+            places.lines.update({(*place, "filters", *p[3:]): n for p, n in inner.items()})
         if not isinstance(options, dict) and options is not None:
-            raise ConfigError(f"stage '{kind}' takes a mapping of options, not {options!r}", path=path, line=line)
+            raise places.wrong(f"stage '{kind}' takes a mapping of options, not {options!r}", "stages", i)
         name = str((options or {}).get("name") or kind)
         try:
-            stage = validate(cls, {**(options or {}), "name": name}, what=f"stage '{kind}'", path=path, lines=lines, place=place)
+            stage = validate(cls, {**(options or {}), "name": name}, what=f"stage '{kind}'", places=places, place=place)
         except ConfigError as error:
-            if error.line != line_of(lines, place):
+            if error.line != places.line(*place):
                 raise
-            raise ConfigError(error.message, path=path, line=_line_of_quoted(error.message, item, place, lines)) from error
+            raise places.wrong(error.message, *_quoted(error.message, item, place, places)) from error
         if not _NAME.fullmatch(name):
-            where = line_of(lines, (*place, "name"))
-            raise ConfigError(f"stage name '{name}': a name is made of letters, digits, '-' and '_'", path=path, line=where)
+            raise places.wrong(f"stage name '{name}': a name is made of letters, digits, '-' and '_'", *place, "name")
         if name in names:
-            raise ConfigError(f"stage '{name}' stands twice; name one of them: {kind}: {{name: …}}", path=path, line=line)
+            raise places.wrong(f"stage '{name}' stands twice; name one of them: {kind}: {{name: …}}", "stages", i)
         names.add(name)
         yield stage
 
 
-def _labels_are_unique(stages: Sequence[Stage], path: Path, lines: Lines) -> None:
+def _labels_are_unique(stages: Sequence[Stage], places: Places) -> None:
     """Scores are kept by filter label, so that no two filters of a pipeline may share one."""
     seen: dict[str, str] = {}
     for i, stage in enumerate(stages):
         for entry in getattr(stage, "filters", ()):
             if entry.label in seen:
-                raise ConfigError(
-                    f"filter '{entry.label}' stands in '{seen[entry.label]}' and in '{stage.name}'; "
-                    f"give one a name of its own: {entry.filter}: {{name: …}}",
-                    path=path, line=lines.get(("stages", i)),
-                )  # fmt: skip
+                message = f"filter '{entry.label}' stands in '{seen[entry.label]}' and in '{stage.name}'"
+                raise places.wrong(f"{message}; give one a name of its own: {entry.filter}: {{name: …}}", "stages", i)
             seen[entry.label] = stage.name
 
 
-def _line_of_quoted(message: str, raw: Any, place: Place, lines: Lines) -> int | None:
-    """The line of the first thing that a message quotes, among the keys and values at `place`; else of `place` itself."""
-    found: dict[str, int] = {}
+def _quoted(message: str, raw: Any, place: Place, places: Places) -> Place:
+    """The place of the first thing that a message quotes, among the keys and values at `place`; else `place` itself."""
+    found: dict[str, Place] = {}
 
     def walk(value: Any, at: Place) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                found.setdefault(str(key), lines.get((*at, key), 0))
-                walk(inner, (*at, key))
-        elif isinstance(value, list):
-            for i, inner in enumerate(value):
-                walk(inner, (*at, i))
-        else:
-            found.setdefault(str(value), lines.get(at, 0))
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+            if isinstance(value, dict) and (*at, key) in places.lines:
+                found.setdefault(str(key), (*at, key))
+            walk(inner, (*at, key))
+        if not isinstance(value, (dict, list)) and at in places.lines:
+            found.setdefault(str(value), at)
 
-    body = raw[place[-1]] if place[0] == "stages" else raw
-    walk(body, place)
+    walk(raw[place[-1]] if place[0] == "stages" else raw, place)
     for quoted in re.findall(r"'([^']+)'", message):
-        inside = [line for text, line in found.items() if quoted in text and line and len(quoted) > 2]
-        if found.get(quoted) or inside:
+        inside = [at for text, at in found.items() if quoted in text and len(quoted) > 2]
+        if quoted in found or inside:
             return found.get(quoted) or inside[0]
-    return line_of(lines, place)
+    return place
 
 
 def _capabilities(models: Mapping[str, Spec]) -> dict[str, frozenset[str]]:
@@ -346,73 +338,3 @@ def _shown(raw: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     if "base_url" in shown:
         shown["base_url"] = re.sub(r"//[^/@]*@", "//(withheld)@", str(shown["base_url"])).split("?")[0]
     return shown
-
-
-def _override(data: dict[str, Any], sets: Sequence[str], path: Path) -> list[str]:
-    """Apply `--set` to the raw pipeline; returns the texts that the user typed, which may name files anywhere."""
-    trusted = []
-    for given in sets:
-        key, equals, text = given.partition("=")
-        parts = key.split(".")
-        if not equals or not all(parts):
-            raise ConfigError(f"--set takes name.option=value, not '{given}'")
-        try:
-            value = read_yaml(text, "--set")[0] if text else ""
-        except ConfigError as error:
-            raise ConfigError(f"--set {_typed(given)}: {error.message}") from error
-        if isinstance(value, str):
-            trusted.append(value)
-        target = _target(data, parts, given)
-        for part in parts[1:-1] if target is not data else parts[:-1]:
-            target = target.setdefault(part, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"--set {_typed(given)}: '{part}' is not a mapping")
-        target[parts[-1]] = value
-        _refuse_shadowed(data, parts, given)
-    return trusted
-
-
-def _typed(given: str) -> str:
-    """A `--set` as it may be shown: without a key or a header's value."""
-    name = given.partition("=")[0]
-    return f"{name}=…" if {"api_key", "headers"} & set(name.split(".")) else given
-
-
-def _target(data: dict[str, Any], parts: list[str], given: str) -> dict[str, Any]:
-    """The mapping that the first part of a dotted name means: a model, a stage, or the pipeline itself."""
-    given_models = data.get("models")
-    models: dict[str, dict[str, Any]] = given_models if isinstance(given_models, dict) else {}
-    stages: dict[str, dict[str, Any]] = {}
-    for item in data.get("stages") or () if isinstance(data.get("stages"), list) else ():
-        if isinstance(item, dict) and len(item) == 1:
-            kind, options = next(iter(item.items()))
-            if options is None:
-                options = item[kind] = {}
-            if isinstance(options, list):  # filter: [a: {x: 1}, b] as a mapping of labels, which shares the options
-                for j, entry in enumerate(options):
-                    if isinstance(entry, str):
-                        options[j] = {entry: {}}
-                    elif isinstance(entry, dict):
-                        options[j] = {name: inner or {} for name, inner in entry.items()}
-                stages[kind] = {name: inner for entry in options if isinstance(entry, dict) for name, inner in entry.items()}
-            elif isinstance(options, dict):
-                stages[str(options.get("name") or kind)] = options
-    if parts[0] in ("seed", "version", "system", "models") or len(parts) == 1:
-        return data
-    if parts[0] in models:
-        return models[parts[0]]
-    if parts[0] in stages:
-        return stages[parts[0]]
-    hint = did_you_mean(parts[0], [*models, *stages])
-    raise ConfigError(f"--set {_typed(given)}: there is no model or stage '{parts[0]}'{hint}")
-
-
-def _refuse_shadowed(data: Mapping[str, Any], parts: Sequence[str], given: str) -> None:
-    """A model's option that every stage overrides would change nothing; say so instead."""
-    if len(parts) != 2 or parts[0] not in (data.get("models") or {}):
-        return
-    users = [o for item in data.get("stages") or () for o in item.values() if isinstance(o, dict) and o.get("model") == parts[0]]
-    if users and all(parts[1] in options for options in users):
-        name = users[0].get("name") or "generate"
-        remedy = f"use --set {name}.{given.split('.', 1)[1]}"
-        raise ConfigError(f"--set {given} changes nothing: the stage sets '{parts[1]}' itself; {remedy}")

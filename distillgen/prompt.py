@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.forms import Form, Unparsable
-from distillgen.marked import Lines, line_of, read_yaml, validate
+from distillgen.marked import Places, read_yaml, validate
 from distillgen.project import Project, read_text
 from distillgen.record import dumps, read_rows
 
@@ -170,34 +170,34 @@ class Prompt:
     @classmethod
     def parse(cls, name: str, text: str, path: Path | str, project: Project) -> Prompt:
         """A prompt from its text, without front matter where it has no name; `path` is what errors name."""
-        front, lines, body, body_line = Front(), Lines(), text, 1
+        front, places, body, body_line = Front(), Places(path), text, 1
         if name and _FRONT.match(text):
             _, head, body = (*_FRONT.split(text, 2), "")[:3]
             if not body.strip():
                 raise ConfigError("the front matter does not end ('---'), or nothing follows it", path=path, line=1)
-            data, lines = read_yaml(head, path, first_line=2)
-            front = validate(Front, data, what="the front matter", path=path, lines=lines)
+            data, places = read_yaml(head, path, first_line=2)
+            front = validate(Front, data, what="the front matter", places=places)
             body_line = head.count("\n") + 3
         try:
             form = Form.read(front.output)
         except ConfigError as error:
-            raise ConfigError(error.message, path=path, line=lines.get(("output",))) from error
+            raise places.wrong(error.message, "output") from error
         turns, used = _turns(body, path, body_line)
-        examples = _examples(front.few_shot, project, path, lines)
+        examples = _examples(front.few_shot, project, places)
         lays_out = front.few_shot is not None and "examples" in used
         given = {*front.vary, *(["examples"] if lays_out else [])}
         inputs = {field: line for field, line in used.items() if field not in given}
         sha256 = hashlib.sha256(text.encode() + dumps(examples)).hexdigest()
         prompt = cls(name, path, sha256, front, form, turns, inputs, examples, lays_out)
-        prompt._check(set(used), path, lines)
+        prompt._check(set(used), places)
         return prompt
 
-    def _check(self, used: set[str], path: Path | str, lines: Lines) -> None:
+    def _check(self, used: set[str], places: Places) -> None:
         """Substitution is strict both ways: everything used is given, everything given is used."""
         inputs = set(self.inputs)
 
         def wrong(message: str, *place: str | int) -> ConfigError:
-            return ConfigError(f"{place[0]}{message}", path=path, line=line_of(lines, place))
+            return places.wrong(f"{place[0]}{message}", *place)
 
         for name, values in self.front.vary.items():
             if name not in used:
@@ -291,20 +291,20 @@ def _turns(body: str, path: Path | str, first_line: int) -> tuple[tuple[tuple[st
     return tuple(turns), used
 
 
-def _examples(few: FewShot | None, project: Project, path: Path | str, lines: Lines) -> tuple[Mapping[str, Any], ...]:
+def _examples(few: FewShot | None, project: Project, places: Places) -> tuple[Mapping[str, Any], ...]:
     if few is None:
         return ()
-    line = lines.get(("few_shot", "examples"))
+    place = ("few_shot", "examples")
     rows: list[dict[str, Any]] = few.examples if isinstance(few.examples, list) else []
     if isinstance(few.examples, str):
         try:
             file = project.file(few.examples)
         except ConfigError as error:
-            raise ConfigError(f"few_shot: {error.message}", path=path, line=line) from error
+            raise places.wrong(f"few_shot: {error.message}", *place) from error
         for number, row in read_rows(file):
             if isinstance(row, str):
                 raise ConfigError(f"few_shot: {row}", path=file, line=number)
             rows.append(row)
     if len(rows) < few.n:
-        raise ConfigError(f"few_shot: n is {few.n}, but there are {len(rows)} examples", path=path, line=line)
+        raise places.wrong(f"few_shot: n is {few.n}, but there are {len(rows)} examples", *place)
     return tuple(rows)

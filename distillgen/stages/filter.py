@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from distillgen.errors import ConfigError
 from distillgen.ledger import Ledger
-from distillgen.marked import validate
+from distillgen.marked import Places, validate
 from distillgen.project import Project
 from distillgen.record import FieldName, Record, digest
 from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, in_order, splice
@@ -88,7 +88,7 @@ class FilterStage(Stage):
         built = []
         for entry in self.filters:
             factory, what = project.filter(entry.filter), f"filter '{entry.filter}'"
-            options = validate(options_of(factory), entry.options, what=what, path="", lines={})
+            options = validate(options_of(factory), entry.options, what=what, places=Places())
             try:
                 made = factory(**dict(options))
             except ValueError as error:  # a factory's own check of its options
