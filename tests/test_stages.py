@@ -93,6 +93,24 @@ def test_what_is_ready_leaves_before_what_waits():
     asyncio.run(main())
 
 
+def test_ready_chunks_do_not_pile_up_while_nobody_takes_them():
+    async def main():
+        pulled = []
+
+        async def endless():
+            while True:
+                pulled.append(10)
+                yield [record(i) for i in range(10)]
+
+        async with aclosing(in_order(endless(), lambda chunk: [chunk], window=64)) as chunks:
+            await anext(chunks)
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert sum(pulled) <= 64 + 3 * 10
+
+    asyncio.run(main())
+
+
 def test_an_upstream_that_is_cancelled_ends_the_loop_and_does_not_hang_it():
     async def broken():
         yield [record(0)]

@@ -120,10 +120,20 @@ async def in_order(
 ) -> Chunks:
     """The one bounded loop: `begin` turns a chunk into results that are ready and results to wait for, in order.
 
-    At most `window` results, and those of one chunk, wait at a time; upstream goes on meanwhile.
+    At most `window` records or results, and those of one chunk, wait at a time; upstream goes on meanwhile.
     """
-    queue: asyncio.Queue[Chunk | asyncio.Future[Chunk] | BaseException | None] = asyncio.Queue(window)
+    queue: asyncio.Queue[Chunk | asyncio.Future[Chunk] | BaseException | None] = asyncio.Queue()
     waiting: set[asyncio.Future[Chunk]] = set()
+    held, room = 0, asyncio.Event()
+
+    async def put(result: Chunk | asyncio.Future[Chunk]) -> None:
+        nonlocal held
+        size = len(result) if isinstance(result, list) else 1
+        while held and held + size > window:
+            room.clear()
+            await room.wait()
+        held += size
+        queue.put_nowait(result)
 
     def started(result: Chunk | Awaitable[Chunk]) -> Chunk | asyncio.Future[Chunk]:
         if isinstance(result, list):
@@ -149,22 +159,24 @@ async def in_order(
                             ready += result
                             continue
                         if ready:
-                            await queue.put(ready)
+                            await put(ready)
                             ready = []
-                        await queue.put(result)
+                        await put(result)
                     if ready:
-                        await queue.put(ready)
-            await queue.put(None)
+                        await put(ready)
+            queue.put_nowait(None)
         except BaseException as error:  # handed to the consumer, behind what came before it
             if task and task.cancelling():
                 raise
-            await queue.put(error)
+            queue.put_nowait(error)
 
     feeder = asyncio.create_task(feed())
     try:
         while (result := await queue.get()) is not None:
             if isinstance(result, BaseException):
                 raise result
+            held -= len(result) if isinstance(result, list) else 1
+            room.set()
             yield result if isinstance(result, list) else await result
     finally:
         leftovers: list[asyncio.Future[Any]] = [feeder, *waiting]
