@@ -163,7 +163,7 @@ def plan(pipeline: str, sets: Sequence[str], limit: int | None, as_json: bool) -
     total = totals["max_cost_usd"]
     cost = "no bound" if total is None else money(total) if total else "-"
     line("total", "", *(cell(totals[n]) for n in names[:3]), cost)
-    show.say("input tokens are estimated from characters; everything else is a bound")
+    show.say("input tokens are estimated from the first 200 rows; the cost takes the longest of them for every row")
     if totals["output_tokens"] is None:
         show.say("no bound: set max_tokens in the prompt's sampling, the model or the stage")
 
