@@ -26,7 +26,8 @@ COMMIT_EVERY_S = 0.01
 RESERVE_BYTES = 4 << 20  # given back to the file system when it is full, so that answers in flight still fit
 VERSION = 1
 
-_COUNTS = ("requests", "retries", "input_tokens", "cached_tokens", "output_tokens", "cost_usd")
+COUNTS = ("answers", "requests", "retries", "input_tokens", "cached_tokens", "output_tokens", "cost_usd")
+_COUNTS = COUNTS[1:]  # kept with each answer
 _LABELS = ("run", "stage", "model", "status")
 _COLUMNS = ("key", *_LABELS, *_COUNTS, "request", "completion", "at")
 _SCHEMA = f"""

@@ -15,8 +15,9 @@ from distillgen.errors import ConfigError, did_you_mean
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
-_VARIABLE = re.compile(r"\$\{(\w+)\}")  # its braces would end a plain value inside {a: ${B}}, so they are hidden from YAML
+VARIABLE = re.compile(r"\$\{(\w+)\}")  # its braces would end a plain value inside {a: ${B}}, so they are hidden from YAML
 _FLOAT = re.compile(r"[+-]?\d[\d_]*(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 1e-5 as text
+NAME = re.compile(r"[A-Za-z][\w-]*")  # of a model, a stage, a filter's label
 _CORE = "tag:yaml.org,2002:"
 _PLAIN = {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
 MAX_NODES = 200_000  # far above any recipe; stops alias bombs
@@ -43,7 +44,7 @@ class Places:
 def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Places]:
     """Plain data (no tags, no objects), and where each part of it stands. Raises ConfigError."""
     try:
-        loader = yaml.SafeLoader(_VARIABLE.sub("$\ue000\\1\ue001", text))
+        loader = yaml.SafeLoader(VARIABLE.sub("$\ue000\\1\ue001", text))
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + first_line
         what = f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it"

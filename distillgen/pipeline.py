@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.marked import Place, Places, read_yaml, validate
+from distillgen.marked import NAME, VARIABLE, Place, Places, read_yaml, validate
 from distillgen.overrides import override, typed
 from distillgen.project import Project, file_sha256, home, project_of, read_text
 from distillgen.prompt import Sampling
@@ -20,9 +21,6 @@ from distillgen.record import Record, digest
 from distillgen.stages import Checking, Estimate, Stage, stage_class
 from distillgen.stages.source import Source
 from distillgen.teachers import Spec, teacher_class
-
-_ENV = re.compile(r"\$\{(\w+)\}")
-_NAME = re.compile(r"[A-Za-z][\w-]*")
 
 
 class System(BaseModel):
@@ -71,6 +69,7 @@ class Pipeline:
         assert isinstance(first, Source)
         return first
 
+    @cached_property
     def files(self) -> dict[str, str]:
         """SHA-256 of every prompt, filter and data file that the output depends on."""
         found = {name: path for stage in self.stages for name, path in stage.files(self.project).items()}
@@ -90,12 +89,12 @@ class Pipeline:
             "system": self.system.model_dump(),
             "models": {name: dict(shown) for name, shown in self.shown_models.items()},
             "stages": stages,
-            "files": self.files(),
+            "files": self.files,
         }
 
     def fingerprints(self, limit: int | None) -> list[str]:
         """For each stage, a digest of all that its output depends on besides the ledger."""
-        files, prints, before = self.files(), [], digest([self.seed, limit])
+        files, prints, before = self.files, [], digest([self.seed, limit])
         for stage in self.stages:
             own = {name: files[name] for name in stage.files(self.project)}
             model = self.shown_models.get(getattr(stage, "model", ""), {})
@@ -195,7 +194,7 @@ def _checked(
 def _model(label: str, raw: Mapping[str, Any], places: Places, project: Project, missing: list[str] | None) -> Spec:
     place: Place = ("models", label)
     what = f"model '{label}'"
-    if not _NAME.fullmatch(label):
+    if not NAME.fullmatch(label):
         raise places.wrong(f"{what}: a name is made of letters, digits, '-' and '_'", *place)
     if "provider" not in raw:
         raise places.wrong(f"{what} needs 'provider': openai, embedded or scripted", *place)
@@ -205,9 +204,10 @@ def _model(label: str, raw: Mapping[str, Any], places: Places, project: Project,
         raise places.wrong(f"{what}: {error.message}", *place, "provider") from error
 
     hidden = {str(s): "(withheld)" for s in _texts([raw.get("api_key"), raw.get("headers"), _password(raw.get("base_url"))])}
+    hidden |= from_environment(raw)
 
     for option in Sampling.model_fields:
-        if _ENV.search(str(raw.get(option, ""))):  # sampling is kept with every answer, and ${…} never is
+        if VARIABLE.search(str(raw.get(option, ""))):  # sampling is kept with every answer, and ${…} never is
             message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
             raise places.wrong(message, *place, option)
 
@@ -218,15 +218,13 @@ def _model(label: str, raw: Mapping[str, Any], places: Places, project: Project,
             return [filled(v, (*where, i)) for i, v in enumerate(value)]
         if not isinstance(value, str):
             return value
-        for variable in _ENV.findall(value):
+        for variable in VARIABLE.findall(value):
             if variable not in os.environ:
                 if missing is None:
                     message = f"{what}: the environment variable {variable} is not set: export {variable}=…"
                     raise places.wrong(message, *where)
                 missing.append(variable)
-            elif os.environ[variable]:
-                hidden[os.environ[variable]] = f"${{{variable}}}"
-        return _ENV.sub(lambda m: os.environ.get(m.group(1), m.group(0)), value)
+        return VARIABLE.sub(lambda m: os.environ.get(m.group(1), m.group(0)), value)
 
     options = filled(dict(raw), place)
     try:
@@ -244,7 +242,7 @@ def _model(label: str, raw: Mapping[str, Any], places: Places, project: Project,
 
 def from_environment(value: Any) -> dict[str, str]:
     """The values that ${NAME} stands for anywhere in `value`, each with its ${NAME}; short ones are words, not secrets."""
-    names = {name for text in _texts(value) for name in _ENV.findall(text)}
+    names = {name for text in _texts(value) for name in VARIABLE.findall(text)}
     return {os.environ[name]: f"${{{name}}}" for name in names if len(os.environ.get(name, "")) > 6}
 
 
@@ -285,7 +283,7 @@ def _stages(raw: Sequence[Mapping[str, Any]], places: Places) -> Iterator[Stage]
             if error.line != places.line(*place):
                 raise
             raise places.wrong(error.message, *_quoted(error.message, item, place, places)) from error
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise places.wrong(f"stage name '{name}': a name is made of letters, digits, '-' and '_'", *place, "name")
         if name in names:
             raise places.wrong(f"stage '{name}' stands twice; name one of them: {kind}: {{name: …}}", "stages", i)
@@ -331,10 +329,10 @@ def _capabilities(models: Mapping[str, Spec]) -> dict[str, frozenset[str]]:
 def _shown(raw: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     """A model as it may be written: defaults filled in, ${ENV} as in the file, keys and headers withheld."""
     shown = {**spec.model_dump(exclude_none=True), **raw}
-    if "api_key" in shown and not _ENV.fullmatch(str(shown["api_key"])):
+    if "api_key" in shown and not VARIABLE.fullmatch(str(shown["api_key"])):
         shown["api_key"] = "(withheld)"
     if shown.get("headers"):
-        shown["headers"] = {k: v if _ENV.search(str(v)) else "(withheld)" for k, v in shown["headers"].items()}
+        shown["headers"] = {k: v if VARIABLE.search(str(v)) else "(withheld)" for k, v in shown["headers"].items()}
     if "base_url" in shown:
         shown["base_url"] = re.sub(r"//[^/@]*@", "//(withheld)@", str(shown["base_url"])).split("?")[0]
     return shown

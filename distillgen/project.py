@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import traceback
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from distillgen.errors import ConfigError, did_you_mean
 
@@ -116,6 +117,15 @@ def load_module(path: Path, name: str) -> ModuleType:
         line = here[-1] if here else None
         raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=line) from error
     return module
+
+
+Base = TypeVar("Base")
+
+
+def class_in(module: str, base: type[Base]) -> type[Base]:
+    """The one subclass of `base` that a module of ours defines: stages and teachers are found by their file's name."""
+    inside = vars(importlib.import_module(module)).values()
+    return next(c for c in inside if isinstance(c, type) and issubclass(c, base) and c.__module__ == module)
 
 
 def file_sha256(path: Path) -> str:

@@ -65,8 +65,8 @@ class Sampling(BaseModel):
     extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent as they are")
 
     def given(self) -> dict[str, Any]:
-        """Only what was set."""
-        return self.model_dump(exclude_none=True)
+        """The sampling options that were set, here or in a class that has others besides."""
+        return {name: value for name in Sampling.model_fields if (value := getattr(self, name)) is not None}
 
 
 class FewShot(BaseModel):

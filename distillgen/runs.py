@@ -25,7 +25,7 @@ from typing import IO, Any
 import yaml
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
-from distillgen.ledger import Ledger, Usage, salvage
+from distillgen.ledger import COUNTS, Ledger, Usage, salvage
 from distillgen.pipeline import Pipeline, from_environment, load
 from distillgen.record import Record, dumps
 from distillgen.stages import CHUNK, Chunks, Job, Stage
@@ -264,9 +264,7 @@ async def _carry_out(
         return _state(live, word, _usage(ledger, directory, options))
 
     consume = asyncio.create_task(_pull(pipeline, directory, job, live, first, last))
-    beside = [asyncio.create_task(_save_state(directory, state))]
-    if watch:
-        beside.append(asyncio.create_task(_as_coroutine(watch(live))))
+    beside = [asyncio.ensure_future(each) for each in (_save_state(directory, state), *([watch(live)] if watch else []))]
     error: Exception | None = None
     with _signals(consume, live):
         try:
@@ -284,7 +282,9 @@ async def _carry_out(
             await teacher.stop(error or Stopped("the run is over"))
         for task in beside:
             task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        for ended in await asyncio.gather(*beside, return_exceptions=True):
+            if isinstance(ended, Exception):  # neither the display nor usage.json may end a run, nor go wrong unheard
+                log.error("beside the run: %s: %s", type(ended).__name__, ended)
     for teacher in live.teachers.values():
         await teacher.close()
     words = {4: "stopped by budget", 130: "interrupted"}
@@ -497,10 +497,6 @@ def _signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _as_coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable
-
-
 async def _save_state(directory: Path, state: Callable[[str], dict[str, Any]]) -> None:
     """Keep usage.json fresh for `distillgen status` in another terminal."""
     while True:
@@ -513,11 +509,10 @@ def _state(live: Live, word: str, usage: Sequence[Usage]) -> dict[str, Any]:
     for count in live.stages:
         dropped.update(count.dropped)
     failed = sum(n for count in live.stages for name, n in count.dropped.items() if count.kind == "generate" and name in FAILURES)
-    models = {name: asdict(u) for name, u in _by_model(usage).items()}
-    for total in models.values():
-        for label in ("run", "stage", "model", "status"):
-            del total[label]
-    keys = ("answers", "requests", "retries", "input_tokens", "cached_tokens", "output_tokens", "cost_usd")
+    models: dict[str, dict[str, float]] = {}
+    for u in usage:
+        total = models.setdefault(u.model, dict.fromkeys(COUNTS, 0))
+        total.update({key: total[key] + getattr(u, key) for key in COUNTS})
     return {
         "pipeline": live.pipeline.name,
         "state": word,
@@ -528,22 +523,10 @@ def _state(live: Live, word: str, usage: Sequence[Usage]) -> dict[str, Any]:
         "stages": [asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in live.stages],
         "models": models,
         "usage": [asdict(u) for u in usage],
-        "totals": {key: round(sum(m[key] for m in models.values()), 6) for key in keys},
+        "totals": {key: round(sum(m[key] for m in models.values()), 6) for key in COUNTS},
         "seconds": round(time.monotonic() - live.started, 1),
         "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _by_model(usage: Sequence[Usage]) -> dict[str, Usage]:
-    totals: dict[str, Usage] = {}
-    for u in usage:
-        t = totals.get(u.model, Usage(model=u.model, answers=0, requests=0))
-        totals[u.model] = replace(
-            t, answers=t.answers + u.answers, requests=t.requests + u.requests, retries=t.retries + u.retries,
-            input_tokens=t.input_tokens + u.input_tokens, cached_tokens=t.cached_tokens + u.cached_tokens,
-            output_tokens=t.output_tokens + u.output_tokens, cost_usd=t.cost_usd + u.cost_usd,
-        )  # fmt: skip
-    return totals
 
 
 def _finish(directory: Path, state: dict[str, Any], whole: bool) -> None:

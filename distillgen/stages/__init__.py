@@ -7,7 +7,6 @@ order. A chunk has any length from one record up: long where answers are replaye
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.ledger import Ledger
-from distillgen.project import Project
+from distillgen.project import Project, class_in
 from distillgen.record import Record
 from distillgen.teachers import Spec, Teacher
 
@@ -97,11 +96,7 @@ def stage_class(kind: str) -> type[Stage]:
     kinds = stage_kinds()
     if kind not in kinds:
         raise ConfigError(f"there is no stage '{kind}'{did_you_mean(kind, kinds)}")
-    module = importlib.import_module(f"distillgen.stages.{kind}")
-    found: type[Stage] = next(
-        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Stage) and c.__module__ == module.__name__
-    )
-    return found
+    return class_in(f"distillgen.stages.{kind}", Stage)
 
 
 def stage_kinds() -> list[str]:

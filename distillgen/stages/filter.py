@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
 
@@ -16,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from distillgen.errors import ConfigError
 from distillgen.ledger import Ledger
-from distillgen.marked import Places, validate
+from distillgen.marked import NAME, Places, validate
 from distillgen.project import Project
 from distillgen.record import FieldName, Record, digest
 from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, in_order, splice
@@ -76,7 +74,7 @@ class FilterStage(Stage):
                 raise ValueError(f"the options of filter '{name}' are a mapping, not {options!r}")
             options = dict(options or {})
             label = str(options.pop("name", name))
-            if label != name and not re.fullmatch(r"[A-Za-z][\w-]*", label):
+            if label != name and not NAME.fullmatch(label):
                 raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
             if label in [entry.label for entry in entries]:
                 raise ValueError(f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}")
@@ -178,7 +176,6 @@ def _finite(value: Any, label: str) -> float:
     raise ConfigError(f"filter '{label}' measured {value!r}; a measurement must be a finite number")
 
 
-@lru_cache(maxsize=256)
 def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
     """A filter factory's keyword-only options, as a model that checks them."""
     hints = get_type_hints(factory)

@@ -95,8 +95,7 @@ class Generate(Stage, Sampling):
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
         """The stage's options over the model's over the prompt's."""
-        own = {name: value for name in Sampling.model_fields if (value := getattr(self, name)) is not None}
-        return {**prompt.front.sampling.given(), **spec.sampling(), **own}
+        return {**prompt.front.sampling.given(), **spec.given(), **self.given()}
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """Bounds by bytes, for a token has at least one; an earlier answer counts with its max_tokens."""

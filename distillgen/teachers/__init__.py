@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -23,6 +22,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.ledger import Answer, Ledger, Usage
+from distillgen.project import class_in
 from distillgen.prompt import Sampling
 from distillgen.record import dumps
 from distillgen.teachers.limits import Budget, Rate
@@ -141,10 +141,6 @@ class Spec(Sampling):
     output_tpm: float | None = Field(None, gt=0, description="most answer tokens a minute")
     price: Price | None = None
     max_retries: int = Field(8, ge=0, description="tries after the first, for faults that pass")
-
-    def sampling(self) -> dict[str, Any]:
-        """The sampling defaults that this entry sets."""
-        return {name: value for name in Sampling.model_fields if (value := getattr(self, name)) is not None}
 
     def secrets(self) -> list[str]:
         """Values that must never be written."""
@@ -344,11 +340,11 @@ class Teacher:
             for rate, units in ((self._requests, 1.0), (self._input, estimate), (self._output, 0.0)):
                 await rate.take(units)
             await self.services.budget.reserve(worst)
-            if self._refusal:
-                raise self._refusal
             self.activity.sending[task] = time.monotonic()
             cost = 0.0
             try:
+                if self._refusal:
+                    raise self._refusal
                 completions = await self.answer(request, samples, attempt)
                 cost = sum(self.cost_usd(c) for c in completions)
                 self._note_answer(completions, estimate)
@@ -439,9 +435,4 @@ def teacher_class(provider: str) -> type[Teacher]:
     names = teacher_names()
     if provider not in names:
         raise ConfigError(f"there is no provider '{provider}'{did_you_mean(provider, names)}")
-    module = importlib.import_module(f"distillgen.teachers.{provider}")
-    found: type[Teacher] = next(
-        c for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, Teacher) and c.__module__ == module.__name__
-    )  # fmt: skip
-    return found
+    return class_in(f"distillgen.teachers.{provider}", Teacher)
