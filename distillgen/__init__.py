@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distillgen.errors import ConfigError as ConfigError
     from distillgen.errors import DistillgenError as DistillgenError
+    from distillgen.execution import run as run
     from distillgen.pipeline import Pipeline as Pipeline
     from distillgen.pipeline import load as load
     from distillgen.record import FieldName as FieldName
     from distillgen.record import Record as Record
     from distillgen.runs import Run as Run
-    from distillgen.runs import run as run
     from distillgen.stages.filter import Filter as Filter
     from distillgen.teachers import Completion as Completion
     from distillgen.teachers import Request as Request
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Completion": "teachers", "ConfigError": "errors", "DistillgenError": "errors", "FieldName": "record",
     "Filter": "stages.filter", "Pipeline": "pipeline", "Record": "record", "Request": "teachers", "Run": "runs",
-    "load": "pipeline", "run": "runs",
+    "load": "pipeline", "run": "execution",
 }  # fmt: skip
 __all__ = [*_HOMES]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sys
@@ -17,8 +16,9 @@ from distillgen import __version__
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 
 if TYPE_CHECKING:
+    from distillgen.execution import Live, Options
     from distillgen.pipeline import Pipeline
-    from distillgen.runs import Live, Options, Run
+    from distillgen.runs import Run
 
 FINISHED_WITH_FAILURES = 3
 
@@ -176,8 +176,9 @@ def plan(pipeline: str, sets: Sequence[str], limit: int | None, as_json: bool) -
 def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) -> None:
     """Show a few records through all stages. Its answers are kept for the run."""
     from distillgen import show
+    from distillgen.execution import Options
     from distillgen.pipeline import load
-    from distillgen.runs import Options, read_records, stage_file
+    from distillgen.runs import read_records, stage_file
 
     checked = load(pipeline, sets)
     directory = (out or Path("runs") / checked.name) / "preview"
@@ -211,8 +212,9 @@ def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **g
     4 stopped by --max-cost-usd, 130 interrupted.
     """
     from distillgen import show
+    from distillgen.execution import Options
     from distillgen.pipeline import load
-    from distillgen.runs import Options, Run
+    from distillgen.runs import Run
 
     if stage := given.pop("stage"):
         given["first"] = given["until"] = stage
@@ -285,11 +287,11 @@ def report(run: str) -> None:
 def _execute(pipeline: Pipeline, directory: Path, options: Options) -> Live:
     from rich.console import Console
 
+    from distillgen.execution import execute
     from distillgen.progress import watch
-    from distillgen.runs import execute
 
     console = Console(stderr=True, highlight=False, markup=False)
-    return asyncio.run(execute(pipeline, directory, options, lambda live: watch(live, console)))
+    return execute(pipeline, directory, options, lambda live: watch(live, console))
 
 
 def _run(name: str) -> Run:

@@ -15,7 +15,7 @@ from rich.text import Text
 from distillgen.record import Record
 
 if TYPE_CHECKING:
-    from distillgen.runs import Live, StageCount
+    from distillgen.execution import Live, StageCount
 
 SILENCE_S = 30.0
 PLAIN_EVERY_S = 10.0

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillgen.errors import LedgerError
-from distillgen.ledger import Answer, Ledger, Usage, merge, salvage
+from distillgen.ledger import Answer, Ledger, merge, salvage
 from distillgen.teachers import Completion, Request
 from tests.endpoint import Endpoint
 
@@ -102,7 +102,7 @@ def answers(count, run="r", text="t", start=0):
     made = []
     for i in range(start, start + count):
         completion = Completion(text=f"{text}{i}").json()
-        made.append(Answer(i.to_bytes(32, "big"), "ok", b'{"model":"m"}', completion, Usage(run, "s", "m", cost_usd=0.5, output_tokens=2)))
+        made.append(Answer(i.to_bytes(32, "big"), run, "s", "m", "ok", 1, 0, 0, 0, 2, 0.5, b'{"model":"m"}', completion))
     return made
 
 
@@ -117,7 +117,8 @@ def fill(path, *batches):
 
 def contents(path):
     ledger = Ledger(path)
-    rows = {row.key: orjson.loads(row.completion)["text"] for row in ledger.find([i.to_bytes(32, "big") for i in range(5000)]).values()}
+    found = ledger.find([i.to_bytes(32, "big") for i in range(5000)])
+    rows = {key: orjson.loads(completion)["text"] for key, (_, completion, _) in found.items()}
     usage = ledger.usage()
     ledger.close_now()
     return rows, usage

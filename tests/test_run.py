@@ -170,7 +170,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
 
     from rich.console import Console
 
-    from distillgen.runs import Options, execute
+    from distillgen.execution import Options, execute
 
     async def slow(request, sample):
         await asyncio.sleep(1.2)
@@ -182,7 +182,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
             "stages": [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "teacher", "template": "{{ a }}"}}]}  # fmt: skip
     written = io.StringIO()
     console = Console(file=written, width=200)
-    asyncio.run(execute(distillgen.load(made), project.path / "r", Options(scripts={"teacher": slow}), lambda live: progress.watch(live, console)))
+    execute(distillgen.load(made), project.path / "r", Options(scripts={"teacher": slow}), lambda live: progress.watch(live, console))
     assert "waiting for 1 answers of teacher" in written.getvalue() and "first kept row" in written.getvalue()
 
 

@@ -54,7 +54,7 @@ def test_order_is_kept_and_what_runs_is_bounded(sizes, window, chance):
         return [[r] if chance.random() < 0.3 else later(r, chance.randrange(20)) for r in chunk]
 
     async def main():
-        chunks = [chunk async for chunk in in_order(source(sizes), begin, window)]
+        chunks = [chunk async for chunk in in_order(source(sizes), begin, lambda: window)]
         assert all(chunks)
         seen = numbers(chunks)
         assert sorted(set(seen)) == list(range(sum(sizes))) and seen == sorted(seen)
@@ -67,7 +67,7 @@ def test_order_is_kept_and_what_runs_is_bounded(sizes, window, chance):
 def test_upstream_waits_for_a_slow_consumer():
     async def main():
         log: list = []
-        async with aclosing(in_order(source([1] * 1000, log), lambda chunk: [chunk], window=4)) as chunks:
+        async with aclosing(in_order(source([1] * 1000, log), lambda chunk: [chunk], window=lambda: 4)) as chunks:
             await anext(chunks)
             for _ in range(100):
                 await asyncio.sleep(0)
@@ -84,7 +84,7 @@ def test_what_is_ready_leaves_before_what_waits():
             await gate.wait()
             return chunk
 
-        chunks = in_order(source([1, 1, 1]), lambda chunk: [later(chunk) if chunk[0].fields["n"] == 1 else chunk], window=4)
+        chunks = in_order(source([1, 1, 1]), lambda chunk: [later(chunk) if chunk[0].fields["n"] == 1 else chunk], window=lambda: 4)
         async with aclosing(chunks):
             assert numbers([await asyncio.wait_for(anext(chunks), 5)]) == [0]
             gate.set()
@@ -102,7 +102,7 @@ def test_ready_chunks_do_not_pile_up_while_nobody_takes_them():
                 pulled.append(10)
                 yield [record(i) for i in range(10)]
 
-        async with aclosing(in_order(endless(), lambda chunk: [chunk], window=64)) as chunks:
+        async with aclosing(in_order(endless(), lambda chunk: [chunk], window=lambda: 64)) as chunks:
             await anext(chunks)
             for _ in range(1000):
                 await asyncio.sleep(0)
@@ -119,7 +119,7 @@ def test_an_upstream_that_is_cancelled_ends_the_loop_and_does_not_hang_it():
     async def main():
         with pytest.raises(asyncio.CancelledError):
             async with asyncio.timeout(5):
-                assert [chunk async for chunk in in_order(broken(), lambda chunk: [chunk], window=4)]
+                assert [chunk async for chunk in in_order(broken(), lambda chunk: [chunk], window=lambda: 4)]
 
     asyncio.run(main())
 
@@ -146,7 +146,7 @@ def test_an_error_comes_after_what_was_before_it(where):
     async def main():
         seen = []
         with pytest.raises(ConfigError, match="planted"):
-            async for chunk in in_order(broken(), begin, window=8):
+            async for chunk in in_order(broken(), begin, window=lambda: 8):
                 seen += numbers([chunk])
         assert seen == [0, 1]
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -167,7 +167,7 @@ def test_closed_early_it_leaves_nothing_behind():
                 raise
             return chunk
 
-        async with aclosing(in_order(source([1] * 100, log), lambda chunk: [later(chunk)], window=3)) as chunks:
+        async with aclosing(in_order(source([1] * 100, log), lambda chunk: [later(chunk)], window=lambda: 3)) as chunks:
             assert numbers([await anext(chunks)]) == [0]
             await asyncio.sleep(0.01)
         assert asyncio.all_tasks() == {asyncio.current_task()}

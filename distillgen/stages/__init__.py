@@ -7,6 +7,7 @@ order. A chunk has any length from one record up: long where answers are replaye
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -111,70 +112,54 @@ def splice(chunk: Sequence[Record], replaced: Iterable[Sequence[Record]]) -> Chu
 
 
 async def in_order(
-    chunks: Chunks, begin: Callable[[Chunk], Iterable[Chunk | Awaitable[Chunk]]], window: int
+    chunks: Chunks, begin: Callable[[Chunk], Iterable[Chunk | Awaitable[Chunk]]], window: Callable[[], int]
 ) -> Chunks:
-    """The one bounded loop: `begin` turns a chunk into results that are ready and results to wait for, in order.
-
-    At most `window` records or results, and those of one chunk, wait at a time; upstream goes on meanwhile.
+    """The one bounded loop: `begin` starts the work on a chunk and gives results that are ready and results to wait for,
+    in order. Upstream goes on meanwhile, until `window` records or results wait to leave.
     """
-    queue: asyncio.Queue[Chunk | asyncio.Future[Chunk] | BaseException | None] = asyncio.Queue()
-    waiting: set[asyncio.Future[Chunk]] = set()
-    held, room = 0, asyncio.Event()
-
-    async def put(result: Chunk | asyncio.Future[Chunk]) -> None:
-        nonlocal held
-        size = len(result) if isinstance(result, list) else 1
-        while held and held + size > window:
-            room.clear()
-            await room.wait()
-        held += size
-        queue.put_nowait(result)
-
-    def started(result: Chunk | Awaitable[Chunk]) -> Chunk | asyncio.Future[Chunk]:
-        if isinstance(result, list):
-            return result
-        future = asyncio.ensure_future(result)
-        waiting.add(future)
-        future.add_done_callback(settled)
-        return future
-
-    def settled(future: asyncio.Future[Chunk]) -> None:
-        waiting.discard(future)
-        if not future.cancelled():
-            future.exception()  # noted as seen: the one that counts is raised to the consumer, in order
+    waiting: deque[Chunk | Awaitable[Chunk]] = deque()
+    held, changed = 0, asyncio.Event()
 
     async def feed() -> None:
-        task = asyncio.current_task()
-        try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    ready: Chunk = []
-                    for result in [started(result) for result in begin(chunk)]:
-                        if isinstance(result, list):
-                            ready += result
-                            continue
-                        if ready:
-                            await put(ready)
-                            ready = []
-                        await put(result)
-                    if ready:
-                        await put(ready)
-            queue.put_nowait(None)
-        except BaseException as error:  # handed to the consumer, behind what came before it
-            if task and task.cancelling():
-                raise
-            queue.put_nowait(error)
+        nonlocal held
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                ready: Chunk = []
+                for result in begin(chunk):
+                    held += _size(result)
+                    if not isinstance(result, list):
+                        waiting.append(asyncio.ensure_future(result) if asyncio.iscoroutine(result) else result)
+                        ready = []
+                    elif ready:
+                        ready += result  # what is ready travels together
+                    elif result:
+                        ready = [*result]
+                        waiting.append(ready)
+                changed.set()
+                while held >= window():
+                    changed.clear()
+                    await changed.wait()
 
     feeder = asyncio.create_task(feed())
+    feeder.add_done_callback(lambda _: changed.set())
     try:
-        while (result := await queue.get()) is not None:
-            if isinstance(result, BaseException):
-                raise result
-            held -= len(result) if isinstance(result, list) else 1
-            room.set()
-            yield result if isinstance(result, list) else await result
+        while waiting or not feeder.done():
+            if not waiting:
+                changed.clear()
+                await changed.wait()
+                continue
+            result = waiting.popleft()
+            held -= _size(result)
+            changed.set()
+            if done := result if isinstance(result, list) else await result:
+                yield done
+        await feeder  # what went wrong upstream comes behind what was before it
     finally:
-        leftovers: list[asyncio.Future[Any]] = [feeder, *waiting]
+        leftovers = [feeder, *(task for task in waiting if isinstance(task, asyncio.Future))]
         for task in leftovers:
             task.cancel()
         await asyncio.gather(*leftovers, return_exceptions=True)
+
+
+def _size(result: Chunk | Awaitable[Chunk]) -> int:
+    return len(result) if isinstance(result, list) else 1

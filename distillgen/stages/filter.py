@@ -129,7 +129,7 @@ class FilterStage(Stage):
                 yield await work(chunk)
 
         if inspect.iscoroutinefunction(each.measure) and not each.whole_set:
-            return in_order(chunks, lambda chunk: [work(chunk)], window=CHUNK)
+            return in_order(chunks, lambda chunk: [work(chunk)], window=lambda: CHUNK)
         return one_by_one()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,8 @@ from distillgen.teachers import Completion, Request, Spec, Teacher
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
 FAILURES = (*_STATUS.values(), "malformed")  # the names under which an answer that could not be used is dropped
+
+Answers = list[Completion] | Awaitable[list[Completion]]
 
 
 class Generate(Stage, Sampling):
@@ -47,10 +49,9 @@ class Generate(Stage, Sampling):
 
     def load_prompt(self, project: Project) -> Prompt:
         """The prompt, checked."""
-        if self.prompt is not None:
-            return Prompt.load(self.prompt, project)
-        assert self.template is not None
-        return Prompt.parse("", self.template, "template", project)
+        if self.template is not None:
+            return Prompt.parse("", self.template, "template", project)
+        return Prompt.load(str(self.prompt), project)
 
     def files(self, project: Project) -> dict[str, Path]:
         """The prompt's file and its examples' file."""
@@ -66,7 +67,7 @@ class Generate(Stage, Sampling):
         """Prompt and model exist, the prompt's inputs are there, and the model can do what is asked."""
         if self.model not in given.models:
             raise ConfigError(f"there is no model '{self.model}'{did_you_mean(self.model, given.models)}")
-        prompt = self.load_prompt(given.project)
+        prompt, spec = self.load_prompt(given.project), given.models[self.model]
         what = f"prompt '{self.prompt}'" if self.prompt else "'template'"
         for name in sorted(self.params):
             if name not in prompt.inputs:
@@ -75,65 +76,51 @@ class Generate(Stage, Sampling):
             given.need(name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what)
         if self.output and prompt.form.kind in NAMED:
             raise ConfigError(f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields")
-        able = given.capabilities[self.model]
-        spec = given.models[self.model]
         wants = {"logprobs": self.sampling(spec, prompt).get("logprobs"), "tools": self.tools, "grammar": self.grammar}
         for capability, wanted in wants.items():
-            if wanted is not None and capability not in able:
+            if wanted is not None and capability not in given.capabilities[self.model]:
                 others = sorted(name for name, can in given.capabilities.items() if capability in can)
                 remedy = f"models that can: {', '.join(others)}" if others else "the provider embedded can"
                 raise ConfigError(f"model '{self.model}' ({spec.provider}) cannot do {capability}; {remedy}")
-        added = self.added(prompt)
+        added = [*prompt.form.fields(self.output), *filter(None, [self.reasoning, "tool_calls" if self.tools else None])]
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; name the output otherwise")
         return given.fields | set(added)
-
-    def added(self, prompt: Prompt) -> list[str]:
-        """The fields that the stage writes."""
-        further = [self.reasoning, "tool_calls" if self.tools else None]
-        return [*prompt.form.fields(self.output), *(name for name in further if name)]
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
         """The stage's options over the model's over the prompt's."""
         return {**prompt.front.sampling.given(), **spec.given(), **self.given()}
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
-        """Bounds by bytes, for a token has at least one; an earlier answer counts with its max_tokens."""
+        """Bounds by bytes, for a token has at least one; what an earlier answer will give counts with its max_tokens."""
         prompt, spec = self.load_prompt(given.project), given.models[self.model]
-        sampling = self.sampling(spec, prompt)
-        most = sampling.get("max_tokens")
-        requests = None if before.rows is None else before.rows * self.draws
-        rows = None if requests is None else requests * self.n * (self.max_items if prompt.form.many else 1)
-        sizes, unknown = [], 0
+        most = self.sampling(spec, prompt).get("max_tokens")
+        if before.rows is None:
+            return Estimate(None, None, None, None, None if spec.price else 0.0)
+        requests = before.rows * self.draws
+        rows = requests * self.n * (self.max_items if prompt.form.many else 1)
+        sizes = [0]
         for record in samples:
-            missing = set(prompt.inputs) - set(record.fields) - set(self.params)
-            unknown = max(unknown, len(missing))
-            fields = {**record.fields, **dict.fromkeys(missing, ""), **self.params}
-            draw = prompt.draw("plan", record.fields)
+            unknown = set(prompt.inputs) - set(record.fields) - set(self.params)
+            fields = {**record.fields, **dict.fromkeys(unknown, ""), **self.params}
             try:
-                messages = prompt.render(fields, draw)
+                messages = prompt.render(fields, prompt.draw("plan", record.fields))
             except Unrenderable:  # the run drops the row and says why; it asks nothing
                 continue
-            sizes.append(sum(len(str(m["content"]).encode()) + 16 for m in messages))
-        longest = max(sizes, default=0) + unknown * 4 * (most or 0)
-        average = sum(sizes) / len(sizes) / 4 if sizes else 0
-        price = spec.price
-        if requests is None:
-            return Estimate(rows, None, None, None, None if price else 0.0)
-        input_tokens = round(requests * average)
-        output_tokens = None if most is None else requests * self.n * most
-        cost = 0.0
-        if price:
-            if output_tokens is None:
-                return Estimate(rows, requests, input_tokens, None, None)
-            cost = price.cost_usd(requests * longest, 0, output_tokens)
+            size = sum(len(str(message["content"]).encode()) + 16 for message in messages)
+            sizes.append(size + len(unknown) * 4 * (most or 0))
+        input_tokens = round(requests * sum(sizes) / max(1, len(sizes) - 1) / 4)
+        if most is None:
+            return Estimate(rows, requests, input_tokens, None, None if spec.price else 0.0)
+        output_tokens = requests * self.n * most
+        cost = spec.price.cost_usd(requests * max(sizes), 0, output_tokens) if spec.price else 0.0
         return Estimate(rows, requests, input_tokens, output_tokens, cost)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record; answers leave in source order as soon as they are there."""
         teacher = job.teachers[self.model]
         asking = _Asking(self, self.load_prompt(job.project), teacher, job)
-        return in_order(_small(chunks), asking.begin, window=4 * teacher.spec.max_concurrency)
+        return in_order(_small(chunks), asking.begin, window=lambda: int(4 * teacher.slots.limit))
 
 
 async def _small(chunks: Chunks) -> Chunks:
@@ -154,32 +141,35 @@ class _Asking:
     def sampling(self) -> dict[str, Any]:
         return self.stage.sampling(self.teacher.spec, self.prompt)
 
-    def begin(self, chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
+    @cached_property
+    def made(self) -> dict[str, Any]:
+        return {"stage": self.stage.name, "prompt": f"{self.stage.prompt or 'template'}@{self.prompt.sha256[:12]}"}
+
+    def begin(self, chunk: Chunk) -> Iterator[Chunk | Awaitable[Chunk]]:
         """Render all, look all up at once, and give each record's successors or something to await."""
-        stage, live = self.stage, [record for record in chunk if not record.dropped]
         asks: list[tuple[Request, int]] = []
-        drawn: list[list[Draw] | Record] = []
-        for record in live:
-            seeds = (f"{self.job.seed}/{stage.name}/{record.id}/{i}" for i in range(stage.draws))
-            draws = [self.prompt.draw(seed, record.fields) for seed in seeds]
+        drawn: list[Sequence[Draw] | Chunk] = []
+        for record in chunk:
             try:
-                asks += [(self.request(record, draw), stage.n) for draw in draws]
-                drawn.append(draws)
+                draws = () if record.dropped else self.draws(record)
+                asks += [(self.request(record, draw), self.stage.n) for draw in draws]
+                drawn.append(draws or [record])
             except Unrenderable as error:
-                drawn.append(record.drop(stage.name, "unrenderable", str(error)))
+                drawn.append([record.drop(self.stage.name, "unrenderable", str(error))])
         again = self.again if self.job.retry_failed else None
-        outcomes = iter(self.teacher.begin(asks, stage=stage.name, again=again, changed=self.job.retry_with))
-        results: list[Chunk | Awaitable[Chunk]] = []
-        for record, draw in zip(live, drawn, strict=True):
-            if isinstance(draw, Record):
-                results.append([draw])
+        outcomes = iter(self.teacher.begin(asks, stage=self.stage.name, again=again, changed=self.job.retry_with))
+        for record, drew in zip(chunk, drawn, strict=True):
+            if isinstance(drew, list):
+                yield drew
                 continue
-            answers = [next(outcomes) for _ in draw]
+            answers = [next(outcomes) for _ in drew]
             ready = [answer for answer in answers if isinstance(answer, list)]
-            all_there = len(ready) == len(answers)
-            results.append(self.children(record, draw, ready) if all_there else self.later(record, draw, answers))
-        waiting = iter(results)
-        return [[record] if record.dropped else next(waiting) for record in chunk]
+            there = len(ready) == len(answers)
+            yield self.children(record, drew, ready) if there else _Later(self, record, drew, answers)
+
+    def draws(self, record: Record) -> tuple[Draw, ...]:
+        seeds = (f"{self.job.seed}/{self.stage.name}/{record.id}/{i}" for i in range(self.stage.draws))
+        return tuple(self.prompt.draw(seed, record.fields) for seed in seeds)
 
     def request(self, record: Record, draw: Draw) -> Request:
         stage, prompt = self.stage, self.prompt
@@ -196,64 +186,69 @@ class _Asking:
         """Whether --retry-failed asks a stored answer once more: failed, cut off, refused or malformed."""
         if completion.status != "ok":
             return True
-        if completion.tool_calls:
-            return False
         try:
-            self.prompt.form.parse(completion.text, self.stage.output)
+            self.parse(completion)
         except Unparsable:
             return True
         return False
 
-    async def later(
-        self, record: Record, draws: Sequence[Draw], answers: Sequence[list[Completion] | Awaitable[list[Completion]]]
-    ) -> Chunk:
-        return self.children(record, draws, [a if isinstance(a, list) else await a for a in answers])
+    def parse(self, completion: Completion) -> list[dict[str, Any]]:
+        """The rows of an answer; where it only calls tools, one without text."""
+        if completion.tool_calls and not completion.text:
+            return [dict.fromkeys(self.prompt.form.fields(self.stage.output), "")]
+        return self.prompt.form.parse(completion.text, self.stage.output)
+
+    def why(self, completion: Completion) -> str:
+        """Why an answer cannot be used, of one that was cut off, refused or failed."""
+        if completion.status == "length":
+            return f"cut off at max_tokens {self.sampling.get('max_tokens', '(the endpoint’s own)')}"
+        return f"the teacher refused: {completion.text[:200]}" if completion.status == "refused" else completion.error
 
     def children(self, record: Record, draws: Sequence[Draw], answers: Sequence[Sequence[Completion]]) -> Chunk:
         """A record for every sample and item; one that could not be used is dropped and says why."""
         children: Chunk = []
         for draw, completions in zip(draws, answers, strict=True):
             for sample, completion in enumerate(completions):
-                made = {
-                    "stage": self.stage.name,
-                    "model": completion.model or self.teacher.shown_model,
-                    "prompt": f"{self.stage.prompt or 'template'}@{self.prompt.sha256[:12]}",
-                    "key": completion.key.hex(),
-                    "sample": sample,
-                    "draw": draw.text(),
-                }
-                children += self._parsed(record, completion, made, len(children))
+                how = {"model": completion.model, "key": completion.key.hex(), "sample": sample, "draw": draw.text()}
+                children += self.rows(record, completion, self.made | how, len(children))
         return children
 
-    def _parsed(self, record: Record, completion: Completion, made: dict[str, Any], ordinal: int) -> Chunk:
-        stage = self.stage
-        extra: dict[str, Any] = {}
-        if stage.reasoning:
-            extra[stage.reasoning] = completion.reasoning
+    def rows(self, record: Record, completion: Completion, made: Mapping[str, Any], ordinal: int) -> Chunk:
+        """The records of one answer."""
+        stage, form = self.stage, self.prompt.form
+        extra: dict[str, Any] = {stage.reasoning: completion.reasoning} if stage.reasoning else {}
         if stage.tools:
             extra["tool_calls"] = list(completion.tool_calls)
-        field = stage.output or ("response" if self.prompt.form.kind in NAMED else self.prompt.form.fields(None)[0])
-        raw = record.derive({field: completion.text, **extra}, made, ordinal)
-        if completion.status != "ok":
-            reason = {
-                "length": f"cut off at max_tokens {self.sampling.get('max_tokens', '(the endpoint’s own)')}",
-                "refused": f"the teacher refused: {completion.text[:200]}",
-            }.get(completion.status, completion.error)
-            return [raw.drop(stage.name, _STATUS[completion.status], reason)]
         try:
-            if completion.tool_calls and not completion.text:
-                rows: list[dict[str, Any]] = [dict.fromkeys(self.prompt.form.fields(stage.output), "")]
-            else:
-                rows = self.prompt.form.parse(completion.text, stage.output)
+            if completion.status != "ok":
+                raise Unparsable(self.why(completion))
+            rows = self.parse(completion)
         except Unparsable as error:
-            return [raw.drop(stage.name, "malformed", str(error))]
-        scores = _likelihood(stage.name, completion)
+            field = stage.output or ("response" if form.kind in NAMED else form.fields(None)[0])
+            raw = record.derive({field: completion.text, **extra}, made, ordinal)
+            return [raw.drop(stage.name, _STATUS.get(completion.status, "malformed"), str(error))]
         children = [record.derive({**row, **extra}, made, ordinal + i) for i, row in enumerate(rows)]
-        if scores:
+        if scores := _likelihood(stage.name, completion):
             children = [child.scored(scores) for child in children]
         most = stage.max_items
         over = [c.drop(stage.name, "max_items", f"one of {len(rows)} items, {most} are taken") for c in children[most:]]
         return children[:most] + over
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """The successors of a record whose answers are on their way."""
+
+    asking: _Asking
+    record: Record
+    draws: Sequence[Draw]
+    answers: Sequence[Answers]
+
+    def __await__(self) -> Generator[Any, None, Chunk]:
+        answers = []
+        for answer in self.answers:
+            answers.append(answer if isinstance(answer, list) else (yield from answer.__await__()))
+        return self.asking.children(self.record, self.draws, answers)
 
 
 def _likelihood(stage: str, completion: Completion) -> dict[str, float]:

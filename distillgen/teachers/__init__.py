@@ -14,20 +14,27 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import wait_random_exponential
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
-from distillgen.ledger import Answer, Ledger, Usage
+from distillgen.ledger import Answer, Ledger
 from distillgen.project import class_in
 from distillgen.prompt import Sampling
 from distillgen.record import dumps
-from distillgen.teachers.limits import Budget, Rate
+from distillgen.teachers.limits import Budget, Rate, Slots
 
 log = logging.getLogger("distillgen")
+
+REASON = 500  # most characters of what an endpoint says that are kept
+REJECTIONS = 20  # requests refused, none ever accepted: the pipeline is wrong, not its rows
+CONNECTIONS = 4  # tries to connect to an endpoint that has never answered, about 3 s
+
+_backoff = wait_random_exponential(multiplier=0.5, max=60)
 
 
 @dataclass(frozen=True)
@@ -45,18 +52,15 @@ class Request:
     @cached_property
     def json(self) -> bytes:
         """Canonical JSON of what was given."""
-        given = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return dumps({name: value for name, value in given if value not in (None, (), [], {})})
+        return dumps({name: value for name in _SENT if (value := getattr(self, name)) not in (None, (), [], {})})
 
     def keys(self, endpoint: str, samples: int) -> list[bytes]:
         """The ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, everything sent, and the index."""
-        common = hashlib.sha256(dumps(endpoint) + self.json)
-        keys = []
-        for sample in range(samples):
-            one = common.copy()
-            one.update(b"#%d" % sample)
-            keys.append(one.digest())
-        return keys
+        common = dumps(endpoint) + self.json
+        return [hashlib.sha256(common + b"#%d" % sample).digest() for sample in range(samples)]
+
+
+_SENT = [f.name for f in fields(Request)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,9 @@ class Completion:
     output_tokens: int = 0
 
     @classmethod
-    def stored(cls, answer: Answer) -> Completion:
+    def stored(cls, key: bytes, status: str, completion: bytes, signals: bytes | None) -> Completion:
         """From the ledger."""
-        return cls(status=answer.status, key=answer.key, **orjson.loads(answer.completion))
+        return cls(status=status, key=key, **orjson.loads(completion))
 
     def json(self) -> bytes:
         """As kept in the ledger: what the row's own columns do not hold."""
@@ -93,9 +97,9 @@ class Completion:
 class Retryable(Exception):
     """The endpoint could not answer now; `retry_after_s` is what it asked for, in seconds."""
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, retry_after_s: float = 0.0, *, overloaded: bool = False) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.overloaded = retry_after_s, overloaded
 
 
 class Unreachable(Retryable):
@@ -135,7 +139,7 @@ class Spec(Sampling):
 
     provider: str = Field(description="the kind of teacher: openai, embedded or scripted")
     model: str = Field(description="the model's name at its endpoint")
-    max_concurrency: int = Field(64, ge=1, description="most requests in flight")
+    max_concurrency: int | None = Field(None, ge=1, description="most requests in flight; default: found while asking")
     rpm: float | None = Field(None, gt=0, description="most requests a minute")
     input_tpm: float | None = Field(None, gt=0, description="most prompt tokens a minute")
     output_tpm: float | None = Field(None, gt=0, description="most answer tokens a minute")
@@ -178,23 +182,36 @@ class Services:
     hidden: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Ask:
+    """One request on its way: the samples that it is for, with their ledger keys."""
+
+    request: Request
+    samples: Sequence[int]
+    keys: Sequence[bytes]
+    stage: str
+    attempt: int
+    retries: int = 0
+    task: asyncio.Task[list[Completion]] = field(init=False)
+
+
 class Teacher:
     """Answers requests. Subclasses set `capabilities` and `identity` and implement `answer`."""
 
     spec_type: ClassVar[type[Spec]] = Spec
-    capabilities: frozenset[str] = frozenset()
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    paid: ClassVar[bool] = True
+    """Whether what is in flight is worth waiting for when a run is stopped."""
     identity: str = ""
     """What tells this endpoint's answers from another's; part of every ledger key."""
-    paid: bool = True
-    """Whether what is in flight is worth waiting for when a run is stopped."""
 
-    def __init__(self, name: str, spec: Spec, services: Services, *, shown_model: str = "") -> None:
-        """`shown_model` is the model's name as it may be written, where it comes from the environment."""
+    def __init__(self, name: str, spec: Spec, services: Services) -> None:
         self.name, self.spec, self.services = name, spec, services
-        self.shown_model = shown_model or spec.model
         self.activity = Activity()
-        self._slots = asyncio.Semaphore(spec.max_concurrency)
-        self._requests, self._input, self._output = Rate(spec.rpm), Rate(spec.input_tpm), Rate(spec.output_tpm)
+        self.slots = Slots(spec.max_concurrency)
+        self._requests, self._input, self._output = (
+            Rate(limit) if limit else None for limit in (spec.rpm, spec.input_tpm, spec.output_tpm)
+        )
         self._flying: dict[bytes, asyncio.Task[list[Completion]]] = {}
         self._refusal: Exception | None = None
         self._rejected = 0
@@ -212,26 +229,29 @@ class Teacher:
     ) -> list[list[Completion] | Awaitable[list[Completion]]]:  # fmt: skip
         """For each (request, number of samples): its completions if the ledger has them all, else something to await.
 
-        `again` picks stored completions that are to be asked once more, with the `changed` sampling parameters.
+        `again` picks stored completions that are to be asked once more, with the `changed` sampling parameters. Requests
+        that begin alike are sent one after the other, for the sake of the endpoint's prefix cache.
         """
         keys = [request.keys(self.identity, n) for request, n in asks]
-        rows = self.services.ledger.find([k for ks in keys for k in ks])
-        stored = {k: Completion.stored(row) for k, row in rows.items()}
-        outcomes: list[list[Completion] | Awaitable[list[Completion]]] = []
-        for (request, _), ks in zip(asks, keys, strict=True):
-            missing = [i for i, k in enumerate(ks) if k not in stored or (again and again(stored[k]))]
+        kept = self.services.ledger.find([key for some in keys for key in some])
+        stored = {key: Completion.stored(key, *row) for key, row in kept.items()}
+        outcomes: list[Any] = [None] * len(asks)
+        for i in _alike_together(asks) if len(stored) < len(keys) or again else range(len(asks)):
+            request, ks = asks[i][0], keys[i]
+            missing = [s for s, key in enumerate(ks) if key not in stored or (again and again(stored[key]))]
             if not missing:
-                outcomes.append([stored[k] for k in ks])
+                outcomes[i] = [stored[key] for key in ks]
                 continue
-            new = [i for i in missing if ks[i] not in self._flying]
-            for group in [new] if "n" in self.capabilities and new else [[i] for i in new]:
-                attempt = max((stored[ks[i]].attempt + 1 for i in group if ks[i] in stored), default=0)
+            new = [s for s in missing if ks[s] not in self._flying]
+            for group in [new] if "n" in self.capabilities and new else [[s] for s in new]:
+                attempt = max((stored[ks[s]].attempt + 1 for s in group if ks[s] in stored), default=0)
                 sent = replace(request, sampling={**request.sampling, **changed}) if changed else request
-                task = asyncio.create_task(self._fetch(sent, group, [ks[i] for i in group], stage, attempt))
-                task.add_done_callback(_retrieve)
-                self._flying.update((ks[i], task) for i in group)
-            tasks = list({self._flying[ks[i]]: None for i in missing})
-            outcomes.append(_Pending(ks, {k: stored[k] for k in ks if k in stored}, tasks))
+                ask = _Ask(sent, group, [ks[s] for s in group], stage, attempt)
+                ask.task = asyncio.create_task(self._fetch(ask))
+                ask.task.add_done_callback(_retrieve)
+                self._flying.update(dict.fromkeys(ask.keys, ask.task))
+            tasks = list({self._flying[ks[s]]: None for s in missing})
+            outcomes[i] = _Pending(ks, {key: stored[key] for key in ks if key in stored}, tasks)
         return outcomes
 
     async def ask(self, request: Request, *, samples: int = 1, stage: str) -> list[Completion]:
@@ -242,11 +262,11 @@ class Teacher:
     async def stop(self, reason: Exception) -> None:
         """Send nothing more. What has been paid for is waited for and made durable; the rest is abandoned."""
         self._refusal = reason
-        tasks = set(self._flying.values())
-        for task in tasks:
+        flying = set(self._flying.values())
+        for task in flying:
             if not self.paid or task not in self.activity.sending:
                 task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*flying, return_exceptions=True)
 
     def abandon(self) -> None:
         """Give up what is in flight as well."""
@@ -265,137 +285,115 @@ class Teacher:
 
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
-        secrets = dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden)
-        for secret in sorted(secrets, key=len, reverse=True):
-            text = text.replace(secret, secrets[secret])
-        return text[:REASON]
+        return _hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))[:REASON]
 
-    async def _fetch(
-        self, request: Request, samples: Sequence[int], keys: Sequence[bytes], stage: str, attempt: int
-    ) -> list[Completion]:
+    async def _fetch(self, ask: _Ask) -> list[Completion]:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
-        retries = 0
-        first: Retryable | None = None
-
-        async def record(completions: Sequence[Completion]) -> list[Completion]:
-            known = [replace(c, key=k, attempt=attempt) for k, c in zip(keys, completions, strict=True)]
-            if self.shown_model != self.spec.model:  # from the environment: not written, though the endpoint repeats it
-                known = [replace(c, model=self.shown_model) for c in known]
-            await self.services.ledger.add(self._rows(known, request, stage, retries))
-            return known
-
-        async def send() -> list[Completion]:
-            return await self._send(request, samples, attempt, record)
-
-        async def again() -> list[Completion]:
-            nonlocal retries, first
-            if error := first:
-                first = None
-                raise error
-            retries += 1
-            return await send()
-
         try:
-            try:
-                return await send()
-            except Retryable as error:  # only now: tenacity costs 0.1 ms even where nothing is repeated
-                first = error
-            passing = retry_if_exception_type(Retryable)
-            retrying = AsyncRetrying(
-                stop=self._hopeless, retry=passing, wait=_wait, before_sleep=self._note_retry, reraise=True
-            )  # fmt: skip
-            return await retrying(again)
+            while True:
+                try:
+                    return await self._try(ask)
+                except Retryable as error:
+                    pause_s = self._pause_s(error, ask.retries + 1)
+                    ask.retries += 1
+                    await asyncio.sleep(pause_s)
         except (Retryable, Rejected) as error:
             reason = self.redact(str(error))
-            log.warning("%s: a request failed after %d retries: %s", self.name, retries, reason)
+            log.warning("%s: a request failed after %d retries: %s", self.name, ask.retries, reason)
             self.activity.failed += 1
-            if isinstance(error, Rejected) and not self.activity.answered:
-                self._rejected += 1
-                if self._rejected >= REJECTIONS:
-                    raise self._down(f"none of {self._rejected} requests was accepted; the last: {reason}") from error
-            return await record([Completion(status="failed", error=reason) for _ in samples])
+            self._rejected += isinstance(error, Rejected)
+            if self._rejected >= REJECTIONS and not self.activity.answered:
+                self._refusal = self.down(f"none of {self._rejected} requests was accepted; the last: {reason}")
+                raise self._refusal from error
+            return await self._record(ask, [Completion(status="failed", error=reason) for _ in ask.samples])
+        except TeacherDown as error:
+            self._refusal = error
+            raise
         finally:
-            for key in keys:
+            for key in ask.keys:
                 self._flying.pop(key, None)
 
-    def _rows(self, completions: Sequence[Completion], request: Request, stage: str, retries: int) -> list[Answer]:
-        sent = (request if self.shown_model == request.model else replace(request, model=self.shown_model)).json
-        rows = []
-        for i, c in enumerate(completions):
-            usage = Usage(
-                self.services.run, stage, self.name, c.status, 1, int(i == 0), retries if i == 0 else 0,
-                c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c),
-            )  # fmt: skip
-            rows.append(Answer(c.key, c.status, sent, c.json(), usage))
-        return rows
+    def _pause_s(self, error: Retryable, tries: int) -> float:
+        """How long to wait before the next try. Raises what ends the request, or the run, where there should be none."""
+        self.activity.trouble = self.redact(str(error))
+        if error.overloaded:
+            self.slots.overloaded(time.monotonic())
+        if isinstance(error, Unreachable) and not self.activity.answered and tries >= CONNECTIONS:
+            raise self.down(self.activity.trouble) from error
+        if tries > self.spec.max_retries or (isinstance(error, TimedOut) and tries > 1):
+            raise error
+        self.activity.retries += 1
+        log.info("%s: try %d failed, asking again: %s", self.name, tries, self.activity.trouble)
+        return max(_backoff(SimpleNamespace(attempt_number=tries)), error.retry_after_s)  # type: ignore[arg-type]
 
-    async def _send(
-        self, request: Request, samples: Sequence[int], attempt: int,
-        record: Callable[[Sequence[Completion]], Awaitable[list[Completion]]],
-    ) -> list[Completion]:  # fmt: skip
-        worst, estimate = self.worst_cost_usd(request, len(samples)), len(request.json) / 4
-        task = asyncio.current_task()
-        assert task is not None
-        async with self._slots:
+    async def _try(self, ask: _Ask) -> list[Completion]:
+        request, activity, budget = ask.request, self.activity, self.services.budget
+        worst, cost, estimate = self.worst_cost_usd(request, len(ask.samples)), 0.0, len(request.json) / 4
+        async with self.slots:
             for rate, units in ((self._requests, 1.0), (self._input, estimate), (self._output, 0.0)):
-                await rate.take(units)
-            await self.services.budget.reserve(worst)
-            self.activity.sending[task] = time.monotonic()
-            cost = 0.0
+                if rate:
+                    await rate.take(units)
+            await budget.reserve(worst)
             try:
                 if self._refusal:
                     raise self._refusal
-                completions = await self.answer(request, samples, attempt)
+                activity.sending[ask.task] = time.monotonic()
+                completions = await self.answer(request, ask.samples, ask.attempt)
+                now = activity.moved_at = time.monotonic()
+                self.slots.answered(now)
                 cost = sum(self.cost_usd(c) for c in completions)
-                self._note_answer(completions, estimate)
-                return await record(completions)
-            except TeacherDown as error:
-                self._refusal = error
-                raise
+                self._count(completions, estimate)
+                return await self._record(ask, completions)
             finally:
-                self.services.budget.settle(worst, cost)
-                self.activity.sending.pop(task, None)
-                self.activity.moved_at = time.monotonic()
+                budget.settle(worst, cost)
+                activity.sending.pop(ask.task, None)
 
-    def _note_answer(self, completions: Sequence[Completion], estimate: float) -> None:
+    def _count(self, completions: Sequence[Completion], estimate: float) -> None:
         read, written = sum(c.input_tokens for c in completions), sum(c.output_tokens for c in completions)
         self.activity.answered += 1
         self.activity.input_tokens += read
         self.activity.output_tokens += written
-        self._input.settle(read - estimate)
-        self._output.settle(written)
+        if self._input:
+            self._input.settle(read - estimate)
+        if self._output:
+            self._output.settle(written)
 
-    def _hopeless(self, state: RetryCallState) -> bool:
-        most = 1 + self.spec.max_retries
-        if state.outcome and isinstance(state.outcome.exception(), TimedOut):
-            most = min(2, most)
-        return state.attempt_number >= most
+    async def _record(self, ask: _Ask, completions: Sequence[Completion]) -> list[Completion]:
+        """Make the completions durable; what came from the environment is not written, though the endpoint repeats it."""
+        hidden, request = self.services.hidden, ask.request.json
+        if hidden:
+            request = _hide(request.decode(), hidden).encode()
+        known = [
+            replace(c, key=key, attempt=ask.attempt, model=_hide(c.model or self.spec.model, hidden))
+            for key, c in zip(ask.keys, completions, strict=True)
+        ]
+        rows = [
+            Answer(
+                c.key, self.services.run, ask.stage, self.name, c.status, int(i == 0), ask.retries if i == 0 else 0,
+                c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(),
+            )
+            for i, c in enumerate(known)
+        ]  # fmt: skip
+        await self.services.ledger.add(rows)
+        return known
 
-    def _note_retry(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        self.activity.retries += 1
-        self.activity.trouble = self.redact(str(error))
-        log.info("%s: try %d failed, asking again: %s", self.name, state.attempt_number, self.activity.trouble)
-        if isinstance(error, Unreachable) and not self.activity.answered and state.attempt_number >= CONNECTIONS:
-            raise self._down(self.activity.trouble) from error
-
-    def _down(self, message: str) -> TeacherDown:
-        down = TeacherDown(f"model '{self.name}': {self.redact(message)}")
-        self._refusal = down
-        return down
-
-
-REASON = 500  # most characters of what an endpoint says that are kept
-REJECTIONS = 20  # requests refused in a row, none ever accepted: the pipeline is wrong, not its rows
-CONNECTIONS = 4  # tries to connect to an endpoint that has never answered, about 3 s
-
-_backoff = wait_random_exponential(multiplier=0.5, max=60)
+    def down(self, message: str) -> TeacherDown:
+        """The error that ends the run, without secrets."""
+        return TeacherDown(f"model '{self.name}': {self.redact(message)}")
 
 
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after_s if isinstance(error, Retryable) else None
-    return max(_backoff(state), asked or 0.0)
+def _alike_together(asks: Sequence[tuple[Request, int]]) -> list[int]:
+    """The order in which to send: those with the same messages before the last one after the other, else as they come."""
+    groups: dict[bytes, list[int]] = {}
+    for i, (request, _) in enumerate(asks):
+        groups.setdefault(dumps(request.messages[:-1]), []).append(i)
+    return [i for group in groups.values() for i in group]
+
+
+def _hide(text: str, hidden: Mapping[str, str]) -> str:
+    for value in sorted(hidden, key=len, reverse=True):
+        text = text.replace(value, hidden[value])
+    return text
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
@@ -403,10 +401,10 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Pending:
-    """A request's completions, some of which are on their way. Awaiting it is shielded: a stage that is cancelled must
-    not throw away an answer that is paid for.
+    """A request's completions, some of which are on their way. A stage that is cancelled while it awaits them does not
+    throw away an answer that is paid for.
     """
 
     keys: Sequence[bytes]
@@ -415,14 +413,12 @@ class _Pending:
 
     def __await__(self) -> Generator[Any, None, list[Completion]]:
         for task in self.tasks:
-            try:
-                completions = yield from asyncio.shield(task).__await__()
-            except asyncio.CancelledError:
-                if task.cancelled():
-                    raise Stopped("stopped before this request was sent") from None
-                raise
-            self.known.update((c.key, c) for c in completions)
-        return [self.known[k] for k in self.keys]
+            if not task.done():
+                yield from asyncio.wait([task]).__await__()
+            if task.cancelled():
+                raise Stopped("stopped before this request was sent")
+            self.known.update((c.key, c) for c in task.result())
+        return [self.known[key] for key in self.keys]
 
 
 def teacher_names() -> list[str]:

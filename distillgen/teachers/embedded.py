@@ -73,9 +73,9 @@ class Embedded(Teacher):
     capabilities = frozenset({"logprobs", "json_schema", "grammar", "tools"})
     paid = False
 
-    def __init__(self, name: str, spec: Spec, services: Services, *, shown_model: str = "") -> None:
+    def __init__(self, name: str, spec: Spec, services: Services) -> None:
         """`identity` is that of the weights, wherever they lie."""
-        super().__init__(name, spec, services, shown_model=shown_model)
+        super().__init__(name, spec, services)
         self.identity = f"gguf:{identity(self.spec.model, services.root)}"
         self._starting = asyncio.Lock()
         self._server: subprocess.Popen[str] | None = None

@@ -1,44 +1,104 @@
-"""What an endpoint and a purse allow: requests and tokens a minute, and money."""
+"""What an endpoint and a purse allow: requests in flight, requests and tokens a minute, and money."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 from distillgen.errors import BudgetStop
 
+FIRST = 32  # requests in flight at an endpoint that states no limit, before its own is found
+
+
+class Slots:
+    """How many requests may be in flight, in order of arrival: `async with slots`.
+
+    A limit that was given is kept to. One that was not is found: it doubles while that makes answers come faster, and is
+    tried again now and then. An endpoint that says it is overloaded cuts either by a third, and every round of answers
+    raises it by one again (additive increase, multiplicative decrease); it never falls below one.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self.most, self.limit = most, float(most or FIRST)
+        self._busy = self._answered = self._rounds = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._trial = True
+        self._best = self._begun = self._cut = 0.0
+
+    async def __aenter__(self) -> None:
+        if self._busy < int(self.limit) and not self._waiting:
+            self._busy += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._give()
+
+    def _give(self) -> None:
+        self._busy -= 1
+        while self._waiting and self._busy < int(self.limit):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._busy += 1
+                turn.set_result(None)
+
+    def answered(self, now: float) -> None:
+        """Count an answer; after a full round of them, look whether there is room for more. `now` is monotonic, in seconds."""
+        self._answered += 1
+        if self._answered < self.limit:
+            return
+        rate = self._answered / max(now - self._begun, 1e-9)
+        self._answered, self._begun, self._rounds = 0, now, self._rounds + 1
+        if not self._waiting:
+            return  # it is not the limit that holds us back
+        if self._cut:
+            self.limit = min(self.limit + 1, self.most or self.limit + 1)
+        elif self.most is None and self._trial and rate < 1.1 * self._best:
+            self.limit, self._trial = self.limit / 2, False
+        elif self.most is None and (self._trial or self._rounds % 16 == 0):
+            self.limit, self._trial, self._best = self.limit * 2, True, rate
+
+    def overloaded(self, now: float) -> None:
+        """The endpoint asked for less; one burst of complaints counts once."""
+        if now - self._cut >= 1:
+            self._cut = now
+            self.limit = max(1.0, self.limit * 2 / 3)
+
 
 class Rate:
-    """So many units a minute, smoothly, with one second's worth of burst. No limit where `per_minute` is None.
+    """So many units a minute, smoothly, with one second's worth of burst.
 
     Uses the loop's monotonic clock, so that a jump of the wall clock changes nothing.
     """
 
-    def __init__(self, per_minute: float | None) -> None:
-        self._per_s = per_minute / 60 if per_minute else None
-        self._burst = max(1.0, self._per_s or 0.0)
-        self._level = self._burst
+    def __init__(self, per_minute: float) -> None:
+        self._per_s = per_minute / 60
+        self._burst = self._level = max(1.0, self._per_s)
         self._at: float | None = None
         self._turn = asyncio.Lock()
 
     async def take(self, units: float) -> None:
         """Wait for `units`, in order of arrival; the level may go below zero, so that a large request passes in the end."""
-        if self._per_s is None:
-            return
         async with self._turn:
-            while self._refill(self._per_s) <= 0:
-                await asyncio.sleep(max(0.001, -self._level / self._per_s + 1 / self._per_s / 10))
+            while self._refilled() <= 0:
+                await asyncio.sleep(max(0.001, (0.1 - self._level) / self._per_s))
             self._level -= units
 
     def settle(self, units: float) -> None:
         """Correct an estimate: positive where more was used than taken."""
-        if self._per_s is not None:
-            self._level -= units
+        self._level -= units
 
-    def _refill(self, per_s: float) -> float:
+    def _refilled(self) -> float:
         now = asyncio.get_running_loop().time()
-        if self._at is not None:
-            self._level = min(self._burst, self._level + (now - self._at) * per_s)
+        self._level = min(self._burst, self._level + (now - (self._at or now)) * self._per_s)
         self._at = now
         return self._level
 

@@ -6,8 +6,11 @@ slows down as concurrency rises. `transport: openai` selects it where its knowle
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError
 from distillgen.record import dumps, loads
@@ -27,23 +30,25 @@ from distillgen.teachers import (
     Services,
     Spec,
     Teacher,
+    TeacherDown,
     TimedOut,
     Unreachable,
 )
 
 OFFICIAL = "https://api.openai.com/v1"
+REST_S = 30.0  # an address that failed is left alone for so long while there are others
 _FINISH = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
 
 
-class OpenAISpec(Spec):
-    """An endpoint's address and key."""
+class Address(BaseModel):
+    """Where an endpoint is and what it is shown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     base_url: str = Field(OFFICIAL, description="up to and without /chat/completions")
     api_key: str | None = Field(None, description="as ${NAME} of an environment variable; never written anywhere")
-    api: Literal["chat", "completions"] = Field("chat", description="completions sends the prompt as one text")
     headers: dict[str, str] = Field(default_factory=dict, description="further HTTP headers; never written anywhere")
-    timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer")
-    transport: Literal["http", "openai"] = Field("http", description="openai goes through the openai package")
+    weight: float = Field(1.0, gt=0, description="its share of the requests, where there are several addresses")
 
     def secrets(self) -> list[str]:
         """The key, the headers' values, their words (`Bearer …`) and the address's password; short ones are no secrets."""
@@ -52,12 +57,52 @@ class OpenAISpec(Spec):
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the address is not one or the official endpoint has no key."""
-        if not _is_address(self.base_url):
-            raise ConfigError(f"'base_url' {self.base_url!r} is not an address like http://localhost:8000/v1")
-        if self.base_url.rstrip("/") == OFFICIAL and not self.api_key:
-            raise ConfigError("api.openai.com needs a key: api_key: ${OPENAI_API_KEY}")
-        if self.api_key is not None and not self.api_key.strip():
-            raise ConfigError("'api_key' is empty; set the variable that it names, or leave it out where the endpoint needs none")
+        with suppress(ValueError):  # a port above 65535, half an IPv6 address
+            parts = urlsplit(self.base_url)
+            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+                if self.base_url.rstrip("/") == OFFICIAL and not self.api_key:
+                    raise ConfigError("api.openai.com needs a key: api_key: ${OPENAI_API_KEY}")
+                if self.api_key is not None and not self.api_key.strip():
+                    remedy = "set the variable that it names, or leave it out where the endpoint needs none"
+                    raise ConfigError(f"'api_key' is empty; {remedy}")
+                return
+        raise ConfigError(f"'base_url' {self.base_url!r} is not an address like http://localhost:8000/v1")
+
+    @property
+    def identity(self) -> str:
+        """The address without credentials, query or trailing slash."""
+        parts = urlsplit(self.base_url)
+        host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
+        return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+
+
+class OpenAISpec(Address, Spec):
+    """An endpoint, or several that answer alike: answers are kept under the first one's address."""
+
+    also: list[Address] = Field(default_factory=list, description="further addresses or keys that give the same answers")
+    api: Literal["chat", "completions"] = Field("chat", description="completions sends the prompt as one text")
+    timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer")
+    transport: Literal["http", "openai"] = Field("http", description="openai goes through the openai package")
+
+    def secrets(self) -> list[str]:
+        """Those of every address."""
+        return [*super().secrets(), *(secret for address in self.also for secret in address.secrets())]
+
+    def check(self, root: Path) -> None:
+        """Every address is one."""
+        super().check(root)
+        for address in self.also:
+            address.check(root)
+
+
+@dataclass
+class _Place:
+    """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead."""
+
+    address: Address
+    client: Any = None
+    served: float = 0.0
+    rests_until: float = 0.0
 
 
 class OpenAI(Teacher):
@@ -67,13 +112,10 @@ class OpenAI(Teacher):
     spec: OpenAISpec
     capabilities = frozenset({"n", "logprobs", "json_schema", "tools"})
 
-    def __init__(self, name: str, spec: Spec, services: Services, *, shown_model: str = "") -> None:
-        """`identity` is the address without credentials, query or trailing slash."""
-        super().__init__(name, spec, services, shown_model=shown_model)
-        parts = urlsplit(self.spec.base_url)
-        host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
-        self.identity = f"{parts.scheme}://{host}{parts.path.rstrip('/')}#{self.spec.api}"
-        self._client: Any = None
+    def __init__(self, name: str, spec: Spec, services: Services) -> None:
+        super().__init__(name, spec, services)
+        self.identity = f"{self.spec.identity}#{self.spec.api}"
+        self._places = [_Place(address) for address in (self.spec, *self.spec.also)]
 
     def body(self, request: Request, n: int, attempt: int, sample: int) -> dict[str, Any]:
         """The JSON body that the endpoint gets."""
@@ -90,11 +132,8 @@ class OpenAI(Teacher):
         if self.spec.base_url.startswith(OFFICIAL) and "max_tokens" in sampling:
             sampling["max_completion_tokens"] = sampling.pop("max_tokens")  # what its newer models take
         if request.schema is not None:
-            strict = _is_strict(request.schema)
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": request.schema, "strict": strict},
-            }
+            schema = {"name": "answer", "schema": request.schema, "strict": _is_strict(request.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if request.grammar is not None:
             body["grammar"] = request.grammar
         if request.tools:
@@ -106,96 +145,111 @@ class OpenAI(Teacher):
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """One HTTP request; more where the endpoint gives fewer choices than asked for."""
         completions: list[Completion] = []
+        path = "completions" if request.prompt is not None else "chat/completions"
         while len(completions) < len(samples):
             rest = samples[len(completions) :]
-            path = "/completions" if request.prompt is not None else "/chat/completions"
-            body = self.body(request, len(rest), attempt, rest[0])
-            call = self._call_package if self.spec.transport == "openai" else self.call
-            completions += _completions(await call(path, body))[: len(rest)]
+            completions += _completions(await self.call(path, self.body(request, len(rest), attempt, rest[0])))[: len(rest)]
         return completions
 
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
-        """POST JSON to a path below the base URL, or to an address, and give the JSON that comes back."""
+        """POST JSON to a path below an address, and give the JSON that comes back."""
+        place, others = self._choose()
+        post = self._post_by_package if self.spec.transport == "openai" else self._post
+        try:
+            return await post(place, path, body)
+        except (Unreachable, TeacherDown) as error:
+            if not others:
+                raise
+            place.rests_until = time.monotonic() + REST_S
+            raise Retryable(str(error)) from error
+        except Retryable as error:
+            if others:
+                place.rests_until = time.monotonic() + error.retry_after_s
+            raise
+
+    def _choose(self) -> tuple[_Place, bool]:
+        """The address that is next by weight among those that do not rest, and whether there is another such."""
+        now = time.monotonic()
+        awake = [place for place in self._places if place.rests_until <= now] or self._places
+        place = min(awake, key=lambda place: place.served)
+        place.served += 1 / place.address.weight
+        return place, len(awake) > 1
+
+    async def _post(self, place: _Place, path: str, body: Mapping[str, Any]) -> Any:
         from pyreqwest.exceptions import ConnectError, RequestError, RequestTimeoutError
 
-        if self._client is None:
-            self._client = self._connect()
+        client = place.client = place.client or self._connected(place.address)
         try:
-            # a leading slash would replace the base URL's path, as in a browser
-            response = await self._client.post(path.lstrip("/")).body_bytes(dumps(body)).build().send()
+            response = await client.post(path).body_bytes(dumps(body, sort_keys=False)).build().send()
             content = bytes(await response.bytes())
         except ConnectError as error:
-            what = f"cannot connect to {self.identity}: {_cause(error)}"
+            what = f"cannot connect to {place.address.identity}: {_cause(error)}"
             raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
         except RequestTimeoutError as error:
             raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except RequestError as error:
             raise Retryable(f"the connection broke: {_cause(error)}") from error
         if response.status != 200:
-            self._refuse(response.status, content, response.headers)
+            raise self._refusal_of(place, response.status, content, response.headers)
         return _json(content)
 
-    def _connect(self) -> Any:
+    def _connected(self, address: Address) -> Any:
         from pyreqwest.client import ClientBuilder
 
+        least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file; 1,024 are soon too few
         longest = timedelta(seconds=self.spec.timeout_s)
         builder = ClientBuilder().timeout(longest).connect_timeout(min(longest, timedelta(seconds=10)))
         headers = {"content-type": "application/json", "user-agent": "distillgen"}
-        if self.spec.api_key:
-            headers["authorization"] = f"Bearer {self.spec.api_key}"
-        if urlsplit(self.spec.base_url).hostname in ("localhost", "127.0.0.1", "::1"):
+        if address.api_key:
+            headers["authorization"] = f"Bearer {address.api_key}"
+        if urlsplit(address.base_url).hostname in ("localhost", "127.0.0.1", "::1"):
             builder = builder.no_proxy()
-        builder = builder.base_url(self.spec.base_url.rstrip("/") + "/")
-        return builder.default_headers(headers | self.spec.headers).build()
+        builder = builder.base_url(address.base_url.rstrip("/") + "/")
+        return builder.default_headers(headers | address.headers).build()
 
-    async def _call_package(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def _post_by_package(self, place: _Place, path: str, body: Mapping[str, Any]) -> Any:
         import openai
 
-        if self._client is None:
-            self._client = openai.AsyncOpenAI(
-                base_url=self.spec.base_url, api_key=self.spec.api_key or "none", max_retries=0,
-                timeout=self.spec.timeout_s, default_headers=self.spec.headers,
-            )  # fmt: skip
+        address = place.address
+        place.client = place.client or openai.AsyncOpenAI(
+            base_url=address.base_url, api_key=address.api_key or "none", max_retries=0,
+            timeout=self.spec.timeout_s, default_headers=address.headers,
+        )  # fmt: skip
         try:
-            return await self._client.post(path, cast_to=object, body=dict(body))
+            return await place.client.post(f"/{path}", cast_to=object, body=dict(body))
         except openai.APITimeoutError as error:
             raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
-            raise Unreachable(f"cannot connect to {self.identity}: {error.__cause__ or error}") from error
+            raise Unreachable(f"cannot connect to {address.identity}: {error.__cause__ or error}") from error
         except openai.APIStatusError as error:
-            self._refuse(error.status_code, error.response.content, error.response.headers)
+            raise self._refusal_of(place, error.status_code, error.response.content, error.response.headers) from error
         except (openai.APIError, ValueError) as error:
             raise Retryable(f"not a usable answer: {error}") from error
 
-    def _refuse(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
-        """Classify a status that is not 200. Always raises."""
+    def _refusal_of(self, place: _Place, status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
+        """What a status that is not 200 means."""
         message, code = _error_text(content)
         message = self.redact(message)[:300]
         text = f"HTTP {status}{f': {message}' if message else ''}"
+        where = place.address.identity
         if status in (401, 403):
-            raise self._down(f"{text}. The endpoint {self.identity} does not accept the key: check api_key")
+            return self.down(f"{text}. The endpoint {where} does not accept the key: check api_key")
         if status == 402 or code == "insufficient_quota":
-            raise self._down(f"{text}. The account behind the key has no money or quota left")
+            return self.down(f"{text}. The account behind the key has no money or quota left")
         if status == 404:
-            raise self._down(f"{text}. Check base_url ({self.identity}) and model ('{self.shown_model}')")
+            return self.down(f"{text}. Check base_url ({where}) and model ('{self.spec.model}')")
         if code == "content_filter":
-            raise Rejected(f"refused by the endpoint's content filter: {message}")
+            return Rejected(f"refused by the endpoint's content filter: {message}")
         if status in (408, 409, 425, 429) or status >= 500:
-            raise Retryable(text, _retry_after_s(headers))
-        raise Rejected(text)
+            return Retryable(text, _retry_after_s(headers), overloaded=status in (429, 503, 529))
+        return Rejected(text)
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port above 65535, half an IPv6 address
-        return False
+        for place in self._places:
+            if place.client is not None:
+                await place.client.close()
 
 
 def _cause(error: Exception) -> str:
@@ -205,53 +259,44 @@ def _cause(error: Exception) -> str:
 
 
 def _json(content: bytes) -> Any:
-    try:
+    with suppress(orjson.JSONDecodeError):
         return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        pass  # a lone surrogate, or not JSON at all: the slower reader tells which
-    try:
+    try:  # a lone surrogate, or not JSON at all: the slower reader tells which
         return loads(content)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Retryable(f"the answer is not JSON: {content.decode('utf-8', 'replace')}") from error
 
 
 def _completions(payload: Any) -> list[Completion]:
-    """The choices of a response body. Raises Retryable where there is none."""
+    """The choices of a response body; the tokens are counted with the first. Raises Retryable where there is none."""
     try:
-        choices, usage = payload["choices"], payload.get("usage") or {}
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        made = []
-        for i, choice in enumerate(sorted(choices, key=lambda c: c.get("index") or 0)):
-            made.append(
-                _completion(choice, payload.get("model") or "")
-                | (
-                    {
-                        "input_tokens": usage.get("prompt_tokens") or 0,
-                        "cached_tokens": cached,
-                        "output_tokens": usage.get("completion_tokens") or 0,
-                    }
-                    if i == 0
-                    else {}
-                )
-            )
-        if made:
-            return [Completion(**fields) for fields in made]
+        usage, model = payload.get("usage") or {}, payload.get("model") or ""
+        tokens: dict[str, Any] = {
+            "input_tokens": usage.get("prompt_tokens") or 0,
+            "cached_tokens": (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+            "output_tokens": usage.get("completion_tokens") or 0,
+        }
+        choices = sorted(payload["choices"], key=lambda choice: choice.get("index") or 0)
+        made = [Completion(model=model, **_read(choice), **({} if i else tokens)) for i, choice in enumerate(choices)]
     except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
         raise Retryable(f"the answer is not a completion: {payload}") from error
-    raise Retryable(f"the answer has no choices: {payload}")
+    if not made:
+        raise Retryable(f"the answer has no choices: {payload}")
+    return made
 
 
-def _completion(choice: Mapping[str, Any], model: str) -> dict[str, Any]:
+def _read(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """What one choice says, of either protocol."""
     status = _FINISH.get(choice.get("finish_reason") or "stop", "ok")
-    logprobs = choice.get("logprobs") or {}
-    if "message" not in choice:
-        tops = logprobs.get("top_logprobs") or [{}] * len(logprobs.get("tokens") or [])
+    logprobs, message = choice.get("logprobs") or {}, choice.get("message")
+    if message is None:
+        tokens, values = logprobs.get("tokens") or (), logprobs.get("token_logprobs") or ()
+        tops = logprobs.get("top_logprobs") or [None] * len(tokens)
         signals = [
-            [token, value, sorted((list(kv) for kv in (top or {}).items()), key=lambda kv: -kv[1])]
-            for token, value, top in zip(logprobs.get("tokens") or [], logprobs.get("token_logprobs") or [], tops, strict=True)
+            [token, value, sorted(map(list, (top or {}).items()), key=lambda pair: -pair[1])]
+            for token, value, top in zip(tokens, values, tops, strict=True)
         ]
-        return {"text": str(choice["text"]), "status": status, "model": model, "logprobs": signals}
-    message = choice["message"]
+        return {"text": str(choice["text"]), "status": status, "logprobs": signals}
     text = message.get("content") or ""
     if isinstance(text, list):
         text = "".join(part.get("text") or "" for part in text)
@@ -260,52 +305,41 @@ def _completion(choice: Mapping[str, Any], model: str) -> dict[str, Any]:
         reasoning, _, text = text.removeprefix("<think>").partition("</think>")
     if message.get("refusal"):
         status, text = "refused", message["refusal"]
+    signals = [
+        [token["token"], token["logprob"], [[other["token"], other["logprob"]] for other in token.get("top_logprobs") or ()]]
+        for token in logprobs.get("content") or ()
+    ]
     return {
-        "text": text.strip() if reasoning else text,
-        "status": status,
-        "reasoning": reasoning.strip(),
-        "tool_calls": message.get("tool_calls") or (),
-        "model": model,
-        "logprobs": [
-            [t["token"], t["logprob"], [[o["token"], o["logprob"]] for o in t.get("top_logprobs") or ()]]
-            for t in logprobs.get("content") or ()
-        ],
-    }
+        "text": text.strip() if reasoning else text, "status": status, "reasoning": reasoning.strip(),
+        "tool_calls": message.get("tool_calls") or (), "logprobs": signals,
+    }  # fmt: skip
 
 
 def _error_text(content: bytes) -> tuple[str, str]:
     """The message and code of an error body, whatever it is."""
     try:
         error = loads(content)["error"]
-        if isinstance(error, str):
-            return error, ""
-        return str(error.get("message") or ""), str(error.get("code") or "")
+        return (error, "") if isinstance(error, str) else (str(error.get("message") or ""), str(error.get("code") or ""))
     except (ValueError, TypeError, KeyError, AttributeError):
         return content.decode("utf-8", "replace"), ""
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from Retry-After as a number or a date."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds to wait, from Retry-After as a number or a date; 0 where there is none."""
+    value = headers.get("retry-after") or "0"
+    with suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass  # a date
-    try:
+    with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    return 0.0
 
 
 def _is_strict(schema: Any) -> bool:
     """Whether a schema satisfies what OpenAI's strict mode demands of every object in it."""
     if not isinstance(schema, Mapping):
         return True
-    if schema.get("type") == "object":
-        properties = schema.get("properties") or {}
-        if schema.get("additionalProperties") is not False or set(schema.get("required") or ()) != set(properties):
-            return False
-        return all(_is_strict(value) for value in properties.values())
-    return _is_strict(schema.get("items"))
+    if schema.get("type") != "object":
+        return _is_strict(schema.get("items"))
+    properties = schema.get("properties") or {}
+    closed = schema.get("additionalProperties") is False and set(schema.get("required") or ()) == set(properties)
+    return closed and all(map(_is_strict, properties.values()))

@@ -92,9 +92,9 @@ class Scripted(Teacher):
     capabilities = frozenset({"json_schema", "tools", "logprobs"})
     paid = False
 
-    def __init__(self, name: str, spec: Spec, services: Services, *, shown_model: str = "", script: Script | None = None) -> None:
+    def __init__(self, name: str, spec: Spec, services: Services, *, script: Script | None = None) -> None:
         """`script` is given from Python; from a pipeline file the spec's `model` names it."""
-        super().__init__(name, spec, services, shown_model=shown_model)
+        super().__init__(name, spec, services)
         if script is None:
             self._script, self.identity = load_script(spec.model, services.root)
         else:

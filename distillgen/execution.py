@@ -1,0 +1,464 @@
+"""Carrying a pipeline out in a directory. Running again on the same directory continues.
+
+Everything that is written here except the ledger is a pure function of the pipeline, its files, the source and the
+ledger; so nothing here needs to be saved for a restart, and the records of stages of which nothing changed are taken as
+they are stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import uvloop
+import yaml
+
+from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.ledger import COUNTS, Ledger, salvage
+from distillgen.pipeline import Pipeline, from_environment, load
+from distillgen.record import Record, digest, dumps
+from distillgen.runs import PARTIAL, Run, read_records, stage_file
+from distillgen.stages import CHUNK, Chunks, Job
+from distillgen.stages.generate import FAILURES, Generate
+from distillgen.teachers import Services, Teacher, teacher_class
+from distillgen.teachers.limits import Budget
+from distillgen.teachers.scripted import Script, Scripted
+
+log = logging.getLogger("distillgen")
+
+FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
+_WORDS = {4: "stopped by budget", 130: "interrupted"}
+
+Watch = Callable[["Live"], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; none of it changes what an unlimited run gives."""
+
+    limit: int | None = None
+    first: str | None = None
+    until: str | None = None
+    retry_failed: bool = False
+    retry_with: Mapping[str, Any] = field(default_factory=dict)
+    max_cost_usd: float | None = None
+    concurrency: int | None = None
+    ledger: Path | None = None
+    salvage: bool = False
+    scripts: Mapping[str, Script] = field(default_factory=dict)
+
+
+@dataclass
+class StageCount:
+    """What has left a stage so far."""
+
+    name: str
+    kind: str
+    fingerprint: str = ""
+    sources: int = 0
+    rows: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    complete: bool = False
+
+
+@dataclass
+class Live:
+    """A run while it goes on. `ledger_run` is the name of its answers, None where the ledger holds no others."""
+
+    pipeline: Pipeline
+    directory: Path
+    ledger: Ledger
+    ledger_run: str | None
+    stages: list[StageCount]
+    teachers: Mapping[str, Teacher]
+    budget: Budget
+    total: int | None
+    most_usd: float
+    last: int
+    stopping: str = ""
+    started: float = field(default_factory=time.monotonic)
+    first_kept: Record | None = None
+    first_shown: bool = False
+
+    def state(self, word: str) -> dict[str, Any]:
+        """What `usage.json` holds."""
+        usage = self.ledger.usage(self.ledger_run)
+        dropped = sum((count.dropped for count in self.stages), Counter[str]())
+        asking = [count.dropped for count in self.stages if count.kind == "generate"]
+        models: dict[str, dict[str, float]] = {}
+        for used in usage:
+            total = models.setdefault(used.model, dict.fromkeys(COUNTS, 0))
+            total.update({key: total[key] + getattr(used, key) for key in COUNTS})
+        return {
+            "pipeline": self.pipeline.name,
+            "state": word,
+            "source_rows": self.total,
+            "kept": self.stages[-1].kept,
+            "failed": sum(counts[name] for counts in asking for name in FAILURES),
+            "dropped": dict(dropped.most_common()),
+            "stages": [asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages],
+            "models": models,
+            "usage": [used._asdict() for used in usage],
+            "totals": {key: round(sum(model[key] for model in models.values()), 6) for key in COUNTS},
+            "ledger_rows": self.ledger.rows,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+
+def run(
+    pipeline: str | Path | Mapping[str, Any], *, out: str | Path | None = None, sets: Sequence[str] = (),
+    teachers: Mapping[str, Script] | None = None, **options: Any,
+) -> Run:  # fmt: skip
+    """Carry a pipeline out and return its run.
+
+    `pipeline` is a path, a name, or the same structure as a dict; `out` the directory (default runs/<name>); `teachers`
+    replaces models by Python functions of (Request, sample index); further options are those of `Options`. Raises
+    ConfigError before anything is asked, BudgetStop at the cost cap.
+    """
+    known = set(Options.__dataclass_fields__)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, known)}")
+    checked = load(pipeline, sets)
+    directory = Path(out) if out else Path("runs") / checked.name
+    chosen = Options(**options, scripts=teachers or {})
+    if asyncio._get_running_loop() is None:
+        execute(checked, directory, chosen)
+    else:  # a notebook's loop is running in this thread
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(execute, checked, directory, chosen).result()
+    return Run(directory)
+
+
+def execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
+    """Carry out a checked pipeline; `watch` runs beside it and is cancelled at the end."""
+    return uvloop.run(_execute(pipeline, directory, options, watch))
+
+
+async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None) -> Live:
+    if options.concurrency:
+        models = {n: s.model_copy(update={"max_concurrency": options.concurrency}) for n, s in pipeline.models.items()}
+        pipeline = replace(pipeline, models=models)
+    _check_budget(pipeline, options)
+    first, last = _range(pipeline, options)
+    with _locked(directory), _logged(directory / "run.log"):
+        path = options.ledger or directory / "ledger.sqlite3"
+        if options.salvage and path.exists():
+            count, kept = salvage(path)
+            log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
+        ledger = Ledger(path)
+        try:
+            live, first = _prepared(pipeline, directory, options, ledger, first, last)
+            await _carry_out(live, options, first, watch)
+            return live
+        finally:
+            await ledger.close()
+
+
+def _prepared(
+    pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, first: int, last: int
+) -> tuple[Live, int]:
+    """Teachers, counts and the lock file of a run that is about to start, and the first stage that is to be carried out."""
+    ledger_run = directory.resolve().name if options.ledger else None
+    budget = Budget(options.max_cost_usd, spent=sum(used.cost_usd for used in ledger.usage(ledger_run)))
+    hidden = from_environment(pipeline.shown_models)
+    services = Services(ledger, budget, directory.resolve().name, pipeline.project.root, hidden)
+    teachers = {name: _teacher(name, pipeline, services, options) for name in pipeline.models}
+    identities = {name: teacher.identity for name, teacher in teachers.items()}
+    prints = [digest([own, identities]) for own in pipeline.fingerprints(options.limit)]
+    stored = _stored_state(directory)
+    standing = _standing(pipeline, directory, stored, prints)
+    if first > len(standing):
+        before, stage = pipeline.stages[first - 1].name, pipeline.stages[first].name
+        complete = stored["stages"] and stored["stages"][first - 1]["complete"]
+        why = "has changed since it was run" if complete else "has not been run to its end"
+        raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
+    if not options.first and not options.retry_failed and stored["ledger_rows"] == ledger.rows:
+        first = min(len(standing), last + 1)
+    fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
+    counts = standing[:first] + fresh[first:]
+    total = pipeline.source.count(pipeline.project)
+    if options.limit is not None:
+        total = options.limit if total is None else min(total, options.limit)
+    most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
+    _write(directory / "pipeline.lock.yaml", yaml.safe_dump(pipeline.lock(), sort_keys=False, allow_unicode=True))
+    return Live(pipeline, directory, ledger, ledger_run, counts, teachers, budget, total, most, last), first
+
+
+def _stored_state(directory: Path) -> dict[str, Any]:
+    try:
+        return Run(directory).state
+    except ConfigError:
+        return {"stages": [], "ledger_rows": 0}
+
+
+def _standing(
+    pipeline: Pipeline, directory: Path, stored: Mapping[str, Any], prints: Sequence[str]
+) -> list[StageCount]:
+    """The counts of the first stages whose stored records are of this very pipeline, so that they need not be made again."""
+    counts: list[StageCount] = []
+    for stage, own in zip(stored["stages"], prints, strict=False):
+        results = [stage_file(directory, pipeline.stages, len(counts))]
+        if len(counts) == len(prints) - 1:
+            results += [directory / "corpus.jsonl", directory / "dropped.jsonl"]
+        if not stage["complete"] or stage["fingerprint"] != own or not all(path.exists() for path in results):
+            break
+        counts.append(StageCount(**stage | {"dropped": Counter(stage["dropped"])}))
+    return counts
+
+
+async def _carry_out(live: Live, options: Options, first: int, watch: Watch | None) -> None:
+    log.info("run: %s in %s", live.pipeline.name, live.directory)
+    pipeline = live.pipeline
+    job = Job(
+        pipeline.project, live.teachers, live.ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with
+    )
+    consume = asyncio.create_task(_pull(live, job, first))
+    beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]
+    error: Exception | None = None
+    with _signals(consume, live):
+        try:
+            await consume
+        except asyncio.CancelledError:
+            error = Stopped(live.stopping or "stopped")
+        except OSError as failure:
+            remedy = "The answers that were paid for are safe; mend it and run again to go on"
+            what = (failure.strerror or str(failure)).lower()
+            error = DistillgenError(f"cannot write to '{live.directory}': {what}. {remedy}")
+            error.__cause__ = failure
+        except Exception as failure:
+            error = failure
+        live.stopping = live.stopping or ("finishing" if error else "")
+        for teacher in live.teachers.values():
+            await teacher.stop(error or Stopped("the run is over"))
+        for task in beside:
+            task.cancel()
+        for ended in await asyncio.gather(*beside, return_exceptions=True):
+            if isinstance(ended, Exception):  # neither the display nor usage.json may end a run, nor go wrong unheard
+                log.error("beside the run: %s: %s", type(ended).__name__, ended)
+    for teacher in live.teachers.values():
+        await teacher.close()
+    word = _WORDS.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
+    try:
+        _finish(live, word, first)
+    except (OSError, DistillgenError):
+        if error is None:
+            raise
+    if error is not None:
+        log.error("%s: %s", word, error)
+        raise error
+
+
+async def _pull(live: Live, job: Job, first: int) -> None:
+    """Chain the stages, write what leaves each, and pull until the source is dry."""
+    stages, directory = live.pipeline.stages, live.directory
+    (directory / "stages").mkdir(exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        stream = _stored(stage_file(directory, stages, first - 1)) if first else _nothing()
+        for i in range(first, live.last + 1):
+            out = stack.enter_context(_partial(stage_file(directory, stages, i)))
+            whole = i == len(stages) - 1
+            corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
+            dropped = stack.enter_context(_partial(directory / "dropped.jsonl")) if whole else None
+            stream = stages[i].run(stream, job)
+            stack.push_async_callback(stream.aclose)
+            stream = _written(stream, live, i, out, corpus, dropped)
+            stack.push_async_callback(stream.aclose)
+        async for _ in stream:
+            await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
+    for count in live.stages[first : live.last + 1]:
+        count.complete = True
+
+
+async def _written(
+    chunks: Chunks, live: Live, index: int, out: IO[bytes], corpus: IO[bytes] | None, dropped: IO[bytes] | None
+) -> Chunks:
+    """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
+    count, source, flushed = live.stages[index], "", 0.0
+    async for chunk in chunks:
+        for record in chunk:
+            if record.source != source:
+                source = record.source
+                count.sources += 1
+            line = dumps(record.row(), sort_keys=False) + b"\n"
+            out.write(line)
+            if record.dropped is None:
+                count.kept += 1
+                if corpus:
+                    corpus.write(line)
+                    live.first_kept = live.first_kept or record
+            else:
+                if record.dropped.stage == count.name:
+                    count.dropped[record.dropped.filter] += 1
+                if dropped:
+                    dropped.write(line)
+        count.rows += len(chunk)
+        now = time.monotonic()
+        for teacher in live.teachers.values():
+            teacher.activity.moved_at = now
+        if now - flushed > FLUSH_EVERY_S:
+            flushed = now
+            for stream in (out, corpus, dropped):
+                if stream:
+                    stream.flush()
+        yield chunk
+
+
+async def _nothing() -> Chunks:
+    return
+    yield []
+
+
+async def _stored(path: Path) -> Chunks:
+    records = read_records(path)
+    while chunk := list(itertools.islice(records, CHUNK)):
+        yield chunk
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its place when the stage ends in any orderly way; until then the former one stands."""
+    partial = path.with_name(path.name + PARTIAL)
+    with partial.open("wb") as stream:
+        try:
+            yield stream
+        finally:
+            stream.flush()
+            os.replace(partial, path)
+
+
+def _teacher(name: str, pipeline: Pipeline, services: Services, options: Options) -> Teacher:
+    spec = pipeline.models[name]
+    if name in options.scripts:
+        return Scripted(name, spec, services, script=options.scripts[name])
+    return teacher_class(spec.provider)(name, spec, services)
+
+
+def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:
+    names = [stage.name for stage in pipeline.stages]
+    for wanted in (options.first, options.until):
+        if wanted is not None and wanted not in names:
+            raise ConfigError(f"there is no stage '{wanted}'{did_you_mean(wanted, names)}")
+    first = names.index(options.first) if options.first else 0
+    last = names.index(options.until) if options.until else len(names) - 1
+    if last < first:
+        raise ConfigError(f"stage '{options.until}' comes before '{options.first}'")
+    return first, last
+
+
+def _check_budget(pipeline: Pipeline, options: Options) -> None:
+    """A cap holds only where the worst case of a request is known."""
+    if options.max_cost_usd is None:
+        return
+    for stage in pipeline.stages:
+        if not isinstance(stage, Generate) or not teacher_class((spec := pipeline.models[stage.model]).provider).paid:
+            continue
+        if spec.price is None:
+            remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
+            raise ConfigError(f"--max-cost-usd: model '{stage.model}' has no price; {remedy}")
+        if stage.sampling(spec, stage.load_prompt(pipeline.project)).get("max_tokens") is None:
+            remedy = "set it in the prompt's sampling, the model or the stage"
+            raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer has no bound; {remedy}")
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process a directory."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stream = (directory / "run.lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"cannot write to '{directory}': {error.strerror}. Choose another directory with --out") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise ConfigError(
+                f"'{directory}' is in use by another run (process {stream.read().strip() or 'unknown'}); "
+                f"wait for it, look at it with: distillgen status {directory}, or choose another --out"
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
+
+
+@contextlib.contextmanager
+def _signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
+    """The first Ctrl-C stops cleanly; the second gives up what is in flight."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if live.stopping:
+            for teacher in live.teachers.values():
+                teacher.abandon()
+            return
+        live.stopping = "interrupted"
+        consume.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+async def _save_state(live: Live) -> None:
+    """Keep usage.json fresh for `distillgen status` in another terminal."""
+    while True:
+        _write(live.directory / "usage.json", json.dumps(live.state("running"), indent=2))
+        await asyncio.sleep(1)
+
+
+def _finish(live: Live, word: str, first: int) -> None:
+    from distillgen.report import write_card, write_report
+
+    _write(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
+    if live.last == len(live.stages) - 1 and (first <= live.last or not (live.directory / "report.html").exists()):
+        write_report(live.directory)
+        write_card(live.directory)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once, so that a reader never sees half of it."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
