@@ -34,6 +34,8 @@ CHANGED = {
     "model": "m2",
     "messages": [{"role": "system", "content": "another system prompt"}, {"role": "user", "content": "q"}],
     "prompt": "p",
+    "target": "t",
+    "embed": "e",
     "sampling": {"temperature": 0.5, "seed": 2},
     "schema": {"type": "array"},
     "grammar": "root ::= y",
@@ -48,7 +50,7 @@ def test_every_field_of_a_request_has_a_case_here():
 @pytest.mark.parametrize("name", sorted(CHANGED))
 def test_changing_any_sent_field_asks_again(name):
     assert key(replace(BASE, **{name: CHANGED[name]})) != key()
-    assert key(replace(BASE, **{name: None if name != "model" else ""})) != key() or name == "prompt"
+    assert key(replace(BASE, **{name: None if name != "model" else ""})) != key() or name in ("prompt", "target", "embed")
 
 
 @settings(max_examples=150, deadline=None)

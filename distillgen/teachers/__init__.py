@@ -26,6 +26,7 @@ from distillgen.ledger import Answer, Ledger
 from distillgen.project import class_in
 from distillgen.prompt import Sampling
 from distillgen.record import dumps
+from distillgen.signals import pack, unpack
 from distillgen.teachers.limits import Budget, Rate, Slots
 
 log = logging.getLogger("distillgen")
@@ -39,11 +40,16 @@ _backoff = wait_random_exponential(multiplier=0.5, max=60)
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that is sent. `messages` for chat (content: text or a list of parts), or `prompt` for completion."""
+    """Everything that is sent: `messages` for chat (content: text or a list of parts), or `prompt` for completion. With
+    `target`, not an answer is asked for but the log-probability of that text after the prompt; `embed` is a text whose
+    embedding is.
+    """
 
     model: str
     messages: Sequence[Mapping[str, Any]] = ()
     prompt: str | None = None
+    target: str | None = None
+    embed: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
     grammar: str | None = None
@@ -67,7 +73,8 @@ _SENT = [f.name for f in fields(Request)]
 class Completion:
     """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` says how).
 
-    `logprobs` holds one [token, log-probability, [[token, log-probability], …]] a token, natural logarithm.
+    `logprobs` holds one [token, log-probability, [[token, log-probability], …]] a token, natural logarithm: of the answer,
+    or of the request's `target`.
     """
 
     text: str = ""
@@ -75,6 +82,7 @@ class Completion:
     reasoning: str = ""
     tool_calls: Sequence[Mapping[str, Any]] = ()
     logprobs: Sequence[Sequence[Any]] = ()
+    embedding: Sequence[float] = ()
     model: str = ""
     error: str = ""
     key: bytes = b""
@@ -86,11 +94,14 @@ class Completion:
     @classmethod
     def stored(cls, key: bytes, status: str, completion: bytes, signals: bytes | None) -> Completion:
         """From the ledger."""
-        return cls(status=status, key=key, **orjson.loads(completion))
+        kept = orjson.loads(completion)
+        if signals:
+            kept["logprobs"], kept["embedding"] = unpack(signals)
+        return cls(status=status, key=key, **kept)
 
     def json(self) -> bytes:
         """As kept in the ledger: what the row's own columns do not hold."""
-        names = ("text", "reasoning", "tool_calls", "logprobs", "model", "error", "attempt")
+        names = ("text", "reasoning", "tool_calls", "model", "error", "attempt")
         return dumps({name: value for name in names if (value := getattr(self, name))})
 
 
@@ -367,14 +378,17 @@ class Teacher:
             replace(c, key=key, attempt=ask.attempt, model=_hide(c.model or self.spec.model, hidden))
             for key, c in zip(ask.keys, completions, strict=True)
         ]
+        signals = [pack(c.logprobs, c.embedding) for c in known]
         rows = [
             Answer(
                 c.key, self.services.run, ask.stage, self.name, c.status, int(i == 0), ask.retries if i == 0 else 0,
-                c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(),
+                c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(), blob,
             )
-            for i, c in enumerate(known)
+            for i, (c, blob) in enumerate(zip(known, signals, strict=True))
         ]  # fmt: skip
         await self.services.ledger.add(rows)
+        if any(signals):  # as they will be read back
+            known = [Completion.stored(row.key, row.status, row.completion, row.signals) for row in rows]
         return known
 
     def down(self, message: str) -> TeacherDown:
