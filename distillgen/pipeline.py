@@ -104,7 +104,7 @@ class Pipeline:
 
     def plan(self, limit: int | None = None) -> list[tuple[Stage, Estimate]]:
         """Each stage with the bounds of what it asks and costs. Asks nothing."""
-        given = Checking(frozenset(), self.models, self.project, _capabilities(self.models))
+        given = Checking(frozenset(), self.models, self.project)
         samples: list[Record] = self.source.samples(self.project, min(200, limit or 200))
         plan, before = [], Estimate(None)
         for stage, fields in zip(self.stages, self.fields, strict=True):
@@ -172,7 +172,7 @@ def _checked(
     stages = tuple(_stages(top.stages, places))
     if not isinstance(stages[0], Source):
         raise places.wrong(f"the first stage must be a source, not '{stages[0].kind}'", "stages", 0)
-    given = Checking(frozenset(), models, project, _capabilities(models))
+    given = Checking(frozenset(), models, project)
     reached = []
     for i, stage in enumerate(stages):
         here: Place = ("stages", i, stage.kind)
@@ -320,10 +320,6 @@ def _quoted(message: str, raw: Any, place: Place, places: Places) -> Place:
         if quoted in found or inside:
             return found.get(quoted) or inside[0]
     return place
-
-
-def _capabilities(models: Mapping[str, Spec]) -> dict[str, frozenset[str]]:
-    return {label: teacher_class(spec.provider).capabilities for label, spec in models.items()}
 
 
 def _shown(raw: Mapping[str, Any], spec: Spec) -> dict[str, Any]:

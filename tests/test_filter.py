@@ -203,7 +203,7 @@ def test_filters_are_checked_before_anything_is_paid_for(project, filters, messa
     project.write("filters/empty.py", HEAD)
     project.write("filters/broken.py", "1 / 0\n")
     project.write("filters/needy.py", HEAD + "def needy(*, least: int) -> Filter: ...\n")
-    given = Checking(frozenset({"text"}), {}, Project(project.path), {})
+    given = Checking(frozenset({"text"}), {}, Project(project.path))
     with pytest.raises(ConfigError, match=re.escape(message)):
         FilterStage(name="filter", filters=filters).check(given)
 
@@ -211,7 +211,7 @@ def test_filters_are_checked_before_anything_is_paid_for(project, filters, messa
 def test_what_check_and_files_give(project):
     project.write("filters/length.py", LENGTH)
     stage = FilterStage(name="filter", filters=["length"])
-    assert stage.check(Checking(frozenset({"text", "q"}), {}, Project(project.path), {})) == {"text", "q"}
+    assert stage.check(Checking(frozenset({"text", "q"}), {}, Project(project.path))) == {"text", "q"}
     assert stage.files(Project(project.path)) == {"filters/length": project.path / "filters/length.py"}
 
 

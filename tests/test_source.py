@@ -23,7 +23,7 @@ def read(project):
     """All records of a source, after its check: read(path=…)."""
 
     def read(limit=None, check=True, **options):
-        given = Checking(frozenset(), {}, Project(project.path), {})
+        given = Checking(frozenset(), {}, Project(project.path))
         source = Source(name="source", **options)
         fields = source.check(given) if check else None
 

@@ -226,13 +226,13 @@ def test_format_drops_what_it_cannot_shape_and_leaves_the_dropped_alone():
     ],
 )
 def test_format_is_checked(options, message):
-    given = Checking(frozenset({"q", "a"}), {}, Project("."), {})
+    given = Checking(frozenset({"q", "a"}), {}, Project("."))
     with pytest.raises(ConfigError, match=message):
         Format(name="shape", **options).check(given)
 
 
 def test_what_format_leaves():
-    given = Checking(frozenset({"q", "a"}), {}, Project("."), {})
+    given = Checking(frozenset({"q", "a"}), {}, Project("."))
     assert Format(fields={"t": "{{ q }}"}).check(given) == {"q", "a", "t"}
     assert Format(messages=[{"user": "{{ q }}"}], keep=["a"]).check(given) == {"a", "messages"}
     for wrong, message in (({}, "nothing to do"), ({"messages": [{"robot": "x"}]}, "a turn is one of"), ({"messages": [{"user": "a", "system": "b"}]}, "a turn is one of")):

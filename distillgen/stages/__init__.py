@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -19,13 +19,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.ledger import Ledger
 from distillgen.project import Project, class_in
+from distillgen.prompt import Unrenderable, compile_template
 from distillgen.record import Record
-from distillgen.teachers import Spec, Teacher
+from distillgen.teachers import Completion, Price, Request, Spec, Teacher
 
 Chunk: TypeAlias = list[Record]
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]
 
 CHUNK = 256
+ABLE = {
+    "logprobs": "openai, embedded, vllm", "tools": "openai, embedded", "embeddings": "openai",
+    "grammar": "embedded, vllm, or openai with server: vllm or llamacpp", "score": "vllm, or openai with server: vllm",
+}  # fmt: skip
+"""Providers by capability, for the remedy in a message."""
+
+Question: TypeAlias = tuple[Request, int, Any]
+"""A request, how many samples of it, and what the stage wants to know again when they are there."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,23 @@ class Checking:
     fields: frozenset[str]
     models: Mapping[str, Spec]
     project: Project
-    capabilities: Mapping[str, frozenset[str]]
 
     def need(self, name: str, what: str) -> None:
         """Raise ConfigError where no record has the field."""
         if name not in self.fields:
             raise ConfigError(f"{what} needs the field '{name}', which no earlier stage gives{did_you_mean(name, self.fields)}")
+
+    def able(self, model: str, *capabilities: str) -> Spec:
+        """The model of that name. Raises ConfigError where there is none or it cannot do what is wanted of it."""
+        if model not in self.models:
+            raise ConfigError(f"there is no model '{model}'{did_you_mean(model, self.models)}")
+        spec = self.models[model]
+        for wanted in capabilities:
+            if wanted not in spec.capabilities:
+                others = sorted(name for name, other in self.models.items() if wanted in other.capabilities)
+                remedy = f"models that can: {', '.join(others)}" if others else f"what can: {ABLE[wanted]}"
+                raise ConfigError(f"model '{model}' ({spec.provider}) cannot do {wanted}; {remedy}")
+        return spec
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,46 @@ class Stage(BaseModel):
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the stage out."""
         raise NotImplementedError
+
+
+class Text:
+    """A template in place, of a stage that asks for something else than an answer. Raises ConfigError for a wrong one."""
+
+    def __init__(self, source: str) -> None:
+        self._template, self._used = compile_template(source, "template")
+
+    def check(self, given: Checking, what: str) -> None:
+        """Raise ConfigError where a field that it uses is not there."""
+        for name in sorted(self._used):
+            given.need(name, what)
+
+    def render(self, record: Record) -> str:
+        """The text of one record. Raises Unrenderable."""
+        try:
+            return self._template.render(record.fields)
+        except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
+            raise Unrenderable(f"{type(error).__name__}: {error}") from error
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], price: Price | None, *, output_tokens: int) -> Estimate:
+        """Bounds for a request a row, by bytes, for a token has at least one; a field that is not there yet counts nothing."""
+        if before.rows is None:
+            return Estimate(None, None, None, None, None if price else 0.0)
+        sizes = [len(self._template.render({**dict.fromkeys(self._used, ""), **r.fields}).encode()) + 16 for r in samples] or [0]
+        cost = before.rows * price.cost_usd(max(sizes), 0, output_tokens) if price else 0.0
+        tokens = round(before.rows * sum(sizes) / len(sizes) / 4)
+        return Estimate(before.rows, before.rows, tokens, before.rows * output_tokens, cost)
+
+
+def answer_of(record: Record, stage: str, completion: Completion) -> Record:
+    """A copy whose lineage holds an answer that added no field."""
+    made = {"stage": stage, "prompt": "", "model": completion.model, "key": completion.key.hex(), "sample": 0, "draw": ""}
+    return replace(record, made=(*record.made, made))
+
+
+def likelihood(stage: str, completion: Completion) -> dict[str, float]:
+    """The log-probability under its teacher of what it says or was shown, in nats: sum over tokens and mean."""
+    values = [token[1] for token in completion.logprobs if token[1] is not None]
+    return {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)} if values else {}
 
 
 def stage_class(kind: str) -> type[Stage]:
@@ -163,3 +223,56 @@ async def in_order(
 
 def _size(result: Chunk | Awaitable[Chunk]) -> int:
     return len(result) if isinstance(result, list) else 1
+
+
+def ask_each(
+    chunks: Chunks, teacher: Teacher, job: Job, stage: str, *, questions: Callable[[Record], Sequence[Question]],
+    answered: Callable[[Record, Sequence[tuple[Any, Sequence[Completion]]]], Chunk],
+    unusable: Callable[[Completion], bool] = lambda completion: completion.status != "ok",
+) -> Chunks:  # fmt: skip
+    """Ask the `questions` about every live record; `answered` makes its successors, which leave in source order as soon as
+    they are there. `unusable` tells what --retry-failed asks again.
+    """
+
+    def begin(chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
+        todo: list[tuple[Record, Sequence[Question]]] = []
+        for record in chunk:
+            try:
+                todo.append((record, () if record.dropped else questions(record)))
+            except Unrenderable as error:
+                todo.append((record.drop(stage, "unrenderable", str(error)), ()))
+        asks = [(request, n) for _, some in todo for request, n, _ in some]
+        again = unusable if job.retry_failed else None
+        outcomes = iter(teacher.begin(asks, stage=stage, again=again, changed=job.retry_with))
+        for record, some in todo:
+            answers: list[tuple[Any, Any]] = [(about, next(outcomes)) for _, _, about in some]
+            if record.dropped:
+                yield [record]
+            elif all(isinstance(outcome, list) for _, outcome in answers):
+                yield answered(record, answers)
+            else:
+                yield _Later(record, answers, answered)
+
+    return in_order(_small(chunks), begin, window=lambda: int(4 * teacher.slots.limit))
+
+
+async def _small(chunks: Chunks) -> Chunks:
+    """No chunk longer than CHUNK, so that the window bounds what is in memory."""
+    async for chunk in chunks:
+        for start in range(0, len(chunk), CHUNK):
+            yield chunk[start : start + CHUNK]
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """The successors of a record whose answers are on their way."""
+
+    record: Record
+    outcomes: Sequence[tuple[Any, Any]]
+    answered: Callable[[Record, Sequence[tuple[Any, Sequence[Completion]]]], Chunk]
+
+    def __await__(self) -> Generator[Any, None, Chunk]:
+        answers = []
+        for about, outcome in self.outcomes:
+            answers.append((about, outcome if isinstance(outcome, list) else (yield from outcome.__await__())))
+        return self.answered(self.record, answers)

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
-from distillgen.prompt import compile_template
-from distillgen.record import META
-from distillgen.stages import Checking, Chunk, Chunks, Job, Stage
+from distillgen.prompt import Unrenderable
+from distillgen.record import META, Record
+from distillgen.stages import Checking, Chunks, Job, Stage, Text
 
 
 class Format(Stage):
@@ -31,19 +31,21 @@ class Format(Stage):
             raise ValueError("nothing to do: give 'fields', 'messages' or 'keep'")
         return self
 
-    def templates(self) -> list[tuple[str, str]]:
-        """(field or role, template) in order."""
-        return [*self.fields.items(), *((role, text) for turn in self.messages or () for role, text in turn.items())]
+    def texts(self) -> list[tuple[str, Text]]:
+        """(field or role, template) in order, those of `fields` first."""
+        turns = [pair for turn in self.messages or () for pair in turn.items()]
+        made = []
+        for name, source in (*self.fields.items(), *turns):
+            try:
+                made.append((name, Text(source)))
+            except ConfigError as error:
+                raise ConfigError(f"the template of '{name}': {error.message.removeprefix('template: ')}") from error
+        return made
 
     def check(self, given: Checking) -> frozenset[str]:
         """Every field that a template or `keep` names is there."""
-        for name, text in self.templates():
-            try:
-                used = compile_template(text, "template")[1]
-            except ConfigError as error:
-                raise ConfigError(f"the template of '{name}': {error.message.removeprefix('template: ')}") from error
-            for field in sorted(used):
-                given.need(field, f"the template of '{name}'")
+        for name, text in self.texts():
+            text.check(given, f"the template of '{name}'")
         for name in self.keep or ():
             given.need(name, "'keep'")
         made = set(self.fields) | ({"messages"} if self.messages else set())
@@ -53,21 +55,18 @@ class Format(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Reshape every live record."""
-        compiled = [(name, compile_template(text, "template")[0]) for name, text in self.templates()]
-        fields, turns = compiled[: len(self.fields)], compiled[len(self.fields) :]
+        texts = self.texts()
+        fields, turns = texts[: len(self.fields)], texts[len(self.fields) :]
+
+        def shaped(record: Record) -> Record:
+            try:
+                made: dict[str, Any] = {name: text.render(record) for name, text in fields}
+                if turns:
+                    made["messages"] = [{"role": role, "content": text.render(record)} for role, text in turns]
+            except Unrenderable as error:
+                return record.drop(self.name, "unrenderable", str(error))
+            kept = {name: value for name, value in record.fields.items() if self.keep is None or name in self.keep}
+            return replace(record, fields={**kept, **made})
+
         async for chunk in chunks:
-            shaped: Chunk = []
-            for record in chunk:
-                if record.dropped:
-                    shaped.append(record)
-                    continue
-                try:
-                    made: dict[str, Any] = {name: template.render(record.fields) for name, template in fields}
-                    if turns:
-                        made["messages"] = [{"role": role, "content": t.render(record.fields)} for role, t in turns]
-                except Exception as error:  # a template can fail on a row's value in any way; the row carries the reason
-                    shaped.append(record.drop(self.name, "unrenderable", f"{type(error).__name__}: {error}"))
-                    continue
-                kept = {k: v for k, v in record.fields.items() if self.keep is None or k in self.keep}
-                shaped.append(replace(record, fields={**kept, **made}))
-            yield shaped
+            yield [record if record.dropped else shaped(record) for record in chunk]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,11 @@ from distillgen.forms import NAMED, Unparsable
 from distillgen.project import Project
 from distillgen.prompt import Draw, Prompt, Sampling, Unrenderable
 from distillgen.record import META, Record
-from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Estimate, Job, Stage, in_order
+from distillgen.stages import Checking, Chunk, Chunks, Estimate, Job, Question, Stage, ask_each, likelihood
 from distillgen.teachers import Completion, Request, Spec, Teacher
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
 FAILURES = (*_STATUS.values(), "malformed")  # the names under which an answer that could not be used is dropped
-
-Answers = list[Completion] | Awaitable[list[Completion]]
 
 
 class Generate(Stage, Sampling):
@@ -65,9 +63,7 @@ class Generate(Stage, Sampling):
 
     def check(self, given: Checking) -> frozenset[str]:
         """Prompt and model exist, the prompt's inputs are there, and the model can do what is asked."""
-        if self.model not in given.models:
-            raise ConfigError(f"there is no model '{self.model}'{did_you_mean(self.model, given.models)}")
-        prompt, spec = self.load_prompt(given.project), given.models[self.model]
+        spec, prompt = given.able(self.model), self.load_prompt(given.project)
         what = f"prompt '{self.prompt}'" if self.prompt else "'template'"
         for name in sorted(self.params):
             if name not in prompt.inputs:
@@ -77,11 +73,7 @@ class Generate(Stage, Sampling):
         if self.output and prompt.form.kind in NAMED:
             raise ConfigError(f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields")
         wants = {"logprobs": self.sampling(spec, prompt).get("logprobs"), "tools": self.tools, "grammar": self.grammar}
-        for capability, wanted in wants.items():
-            if wanted is not None and capability not in given.capabilities[self.model]:
-                others = sorted(name for name, can in given.capabilities.items() if capability in can)
-                remedy = f"models that can: {', '.join(others)}" if others else "the provider embedded can"
-                raise ConfigError(f"model '{self.model}' ({spec.provider}) cannot do {capability}; {remedy}")
+        given.able(self.model, *(capability for capability, wanted in wants.items() if wanted is not None))
         added = [*prompt.form.fields(self.output), *filter(None, [self.reasoning, "tool_calls" if self.tools else None])]
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; name the output otherwise")
@@ -119,15 +111,10 @@ class Generate(Stage, Sampling):
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record; answers leave in source order as soon as they are there."""
         teacher = job.teachers[self.model]
-        asking = _Asking(self, self.load_prompt(job.project), teacher, job)
-        return in_order(_small(chunks), asking.begin, window=lambda: int(4 * teacher.slots.limit))
-
-
-async def _small(chunks: Chunks) -> Chunks:
-    """No chunk longer than CHUNK, so that the window bounds what is in memory."""
-    async for chunk in chunks:
-        for start in range(0, len(chunk), CHUNK):
-            yield chunk[start : start + CHUNK]
+        asking = _Asking(self, self.load_prompt(job.project), teacher, job.seed)
+        return ask_each(
+            chunks, teacher, job, self.name, questions=asking.questions, answered=asking.children, unusable=asking.unusable
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +122,7 @@ class _Asking:
     stage: Generate
     prompt: Prompt
     teacher: Teacher
-    job: Job
+    seed: int
 
     @cached_property
     def sampling(self) -> dict[str, Any]:
@@ -145,31 +132,10 @@ class _Asking:
     def made(self) -> dict[str, Any]:
         return {"stage": self.stage.name, "prompt": f"{self.stage.prompt or 'template'}@{self.prompt.sha256[:12]}"}
 
-    def begin(self, chunk: Chunk) -> Iterator[Chunk | Awaitable[Chunk]]:
-        """Render all, look all up at once, and give each record's successors or something to await."""
-        asks: list[tuple[Request, int]] = []
-        drawn: list[Sequence[Draw] | Chunk] = []
-        for record in chunk:
-            try:
-                draws = () if record.dropped else self.draws(record)
-                asks += [(self.request(record, draw), self.stage.n) for draw in draws]
-                drawn.append(draws or [record])
-            except Unrenderable as error:
-                drawn.append([record.drop(self.stage.name, "unrenderable", str(error))])
-        again = self.again if self.job.retry_failed else None
-        outcomes = iter(self.teacher.begin(asks, stage=self.stage.name, again=again, changed=self.job.retry_with))
-        for record, drew in zip(chunk, drawn, strict=True):
-            if isinstance(drew, list):
-                yield drew
-                continue
-            answers = [next(outcomes) for _ in drew]
-            ready = [answer for answer in answers if isinstance(answer, list)]
-            there = len(ready) == len(answers)
-            yield self.children(record, drew, ready) if there else _Later(self, record, drew, answers)
-
-    def draws(self, record: Record) -> tuple[Draw, ...]:
-        seeds = (f"{self.job.seed}/{self.stage.name}/{record.id}/{i}" for i in range(self.stage.draws))
-        return tuple(self.prompt.draw(seed, record.fields) for seed in seeds)
+    def questions(self, record: Record) -> list[Question]:
+        seeds = (f"{self.seed}/{self.stage.name}/{record.id}/{i}" for i in range(self.stage.draws))
+        draws = [self.prompt.draw(seed, record.fields) for seed in seeds]
+        return [(self.request(record, draw), self.stage.n, draw) for draw in draws]
 
     def request(self, record: Record, draw: Draw) -> Request:
         stage, prompt = self.stage, self.prompt
@@ -179,10 +145,10 @@ class _Asking:
             asked = {"prompt": "\n\n".join(m["content"] for m in messages)}
         return Request(
             model=self.teacher.spec.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
-            schema=prompt.form.schema if "json_schema" in self.teacher.capabilities else None, **asked,
+            schema=prompt.form.schema if "json_schema" in self.teacher.spec.capabilities else None, **asked,
         )  # fmt: skip
 
-    def again(self, completion: Completion) -> bool:
+    def unusable(self, completion: Completion) -> bool:
         """Whether --retry-failed asks a stored answer once more: failed, cut off, refused or malformed."""
         if completion.status != "ok":
             return True
@@ -204,10 +170,10 @@ class _Asking:
             return f"cut off at max_tokens {self.sampling.get('max_tokens', '(the endpoint’s own)')}"
         return f"the teacher refused: {completion.text[:200]}" if completion.status == "refused" else completion.error
 
-    def children(self, record: Record, draws: Sequence[Draw], answers: Sequence[Sequence[Completion]]) -> Chunk:
+    def children(self, record: Record, answers: Sequence[tuple[Draw, Sequence[Completion]]]) -> Chunk:
         """A record for every sample and item; one that could not be used is dropped and says why."""
         children: Chunk = []
-        for draw, completions in zip(draws, answers, strict=True):
+        for draw, completions in answers:
             for sample, completion in enumerate(completions):
                 how = {"model": completion.model, "key": completion.key.hex(), "sample": sample, "draw": draw.text()}
                 children += self.rows(record, completion, self.made | how, len(children))
@@ -228,30 +194,8 @@ class _Asking:
             raw = record.derive({field: completion.text, **extra}, made, ordinal)
             return [raw.drop(stage.name, _STATUS.get(completion.status, "malformed"), str(error))]
         children = [record.derive({**row, **extra}, made, ordinal + i) for i, row in enumerate(rows)]
-        if scores := _likelihood(stage.name, completion):
+        if scores := likelihood(stage.name, completion):
             children = [child.scored(scores) for child in children]
         most = stage.max_items
         over = [c.drop(stage.name, "max_items", f"one of {len(rows)} items, {most} are taken") for c in children[most:]]
         return children[:most] + over
-
-
-@dataclass(frozen=True, slots=True)
-class _Later:
-    """The successors of a record whose answers are on their way."""
-
-    asking: _Asking
-    record: Record
-    draws: Sequence[Draw]
-    answers: Sequence[Answers]
-
-    def __await__(self) -> Generator[Any, None, Chunk]:
-        answers = []
-        for answer in self.answers:
-            answers.append(answer if isinstance(answer, list) else (yield from answer.__await__()))
-        return self.asking.children(self.record, self.draws, answers)
-
-
-def _likelihood(stage: str, completion: Completion) -> dict[str, float]:
-    """The answer's log-probability under its teacher, in nats: sum over tokens and mean."""
-    values = [token[1] for token in completion.logprobs if token[1] is not None]
-    return {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)} if values else {}

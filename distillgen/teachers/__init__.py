@@ -157,6 +157,11 @@ class Spec(Sampling):
     price: Price | None = None
     max_retries: int = Field(8, ge=0, description="tries after the first, for faults that pass")
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What may be asked besides text: n, logprobs, json_schema, grammar, tools, score, embeddings."""
+        return frozenset()
+
     def secrets(self) -> list[str]:
         """Values that must never be written."""
         return []
@@ -207,10 +212,9 @@ class _Ask:
 
 
 class Teacher:
-    """Answers requests. Subclasses set `capabilities` and `identity` and implement `answer`."""
+    """Answers requests. Subclasses set `identity` and implement `answer`."""
 
     spec_type: ClassVar[type[Spec]] = Spec
-    capabilities: ClassVar[frozenset[str]] = frozenset()
     paid: ClassVar[bool] = True
     """Whether what is in flight is worth waiting for when a run is stopped."""
     identity: str = ""
@@ -254,7 +258,7 @@ class Teacher:
                 outcomes[i] = [stored[key] for key in ks]
                 continue
             new = [s for s in missing if ks[s] not in self._flying]
-            for group in [new] if "n" in self.capabilities and new else [[s] for s in new]:
+            for group in [new] if "n" in self.spec.capabilities and new else [[s] for s in new]:
                 attempt = max((stored[ks[s]].attempt + 1 for s in group if ks[s] in stored), default=0)
                 sent = replace(request, sampling={**request.sampling, **changed}) if changed else request
                 ask = _Ask(sent, group, [ks[s] for s in group], stage, attempt)

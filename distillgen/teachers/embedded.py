@@ -55,6 +55,11 @@ class EmbeddedSpec(Spec):
     threads: int | None = Field(None, ge=1, description="default: the cores that this process may use")
     timeout_s: float = Field(900.0, gt=0, description="longest wait for one answer")
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What llama.cpp's server does."""
+        return frozenset({"logprobs", "json_schema", "grammar", "tools"})
+
     def check(self, root: Path) -> None:
         """Raise ConfigError where the model has no known source or the package for it is missing."""
         if importlib.util.find_spec("xllamacpp") is None:
@@ -70,7 +75,6 @@ class Embedded(Teacher):
 
     spec_type = EmbeddedSpec
     spec: EmbeddedSpec
-    capabilities = frozenset({"logprobs", "json_schema", "grammar", "tools"})
     paid = False
 
     def __init__(self, name: str, spec: Spec, services: Services) -> None:

@@ -10,7 +10,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from distillgen.teachers import (
 
 OFFICIAL = "https://api.openai.com/v1"
 REST_S = 30.0  # an address that failed is left alone for so long while there are others
+_FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
 _FINISH = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
 
 
@@ -83,6 +84,12 @@ class OpenAISpec(Address, Spec):
     api: Literal["chat", "completions"] = Field("chat", description="completions sends the prompt as one text")
     timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer")
     transport: Literal["http", "openai"] = Field("http", description="openai goes through the openai package")
+    server: Literal["openai", "vllm", "llamacpp"] = Field("openai", description="what answers there, for what only it can do")
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Those of the protocol and of the server behind it."""
+        return frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | _FURTHER.get(self.server, frozenset())
 
     def secrets(self) -> list[str]:
         """Those of every address."""
@@ -110,7 +117,6 @@ class OpenAI(Teacher):
 
     spec_type = OpenAISpec
     spec: OpenAISpec
-    capabilities = frozenset({"n", "logprobs", "json_schema", "tools"})
 
     def __init__(self, name: str, spec: Spec, services: Services) -> None:
         super().__init__(name, spec, services)
@@ -144,12 +150,34 @@ class OpenAI(Teacher):
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """One HTTP request; more where the endpoint gives fewer choices than asked for."""
+        if request.embed is not None:
+            return [_embedding(await self.call("embeddings", {"model": request.model, "input": request.embed}))]
+        if request.target is not None:
+            return [await self._score(request, request.target)]
         completions: list[Completion] = []
         path = "completions" if request.prompt is not None else "chat/completions"
         while len(completions) < len(samples):
             rest = samples[len(completions) :]
             completions += _completions(await self.call(path, self.body(request, len(rest), attempt, rest[0])))[: len(rest)]
         return completions
+
+    async def _score(self, request: Request, target: str) -> Completion:
+        """The log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`."""
+        body: dict[str, Any] = {"model": request.model, "max_tokens": 1, "temperature": 0}
+        body["prompt_logprobs"] = request.sampling.get("logprobs", 0)
+        if request.prompt is not None:
+            answer = await self.call("completions", body | {"prompt": request.prompt + target})
+        else:
+            messages = [*request.messages, {"role": "assistant", "content": target}]
+            as_it_is = {"add_generation_prompt": False, "continue_final_message": True}
+            answer = await self.call("chat/completions", body | {"messages": messages} | as_it_is)
+        try:
+            given = answer.get("prompt_logprobs") or answer["choices"][0]["prompt_logprobs"]
+            tokens = [[[one["decoded_token"], one["logprob"]] for one in token.values()] for token in given if token]
+            (completion, *_) = _completions(answer)
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            raise Rejected(f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}") from error
+        return replace(completion, text="", status="ok", logprobs=_ending(tokens, target))
 
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST JSON to a path below an address, and give the JSON that comes back."""
@@ -283,6 +311,26 @@ def _completions(payload: Any) -> list[Completion]:
     if not made:
         raise Retryable(f"the answer has no choices: {payload}")
     return made
+
+
+def _embedding(payload: Any) -> Completion:
+    try:
+        used = (payload.get("usage") or {}).get("prompt_tokens") or 0
+        return Completion(embedding=payload["data"][0]["embedding"], model=payload.get("model") or "", input_tokens=used)
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise Retryable(f"the answer is not an embedding: {payload}") from error
+
+
+def _ending(tokens: Sequence[Sequence[list[Any]]], target: str) -> list[list[Any]]:
+    """The tokens, each given before its alternatives, with which a prompt that ends in `target` ends."""
+    ending: list[list[Any]] = []
+    left = len(target)
+    for (text, value), *others in reversed(tokens):
+        if left <= 0:
+            break
+        ending.insert(0, [text, value, others])
+        left -= len(text)
+    return ending
 
 
 def _read(choice: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,11 @@ def _fit(schema: Mapping[str, Any], words: Sequence[str], start: int) -> Any:
 class ScriptedSpec(Spec):
     """`model` is 'echo', 'instance', or 'file.py:function' inside the project."""
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """A script may answer whatever it is asked."""
+        return frozenset({"json_schema", "tools", "logprobs", "score", "embeddings"})
+
     def check(self, root: Path) -> None:
         """Raise ConfigError where there is no such script."""
         load_script(self.model, root)
@@ -89,7 +94,6 @@ class Scripted(Teacher):
     """Answers with a function. What the function raises is recorded as that row's failure."""
 
     spec_type = ScriptedSpec
-    capabilities = frozenset({"json_schema", "tools", "logprobs"})
     paid = False
 
     def __init__(self, name: str, spec: Spec, services: Services, *, script: Script | None = None) -> None:

@@ -1,0 +1,46 @@
+"""embed: a text's embedding, kept in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from distillgen.record import Record
+from distillgen.stages import Checking, Chunk, Chunks, Estimate, Job, Question, Stage, Text, answer_of, ask_each
+from distillgen.teachers import Completion, Request
+
+
+class Embed(Stage):
+    """Ask for the embedding of a text. The vector stays in the ledger; `distillgen export --signals` gives it with its record."""
+
+    kind = "embed"
+
+    model: str = Field(description="one of the pipeline's models; it must be able to embed")
+    template: str = Field(description="template of the text")
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """The model can do it, and the fields are there."""
+        given.able(self.model, "embeddings")
+        Text(self.template).check(given, "'template'")
+        return given.fields
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+        """A request a row, which writes nothing."""
+        return Text(self.template).estimate(before, samples, given.models[self.model].price, output_tokens=0)
+
+    def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Ask about every live record."""
+        teacher, text = job.teachers[self.model], Text(self.template)
+
+        def questions(record: Record) -> list[Question]:
+            return [(Request(teacher.spec.model, embed=text.render(record)), 1, None)]
+
+        def answered(record: Record, answers: Sequence[tuple[Any, Sequence[Completion]]]) -> Chunk:
+            completion = answers[0][1][0]
+            if completion.status != "ok":
+                return [record.drop(self.name, "failed", completion.error)]
+            return [answer_of(record, self.name, completion)]
+
+        return ask_each(chunks, teacher, job, self.name, questions=questions, answered=answered)

@@ -1,0 +1,56 @@
+"""score: how likely a teacher holds a text that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from distillgen.record import Record
+from distillgen.stages import Checking, Chunk, Chunks, Estimate, Job, Question, Stage, Text, answer_of, ask_each, likelihood
+from distillgen.teachers import Completion, Request
+
+
+class Score(Stage):
+    """Ask for the log-probability of a text after what it answers: scores `<name>.logprob` (the sum over its tokens, in
+    nats) and `<name>.mean_logprob`; each token's is kept in the ledger.
+    """
+
+    kind = "score"
+
+    model: str = Field(description="one of the pipeline's models; it must be able to score given text")
+    context: str = Field(description="template of what comes before: the question that the text answers")
+    target: str = Field(description="template of the text")
+    logprobs: int = Field(0, ge=0, le=20, description="how many likeliest tokens to record with each token")
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """The model can do it, and the fields are there."""
+        given.able(self.model, "score")
+        for name in ("context", "target"):
+            Text(getattr(self, name)).check(given, f"'{name}'")
+        return given.fields
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+        """A request a row; it reads both texts and writes one token."""
+        both = Text(self.context + self.target)
+        return both.estimate(before, samples, given.models[self.model].price, output_tokens=1)
+
+    def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Ask about every live record."""
+        teacher, context, target = job.teachers[self.model], Text(self.context), Text(self.target)
+
+        def questions(record: Record) -> list[Question]:
+            asked: dict[str, Any] = {"messages": [{"role": "user", "content": context.render(record)}]}
+            if getattr(teacher.spec, "api", "chat") == "completions":
+                asked = {"prompt": context.render(record)}
+            sampling = {"logprobs": self.logprobs}
+            return [(Request(teacher.spec.model, sampling=sampling, target=target.render(record), **asked), 1, None)]
+
+        def answered(record: Record, answers: Sequence[tuple[Any, Sequence[Completion]]]) -> Chunk:
+            completion = answers[0][1][0]
+            if completion.status != "ok":
+                return [record.drop(self.name, "failed", completion.error)]
+            return [answer_of(record, self.name, completion).scored(likelihood(self.name, completion))]
+
+        return ask_each(chunks, teacher, job, self.name, questions=questions, answered=answered)
