@@ -81,5 +81,5 @@ def json_schema(project: Project) -> dict[str, Any]:
     specs = {name: teacher_class(name).spec_type for name in teacher_names()}
     models = [make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()]
     models_type, stages_type = GenericAlias(dict, (str, one_of[tuple(models)])), GenericAlias(list, one_of[tuple(stages)])
-    top = make("a distillgen pipeline", __base__=Top, models=(models_type, {}), stages=(stages_type, ...))
+    top = make("a distillgen pipeline", __base__=Top, models=(models_type, {}), stages=(stages_type, Field(min_length=1)))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top.model_json_schema()}

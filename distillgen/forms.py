@@ -32,11 +32,14 @@ class Unparsable(Exception):
 
 @dataclass(frozen=True)
 class Form:
-    """One output form. `argument` is the pattern or the schema of the forms that have one, `names` the fields that it names."""
+    """One output form. `checker` is a regex's pattern or a JSON schema's validator, `names` are the fields of a form that
+    names its own, and `many` says whether one answer gives a list of rows.
+    """
 
     kind: str
-    argument: Any = None
+    checker: Any = None
     names: tuple[str, ...] = ()
+    many: bool = False
 
     @classmethod
     def read(cls, value: Any) -> Form:
@@ -44,7 +47,7 @@ class Form:
         kind, argument = next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else (value, None)
         match kind, argument:
             case ("text" | "lines" | "numbered" | "turns"), None:
-                return cls(kind)
+                return cls(kind, many=kind in ("lines", "numbered"))
             case "regex", str():
                 try:
                     pattern = re.compile(argument)
@@ -54,18 +57,33 @@ class Form:
                     raise ConfigError("output: the regular expression needs named groups, (?P<field>…): they name the fields")
                 return cls(kind, pattern, tuple(pattern.groupindex))
             case "sections", [str(), *_] if all(isinstance(tag, str) for tag in argument):
-                return cls(kind, None, tuple(argument))
+                return cls(kind, names=tuple(argument))
             case "json", Mapping() | list() if argument:
-                schema, item = _schema(argument)
-                return cls(kind, schema, tuple(item["properties"]))
+                return cls._json(argument)
             case ("regex" | "json" | "sections"), _:
                 raise ConfigError(f"output: '{kind}' needs {NAMED[kind]}, as in {{{kind}: …}}")
         raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(kind), [*PLAIN, *NAMED])}")
 
-    @property
-    def many(self) -> bool:
-        """Whether one answer gives a list of rows."""
-        return self.kind in ("lines", "numbered") or (self.kind == "json" and self.argument["type"] == "array")
+    @classmethod
+    def _json(cls, argument: Any) -> Form:
+        """From a JSON Schema of an object, or of an array of them; `{question: string}` is short for one."""
+        from jsonschema import Draft202012Validator, SchemaError
+
+        if isinstance(argument, list):
+            if len(argument) != 1:
+                raise ConfigError("output: a list in 'json' holds the one schema that its items have")
+            argument = {"type": "array", "items": _object(argument[0])}
+        schema = _object(argument)
+        many = schema["type"] == "array"
+        item = schema.get("items") if many else schema
+        if not isinstance(item, Mapping) or not item.get("properties"):
+            shape = "is of an object, or an array of them, with 'properties': they name the fields"
+            raise ConfigError(f"output: a 'json' schema {shape}")
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            raise ConfigError(f"output: the JSON schema is wrong: {error.message}") from error
+        return cls("json", Draft202012Validator(schema), tuple(item["properties"]), many)
 
     def fields(self, output: str | None) -> list[str]:
         """The fields that a row gets; `output` names the single field of a form that does not name its own."""
@@ -74,16 +92,10 @@ class Form:
     @cached_property
     def schema(self) -> dict[str, Any] | None:
         """The JSON Schema to send to a teacher that can constrain itself: an object at the root, as endpoints want it."""
-        schema: dict[str, Any] | None = self.argument if self.kind == "json" else None
-        if schema is None or not self.many:
+        schema: dict[str, Any] | None = self.checker.schema if self.kind == "json" else None
+        if not self.many or not schema:
             return schema
         return {"type": "object", "properties": {"items": schema}, "required": ["items"], "additionalProperties": False}
-
-    @cached_property
-    def _validator(self) -> Any:
-        from jsonschema import Draft202012Validator
-
-        return Draft202012Validator(self.argument)
 
     def parse(self, text: str, output: str | None = None) -> list[dict[str, Any]]:
         """The rows of an answer: at least one. Raises Unparsable."""
@@ -94,12 +106,12 @@ class Form:
         unfenced = _FENCE.sub(r"\1", text)
         match self.kind:
             case "json":
-                return self._json(text)
+                return self._rows(text)
             case "sections":
                 return [{tag: _section(tag, text) for tag in self.names}]
             case "regex":
-                if not (found := self.argument.search(text)):
-                    raise Unparsable(f"the answer does not match {self.argument.pattern!r}")
+                if not (found := self.checker.search(text)):
+                    raise Unparsable(f"the answer does not match {self.checker.pattern!r}")
                 return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
             case "lines":
                 items = [item for line in unfenced.splitlines() if (item := _BULLET.sub("", line).strip())]
@@ -112,11 +124,11 @@ class Form:
                 items = [_turns(unfenced)]
         return [{self.fields(output)[0]: item} for item in items]
 
-    def _json(self, text: str) -> list[dict[str, Any]]:
+    def _rows(self, text: str) -> list[dict[str, Any]]:
         value = _read_json(text)
         if self.many and isinstance(value, dict):  # the root that `schema` asks for, or a list without its brackets
             value = value["items"] if list(value) == ["items"] else _read_json("[" + text[text.index("{") :])
-        error = next(iter(self._validator.iter_errors(value)), None)
+        error = next(iter(self.checker.iter_errors(value)), None)
         if error is not None:
             place = "/".join(str(part) for part in error.absolute_path) or "the answer"
             raise Unparsable(f"{place}: {error.message[:200]}")
@@ -124,25 +136,6 @@ class Form:
         if not rows:
             raise Unparsable("the list is empty")
         return [{name: row.get(name) for name in self.names} for row in rows]
-
-
-def _schema(argument: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """A JSON Schema of an object, or of an array of them, and that object's; `{question: string}` is short for one."""
-    if isinstance(argument, list):
-        if len(argument) != 1:
-            raise ConfigError("output: a list in 'json' holds the one schema that its items have")
-        argument = {"type": "array", "items": _object(argument[0])}
-    schema = dict(_object(argument))
-    item = schema.get("items") if schema["type"] == "array" else schema
-    if not isinstance(item, Mapping) or not item.get("properties"):
-        raise ConfigError("output: a 'json' schema is of an object, or an array of them, with 'properties': they name the fields")
-    from jsonschema import Draft202012Validator, SchemaError
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise ConfigError(f"output: the JSON schema is wrong: {error.message}") from error
-    return schema, item
 
 
 def _object(argument: Any) -> Any:

@@ -132,7 +132,7 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
     top = validate(Top, data, what="the pipeline", places=places)
     project = Project(project_of(path))
     if sets:
-        raw = top.model_dump(exclude_unset=True)
+        raw = top.model_dump()
         project = replace(project, trusted=override(raw, sets))
         places = replace(places, note=f" (with --set {' --set '.join(map(typed, sets))})")
         top = validate(Top, raw, what="the pipeline", places=places)
@@ -261,7 +261,7 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
             raise ConfigError(f"--set takes name.option=value, not '{given}'")
         with Places().within(what=f"--set {typed(given)}: "):
             values.append(read_yaml(text, "")[0] if text else "")
-            named = {**data, **data.get("models", {}), **_named(data["stages"])}
+            named = {**data, **data["models"], **_named(data["stages"])}
             if owner and owner[0] not in named:
                 raise ConfigError(f"there is no model or stage '{owner[0]}'{did_you_mean(owner[0], named)}")
             target = data
