@@ -3,108 +3,83 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable, Iterable
+from types import GenericAlias
+from typing import Any, Literal, Union
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import ConfigDict, Field, create_model
 
 from distillgen.errors import ConfigError
-from distillgen.marked import read_yaml
-from distillgen.pipeline import System, about_line
-from distillgen.project import Project
+from distillgen.marked import read_yaml, validate
+from distillgen.pipeline import System, Top, about_line
+from distillgen.project import Project, read_text
 from distillgen.prompt import Prompt
-from distillgen.stages import Stage, stage_class, stage_kinds
+from distillgen.stages import stage_class, stage_kinds
 from distillgen.stages.filter import options_of
-from distillgen.teachers import Spec, teacher_class, teacher_names
+from distillgen.teachers import teacher_class, teacher_names
 
 
 def pipelines(project: Project) -> list[dict[str, Any]]:
-    """Name, what it makes, and its place among the published systems. A broken file is listed with its mistake."""
-    entries = []
-    for name in project.names("pipelines", ".yaml"):
+    """Name, what it makes, and its place among the published systems."""
+
+    def described(name: str) -> dict[str, Any]:
         path = project.find("pipelines", name, ".yaml")
-        entry: dict[str, Any] = {"name": name, "about": "", **System().model_dump()}
-        try:
-            text = path.read_text(encoding="utf-8")
-            data, _ = read_yaml(text, path)
-            entry |= {"about": about_line(text), **System.model_validate(data.get("system") or {}).model_dump()}
-        except (ConfigError, ValueError, AttributeError) as error:
-            entry["about"] = f"cannot be read: {error}"
-        entries.append(entry)
-    return entries
+        text = read_text(path)
+        data, places = read_yaml(text, path)
+        given = data.get("system") if isinstance(data, dict) else None
+        system = validate(System, given, what="'system'", places=places, place=("system",))
+        return {"about": about_line(text), **system.model_dump()}
+
+    return [{**System().model_dump(), **entry} for entry in _listed(project.names("pipelines", ".yaml"), described)]
 
 
 def prompts(project: Project) -> list[dict[str, Any]]:
     """Name, what it asks for, its inputs and form."""
-    entries = []
-    for name in project.names("prompts", ".md"):
-        try:
-            prompt = Prompt.load(name, project)
-            entry = {"about": prompt.front.about, "inputs": sorted(prompt.inputs), "output": prompt.form.kind}
-        except ConfigError as error:
-            entry = {"about": f"cannot be read: {error}", "inputs": [], "output": ""}
-        entries.append({"name": name, **entry})
-    return entries
+
+    def described(name: str) -> dict[str, Any]:
+        prompt = Prompt.load(name, project)
+        return {"about": prompt.front.about, "inputs": sorted(prompt.inputs), "output": prompt.form.kind}
+
+    return _listed(project.names("prompts", ".md"), described)
 
 
 def filters(project: Project) -> list[dict[str, Any]]:
     """Name, what it drops, and its options with their defaults."""
+
+    def described(name: str) -> dict[str, Any]:
+        factory = project.filter(name)
+        options = {n: None if f.is_required() else f.default for n, f in options_of(factory).model_fields.items()}
+        return {"about": (inspect.getdoc(factory) or "").split("\n")[0], "options": options}
+
+    return _listed(project.names("filters", ".py"), described)
+
+
+def _listed(names: Iterable[str], described: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """An entry for each name; a broken file is listed with its mistake."""
     entries = []
-    for name in project.names("filters", ".py"):
+    for name in names:
         try:
-            factory = project.filter(name)
-            options = {n: None if f.is_required() else f.default for n, f in options_of(factory).model_fields.items()}
-            entries.append({"name": name, "about": (inspect.getdoc(factory) or "").split("\n")[0], "options": options})
+            entries.append({"name": name, **described(name)})
         except ConfigError as error:
-            entries.append({"name": name, "about": f"cannot be read: {error}", "options": {}})
+            entries.append({"name": name, "about": f"cannot be read: {error}"})
     return entries
 
 
 def json_schema(project: Project) -> dict[str, Any]:
     """A JSON Schema (draft 2020-12) of pipeline files, by which editors complete and check them."""
-    specs: list[type[Spec]] = [teacher_class(name).spec_type for name in teacher_names()]
-    kinds: list[type[Stage]] = [stage_class(kind) for kind in stage_kinds()]
-    factories = {name: project.filter(name) for name in project.names("filters", ".py")}
-    options = {name: options_of(factory) for name, factory in factories.items()}
-    models: list[type[BaseModel]] = [System, *specs, *kinds, *options.values()]
-    refs, shared = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
-
-    def ref(model: Any) -> dict[str, Any]:
-        return {"$ref": str(refs[model, "validation"]["$ref"])}
-
-    entry: list[Any] = [{"enum": sorted(factories)}]
-    for name, model in options.items():
-        entry.append(_only(name, {"anyOf": [ref(model), {"type": "null"}]}))
-        label = {"type": "string", "description": "what scores and drops are called; default: the filter's name"}
-        shared["$defs"][model.__name__]["properties"]["name"] = label
-    stages = []
-    for kind in kinds:
-        body: dict[str, Any] = ref(kind)
-        if kind.kind == "filter":
-            body = {"anyOf": [{"type": "array", "items": {"anyOf": entry}}, {"type": "object"}]}
-        stages.append(_only(kind.kind, body))
-    providers = [_provider(ref(spec), name) for name, spec in zip(teacher_names(), specs, strict=True)]
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "a distillgen pipeline",
-        "type": "object",
-        "properties": {
-            "version": {"const": 1},
-            "seed": {"type": "integer", "default": 0},
-            "system": ref(System),
-            "models": {"type": "object", "additionalProperties": {"anyOf": providers}},
-            "stages": {"type": "array", "minItems": 1, "items": {"anyOf": stages}},
-        },
-        "required": ["version", "stages"],
-        "additionalProperties": False,
-        "$defs": shared["$defs"],
-    }
-
-
-def _only(key: str, value: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a mapping with one key."""
-    return {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
-
-
-def _provider(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    return {"allOf": [schema, {"properties": {"provider": {"const": name}}}]}
+    make: Any = create_model  # from types that are known only now
+    one_of: Any = Union
+    forbid = ConfigDict(extra="forbid")
+    label = (str | None, Field(None, description="what scores and drops are called; default: the filter's name"))
+    filters: list[Any] = []
+    for name in project.names("filters", ".py"):
+        options = make(name, __base__=options_of(project.filter(name)), name=label)
+        filters += [Literal[name], make(f"{name}: …", __config__=forbid, **{name: (options | None, ...)})]
+    forms: dict[str, Any] = {kind: stage_class(kind) for kind in stage_kinds()}
+    forms["filter"] = one_of[GenericAlias(list, one_of[tuple(filters)]), dict[str, Any]]
+    stages = [make(f"{kind}: …", __config__=forbid, **{kind: (form, ...)}) for kind, form in forms.items()]
+    specs = {name: teacher_class(name).spec_type for name in teacher_names()}
+    models = [make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()]
+    models_type, stages_type = GenericAlias(dict, (str, one_of[tuple(models)])), GenericAlias(list, one_of[tuple(stages)])
+    top = make("a distillgen pipeline", __base__=Top, models=(models_type, {}), stages=(stages_type, Field(min_length=1)))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top.model_json_schema()}

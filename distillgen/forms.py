@@ -13,17 +13,17 @@ from typing import Any
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.record import loads
 
-KINDS = ("text", "lines", "numbered", "turns", "regex", "json", "sections")
-NAMED = ("regex", "json", "sections")  # forms that name their fields themselves
-LISTS = ("lines", "numbered")  # forms that give one row an item
+PLAIN = ("text", "lines", "numbered", "turns")
+NAMED = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}
+"""The forms that name their fields themselves, and by what."""
 
 _JSON_TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
-_ITEM = re.compile(r"^\s*\d+\s*[.):](?!\d)\s*(.*)$")
-_BULLET = re.compile(r"^\s*(?:[-*•]\s+)?(.*?)\s*$")
-_TURN = re.compile(r"^\s*\**(user|human|student|question|assistant|ai|teacher|answer)\**\s*:\s*\**\s*(.*)$", re.I)
-_USER = {"user", "human", "student", "question"}
 _JSON = re.compile(r"\{|\[\s*[{\]]")
 _FENCE = re.compile(r"^\s*```[a-z]*\s*\n(.*?)\n?\s*```\s*$", re.S | re.I)
+_BULLET = re.compile(r"^\s*(?:[-*•]\s+)?")
+_NUMBER = re.compile(r"^\s*\d+[ \t]*[.):](?!\d)", re.M)
+_TURN = re.compile(r"^\s*\**(user|human|student|question|assistant|ai|teacher|answer)\**[ \t]*:\**", re.M | re.I)
+_USER = {"user", "human", "student", "question"}
 
 
 class Unparsable(Exception):
@@ -32,132 +32,119 @@ class Unparsable(Exception):
 
 @dataclass(frozen=True)
 class Form:
-    """One output form. `argument` is the pattern, the schema or the tags of the forms that have one."""
+    """One output form. `checker` is a regex's pattern or a JSON schema's validator, `names` are the fields of a form that
+    names its own, and `many` says whether one answer gives a list of rows.
+    """
 
     kind: str
-    argument: Any = None
+    checker: Any = None
+    names: tuple[str, ...] = ()
+    many: bool = False
 
     @classmethod
     def read(cls, value: Any) -> Form:
         """From front matter: `text`, `lines`, `numbered`, `turns`, or one of {regex: …}, {json: …}, {sections: […]}."""
         kind, argument = next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else (value, None)
-        if kind in KINDS and kind not in NAMED and argument is None:
-            return cls(kind)
-        if kind == "regex" and isinstance(argument, str):
-            try:
-                names = re.compile(argument).groupindex
-            except re.error as error:
-                raise ConfigError(f"output: the regular expression is wrong: {error}") from error
-            if not names:
-                raise ConfigError("output: the regular expression needs named groups, (?P<field>…): they name the fields")
-            return cls(kind, argument)
-        if kind == "sections" and isinstance(argument, list) and argument and all(isinstance(a, str) for a in argument):
-            return cls(kind, tuple(argument))
-        if kind == "json" and isinstance(argument, (Mapping, list)) and argument:
-            return cls(kind, _schema(argument))
-        if kind in NAMED:
-            needs = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}[kind]
-            raise ConfigError(f"output: '{kind}' needs {needs}, as in {{{kind}: …}}")
-        raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(kind), KINDS)}")
+        match kind, argument:
+            case ("text" | "lines" | "numbered" | "turns"), None:
+                return cls(kind, many=kind in ("lines", "numbered"))
+            case "regex", str():
+                try:
+                    pattern = re.compile(argument)
+                except re.error as error:
+                    raise ConfigError(f"output: the regular expression is wrong: {error}") from error
+                if not pattern.groupindex:
+                    raise ConfigError("output: the regular expression needs named groups, (?P<field>…): they name the fields")
+                return cls(kind, pattern, tuple(pattern.groupindex))
+            case "sections", [str(), *_] if all(isinstance(tag, str) for tag in argument):
+                return cls(kind, names=tuple(argument))
+            case "json", Mapping() | list() if argument:
+                return cls._json(argument)
+            case ("regex" | "json" | "sections"), _:
+                raise ConfigError(f"output: '{kind}' needs {NAMED[kind]}, as in {{{kind}: …}}")
+        raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(kind), [*PLAIN, *NAMED])}")
 
-    @property
-    def many(self) -> bool:
-        """Whether one answer gives a list of rows."""
-        return self.kind in LISTS or (self.kind == "json" and self.argument["type"] == "array")
+    @classmethod
+    def _json(cls, argument: Any) -> Form:
+        """From a JSON Schema of an object, or of an array of them; `{question: string}` is short for one."""
+        from jsonschema import Draft202012Validator, SchemaError
+
+        if isinstance(argument, list):
+            if len(argument) != 1:
+                raise ConfigError("output: a list in 'json' holds the one schema that its items have")
+            argument = {"type": "array", "items": _object(argument[0])}
+        schema = _object(argument)
+        many = schema["type"] == "array"
+        item = schema.get("items") if many else schema
+        if not isinstance(item, Mapping) or not item.get("properties"):
+            shape = "is of an object, or an array of them, with 'properties': they name the fields"
+            raise ConfigError(f"output: a 'json' schema {shape}")
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            raise ConfigError(f"output: the JSON schema is wrong: {error.message}") from error
+        return cls("json", Draft202012Validator(schema), tuple(item["properties"]), many)
 
     def fields(self, output: str | None) -> list[str]:
         """The fields that a row gets; `output` names the single field of a form that does not name its own."""
-        match self.kind:
-            case "regex":
-                return list(re.compile(self.argument).groupindex)
-            case "sections":
-                return list(self.argument)
-            case "json":
-                return list((self.argument["items"] if self.many else self.argument)["properties"])
-        return [output or ("messages" if self.kind == "turns" else "response")]
+        return list(self.names) or [output or ("messages" if self.kind == "turns" else "response")]
 
     @cached_property
     def schema(self) -> dict[str, Any] | None:
         """The JSON Schema to send to a teacher that can constrain itself: an object at the root, as endpoints want it."""
-        if self.kind != "json":
-            return None
-        if not self.many:
-            return dict(self.argument)
-        return {"type": "object", "properties": {"items": self.argument}, "required": ["items"], "additionalProperties": False}
-
-    @cached_property
-    def _validator(self) -> Any:
-        from jsonschema import Draft202012Validator
-
-        return Draft202012Validator(self.argument)
+        schema: dict[str, Any] | None = self.checker.schema if self.kind == "json" else None
+        if not self.many or not schema:
+            return schema
+        return {"type": "object", "properties": {"items": schema}, "required": ["items"], "additionalProperties": False}
 
     def parse(self, text: str, output: str | None = None) -> list[dict[str, Any]]:
         """The rows of an answer: at least one. Raises Unparsable."""
         text = text.strip()
         if not text:
             raise Unparsable("the answer is empty")
-        if self.kind in (*LISTS, "turns") and (fenced := _FENCE.match(text)):
-            text = fenced.group(1)
+        items: list[Any] = [text]
+        unfenced = _FENCE.sub(r"\1", text)
         match self.kind:
             case "json":
-                return self._json(text)
+                return self._rows(text)
             case "sections":
-                return [{tag: _section(tag, text) for tag in self.argument}]
+                return [{tag: _section(tag, text) for tag in self.names}]
             case "regex":
-                if not (found := re.search(self.argument, text)):
-                    raise Unparsable(f"the answer does not match {self.argument!r}")
+                if not (found := self.checker.search(text)):
+                    raise Unparsable(f"the answer does not match {self.checker.pattern!r}")
                 return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
             case "lines":
-                items: list[Any] = [item for line in text.splitlines() if (item := _BULLET.sub(r"\1", line))]
+                items = [item for line in unfenced.splitlines() if (item := _BULLET.sub("", line).strip())]
             case "numbered":
-                items = _numbered(text)
+                pieces = [piece.strip() for piece in _NUMBER.split(unfenced)[1:]]
+                items = [re.sub(r"\s*\n\s*", " ", piece) for piece in pieces if piece]
+                if not items:
+                    raise Unparsable(f"there is no numbered list in the answer: {text[:60]!r}")
             case "turns":
-                items = [_turns(text)]
-            case _:
-                items = [text]
+                items = [_turns(unfenced)]
         return [{self.fields(output)[0]: item} for item in items]
 
-    def _json(self, text: str) -> list[dict[str, Any]]:
+    def _rows(self, text: str) -> list[dict[str, Any]]:
         value = _read_json(text)
         if self.many and isinstance(value, dict):  # the root that `schema` asks for, or a list without its brackets
             value = value["items"] if list(value) == ["items"] else _read_json("[" + text[text.index("{") :])
-        error = next(iter(self._validator.iter_errors(value)), None)
+        error = next(iter(self.checker.iter_errors(value)), None)
         if error is not None:
             place = "/".join(str(part) for part in error.absolute_path) or "the answer"
             raise Unparsable(f"{place}: {error.message[:200]}")
-        names = self.fields(None)
-        rows = [{name: row.get(name) for name in names} for row in (value if self.many else [value])]
+        rows = value if self.many else [value]
         if not rows:
             raise Unparsable("the list is empty")
-        return rows
-
-
-def _schema(argument: Any) -> dict[str, Any]:
-    """A JSON Schema of an object, or of an array of them; `{question: string}` and `[{question: string}]` are short for one."""
-    if isinstance(argument, list):
-        if len(argument) != 1:
-            raise ConfigError("output: a list in 'json' holds the one schema that its items have")
-        argument = {"type": "array", "items": _object(argument[0])}
-    schema: dict[str, Any] = dict(_object(argument))
-    item = schema.get("items") if schema["type"] == "array" else schema
-    if not isinstance(item, Mapping) or not item.get("properties"):
-        raise ConfigError("output: a 'json' schema is of an object, or an array of them, with 'properties': they name the fields")
-    from jsonschema import Draft202012Validator, SchemaError
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise ConfigError(f"output: the JSON schema is wrong: {error.message}") from error
-    return schema
+        return [{name: row.get(name) for name in self.names} for row in rows]
 
 
 def _object(argument: Any) -> Any:
     if not isinstance(argument, Mapping) or argument.get("type") in ("object", "array"):
         return argument
-    properties = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in argument.items()}
     for name, kind in argument.items():
         if not isinstance(kind, Mapping) and str(kind) not in _JSON_TYPES:
             raise ConfigError(f"output: field '{name}' has no JSON type {kind!r}{did_you_mean(str(kind), _JSON_TYPES)}")
+    properties = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in argument.items()}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
@@ -178,30 +165,13 @@ def _read_json(text: str) -> Any:
     raise Unparsable(f"the answer is not JSON, and could not be repaired: {text[:60]!r}")
 
 
-def _numbered(text: str) -> list[str]:
-    items: list[str] = []
-    for line in text.splitlines():
-        if found := _ITEM.match(line):
-            items.append(found.group(1).strip())
-        elif items and line.strip():
-            items[-1] = f"{items[-1]} {line.strip()}"
-    items = [item for item in items if item]
-    if not items:
-        raise Unparsable(f"there is no numbered list in the answer: {text[:60]!r}")
-    return items
-
-
 def _turns(text: str) -> list[dict[str, str]]:
-    turns: list[dict[str, str]] = []
-    for line in text.splitlines():
-        if found := _TURN.match(line):
-            turns.append({"role": "user" if found.group(1).lower() in _USER else "assistant", "content": found.group(2)})
-        elif turns:
-            turns[-1]["content"] += "\n" + line
-    turns = [{**turn, "content": turn["content"].strip()} for turn in turns]
-    if len({turn["role"] for turn in turns}) < 2 or not all(turn["content"] for turn in turns):
+    _, *marked = _TURN.split(text)
+    roles = ["user" if speaker.lower() in _USER else "assistant" for speaker in marked[::2]]
+    contents = [content.strip() for content in marked[1::2]]
+    if len(set(roles)) < 2 or not all(contents):
         raise Unparsable(f"the answer is not a dialogue of 'User: …' and 'Assistant: …': {text[:60]!r}")
-    return turns
+    return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
 
 
 def _section(tag: str, text: str) -> str:

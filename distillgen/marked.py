@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,165 +17,162 @@ from distillgen.errors import ConfigError, did_you_mean
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
-VARIABLE = re.compile(r"\$\{(\w+)\}")  # its braces would end a plain value inside {a: ${B}}, so they are hidden from YAML
-_FLOAT = re.compile(r"[+-]?\d[\d_]*(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 1e-5 as text
+VARIABLE = re.compile(r"\$\{(\w+)\}")
 NAME = re.compile(r"[A-Za-z][\w-]*")  # of a model, a stage, a filter's label
+MAX_VALUES = 200_000  # far above any recipe; stops alias bombs
+_BRACES = str.maketrans("\ue000\ue001", "{}")  # those of ${B} would end a plain value inside {a: ${B}}: YAML sees others
+_FLOAT = re.compile(r"[+-]?\d[\d_]*(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 1e-5 as text
 _CORE = "tag:yaml.org,2002:"
-_PLAIN = {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
-MAX_NODES = 200_000  # far above any recipe; stops alias bombs
+_TEXT = {_CORE + "timestamp", _CORE + "value"}  # a date or a lone '=' is text here
+_PLAIN = _TEXT | {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool", "null", "merge")}
+_REMEDIES = {
+    r"'\\t'": "a tab stands where the line is indented: indent with spaces",
+    "another document": "a second document begins with '---', and a file holds one",
+    "mapping values|cannot start any token|undefined alias": "put the text in quotes",
+}
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything in a file stands: the line of every key and item, by the keys and indices that lead to it."""
+    """Where everything in a file stands: its line, by the keys and indices that lead to it; last of all a value's own text.
+
+    `note` is added to every mistake.
+    """
 
     path: Path | str = ""
     lines: dict[Place, int] = field(default_factory=dict)
-
-    def line(self, *place: str | int) -> int | None:
-        """The line of `place`, or of the nearest thing around it."""
-        while place and place not in self.lines:
-            place = place[:-1]
-        return self.lines.get(place)
+    note: str = ""
 
     def wrong(self, message: str, *place: str | int) -> ConfigError:
-        """A mistake at `place`."""
-        return ConfigError(message, path=self.path or None, line=self.line(*place))
+        """A mistake at `place`, or at what is nearest to it in the file."""
+        line = self.lines.get(self._known(place))
+        return ConfigError(message + self.note, path=self.path or None, line=line)
+
+    def quoting(self, message: str, *place: str | int, what: str = "") -> ConfigError:
+        """A mistake at what its message quotes or begins with, of all the keys and values inside `place`; else at `place`."""
+        around = self._known(place)
+        for word in (*re.findall(r"'([^']+)'", message), message.partition(":")[0]):
+            whole = re.compile(rf"(^|[/: ]){re.escape(word)}($|[/: ])")  # a file without its folder, a variable in an address
+            for spot in self.lines:
+                if spot[: len(around)] == around != spot and whole.search(str(spot[-1])):
+                    return self.wrong(what + message, *spot)
+        return self.wrong(what + message, *around)
+
+    @contextlib.contextmanager
+    def within(self, *place: str | int, what: str = "") -> Iterator[None]:
+        """A mistake that knows of no file is `what`'s, and stands where the thing does that it quotes."""
+        try:
+            yield
+        except ConfigError as error:
+            if error.path:
+                raise
+            raise self.quoting(error.message, *place, what=what) from error
+
+    def _known(self, place: Place) -> Place:
+        """`place` without the keys that are not in the file."""
+        known: Place = ()
+        for key in place:
+            known = (*known, key) if (*known, key) in self.lines else known
+        return known
 
 
 def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Places]:
     """Plain data (no tags, no objects), and where each part of it stands. Raises ConfigError."""
-    try:
-        loader = yaml.SafeLoader(VARIABLE.sub("$\ue000\\1\ue001", text))
-    except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") + first_line
-        what = f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it"
-        raise ConfigError(what, path=path, line=line) from error
     places = Places(path)
-    lines = places.lines
-    count = 0
 
     def plain(node: yaml.Node, place: Place) -> Any:
-        nonlocal count
-        count += 1
-        line = node.start_mark.line + first_line
-        if isinstance(node, yaml.ScalarNode):
-            node.value = re.sub("\\$\ue000(\\w+)\ue001", r"${\1}", node.value)
-        lines.setdefault(place, line)
-        if count > MAX_NODES or len(place) > 50:
-            raise ConfigError("too many or too deeply nested values (aliases that multiply?)", path=path, line=line)
+        line = places.lines.setdefault(place, node.start_mark.line + first_line)
+        if len(places.lines) > MAX_VALUES or len(place) > 50:
+            raise places.wrong("too many or too deeply nested values (aliases that multiply?)", *place)
         if node.tag not in _PLAIN:
             tag = node.tag.replace(_CORE, "!!")
-            raise ConfigError(f"the tag '{tag}' is not allowed; only plain values are: remove it", path=path, line=line)
+            raise places.wrong(f"the tag '{tag}' is not allowed; only plain values are: remove it", *place)
         if isinstance(node, yaml.SequenceNode):
             return [plain(item, (*place, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             loader.flatten_mapping(node)
-            mapping: dict[Any, Any] = {}
-            for key_node, value_node in node.value:
-                key = plain(key_node, (*place, "\0key"))
-                name = str(key)
-                where = key_node.start_mark.line + first_line
-                if not isinstance(key, (str, int, float, bool)):
-                    raise ConfigError("a key must be a plain word; put a text with {{ … }} in quotes", path=path, line=where)
+            mapping: dict[str, Any] = {}
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise places.wrong("a key must be a plain word; put a text with {{ … }} in quotes", *place)
+                name = key.value.translate(_BRACES)
+                places.lines[*place, name] = key.start_mark.line + first_line
                 if name in mapping:
-                    raise ConfigError(f"'{name}' stands twice; keep one", path=path, line=where)
-                lines[(*place, name)] = where
-                mapping[name] = plain(value_node, (*place, name))
+                    raise places.wrong(f"'{name}' stands twice; keep one", *place, name)
+                mapping[name] = plain(value, (*place, name))
             return mapping
-        if node.tag in (_CORE + "timestamp", _CORE + "value"):  # a date or a lone '=' is text here
-            return str(node.value)
+        node.value = node.value.translate(_BRACES)
+        places.lines.setdefault((*place, node.value), line)
+        if node.tag in _TEXT:
+            return node.value
+        plain_text = node.tag == _CORE + "str" and not getattr(node, "style", None)
         try:
-            value = loader.construct_object(node)
-        except (yaml.YAMLError, ValueError, LookupError) as error:
-            raise ConfigError(f"'{node.value}' is not a plain value: {_first(error)}", path=path, line=line) from error
-        if isinstance(value, str) and getattr(node, "style", None) is None and _FLOAT.fullmatch(value):
-            return float(value)
-        return value
+            return float(node.value) if plain_text and _FLOAT.fullmatch(node.value) else loader.construct_object(node)
+        except (ValueError, LookupError) as error:
+            raise places.wrong(f"'{node.value}' is not a plain value", *place) from error
 
     try:
+        loader = yaml.SafeLoader(VARIABLE.sub("$\ue000\\1\ue001", text))
         node = loader.get_single_node()
-        if node is None:
-            return None, places
-        return plain(node, ()), places
+        return None if node is None else plain(node, ()), places
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + first_line
+        message = f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it"
+        raise ConfigError(message, path=path, line=line) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = (mark.line if mark else 0) + first_line
         raise ConfigError(f"not valid YAML: {_explained(error, first_line)}", path=path, line=line) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {_first(error)}", path=path) from error
     except RecursionError as error:
         raise ConfigError("too deeply nested", path=path) from error
-    finally:
-        loader.dispose()
 
 
 def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
     """What PyYAML found, and what it is most often a sign of."""
     problem = str(error.problem or error.context)
-    if "'\\t'" in problem:
-        return "a tab stands where the line is indented; indent with spaces"
-    if "mapping values are not allowed" in problem:
-        return "a ':' stands inside a value; put the whole value in quotes"
-    if "cannot start any token" in problem or "undefined alias" in problem:
-        return f"{problem}; put the text in quotes"
-    if "another document" in problem:
-        return "a second document begins here ('---'); a file holds one"
-    begun = error.context_mark.line + first_line if error.context and error.context_mark else 0
-    hint = f" ({error.context} that begins in line {begun}; is its indentation even, is a quote or bracket left open?)"
-    return problem + (hint if begun else "")
+    remedy = next((remedy for sign, remedy in _REMEDIES.items() if re.search(sign, problem)), "")
+    if error.context and error.context_mark and not remedy:
+        begun = f"{error.context} that begins in line {error.context_mark.line + first_line}"
+        remedy = f"{begun}; is its indentation even, is a quote or bracket left open?"
+    return f"{problem}; {remedy}" if remedy else problem
 
 
-def _first(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def validate(model: type[Model], value: Any, *, what: str, places: Places, place: Place = ()) -> Model:
+def validate(model: type[Model], value: Any, *, what: str, places: Places, place: Place = (), show: bool = True) -> Model:
     """`value` as a `model`; the first mistake becomes a ConfigError with its line and the nearest valid name.
 
-    `what` names the owner of the options in messages: "stage 'generate'", "filter 'brevity'".
+    `what` names the owner of the options in messages: "stage 'generate'", "filter 'brevity'". Without `show` no
+    message says what was given.
     """
     try:
         made = model.model_validate({} if value is None else value)
-        for name, given in value.items() if isinstance(value, dict) else ():
-            if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
-                raise places.wrong(f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", *place, name)
-        return made
     except ValidationError as invalid:
         errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
-        error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        spot = error["loc"]
-        name = ".".join(str(part) for part in spot)
-        known = model.model_fields
-        if error["type"] == "extra_forbidden":
-            owner, inner = what, known
-            if len(spot) > 1:
-                owner, inner = f"'{'.'.join(map(str, spot[:-1]))}' of {what}", _inner(model, spot[:-1])
-            message = f"{owner} has no option '{spot[-1]}'{did_you_mean(str(spot[-1]), inner)}"
-        elif error["type"] == "missing":
-            message = f"{what} needs '{name}'"
-            description = known[str(spot[0])].description if len(spot) == 1 and str(spot[0]) in known else None
-            message += f": {description}" if description else ""
-        elif error["type"] in ("model_type", "model_attributes_type", "dict_type"):
-            message = f"{what} takes a mapping of options{f' in {name!r}' if name else ''}, not {str(error['input'])[:80]!r}"
-        else:
-            reason = error["msg"].removeprefix("Value error, ").split(", unable to parse")[0]
-            reason = reason.replace("Input should be", "must be")
-            if error["type"] == "too_short":
-                reason = "must not be empty"
-            elif error["type"] != "value_error":
-                reason += f", not {str(error['input'])[:80]!r}"
-            message = f"{what}: {f'{name!r}: ' if name else ''}{reason}"
-        raise places.wrong(message, *place, *spot) from invalid
+        error: Mapping[str, Any] = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+        raised = places.quoting if error["type"] == "value_error" else places.wrong
+        raise raised(_told(error, model, what, show), *place, *error["loc"]) from invalid
+    for name, given in value.items() if isinstance(value, dict) else ():
+        if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
+            raise places.wrong(f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", *place, name)
+    return made
 
 
-def _inner(model: type[BaseModel], spot: tuple[Any, ...]) -> dict[str, Any]:
-    for part in spot:
-        info = model.model_fields.get(str(part))
-        nested = getattr(info, "annotation", None)
-        candidates = [nested, *getattr(nested, "__args__", ())]
-        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not found:
-            return {}
-        model = found[0]
-    return dict(model.model_fields)
+def _told(error: Mapping[str, Any], model: type[BaseModel], what: str, show: bool) -> str:
+    """A mistake that pydantic found, in our words."""
+    *outer, last = error["loc"] or ("",)
+    fields = model.model_fields
+    for part in outer:  # those of the model that holds the mistake
+        annotation = fields[part].annotation if part in fields else None
+        inner = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        fields = inner[0].model_fields if inner else {}
+    if error["type"] == "extra_forbidden":
+        owner = f"'{'.'.join(map(str, outer))}' of {what}" if outer else what
+        return f"{owner} has no option '{last}'{did_you_mean(str(last), fields)}"
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"{what} needs '{name}'" + (f": {fields[last].description}" if last in fields else "")
+    reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    reason = re.sub("a valid dictionary.*", "a mapping of options", reason)
+    reason = re.sub("List should have at least 1 item.*", "must not be empty", reason)
+    given = str(error["input"])
+    shown = f", not {given!r}" if show and reason.startswith("must be") and len(given) <= 80 else ""
+    return f"{what}: {f'{name!r}: ' if name else ''}{reason}{shown}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,22 +19,21 @@ KINDS = ("pipelines", "prompts", "filters", "data")
 
 def home(kind: str) -> Path:
     """The shipped folder of a kind of content, in a wheel or in a checkout."""
-    package = Path(__file__).parent
-    inside = package / kind
-    return inside if inside.is_dir() else package.parent / kind
+    inside = Path(__file__).parent / kind
+    return inside if inside.is_dir() else Path(__file__).parent.parent / kind
 
 
 def project_of(pipeline: Path) -> Path:
     """The project that a pipeline file belongs to: the nearest folder above it with content of its own, not above the
-    working directory; else the file's own folder.
+    working directory; else the file's own folder. A shipped pipeline works in the working directory.
     """
     folder, here = pipeline.resolve().parent, Path.cwd().resolve()
-    for above in (folder, *folder.parents):
-        if any((above / kind).is_dir() for kind in KINDS):
-            return above
-        if above == here or not (above.is_relative_to(here) or folder.name == "pipelines" and above == folder):
-            break
-    return folder
+    if folder.is_relative_to(home("pipelines").resolve()):
+        return here
+    above = [parent for parent in (folder, *folder.parents) if parent.is_relative_to(here)]
+    if not above and folder.name == "pipelines":
+        above = [folder.parent]
+    return next((parent for parent in above if any((parent / kind).is_dir() for kind in KINDS)), folder)
 
 
 @dataclass(frozen=True)
@@ -49,32 +47,32 @@ class Project:
 
     def find(self, kind: str, name: str, suffix: str) -> Path:
         """The file of the prompt, filter or pipeline `name`; the user's own hides a shipped one of the same name."""
-        file = name if name.endswith(suffix) else name + suffix
         for folder in (self.root / kind, home(kind)):
-            path = folder / file
+            path = folder / (name.removesuffix(suffix) + suffix)
             if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
                 return path
         raise ConfigError(f"there is no {kind[:-1]} '{name}'{did_you_mean(name, self.names(kind, suffix))}")
 
     def names(self, kind: str, suffix: str) -> list[str]:
         """All names of a kind, the user's and the shipped."""
-        return sorted({name for folder in (self.root / kind, home(kind)) for name in _names(folder, suffix)})
+        found = set()
+        for folder in (self.root / kind, home(kind)):
+            for path in folder.rglob(f"*{suffix}"):
+                if not path.name.startswith(("_", ".")) and path.name != "README.md":
+                    found.add(path.relative_to(folder).with_suffix("").as_posix())
+        return sorted(found)
 
     def file(self, path: str) -> Path:
         """A data file or folder named in a pipeline or prompt."""
         roots = [self.root.resolve(), home("data").parent.resolve()]
-        for root in roots:
-            found = (root / path).resolve()
-            if found.exists():
-                if path in self.trusted or any(found.is_relative_to(allowed) for allowed in roots):
-                    return found
-                raise ConfigError(
-                    f"'{path}' lies outside the project ({self.root}); move it there, or name it on the command line with --set"
-                )
-        folder = (self.root / path).parent
-        near = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        hint = did_you_mean(Path(path).name, near) if near else f"; there is no folder {folder}"
-        raise ConfigError(f"there is no file '{path}'{hint}")
+        found = next((file for root in roots if (file := (root / path).resolve()).exists()), None)
+        if found is None:
+            near = [p.name for p in (self.root / path).parent.glob("*")]
+            raise ConfigError(f"there is no file '{path}'{did_you_mean(Path(path).name, near)}")
+        if path not in self.trusted and not any(found.is_relative_to(root) for root in roots):
+            remedy = "move it there, or name it on the command line with --set"
+            raise ConfigError(f"'{path}' lies outside the project ({self.root}); {remedy}")
+        return found
 
     def filter(self, name: str) -> Callable[..., Any]:
         """The factory in `filters/<name>.py`, the function named as the file."""
@@ -96,25 +94,17 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"cannot be read: {error.strerror}", path=path) from error
 
 
-def _names(folder: Path, suffix: str) -> Iterator[str]:
-    for path in folder.rglob(f"*{suffix}"):
-        if not path.name.startswith(("_", ".")) and path.name != "README.md":
-            yield path.relative_to(folder).with_suffix("").as_posix()
-
-
 def load_module(path: Path, name: str) -> ModuleType:
     """Run a Python file of the project as a module of its own; its mistakes become a ConfigError with the line."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError("not a Python file", path=path)
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
     except SyntaxError as error:
         raise ConfigError(f"{error.msg}", path=path, line=error.lineno) from error
     except Exception as error:
-        here = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = here[-1] if here else None
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
         raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=line) from error
     return module
 

@@ -74,8 +74,8 @@ class FewShot(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    n: int = Field(ge=1, description="examples in a request")
-    examples: list[dict[str, Any]] | str = Field(description="the examples, or a JSONL file that holds them")
+    n: int | None = Field(None, ge=1, description="examples in a request; default: all")
+    examples: list[dict[str, Any]] | str = Field([], description="the examples, or a JSONL file that holds them")
     answer: str = Field("answer", description="the key of an example that holds the ideal answer")
     shuffle: bool = Field(True, description="draw and order them anew for each request; false takes the first n")
 
@@ -97,7 +97,7 @@ class Front(BaseModel):
     about: str = ""
     output: Any = Field("text", description="the form of an answer: text, lines, numbered, turns, regex, json, sections")
     sampling: Sampling = Sampling()
-    few_shot: FewShot | None = None
+    few_shot: FewShot = FewShot()
     vary: dict[str, list[Any] | Pick] = Field(default_factory=dict, description="nuisance variables and their values")
     inputs: list[str] | None = Field(None, description="the fields that the template must use, and no others")
 
@@ -169,7 +169,8 @@ class Prompt:
 
     @classmethod
     def parse(cls, name: str, text: str, path: Path | str, project: Project) -> Prompt:
-        """A prompt from its text, without front matter where it has no name; `path` is what errors name."""
+        """A prompt from its text; one in place has no name, no front matter, and no file that errors could name."""
+        path = path if name else ""
         front, places, body, body_line = Front(), Places(path), text, 1
         if name and _FRONT.match(text):
             _, head, body = (*_FRONT.split(text, 2), "")[:3]
@@ -178,15 +179,12 @@ class Prompt:
             data, places = read_yaml(head, path, first_line=2)
             front = validate(Front, data, what="the front matter", places=places)
             body_line = head.count("\n") + 3
-        try:
+        with places.within("output"):
             form = Form.read(front.output)
-        except ConfigError as error:
-            raise places.wrong(error.message, "output") from error
         turns, used = _turns(body, path, body_line)
         examples = _examples(front.few_shot, project, places)
-        lays_out = front.few_shot is not None and "examples" in used
-        given = {*front.vary, *(["examples"] if lays_out else [])}
-        inputs = {field: line for field, line in used.items() if field not in given}
+        lays_out = "examples" in used and bool(examples)
+        inputs = {name: line for name, line in used.items() if name not in front.vary and not (lays_out and name == "examples")}
         sha256 = hashlib.sha256(text.encode() + dumps(examples)).hexdigest()
         prompt = cls(name, path, sha256, front, form, turns, inputs, examples, lays_out)
         prompt._check(set(used), places)
@@ -194,49 +192,51 @@ class Prompt:
 
     def _check(self, used: set[str], places: Places) -> None:
         """Substitution is strict both ways: everything used is given, everything given is used."""
-        inputs = set(self.inputs)
-
-        def wrong(message: str, *place: str | int) -> ConfigError:
-            return places.wrong(f"{place[0]}{message}", *place)
-
-        for name, values in self.front.vary.items():
+        front, inputs = self.front, set(self.inputs)
+        for name, values in front.vary.items():
             if name not in used:
-                raise wrong(f": the template does not use '{name}'", "vary", name)
+                raise places.wrong(f"vary: the template does not use '{name}'", "vary", name)
             if isinstance(values, Pick) and values.n > len(values.of):
-                raise wrong(f": '{name}' wants {values.n} of {len(values.of)} values", "vary", name)
-        declared = inputs if self.front.inputs is None else set(self.front.inputs)
+                raise places.wrong(f"vary: '{name}' wants {values.n} of {len(values.of)} values", "vary", name)
+        declared = inputs if front.inputs is None else set(front.inputs)
         for name in sorted(declared - inputs):
-            raise wrong(f" declares '{name}', which the template does not use", "inputs")
+            raise places.wrong(f"inputs declares '{name}', which the template does not use", "inputs")
         for name in sorted(inputs - declared):
-            raise wrong(f" does not declare '{name}', which the template uses", "inputs")
-        few = self.front.few_shot
-        if few is None or self.lays_out_examples:
-            return
-        for i, example in enumerate(self.examples):
-            place, what = ("few_shot", "examples", i), f": example {i + 1}"
-            if few.answer not in example:
-                raise wrong(f"{what} has no '{few.answer}'", *place)
-            given = set(example) - {few.answer}
-            if extra := sorted(given - inputs):
-                raise wrong(f"{what} gives '{extra[0]}', which the template does not use", *place)
-            if not given:
-                raise wrong(f"{what} gives none of {sorted(inputs)}", *place)
-            try:  # the gold answer must pass its own checker
-                self.form.parse(_ideal(example, few.answer))
-            except Unparsable as error:
-                raise wrong(f": the answer of example {i + 1} is not of the prompt's form: {error}", *place) from error
+            raise places.wrong(f"inputs does not declare '{name}', which the template uses", "inputs")
+        for i, example in enumerate(() if self.lays_out_examples else self.examples):
+            if mistake := self._mistake(example, f"example {i + 1}"):
+                raise places.wrong(f"few_shot: {mistake}", "few_shot", "examples", i)
+
+    def _mistake(self, example: Mapping[str, Any], what: str) -> str:
+        """What is wrong with a worked example; the gold answer must pass its own checker."""
+        answer = self.front.few_shot.answer
+        given = set(example) - {answer}
+        if answer not in example:
+            return f"{what} has no '{answer}'"
+        if unused := sorted(given - set(self.inputs)):
+            return f"{what} gives '{unused[0]}', which the template does not use"
+        if not given:
+            return f"{what} gives none of {sorted(self.inputs)}"
+        try:
+            self.form.parse(self._ideal(example))
+        except Unparsable as error:
+            return f"the answer of {what} is not of the prompt's form: {error}"
+        return ""
+
+    def _ideal(self, example: Mapping[str, Any]) -> str:
+        """An example's answer as shown to a model: JSON in the order in which a person wrote it, where it is not text."""
+        ideal = example[self.front.few_shot.answer]
+        return ideal if isinstance(ideal, str) else json.dumps(ideal, ensure_ascii=False)
 
     def draw(self, seed: str, record: Mapping[str, Any]) -> Draw:
         """Redraw examples and nuisance variables from `seed`; an example that is the record itself is left out."""
         if not self.examples and not self.front.vary:
             return Draw()
-        rng = random.Random(seed)
-        chosen: Sequence[int] = ()
-        if self.front.few_shot:
-            given = [{name: e[name] for name in self.inputs if name in e} for e in self.examples]
-            chosen = [i for i, e in enumerate(given) if not e or any(record.get(k) != v for k, v in e.items())]
-            n = min(self.front.few_shot.n, len(chosen))
-            chosen = rng.sample(chosen, n) if self.front.few_shot.shuffle else chosen[:n]
+        rng, few = random.Random(seed), self.front.few_shot
+        asked = [{name: e[name] for name in self.inputs if name in e} for e in self.examples]
+        others = [i for i, fields in enumerate(asked) if not fields or not fields.items() <= record.items()]
+        n = min(few.n or len(others), len(others))
+        chosen = rng.sample(others, n) if few.shuffle else others[:n]
         values: dict[str, Any] = {}
         for name, options in sorted(self.front.vary.items()):
             values[name] = rng.sample(options.of, options.n) if isinstance(options, Pick) else rng.choice(options)
@@ -244,67 +244,60 @@ class Prompt:
 
     def render(self, fields: Mapping[str, Any], draw: Draw = Draw()) -> list[dict[str, Any]]:  # noqa: B008 (frozen)
         """Chat messages for one record. Raises Unrenderable where a field that the template uses is missing."""
-        variables = {**fields, **draw.values}
+        variables = {**_ENVIRONMENT.globals, **fields, **draw.values}
         shown = [self.examples[i] for i in draw.examples]
         if self.lays_out_examples:
             return self._fill(self.turns, {**variables, "examples": shown})
         messages = self._fill([turn for turn in self.turns if turn[0] == "system"], variables)
         asked = [turn for turn in self.turns if turn[0] != "system"]
         for example in shown:
-            assert self.front.few_shot
             messages += self._fill(asked, {**variables, **example})
-            messages.append({"role": "assistant", "content": _ideal(example, self.front.few_shot.answer)})
+            messages.append({"role": "assistant", "content": self._ideal(example)})
         return messages + self._fill(asked, variables)
 
-    def _fill(self, turns: Sequence[tuple[str, Template]], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _fill(self, turns: Sequence[tuple[str, Template]], variables: dict[str, Any]) -> list[dict[str, Any]]:
+        """The turns' messages; `variables` hold the sandbox's own, which Template.render would copy at every call."""
+        messages = []
         try:
-            return [{"role": role, "content": template.render(variables).strip()} for role, template in turns]
+            for role, template in turns:
+                context = template.new_context(variables, shared=True)
+                messages.append({"role": role, "content": "".join(template.root_render_func(context)).strip()})
         except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
             raise Unrenderable(f"prompt {self.name}: {type(error).__name__}: {error}") from error
+        return messages
 
 
-def _ideal(example: Mapping[str, Any], answer: str) -> str:
-    """An example's answer as shown to a model: JSON in the order in which a person wrote it, where it is not text."""
-    ideal = example[answer]
-    return ideal if isinstance(ideal, str) else json.dumps(ideal, ensure_ascii=False)
-
-
-def _turns(body: str, path: Path | str, first_line: int) -> tuple[tuple[tuple[str, Template], ...], dict[str, int]]:
-    pieces = _ROLE.split(body)
-    before, marked = pieces[0], list(zip(pieces[1::2], pieces[2::2], strict=True))
-    if not marked:
-        marked, before = [("user", before)], ""
+def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[tuple[str, Template], ...], dict[str, int]]:
+    """Each turn's role and template, and the variables of all of them, each with the line that uses it first."""
+    if not _ROLE.search(body):
+        body, line = "@user\n" + body, line - 1
+    before, *marked = _ROLE.split(body)
     if before.strip():
-        raise ConfigError("text stands before the first @system, @user or @assistant line", path=path, line=first_line)
-    line = first_line + before.count("\n")
+        raise ConfigError("text stands before the first @system, @user or @assistant line", path=path, line=line)
+    first_line, line = line, line + before.count("\n")
     turns: list[tuple[str, Template]] = []
     used: dict[str, int] = {}
-    for role, source in marked:
+    for role, source in zip(marked[::2], marked[1::2], strict=True):
         if role not in ROLES:
             raise ConfigError(f"there is no role '@{role}'{did_you_mean(role, ROLES)}", path=path, line=line)
         template, names = compile_template(source, path, line)
         turns.append((role, template))
         used = names | used
         line += source.count("\n")
-    if not any(role == "user" for role, _ in turns):
+    if "user" not in marked[::2]:
         raise ConfigError("a prompt needs a @user turn", path=path, line=first_line)
     return tuple(turns), used
 
 
-def _examples(few: FewShot | None, project: Project, places: Places) -> tuple[Mapping[str, Any], ...]:
-    if few is None:
-        return ()
-    place = ("few_shot", "examples")
+def _examples(few: FewShot, project: Project, places: Places) -> tuple[Mapping[str, Any], ...]:
     rows: list[dict[str, Any]] = few.examples if isinstance(few.examples, list) else []
     if isinstance(few.examples, str):
-        try:
+        with places.within("few_shot", "examples", what="few_shot: "):
             file = project.file(few.examples)
-        except ConfigError as error:
-            raise places.wrong(f"few_shot: {error.message}", *place) from error
         for number, row in read_rows(file):
             if isinstance(row, str):
                 raise ConfigError(f"few_shot: {row}", path=file, line=number)
             rows.append(row)
-    if len(rows) < few.n:
-        raise places.wrong(f"few_shot: n is {few.n}, but there are {len(rows)} examples", *place)
+    if len(rows) < (few.n or 0):
+        raise places.wrong(f"few_shot: n is {few.n}, but there are {len(rows)} examples", "few_shot", "examples")
     return tuple(rows)

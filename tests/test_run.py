@@ -144,6 +144,15 @@ def test_the_python_interface(project):
         distillgen.run(pipeline, limt=3)
 
 
+def test_set_reaches_models_stages_filters_and_the_pipeline(project):
+    project.cli("init", "mine")
+    sets = ["teacher.model=echo", "teacher.price.input=2", "generate.n=2", "word_count.min_words=5", "seed=4", "system.skill=x"]
+    loaded = distillgen.load("mine/pipelines/hello.yaml", sets)
+    assert loaded.models["teacher"].model == "echo" and loaded.models["teacher"].price.input == 2
+    assert loaded.stages[1].n == 2 and loaded.stages[2].filters[0].options == {"field": "question", "min_words": 5}
+    assert loaded.seed == 4 and loaded.system.skill == "x"
+
+
 def test_a_script_that_raises_is_that_rows_failure(project):
     project.rows("data/seeds.jsonl", [{"a": i} for i in range(3)])
     project.write("teach.py", "def teach(request, sample):\n    return str(10 / int(request.messages[0]['content']))\n")
