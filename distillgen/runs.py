@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from distillgen.errors import ConfigError
-from distillgen.record import Record
+from distillgen.record import Record, loads_own
 from distillgen.stages import Stage
 
 PARTIAL = ".partial"
@@ -81,8 +79,8 @@ class Rows(Sequence[Record]):
         return groups
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """The records of a file of a run, also while it is being written."""
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file of a run, also while it is being written."""
     if not path.exists():
         path = path.with_name(path.name + PARTIAL)
     if not path.exists():
@@ -91,11 +89,12 @@ def read_records(path: Path) -> Iterator[Record]:
         for line in stream:
             if not line.endswith(b"\n"):
                 return  # still being written
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError:  # an integer beyond 64 bits
-                row = json.loads(line)
-            yield Record.from_row(row)
+            yield loads_own(line)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file of a run, also while it is being written."""
+    return map(Record.from_row, read_rows(path))
 
 
 def is_running(directory: Path) -> bool:

@@ -1,28 +1,28 @@
-"""What the commands print about a run: records, lineage, a summary."""
+"""What the commands print. Imported by every command, so that nothing heavy is imported here."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from distillgen.errors import ConfigError, Stopped, did_you_mean
+from distillgen.errors import ConfigError
 from distillgen.ledger import Ledger
-from distillgen.pipeline import Pipeline
-from distillgen.progress import clipped, drops, duration, fields_text, money, printable
 from distillgen.record import Record
-from distillgen.runs import Run, read_records
+from distillgen.wording import clipped, dropped, duration, field_lines, money, number, stage_line, visible
+
+if TYPE_CHECKING:
+    from distillgen.runs import Run
 
 
 def say(text: str, *, error: bool = False, bold: bool = False) -> None:
     """Print text of any origin: a terminal shows it and does not obey it."""
-    click.secho(printable(text), err=error, bold=bold or None)
+    click.secho(visible(text), err=error, bold=bold or None)
 
 
 def as_json(value: Any) -> None:
@@ -30,128 +30,99 @@ def as_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
 
 
-def records(found: Iterable[Record], count: int) -> None:
-    """A few records: where each came from, why it was dropped, its fields and scores."""
-    width = min(shutil.get_terminal_size((120, 24)).columns, 160)
-    few = list(islice(found, count))
+def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> None:
+    """A table of what each stage asks at most."""
+    names = ("rows", "requests", "input_tokens", "output_tokens")
+    say(f"{'at most':<14}" + "".join(f"{name.replace('_', ' '):>15}" for name in (*names, "cost")))
+    for row in (*stages, {"stage": "total", "rows": stages[-1]["rows"], **totals}):
+        cells = ["no bound" if row[name] is None else f"{row[name]:,}" for name in names]
+        cells.append("no bound" if row["max_cost_usd"] is None else money(row["max_cost_usd"]))
+        say(f"{row['stage']:<14}" + "".join(f"{cell:>15}" for cell in cells))
+    say("input tokens are estimated from the first 200 rows; the cost takes the longest of them for every row")
+    if totals["output_tokens"] is None:
+        say("no bound: set max_tokens in the prompt's sampling, the model or the stage")
+
+
+def records(found: Iterable[Record], width: int = 0) -> None:
+    """Where each record came from, why it was dropped, its fields and scores, in lines as wide as `width` or the terminal."""
+    width = width or min(shutil.get_terminal_size((120, 24)).columns, 160)
+    few = list(found)
     for record in few:
-        _heading("", record)
-        for line in fields_text(record, width):
-            say("  " + line)
-        _scores(record)
+        why = record.dropped
+        say(f"{record.id}  {record.source}" + (f"  dropped by {why.stage}/{why.filter}: {why.reason}" if why else ""), bold=True)
+        for line in field_lines(record, width):
+            say(f"  {line}")
+        if record.scores:
+            say("  scores: " + ", ".join(f"{name} {number(value)}" for name, value in record.scores.items()))
     if not few:
         say("no records")
 
 
-def _heading(word: str, record: Record) -> None:
-    why = record.dropped
-    said = f"  dropped by {why.stage}/{why.filter}: {why.reason}" if why else ""
-    say(f"{word}{record.id}  {record.source}{said}", bold=True)
-
-
-def _scores(record: Record) -> None:
-    if record.scores:
-        say("  scores: " + ", ".join(f"{name} {value:.4g}" for name, value in record.scores.items()))
-
-
 def lineage(run: Run, wanted: str, machine: bool) -> None:
     """A record, the records that it came from, and each request and answer on the way. Raises ConfigError."""
-    files = [*sorted((run.directory / "stages").glob("*.jsonl")), run.directory / "corpus.jsonl", run.directory / "dropped.jsonl"]
-    chain: list[Record] = []
-    ids = [wanted]
-    while ids:  # the file nearest to the end holds the record as it ended
-        found = next((r for path in reversed(files) for r in read_records(path) if r.id == ids[0]), None)
-        if found is None and not chain:
-            raise ConfigError(f"there is no record '{wanted}' in {run.directory}")
-        ids = [*ids[1:], *(found.parents if found else ())]
-        chain += [found] if found else []
+    from distillgen.runs import read_records
+
+    sought, chain = {wanted}, dict[str, Record]()
+    for path in sorted((run.directory / "stages").glob("*.jsonl*"), reverse=True):
+        for record in read_records(path):  # the file nearest to the end holds a record as it ended
+            if record.id in sought and record.id not in chain:
+                chain[record.id] = record
+                sought.update(record.parents)
+    if not chain:
+        raise ConfigError(f"there is no record '{wanted}' in {run.directory}")
     path, answers = run.directory / "ledger.sqlite3", {}
     if path.exists():
         ledger = Ledger(path, read_only=True)
-        for made in chain[0].made:
+        for made in chain[wanted].made:
             if kept := ledger.requested(bytes.fromhex(made["key"])):
-                answers[made["key"]] = {"request": json.loads(kept[0]), "completion": json.loads(kept[1])}
+                answers[made["key"]] = {"made": made, "request": json.loads(kept[0]), "completion": json.loads(kept[1])}
         ledger.close_now()
     if machine:
-        as_json({"record": chain[0].row(), "parents": [r.row() for r in chain[1:]], "answers": answers})
-        return
-    for i, record in enumerate(chain):
-        _heading("parent " if i else "record ", record)
-        for name, value in record.fields.items():
-            say(f"  {name}: {value}")
-        _scores(record)
-    for made in chain[0].made:
-        say(f"made by stage {made['stage']}, model {made['model']}, prompt {made['prompt']}, sample {made['sample']}", bold=True)
-        if made["draw"]:
-            say(f"  drawn: {made['draw']}")
-        for part, value in answers.get(made["key"], {}).items():
-            say(f"  {part}: " + json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  "))
+        first, *parents = (record.row() for record in chain.values())
+        as_json({"record": first, "parents": parents, "answers": answers})
+    else:
+        records(chain.values(), width=100_000)
+        say(json.dumps(answers, indent=2, ensure_ascii=False))
 
 
-def status(run: Run) -> None:
-    """How far a run is, a line a stage and a model."""
+def status(run: Run, *, error: bool = False) -> None:
+    """How far a run is, a line a stage and a model, and how to go on."""
     state = run.state
-    hints = dict.fromkeys(("killed", "interrupted", "stopped by budget"), " (run the same command to go on)")
-    word = state["state"] + hints.get(state["state"], "")
-    say(f"{state['pipeline']}: {word}, {duration(state['seconds'])}, {state['updated_at']}")
-    total = f"/{state['source_rows']:,}" if state["source_rows"] is not None else ""
-    for s in state["stages"]:
-        lost = f"  dropped {drops(s['dropped'])}" if s["dropped"] else ""
-        say(f"{s['name']:<12} {str(s['sources']) + total:>13}  kept {s['kept']:,}{lost}")
-    for name, m in state["models"].items():
-        tokens = m["input_tokens"] + m["output_tokens"]
-        say(f"{name:<12} {m['requests']:,} requests, {m['retries']:,} retries, {tokens:,} tokens, {money(m['cost_usd'])}")
+    safe = f"\n{state['totals']['answers']:,} answers are safe in {run.directory}; run the same command to go on"
+    lines = [f"{state['pipeline']}: {state['state']}, {duration(state['seconds'])}, {state['updated_at']}"]
+    lines += [stage_line(stage, state["source_rows"]) for stage in state["stages"]]
+    lines += [f"{name:<12} {_used(used)}" for name, used in state["models"].items()]
+    say("\n".join(lines) + ("" if state["state"] in ("finished", "running") else safe), error=error)
+
+
+def _used(counts: Mapping[str, float]) -> str:
+    """`36 requests, 2 retries, 17,357 tokens, $0.41`, without what there was none of."""
+    said = f"{counts['requests']:,} requests, {counts['retries']:,} retries".removesuffix(", 0 retries")
+    said += f", {counts['input_tokens'] + counts['output_tokens']:,} tokens"
+    return said + (f", {money(counts['cost_usd'])}" if counts["cost_usd"] else "")
 
 
 def summary(run: Run) -> None:
-    """A few kept and dropped records, and the totals."""
-    state, totals = run.state, run.state["totals"]
-    source = next(iter(read_records(next((run.directory / "stages").glob("01-*.jsonl")))), None)
-    given = set(source.fields) if source else set()
+    """A few kept and dropped records, of these one a filter, with what was made and not given; and the totals."""
+    from distillgen.runs import read_records
+
+    state, (source, *_) = run.state, sorted((run.directory / "stages").iterdir())
+    if not state["stages"][-1]["complete"]:
+        say(f"the stages that were carried out are in {source.parent}")
+        return
+    given = {name for record in islice(read_records(source), 1) for name in record.fields}
     for title, file, count in (("kept", "corpus", state["kept"]), ("dropped", "dropped", sum(state["dropped"].values()))):
-        sample = _sample(run.directory / f"{file}.jsonl", 3)
+        first: dict[str, Record] = {}
+        for record in islice(read_records(run.directory / f"{file}.jsonl"), 1_000):
+            first.setdefault(record.dropped.filter if record.dropped else record.id, record)
+        sample = list(first.values())[:3]
         if sample:
             say(f"\n{title}, {len(sample)} of {count:,}", bold=True)
         for record in sample:
             if record.dropped:
                 say(f"  {record.dropped.filter}: {clipped(record.dropped.reason)}")
             made = {name: value for name, value in record.fields.items() if name not in given}
-            for line in fields_text(replace(record, fields=made or record.fields), 150):
-                say("    " + line)
-            say("")
-    tokens = totals["input_tokens"] + totals["output_tokens"]
-    lost = f", dropped {drops(state['dropped'])}" if state["dropped"] else ""
-    say(f"{state['kept']:,} kept{lost}", bold=True)
-    cost = f", {money(totals['cost_usd'])}" if totals["cost_usd"] else ""
-    say(f"{totals['requests']:,} requests, {tokens:,} tokens{cost}, {duration(state['seconds'])}")
+            say("".join(f"    {line}\n" for line in field_lines(replace(record, fields=made or record.fields), 150)))
+    say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
+    say(f"{_used(state['totals'])}, {duration(state['seconds'])}")
     say(f"corpus  {run.directory / 'corpus.jsonl'}\nreport  {run.directory / 'report.html'}")
-
-
-def _sample(path: Path, count: int) -> list[Record]:
-    """The first records, of the dropped ones one for each filter."""
-    first: dict[str, Record] = {}
-    for i, record in enumerate(islice(read_records(path), 10_000)):
-        first.setdefault(record.dropped.filter if record.dropped else str(i), record)
-        if len(first) == count:
-            break
-    return list(first.values())
-
-
-def stopped(stop: Stopped, run: Run, pipeline: Pipeline) -> str:
-    """What is safe, how to go on, and what is left."""
-    state = run.state
-    left = "" if state["source_rows"] is None else f", {state['source_rows'] - state['stages'][-1]['sources']:,} source rows left"
-    most = sum(e.max_cost_usd or 0.0 for _, e in pipeline.plan())
-    cost = f", {money(state['totals']['cost_usd'])} of at most {money(most)} spent" if most else ""
-    safe = f"{state['totals']['answers']:,} answers are safe in {run.directory}"
-    return f"{stop}: {safe}; run the same command to go on{left}{cost}"
-
-
-def chosen(path: Path, by: str | None) -> Callable[[Record], bool]:
-    """Whether a record was dropped by the filter `by`; every record where it is None. Raises ConfigError for no such filter."""
-    if by is None:
-        return lambda record: True
-    known = {r.dropped.filter for r in read_records(path) if r.dropped}
-    if by not in known:
-        raise ConfigError(f"nothing was dropped by '{by}'{did_you_mean(by, known)}")
-    return lambda record: record.dropped is not None and record.dropped.filter == by

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import distillgen
 from distillgen.record import Dropped, Record, dumps
-from distillgen.report import MOST_BARS, MOST_BINS, _Bins, _Seen, _summary, visible, write_card, write_report
+from distillgen.report import BARS, SAMPLE, _histogram, write_card, write_report
+from distillgen.wording import visible
 
 HOSTILE = [
     "<script>document.title='owned'</script>",
@@ -147,7 +148,7 @@ def test_figures_equal_the_planted_counts(finished):
     assert re.search(r"ask generate .*?malformed −4 20 in → 36 kept 4 dropped", page.text)
     assert re.search(r"words −9 36 in → 27 kept 9 dropped", page.text)
     assert "A demonstration." in page.text and "words check max_words: 3" in page.text
-    assert "5 to 7 words > 3" in page.text and "the answer is empty" in page.text
+    assert "9 5 words > 3" in page.text and "4 the answer is empty" in page.text
     assert "36 measured; kept 2; dropped here 5 to 7" in page.text
     cost = (state["totals"]["input_tokens"] + 2 * state["totals"]["output_tokens"]) / 1e6
     assert f"Cost ${cost:.2g}" in page.text and "$0.00 " not in page.text
@@ -208,7 +209,7 @@ def test_reasons_of_strangers_are_escaped(finished, tmp_path):
     row = Record("1", {"x": for_all}, (for_all,), for_all, ({"stage": for_all, "model": for_all, "new": {for_all: 1}},))
     dropped = Record(**{name: getattr(row, name) for name in ("id", "fields", "parents", "source", "made")},
                      scores={for_all: 1.5}, dropped=Dropped(for_all, for_all, for_all))  # fmt: skip
-    (directory / "dropped.jsonl").write_bytes(dumps(dropped.row()) + b"\n")
+    (directory / "stages" / "04-format.jsonl").write_bytes(dumps(dropped.row()) + b"\n")
     write_report(directory)
     assert_harmless((directory / "report.html").read_text(encoding="utf-8"))
 
@@ -291,7 +292,8 @@ def test_any_text_can_be_shown(finished, tmp_path, name, value):
         shutil.copytree(finished, directory)
     row = Record("1", {name: value, "messages": [{"role": name, "content": value}]}, source=name).row()
     (directory / "corpus.jsonl").write_bytes(dumps(row) + b"\n")
-    (directory / "dropped.jsonl").write_bytes(dumps(Record("2", {}).drop(name, name, name).row()) + b"\n")
+    rows = dumps(row) + b"\n" + dumps(Record("2", {}).drop(name, name, name).row()) + b"\n"
+    (directory / "stages" / "04-format.jsonl").write_bytes(rows)
     write_report(directory)
     write_card(directory)
     assert_harmless((directory / "report.html").read_text(encoding="utf-8"))
@@ -299,59 +301,64 @@ def test_any_text_can_be_shown(finished, tmp_path, name, value):
 
 def test_memory_does_not_grow_with_the_rows(finished, tmp_path):
     directory = Path(shutil.copytree(finished, tmp_path / "large"))
-    with (directory / "dropped.jsonl").open("wb") as stream:
+    path = directory / "stages" / "04-format.jsonl"
+    with path.open("wb") as stream:
         for i in range(3000):
             dropped = Record(str(i), {"text": f"{i} " * 800}, scores={"words": i / 7, "other": 1.5 ** (i % 900)})
             stream.write(dumps(dropped.drop("check", "words", f"reason{'abcdefgh'[i % 8] * (i % 300)} {i}").row()) + b"\n")
-    assert (directory / "dropped.jsonl").stat().st_size > 10_000_000
+    assert path.stat().st_size > 10_000_000
     write_report(directory)  # compiles what is compiled once
     tracemalloc.start()
     write_report(directory)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6_000_000
-    assert "Dropped 40 of" in page_of(directory).text
+    assert "Dropped 12 of" in page_of(directory).text
+
+
+def test_of_many_rows_a_fixed_sample_is_told(finished, tmp_path):
+    directory = Path(shutil.copytree(finished, tmp_path / "large"))
+    rows = [dumps(Record(str(i), {}, scores={"words": i}).row()) + b"\n" for i in range(SAMPLE + 500)]
+    (directory / "stages" / "04-format.jsonl").write_bytes(b"".join(rows))
+    usage = json.loads((directory / "usage.json").read_text())
+    usage["stages"][-1]["kept"] = len(rows)
+    (directory / "usage.json").write_text(json.dumps(usage))
+    pages = []
+    for _ in range(2):
+        write_report(directory)
+        pages.append((directory / "report.html").read_bytes())
+    assert pages[0] == pages[1] and "Drawn from a fixed sample of 5,000 records." in page_of(directory).text
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60), st.randoms())
 def test_a_histogram_loses_nothing_and_knows_no_order(values, shuffle):
-    def of(numbers):
-        bins = _Bins()
-        for number in numbers:
-            bins.add(number, 0)
-        return bins.bars()
-
-    bars = of(values)
-    assert sum(map(sum, bars["columns"])) == len(values) and len(bars["columns"]) <= MOST_BARS
-    assert (bars["low"], bars["high"]) == (min(values), max(values))
+    found = _histogram([(value, "k") for value in values])
+    assert sum(bar.total() for bar in found["bars"]) == len(values) and len(found["bars"]) <= BARS
     shuffle.shuffle(values)
-    assert of(values) == bars
+    again = _histogram([(value, "k") for value in values])
+    assert {**again, "tones": 0} == {**found, "tones": 0}
 
 
 def test_a_histogram_shows_the_threshold_and_keeps_an_outlier_out_of_the_way():
-    bins, numbers = _Bins(), random.Random(0)
-    for _ in range(5000):
-        number = numbers.random()
-        bins.add(number, int(number > 0.75))
-    bins.add(1e12, 1)
-    assert len(bins.counts) <= MOST_BINS
-    bars = bins.bars()
-    columns = bars["columns"]
-    assert len(columns) > 12 and bars["above"] < 1.1
-    assert sum(1 for kept, dropped, _ in columns if kept and dropped) <= 1
-    assert [bool(dropped) for _, dropped, _ in columns] == sorted(bool(dropped) for _, dropped, _ in columns)
+    numbers = [random.Random(i).random() for i in range(5000)]
+    found = _histogram([*((number, "l" if number > 0.75 else "k") for number in numbers), (1e12, "l")])
+    assert len(found["bars"]) > 12 and found["high"] < 1.1 and found["most"] == 1e12
+    assert sum(1 for bar in found["bars"] if bar["k"] and bar["l"]) <= 1
+    assert [bool(bar["l"]) for bar in found["bars"]] == sorted(bool(bar["l"]) for bar in found["bars"])
 
 
-def test_reasons_are_grouped_by_their_words():
-    seen = _Seen()
+def test_reasons_that_differ_in_a_number_a_quotation_or_after_a_colon_are_counted_together(finished, tmp_path):
+    directory = Path(shutil.copytree(finished, tmp_path / "copy"))
+    rows = []
     for i in range(100):
-        seen.add(Record(str(i), {}).drop("check", "words", f"{i + 4} words > 3"))
-        seen.add(Record(str(i), {}).drop("ask", "refused", f"the teacher refused: {'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}"))
-        seen.add(Record(str(i), {}).drop("ask", "malformed", f"there is no JSON in the answer: 'no {i}'"))
-    assert _summary(seen.reasons["check", "words"]) == [("4 to 103 words > 3", 100)]
-    assert _summary(seen.reasons["ask", "refused"]) == [("the teacher refused: …", 100)]
-    assert _summary(seen.reasons["ask", "malformed"]) == [("there is no JSON in the answer: …", 100)]
-    assert {r.dropped.filter for r in seen.spread()[:3]} == {"words", "refused", "malformed"}
+        rows.append(Record(str(i), {}).drop("check", "words", f"{i + 4} words > 3"))
+        rows.append(Record(str(i), {}).drop("ask", "malformed", f"there is no JSON in the answer 'no {i}'"))
+        rows.append(Record(str(i), {}).drop("ask", "malformed", f"the teacher said: {'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}"))
+    (directory / "stages" / "04-format.jsonl").write_bytes(b"".join(dumps(row.row()) + b"\n" for row in rows))
+    write_report(directory)
+    text = page_of(directory).text
+    assert "100 4 words > 3" in text and "100 there is no JSON in the answer 'no 0'" in text and "100 the teacher said: ak" in text
+    assert re.search("check · words 4 words > 3 .*ask · malformed there is no .*check · words 5 words > 3", text)
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -186,6 +186,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
         return "late"
 
     monkeypatch.setattr(progress, "SILENCE_S", 0.4)
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 1)
     project.rows("data/seeds.jsonl", [{"a": 1}])
     made = {"version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
             "stages": [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "teacher", "template": "{{ a }}"}}]}  # fmt: skip
