@@ -332,7 +332,7 @@ class Teacher:
         """How long to wait before the next try. Raises what ends the request, or the run, where there should be none."""
         self.activity.trouble = self.redact(str(error))
         if error.overloaded:
-            self.slots.overloaded(time.monotonic())
+            self.slots.note(time.monotonic(), overloaded=True)
         if isinstance(error, Unreachable) and not self.activity.answered and tries >= CONNECTIONS:
             raise self.down(self.activity.trouble) from error
         if tries > self.spec.max_retries or (isinstance(error, TimedOut) and tries > 1):
@@ -355,7 +355,7 @@ class Teacher:
                 activity.sending[ask.task] = time.monotonic()
                 completions = await self.answer(request, ask.samples, ask.attempt)
                 now = activity.moved_at = time.monotonic()
-                self.slots.answered(now)
+                self.slots.note(now)
                 cost = sum(self.cost_usd(c) for c in completions)
                 self._count(completions, estimate)
                 return await self._record(ask, completions)

@@ -15,14 +15,17 @@ class Slots:
     """How many requests may be in flight, in order of arrival: `async with slots`.
 
     A limit that was given is kept to. One that was not is found: it doubles while that makes answers come faster, and is
-    tried again now and then. An endpoint that says it is overloaded cuts either by a third, and every round of answers
-    raises it by one again (additive increase, multiplicative decrease); it never falls below one.
+    tried again now and then. Where an endpoint says that it is overloaded, the limit falls once a second by twice the share
+    of such refusals, half at the most, and rises with every round of answers (additive increase, multiplicative decrease);
+    it never falls below one.
     """
 
     def __init__(self, most: int | None) -> None:
         self.most, self.limit = most, float(most or FIRST)
-        self._busy = self._answered = self._rounds = 0
+        self._busy = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._round = self._rounds = 0
+        self._outcomes = self._refusals = 0
         self._trial = True
         self._best = self._begun = self._cut = 0.0
 
@@ -50,27 +53,26 @@ class Slots:
                 self._busy += 1
                 turn.set_result(None)
 
-    def answered(self, now: float) -> None:
-        """Count an answer; after a full round of them, look whether there is room for more. `now` is monotonic, in seconds."""
-        self._answered += 1
-        if self._answered < self.limit:
+    def note(self, now: float, *, overloaded: bool = False) -> None:
+        """Count an outcome, and change the limit where there is reason to. `now` is monotonic, in seconds."""
+        self._round += not overloaded
+        self._outcomes += 1
+        self._refusals += overloaded
+        if overloaded and now - self._cut >= 1:
+            self.limit = max(1.0, self.limit * max(0.5, 1 - 2 * self._refusals / self._outcomes))
+            self._cut, self._outcomes, self._refusals = now, 0, 0
+        if self._round < self.limit:
             return
-        rate = self._answered / max(now - self._begun, 1e-9)
-        self._answered, self._begun, self._rounds = 0, now, self._rounds + 1
+        rate = self._round / max(now - self._begun, 1e-9)
+        self._round, self._begun, self._rounds = 0, now, self._rounds + 1
         if not self._waiting:
             return  # it is not the limit that holds us back
         if self._cut:
-            self.limit = min(self.limit + 1, self.most or self.limit + 1)
+            self.limit = min(self.limit * 33 / 32 + 1, self.most or self.limit * 2)
         elif self.most is None and self._trial and rate < 1.1 * self._best:
             self.limit, self._trial = self.limit / 2, False
         elif self.most is None and (self._trial or self._rounds % 16 == 0):
             self.limit, self._trial, self._best = self.limit * 2, True, rate
-
-    def overloaded(self, now: float) -> None:
-        """The endpoint asked for less; one burst of complaints counts once."""
-        if now - self._cut >= 1:
-            self._cut = now
-            self.limit = max(1.0, self.limit * 2 / 3)
 
 
 class Rate:

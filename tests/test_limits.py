@@ -1,0 +1,98 @@
+"""What is in flight: a given limit is kept, an unknown one is found, and overload is answered by asking for less."""
+
+import asyncio
+import random
+
+import pytest
+
+from distillgen.teachers.limits import Rate, Slots
+
+
+class Simulated:
+    """An endpoint in virtual time that serves `capacity` requests side by side, each in 0.2 s, and refuses or queues the rest."""
+
+    def __init__(self, capacity, *, queues, luck=0.0):
+        self.capacity, self.queues, self.luck, self.chance = capacity, queues, luck, random.Random(0)
+
+    def serve(self, slots: Slots, seconds: float) -> tuple[float, float, list[float]]:
+        """Answers a second and the share of refusals over the second half, and the limit after each tenth of a second."""
+        step, begun, flying, answered, refused, limits = 0.01, 1000.0, [], 0, 0, []
+        slots._waiting.extend([None] * 10**6)  # there is always more to ask
+        now = begun
+        while now < begun + seconds:
+            now += step
+            while len(flying) < int(slots.limit):
+                busy = sum(1 for _, ok in flying if ok)
+                ok = (self.queues or busy < self.capacity) and self.chance.random() >= self.luck
+                behind = max(0, busy - self.capacity) / self.capacity if self.queues else 0
+                flying.append((now + (0.2 * (1 + behind) * self.chance.uniform(0.9, 1.1) if ok else 0.05), ok))
+            for end, ok in [each for each in flying if each[0] <= now]:
+                flying.remove((end, ok))
+                slots.note(end, overloaded=not ok)
+                if now > begun + seconds / 2:
+                    answered, refused = answered + ok, refused + (not ok)
+            limits.append(slots.limit)
+        return answered / (seconds / 2), refused / max(1, answered + refused), limits
+
+
+@pytest.mark.parametrize("capacity", [3, 40, 300])
+def test_the_limit_of_an_endpoint_that_refuses_is_found(capacity):
+    rate, refused, limits = Simulated(capacity, queues=False).serve(Slots(None), 30)
+    assert rate > 0.8 * capacity / 0.2
+    assert max(limits[len(limits) // 2 :]) < 1.5 * capacity + 4 and (refused < 0.2 or capacity < 10)
+
+
+@pytest.mark.parametrize("capacity", [40, 300])
+def test_the_limit_of_an_endpoint_that_queues_is_found_and_not_run_away_from(capacity):
+    rate, _, limits = Simulated(capacity, queues=True).serve(Slots(None), 60)
+    assert rate > 0.85 * capacity / 0.2
+    assert max(limits) <= 8 * max(capacity, 32)
+
+
+def test_a_given_limit_is_kept_and_survives_refusals_that_have_nothing_to_do_with_load():
+    slots = Slots(64)
+    rate, _, limits = Simulated(10**6, queues=True, luck=0.1).serve(slots, 30)
+    assert max(limits) <= 64 and rate > 0.6 * 64 / 0.2
+
+
+def test_an_endpoint_that_refuses_everything_is_asked_one_at_a_time_and_comes_back():
+    slots = Slots(64)
+    Simulated(0, queues=False).serve(slots, 20)
+    assert 1 <= slots.limit < 8
+    rate, _, _ = Simulated(10**6, queues=True).serve(slots, 30)
+    assert rate > 0.9 * 64 / 0.2
+
+
+def test_slots_go_in_order_and_a_cancelled_wait_takes_none():
+    async def main():
+        slots, order, most, busy = Slots(2), [], 0, 0
+
+        async def one(i):
+            nonlocal most, busy
+            async with slots:
+                busy += 1
+                most = max(most, busy)
+                order.append(i)
+                await asyncio.sleep(0)
+                busy -= 1
+
+        tasks = [asyncio.create_task(one(i)) for i in range(20)]
+        await asyncio.sleep(0)
+        for i in (5, 6, 7):
+            tasks[i].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert most == 2 and order == [i for i in range(20) if i not in (5, 6, 7)]
+
+    asyncio.run(main())
+
+
+def test_a_rate_is_smooth_and_takes_large_units():
+    async def main():
+        loop, rate, moments = asyncio.get_running_loop(), Rate(600), []  # ten a second, a burst of ten
+        begun = loop.time()
+        for units in [1] * 12 + [5, 1]:
+            await rate.take(units)
+            moments.append(loop.time() - begun)
+        assert moments[9] < 0.05 and moments[11] >= 0.09 and moments[13] >= 0.5
+
+    asyncio.run(main())
