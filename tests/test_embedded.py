@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.teachers.embedded import KNOWN, Weights, find_weights, identity
+from distillgen.teachers.embedded import KNOWN, Weights, find_weights, identity_of
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_parts_are_joined_once_in_order_and_never_imported(parts, monkeypatch, t
     assert path.read_bytes() == whole and path == tmp_path / "cache/distillgen/tiny.gguf"
     stamp = path.stat().st_mtime_ns
     assert find_weights("tiny", tmp_path) == path and path.stat().st_mtime_ns == stamp
-    assert identity("tiny", tmp_path) == weights.sha256
+    assert identity_of("tiny", tmp_path) == weights.sha256
     assert not [name for name in sys.modules if name.startswith("tiny_part")]
 
 
@@ -66,7 +66,7 @@ def test_another_file_is_another_teacher(tmp_path):
     names = set()
     for content in (b"a" * 100, b"b" * 100, b"a" * 101):
         (tmp_path / "m.gguf").write_bytes(content)
-        names.add(identity("m.gguf", tmp_path))
+        names.add(identity_of("m.gguf", tmp_path))
     assert len(names) == 3
 
 

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.project import file_sha256
-from distillgen.teachers import Completion, Rejected, Request, Retryable, Spec, Teacher, TeacherDown
+from distillgen.teachers import Completion, Request, Spec, Teacher, TeacherDown
 from distillgen.teachers.openai import OpenAI, OpenAISpec
 
 HUB = "hub:"
@@ -73,47 +73,45 @@ class Embedded(Teacher):
     spec: EmbeddedSpec
     capabilities = frozenset({"logprobs", "json_schema", "grammar", "tools"})
     paid = False
-    _server: asyncio.Task[OpenAI] | None = None
+    _endpoint: OpenAI | None = None
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
         """That of the weights, wherever they lie."""
-        return f"gguf:{identity(self.spec.model, self.services.root)}"
+        return f"gguf:{identity_of(self.spec.model, self.services.root)}"
+
+    @cached_property
+    def _starting(self) -> asyncio.Lock:
+        return asyncio.Lock()
 
     @cached_property
     def _opened(self) -> contextlib.AsyncExitStack:
         return contextlib.AsyncExitStack()
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Ask the server; without a seed of its own a request gets one that follows from what it says."""
-        if self._server is None:
-            self._server = asyncio.create_task(self._start(request))
-        endpoint = await self._server
-        seed = int(hashlib.sha256(request.json).hexdigest()[:6], 16)
-        return await endpoint.answer(replace(request, sampling={"seed": seed, **request.sampling}), samples, attempt)
+        """Ask the server; without a seed of its own a request gets one that follows from what it says.
 
-    async def _start(self, first: Request) -> OpenAI:
-        """Start the server and let it read the first request once, for all its slots.
-
-        Requests mostly begin alike (instructions, examples), and reading is what costs most on a CPU.
+        The first is answered alone, and what it has read is given to every slot: requests mostly begin alike
+        (instructions, examples), and reading is what costs most on a CPU.
         """
+        seed = int(hashlib.sha256(request.json).hexdigest()[:6], 16)
+        sampling = {"seed": seed, **request.sampling}
+        async with self._starting:
+            if self._endpoint is None:
+                self._endpoint = await self._start()
+                sampling["extra"] = {**sampling.get("extra", {}), "id_slot": 0}
+                completions = await self._endpoint.answer(replace(request, sampling=sampling), samples, attempt)
+                for slot in range(self.spec.max_concurrency):
+                    action = "restore" if slot else "save"
+                    await self._endpoint.call(f"../slots/{slot}?action={action}", {"filename": "first.bin"})
+                return completions
+        return await self._endpoint.answer(replace(request, sampling=sampling), samples, attempt)
+
+    async def _start(self) -> OpenAI:
+        """Start the server in a process of its own, which can be stopped at once whatever it is doing."""
         self.activity.note = "looking for the model's weights"
         path = await asyncio.to_thread(find_weights, self.spec.model, self.services.root)
         self.activity.note = f"loading {path.name}"
-        address = await self._serve(path)
-        self.activity.note = ""
-        spec = OpenAISpec(provider="openai", model=self.spec.model, base_url=f"{address}/v1", timeout_s=self.spec.timeout_s)
-        endpoint = OpenAI(self.name, spec, self.services)
-        self._opened.push_async_callback(endpoint.close)
-        with contextlib.suppress(Retryable, Rejected):  # a first request that cannot be read fails when it is asked
-            await endpoint.answer(replace(first, sampling={"max_tokens": 1, "extra": {"id_slot": 0}}), [0], 0)
-            for slot in range(self.spec.max_concurrency):
-                action = "restore" if slot else "save"
-                await endpoint.call(f"{address}/slots/{slot}?action={action}", {"filename": "first.bin"})
-        return endpoint
-
-    async def _serve(self, path: Path) -> str:
-        """Start the server's process, which can be stopped at once whatever it is doing, and give its address."""
         folder = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-"))
         settings = [str(path), folder, self.spec.max_concurrency, self.spec.context, self.spec.threads]
         server = subprocess.Popen(
@@ -123,10 +121,16 @@ class Embedded(Teacher):
         self._opened.enter_context(server)
         self._opened.callback(server.kill)
         assert server.stdout is not None
-        if address := await asyncio.to_thread(server.stdout.readline):
-            return address.strip()
-        remedy = "Is it a whole .gguf file, and is there memory for it and for max_concurrency times context tokens?"
-        raise TeacherDown(f"llama.cpp could not serve {path} (exit code {server.wait()}). {remedy}")
+        address = await asyncio.to_thread(server.stdout.readline)
+        if not address:
+            remedy = "Is it a whole .gguf file, and is there memory for it and for max_concurrency times context tokens?"
+            raise TeacherDown(f"llama.cpp could not serve {path} (exit code {server.wait()}). {remedy}")
+        self.activity.note = ""
+        url = f"{address.strip()}/v1"
+        spec = OpenAISpec(provider="openai", model=self.spec.model, base_url=url, timeout_s=self.spec.timeout_s)
+        endpoint = OpenAI(self.name, spec, self.services)
+        self._opened.push_async_callback(endpoint.close)
+        return endpoint
 
     async def close(self) -> None:
         """Stop the server at once."""
@@ -159,7 +163,7 @@ def _file(model: str, root: Path) -> Path:
     return root / Path(model).expanduser()
 
 
-def identity(model: str, root: Path) -> str:
+def identity_of(model: str, root: Path) -> str:
     """What names these weights in ledger keys, wherever they lie: their SHA-256, or their address on the Hub."""
     if model.startswith(HUB):
         return model

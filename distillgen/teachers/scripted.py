@@ -64,7 +64,7 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
     path = (root / file).resolve()
     if not path.is_relative_to(root.resolve()) or not path.is_file():
         known = did_you_mean(file, BUILT_IN)
-        raise ConfigError(f"there is no script '{file}' inside the project{known} or give 'file.py:function'")
+        raise ConfigError(f"there is no script '{file}' inside the project{known}, or give 'file.py:function'")
     script = getattr(load_module(path, f"distillgen_script_{path.stem}"), name, None)
     if not callable(script):
         raise ConfigError(f"'{file}' has no function '{name}'")
@@ -101,8 +101,9 @@ class Scripted(Teacher):
             result = self._script(request, sample)
             if inspect.isawaitable(result):
                 result = await result
+            if isinstance(result, Completion):
+                return result
+            read, written = len(echo(request, sample).split()), len(result.split())
+            return Completion(text=result, input_tokens=read, output_tokens=written)
         except Exception as error:
             raise Rejected(f"the script raised {type(error).__name__}: {error}") from error
-        if isinstance(result, Completion):
-            return result
-        return Completion(text=result, input_tokens=len(echo(request, 0).split()), output_tokens=len(result.split()))
