@@ -50,7 +50,8 @@ def _fit(schema: Mapping[str, Any], words: Sequence[str], draw: random.Random) -
             return draw.random() < 0.5
         case "null":
             return None
-    return " ".join(draw.choices(words, k=3))[: schema.get("maxLength")]
+    begin = draw.randrange(len(words))
+    return " ".join([*words, *words, *words][begin : begin + 3])[: schema.get("maxLength")]
 
 
 BUILT_IN: dict[str, Script] = {"echo": echo, "instance": instance}
