@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,9 @@ def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
 
 def loads(text: str | bytes) -> Any:
     """Read JSON that a stranger wrote: exact integers, lone surrogates replaced, what is not JSON refused (ValueError)."""
+    if isinstance(text, str) and not _SLOW.search(text):
+        with suppress(orjson.JSONDecodeError):  # the slower reader tells what is wrong
+            return orjson.loads(text)
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:
@@ -41,12 +45,12 @@ def loads(text: str | bytes) -> Any:
     return value
 
 
-def loads_own(line: bytes) -> Any:
+def loads_own(line: str) -> Any:
     """Read JSON that `dumps` wrote, five times as fast."""
-    return json.loads(line) if _LONG.search(line) else orjson.loads(line)
+    return json.loads(line) if _SLOW.search(line) else orjson.loads(line)
 
 
-_LONG = re.compile(rb"\d{19}")  # orjson makes a float of an integer beyond 64 bits
+_SLOW = re.compile(r"\d{19}|[eE]\+?\d{3}")  # what orjson would change: an integer beyond 64 bits, a float beyond its range
 
 
 def _refuse_constant(name: str) -> None:

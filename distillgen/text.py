@@ -13,7 +13,7 @@ _FUNCTION = frozenset(
     made make makes making used use uses called known name named""".split()
 )
 _NUMBERS = {w: str(i) for i, w in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)}
-_ENDINGS = (("s",), ("ing", "ied", "ed", "es", "ie", "ly", "e", "y"), ("s",))
+_ENDINGS = [re.compile(rf"(?<=...)(?:{ending})$") for ending in ("s", "ing|ied|ed|es|ie|ly|e|y", "s")]
 
 
 def words(text: str) -> list[str]:
@@ -30,7 +30,6 @@ def _stem(word: str) -> str:
     word = word.replace(",", "")
     if word in _NUMBERS:
         return _NUMBERS[word]
-    for endings in _ENDINGS:
-        ending = next((e for e in endings if word.endswith(e) and len(word) - len(e) >= 3), "")
-        word = word[: len(word) - len(ending)]
+    for ending in _ENDINGS:
+        word = ending.sub("", word)
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.teachers import embedded
-from distillgen.teachers.embedded import KNOWN, Weights, find_weights, identity, join
+from distillgen.teachers.embedded import KNOWN, Weights, find_weights, identity_of
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def parts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     whole = b"".join(content)
-    return whole, Weights(hashlib.sha256(whole).hexdigest(), len(whole), "o/r", "tiny.gguf", "tiny-part", 3)
+    return whole, Weights("hub:o/r/tiny.gguf", hashlib.sha256(whole).hexdigest(), "tiny-part")
 
 
 def test_parts_are_joined_once_in_order_and_never_imported(parts, monkeypatch, tmp_path):
@@ -42,24 +41,23 @@ def test_parts_are_joined_once_in_order_and_never_imported(parts, monkeypatch, t
     assert path.read_bytes() == whole and path == tmp_path / "cache/distillgen/tiny.gguf"
     stamp = path.stat().st_mtime_ns
     assert find_weights("tiny", tmp_path) == path and path.stat().st_mtime_ns == stamp
-    assert identity("tiny", tmp_path) == weights.sha256
+    assert identity_of("tiny", tmp_path) == weights.sha256
     assert not [name for name in sys.modules if name.startswith("tiny_part")]
 
 
-def test_parts_that_are_not_the_expected_ones_are_refused_and_leave_nothing(parts, tmp_path):
-    whole, _ = parts
-    (tmp_path / "a.bin").write_bytes(whole + b"x")
+def test_parts_that_are_not_the_expected_ones_are_refused_and_leave_nothing(parts, monkeypatch, tmp_path):
+    monkeypatch.setitem(KNOWN, "tiny", Weights("hub:o/r/tiny.gguf", "0" * 64, "tiny-part"))
     with pytest.raises(ConfigError, match="not the expected ones.*were not used"):
-        join([tmp_path / "a.bin"], tmp_path / "out/tiny.gguf", hashlib.sha256(whole).hexdigest())
-    assert not list((tmp_path / "out").iterdir())
+        find_weights("tiny", tmp_path)
+    assert not list((tmp_path / "cache/distillgen").iterdir())
 
 
 def test_without_path_and_packages_the_hub_is_asked(parts, monkeypatch, tmp_path):
-    monkeypatch.setitem(KNOWN, "tiny", Weights("0" * 64, 1, "o/r", "tiny.gguf", "absent-part", 3))
+    monkeypatch.setitem(KNOWN, "tiny", Weights("hub:o/r/tiny.gguf", "0" * 64, "absent-part"))
     asked = []
-    monkeypatch.setattr(embedded, "_from_hub", lambda *given: asked.append(given) or tmp_path / "hub.gguf")
-    assert find_weights("tiny", tmp_path) == tmp_path / "hub.gguf" and asked == [("o/r", "tiny.gguf", "absent-part")]
-    assert find_weights("hub:owner/repository/x.gguf", tmp_path) and asked[1] == ("owner/repository", "x.gguf", "")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *given: asked.append(given) or str(tmp_path / "hub.gguf"))
+    assert find_weights("tiny", tmp_path) == tmp_path / "hub.gguf" and asked == [("o/r", "tiny.gguf")]
+    assert find_weights("hub:owner/repository/x.gguf", tmp_path) and asked[1] == ("owner/repository", "x.gguf")
     (tmp_path / "mine.gguf").write_bytes(b"GGUF")
     assert find_weights("mine.gguf", tmp_path) == tmp_path / "mine.gguf"
 
@@ -68,7 +66,7 @@ def test_another_file_is_another_teacher(tmp_path):
     names = set()
     for content in (b"a" * 100, b"b" * 100, b"a" * 101):
         (tmp_path / "m.gguf").write_bytes(content)
-        names.add(identity("m.gguf", tmp_path))
+        names.add(identity_of("m.gguf", tmp_path))
     assert len(names) == 3
 
 
