@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from distillgen.execution import run as run
     from distillgen.pipeline import Pipeline as Pipeline
     from distillgen.pipeline import load as load
+    from distillgen.project import Project as Project
+    from distillgen.prompt import Prompt as Prompt
     from distillgen.record import FieldName as FieldName
+    from distillgen.record import FileName as FileName
+    from distillgen.record import ModelName as ModelName
+    from distillgen.record import PromptName as PromptName
     from distillgen.record import Record as Record
     from distillgen.runs import Run as Run
     from distillgen.stages.filter import Filter as Filter
@@ -20,9 +25,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Completion": "teachers", "ConfigError": "errors", "DistillgenError": "errors", "FieldName": "record",
-    "Filter": "stages.filter", "Pipeline": "pipeline", "Record": "record", "Request": "teachers", "Run": "runs",
-    "load": "pipeline", "run": "execution",
+    "Completion": "teachers", "ConfigError": "errors", "DistillgenError": "errors", "FieldName": "record", "FileName": "record",
+    "Filter": "stages.filter", "ModelName": "record", "Pipeline": "pipeline", "Project": "project", "Prompt": "prompt",
+    "PromptName": "record", "Record": "record", "Request": "teachers", "Run": "runs", "load": "pipeline", "run": "execution",
 }  # fmt: skip
 __all__ = [*_HOMES]
 

@@ -33,7 +33,7 @@ from distillgen.pipeline import Pipeline, from_environment, load
 from distillgen.record import Record, digest, dumps
 from distillgen.runs import PARTIAL, Run, read_records, stage_file
 from distillgen.stages import CHUNK, Chunks, Job
-from distillgen.stages.generate import FAILURES, Generate
+from distillgen.stages.generate import FAILURES
 from distillgen.teachers import Services, Teacher, teacher_class
 from distillgen.teachers.limits import Budget
 from distillgen.teachers.scripted import Script, Scripted
@@ -366,13 +366,13 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
     """A cap holds only where the worst case of a request is known."""
     if options.max_cost_usd is None:
         return
-    for stage in pipeline.stages:
-        if not isinstance(stage, Generate) or not teacher_class((spec := pipeline.models[stage.model]).provider).paid:
-            continue
-        if spec.price is None:
-            remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
-            raise ConfigError(f"--max-cost-usd: model '{stage.model}' has no price; {remedy}")
-        if stage.sampling(spec, stage.load_prompt(pipeline.project)).get("max_tokens") is None:
+    for stage, estimate in pipeline.plan(options.limit):
+        paid = [name for name in stage.models(pipeline.project) if teacher_class(pipeline.models[name].provider).paid]
+        for name in paid:
+            if pipeline.models[name].price is None:
+                remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
+                raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
+        if paid and estimate.output_tokens is None:
             remedy = "set it in the prompt's sampling, the model or the stage"
             raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer has no bound; {remedy}")
 

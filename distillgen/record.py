@@ -21,6 +21,13 @@ META = "meta"  # everything of ours in a written row stands under this key
 FieldName = Annotated[str, "field"]
 """The type of an option that names a record's field, so that `check` knows what a filter reads."""
 
+ModelName = Annotated[str, "model"]
+"""The type of an option that names one of the pipeline's models, so that `check` knows what a filter asks."""
+
+PromptName = Annotated[str, "prompt"]
+FileName = Annotated[str, "file"]
+"""The types of options that name a prompt, and a data file or folder: what they hold is part of what a run depends on."""
+
 
 def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
     """JSON without spaces, canonical with `sort_keys`. Integers of any size; lone surrogates become '?'."""

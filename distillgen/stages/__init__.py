@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -21,7 +21,7 @@ from distillgen.ledger import Ledger
 from distillgen.project import Project, class_in
 from distillgen.prompt import Unrenderable, compile_template
 from distillgen.record import Record
-from distillgen.teachers import Completion, Price, Request, Spec, Teacher
+from distillgen.teachers import Completion, Request, Spec, Teacher
 
 Chunk: TypeAlias = list[Record]
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]
@@ -33,8 +33,10 @@ ABLE = {
 }  # fmt: skip
 """Providers by capability, for the remedy in a message."""
 
-Question: TypeAlias = tuple[Request, int, Any]
-"""A request, how many samples of it, and what the stage wants to know again when they are there."""
+Question: TypeAlias = tuple[Teacher, Request, int, Any]
+"""Whom to ask, what, how many samples of it, and what the stage wants to know again when they are there."""
+
+Answers: TypeAlias = Sequence[tuple[Any, Sequence[Completion]]]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Estimate:
     input_tokens: int | None = 0
     output_tokens: int | None = 0
     max_cost_usd: float | None = 0.0
+    made_bytes: int | None = 0
+    """Most bytes of a field that no source row has, because a stage up to this one makes it."""
 
 
 @dataclass
@@ -95,6 +99,10 @@ class Stage(BaseModel):
     kind: ClassVar[str] = ""
     name: str = Field("", description="what messages, reports and file names call the stage; default: its kind")
 
+    def models(self, project: Project) -> list[str]:
+        """The pipeline's models that it asks."""
+        return []
+
     def check(self, given: Checking) -> frozenset[str]:
         """The fields after this stage. Raises ConfigError for anything that could go wrong before a record is seen."""
         raise NotImplementedError
@@ -105,7 +113,7 @@ class Stage(BaseModel):
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """Bounds for `plan`; `samples` are source rows."""
-        return Estimate(before.rows)
+        return Estimate(before.rows, made_bytes=before.made_bytes)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the stage out."""
@@ -130,14 +138,40 @@ class Text:
         except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
             raise Unrenderable(f"{type(error).__name__}: {error}") from error
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], price: Price | None, *, output_tokens: int) -> Estimate:
-        """Bounds for a request a row, by bytes, for a token has at least one; a field that is not there yet counts nothing."""
-        if before.rows is None:
-            return Estimate(None, None, None, None, None if price else 0.0)
-        sizes = [len(self._template.render({**dict.fromkeys(self._used, ""), **r.fields}).encode()) + 16 for r in samples] or [0]
-        cost = before.rows * price.cost_usd(max(sizes), 0, output_tokens) if price else 0.0
-        tokens = round(before.rows * sum(sizes) / len(sizes) / 4)
-        return Estimate(before.rows, before.rows, tokens, before.rows * output_tokens, cost)
+    def size(self, record: Record) -> int:
+        """Bytes of the text, with a few for what a chat template adds."""
+        return len(self.render(record).encode("utf-8", "replace")) + 16
+
+
+def bounds(
+    before: Estimate, samples: Sequence[Record], given: Checking, asks: Callable[[Record], Sequence[tuple[str, int, int | None]]]
+) -> Estimate:
+    """The most that asking about every row can take: `asks` gives the model, the bytes (a token has at least one) and the
+    most tokens of the answer of each request about one. A field that an earlier stage makes is as long as it can be.
+    """
+    filler = dict.fromkeys(given.fields, "x" * (before.made_bytes or 0))
+    each: list[Sequence[tuple[str, int, int | None]]] = []
+    for record in samples:
+        with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
+            each.append(asks(replace(record, fields={**filler, **record.fields})))
+    prices = {model: given.models[model].price for some in each for model, _, _ in some}
+    priced = any(prices.values())
+    if before.rows is None:
+        return Estimate(None, None, None, None, None if priced else 0.0, None)
+    bounded = all(most is not None for some in each for _, _, most in some)
+    written = max((sum(most or 0 for _, _, most in some) for some in each), default=0) * before.rows
+    read = sum(size for some in each for _, size, _ in some) / max(1, len(each)) / 4 * before.rows
+    costs = [sum(p.cost_usd(size, 0, most or 0) for model, size, most in some if (p := prices[model])) for some in each]
+    return Estimate(
+        before.rows, before.rows * max(map(len, each), default=0), round(read), written if bounded else None,
+        before.rows * max(costs, default=0.0) if bounded and before.made_bytes is not None or not priced else None,
+        before.made_bytes,
+    )  # fmt: skip
+
+
+def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Bytes of chat messages, with a few for what a chat template adds."""
+    return sum(len(str(message["content"]).encode("utf-8", "replace")) + 16 for message in messages)
 
 
 def answer_of(record: Record, stage: str, completion: Completion) -> Record:
@@ -226,13 +260,14 @@ def _size(result: Chunk | Awaitable[Chunk]) -> int:
 
 
 def ask_each(
-    chunks: Chunks, teacher: Teacher, job: Job, stage: str, *, questions: Callable[[Record], Sequence[Question]],
-    answered: Callable[[Record, Sequence[tuple[Any, Sequence[Completion]]]], Chunk],
+    chunks: Chunks, teachers: Sequence[Teacher], job: Job, stage: str, *, questions: Callable[[Record], Sequence[Question]],
+    answered: Callable[[Record, Answers], Chunk],
     unusable: Callable[[Completion], bool] = lambda completion: completion.status != "ok",
 ) -> Chunks:  # fmt: skip
-    """Ask the `questions` about every live record; `answered` makes its successors, which leave in source order as soon as
-    they are there. `unusable` tells what --retry-failed asks again.
+    """Put the `questions` about every live record to `teachers`; `answered` makes its successors, which leave in source
+    order as soon as they are there. `unusable` tells what --retry-failed asks again.
     """
+    again = unusable if job.retry_failed else None
 
     def begin(chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
         todo: list[tuple[Record, Sequence[Question]]] = []
@@ -241,11 +276,12 @@ def ask_each(
                 todo.append((record, () if record.dropped else questions(record)))
             except Unrenderable as error:
                 todo.append((record.drop(stage, "unrenderable", str(error)), ()))
-        asks = [(request, n) for _, some in todo for request, n, _ in some]
-        again = unusable if job.retry_failed else None
-        outcomes = iter(teacher.begin(asks, stage=stage, again=again, changed=job.retry_with))
+        outcomes = {}
+        for teacher in teachers:
+            asks = [(request, n) for _, some in todo for asked, request, n, _ in some if asked is teacher]
+            outcomes[teacher] = iter(teacher.begin(asks, stage=stage, again=again, changed=job.retry_with))
         for record, some in todo:
-            answers: list[tuple[Any, Any]] = [(about, next(outcomes)) for _, _, about in some]
+            answers: list[tuple[Any, Any]] = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
             if record.dropped:
                 yield [record]
             elif all(isinstance(outcome, list) for _, outcome in answers):
@@ -253,7 +289,7 @@ def ask_each(
             else:
                 yield _Later(record, answers, answered)
 
-    return in_order(_small(chunks), begin, window=lambda: int(4 * teacher.slots.limit))
+    return in_order(_small(chunks), begin, window=lambda: int(4 * max(teacher.slots.limit for teacher in teachers)))
 
 
 async def _small(chunks: Chunks) -> Chunks:
@@ -269,7 +305,7 @@ class _Later:
 
     record: Record
     outcomes: Sequence[tuple[Any, Any]]
-    answered: Callable[[Record, Sequence[tuple[Any, Sequence[Completion]]]], Chunk]
+    answered: Callable[[Record, Answers], Chunk]
 
     def __await__(self) -> Generator[Any, None, Chunk]:
         answers = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import Field
 
+from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages import Checking, Chunk, Chunks, Estimate, Job, Question, Stage, Text, answer_of, ask_each
-from distillgen.teachers import Completion, Request
+from distillgen.stages import Answers, Checking, Chunk, Chunks, Estimate, Job, Question, Stage, Text, answer_of, ask_each, bounds
+from distillgen.teachers import Request
 
 
 class Embed(Stage):
@@ -20,6 +20,10 @@ class Embed(Stage):
     model: str = Field(description="one of the pipeline's models; it must be able to embed")
     template: str = Field(description="template of the text")
 
+    def models(self, project: Project) -> list[str]:
+        """The one."""
+        return [self.model]
+
     def check(self, given: Checking) -> frozenset[str]:
         """The model can do it, and the fields are there."""
         given.able(self.model, "embeddings")
@@ -28,19 +32,20 @@ class Embed(Stage):
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """A request a row, which writes nothing."""
-        return Text(self.template).estimate(before, samples, given.models[self.model].price, output_tokens=0)
+        text = Text(self.template)
+        return bounds(before, samples, given, lambda record: [(self.model, text.size(record), 0)])
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""
         teacher, text = job.teachers[self.model], Text(self.template)
 
         def questions(record: Record) -> list[Question]:
-            return [(Request(teacher.spec.model, embed=text.render(record)), 1, None)]
+            return [(teacher, Request(teacher.spec.model, embed=text.render(record)), 1, None)]
 
-        def answered(record: Record, answers: Sequence[tuple[Any, Sequence[Completion]]]) -> Chunk:
+        def answered(record: Record, answers: Answers) -> Chunk:
             completion = answers[0][1][0]
             if completion.status != "ok":
                 return [record.drop(self.name, "failed", completion.error)]
             return [answer_of(record, self.name, completion)]
 
-        return ask_each(chunks, teacher, job, self.name, questions=questions, answered=answered)
+        return ask_each(chunks, [teacher], job, self.name, questions=questions, answered=answered)

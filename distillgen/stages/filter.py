@@ -6,18 +6,36 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from distillgen.errors import ConfigError
+from distillgen.forms import Unparsable
 from distillgen.ledger import Ledger
 from distillgen.marked import NAME, Places, validate
 from distillgen.project import Project
-from distillgen.record import FieldName, Record, digest
-from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, in_order, splice
+from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, digest
+from distillgen.stages import (
+    CHUNK,
+    Answers,
+    Checking,
+    Chunk,
+    Chunks,
+    Estimate,
+    Job,
+    Question,
+    Stage,
+    ask_each,
+    bounds,
+    in_order,
+    size_of,
+    splice,
+)
+from distillgen.teachers import Request
 
 Number: TypeAlias = float | Mapping[str, float]
 """What a measure gives for a record: a number, or a few named ones."""
@@ -30,13 +48,17 @@ class Filter:
     """A filter: `measure` takes records and gives a number (or a few named ones) for each; `decide` takes a record's
     number and gives None to keep it, or the reason to drop it.
 
+    `asks` gives the requests to put to models about a record, each with the name of one of the pipeline's models as its
+    `model`; `measure` then takes, besides the records, a list for each of the completions of each of its requests, and
+    raises Unparsable for an answer that it cannot use.
     `depends_on` names what a costly measure depends on besides the record: then its numbers are kept in the ledger, and
     a changed threshold measures nothing again (name a version in it, and change that with the measure's code).
     `whole_set` says that `measure` compares records with those before them: it sees them once, in order.
     """
 
-    measure: Callable[[Sequence[Record]], Measured]
+    measure: Callable[..., Measured]
     decide: Callable[[Any], str | None]
+    asks: Callable[[Record], Sequence[Request]] | None = None
     depends_on: Mapping[str, Any] | None = None
     whole_set: bool = False
 
@@ -86,9 +108,11 @@ class FilterStage(Stage):
         built = []
         for entry in self.filters:
             factory, what = project.filter(entry.filter), f"filter '{entry.filter}'"
-            options = validate(options_of(factory), entry.options, what=what, places=Places())
+            options = dict(validate(options_of(factory), entry.options, what=what, places=Places()))
+            if "project" in inspect.signature(factory).parameters:
+                options["project"] = project
             try:
-                made = factory(**dict(options))
+                made = factory(**options)
             except ValueError as error:  # a factory's own check of its options
                 raise ConfigError(f"{what}: {error}") from error
             if not isinstance(made, Filter):
@@ -99,29 +123,77 @@ class FilterStage(Stage):
         return built
 
     def check(self, given: Checking) -> frozenset[str]:
-        """Filters and options exist, and the fields that they name are there."""
+        """Filters and options exist, and the fields and models that they name are there."""
         for entry, _ in self.build(given.project):
-            factory = given.project.filter(entry.filter)
-            for option in field_options(factory):
-                value = entry.options.get(option, inspect.signature(factory).parameters[option].default)
-                for name in [value] if isinstance(value, str) else value or ():
-                    given.need(name, f"filter '{entry.label}' ({option})")
+            for option, value in self._named(entry, given.project, FieldName):
+                given.need(value, f"filter '{entry.label}' ({option})")
+            for _, value in self._named(entry, given.project, ModelName):
+                given.able(value)
+            self.files(given.project)
         return given.fields
 
+    def models(self, project: Project) -> list[str]:
+        """The pipeline's models that the filters ask."""
+        return [name for entry in self.filters for _, name in self._named(entry, project, ModelName)]
+
+    def _named(self, entry: Entry, project: Project, kind: Any) -> list[tuple[str, str]]:
+        """The options that are of a kind of name, or of a list of them, each with a name that it gives."""
+        factory = project.filter(entry.filter)
+        hints, defaults = get_type_hints(factory, include_extras=True), inspect.signature(factory).parameters
+        options = [name for name, hint in hints.items() if name != "return" and kind in (hint, *getattr(hint, "__args__", ()))]
+        values = [(option, entry.options.get(option, defaults[option].default)) for option in options]
+        return [(option, name) for option, given in values for name in ([given] if isinstance(given, str) else given or ())]
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+        """What the filters ask at most, were no record dropped before them."""
+        asking = [each.asks for _, each in self.build(given.project) if each.asks]
+
+        def asks(record: Record) -> list[tuple[str, int, int | None]]:
+            requests = [request for each in asking for request in each(record)]
+            return [(r.model, size_of(r.messages), r.sampling.get("max_tokens")) for r in requests]
+
+        return bounds(before, samples, given, asks)
+
     def files(self, project: Project) -> dict[str, Path]:
-        """The filters' files."""
-        return {f"filters/{e.filter}": project.find("filters", e.filter, ".py") for e in self.filters}
+        """The filters' files, and the prompts and data files that their options name."""
+        files = {f"filters/{entry.filter}": project.find("filters", entry.filter, ".py") for entry in self.filters}
+        for entry in self.filters:
+            for _, name in self._named(entry, project, PromptName):
+                files[f"prompts/{name}"] = project.find("prompts", name, ".md")
+            files |= {name: project.file(name) for _, name in self._named(entry, project, FileName)}
+        return files
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Judge every live record, filter after filter; a filter that asks somebody goes on while the next ones judge."""
         for entry, each in self.build(job.project):
-            chunks = self._judged(chunks, entry, each, job.ledger)
+            judged = self._asked if each.asks else self._judged
+            chunks = judged(chunks, entry, each, job)
         return chunks
 
-    def _judged(self, chunks: Chunks, entry: Entry, each: Filter, ledger: Ledger) -> Chunks:
+    def _asked(self, chunks: Chunks, entry: Entry, each: Filter, job: Job) -> Chunks:
+        def questions(record: Record) -> list[Question]:
+            assert each.asks
+            requests = ((job.teachers[request.model], request) for request in each.asks(record))
+            return [(teacher, replace(request, model=teacher.spec.model), 1, None) for teacher, request in requests]
+
+        def answered(record: Record, answers: Answers) -> Chunk:
+            completions = [given for _, given in answers]
+            try:
+                for completion in chain.from_iterable(completions):
+                    if completion.status != "ok":
+                        raise Unparsable(completion.error or f"the answer was {completion.status}")
+                (number,) = _numbers(each.measure([record], [completions]), 1, entry.label)
+            except Unparsable as error:
+                return [record.drop(self.name, entry.label, f"not judged: {error}")]
+            return [judge(self.name, entry.label, each, record, number)]
+
+        teachers = [job.teachers[model] for model in dict.fromkeys(self.models(job.project))]
+        return ask_each(chunks, teachers, job, self.name, questions=questions, answered=answered)
+
+    def _judged(self, chunks: Chunks, entry: Entry, each: Filter, job: Job) -> Chunks:
         async def work(chunk: Chunk) -> Chunk:
             live = [record for record in chunk if not record.dropped]
-            numbers = await measured(entry, each, live, ledger) if live else ()
+            numbers = await measured(entry, each, live, job.ledger) if live else ()
             return splice(chunk, ([judge(self.name, entry.label, each, r, n)] for r, n in zip(live, numbers, strict=True)))
 
         async def one_by_one() -> Chunks:
@@ -145,27 +217,31 @@ def judge(stage: str, label: str, filter: Filter, record: Record, number: Number
 
 async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledger: Ledger) -> Sequence[Number]:
     """The filter's numbers for these records, from the ledger where it keeps them."""
+
+    async def fresh(some: Sequence[Record]) -> list[Number]:
+        given = filter.measure(some)
+        return _numbers(await given if inspect.isawaitable(given) else given, len(some), entry.label)
+
     if filter.depends_on is None or filter.whole_set:
-        return await _numbers(filter, records, entry.label)
+        return await fresh(records)
     keys = [digest([entry.filter, filter.depends_on, record.fields], 32).encode() for record in records]
     known = ledger.find_scores(keys)
     missing = {key: record for key, record in zip(keys, records, strict=True) if key not in known}
     if missing:
-        new = dict(zip(missing, await _numbers(filter, list(missing.values()), entry.label), strict=True))
+        new = dict(zip(missing, await fresh(list(missing.values())), strict=True))
         await ledger.add_scores(new)
         known |= new
     return [known[key] for key in keys]
 
 
-async def _numbers(filter: Filter, records: Sequence[Record], label: str) -> list[Number]:
-    given: Any = filter.measure(records)
-    given = await given if inspect.isawaitable(given) else given
+def _numbers(given: Any, count: int, label: str) -> list[Number]:
+    """What a measure gave, checked."""
     try:
         numbers = list(given)
     except TypeError as error:
         raise ConfigError(f"filter '{label}': measure gives a list of numbers, not {given!r}") from error
-    if len(numbers) != len(records):
-        raise ConfigError(f"filter '{label}' measured {len(numbers)} of {len(records)} records; it owes a number for each")
+    if len(numbers) != count:
+        raise ConfigError(f"filter '{label}' measured {len(numbers)} of {count} records; it owes a number for each")
     return [{k: _finite(v, label) for k, v in n.items()} if isinstance(n, Mapping) else _finite(n, label) for n in numbers]
 
 
@@ -177,19 +253,15 @@ def _finite(value: Any, label: str) -> float:
 
 
 def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
-    """A filter factory's keyword-only options, as a model that checks them."""
+    """A filter factory's keyword-only options, as a model that checks them; `project` is no option but what it is given."""
     hints = get_type_hints(factory)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
+        if name == "project":
+            continue
         if parameter.kind is not parameter.KEYWORD_ONLY:
             file = inspect.getsourcefile(factory)
             raise ConfigError(f"'{name}' must be keyword-only: def {factory.__name__}(*, {name}: …)", path=file)
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
     return create_model(factory.__name__, __config__=ConfigDict(extra="forbid", frozen=True), __doc__=factory.__doc__, **fields)
-
-
-def field_options(factory: Callable[..., Filter]) -> list[str]:
-    """The options that name fields: those typed FieldName, or a list of them."""
-    hints = get_type_hints(factory, include_extras=True)
-    return [name for name, hint in hints.items() if name != "return" and FieldName in (hint, *getattr(hint, "__args__", ()))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,22 @@ from pydantic import Field, model_validator
 from distillgen.errors import ConfigError, did_you_mean, place_of
 from distillgen.forms import NAMED, Unparsable
 from distillgen.project import Project
-from distillgen.prompt import Draw, Prompt, Sampling, Unrenderable
+from distillgen.prompt import Draw, Prompt, Sampling
 from distillgen.record import META, Record
-from distillgen.stages import Checking, Chunk, Chunks, Estimate, Job, Question, Stage, ask_each, likelihood
+from distillgen.stages import (
+    Answers,
+    Checking,
+    Chunk,
+    Chunks,
+    Estimate,
+    Job,
+    Question,
+    Stage,
+    ask_each,
+    bounds,
+    likelihood,
+    size_of,
+)
 from distillgen.teachers import Completion, Request, Spec, Teacher
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
@@ -61,6 +74,10 @@ class Generate(Stage, Sampling):
             files[few.examples] = project.file(few.examples)
         return files
 
+    def models(self, project: Project) -> list[str]:
+        """The one."""
+        return [self.model]
+
     def check(self, given: Checking) -> frozenset[str]:
         """Prompt and model exist, the prompt's inputs are there, and the model can do what is asked."""
         spec, prompt = given.able(self.model), self.load_prompt(given.project)
@@ -85,35 +102,25 @@ class Generate(Stage, Sampling):
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """Bounds by bytes, for a token has at least one; what an earlier answer will give counts with its max_tokens."""
-        prompt, spec = self.load_prompt(given.project), given.models[self.model]
-        most = self.sampling(spec, prompt).get("max_tokens")
-        if before.rows is None:
-            return Estimate(None, None, None, None, None if spec.price else 0.0)
-        requests = before.rows * self.draws
-        rows = requests * self.n * (self.max_items if prompt.form.many else 1)
-        sizes = [0]
-        for record in samples:
-            unknown = set(prompt.inputs) - set(record.fields) - set(self.params)
-            fields = {**record.fields, **dict.fromkeys(unknown, ""), **self.params}
-            try:
-                messages = prompt.render(fields, prompt.draw("plan", record.fields))
-            except Unrenderable:  # the run drops the row and says why; it asks nothing
-                continue
-            size = sum(len(str(message["content"]).encode()) + 16 for message in messages)
-            sizes.append(size + len(unknown) * 4 * (most or 0))
-        input_tokens = round(requests * sum(sizes) / max(1, len(sizes) - 1) / 4)
-        if most is None:
-            return Estimate(rows, requests, input_tokens, None, None if spec.price else 0.0)
-        output_tokens = requests * self.n * most
-        cost = spec.price.cost_usd(requests * max(sizes), 0, output_tokens) if spec.price else 0.0
-        return Estimate(rows, requests, input_tokens, output_tokens, cost)
+        prompt = self.load_prompt(given.project)
+        most = self.sampling(given.models[self.model], prompt).get("max_tokens")
+
+        def asks(record: Record) -> list[tuple[str, int, int | None]]:
+            messages = prompt.render({**record.fields, **self.params}, prompt.draw("plan", record.fields))
+            return [(self.model, size_of(messages), most and self.n * most)] * self.draws
+
+        each = bounds(before, samples, given, asks)
+        answers = None if each.requests is None else each.requests * self.n
+        rows = None if answers is None else answers * (self.max_items if prompt.form.many else 1)
+        made = None if most is None or before.made_bytes is None else max(before.made_bytes, 4 * most)
+        return replace(each, rows=rows, made_bytes=made)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record; answers leave in source order as soon as they are there."""
         teacher = job.teachers[self.model]
         asking = _Asking(self, self.load_prompt(job.project), teacher, job.seed)
         return ask_each(
-            chunks, teacher, job, self.name, questions=asking.questions, answered=asking.children, unusable=asking.unusable
+            chunks, [teacher], job, self.name, questions=asking.questions, answered=asking.children, unusable=asking.unusable
         )
 
 
@@ -135,7 +142,7 @@ class _Asking:
     def questions(self, record: Record) -> list[Question]:
         seeds = (f"{self.seed}/{self.stage.name}/{record.id}/{i}" for i in range(self.stage.draws))
         draws = [self.prompt.draw(seed, record.fields) for seed in seeds]
-        return [(self.request(record, draw), self.stage.n, draw) for draw in draws]
+        return [(self.teacher, self.request(record, draw), self.stage.n, draw) for draw in draws]
 
     def request(self, record: Record, draw: Draw) -> Request:
         stage, prompt = self.stage, self.prompt
@@ -170,7 +177,7 @@ class _Asking:
             return f"cut off at max_tokens {self.sampling.get('max_tokens', '(the endpoint’s own)')}"
         return f"the teacher refused: {completion.text[:200]}" if completion.status == "refused" else completion.error
 
-    def children(self, record: Record, answers: Sequence[tuple[Draw, Sequence[Completion]]]) -> Chunk:
+    def children(self, record: Record, answers: Answers) -> Chunk:
         """A record for every sample and item; one that could not be used is dropped and says why."""
         children: Chunk = []
         for draw, completions in answers:

@@ -7,9 +7,24 @@ from typing import Any
 
 from pydantic import Field
 
+from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages import Checking, Chunk, Chunks, Estimate, Job, Question, Stage, Text, answer_of, ask_each, likelihood
-from distillgen.teachers import Completion, Request
+from distillgen.stages import (
+    Answers,
+    Checking,
+    Chunk,
+    Chunks,
+    Estimate,
+    Job,
+    Question,
+    Stage,
+    Text,
+    answer_of,
+    ask_each,
+    bounds,
+    likelihood,
+)
+from distillgen.teachers import Request
 
 
 class Score(Stage):
@@ -24,6 +39,10 @@ class Score(Stage):
     target: str = Field(description="template of the text")
     logprobs: int = Field(0, ge=0, le=20, description="how many likeliest tokens to record with each token")
 
+    def models(self, project: Project) -> list[str]:
+        """The one."""
+        return [self.model]
+
     def check(self, given: Checking) -> frozenset[str]:
         """The model can do it, and the fields are there."""
         given.able(self.model, "score")
@@ -34,7 +53,7 @@ class Score(Stage):
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """A request a row; it reads both texts and writes one token."""
         both = Text(self.context + self.target)
-        return both.estimate(before, samples, given.models[self.model].price, output_tokens=1)
+        return bounds(before, samples, given, lambda record: [(self.model, both.size(record), 1)])
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""
@@ -45,12 +64,13 @@ class Score(Stage):
             if getattr(teacher.spec, "api", "chat") == "completions":
                 asked = {"prompt": context.render(record)}
             sampling = {"logprobs": self.logprobs}
-            return [(Request(teacher.spec.model, sampling=sampling, target=target.render(record), **asked), 1, None)]
+            request = Request(teacher.spec.model, sampling=sampling, target=target.render(record), **asked)
+            return [(teacher, request, 1, None)]
 
-        def answered(record: Record, answers: Sequence[tuple[Any, Sequence[Completion]]]) -> Chunk:
+        def answered(record: Record, answers: Answers) -> Chunk:
             completion = answers[0][1][0]
             if completion.status != "ok":
                 return [record.drop(self.name, "failed", completion.error)]
             return [answer_of(record, self.name, completion).scored(likelihood(self.name, completion))]
 
-        return ask_each(chunks, teacher, job, self.name, questions=questions, answered=answered)
+        return ask_each(chunks, [teacher], job, self.name, questions=questions, answered=answered)

@@ -1,17 +1,32 @@
 """What every filter's test needs: the shipped filter by name, asked about one record."""
 
+import inspect
+
 import pytest
 
+from distillgen.forms import Unparsable
 from distillgen.project import Project
 from distillgen.record import Record
+from distillgen.teachers import Completion
 
 
 @pytest.fixture
 def reason(tmp_path):
-    """The reason for which a shipped filter drops a record of these fields, or None."""
+    """The reason for which a shipped filter drops a record of these fields, or None; `answers` are what its models say."""
 
-    def ask(name, options, **fields):
-        made = Project(tmp_path).filter(name)(**options)
-        return made.decide(made.measure([Record.read(fields, "")])[0])
+    def ask(name, options, fields, answers=()):
+        project = Project(tmp_path)
+        factory = project.filter(name)
+        made = factory(**options, **({"project": project} if "project" in inspect.signature(factory).parameters else {}))
+        record = Record.read(fields, "")
+        said = ()
+        if made.asks:
+            given = iter(answers)
+            said = ([[[Completion(text=next(given, ""))] for _ in made.asks(record)]],)
+        try:
+            return made.decide(made.measure([record], *said)[0])
+        except Unparsable as error:
+            assert made.asks
+            return f"not judged: {error}"
 
     return ask
