@@ -99,7 +99,6 @@ class Live:
         """What `usage.json` holds."""
         usage = self.ledger.usage(self.ledger_run)
         dropped = sum((count.dropped for count in self.stages), Counter[str]())
-        asking = [count.dropped for count in self.stages if count.kind == "generate"]
         models: dict[str, dict[str, float]] = {}
         for used in usage:
             total = models.setdefault(used.model, dict.fromkeys(COUNTS, 0))
@@ -109,7 +108,7 @@ class Live:
             "state": word,
             "source_rows": self.total,
             "kept": self.stages[-1].kept,
-            "failed": sum(counts[name] for counts in asking for name in FAILURES),
+            "failed": sum(dropped[name] for name in FAILURES),
             "dropped": dict(dropped.most_common()),
             "stages": [asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages],
             "models": models,

@@ -1,6 +1,7 @@
 """The filter contract: measure, then decide; every drop has a reason, every number is kept."""
 
 import asyncio
+import json
 import re
 import time
 
@@ -13,6 +14,7 @@ from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages import Checking, Job
 from distillgen.stages.filter import FilterStage
+from tests.endpoint import Endpoint, completion
 
 HEAD = "from distillgen import FieldName, Filter\nimport asyncio\ncalls = []\n"
 LENGTH = HEAD + """
@@ -243,3 +245,36 @@ def test_labels_are_unique_in_a_pipeline_and_dropped_rows_say_why(project):
     (dropped,) = project.read("out/dropped.jsonl")
     assert dropped["meta"]["dropped"] == {"stage": "filter", "filter": "length", "reason": "4 words > 3"}
     assert dropped["meta"]["scores"] == {"length": 4.0} and dropped["text"] == "a b c d"
+
+
+JUDGE = """version: 1
+models:
+  judge: {{provider: openai, model: j, base_url: "{url}", max_tokens: 9, price: {{input: 1, output: 1}}}}
+stages:
+  - source: {{path: data/seeds.jsonl}}
+  - filter: [judge: {{model: judge, rubric: 'Is it even?', fields: [n]}}]
+"""
+
+
+def test_a_filter_asks_a_model_and_keeps_what_it_says(project):
+    def grade(body, times):
+        n = int(body["messages"][-1]["content"].split("n: ")[1].split()[0])
+        text = "I cannot." if n == 5 else json.dumps({"reason": "so", "score": 3 if n % 2 else 9})
+        return completion(body, choices=[{"finish_reason": "stop", "message": {"content": text}}])
+
+    project.rows("data/seeds.jsonl", [{"n": n} for n in range(6)])
+    with Endpoint(grade) as endpoint:
+        path = project.write("pipelines/j.yaml", JUDGE.format(url=endpoint.url))
+        plan = json.loads(project.cli("plan", "j", "--json").stdout)
+        assert plan["totals"]["requests"] == 6 and 0 < plan["totals"]["max_cost_usd"] < 0.01 and not endpoint.bodies
+        assert "1 answers could not be used" in project.cli("run", "j", check=3).stderr
+        assert endpoint.bodies[0]["model"] == "j" and endpoint.bodies[0]["response_format"]["json_schema"]["schema"]["required"] == ["reason", "score"]
+        assert [(r["n"], r["meta"]["scores"]) for r in project.read("runs/j/corpus.jsonl")] == [(n, {"judge": 9}) for n in (0, 2, 4)]
+        reasons = {r["n"]: r["meta"]["dropped"]["reason"] for r in project.read("runs/j/dropped.jsonl")}
+        assert reasons[1] == "graded 3 of 10 < 7" and reasons[5].startswith("not judged by judge: there is no JSON")
+        path.write_text(path.read_text().replace("fields: [n]", "fields: [n], min_score: 2"))
+        project.cli("run", "j", check=3)
+        assert len(endpoint.bodies) == 6 and len(project.read("runs/j/corpus.jsonl")) == 5
+        path.write_text(path.read_text().replace("model: judge", "model: jugde"))
+        told = project.cli("check", "j", check=2).stderr
+        assert "pipelines/j.yaml:6" in told and "no model 'jugde'; did you mean 'judge'?" in told

@@ -35,7 +35,7 @@ from distillgen.stages import (
     size_of,
     splice,
 )
-from distillgen.teachers import Request
+from distillgen.teachers import Request, Spec
 
 Number: TypeAlias = float | Mapping[str, float]
 """What a measure gives for a record: a number, or a few named ones."""
@@ -150,7 +150,8 @@ class FilterStage(Stage):
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
             requests = [request for each in asking for request in each(record)]
-            return [(r.model, size_of(r.messages), r.sampling.get("max_tokens")) for r in requests]
+            most = [_sent(request, given.models[request.model]).sampling.get("max_tokens") for request in requests]
+            return [(r.model, size_of(r.messages), tokens) for r, tokens in zip(requests, most, strict=True)]
 
         return bounds(before, samples, given, asks)
 
@@ -174,7 +175,7 @@ class FilterStage(Stage):
         def questions(record: Record) -> list[Question]:
             assert each.asks
             requests = ((job.teachers[request.model], request) for request in each.asks(record))
-            return [(teacher, replace(request, model=teacher.spec.model), 1, None) for teacher, request in requests]
+            return [(teacher, _sent(request, teacher.spec), 1, None) for teacher, request in requests]
 
         def answered(record: Record, answers: Answers) -> Chunk:
             completions = [given for _, given in answers]
@@ -184,7 +185,7 @@ class FilterStage(Stage):
                         raise Unparsable(completion.error or f"the answer was {completion.status}")
                 (number,) = _numbers(each.measure([record], [completions]), 1, entry.label)
             except Unparsable as error:
-                return [record.drop(self.name, entry.label, f"not judged: {error}")]
+                return [record.drop(self.name, "failed", f"not judged by {entry.label}: {error}")]
             return [judge(self.name, entry.label, each, record, number)]
 
         teachers = [job.teachers[model] for model in dict.fromkeys(self.models(job.project))]
@@ -203,6 +204,12 @@ class FilterStage(Stage):
         if inspect.iscoroutinefunction(each.measure) and not each.whole_set:
             return in_order(chunks, lambda chunk: [work(chunk)], window=lambda: CHUNK)
         return one_by_one()
+
+
+def _sent(request: Request, spec: Spec) -> Request:
+    """A filter's request as the model of that name gets it, whose own sampling wins over the prompt's."""
+    schema = request.schema if "json_schema" in spec.capabilities else None
+    return replace(request, model=spec.model, schema=schema, sampling={**request.sampling, **spec.given()})
 
 
 def judge(stage: str, label: str, filter: Filter, record: Record, number: Number) -> Record:
