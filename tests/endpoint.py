@@ -28,6 +28,8 @@ def completion(body: dict, **changes) -> dict:
 class Endpoint:
     """Runs in a thread of its own. `behave(body, times)` may return a dict (the JSON), a web.Response, or None (answer)."""
 
+    want = 0  # the port; 0 takes a free one
+
     def __init__(self, behave=None, latency_s: float = 0.0):
         self.behave, self.latency_s = behave, latency_s
         self.asked: Counter[str] = Counter()
@@ -60,7 +62,7 @@ class Endpoint:
         app.router.add_post("/v1/embeddings", self._answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=2048)
+        site = web.TCPSite(runner, "127.0.0.1", self.want, backlog=2048, reuse_address=True)
         self._loop.run_until_complete(site.start())
         self.port = site._server.sockets[0].getsockname()[1]
         self._ready.set()

@@ -8,7 +8,7 @@ import time
 import pytest
 from aiohttp import web
 
-from tests.endpoint import Endpoint, completion
+from tests.endpoint import Endpoint, completion, reply
 
 
 def status(code, text="oh", **headers):
@@ -153,3 +153,162 @@ def test_requests_a_minute_are_kept(project):
         project.ask_pipeline(endpoint.url, 30, model=", rpm: 600")
         project.cli("run", "ask")
     assert moments[-1] - moments[0] >= 0.9 * (30 - 10) / 10
+
+
+def test_slow_loris_is_cut_off_at_the_time_limit(project):
+    async def drip(body, times):
+        if times > 1 or not body["messages"][0]["content"].endswith("1?"):
+            return None
+        response = web.StreamResponse(headers={"content-type": "application/json"})
+        await response.prepare(drip.request)
+        for _ in range(200):
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+        return response
+
+    class Dripping(Endpoint):
+        async def _answer(self, request):
+            drip.request = request
+            return await super()._answer(request)
+
+    with Dripping(drip) as endpoint:
+        project.ask_pipeline(endpoint.url, 3, model=", timeout_s: 0.7")
+        begun = time.monotonic()
+        project.cli("run", "ask")
+        assert time.monotonic() - begun < 8
+    assert len(project.read("runs/ask/corpus.jsonl")) == 3
+
+
+def test_a_right_answer_under_a_wrong_content_type_is_an_answer(project):
+    def plain(body, times):
+        return web.Response(text=json.dumps(completion(body)), content_type="text/html")
+
+    with Endpoint(plain) as endpoint:
+        project.ask_pipeline(endpoint.url, 3)
+        project.cli("run", "ask")
+        assert endpoint.asked.total() == 3
+
+
+def test_a_server_that_restarts_in_the_middle_costs_a_wait(project):
+    import socket
+    import subprocess
+    import sys
+    import threading
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    class Fixed(Endpoint):
+        want = port
+
+    first = Fixed(latency_s=0.02)
+    first.__enter__()
+    project.ask_pipeline(first.url, 300, model=", max_concurrency: 8")
+    run = subprocess.Popen([sys.executable, "-m", "distillgen", "run", "ask"], cwd=project.path, env=project.env(), stderr=subprocess.PIPE)
+    while first.asked.total() < 60:
+        time.sleep(0.01)
+    threading.Thread(target=first.__exit__).start()
+    time.sleep(1.5)
+    with Fixed() as second:
+        _, said = run.communicate(timeout=120)
+        assert run.returncode == 0, said.decode()
+        assert second.asked.total() > 100
+    assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == list(range(300))
+
+
+def test_a_clock_that_jumps_changes_nothing(project, monkeypatch):
+    """The wall clock is turned back a day and forth a year while a rate limit and a retry are waited for."""
+    import distillgen
+
+    real, calls = time.time, []
+
+    def jumping():
+        calls.append(1)
+        return real() + (-86_400, 31_536_000)[len(calls) % 2]
+
+    with Endpoint(lambda body, times: status(503)() if times == 1 and body["messages"][0]["content"].endswith("3?") else None) as endpoint:
+        project.ask_pipeline(endpoint.url, 20, model=", rpm: 1200")
+        monkeypatch.setattr(time, "time", jumping)
+        begun = time.monotonic()
+        run = distillgen.run("ask")
+        assert time.monotonic() - begun < 20
+    assert run.state["kept"] == 20 and run.state["totals"]["retries"] == 2
+
+
+def also(*urls):
+    return ", also: [" + ", ".join(f'{{base_url: "{url}"}}' for url in urls) + "]"
+
+
+def test_requests_are_shared_among_addresses_by_weight_and_answers_kept_under_the_first(project):
+    with Endpoint() as one, Endpoint() as two:
+        project.ask_pipeline(one.url, 40, model=f', also: [{{base_url: "{two.url}", api_key: other-key-456, weight: 3}}]')
+        project.cli("run", "ask")
+        assert (one.asked.total(), two.asked.total()) == (10, 30)
+        assert two.headers[0]["Authorization"] == "Bearer other-key-456"
+        written = b"".join(p.read_bytes() for p in (project.path / "runs/ask").rglob("*") if p.is_file())
+        assert b"other-key-456" not in written and b"secret-key-123" not in written
+        project.ask_pipeline(one.url, 40)
+        project.cli("run", "ask")
+        assert one.asked.total() + two.asked.total() == 40
+
+
+@pytest.mark.parametrize("how", ["down", "key", "500"])
+def test_where_one_address_fails_another_answers(project, how):
+    bad = {"down": "http://127.0.0.1:9/v1"}.get(how)
+    with Endpoint(lambda body, times: status(401 if how == "key" else 500)()) as broken, Endpoint() as good:
+        project.ask_pipeline(good.url, 30, model=also(bad or broken.url) + ", max_concurrency: 4")
+        project.cli("run", "ask")
+        assert len(good.asked) == 30 and max(good.asked.values()) == 1
+        assert how == "500" or broken.asked.total() <= 4
+    assert len(project.read("runs/ask/corpus.jsonl")) == 30
+
+
+def test_where_every_address_fails_the_run_stops_with_a_remedy(project):
+    with Endpoint(lambda body, times: status(401)()) as one, Endpoint(lambda body, times: status(401)()) as two:
+        project.ask_pipeline(one.url, 30, model=also(two.url) + ", max_concurrency: 4")
+        assert "check api_key" in project.cli("run", "ask", check=2).stderr
+        assert one.asked.total() + two.asked.total() <= 12
+
+
+def test_prompts_that_begin_alike_are_sent_one_after_the_other_and_the_output_keeps_its_order(project):
+    with Endpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 60, model=", max_concurrency: 1")
+        project.write("prompts/p.md", "@system\nYou speak of topic {{ number % 3 }}.\n@user\n{{ question }}\n")
+        path = project.path / "pipelines/ask.yaml"
+        path.write_text(path.read_text().replace('template: "{{ question }}"', "prompt: p"))
+        project.cli("run", "ask")
+        topics = [body["messages"][0]["content"] for body in endpoint.bodies]
+    assert sum(a != b for a, b in zip(topics, topics[1:], strict=False)) == 2
+    assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == list(range(60))
+
+
+@pytest.mark.slow
+def test_twenty_thousand_rows_through_a_bad_endpoint(project):
+    """10 % 429 (half with Retry-After), 5 % 500, 502 and 503, 2 % dropped connections, 1 % cut JSON: every row right, none twice."""
+    import random
+    from collections import Counter
+
+    chance, given = random.Random(5), Counter()
+
+    def bad(body, times):
+        luck = chance.random()
+        kind = "429" if luck < 0.10 else "5xx" if luck < 0.15 else "drop" if luck < 0.17 else "cut" if luck < 0.18 else "ok"
+        given[kind] += 1
+        if kind == "429":
+            return status(429, **({"Retry-After": "1"} if chance.random() < 0.5 else {}))()
+        if kind == "5xx":
+            return status(chance.choice([500, 502, 503]))()
+        if kind == "drop":
+            raise ConnectionResetError
+        return truncated() if kind == "cut" else None
+
+    with Endpoint(bad) as endpoint:
+        project.ask_pipeline(endpoint.url, 20_000, model=", max_concurrency: 256")
+        project.cli("run", "ask", timeout=560)
+    rows = project.read("runs/ask/corpus.jsonl")
+    assert [row["number"] for row in rows] == list(range(20_000))
+    assert all(row["answer"] == reply({"messages": [{"role": "user", "content": f"What is {row['number']}?"}]}) for row in rows)
+    totals = json.loads((project.path / "runs/ask/usage.json").read_text())["totals"]
+    faults = sum(given.values()) - given["ok"]
+    assert totals["answers"] == totals["requests"] == given["ok"] == 20_000 and totals["retries"] == faults > 3000
