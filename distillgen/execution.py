@@ -177,7 +177,8 @@ def _prepared(
     ledger_run = directory.resolve().name if options.ledger else None
     budget = Budget(options.max_cost_usd, spent=sum(used.cost_usd for used in ledger.usage(ledger_run)))
     hidden = from_environment(pipeline.shown_models)
-    services = Services(ledger, budget, directory.resolve().name, pipeline.project.root, hidden)
+    order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
+    services = Services(ledger, budget, directory.resolve().name, pipeline.project.root, hidden, order)
     teachers = {name: _teacher(name, pipeline, services, options) for name in pipeline.models}
     identities = {name: teacher.identity for name, teacher in teachers.items()}
     prints = [digest([own, identities]) for own in pipeline.fingerprints(options.limit)]

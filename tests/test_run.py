@@ -234,3 +234,53 @@ def test_init_makes_a_project_that_runs(project):
     assert len(project.read("runs/hello/corpus.jsonl")) == 5
     assert {p.name for p in project.path.iterdir()} == {"pipelines", "prompts", "filters", "data", ".gitignore", "runs"}
     assert "not empty" in project.cli("init", ".", check=2).stderr
+
+
+def mtimes(project):
+    return {p.name: p.stat().st_mtime_ns for p in (project.path / "runs/ask/stages").iterdir()}
+
+
+def test_stages_of_which_nothing_changed_are_not_carried_out_again(project, endpoint):
+    project.write("filters/short.py", FILTER)
+    path = project.ask_pipeline(endpoint.url, 6, after=STAGES)
+    project.cli("run", "ask")
+    corpus, before = (project.path / "runs/ask/corpus.jsonl").read_bytes(), mtimes(project)
+    project.cli("run", "ask")
+    assert mtimes(project) == before, "a finished run has nothing to carry out"
+    path.write_text(path.read_text().replace("max_letters: 99", "max_letters: 98"))
+    project.cli("run", "ask")
+    now = mtimes(project)
+    assert {name for name in now if now[name] != before[name]} == {"03-filter.jsonl", "04-again.jsonl"}
+    assert (project.path / "runs/ask/corpus.jsonl").read_bytes() == corpus and endpoint.asked.total() == 12
+    assert state(project)["stages"][0]["complete"] and [s["rows"] for s in state(project)["stages"]] == [6, 6, 6, 6]
+
+
+@pytest.mark.parametrize("how", ["source", "missing", "limit", "ledger"])
+def test_what_did_change_is_carried_out_again(project, endpoint, how):
+    project.ask_pipeline(endpoint.url, 6)
+    project.cli("run", "ask", "--ledger", "l.sqlite3")
+    before = mtimes(project)
+    args = []
+    if how == "source":
+        project.rows("data/seeds.jsonl", [{"question": f"What is {i}?", "number": i + 1} for i in range(6)])
+    elif how == "missing":
+        (project.path / "runs/ask/corpus.jsonl").unlink()
+    elif how == "limit":
+        args = ["-n", 5]
+    else:  # another run has added to the shared ledger: its newest answers count
+        project.cli("run", "ask", "-o", "runs/other", "--ledger", "l.sqlite3", "--set", "teacher.temperature=0.5")
+    project.cli("run", "ask", "--ledger", "l.sqlite3", *args)
+    now = mtimes(project)
+    assert now["02-generate.jsonl"] != before["02-generate.jsonl"]
+    assert endpoint.asked.total() == (12 if how == "ledger" else 6)
+    rows = project.read("runs/ask/corpus.jsonl")
+    assert len(rows) == (5 if how == "limit" else 6) and rows[0]["number"] == (how == "source")
+
+
+def test_what_a_later_stage_asks_goes_first(project):
+    with Endpoint(latency_s=0.005) as endpoint:
+        project.ask_pipeline(endpoint.url, 100, model=", max_concurrency: 2",
+                             after="  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n")
+        project.cli("run", "ask")
+        kinds = ["And" in body["messages"][0]["content"] for body in endpoint.bodies]
+        assert sum(kinds[:60]) > 20, "the second stage waited for the first to be through"

@@ -27,6 +27,7 @@ Chunk: TypeAlias = list[Record]
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]
 
 CHUNK = 256
+WINDOW = 2048  # rows at least that wait side by side, so that one that is tried again holds up no other
 ABLE = {
     "logprobs": "openai, embedded, vllm", "tools": "openai, embedded", "embeddings": "openai",
     "grammar": "embedded, vllm, or openai with server: vllm or llamacpp", "score": "vllm, or openai with server: vllm",
@@ -289,7 +290,7 @@ def ask_each(
             else:
                 yield _Later(record, answers, answered)
 
-    return in_order(_small(chunks), begin, window=lambda: int(4 * max(teacher.slots.limit for teacher in teachers)))
+    return in_order(_small(chunks), begin, window=lambda: max(WINDOW, *(4 * int(teacher.slots.limit) for teacher in teachers)))
 
 
 async def _small(chunks: Chunks) -> Chunks:

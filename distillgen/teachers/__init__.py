@@ -196,6 +196,8 @@ class Services:
     run: str
     root: Path
     hidden: Mapping[str, str] = field(default_factory=dict)
+    order: Mapping[str, int] = field(default_factory=dict)
+    """The place of each stage in the pipeline: what a later one asks goes first, so that rows are finished, not only begun."""
 
 
 @dataclass(slots=True)
@@ -344,7 +346,7 @@ class Teacher:
     async def _try(self, ask: _Ask) -> list[Completion]:
         request, activity, budget = ask.request, self.activity, self.services.budget
         worst, cost, estimate = self.worst_cost_usd(request, len(ask.samples)), 0.0, len(request.json) / 4
-        async with self.slots:
+        async with self.slots.turn(self.services.order.get(ask.stage, 0)):
             for rate, units in ((self._requests, 1.0), (self._input, estimate), (self._output, 0.0)):
                 if rate:
                     await rate.take(units)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from distillgen.errors import BudgetStop
 
@@ -12,7 +14,7 @@ FIRST = 32  # requests in flight at an endpoint that states no limit, before its
 
 
 class Slots:
-    """How many requests may be in flight, in order of arrival: `async with slots`.
+    """How many requests may be in flight: `async with slots.turn(urgency)`, the more urgent first, else in order of arrival.
 
     A limit that was given is kept to. One that was not is found: it doubles while that makes answers come faster, and is
     tried again now and then. Where an endpoint says that it is overloaded, the limit falls once a second by twice the share
@@ -22,33 +24,37 @@ class Slots:
 
     def __init__(self, most: int | None) -> None:
         self.most, self.limit = most, float(most or FIRST)
-        self._busy = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._busy = self._arrived = 0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._round = self._rounds = 0
         self._outcomes = self._refusals = 0
         self._trial = True
         self._best = self._begun = self._cut = 0.0
 
-    async def __aenter__(self) -> None:
+    @asynccontextmanager
+    async def turn(self, urgency: int = 0) -> AsyncIterator[None]:
+        """Wait for a slot, and hold it."""
         if self._busy < int(self.limit) and not self._waiting:
             self._busy += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._arrived += 1
+            heappush(self._waiting, (-urgency, self._arrived, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._give()
+                raise
         try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._give()
+            yield
+        finally:
+            self._give()
 
     def _give(self) -> None:
         self._busy -= 1
         while self._waiting and self._busy < int(self.limit):
-            turn = self._waiting.popleft()
+            _, _, turn = heappop(self._waiting)
             if not turn.done():
                 self._busy += 1
                 turn.set_result(None)
