@@ -1,10 +1,11 @@
 """Rows a second and CPU a row while asking a local endpoint, beside a bare aiohttp client that appends JSONL.
 
-Regenerate: python -m tests.benchmarks.asking --rows 10000 --concurrency 256 --latency-ms 0
+Regenerate: python -m tests.benchmarks.asking --rows 10000 --concurrency 64 256 1000 --latency-ms 0 200
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import resource
@@ -101,26 +102,37 @@ def measured(what, *args) -> tuple[float, float, float]:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--concurrency", type=int, default=256)
-    parser.add_argument("--latency-ms", type=float, default=0)
-    given = parser.parse_args()
-    print("python -m tests.benchmarks.asking", *sys.argv[1:])
+@contextlib.contextmanager
+def served(latency_s: float):
+    """The address of an endpoint in a process of its own."""
     port = multiprocessing.Value("i", 0)
-    server = multiprocessing.Process(target=serve, args=(port, given.latency_ms / 1000), daemon=True)
+    server = multiprocessing.Process(target=serve, args=(port, latency_s), daemon=True)
     server.start()
     while not port.value:
         time.sleep(0.01)
-    url = f"http://127.0.0.1:{port.value}/v1"
-    with tempfile.TemporaryDirectory() as folder:
-        results = {}
-        for name, what, out in (("bare aiohttp", bare, "bare"), ("distillgen", ours, "ours"), ("again, all replayed", ours, "ours")):
-            wall, cpu, peak = results[name] = measured(what, url, given.rows, given.concurrency, Path(folder) / out)
-            print(f"{name:<20} {given.rows / wall:8,.0f} rows/s  {1000 * cpu / given.rows:6.3f} ms CPU a row  {peak:6.0f} MB peak")
-        print(f"ratio to bare aiohttp {results['bare aiohttp'][0] / results['distillgen'][0]:.2f}")
+    yield f"http://127.0.0.1:{port.value}/v1"
     server.kill()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 256, 1000])
+    parser.add_argument("--latency-ms", type=float, nargs="+", default=[0, 200])
+    given = parser.parse_args()
+    print("python -m tests.benchmarks.asking", *sys.argv[1:])
+    print(f"{'':23}{'bare aiohttp':>16}{'distillgen':>16}{'CPU':>15}{'memory':>12}{'ratio':>7}")
+    for latency_ms in given.latency_ms:
+        with served(latency_ms / 1000) as url:
+            for concurrency in given.concurrency:
+                rows = min(given.rows, int(concurrency * 30_000 / latency_ms)) if latency_ms else given.rows
+                with tempfile.TemporaryDirectory() as folder:
+                    there = measured(bare, url, rows, concurrency, Path(folder) / "bare")
+                    here = measured(ours, url, rows, concurrency, Path(folder) / "ours")
+                print(
+                    f"{latency_ms:4g} ms, {concurrency:4} at once {rows / there[0]:8,.0f} rows/s {rows / here[0]:8,.0f} rows/s "
+                    f"{1000 * here[1] / rows:8.3f} ms/row {here[2]:8.0f} MB {there[0] / here[0]:6.2f}", flush=True,
+                )  # fmt: skip
 
 
 if __name__ == "__main__":
