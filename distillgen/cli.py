@@ -236,6 +236,18 @@ def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | Non
 
 @main.command()
 @RUN
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The file; default: signals.parquet in the run directory.")
+@click.option("--signals", is_flag=True, required=True, help="Log-probabilities and embeddings, as Parquet.")
+def export(run: Run, out: Path | None, signals: bool) -> None:
+    """Write what RUN made in another format."""
+    from distillgen.export import export_signals
+
+    path = out or run.directory / "signals.parquet"
+    click.echo(f"{export_signals(run, path):,} rows in {path}")
+
+
+@main.command()
+@RUN
 def report(run: Run) -> None:
     """Write RUN's report.html anew, and say where it is."""
     from distillgen.report import write_report

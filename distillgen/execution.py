@@ -114,6 +114,7 @@ class Live:
             "models": models,
             "usage": [used._asdict() for used in usage],
             "totals": {key: round(sum(model[key] for model in models.values()), 6) for key in COUNTS},
+            "ledger": os.path.relpath(self.ledger.path, self.directory),
             "ledger_rows": self.ledger.rows,
             "seconds": round(time.monotonic() - self.started, 1),
             "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -197,7 +198,8 @@ def _prepared(
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
-    _write(directory / "pipeline.lock.yaml", yaml.safe_dump(pipeline.lock(), sort_keys=False, allow_unicode=True))
+    lock = pipeline.lock() | {"tokenizers": {name: teacher.tokenizer for name, teacher in teachers.items()}}
+    _write(directory / "pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True))
     return Live(pipeline, directory, ledger, ledger_run, counts, teachers, budget, total, most, last), first
 
 

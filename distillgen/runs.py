@@ -34,6 +34,11 @@ class Run:
         return state
 
     @property
+    def ledger(self) -> Path:
+        """The ledger that its answers are in."""
+        return self.directory / self.state["ledger"]
+
+    @property
     def corpus(self) -> Any:
         """What survived, as a `datasets.Dataset` (needs the extra 'datasets')."""
         from datasets import load_dataset

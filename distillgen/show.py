@@ -70,7 +70,7 @@ def lineage(run: Run, wanted: str, machine: bool) -> None:
                 sought.update(record.parents)
     if not chain:
         raise ConfigError(f"there is no record '{wanted}' in {run.directory}")
-    path, answers = run.directory / "ledger.sqlite3", {}
+    path, answers = run.ledger, {}
     if path.exists():
         ledger = Ledger(path, read_only=True)
         for made in chain[wanted].made:

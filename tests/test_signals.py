@@ -123,3 +123,22 @@ def test_embeddings_stay_in_the_ledger(project):
         found = ledger.find([bytes.fromhex(row["meta"]["made"][0]["key"]) for row in rows])
         ledger.close_now()
     assert [unpack(blob)[1] for _, _, blob in found.values()] == [[0.25, 3.0], [0.25, 7.0]]
+
+
+def test_signals_are_exported_as_columns_with_teacher_tokenizer_and_k(project):
+    import pyarrow.parquet as parquet
+
+    project.rows("data/seeds.jsonl", [{"q": "How?", "a": "So it is."}, {"q": "Why?", "a": "No."}])
+    project.write("data/tokenizer.json", "{}")
+    with Endpoint(vllm) as endpoint:
+        text = SCORED.format(url=endpoint.url, server="vllm").replace("server: vllm", "server: vllm, tokenizer: data/tokenizer.json")
+        project.write("pipelines/s.yaml", text)
+        project.cli("run", "s", "--ledger", "elsewhere.sqlite3")
+    assert "2 rows in" in project.cli("export", "s", "--signals", "-o", "s.parquet").stdout
+    rows = parquet.read_table(project.path / "s.parquet").to_pylist()
+    corpus = project.read("runs/s/corpus.jsonl")
+    assert [row["id"] for row in rows] == [row["meta"]["id"] for row in corpus]
+    assert rows[0]["tokens"] == ["So", " it", " is."] and rows[0]["logprobs"] == [-1.0, -1.5, -2.0] and rows[0]["top_k"] == 1
+    assert rows[0]["top_tokens"] == [["x"]] * 3 and rows[0]["top_logprobs"] == [[-9.0]] * 3 and rows[0]["embedding"] == []
+    assert (rows[0]["stage"], rows[0]["teacher"]) == ("score", "m") and rows[0]["tokenizer"].startswith("44136fa355b3678a")
+    assert "like s.parquet" in project.cli("export", "s", "--signals", "-o", "s.csv", check=2).stderr

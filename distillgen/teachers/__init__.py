@@ -23,7 +23,7 @@ from tenacity import wait_random_exponential
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.ledger import Answer, Ledger
-from distillgen.project import class_in
+from distillgen.project import class_in, file_sha256
 from distillgen.prompt import Sampling
 from distillgen.record import dumps
 from distillgen.signals import pack, unpack
@@ -155,6 +155,7 @@ class Spec(Sampling):
     input_tpm: float | None = Field(None, gt=0, description="most prompt tokens a minute")
     output_tpm: float | None = Field(None, gt=0, description="most answer tokens a minute")
     price: Price | None = None
+    tokenizer: str | None = Field(None, description="a file or folder of the model's tokenizer, or its name; kept with signals")
     max_retries: int = Field(8, ge=0, description="tries after the first, for faults that pass")
 
     @property
@@ -232,6 +233,12 @@ class Teacher:
         self._flying: dict[bytes, asyncio.Task[list[Completion]]] = {}
         self._refusal: Exception | None = None
         self._rejected = 0
+
+    @property
+    def tokenizer(self) -> str:
+        """What names the model's tokenizer beside exported signals: the SHA-256 of its files, or its name."""
+        path = self.services.root / (self.spec.tokenizer or "")
+        return file_sha256(path) if self.spec.tokenizer and path.exists() else self.spec.tokenizer or ""
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Put one request to the endpoint: a completion for each of `samples`. Raises Retryable, Rejected or TeacherDown."""

@@ -84,6 +84,11 @@ class Embedded(Teacher):
         """That of the weights, wherever they lie."""
         return f"gguf:{identity_of(self.spec.model, self.services.root)}"
 
+    @property
+    def tokenizer(self) -> str:
+        """It is in the weights' file."""
+        return self.identity
+
     @cached_property
     def _starting(self) -> asyncio.Lock:
         return asyncio.Lock()
