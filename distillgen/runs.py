@@ -36,7 +36,7 @@ class Run:
     @property
     def ledger(self) -> Path:
         """The ledger that its answers are in."""
-        return self.directory / self.state["ledger"]
+        return self.directory / str(self.state["ledger"])
 
     @property
     def corpus(self) -> Any:
