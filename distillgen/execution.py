@@ -190,7 +190,8 @@ def _prepared(
         complete = stored["stages"] and stored["stages"][first - 1]["complete"]
         why = "has changed since it was run" if complete else "has not been run to its end"
         raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
-    if not options.first and not options.retry_failed and stored["ledger_rows"] == ledger.rows:
+    local = bool(pipeline.source.files(pipeline.project))  # what lies elsewhere may have changed unseen
+    if local and not options.first and not options.retry_failed and stored["ledger_rows"] == ledger.rows:
         first = min(len(standing), last + 1)
     fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
     counts = standing[:first] + fresh[first:]
