@@ -113,14 +113,14 @@ class Generate(Stage, Sampling):
         if most is None:
             return Estimate(rows, requests, input_tokens, None, None if spec.price else 0.0)
         output_tokens = requests * self.n * most
-        cost = spec.price.cost_usd(requests * max(sizes), 0, output_tokens) if spec.price else 0.0
+        cost = spec.cost_usd(requests * max(sizes), 0, output_tokens)
         return Estimate(rows, requests, input_tokens, output_tokens, cost)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record; answers leave in source order as soon as they are there."""
         teacher = job.teachers[self.model]
         asking = _Asking(self, self.load_prompt(job.project), teacher, job)
-        return in_order(_small(chunks), asking.begin, window=lambda: int(4 * teacher.slots.limit))
+        return in_order(_small(chunks), asking.begin, window=lambda: int(teacher.ahead * teacher.slots.limit))
 
 
 async def _small(chunks: Chunks) -> Chunks:
