@@ -144,7 +144,8 @@ def stopped(stop: Stopped, run: Run, pipeline: Pipeline) -> str:
     most = sum(e.max_cost_usd or 0.0 for _, e in pipeline.plan())
     cost = f", {money(state['totals']['cost_usd'])} of at most {money(most)} spent" if most else ""
     safe = f"{state['totals']['answers']:,} answers are safe in {run.directory}"
-    return f"{stop}: {safe}; run the same command to go on{left}{cost}"
+    notes = "".join(f"\n{note}" for note in getattr(stop, "__notes__", ()))
+    return f"{stop}: {safe}; run the same command to go on{left}{cost}{notes}"
 
 
 def chosen(path: Path, by: str | None) -> Callable[[Record], bool]:
