@@ -12,12 +12,12 @@ STATES = ("validating", "in_progress", "finalizing")
 
 def line_error(code: str) -> dict:
     """What a line says that was never asked."""
-    return {"response": None, "error": {"code": code, "message": f"the request met {code}"}}
+    return {"response": None, "error": {"code": code, "message": f"the request met {code} with the key secret-key-123"}}
 
 
 class BatchEndpoint(Endpoint):
     """`fate(number)` says how the batch of that number ends. `step(name)` is called at each step of the protocol and says
-    whether the connection breaks there. A batch moves on whenever it is looked at, unless it is `held`;
+    whether the connection breaks there, or raises another answer. A batch moves on whenever it is looked at, unless it is `held`;
     so many lists as `late` says do not show the newest one yet.
     """
 
@@ -93,6 +93,7 @@ class BatchEndpoint(Endpoint):
 
     async def _list(self, request: web.Request) -> web.Response:
         """Newest first, never more than two at once."""
+        self.reach("list")
         newest = [*self.batches.values()][::-1][self.late > 0 :]
         self.late -= 1
         start = next((i + 1 for i, b in enumerate(newest) if b["id"] == request.query.get("after")), 0)
@@ -111,12 +112,12 @@ class BatchEndpoint(Endpoint):
         return web.json_response(batch)
 
     def end(self, batch: dict) -> None:
-        """Write its files. One that expired or was cancelled has answered half, and is silent about some of the rest."""
+        """Write its files. One that expired or was cancelled has answered half; the former is silent about some of the rest."""
         lines = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
         results = []
         for i, line in enumerate(lines):
             unasked = batch["status"] != "completed" and i >= len(lines) // 2
-            if unasked and i % 3 == 0:
+            if batch["status"] == "expired" and unasked and i % 3 == 0:
                 continue
             result = line_error(f"batch_{batch['status']}") if unasked else self.result(line["body"])
             results.append({"id": f"batch_req_{i}", "custom_id": line["custom_id"], "error": None, **result})

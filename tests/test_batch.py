@@ -122,6 +122,7 @@ def test_killed_at_any_step_nothing_is_paid_twice_and_nothing_is_lost(project, s
         run(project)
         assert len(endpoint.batches) == 1 and set(endpoint.lines.values()) == {1} and len(endpoint.lines) == 40
         assert endpoint.steps.count("create") == 1 + (step == "create")
+        assert ("list" in endpoint.steps) == (step in ("create", "created")), "what is known was looked for"
     assert corpus(project) == corpus(project, "online")
     assert totals(project)["answers"] == totals(project)["requests"] == 40
 
@@ -161,13 +162,14 @@ def test_where_it_is_not_said_whether_a_batch_was_made_the_list_tells(project):
         for other in range(7):
             endpoint.batches[f"other_{other}"] = {"id": f"other_{other}", "metadata": {"distillgen": "x"} if other % 2 else None}
         run(project)
+        assert totals(project)["retries"] == 0
         assert sum(name.startswith("batch_") for name in endpoint.batches) == 1 and set(endpoint.lines.values()) == {1}
     assert len(project.read("runs/ask/corpus.jsonl")) == 5
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_again_and_again_while_batches_come_and_go(project, seed):
-    rng, rows = random.Random(seed), 240
+    rng, rows = random.Random(seed), 160
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(
             endpoint.url, rows, model=FAST.replace("0.1", "0.02") + ", batch_size: 20, max_concurrency: 40",
@@ -230,6 +232,7 @@ def test_lines_that_failed_are_told_apart_as_online(project):
         assert sorted(endpoint.asked.values()) == [1] * 6 + [2] * 3 + [3]
         dropped = {row["number"]: row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")}
         assert "too long" in dropped[0] and "invalid_request_error" in dropped[4] and len(dropped) == 2
+        keyless(project)
         endpoint.behave, before = None, endpoint.asked.total()
         run(project, retry_failed=True)
         assert endpoint.asked.total() == before + 2
@@ -272,8 +275,48 @@ def test_what_no_retry_can_mend_stops_with_a_remedy_and_without_the_key(project,
         project.ask_pipeline(url, 5, model=FAST)
         done = project.cli("run", "ask", check=2)
         assert remedy in done.stderr and "Traceback" not in done.stderr
+    keyless(project)
+
+
+def keyless(project):
     for file in project.path.glob("runs/ask/*"):
-        assert file.is_dir() or b"secret-key-123" not in file.read_bytes()
+        assert file.is_dir() or b"secret-key-123" not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("step", ["upload", "create", "retrieve"])
+def test_what_the_batch_api_rejects_fails_no_row(project, step):
+    def reject(name):
+        if name == step:
+            raise web.HTTPBadRequest(text='{"error": {"message": "not with secret-key-123"}}')
+
+    with BatchEndpoint(step=reject) as endpoint:
+        project.ask_pipeline(endpoint.url, 5, model=FAST)
+        run(project, expect="the batch API refuses: HTTP 400: not with .withheld.*run again")
+        endpoint.step = lambda name: False
+        run(project)
+        assert set(endpoint.lines.values()) == {1}
+    assert len(project.read("runs/ask/corpus.jsonl")) == 5
+    keyless(project)
+
+
+def test_a_queue_that_is_full_at_once_is_waited_for(project):
+    def full(name):
+        if name == "create" and endpoint.steps.count("create") < 3:
+            raise web.HTTPTooManyRequests(text='{"error": {"message": "Enqueued token limit reached for m"}}')
+
+    with BatchEndpoint(step=full) as endpoint:
+        project.ask_pipeline(endpoint.url, 5, model=FAST)
+        run(project)
+        assert endpoint.steps.count("upload") == 1 and set(endpoint.lines.values()) == {1} and totals(project)["retries"] == 0
+
+
+def test_an_upload_that_fails_is_tried_again(project, monkeypatch):
+    monkeypatch.setattr("distillgen.teachers.batch.UPLOADS", 0)
+    with BatchEndpoint(step=lambda name: name == "upload" and endpoint.steps.count("upload") < 3) as endpoint:
+        project.ask_pipeline(endpoint.url, 5, model=FAST)
+        run(project)
+        assert set(endpoint.lines.values()) == {1}
+    assert len(project.read("runs/ask/corpus.jsonl")) == 5
 
 
 def test_a_batch_that_is_gone_is_not_silently_paid_for_again(project):
