@@ -346,7 +346,8 @@ def interrupt(project, endpoint, number=signal.SIGINT, *args):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_waits_for_no_batch_and_says_what_goes_on(project, number):
-    with BatchEndpoint() as endpoint:
+    """SIGTERM comes while the endpoint is away."""
+    with BatchEndpoint(step=lambda name: number == signal.SIGTERM and endpoint.held and name == "retrieve") as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=FAST)
         errors, took_s = interrupt(project, endpoint, number)
         assert took_s < 5

@@ -155,6 +155,7 @@ class Batches:
     async def _ended(self, batch: str) -> Batch:
         """Look after a batch, less and less often, until it has ended."""
         pause_s = min(1.0, self.spec.poll_s)
+        self._tell(batch, "submitted")
         try:
             while True:
                 report = await self._insist(lambda client: client.batches.retrieve(batch))
@@ -233,7 +234,7 @@ class Batches:
                 await self._wait_out(error, self.spec.poll_s)
 
     async def _wait_out(self, error: Exception, pause_s: float) -> None:
-        self.teacher.activity.note = self.teacher.redact(f"waiting for the batch API: {error}")
+        self.teacher.activity.note = self.teacher.redact(" ".join(f"waiting for the batch API: {error}".split()))
         log.warning("%s: %s", self.teacher.name, self.teacher.activity.note)
         await self._pause(pause_s)
 
