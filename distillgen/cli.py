@@ -36,7 +36,7 @@ class Program(click.Group):
         except KeyboardInterrupt:
             ctx.exit(Stopped.exit_code)
         except DistillgenError as error:
-            show.say(str(error), error=True)
+            show.say("\n".join([str(error), *getattr(error, "__notes__", ())]), error=True)
             ctx.exit(error.exit_code)
 
 

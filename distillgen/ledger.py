@@ -72,9 +72,13 @@ CREATE TABLE IF NOT EXISTS answers (id INTEGER PRIMARY KEY, {_COLUMNS}, at DEFAU
 CREATE INDEX IF NOT EXISTS answers_by_key ON answers (key);
 CREATE INDEX IF NOT EXISTS answers_usage ON answers ({_USAGE});
 CREATE TABLE IF NOT EXISTS scores (key PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (uuid PRIMARY KEY, file, batch);
+CREATE TABLE IF NOT EXISTS batch_lines (custom_id PRIMARY KEY, uuid);
 PRAGMA user_version = {VERSION};
 """
 _ADD = f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * len(Answer._fields))})"
+_ADD_BATCH = "INSERT OR REPLACE INTO batches VALUES (?, ?, ?)"
+_ADD_LINE = "INSERT OR REPLACE INTO batch_lines VALUES (?, ?)"
 _SUMS = ", ".join(f"sum({name})" for name in COUNTS[1:])
 _TOTALS = f"SELECT {', '.join(LABELS)}, count(*), {_SUMS} FROM answers GROUP BY 1, 2, 3, 4"
 
@@ -113,11 +117,16 @@ class Ledger:
         rows = self._rows("SELECT key, value FROM scores WHERE key IN ({})", keys)
         return {key: orjson.loads(value) for key, value in rows}
 
+    def find_batch(self, custom_id: str) -> tuple[str, str, str] | None:
+        """The last batch that a line was put in, as far as it is known: its uuid, its file and its id at the endpoint."""
+        query = "SELECT uuid, file, batch FROM batch_lines JOIN batches USING (uuid) WHERE custom_id IN ({})"
+        return next(self._rows(query, [custom_id]), None)
+
     def requested(self, key: bytes) -> tuple[bytes, bytes] | None:
         """The request and the completion behind a ledger key, as JSON, for lineage."""
         return next(self._rows("SELECT request, completion FROM answers WHERE key IN ({}) ORDER BY id DESC LIMIT 1", [key]), None)
 
-    def _rows(self, query: str, keys: Sequence[bytes]) -> Iterator[Any]:
+    def _rows(self, query: str, keys: Sequence[bytes | str]) -> Iterator[Any]:
         with _explained(self.path):
             for start in range(0, len(keys), 500):
                 some = keys[start : start + 500]
@@ -144,6 +153,15 @@ class Ledger:
         """Keep measurements, durably."""
         rows = [(key, orjson.dumps(value)) for key, value in scores.items()]
         await self.write("INSERT OR REPLACE INTO scores VALUES (?, ?)", rows)
+
+    async def add_batch(self, uuid: str, file: str, batch: str, custom_ids: Sequence[str] = ()) -> None:
+        """Keep how far a batch has come, and the lines that are in it, durably."""
+        await self.write(_ADD_LINE, [(custom_id, uuid) for custom_id in custom_ids])
+        await self.write(_ADD_BATCH, [(uuid, file, batch)])
+
+    async def forget_batch(self, uuid: str) -> None:
+        """Of a batch that the endpoint has not taken, nothing is to be expected."""
+        await self.write("DELETE FROM batches WHERE uuid = ?", [(uuid,)])
 
     async def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Carry a statement out for every row in the next group commit; returns when it is durable."""
@@ -209,7 +227,7 @@ class Ledger:
 
 
 def merge(into: Path, others: Sequence[Path]) -> int:
-    """Append the answers of other ledgers whose keys `into` lacks; returns how many came."""
+    """Append the answers of other ledgers whose keys `into` lacks, and what is still at a batch API; returns how many came."""
     ledger, count = Ledger(into), 0
     for other in others:
         Ledger(other, read_only=True).close_now()
@@ -219,13 +237,15 @@ def merge(into: Path, others: Sequence[Path]) -> int:
                 f"INSERT INTO main.answers ({_COLUMNS}) SELECT {_COLUMNS} FROM other.answers AS theirs"
                 " WHERE NOT EXISTS (SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key) ORDER BY theirs.id"
             ).rowcount
+            for (table,) in ledger._write.execute("SELECT name FROM other.sqlite_master WHERE name GLOB 'batch*'"):
+                ledger._write.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")
         ledger._write.execute("DETACH other")
     ledger.close_now()
     return count
 
 
 def salvage(path: Path) -> tuple[int, Path]:
-    """Copy every readable answer of a damaged ledger to a new one in its place.
+    """Copy every readable answer of a damaged ledger, and what is at a batch API, to a new one in its place.
 
     Returns how many answers were read and where the damaged file was kept.
     """
@@ -236,14 +256,17 @@ def salvage(path: Path) -> tuple[int, Path]:
             os.replace(part, damaged.with_name(damaged.name + suffix))
     ledger = Ledger(path)
     with ledger._write:
-        count = ledger._write.executemany(_ADD, _readable(damaged)).rowcount
+        count = ledger._write.executemany(_ADD, _readable(damaged, "answers", _COLUMNS)).rowcount
+        ledger._write.executemany(_ADD_BATCH, _readable(damaged, "batches", "uuid, file, batch"))
+        ledger._write.executemany(_ADD_LINE, _readable(damaged, "batch_lines", "custom_id, uuid"))
     ledger.close_now()
     return count, damaged
 
 
-def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
-    """The rows that can still be read: a broken page costs the rows on it and no others."""
-    query = f"SELECT id, {_COLUMNS} FROM answers NOT INDEXED WHERE id > ? ORDER BY id"
+def _readable(path: Path, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    """The rows that can still be read: a broken page costs the rows on it and no others; a row of a blank page is none."""
+    key = columns.partition(",")[0]
+    query = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? AND {key} NOT NULL ORDER BY rowid"
     with contextlib.closing(sqlite3.connect(path)) as source:
         source.execute("PRAGMA writable_schema = ON")  # or SQLite refuses a file that is shorter than its header says
         at, step = 0, 1

@@ -57,9 +57,7 @@ class Endpoint:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         app = web.Application(client_max_size=1 << 30)
-        app.router.add_post("/v1/chat/completions", self._answer)
-        app.router.add_post("/v1/completions", self._answer)
-        app.router.add_post("/v1/embeddings", self._answer)
+        self.routes(app.router)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
         site = web.TCPSite(runner, "127.0.0.1", self.want, backlog=2048, reuse_address=True)
@@ -69,6 +67,11 @@ class Endpoint:
         self._loop.run_forever()
         self._loop.run_until_complete(runner.cleanup())
         self._loop.close()
+
+    def routes(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/v1/chat/completions", self._answer)
+        router.add_post("/v1/completions", self._answer)
+        router.add_post("/v1/embeddings", self._answer)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()

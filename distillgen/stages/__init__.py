@@ -290,7 +290,10 @@ def ask_each(
             else:
                 yield _Later(record, answers, answered)
 
-    return in_order(_small(chunks), begin, window=lambda: max(WINDOW, *(2 * int(teacher.slots.limit) for teacher in teachers)))
+    def window() -> int:
+        return max(WINDOW, *(teacher.ahead * int(teacher.slots.limit) for teacher in teachers))
+
+    return in_order(_small(chunks), begin, window)
 
 
 async def _small(chunks: Chunks) -> Chunks:

@@ -137,6 +137,7 @@ class Price(BaseModel):
     input: float = Field(0.0, ge=0)
     output: float = Field(0.0, ge=0)
     cached_input: float | None = Field(None, ge=0, description="of tokens read from the provider's cache")
+    batch: float = Field(1.0, ge=0, description="factor for answers through the batch API; 0.5 is half the price")
 
     def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
         """What these tokens cost; `cached_tokens` are among `input_tokens`."""
@@ -169,6 +170,10 @@ class Spec(Sampling):
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the entry cannot work; nothing is asked."""
+
+    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+        """What these tokens cost, 0 where no price is given."""
+        return self.price.cost_usd(input_tokens, cached_tokens, output_tokens) if self.price else 0.0
 
 
 @dataclass
@@ -220,6 +225,8 @@ class Teacher:
     spec_type: ClassVar[type[Spec]] = Spec
     paid: ClassVar[bool] = True
     """Whether what is in flight is worth waiting for when a run is stopped."""
+    ahead: int = 2
+    """How many records may be under way for each request in flight, so that one slow answer holds up no others."""
     identity: str = ""
     """What tells this endpoint's answers from another's; part of every ledger key."""
 
@@ -299,13 +306,12 @@ class Teacher:
 
     def cost_usd(self, completion: Completion) -> float:
         """What an answer cost by the model's price, 0 where none is given."""
-        c, price = completion, self.spec.price
-        return price.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens) if price else 0.0
+        return self.spec.cost_usd(completion.input_tokens, completion.cached_tokens, completion.output_tokens)
 
     def worst_cost_usd(self, request: Request, samples: int) -> float:
         """A bound on what a request can cost: a token has at least one byte, an answer at most `max_tokens`."""
         most = request.sampling.get("max_tokens", 0) * samples
-        return self.spec.price.cost_usd(len(request.json), 0, most) if self.spec.price else 0.0
+        return self.spec.cost_usd(len(request.json), 0, most)
 
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
@@ -450,7 +456,7 @@ class _Pending:
 
 def teacher_names() -> list[str]:
     """The providers that there are."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p.stem != "limits")
+    return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p.stem not in ("batch", "limits"))
 
 
 def teacher_class(provider: str) -> type[Teacher]:

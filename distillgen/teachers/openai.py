@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
@@ -34,8 +34,17 @@ from distillgen.teachers import (
     TimedOut,
     Unreachable,
 )
+from distillgen.teachers.limits import Slots
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+    from distillgen.teachers.batch import Batches
+
+T = TypeVar("T")
 
 OFFICIAL = "https://api.openai.com/v1"
+FLYING = 4  # batches at the endpoint at once, where max_concurrency says nothing else
 REST_S = 30.0  # an address that failed is left alone for so long while there are others
 _FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
 _FINISH = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
@@ -85,6 +94,10 @@ class OpenAISpec(Address, Spec):
     timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer")
     transport: Literal["http", "openai"] = Field("http", description="openai goes through the openai package")
     server: Literal["openai", "vllm", "llamacpp"] = Field("openai", description="what answers there, for what only it can do")
+    mode: Literal["online", "batch"] = Field("online", description="batch: by the endpoint's batch API, within a day and cheaper")
+    batch_size: int = Field(10_000, ge=1, le=50_000, description="most requests in a batch")
+    gather_s: float = Field(10.0, gt=0, description="a batch is sent when so long nothing new has been asked")
+    poll_s: float = Field(30.0, gt=0, description="longest wait before a batch is looked at again")
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -100,10 +113,25 @@ class OpenAISpec(Address, Spec):
         super().check(root)
         for address in self.also:
             address.check(root)
+        if self.mode == "online":
+            return
+        if self.also:
+            raise ConfigError("'also' has no meaning with mode: batch, for a batch lies at one address; leave it out")
+        for name in ("rpm", "input_tpm", "output_tpm"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"'{name}' has no meaning with mode: batch, which has limits of its own; leave it out")
+        if self.max_concurrency is not None and self.max_concurrency < self.batch_size:
+            more = f"a batch of {self.batch_size:,} would never fill; raise it, leave it out, or lower batch_size"
+            raise ConfigError(f"'max_concurrency' {self.max_concurrency}: {more}")
+
+    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+        """By the batch price, where that is how it is asked."""
+        factor = self.price.batch if self.price and self.mode == "batch" else 1.0
+        return factor * super().cost_usd(input_tokens, cached_tokens, output_tokens)
 
 
 @dataclass
-class _Place:
+class Place:
     """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead."""
 
     address: Address
@@ -121,7 +149,13 @@ class OpenAI(Teacher):
     def __init__(self, name: str, spec: Spec, services: Services) -> None:
         super().__init__(name, spec, services)
         self.identity = f"{self.spec.identity}#{self.spec.api}"
-        self._places = [_Place(address) for address in (self.spec, *self.spec.also)]
+        self._places = [Place(address) for address in (self.spec, *self.spec.also)]
+        self._batches: Batches | None = None
+        if self.spec.mode == "batch":
+            from distillgen.teachers.batch import Batches
+
+            self._batches = Batches(self, self._places[0])
+            self.slots, self.ahead = Slots(self.spec.max_concurrency or FLYING * self.spec.batch_size), 1
 
     def body(self, request: Request, n: int, attempt: int, sample: int) -> dict[str, Any]:
         """The JSON body that the endpoint gets."""
@@ -149,16 +183,16 @@ class OpenAI(Teacher):
         return body | sampling
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """One HTTP request; more where the endpoint gives fewer choices than asked for."""
+        """One request, or line of a batch; more where the endpoint gives fewer choices than asked for."""
         if request.embed is not None:
             return [_embedding(await self.call("embeddings", {"model": request.model, "input": request.embed}))]
         if request.target is not None:
             return [await self._score(request, request.target)]
         completions: list[Completion] = []
-        path = "completions" if request.prompt is not None else "chat/completions"
+        ask = self._batches.ask if self._batches else self._ask
         while len(completions) < len(samples):
             rest = samples[len(completions) :]
-            completions += _completions(await self.call(path, self.body(request, len(rest), attempt, rest[0])))[: len(rest)]
+            completions += (await ask(request, rest, attempt))[: len(rest)]
         return completions
 
     async def _score(self, request: Request, target: str) -> Completion:
@@ -174,10 +208,19 @@ class OpenAI(Teacher):
         try:
             given = answer.get("prompt_logprobs") or answer["choices"][0]["prompt_logprobs"]
             tokens = [[[one["decoded_token"], one["logprob"]] for one in token.values()] for token in given if token]
-            (completion, *_) = _completions(answer)
+            (completion, *_) = completions_of(answer)
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise Rejected(f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}") from error
         return replace(completion, text="", status="ok", logprobs=_ending(tokens, target))
+    async def _ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
+        path = "completions" if request.prompt is not None else "chat/completions"
+        return completions_of(await self.call(path, self.body(request, len(samples), attempt, samples[0])))
+
+    async def stop(self, reason: Exception) -> None:
+        """A batch is not waited for: it is durable, and goes on whether somebody waits or not."""
+        if self._batches:
+            self._batches.stop(reason)
+        await super().stop(reason)
 
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST JSON to a path below an address, and give the JSON that comes back."""
@@ -195,7 +238,7 @@ class OpenAI(Teacher):
                 place.rests_until = time.monotonic() + error.retry_after_s
             raise
 
-    def _choose(self) -> tuple[_Place, bool]:
+    def _choose(self) -> tuple[Place, bool]:
         """The address that is next by weight among those that do not rest, and whether there is another such."""
         now = time.monotonic()
         awake = [place for place in self._places if place.rests_until <= now] or self._places
@@ -203,7 +246,7 @@ class OpenAI(Teacher):
         place.served += 1 / place.address.weight
         return place, len(awake) > 1
 
-    async def _post(self, place: _Place, path: str, body: Mapping[str, Any]) -> Any:
+    async def _post(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
         from pyreqwest.exceptions import ConnectError, RequestError, RequestTimeoutError
 
         client = place.client = place.client or self._connected(place.address)
@@ -218,8 +261,8 @@ class OpenAI(Teacher):
         except RequestError as error:
             raise Retryable(f"the connection broke: {_cause(error)}") from error
         if response.status != 200:
-            raise self._refusal_of(place, response.status, content, response.headers)
-        return _json(content)
+            raise self.refusal_of(place, response.status, content, response.headers)
+        return read_json(content)
 
     def _connected(self, address: Address) -> Any:
         from pyreqwest.client import ClientBuilder
@@ -236,7 +279,11 @@ class OpenAI(Teacher):
         builder = builder.base_url(address.base_url.rstrip("/") + "/")
         return builder.default_headers(headers | address.headers).build()
 
-    async def _post_by_package(self, place: _Place, path: str, body: Mapping[str, Any]) -> Any:
+    async def _post_by_package(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
+        return await self.by_package(place, lambda client: client.post(f"/{path}", cast_to=object, body=dict(body)))
+
+    async def by_package(self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+        """Anything that the openai package does; what it raises is told as over HTTP."""
         import openai
 
         address = place.address
@@ -245,17 +292,17 @@ class OpenAI(Teacher):
             timeout=self.spec.timeout_s, default_headers=address.headers,
         )  # fmt: skip
         try:
-            return await place.client.post(f"/{path}", cast_to=object, body=dict(body))
+            return await send(place.client)
         except openai.APITimeoutError as error:
             raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
             raise Unreachable(f"cannot connect to {address.identity}: {error.__cause__ or error}") from error
         except openai.APIStatusError as error:
-            raise self._refusal_of(place, error.status_code, error.response.content, error.response.headers) from error
+            raise self.refusal_of(place, error.status_code, error.response.content, error.response.headers) from error
         except (openai.APIError, ValueError) as error:
             raise Retryable(f"not a usable answer: {error}") from error
 
-    def _refusal_of(self, place: _Place, status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
+    def refusal_of(self, place: Place, status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
         """What a status that is not 200 means."""
         message, code = _error_text(content)
         message = self.redact(message)[:300]
@@ -266,7 +313,8 @@ class OpenAI(Teacher):
         if status == 402 or code == "insufficient_quota":
             return self.down(f"{text}. The account behind the key has no money or quota left")
         if status == 404:
-            return self.down(f"{text}. Check base_url ({where}) and model ('{self.spec.model}')")
+            online = "; mode: online does without the batch API" if self._batches else ""
+            return self.down(f"{text}. Check base_url ({where}) and model ('{self.spec.model}'){online}")
         if code == "content_filter":
             return Rejected(f"refused by the endpoint's content filter: {message}")
         if status in (408, 409, 425, 429) or status >= 500:
@@ -286,7 +334,8 @@ def _cause(error: Exception) -> str:
     return causes[-1] if causes else str(error)
 
 
-def _json(content: bytes) -> Any:
+def read_json(content: bytes) -> Any:
+    """The fast reader's value, or the slow one's. Raises Retryable where it is not JSON."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(content)
     try:  # a lone surrogate, or not JSON at all: the slower reader tells which
@@ -295,7 +344,7 @@ def _json(content: bytes) -> Any:
         raise Retryable(f"the answer is not JSON: {content.decode('utf-8', 'replace')}") from error
 
 
-def _completions(payload: Any) -> list[Completion]:
+def completions_of(payload: Any) -> list[Completion]:
     """The choices of a response body; the tokens are counted with the first. Raises Retryable where there is none."""
     try:
         usage, model = payload.get("usage") or {}, payload.get("model") or ""
