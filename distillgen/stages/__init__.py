@@ -115,6 +115,10 @@ class Stage(BaseModel):
         """Bounds for `plan`; `samples` are source rows."""
         return Estimate(before.rows, made_bytes=before.made_bytes)
 
+    def findings(self, project: Project, records: Callable[[], Iterable[Record]]) -> dict[str, Mapping[str, float]]:
+        """What the records that have left it show together, by filter; `records` reads them."""
+        return {}
+
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the stage out."""
         raise NotImplementedError

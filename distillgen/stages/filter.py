@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -52,8 +53,12 @@ class Filter:
     `model`; `measure` then takes, besides the records, a list for each of the completions of each of its requests, and
     raises Unparsable for an answer that it cannot use.
     `depends_on` names what a costly measure depends on besides the record: then its numbers are kept in the ledger, and
-    a changed threshold measures nothing again (name a version in it, and change that with the measure's code).
+    a changed threshold measures nothing again (name a version in it, and change that with the measure's code). It runs in
+    a thread, beside whoever is being asked.
     `whole_set` says that `measure` compares records with those before them: it sees them once, in order.
+    `together` says that records which follow each other are measured together where it gives the same for them.
+    `over_run` says what the numbers of all records of a run show together, such as a judge's bias: figures under words
+    that a person understands, for the report and usage.json.
     """
 
     measure: Callable[..., Measured]
@@ -61,6 +66,8 @@ class Filter:
     asks: Callable[[Record], Sequence[Request]] | None = None
     depends_on: Mapping[str, Any] | None = None
     whole_set: bool = False
+    together: Callable[[Record], Any] | None = None
+    over_run: Callable[[Iterable[Any]], Mapping[str, float]] | None = None
 
 
 class Entry(BaseModel):
@@ -167,8 +174,18 @@ class FilterStage(Stage):
         """Judge every live record, filter after filter; a filter that asks somebody goes on while the next ones judge."""
         for entry, each in self.build(job.project):
             judged = self._asked if each.asks else self._judged
+            chunks = whole_groups(chunks, each.together) if each.together else chunks
             chunks = judged(chunks, entry, each, job)
         return chunks
+
+    def findings(self, project: Project, records: Callable[[], Iterable[Record]]) -> dict[str, Mapping[str, float]]:
+        """What each filter that has something to say about the whole run says."""
+        found = {}
+        for entry, each in self.build(project):
+            numbers = (number for record in records() if (number := _scored(record, entry.label)) is not None)
+            if each.over_run and (first := next(numbers, None)) is not None:
+                found[entry.label] = each.over_run(chain([first], numbers))
+        return found
 
     def _asked(self, chunks: Chunks, entry: Entry, each: Filter, job: Job) -> Chunks:
         def questions(record: Record) -> list[Question]:
@@ -219,10 +236,11 @@ async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledg
     """The filter's numbers for these records, from the ledger where it keeps them."""
 
     async def fresh(some: Sequence[Record]) -> list[Number]:
-        given = filter.measure(some)
+        costly = filter.depends_on is not None
+        given = await asyncio.to_thread(filter.measure, some) if costly else filter.measure(some)
         return _numbers(await given if inspect.isawaitable(given) else given, len(some), entry.label)
 
-    if filter.depends_on is None or filter.whole_set:
+    if filter.depends_on is None or filter.whole_set or filter.together:
         return await fresh(records)
     keys = [digest([entry.filter, filter.depends_on, record.fields], 32).encode() for record in records]
     known = ledger.find_scores(keys)
@@ -232,6 +250,29 @@ async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledg
         await ledger.add_scores(new)
         known |= new
     return [known[key] for key in keys]
+
+
+async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
+    """Chunks of which each ends where a group ends: live records that follow each other with the same key."""
+    held: Chunk = []
+    last: Any = None
+    async for chunk in chunks:
+        for record in chunk:
+            if not record.dropped and (own := key(record)) != last:
+                if held:
+                    yield held
+                held, last = [], own
+            held.append(record)
+    if held:
+        yield held
+
+
+def _scored(record: Record, label: str) -> Number | None:
+    """The number that a filter gave a record, as `measure` gave it."""
+    if label in record.scores:
+        return record.scores[label]
+    named = {name.removeprefix(f"{label}."): n for name, n in record.scores.items() if name.startswith(f"{label}.")}
+    return named or None
 
 
 def _numbers(given: Any, count: int, label: str) -> list[Number]:
