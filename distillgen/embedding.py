@@ -27,7 +27,7 @@ def embed(texts: Sequence[str], *, model: str = "minilm") -> Any:
     Face Hub that sentence-transformers or model2vec can load. Raises ConfigError where it cannot be loaded.
 
     A text that is longer than the model reads at once is embedded piece by piece, and gets the mean of its first 16
-    pieces. On an idle machine with 2 cores `minilm` embeds about 200 sentences a second.
+    pieces. For a sentence of 12 words `minilm` takes 9 ms of one core.
     """
     import numpy
 

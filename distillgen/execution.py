@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,6 +74,7 @@ class StageCount:
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     complete: bool = False
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,7 +92,6 @@ class Live:
     most_usd: float
     last: int
     stopping: str = ""
-    findings: dict[str, Mapping[str, float]] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     first_kept: Record | None = None
     first_shown: bool = False
@@ -114,7 +113,6 @@ class Live:
             "failed": sum(counts[name] for counts in asking for name in FAILURES),
             "dropped": dict(dropped.most_common()),
             "stages": [asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages],
-            "findings": self.findings,
             "models": models,
             "usage": [used._asdict() for used in usage],
             "totals": {key: round(sum(model[key] for model in models.values()), 6) for key in COUNTS},
@@ -287,6 +285,7 @@ async def _pull(live: Live, job: Job, first: int) -> None:
             await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
     for count in live.stages[first : live.last + 1]:
         count.complete = True
+        count.measured = job.measured.get(count.name, {})
 
 
 async def _written(
@@ -454,10 +453,6 @@ async def _save_state(live: Live) -> None:
 def _finish(live: Live, word: str, first: int) -> None:
     from distillgen.report import write_card, write_report
 
-    stages = live.pipeline.stages
-    for i, stage in enumerate(stages[: live.last + 1]):
-        path = stage_file(live.directory, stages, i)
-        live.findings |= stage.findings(live.pipeline.project, partial(read_records, path))
     _write(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
     if live.last == len(live.stages) - 1 and (first <= live.last or not (live.directory / "report.html").exists()):
         write_report(live.directory)

@@ -21,10 +21,11 @@ def contamination(
     max_share: float = 0.0, min_cosine: float | None = None, embedder: str = "minilm", project: Project,
 ) -> Filter:  # fmt: skip
     """Drop records that share `n` words in a row, whatever their case and punctuation, with an item of an evaluation set.
+
     It is a JSONL file (all texts of a row, or those under `keys`) or a text file of an item a line. An item with fewer
     than `n` words is looked for as a whole, one with fewer than `min_words` is not. With `min_cosine`, also records
-    whose fields together are as close as that to an item. Measures the share of a record's n-grams that an item has, and the
-    item's line; the cosine to the nearest item, and its line. Costs nothing but about 100 bytes of memory for a word of the
+    whose fields together are as close as that to an item. Measures the share of a record's n-grams that an item has, and
+    the item's line; the cosine to the nearest item, and its line. Costs about 60 bytes of memory for a word of the
     evaluation set; with `min_cosine`, an embedding a record and an item.
     """
     if not 1 <= min_words <= n:

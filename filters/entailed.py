@@ -14,10 +14,11 @@ def entailed(
     *, field: FieldName = "answer", sources: list[FieldName], model: str, min_share: float = 1.0, min_probability: float = 0.0,
     project: Project,
 ) -> Filter:  # fmt: skip
-    """Drop texts with too small a share of sentences that their source entails, or with one that it entails too
-    improbably. `model` is an NLI model, by name, folder or `file.py:function`. Measures the share of sentences of which
-    entailment is likelier than neutrality and contradiction, and the least probability of it. Costs at most three
-    inferences a sentence.
+    """Drop texts of which too few sentences follow from their source, or one too improbably.
+
+    `model` is an NLI model, by name, folder or `file.py:function`. Measures the share of sentences of which entailment is
+    likelier than neutrality and than contradiction, and the least probability of it. Costs at most three inferences a
+    sentence.
     """
     need_bm25()
     name, identity = nli_model(model, project)

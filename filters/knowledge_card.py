@@ -14,12 +14,13 @@ def knowledge_card(
     *, field: FieldName = "knowledge", knowledge: FileName, verifier: str, plausibility: str, min_score: float = 0.5,
     project: Project,
 ) -> Filter:  # fmt: skip
-    """Drop knowledge of which neither a reference nor its own plausibility makes a fact. Measures the highest, over no
-    reference and the three passages of `knowledge` that are closest, of the mean of (p_support - p_refute + 1) / 2 by the
-    `verifier` and the probability of being factual by the model of `plausibility`. Costs eight inferences a record.
+    """Drop knowledge that neither a reference nor its own plausibility makes a fact.
 
-    The models are named as for `entailed`; in the paper, VitaminC and FactKB. The paper then draws among the best:
-    `sample_by_score`. Its code shows the models text and reference as one text, here they are a pair.
+    Measures the highest, over no reference and the three passages of `knowledge` that are closest, of the mean of
+    (p_support - p_refute + 1) / 2 by the `verifier` and the probability of being factual by the model of `plausibility`.
+    They are named as for `entailed`; in the paper, VitaminC and FactKB. The paper then draws among the best:
+    `sample_by_score`. Its code shows the models text and reference as one text; here they are a pair. Costs eight
+    inferences a record.
     """
     need_bm25()
     models = [nli_model(name, project) for name in (verifier, plausibility)]

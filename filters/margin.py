@@ -16,9 +16,11 @@ def margin(
     others: FileName | None = None, key: str | None = None, min_margin: float = 0.0, embedder: str = "minilm",
     project: Project,
 ) -> Filter:  # fmt: skip
-    """Drop texts that are not closer to their own question than to any other: to the field `distractor`, or to those in
-    the JSONL file `others`, where they stand under `key` (default: the name of `to`). The record's own question may be
-    among these. Measures the cosine to its own less the highest to another. Costs two or three embeddings a record.
+    """Drop texts that are no closer to their own question than to another.
+
+    The others are the field `distractor`, or those in the JSONL file `others`, under `key` (default: the name of `to`); the
+    record's own question may be among these. Measures the cosine to its own less the highest to another. Costs two or
+    three embeddings a record.
     """
     if (distractor is None) == (others is None):
         raise ValueError("give either 'distractor', a field, or 'others', a JSONL file of questions")

@@ -12,8 +12,10 @@ def panel(
     *, models: list[ModelName], rubric: str, fields: list[FieldName], min_score: float = 7.0, max_spread: float | None = None,
     prompt: PromptName = "judge/rubric", project: Project,
 ) -> Filter:  # fmt: skip
-    """Drop records that the `models` grade below `min_score`, of 10, on average, or on which they are further apart than
-    `max_spread`. Measures each grade, their mean, and their spread: the highest less the lowest. Costs a request a model.
+    """Drop records that several models grade too low on average, or too differently.
+
+    Measures each grade, their mean, and their spread: the highest less the lowest; for the run, Krippendorff's alpha, and
+    how much each judge's grades vary. Costs a request a model.
     """
     if len(set(models)) < 2:
         raise ValueError("a panel needs two different 'models' at least")

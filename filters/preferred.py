@@ -11,9 +11,11 @@ def preferred(
     *, model: ModelName, rubric: str, field: FieldName = "answer", over: FieldName, fields: list[FieldName] | None = None,
     keep_ties: bool = False, prompt: PromptName = "judge/pair", project: Project,
 ) -> Filter:  # fmt: skip
-    """Drop records of which a model does not prefer `field` to the field `over`, another answer or a reference. A verdict
-    counts only where it is the same in both orders, else it is a tie. `fields` are shown besides, such as the question.
-    Measures the preference (1, -1, or 0 for a tie) and the verdict in each order. Costs two requests a record.
+    """Drop records of which a model does not prefer `field` to the field `over`, in both orders.
+
+    `over` is another answer or a reference; `fields` are shown besides, such as the question. A verdict that changes with
+    the order is a tie. Measures the preference (1, -1, or 0 for a tie) and the verdict in each order; for the run, how many
+    verdicts change, and how many favour what is shown first. Costs two requests a record.
     """
     shown = Prompt.load(prompt, project)
 

@@ -12,9 +12,10 @@ ELLIPSIS = re.compile(r"\[?(?:…|\.\.\.)\]?")
 
 
 def quotes(*, field: FieldName = "answer", sources: list[FieldName], max_missing: int = 0) -> Filter:
-    """Drop texts with quotations or numbers that do not stand in their source. A quotation is compared word by word, each
-    part between ellipses for itself; single quotation marks are taken for apostrophes. Measures how many quotations and
-    how many numbers are missing. Costs nothing.
+    """Drop texts with quotations or numbers that do not stand in their source.
+
+    A quotation is compared word by word, each part between ellipses for itself; single quotation marks are taken for
+    apostrophes. Measures how many quotations and how many numbers are missing. Costs nothing.
     """
     where = " and ".join(sources)
 

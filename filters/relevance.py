@@ -10,8 +10,9 @@ def relevance(
     *, field: FieldName = "answer", to: FieldName | None = None, topic: str | None = None, min_cosine: float = 0.35,
     embedder: str = "minilm",
 ) -> Filter:  # fmt: skip
-    """Drop texts that are far from what they should be about: from another field, such as the question or the source, or
-    from a topic in words. Measures the cosine of the two embeddings. Costs two embeddings a record.
+    """Drop texts that are far from what they should be about: another field, or a topic in words.
+
+    The field is the question, the source or any other. Measures the cosine of the embeddings. Costs two of them a record.
     """
     if (to is None) == (topic is None):
         raise ValueError("give either 'to', a field, or 'topic', a text")

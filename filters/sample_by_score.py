@@ -8,9 +8,11 @@ from distillgen.errors import did_you_mean
 
 
 def sample_by_score(*, by: str, per: list[FieldName], n: int, best: int | None = None, seed: int = 0) -> Filter:
-    """Draw `n` of the `best` (default: 2 n) of the records that follow each other with the same fields `per`, each with a
-    chance in proportion to `by`, a score of an earlier filter or a field with a number; the others are dropped. No record
-    is drawn twice. Measures the places in the order of scores, and in the order of the draw, from 1. Costs nothing.
+    """Drop what is not drawn among the best of a group, each with a chance in proportion to a score.
+
+    Draws `n` of the `best` (default: 2 n) of the records that follow each other with the same fields `per`, by the score
+    `by` of an earlier filter or a field with a number. No record is drawn twice. Measures the places in the order of scores
+    and in that of the draw, from 1. Costs nothing.
     """
     among = 2 * n if best is None else best
     if not 0 < n <= among:

@@ -14,11 +14,12 @@ def supported(
     *, field: FieldName = "answer", knowledge: FileName, model: str | None = None, embedder: str | None = None,
     passages: int = 3, min_support: float = 0.5, min_mean: float = 0.0, project: Project,
 ) -> Filter:  # fmt: skip
-    """Drop texts with a sentence that no passage of `knowledge`, a folder of texts or a file of rows, supports. Passages are
-    looked up by BM25, and by an `embedder` too where one is named. A sentence's support is the highest probability with
-    which one of them entails it by the NLI `model`, or, without one, the highest share of its content words in one of
-    them (English). Measures the least and the mean support. Without models it costs nothing; else `passages` inferences
-    a sentence.
+    """Drop texts with a sentence that no passage of a knowledge base supports.
+
+    `knowledge` is a folder of texts or a file of rows. Passages are looked up by BM25, and by an `embedder` too where one is
+    named. A sentence's support is the highest probability with which one of them entails it by the NLI `model`, or, without
+    one, the highest share of its content words in one of them (English). Measures the least and the mean support. Costs
+    nothing without models; else `passages` inferences a sentence, or twice as many with an embedder.
     """
     need_bm25()
     if embedder:

@@ -89,6 +89,8 @@ class Job:
     limit: int | None = None
     retry_failed: bool = False
     retry_with: Mapping[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What a stage measured of the whole set, by its name, for usage.json and the report."""
 
 
 class Stage(BaseModel):
@@ -114,10 +116,6 @@ class Stage(BaseModel):
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """Bounds for `plan`; `samples` are source rows."""
         return Estimate(before.rows, made_bytes=before.made_bytes)
-
-    def findings(self, project: Project, records: Callable[[], Iterable[Record]]) -> dict[str, Mapping[str, float]]:
-        """What the records that have left it show together, by filter; `records` reads them."""
-        return {}
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the stage out."""

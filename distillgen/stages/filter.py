@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ from distillgen.stages import (
     splice,
 )
 from distillgen.teachers import Request
+
+PIECE = 32  # records that a costly measure is handed at once: what a stop waits for, and what a kill loses
 
 Number: TypeAlias = float | Mapping[str, float]
 """What a measure gives for a record: a number, or a few named ones."""
@@ -176,16 +179,18 @@ class FilterStage(Stage):
             judged = self._asked if each.asks else self._judged
             chunks = whole_groups(chunks, each.together) if each.together else chunks
             chunks = judged(chunks, entry, each, job)
+            chunks = self._noted(chunks, entry.label, each, job) if each.over_run else chunks
         return chunks
 
-    def findings(self, project: Project, records: Callable[[], Iterable[Record]]) -> dict[str, Mapping[str, float]]:
-        """What each filter that has something to say about the whole run says."""
-        found = {}
-        for entry, each in self.build(project):
-            numbers = (number for record in records() if (number := _scored(record, entry.label)) is not None)
-            if each.over_run and (first := next(numbers, None)) is not None:
-                found[entry.label] = each.over_run(chain([first], numbers))
-        return found
+    async def _noted(self, chunks: Chunks, label: str, each: Filter, job: Job) -> Chunks:
+        """Note what the filter's numbers show together, once all have passed. Alike ones, as judges give, are counted."""
+        seen = Counter[tuple[tuple[str, float], ...]]()
+        async for chunk in chunks:
+            seen.update(tuple(own.items()) for record in chunk if (own := _own(record, label)))
+            yield chunk
+        if seen and each.over_run:
+            figures = each.over_run(own[0][1] if own[0][0] == label else dict(own) for own in seen.elements())
+            job.measured.setdefault(self.name, {}).update({f"{label}: {words}": value for words, value in figures.items()})
 
     def _asked(self, chunks: Chunks, entry: Entry, each: Filter, job: Job) -> Chunks:
         def questions(record: Record) -> list[Question]:
@@ -244,9 +249,10 @@ async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledg
         return await fresh(records)
     keys = [digest([entry.filter, filter.depends_on, record.fields], 32).encode() for record in records]
     known = ledger.find_scores(keys)
-    missing = {key: record for key, record in zip(keys, records, strict=True) if key not in known}
-    if missing:
-        new = dict(zip(missing, await fresh(list(missing.values())), strict=True))
+    missing = [*{key: record for key, record in zip(keys, records, strict=True) if key not in known}.items()]
+    for start in range(0, len(missing), PIECE):
+        some = dict(missing[start : start + PIECE])
+        new = dict(zip(some, await fresh(list(some.values())), strict=True))
         await ledger.add_scores(new)
         known |= new
     return [known[key] for key in keys]
@@ -267,12 +273,10 @@ async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
         yield held
 
 
-def _scored(record: Record, label: str) -> Number | None:
-    """The number that a filter gave a record, as `measure` gave it."""
-    if label in record.scores:
-        return record.scores[label]
-    named = {name.removeprefix(f"{label}."): n for name, n in record.scores.items() if name.startswith(f"{label}.")}
-    return named or None
+def _own(record: Record, label: str) -> dict[str, float]:
+    """The numbers that a filter gave a record, by their names; a single one by the filter's."""
+    scores = record.scores.items()
+    return {name.removeprefix(f"{label}."): n for name, n in scores if name == label or name.startswith(f"{label}.")}
 
 
 def _numbers(given: Any, count: int, label: str) -> list[Number]:

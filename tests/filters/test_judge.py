@@ -33,5 +33,5 @@ def test_a_factual_judge_sees_the_source_and_a_constant_one_is_exposed(project, 
     stages = [{"source": {"path": "rows.jsonl"}}, {"filter": [{"judge": options}]}]
     pipeline = {"version": 1, "models": {"judge": {"provider": "scripted", "model": "echo"}}, "stages": stages}
     run = distillgen.run(pipeline, out="out", teachers={"judge": judge})
-    assert run.state["findings"] == {"judge": {"standard deviation of the grades": deviation}}
+    assert run.state["stages"][1]["measured"] == {"judge: standard deviation of the grades": deviation}
     assert run.state["kept"] == kept

@@ -57,10 +57,10 @@ def run_panel(project, third):
     models = {name: {"provider": "scripted", "model": "echo"} for name in OPTIONS["models"]}
     pipeline = {"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl"}}, {"filter": [{"panel": OPTIONS}]}]}
     teachers = {"one": knows, "two": knows, "three": third or knows}
-    return distillgen.run(pipeline, out="out", teachers=teachers).state["findings"]["panel"]
+    return distillgen.run(pipeline, out="out", teachers=teachers).state["stages"][1]["measured"]
 
 
-ALPHA = "agreement of the judges (Krippendorff's alpha)"
+ALPHA = "panel: agreement of the judges (Krippendorff's alpha)"
 
 
 def test_judges_that_know_agree_and_keep_what_is_true(project):
@@ -73,11 +73,11 @@ def test_judges_that_know_agree_and_keep_what_is_true(project):
 
 def test_a_constant_judge_is_exposed(project):
     found = run_panel(project, lambda request, sample: says(8)[0])
-    assert found["standard deviation of three's grades"] == 0 < 2 < found["standard deviation of one's grades"]
+    assert found["panel: standard deviation of three's grades"] == 0 < 2 < found["panel: standard deviation of one's grades"]
     assert found[ALPHA] < 0.6
 
 
 def test_a_judge_whose_grades_are_shuffled_agrees_less(project):
     draw = random.Random(3)
     found = run_panel(project, lambda request, sample: says(draw.randrange(1, 11))[0])
-    assert found[ALPHA] < 0.6 and found["standard deviation of three's grades"] > 2
+    assert found[ALPHA] < 0.6 and found["panel: standard deviation of three's grades"] > 2

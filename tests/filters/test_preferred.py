@@ -41,10 +41,10 @@ def test_a_judge_that_judges_and_one_that_always_takes_the_first(project, judge,
     pipeline = {"version": 1, "models": {"judge": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "rows.jsonl"}}, {"filter": [{"preferred": options}]}]}
     run = distillgen.run(pipeline, out="out", teachers={"judge": judge})
     assert [len(row["a"]) for row in project.read("out/corpus.jsonl")] == [3] * kept
-    assert list(run.state["findings"]["preferred"].values()) == pytest.approx(findings)
+    assert list(run.state["stages"][1]["measured"].values()) == pytest.approx(findings)
     assert run.state["totals"]["requests"] == 150  # two equal texts make the same request in both orders
     report = (project.path / "out/report.html").read_text()
-    assert f"share of verdicts that change with the order <b>{findings[0]:.0f}</b>" in report
+    assert f"<li>preferred: share of verdicts that change with the order {findings[0]:.0f}</li>" in report
     again = distillgen.run({**pipeline, "stages": [pipeline["stages"][0], {"filter": [{"preferred": {**options, "keep_ties": True}}]}]}, out="out", teachers={"judge": judge})
     assert again.state["totals"]["requests"] == 150 and again.state["kept"] == 60 + (judge is biased) * 30
 

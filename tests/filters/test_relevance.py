@@ -32,7 +32,7 @@ PAIRS = [
     ("How deep is Lake Baikal?", "At 1,642 metres it is the deepest lake on Earth."),
     ("What makes bread rise?", "Yeast gives off a gas that fills the dough with bubbles."),
     ("How do honey bees tell where flowers are?", "They dance on the comb, and its angle gives the direction."),
-    ("Who built the Colosseum?", "The emperor Vespasian began the amphitheatre, and his son finished it."),
+    ("Who built the Colosseum?", "The emperor Vespasian began the great amphitheatre of Rome, and his son finished it."),
     ("Why is the sky blue?", "Air scatters short waves of light more than long ones."),
 ]  # fmt: skip
 
