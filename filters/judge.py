@@ -1,16 +1,19 @@
 """A model grades a record by a rubric (Zheng et al. 2023, Judging LLM-as-a-Judge, section 3.1: single answer grading)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import pstdev
 
 from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
-from distillgen.forms import Unparsable
+from distillgen.judging import grade
 
 
 def judge(
     *, model: ModelName, rubric: str, fields: list[FieldName], min_score: float = 7.0, prompt: PromptName = "judge/rubric",
     project: Project,
 ) -> Filter:  # fmt: skip
-    """Drop records that a model grades below `min_score`, of 10. Costs one request a record."""
+    """Drop records that a model grades below `min_score`, of 10. For facts, give the prompt `judge/factual` and name the
+    source first among the `fields`. Costs one request a record.
+    """
     shown = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
@@ -19,12 +22,12 @@ def judge(
         return [Request(model, messages, sampling=shown.front.sampling.given(), schema=shown.form.schema)]
 
     def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[float]:
-        return [grade(completion) for ((completion,),) in answers]
+        return [grade(shown, completion) for ((completion,),) in answers]
 
-    def grade(completion: Completion) -> float:
-        (found,) = shown.form.parse(completion.text)
-        if not 1 <= found["score"] <= 10:
-            raise Unparsable(f"the grade {found['score']} is not between 1 and 10")
-        return float(found["score"])
+    def decide(score: float) -> str | None:
+        return None if score >= min_score else f"graded {score:.0f} of 10 < {min_score:g}"
 
-    return Filter(measure, lambda score: None if score >= min_score else f"graded {score:.0f} of 10 < {min_score:g}", asks=asks)
+    def over_run(grades: Iterable[float]) -> dict[str, float]:
+        return {"standard deviation of the grades": pstdev(grades)}
+
+    return Filter(measure, decide, asks=asks, over_run=over_run)

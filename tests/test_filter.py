@@ -13,7 +13,7 @@ from distillgen.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages import Checking, Job
-from distillgen.stages.filter import FilterStage
+from distillgen.stages.filter import FilterStage, measured
 from tests.endpoint import Endpoint, completion
 
 HEAD = "from distillgen import FieldName, Filter\nimport asyncio\ncalls = []\n"
@@ -149,6 +149,42 @@ def test_what_it_depends_on_decides_what_is_measured_again(project, apply):
     assert calls(project) == []
     custom(project, "[7 for r in records]", "None", ", depends_on={'a': a}", name="other")
     assert run([{"other": {"name": "custom"}}], texts("a"))[0].scores == {"custom": 7}
+
+
+def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept(project, apply):
+    """Nobody who is being asked waits for it, and what was measured before it failed is not measured again."""
+    more, ledger = ", depends_on={}", project.path / "ledger.sqlite3"
+    custom(project, "[1.0 for r in records]", more=more, a="import time; time.sleep(0.2)")
+
+    async def main():
+        async def tick():
+            while True:
+                ticks.append(time.monotonic())
+                await asyncio.sleep(0.01)
+
+        ticks, beside = [], asyncio.create_task(tick())
+        await measured(*filters[0], texts("a"), Ledger(ledger))
+        beside.cancel()
+        return ticks
+
+    filters = FilterStage(name="f", filters=["custom"]).build(Project(project.path))
+    assert len(asyncio.run(main())) > 5 and calls(project) == ["a"]
+    custom(project, "[1.0 for r in records]", more=more, a="if records[-1].fields['text'] == '79': raise ValueError('out of memory')")
+    with pytest.raises(ValueError, match="out of memory"):
+        apply(["custom"], texts(*map(str, range(80))), ledger=Ledger(ledger))
+    calls(project)
+    custom(project, "[1.0 for r in records]", more=more)
+    assert len(apply(["custom"], texts(*map(str, range(80))), ledger=Ledger(ledger))) == 80
+    assert calls(project) == [str(i) for i in range(64, 80)]
+
+
+def test_records_that_belong_together_are_measured_together(project, apply):
+    custom(project, "[len(records)] * len(records)", more=", together=lambda r: r.fields['text'][0]")
+    gone = Record.read({"text": "z"}, "x:9").drop("before", "f", "r")
+    given = texts("a1", "a2", "b1", "c1", "c2", "c3")
+    for chunk in (1, 2, 4, 9):
+        out = apply(["custom"], [*given[:2], gone, *given[2:]], chunk=chunk)
+        assert [r.scores.get("custom") for r in out] == [2, 2, None, 1, 3, 3, 3] and out[2] is gone
 
 
 def test_without_depends_on_nothing_is_remembered(project, apply):

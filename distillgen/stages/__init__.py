@@ -90,6 +90,8 @@ class Job:
     limit: int | None = None
     retry_failed: bool = False
     retry_with: Mapping[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What a stage measured of the whole set, by its name, for usage.json and the report."""
 
 
 class Stage(BaseModel):
@@ -155,14 +157,13 @@ def bounds(
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
             each.append(asks(replace(record, fields={**filler, **record.fields})))
-    prices = {model: given.models[model].price for some in each for model, _, _ in some}
-    priced = any(prices.values())
+    priced = any(given.models[model].price for some in each for model, _, _ in some)
     if before.rows is None:
         return Estimate(None, None, None, None, None if priced else 0.0, None)
     bounded = all(most is not None for some in each for _, _, most in some)
     written = max((sum(most or 0 for _, _, most in some) for some in each), default=0) * before.rows
     read = sum(size for some in each for _, size, _ in some) / max(1, len(each)) / 4 * before.rows
-    costs = [sum(p.cost_usd(size, 0, most or 0) for model, size, most in some if (p := prices[model])) for some in each]
+    costs = [sum(given.models[model].cost_usd(size, 0, most or 0) for model, size, most in some) for some in each]
     return Estimate(
         before.rows, before.rows * max(map(len, each), default=0), round(read), written if bounded else None,
         before.rows * max(costs, default=0.0) if bounded and before.made_bytes is not None or not priced else None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -37,6 +39,8 @@ from distillgen.stages import (
 )
 from distillgen.teachers import Request, Spec
 
+PIECE = 32  # records that a costly measure is handed at once: what a stop waits for, and what a kill loses
+
 Number: TypeAlias = float | Mapping[str, float]
 """What a measure gives for a record: a number, or a few named ones."""
 
@@ -52,8 +56,12 @@ class Filter:
     `model`; `measure` then takes, besides the records, a list for each of the completions of each of its requests, and
     raises Unparsable for an answer that it cannot use.
     `depends_on` names what a costly measure depends on besides the record: then its numbers are kept in the ledger, and
-    a changed threshold measures nothing again (name a version in it, and change that with the measure's code).
+    a changed threshold measures nothing again (name a version in it, and change that with the measure's code). It runs in
+    a thread, beside whoever is being asked.
     `whole_set` says that `measure` compares records with those before them: it sees them once, in order.
+    `together` says that records which follow each other are measured together where it gives the same for them.
+    `over_run` says what the numbers of all records of a run show together, such as a judge's bias: figures under words
+    that a person understands, for the report and usage.json.
     """
 
     measure: Callable[..., Measured]
@@ -61,6 +69,8 @@ class Filter:
     asks: Callable[[Record], Sequence[Request]] | None = None
     depends_on: Mapping[str, Any] | None = None
     whole_set: bool = False
+    together: Callable[[Record], Any] | None = None
+    over_run: Callable[[Iterable[Any]], Mapping[str, float]] | None = None
 
 
 class Entry(BaseModel):
@@ -168,8 +178,20 @@ class FilterStage(Stage):
         """Judge every live record, filter after filter; a filter that asks somebody goes on while the next ones judge."""
         for entry, each in self.build(job.project):
             judged = self._asked if each.asks else self._judged
+            chunks = whole_groups(chunks, each.together) if each.together else chunks
             chunks = judged(chunks, entry, each, job)
+            chunks = self._noted(chunks, entry.label, each, job) if each.over_run else chunks
         return chunks
+
+    async def _noted(self, chunks: Chunks, label: str, each: Filter, job: Job) -> Chunks:
+        """Note what the filter's numbers show together, once all have passed. Alike ones, as judges give, are counted."""
+        seen = Counter[tuple[tuple[str, float], ...]]()
+        async for chunk in chunks:
+            seen.update(tuple(own.items()) for record in chunk if (own := _own(record, label)))
+            yield chunk
+        if seen and each.over_run:
+            figures = each.over_run(own[0][1] if own[0][0] == label else dict(own) for own in seen.elements())
+            job.measured.setdefault(self.name, {}).update({f"{label}: {words}": value for words, value in figures.items()})
 
     def _asked(self, chunks: Chunks, entry: Entry, each: Filter, job: Job) -> Chunks:
         def questions(record: Record) -> list[Question]:
@@ -226,19 +248,42 @@ async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledg
     """The filter's numbers for these records, from the ledger where it keeps them."""
 
     async def fresh(some: Sequence[Record]) -> list[Number]:
-        given = filter.measure(some)
+        costly = filter.depends_on is not None
+        given = await asyncio.to_thread(filter.measure, some) if costly else filter.measure(some)
         return _numbers(await given if inspect.isawaitable(given) else given, len(some), entry.label)
 
-    if filter.depends_on is None or filter.whole_set:
+    if filter.depends_on is None or filter.whole_set or filter.together:
         return await fresh(records)
     keys = [digest([entry.filter, filter.depends_on, record.fields], 32).encode() for record in records]
     known = ledger.find_scores(keys)
-    missing = {key: record for key, record in zip(keys, records, strict=True) if key not in known}
-    if missing:
-        new = dict(zip(missing, await fresh(list(missing.values())), strict=True))
+    missing = [*{key: record for key, record in zip(keys, records, strict=True) if key not in known}.items()]
+    for start in range(0, len(missing), PIECE):
+        some = dict(missing[start : start + PIECE])
+        new = dict(zip(some, await fresh(list(some.values())), strict=True))
         await ledger.add_scores(new)
         known |= new
     return [known[key] for key in keys]
+
+
+async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
+    """Chunks of which each ends where a group ends: live records that follow each other with the same key."""
+    held: Chunk = []
+    last: Any = None
+    async for chunk in chunks:
+        for record in chunk:
+            if not record.dropped and (own := key(record)) != last:
+                if held:
+                    yield held
+                held, last = [], own
+            held.append(record)
+    if held:
+        yield held
+
+
+def _own(record: Record, label: str) -> dict[str, float]:
+    """The numbers that a filter gave a record, by their names; a single one by the filter's."""
+    scores = record.scores.items()
+    return {name.removeprefix(f"{label}."): n for name, n in scores if name == label or name.startswith(f"{label}.")}
 
 
 def _numbers(given: Any, count: int, label: str) -> list[Number]:

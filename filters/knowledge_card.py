@@ -1,0 +1,46 @@
+"""The factuality selector of Knowledge Card (Feng et al. 2023, section 2.2): fact checking by retrieval, and plausibility."""
+
+from collections.abc import Sequence
+from functools import cache
+
+from distillgen import FieldName, FileName, Filter, Project, Record
+from distillgen.evidence import Passages, need_bm25, nli_model, probabilities
+from distillgen.project import file_sha256
+
+SUMMARIES = 3
+
+
+def knowledge_card(
+    *, field: FieldName = "knowledge", knowledge: FileName, verifier: str, plausibility: str, min_score: float = 0.5,
+    project: Project,
+) -> Filter:  # fmt: skip
+    """Drop knowledge that neither a reference nor its own plausibility makes a fact.
+
+    Measures the highest, over no reference and the three passages of `knowledge` that are closest, of the mean of
+    (p_support - p_refute + 1) / 2 by the `verifier` and the probability of being factual by the model of `plausibility`.
+    They are named as for `entailed`; in the paper, VitaminC and FactKB. The paper then draws among the best:
+    `sample_by_score`. Its code shows the models text and reference as one text; here they are a pair. Costs eight
+    inferences a record.
+    """
+    need_bm25()
+    models = [nli_model(name, project) for name in (verifier, plausibility)]
+
+    @cache
+    def base() -> Passages:
+        return Passages.read(knowledge, project)
+
+    def measure(records: Sequence[Record]) -> list[float]:
+        texts = [str(r.fields[field]) for r in records]
+        references = [[["", *found]] for found in base().about(texts, SUMMARIES)]
+        checked, plausible = (probabilities([[text] for text in texts], references, model=name) for name, _ in models)
+        return [factuality(facts, kb) for (facts,), (kb,) in zip(checked, plausible, strict=True)]
+
+    def factuality(facts: Sequence[tuple[float, float, float]], kb: Sequence[tuple[float, float, float]]) -> float:
+        scores = [((support - refute + 1) / 2 + p[0]) / 2 for (support, _, refute), p in zip(facts, kb, strict=True)]
+        return max(scores)
+
+    def decide(score: float) -> str | None:
+        return None if score >= min_score else f"factuality {score:.2f} < {min_score:g}"
+
+    known = {"knowledge": file_sha256(project.file(knowledge)), "models": [identity for _, identity in models]}
+    return Filter(measure, decide, depends_on={"version": 1, "field": field, **known})

@@ -1,0 +1,29 @@
+"""Texts beside their subject: the relevance selector of Knowledge Card (Feng et al. 2023, section 2.2)."""
+
+from collections.abc import Sequence
+
+from distillgen import FieldName, Filter, Record
+from distillgen.embedding import check, cosines
+
+
+def relevance(
+    *, field: FieldName = "answer", to: FieldName | None = None, topic: str | None = None, min_cosine: float = 0.35,
+    embedder: str = "minilm",
+) -> Filter:  # fmt: skip
+    """Drop texts that are far from what they should be about: another field, or a topic in words.
+
+    The field is the question, the source or any other. Measures the cosine of the embeddings. Costs two of them a record.
+    """
+    if (to is None) == (topic is None):
+        raise ValueError("give either 'to', a field, or 'topic', a text")
+    check(embedder)
+    what = to or f"'{topic}'"
+
+    def measure(records: Sequence[Record]) -> list[float]:
+        subjects = [topic if to is None else str(r.fields[to]) for r in records]
+        return cosines([str(r.fields[field]) for r in records], [str(subject) for subject in subjects], model=embedder)
+
+    def decide(cosine: float) -> str | None:
+        return None if cosine >= min_cosine else f"cosine {cosine:.2f} to {what} < {min_cosine:g}"
+
+    return Filter(measure, decide, depends_on={"field": field, "to": to, "topic": topic, "embedder": embedder})

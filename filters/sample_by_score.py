@@ -1,0 +1,42 @@
+"""A draw among the best (Knowledge Card, Feng et al. 2023, section 2.2: top-k factuality sampling)."""
+
+import random
+from collections.abc import Sequence
+
+from distillgen import ConfigError, FieldName, Filter, Record
+from distillgen.errors import did_you_mean
+
+
+def sample_by_score(*, by: str, per: list[FieldName], n: int, best: int | None = None, seed: int = 0) -> Filter:
+    """Drop what is not drawn among the best of a group, each with a chance in proportion to a score.
+
+    Draws `n` of the `best` (default: 2 n) of the records that follow each other with the same fields `per`, by the score
+    `by` of an earlier filter or a field with a number. No record is drawn twice. Measures the places in the order of scores
+    and in that of the draw, from 1. Costs nothing.
+    """
+    among = 2 * n if best is None else best
+    if not 0 < n <= among:
+        raise ValueError("'n' must be at least 1 and at most 'best'")
+
+    def measure(records: Sequence[Record]) -> list[dict[str, float]]:
+        scores = [score(record) for record in records]
+        ranked = sorted(range(len(records)), key=lambda i: -scores[i])
+        lots = {i: lot(records[i], scores[i]) for i in ranked[:among]}
+        drawn = [*sorted(lots, key=lots.__getitem__), *ranked[among:]]
+        return [{"rank": ranked.index(i) + 1, "draw": drawn.index(i) + 1} for i in range(len(records))]
+
+    def score(record: Record) -> float:
+        if (value := record.scores.get(by, record.fields.get(by))) is None:
+            raise ConfigError(f"sample_by_score: no earlier filter measures '{by}'{did_you_mean(by, record.scores)}")
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    def lot(record: Record, weight: float) -> float:
+        """The lowest wins: exponential waiting times give draws without replacement (Efraimidis and Spirakis 2006)."""
+        return random.Random(f"{seed}:{record.id}").expovariate(1.0) / max(weight, 1e-12)
+
+    def decide(found: dict[str, float]) -> str | None:
+        if found["rank"] > among:
+            return f"not among the {among} with the highest {by}: place {found['rank']:.0f}"
+        return None if found["draw"] <= n else f"not drawn among the {among} with the highest {by}"
+
+    return Filter(measure, decide, together=lambda record: [record.fields[name] for name in per])

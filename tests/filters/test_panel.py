@@ -1,0 +1,83 @@
+"""Several judges: their grades are planted."""
+
+import random
+import re
+
+import pytest
+
+import distillgen
+from distillgen.judging import krippendorff_alpha
+
+OPTIONS = {"models": ["one", "two", "three"], "rubric": "Is it true?", "fields": ["a"], "min_score": 6}
+
+
+def says(*grades):
+    return [f'{{"reason": "so", "score": {grade}}}' for grade in grades]
+
+
+CASES = [
+    (OPTIONS, {"a": "Two."}, None, says(9, 8, 7)),
+    (OPTIONS, {"a": "Two."}, None, says(6, 6, 6)),
+    (OPTIONS, {"a": "Two."}, "graded 5.7 of 10 < 6", says(9, 4, 4)),
+    ({**OPTIONS, "max_spread": 4}, {"a": "Two."}, "the judges are 5 apart > 4", says(10, 10, 5)),
+    ({**OPTIONS, "max_spread": 5}, {"a": "Two."}, None, says(10, 10, 5)),
+    (OPTIONS, {"a": "Two."}, "not judged: the grade 0 is not between 1 and 10", says(9, 0, 9)),
+]  # fmt: skip
+
+
+def test_alpha_of_the_published_example():
+    """Krippendorff 2011, section C: four observers, twelve units, missing data; interval alpha 0.849."""
+    grades = """1 2 3 3 2 1 4 1 2 . . .
+                1 2 3 3 2 2 4 1 2 5 . 3
+                . 3 3 3 2 3 4 2 2 5 1 .
+                1 2 3 3 2 4 4 1 2 5 1 ."""
+    rows = [line.split() for line in grades.splitlines()]
+    units = [[float(grade) for grade in unit if grade != "."] for unit in zip(*rows, strict=True)]
+    assert krippendorff_alpha(units) == pytest.approx(0.849, abs=0.0005)
+
+
+def test_alpha_of_agreement_of_chance_and_of_opposites():
+    draw = random.Random(0)
+    same = [[g, g] for g in (draw.randrange(1, 11) for _ in range(2000))]
+    assert krippendorff_alpha(same) == 1
+    assert abs(krippendorff_alpha([[draw.randrange(1, 11), draw.randrange(1, 11)] for _ in range(5000)])) < 0.05
+    assert krippendorff_alpha([[1, 10], [10, 1]] * 50) < -0.9
+    assert krippendorff_alpha([[8, 8]] * 50) == 0  # nothing varies: nothing is known
+    assert krippendorff_alpha([]) == 0
+
+
+def run_panel(project, third):
+    """A panel of two judges that see the planted truth with a little noise, and a third."""
+    project.rows("rows.jsonl", [{"a": f"true to degree {1 + i % 10}, said {i} times"} for i in range(100)])
+
+    def knows(request, sample):
+        truth, times = re.search(r"degree (\d+), said (\d+)", request.messages[-1]["content"]).groups()
+        return says(min(10, int(truth) + int(times) // 10 % 2))[0]
+
+    models = {name: {"provider": "scripted", "model": "echo"} for name in OPTIONS["models"]}
+    pipeline = {"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl"}}, {"filter": [{"panel": OPTIONS}]}]}
+    teachers = {"one": knows, "two": knows, "three": third or knows}
+    return distillgen.run(pipeline, out="out", teachers=teachers).state["stages"][1]["measured"]
+
+
+ALPHA = "panel: agreement of the judges (Krippendorff's alpha)"
+
+
+def test_judges_that_know_agree_and_keep_what_is_true(project):
+    found = run_panel(project, None)
+    assert found[ALPHA] == 1
+    kept = [int(re.search(r"degree (\d+)", row["a"])[1]) for row in project.read("out/corpus.jsonl")]
+    assert min(kept) >= 5 and len(kept) == 55
+    assert ALPHA in (project.path / "out/report.html").read_text().replace("&#39;", "'")
+
+
+def test_a_constant_judge_is_exposed(project):
+    found = run_panel(project, lambda request, sample: says(8)[0])
+    assert found["panel: standard deviation of three's grades"] == 0 < 2 < found["panel: standard deviation of one's grades"]
+    assert found[ALPHA] < 0.6
+
+
+def test_a_judge_whose_grades_are_shuffled_agrees_less(project):
+    draw = random.Random(3)
+    found = run_panel(project, lambda request, sample: says(draw.randrange(1, 11))[0])
+    assert found[ALPHA] < 0.6 and found["panel: standard deviation of three's grades"] > 2

@@ -1,0 +1,68 @@
+"""A draw in proportion to scores, within each group."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from distillgen.errors import ConfigError
+from distillgen.project import Project
+from distillgen.record import Record
+from distillgen.stages import Job
+from distillgen.stages.filter import FilterStage
+
+CASES = [
+    ({"by": "s", "per": ["q"], "n": 1}, {"q": "Why?", "s": 0.3}, None),
+    ({"by": "s", "per": ["q"], "n": 1}, {"q": "Why?", "s": "much"}, None),
+]  # fmt: skip
+
+
+def draw(project, groups, options, chunk=3, scores=(4.0, 3.0, 2.0, 1.0, 0.5)):
+    """Which places of each group are kept."""
+    records = [Record.read({"q": g, "i": i}, "").scored({"fact": s}) for g in range(groups) for i, s in enumerate(scores)]
+
+    async def main():
+        async def chunks():
+            for start in range(0, len(records), chunk):
+                yield records[start : start + chunk]
+
+        stage = FilterStage(name="f", filters=[{"sample_by_score": {"by": "fact", "per": ["q"], **options}}])
+        return [r async for some in stage.run(chunks(), Job(Project(project.path), {}, None)) for r in some]
+
+    out = asyncio.run(main())
+    assert [(r.fields["q"], r.fields["i"]) for r in out] == [(r.fields["q"], r.fields["i"]) for r in records]
+    return out
+
+
+def test_one_draw_is_distributed_as_the_scores_are(project):
+    """Chi-square over 10,000 draws: among the best four of five, 0.4, 0.3, 0.2 and 0.1 (0.999 quantile of 3 degrees: 16.3)."""
+    kept = Counter(r.fields["i"] for r in draw(project, 10_000, {"n": 1, "best": 4}, chunk=256) if not r.dropped)
+    expected = [4000, 3000, 2000, 1000]
+    assert kept[4] == 0 and sum(kept.values()) == 10_000
+    assert sum((kept[i] - e) ** 2 / e for i, e in enumerate(expected)) < 16.3
+    assert sum((kept[i] - 2500) ** 2 / 2500 for i in range(4)) > 1000  # a uniform draw would not pass
+
+
+def test_two_draws_are_without_replacement(project):
+    """A pair's chance is p_i p_j / (1 - p_i) + p_j p_i / (1 - p_j) (0.999 quantile of 5 degrees: 20.5)."""
+    out = draw(project, 10_000, {"n": 2}, chunk=256)
+    pairs = Counter(tuple(r.fields["i"] for r in out[at : at + 5] if not r.dropped) for at in range(0, len(out), 5))
+    p = [0.4, 0.3, 0.2, 0.1]
+    expected = {(i, j): 10_000 * p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j])) for i in range(4) for j in range(i + 1, 4)}
+    assert pairs.keys() == expected.keys()
+    assert sum((pairs[pair] - e) ** 2 / e for pair, e in expected.items()) < 20.5
+
+
+def test_groups_are_whole_whatever_the_chunks_and_a_seed_changes_the_draw(project):
+    found = [[r.dropped is None for r in draw(project, 40, {"n": 2}, chunk)] for chunk in (1, 2, 5, 7, 500)]
+    assert all(other == found[0] for other in found) and sum(found[0]) == 80
+    assert [r.dropped is None for r in draw(project, 40, {"n": 2, "seed": 1})] != found[0]
+
+
+def test_reasons(project):
+    reasons = {r.dropped.reason for r in draw(project, 40, {"n": 2}) if r.dropped}
+    assert reasons == {"not drawn among the 4 with the highest fact", "not among the 4 with the highest fact: place 5"}
+    with pytest.raises(ConfigError, match="sample_by_score: no earlier filter measures 'facts'; did you mean 'fact'?"):
+        draw(project, 1, {"n": 1, "by": "facts"})
+    with pytest.raises(ConfigError, match="'n' must be at least 1 and at most 'best'"):
+        draw(project, 1, {"n": 3, "best": 2})

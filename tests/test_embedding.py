@@ -1,0 +1,79 @@
+"""Texts as vectors: a planted static embedder always, the real encoder where it is installed."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy
+import pytest
+
+from distillgen.embedding import WINDOWS, check, embed
+from distillgen.errors import ConfigError
+from tests.filters.models import embedder
+
+
+def test_a_static_model_gives_vectors_of_length_one_in_the_order_of_the_texts():
+    vectors = embed(["Bread rises. Dough!", "bees", "bread", "bees", "so", ""], model=embedder())
+    assert vectors.dtype == numpy.float32 and vectors.shape == (6, 5)
+    assert numpy.allclose(numpy.linalg.norm(vectors, axis=1), [1, 1, 1, 1, 0, 0])
+    assert numpy.allclose(vectors @ vectors.T, [[int(a == b != "x") for b in "ababxx"] for a in "ababxx"])
+
+
+def test_all_of_a_long_text_counts():
+    near = embed(["so " * 5000 + "bread " * 10 + "bees", "bread", "bees"], model=embedder())
+    assert near[0] @ near[1] > 0.99 and 0.09 < near[0] @ near[2] < 0.11
+
+
+@pytest.mark.parametrize("text", ["", "\ud800", "\x00\u200f", "a" * 1_000_000], ids=["empty", "surrogate", "controls", "long"])
+def test_any_text(text):
+    assert embed([text], model=embedder()).shape == (1, 5)
+
+
+def test_what_cannot_be_loaded(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="the embedder '.*' cannot be loaded: "):
+        embed(["x"], model=str(tmp_path))
+    monkeypatch.setattr("distillgen.embedding.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"embeddings need the extra 'filters': pip install 'distillgen\[filters\]'"):
+        check("owner/name")
+    monkeypatch.setitem(__import__("distillgen.embedding").embedding.SHIPPED, "tiny", ("no-such-package", "x"))
+    with pytest.raises(ConfigError, match="the embedder 'tiny' needs its package: pip install no-such-package"):
+        check("tiny")
+
+
+@pytest.mark.slow
+class TestMiniLM:
+    """The packaged encoder."""
+
+    @pytest.fixture(autouse=True)
+    def offline(self, monkeypatch):
+        pytest.importorskip("sentence_transformers", reason="needs the extra 'filters'")
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: pytest.fail(f"a network look-up: {given}"))
+
+    def test_near_is_near_and_a_batch_changes_nothing(self):
+        texts = ["A cat sat on the mat.", "There is a cat upon the rug.", "Shares fell on Monday.", "\ud800", "", "\u200f\x00"]
+        vectors = embed(texts)
+        assert vectors.dtype == numpy.float32 and numpy.allclose(numpy.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert vectors[0] @ vectors[1] > 0.6 > 0.2 > vectors[0] @ vectors[2]
+        assert numpy.allclose(numpy.concatenate([embed([text]) for text in texts]), vectors, atol=1e-4)
+
+    def test_what_stands_beyond_the_models_length_counts(self):
+        filler, told = "The committee met again, and again it put off what it had to decide. " * 40, "Honey bees dance to tell of nectar. " * 30
+        alone, behind, without = embed([told, filler + told, filler + filler])
+        assert alone @ behind > alone @ without + 0.2
+
+    def test_a_long_text_costs_no_more_than_its_windows(self):
+        import time
+
+        embed(["warm"])
+        started = time.monotonic()
+        embed(["word " * 256] * 1 + ["other " * 256])
+        two = time.monotonic() - started
+        started = time.monotonic()
+        embed(["word " * 200_000])
+        assert time.monotonic() - started < WINDOWS * two + 2
+
+    def test_it_is_quiet_and_leaves_torch_as_it_was(self):
+        code = "import torch; n = torch.get_num_threads(); from distillgen.embedding import embed; embed(['x']); assert torch.get_num_threads() == n"
+        done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
