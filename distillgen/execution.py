@@ -74,6 +74,7 @@ class StageCount:
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     complete: bool = False
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -284,6 +285,7 @@ async def _pull(live: Live, job: Job, first: int) -> None:
             await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
     for count in live.stages[first : live.last + 1]:
         count.complete = True
+        count.measured = job.measured.get(count.name, {})
 
 
 async def _written(

@@ -63,7 +63,7 @@ class Index:
         self._ends = array("Q", [0])
 
     def add(self, ids: Sequence[str], texts: Sequence[Sequence[str]]) -> list[Match]:
-        """For each text, as its shingles, its best match before it; what matches nothing from the threshold on is what later ones may match."""
+        """For each text, as its shingles, its best match among those before it that were no near-duplicates themselves."""
         sketches, keys = self._hashed(texts)
         rows, numbers = self._buckets.find(keys.ravel())
         candidates: list[set[int]] = [set() for _ in ids]
@@ -140,9 +140,10 @@ def jaccard(a: Array, b: Array) -> float:
 
 def _mixed(values: Array) -> Array:
     """Hashes of which every bit depends on every bit (the finalizer of SplitMix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed: Array = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 class _Buckets:

@@ -60,4 +60,5 @@ def number(value: float) -> str:
 def stage_line(stage: Mapping[str, Any], total: int | None) -> str:
     """One stage of a run, as `usage.json` tells of it: how far, kept, dropped."""
     done = f"{stage['sources']:,}" + (f"/{total:,}" if total is not None else "")
-    return f"{stage['name']:<12} {done:>13}  kept {stage['kept']:<6,}  {dropped(stage['dropped'])}".rstrip()
+    said = ", ".join(filter(None, (dropped(stage["dropped"]), *(f"{k} {number(v)}" for k, v in stage["measured"].items()))))
+    return f"{stage['name']:<12} {done:>13}  kept {stage['kept']:<6,}  {said}".rstrip()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "distillgen"
 LAYERS = [
-    {"errors", "record", "text", "signals", "wording", "embedding", "minhash"}, {"marked", "project", "forms", "prompt", "ledger"}, {"teachers"}, {"stages"}, {"pipeline", "catalog"},
+    {"errors", "record", "text", "signals", "wording", "embedding", "minhash", "selection", "diversity"}, {"marked", "project", "forms", "prompt", "ledger"}, {"teachers"}, {"stages"}, {"pipeline", "catalog"},
     {"runs", "execution", "report"}, {"progress", "show", "cli", "__main__", "__init__"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -89,6 +89,8 @@ class Job:
     limit: int | None = None
     retry_failed: bool = False
     retry_with: Mapping[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What a stage measured of the whole set, by its name, for usage.json and the report."""
 
 
 class Stage(BaseModel):
