@@ -45,17 +45,28 @@ def test_k_center_is_within_twice_the_best_radius(seed, n):
 def test_facility_location_is_within_1_less_1_over_e_of_the_best_sum(seed, n):
     vectors = unit(seed)
     best = max(covered(vectors, chosen) for chosen in itertools.combinations(range(11), n))
-    assert covered(vectors, first(facility_location(vectors), n)) >= (1 - 1 / math.e) * best
+    assert covered(vectors, first(facility_location(vectors, n), n)) >= (1 - 1 / math.e) * best
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_facility_location_is_the_plain_greedy_choice(seed, monkeypatch):
     monkeypatch.setattr(selection, "BLOCK", 4)
     vectors, chosen = unit(seed), []
-    for picked in first(facility_location(vectors), 6):
+    for picked in first(facility_location(vectors, 6), 6):
         gains = [covered(vectors, [*chosen, i]) if i not in chosen else -1 for i in range(len(vectors))]
         assert gains[picked] == pytest.approx(max(gains), abs=1e-5)
         chosen.append(picked)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_facility_location_from_samples_comes_near_the_greedy_choice(seed, monkeypatch):
+    vectors = unit(seed, 400, 6)
+    sampled = first(facility_location(vectors, 30, seed=seed), 30)
+    assert sampled == first(facility_location(vectors, 30, seed=seed), 30) != first(facility_location(vectors, 30, seed=seed + 1), 30)
+    chance = np.random.default_rng(seed)
+    monkeypatch.setattr(selection, "SAMPLE", 400)
+    greedy = covered(vectors, first(facility_location(vectors, 30), 30))
+    assert covered(vectors, sampled) > 0.97 * greedy > max(covered(vectors, chance.permutation(400)[:30]) for _ in range(50))
 
 
 def test_herding_keeps_the_mean_better_than_chance():
@@ -68,7 +79,10 @@ def test_herding_keeps_the_mean_better_than_chance():
             assert off < np.mean(others) / 2
 
 
-@pytest.mark.parametrize("choose", [k_center, herding, facility_location])
+ALL = [k_center, herding, lambda vectors: facility_location(vectors, 3)]
+
+
+@pytest.mark.parametrize("choose", ALL)
 def test_every_item_comes_once_also_where_many_are_the_same(choose):
     vectors = np.concatenate([unit(0, 5), np.repeat(unit(1, 2), 10, axis=0)])
     assert sorted(choose(vectors)) == list(range(25))
@@ -111,7 +125,7 @@ def test_leaders_are_those_of_the_plain_loop(monkeypatch, block, min_cosine):
 
 def test_nothing_and_one():
     one = unit(0, 1)
-    assert [list(choose(one)) for choose in (k_center, herding, facility_location)] == [[0]] * 3
+    assert [list(choose(one)) for choose in ALL] == [[0]] * 3
     assert leaders(one, 0.9)[0].tolist() == [0] and leaders(one[:0], 0.9)[0].tolist() == []
     assert list(in_turn([], proportional=True)) == []
 
@@ -121,7 +135,7 @@ def test_a_hundred_thousand_vectors():
     import resource
 
     vectors = unit(0, 100_000, 384)
-    for work in (lambda: leaders(vectors, 0.9), lambda: first(k_center(vectors), 500), lambda: first(facility_location(vectors), 500)):
+    for work in (lambda: leaders(vectors, 0.9), lambda: first(k_center(vectors), 500), lambda: first(facility_location(vectors, 500), 500)):
         begun = time.monotonic()
         work()
         assert time.monotonic() - begun < 1200

@@ -88,7 +88,7 @@ class Select(Placed):
                         found.costs.append(self._cost(record) or 0.0)
             if found.names and not found.values:
                 self._refuse_unknown(found.names)
-            ranks = await asyncio.to_thread(self._ranks, found, job.seed)
+            ranks = await asyncio.to_thread(self._ranks, found, job.seed) if found.values else {}
             numbers = count()
             for chunk in spool.chunks():
                 yield [r if r.dropped else self._settled(r, ranks.get(next(numbers)), len(ranks)) for r in chunk]
@@ -124,22 +124,24 @@ class Select(Placed):
     def _ranks(self, found: _Found, seed: int) -> dict[int, int]:
         """The place among the chosen, from 1, of each that is."""
         total = len(found.values)
-        order = self._order(found, random.Random(digest([seed, self.name])))
-        chosen: Iterator[int] = islice(order, total if self.budget is not None else self.n or round(total * (self.share or 0)))
-        if self.budget is not None:
-            chosen = _affordable(chosen, found.costs, self.budget)
+        wanted = min(total, self.n or round(total * (self.share or 1)))
+        if self.budget is not None:  # about
+            wanted = min(total, round(self.budget * total / max(1, sum(found.costs))))
+        order = self._order(found, wanted, random.Random(digest([seed, self.name])))
+        chosen = islice(order, wanted) if self.budget is None else _affordable(order, found.costs, self.budget)
         return {i: rank for rank, i in enumerate(chosen, 1)}
 
-    def _order(self, found: _Found, chance: random.Random) -> Iterator[int]:
+    def _order(self, found: _Found, wanted: int, chance: random.Random) -> Iterator[int]:
         shuffled = chance.sample(range(len(found.values)), len(found.values))
         if self.by == "random":
             return iter(shuffled)
         if self.by in VECTORS:
-            from distillgen import selection
+            from distillgen.selection import facility_location, herding, k_center
 
             vectors = found.vectors.all()
-            methods = {m.__name__: m for m in (selection.k_center, selection.herding, selection.facility_location)}
-            return methods[self.by](vectors) if len(vectors) else iter(())
+            if self.by == "facility_location":
+                return facility_location(vectors, wanted, seed=chance.getrandbits(32))
+            return (herding if self.by == "herding" else k_center)(vectors)
         sign = 1 if self.by == "bottom" else -1
         ranked = sorted(range(len(found.values)), key=lambda i: sign * found.values[i]) if self.score else shuffled
         if self.by in SCORES:
