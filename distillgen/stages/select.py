@@ -26,6 +26,8 @@ class Select(Placed):
 
     The least likely fifth is cut by `{by: top, score: generate.logprob, share: 0.8}`. Instruction-following difficulty (Li et
     al. 2023, From Quantity to Quality, section 2.2) is the ratio `score: conditioned.mean_logprob, over: alone.mean_logprob`.
+    k_center and herding take time by the number of records times that of the chosen (500 of 20,000: 4 CPU seconds);
+    facility_location by the square of the records (70 seconds for 20,000, half an hour for 100,000).
     """
 
     kind = "select"
