@@ -5,7 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "distillgen"
 LAYERS = [
-    {"errors", "record", "text", "signals", "wording", "embedding"}, {"marked", "project", "forms", "prompt", "ledger", "nli"}, {"teachers", "judging"},
+    {"errors", "record", "text", "signals", "wording", "embedding", "minhash", "selection", "diversity"},
+    {"marked", "project", "forms", "prompt", "ledger", "nli"}, {"teachers", "judging"},
     {"stages"}, {"pipeline", "catalog", "evidence"}, {"runs", "execution", "report"}, {"progress", "show", "export", "cli", "__main__", "__init__"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -29,7 +30,7 @@ def test_start_up_stays_light():
     import subprocess
     import sys
 
-    heavy = ("torch", "transformers", "datasets", "vllm", "openai", "pydantic", "jinja2", "rich", "pyarrow")
+    heavy = ("torch", "transformers", "datasets", "vllm", "openai", "pydantic", "jinja2", "rich", "pyarrow", "numpy", "rensa")
     code = f"import sys, distillgen.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

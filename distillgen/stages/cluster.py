@@ -1,0 +1,93 @@
+"""cluster: of records that mean nearly the same, the best."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from distillgen.record import Record
+from distillgen.stages import Checking, Chunks, Job
+from distillgen.stages._whole_set import Placed, Spool, Vectors, number_of
+
+if TYPE_CHECKING:
+    from distillgen.stages._whole_set import Array
+
+
+class Cluster(Placed):
+    """Put near-duplicates by meaning together and keep one of each cluster. The kept one has its cluster's size as the score
+    `<name>.size` and the others' ids among its parents. Whole-set: records wait on disk; memory holds their vectors.
+
+    Leader clustering: taken from the best on, a record joins the most similar leader from `min_cosine` on, or leads. So what
+    is dropped is that near to what stands for it, and no two kept records are.
+    """
+
+    kind = "cluster"
+
+    min_cosine: float = Field(0.9, gt=-1, le=1, description="from which cosine on records mean nearly the same")
+    by: str | None = Field(None, description="the score or numeric field whose largest is the best; default: the first")
+    keep: Literal["one", "all"] = Field("one", description="all: drop none; the score <name>.id is then the cluster's number")
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """The fields and packages are there."""
+        self.check_vectors(given)
+        return given.fields
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Gather all, cluster, and let them go on."""
+        with Spool(job) as spool:
+            vectors, ids, values = Vectors(self, job), list[str](), list[float]()
+            async for chunk in chunks:
+                chunk = await vectors.add(chunk)
+                live = [record for record in chunk if not record.dropped]
+                spool.add(chunk)
+                ids += [record.id for record in live]
+                values += [self._worth(record) for record in live]
+            found = await asyncio.to_thread(_clustered, vectors.all(), values, ids, self.min_cosine)
+            numbers = count()
+            for chunk in spool.chunks():
+                yield [record if record.dropped else self._settled(record, next(numbers), found) for record in chunk]
+
+    def _worth(self, record: Record) -> float:
+        value = number_of(record, self.by) if self.by else 0.0
+        return float("-inf") if value is None else value
+
+    def _settled(self, record: Record, i: int, found: _Clusters) -> Record:
+        leader = found.leader[i]
+        members = found.members[leader]
+        if self.keep == "all":
+            return record.scored({f"{self.name}.id": leader, f"{self.name}.size": len(members)})
+        if leader != i:
+            return record.drop(self.name, "near", f"cosine {found.cosine[i]:.2f} to {found.ids[leader]} >= {self.min_cosine:g}")
+        others = (found.ids[other] for other in members if other != i)
+        return replace(record.scored({f"{self.name}.size": len(members)}), parents=(*record.parents, *others))
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """The live records by their places: their ids, the leader of each, the cosine to it, and the members of each leader."""
+
+    ids: Sequence[str]
+    leader: Sequence[int]
+    cosine: Sequence[float]
+    members: Mapping[int, Sequence[int]]
+
+
+def _clustered(vectors: Array, values: Sequence[float], ids: Sequence[str], min_cosine: float) -> _Clusters:
+    """The largest values lead."""
+    import numpy as np
+
+    from distillgen.selection import leaders
+
+    order = np.argsort(-np.array(values), kind="stable")
+    found, near = leaders(vectors[order], min_cosine)
+    leader, cosine = np.empty_like(found), np.empty_like(near)
+    leader[order], cosine[order] = order[found], near
+    members: dict[int, list[int]] = {}
+    for i, of in enumerate(leader.tolist()):
+        members.setdefault(of, []).append(i)
+    return _Clusters(ids, leader.tolist(), cosine.tolist(), members)

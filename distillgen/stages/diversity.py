@@ -1,0 +1,91 @@
+"""diversity: how diverse the records are that pass, as numbers in the report."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from distillgen import diversity
+from distillgen.record import Record, digest
+from distillgen.stages import Checking, Chunk, Chunks, Job
+from distillgen.stages._whole_set import Placed, Vectors
+from distillgen.text import words
+
+if TYPE_CHECKING:
+    from distillgen.stages._whole_set import Array
+
+_EMBEDDING = {"vendi", "coverage"}
+Measure = Literal["distinct_1", "distinct_2", "self_bleu", "vendi", "coverage"]
+
+
+class Diversity(Placed):
+    """Measure, on a sample, how diverse the texts in `field` are that are kept so far; the numbers stand in usage.json and in
+    the report. Records pass at once and unchanged.
+
+    `distinct_1` and `distinct_2`, `self_bleu` (1: they repeat one another), `vendi` (how many different ones there are, in
+    effect), `coverage` (how near what is kept comes to all that was there, dropped or not); the last two embed the sample.
+    """
+
+    kind = "diversity"
+
+    field: str = Field(description="the text that is measured, and embedded")
+    measures: list[Measure] = Field(["distinct_1", "distinct_2", "self_bleu"], min_length=1, description="what to measure")
+    sample: int = Field(1000, ge=2, description="texts that are measured; numbers of samples of one size compare")
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """The text is there, and what embeds it where that is asked for."""
+        given.need(self.field, "'field'")
+        if _EMBEDDING & set(self.measures):
+            self.check_vectors(given)
+        return given.fields
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Let all pass, and measure at the end."""
+        kept, all_ = (_Sample(self.sample, random.Random(digest([job.seed, self.name]))) for _ in range(2))
+        async for chunk in chunks:
+            for record in chunk:
+                if self.field in record.fields:
+                    all_.add(replace(record, dropped=None))
+                    if not record.dropped:
+                        kept.add(record)
+            yield chunk
+        if kept.records:
+            job.measured[self.name] = await self._measured(kept.records, all_.records, job)
+
+    async def _measured(self, kept: Chunk, everything: Chunk, job: Job) -> dict[str, float]:
+        texts = [words(str(record.fields[self.field])) for record in kept]
+        found = {"texts": float(len(texts))}
+        for measure in self.measures:
+            if measure in _EMBEDDING:
+                samples = [kept] if measure == "vendi" else [kept, everything]
+                vectors = [await self._vectors(sample, job) for sample in samples]
+                found[measure] = await asyncio.to_thread(getattr(diversity, measure), *vectors)
+            elif measure == "self_bleu":
+                found[measure] = await asyncio.to_thread(diversity.self_bleu, texts)
+            else:
+                found[measure] = diversity.distinct(texts, int(measure[-1]))
+        return found
+
+    async def _vectors(self, records: Chunk, job: Job) -> Array:
+        vectors = Vectors(self, job)
+        await vectors.add(records)
+        return vectors.all()
+
+
+class _Sample:
+    """A fair sample of a stream of unknown length (reservoir sampling, Vitter 1985, algorithm R)."""
+
+    def __init__(self, size: int, chance: random.Random) -> None:
+        self.records: list[Record] = []
+        self._size, self._chance, self._seen = size, chance, 0
+
+    def add(self, record: Record) -> None:
+        """See one more."""
+        place = self._seen if self._seen < self._size else self._chance.randrange(self._seen + 1)
+        self._seen += 1
+        if place < self._size:
+            self.records[place : place + 1] = [record]

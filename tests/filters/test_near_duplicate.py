@@ -1,0 +1,161 @@
+"""Near-duplicates against brute force: what is dropped is a near-duplicate, and hardly one is missed."""
+
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+
+from distillgen import minhash
+from distillgen.project import Project
+from distillgen.record import Record
+from distillgen.text import words
+
+CASES = [
+    ({"by": ["x"]}, {"x": "anything"}, None),
+    ({"by": ["x"], "unit": "character", "shingle": 5}, {"x": "湖はとても深い。"}, None),
+]  # fmt: skip
+
+
+@pytest.fixture
+def near_duplicate(tmp_path):
+    """near_duplicate(texts, chunk=…, **options) -> for each text None, or (its reason, the place of the text named in it)."""
+
+    def apply(texts, chunk=256, **options):
+        made = Project(tmp_path).filter("near_duplicate")(by=["x"], **options)
+        records = [Record(f"{i:020x}", {"x": text}) for i, text in enumerate(texts)]
+        found = []
+        for start in range(0, len(records), chunk):
+            numbers = made.measure(records[start : start + chunk])
+            found += [made.decide(number) for number in numbers]
+        return [reason and (reason, int(re.search(r"to (\w{20}) ", reason)[1], 16)) for reason in found]
+
+    return apply
+
+
+def planted(count, *, length=40, seed=1):
+    """Texts of random words; every third is an earlier one with a word more and some changed, its similarity about 0.5 to 0.97."""
+    chance = random.Random(seed)
+    vocabulary = ["".join(letters) for letters in product("bdfgklmnprst", "aeiou", "bdfgklmnprst", "aeiou", "nrst")]
+    texts: list[list[str]] = []
+    for i in range(count):
+        text = chance.choices(vocabulary, k=length)
+        if i % 3 == 2:
+            text = list(chance.choice(texts))
+            for at in chance.sample(range(length), chance.randint(0, length // 12)):
+                text[at] = chance.choice(vocabulary)
+            text.append(chance.choice(vocabulary))
+        texts.append(text)
+    return [" ".join(text) for text in texts]
+
+
+def exact(a, b):
+    return len(a & b) / len(a | b)
+
+
+def judged(texts, found, threshold):
+    """Precision and recall against all pairs: a text counts that is near an earlier one that was kept."""
+    sets = [frozenset(minhash.shingles(words(text), 3)) for text in texts]
+    having: dict[str, list[int]] = {}
+    right = wanted = caught = dropped = 0
+    for i, (own, drop) in enumerate(zip(sets, found, strict=True)):
+        shared = Counter(j for shingle in own for j in having.get(shingle, ()))
+        near = any(exact(own, sets[j]) >= threshold for j in shared)
+        wanted, caught = wanted + near, caught + (near and drop is not None)
+        if drop:
+            dropped, right = dropped + 1, right + (exact(own, sets[drop[1]]) >= threshold)
+        else:
+            for shingle in own:
+                having.setdefault(shingle, []).append(i)
+    assert wanted > 5 and dropped
+    return right / dropped, caught / wanted
+
+
+@pytest.mark.parametrize("count", [1_500, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.85, 0.95])
+def test_recall_and_precision_against_brute_force(near_duplicate, count, threshold):
+    texts = planted(count)
+    precision, recall = judged(texts, near_duplicate(texts, threshold=threshold), threshold)
+    assert precision == 1 and recall >= 29 / 30, (precision, recall)
+
+
+def test_long_texts_are_judged_by_their_sketches(near_duplicate):
+    texts = planted(250, length=500)
+    sets = [frozenset(minhash.shingles(words(text), 3)) for text in texts]
+    found = near_duplicate(texts, threshold=0.7)
+    errors = [abs(float(drop[0].split()[1]) - exact(sets[i], sets[drop[1]])) for i, drop in enumerate(found) if drop]
+    assert len(errors) > 30 and np.mean(errors) < 0.03 and max(errors) < 0.12
+    precision, recall = judged(texts, found, 0.7)
+    assert precision > 0.9 and recall > 0.9
+
+
+def test_the_reason_names_the_most_similar_record_that_was_kept(near_duplicate):
+    text = "the honey bee that finds good flowers tells her hive by dancing on the comb"
+    texts = [text, "Lake Baikal is deep", text.upper() + "!", text + " at night", text.replace("flowers", "food") + " at night", ""]
+    first, other, same, near, far, empty = near_duplicate(texts, chunk=4)
+    assert first is other is far is empty is None
+    assert same == ("similarity 1.00 to 00000000000000000000 >= 0.7", 0)
+    assert near == ("similarity 0.87 to 00000000000000000000 >= 0.7", 0)
+
+
+def test_texts_shorter_than_a_shingle_are_compared_whole(near_duplicate):
+    assert [bool(drop) for drop in near_duplicate(["Yes", "yes!", "No", "", " ", "yes no"], shingle=5)] == [0, 1, 0, 0, 1, 0]
+
+
+def test_scripts_without_spaces(near_duplicate):
+    lake, hare = "バイカル湖は世界で最も深い湖であり、シベリア南東部に位置している。", "野うさぎは夜に活動する動物である。"
+    texts = [lake, hare, lake.replace("南東部", "南部")]
+    assert near_duplicate(texts, chunk=1) == [None, None, None]
+    assert [bool(drop) for drop in near_duplicate(texts, unit="character", shingle=3)] == [False, False, True]
+
+
+def test_the_result_hangs_neither_on_the_chunks_nor_on_the_process(near_duplicate):
+    texts = planted(600)
+    found = near_duplicate(texts, chunk=256)
+    assert found == near_duplicate(texts, chunk=1) == near_duplicate(texts, chunk=600)
+    code = (
+        "import pytest; from distillgen.project import Project; from distillgen.record import Record; from pathlib import Path\n"
+        "from tests.filters.test_near_duplicate import planted\n"
+        "made = Project(Path('.')).filter('near_duplicate')(by=['x'])\n"
+        "numbers = made.measure([Record(f'{i:020x}', {'x': text}) for i, text in enumerate(planted(600))])\n"
+        "print([made.decide(number) for number in numbers])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"})
+    assert done.stdout.strip() == str([drop and drop[0] for drop in found])
+
+
+def test_texts_that_all_share_a_frame(near_duplicate):
+    """Synthetic texts do; their buckets are crowded, and still the near-duplicates among them are found."""
+    frame = " ".join(f"frame{chr(97 + i)}" for i in range(15))
+    texts = [f"{frame} {text}" for text in planted(700, length=30)]
+    precision, recall = judged(texts, near_duplicate(texts, threshold=0.8), 0.8)
+    assert precision == 1 and recall >= 29 / 30
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.3, 0.5, 0.7, 0.8, 0.9, 0.99])
+def test_banding_finds_a_pair_at_the_threshold_and_hardly_one_far_below(threshold):
+    bands, rows = minhash.banding(threshold)
+    assert 1 - (1 - threshold**rows) ** bands >= 29 / 30
+    assert threshold < 0.5 or (bands <= 12 and 1 - (1 - (threshold / 4) ** rows) ** bands < 0.2)
+
+
+def test_the_table_holds_all_that_was_put_into_it_and_nothing_else():
+    chance = np.random.default_rng(0)
+    keys = chance.integers(0, 1 << 32, 40_000, np.uint64)
+    keys[::50] = keys[0]
+    buckets = minhash._Buckets()
+    for start in range(0, len(keys), 700):
+        numbers = np.arange(start, min(start + 700, len(keys)), dtype=np.uint64)
+        buckets.add(keys[start : start + 700], numbers)
+    rows, numbers = buckets.find(keys)
+    held = Counter(zip(rows.tolist(), numbers.tolist(), strict=True))
+    assert set(held.values()) == {1}
+    assert all(keys[row] == keys[number] for row, number in held)
+    assert all((i, i) in held for i in range(len(keys)) if i % 50)
+    assert len({number for row, number in held if row == 0}) == minhash.BUCKET
+    assert len(buckets.find(keys[1:] ^ np.uint64(1))[0]) <= 3
+    assert buckets._slots.nbytes < 17 * len(keys)
