@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from types import GenericAlias
 from typing import Any, Literal, Union
@@ -44,14 +45,29 @@ def prompts(project: Project) -> list[dict[str, Any]]:
 
 
 def filters(project: Project) -> list[dict[str, Any]]:
-    """Name, what it drops, and its options with their defaults."""
+    """Name, what it drops, what it costs, the paper it is from, and its options with their defaults.
+
+    All but the options are read where a person writes them: the factory's first sentence, the one that begins with "Costs",
+    and what the file's docstring names, with a year, in brackets.
+    """
 
     def described(name: str) -> dict[str, Any]:
         factory = project.filter(name)
+        sentences = re.split(r"(?<=\.)\s+(?=[A-Z`])", inspect.getdoc(factory) or "")
+        cost = next((s for s in sentences if s.startswith("Costs ")), "")
+        source = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", factory.__globals__.get("__doc__") or "")
         options = {n: None if f.is_required() else f.default for n, f in options_of(factory).model_fields.items()}
-        return {"about": (inspect.getdoc(factory) or "").split("\n")[0], "options": options}
+        told = {"about": sentences[0], "cost": cost[6:].rstrip("."), "source": source[1] if source else ""}
+        return {**{key: " ".join(text.split()) for key, text in told.items()}, "options": options}
 
     return _listed(project.names("filters", ".py"), described)
+
+
+def filter_table(project: Project) -> str:
+    """The filters as a Markdown table, for the README."""
+    rows = [(f"`{entry['name']}`", *(entry.get(key, "") for key in ("about", "cost", "source"))) for entry in filters(project)]
+    head = [("filter", "what it does", "cost", "source"), ("---",) * 4]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in [*head, *rows])
 
 
 def _listed(names: Iterable[str], described: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
@@ -74,7 +90,7 @@ def json_schema(project: Project) -> dict[str, Any]:
     filters: list[Any] = []
     for name in project.names("filters", ".py"):
         options = make(name, __base__=options_of(project.filter(name)), name=label)
-        filters += [Literal[name], make(f"{name}: …", __config__=forbid, **{name: (options | None, ...)})]
+        filters += [Literal[name], make(f"{name}: …", __config__=forbid, options=(options | None, Field(alias=name)))]
     forms: dict[str, Any] = {kind: stage_class(kind) for kind in stage_kinds()}
     forms["filter"] = one_of[GenericAlias(list, one_of[tuple(filters)]), dict[str, Any]]
     stages = [make(f"{kind}: …", __config__=forbid, **{kind: (form, ...)}) for kind, form in forms.items()]

@@ -96,11 +96,15 @@ def init(folder: Path) -> None:
 @click.argument("kind", type=click.Choice(["pipelines", "prompts", "filters"]), default="pipelines")
 @AS_JSON
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of pipeline files, the project's own filters included.")
-def list_(kind: str, as_json: bool, schema: bool) -> None:
+@click.option("--markdown", is_flag=True, help="Print the filters as a Markdown table: what each does, its cost and source.")
+def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
     """The pipelines (or prompts, or filters) of this project and those that ship with distillgen."""
     from distillgen import catalog
     from distillgen.project import Project
 
+    if markdown:
+        show.say(catalog.filter_table(Project(Path.cwd())))
+        return
     found = getattr(catalog, "json_schema" if schema else kind)(Project(Path.cwd()))
     if schema or as_json:
         show.as_json(found)

@@ -12,7 +12,7 @@ def relevance(
 ) -> Filter:  # fmt: skip
     """Drop texts that are far from what they should be about: another field, or a topic in words.
 
-    The field is the question, the source or any other. Measures the cosine of the embeddings. Costs two of them a record.
+    The field is the question, the source or any other. Measures the cosine of the embeddings. Costs two embeddings a record.
     """
     if (to is None) == (topic is None):
         raise ValueError("give either 'to', a field, or 'topic', a text")

@@ -18,8 +18,8 @@ def supported(
 
     `knowledge` is a folder of texts or a file of rows. Passages are looked up by BM25, and by an `embedder` too where one is
     named. A sentence's support is the highest probability with which one of them entails it by the NLI `model`, or, without
-    one, the highest share of its content words in one of them (English). Measures the least and the mean support. Costs
-    nothing without models; else `passages` inferences a sentence, or twice as many with an embedder.
+    one, the highest share of its content words in one of them (English). Measures the least and the mean support.
+    Costs nothing without models; else `passages` inferences a sentence, or twice as many with an embedder.
     """
     need_bm25()
     if embedder:

@@ -9,7 +9,7 @@ from distillgen.text import words
 
 def unique(*, by: list[FieldName]) -> Filter:
     """Drop records that say the same in the fields `by` as an earlier one. Measures how many earlier ones there are.
-    Keeps 16 bytes a distinct record in memory.
+    Costs 16 bytes of memory a distinct record.
     """
     seen: dict[bytes, int] = {}
 

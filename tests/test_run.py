@@ -7,6 +7,7 @@ import pytest
 import distillgen
 from distillgen import progress
 from distillgen.ledger import Ledger
+from tests.conftest import ROOT
 from tests.endpoint import Endpoint, completion
 
 FILTER = '''
@@ -225,6 +226,15 @@ def test_the_shipped_schema_is_up_to_date_and_accepts_the_shipped_pipelines(proj
         assert not list(validator.iter_errors(yaml.safe_load(path.read_text()))), path
     wrong = {"version": 1, "models": {"t": {"provider": "openai", "modl": "x"}}, "stages": [{"source": {"pth": "x"}}]}
     assert list(validator.iter_errors(wrong))
+
+
+def test_the_filters_of_the_readme_are_those_that_ship(project):
+    table = project.cli("list", "filters", "--markdown").stdout
+    assert table.count("\n") == 2 + len(list((ROOT / "filters").glob("[a-z]*.py"))) and "cannot be read" not in table
+    for line in table.splitlines()[2:]:
+        name, what, cost, source = line.removeprefix("| ").removesuffix(" |").split(" | ")
+        assert what.endswith(".") and cost, f"{name}: its docstring begins with what it drops, and has a sentence 'Costs …'"
+    assert f"filters --markdown` -->\n{table}<!-- end" in (ROOT / "README.md").read_text(), "run: distillgen list filters --markdown"
 
 
 def test_init_makes_a_project_that_runs(project):

@@ -12,13 +12,16 @@ from distillgen.teachers import Completion
 
 @pytest.fixture
 def reason(tmp_path):
-    """The reason for which a shipped filter drops a record of these fields, or None; `answers` are what its models say."""
+    """The reason for which a shipped filter drops a record of these fields, or None; `answers` are what its models say.
+
+    Scores that the record has from earlier stages stand where a written row has them: {"meta": {"scores": {…}}}.
+    """
 
     def ask(name, options, fields, answers=()):
         project = Project(tmp_path)
         factory = project.filter(name)
         made = factory(**options, **({"project": project} if "project" in inspect.signature(factory).parameters else {}))
-        record = Record.read(fields, "")
+        record = Record.read(fields, "").scored(fields.get("meta", {}).get("scores", {}))
         said = ()
         if made.asks:
             given = iter(answers)

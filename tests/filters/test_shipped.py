@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from distillgen.project import home
 
-NAMES = sorted(path.stem for path in home("filters").glob("[a-z]*.py"))
+SHIPPED = sorted(path.stem for path in home("filters").glob("[a-z]*.py"))
+NEED_A_MODEL = {"toxicity"}  # which their own tests make
+NAMES = [name for name in SHIPPED if name not in NEED_A_MODEL]
 CASES = {name: importlib.import_module(f"tests.filters.test_{name}").CASES for name in NAMES}
 
 

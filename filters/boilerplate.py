@@ -1,0 +1,127 @@
+"""What assistants say instead of an answer, and around one (compare the lists by which ShareGPT and WizardLM were cleaned).
+
+A line is a phrase in lower case with straight apostrophes and single spaces, as texts are before they are compared.
+`(a|b)` is one of these, `…` up to six words, and a `?` makes what stands before it optional.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from distillgen import FieldName, Filter, Record
+
+Kind = Literal["refusal", "identity", "placeholder", "opening", "closing"]
+
+PHRASES: dict[Kind, str] = {
+    # where a text begins: an apology that comes to "cannot", or a plain "I can't help with that"
+    "refusal": r"""
+        (i'm|i am|we're) (very |really |so |truly )?sorry,? … (can't|cannot|can not|won't|unable|not able|not allowed)
+        (i apologi[sz]e|my apologies|apologies|sorry)[,.] … (can't|cannot|can not|won't|unable|not able)
+        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (help|assist|fulfill?|comply|provide|answer|create|generate)
+        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (write|produce|support|engage|discuss|continue)
+        (unfortunately, )?(i'm|i am) (unable|not able|not allowed|not permitted) to … (help|assist|fulfill?|comply|provide|answer)
+        (unfortunately, )?(i'm|i am) (unable|not able|not allowed|not permitted) to … (create|generate|write|engage|discuss)
+        i must (respectfully )?(decline|refuse)
+        es tut mir (sehr )?leid,? … (kann|darf)
+        (leider )?(kann|darf) ich … nicht … (helfen|beantworten|erfüllen|unterstützen)
+        (je suis )?(désolée?|navrée?),? (mais )?je ne (peux|suis)
+        lo siento,? (pero )?(no puedo|no me es posible)
+        (desculpe|sinto muito|lamento),? (mas )?(eu )?não posso
+        mi dispiace,? (ma )?non posso
+        het spijt me,? (maar )?ik kan
+        przykro mi,? (ale )?nie mogę
+        (извините|простите|к сожалению),? (но )?я не могу
+        (很|非常)?抱歉[,，]? ?(但)?(我)?(不能|无法|無法)
+        (对不起|對不起)[,，]? ?(但)?(我)?(不能|无法|無法)
+        申し訳(ありません|ございません)が
+        죄송(합니다|하지만)
+    """,
+    # anywhere: the speaker is a machine, or one whose knowledge ends at a date
+    "identity": r"""
+        as an? (helpful |responsible |text-based |large )?(ai|artificial intelligence|chatbot|llm)
+        as an? (helpful |text-based )?(ai |artificial intelligence |large |generative )?(language model|assistant model)
+        (i'm|i am) (just |only |merely |simply )?an? (helpful |large )?(ai|artificial intelligence|language model|chatbot)
+        i (do not|don't) (have|possess) (personal|feelings|emotions|access to real-time|the ability to (browse|access))
+        (my|as of my) (last |latest )?(knowledge|training)( data)? (cut-?off|update)
+        as of my (last|latest) (training|update)
+        (openai|anthropic)'s? (content |usage |use case )?(policy|policies|guidelines)
+        als (eine? )?(ki|künstliche intelligenz|sprachmodell|ki-\w+)
+        en tant qu(e |')(ia|intelligence artificielle|modèle de langage|assistant virtuel)
+        como (una? |uma? )?(ia|inteligencia artificial|inteligência artificial|modelo de (lenguaje|linguagem))
+        in quanto (ia|intelligenza artificiale|modello linguistico)
+        als (een )?ai-? ?(taalmodel|assistent)
+        jako (model językowy|sztuczna inteligencja|ai)
+        как (ии|искусственный интеллект|языковая модель)
+        作为(一个|一名|一款)?(ai|人工智能|语言模型|大语言模型|大型语言模型)
+        作為(一個)?(ai|人工智慧|語言模型)
+        (ai|人工知能|言語モデル)(である|なので|として)
+        (ai|인공지능|언어 모델)(로서|이기 때문에)
+    """,
+    # anywhere: what was left to fill in
+    "placeholder": r"""
+        [\[<](your|insert|enter|company|recipient|placeholder) [^\[\]<>]{1,60}[\]>]
+        [\[<](name|date|topic|title|link|url|email|address)[\]>]
+        \[(dein|ihr|votre|tu|su|seu) (name|nom|nombre|nome)\]
+        [{]{2}[^{}]{1,80}}}
+        lorem ipsum
+    """,
+    # where a text begins: chatter before the answer
+    "opening": r"""
+        (sure|certainly|of course|absolutely|definitely|great question|good question|no problem)( thing)?[!,.:]
+        (okay|ok|alright),? (here|let)
+        here('s| is| are) (the|a|an|some|your|my|one) [^:]{0,100}:
+        (thank you|thanks) for (your|the|asking)
+        (natürlich|selbstverständlich|gerne|bien sûr|certainement|claro|por supuesto|com certeza|certo|natuurlijk|конечно)[!,.:]
+        (当然|好的|もちろん|물론)
+    """,
+    # anywhere: chatter after it
+    "closing": r"""
+        hope (this|that) (helps|is helpful|answers)
+        let me know … (questions?|help|need|like|further|else|assistance|clarification)
+        (feel free|don't hesitate) to (ask|reach out|contact|let me know)
+        is there anything else (i|you)
+        happy to (help|assist) further
+        ich hoffe,? (das|dies) hilft
+        j'espère que cela
+        espero que (esto|isso) (te )?(ayude|ajude)
+        希望(这|这些|以上)\S{0,8}(帮助|有用)
+        お役に立て
+    """,
+}
+AT_START = {"refusal", "opening"}
+LETTER = "[a-zß-ÿа-я]"  # of the scripts that part words
+
+
+def compiled(kind: Kind) -> re.Pattern[str]:
+    """One pattern of all phrases of a kind, as whole words where the script parts them."""
+    phrases = [re.sub(r"(?<!\\)\(", "(?:", line.strip()) for line in PHRASES[kind].strip().split("\n")]
+    phrases = [phrase.replace(" … ", r"(?: \S{1,40}){0,6}? ") for phrase in phrases]
+    either = "|".join(rf"(?<!{LETTER}(?={LETTER})){phrase}(?!(?<={LETTER}){LETTER})" for phrase in phrases)
+    return re.compile(rf"\A\W{{0,20}}(?:as an? [^.!?]{{0,60}}, ?)?(?:{either})" if kind in AT_START else either)
+
+
+def boilerplate(
+    *, fields: list[FieldName], kinds: list[Kind] = ["refusal", "identity", "placeholder"], patterns: list[str] = [],  # noqa: B006
+) -> Filter:  # fmt: skip
+    """Drop refusals, "As an AI language model", unfilled "[Your Name]"; on demand "Sure!" and "I hope this helps".
+
+    Costs 2 ms a page. Measures how often each kind occurs, in English and more thinly in eleven other languages; `patterns`
+    are regular expressions of your own, compared as the phrases in this file are.
+    """
+    searched: dict[str, re.Pattern[str]] = {kind: compiled(kind) for kind in kinds}
+    try:
+        searched |= {pattern: re.compile(pattern) for pattern in patterns}
+    except re.error as error:
+        raise ValueError(f"'patterns': {error.pattern!r} is not a regular expression: {error}") from error
+
+    def count(record: Record) -> dict[str, float]:
+        texts = [" ".join(str(record.fields[name]).lower().replace("’", "'").split()) for name in fields]
+        return {kind: sum(sum(1 for _ in found.finditer(text)) for text in texts) for kind, found in searched.items()}
+
+    def measure(records: Sequence[Record]) -> list[dict[str, float]]:
+        return [count(record) for record in records]
+
+    def decide(found: dict[str, float]) -> str | None:
+        return ", ".join(f"{kind} {times:.0f} times" for kind, times in found.items() if times) or None
+
+    return Filter(measure, decide)

@@ -1,0 +1,14 @@
+"""Texts short enough to stand in another prompt (Knowledge Card, Feng et al. 2023: relevance, brevity, factuality)."""
+
+from collections.abc import Sequence
+
+from distillgen import FieldName, Filter, Record
+
+
+def brevity(*, field: FieldName = "response", max_words: int = 50) -> Filter:
+    """Drop texts of more than `max_words` words; a generate stage before it can shorten them. Costs nothing."""
+
+    def measure(records: Sequence[Record]) -> list[float]:
+        return [len(str(r.fields[field]).split()) for r in records]
+
+    return Filter(measure, lambda count: f"{count:.0f} words > {max_words}" if count > max_words else None)

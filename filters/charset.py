@@ -1,0 +1,57 @@
+"""Characters that do not belong: other scripts, control characters, what a wrong decoding leaves behind."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from distillgen import FieldName, Filter, Record
+
+LETTERS = {"Lu", "Ll", "Lt", "Lo"}
+BROKEN = {"Cc", "Cn", "Co", "Cs"}  # control, unassigned, private, lone surrogate
+
+
+def charset(
+    *, field: FieldName = "response", scripts: list[str] | None = None, characters: str | None = None, max_share: float = 0.0
+) -> Filter:
+    """Drop texts with too large a share of characters outside what is allowed. Costs nothing.
+
+    Allowed are the letters of `scripts` (latin, cyrillic, cjk, hiragana, …), with all digits, marks and symbols that are
+    not broken; or exactly `characters`, written as inside a regular expression's brackets: "a-zA-Z .,".
+    """
+    if (scripts is None) == (characters is None):
+        raise ValueError("give either 'scripts' or 'characters'")
+    allowed = {name.lower() for name in scripts or ()}
+    for name in allowed:
+        if not any(script_of(chr(i)) == name for i in range(0x20000)):
+            raise ValueError(f"Unicode has no letters of a script '{name}'; it has latin, cyrillic, arabic, cjk, hangul, …")
+    try:
+        wanted = re.compile(f"[{characters}]") if characters is not None else None
+    except re.error as error:
+        raise ValueError(f"'characters' is not the inside of a regular expression's brackets: {error}") from error
+
+    def outside(character: str) -> bool:
+        if wanted:
+            return not wanted.fullmatch(character)
+        category = unicodedata.category(character)
+        if category in BROKEN or character == "\ufffd":
+            return character not in "\t\n\r"
+        plain = unicodedata.normalize("NFKC", character)[0]  # of a full-width or mathematical letter
+        return category in LETTERS and script_of(plain) not in allowed
+
+    def share(text: str) -> float:
+        counts = Counter(text)
+        return sum(count for character, count in counts.items() if outside(character)) / max(1, len(text))
+
+    def measure(records: Sequence[Record]) -> list[float]:
+        return [share(str(r.fields[field])) for r in records]
+
+    def decide(found: float) -> str | None:
+        return f"{found:.2%} of its characters are not allowed > {max_share:.2%}" if found > max_share else None
+
+    return Filter(measure, decide)
+
+
+def script_of(letter: str) -> str:
+    """The first word of a letter's Unicode name, which is its script: LATIN SMALL LETTER A, CJK UNIFIED IDEOGRAPH-4E00."""
+    return unicodedata.name(letter, "").partition(" ")[0].lower()

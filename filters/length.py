@@ -1,0 +1,60 @@
+"""Length in words, characters, sentences, or tokens."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
+
+SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s|$)|[。！？]++")
+
+
+def length(
+    *, field: FieldName = "response", unit: Literal["words", "characters", "sentences", "tokens"] = "words",
+    at_least: int = 0, at_most: int | None = None,
+    tokenizer: str | None = None, tokenizer_file: FileName | None = None, project: Project,
+) -> Filter:  # fmt: skip
+    """Drop texts of fewer than `at_least` or more than `at_most` words, characters, sentences or tokens. Costs nothing.
+
+    Tokens are those of `tokenizer`, a name on the Hugging Face Hub, or of `tokenizer_file`, a tokenizer.json.
+    """
+    given = [name for name in (tokenizer, tokenizer_file) if name is not None]
+    if len(given) != (unit == "tokens"):
+        raise ValueError("the unit 'tokens' needs either 'tokenizer' or 'tokenizer_file'; no other unit takes one")
+    count = {"words": words, "characters": len, "sentences": sentences}.get(unit)
+    count = count or tokens(tokenizer or "", str(project.file(tokenizer_file)) if tokenizer_file else "")
+
+    def measure(records: Sequence[Record]) -> list[float]:
+        return [count(str(r.fields[field])) for r in records]
+
+    def decide(found: float) -> str | None:
+        if found < at_least:
+            return f"{found:.0f} {unit} < {at_least}"
+        return f"{found:.0f} {unit} > {at_most}" if at_most is not None and found > at_most else None
+
+    return Filter(measure, decide)
+
+
+def words(text: str) -> int:
+    """What stands between spaces."""
+    return len(text.split())
+
+
+def sentences(text: str) -> int:
+    """What ends like a sentence, and a last one that does not."""
+    *ended, last = SENTENCE_END.split(text)
+    return len(ended) + bool(last.strip())
+
+
+def tokens(name: str, file: str) -> Callable[[str], int]:
+    """A counter of a tokenizer's tokens, those that it would add around a text left out."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ConfigError("filter 'length' in tokens needs a package: pip install 'tokenizers>=0.20,<1'") from error
+    try:
+        tokenizer = Tokenizer.from_file(file) if file else Tokenizer.from_pretrained(name)
+    except Exception as error:  # the package raises no narrower class
+        raise ConfigError(f"filter 'length': the tokenizer '{file or name}' cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    return lambda text: len(tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids)

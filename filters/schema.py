@@ -1,0 +1,62 @@
+"""Fields of a given form: JSON Schema, draft 2020-12, or a regular expression."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from distillgen import FieldName, Filter, Record
+from distillgen.record import dumps, loads
+
+
+def schema(*, field: FieldName = "response", json_schema: dict[str, Any] | None = None, pattern: str | None = None) -> Filter:
+    """Drop records whose field breaks a JSON schema, or does not match a regular expression as a whole. Costs nothing.
+
+    A text is held against the schema as it stands, or else as the JSON that it holds. Measures the places that break it.
+    """
+    if (json_schema is None) == (pattern is None):
+        raise ValueError("give either 'json_schema' or 'pattern'")
+    try:
+        form = re.compile(pattern, re.S) if pattern is not None else None
+    except re.error as error:
+        raise ValueError(f"'pattern' is not a regular expression: {error}") from error
+    valid = validator(json_schema or {})
+
+    def broken(value: Any) -> dict[str, float]:
+        if form:
+            return {"json": 1, "places": not form.fullmatch(str(value))}
+        if isinstance(value, str) and not valid.is_valid(value):
+            try:
+                value = loads(value)
+            except ValueError:
+                return {"json": 0, "places": 1}
+        return {"json": 1, "places": sum(1 for _ in valid.iter_errors(value))}
+
+    def measure(records: Sequence[Record]) -> list[dict[str, float]]:
+        return [broken(r.fields[field]) for r in records]
+
+    def decide(found: dict[str, float]) -> str | None:
+        if not found["json"]:
+            return "not JSON"
+        breaks = "does not match the pattern" if form else f"breaks the schema at {found['places']:.0f} places"
+        return breaks if found["places"] else None
+
+    return Filter(measure, decide)
+
+
+def validator(schema: dict[str, Any]) -> Any:
+    """A checker of the schema, whose references all lead into itself: none is ever fetched."""
+    from jsonschema import Draft202012Validator, SchemaError
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    registry = Registry().with_resource("", DRAFT202012.create_resource(schema))
+    try:
+        Draft202012Validator.check_schema(schema)
+        for reference in re.findall(r'"\$ref":"([^"]*)"', dumps(schema).decode()):
+            registry.resolver().lookup(reference)
+    except SchemaError as error:
+        raise ValueError(f"'json_schema' is wrong: {error.message}") from error
+    except Unresolvable as error:
+        raise ValueError(f"'json_schema' refers to {error.ref!r}, which is not in it") from error
+    return Draft202012Validator(schema, registry=registry)
