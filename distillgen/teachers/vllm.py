@@ -56,11 +56,17 @@ class VLLMSpec(Spec):
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the model, an adapter or vLLM is missing."""
-        for what, name in (("model", self.model), *((f"adapter '{name}'", path) for name, path in self.lora.items())):
-            if not _place(name, root).exists() and not re.fullmatch(r"\w[\w.-]*(/[\w.:-]+)?", name):
+        adapters = [(f"adapter '{name}'", path, "adapter_config.json") for name, path in self.lora.items()]
+        for what, name, file in [("model", self.model, "config.json"), *adapters]:
+            place = _place(name, root)
+            if place is None and not re.fullmatch(r"\w[\w.-]*(/[\w.:-]+)?", name):
                 raise ConfigError(f"there is no folder '{name}' for the {what}; a name on the Hub is like owner/name")
+            if place is not None and place.is_dir() and not (place / file).is_file():
+                raise ConfigError(f"the folder '{name}' for the {what} has no {file}")
         if self.adapter is not None and self.adapter not in self.lora:
             raise ConfigError(f"'lora' has no adapter '{self.adapter}'{did_you_mean(self.adapter, self.lora)}")
+        if "hf_token" in self.engine:
+            raise ConfigError("'hf_token' is a secret: export HF_TOKEN=… instead, which vLLM reads by itself")
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError("provider 'vllm' needs the extra 'vllm': pip install 'distillgen[vllm]'")
 
@@ -68,11 +74,11 @@ class VLLMSpec(Spec):
         """What the engine is started with; entries of `models` for which it is the same share one engine."""
         given = {name: value for name in ARGUMENTS if (value := getattr(self, name)) is not None}
         if self.lora:
-            configs = [_place(path, root) / "adapter_config.json" for path in self.lora.values()]
-            most = max([16, *(json.loads(config.read_bytes())["r"] for config in configs if config.is_file())])
+            folders = [place for path in self.lora.values() if (place := _place(path, root))]
+            most = max([16, *(json.loads((folder / "adapter_config.json").read_bytes())["r"] for folder in folders)])
             given |= {"enable_lora": True, "max_loras": len(self.lora), "max_lora_rank": 1 << (most - 1).bit_length()}
         ours = {"enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False}
-        return {**ours, **given, **self.engine, "model": _address(self.model, root)}
+        return {**ours, **given, **self.engine, "model": str(_place(self.model, root) or self.model)}
 
 
 class Engine:
@@ -138,13 +144,10 @@ class VLLM(Teacher):
         """`identity` names the weights, and what else changes answers."""
         super().__init__(name, spec, services)
         given, root = self.spec, services.root
-        further = {key: value for key, value in given.engine.items() if not _SPEED.fullmatch(key)}
-        parts = {
-            "adapter": given.adapter and weights(given.lora[given.adapter], root),
-            "dtype": given.dtype, "quantization": given.quantization, "engine": further and digest(further),
-        }  # fmt: skip
-        named = [f"{key}={part}" for key, part in parts.items() if part]
-        self.identity = " ".join([f"vllm:{weights(given.model, root)}", *named])
+        told = {key: value for key, value in given.engine.items() if not _SPEED.fullmatch(key)}
+        told |= {key: value for key in ("dtype", "quantization") if (value := getattr(given, key))}
+        told |= {"adapter": weights(given.lora[given.adapter], root)} if given.adapter else {}
+        self.identity = f"vllm:{weights(given.model, root)}" + (f" {dumps(told).decode()}" if told else "")
         self._engine: Engine | None = None
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
@@ -187,12 +190,16 @@ class VLLM(Teacher):
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        lora, adapters = None, list(self.spec.lora)
-        if (name := self.spec.adapter) is not None:
-            lora = LoRARequest(name, adapters.index(name) + 1, _address(self.spec.lora[name], self.services.root))
+        lora = None
+        if self.spec.adapter is not None:
+            path = self.spec.lora[self.spec.adapter]
+            path = str(_place(path, self.services.root) or path)
+            lora = LoRARequest(path, int(digest(path, 7), 16), path)  # vLLM's caches go by the name and the number
         try:
             before = _tokens(engine.tokenizer, context, template or {})
             after = engine.tokenizer.encode(target, add_special_tokens=False) if target else []
+            if after and not before:
+                raise ValueError("the first token of a text has no log-probability; give it a context")
             structured = StructuredOutputsParams(**form) if form else None
             params = SamplingParams(**sampling, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY)
             asked = TokensPrompt(prompt_token_ids=before + after), params, str(next(_numbers))
@@ -205,6 +212,8 @@ class VLLM(Teacher):
                 raise self.down(f"'{self.spec.model}' has no chat template; a base model takes api: completions") from error
             passing = isinstance(error, EngineGenerateError) and not isinstance(cause, (ValueError, TypeError))
             raise (Retryable if passing else Rejected)(f"{type(cause).__name__}: {cause}") from error
+        if any(each.finish_reason in ("abort", "error") for each in output.outputs):
+            raise Retryable("vLLM gave the request up")
         return output, len(before)
 
     async def _started(self) -> Engine:
@@ -261,19 +270,15 @@ def _completion(output: Any, opened: bool, top: int, **known: Any) -> Completion
     return Completion(text, status, reasoning, logprobs=signals, output_tokens=len(output.token_ids), **known)
 
 
-def _place(name: str, root: Path) -> Path:
-    return root / Path(name).expanduser()
-
-
-def _address(name: str, root: Path) -> str:
-    """A path where there is one, else the name on the Hub."""
-    return str(_place(name, root)) if _place(name, root).exists() else name
+def _place(name: str, root: Path) -> Path | None:
+    """The folder or file, or None where the name is one on the Hub."""
+    place = root / Path(name).expanduser()
+    return place if place.exists() else None
 
 
 def weights(name: str, root: Path) -> str:
     """What names a model or an adapter in ledger keys: its name on the Hub, or a digest of its folder's files."""
-    place = _place(name, root)
-    if not place.exists():
+    if (place := _place(name, root)) is None:
         return name
     files = [place] if place.is_file() else sorted(each for each in place.iterdir() if each.suffix in _WEIGHTS)
     return digest([[each.name, identity(str(each.resolve()), root)] for each in files])
