@@ -149,7 +149,7 @@ class Price(BaseModel):
 class Spec(Sampling):
     """One entry of `models`: where a model is, what it may be asked and what it costs. Sampling options are its defaults."""
 
-    provider: str = Field(description="the kind of teacher: openai, embedded or scripted")
+    provider: str = Field(description="the kind of teacher: openai, embedded, vllm or scripted")
     model: str = Field(description="the model's name at its endpoint")
     max_concurrency: int | None = Field(None, ge=1, description="most requests in flight; default: found while asking")
     rpm: float | None = Field(None, gt=0, description="most requests a minute")

@@ -1,0 +1,293 @@
+"""A model on this machine's own accelerator: vLLM's engine, started by the run and stopped with it.
+
+The engine batches continuously: it is handed every request that has a slot, and each answer is recorded as it finishes.
+It works in processes of its own, which `end_with_run` ties to this one, so that a killed run leaves no GPU occupied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.record import digest, dumps
+from distillgen.teachers import Completion, Rejected, Request, Retryable, Services, Spec, Teacher
+from distillgen.teachers.embedded import identity_of
+
+ENVIRONMENT = {  # what is set already stays
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would keep the run's lock and the loop's signal pipe open
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DISTILLGEN_ENGINE": "1",  # tells the engine's processes whose they are
+}
+ARGUMENTS = ("dtype", "quantization", "max_model_len", "tensor_parallel_size", "gpu_memory_utilization", "enforce_eager")
+_SPEED = re.compile(r"max_\w+|\w+_size")  # further arguments that no answer depends on
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt"}
+_numbers = itertools.count()
+
+
+class VLLMSpec(Spec):
+    """`model` is a folder or a name on the Hugging Face Hub; what is not given is as vLLM has it."""
+
+    max_concurrency: int = Field(1024, ge=1, description="requests in the engine's hands; it runs as many at a time as fit")
+    api: Literal["chat", "completions"] = Field("chat", description="completions sends the prompt as one text")
+    dtype: str | None = Field(None, description="of the weights, such as bfloat16")
+    quantization: str | None = Field(None, description="how the weights are quantized, such as fp8 or awq")
+    max_model_len: int | None = Field(None, ge=2, description="tokens of one request and its answer together")
+    tensor_parallel_size: int | None = Field(None, ge=1, description="GPUs that share the model")
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1, description="the share of a GPU's memory that it takes")
+    enforce_eager: bool | None = Field(None, description="without CUDA graphs: a faster start, slower answers")
+    engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of the engine, as vLLM names them")
+    lora: dict[str, str] = Field(default_factory=dict, description="adapters that the engine holds: name to folder or Hub name")
+    adapter: str | None = Field(None, description="which of 'lora' answers; default: the model without one")
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the engine does besides text."""
+        return frozenset({"n", "logprobs", "json_schema", "grammar", "score"})
+
+    def check(self, root: Path) -> None:
+        """Raise ConfigError where the model, an adapter or vLLM is missing."""
+        adapters = [(f"adapter '{name}'", path, "adapter_config.json") for name, path in self.lora.items()]
+        for what, name, file in [("model", self.model, "config.json"), *adapters]:
+            place = _place(name, root)
+            if place is None and not re.fullmatch(r"\w[\w.-]*(/[\w.:-]+)?", name):
+                raise ConfigError(f"there is no folder '{name}' for the {what}; a name on the Hub is like owner/name")
+            if place is not None and place.is_dir() and not (place / file).is_file():
+                raise ConfigError(f"the folder '{name}' for the {what} has no {file}")
+        if self.adapter is not None and self.adapter not in self.lora:
+            raise ConfigError(f"'lora' has no adapter '{self.adapter}'{did_you_mean(self.adapter, self.lora)}")
+        if "hf_token" in self.engine:
+            raise ConfigError("'hf_token' is a secret: export HF_TOKEN=… instead, which vLLM reads by itself")
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError("provider 'vllm' needs the extra 'vllm': pip install 'distillgen[vllm]'")
+
+    def arguments(self, root: Path) -> dict[str, Any]:
+        """What the engine is started with; entries of `models` for which it is the same share one engine."""
+        given = {name: value for name in ARGUMENTS if (value := getattr(self, name)) is not None}
+        if self.lora:
+            folders = [place for path in self.lora.values() if (place := _place(path, root))]
+            most = max([16, *(json.loads((folder / "adapter_config.json").read_bytes())["r"] for folder in folders)])
+            given |= {"enable_lora": True, "max_loras": len(self.lora), "max_lora_rank": 1 << (most - 1).bit_length()}
+        ours = {"enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False}
+        return {**ours, **given, **self.engine, "model": str(_place(self.model, root) or self.model)}
+
+
+class Engine:
+    """vLLM, started in a thread that nobody waits for when the run is stopped meanwhile."""
+
+    shared: ClassVar[dict[tuple[asyncio.AbstractEventLoop, bytes], Engine]] = {}
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self.users = 0
+        self.started: Future[None] = Future()
+        self.started.set_running_or_notify_cancel()
+        threading.Thread(target=self._start, args=(arguments,), daemon=True).start()
+
+    def _start(self, arguments: Mapping[str, Any]) -> None:
+        try:
+            for name, value in ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+            from vllm import AsyncEngineArgs
+            from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            batches = UsageContext.LLM_CLASS  # as large as offline work has them; vLLM's other defaults are smaller
+            self.llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=batches)
+            self.tokenizer, self.sampling = self.llm.get_tokenizer(), self.llm.model_config.get_diff_sampling_param()
+            self.started.set_result(None)
+        except Exception as error:
+            self.started.set_exception(error)
+
+    def leave(self) -> None:
+        """One user less; with the last one its processes stop, as soon as they are there."""
+        self.users -= 1
+        if not self.users:
+            Engine.shared = {key: engine for key, engine in Engine.shared.items() if engine is not self}
+            self.started.add_done_callback(self._stop)
+
+    def _stop(self, started: Future[None]) -> None:
+        if not started.exception():
+            self.llm.shutdown()
+            self.llm = self.tokenizer = None  # whatever holds on to this engine, nothing of it is left to end badly at exit
+
+
+def end_with_run() -> None:
+    """In an engine's process: end when its parent does, even by SIGKILL. vLLM calls this plugin in each of them."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and "DISTILLGEN_ENGINE" in os.environ:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+class VLLM(Teacher):
+    """Starts the engine when the first answer is missing: a run that only replays loads no model."""
+
+    spec_type = VLLMSpec
+    spec: VLLMSpec
+    paid = False
+
+    def __init__(self, name: str, spec: Spec, services: Services) -> None:
+        """`identity` names the weights, and what else changes answers."""
+        super().__init__(name, spec, services)
+        given, root = self.spec, services.root
+        told = {key: value for key, value in given.engine.items() if not _SPEED.fullmatch(key)}
+        told |= {key: value for key in ("dtype", "quantization") if (value := getattr(given, key))}
+        told |= {"adapter": weights(given.lora[given.adapter], root)} if given.adapter else {}
+        self.identity = f"vllm:{weights(given.model, root)}" + (f" {dumps(told).decode()}" if told else "")
+        self._engine: Engine | None = None
+
+    async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
+        """All samples in one call, of which vLLM seeds each with one more than the one before."""
+        sampling = dict(request.sampling)
+        model = f"{self.spec.model}+{self.spec.adapter}" if self.spec.adapter else self.spec.model
+        context = request.messages if request.prompt is None else request.prompt
+        if request.target is not None:
+            scored = await self.score(context, request.target, top=sampling.get("logprobs", 0))
+            return [Completion(logprobs=scored, model=model, input_tokens=len(scored))]
+        if "seed" in sampling and samples[-1] - samples[0] >= len(samples):
+            return [completion for sample in samples for completion in await self.answer(request, [sample], attempt)]
+        if "seed" in sampling:
+            sampling["seed"] += samples[0] + 1_000_003 * attempt
+        sampling |= sampling.pop("extra", {})
+        template = sampling.pop("chat_template_kwargs", {})
+        form = {"json": dict(request.schema)} if request.schema else {"grammar": request.grammar} if request.grammar else {}
+        engine = await self._started()
+        sampling = {"max_tokens": None, **engine.sampling, **sampling, "n": len(samples)}
+        output, tokens = await self._generate(engine, context, sampling, form=form, template=template)
+        opened = request.prompt is None and engine.tokenizer.decode(output.prompt_token_ids[-8:]).rstrip().endswith("<think>")
+        counts = {"input_tokens": tokens, "cached_tokens": output.num_cached_tokens or 0}
+        top = sampling.get("logprobs") or 0
+        return [_completion(each, opened, top, model=model, **({} if i else counts)) for i, each in enumerate(output.outputs)]
+
+    async def score(self, context: str | Sequence[Mapping[str, Any]], target: str, *, top: int = 0) -> list[list[Any]]:
+        """Each token of `target` with its log-probability, in nats, after `context` (a text, or messages to be answered) and
+        the `top` likeliest in its place. The target is cut into tokens by itself, as if it had been generated.
+        """
+        engine = await self._started()
+        output, before = await self._generate(engine, context, {"max_tokens": 1, "prompt_logprobs": top}, target=target)
+        ids, found = output.prompt_token_ids[before:], output.prompt_logprobs[before:]
+        return [_signal(token, among, top) for token, among in zip(ids, found, strict=True)]
+
+    async def _generate(
+        self, engine: Engine, context: str | Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], *,
+        form: Mapping[str, Any] | None = None, template: Mapping[str, Any] | None = None, target: str = "",
+    ) -> tuple[Any, int]:  # fmt: skip
+        """The engine's output for `context` and `target`, when it is whole, and how many tokens the context has."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        lora = None
+        if self.spec.adapter is not None:
+            path = self.spec.lora[self.spec.adapter]
+            path = str(_place(path, self.services.root) or path)
+            lora = LoRARequest(path, int(digest(path, 7), 16), path)  # vLLM's caches go by the name and the number
+        try:
+            before = _tokens(engine.tokenizer, context, template or {})
+            after = engine.tokenizer.encode(target, add_special_tokens=False) if target else []
+            if after and not before:
+                raise ValueError("the first token of a text has no log-probability; give it a context")
+            structured = StructuredOutputsParams(**form) if form else None
+            params = SamplingParams(**sampling, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY)
+            asked = TokensPrompt(prompt_token_ids=before + after), params, str(next(_numbers))
+            (output,) = [each async for each in engine.llm.generate(*asked, lora_request=lora)]
+        except EngineDeadError as error:
+            raise self.down("vLLM's engine has ended; what it said stands above") from error
+        except Exception as error:  # a request that cannot be answered: of other kinds in every release of vLLM
+            cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ else error
+            if "chat_template is not set" in str(cause):
+                raise self.down(f"'{self.spec.model}' has no chat template; a base model takes api: completions") from error
+            passing = isinstance(error, EngineGenerateError) and not isinstance(cause, (ValueError, TypeError))
+            raise (Retryable if passing else Rejected)(f"{type(cause).__name__}: {cause}") from error
+        if any(each.finish_reason in ("abort", "error") for each in output.outputs):
+            raise Retryable("vLLM gave the request up")
+        return output, len(before)
+
+    async def _started(self) -> Engine:
+        """The engine, which the first that needs it starts."""
+        if self._engine is None:
+            arguments = self.spec.arguments(self.services.root)
+            key = asyncio.get_running_loop(), dumps(arguments)
+            self._engine = Engine.shared[key] = Engine.shared.get(key) or Engine(arguments)
+            self._engine.users += 1
+        engine = self._engine
+        if not engine.started.done():
+            self.activity.note = f"loading {self.spec.model} into vLLM"
+        try:
+            await asyncio.wrap_future(engine.started)
+        except Exception as error:
+            raise self.down(f"vLLM could not start: {error}. What it says above may tell more") from error
+        finally:
+            self.activity.note = ""
+        return engine
+
+    async def close(self) -> None:
+        """Stop the engine, unless another model of the run uses it."""
+        if self._engine is not None:
+            self._engine.leave()
+            self._engine = None
+
+
+def _tokens(tokenizer: Any, context: str | Sequence[Mapping[str, Any]], template: Mapping[str, Any]) -> list[int]:
+    """A text as it is, or messages in the model's own chat template, ready to be answered."""
+    if isinstance(context, str):
+        return list(tokenizer.encode(context))
+    messages = [{**message, "content": _text(message["content"])} for message in context]
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template))
+
+
+def _text(content: Any) -> Any:
+    parts = content if isinstance(content, list) else []
+    if other := [part.get("type") for part in parts if part.get("type") != "text"]:
+        raise ValueError(f"provider vllm takes text, not '{other[0]}'; `vllm serve` and provider openai take it")
+    return "\n".join(part["text"] for part in parts) if parts else content
+
+
+def _completion(output: Any, opened: bool, top: int, **known: Any) -> Completion:
+    """One of the engine's answers; reasoning that the chat template opened, or the model did, stands apart."""
+    text, reasoning = output.text, ""
+    if opened or text.startswith("<think>"):
+        reasoning, _, text = (part.strip() for part in text.removeprefix("<think>").partition("</think>"))
+    signals = [_signal(token, among, top) for token, among in zip(output.token_ids, output.logprobs or (), strict=False)]
+    status = "length" if output.finish_reason == "length" else "ok"
+    return Completion(text, status, reasoning, logprobs=signals, output_tokens=len(output.token_ids), **known)
+
+
+def _signal(token: int, among: Mapping[int, Any], top: int) -> list[Any]:
+    """A token, its log-probability, and the `top` likeliest with theirs."""
+    likeliest = sorted((each for each in among.values() if each.rank <= top), key=lambda each: each.rank)
+    pairs = [[each.decoded_token, each.logprob] for each in likeliest if math.isfinite(each.logprob)]
+    return [among[token].decoded_token, among[token].logprob, pairs]
+
+
+def _place(name: str, root: Path) -> Path | None:
+    """The folder or file, or None where the name is one on the Hub."""
+    place = root / Path(name).expanduser()
+    return place if place.exists() else None
+
+
+def weights(name: str, root: Path) -> str:
+    """What names a model or an adapter in ledger keys: its name on the Hub, or a digest of its folder's files."""
+    if (place := _place(name, root)) is None:
+        return name
+    files = [place] if place.is_file() else sorted(each for each in place.iterdir() if each.suffix in _WEIGHTS)
+    return digest([[each.name, identity_of(str(each.resolve()), root)] for each in files])
