@@ -13,7 +13,7 @@ import pytest
 
 from tests.endpoint import Endpoint, completion, reply
 
-ROWS, CONCURRENCY = 240, 12
+ROWS, CONCURRENCY = 400, 12
 
 FILTER = '''
 from collections.abc import Sequence

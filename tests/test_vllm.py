@@ -269,8 +269,8 @@ def test_log_probabilities_are_the_models_own(answer, teachers, runner, model, a
         own_ids = tokenizer.encode(target, add_special_tokens=False)
         after = logits_of(own, ids + own_ids)
         scored = runner.run(teachers[adapter].score(context, target))
-        assert "".join(token for token, _ in scored) == target
-        assert [value for _, value in scored] == pytest.approx([after[len(ids) - 1 + i, each].item() for i, each in enumerate(own_ids)], abs=2e-3)
+        assert "".join(token for token, _, _ in scored) == target
+        assert [value for _, value, _ in scored] == pytest.approx([after[len(ids) - 1 + i, each].item() for i, each in enumerate(own_ids)], abs=2e-3)
 
 
 @needs_vllm
