@@ -5,8 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "distillgen"
 LAYERS = [
-    {"errors", "record", "text", "signals", "wording", "embedding"}, {"marked", "project", "forms", "prompt", "ledger"}, {"teachers"}, {"stages"}, {"pipeline", "catalog"},
-    {"runs", "execution", "report"}, {"progress", "show", "cli", "__main__", "__init__"},
+    {"errors", "record", "text", "signals", "wording", "embedding", "calibration"}, {"classifier", "marked", "project", "forms", "prompt", "ledger"}, {"teachers"}, {"stages"}, {"pipeline", "catalog"},
+    {"runs", "execution", "report"}, {"progress", "show", "labelling", "cli", "__main__", "__init__"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

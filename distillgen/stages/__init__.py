@@ -89,6 +89,8 @@ class Job:
     limit: int | None = None
     retry_failed: bool = False
     retry_with: Mapping[str, Any] = field(default_factory=dict)
+    directory: Path = Path()
+    """The run's, for what a stage has to say besides its records."""
 
 
 class Stage(BaseModel):
@@ -124,11 +126,11 @@ class Text:
     """A template in place, of a stage that asks for something else than an answer. Raises ConfigError for a wrong one."""
 
     def __init__(self, source: str) -> None:
-        self._template, self._used = compile_template(source, "template")
+        self._template, self.used = compile_template(source, "template")
 
     def check(self, given: Checking, what: str) -> None:
         """Raise ConfigError where a field that it uses is not there."""
-        for name in sorted(self._used):
+        for name in sorted(self.used):
             given.need(name, what)
 
     def render(self, record: Record) -> str:
