@@ -5,6 +5,7 @@ Both give probabilities under the labels' own prior: nothing is reweighted, so t
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import math
@@ -16,9 +17,13 @@ from typing import Any, Protocol, TypeAlias
 
 from distillgen.embedding import embed
 from distillgen.errors import ConfigError, Stopped
+from distillgen.ledger import Ledger
 
-Labelled: TypeAlias = Sequence[tuple[Sequence[str], bool]]
-"""Renderings of one thing each, and whether it is valid."""
+Renderings: TypeAlias = tuple[str, ...]
+"""One thing, said in one or more ways."""
+
+Labelled: TypeAlias = Sequence[tuple[Renderings, bool]]
+"""Things, and whether each is valid."""
 
 Features: TypeAlias = Callable[[Sequence[str]], Any]
 """A matrix with a row for each text."""
@@ -60,6 +65,53 @@ def need(*modules: str, remedy: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"a critic of this kind needs {module}: pip install {remedy}")
+
+
+class Scoring:
+    """Scores together all that has come while the batch before was scored, and keeps the scores."""
+
+    def __init__(self, load: Callable[[], Classifier], ledger: Ledger) -> None:
+        self._load, self._ledger = load, ledger
+        self._waiting: dict[bytes, tuple[Renderings, asyncio.Future[float]]] = {}
+        self._work: asyncio.Task[None] | None = None
+
+    def probability(self, rendered: Renderings, key: bytes) -> asyncio.Future[float]:
+        """To wait for; it is in the ledger when it is there."""
+        loop = asyncio.get_running_loop()
+        _, future = self._waiting.setdefault(key, (rendered, loop.create_future()))
+        if self._work is None or self._work.done():
+            self._work = loop.create_task(self._score())
+        return future
+
+    def stop(self) -> None:
+        """Leave what nobody waits for any more."""
+        if self._work:
+            self._work.cancel()
+
+    async def _score(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, {}
+            futures = [future for _, future in batch.values()]
+            try:
+                found = await asyncio.to_thread(self._averaged, [rendered for rendered, _ in batch.values()])
+                await self._ledger.add_scores(dict(zip(batch, found, strict=True)))
+            except Exception as error:  # it belongs to those who wait
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for future, probability in zip(futures, found, strict=True):
+                if not future.done():
+                    future.set_result(probability)
+
+    def _averaged(self, things: Sequence[Renderings]) -> list[float]:
+        return averaged(self._load(), things)
+
+
+def averaged(classifier: Classifier, things: Sequence[Renderings]) -> list[float]:
+    """The mean probability over the renderings of each, without the digits that depend on what else is in a batch."""
+    found = iter(classifier.probabilities([text for texts in things for text in texts]))
+    return [round(sum(next(found) for _ in texts) / len(texts), 6) for texts in things]
 
 
 class Linear:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,12 +22,12 @@ import orjson
 from pydantic import Field, model_validator
 
 from distillgen.calibration import Point, Scored, calibration_error, curve, reach, realised
-from distillgen.classifier import Classifier, Encoder, Linear, features_of, need
+from distillgen.classifier import Classifier, Encoder, Linear, Renderings, Scoring, averaged, features_of, need
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.project import Project
 from distillgen.prompt import Pick, Unrenderable, drawn
 from distillgen.record import META, Record, digest, dumps, read_rows
-from distillgen.stages import Checking, Chunk, Chunks, Job, Stage, Text, splice
+from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
 
 log = logging.getLogger("distillgen")
 
@@ -34,7 +35,6 @@ VERSION = 1  # of the way in which a critic is trained; another one trains anew
 LONGEST = 20_000  # characters of a text that are read
 PARTS = ("train", "validation", "test")
 
-Renderings: TypeAlias = tuple[str, ...]
 Labels: TypeAlias = dict[str, list[tuple[Renderings, bool]]]
 """The renderings of each labelled row and whether it is valid, by part."""
 
@@ -103,10 +103,12 @@ class Critic(Stage):
                 if isinstance(values, Pick) and values.n > len(values.of):
                     raise ConfigError(f"vary: '{name}' wants {values.n} of {len(values.of)} values")
         self.read(given.project)
-        if self.encoder or self.features == "embeddings":
-            need("sentence_transformers", remedy="'distillgen[filters]'; or take features: words, which need scikit-learn only")
-        if not self.encoder:
+        if self.encoder:
+            need("torch", "transformers", remedy="'distillgen[filters]'")
+        else:
             need("sklearn", remedy="scikit-learn")
+            if self.features == "embeddings":
+                need("sentence_transformers", remedy="'distillgen[filters]'; features: words need scikit-learn only")
         return given.fields
 
     def read(self, project: Project) -> Labels:
@@ -174,32 +176,36 @@ class Critic(Stage):
             stop.set()
             raise
         threshold = self._report(labels, scored, job)
-        load = cache(lambda: self._load(kept))
+        scoring = Scoring(cache(lambda: self._load(kept)), job.ledger)
 
-        def read(record: Record) -> Renderings | Record:
-            try:
-                return texts(record.fields)
-            except Unrenderable as error:
-                return record.drop(self.name, "unrenderable", str(error))
-
-        def decided(record: Record, probability: float) -> Record:
+        def decided(record: Record, probability: float) -> Chunk:
             record = record.scored({self.name: probability})
             reason = f"probability {probability:.3f} <= {threshold:.3f}"
-            return record if probability > threshold else record.drop(self.name, self.name, reason)
+            return [record if probability > threshold else record.drop(self.name, self.name, reason)]
 
-        async def judged(chunk: Chunk) -> Chunk:
-            live = [(record, read(record)) for record in chunk if not record.dropped]
-            keys = {seen: digest([kept.name, seen], 32).encode() for _, seen in live if not isinstance(seen, Record)}
-            known = job.ledger.find_scores(list(keys.values()))
-            if new := [seen for seen, key in keys.items() if key not in known]:
-                probabilities = await asyncio.to_thread(lambda: averaged(load(), new))
-                fresh = dict(zip(map(keys.__getitem__, new), probabilities, strict=True))
-                await job.ledger.add_scores(fresh)
-                known |= fresh
-            return splice(chunk, ([s if isinstance(s, Record) else decided(r, known[keys[s]])] for r, s in live))
+        async def later(record: Record, rendered: Renderings, key: bytes) -> Chunk:
+            return decided(record, await scoring.probability(rendered, key))
 
-        async for chunk in chunks:
-            yield await judged(chunk)
+        def begin(chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
+            todo: list[tuple[Record, Renderings, bytes]] = []
+            for record in chunk:
+                try:
+                    rendered = () if record.dropped else texts(record.fields)
+                    todo.append((record, rendered, digest([kept.name, rendered], 32).encode()))
+                except Unrenderable as error:
+                    todo.append((record.drop(self.name, "unrenderable", str(error)), (), b""))
+            known = job.ledger.find_scores([key for record, _, key in todo if not record.dropped])
+            for record, rendered, key in todo:
+                if record.dropped:
+                    yield [record]
+                else:
+                    yield decided(record, known[key]) if key in known else later(record, rendered, key)
+
+        try:
+            async for judged in in_order(chunks, begin, window=lambda: 2 * CHUNK):
+                yield judged
+        finally:
+            scoring.stop()
 
     def fingerprint(self, labels: Labels) -> str:
         """A digest of all that the trained critic depends on; the target is not part of it."""
@@ -220,16 +226,15 @@ class Critic(Stage):
                 )  # fmt: skip
             else:
                 made = Linear.fit(features_of(self.features, self.embedder), train, validation)
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}")  # others may train the same one: the first to end counts
+            partial.mkdir(parents=True, exist_ok=True)
             made.save(partial)
             scored = {
                 part: list(zip(averaged(made, [texts for texts, _ in some]), [valid for _, valid in some], strict=True))
                 for part, some in labels.items() if part != "train"
             }  # fmt: skip
             (partial / "held-out.json").write_bytes(dumps(scored))
-            partial.rename(folder)
+            shutil.rmtree(partial) if folder.exists() else partial.rename(folder)
             log.info("%s: trained on %d labels", self.name, len(train))
         kept: dict[str, Scored] = orjson.loads((folder / "held-out.json").read_bytes())
         return kept
@@ -260,12 +265,6 @@ class Critic(Stage):
         (job.directory / f"critic-{self.name}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
         log.info("%s: keeps a probability above %.4f", self.name, chosen.threshold)
         return chosen.threshold
-
-
-def averaged(classifier: Classifier, things: Sequence[Renderings]) -> list[float]:
-    """The mean probability over the renderings of each."""
-    found = iter(classifier.probabilities([text for texts in things for text in texts]))
-    return [sum(next(found) for _ in texts) / len(texts) for texts in things]
 
 
 def _plain(text: str) -> str:
