@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -248,6 +249,38 @@ def export(run: Run, out: Path | None, signals: bool) -> None:
 
     path = out or run.directory / "signals.parquet"
     click.echo(f"{export_signals(run, path):,} rows in {path}")
+
+
+@main.command()
+@RUN
+@click.option("-n", "count", type=click.IntRange(min=1), default=200, show_default=True, help="How many records.")
+@click.option("--fields", metavar="NAME,NAME", default="", help="The fields to show; default: all.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("data/labels.jsonl"), show_default=True,
+    help="The file that labels are appended to.",
+)  # fmt: skip
+@click.option("--label", default="label", show_default=True, help="What the label's field is called.")
+@click.option("--graded", is_flag=True, help="Grades from 1 to 5, instead of valid or not.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of records.")
+@click.option("--web", is_flag=True, help="On a web page, for this machine only.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the web page; default: any that is free.")
+def label(run: Run, count: int, fields: str, out: Path, label: str, graded: bool, seed: int, web: bool, port: int) -> None:
+    """Label records of RUN, kept and dropped, for a critic to learn from. Give the same command again to go on."""
+    from distillgen.labelling import Labelling, in_terminal, on_page, sample
+
+    shown = [name.strip() for name in fields.split(",") if name.strip()]
+    if not web and not sys.stdin.isatty():
+        raise ConfigError("labelling asks on a terminal, and this is none; give --web for a page")
+    labelling = Labelling(sample(run, count, fields=shown, seed=seed), out, label, graded, shown)
+    try:
+        if web:
+            on_page(labelling, port, lambda address: show.say(f"open {address}\nit ends by itself; Ctrl-C ends it sooner"))
+        else:
+            in_terminal(labelling)
+    finally:
+        show.say(f"{labelling.progress()}; in {out}")
+        reads = ", ".join(shown) or "…"
+        show.say(f"for a critic to learn from: - critic: {{labels: {out}, fields: [{reads}], target_recall: 0.8}}")
 
 
 @main.command()

@@ -231,8 +231,9 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
     log.info("run: %s in %s", live.pipeline.name, live.directory)
     pipeline = live.pipeline
     job = Job(
-        pipeline.project, live.teachers, live.ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with
-    )
+        pipeline.project, live.teachers, live.ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with,
+        directory=live.directory,
+    )  # fmt: skip
     consume = asyncio.create_task(_pull(live, job, first))
     beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]
     error: Exception | None = None

@@ -89,6 +89,14 @@ class Pick(BaseModel):
     n: int = Field(1, ge=1)
 
 
+def drawn(vary: Mapping[str, list[Any] | Pick], rng: random.Random) -> dict[str, Any]:
+    """A value of each nuisance variable, or as many as it wants."""
+    return {
+        name: rng.sample(options.of, options.n) if isinstance(options, Pick) else rng.choice(options)
+        for name, options in sorted(vary.items())
+    }
+
+
 class Front(BaseModel):
     """The front matter of a prompt file."""
 
@@ -237,10 +245,7 @@ class Prompt:
         others = [i for i, fields in enumerate(asked) if not fields or not fields.items() <= record.items()]
         n = min(few.n or len(others), len(others))
         chosen = rng.sample(others, n) if few.shuffle else others[:n]
-        values: dict[str, Any] = {}
-        for name, options in sorted(self.front.vary.items()):
-            values[name] = rng.sample(options.of, options.n) if isinstance(options, Pick) else rng.choice(options)
-        return Draw(tuple(chosen), values)
+        return Draw(tuple(chosen), drawn(self.front.vary, rng))
 
     def render(self, fields: Mapping[str, Any], draw: Draw = Draw()) -> list[dict[str, Any]]:  # noqa: B008 (frozen)
         """Chat messages for one record. Raises Unrenderable where a field that the template uses is missing."""

@@ -24,6 +24,7 @@ from distillgen.runs import Run, read_rows
 SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
 BARS = 32
+FEW = 10  # a precision over fewer kept labels than this is not drawn
 MOST_FIELDS = 200
 
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\w*\d[\w.,]*|(?<=: ).+""", re.DOTALL)
@@ -46,11 +47,12 @@ def write_report(directory: Path) -> None:
             if value is not None:  # JSON's word for a log-probability of -inf
                 own = why and f"{name}.".startswith(f"{why['filter']}.")
                 scores[name].append((float(value), "l" if own else "e" if why else "k"))
-    page = _template("report.html.jinja", wording.visible, autoescape=True).render(
+    page = template("report.html.jinja", wording.visible, autoescape=True).render(
         **facts,
         sampled=len(sample),
         reasons={drop: sorted(kinds.values(), key=len, reverse=True) for drop, kinds in reasons.items()},
         histograms={name: _histogram(scores[name]) for name in sorted(scores)},
+        critics=_critics(directory, facts["lock"]),
         kept_examples=kept,
         dropped_examples=dropped,
     )
@@ -68,7 +70,7 @@ def write_card(directory: Path) -> None:
             if name != META and (name in fields or len(fields) < MOST_FIELDS):
                 fields[name]["chat turns" if _is_turns(value) else _TYPES.get(type(value), "null")] += 1
     size = Markup(_SIZES[max(len(str(rows)) - 3, 0)])
-    card = _template("card.md.jinja", _markdown, autoescape=False).render(**facts, rows=rows, size=size, fields=fields)
+    card = template("card.md.jinja", _markdown, autoescape=False).render(**facts, rows=rows, size=size, fields=fields)
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -146,8 +148,29 @@ def _histogram(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each critic tells of itself, and its curves as SVG paths, 200 wide and 100 high: precision over recall."""
+    names = [options["name"] for stage in lock["stages"] for kind, options in stage.items() if kind == "critic"]
+    critics = []
+    for told in (json.loads(path.read_bytes()) for name in names if (path := directory / f"critic-{name}.json").exists()):
+        counts = told["counts"]
+        points = {part: [p for p in some if p[3] * counts[part]["rows"] >= FEW] or some for part, some in told["curves"].items()}
+        lowest = min(point[2] for some in points.values() for point in some)
+        floor = min(int(lowest * 10) / 10, 0.9)
+
+        def spot(recall: float, precision: float, floor: float = floor) -> str:
+            return f"{200 * recall:.1f} {100 - 100 * (precision - floor) / (1 - floor):.1f}"
+
+        thinned = {part: [*some[:: len(some) // 200 + 1], some[-1]] for part, some in points.items()}
+        curves = {part: "M" + "L".join(spot(*point[1:3]) for point in some) for part, some in thinned.items()}
+        spots = {part: spot(at["recall"], at["precision"]) for part in curves if (at := told[part])["precision"] is not None}
+        total = {key: sum(count[key] for count in counts.values()) for key in ("rows", "valid")}
+        critics.append({**told, "floor": floor, "paths": curves, "spots": spots, "total": total})
+    return critics
+
+
 @cache
-def _template(name: str, escape: Callable[[str], str], *, autoescape: bool) -> jinja2.Template:
+def template(name: str, escape: Callable[[str], str], *, autoescape: bool) -> jinja2.Template:
     """A template of which every text that it puts out passes through `escape` first."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=autoescape, undefined=jinja2.StrictUndefined,

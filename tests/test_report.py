@@ -54,7 +54,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += [(tag, name, value) for name, value in attrs]
-        if tag not in ("meta", "br", "rect"):
+        if tag not in ("meta", "br", "rect", "path"):
             self.inside.append(tag)
 
     def handle_endtag(self, tag):
@@ -109,7 +109,7 @@ def assert_harmless(html):
     page = Page(html)
     assert set(page.tags) <= set(
         "html head meta title style body main header section article footer h1 h2 h3 p b br span div dl dt dd ol ul li"
-        " table thead tbody tfoot tr th td svg rect pre details summary".split()
+        " table thead tbody tfoot tr th td svg rect path pre details summary".split()
     )
     for tag, name, value in page.attributes:
         assert not name.startswith("on") and name not in ("href", "src", "action", "xlink:href", "srcdoc", "background")

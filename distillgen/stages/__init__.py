@@ -92,6 +92,8 @@ class Job:
     retry_with: Mapping[str, Any] = field(default_factory=dict)
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
     """What a stage measured of the whole set, by its name, for usage.json and the report."""
+    directory: Path = Path()
+    """The run's, for what a stage has to say besides its records."""
 
 
 class Stage(BaseModel):
@@ -127,11 +129,11 @@ class Text:
     """A template in place, of a stage that asks for something else than an answer. Raises ConfigError for a wrong one."""
 
     def __init__(self, source: str) -> None:
-        self._template, self._used = compile_template(source, "template")
+        self._template, self.used = compile_template(source, "template")
 
     def check(self, given: Checking, what: str) -> None:
         """Raise ConfigError where a field that it uses is not there."""
-        for name in sorted(self._used):
+        for name in sorted(self.used):
             given.need(name, what)
 
     def render(self, record: Record) -> str:

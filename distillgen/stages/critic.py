@@ -1,0 +1,272 @@
+"""critic: keep what a model trained on a person's labels holds valid (West et al. 2021, Symbolic Knowledge Distillation, 3.3).
+
+Labels are split three ways. The model is trained on the first part; the threshold comes from the second alone; the third
+tells what to expect. (The authors' own threshold is an average over validation and test, which lets the test labels in.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import shutil
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal, TypeAlias
+
+import orjson
+from pydantic import Field, model_validator
+
+from distillgen.calibration import Point, Scored, calibration_error, curve, reach, realised
+from distillgen.classifier import Classifier, Encoder, Linear, Renderings, Scoring, averaged, features_of, need
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.project import Project
+from distillgen.prompt import Pick, Unrenderable, drawn
+from distillgen.record import META, Record, digest, dumps, read_rows
+from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
+
+log = logging.getLogger("distillgen")
+
+VERSION = 1  # of the way in which a critic is trained; another one trains anew
+LONGEST = 20_000  # characters of a text that are read
+PARTS = ("train", "validation", "test")
+
+Labels: TypeAlias = dict[str, list[tuple[Renderings, bool]]]
+"""The renderings of each labelled row and whether it is valid, by part."""
+
+
+class Critic(Stage):
+    """Drop records whose probability of being valid is not above a threshold, which reaches a target on held-out labels.
+
+    The probability is kept as the score `<name>`; training and what came of it are told in `critic-<name>.json` and in the
+    report. A trained critic is kept beside the ledger, in `critics/`: another target trains nothing and scores nothing.
+    """
+
+    kind = "critic"
+
+    labels: str = Field(description="a JSONL file of labelled rows, as `distillgen label` makes it")
+    label: str = Field("label", description="the field of a labelled row that says how good it is; null: left out")
+    valid_above: float = Field(0.0, description="a label above this is valid: 0 for 0/1 and 2, 1, -1, -2; 3 for grades 1 to 5")
+    fields: list[str] | None = Field(None, min_length=1, description="fields that the critic reads, joined in this order")
+    template: str | None = Field(None, description="the text that it reads, instead of fields")
+    vary: dict[str, list[Any] | Pick] = Field({}, description="nuisance variables of the template and their values")
+    passes: int = Field(5, ge=1, description="with vary: renderings, each redrawn, over which a probability is averaged")
+    target_recall: float | None = Field(None, gt=0, le=1, description="share of the valid to keep")
+    target_precision: float | None = Field(None, gt=0, le=1, description="share of what is kept that is to be valid")
+    group: str | None = Field(None, description="labelled rows with the same value here stay in one part; default: the same text")
+    validation: float = Field(0.2, gt=0, lt=1, description="share of the labels that the threshold is chosen on")
+    test: float = Field(0.2, gt=0, lt=1, description="share of the labels that only the report sees")
+    seed: int = Field(0, description="of the split, the nuisance draws and an encoder's training")
+    features: Literal["embeddings", "words"] = Field("embeddings", description="words: hashed n-grams; needs scikit-learn only")
+    embedder: str = Field("minilm", description="of the embeddings: minilm, a local folder, or a name on the Hugging Face Hub")
+    encoder: str | None = Field(None, description="a transformer to fine-tune instead: a local folder or a name on the Hub")
+    epochs: int = Field(5, ge=1, description="of an encoder's training")
+    learning_rate: float = Field(2e-5, gt=0, description="of an encoder's training")
+    batch_size: int = Field(16, ge=1, description="of an encoder's training")
+
+    @model_validator(mode="after")
+    def _choices(self) -> Critic:
+        if (self.fields is None) == (self.template is None):
+            raise ValueError("give either 'fields' or 'template': what the critic reads")
+        if (self.target_recall is None) == (self.target_precision is None):
+            raise ValueError("give either 'target_recall' or 'target_precision'")
+        if self.vary and self.template is None:
+            raise ValueError("'vary' redraws variables of a 'template', and there is none")
+        if self.validation + self.test >= 1:
+            raise ValueError("'validation' and 'test' leave nothing to train on")
+        meant = {"features": not self.encoder, "embedder": not self.encoder and self.features == "embeddings"}
+        meant |= dict.fromkeys(("epochs", "learning_rate", "batch_size"), self.encoder is not None)
+        for option, has_meaning in meant.items():
+            if not has_meaning and getattr(self, option) != Critic.model_fields[option].default:
+                given = "an encoder" if self.encoder else f"features: {self.features} and no encoder"
+                raise ValueError(f"'{option}' has no meaning with {given}")
+        return self
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """The labels."""
+        return {self.labels: project.file(self.labels)}
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """Fields, packages and labels are there, and every part of the labels has valid and invalid ones."""
+        for name in self.fields or ():
+            given.need(name, "'fields'")
+        if self.template is not None:
+            text = Text(self.template)
+            text.check(replace(given, fields=given.fields | set(self.vary)), "'template'")
+            for name, values in self.vary.items():
+                if name not in text.used:
+                    raise ConfigError(f"vary: the template does not use '{name}'")
+                if isinstance(values, Pick) and values.n > len(values.of):
+                    raise ConfigError(f"vary: '{name}' wants {values.n} of {len(values.of)} values")
+        self.read(given.project)
+        if self.encoder:
+            need("torch", "transformers", remedy="'distillgen[filters]'")
+        else:
+            need("sklearn", remedy="scikit-learn")
+            if self.features == "embeddings":
+                need("sentence_transformers", remedy="'distillgen[filters]'; features: words need scikit-learn only")
+        return given.fields
+
+    def read(self, project: Project) -> Labels:
+        """The labels by part. A record that was labelled twice counts with the later one. Raises ConfigError."""
+        path, texts, rows = project.file(self.labels), self._reader(), dict[Any, tuple[str, Renderings, bool] | None]()
+        for line, row in read_rows(path):
+            if isinstance(row, str):
+                raise ConfigError(row, path=path, line=line)
+            if self.label not in row:
+                raise ConfigError(f"the row has no '{self.label}'{did_you_mean(self.label, row)}", path=path, line=line)
+            label, meta = row[self.label], row.get(META)
+            same = str(meta["id"]) if isinstance(meta, dict) and "id" in meta else line
+            if label is None:
+                rows[same] = None
+                continue
+            if not isinstance(label, int | float):
+                raise ConfigError(f"the label {str(label)[:40]!r} is not a number: 1 or 0, or grades", path=path, line=line)
+            try:
+                if self.group is not None and self.group not in row:
+                    raise Unrenderable(f"there is no field '{self.group}'{did_you_mean(self.group, row)}")
+                rendered = texts(row)
+            except Unrenderable as error:
+                raise ConfigError(f"the labelled row cannot be used: {error}", path=path, line=line) from error
+            together = digest([self.seed, rendered if self.group is None else row[self.group]], 8)
+            rows[same] = self._part(int(together, 16) / 16**8), rendered, label > self.valid_above
+        parts: Labels = {name: [] for name in PARTS}
+        for part, rendered, valid in filter(None, rows.values()):
+            parts[part].append((rendered, valid))
+        for name, some in parts.items():
+            if len({valid for _, valid in some}) < 2:
+                known = f"{len(some)} of {sum(map(len, parts.values()))} labels, {sum(v for _, v in some)} of them valid"
+                remedy = "both kinds are needed: label more, make the part larger, or give another group, valid_above or seed"
+                raise ConfigError(f"the {name} part of '{self.labels}' has {known}; {remedy}", path=path)
+        return parts
+
+    def _part(self, share: float) -> str:
+        """Where a row goes by its group's hash: further labels never move it to another part."""
+        return "test" if share < self.test else "validation" if share < self.test + self.validation else "train"
+
+    def _reader(self) -> Callable[[Mapping[str, Any]], Renderings]:
+        """What renders a row, once for each pass. It raises Unrenderable."""
+        text = None if self.template is None else Text(self.template)
+
+        def joined(fields: Mapping[str, Any]) -> Renderings:
+            if missing := [name for name in self.fields or () if name not in fields]:
+                raise Unrenderable(f"there is no field '{missing[0]}'{did_you_mean(missing[0], fields)}")
+            values = [fields[name] for name in self.fields or ()]
+            return (_plain(" | ".join(v if isinstance(v, str) else dumps(v).decode() for v in values)),)
+
+        def rendered(fields: Mapping[str, Any]) -> Renderings:
+            assert text
+            own = digest({name: fields[name] for name in text.used if name in fields})
+            chances = [random.Random(f"{self.seed}/{own}/{i}") for i in range(self.passes if self.vary else 1)]
+            return tuple(_plain(text.render(Record("", {**fields, **drawn(self.vary, chance)}))) for chance in chances)
+
+        return rendered if text else joined
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Train before the first record is asked for; then score and decide, record by record."""
+        texts, labels, stop = self._reader(), self.read(job.project), Event()
+        kept = job.ledger.path.parent / "critics" / self.fingerprint(labels)
+        try:
+            scored = await asyncio.to_thread(self._trained, labels, kept, stop)
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+        threshold = self._report(labels, scored, job)
+        scoring = Scoring(cache(lambda: self._load(kept)), job.ledger)
+
+        def decided(record: Record, probability: float) -> Chunk:
+            record = record.scored({self.name: probability})
+            reason = f"probability {probability:.3f} <= {threshold:.3f}"
+            return [record if probability > threshold else record.drop(self.name, self.name, reason)]
+
+        async def later(record: Record, rendered: Renderings, key: bytes) -> Chunk:
+            return decided(record, await scoring.probability(rendered, key))
+
+        def begin(chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
+            todo: list[tuple[Record, Renderings, bytes]] = []
+            for record in chunk:
+                try:
+                    rendered = () if record.dropped else texts(record.fields)
+                    todo.append((record, rendered, digest([kept.name, rendered], 32).encode()))
+                except Unrenderable as error:
+                    todo.append((record.drop(self.name, "unrenderable", str(error)), (), b""))
+            known = job.ledger.find_scores([key for record, _, key in todo if not record.dropped])
+            for record, rendered, key in todo:
+                if record.dropped:
+                    yield [record]
+                else:
+                    yield decided(record, known[key]) if key in known else later(record, rendered, key)
+
+        try:
+            async for judged in in_order(chunks, begin, window=lambda: 2 * CHUNK):
+                yield judged
+        finally:
+            scoring.stop()
+
+    def fingerprint(self, labels: Labels) -> str:
+        """A digest of all that the trained critic depends on; the target is not part of it."""
+        how: list[Any] = [self.features, self.embedder if self.features == "embeddings" else ""]
+        if self.encoder:
+            how = [self.encoder, self.epochs, self.learning_rate, self.batch_size, self.seed]
+        return digest([VERSION, how, labels])
+
+    def _trained(self, labels: Labels, folder: Path, stop: Event) -> dict[str, Scored]:
+        """The probabilities of the held-out labels, by a critic that is trained unless `folder` holds it."""
+        if not folder.exists():
+            train, validation = labels["train"], labels["validation"]
+            made: Classifier
+            if self.encoder:
+                made = Encoder.fit(
+                    self.encoder, train, validation, epochs=self.epochs, learning_rate=self.learning_rate,
+                    batch_size=self.batch_size, seed=self.seed, stop=stop,
+                )  # fmt: skip
+            else:
+                made = Linear.fit(features_of(self.features, self.embedder), train, validation)
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}")  # others may train the same one: the first to end counts
+            partial.mkdir(parents=True, exist_ok=True)
+            made.save(partial)
+            scored = {
+                part: list(zip(averaged(made, [texts for texts, _ in some]), [valid for _, valid in some], strict=True))
+                for part, some in labels.items() if part != "train"
+            }  # fmt: skip
+            (partial / "held-out.json").write_bytes(dumps(scored))
+            shutil.rmtree(partial) if folder.exists() else partial.rename(folder)
+            log.info("%s: trained on %d labels", self.name, len(train))
+        kept: dict[str, Scored] = orjson.loads((folder / "held-out.json").read_bytes())
+        return kept
+
+    def _load(self, folder: Path) -> Classifier:
+        return Encoder.load(str(folder)) if self.encoder else Linear.load(features_of(self.features, self.embedder), folder)
+
+    def _report(self, labels: Labels, scored: Mapping[str, Scored], job: Job) -> float:
+        """Choose the threshold, on the validation labels, and write down what is known of it; returns it."""
+        points = curve(scored["validation"])
+        chosen = reach(points, recall=self.target_recall, precision=self.target_precision)
+        if chosen is None:
+            most = max(points, key=lambda point: point.precision)
+            message = f"no threshold has a precision of {self.target_precision:.0%} on the validation labels; "
+            remedy = f"the most is {most.precision:.0%}, at {most.recall:.0%} recall: label more, or lower target_precision"
+            raise ConfigError(f"stage '{self.name}': {message}{remedy}")
+        told = {
+            "critic": self.name,
+            "labels": self.labels,
+            "model": self.encoder or ("words" if self.features == "words" else self.embedder),
+            "counts": {part: {"rows": len(some), "valid": sum(valid for _, valid in some)} for part, some in labels.items()},
+            "target": {"recall": self.target_recall} if self.target_recall else {"precision": self.target_precision},
+            "threshold": chosen.threshold,
+            **{part: {**realised(some, chosen.threshold), "ece": calibration_error(some)} for part, some in scored.items()},
+            "points": list(Point._fields),
+            "curves": {part: list(map(list, curve(some))) for part, some in scored.items()},
+        }
+        (job.directory / f"critic-{self.name}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
+        log.info("%s: keeps a probability above %.4f", self.name, chosen.threshold)
+        return chosen.threshold
+
+
+def _plain(text: str) -> str:
+    """What every model can be handed: no lone surrogates, no book."""
+    return text[:LONGEST].encode("utf-8", "replace").decode()
