@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distillgen.record import ModelName as ModelName
     from distillgen.record import PromptName as PromptName
     from distillgen.record import Record as Record
+    from distillgen.record import ScriptName as ScriptName
     from distillgen.runs import Run as Run
     from distillgen.stages.filter import Filter as Filter
     from distillgen.teachers import Completion as Completion
@@ -27,7 +28,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Completion": "teachers", "ConfigError": "errors", "DistillgenError": "errors", "FieldName": "record", "FileName": "record",
     "Filter": "stages.filter", "ModelName": "record", "Pipeline": "pipeline", "Project": "project", "Prompt": "prompt",
-    "PromptName": "record", "Record": "record", "Request": "teachers", "Run": "runs", "load": "pipeline", "run": "execution",
+    "PromptName": "record", "Record": "record", "Request": "teachers", "Run": "runs", "ScriptName": "record",
+    "load": "pipeline", "run": "execution",
 }  # fmt: skip
 __all__ = [*_HOMES]
 

@@ -11,7 +11,7 @@ from typing import Any
 from distillgen import embedding
 from distillgen.errors import ConfigError
 from distillgen.nli import entailment
-from distillgen.project import Project, file_sha256
+from distillgen.project import Project
 from distillgen.stages.source import Source, pieces_of
 from distillgen.text import content
 
@@ -70,17 +70,6 @@ class Passages:
     @cached_property
     def _vectors(self) -> Any:
         return embedding.embed(self.texts, model=self._embedder or "")
-
-
-def nli_model(name: str, project: Project) -> tuple[str, str]:
-    """What `entailment` takes for a model that a pipeline names, `file.py:function` being the project's, and what tells
-    its numbers from another's.
-    """
-    file, _, function = name.rpartition(":")
-    if not file.endswith(".py"):
-        return name, name
-    path = project.file(file)
-    return f"{path}:{function}", f"{file_sha256(path)}:{function}"
 
 
 def probabilities(

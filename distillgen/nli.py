@@ -9,7 +9,7 @@ from typing import Any
 
 from distillgen.embedding import idle_cores
 from distillgen.errors import ConfigError
-from distillgen.project import load_module
+from distillgen.project import Project, file_sha256, load_module
 
 BATCH = 16
 MEANINGS = (("entail", "support"), ("neutral", "not enough", "nei"), ("contradict", "refute", "not_entail", "not entail"))
@@ -25,6 +25,17 @@ def entailment(pairs: Sequence[tuple[str, str]], *, model: str) -> list[Probabil
     a function of the pairs. A model of two labels knows no neutral; where they have no names, the second one entails.
     """
     return _classifier(model)(pairs) if pairs else []
+
+
+def nli_model(name: str, project: Project) -> tuple[str, str]:
+    """What `entailment` takes for a model that a pipeline names, `file.py:function` being the project's, and what tells
+    its numbers from another's.
+    """
+    file, _, function = name.rpartition(":")
+    if not file.endswith(".py"):
+        return name, name
+    path = project.file(file)
+    return f"{path}:{function}", f"{file_sha256(path)}:{function}"
 
 
 @cache

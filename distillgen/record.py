@@ -26,7 +26,10 @@ ModelName = Annotated[str, "model"]
 
 PromptName = Annotated[str, "prompt"]
 FileName = Annotated[str, "file"]
-"""The types of options that name a prompt, and a data file or folder: what they hold is part of what a run depends on."""
+ScriptName = Annotated[str, "script"]
+"""The types of options that name a prompt, a data file or folder, and `file.py:function` of the project (where another name is
+a model's): what they hold is part of what a run depends on.
+"""
 
 
 def dumps(value: Any, *, sort_keys: bool = True) -> bytes:

@@ -1,8 +1,6 @@
 """Code that its language's parser accepts; it is never run."""
 
 import ast
-import re
-import textwrap
 import tomllib
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,9 +9,9 @@ from typing import Literal
 import yaml
 
 from distillgen import FieldName, Filter, Record
+from distillgen.answers import fenced as code_blocks
 from distillgen.record import loads
 
-FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1|\Z)", re.S | re.M)
 ALIASES = {"py": "python", "python3": "python", "yml": "yaml", "": None}
 
 
@@ -30,8 +28,7 @@ def code_parses(
     def judged(text: str) -> dict[str, float]:
         blocks = [(language, text)]
         if fenced:
-            tagged = ((tag.lower(), textwrap.dedent(code)) for _, tag, code in FENCED.findall(text))
-            blocks = [(ALIASES.get(tag, tag) or language, code) for tag, code in tagged]  # type: ignore[misc]
+            blocks = [(ALIASES.get(tag, tag) or language, code) for tag, code in code_blocks(text)]  # type: ignore[misc]
             blocks = [(tag, code) for tag, code in blocks if tag in PARSERS]
         return {"blocks": len(blocks), "broken": sum(not parses(tag, code) for tag, code in blocks)}
 

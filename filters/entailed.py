@@ -4,15 +4,16 @@
 
 from collections.abc import Sequence
 
-from distillgen import FieldName, Filter, Project, Record
-from distillgen.evidence import Passages, need_bm25, nli_model, probabilities, sentences
+from distillgen import FieldName, Filter, Project, Record, ScriptName
+from distillgen.evidence import Passages, need_bm25, probabilities, sentences
+from distillgen.nli import nli_model
 
 PASSAGES = 3  # of a source that is longer than these, the ones that share most words with the sentence
 
 
 def entailed(
-    *, field: FieldName = "answer", sources: list[FieldName], model: str, min_share: float = 1.0, min_probability: float = 0.0,
-    project: Project,
+    *, field: FieldName = "answer", sources: list[FieldName], model: ScriptName, min_share: float = 1.0,
+    min_probability: float = 0.0, project: Project,
 ) -> Filter:  # fmt: skip
     """Drop texts of which too few sentences follow from their source, or one too improbably.
 

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from functools import cache
 
-from distillgen import FieldName, FileName, Filter, Project, Record
-from distillgen.evidence import Passages, need_bm25, nli_model, probabilities
+from distillgen import FieldName, FileName, Filter, Project, Record, ScriptName
+from distillgen.evidence import Passages, need_bm25, probabilities
+from distillgen.nli import nli_model
 from distillgen.project import file_sha256
 
 SUMMARIES = 3
 
 
 def knowledge_card(
-    *, field: FieldName = "knowledge", knowledge: FileName, verifier: str, plausibility: str, min_score: float = 0.5,
-    project: Project,
+    *, field: FieldName = "knowledge", knowledge: FileName, verifier: ScriptName, plausibility: ScriptName,
+    min_score: float = 0.5, project: Project,
 ) -> Filter:  # fmt: skip
     """Drop knowledge that neither a reference nor its own plausibility makes a fact.
 

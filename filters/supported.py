@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from functools import cache
 
-from distillgen import FieldName, FileName, Filter, Project, Record
+from distillgen import FieldName, FileName, Filter, Project, Record, ScriptName
 from distillgen.embedding import check
-from distillgen.evidence import Passages, need_bm25, nli_model, probabilities, sentences
+from distillgen.evidence import Passages, need_bm25, probabilities, sentences
+from distillgen.nli import nli_model
 from distillgen.project import file_sha256
 from distillgen.text import content
 
 
 def supported(
-    *, field: FieldName = "answer", knowledge: FileName, model: str | None = None, embedder: str | None = None,
+    *, field: FieldName = "answer", knowledge: FileName, model: ScriptName | None = None, embedder: str | None = None,
     passages: int = 3, min_support: float = 0.5, min_mean: float = 0.0, project: Project,
 ) -> Filter:  # fmt: skip
     """Drop texts with a sentence that no passage of a knowledge base supports.

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -163,7 +164,7 @@ def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept
                 await asyncio.sleep(0.01)
 
         ticks, beside = [], asyncio.create_task(tick())
-        await measured(*filters[0], texts("a"), Ledger(ledger))
+        await measured(*filters[0], [texts("a")], Ledger(ledger))
         beside.cancel()
         return ticks
 
@@ -185,6 +186,46 @@ def test_records_that_belong_together_are_measured_together(project, apply):
     for chunk in (1, 2, 4, 9):
         out = apply(["custom"], [*given[:2], gone, *given[2:]], chunk=chunk)
         assert [r.scores.get("custom") for r in out] == [2, 2, None, 1, 3, 3, 3] and out[2] is gone
+
+
+def test_numbers_of_a_group_are_kept_and_a_changed_group_is_measured_again(project, apply):
+    custom(project, "[len(records) + r.scores.get('before', 0) for r in records]", more=", depends_on={}, together=lambda r: r.fields['text'][0]")
+    before = [record.scored({"before": 1}) for record in texts("c")]
+
+    def run(*records):
+        async def opened():
+            return Ledger(project.path / "ledger.sqlite3")
+
+        return [r.scores["custom"] for r in apply(["custom"], records, ledger=asyncio.run(opened()), chunk=2)]
+
+    assert run(*texts("a1", "a1", "b", "a1")) == [2, 2, 1, 1] and calls(project) == ["a1", "a1", "b", "a1"]
+    assert run(*texts("a1", "a1", "b", "a1")) == [2, 2, 1, 1] and calls(project) == []
+    assert run(*texts("a1", "a1", "a2", "b")) == [3, 3, 3, 1] and calls(project) == ["a1", "a1", "a2"]
+    assert run(*texts("c")) == [1] and run(*before) == [2] and calls(project) == ["c", "c"]
+
+
+def test_a_group_is_cut_neither_by_chunks_nor_into_others_by_what_was_dropped(project, apply):
+    project.write("filters/custom.py", HEAD + """
+from distillgen.stages.filter import siblings
+def custom(*, by: list[FieldName] | None = None) -> Filter:
+    return Filter(lambda records: [len(records)] * len(records), lambda n: None, together=siblings(by))
+""")  # fmt: skip
+    records = [replace(r, parents=(r.fields["text"][0],)) for r in texts("a1", "a2", "a3", "b1", "c1", "c2", "a4")]
+    records[1] = records[1].drop("before", "f", "r")
+    for chunk in (1, 2, 3, 7):
+        out = apply(["custom"], records, chunk=chunk)
+        assert [r.scores.get("custom") for r in out] == [2, None, 2, 1, 2, 2, 1] and [r.id for r in out] == [r.id for r in records]
+        assert [r.scores.get("custom") for r in apply([{"custom": {"by": ["text"]}}], records, chunk=chunk)] == [1, None, 1, 1, 1, 1, 1]
+    given = Checking(frozenset({"text"}), {}, Project(project.path))
+    with pytest.raises(ConfigError, match=re.escape("filter 'custom' (by) needs the field 'txt', which no earlier stage gives; did you mean 'text'?")):
+        FilterStage(name="filter", filters=[{"custom": {"by": ["txt"]}}]).check(given)
+
+
+@pytest.mark.parametrize("more", ["asks=lambda r: []", "whole_set=True"])
+def test_what_is_measured_together_is_measured_so_only(project, apply, more):
+    custom(project, more=f", together=lambda r: 1, {more}")
+    with pytest.raises(ConfigError, match="filter 'custom': a filter that measures records together neither asks about each of them nor"):
+        apply(["custom"], texts("a"))
 
 
 def test_without_depends_on_nothing_is_remembered(project, apply):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "distillgen"
 LAYERS = [
-    {"errors", "record", "text", "signals", "wording", "embedding", "minhash", "selection", "diversity", "calibration"},
+    {"errors", "record", "text", "signals", "wording", "embedding", "minhash", "selection", "diversity", "calibration", "numerals", "answers", "units", "sandbox", "algebra"},
     {"marked", "project", "forms", "prompt", "ledger", "nli", "classifier"}, {"teachers", "judging"}, {"stages"}, {"pipeline", "catalog", "evidence"},
     {"runs", "execution", "report"}, {"progress", "show", "export", "labelling", "cli", "__main__", "__init__"},
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
 
@@ -20,7 +20,7 @@ from distillgen.forms import Unparsable
 from distillgen.ledger import Ledger
 from distillgen.marked import NAME, Places, validate
 from distillgen.project import Project
-from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, digest
+from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, digest
 from distillgen.stages import (
     CHUNK,
     Answers,
@@ -59,7 +59,8 @@ class Filter:
     a changed threshold measures nothing again (name a version in it, and change that with the measure's code). It runs in
     a thread, beside whoever is being asked.
     `whole_set` says that `measure` compares records with those before them: it sees them once, in order.
-    `together` says that records which follow each other are measured together where it gives the same for them.
+    `together` says that records which follow each other belong together where it gives the same for them, as `siblings`
+    does: `measure` takes the records of one such group, whole, and no others.
     `over_run` says what the numbers of all records of a run show together, such as a judge's bias: figures under words
     that a person understands, for the report and usage.json.
     """
@@ -71,6 +72,17 @@ class Filter:
     whole_set: bool = False
     together: Callable[[Record], Any] | None = None
     over_run: Callable[[Iterable[Any]], Mapping[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.together and (self.asks or self.whole_set):
+            raise ValueError("a filter that measures records together neither asks about each of them nor sees the whole set")
+
+
+def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
+    """For `together`: the answers to one request, that is records of the same parent; or those with the same fields `by`."""
+    if by is not None:
+        return lambda record: [record.fields.get(name) for name in by]
+    return lambda record: record.parents[0] if record.parents else record.id
 
 
 class Entry(BaseModel):
@@ -150,7 +162,7 @@ class FilterStage(Stage):
         """The options that are of a kind of name, or of a list of them, each with a name that it gives."""
         factory = project.filter(entry.filter)
         hints, defaults = get_type_hints(factory, include_extras=True), inspect.signature(factory).parameters
-        options = [name for name, hint in hints.items() if name != "return" and kind in (hint, *getattr(hint, "__args__", ()))]
+        options = [name for name, hint in hints.items() if name != "return" and _mentions(hint, kind)]
         values = [(option, entry.options.get(option, defaults[option].default)) for option in options]
         return [(option, name) for option, given in values for name in ([given] if isinstance(given, str) else given or ())]
 
@@ -172,6 +184,8 @@ class FilterStage(Stage):
             for _, name in self._named(entry, project, PromptName):
                 files[f"prompts/{name}"] = project.find("prompts", name, ".md")
             files |= {name: project.file(name) for _, name in self._named(entry, project, FileName)}
+            scripts = (name.rpartition(":")[0] for _, name in self._named(entry, project, ScriptName))
+            files |= {script: project.file(script) for script in scripts if script.endswith(".py")}
         return files
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
@@ -215,9 +229,10 @@ class FilterStage(Stage):
 
     def _judged(self, chunks: Chunks, entry: Entry, each: Filter, job: Job) -> Chunks:
         async def work(chunk: Chunk) -> Chunk:
-            live = [record for record in chunk if not record.dropped]
-            numbers = await measured(entry, each, live, job.ledger) if live else ()
-            return splice(chunk, ([judge(self.name, entry.label, each, r, n)] for r, n in zip(live, numbers, strict=True)))
+            groups = (list(group) for _, group in groupby(chunk, each.together)) if each.together else [chunk]
+            live = [alive for group in groups if (alive := [record for record in group if not record.dropped])]
+            numbers = zip(chain(*live), await measured(entry, each, live, job.ledger), strict=True)
+            return splice(chunk, ([judge(self.name, entry.label, each, record, number)] for record, number in numbers))
 
         async def one_by_one() -> Chunks:
             async for chunk in chunks:
@@ -234,6 +249,11 @@ def _sent(request: Request, spec: Spec) -> Request:
     return replace(request, model=spec.model, schema=schema, sampling={**request.sampling, **spec.given()})
 
 
+def _mentions(hint: Any, kind: Any) -> bool:
+    """Whether a type is a kind of name, or a list of it, or either of these or nothing."""
+    return hint == kind or any(_mentions(part, kind) for part in getattr(hint, "__args__", ()))
+
+
 def judge(stage: str, label: str, filter: Filter, record: Record, number: Number) -> Record:
     """The record with its scores, dropped where `decide` gives a reason."""
     named = number if isinstance(number, Mapping) else {"": number}
@@ -244,38 +264,55 @@ def judge(stage: str, label: str, filter: Filter, record: Record, number: Number
     return record if reason is None else record.drop(stage, label, reason)
 
 
-async def measured(entry: Entry, filter: Filter, records: Sequence[Record], ledger: Ledger) -> Sequence[Number]:
-    """The filter's numbers for these records, from the ledger where it keeps them."""
+async def measured(entry: Entry, filter: Filter, groups: Sequence[Sequence[Record]], ledger: Ledger) -> list[Number]:
+    """The filter's numbers for the records of these groups, from the ledger where it keeps them."""
 
     async def fresh(some: Sequence[Record]) -> list[Number]:
         costly = filter.depends_on is not None
         given = await asyncio.to_thread(filter.measure, some) if costly else filter.measure(some)
         return _numbers(await given if inspect.isawaitable(given) else given, len(some), entry.label)
 
-    if filter.depends_on is None or filter.whole_set or filter.together:
-        return await fresh(records)
-    keys = [digest([entry.filter, filter.depends_on, record.fields], 32).encode() for record in records]
-    known = ledger.find_scores(keys)
-    missing = [*{key: record for key, record in zip(keys, records, strict=True) if key not in known}.items()]
-    for start in range(0, len(missing), PIECE):
-        some = dict(missing[start : start + PIECE])
-        new = dict(zip(some, await fresh(list(some.values())), strict=True))
-        await ledger.add_scores(new)
-        known |= new
-    return [known[key] for key in keys]
+    if filter.depends_on is None or filter.whole_set:
+        return [number for group in groups for number in await fresh(group)]
+    keyed = [[*zip(_keys(entry, filter, group), group, strict=True)] for group in groups]
+    known = ledger.find_scores([key for key, _ in chain(*keyed)])
+    todo = [group for group in keyed if not known.keys() >= {key for key, _ in group}]
+    if not filter.together:
+        missing = [*{key: record for key, record in chain(*todo) if key not in known}.items()]
+        todo = [missing[start : start + PIECE] for start in range(0, len(missing), PIECE)]
+    new: dict[bytes, Number] = {}
+    for some in todo:
+        new |= zip((key for key, _ in some), await fresh([record for _, record in some]), strict=True)
+        if len(new) >= PIECE or some is todo[-1]:
+            await ledger.add_scores(new)
+            known, new = known | new, {}
+    return [known[key] for key, _ in chain(*keyed)]
+
+
+def _keys(entry: Entry, filter: Filter, group: Sequence[Record]) -> list[bytes]:
+    """What the ledger knows the numbers of these records by. Of records that are measured together, each one's depend on all of
+    them, and on what was measured of them before.
+    """
+    about: Sequence[Any] = [record.fields for record in group]
+    if filter.together:
+        whole = digest([(record.id, record.fields, record.scores) for record in group])
+        about = [[record.id, whole] for record in group]
+    return [digest([entry.filter, filter.depends_on, each], 32).encode() for each in about]
 
 
 async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
-    """Chunks of which each ends where a group ends: live records that follow each other with the same key."""
-    held: Chunk = []
-    last: Any = None
+    """The same records in chunks that part none of the groups of records which follow each other with the same key; memory
+    holds a chunk and a group.
+    """
+    held, begin, last = Chunk(), 0, object()
     async for chunk in chunks:
         for record in chunk:
-            if not record.dropped and (own := key(record)) != last:
-                if held:
-                    yield held
-                held, last = [], own
+            if (own := key(record)) != last:
+                begin, last = len(held), own
             held.append(record)
+        if begin:
+            yield held[:begin]
+            held, begin = held[begin:], 0
     if held:
         yield held
 

@@ -1,7 +1,7 @@
 """Each shipped filter keeps what it must, drops what it must and says why, and decides the borderline as documented.
 
 The cases of a filter stand in the file of its name: `CASES`, of (options, fields, the reason or a part of it or None, and
-where it asks models, what these say).
+where it asks models, what these say). `MARKS` are pytest's, for a filter that is slow or needs what a machine may lack.
 """
 
 import importlib
@@ -15,10 +15,16 @@ from distillgen.project import home
 SHIPPED = sorted(path.stem for path in home("filters").glob("[a-z]*.py"))
 NEED_A_MODEL = {"toxicity"}  # which their own tests make
 NAMES = [name for name in SHIPPED if name not in NEED_A_MODEL]
-CASES = {name: importlib.import_module(f"tests.filters.test_{name}").CASES for name in NAMES}
+MODULES = {name: importlib.import_module(f"tests.filters.test_{name}") for name in NAMES}
+CASES = {name: module.CASES for name, module in MODULES.items()}
 
 
-@pytest.mark.parametrize("name, case", [(name, case) for name in NAMES for case in CASES[name]])
+def param(name, *more):
+    """With the marks of the filter's file of cases."""
+    return pytest.param(name, *more, marks=getattr(MODULES[name], "MARKS", ()))
+
+
+@pytest.mark.parametrize("name, case", [param(name, case) for name in NAMES for case in CASES[name]])
 def test_decision(reason, name, case):
     options, fields, expected, *answers = case
     found = reason(name, options, fields, *answers)
@@ -33,7 +39,7 @@ def test_a_filter_has_cases_that_it_keeps_and_that_it_drops(name):
 TEXTS = st.text(max_size=300) | st.text(alphabet="\x00\x1b\u202e\u200f .?the1,it{}[]$\\\\", max_size=200)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [param(name) for name in NAMES])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_no_text_makes_a_filter_crash(reason, name, texts):
@@ -45,7 +51,7 @@ def test_no_text_makes_a_filter_crash(reason, name, texts):
 
 
 @pytest.mark.parametrize("text", ["", "a" * 1_000_000, "word " * 200_000, "\ud800", "\u200f\u202e\x00"], ids=["empty", "one word", "many words", "surrogate", "controls"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [param(name) for name in NAMES])
 def test_a_text_of_any_size_is_measured(reason, name, text):
     options, fields, _, *answers = CASES[name][0]
     reason(name, options, {key: text if isinstance(value, str) else value for key, value in fields.items()}, *answers)

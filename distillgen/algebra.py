@@ -1,0 +1,94 @@
+"""Whether expressions are equal by computer algebra (math-verify, on sympy), in a process of its own: its parser runs what it
+reads as Python and may never end, so that the process is confined where the machine can do that, and killed when it is late.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import util
+
+from distillgen.errors import ConfigError
+from distillgen.sandbox import confine, lacking, limit_memory
+
+EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE = "equal", "unequal", "unreadable", "gold unreadable", "late"
+VERDICTS = (EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE)
+_START_S, _MEMORY_MB, _MOST_CHARACTERS = 60, 2048, 1000
+
+
+def equality(pairs: Sequence[tuple[str, str]], *, timeout_s: float = 5.0) -> list[str]:
+    """For each (expression, gold), in LaTeX or plain notation: a verdict, one of VERDICTS; `timeout_s` is for one pair."""
+    verdicts: list[str] = []
+    while len(verdicts) < len(pairs):
+        with _process() as process:
+            for pair in pairs[len(verdicts) :]:
+                verdicts.append(_ask(process, pair, timeout_s))
+                if verdicts[-1] == LATE:
+                    break
+    return verdicts
+
+
+def need_math_verify() -> None:
+    """Raise ConfigError where the package is missing."""
+    if util.find_spec("math_verify") is None:
+        raise ConfigError("symbolic equality needs the extra 'filters': pip install 'distillgen[filters]'")
+
+
+@contextmanager
+def _process() -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-I", "-m", "distillgen.algebra"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, bufsize=0) as process:
+        try:
+            if _line(process, _START_S) != b"ready\n":
+                raise ConfigError("math-verify does not start; try: python -m distillgen.algebra")
+            yield process
+        finally:
+            process.kill()
+
+
+def _ask(process: subprocess.Popen[bytes], pair: tuple[str, str], timeout_s: float) -> str:
+    """A process that dies of an expression is as good as late."""
+    assert process.stdin
+    process.stdin.write(json.dumps([text[:_MOST_CHARACTERS] for text in pair]).encode() + b"\n")
+    answer = _line(process, timeout_s).decode().strip()
+    return answer if answer in VERDICTS else LATE
+
+
+def _line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
+    assert process.stdout
+    ready, _, _ = select.select([process.stdout], [], [], timeout_s)
+    return process.stdout.readline() if ready else b""
+
+
+def _serve() -> None:
+    """Inside: a pair a line in, a verdict a line out."""
+    limit_memory(_MEMORY_MB)
+    if not lacking():
+        confine()
+    from math_verify import parse, verify
+
+    logging.disable()
+
+    def read(text: str) -> list[object]:
+        formula = text.strip().strip("$")
+        return parse(f"${formula}$", parsing_timeout=None) or parse(formula, parsing_timeout=None)  # type: ignore[no-any-return]
+
+    print("ready", flush=True)  # noqa: T201
+    for line in sys.stdin:
+        text, gold = json.loads(line)
+        try:
+            wanted = read(gold)
+            said = read(text) if wanted else []
+            same = bool(said) and verify(wanted, said, timeout_seconds=None)
+            print(GOLD_UNREADABLE if not wanted else UNREADABLE if not said else EQUAL if same else UNEQUAL, flush=True)  # noqa: T201
+        except Exception:  # whatever sympy raises, it could not compare the two
+            print(UNREADABLE, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,331 @@
+"""A stranger's Python code, run in a process of its own that can do next to nothing (Linux).
+
+The process reads Python's own files and writes only into its empty working directory (Landlock), makes no connection, no process
+and no signal, and changes nobody's file attributes (seccomp), and has limits of time, memory, and what it writes. It starts with
+no environment and without the file descriptors of its parent. Not hidden from it: whether a path exists.
+
+This file runs inside as well, so that it imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import platform
+import resource
+import secrets
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one process; `timeout_s` is on the clock, `written_mb` of one file and of the whole working directory."""
+
+    timeout_s: float = 10.0
+    cpu_s: int = 5
+    memory_mb: int = 1024
+    written_mb: int = 16
+    open_files: int = 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended, what it printed, and how many of the tests passed, where it ran them to their end."""
+
+    ended: str
+    output: str = ""
+    passed: int = 0
+
+
+class Unconfined(Exception):
+    """The process could not be confined; nothing of the code was run."""
+
+
+FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH = "finished", "left before the end of the tests", "ran out of time", "wrote too much"
+
+
+def lacking() -> list[str]:
+    """What this machine lacks for confinement; empty where all is there."""
+    if platform.system() != "Linux":
+        return [f"Linux (this is {platform.system()})"]
+    missing = [] if _landlock_version() > 0 else ["Landlock (Linux 5.13 or newer, with 'landlock' among its security modules)"]
+    return missing if _seccomp() else [*missing, "libseccomp.so.2 (apt install libseccomp2)"]
+
+
+def run_tests(code: str, tests: list[str], *, entry_point: str = "", limits: Limits, confined: bool = True) -> Outcome:
+    """Run `code`, then each of the `tests`, which are Python code as well: asserts, functions test_…, or a function `check`
+    of what `entry_point` names. Raises Unconfined.
+
+    What counts is a message with a secret of this run; neither an exit code nor anything printed stands for it. Code and tests
+    share an interpreter: this is proof against cheating by exit or print, not against a search through the interpreter's memory.
+    """
+    secret = secrets.token_hex(16)
+    job = {"code": code, "tests": tests, "entry_point": entry_point, "secret": secret}
+    ended, _, message = _run(job, "", limits, confined)
+    if ended == FINISHED and message.get("secret") == secret:
+        return Outcome(FINISHED, passed=int(message["passed"]))
+    return Outcome(LEFT if ended == FINISHED else ended)
+
+
+def run_program(code: str, *, stdin: str = "", limits: Limits, confined: bool = True) -> Outcome:
+    """Run `code` as a program; `output` is what it printed. Raises Unconfined."""
+    ended, output, _ = _run({"code": code}, stdin, limits, confined)
+    return Outcome(ended, output)
+
+
+def _run(job: Mapping[str, Any], stdin: str, limits: Limits, confined: bool) -> tuple[str, str, Mapping[str, Any]]:
+    """How it ended, what was printed, and the message from inside. All passes through files, so that nothing can block."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-"))
+        given, said, read, printed = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
+        given.write(json.dumps({**job, "limits": asdict(limits), "confined": confined, "folder": folder}).encode())
+        read.write(stdin.encode("utf-8", "replace"))
+        for file in (given, read):
+            file.seek(0)
+        descriptors = (given.fileno(), said.fileno())
+        command = [sys.executable, "-I", "-B", "-X", "utf8", __file__, *map(str, descriptors)]
+        process = subprocess.Popen(
+            command, cwd=folder, env={}, stdin=read, stdout=printed, stderr=subprocess.DEVNULL, pass_fds=descriptors,
+            start_new_session=True,
+        )  # fmt: skip
+        ended = _watch(process, Path(folder), limits)
+        said.seek(0)
+        printed.seek(0)
+        message = _message(said.read(10_000))
+        if "unconfined" in message:
+            raise Unconfined(message["unconfined"])
+        return ended, printed.read(limits.written_mb << 20).decode("utf-8", "replace"), message
+
+
+def _watch(process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> str:
+    """Wait for its end, or bring it about."""
+    deadline, pause = time.monotonic() + limits.timeout_s, 0.002
+    try:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                return TIMED_OUT
+            if _size(folder) > limits.written_mb << 20:
+                return WROTE_TOO_MUCH
+            time.sleep(pause)
+            pause = min(0.05, 1.3 * pause)
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode == -signal.SIGXCPU:
+        return TIMED_OUT
+    return FINISHED if process.returncode == 0 else LEFT
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += 4096 + os.lstat(os.path.join(parent, name)).st_size
+    return total
+
+
+def _message(said: bytes) -> Mapping[str, Any]:
+    try:
+        message = json.loads(said)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+# Inside
+
+
+def _inside(given: int, said: int) -> NoReturn:
+    with os.fdopen(given) as file:
+        job = json.load(file)
+    try:
+        limit(Limits(**job["limits"]))
+        if job["confined"]:
+            confine(job["folder"])
+        else:
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    except OSError as error:
+        os.write(said, json.dumps({"unconfined": str(error)}).encode())
+        os._exit(1)
+    if "tests" not in job:
+        os.close(said)
+        _module("__main__", job["code"])
+        sys.stdout.flush()
+        os._exit(0)
+    passed = _passed(job["code"], job["tests"], job["entry_point"])
+    os.write(said, json.dumps({"secret": job["secret"], "passed": passed}).encode())
+    os._exit(0)
+
+
+def _module(name: str, code: str) -> dict[str, Any]:
+    """Run code as a module of this name; its exit is its own matter where it is the program."""
+    module = type(sys)(name)
+    sys.modules[name] = module
+    try:
+        exec(compile(code, f"<{name}>", "exec"), vars(module))
+    except SystemExit as exit:
+        if name != "__main__" or exit.code:
+            raise
+    return vars(module)
+
+
+def _passed(code: str, tests: list[str], entry_point: str) -> int:
+    """How many tests passed, whatever they raised."""
+    passed = 0
+    try:
+        solution = _module("solution", code)
+    except BaseException:
+        return 0
+    for test in tests:
+        names = dict(solution)
+        try:
+            exec(compile(test, "<test>", "exec"), names)
+            if entry_point:
+                names["check"](solution[entry_point])
+            for name, value in names.items():
+                if name.startswith("test_") and value is not solution.get(name):
+                    value()
+        except BaseException:
+            continue
+        passed += 1
+    return passed
+
+
+def limit(limits: Limits) -> None:
+    """Set this process's limits."""
+    limit_memory(limits.memory_mb)
+    _limit(resource.RLIMIT_CPU, limits.cpu_s, spare=1)  # where none is to spare, it is killed without a reason
+    _limit(resource.RLIMIT_FSIZE, limits.written_mb << 20)
+    _limit(resource.RLIMIT_NOFILE, limits.open_files)
+    _limit(resource.RLIMIT_MEMLOCK, 0)
+
+
+def limit_memory(memory_mb: int) -> None:
+    """Set this process's limit of memory, without a file of it where it dies."""
+    _limit(resource.RLIMIT_AS, memory_mb << 20)
+    _limit(resource.RLIMIT_CORE, 0)
+
+
+def _limit(name: int, most: int, spare: int = 0) -> None:
+    _, before = resource.getrlimit(name)
+    hard = most + spare if before == resource.RLIM_INFINITY else min(most + spare, before)
+    resource.setrlimit(name, (min(most, hard), hard))
+
+
+def confine(folder: str | None = None) -> None:
+    """Give up all of this process's rights but to compute, to read Python's files, and to write into `folder`. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    _need(libc.prctl(38, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+    _restrict_files(folder)
+    nothing = struct.pack("<IiIIIIII", 0x20080522, 0, 0, 0, 0, 0, 0, 0)  # capset: version 3, this process, no capabilities
+    _need(libc.capset(nothing[:8], nothing[8:] + bytes(8)), "capset")
+    _restrict_calls()
+
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same numbers on all architectures
+_READ, _READ_FILE, _WRITE_FILE, _TRUNCATE = 0b1100, 0b100, 0b10, 0x4000
+_ALL_BY_VERSION = (0x1FFF, 0x3FFF, 0x7FFF, 0x7FFF, 0xFFFF)  # access rights that versions 1, 2, … know
+
+
+def _landlock(number: int, *arguments: Any) -> int:
+    return int(ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments))
+
+
+def _landlock_version() -> int:
+    return _landlock(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
+
+
+def _restrict_files(folder: str | None) -> None:
+    version = _landlock_version()
+    everything = _ALL_BY_VERSION[max(0, min(version, len(_ALL_BY_VERSION)) - 1)]
+    # files, TCP (from 4), and from 6 abstract sockets and signals to others
+    rules = struct.pack("<QQQ", everything, 0b11, 0b11)[: 8 if version < 4 else 16 if version < 6 else 24]
+    rules_fd = _need(_landlock(_LANDLOCK_CREATE, rules, ctypes.c_size_t(len(rules)), 0), "landlock_create_ruleset")
+    readable = {sys.prefix, sys.base_prefix, "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"}
+    allowed = {**dict.fromkeys(readable, _READ), "/dev/null": _READ_FILE | _WRITE_FILE | _TRUNCATE, "/dev/urandom": _READ_FILE}
+    for path, access in {**allowed, **({folder: everything} if folder else {})}.items():
+        with suppress(FileNotFoundError):
+            path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            rule = struct.pack("<Qi", access & everything, path_fd)
+            _need(_landlock(_LANDLOCK_ADD, rules_fd, 1, rule, 0), f"landlock_add_rule {path}")
+            os.close(path_fd)
+    _need(_landlock(_LANDLOCK_RESTRICT, rules_fd, 0), "landlock_restrict_self")
+    os.close(rules_fd)
+
+
+_REFUSED = """
+    socket io_uring_setup fork vfork execve execveat
+    kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal pidfd_getfd
+    ptrace process_vm_readv process_vm_writev process_madvise kcmp unshare setns
+    truncate chmod fchmod fchmodat chown fchown lchown fchownat utime utimes utimensat futimesat
+    setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr open_by_handle_at name_to_handle_at
+    setpriority sched_setaffinity sched_setscheduler sched_setparam sched_setattr ioprio_set migrate_pages move_pages
+    shmget msgget semget mq_open memfd_create memfd_secret userfaultfd bpf perf_event_open keyctl add_key request_key sync syncfs
+    """.split()
+_REFUSED_BY_NUMBER = (452, 463, 466, 469)  # fchmodat2, setxattrat, removexattrat, file_setattr: too new for some libseccomp
+_THREAD = 0x10000  # CLONE_THREAD
+_EQUAL, _NOT_EQUAL, _MASKED_EQUAL = 4, 1, 7
+_REFUSED_WITH = (
+    ("clone", 0, _MASKED_EQUAL, _THREAD, 0), ("prlimit64", 0, _NOT_EQUAL, 0, 0),
+    *(("fcntl", 1, _EQUAL, command, 0) for command in (8, 10, 15)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals to others
+)  # fmt: skip
+"""Calls that are refused with certain arguments: name, argument, comparison, its two operands."""
+
+
+class _Comparison(ctypes.Structure):
+    _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+
+
+def _seccomp() -> Any:
+    """libseccomp, None where it is missing."""
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        return None
+    library.seccomp_init.restype = ctypes.c_void_p
+    return library
+
+
+def _restrict_calls() -> None:
+    """Refuse what the process does not need: with EPERM, and clone3 as unknown, so that libc falls back on clone."""
+    library = _seccomp()
+    if library is None:
+        raise OSError("libseccomp.so.2 is missing")
+    allow, refuse = ctypes.c_uint32(0x7FFF0000), 0x00050000
+    context = ctypes.c_void_p(library.seccomp_init(allow))
+    numbers = [library.seccomp_syscall_resolve_name(name.encode()) for name in _REFUSED]
+    rules: list[tuple[int, int, list[_Comparison]]] = [(n, errno.EPERM, []) for n in (*numbers, *_REFUSED_BY_NUMBER)]
+    rules += [(library.seccomp_syscall_resolve_name(b"clone3"), errno.ENOSYS, [])]
+    rules += [(library.seccomp_syscall_resolve_name(n.encode()), errno.EPERM, [_Comparison(*c)]) for n, *c in _REFUSED_WITH]
+    for number, error, comparisons in rules:
+        if number == -1:  # a call that this libseccomp does not know
+            continue
+        given = (_Comparison * len(comparisons))(*comparisons)
+        action = ctypes.c_uint32(refuse | error)
+        _need(library.seccomp_rule_add_array(context, action, number, len(given), given), "seccomp_rule_add")
+    _need(library.seccomp_load(context), "seccomp_load")
+
+
+def _need(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno() or -result
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+if __name__ == "__main__":
+    _inside(int(sys.argv[1]), int(sys.argv[2]))

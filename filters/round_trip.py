@@ -1,0 +1,49 @@
+"""Answers that do not come back: a model is asked again, without seeing what is there (roundtrip consistency, Alberti et al.
+2019, section 2).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
+from distillgen.answers import Kind, announced, final_answer, token_f1
+from distillgen.forms import Unparsable
+
+
+def round_trip(
+    *, model: ModelName, shown: list[FieldName], field: FieldName = "answer", kind: Kind = "text", min_f1: float = 0.5,
+    prompt: PromptName = "round_trip/answer", project: Project,
+) -> Filter:  # fmt: skip
+    """Drop records whose `field` a model does not find again from the `shown` fields alone. Costs one request a record.
+
+    Texts are found again where their words overlap by `min_f1` (token F1), other kinds where the final answers are equal. For
+    the way back to the question, give `shown: [answer]`, `field: question` and `prompt: round_trip/question`. Measures whether
+    there is an answer of the kind, and the agreement.
+    """
+    asked = Prompt.load(prompt, project)
+
+    def asks(record: Record) -> list[Request]:
+        messages = asked.render({"fields": {name: record.fields[name] for name in shown}})
+        return [Request(model, messages, sampling=asked.front.sampling.given(), schema=asked.form.schema)]
+
+    def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[dict[str, float]]:
+        return [compare(str(r.fields[field]), given.text) for r, ((given,),) in zip(records, answers, strict=True)]
+
+    def compare(there: str, back: str) -> dict[str, float]:
+        if not back.strip():
+            raise Unparsable("the answer is empty")
+        if kind == "text":
+            f1 = max(token_f1(back, there), token_f1(announced(back) or back, announced(there) or there))
+            return {"answered": True, "agreement": f1}
+        own, again = final_answer(there, kind), final_answer(back, kind)
+        return {"answered": own is not None, "agreement": own is not None and own == again}
+
+    def decide(found: Mapping[str, Any]) -> str | None:
+        if not found["answered"]:
+            return f"no {kind} in the {field}"
+        if kind != "text":
+            return None if found["agreement"] else f"the {field} was not found again"
+        f1 = found["agreement"]
+        return None if f1 >= min_f1 else f"F1 {f1:.2f} of the {field} with what was found again < {min_f1:g}"
+
+    return Filter(measure, decide, asks=asks)

@@ -1,0 +1,27 @@
+"""How many samples of the same question agree with an answer (Self-Consistency, Wang et al. 2023, section 2)."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from distillgen import FieldName, Filter, Record
+from distillgen.answers import Kind, final_answer
+from distillgen.stages.filter import siblings
+
+
+def self_consistency(
+    *, field: FieldName = "answer", kind: Kind = "text", by: list[FieldName] | None = None, min_share: float = 0.0
+) -> Filter:
+    """Drop answers with which too few of their samples agree; by default none, for the score alone. Costs nothing.
+
+    Samples and final answers are those of `majority`; an answer agrees with itself. Measures the share.
+    """
+
+    def measure(records: Sequence[Record]) -> list[float]:
+        answers = [final_answer(str(record.fields[field]), kind) for record in records]
+        votes = Counter(answers)
+        return [0.0 if answer is None else votes[answer] / len(answers) for answer in answers]
+
+    def decide(share: float) -> str | None:
+        return None if share >= min_share else f"{share:.0%} of the samples agree < {min_share:.0%}"
+
+    return Filter(measure, decide, together=siblings(by))

@@ -1,0 +1,36 @@
+"""A filter stage over records that belong together."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from distillgen.project import Project
+from distillgen.record import Record
+from distillgen.stages import Job
+from distillgen.stages.filter import FilterStage
+
+
+def samples(answers, parent="q"):
+    """Records of one parent, one for each of the answers."""
+    records = [Record.read({"answer": answer, "question": parent}, parent) for answer in answers]
+    return [replace(record, id=f"{parent}/{i}", parents=(parent,)) for i, record in enumerate(records)]
+
+
+def judged(records, filters, *, root=".", chunk=3, ledger=None):
+    """The records as they leave the stage, which gets them so many at a time."""
+
+    async def main():
+        async def chunks():
+            for start in range(0, len(records), chunk):
+                yield records[start : start + chunk]
+
+        stage = FilterStage(name="filter", filters=filters)
+        return [r async for some in stage.run(chunks(), Job(Project(Path(root)), {}, ledger)) for r in some]
+
+    out = asyncio.run(main())
+    assert [r.id for r in out] == [r.id for r in records]
+    return out
+
+
+def reasons(records):
+    return [r.dropped and r.dropped.reason for r in records]
