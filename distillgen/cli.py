@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from distillgen import show
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 
 if TYPE_CHECKING:
+    from distillgen.execution import Options
     from distillgen.runs import Run
 
 HELLO = {"pipelines": "hello.yaml", "prompts": "hello.md", "filters": "word_count.py", "data": "hello.jsonl"}
@@ -62,7 +64,7 @@ OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="The run
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(distillgen.__version__, prog_name="distillgen")
 def main() -> None:
-    r"""Synthetic data for black-box LLM distillation.
+    """Synthetic data for black-box LLM distillation.
 
     A teacher is asked, every paid answer is kept, everything else is derived from those answers, and every record that
     is dropped says why.
@@ -186,22 +188,67 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 @click.option("--salvage", is_flag=True, help="Go on with what can be read of a damaged ledger.")
 @AS_JSON
 def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **given: Any) -> None:
-    r"""Carry PIPELINE out. Run the same command again to go on where it stopped: nothing is asked twice.
+    """Carry PIPELINE out. Run the same command again to go on where it stopped: nothing is asked twice.
 
     \b
     Exit codes: 0 finished, 2 a mistake to mend, 3 finished with failed rows,
     4 stopped by --max-cost-usd, 130 interrupted.
     """
-    from distillgen.execution import Options, execute
-    from distillgen.progress import watch
+    from distillgen.execution import Options
 
     if stage := given.pop("stage"):
         given["first"] = given["until"] = stage
     given["retry_with"] = _sampling(given["retry_with"], given["retry_failed"])
     checked = distillgen.load(pipeline, sets)
-    carried = distillgen.Run(out or Path("runs") / checked.name)
+    _carry_out(checked, out or Path("runs") / checked.name, Options(**given), as_json)
+
+
+@main.command("filter")
+@click.argument("data")
+@click.option("--with", "chosen", multiple=True, required=True, metavar="NAME[:OPTION=VALUE,…]", help="A filter, or more")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/<data>-filtered.")
+@SETS
+@LIMIT
+@AS_JSON
+def filter_(data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool) -> None:
+    """Filter DATA (a file, a folder of texts, or a Hugging Face data set) without a pipeline.
+
+    \b
+    distillgen filter answers.jsonl --with word_count:field=answer,min_words=3 --with unique:by=[answer]
+    A filter that asks a model finds it by --set 'models.judge={provider: openai, model: gpt-4.1-mini}'.
+    """
+    from distillgen.execution import Options
+    from distillgen.stages.source import origin
+
+    stages = [{"source": origin(data)}, {"filter": [_filter(text) for text in chosen]}]
+    checked = distillgen.load({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
+    _carry_out(checked, out or Path("runs") / f"{Path(data).stem}-filtered", Options(limit=limit), as_json)
+
+
+def _filter(text: str) -> dict[str, Any]:
+    """`name:option=value,option=value`, as a pipeline says it."""
+    from distillgen.marked import read_yaml
+
+    name, _, rest = text.partition(":")
+    options = {}
+    for part in re.split(r",(?=\w+=)", rest) if rest else ():
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"--with {text}: an option is given as option=value, not '{part}'")
+        try:
+            options[option] = read_yaml(value, "--with")[0]
+        except ConfigError as error:
+            raise ConfigError(f"--with {text}: {error.message}") from error
+    return {name: options}
+
+
+def _carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, as_json: bool) -> None:
+    from distillgen.execution import execute
+    from distillgen.progress import watch
+
+    carried = distillgen.Run(directory)
     try:
-        execute(checked, carried.directory, Options(**given), watch)
+        execute(checked, directory, options, watch)
     except Stopped:
         show.as_json(carried.state) if as_json else show.status(carried, error=True)
         raise

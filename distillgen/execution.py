@@ -458,9 +458,15 @@ def _finish(live: Live, word: str, first: int) -> None:
     from distillgen.report import write_card, write_report
 
     _write(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
-    if live.last == len(live.stages) - 1 and (first <= live.last or not (live.directory / "report.html").exists()):
+    if live.last == len(live.stages) - 1 and (first <= live.last or not _told(live.directory)):
         write_report(live.directory)
         write_card(live.directory)
+
+
+def _told(directory: Path) -> bool:
+    """Whether the card, which is written last, is of this corpus: a run may have been killed before it got there."""
+    corpus, card = directory / "corpus.jsonl", directory / "README.md"
+    return card.exists() and card.stat().st_mtime >= corpus.stat().st_mtime
 
 
 def _write(path: Path, text: str) -> None:

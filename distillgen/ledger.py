@@ -1,8 +1,8 @@
 """The durable store of everything that a teacher gave back, keyed by everything that was sent.
 
-One SQLite file in WAL mode, appended to in group commits: what arrives while one is under way, or within 10 ms of it as
-long as something arrives every millisecond, goes with the next. An answer is durable before `add` returns. Nothing is
-updated in place: asking again appends, and the newest row of a key counts.
+One SQLite file in WAL mode, appended to in group commits: what arrives while one is under way, and for as long again (10 ms
+at most) while something arrives every millisecond, goes with the next. An answer is durable before `add` returns. Nothing
+is updated in place: asking again appends, and the newest row of a key counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import orjson
 
 from distillgen.errors import LedgerError
 
-COMMIT_EVERY_S = 0.01
+GATHER_S = 0.01
 RESERVE_BYTES = 4 << 20  # given back to the file system when it is full, so that answers in flight still fit
 VERSION = 2
 
@@ -91,7 +91,7 @@ class Ledger:
         self.path = path
         self._pending: list[tuple[str, Sequence[tuple[Any, ...]], asyncio.Future[None]]] = []
         self._commits: asyncio.Task[None] | None = None
-        self._committed_at = 0.0
+        self._next_commit_at = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._reserve = path.with_name(path.name + ".reserve")
         with _explained(path):
@@ -176,10 +176,10 @@ class Ledger:
         loop = asyncio.get_running_loop()
         while self._pending:
             gathered = 0
-            while gathered < len(self._pending) and loop.time() < self._committed_at + COMMIT_EVERY_S:
+            while gathered < len(self._pending) and loop.time() < self._next_commit_at:
                 gathered = len(self._pending)
-                await asyncio.sleep(COMMIT_EVERY_S / 10)
-            self._committed_at = loop.time()
+                await asyncio.sleep(0.001)
+            begun = loop.time()
             batch, self._pending = self._pending, []
             together: dict[str, list[tuple[Any, ...]]] = {}
             for statement, rows, _ in batch:
@@ -190,6 +190,7 @@ class Ledger:
                     await loop.run_in_executor(self._thread, self._commit, together)
             except LedgerError as failure:
                 error = failure
+            self._next_commit_at = loop.time() + min(GATHER_S, loop.time() - begun)
             for _, _, durable in batch:
                 if not durable.done():
                     durable.set_exception(error) if error else durable.set_result(None)

@@ -114,11 +114,15 @@ class Pipeline:
         return plan
 
 
-def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, need_env: bool = True) -> Pipeline:
+def load(
+    pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, need_env: bool = True,
+    trusted: frozenset[str] = frozenset(),
+) -> Pipeline:  # fmt: skip
     """Read and check a pipeline from a path, a name, or the same structure built in Python.
 
     `sets` are dotted overrides, such as `teacher.temperature=0.3`. Raises ConfigError for the first mistake, with its
-    file and line. Without `need_env`, variables that are not set are listed instead of refused.
+    file and line. Without `need_env`, variables that are not set are listed instead of refused. A file may lie outside the
+    project where its name is `trusted` or in `sets`.
     """
     path, text = Path("pipeline"), ""
     if isinstance(pipeline, Mapping):
@@ -130,10 +134,10 @@ def load(pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, 
     if not isinstance(data, dict):
         raise ConfigError("a pipeline is a mapping with the keys version, models and stages", path=path, line=1)
     top = validate(Top, data, what="the pipeline", places=places)
-    project = Project(project_of(path))
+    project = Project(project_of(path), trusted)
     if sets:
         raw = top.model_dump()
-        project = replace(project, trusted=override(raw, sets))
+        project = replace(project, trusted=trusted | override(raw, sets))
         places = replace(places, note=f" (with --set {' --set '.join(map(typed, sets))})")
         top = validate(Top, raw, what="the pipeline", places=places)
     missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]

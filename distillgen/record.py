@@ -60,7 +60,7 @@ def loads_own(line: str) -> Any:
     return json.loads(line) if _SLOW.search(line) else orjson.loads(line)
 
 
-_SLOW = re.compile(r"\d{19}|[eE]\+?\d{3}")  # what orjson would change: an integer beyond 64 bits, a float beyond its range
+_SLOW = re.compile(r"[:,\[\s]-?(?:\d{19}|[\d.]+[eE]\+?\d{3})")  # what orjson would change: a number beyond 64 bits
 
 
 def _refuse_constant(name: str) -> None:
@@ -138,13 +138,8 @@ class Record:
 
     def derive(self, fields: Mapping[str, Any], made: Mapping[str, Any], ordinal: int) -> Record:
         """A child with `fields` added; `ordinal` tells apart children of one parent whose text is the same."""
-        return replace(
-            self,
-            id=digest([self.id, fields, made["stage"], ordinal]),
-            fields={**self.fields, **fields},
-            parents=(self.id,),
-            made=(*self.made, made),
-        )
+        own = digest([self.id, fields, made["stage"], ordinal])
+        return Record(own, {**self.fields, **fields}, (self.id,), self.source, (*self.made, made), self.scores, self.dropped)
 
     def scored(self, scores: Mapping[str, float]) -> Record:
         """A copy with measurements added."""

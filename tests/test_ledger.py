@@ -211,7 +211,7 @@ def test_a_damaged_ledger_stops_a_run_before_it_asks_and_salvage_asks_only_what_
 
 def test_a_full_disk_keeps_what_was_paid_for_and_says_so(project):
     with Endpoint() as endpoint:
-        project.ask_pipeline(endpoint.url, 2000, stage=", max_tokens: 5")
+        project.ask_pipeline(endpoint.url, 6000, stage=", max_tokens: 5")
         folder = project.path / "small"
         folder.mkdir()
         if os.geteuid() or os.system(f"mount -t tmpfs -o size=6m tmpfs {folder}"):
@@ -220,11 +220,11 @@ def test_a_full_disk_keeps_what_was_paid_for_and_says_so(project):
             full = project.cli("run", "ask", "-o", folder, check=2)
             assert "no space left" in full.stderr and "run again to go on" in full.stderr and "Traceback" not in full.stderr
             asked = len(endpoint.bodies)
-            assert 100 < asked < 2000
+            assert 100 < asked < 6000
             os.system(f"mount -o remount,size=60m {folder}")
             project.cli("run", "ask", "-o", folder)
             assert max(endpoint.asked.values()) == 1, "an answer that had been paid for was asked again"
-            assert len(project.read("small/corpus.jsonl")) == 2000
+            assert len(project.read("small/corpus.jsonl")) == 6000
         finally:
             os.system(f"umount {folder}")
 

@@ -69,12 +69,13 @@ def test_slots_go_in_order_and_a_cancelled_wait_takes_none():
 
         async def one(i):
             nonlocal most, busy
-            async with slots.turn():
-                busy += 1
-                most = max(most, busy)
-                order.append(i)
-                await asyncio.sleep(0)
-                busy -= 1
+            await slots.take()
+            busy += 1
+            most = max(most, busy)
+            order.append(i)
+            await asyncio.sleep(0)
+            busy -= 1
+            slots.give()
 
         tasks = [asyncio.create_task(one(i)) for i in range(20)]
         await asyncio.sleep(0)

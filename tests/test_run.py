@@ -1,6 +1,7 @@
 """Runs: partial ones, retries, shared ledgers, previews, plans, status, the Python interface."""
 
 import json
+import os
 
 import pytest
 
@@ -285,6 +286,46 @@ def test_what_did_change_is_carried_out_again(project, endpoint, how):
     assert endpoint.asked.total() == (12 if how == "ledger" else 6)
     rows = project.read("runs/ask/corpus.jsonl")
     assert len(rows) == (5 if how == "limit" else 6) and rows[0]["number"] == (how == "source")
+
+
+def test_killed_before_the_report_was_written_the_next_run_writes_it(project, endpoint):
+    project.ask_pipeline(endpoint.url, 3)
+    project.cli("run", "ask")
+    run = project.path / "runs/ask"
+    card = (run / "README.md").read_text()
+    (run / "README.md").unlink()
+    project.cli("run", "ask")
+    assert (run / "README.md").read_text() == card
+    (run / "README.md").write_text("of another corpus")
+    os.utime(run / "README.md", (1, 1))
+    project.cli("run", "ask")
+    assert (run / "README.md").read_text() == card and endpoint.asked.total() == 3
+
+
+def test_filter_takes_any_data_set_without_a_pipeline(project, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "answers.jsonl"
+    elsewhere.write_text("".join(json.dumps({"answer": text}) + "\n" for text in ("one two, three", "one", "one two, three")))
+    done = project.cli("filter", elsewhere, "--with", "word_count:field=answer,min_words=3", "--with", "unique:by=[answer]")
+    assert "1 kept" in done.stdout and "word_count" in done.stdout
+    run = project.path / "runs/answers-filtered"
+    assert [row["answer"] for row in project.read(run / "corpus.jsonl")] == ["one two, three"]
+    assert [row["meta"]["dropped"]["filter"] for row in project.read(run / "dropped.jsonl")] == ["word_count", "unique"]
+    assert json.loads(project.cli("filter", elsewhere, "--with", "word_count:field=answer", "-n", "2", "--json", "-o", "two").stdout)
+
+
+@pytest.mark.parametrize("args, said", [
+    (("nome.jsonl", "--with", "word_count"), "there is no file 'nome.jsonl'"),
+    (("rows.jsonl", "--with", "word_cuont"), "did you mean 'word_count'?"),
+    (("rows.jsonl", "--with", "word_count:min_word=3"), "did you mean 'min_words'?"),
+    (("rows.jsonl", "--with", "word_count:min_words"), "given as option=value, not 'min_words'"),
+    (("rows.jsonl", "--with", "word_count:min_words=[3"), "--with word_count:min_words=[3"),
+    (("rows.jsonl", "--with", "word_count:field=anwser"), "did you mean 'answer'?"),
+    (("rows.jsonl", "--with", "judge:model=judge,field=answer"), "judge"),
+])  # fmt: skip
+def test_a_mistake_in_filter_is_told(project, args, said):
+    project.rows("rows.jsonl", [{"answer": "one two"}])
+    told = project.cli("filter", *args, check=2).stderr
+    assert said in told and "Traceback" not in told
 
 
 def test_what_a_later_stage_asks_goes_first(project):

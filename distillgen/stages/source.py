@@ -28,6 +28,11 @@ Rows = Iterator[tuple[str, Row]]
 """Every row with its place inside the source."""
 
 
+def origin(data: str) -> dict[str, str]:
+    """A source's options for what a user typed: a file or folder, else the name of a data set."""
+    return {"path" if Path(data).exists() or Path(data).suffix.lower() in READERS else "dataset": data}
+
+
 class Source(Stage):
     """Read rows from a file or folder, or a Hugging Face data set."""
 

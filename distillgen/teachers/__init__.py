@@ -306,12 +306,13 @@ class Teacher:
 
     def cost_usd(self, completion: Completion) -> float:
         """What an answer cost by the model's price, 0 where none is given."""
-        return self.spec.cost_usd(completion.input_tokens, completion.cached_tokens, completion.output_tokens)
+        c = completion
+        return self.spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens) if self.spec.price else 0.0
 
     def worst_cost_usd(self, request: Request, samples: int) -> float:
         """A bound on what a request can cost: a token has at least one byte, an answer at most `max_tokens`."""
         most = request.sampling.get("max_tokens", 0) * samples
-        return self.spec.cost_usd(len(request.json), 0, most)
+        return self.spec.cost_usd(len(request.json), 0, most) if self.spec.price else 0.0
 
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
@@ -359,7 +360,8 @@ class Teacher:
     async def _try(self, ask: _Ask) -> list[Completion]:
         request, activity, budget = ask.request, self.activity, self.services.budget
         worst, cost, estimate = self.worst_cost_usd(request, len(ask.samples)), 0.0, len(request.json) / 4
-        async with self.slots.turn(self.services.order.get(ask.stage, 0)):
+        await self.slots.take(self.services.order.get(ask.stage, 0))
+        try:
             for rate, units in ((self._requests, 1.0), (self._input, estimate), (self._output, 0.0)):
                 if rate:
                     await rate.take(units)
@@ -377,6 +379,8 @@ class Teacher:
             finally:
                 budget.settle(worst, cost)
                 activity.sending.pop(ask.task, None)
+        finally:
+            self.slots.give()
 
     def _count(self, completions: Sequence[Completion], estimate: float) -> None:
         read, written = sum(c.input_tokens for c in completions), sum(c.output_tokens for c in completions)

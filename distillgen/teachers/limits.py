@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -14,7 +12,7 @@ FIRST = 32  # requests in flight at an endpoint that states no limit, before its
 
 
 class Slots:
-    """How many requests may be in flight: `async with slots.turn(urgency)`, the more urgent first, else in order of arrival.
+    """How many requests may be in flight: `take` a slot and `give` it back; the more urgent go first, else in order of arrival.
 
     A limit that was given is kept to. One that was not is found: it doubles while that makes answers come faster, and is
     tried again now and then. Where an endpoint says that it is overloaded, the limit falls once a second by twice the share
@@ -31,27 +29,23 @@ class Slots:
         self._trial = True
         self._best = self._begun = self._cut = 0.0
 
-    @asynccontextmanager
-    async def turn(self, urgency: int = 0) -> AsyncIterator[None]:
-        """Wait for a slot, and hold it."""
+    async def take(self, urgency: int = 0) -> None:
+        """Wait for a slot."""
         if self._busy < int(self.limit) and not self._waiting:
             self._busy += 1
-        else:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._arrived += 1
-            heappush(self._waiting, (-urgency, self._arrived, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give()
-                raise
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrived += 1
+        heappush(self._waiting, (-urgency, self._arrived, turn))
         try:
-            yield
-        finally:
-            self._give()
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give()
+            raise
 
-    def _give(self) -> None:
+    def give(self) -> None:
+        """Hand the slot to whoever is next."""
         self._busy -= 1
         while self._waiting and self._busy < int(self.limit):
             _, _, turn = heappop(self._waiting)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
+from pyreqwest.exceptions import ConnectError, RequestError, RequestTimeoutError
 
 from distillgen.errors import ConfigError
 from distillgen.record import dumps, loads
@@ -247,8 +248,6 @@ class OpenAI(Teacher):
         return place, len(awake) > 1
 
     async def _post(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
-        from pyreqwest.exceptions import ConnectError, RequestError, RequestTimeoutError
-
         client = place.client = place.client or self._connected(place.address)
         try:
             response = await client.post(path).body_bytes(dumps(body, sort_keys=False)).build().send()

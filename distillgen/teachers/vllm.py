@@ -191,7 +191,7 @@ class VLLM(Teacher):
         form: Mapping[str, Any] | None = None, template: Mapping[str, Any] | None = None, target: str = "",
     ) -> tuple[Any, int]:  # fmt: skip
         """The engine's output for `context` and `target`, when it is whole, and how many tokens the context has."""
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -208,8 +208,8 @@ class VLLM(Teacher):
                 raise ValueError("the first token of a text has no log-probability; give it a context")
             structured = StructuredOutputsParams(**form) if form else None
             params = SamplingParams(**sampling, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY)
-            asked = TokensPrompt(prompt_token_ids=before + after), params, str(next(_numbers))
-            (output,) = [each async for each in engine.llm.generate(*asked, lora_request=lora)]
+            asked = {"type": "token", "prompt_token_ids": before + after}  # the type says that nothing is left to prepare
+            (output,) = [each async for each in engine.llm.generate(asked, params, str(next(_numbers)), lora_request=lora)]
         except EngineDeadError as error:
             raise self.down("vLLM's engine has ended; what it said stands above") from error
         except Exception as error:  # a request that cannot be answered: of other kinds in every release of vLLM

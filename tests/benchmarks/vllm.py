@@ -28,22 +28,27 @@ def questions(rows: int) -> list[str]:
     return [f"Answer in one sentence, and as a friend would: what is special about the number {i}?" for i in range(rows)]
 
 
-def bare(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> float:
-    """Seconds that LLM.chat takes."""
+def now() -> tuple[float, float]:
+    """Wall clock and this process's CPU, without the engine's processes, in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def bare(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> list[tuple[float, float]]:
+    """When LLM.chat begins and ends."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(model, **engine, enable_prefix_caching=True, disable_log_stats=True)
     chats = [[{"role": "user", "content": question}] for question in questions(rows)]
-    begun = time.perf_counter()
+    begun = now()
     answers = llm.chat(chats, SamplingParams(max_tokens=max_tokens, ignore_eos=True), use_tqdm=False)
-    taken = time.perf_counter() - begun
+    ended = now()
     assert sum(len(answer.outputs[0].token_ids) for answer in answers) == rows * max_tokens
     llm.llm_engine.engine_core.shutdown()  # or this process would wait for the engine's for ever
-    return taken
+    return [begun, ended]
 
 
-def ours(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> float:
-    """Seconds from the engine's start to the last row on disk."""
+def ours(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> list[tuple[float, float]]:
+    """When the engine has started, and when the last row is on disk."""
     from distillgen.execution import Options, execute
     from distillgen.pipeline import load
 
@@ -59,21 +64,22 @@ def ours(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> flo
         for loading in (True, False):
             while bool(activity.note) != loading:
                 await asyncio.sleep(0.002)
-        moments.append(time.perf_counter())
+        moments.append(now())
         try:
             await asyncio.Event().wait()
         finally:  # it is cancelled when the last row is written
-            moments.append(time.perf_counter())
+            moments.append(now())
 
     live = execute(pipeline, out / "run", Options(), watch)
     assert sum(used.output_tokens for used in live.ledger.usage()) == rows * max_tokens
-    return moments[1] - moments[0]
+    return moments
 
 
-def measured(what, *args) -> float:
-    """What a function returns, of a process of its own."""
+def measured(what, *args) -> tuple[float, float]:
+    """Seconds between the two moments that a function returns, wall and CPU, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(what, *args, Path(folder)).result()
+        (wall, cpu), (wall_after, cpu_after) = pool.submit(what, *args, Path(folder)).result()
+        return wall_after - wall, cpu_after - cpu
 
 
 def main() -> None:
@@ -94,9 +100,10 @@ def main() -> None:
         for _ in range(given.rounds):
             rates = {}
             for name, what in (("LLM.chat", bare), ("distillgen", ours)):
-                seconds = measured(what, model, given.engine, given.rows, given.max_tokens)
-                rates[name] = given.rows / seconds
-                print(f"{name:<12} {rates[name]:8,.1f} rows/s  {rates[name] * given.max_tokens:8,.0f} tokens/s", flush=True)
+                wall, cpu = measured(what, model, given.engine, given.rows, given.max_tokens)
+                rates[name] = given.rows / wall
+                tokens = rates[name] * given.max_tokens
+                print(f"{name:<12} {rates[name]:8,.1f} rows/s  {tokens:8,.0f} tokens/s  {1000 * cpu / given.rows:6.2f} ms CPU a row", flush=True)
             ratios.append(rates["distillgen"] / rates["LLM.chat"])
     print(f"ratio to LLM.chat {statistics.median(ratios):.2f} (median of {', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))})")
 
