@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, TypeAlias, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from distillgen.errors import ConfigError
 from distillgen.forms import Unparsable
@@ -95,35 +95,38 @@ class Entry(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+def _entries(value: Any) -> Any:
+    """From `[name, name: {option: value}]`."""
+    if not isinstance(value, list):
+        raise ValueError("filters are a list: [brevity: {max_words: 12}, unique]")
+    entries: list[Entry] = []
+    for item in value:
+        item = {item: None} if isinstance(item, str) else item
+        if not isinstance(item, dict) or len(item) != 1:
+            raise ValueError(f"each filter is a name, or a name with its options, not {item!r}")
+        ((name, options),) = item.items()
+        if not isinstance(options, dict | None):
+            raise ValueError(f"the options of filter '{name}' are a mapping, not {options!r}")
+        options = dict(options or {})
+        label = str(options.pop("name", name))
+        if label != name and not NAME.fullmatch(label):
+            raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
+        if label in [entry.label for entry in entries]:
+            raise ValueError(f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}")
+        entries.append(Entry(filter=name, label=label, options=options))
+    return entries
+
+
+Entries: TypeAlias = Annotated[list[Entry], BeforeValidator(_entries)]
+"""Filters as a pipeline lists them."""
+
+
 class FilterStage(Stage):
     """Measure and decide, filter after filter; the first reason to drop a record counts."""
 
     kind = "filter"
 
-    filters: list[Entry] = Field(min_length=1, description="filters by name, each with its options")
-
-    @field_validator("filters", mode="before")
-    @classmethod
-    def _entries(cls, value: Any) -> Any:
-        """From `[name, name: {option: value}]`."""
-        if not isinstance(value, list):
-            raise ValueError("filters are a list: [brevity: {max_words: 12}, unique]")
-        entries: list[Entry] = []
-        for item in value:
-            item = {item: None} if isinstance(item, str) else item
-            if not isinstance(item, dict) or len(item) != 1:
-                raise ValueError(f"each filter is a name, or a name with its options, not {item!r}")
-            ((name, options),) = item.items()
-            if not isinstance(options, dict | None):
-                raise ValueError(f"the options of filter '{name}' are a mapping, not {options!r}")
-            options = dict(options or {})
-            label = str(options.pop("name", name))
-            if label != name and not NAME.fullmatch(label):
-                raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
-            if label in [entry.label for entry in entries]:
-                raise ValueError(f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}")
-            entries.append(Entry(filter=name, label=label, options=options))
-        return entries
+    filters: Entries = Field(min_length=1, description="filters by name, each with its options")
 
     def build(self, project: Project) -> list[tuple[Entry, Filter]]:
         """The filters as written and made. Raises ConfigError for unknown names and options."""

@@ -1,0 +1,103 @@
+"""What was found about the answers of one model: how many are right, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from distillgen.answers import Kind, final_answer
+from distillgen.calibration import calibration_error
+from distillgen.record import Record
+from distillgen.resampling import interval, paired, pass_at_k
+from distillgen.teachers import Completion
+
+GOLD = "gold"  # the field in which a metric finds the right answer
+
+
+@dataclass
+class Answered:
+    """What one model said, `n` answers to each item, and what was measured of them."""
+
+    name: str
+    n: int
+    completions: list[Completion]
+    records: list[Record]
+    """One for each completion: the item's fields with the answer."""
+    passed: dict[str, list[float | None]] = field(default_factory=dict)
+    """By metric, for each completion: 1 or 0; None where no judge could read it."""
+    numbers: dict[str, list[float]] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
+    log_likelihoods: list[float] = field(default_factory=list)
+    """Of each item's right answer: the mean over its tokens, in nats."""
+    choices: list[tuple[float, bool]] = field(default_factory=list)
+    """Of each question with options: the probability of the likeliest among them, and whether it is the right one."""
+
+    def told(self, vote: Kind | None) -> dict[str, Any]:
+        """What the report shows."""
+        statuses = Counter(completion.status for completion in self.completions)
+        told: dict[str, Any] = {
+            "answers": statuses.total(), "cut_off": statuses["length"], "failed": statuses["failed"] + statuses["refused"],
+            "metrics": {metric: self._metric(metric, vote) for metric in self.passed},
+            "numbers": {name: fmean(values) for name, values in self.numbers.items()},
+        }  # fmt: skip
+        if self.log_likelihoods:
+            told["perplexity"] = math.exp(-fmean(self.log_likelihoods))
+        if self.choices:
+            told["likeliest_option"] = summary([float(right) for _, right in self.choices])
+            told["ece"] = calibration_error(self.choices)
+        return told
+
+    def by_item(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        """The values of each item's samples."""
+        return (values[i : i + self.n] for i in range(0, len(values), self.n))
+
+    def means(self, metric: str) -> list[float | None]:
+        """For each item, the share of its samples that pass; None where one could not be judged."""
+        return [None if None in row else fmean(row) for row in self.by_item(self.passed[metric])]
+
+    def _metric(self, metric: str, vote: Kind | None) -> dict[str, Any]:
+        told: dict[str, Any] = summary([mean for mean in self.means(metric) if mean is not None])
+        rows = [[*map(bool, row)] for row in self.by_item(self.passed[metric])]
+        sizes = sorted({1 << i for i in range(self.n.bit_length())} | {self.n})
+        if self.n > 1:
+            told["pass_at_k"] = {k: fmean(pass_at_k(self.n, sum(row), k) for row in rows) for k in sizes}
+        if vote:
+            told["majority_at_k"] = {k: fmean(self.elected(row, k, i, vote) for i, row in enumerate(rows)) for k in sizes}
+        return told
+
+    def elected(self, passed: Sequence[bool], k: int, item: int, vote: Kind) -> bool:
+        """Whether the answer that most of the first `k` samples give passes; of two as frequent ones the earlier (Wang et al.
+        2022, self-consistency).
+        """
+        said = [final_answer(c.text, vote) for c in self.completions[item * self.n : item * self.n + k]]
+        votes = Counter(answer for answer in said if answer is not None)
+        return bool(votes) and passed[said.index(votes.most_common(1)[0][0])]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each answer, with its item, its scores, and why a metric holds it wrong."""
+        for i, (record, completion) in enumerate(zip(self.records, self.completions, strict=True)):
+            yield {
+                "item": record.parents[0], "source": record.source, "model": self.name, "sample": i % self.n,
+                "status": completion.status, "answer": completion.text, "gold": record.fields.get(GOLD),
+                "scores": self.scores.get(record.id, {}), "reasons": self.reasons.get(record.id, {}), "key": completion.key.hex(),
+            }  # fmt: skip
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """The mean with its 95 % bootstrap interval over items; NaN is left out."""
+    low, high = interval(values)
+    return {"mean": fmean(values), "low": low, "high": high, "n": len(values)} if values else {"n": 0}
+
+
+def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:
+    """For each metric of both, the difference on the items on which both could be judged."""
+    for metric in one.passed.keys() & other.passed.keys():
+        pairs = zip(one.means(metric), other.means(metric), strict=True)
+        both = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if both:
+            yield {"metric": metric, "first": one.name, "second": other.name, **paired(*map(list, zip(*both, strict=True)))}

@@ -1,0 +1,264 @@
+"""evaluate: put the same held-out items to several models, and say how good their answers are and how sure that is.
+
+A metric is a filter: the share of answers that it keeps, and the mean of each number that it measures. So whatever can
+judge a record of a corpus can judge a student, by the same code and from the same kept scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, combinations, islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from distillgen.answers import Kind, option_of, options_of
+from distillgen.errors import ConfigError
+from distillgen.evaluation import GOLD, Answered, compared
+from distillgen.project import Project
+from distillgen.prompt import Prompt, Sampling, Unrenderable
+from distillgen.record import META, SPLIT, Record, digest, dumps, read_rows
+from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage, bounds, likelihood, size_of
+from distillgen.stages.filter import Entries, Entry, FilterStage
+from distillgen.teachers import Completion, Request, Teacher
+
+
+class Evaluate(Stage, Sampling):
+    """Ask models about items that no model was trained on. Records go through as they are; what came of it stands in
+    `evaluation.json` (of a stage of another name, `evaluation-<name>.json`) and in the report, each answer in the .jsonl
+    file beside it.
+
+    Items are the rows of `data`, or else the records whose `split` is held out, or else, where nothing is trained, all. A
+    metric sees the item's fields, a model's answer as `answer`, the right one as `gold`, and the first answer of every model
+    under that model's name.
+    """
+
+    kind = "evaluate"
+
+    asked: list[str] = Field(min_length=1, alias="models", description="who answers: models of the pipeline, student, base")
+    data: str | None = Field(None, description="a JSONL file of items; default: what the source holds out")
+    prompt: str | None = Field(None, description="a file in prompts/ with the question, without its ending")
+    template: str | None = Field(None, description="the question in place, instead of a file")
+    gold: str | None = Field(None, description="the item's field with the right answer, or a list of right ones")
+    output: str = Field("answer", description="the field in which a metric finds a model's answer")
+    n: int = Field(1, ge=1, description="samples of each answer; from 2 on, also pass@k")
+    vote: Kind | None = Field(None, description="also majority@k, over answers of this kind: number, choice, boxed or text")
+    metrics: Entries = Field([], description="filters by name, each with its options")
+    options: str | None = Field(None, description="the item's field with a question's options, the likeliest of which is chosen")
+    perplexity: bool = Field(False, description="also how likely each model holds the right answer")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Evaluate:
+        if (self.prompt is None) == (self.template is None):
+            raise ValueError("give either 'prompt' (a file) or 'template' (a question in place)")
+        if not (self.metrics or self.options or self.perplexity):
+            raise ValueError("nothing to measure: give 'metrics', 'options' or 'perplexity'")
+        if (self.options or self.perplexity) and not self.gold:
+            raise ValueError("'options' and 'perplexity' need 'gold', the field with the right answer")
+        if self.vote and self.n < 2:
+            raise ValueError("a vote needs several samples: give n")
+        return self
+
+    @property
+    def file(self) -> str:
+        """The name of what is written, without its ending."""
+        return "evaluation" if self.name == self.kind else f"evaluation-{self.name}"
+
+    def load_prompt(self, project: Project) -> Prompt:
+        """The question, checked."""
+        if self.template is not None:
+            return Prompt.parse("", self.template, "template", project)
+        return Prompt.load(str(self.prompt), project)
+
+    def metric(self, entry: Entry) -> FilterStage:
+        """A metric's filter as a stage of its own: what one drops, the others measure all the same."""
+        return FilterStage(name=self.name, filters=[entry])
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """The items, the prompt, and what the metrics read."""
+        files = {self.data: project.file(self.data)} if self.data else {}
+        if self.prompt:
+            files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
+        return files | dict(chain.from_iterable(self.metric(entry).files(project).items() for entry in self.metrics))
+
+    def models(self, project: Project) -> list[str]:
+        """Who is asked, and who judges."""
+        judges = (model for entry in self.metrics for model in self.metric(entry).models(project))
+        return [*dict.fromkeys([*self.asked, *judges])]
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """Models, items, question and metrics fit together."""
+        for name in self.asked:
+            given.able(name, *(["score"] if self.options or self.perplexity else []))
+        fields = given.fields
+        if self.data:
+            rows = list(islice(self.read(given.project), CHUNK))
+            if not rows:
+                raise ConfigError(f"'{self.data}' has no rows")
+            fields = frozenset(chain.from_iterable(row.fields for row in rows))
+        elif SPLIT not in fields and "student" in given.models:
+            remedy = "give the source held_out: 0.1, or 'data', a file of other items"
+            raise ConfigError(f"the student would be asked about what it was trained on; {remedy}")
+        about = replace(given, fields=fields)
+        for name in self.load_prompt(given.project).inputs:
+            about.need(name, f"prompt '{self.prompt}'" if self.prompt else "'template'")
+        for option in ("gold", "options"):
+            if name := getattr(self, option):
+                about.need(name, f"'{option}'")
+        seen = fields | {self.output, *self.asked, *([GOLD] if self.gold else [])}
+        for entry in self.metrics:
+            self.metric(entry).check(replace(given, fields=seen))
+        return given.fields
+
+    def sampling(self, model: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
+        """The stage's options over the model's over the prompt's."""
+        return {**prompt.front.sampling.given(), **model, **self.given()}
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+        """Bounds of what the models are asked, for items of the source as if all were held out; what judges are is not in it."""
+        prompt, rows = self.load_prompt(given.project), before.rows
+        if self.data:
+            items = list(self.read(given.project))
+            samples, rows = items[:200], len(items)
+
+        def asks(record: Record) -> list[tuple[str, int, int | None]]:
+            size = size_of(prompt.render(record.fields, prompt.draw("plan", record.fields)))
+            most = [self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked]
+            return [(name, size, tokens and tokens * self.n) for name, tokens in zip(self.asked, most, strict=True)]
+
+        found = bounds(replace(before, rows=rows), samples, given, asks)
+        return replace(found, rows=before.rows, made_bytes=before.made_bytes)
+
+    def read(self, project: Project) -> Iterator[Record]:
+        """The items of `data`. Raises ConfigError for a bad row."""
+        path = project.file(str(self.data))
+        for line, row in read_rows(path):
+            if isinstance(row, str):
+                raise ConfigError(f"evaluate: {row}", path=path, line=line)
+            yield Record.read({name: value for name, value in row.items() if name != META}, f"{self.data}:{line}")
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Let all records through, then ask: what trains a student is an earlier stage."""
+        items = list(self.read(job.project)) if self.data else []
+        async for chunk in chunks:
+            if not self.data:
+                items += [r for r in chunk if not r.dropped and (r.held_out or SPLIT not in r.fields)]
+            yield chunk
+        if not items:
+            raise ConfigError(f"stage '{self.name}': no record is left to ask about: give 'data', or a larger held_out")
+        if self.gold:
+            items = [replace(item, fields={**item.fields, GOLD: item.fields.get(self.gold)}) for item in items]
+        await self._evaluate(items, job)
+
+    async def _evaluate(self, items: Sequence[Record], job: Job) -> None:
+        """Ask, measure, compare, write down."""
+        asking = _Asking(self, self.load_prompt(job.project), job)
+        said: dict[str, list[Completion]] = {}
+        for name in self.asked:  # one after the other: two models rarely fit into one memory
+            answers = await asking.all(name, [(item, None) for item in items], samples=self.n)
+            said[name] = [*chain.from_iterable(answers)]
+        found = []
+        for name, completions in said.items():
+            records = list[Record]()
+            for i, completion in enumerate(completions):
+                item, first = items[i // self.n], i - i % self.n
+                others = {other: texts[first].text for other, texts in said.items()}
+                fields = {**item.fields, **others, self.output: completion.text}
+                records.append(Record(digest([item.id, name, i % self.n]), fields, (item.id,), item.source))
+            found.append(answered := Answered(name, self.n, completions, records))
+            for entry in self.metrics:
+                if name not in entry.options.values():  # nobody is compared with himself
+                    await self._measure(answered, entry, job)
+            if self.perplexity:
+                answered.log_likelihoods = await asking.log_likelihoods(name, items)
+            if self.options:
+                answered.choices = await asking.choices(name, items, self.options)
+        told = {
+            "items": len(items), "of": self.data or "the source", "samples": self.n,
+            "models": {each.name: each.told(self.vote) for each in found},
+            "comparisons": [difference for one, other in combinations(found, 2) for difference in compared(one, other)],
+        }  # fmt: skip
+        lines = [dumps(row, sort_keys=False) + b"\n" for answered in found for row in answered.rows()]
+        (job.directory / f"{self.file}.jsonl").write_bytes(b"".join(lines))
+        (job.directory / f"{self.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
+
+    async def _measure(self, answered: Answered, entry: Entry, job: Job) -> None:
+        """One metric over all answers of a model; an answer that did not come passes nowhere."""
+        passed: list[float | None] = []
+        answers = zip(answered.completions, [r async for chunk in self._judged(answered, entry, job) for r in chunk], strict=True)
+        for completion, record in answers:
+            answered.scores.setdefault(record.id, {}).update(record.scores)
+            for name, number in record.scores.items():
+                answered.numbers.setdefault(name, []).append(number)
+            if record.dropped:
+                answered.reasons.setdefault(record.id, {})[entry.label] = record.dropped.reason
+            unread = record.dropped is not None and record.dropped.filter == "failed"
+            passed.append(None if unread else float(completion.status in ("ok", "length") and record.dropped is None))
+        answered.passed[entry.label] = passed
+
+    def _judged(self, answered: Answered, entry: Entry, job: Job) -> Chunks:
+        async def chunks() -> Chunks:
+            for start in range(0, len(answered.records), CHUNK):
+                yield answered.records[start : start + CHUNK]
+
+        return self.metric(entry).run(chunks(), job)
+
+
+class _Asking:
+    """Puts questions about items to models."""
+
+    def __init__(self, stage: Evaluate, prompt: Prompt, job: Job) -> None:
+        self._stage, self._prompt, self._job = stage, prompt, job
+
+    async def all(
+        self, model: str, asked: Sequence[tuple[Record, str | None]], *, samples: int = 1
+    ) -> list[Sequence[Completion]]:
+        """For each item the completions, or how likely the text that is given with it is; some hundred are under way at once."""
+        teacher, job = self._job.teachers[model], self._job
+        again = (lambda completion: completion.status == "failed") if job.retry_failed else None
+        found: list[Sequence[Completion]] = []
+        for start in range(0, len(asked), CHUNK):
+            some = [(self._request(teacher, item, target), samples) for item, target in asked[start : start + CHUNK]]
+            begun = teacher.begin(some, stage=self._stage.name, again=again)
+            found += [each if isinstance(each, list) else await each for each in begun]
+        return found
+
+    def _request(self, teacher: Teacher, item: Record, target: str | None) -> Request:
+        prompt, stage = self._prompt, self._stage
+        try:
+            messages = prompt.render(item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields))
+        except Unrenderable as error:
+            raise ConfigError(f"stage '{stage.name}', item {item.source}: {error}") from error
+        asked: dict[str, Any] = {"messages": messages}
+        if getattr(teacher.spec, "api", "chat") == "completions":
+            asked = {"prompt": "\n\n".join(message["content"] for message in messages)}
+        sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
+        return Request(teacher.spec.model, sampling=sampling, target=target, **asked)
+
+    async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[float]:
+        """The mean log-probability of a token of each right answer, in nats."""
+        answers = await self.all(model, [(item, str(_one(item.fields[GOLD]))) for item in items])
+        return [found["it.mean_logprob"] for (each,) in answers if (found := likelihood("it", each))]
+
+    async def choices(self, model: str, items: Sequence[Record], field: str) -> list[tuple[float, bool]]:
+        """For each question with options the probability of the likeliest among them, and whether it is the right one."""
+        given = [options_of(item.fields.get(field)) for item in items]
+        flat = [(item, text) for item, options in zip(items, given, strict=True) for text in options.values()]
+        sums = (likelihood("it", each).get("it.logprob", -math.inf) for (each,) in await self.all(model, flat))
+        found = []
+        for item, options in zip(items, given, strict=True):
+            values = {letter: next(sums) for letter in options}
+            most = max(values.values(), default=-math.inf)
+            if math.isfinite(most):
+                chosen = max(values, key=lambda letter: values[letter])
+                share = 1 / sum(math.exp(value - most) for value in values.values())
+                found.append((share, chosen == option_of(_one(item.fields[GOLD]), options)))
+        return found
+
+
+def _one(gold: Any) -> Any:
+    """The first of several right answers."""
+    return gold[0] if isinstance(gold, list) and gold else gold
