@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -223,6 +224,65 @@ def filter_(data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[s
     stages = [{"source": origin(data)}, {"filter": [_filter(text) for text in chosen]}]
     checked = distillgen.load({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
     _carry_out(checked, out or Path("runs") / f"{Path(data).stem}-filtered", Options(limit=limit), as_json)
+
+
+@main.command()
+@click.argument("data")
+@click.option("--model", "given", multiple=True, metavar="NAME=MODEL", help="Who answers: a folder, a Hub name, {provider: …}.")
+@click.option("--template", help="The question, such as '{{ question }}'; or --prompt.")
+@click.option("--prompt", help="A file in prompts/ with the question, without its ending.")
+@click.option("--gold", help="The field with the right answer.")
+@click.option("--with", "chosen", multiple=True, metavar="NAME[:OPTION=VALUE,…]", help="A metric: any filter; may be repeated")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/<data>-evaluated.")
+@SETS
+@LIMIT
+@AS_JSON
+def evaluate(
+    data: str, given: Sequence[str], chosen: Sequence[str], out: Path | None, sets: Sequence[str], limit: int | None,
+    as_json: bool, **question: str | None,
+) -> None:  # fmt: skip
+    """Ask models about DATA (a run, a file or a data set) and measure their answers; of a run, what it holds out.
+
+    \b
+    distillgen evaluate runs/mine --template '{{ question }}' --gold answer --with exact --with numeric
+    distillgen evaluate test.jsonl --model a=./student --model b='{provider: openai, model: gpt-4.1-mini}' …
+    Without --model: the run's student and the model that it was made from. Further options of the stage:
+    --set evaluate.n=8, evaluate.vote=number, evaluate.options=choices, evaluate.perplexity=true.
+    """
+    from distillgen.execution import Options
+    from distillgen.stages.source import origin
+
+    path, models = data, dict(map(_model, given))
+    if (run := Path(data) / "corpus.jsonl").is_file():
+        path = str(run)
+        models = models or _students(Path(data))
+    if not models:
+        raise ConfigError("say who is to answer: --model NAME=MODEL")
+    asked = {name: value for name, value in question.items() if value is not None}
+    stage = {"models": list(models), "metrics": [_filter(text) for text in chosen], **asked}
+    pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
+    checked = distillgen.load(pipeline, sets, trusted=frozenset({path}))
+    _carry_out(checked, out or Path("runs") / f"{Path(data).stem}-evaluated", Options(limit=limit), as_json)
+
+
+def _model(text: str) -> tuple[str, Any]:
+    """`name=folder`, or `name={provider: …}`, as an entry of a pipeline's models."""
+    from distillgen.marked import read_yaml
+
+    name, equals, value = text.partition("=")
+    if not equals or not value:
+        raise ConfigError(f"--model takes NAME=MODEL, not '{text}'")
+    entry = read_yaml(value, f"--model {name}")[0] if value.lstrip().startswith("{") else value
+    return name, entry if isinstance(entry, dict) else {"provider": "transformers", "model": value}
+
+
+def _students(run: Path) -> dict[str, Any]:
+    """The student of a run, and what it was made from."""
+    manifest = run / "student" / "manifest.json"
+    if not manifest.is_file():
+        return {}
+    found = {"student": str(manifest.parent), "base": json.loads(manifest.read_bytes())["base"]}
+    return {name: {"provider": "transformers", "model": model} for name, model in found.items()}
 
 
 def _filter(text: str) -> dict[str, Any]:

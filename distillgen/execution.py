@@ -34,7 +34,7 @@ from distillgen.record import Record, digest, dumps
 from distillgen.runs import PARTIAL, Run, read_records, stage_file
 from distillgen.stages import CHUNK, Chunks, Job
 from distillgen.stages.generate import FAILURES
-from distillgen.teachers import Services, Teacher, teacher_class
+from distillgen.teachers import Services, Spec, Teacher, teacher_class
 from distillgen.teachers.limits import Budget
 from distillgen.teachers.scripted import Script, Scripted
 
@@ -181,8 +181,9 @@ def _prepared(
     hidden = from_environment(pipeline.shown_models)
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
     services = Services(ledger, budget, directory.resolve().name, pipeline.project.root, hidden, order)
-    teachers = {name: _teacher(name, pipeline, services, options) for name in pipeline.models}
-    identities = {name: teacher.identity for name, teacher in teachers.items()}
+    specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
+    teachers = {name: _teacher(name, spec, services, options) for name, spec in specs.items()}
+    identities = {name: teachers[name].identity for name in pipeline.models}
     prints = [digest([own, identities]) for own in pipeline.fingerprints(options.limit)]
     stored = _stored_state(directory)
     standing = _standing(pipeline, directory, stored, prints)
@@ -200,7 +201,7 @@ def _prepared(
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
-    lock = pipeline.lock() | {"tokenizers": {name: teacher.tokenizer for name, teacher in teachers.items()}}
+    lock = pipeline.lock() | {"tokenizers": {name: teachers[name].tokenizer for name in pipeline.models}}
     _write(directory / "pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True))
     return Live(pipeline, directory, ledger, ledger_run, counts, teachers, budget, total, most, last), first
 
@@ -349,8 +350,7 @@ def _partial(path: Path) -> Iterator[IO[bytes]]:
             os.replace(partial, path)
 
 
-def _teacher(name: str, pipeline: Pipeline, services: Services, options: Options) -> Teacher:
-    spec = pipeline.models[name]
+def _teacher(name: str, spec: Spec, services: Services, options: Options) -> Teacher:
     if name in options.scripts:
         return Scripted(name, spec, services, script=options.scripts[name])
     return teacher_class(spec.provider)(name, spec, services)
@@ -373,9 +373,10 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
     if options.max_cost_usd is None:
         return
     for stage, estimate in pipeline.plan(options.limit):
-        paid = [name for name in stage.models(pipeline.project) if teacher_class(pipeline.models[name].provider).paid]
+        asked = {name: pipeline.models[name] for name in stage.models(pipeline.project) if name in pipeline.models}
+        paid = [name for name, spec in asked.items() if teacher_class(spec.provider).paid]
         for name in paid:
-            if pipeline.models[name].price is None:
+            if asked[name].price is None:
                 remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
                 raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
         if paid and estimate.output_tokens is None:

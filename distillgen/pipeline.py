@@ -69,6 +69,10 @@ class Pipeline:
         """The first stage."""
         return cast(Source, self.stages[0])
 
+    def made_models(self, directory: Path = Path()) -> dict[str, Spec]:
+        """The models that stages make in a run's directory, by the names under which later stages ask them."""
+        return {name: spec for stage in self.stages for name, spec in stage.makes(directory).items()}
+
     @cached_property
     def files(self) -> dict[str, str]:
         """SHA-256 of every prompt, filter and data file that the output depends on."""
@@ -103,7 +107,7 @@ class Pipeline:
 
     def plan(self, limit: int | None = None) -> list[tuple[Stage, Estimate]]:
         """Each stage with the bounds of what it asks and costs. Asks nothing."""
-        given = Checking(frozenset(), self.models, self.project)
+        given = Checking(frozenset(), {**self.models, **self.made_models()}, self.project)
         samples = self.source.samples(self.project, min(200, limit or 200))
         plan, before = [], Estimate(None)
         for stage, fields in zip(self.stages, self.fields, strict=True):
@@ -246,6 +250,10 @@ def _stages(top: Top, places: Places, given: Checking) -> tuple[tuple[Stage, ...
                     raise ConfigError(f"{message}; give one a name of its own: {entry.filter}: {{name: …}}")
                 labels[entry.label] = stage.name
             given = replace(given, fields=stage.check(given))
+            for name, spec in stage.makes(Path()).items():
+                if name in given.models:
+                    raise ConfigError(f"it makes a model of the name '{name}', which another one has; rename that")
+                given = replace(given, models={**given.models, name: spec})
         checked[stage.name] = stage, given.fields
     stages, fields = zip(*checked.values(), strict=True)
     return stages, fields

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from distillgen import wording
 from distillgen.record import META, Record
-from distillgen.runs import Run, read_rows
+from distillgen.runs import Run, evaluations, read_rows
 
 SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
@@ -53,6 +53,7 @@ def write_report(directory: Path) -> None:
         reasons={drop: sorted(kinds.values(), key=len, reverse=True) for drop, kinds in reasons.items()},
         histograms={name: _histogram(scores[name]) for name in sorted(scores)},
         critics=_critics(directory, facts["lock"]),
+        evaluations=evaluations(directory),
         kept_examples=kept,
         dropped_examples=dropped,
     )

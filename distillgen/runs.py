@@ -61,6 +61,16 @@ class Run:
         )
 
 
+def evaluations(directory: Path) -> list[dict[str, Any]]:
+    """What the run's evaluate stages found, as they wrote it, each with its stage's name and its metrics in order."""
+    found = []
+    for path in sorted(directory.glob("evaluation*.json")):
+        told: dict[str, Any] = json.loads(path.read_text())
+        metrics = dict.fromkeys(metric for model in told["models"].values() for metric in model["metrics"])
+        found.append({"file": path.stem, "name": path.stem.partition("-")[2] or path.stem, "metrics": list(metrics), **told})
+    return found
+
+
 class Rows(Sequence[Record]):
     """The records of a JSONL file of a run, read when they are looked at."""
 

@@ -102,6 +102,25 @@ def _used(counts: Mapping[str, float]) -> str:
     return said + (f", {money(counts['cost_usd'])}" if counts["cost_usd"] else "")
 
 
+def evaluation(run: Run) -> None:
+    """What each model reached by each metric, and how models differ."""
+    from distillgen.runs import evaluations
+
+    for found in evaluations(run.directory):
+        say(f"\n{found['name']}, {found['items']:,} items of {found['of']}", bold=True)
+        for metric in found["metrics"]:
+            for name, model in found["models"].items():
+                if (m := model["metrics"].get(metric, {"n": 0}))["n"]:
+                    say(f"  {metric:<16} {name:<14} {m['mean']:6.1%}  ({m['low']:.1%} to {m['high']:.1%})")
+        for name, model in found["models"].items():
+            further = {k: model[k] for k in ("perplexity", "ece", "failed", "cut_off") if model.get(k)}
+            if further:
+                say(f"  {name}: " + ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in further.items()))
+        for c in found["comparisons"]:
+            interval = f"{100 * c['low']:+.1f} to {100 * c['high']:+.1f}, p {c['p']:.3f}"
+            say(f"  {c['first']} against {c['second']}, {c['metric']}: {100 * c['difference']:+.1f} points ({interval})")
+
+
 def summary(run: Run) -> None:
     """A few kept and dropped records, of these one a filter, with what was made and not given; and the totals."""
     from distillgen.runs import read_records
@@ -125,4 +144,5 @@ def summary(run: Run) -> None:
             say("".join(f"    {line}\n" for line in field_lines(replace(record, fields=made or record.fields), 150)))
     say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
     say(f"{_used(state['totals'])}, {duration(state['seconds'])}")
+    evaluation(run)
     say(f"corpus  {run.directory / 'corpus.jsonl'}\nreport  {run.directory / 'report.html'}")

@@ -109,6 +109,10 @@ class Stage(BaseModel):
         """The pipeline's models that it asks."""
         return []
 
+    def makes(self, directory: Path) -> Mapping[str, Spec]:
+        """Models that later stages can ask by name, because this one leaves them in the run's `directory`."""
+        return {}
+
     def check(self, given: Checking) -> frozenset[str]:
         """The fields after this stage. Raises ConfigError for anything that could go wrong before a record is seen."""
         raise NotImplementedError

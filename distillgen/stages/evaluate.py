@@ -75,7 +75,8 @@ class Evaluate(Stage, Sampling):
 
     def metric(self, entry: Entry) -> FilterStage:
         """A metric's filter as a stage of its own: what one drops, the others measure all the same."""
-        return FilterStage(name=self.name, filters=[entry])
+        written = {entry.filter: {**entry.options, "name": entry.label}}
+        return FilterStage.model_validate({"name": self.name, "filters": [written]})
 
     def files(self, project: Project) -> dict[str, Path]:
         """The items, the prompt, and what the metrics read."""

@@ -1,0 +1,207 @@
+"""evaluate: a planted truth is found, a shuffled one is not; held-out items alone are asked about; nothing is counted twice."""
+
+import json
+import math
+import random
+from itertools import combinations, permutations
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.resampling import interval, paired, pass_at_k
+from distillgen.teachers import Completion
+
+
+def rows(project, n=200, **more):
+    project.rows("rows.jsonl", [{"question": f"{i} + {i}?", "right": 2 * i, **{k: v(i) for k, v in more.items()}} for i in range(n)])
+
+
+def answers(share, wrong="It is 1.", seed=0):
+    """A model that knows this share of the sums, and says `wrong` to the others."""
+
+    def script(request, sample):
+        asked = request.messages[-1]["content"]
+        i = int(asked.partition(" ")[0])
+        knows = random.Random(f"{seed}/{sample}/{i}").random() < share
+        return f"The answer is {2 * i}." if knows else wrong
+
+    script.__qualname__ = f"answers({share}, {wrong!r}, {seed})"  # what tells one scripted model's answers from another's
+    return script
+
+
+def evaluate(stage, scripts, source=None, out="out"):
+    models = {name: {"provider": "scripted", "model": "echo"} for name in scripts}
+    asked = [name for name in scripts if name != "judge"]
+    stage = {"models": asked, "template": "{{ question }}", "gold": "right", "metrics": ["numeric"], **stage}
+    pipeline = {"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl", **(source or {})}}, {"evaluate": stage}]}
+    run = distillgen.run(pipeline, out=out, teachers=scripts)
+    return json.loads((run.directory / "evaluation.json").read_text()), run
+
+
+def test_a_better_model_is_found_better_and_how_sure_that_is(project):
+    rows(project)
+    found, run = evaluate({}, {"good": answers(0.8), "poor": answers(0.4, seed=1)})
+    good, poor = (found["models"][name]["metrics"]["numeric"] for name in ("good", "poor"))
+    assert good["n"] == 200 and 0.68 < good["low"] < good["mean"] < good["high"] < 0.9 and good["high"] - good["low"] < 0.15
+    (difference,) = found["comparisons"]
+    assert difference["difference"] == pytest.approx(good["mean"] - poor["mean"]) and difference["low"] > 0.2 and difference["p"] < 0.01
+    lines = [json.loads(line) for line in (run.directory / "evaluation.jsonl").read_text().splitlines()]
+    assert len(lines) == 400 and {line["model"] for line in lines} == {"good", "poor"}
+    wrong = [line for line in lines if line["reasons"]]
+    assert sum(not line["reasons"] for line in lines if line["model"] == "good") == pytest.approx(200 * good["mean"])
+    assert wrong[0]["reasons"]["numeric"].startswith("1 is not ") and wrong[0]["gold"] == int(wrong[0]["reasons"]["numeric"].split()[-1])
+
+
+def test_two_equal_models_are_not_found_different(project):
+    rows(project)
+    found = []
+    for seed in range(6):
+        told, _ = evaluate({}, {"one": answers(0.5, seed=seed), "other": answers(0.5, seed=seed + 50)}, out=f"out{seed}")
+        found += told["comparisons"]
+    assert sum(each["p"] < 0.05 for each in found) <= 1 and sum(each["low"] <= 0 <= each["high"] for each in found) >= 5
+
+
+def test_no_answer_in_it_is_told_from_a_wrong_answer(project):
+    rows(project, 60)
+    found, _ = evaluate({}, {"mute": answers(0.5, wrong="I wonder."), "wrong": answers(0.5)})
+    mute, wrong = found["models"]["mute"], found["models"]["wrong"]
+    assert mute["metrics"]["numeric"]["mean"] == wrong["metrics"]["numeric"]["mean"]
+    assert mute["numbers"]["numeric.answered"] == mute["metrics"]["numeric"]["mean"] and wrong["numbers"]["numeric.answered"] == 1
+
+
+def test_only_what_is_held_out_is_asked_about_and_the_corpus_keeps_its_rows(project):
+    rows(project)
+    asked = []
+
+    def script(request, sample):
+        asked.append(request.messages[-1]["content"])
+        return "1"
+
+    found, run = evaluate({}, {"student": script}, source={"held_out": 0.2})
+    held = {row.fields["question"] for row in distillgen.runs.read_records(run.directory / "corpus.jsonl") if row.held_out}
+    assert set(asked) == held and found["items"] == len(held) == len(asked) and len(list(run.dropped)) == 0
+    evaluate({}, {"student": script}, source={"held_out": 0.2})
+    assert len(asked) == len(held), "an answer was asked for again"
+
+
+def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
+    rows(project)
+    with pytest.raises(ConfigError, match="asked about what it was trained on; give the source held_out: 0.1"):
+        evaluate({}, {"student": answers(1)})
+    project.rows("other.jsonl", [{"question": "3 + 3?", "right": 6}])
+    found, _ = evaluate({"data": "other.jsonl"}, {"student": answers(1)})
+    assert found["items"] == 1 and found["models"]["student"]["metrics"]["numeric"]["mean"] == 1
+
+
+def test_of_several_samples_one_may_pass_and_the_most_frequent_is_elected(project):
+    rows(project, 30)
+
+    def script(request, sample):  # right, wrong in the same way, wrong in the same way, right, right
+        i = int(request.messages[-1]["content"].partition(" ")[0])
+        return f"The answer is {2 * i if sample in (0, 3, 4) else 2 * i + 1}."
+
+    found, _ = evaluate({"n": 5, "vote": "number"}, {"m": script})
+    numeric = found["models"]["m"]["metrics"]["numeric"]
+    assert numeric["mean"] == pytest.approx(0.6) and found["models"]["m"]["answers"] == 150
+    assert numeric["pass_at_k"] == {"1": pytest.approx(0.6), "2": pytest.approx(0.9), "4": 1, "5": 1}
+    assert numeric["majority_at_k"] == {"1": 1, "2": 1, "4": 1, "5": 1}  # 1-1 and 2-2 are won by what came first
+
+
+def test_what_failed_passes_nowhere_and_what_a_judge_could_not_read_is_left_out(project):
+    rows(project, 20)
+
+    def shaky(request, sample):
+        if request.messages[-1]["content"].startswith("3 "):
+            raise RuntimeError("down")
+        return answers(1)(request, sample)
+
+    def judge(request, sample):
+        return "no grade" if "10 + 10" in str(request.messages) else '{"reason": "fine", "score": 9}'
+
+    metrics = ["numeric", {"judge": {"model": "judge", "rubric": "Is it right?", "fields": ["question", "answer"]}}]
+    found, _ = evaluate({"metrics": metrics}, {"m": shaky, "judge": judge})
+    told = found["models"]["m"]
+    assert told["failed"] == 1 and told["metrics"]["numeric"] == {**told["metrics"]["numeric"], "mean": 0.95, "n": 20}
+    assert told["metrics"]["judge"]["n"] == 19 and told["numbers"]["judge"] == 9
+
+
+def test_pairs_are_judged_in_both_orders_so_that_a_judge_who_likes_the_first_decides_nothing(project):
+    rows(project, 20)
+    metric = [{"preferred": {"model": "judge", "rubric": "Which is right?", "over": "base", "fields": ["question"]}}]
+    first = evaluate({"metrics": metric}, {"base": answers(0), "new": answers(1), "judge": lambda *_: '{"reason": "", "better": "first"}'})[0]
+    assert first["models"]["new"]["numbers"]["preferred.preference"] == 0 and "preferred" not in first["models"]["base"]["metrics"]
+
+    def fair(request, sample):
+        text = request.messages[-1]["content"]
+        return json.dumps({"reason": "", "better": "first" if text.find("The answer is") < text.find("It is 1.") else "second"})
+
+    fairly = evaluate({"metrics": metric}, {"base": answers(0), "new": answers(1), "judge": fair})[0]
+    assert fairly["models"]["new"]["metrics"]["preferred"]["mean"] == 1
+
+
+def scores(request, sample):
+    """Gives a text a log-probability of minus its distance from the sum, in tens."""
+    if request.target is None:
+        return "no idea"
+    i = int(request.messages[-1]["content"].partition(" ")[0])
+    return Completion(logprobs=[[request.target, -abs(int(request.target) - 2 * i) / 10, []]])
+
+
+def test_the_likeliest_option_and_the_perplexity_of_the_right_answer(project):
+    rows(project, 20, options=lambda i: [str(2 * i + 30), str(2 * i), str(2 * i + 60)])
+    project.rows("rows.jsonl", [{"question": f"{i} + {i}?", "right": 2 * i, "options": [2 * i + 30, 2 * i, 2 * i + 60]} for i in range(20)])
+    found, _ = evaluate({"options": "options", "perplexity": True, "metrics": []}, {"m": scores})
+    told = found["models"]["m"]
+    assert told["perplexity"] == 1 and told["likeliest_option"]["mean"] == 1
+    sure = 1 / (1 + math.exp(-3) + math.exp(-6))
+    assert told["ece"] == pytest.approx(1 - sure)
+
+
+@pytest.mark.parametrize("stage, told", [
+    ({"models": ["teecher"]}, "there is no model 'teecher'; did you mean 'teacher'?"),
+    ({"template": "{{ qestion }}"}, "did you mean 'question'?"),
+    ({"gold": "rigth"}, "did you mean 'right'?"),
+    ({"metrics": ["numerc"]}, "there is no filter 'numerc'"),
+    ({"metrics": [{"numeric": {"field": "nothing"}}]}, "needs the field 'nothing'"),
+    ({"metrics": []}, "nothing to measure"),
+    ({"vote": "number"}, "a vote needs several samples"),
+    ({"data": "none.jsonl"}, "there is no file 'none.jsonl'"),
+    ({"prompt": "p"}, "give either 'prompt'"),
+    ({"perplexity": True, "gold": None}, "need 'gold'"),
+])  # fmt: skip
+def test_a_mistake_is_told_before_anything_is_asked(project, stage, told):
+    rows(project, 3)
+    with pytest.raises(ConfigError) as error:
+        evaluate(stage, {"teacher": lambda *_: pytest.fail("asked")})
+    assert told in str(error.value)
+
+
+def test_evaluate_on_the_command_line_and_in_the_report(project):
+    rows(project, 12)
+    project.write("script.py", "def right(request, sample):\n    return str(2 * int(request.messages[-1]['content'].split()[0]))\n")
+    common = ["--template", "{{ question }}", "--gold", "right", "--with", "numeric", "--with", "exact"]
+    done = project.cli("evaluate", "rows.jsonl", "--model", "m={provider: scripted, model: 'script.py:right'}", *common)
+    assert "numeric          m              100.0%  (100.0% to 100.0%)" in done.stdout
+    page = (project.path / "runs/rows-evaluated/report.html").read_text()
+    assert "Evaluation" in page and "100%" in page
+    assert "say who is to answer" in project.cli("evaluate", "rows.jsonl", *common, check=2).stderr
+    assert "NAME=MODEL" in project.cli("evaluate", "rows.jsonl", "--model", "m", *common, check=2).stderr
+
+
+def test_intervals_and_permutations_are_those_of_the_definition():
+    values = [0.0] * 60 + [1.0] * 40
+    low, high = interval(values)
+    assert 0.27 < low < 0.34 and 0.46 < high < 0.53
+    differences = [1.0, 1.0, 1.0, 0.5, -0.5, 1.0]
+    exact = [sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in set(permutations([1] * 6 + [-1] * 6, 6))]
+    p = sum(abs(each) >= abs(sum(differences)) - 1e-12 for each in exact) / len(exact)
+    assert paired(differences, [0.0] * 6)["p"] == pytest.approx(p, abs=0.04)
+    assert paired([1.0, 2.0], [1.0, 2.0])["p"] == 1
+
+
+@pytest.mark.parametrize("n, passed", [(5, 0), (5, 2), (5, 5), (8, 3)])
+def test_pass_at_k_is_the_share_of_draws_with_a_pass(n, passed):
+    for k in range(1, n + 1):
+        draws = list(combinations([True] * passed + [False] * (n - passed), k))
+        assert pass_at_k(n, passed, k) == pytest.approx(sum(map(any, draws)) / len(draws))
