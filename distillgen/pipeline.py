@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +19,9 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.marked import NAME, VARIABLE, Places, read_yaml, validate
 from distillgen.project import Project, file_sha256, project_of, read_text
 from distillgen.prompt import Sampling
-from distillgen.record import digest
+from distillgen.record import SPLIT, digest
 from distillgen.stages import Checking, Estimate, Stage, stage_class
+from distillgen.stages.evaluate import Evaluate
 from distillgen.stages.source import Source
 from distillgen.teachers import Spec, teacher_class
 
@@ -226,7 +229,14 @@ def _stages(top: Top, places: Places, given: Checking) -> tuple[tuple[Stage, ...
     """Every stage, checked against what the stages before it leave, and the fields after it."""
     checked: dict[str, tuple[Stage, frozenset[str]]] = {}
     labels: dict[str, str] = {}
-    for i, item in enumerate(top.stages):
+    guard, due = _guard(top.stages, given.project), deque(enumerate(top.stages))
+    while due:
+        i, item = due.popleft()
+        if guard and item.keys() & {"train", "evaluate"}:
+            if SPLIT in given.fields or guard["against"]:
+                due.appendleft((i, item))
+                item = {"decontaminate": guard}
+            guard = {}
         if len(item) != 1:
             raise places.wrong(f"a stage has one key, its kind, not {sorted(item) or 'none'}", "stages", i)
         kind, options = next(iter(item.items()))
@@ -257,6 +267,18 @@ def _stages(top: Top, places: Places, given: Checking) -> tuple[tuple[Stage, ...
         checked[stage.name] = stage, given.fields
     stages, fields = zip(*checked.values(), strict=True)
     return stages, fields
+
+
+def _guard(written: Sequence[Mapping[str, Any]], project: Project) -> dict[str, Any]:
+    """The options of the stage that keeps what is evaluated on out of what is trained on; none where nothing is evaluated."""
+    sets, questions = list[str](), list[list[str]]()
+    for item in written:
+        with suppress(ValueError, ConfigError):  # a mistake in it is told where it is checked
+            stage = Evaluate.model_validate(item.get("evaluate", {}))
+            sets += [stage.data] if stage.data else []
+            questions.append(sorted(stage.load_prompt(project).inputs))
+    written_out = any("decontaminate" in item for item in written)
+    return {"against": list(dict.fromkeys(sets)), "questions": questions} if questions and not written_out else {}
 
 
 def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:

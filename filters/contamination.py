@@ -2,18 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
+from distillgen.contamination import ROWS, grams, items, texts
 from distillgen.embedding import check, embed
-from distillgen.project import file_sha256, read_text
-from distillgen.record import read_rows
+from distillgen.project import file_sha256
 from distillgen.text import words
-
-ROWS = (".jsonl", ".ndjson")
-BATCH = 1024
 
 
 def contamination(
@@ -38,25 +34,25 @@ def contamination(
     def seen() -> dict[int, dict[int, int]]:
         """By length, the hash of each n-gram of the evaluation set, and the line of the first item that has it."""
         lines: dict[int, dict[int, int]] = {n: {}}
-        for line, text in _items(file, keys):
+        for line, text in _texts(file, keys):
             told = words(text)
             if (length := min(n, len(told))) >= min_words:
                 known = lines.setdefault(length, {})
-                for gram in _grams(told, length):
+                for gram in grams(told, length):
                     known.setdefault(gram, line)
         return lines
 
     @cache
     def neighbours() -> tuple[list[int], Any]:
-        lines, texts = zip(*_items(file, keys), strict=True)
-        return list(lines), embed(texts, model=embedder)
+        lines, found = zip(*_texts(file, keys), strict=True)
+        return list(lines), embed(found, model=embedder)
 
     def overlap(record: Record) -> dict[str, float]:
         told = [words(str(record.fields[name])) for name in fields]
         line, shared, count = 0, 0, 0
         for length, known in seen().items():
             for text in told:
-                hits = [known[gram] for gram in _grams(text, length) if gram in known]
+                hits = [known[gram] for gram in grams(text, length) if gram in known]
                 line, shared = line or (hits[0] if hits else 0), shared + len(hits)
                 count += max(0, len(text) - n + 1) if length == n else len(hits)
         return {"share": shared / max(1, count), "line": line}
@@ -81,28 +77,10 @@ def contamination(
     return Filter(measure, decide, depends_on=known if min_cosine is not None else None)
 
 
-def _grams(told: Sequence[str], length: int) -> Iterator[int]:
-    """The hashes of the word n-grams of a text."""
-    return map(hash, zip(*(islice(told, i, None) for i in range(length)), strict=False))
-
-
-def _items(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[int, str]]:
-    """Every text of an evaluation set with its line."""
-    if path.suffix.lower() not in ROWS:
-        yield from ((line, text) for line, text in enumerate(read_text(path).split("\n"), 1) if text.strip())
-        return
-    for line, row in read_rows(path):
-        if isinstance(row, str):
-            raise ConfigError(f"contamination: {row}", path=path, line=line)
-        if missing := [key for key in keys or () if key not in row]:
+def _texts(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[int, str]]:
+    """Every text of an evaluation set, or those under the keys of its rows, with its line."""
+    wanted = (keys or ()) if path.suffix.lower() in ROWS else ()
+    for line, item in items(path):
+        if missing := [key for key in wanted if key not in item]:
             raise ConfigError(f"contamination: there is no '{missing[0]}' in the row", path=path, line=line)
-        yield from ((line, text) for value in (row[key] for key in keys or row) for text in _texts(value))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value of a row: itself, or those inside it."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+        yield from ((line, text) for text in texts([item[key] for key in wanted] if wanted else item))
