@@ -37,7 +37,7 @@ def apply(project):
         async def main():
             async def chunks():
                 for start in range(0, len(records), chunk):
-                    yield records[start : start + chunk]
+                    yield [*records[start : start + chunk]]
 
             stage = FilterStage(name="judge", filters=filters)
             return [r async for part in stage.run(chunks(), job) for r in part]
@@ -164,7 +164,7 @@ def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept
                 await asyncio.sleep(0.01)
 
         ticks, beside = [], asyncio.create_task(tick())
-        await measured(*filters[0], [texts("a")], Ledger(ledger))
+        await measured(*filters[0], [texts("a")], Ledger(ledger), {"rows": 0, "measured": 0, "seconds": 0})
         beside.cancel()
         return ticks
 
