@@ -228,13 +228,16 @@ class FilterStage(Stage):
                 pairs = zip(live, keys, strict=True)
                 yield splice(chunk, ([judge(self.name, entry.label, each, r, known[k]) if k in known else r] for r, k in pairs))
 
+        def measured_last(record: Record) -> bool:
+            return any(name.partition(".")[0] == entry.label for name in [*record.scores][-1:])
+
         def questions(record: Record) -> list[Question]:
             assert each.asks
-            requests = () if _own(record, entry.label) else each.asks(record)
+            requests = () if measured_last(record) else each.asks(record)
             return [(job.teachers[r.model], _sent(r, job.teachers[r.model].spec), 1, None) for r in requests]
 
         def answered(record: Record, answers: Answers) -> Chunk:
-            if _own(record, entry.label):
+            if measured_last(record):
                 return [record]
             completions = [given for _, given in answers]
             try:

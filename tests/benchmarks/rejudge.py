@@ -5,6 +5,7 @@ Regenerate: python -m tests.benchmarks.rejudge --rows 1000000
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -48,17 +49,21 @@ def embedder(folder: Path) -> None:
     StaticModel(vectors, tokenizer).save_pretrained(str(folder))
 
 
-def carried_out(folder: Path, **thresholds: float) -> dict:
+def carried_out(folder: Path, what: str, **thresholds: float) -> dict:
     """Run the pipeline in a process of its own, and tell what it took."""
     (folder / "pipeline.yaml").write_text(PIPELINE.format(**thresholds))
+    command = [sys.executable, "-m", "distillgen", "run", "pipeline.yaml", "--out", "out", "--json"]
     begun = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "distillgen", "run", "pipeline.yaml", "--out", "out"], cwd=folder, check=True, stdout=subprocess.DEVNULL
-    )  # fmt: skip
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begun
+    assert status == 0, f"the run ended with {status}; look at {folder / 'out/run.log'}"
     state = json.loads((folder / "out/usage.json").read_text())
-    kept, requests, costs = state["kept"], state["totals"]["requests"], state["stages"][-1].get("filters", {})
-    print(f"{thresholds}: {seconds:7.1f} s, {kept:,} kept, {requests:,} requests so far, {costs}", flush=True)
+    measured = ", ".join(f"{name} {cost['measured']:,.0f} of {cost['rows']:,.0f}" for name, cost in state["stages"][-1]["costs"].items())
+    print(
+        f"{what}: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, {used.ru_maxrss / 1024:.0f} MB peak; {state['kept']:,} kept; "
+        f"measured anew: {measured}; {state['totals']['requests']:,} requests since the beginning", flush=True,
+    )  # fmt: skip
     return state
 
 
@@ -76,8 +81,10 @@ def main() -> None:
         with (folder / "questions.jsonl").open("w") as stream:
             for i in range(given.rows):
                 stream.write(json.dumps({"question": f"Where is the {WORDS[i % 16]} {WORDS[i // 16 % 16]} of number {i}?"}) + "\n")
-        carried_out(folder, at_least=3, min_cosine=0.0, min_score=3)
-        carried_out(folder, at_least=4, min_cosine=0.05, min_score=5)
+        first = carried_out(folder, "asked and measured", at_least=3, min_cosine=0.0, min_score=3)
+        again = carried_out(folder, "judged again with other thresholds", at_least=4, min_cosine=0.05, min_score=5)
+        assert again["totals"]["requests"] == first["totals"]["requests"] and again["kept"] < first["kept"]
+        assert not any(again["stages"][-1]["costs"][name]["measured"] for name in ("relevance", "judge"))
 
 
 if __name__ == "__main__":
