@@ -265,7 +265,7 @@ class Prompt:
         messages = []
         try:
             for role, template in turns:
-                context = template.new_context(variables, shared=True)
+                context = _ENVIRONMENT.context_class(_ENVIRONMENT, variables, template.name, template.blocks)
                 messages.append({"role": role, "content": "".join(template.root_render_func(context)).strip()})
         except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
             raise Unrenderable(f"prompt {self.name}: {type(error).__name__}: {error}") from error

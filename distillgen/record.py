@@ -17,6 +17,7 @@ import jsonlines
 import orjson
 
 META = "meta"  # everything of ours in a written row stands under this key
+SPLIT = "split"  # the field that says what a row is for: train, or test (held out), as data sets have it
 
 FieldName = Annotated[str, "field"]
 """The type of an option that names a record's field, so that `check` knows what a filter reads."""
@@ -167,6 +168,11 @@ class Record:
                 "stage": self.dropped.stage, "filter": self.dropped.filter, "reason": self.dropped.reason
             }  # fmt: skip
         return {**self.fields, META: meta}
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the row is kept from training, to evaluate with: its `split` is another than train."""
+        return bool(self.fields.get(SPLIT, "train") != "train")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:

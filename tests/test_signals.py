@@ -94,7 +94,7 @@ def test_a_signal_that_a_teacher_cannot_give_is_told_at_check_with_those_that_ca
     with Endpoint() as endpoint:
         path = project.write("pipelines/s.yaml", SCORED.format(url=endpoint.url, server="openai"))
         told = project.cli("check", "s", check=2).stderr
-        assert "pipelines/s.yaml:6" in told and "cannot do score; what can: vllm, or openai with server: vllm" in told
+        assert "pipelines/s.yaml:6" in told and "cannot do score; what can: vllm, transformers, or openai with server: vllm" in told
         path.write_text(path.read_text().replace("stages:", f'  other: {{provider: openai, model: m, base_url: "{endpoint.url}", server: vllm}}\nstages:'))
         assert "models that can: other" in project.cli("check", "s", check=2).stderr
         assert not endpoint.bodies

@@ -295,6 +295,39 @@ def test_memory_holds_no_more_than_a_chunk(project):
         tracemalloc.stop()
 
 
+def test_a_share_is_held_out_by_what_a_row_says(project, read):
+    rows = [{"q": f"What is {i % 900}?"} for i in range(1000)]
+    project.rows("rows.jsonl", rows)
+    records = read(path="rows.jsonl", held_out=0.2)
+    sides = {}
+    for record in records:
+        sides.setdefault(record.fields["q"], set()).add(record.fields["split"])
+    assert all(len(side) == 1 for side in sides.values()), "the same row stands on both sides"
+    assert 140 < sum(record.held_out for record in records) < 260
+    assert [r.id for r in records] == [r.id for r in read(path="rows.jsonl")], "the answers that were paid for are lost"
+    project.rows("more.jsonl", [{"q": "new"}, *rows[::-1]])
+    assert {r.fields["q"]: r.held_out for r in read(path="more.jsonl", held_out=0.2) if r.fields["q"] in sides} == {
+        q: side == {"test"} for q, side in sides.items()
+    }, "a row changed sides because others came"
+
+
+def test_a_text_is_held_out_whole(project, read):
+    for i in range(40):
+        project.write(f"texts/{i}.md", "\n\n".join(f"Sentence {j} of text {i} says a thing." for j in range(30)))
+    records = read(path="texts", chunk_words=20, held_out=0.3)
+    sides = {record.fields["file"]: set() for record in records}
+    for record in records:
+        sides[record.fields["file"]].add(record.fields["split"])
+    assert all(len(side) == 1 for side in sides.values()) and {"train"} in sides.values() and {"test"} in sides.values()
+
+
+def test_a_split_of_its_own_is_kept_and_no_other_is_made(project, read):
+    project.rows("rows.jsonl", [{"q": "a", "split": "train"}, {"q": "b", "split": "validation"}])
+    assert [record.held_out for record in read(path="rows.jsonl")] == [False, True]
+    with pytest.raises(ConfigError, match="a field 'split' already; leave held_out out"):
+        read(path="rows.jsonl", held_out=0.5)
+
+
 def test_a_bad_row_reaches_the_run(project):
     project.rows("a.jsonl", [{"q": i} for i in range(CHECKED_ROWS)])
     with (project.path / "a.jsonl").open("a") as file:

@@ -29,8 +29,9 @@ Chunks: TypeAlias = AsyncGenerator[Chunk, None]
 CHUNK = 256
 WINDOW = 2048  # rows at least that wait side by side, so that one that is tried again holds up no other
 ABLE = {
-    "logprobs": "openai, embedded, vllm", "tools": "openai, embedded", "embeddings": "openai",
-    "grammar": "embedded, vllm, or openai with server: vllm or llamacpp", "score": "vllm, or openai with server: vllm",
+    "logprobs": "openai, embedded, vllm, transformers", "tools": "openai, embedded", "embeddings": "openai",
+    "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
+    "score": "vllm, transformers, or openai with server: vllm",
 }  # fmt: skip
 """Providers by capability, for the remedy in a message."""
 

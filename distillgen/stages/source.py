@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.project import Project, read_text
-from distillgen.record import META, Record, digest, dumps, loads, read_rows
+from distillgen.record import META, SPLIT, Record, digest, dumps, loads, read_rows
 from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage
 
 CHECKED_ROWS = 1000  # read and checked before anything is paid for; a bad row further on is dropped
@@ -46,6 +47,9 @@ class Source(Stage):
     fields: dict[str, str] | None = Field(None, description="fields to keep: new name: name in the source; default: all")
     chunk_words: int | None = Field(None, ge=10, description="cut texts into pieces of at most so many words, between sentences")
     overlap_words: int = Field(0, ge=0, description="words that a piece repeats from the one before, in whole sentences")
+    held_out: float | None = Field(
+        None, gt=0, lt=1, description="share of rows (of texts: of files) that nothing is trained on: `split` is test, not train"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -113,7 +117,18 @@ class Source(Stage):
             if isinstance(row, str):
                 yield Record(digest([place, row]), {}, source=place).drop(self.name, "unreadable", row)
             else:
-                yield Record.read(row, place)
+                yield self._placed(Record.read(row, place), inside)
+
+    def _placed(self, record: Record, inside: str) -> Record:
+        """The record on its side of the split, on which the same row, or another piece of the same text, stands as well."""
+        if self.held_out is None:
+            return record
+        if SPLIT in record.fields:
+            remedy = "leave held_out out, which would make another"
+            return record.drop(self.name, "unreadable", f"the row has a field '{SPLIT}' already; {remedy}")
+        item = inside.rpartition("#")[0] or record.id  # a file of a folder, or what the row says
+        side = "test" if int(digest(item, 8), 16) < self.held_out * 16**8 else "train"
+        return replace(record, fields={**record.fields, SPLIT: side})
 
     def _chosen(self, row: dict[str, Any]) -> Row:
         """The fields to keep, and what an earlier run has written about the row."""

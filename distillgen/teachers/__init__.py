@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,8 +69,7 @@ class Request:
 _SENT = [f.name for f in fields(Request)]
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` says how).
 
     `logprobs` holds one [token, log-probability, [[token, log-probability], …]] a token, natural logarithm: of the answer,
@@ -149,7 +148,7 @@ class Price(BaseModel):
 class Spec(Sampling):
     """One entry of `models`: where a model is, what it may be asked and what it costs. Sampling options are its defaults."""
 
-    provider: str = Field(description="the kind of teacher: openai, embedded, vllm or scripted")
+    provider: str = Field(description="the kind of teacher: openai, embedded, vllm, transformers or scripted")
     model: str = Field(description="the model's name at its endpoint")
     max_concurrency: int | None = Field(None, ge=1, description="most requests in flight; default: found while asking")
     rpm: float | None = Field(None, gt=0, description="most requests a minute")
@@ -398,7 +397,7 @@ class Teacher:
         if hidden:
             request = _hide(request.decode(), hidden).encode()
         known = [
-            replace(c, key=key, attempt=ask.attempt, model=_hide(c.model or self.spec.model, hidden))
+            c._replace(key=key, attempt=ask.attempt, model=_hide(c.model or self.spec.model, hidden))
             for key, c in zip(ask.keys, completions, strict=True)
         ]
         signals = [pack(c.logprobs, c.embedding) for c in known]

@@ -10,7 +10,7 @@ import resource
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -212,7 +212,7 @@ class OpenAI(Teacher):
             (completion, *_) = completions_of(answer)
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise Rejected(f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}") from error
-        return replace(completion, text="", status="ok", logprobs=_ending(tokens, target))
+        return completion._replace(text="", status="ok", logprobs=_ending(tokens, target))
     async def _ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         path = "completions" if request.prompt is not None else "chat/completions"
         return completions_of(await self.call(path, self.body(request, len(samples), attempt, samples[0])))

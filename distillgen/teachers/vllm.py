@@ -63,7 +63,7 @@ class VLLMSpec(Spec):
         """Raise ConfigError where the model, an adapter or vLLM is missing."""
         adapters = [(f"adapter '{name}'", path, "adapter_config.json") for name, path in self.lora.items()]
         for what, name, file in [("model", self.model, "config.json"), *adapters]:
-            place = _place(name, root)
+            place = place_of_model(name, root)
             if place is None and not re.fullmatch(r"\w[\w.-]*(/[\w.:-]+)?", name):
                 raise ConfigError(f"there is no folder '{name}' for the {what}; a name on the Hub is like owner/name")
             if place is not None and place.is_dir() and not (place / file).is_file():
@@ -79,11 +79,11 @@ class VLLMSpec(Spec):
         """What the engine is started with; entries of `models` for which it is the same share one engine."""
         given = {name: value for name in ARGUMENTS if (value := getattr(self, name)) is not None}
         if self.lora:
-            folders = [place for path in self.lora.values() if (place := _place(path, root))]
+            folders = [place for path in self.lora.values() if (place := place_of_model(path, root))]
             most = max([16, *(json.loads((folder / "adapter_config.json").read_bytes())["r"] for folder in folders)])
             given |= {"enable_lora": True, "max_loras": len(self.lora), "max_lora_rank": 1 << (most - 1).bit_length()}
         ours = {"enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False}
-        return {**ours, **given, **self.engine, "model": str(_place(self.model, root) or self.model)}
+        return {**ours, **given, **self.engine, "model": str(place_of_model(self.model, root) or self.model)}
 
 
 class Engine:
@@ -199,7 +199,7 @@ class VLLM(Teacher):
         lora = None
         if self.spec.adapter is not None:
             path = self.spec.lora[self.spec.adapter]
-            path = str(_place(path, self.services.root) or path)
+            path = str(place_of_model(path, self.services.root) or path)
             lora = LoRARequest(path, int(digest(path, 7), 16), path)  # vLLM's caches go by the name and the number
         try:
             before = _tokens(engine.tokenizer, context, template or {})
@@ -251,11 +251,12 @@ def _tokens(tokenizer: Any, context: str | Sequence[Mapping[str, Any]], template
     """A text as it is, or messages in the model's own chat template, ready to be answered."""
     if isinstance(context, str):
         return list(tokenizer.encode(context))
-    messages = [{**message, "content": _text(message["content"])} for message in context]
+    messages = [{**message, "content": chat_text(message["content"])} for message in context]
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template))
 
 
-def _text(content: Any) -> Any:
+def chat_text(content: Any) -> Any:
+    """The text of a message, of which all parts must be texts."""
     parts = content if isinstance(content, list) else []
     if other := [part.get("type") for part in parts if part.get("type") != "text"]:
         raise ValueError(f"provider vllm takes text, not '{other[0]}'; `vllm serve` and provider openai take it")
@@ -279,7 +280,7 @@ def _signal(token: int, among: Mapping[int, Any], top: int) -> list[Any]:
     return [among[token].decoded_token, among[token].logprob, pairs]
 
 
-def _place(name: str, root: Path) -> Path | None:
+def place_of_model(name: str, root: Path) -> Path | None:
     """The folder or file, or None where the name is one on the Hub."""
     place = root / Path(name).expanduser()
     return place if place.exists() else None
@@ -287,7 +288,7 @@ def _place(name: str, root: Path) -> Path | None:
 
 def weights(name: str, root: Path) -> str:
     """What names a model or an adapter in ledger keys: its name on the Hub, or a digest of its folder's files."""
-    if (place := _place(name, root)) is None:
+    if (place := place_of_model(name, root)) is None:
         return name
     files = [place] if place.is_file() else sorted(each for each in place.iterdir() if each.suffix in _WEIGHTS)
     return digest([[each.name, identity_of(str(each.resolve()), root)] for each in files])

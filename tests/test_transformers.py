@@ -1,0 +1,118 @@
+"""The transformers teacher over a tiny random Llama (slow: needs torch), and what is checked without it."""
+
+import asyncio
+import importlib.util
+
+import pytest
+
+from distillgen.errors import ConfigError
+from distillgen.ledger import Ledger
+from distillgen.teachers import Request, Services, TeacherDown
+from distillgen.teachers.limits import Budget
+from distillgen.teachers.transformers import Transformers, TransformersSpec
+from tests.tiny_llama import make_adapter, make_model
+
+PACKAGES = ("torch", "transformers", "peft")
+INSTALL = "needs pip install 'distillgen[train]'"
+
+
+def slow(test):
+    missing = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason=INSTALL)
+    return pytest.mark.slow(pytest.mark.filterwarnings("default")(missing(test)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Put requests to a model: ask(folder, request, request, samples=n) gives a list of completions for each."""
+
+    def ask(model, *requests, samples=1, **given):
+        async def main():
+            ledger = Ledger(tmp_path / "ledger.sqlite3")
+            spec = TransformersSpec(provider="transformers", model=str(model), **given)
+            teacher = Transformers("student", spec, Services(ledger, Budget(), "run", tmp_path))
+            try:
+                begun = teacher.begin([(request, samples) for request in requests], stage="s")
+                return [each if isinstance(each, list) else await each for each in begun]
+            finally:
+                await teacher.close()
+                await ledger.close()
+
+        return asyncio.run(main())
+
+    return ask
+
+
+def chat(text, **sampling):
+    return Request("student", [{"role": "user", "content": text}], sampling={"temperature": 0, "max_tokens": 12} | sampling)
+
+
+def greedy(folder, text, tokens=12):
+    """What transformers itself answers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    given = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "return_tensors": "pt"}
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], **given)
+    with torch.inference_mode():
+        return tokenizer.decode(model.generate(ids, max_new_tokens=tokens, do_sample=False)[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@slow
+def test_a_batch_of_unequal_prompts_answers_each_as_alone(folder, ask):
+    texts = ["What?", "Who wrote the long book about the whale and the captain?", "When did it happen, and where?"]
+    answers = ask(folder, *map(chat, texts))
+    assert [answer[0].text for answer in answers] == [greedy(folder, text) for text in texts]
+    assert all(answer[0].input_tokens > 5 and 0 < answer[0].output_tokens <= 12 for answer in answers)
+    assert len({answer[0].text for answer in answers}) > 1
+
+
+@slow
+def test_the_log_probability_of_what_was_said_is_that_of_the_same_text_given(folder, ask):
+    question = chat("What is it?", logprobs=2, max_tokens=2)  # of a longer random text the tokens would be cut otherwise
+    ((said,),) = ask(folder, question)
+    ((given,),) = ask(folder, Request("student", question.messages, target=said.text, sampling={"logprobs": 2}))
+    assert [token for token, _, _ in said.logprobs] == [token for token, _, _ in given.logprobs][: len(said.logprobs)]
+    assert [value for _, value, _ in said.logprobs] == pytest.approx([value for _, value, _ in given.logprobs][: len(said.logprobs)], abs=1e-3)
+    assert all(len(pairs) == 2 and pairs[0][1] >= value - 1e-3 for _, value, pairs in said.logprobs)
+    other = ask(folder, Request("student", question.messages, target=said.text[::-1]))[0][0]
+    assert sum(value for _, value, _ in other.logprobs) < sum(value for _, value, _ in given.logprobs)
+
+
+@slow
+def test_samples_differ_a_stop_text_ends_and_the_end_of_the_budget_is_told(folder, ask):
+    (samples,) = ask(folder, chat("What is it?", temperature=1.0), samples=4)
+    assert len({sample.text for sample in samples}) > 1 and [sample.input_tokens > 0 for sample in samples] == [True, False, False, False]
+    whole = greedy(folder, "What is it?")
+    stop = whole[len(whole) // 2]
+    ((cut,),) = ask(folder, chat("What is it?", stop=[stop]))
+    assert cut.text == whole.split(stop)[0] and cut.status == "ok"
+    ((short,),) = ask(folder, chat("What is it?", max_tokens=2))
+    assert short.status == "length" and short.output_tokens == 2
+
+
+@slow
+def test_an_adapter_answers_in_its_own_way_and_is_named_in_the_key(folder, ask, tmp_path):
+    adapter = make_adapter(tmp_path / "adapter", folder, 1)
+    question = chat("What is it?")
+    ((plain,),), ((adapted,),) = ask(folder, question), ask(adapter, question)
+    assert plain.text != adapted.text and plain.key != adapted.key
+
+
+@slow
+def test_a_folder_that_holds_no_model_ends_the_run_with_its_name(ask, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(TeacherDown, match="cannot be loaded"):
+        ask(tmp_path, chat("What?"))
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "/no/where", "a/b/c"])
+def test_a_folder_that_is_not_there_is_told_before_anything_is_loaded(model, tmp_path):
+    found = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    with pytest.raises(ConfigError, match="there is no folder" if found else "needs the extra 'train'"):
+        TransformersSpec(provider="transformers", model=model).check(tmp_path)
