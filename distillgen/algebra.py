@@ -12,13 +12,36 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import util
+from typing import Any
 
+from distillgen.answers import Comparison, announced, boxed, golds
 from distillgen.errors import ConfigError
 from distillgen.sandbox import confine, lacking, limit_memory
 
 EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE = "equal", "unequal", "unreadable", "gold unreadable", "late"
 VERDICTS = (EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE)
 _START_S, _MEMORY_MB, _MOST_CHARACTERS = 60, 2048, 1000
+_TAIL = 300  # characters of an answer that announces none
+
+
+def compare_expressions(
+    texts: Sequence[str], gold: Sequence[Any], *, lenient: bool = True, timeout_s: float = 5.0
+) -> list[Comparison]:
+    """Answers beside their gold ones by computer algebra: what each announces, or, in lenient reading, its end. Also: the best
+    verdict, by its place among VERDICTS. All of them go to one process.
+    """
+    wanted = [golds(each) for each in gold]
+    said = [announced(text) or (text.strip()[-_TAIL:] if lenient else "") for text in texts]
+    both = list(zip(said, wanted, strict=True))
+    verdicts = iter(equality([(text, boxed(each) or each) for text, own in both if text for each in own], timeout_s=timeout_s))
+    found = [[next(verdicts) if text else UNREADABLE for _ in own] for text, own in both]
+    return [_compared(text, own) for text, own in zip(said, found, strict=True)]
+
+
+def _compared(text: str, verdicts: Sequence[str]) -> Comparison:
+    best = min(verdicts, key=VERDICTS.index, default=GOLD_UNREADABLE)
+    usable = sum(verdict != GOLD_UNREADABLE for verdict in verdicts)
+    return Comparison(usable, bool(text) and best != UNREADABLE, best == EQUAL, {"verdict": VERDICTS.index(best)})
 
 
 def equality(pairs: Sequence[tuple[str, str]], *, timeout_s: float = 5.0) -> list[str]:

@@ -75,6 +75,7 @@ class StageCount:
     dropped: Counter[str] = field(default_factory=Counter)
     complete: bool = False
     measured: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -282,6 +283,7 @@ async def _pull(live: Live, job: Job, first: int) -> None:
             whole = i == len(stages) - 1
             corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
             dropped = stack.enter_context(_partial(directory / "dropped.jsonl")) if whole else None
+            live.stages[i].costs = job.costs.setdefault(stages[i].name, {})
             stream = stages[i].run(stream, job)
             stack.push_async_callback(stream.aclose)
             stream = _written(stream, live, i, out, corpus, dropped)

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,11 +56,13 @@ def loads(text: str | bytes) -> Any:
     return value
 
 
-def loads_own(line: str) -> Any:
+def loads_own(line: bytes) -> Any:
     """Read JSON that `dumps` wrote, five times as fast."""
-    return json.loads(line) if _SLOW.search(line) else orjson.loads(line)
+    return json.loads(line) if _LONG in line.translate(_AS_ZEROS) else orjson.loads(line)
 
 
+_AS_ZEROS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
+_LONG = b"0" * 19  # so many digits has an integer beyond 64 bits at least, which orjson would change
 _SLOW = re.compile(r"[:,\[\s]-?(?:\d{19}|[\d.]+[eE]\+?\d{3})")  # what orjson would change: a number beyond 64 bits
 
 
@@ -144,11 +146,13 @@ class Record:
 
     def scored(self, scores: Mapping[str, float]) -> Record:
         """A copy with measurements added."""
-        return replace(self, scores={**self.scores, **scores})
+        every = {**self.scores, **scores}
+        return Record(self.id, self.fields, self.parents, self.source, self.made, every, self.dropped)
 
     def drop(self, stage: str, filter: str, reason: str) -> Record:
         """A copy that is out of the corpus, with the reason."""
-        return replace(self, dropped=Dropped(stage, filter, reason))
+        dropped = Dropped(stage, filter, reason)
+        return Record(self.id, self.fields, self.parents, self.source, self.made, self.scores, dropped)
 
     def row(self) -> dict[str, Any]:
         """The row as written: the user's fields at the top level, ours under `meta`, of one shape in every row."""

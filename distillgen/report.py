@@ -6,7 +6,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import zip_longest
@@ -54,6 +54,7 @@ def write_report(directory: Path) -> None:
         histograms={name: _histogram(scores[name]) for name in sorted(scores)},
         critics=_critics(directory, facts["lock"]),
         evaluations=evaluations(directory),
+        costs=_costs(facts["state"], facts["priced"]),
         kept_examples=kept,
         dropped_examples=dropped,
     )
@@ -147,6 +148,20 @@ def _histogram(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
         "total": len(found), "tones": tones, "bars": bars, "tallest": max(bar.total() for bar in bars),
         "least": least, "low": low, "high": high, "most": most,
     }  # fmt: skip
+
+
+def _costs(state: Mapping[str, Any], priced: Container[str]) -> list[dict[str, Any]]:
+    """What each filter cost, and how many records another order of the list would have spared one that asks models."""
+    rows = []
+    for stage in state["stages"]:
+        asked = {label: [use for use in state["usage"] if use["stage"] == f"{stage['name']}/{label}"] for label in stage["costs"]}
+        for label, cost in stage["costs"].items():
+            behind = list(asked)[list(asked).index(label) + 1 :]
+            spared = sum(stage["dropped"].get(other, 0) for other in behind if not asked[other]) if asked[label] else 0
+            total = {key: sum(use[key] for use in asked[label]) for key in ("requests", "cost_usd")}
+            known = all(use["model"] in priced for use in asked[label])
+            rows.append({"stage": stage["name"], "filter": label, **cost, **total, "priced": known, "spared": spared})
+    return rows
 
 
 def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -100,9 +100,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         path = path.with_name(path.name + PARTIAL)
     if not path.exists():
         return
-    with path.open(encoding="utf-8", newline="\n") as stream:
+    with path.open("rb") as stream:
         for line in stream:
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return  # still being written
             yield loads_own(line)
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import boxed as box
-from distillgen.answers import golds, math_form
+from distillgen.answers import compare_boxed
 
 
 def boxed(*, field: FieldName = "answer", gold: FieldName = "gold") -> Filter:
@@ -15,13 +14,8 @@ def boxed(*, field: FieldName = "answer", gold: FieldName = "gold") -> Filter:
     take `symbolic`. Gold is the expression, or a text with its \boxed{…}. Measures whether there is a box, and a right one.
     """
 
-    def compare(record: Record) -> dict[str, float]:
-        wanted = {math_form(inside if (inside := box(each)) is not None else each) for each in golds(record.fields[gold])} - {""}
-        said = box(str(record.fields[field]))
-        return {"golds": len(wanted), "answered": bool(said), "right": bool(said) and math_form(str(said)) in wanted}
-
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        return [compare(record) for record in records]
+        return [compare_boxed(str(r.fields[field]), r.fields[gold]).numbers for r in records]
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if not found["golds"]:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import choice as chosen
-from distillgen.answers import golds, option_of, options_of
+from distillgen.answers import Comparison, compare_choices
 
 
 def choice(
@@ -20,14 +19,11 @@ def choice(
     false, the only one of the last line. Measures whether it chooses, and whether rightly.
     """
 
-    def compare(record: Record) -> dict[str, float]:
-        given = options_of(record.fields[options]) if options else {}
-        wanted = {letter for each in golds(record.fields[gold]) if (letter := option_of(each, given))}
-        said = chosen(str(record.fields[field]), given, lenient=lenient)
-        return {"golds": len(wanted), "answered": said is not None, "right": said in wanted}
-
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        return [compare(record) for record in records]
+        return [compare(r.fields).numbers for r in records]
+
+    def compare(given: Mapping[str, Any]) -> Comparison:
+        return compare_choices(str(given[field]), given[gold], given[options] if options else None, lenient=lenient)
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if not found["golds"]:

@@ -4,36 +4,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import announced, golds, normalised
+from distillgen.answers import compare_texts
 
 
 def exact(
-    *, field: FieldName = "answer", gold: FieldName = "gold", normalise: bool = True, part: Literal["all", "announced"] = "all"
-) -> Filter:
+    *, field: FieldName = "answer", gold: FieldName = "gold", normalise: bool = True, min_f1: float | None = None,
+    part: Literal["all", "announced"] = "all",
+) -> Filter:  # fmt: skip
     """Drop answers that match none of the `gold` ones, after case, punctuation, articles and spaces are levelled.
 
-    Without `normalise`, they must match to the letter. What is compared is all of the answer, or the `part` that it announces:
-    "the answer is …". Measures whether there is one, whether it matches to the letter, and levelled. Costs nothing.
+    Without `normalise`, they must match to the letter; with `min_f1`, it is enough that so many of their words do (token F1).
+    What is compared is all of the answer, or the `part` that it announces: "the answer is …". Measures whether there is one,
+    whether it matches levelled, and to the letter, and the F1. Costs nothing.
     """
-
-    def compare(record: Record) -> dict[str, float]:
-        wanted, text = golds(record.fields[gold]), str(record.fields[field]).strip()
-        said = text if part == "all" else announced(text)
-        if said is None:
-            return {"golds": len(wanted), "answered": False, "exact": False, "normalised": False}
-        same = {"exact": said in map(str.strip, wanted), "normalised": normalised(said) in map(normalised, wanted)}
-        return {"golds": len(wanted), "answered": True, **same}
+    if min_f1 is not None and not normalise:
+        raise ValueError("'min_f1' compares levelled words, and normalise: false forbids that")
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        return [compare(record) for record in records]
+        return [compare_texts(str(r.fields[field]), r.fields[gold], part=part).numbers for r in records]
 
     def decide(found: Mapping[str, Any]) -> str | None:
-        if found["exact"] or normalise and found["normalised"]:
-            return None
         if not found["golds"]:
             return f"no {gold} answer"
         if not found["answered"]:
             return "announces no answer"
-        return f"not the {gold} answer to the letter" if found["normalised"] else f"not the {gold} answer"
+        if found["exact"] or normalise and found["right"]:
+            return None
+        if min_f1 is not None:
+            return None if found["f1"] >= min_f1 else f"F1 {found['f1']:.2f} with the {gold} answer < {min_f1:g}"
+        return f"not the {gold} answer to the letter" if found["right"] else f"not the {gold} answer"
 
     return Filter(measure, decide)

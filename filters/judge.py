@@ -30,4 +30,5 @@ def judge(
     def over_run(grades: Iterable[float]) -> dict[str, float]:
         return {"standard deviation of the grades": pstdev(grades)}
 
-    return Filter(measure, decide, asks=asks, over_run=over_run)
+    known = {"version": 1, "prompt": shown.sha256, "rubric": rubric, "fields": fields}
+    return Filter(measure, decide, asks=asks, depends_on=known, over_run=over_run)

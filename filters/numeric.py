@@ -1,13 +1,11 @@
 """Answers whose number is not the gold one: rejection sampling for arithmetic (Cobbe et al. 2021, section 2: GSM8K)."""
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import golds, number
-from distillgen.numerals import Number
-from distillgen.units import in_unit_of, need_pint, quantity
+from distillgen.answers import compare_numbers
+from distillgen.units import need_pint
 
 
 def numeric(
@@ -22,27 +20,11 @@ def numeric(
     """
     if units:
         need_pint()
-
-    def compare(record: Record) -> dict[str, float]:
-        wanted = [found for text in golds(record.fields[gold]) if (found := number(text))]
-        said = number(str(record.fields[field]), lenient=lenient)
-        if not wanted or not said:
-            return {"golds": len(wanted), "answered": bool(said), "right": False}
-        given = [(same_unit(said, each) if units else said[0], each[0]) for each in wanted]
-        right = any(n is not None and n.equals(each, rel_tol=rel_tol, abs_tol=abs_tol) for n, each in given)
-        numbers = {"number": float(said[0].value), "gold": float(wanted[0][0].value)}
-        return {"golds": len(wanted), "answered": True, "right": right, **numbers, "unit": any(n is not None for n, _ in given)}
-
-    def same_unit(said: tuple[Number, str], wanted: tuple[Number, str]) -> Number | None:
-        """What is said, in the unit that is wanted."""
-        if (unit := quantity(*wanted)) is None:
-            return said[0]
-        found = quantity(*said)
-        magnitude = None if found is None else in_unit_of(found, unit)
-        return None if magnitude is None else Number(Fraction(magnitude))
+    how = {"rel_tol": rel_tol, "abs_tol": abs_tol}
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        return [compare(record) for record in records]
+        pairs = ((str(r.fields[field]), r.fields[gold]) for r in records)
+        return [compare_numbers(text, wanted, units=units, lenient=lenient, **how).numbers for text, wanted in pairs]
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if found["right"]:

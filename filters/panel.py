@@ -45,4 +45,5 @@ def panel(
             **{f"standard deviation of {name}'s grades": deviation for name, deviation in each.items()},
         }
 
-    return Filter(measure, decide, asks=asks, over_run=over_run)
+    known = {"version": 1, "prompt": shown.sha256, "rubric": rubric, "fields": fields, "models": models}
+    return Filter(measure, decide, asks=asks, depends_on=known, over_run=over_run)

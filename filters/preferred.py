@@ -55,4 +55,5 @@ def preferred(
             "share of verdicts for the text shown first": first / max(1, first + second),
         }
 
-    return Filter(measure, decide, asks=asks, over_run=over_run)
+    known = {"version": 1, "prompt": shown.sha256, "rubric": rubric, "fields": [field, over, fields]}
+    return Filter(measure, decide, asks=asks, depends_on=known, over_run=over_run)

@@ -46,4 +46,5 @@ def round_trip(
         f1 = found["agreement"]
         return None if f1 >= min_f1 else f"F1 {f1:.2f} of the {field} with what was found again < {min_f1:g}"
 
-    return Filter(measure, decide, asks=asks)
+    known = {"version": 1, "prompt": asked.sha256, "fields": [field, shown], "kind": kind}
+    return Filter(measure, decide, asks=asks, depends_on=known)

@@ -4,10 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.algebra import EQUAL, GOLD_UNREADABLE, LATE, UNREADABLE, VERDICTS, equality, need_math_verify
-from distillgen.answers import announced, boxed, golds
-
-TAIL = 300  # characters of an answer that announces none
+from distillgen.algebra import LATE, VERDICTS, compare_expressions, need_math_verify
 
 
 def symbolic(*, field: FieldName = "answer", gold: FieldName = "gold", lenient: bool = True, timeout_s: float = 5.0) -> Filter:
@@ -20,32 +17,19 @@ def symbolic(*, field: FieldName = "answer", gold: FieldName = "gold", lenient: 
     need_math_verify()
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        wanted = [golds(record.fields[gold]) for record in records]
-        said = [final(str(record.fields[field])) for record in records]
-        both = list(zip(said, wanted, strict=True))
-        verdicts = iter(equality([(text, inside(each)) for text, own in both if text for each in own], timeout_s=timeout_s))
-        return [compare(text, [next(verdicts) if text else UNREADABLE for _ in own]) for text, own in both]
-
-    def final(text: str) -> str:
-        return announced(text) or (text.strip()[-TAIL:] if lenient else "")
-
-    def inside(text: str) -> str:
-        return boxed(text) or text
-
-    def compare(text: str, verdicts: list[str]) -> dict[str, float]:
-        """The best of the verdicts, by its place among them."""
-        best = min((VERDICTS.index(verdict) for verdict in verdicts), default=VERDICTS.index(GOLD_UNREADABLE))
-        return {"answered": bool(text), "verdict": best}
+        texts, wanted = [str(r.fields[field]) for r in records], [r.fields[gold] for r in records]
+        return [found.numbers for found in compare_expressions(texts, wanted, lenient=lenient, timeout_s=timeout_s)]
 
     def decide(found: Mapping[str, Any]) -> str | None:
-        verdict = VERDICTS[int(found["verdict"])]
-        if verdict == GOLD_UNREADABLE:
+        if found["right"]:
+            return None
+        if not found["golds"]:
             return f"the {gold} answer is no expression"
-        if verdict == UNREADABLE:
-            return "no expression in it" if found["answered"] else "announces no answer"
-        if verdict == LATE:
+        if VERDICTS[int(found["verdict"])] == LATE:
             return f"not compared within {timeout_s:g} s"
-        return None if verdict == EQUAL else f"not equal to the {gold} answer"
+        if not found["answered"]:
+            return "no expression in it" if lenient else "announces no expression"
+        return f"not equal to the {gold} answer"
 
     depends_on = {"version": 1, "field": field, "gold": gold, "lenient": lenient, "timeout_s": timeout_s}
     return Filter(measure, decide, depends_on=depends_on)

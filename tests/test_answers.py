@@ -9,6 +9,10 @@ from distillgen.answers import (
     announced,
     boxed,
     choice,
+    compare_boxed,
+    compare_choices,
+    compare_numbers,
+    compare_texts,
     final_answer,
     math_form,
     normalised,
@@ -106,6 +110,24 @@ def test_wrong_answers_are_found_and_unequal():
         wrong = wrong.replace("{2}", "{3}").replace("12}", "13}").replace("ome", "oma").replace("OME", "OMA").replace("2400", "2600")
         found = final_answer(wrong, kind)
         assert found is not None and found != answer, wrong
+
+
+COMPARE = {"number": compare_numbers, "choice": compare_choices, "boxed": lambda text, gold, lenient: compare_boxed(text, gold)}
+
+
+def test_a_mistake_of_form_is_told_from_a_wrong_answer():
+    for kind, text, answer, strict in ODDLY_FORMATTED:
+        if kind != "text":
+            wrong, compare = {"choice": "C"}.get(kind, "7"), COMPARE[kind]
+            assert compare(text, str(answer), lenient=True).outcome == "right" and compare(text, wrong, lenient=True).outcome == "wrong"
+            assert compare(text, str(answer), lenient=False).outcome == ("right" if strict else "unanswered")
+            assert compare("I do not know.", str(answer), lenient=True).outcome == "unanswered"
+            assert compare(text, None, lenient=True).outcome == compare(text, [], lenient=True).outcome == "no gold"
+    assert compare_texts("The answer is Rome.", "rome", part="announced").outcome == "right"
+    assert compare_texts("Rome", "rome", part="announced").outcome == "unanswered"
+    assert compare_texts("Rome in Italy", ["Milan", "Rome"]).numbers == {"golds": 2, "answered": 1, "right": 0, "exact": 0, "f1": 0.5}
+    assert compare_numbers("It is 2 km.", ["1 m", "2000 m"], units=True).outcome == "right"
+    assert compare_choices("It is yes.", "A", ["yes", "no"]).outcome == "right" and compare_choices("Maybe.", "A", ["yes", "no"]).outcome == "unanswered"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def apply(project):
         async def main():
             async def chunks():
                 for start in range(0, len(records), chunk):
-                    yield records[start : start + chunk]
+                    yield [*records[start : start + chunk]]
 
             stage = FilterStage(name="judge", filters=filters)
             return [r async for part in stage.run(chunks(), job) for r in part]
@@ -164,7 +164,7 @@ def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept
                 await asyncio.sleep(0.01)
 
         ticks, beside = [], asyncio.create_task(tick())
-        await measured(*filters[0], [texts("a")], Ledger(ledger))
+        await measured(*filters[0], [texts("a")], Ledger(ledger), {"rows": 0, "measured": 0, "seconds": 0})
         beside.cancel()
         return ticks
 
@@ -177,6 +177,45 @@ def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept
     custom(project, "[1.0 for r in records]", more=more)
     assert len(apply(["custom"], texts(*map(str, range(80))), ledger=Ledger(ledger))) == 80
     assert calls(project) == [str(i) for i in range(64, 80)]
+
+
+def test_costly_filters_measure_beside_each_other_and_results_are_those_of_one_after_the_other(project, apply):
+    """The first one listed is named where two would drop a record, the second measures what the first kept, scores are in order."""
+    for name, limit in (("first", 40), ("second", 30)):
+        custom(project, "[float(r.fields['text']) for r in records]", f"'over' if n >= {limit} else None", ", depends_on={}", name=name, a="import time; time.sleep(0.05)")
+    records = texts(*map(str, range(50)))
+    begun = time.monotonic()
+    out = apply(["first", "second"], records, chunk=5, ledger=Ledger(project.path / "ledger.sqlite3"))
+    took = time.monotonic() - begun
+    assert [r.dropped and r.dropped.filter for r in out] == [None] * 30 + ["second"] * 10 + ["first"] * 10
+    assert [[*r.scores] for r in out] == [["first", "second"]] * 40 + [["first"]] * 10
+    assert [r.id for r in out] == [r.id for r in records] and calls(project).count("45") == 1
+    assert took < 0.05 * (10 + 8) * 0.85, took
+
+
+def test_what_arrives_while_a_costly_filter_measures_is_measured_together(project, apply):
+    custom(project, "[float(len(records)) for r in records]", more=", depends_on={}", a="import time; time.sleep(0.02)")
+    out = apply(["custom"], texts(*map(str, range(100))), chunk=1, ledger=Ledger(project.path / "ledger.sqlite3"))
+    assert max(r.scores["custom"] for r in out) == 32 and [r.fields["text"] for r in out] == [str(i) for i in range(100)]
+
+
+def test_what_each_filter_cost_is_told(project):
+    project.write("filters/length.py", LENGTH)
+    custom(project, "[1.0 for r in records]", more=", depends_on={}", a="import time; time.sleep(0.01)")
+    project.rows("a.jsonl", [{"text": text} for text in ("a", "b", "a b c d", "c")])
+    stages = [{"source": {"path": "a.jsonl"}}, {"filter": ["length", {"custom": {"threshold": 1}}]}]
+
+    def costs():
+        distillgen.run({"version": 1, "stages": stages}, out="out")
+        return json.loads((project.path / "out/usage.json").read_text())["stages"][1]["costs"]
+
+    first = costs()
+    assert {name: (cost["rows"], cost["measured"]) for name, cost in first.items()} == {"length": (4, 4), "custom": (3, 3)}
+    assert first["custom"]["seconds"] > 0.01 > first["length"]["seconds"] > 0
+    assert costs() == first  # nothing has changed: the stage is not carried out again
+    stages[1]["filter"][1]["custom"]["threshold"] = 2
+    assert costs()["custom"] == {"rows": 3, "measured": 0, "seconds": 0}
+    assert "What the filters cost" in (project.path / "out/report.html").read_text()
 
 
 def test_records_that_belong_together_are_measured_together(project, apply):
@@ -352,6 +391,15 @@ def test_a_filter_asks_a_model_and_keeps_what_it_says(project):
         path.write_text(path.read_text().replace("fields: [n]", "fields: [n], min_score: 2"))
         project.cli("run", "j", check=3)
         assert len(endpoint.bodies) == 6 and len(project.read("runs/j/corpus.jsonl")) == 5
+        stage = json.loads((project.path / "runs/j/usage.json").read_text())["stages"][1]
+        assert stage["costs"]["judge"] == {"rows": 6, "measured": 0, "seconds": 0} and stage["dropped"] == {"failed": 1}
+        (used,) = json.loads((project.path / "runs/j/usage.json").read_text())["usage"]
+        assert (used["stage"], used["model"], used["requests"]) == ("filter/judge", "judge", 6) and used["cost_usd"] > 0
+        path.write_text(path.read_text().replace("max_tokens: 9", "max_tokens: 8"))
+        project.cli("run", "j", check=3)
+        path.write_text(path.read_text().replace("Is it even?", "Is it so?"))
+        project.cli("run", "j", check=3)
+        assert len(endpoint.bodies) == 18  # another model or rubric gives other numbers
         path.write_text(path.read_text().replace("model: judge", "model: jugde"))
         told = project.cli("check", "j", check=2).stderr
         assert "pipelines/j.yaml:6" in told and "no model 'jugde'; did you mean 'judge'?" in told

@@ -93,6 +93,8 @@ class Job:
     retry_with: Mapping[str, Any] = field(default_factory=dict)
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
     """What a stage measured of the whole set, by its name, for usage.json and the report."""
+    costs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """What each filter of a stage has cost so far, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
     directory: Path = Path()
     """The run's, for what a stage has to say besides its records."""
 
@@ -227,17 +229,14 @@ async def in_order(
         nonlocal held
         async with aclosing(chunks):
             async for chunk in chunks:
-                ready: Chunk = []
                 for result in begin(chunk):
                     held += _size(result)
                     if not isinstance(result, list):
                         waiting.append(asyncio.ensure_future(result) if asyncio.iscoroutine(result) else result)
-                        ready = []
-                    elif ready:
-                        ready += result  # what is ready travels together
+                    elif waiting and isinstance(last := waiting[-1], list) and len(last) < CHUNK:
+                        last += result  # what is ready travels together
                     elif result:
-                        ready = [*result]
-                        waiting.append(ready)
+                        waiting.append([*result])
                 changed.set()
                 while held >= window():
                     changed.clear()
@@ -269,12 +268,13 @@ def _size(result: Chunk | Awaitable[Chunk]) -> int:
 
 
 def ask_each(
-    chunks: Chunks, teachers: Sequence[Teacher], job: Job, stage: str, *, questions: Callable[[Record], Sequence[Question]],
-    answered: Callable[[Record, Answers], Chunk],
+    chunks: Chunks, teachers: Sequence[Teacher], job: Job, stage: str, *, asker: str = "",
+    questions: Callable[[Record], Sequence[Question]], answered: Callable[[Record, Answers], Chunk],
     unusable: Callable[[Completion], bool] = lambda completion: completion.status != "ok",
 ) -> Chunks:  # fmt: skip
     """Put the `questions` about every live record to `teachers`; `answered` makes its successors, which leave in source
-    order as soon as they are there. `unusable` tells what --retry-failed asks again.
+    order as soon as they are there. `unusable` tells what --retry-failed asks again; `asker` is a part of the stage under
+    whose name the ledger counts what was asked.
     """
     again = unusable if job.retry_failed else None
 
@@ -285,10 +285,10 @@ def ask_each(
                 todo.append((record, () if record.dropped else questions(record)))
             except Unrenderable as error:
                 todo.append((record.drop(stage, "unrenderable", str(error)), ()))
-        outcomes = {}
+        outcomes, place = {}, f"{stage}/{asker}" if asker else stage
         for teacher in teachers:
             asks = [(request, n) for _, some in todo for asked, request, n, _ in some if asked is teacher]
-            outcomes[teacher] = iter(teacher.begin(asks, stage=stage, again=again, changed=job.retry_with))
+            outcomes[teacher] = iter(teacher.begin(asks, stage=place, again=again, changed=job.retry_with))
         for record, some in todo:
             answers: list[tuple[Any, Any]] = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
             if record.dropped:

@@ -45,7 +45,7 @@ class Spool:
         """All of them, in order."""
         self._file.seek(0)
         while lines := list(islice(self._file, CHUNK)):
-            yield [Record.from_row(loads_own(line.decode())) for line in lines]
+            yield [Record.from_row(loads_own(line)) for line in lines]
 
 
 class Placed(Stage):

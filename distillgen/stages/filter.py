@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -39,7 +40,8 @@ from distillgen.stages import (
 )
 from distillgen.teachers import Request, Spec
 
-PIECE = 32  # records that a costly measure is handed at once: what a stop waits for, and what a kill loses
+PIECE = 32  # records that a costly measure is handed at once: what a stop waits for
+SAVE_EVERY_S = 0.5  # how much measuring a kill loses, besides a piece
 
 Number: TypeAlias = float | Mapping[str, float]
 """What a measure gives for a record: a number, or a few named ones."""
@@ -55,9 +57,9 @@ class Filter:
     `asks` gives the requests to put to models about a record, each with the name of one of the pipeline's models as its
     `model`; `measure` then takes, besides the records, a list for each of the completions of each of its requests, and
     raises Unparsable for an answer that it cannot use.
-    `depends_on` names what a costly measure depends on besides the record: then its numbers are kept in the ledger, and
-    a changed threshold measures nothing again (name a version in it, and change that with the measure's code). It runs in
-    a thread, beside whoever is being asked.
+    `depends_on` names what a costly measure depends on besides the record, and the models that it asks: then its numbers are
+    kept in the ledger, and a changed threshold measures nothing again (name a version in it, and change that with the
+    measure's code). Where it asks nobody, it runs in a thread, beside whoever is being asked and the filters before it.
     `whole_set` says that `measure` compares records with those before them: it sees them once, in order.
     `together` says that records which follow each other belong together where it gives the same for them, as `siblings`
     does: `measure` takes the records of one such group, whole, and no others.
@@ -192,11 +194,15 @@ class FilterStage(Stage):
         return files
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Judge every live record, filter after filter; a filter that asks somebody goes on while the next ones judge."""
+        """Judge every live record, filter after filter: none measures what one before it dropped. A filter that asks somebody,
+        or measures in a thread, goes on while the others judge.
+        """
         for entry, each in self.build(job.project):
-            judged = self._asked if each.asks else self._judged
+            costs = job.costs.setdefault(self.name, {}).setdefault(entry.label, {"rows": 0, "measured": 0, "seconds": 0.0})
+            if each.depends_on is not None and not each.asks:  # what arrives while it measures is measured together
+                chunks = in_order(chunks, lambda chunk: [chunk], window=lambda: CHUNK)
             chunks = whole_groups(chunks, each.together) if each.together else chunks
-            chunks = judged(chunks, entry, each, job)
+            chunks = (self._asked if each.asks else self._judged)(chunks, entry, each, job, costs)
             chunks = self._noted(chunks, entry.label, each, job) if each.over_run else chunks
         return chunks
 
@@ -210,13 +216,32 @@ class FilterStage(Stage):
             figures = each.over_run(own[0][1] if own[0][0] == label else dict(own) for own in seen.elements())
             job.measured.setdefault(self.name, {}).update({f"{label}: {words}": value for words, value in figures.items()})
 
-    def _asked(self, chunks: Chunks, entry: Entry, each: Filter, job: Job) -> Chunks:
+    async def _asked(self, chunks: Chunks, entry: Entry, each: Filter, job: Job, costs: dict[str, float]) -> Chunks:
+        teachers = [job.teachers[name] for name in dict.fromkeys(n for _, n in self._named(entry, job.project, ModelName))]
+        models = [[t.identity, t.spec.model, t.spec.given(), "json_schema" in t.spec.capabilities] for t in teachers]
+        new: dict[bytes, Number] = {}
+
+        async def looked_up() -> Chunks:
+            """The same records; those of which the numbers are kept are judged by them, and nobody is asked about these."""
+            async for chunk in chunks:
+                live = [record for record in chunk if not record.dropped]
+                costs["rows"] += len(live)
+                keys = [b""] * len(live) if each.depends_on is None else _keys(entry, each, live, models)
+                known = job.ledger.find_scores(keys)
+                pairs = zip(live, keys, strict=True)
+                yield splice(chunk, ([judge(self.name, entry.label, each, r, known[k]) if k in known else r] for r, k in pairs))
+
+        def measured_last(record: Record) -> bool:
+            return any(name.partition(".")[0] == entry.label for name in [*record.scores][-1:])
+
         def questions(record: Record) -> list[Question]:
             assert each.asks
-            requests = ((job.teachers[request.model], request) for request in each.asks(record))
-            return [(teacher, _sent(request, teacher.spec), 1, None) for teacher, request in requests]
+            requests = () if measured_last(record) else each.asks(record)
+            return [(job.teachers[r.model], _sent(r, job.teachers[r.model].spec), 1, None) for r in requests]
 
         def answered(record: Record, answers: Answers) -> Chunk:
+            if measured_last(record):
+                return [record]
             completions = [given for _, given in answers]
             try:
                 for completion in chain.from_iterable(completions):
@@ -225,16 +250,26 @@ class FilterStage(Stage):
                 (number,) = _numbers(each.measure([record], [completions]), 1, entry.label)
             except Unparsable as error:
                 return [record.drop(self.name, "failed", f"not judged by {entry.label}: {error}")]
+            costs["measured"] += 1
+            if each.depends_on is not None:
+                new[_keys(entry, each, [record], models)[0]] = number
             return [judge(self.name, entry.label, each, record, number)]
 
-        teachers = [job.teachers[model] for model in dict.fromkeys(self.models(job.project))]
-        return ask_each(chunks, teachers, job, self.name, questions=questions, answered=answered)
+        asked = ask_each(looked_up(), teachers, job, self.name, asker=entry.label, questions=questions, answered=answered)
+        async with aclosing(asked):
+            async for chunk in asked:
+                yield chunk
+                if len(new) >= CHUNK:
+                    full, new = new, {}
+                    await job.ledger.add_scores(full)
+        if new:
+            await job.ledger.add_scores(new)
 
-    def _judged(self, chunks: Chunks, entry: Entry, each: Filter, job: Job) -> Chunks:
+    def _judged(self, chunks: Chunks, entry: Entry, each: Filter, job: Job, costs: dict[str, float]) -> Chunks:
         async def work(chunk: Chunk) -> Chunk:
             groups = (list(group) for _, group in groupby(chunk, each.together)) if each.together else [chunk]
             live = [alive for group in groups if (alive := [record for record in group if not record.dropped])]
-            numbers = zip(chain(*live), await measured(entry, each, live, job.ledger), strict=True)
+            numbers = zip(chain(*live), await measured(entry, each, live, job.ledger, costs), strict=True)
             return splice(chunk, ([judge(self.name, entry.label, each, record, number)] for record, number in numbers))
 
         async def one_by_one() -> Chunks:
@@ -267,14 +302,20 @@ def judge(stage: str, label: str, filter: Filter, record: Record, number: Number
     return record if reason is None else record.drop(stage, label, reason)
 
 
-async def measured(entry: Entry, filter: Filter, groups: Sequence[Sequence[Record]], ledger: Ledger) -> list[Number]:
+async def measured(
+    entry: Entry, filter: Filter, groups: Sequence[Sequence[Record]], ledger: Ledger, costs: dict[str, float]
+) -> list[Number]:
     """The filter's numbers for the records of these groups, from the ledger where it keeps them."""
 
     async def fresh(some: Sequence[Record]) -> list[Number]:
-        costly = filter.depends_on is not None
+        begun, costly = time.perf_counter(), filter.depends_on is not None
         given = await asyncio.to_thread(filter.measure, some) if costly else filter.measure(some)
-        return _numbers(await given if inspect.isawaitable(given) else given, len(some), entry.label)
+        numbers = _numbers(await given if inspect.isawaitable(given) else given, len(some), entry.label)
+        costs["measured"] += len(some)
+        costs["seconds"] += time.perf_counter() - begun
+        return numbers
 
+    costs["rows"] += sum(map(len, groups))
     if filter.depends_on is None or filter.whole_set:
         return [number for group in groups for number in await fresh(group)]
     keyed = [[*zip(_keys(entry, filter, group), group, strict=True)] for group in groups]
@@ -283,16 +324,21 @@ async def measured(entry: Entry, filter: Filter, groups: Sequence[Sequence[Recor
     if not filter.together:
         missing = [*{key: record for key, record in chain(*todo) if key not in known}.items()]
         todo = [missing[start : start + PIECE] for start in range(0, len(missing), PIECE)]
-    new: dict[bytes, Number] = {}
-    for some in todo:
-        new |= zip((key for key, _ in some), await fresh([record for _, record in some]), strict=True)
-        if len(new) >= PIECE or some is todo[-1]:
+    new, saved_at = dict[bytes, Number](), time.monotonic()
+    try:
+        for some in todo:
+            new |= zip((key for key, _ in some), await fresh([record for _, record in some]), strict=True)
+            if time.monotonic() - saved_at > SAVE_EVERY_S:
+                await ledger.add_scores(new)
+                known, new, saved_at = known | new, {}, time.monotonic()
+    finally:
+        if new:
             await ledger.add_scores(new)
-            known, new = known | new, {}
+    known |= new
     return [known[key] for key, _ in chain(*keyed)]
 
 
-def _keys(entry: Entry, filter: Filter, group: Sequence[Record]) -> list[bytes]:
+def _keys(entry: Entry, filter: Filter, group: Sequence[Record], models: Sequence[Any] = ()) -> list[bytes]:
     """What the ledger knows the numbers of these records by. Of records that are measured together, each one's depend on all of
     them, and on what was measured of them before.
     """
@@ -300,7 +346,7 @@ def _keys(entry: Entry, filter: Filter, group: Sequence[Record]) -> list[bytes]:
     if filter.together:
         whole = digest([(record.id, record.fields, record.scores) for record in group])
         about = [[record.id, whole] for record in group]
-    return [digest([entry.filter, filter.depends_on, each], 32).encode() for each in about]
+    return [digest([entry.filter, filter.depends_on, each, *models], 32).encode() for each in about]
 
 
 async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:

@@ -359,7 +359,7 @@ class Teacher:
     async def _try(self, ask: _Ask) -> list[Completion]:
         request, activity, budget = ask.request, self.activity, self.services.budget
         worst, cost, estimate = self.worst_cost_usd(request, len(ask.samples)), 0.0, len(request.json) / 4
-        await self.slots.take(self.services.order.get(ask.stage, 0))
+        await self.slots.take(self.services.order.get(ask.stage.partition("/")[0], 0))
         try:
             for rate, units in ((self._requests, 1.0), (self._input, estimate), (self._output, 0.0)):
                 if rate:

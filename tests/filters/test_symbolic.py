@@ -11,7 +11,7 @@ pytestmark = MARKS
 CASES = [
     ({}, {"answer": "So it is $(x+1)^2$. The answer is $(x+1)^2$.", "gold": "x^2+2x+1"}, None),
     ({}, {"answer": "\\boxed{x+2}", "gold": "x+1"}, "not equal to the gold answer"),
-    ({"lenient": False}, {"answer": "x+1", "gold": "x+1"}, "announces no answer"),
+    ({"lenient": False}, {"answer": "x+1", "gold": "x+1"}, "announces no expression"),
     ({}, {"answer": "\\boxed{\\{2, 1\\}}", "gold": ["\\{1\\}", "\\{1, 2\\}"]}, None),
     ({}, {"answer": "5", "gold": None}, "the gold answer is no expression"),
 ]  # fmt: skip
@@ -25,7 +25,7 @@ CASES = [
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}", None),
         (r"\sin^2 x+\cos^2 x", "1", None),
         ("9^{9^{9^{9^9}}}", "5", "not compared within 2 s"),
-        ("", "5", "announces no answer"),
+        ("", "5", "announces no expression"),
     ],
 )
 def test_what_is_equal(reason, answer, gold, expected):

@@ -5,8 +5,8 @@ import pytest
 from distillgen.errors import ConfigError
 from distillgen.sandbox import lacking
 
-MARKS = [pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")]
-pytestmark = MARKS
+pytestmark = [pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")]
+MARKS = [*pytestmark, pytest.mark.slow]  # a process for each of many texts
 
 SQUARE = "Here it is:\n```python\ndef square(x):\n    return x * x\n```\nAs you see:\n```sh\npip install square\n```"
 
@@ -32,7 +32,7 @@ MORE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", MORE)
+@pytest.mark.parametrize("case", CASES + MORE)
 def test_kinds_of_tests(reason, case):
     assert reason("unit_tests", case[0], case[1]) == case[2]
 
