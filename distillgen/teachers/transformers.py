@@ -130,9 +130,8 @@ class Transformers(Teacher):
     @cached_property
     def _model(self) -> Model:
         self.activity.note = f"loading {self.spec.model}"
-        place = place_of_model(self.spec.model, self.services.root)
         try:
-            return Model(str(place or self.spec.model), self.spec)
+            return Model(*folders(self), self.spec)
         except Exception as error:  # the packages raise anything from OSError to their own; all mean the same here
             raise TeacherDown(f"model '{self.name}': '{self.spec.model}' cannot be loaded: {error}") from error
         finally:
@@ -144,30 +143,35 @@ class Transformers(Teacher):
         self.__dict__.pop("_model", None)
 
 
+def folders(teacher: Teacher) -> tuple[str, str | None]:
+    """The folder or Hub name of a teacher's model, and its adapter's where it is one."""
+    path = str(place_of_model(teacher.spec.model, teacher.services.root) or teacher.spec.model)
+    adapter = Path(path) / "adapter_config.json"
+    return (json.loads(adapter.read_bytes())["base_model_name_or_path"], path) if adapter.is_file() else (path, None)
+
+
 class Model:
     """A causal or encoder-decoder model with its tokenizer. Blocking: use from one thread."""
 
-    def __init__(self, path: str, spec: TransformersSpec) -> None:
-        """From a folder or a name on the Hub. Raises what transformers and peft do where it cannot be loaded."""
+    def __init__(self, path: str, adapter: str | None, spec: TransformersSpec) -> None:
+        """From folders or names on the Hub. Raises what transformers and peft do where it cannot be loaded."""
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # the run has a line of its own
-        adapter = Path(path) / "adapter_config.json"
-        below = json.loads(adapter.read_bytes())["base_model_name_or_path"] if adapter.is_file() else path
-        seq2seq = AutoConfig.from_pretrained(below).is_encoder_decoder
+        seq2seq = AutoConfig.from_pretrained(path).is_encoder_decoder
         auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
-        model: Any = auto.from_pretrained(below, dtype=spec.dtype or "auto")
-        if adapter.is_file():
+        model: Any = auto.from_pretrained(path, dtype=spec.dtype or "auto")
+        if adapter:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, path)
+            model = PeftModel.from_pretrained(model, adapter)
         self.name, self.seq2seq = spec.model, seq2seq
         self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
-        own = any((Path(path) / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
-        self.tokenizer = AutoTokenizer.from_pretrained(path if own else below)
+        own = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
+        self.tokenizer = AutoTokenizer.from_pretrained(adapter if own else path)
         end = getattr(model.generation_config, "eos_token_id", None)
         self.ends = set(end) if isinstance(end, list) else {end, self.tokenizer.eos_token_id} - {None}
         self.pad = next((token for token in (self.tokenizer.pad_token_id, *self.ends) if token is not None), 0)
