@@ -4,13 +4,13 @@ reads as Python and may never end, so that the process is confined where the mac
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import util
 from typing import Any
 
@@ -21,6 +21,7 @@ from distillgen.sandbox import confine, lacking, limit_memory
 EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE = "equal", "unequal", "unreadable", "gold unreadable", "late"
 VERDICTS = (EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE)
 _START_S, _MEMORY_MB, _MOST_CHARACTERS = 60, 2048, 1000
+_MOST_PAIRS = 1000  # of one process: what sympy remembers goes with it
 _TAIL = 300  # characters of an answer that announces none
 
 
@@ -47,12 +48,21 @@ def _compared(text: str, verdicts: Sequence[str]) -> Comparison:
 def equality(pairs: Sequence[tuple[str, str]], *, timeout_s: float = 5.0) -> list[str]:
     """For each (expression, gold), in LaTeX or plain notation: a verdict, one of VERDICTS; `timeout_s` is for one pair."""
     verdicts: list[str] = []
-    while len(verdicts) < len(pairs):
-        with _process() as process:
-            for pair in pairs[len(verdicts) :]:
-                verdicts.append(_ask(process, pair, timeout_s))
-                if verdicts[-1] == LATE:
-                    break
+    process: _Process | None = None
+    try:
+        for pair in pairs:
+            if process is None:
+                process = _ready()
+            verdicts.append(process.ask(pair, timeout_s))
+            if verdicts[-1] == LATE or process.asked >= _MOST_PAIRS:
+                process.end()
+                process = None
+    except BaseException:
+        if process:
+            process.end()
+        raise
+    if process:
+        _waiting.append(process)
     return verdicts
 
 
@@ -62,30 +72,46 @@ def need_math_verify() -> None:
         raise ConfigError("symbolic equality needs the extra 'filters': pip install 'distillgen[filters]'")
 
 
-@contextmanager
-def _process() -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-I", "-m", "distillgen.algebra"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, bufsize=0) as process:
-        try:
-            if _line(process, _START_S) != b"ready\n":
-                raise ConfigError("math-verify does not start; try: python -m distillgen.algebra")
-            yield process
-        finally:
+class _Process:
+    """Compares pair after pair. It takes a second to start, and ends with this process, whatever ends that."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-I", "-m", "distillgen.algebra"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, bufsize=0)
+        self.asked = 0
+        atexit.register(self.end)
+        if self._line(_START_S) != b"ready\n":
+            self.end()
+            raise ConfigError("math-verify does not start; try: python -m distillgen.algebra")
+
+    def ask(self, pair: tuple[str, str], timeout_s: float) -> str:
+        """A verdict. A process that dies of an expression is as good as late."""
+        assert self._process.stdin
+        self.asked += 1
+        self._process.stdin.write(json.dumps([text[:_MOST_CHARACTERS] for text in pair]).encode() + b"\n")
+        answer = self._line(timeout_s).decode().strip()
+        return answer if answer in VERDICTS else LATE
+
+    def _line(self, timeout_s: float) -> bytes:
+        assert self._process.stdout
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
+        return self._process.stdout.readline() if ready else b""
+
+    def end(self) -> None:
+        """End it now."""
+        atexit.unregister(self.end)
+        with self._process as process:  # closes its pipes and waits for it
             process.kill()
 
 
-def _ask(process: subprocess.Popen[bytes], pair: tuple[str, str], timeout_s: float) -> str:
-    """A process that dies of an expression is as good as late."""
-    assert process.stdin
-    process.stdin.write(json.dumps([text[:_MOST_CHARACTERS] for text in pair]).encode() + b"\n")
-    answer = _line(process, timeout_s).decode().strip()
-    return answer if answer in VERDICTS else LATE
+_waiting: list[_Process] = []  # for the next pairs
 
 
-def _line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
-    assert process.stdout
-    ready, _, _ = select.select([process.stdout], [], [], timeout_s)
-    return process.stdout.readline() if ready else b""
+def _ready() -> _Process:
+    try:
+        return _waiting.pop()
+    except IndexError:
+        return _Process()
 
 
 def _serve() -> None:

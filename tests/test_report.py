@@ -158,6 +158,26 @@ def test_figures_equal_the_planted_counts(finished):
         assert sha in page.text
 
 
+def test_what_filters_cost_and_what_another_order_would_have_spared(tmp_path):
+    """6 records; the judge is asked about all, and `words` behind it drops 2 that the judge kept."""
+    rows = [{"question": "a b c d" if i < 2 else "a b", "i": i} for i in range(6)]
+    pipeline, directory = write_project(tmp_path, rows)
+    recipe = yaml.safe_load(pipeline.read_text())
+    judge = {"judge": {"model": "teacher", "rubric": "Is it good?", "fields": ["question", "i"]}}
+    words = {"words": {"field": "question", "max_words": 3}}
+    for order, requests in (([judge, words], 6), ([words, judge], 4)):
+        recipe["stages"][1:] = [{"filter": {"name": "check", "filters": order}}]
+        pipeline.write_text(yaml.safe_dump(recipe))
+        out = directory / str(requests)
+        distillgen.run(pipeline, out=out, teachers={"teacher": lambda request, sample: '{"reason": "so", "score": 9}'})
+        page = page_of(out)
+        assert re.search(rf"judge check.*? {requests} {requests} {requests} \$0\.00\d+", page.text), page.text
+        assert re.search(r"words check 6 6 [\d,.e+]+ 0", page.text)
+        assert ("2 that it kept were dropped behind it by filters that ask nobody" in page.text) == (requests == 6)
+        assert len((out / "corpus.jsonl").read_text().splitlines()) == 4
+        assert_harmless((out / "report.html").read_text())
+
+
 def test_lineage_names_every_step_and_messages_are_turns(finished):
     page = page_of(finished)
     first = json.loads((finished / "corpus.jsonl").read_text().splitlines()[0])

@@ -42,3 +42,11 @@ def test_one_that_hangs_does_not_harm_its_neighbours_and_an_expression_is_not_ru
     found = equality(pairs, timeout_s=3)
     assert (found[0], found[1], found[3], found[5]) == ("equal", "late", "equal", "unequal")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_process_is_started_once():
+    from distillgen.algebra import equality
+
+    equality([("1", "1")])
+    started = time.monotonic()
+    assert [equality([("2", "4/2")]) for _ in range(5)] == [["equal"]] * 5 and time.monotonic() - started < 1
