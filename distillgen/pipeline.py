@@ -259,7 +259,7 @@ def _stages(top: Top, places: Places, given: Checking) -> tuple[tuple[Stage, ...
                     message = f"filter '{entry.label}' stands in '{labels[entry.label]}' and in '{stage.name}'"
                     raise ConfigError(f"{message}; give one a name of its own: {entry.filter}: {{name: …}}")
                 labels[entry.label] = stage.name
-            given = replace(given, fields=stage.check(given))
+            given = replace(given, fields=stage.check(given), stages=(*given.stages, stage))
             for name, spec in stage.makes(Path()).items():
                 if name in given.models:
                     raise ConfigError(f"it makes a model of the name '{name}', which another one has; rename that")

@@ -55,6 +55,8 @@ def _lines(live: Live, seconds: float, answered: float, rows: float) -> Iterator
     """Each stage, each model, and what is left or waited for; in the last so many seconds, so much was answered and done."""
     for count in live.stages:
         yield stage_line(vars(count), live.total)
+    for name, note in live.notes.items():
+        yield f"{name:<12} {note}"
     for name, teacher in live.teachers.items():
         a = teacher.activity
         parts = [f"{len(a.sending)} in flight", f"{a.answered:,} answered", f"{answered / (seconds or 1):.1f}/s"]
@@ -69,7 +71,7 @@ def _lines(live: Live, seconds: float, answered: float, rows: float) -> Iterator
     if live.stopping and flying:
         yield f"stopping; {flying} answers that are paid for are on their way (Ctrl-C again gives them up)"
     still = time.monotonic() - max([live.started, *(teacher.activity.moved_at for teacher in live.teachers.values())])
-    if still >= SILENCE_S:
+    if still >= SILENCE_S and not live.notes:
         asked = [_asked(name, teacher) for name, teacher in live.teachers.items() if teacher.activity.sending]
         yield f"nothing has moved for {still:.0f} s; waiting for {'; '.join(asked) or 'a stage to finish'}"
 

@@ -48,6 +48,8 @@ class Checking:
     fields: frozenset[str]
     models: Mapping[str, Spec]
     project: Project
+    stages: tuple[Stage, ...] = ()
+    """Those before it."""
 
     def need(self, name: str, what: str) -> None:
         """Raise ConfigError where no record has the field."""
@@ -97,6 +99,8 @@ class Job:
     """What each filter of a stage has cost so far, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
     directory: Path = Path()
     """The run's, for what a stage has to say besides its records."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What a stage is doing that takes long, by its name, for whoever watches."""
 
 
 class Stage(BaseModel):
@@ -122,6 +126,14 @@ class Stage(BaseModel):
     def files(self, project: Project) -> dict[str, Path]:
         """Content files that the stage's output depends on, by name, for the lock file."""
         return {}
+
+    def products(self, directory: Path) -> list[Path]:
+        """Files in the run directory without which the stage counts as not carried out."""
+        return []
+
+    def records_logprobs(self, given: Checking) -> bool:
+        """Whether its answers' log-probabilities, and each token's likeliest alternatives, go to the ledger."""
+        return False
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """Bounds for `plan`; `samples` are source rows."""

@@ -100,6 +100,10 @@ class Generate(Stage, Sampling):
         """The stage's options over the model's over the prompt's."""
         return {**prompt.front.sampling.given(), **spec.given(), **self.given()}
 
+    def records_logprobs(self, given: Checking) -> bool:
+        """Where the stage, its model or its prompt says so."""
+        return bool(self.sampling(given.models[self.model], self.load_prompt(given.project)).get("logprobs"))
+
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """Bounds by bytes, for a token has at least one; what an earlier answer will give counts with its max_tokens."""
         prompt = self.load_prompt(given.project)

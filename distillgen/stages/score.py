@@ -50,6 +50,10 @@ class Score(Stage):
             Text(getattr(self, name)).check(given, f"'{name}'")
         return given.fields
 
+    def records_logprobs(self, given: Checking) -> bool:
+        """Where alternatives are recorded with each token."""
+        return bool(self.logprobs)
+
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """A request a row; it reads both texts and writes one token."""
         both = Text(self.context + self.target)

@@ -45,6 +45,7 @@ class Source(Stage):
     split: str = Field("train", description="the data set's split")
     format: Literal["jsonl", "csv", "parquet", "text"] | None = Field(None, description="default: by the file's ending")
     fields: dict[str, str] | None = Field(None, description="fields to keep: new name: name in the source; default: all")
+    lineage: bool = Field(False, description="rows of an earlier run keep their id, scores and answers; for its own ledger only")
     chunk_words: int | None = Field(None, ge=10, description="cut texts into pieces of at most so many words, between sentences")
     overlap_words: int = Field(0, ge=0, description="words that a piece repeats from the one before, in whole sentences")
     held_out: float | None = Field(
@@ -82,6 +83,10 @@ class Source(Stage):
             raise ConfigError(f"the source '{self.origin}' has no rows")
         return frozenset(name for record in first for name in record.fields)
 
+    def records_logprobs(self, given: Checking) -> bool:
+        """An earlier run may have: only its ledger tells."""
+        return self.lineage
+
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """The number of rows, where it can be told without reading all of a remote data set."""
         return Estimate(self.count(given.project))
@@ -116,6 +121,8 @@ class Source(Stage):
                 row = self._chosen(row)
             if isinstance(row, str):
                 yield Record(digest([place, row]), {}, source=place).drop(self.name, "unreadable", row)
+            elif self.lineage and META in row:
+                yield Record.from_row(row)
             else:
                 yield self._placed(Record.read(row, place), inside)
 

@@ -1,0 +1,93 @@
+"""What the objectives share that teach to answer: chat turns, or a prompt and its completion as texts."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError
+from distillgen.objectives import Objective, Row, Unusable
+from distillgen.record import FieldName, Record
+from distillgen.stages import Checking
+
+
+class Dialogue(Objective):
+    """Learns from `messages` where the records have them, else from `prompt` and `completion`.
+
+    Chat turns are put into the student's own chat template; texts are taken as they are.
+    """
+
+    messages: FieldName = Field("messages", description="chat turns, the last of them the assistant's; taken where there are any")
+    prompt: FieldName = Field("prompt", description="a text or chat turns, where there are no messages")
+    completion: FieldName = Field("completion", description="what the student is to answer, as a text or a chat turn")
+
+    def check(self, given: Checking) -> None:
+        """There are chat turns, or a prompt and a completion."""
+        if self.messages not in given.fields and not {self.prompt, self.completion} <= given.fields:
+            there = ", ".join(sorted(given.fields))
+            raise ConfigError(
+                f"it learns from '{self.messages}' (chat turns, which a format stage makes) or from '{self.prompt}' and "
+                f"'{self.completion}' (texts); the records have {there}. Name others with prompt: … and completion: …"
+            )
+
+    def turns(self, record: Record) -> list[dict[str, str]]:
+        """The record's chat turns. Raises Unusable."""
+        turns = record.fields.get(self.messages)
+        return _turns(turns, self.messages)
+
+    def example(self, record: Record) -> Row:
+        """A prompt and a completion: both chat turns, or both texts. Raises Unusable."""
+        if self.messages in record.fields:
+            turns = self.turns(record)
+            if turns[-1]["role"] != "assistant" or len(turns) < 2:
+                raise Unusable(f"the last of several turns in '{self.messages}' is not the assistant's")
+            return {"prompt": turns[:-1], "completion": turns[-1:]}
+        prompt, completion = (record.fields.get(name) for name in (self.prompt, self.completion))
+        if isinstance(prompt, str) and isinstance(completion, str):
+            return {"prompt": prompt, "completion": completion}
+        if isinstance(completion, str):
+            completion = [{"role": "assistant", "content": completion}]
+        return {"prompt": _turns(prompt, self.prompt), "completion": _turns(completion, self.completion)}
+
+
+def turns_of(text: Any, name: str, role: str) -> list[dict[str, str]]:
+    """Chat turns; a text becomes one, of `role`. Raises Unusable."""
+    return _turns([{"role": role, "content": text}] if isinstance(text, str) else text, name)
+
+
+def _turns(turns: Any, name: str) -> list[dict[str, str]]:
+    """Chat turns of text. Raises Unusable."""
+    if not isinstance(turns, list) or not turns:
+        raise Unusable(f"'{name}' holds no chat turns")
+    if not all(isinstance(t, dict) and isinstance(t.get("content"), str) and isinstance(t.get("role"), str) for t in turns):
+        raise Unusable(f"a turn in '{name}' is not a role with a text")
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+def tokens(tokenizer: Any, text: Any, *, opened: bool = False) -> list[int]:
+    """Ids of a text, or of chat turns in the template; `opened`: with the beginning of the assistant's turn."""
+    if isinstance(text, str):
+        ids: list[int] = tokenizer(text)["input_ids"]
+        return ids
+    if not tokenizer.chat_template:
+        remedy = "give one with chat_template: FILE.jinja, or train on texts: prompt and completion"
+        raise ConfigError(f"the student has no chat template to put messages into; {remedy}")
+    ids = tokenizer.apply_chat_template(text, add_generation_prompt=opened, return_dict=True)["input_ids"]
+    return ids
+
+
+def split(tokenizer: Any, prompt: Any, completion: Any) -> tuple[list[int], list[int]]:
+    """Ids of the prompt, and of the completion with its end, divided where TRL's trainers divide them."""
+    if isinstance(completion, str) and not completion.endswith(tokenizer.eos_token):
+        completion += tokenizer.eos_token
+    whole = tokens(tokenizer, prompt + completion)
+    at = len(os.path.commonprefix([tokens(tokenizer, prompt, opened=True), whole]))
+    return whole[:at], whole[at:]
+
+
+def lengths(tokenizer: Any, prompt: Any, *completions: Any) -> tuple[int, int]:
+    """Tokens of the prompt, and of the prompt with the longest of its completions."""
+    parts = [split(tokenizer, prompt, completion) for completion in completions]
+    return min(len(before) for before, _ in parts), max(len(before) + len(after) for before, after in parts)

@@ -1,0 +1,106 @@
+"""classifier: a text classifier or scorer from a teacher's labels, probabilities or grades (Hinton et al. 2015)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from distillgen.objectives import Objective, Row, Training, Unusable
+from distillgen.record import FieldName, Record
+from distillgen.signals import Logprobs
+from distillgen.stages import Checking
+from distillgen.stages._whole_set import number_of
+
+
+class TextClassifier(Objective):
+    """An encoder with a head: of classes, learnt from labels or from the teacher's probabilities of all; or of one number."""
+
+    fields: list[FieldName] = Field(["text"], min_length=1, max_length=2, description="the text, or two that are read as a pair")
+    label: FieldName = Field("label", description="a class, or {class: probability, …}; with task: score, a number")
+    task: Literal["class", "score"] = "class"
+    head_only: bool = Field(False, description="leave the encoder as it is, and train the head on its embeddings")
+
+    def check(self, given: Checking) -> None:
+        """Texts and labels are there; a score is known only when records have it."""
+        for name in self.fields:
+            given.need(name, "'fields'")
+        if self.task == "class":
+            given.need(self.label, "'label'")
+
+    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+        """The texts, and a number or the probability of each class."""
+        texts = [record.fields.get(name) for name in self.fields]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise Unusable(f"there is no text in {', '.join(self.fields)}")
+        if self.task == "score":
+            number = number_of(record, self.label)
+            if number is None or not math.isfinite(number):
+                raise Unusable(f"'{self.label}' holds no number")
+            return {"texts": texts, "label": number}
+        label = record.fields.get(self.label)
+        given = label if isinstance(label, dict) else {label: 1.0}
+        if label is None or isinstance(label, list) or not all(_is_share(value) for value in given.values()):
+            raise Unusable(f"'{self.label}' holds no class, and no probabilities")
+        total = sum(given.values())
+        if not 0.5 < total < 1.01:
+            raise Unusable(f"the probabilities in '{self.label}' sum to {total:.2f}")
+        return {"texts": texts, "classes": [str(name) for name in given], "shares": [value / total for value in given.values()]}
+
+    def trainer(self, training: Training) -> Any:
+        """Trainer of transformers, on a model for sequence classification."""
+        from torch.nn.functional import cross_entropy, mse_loss
+        from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+
+        names = sorted({name for rows in training.rows.values() for row in rows for name in row.get("classes", ())})
+        heads: dict[str, Any] = {"num_labels": 1}
+        if self.task == "class":
+            heads = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        tokenizer = training.tokenizer()
+        model = training.model(AutoModelForSequenceClassification, **heads)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        if self.head_only:
+            model.base_model.requires_grad_(False)
+
+        def tokenised(row: Row) -> Row:
+            read = tokenizer(*row["texts"], truncation=True, max_length=training.max_length)
+            if self.task == "score":
+                return {**read, "label": row["label"]}
+            shares = dict(zip(row["classes"], row["shares"], strict=True))
+            return {**read, "label": [shares.get(name, 0.0) for name in names]}
+
+        def why_not(row: Row) -> str | None:
+            if len(tokenizer(*row["texts"])["input_ids"]) > training.max_length:
+                training.counts[f"cut at max_length ({training.max_length}) tokens"] += 1
+            return None
+
+        def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+            labels = labels.to(outputs.logits.dtype)
+            each = mse_loss(outputs.logits[:, 0], labels) if self.task == "score" else cross_entropy(outputs.logits, labels)
+            return each / training.arguments["gradient_accumulation_steps"] if model.training else each
+
+        parts = training.usable(why_not)
+        parts = {name: rows.map(tokenised, remove_columns=rows.column_names) for name, rows in parts.items()}
+        return Trainer(
+            training.adapted(model, "SEQ_CLS"), TrainingArguments(**training.arguments), train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"), processing_class=tokenizer, data_collator=DataCollatorWithPadding(tokenizer),
+            compute_loss_func=loss, compute_metrics=_correlation if self.task == "score" else _accuracy,
+        )  # fmt: skip
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _accuracy(told: Any) -> dict[str, float]:
+    """How often the likeliest class is the teacher's likeliest."""
+    return {"accuracy": float((told.predictions.argmax(-1) == told.label_ids.argmax(-1)).mean())}
+
+
+def _correlation(told: Any) -> dict[str, float]:
+    """Pearson's, of the student's numbers with the teacher's."""
+    import numpy
+
+    return {"correlation": float(numpy.corrcoef(told.predictions[:, 0], told.label_ids)[0, 1])}

@@ -1,0 +1,109 @@
+"""dpo: of two answers, the better one becomes likelier (Rafailov et al. 2023), with the relatives that TRL has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.objectives import Objective, Row, Training, Unusable
+from distillgen.objectives._dialogue import lengths, turns_of
+from distillgen.record import FieldName, Record
+from distillgen.signals import Logprobs
+from distillgen.stages import Checking
+from distillgen.stages._whole_set import number_of
+
+Loss = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
+    "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+
+
+class Dpo(Objective):
+    """Learns from `prompt`, `chosen` and `rejected`, each a text or chat turns.
+
+    The reference is the student as it was; or a teacher whose log-probabilities of both answers were recorded, by two stages
+    `score`: then the student moves from the teacher's distribution, not from its own.
+    """
+
+    packages = ("trl",)
+    learning_rate = 1e-6
+
+    prompt: FieldName = Field("prompt", description="a text or chat turns")
+    chosen: FieldName = Field("chosen", description="the better answer")
+    rejected: FieldName = Field("rejected", description="the worse answer")
+    loss: Loss | list[Loss] = Field("sigmoid", description="TRL's loss type, or several that are added up: [sigmoid, sft]")
+    loss_weights: list[float] | None = Field(None, description="of several losses; default: 1 each")
+    beta: float = Field(0.1, gt=0, description="how close the student stays to the reference")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs that are taken to be the wrong way round")
+    reference_chosen: str | None = Field(None, description="a score or field: a teacher's log-probability of the chosen answer")
+    reference_rejected: str | None = Field(None, description="that of the rejected answer: the sum over its tokens, in nats")
+
+    @model_validator(mode="after")
+    def _sense(self) -> Dpo:
+        if (self.reference_chosen is None) != (self.reference_rejected is None):
+            raise ValueError("give both 'reference_chosen' and 'reference_rejected', or neither")
+        if self.loss_weights and len(self.loss_weights) != len(self.losses):
+            raise ValueError(f"'loss_weights' has {len(self.loss_weights)} numbers for {len(self.losses)} losses")
+        if "exo_pair" in self.losses and not self.label_smoothing:
+            raise ValueError("loss: exo_pair needs a label_smoothing above 0")
+        return self
+
+    @property
+    def losses(self) -> list[str]:
+        """As a list."""
+        return [self.loss] if isinstance(self.loss, str) else [*self.loss]
+
+    def check(self, given: Checking) -> None:
+        """The three fields are there, and who gives the reference's scores."""
+        for name in ("prompt", "chosen", "rejected"):
+            given.need(getattr(self, name), f"'{name}'")
+        scoring = {f"{stage.name}.logprob" for stage in given.stages}
+        lineage = any(getattr(stage, "lineage", False) for stage in given.stages)
+        for option in ("reference_chosen", "reference_rejected"):
+            name = getattr(self, option)
+            if name and name not in given.fields | scoring and not lineage:
+                known = {*given.fields, *scoring}
+                raise ConfigError(f"'{option}' names '{name}', which no earlier stage gives{did_you_mean(name, known)}")
+
+    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+        """Prompt, answers and, where it was recorded, the reference's log-probability of each."""
+        prompt, chosen, rejected = (record.fields.get(name) for name in (self.prompt, self.chosen, self.rejected))
+        if not all(isinstance(text, str) for text in (prompt, chosen, rejected)):
+            prompt, chosen, rejected = turns_of(prompt, self.prompt, "user"), *(
+                turns_of(answer, name, "assistant") for answer, name in ((chosen, self.chosen), (rejected, self.rejected))
+            )  # fmt: skip
+        if chosen == rejected:
+            raise Unusable("both answers are the same")
+        row: Row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        for column, name in (("ref_chosen_logps", self.reference_chosen), ("ref_rejected_logps", self.reference_rejected)):
+            if name:
+                row[column] = number_of(record, name)
+                if row[column] is None or row[column] > 0:
+                    raise Unusable(f"'{name}' holds no log-probability")
+        return row
+
+    def trainer(self, training: Training) -> Any:
+        """TRL's DPOTrainer, which is kept from computing a reference where one was recorded."""
+        from transformers import AutoModelForCausalLM
+        from trl import DPOConfig, DPOTrainer
+
+        class Recorded(DPOTrainer):  # type: ignore[misc]
+            """TRL 1.16 computes the reference's log-probabilities anew, whatever columns there are."""
+
+            def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+                return dataset
+
+        tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
+        parts = training.fitting(lambda row: lengths(tokenizer, row["prompt"], row["chosen"], row["rejected"]))
+        recorded = self.reference_chosen is not None
+        config = DPOConfig(
+            **training.arguments, max_length=training.max_length, beta=self.beta, loss_type=self.losses,
+            loss_weights=self.loss_weights, label_smoothing=self.label_smoothing, precompute_ref_log_probs=recorded,
+        )  # fmt: skip
+        return (Recorded if recorded else DPOTrainer)(
+            model, args=config, train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            peft_config=training.peft("CAUSAL_LM"),
+        )  # fmt: skip

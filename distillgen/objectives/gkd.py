@@ -1,0 +1,69 @@
+"""gkd: on-policy distillation from a teacher on this machine, token by token (Agarwal et al. 2024, GKD)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError
+from distillgen.objectives import Row, Training
+from distillgen.objectives._dialogue import Dialogue, lengths
+from distillgen.record import Record
+from distillgen.signals import Logprobs
+
+
+class Gkd(Dialogue):
+    """The divergence to the teacher's full distribution, on the records' answers and on the student's own.
+
+    Student and teacher must have the same vocabulary. Texts become a user's and an assistant's turn.
+    """
+
+    packages = ("trl",)
+
+    teacher: str = Field(description="a model's folder, or owner/name on the Hugging Face Hub")
+    on_policy: float = Field(0.5, ge=0, le=1, description="share of the steps on answers that the student writes itself")
+    divergence: float = Field(0.5, ge=0, le=1, description="0: forward KL, 1: reverse KL, between: Jensen-Shannon's mixture")
+    temperature: float = Field(0.9, gt=0, description="at which the student writes")
+    max_new_tokens: int = Field(128, ge=1, description="tokens of an answer that the student writes")
+
+    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+        """Chat turns."""
+        row = self.example(record)
+        if isinstance(row["prompt"], str):
+            row = {"prompt": [_turn("user", row["prompt"])], "completion": [_turn("assistant", row["completion"])]}
+        return {"messages": row["prompt"] + row["completion"]}
+
+    def trainer(self, training: Training) -> Any:
+        """TRL's GKDTrainer."""
+        from transformers import AutoModelForCausalLM
+        from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+        tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
+        try:
+            teacher = AutoModelForCausalLM.from_pretrained(self.teacher, dtype=model.dtype)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the teacher '{self.teacher}' cannot be loaded: {error}") from error
+        if teacher.config.vocab_size != model.config.vocab_size:
+            sizes = f"{model.config.vocab_size:,} and {teacher.config.vocab_size:,}"
+            remedy = "take a teacher of the student's family, or objective 'sft', which needs no common one"
+            raise ConfigError(f"student and teacher have different vocabularies ({sizes} tokens); {remedy}")
+
+        def why_not(row: Row) -> str | None:
+            _, whole = lengths(tokenizer, row["messages"][:-1], row["messages"][-1:])
+            return f"longer than max_length ({training.max_length}) tokens" if whole > training.max_length else None
+
+        parts = training.usable(why_not)
+        config = GKDConfig(
+            **training.arguments, max_length=training.max_length, lmbda=self.on_policy, beta=self.divergence,
+            temperature=self.temperature, max_new_tokens=self.max_new_tokens,
+        )  # fmt: skip
+        return GKDTrainer(
+            model, teacher, config, train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            peft_config=training.peft("CAUSAL_LM"),
+        )  # fmt: skip
+
+
+def _turn(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}

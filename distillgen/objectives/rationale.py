@@ -1,0 +1,89 @@
+"""rationale: the label and the reasons for it, as two tasks of one student (Hsieh et al. 2023, Distilling Step-by-Step)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from distillgen.objectives import Objective, Row, Training, Unusable
+from distillgen.objectives._dialogue import lengths, split
+from distillgen.record import FieldName, Record
+from distillgen.signals import Logprobs
+from distillgen.stages import Checking
+
+
+class Rationale(Objective):
+    """Loss of the label plus `weight` times that of the rationale; a prefix before the prompt says which is wanted.
+
+    So the student answers with the label alone, without paying for the reasons: ask it with `label_prefix`.
+    """
+
+    prompt: FieldName = Field("prompt", description="the question: a text, which a student with a chat template gets as a turn")
+    rationale: FieldName = Field("rationale", description="the teacher's reasons")
+    label: FieldName = Field("label", description="the answer alone")
+    weight: float = Field(1.0, ge=0, description="of the rationale's loss; the label's has 1")
+    label_prefix: str = "[label] "
+    rationale_prefix: str = "[rationale] "
+
+    def check(self, given: Checking) -> None:
+        """All three fields are there."""
+        for name in ("prompt", "rationale", "label"):
+            given.need(getattr(self, name), f"'{name}'")
+
+    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+        """The three texts."""
+        fields = {name: record.fields.get(getattr(self, name)) for name in ("prompt", "rationale", "label")}
+        for name, value in fields.items():
+            if not isinstance(value, str | int | float) or not str(value).strip():
+                raise Unusable(f"'{getattr(self, name)}' holds no text")
+        return {name: str(value) for name, value in fields.items()}
+
+    def trainer(self, training: Training) -> Any:
+        """Two rows of each record, of different weight."""
+        from datasets import concatenate_datasets
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainingArguments
+
+        from distillgen.objectives._row_losses import RowLossTrainer, collator, hard
+
+        both = AutoConfig.from_pretrained(training.student, revision=training.revision).is_encoder_decoder
+        tokenizer = training.tokenizer()
+        model = training.model(AutoModelForSeq2SeqLM if both else AutoModelForCausalLM)
+
+        def asked(row: Row, task: str) -> tuple[Any, Any]:
+            prompt = getattr(self, f"{task}_prefix") + row["prompt"]
+            if both or not tokenizer.chat_template:
+                return prompt, row[task]
+            return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": row[task]}]
+
+        def tokenised(row: Row, task: str) -> Row:
+            weight, (prompt, completion) = 1.0 if task == "label" else self.weight, asked(row, task)
+            if both:
+                ids = tokenizer(prompt)["input_ids"]
+                labels = tokenizer(text_target=completion)["input_ids"]
+            else:
+                before, after = split(tokenizer, prompt, completion)
+                ids, labels = before + after, [-100] * len(before) + after
+            ids, labels = ids[: training.max_length], labels[: training.max_length]
+            return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "weight": weight}
+
+        def measured(row: Row) -> tuple[int, int]:
+            each = [lengths(tokenizer, *asked(row, task)) for task in ("label", "rationale")]
+            return max(prompt for prompt, _ in each), max(whole for _, whole in each)
+
+        def too_long(row: Row) -> str | None:
+            texts = (asked(row, "rationale")[0], row["label"], row["rationale"])
+            longest = max(len(ids) for ids in tokenizer(list(texts))["input_ids"])
+            return f"longer than max_length ({training.max_length}) tokens" if longest > training.max_length else None
+
+        parts = training.usable(too_long) if both else training.fitting(measured)
+        for name, rows in parts.items():
+            own = rows.column_names
+            tasks = [rows.map(tokenised, fn_kwargs={"task": task}, remove_columns=own) for task in ("label", "rationale")]
+            parts[name] = concatenate_datasets(tasks)
+        arguments = TrainingArguments(**training.arguments, remove_unused_columns=False)
+        return RowLossTrainer(
+            training.adapted(model, "SEQ_2_SEQ_LM" if both else "CAUSAL_LM"), arguments, losses=hard, train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"), processing_class=tokenizer, data_collator=collator(tokenizer.pad_token_id),
+        )  # fmt: skip

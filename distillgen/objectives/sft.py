@@ -1,0 +1,93 @@
+"""sft: the student learns to write what the teacher wrote (sequence-level distillation, Kim and Rush 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError
+from distillgen.objectives import Row, Training, Unusable
+from distillgen.objectives._dialogue import Dialogue, lengths
+from distillgen.record import Record
+from distillgen.signals import Logprobs
+from distillgen.stages import Checking
+
+
+class Sft(Dialogue):
+    """Cross-entropy on the tokens of the completion, of all assistant turns, or of everything."""
+
+    packages = ("trl",)
+
+    loss: Literal["completion", "assistant", "all"] = Field(
+        "completion", description="the tokens learnt: the last answer's, every assistant turn's, or all"
+    )
+    packing: bool = Field(False, description="put several rows into one sequence of max_length, which cannot see each other")
+
+    def check(self, given: Checking) -> None:
+        """Every assistant turn can be learnt from where there are turns."""
+        super().check(given)
+        if self.loss == "assistant":
+            given.need(self.messages, "loss: assistant")
+
+    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+        """The turns, or the prompt and its completion."""
+        if self.loss != "assistant":
+            return self.example(record)
+        turns = self.turns(record)
+        if all(turn["role"] != "assistant" for turn in turns):
+            raise Unusable(f"no turn in '{self.messages}' is the assistant's")
+        return {"messages": turns}
+
+    def trainer(self, training: Training) -> Any:
+        """TRL's SFTTrainer; for an encoder-decoder transformers' own."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        if AutoConfig.from_pretrained(training.student, revision=training.revision).is_encoder_decoder:
+            return self._sequence_to_sequence(training)
+        from trl import SFTConfig, SFTTrainer
+
+        tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
+
+        def measured(row: Row) -> tuple[int, int]:
+            turns = row.get("messages") or []
+            first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
+            before, after = (turns[:first], turns[first:]) if turns else (row["prompt"], row["completion"])
+            return lengths(tokenizer, before, after)
+
+        parts = training.fitting(measured)
+        config = SFTConfig(
+            **training.arguments, max_length=training.max_length, packing=self.packing, eval_packing=False,
+            completion_only_loss=self.loss == "completion", assistant_only_loss=self.loss == "assistant",
+        )  # fmt: skip
+        return SFTTrainer(
+            model, config, train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            peft_config=training.peft("CAUSAL_LM"),
+        )  # fmt: skip
+
+    def _sequence_to_sequence(self, training: Training) -> Any:
+        from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+        if self.loss != "completion" or self.packing:
+            raise ConfigError("an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'")
+        tokenizer, model = training.tokenizer(), training.model(AutoModelForSeq2SeqLM)
+
+        def plain(text: Any) -> str:
+            return text if isinstance(text, str) else "\n\n".join(turn["content"] for turn in text)
+
+        def tokenised(row: Row) -> Row:
+            read, written = tokenizer(plain(row["prompt"])), tokenizer(text_target=plain(row["completion"]))
+            return {**read, "labels": written["input_ids"]}
+
+        def why_not(row: Row) -> str | None:
+            longest = max(len(row["input_ids"]), len(row["labels"]))
+            return f"longer than max_length ({training.max_length}) tokens" if longest > training.max_length else None
+
+        training.rows = {name: rows.map(tokenised, remove_columns=rows.column_names) for name, rows in training.rows.items()}
+        parts = training.usable(why_not)
+        model = training.adapted(model, "SEQ_2_SEQ_LM")
+        return Seq2SeqTrainer(
+            model, Seq2SeqTrainingArguments(**training.arguments), train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"), processing_class=tokenizer, data_collator=DataCollatorForSeq2Seq(tokenizer, model),
+        )  # fmt: skip

@@ -1,0 +1,112 @@
+"""Where a student begins: a folder, a name on the Hugging Face Hub, a GGUF file, or `tiny`, a random one made on the spot."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from distillgen.embedding import SHIPPED, shipped
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.project import file_sha256
+from distillgen.teachers.embedded import KNOWN, find_weights
+
+TINY = "tiny"
+NAMED = (TINY, *SHIPPED, *KNOWN)
+VOCABULARY, CONTEXT = 2048, 1024
+SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
+"""Of the tiny student: with its vocabulary, 0.9 million weights."""
+
+CHAT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The tiny student's chat template, which tells a trainer what the assistant says."""
+
+
+def local(student: str, root: Path) -> Path | None:
+    """The folder or file that `student` names, if it is one."""
+    path = root / Path(student).expanduser()
+    return path if path.exists() else None
+
+
+def check(student: str, root: Path) -> None:
+    """Raise ConfigError where `student` cannot be one. Loads nothing, and asks nobody."""
+    path = local(student, root)
+    if path and path.is_dir() and not (path / "config.json").is_file():
+        raise ConfigError(f"the folder '{student}' holds no model: it has no config.json")
+    if path and path.is_file() and path.suffix != ".gguf":
+        raise ConfigError(f"the student '{student}' is a file; give a model's folder, or a .gguf file")
+    if path is None and student not in NAMED and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", student):
+        remedy = "give a folder, a .gguf file, or owner/name on the Hugging Face Hub"
+        raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMED)}; {remedy}")
+
+
+def is_gguf(student: str) -> bool:
+    """Whether its weights are llama.cpp's."""
+    return student in KNOWN or student.endswith(".gguf")
+
+
+def ready(student: str, root: Path, folder: Path, texts: Iterable[str]) -> str:
+    """What `from_pretrained` takes. `folder` receives a tiny student, whose tokenizer is trained on `texts`; a GGUF file is
+    converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
+    """
+    if student == TINY:
+        return str(_tiny(folder, texts))
+    if student in SHIPPED:
+        return shipped(student)
+    path = local(student, root)
+    if is_gguf(student):
+        return str(_converted(find_weights(student, root)))
+    return str(path or student)
+
+
+def _tiny(folder: Path, texts: Iterable[str]) -> Path:
+    """A random Llama of 0.9 million weights."""
+    if (folder / "config.json").exists():
+        return folder
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special, alphabet = ["<|end|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )  # fmt: skip
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|end|>", model_max_length=CONTEXT
+    )  # fmt: skip
+    tokenizer.chat_template = CHAT
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **SHAPE, **ends))
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _converted(file: Path) -> Path:
+    """The folder that a GGUF file's weights are kept in as safetensors, in bfloat16."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distillgen" / "students"
+    folder = cache / f"{file.stem}-{file_sha256(file)[:12]}"
+    if folder.is_dir():
+        return folder
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=cache) as partial:
+            whole = Path(partial) / "model"
+            plain = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
+            AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **plain).save_pretrained(whole)
+            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(whole)
+            whole.rename(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"the GGUF file {file} cannot be converted: {error}. Is the package gguf installed?") from error
+    return folder
