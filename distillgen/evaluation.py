@@ -60,6 +60,16 @@ class Answered:
         """For each item, the share of its samples that pass; None where one could not be judged."""
         return [None if None in row else fmean(row) for row in self.by_item(self.passed[metric])]
 
+    def figures(self) -> Iterator[tuple[str, float]]:
+        """The share that each metric let pass, and what else is one number."""
+        for metric in self.passed:
+            if judged := [mean for mean in self.means(metric) if mean is not None]:
+                yield metric, fmean(judged)
+        if self.log_likelihoods:
+            yield "perplexity", math.exp(-fmean(self.log_likelihoods))
+        if self.choices:
+            yield "likeliest_option", fmean(right for _, right in self.choices)
+
     def _metric(self, metric: str, vote: Kind | None) -> dict[str, Any]:
         told: dict[str, Any] = summary([mean for mean in self.means(metric) if mean is not None])
         rows = [[*map(bool, row)] for row in self.by_item(self.passed[metric])]

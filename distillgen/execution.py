@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,6 +89,7 @@ class Live:
     ledger_run: str | None
     stages: list[StageCount]
     teachers: Mapping[str, Teacher]
+    teacher: Callable[[str, Spec], Teacher]
     budget: Budget
     total: int | None
     most_usd: float
@@ -183,8 +185,9 @@ def _prepared(
     hidden = from_environment(pipeline.shown_models)
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
     services = Services(ledger, budget, directory.resolve().name, pipeline.project.root, hidden, order)
+    teacher = partial(_teacher, services=services, options=options)
     specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
-    teachers = {name: _teacher(name, spec, services, options) for name, spec in specs.items()}
+    teachers = {name: teacher(name, spec) for name, spec in specs.items()}
     identities = {name: teachers[name].identity for name in pipeline.models}
     prints = [digest([own, identities]) for own in pipeline.fingerprints(options.limit)]
     stored = _stored_state(directory)
@@ -205,7 +208,7 @@ def _prepared(
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
     lock = pipeline.lock() | {"tokenizers": {name: teachers[name].tokenizer for name in pipeline.models}}
     _write(directory / "pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True))
-    return Live(pipeline, directory, ledger, ledger_run, counts, teachers, budget, total, most, last), first
+    return Live(pipeline, directory, ledger, ledger_run, counts, teachers, teacher, budget, total, most, last), first
 
 
 def _stored_state(directory: Path) -> dict[str, Any]:
@@ -236,7 +239,7 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
     pipeline = live.pipeline
     job = Job(
         pipeline.project, live.teachers, live.ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with,
-        directory=live.directory, notes=live.notes,
+        directory=live.directory, notes=live.notes, teacher=live.teacher,
     )  # fmt: skip
     consume = asyncio.create_task(_pull(live, job, first))
     beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +17,9 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.marked import NAME, VARIABLE, Places, read_yaml, validate
 from distillgen.project import Project, file_sha256, project_of, read_text
 from distillgen.prompt import Sampling
-from distillgen.record import SPLIT, digest
-from distillgen.stages import Checking, Estimate, Stage, stage_class
-from distillgen.stages.evaluate import Evaluate
+from distillgen.record import digest
+from distillgen.stages import Checking, Estimate, Stage
+from distillgen.stages._checked import checked
 from distillgen.stages.source import Source
 from distillgen.teachers import Spec, teacher_class
 
@@ -153,7 +151,7 @@ def load(
         raise places.quoting(message, "models")
     models = {label: _model(label, raw, places, project) for label, raw in top.models.items()}
     shown = {label: {**models[label].model_dump(exclude_none=True), **_shown(raw)} for label, raw in top.models.items()}
-    stages, fields = _stages(top, places, Checking(frozenset(), models, project))
+    stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
     return Pipeline(
         path.stem, path, about_line(text), top.seed, top.system, models, shown, stages, project,
         tuple(dict.fromkeys(missing)), fields,
@@ -223,62 +221,6 @@ def from_environment(value: Any) -> dict[str, str]:
     """The values that ${NAME} stands for anywhere in `value`, each with its ${NAME}; short ones are words, not secrets."""
     names = VARIABLE.findall(str(value))
     return {os.environ[name]: f"${{{name}}}" for name in names if len(os.environ.get(name, "")) > 6}
-
-
-def _stages(top: Top, places: Places, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
-    """Every stage, checked against what the stages before it leave, and the fields after it."""
-    checked: dict[str, tuple[Stage, frozenset[str]]] = {}
-    labels: dict[str, str] = {}
-    guard, due = _guard(top.stages, given.project), deque(enumerate(top.stages))
-    while due:
-        i, item = due.popleft()
-        if guard and item.keys() & {"train", "evaluate"}:
-            if SPLIT in given.fields or guard["against"]:
-                due.appendleft((i, item))
-                item = {"decontaminate": guard}
-            guard = {}
-        if len(item) != 1:
-            raise places.wrong(f"a stage has one key, its kind, not {sorted(item) or 'none'}", "stages", i)
-        kind, options = next(iter(item.items()))
-        if kind == "filter" and isinstance(options, list):
-            options = {"filters": options}
-        if isinstance(options, dict | None):
-            options = {"name": kind, **(options or {})}
-        with places.within("stages", i):
-            cls = stage_class(kind)
-        stage = validate(cls, options, what=f"stage '{kind}'", places=places, place=("stages", i, kind))
-        with places.within("stages", i, kind, what=f"stage '{stage.name}': "):
-            if not NAME.fullmatch(stage.name):
-                raise ConfigError(f"the name '{stage.name}' is not made of letters, digits, '-' and '_'")
-            if not checked and not isinstance(stage, Source):
-                raise ConfigError(f"the first stage must be a source, not '{kind}'")
-            if stage.name in checked:
-                raise ConfigError(f"'{stage.name}' stands twice; name one of them: {kind}: {{name: …}}")
-            for entry in getattr(stage, "filters", ()):  # scores are kept by label, which no two filters may share
-                if entry.label in labels:
-                    message = f"filter '{entry.label}' stands in '{labels[entry.label]}' and in '{stage.name}'"
-                    raise ConfigError(f"{message}; give one a name of its own: {entry.filter}: {{name: …}}")
-                labels[entry.label] = stage.name
-            given = replace(given, fields=stage.check(given), stages=(*given.stages, stage))
-            for name, spec in stage.makes(Path()).items():
-                if name in given.models:
-                    raise ConfigError(f"it makes a model of the name '{name}', which another one has; rename that")
-                given = replace(given, models={**given.models, name: spec})
-        checked[stage.name] = stage, given.fields
-    stages, fields = zip(*checked.values(), strict=True)
-    return stages, fields
-
-
-def _guard(written: Sequence[Mapping[str, Any]], project: Project) -> dict[str, Any]:
-    """The options of the stage that keeps what is evaluated on out of what is trained on; none where nothing is evaluated."""
-    sets, questions = list[str](), list[list[str]]()
-    for item in written:
-        with suppress(ValueError, ConfigError):  # a mistake in it is told where it is checked
-            stage = Evaluate.model_validate(item.get("evaluate", {}))
-            sets += [stage.data] if stage.data else []
-            questions.append(sorted(stage.load_prompt(project).inputs))
-    written_out = any("decontaminate" in item for item in written)
-    return {"against": list(dict.fromkeys(sets)), "questions": questions} if questions and not written_out else {}
 
 
 def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:

@@ -136,6 +136,8 @@ class Objective(BaseModel):
 
     packages: ClassVar[tuple[str, ...]] = ()
     """Modules that it needs besides torch, transformers, datasets and accelerate."""
+    writes: ClassVar[bool] = True
+    """Whether its students write texts, so that they can be asked as teachers are."""
     learning_rate: ClassVar[float] = 2e-5
     """Its default for whole models; an adapter's is ten times that."""
     signals: ClassVar[bool] = False

@@ -19,6 +19,7 @@ from distillgen.stages._whole_set import number_of
 class Pairs(Objective):
     """Learns from `fields`, two texts or three (a query, one that fits it and one that does not), and a teacher's `score`."""
 
+    writes = False
     packages = ("sentence_transformers",)
     texts: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """How many texts each loss takes."""

@@ -18,6 +18,7 @@ from distillgen.stages._whole_set import number_of
 class TextClassifier(Objective):
     """An encoder with a head: of classes, learnt from labels or from the teacher's probabilities of all; or of one number."""
 
+    writes = False
     fields: list[FieldName] = Field(["text"], min_length=1, max_length=2, description="the text, or two that are read as a pair")
     label: FieldName = Field("label", description="a class, or {class: probability, …}; with task: score, a number")
     task: Literal["class", "score"] = "class"

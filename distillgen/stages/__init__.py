@@ -82,6 +82,11 @@ class Estimate:
     """Most bytes of a field that no source row has, because a stage up to this one makes it."""
 
 
+def nobody(name: str) -> Teacher:
+    """Where no model can be made."""
+    raise ConfigError(f"no model '{name}' can be asked here")
+
+
 @dataclass
 class Job:
     """What a running stage is handed besides its records."""
@@ -99,6 +104,11 @@ class Job:
     """What each filter of a stage has cost so far, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
     directory: Path = Path()
     """The run's, for what a stage has to say besides its records."""
+    teacher: Callable[[str, Spec], Teacher] = field(default=lambda name, spec: nobody(name))
+    """Makes a model that a stage has left behind one that can be asked; whoever calls it closes it."""
+    earlier: Sequence[Path] = ()
+    """In a round, the directories of those before it, as `rounds` leaves them, and what was measured in each."""
+    history: Sequence[Mapping[str, float]] = ()
     notes: dict[str, str] = field(default_factory=dict)
     """What a stage is doing that takes long, by its name, for whoever watches."""
 

@@ -182,6 +182,7 @@ class Evaluate(Stage, Sampling):
             "models": {each.name: each.told(self.vote) for each in found},
             "comparisons": [difference for one, other in combinations(found, 2) for difference in compared(one, other)],
         }  # fmt: skip
+        job.measured[self.name] = {f"{each.name}.{name}": value for each in found for name, value in each.figures()}
         lines = [dumps(row, sort_keys=False) + b"\n" for answered in found for row in answered.rows()]
         (job.directory / f"{self.file}.jsonl").write_bytes(b"".join(lines))
         (job.directory / f"{self.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")

@@ -29,6 +29,8 @@ from distillgen.record import Record, digest, dumps
 from distillgen.signals import Logprobs, unpack
 from distillgen.stages import Checking, Chunk, Chunks, Job, Stage
 from distillgen.stages._whole_set import Spool
+from distillgen.teachers import Spec
+from distillgen.teachers.transformers import TransformersSpec
 from distillgen.wording import duration, number
 
 log = logging.getLogger("distillgen")
@@ -96,6 +98,17 @@ class Train(Stage):
         named = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
         path = students.local(self.student, project.root)
         return named | ({self.student: path} if path else {})
+
+    def makes(self, directory: Path) -> dict[str, Spec]:
+        """The student, and what it is made from, where they write texts."""
+        if not self.learning.writes:
+            return {}
+        folder = self.folder(directory)
+        models = {folder.name: str(folder)}
+        if not students.is_gguf(self.student):  # which is converted before it can be asked
+            base = str(folder / "base") if self.student == students.TINY else self.student
+            models[folder.name.replace("student", "base", 1)] = base
+        return {name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()}
 
     def products(self, directory: Path) -> list[Path]:
         """The student's manifest, which is written last."""

@@ -1,0 +1,84 @@
+"""A list of stages as written becomes stages of which each can do its work on what those before it leave."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distillgen.errors import ConfigError
+from distillgen.marked import NAME, Places, validate
+from distillgen.project import Project
+from distillgen.record import SPLIT
+from distillgen.stages import Checking, Stage, stage_class
+from distillgen.stages.evaluate import Evaluate
+from distillgen.stages.source import Source
+
+
+def checked(
+    written: Sequence[Mapping[str, Any]], places: Places, given: Checking, *, sourced: bool = True
+) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
+    """Every stage, checked against what the stages before it leave, and the fields after it. Raises ConfigError."""
+    found: dict[str, tuple[Stage, frozenset[str]]] = {}
+    labels: dict[str, str] = {}
+    guard, due = _guard(written, given.project), deque(enumerate(written))
+    while due:
+        i, item = due.popleft()
+        if guard and item.keys() & {"train", "evaluate"}:
+            if SPLIT in given.fields or guard["against"]:
+                due.appendleft((i, item))
+                item = {"decontaminate": guard}
+            guard = {}
+        if len(item) != 1:
+            raise places.wrong(f"a stage has one key, its kind, not {sorted(item) or 'none'}", "stages", i)
+        kind, options = next(iter(item.items()))
+        if kind == "filter" and isinstance(options, list):
+            options = {"filters": options}
+        if isinstance(options, dict | None):
+            options = {"name": kind, **(options or {})}
+        with places.within("stages", i):
+            cls = stage_class(kind)
+        stage = validate(cls, options, what=f"stage '{kind}'", places=places, place=("stages", i, kind))
+        with places.within("stages", i, kind, what=f"stage '{stage.name}': "):
+            if not NAME.fullmatch(stage.name):
+                raise ConfigError(f"the name '{stage.name}' is not made of letters, digits, '-' and '_'")
+            if not found and sourced and not isinstance(stage, Source):
+                raise ConfigError(f"the first stage must be a source, not '{kind}'")
+            if stage.name in found:
+                raise ConfigError(f"'{stage.name}' stands twice; name one of them: {kind}: {{name: …}}")
+            for entry in getattr(stage, "filters", ()):  # scores are kept by label, which no two filters may share
+                if entry.label in labels:
+                    message = f"filter '{entry.label}' stands in '{labels[entry.label]}' and in '{stage.name}'"
+                    raise ConfigError(f"{message}; give one a name of its own: {entry.filter}: {{name: …}}")
+                labels[entry.label] = stage.name
+            given = replace(given, fields=stage.check(given), stages=(*given.stages, stage))
+            for name, spec in stage.makes(Path()).items():
+                if given.models.get(name, spec) != spec:
+                    raise ConfigError(f"it makes a model of the name '{name}', which another one has; rename that")
+                given = replace(given, models={**given.models, name: spec})
+        found[stage.name] = stage, given.fields
+    stages, fields = zip(*found.values(), strict=True)
+    return stages, fields
+
+
+def guarded(written: Sequence[Mapping[str, Any]], project: Project, *, split: bool) -> list[Mapping[str, Any]]:
+    """A list of stages with what `checked` would put between them, for records that are `split`, or not."""
+    guard = _guard(written, project)
+    at = next((i for i, item in enumerate(written) if item.keys() & {"train", "evaluate"}), len(written))
+    due = [{"decontaminate": guard}] if guard and (split or guard["against"]) else []
+    return [*written[:at], *due, *written[at:]]
+
+
+def _guard(written: Sequence[Mapping[str, Any]], project: Project) -> dict[str, Any]:
+    """The options of the stage that keeps what is evaluated on out of what is trained on; none where nothing is evaluated."""
+    sets, questions = list[str](), list[list[str]]()
+    for item in written:
+        with suppress(ValueError, ConfigError):  # a mistake in it is told where it is checked
+            stage = Evaluate.model_validate(item.get("evaluate", {}))
+            sets += [stage.data] if stage.data else []
+            questions.append(sorted(stage.load_prompt(project).inputs))
+    written_out = any("decontaminate" in item for item in written)
+    return {"against": list(dict.fromkeys(sets)), "questions": questions} if questions and not written_out else {}

@@ -1,0 +1,72 @@
+"""audit: what a person has changed by hand, or will not have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError
+from distillgen.project import Project
+from distillgen.record import META, Record, read_rows
+from distillgen.stages import Checking, Chunks, Job, Stage
+
+
+class Audit(Stage):
+    """Apply a person's edits. A line of the file names a record by the beginning of its `id`, or by `where`, fields and the
+    values that they have; and says `veto`, with the reason, or `set`, fields and their new values. What becomes of edited
+    records is asked anew, and nothing else.
+    """
+
+    kind = "audit"
+
+    edits: str = Field(description="a JSONL file: {id: 3f2a, veto: rude} or {where: {topic: x}, set: {rule: Be brief.}}")
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """The edits."""
+        return {self.edits: project.file(self.edits)}
+
+    def read(self, project: Project) -> list[Mapping[str, Any]]:
+        """The edits in order. Raises ConfigError with the line of one that is none."""
+        path, edits = project.file(self.edits), list[Mapping[str, Any]]()
+        for line, row in read_rows(path):
+            if isinstance(row, str):
+                raise ConfigError(f"audit: {row}", path=path, line=line)
+            if ("id" in row) == ("where" in row) or ("veto" in row) == ("set" in row) or META in row.get("set", {}):
+                raise ConfigError("audit: an edit has 'id' or 'where', and 'veto' or 'set'", path=path, line=line)
+            edits.append(row)
+        return edits
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """Every edit can be read, and names fields that are there."""
+        for edit in self.read(given.project):
+            for name in (*edit.get("where", {}), *edit.get("set", {})):
+                given.need(name, "an edit")
+        return given.fields
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Apply every edit to every record that it names; the first veto counts."""
+        edits = self.read(job.project)
+        async for chunk in chunks:
+            out = []
+            for record in chunk:
+                for edit in edits:
+                    if not record.dropped and _named(edit, record):
+                        record = self._edited(edit, record)
+                out.append(record)
+            yield out
+
+    def _edited(self, edit: Mapping[str, Any], record: Record) -> Record:
+        if "veto" in edit:
+            return record.drop(self.name, "veto", str(edit["veto"]))
+        return replace(record, fields={**record.fields, **edit["set"]})
+
+
+def _named(edit: Mapping[str, Any], record: Record) -> bool:
+    """Whether it is this record that an edit is about."""
+    if "id" in edit:
+        return record.id.startswith(str(edit["id"]))
+    return all(name in record.fields and record.fields[name] == value for name, value in edit["where"].items())

@@ -1,0 +1,29 @@
+"""replay: what earlier rounds kept, before what this one has made."""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+
+from distillgen.stages import CHUNK, Checking, Chunks, Job, Stage
+from distillgen.stages.rounds import ITEM, records_of
+
+
+class Replay(Stage):
+    """Inside `rounds`: let the records that all earlier rounds kept come first, so that a student is trained on them as well.
+    They are not counted again, and do not leave with this round.
+    """
+
+    kind = "replay"
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """It stands in a round."""
+        given.need(ITEM, "'replay', which stands inside 'rounds',")
+        return given.fields
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """The earlier ones, then this round's."""
+        earlier = (r for r in chain.from_iterable(map(records_of, job.earlier)) if not r.dropped)
+        while some := list(islice(earlier, CHUNK)):
+            yield some
+        async for chunk in chunks:
+            yield chunk

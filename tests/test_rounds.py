@@ -1,0 +1,215 @@
+"""rounds: loops that can be interrupted anywhere, end for a reason, and hand on what they have learnt."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.runs import read_records
+from tests.conftest import ProjectFolder
+from tests.endpoint import Endpoint
+
+FILTERS = {
+    "at_most": '''"""Texts that are too long."""
+
+from distillgen import Filter
+
+def at_most(*, letters: int = 99, grows: int = 0):
+    """Drop long answers, by a limit that grows with the rounds. Costs nothing."""
+    def decide(found):
+        return None if found["length"] <= letters + grows * found["round"] else f"{found['length']:.0f} letters"
+    return Filter(lambda rs: [{"length": len(r.fields["answer"]), "round": r.fields["round"]} for r in rs], decide)
+''',
+    "shrinks": '''"""A measure that falls."""
+
+from statistics import fmean
+from distillgen import Filter
+
+def shrinks():
+    """Drop nothing. Costs nothing."""
+    return Filter(lambda rs: [10 - 4 * r.fields["round"] for r in rs], lambda n: None, over_run=lambda ns: {"mean": fmean(ns)})
+''',
+    "sees": '''"""Which records pass."""
+
+from distillgen import Filter
+
+def sees():
+    """Drop nothing. Costs nothing."""
+    def measure(records):
+        with open("seen", "a") as seen:
+            print(*(r.fields["q"] for r in records), file=seen)
+        return [0] * len(records)
+    return Filter(measure, lambda n: None)
+''',
+}  # fmt: skip
+ASK = {"generate": {"model": "t", "template": "{{ q }} in round {{ round }}", "output": "answer"}}
+
+
+def echo(request, sample):
+    return request.messages[-1]["content"]
+
+
+def grows(letters, by=4):
+    return {"filter": [{"at_most": {"letters": letters, "grows": by}}]}
+
+
+@pytest.fixture
+def loop(project):
+    """Carry out rounds over rows; gives the run, and what `rounds.json` tells."""
+    for name, text in FILTERS.items():
+        project.write(f"filters/{name}.py", text)
+
+    def loop(stages, questions, script=echo, *, out="out", **rounds):
+        project.rows("rows.jsonl", [{"q": q} for q in questions])
+        stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"stages": stages, **rounds}}]
+        models = {"t": {"provider": "scripted", "model": "echo"}}
+        run = distillgen.run({"version": 1, "models": models, "stages": stages}, out=out, teachers={"t": script})
+        return run, json.loads((run.directory / "rounds/rounds.json").read_text())
+
+    return loop
+
+
+def kept(run):
+    return list(read_records(run.directory / "corpus.jsonl"))
+
+
+LENGTHS = ["x" * n for n in (1, 4, 8, 40)]
+
+
+def test_what_a_round_keeps_is_not_offered_again_and_what_none_kept_leaves_with_the_last_reason(loop):
+    asked = []
+
+    def script(request, sample):
+        asked.append(echo(request, sample))
+        return asked[-1]
+
+    run, told = loop([ASK, grows(14)], LENGTHS, script, n=3)
+    assert [(len(r.fields["q"]), r.fields["round"]) for r in kept(run)] == [(1, 0), (4, 1), (8, 2)]
+    assert [(len(r.fields["q"]), r.fields["round"], r.dropped.reason) for r in run.dropped] == [(40, 2, "51 letters")]
+    assert len(asked) == 4 + 3 + 2 and told["ended"] == "after 3 rounds"
+    assert [measured["kept"] for measured in told["rounds"]] == [1, 1, 1]
+    loop([ASK, grows(14)], LENGTHS, script, n=3)
+    assert len(asked) == 9, "a finished round was asked about again"
+
+
+def test_more_rounds_go_on_from_those_that_there_are(loop, project):
+    asked = []
+
+    def script(request, sample):
+        asked.append(1)
+        return echo(request, sample)
+
+    loop([ASK, grows(14)], LENGTHS, script, n=1)
+    before = (project.path / "out/rounds/00/round.json").stat().st_mtime_ns
+    longer, _ = loop([ASK, grows(14)], LENGTHS, script, n=3)
+    assert (project.path / "out/rounds/00/round.json").stat().st_mtime_ns == before and len(asked) == 9
+    whole, _ = loop([ASK, grows(14)], LENGTHS, n=3, out="whole")
+    texts = [[{**r.fields} for r in kept(run)] for run in (longer, whole)]
+    assert texts[0] == texts[1]
+    _, told = loop([ASK, grows(14)], LENGTHS, script, n=2)
+    assert len(told["rounds"]) == 2 and not (project.path / "out/rounds/02").exists() and len(asked) == 9
+
+
+@pytest.mark.parametrize("limit, options, ended", [
+    (18, {"until": {"kept": 2}}, "reached kept 2 >= 2"),
+    (99, {"guard": {"filter.shrinks: mean": 0.5}, "repeat": True}, "filter.shrinks: mean fell to 2, more than 50% below 10"),
+    (0, {}, "a round kept nothing"),
+])  # fmt: skip
+def test_it_ends_for_a_reason(loop, limit, options, ended):
+    _, told = loop([ASK, {"filter": ["shrinks", {"at_most": {"letters": limit}}]}], LENGTHS[:3], n=9, **options)
+    assert told["ended"] == ended and len(told["rounds"]) < 9
+
+
+def test_a_round_reaches_what_the_earlier_ones_kept(loop):
+    stages = [
+        {"retrieve": {"query": "q", "key": "q", "embedder": "words", "keep": ["q"], "into": "like"}},
+        {"generate": {"model": "t", "template": "{{ q }} {{ like | map(attribute='q') | join }}", "output": "answer"}},
+        grows(10, by=20),
+    ]
+    run, _ = loop(stages, ["red apple", "green pear", "red strawberry"], n=2)
+    found = [(r.fields["q"], [like["q"] for like in r.fields["like"]], r.fields["answer"].strip()) for r in kept(run)]
+    assert found == [("red apple", [], "red apple"), ("green pear", [], "green pear"), ("red strawberry", ["red apple"], "red strawberry red apple")]
+
+
+def test_replay_brings_the_earlier_ones_and_they_leave_once(loop, project):
+    run, _ = loop([ASK, grows(12, by=9), {"replay": {}}, {"filter": {"name": "after", "filters": ["sees"]}}], ["a", "bbbb"], n=2)
+    assert [r.fields["q"] for r in kept(run)] == ["a", "bbbb"]
+    assert (project.path / "seen").read_text().split() == ["a", "a", "bbbb"]
+
+
+def test_a_persons_edits_hold_whatever_is_run_again(loop, project):
+    edits = [{"where": {"q": "a"}, "veto": "rude"}, {"where": {"q": "bb"}, "set": {"answer": "by hand"}}]
+    project.rows("edits.jsonl", edits)
+    run, _ = loop([ASK, {"audit": {"edits": "edits.jsonl"}}], ["a", "bb"], n=2)
+    assert [(r.fields["answer"], r.fields["round"]) for r in kept(run)] == [("by hand", 0)]
+    assert [(r.dropped.filter, r.dropped.reason, r.fields["round"]) for r in run.dropped] == [("veto", "rude", 1)]
+    project.write("edits.jsonl", "")
+    run, _ = loop([ASK, {"audit": {"edits": "edits.jsonl"}}], ["a", "bb"], n=2)
+    assert [r.fields["answer"] for r in kept(run)] == ["a in round 0", "bb in round 0"]
+    project.write("edits.jsonl", json.dumps({"id": kept(run)[0].id[:6], "veto": "dull"}))
+    run, _ = loop([ASK, {"audit": {"edits": "edits.jsonl"}}], ["a", "bb"], n=1)
+    assert [r.fields["q"] for r in kept(run)] == ["bb"]
+
+
+@pytest.mark.parametrize("rounds, told", [
+    ({"stages": [{"generate": {"model": "t", "template": "{{ qq }}"}}]}, "did you mean 'q'?"),
+    ({"stages": [{"generte": {}}]}, "there is no stage 'generte'"),
+    ({"until": {"evalute.x": 1}}, "'evalute.x' is no measure"),
+    ({"stages": [{"audit": {"edits": "none.jsonl"}}]}, "there is no file 'none.jsonl'"),
+    ({"n": 0}, "greater than or equal to 1"),
+    ({"stages": [{"source": {"path": "rows.jsonl"}}]}, "must be the first stage"),
+])  # fmt: skip
+def test_a_mistake_inside_is_told_with_its_line(project, rounds, told):
+    project.rows("rows.jsonl", [{"q": "a"}])
+    options = json.dumps({"stages": [ASK], **rounds})
+    path = project.write("pipelines/loop.yaml", f"""# loop.yaml: x
+version: 1
+models: {{t: {{provider: scripted, model: echo}}}}
+stages:
+  - source: {{path: rows.jsonl}}
+  - rounds: {options}
+""")  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        distillgen.load(path)
+    assert told in str(error.value) and "loop.yaml:6" in str(error.value)
+
+
+def test_outside_of_rounds_there_is_nothing_to_replay(project):
+    project.rows("rows.jsonl", [{"q": "a"}])
+    for stage in ({"replay": {}}, {"retrieve": {"query": "q", "key": "q", "embedder": "words"}}):
+        with pytest.raises(ConfigError, match="which stands inside 'rounds'"):
+            distillgen.load({"version": 1, "models": {}, "stages": [{"source": {"path": "rows.jsonl"}}, stage]})
+
+
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(project: ProjectFolder):
+    with Endpoint(latency_s=0.02) as endpoint:
+        project.rows("rows.jsonl", [{"q": f"{i}"} for i in range(150)])
+        project.write("pipelines/loop.yaml", f"""# loop.yaml: three rounds
+version: 1
+models: {{t: {{provider: openai, model: m, base_url: "{endpoint.url}", max_concurrency: 10}}}}
+stages:
+  - source: {{path: rows.jsonl}}
+  - rounds:
+      n: 3
+      repeat: true
+      stages:
+        - generate: {{model: t, template: "{{{{ q }}}} in {{{{ round }}}}", output: answer}}
+""")  # fmt: skip
+        project.cli("run", "loop", "--out", "whole")
+        assert len(endpoint.bodies) == 450
+        command = [sys.executable, "-m", "distillgen", "run", "loop", "--out", "killed"]
+        for wait_s in (0.8, 0.9, 1.0, 1.1):
+            process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(wait_s)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        project.cli("run", "loop", "--out", "killed")
+        for name in ("corpus.jsonl", "dropped.jsonl"):
+            assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes()
+        assert len(endpoint.bodies) - 900 <= 4 * 10, "more was asked again than was in flight at the kills"
