@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -41,6 +42,13 @@ class Program(click.Group):
         except DistillgenError as error:
             show.say("\n".join([str(error), *getattr(error, "__notes__", ())]), error=True)
             ctx.exit(error.exit_code)
+
+
+def _find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:
+    """A run, or the name of a file, folder or data set."""
+    if (Path(name).exists() or "/" in name or Path(name).suffix) and not (Path(name) / "usage.json").exists():
+        return name
+    return _find_run(ctx, param, name)
 
 
 def _find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
@@ -287,15 +295,92 @@ def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | Non
 
 
 @main.command()
-@RUN
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The file; default: signals.parquet in the run directory.")
-@click.option("--signals", is_flag=True, required=True, help="Log-probabilities and embeddings, as Parquet.")
-def export(run: Run, out: Path | None, signals: bool) -> None:
-    """Write what RUN made in another format."""
-    from distillgen.export import export_signals
+@click.argument("data", metavar="RUN|DATA", callback=_find_data)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="A new folder, or a file by its ending; default: RUN/export.")
+@click.option("--format", "format_", metavar="NAME", help="jsonl (default), parquet, arrow, csv, ntriples, turtle, graphml.")
+@click.option(
+    "--shape", metavar="NAME[:PART=FIELD,…]",
+    help="messages, prompt_completion, alpaca, sharegpt, preference, labelled or triples; a part is a field, or a template.",
+)
+@click.option("--keep", metavar="FIELD,…", default="", help="Fields to keep, besides the shape's; default without a shape: all.")
+@click.option("--split", "splits", metavar="NAME=SHARE,…", default="", help="train=0.9,test=0.1, by source item.")
+@click.option("--by", metavar="FIELD", help="With --split: rows with the same value here stay together.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the splits.")
+@click.option("--shard-rows", type=click.IntRange(min=1), help="Most rows in one file.")
+@click.option("--dropped", is_flag=True, help="What did not survive, with the reasons, instead of what did.")
+@click.option("--no-id", is_flag=True, help="Without the column by which `show --id` finds where a row came from.")
+@click.option("--signals", is_flag=True, help="Log-probabilities and embeddings instead, as Parquet.")
+@AS_JSON
+def export(
+    data: Run | str, out: Path | None, format_: str | None, shape: str | None, keep: str, splits: str, no_id: bool, signals: bool,
+    as_json: bool, **given: Any,
+) -> None:  # fmt: skip
+    """Write what RUN made, or any data set, in the format and shape that a trainer or tool reads.
 
-    path = out or run.directory / "signals.parquet"
-    click.echo(f"{export_signals(run, path):,} rows in {path}")
+    \b
+    distillgen export quickstart --shape alpaca -o alpaca.jsonl
+    distillgen export quickstart --format parquet --shape messages --split train=0.9,test=0.1 -o data/qa
+    distillgen export answers.csv --shape messages:user=question,assistant='{{ answer }} ({{ unit }})' -o answers
+    """
+    from distillgen.export import Wanted, export, export_signals
+    from distillgen.writers import FORMATS
+
+    if out is None and isinstance(data, str):
+        raise ConfigError("give --out: a folder, or a file by its ending, to export to")
+    if signals:
+        if isinstance(data, str):
+            raise ConfigError("--signals are in a run's ledger; give a run")
+        path = out or data.directory / "signals.parquet"
+        click.echo(f"{export_signals(data, path):,} rows in {path}")
+        return
+    path = out or data.directory / "export"  # type: ignore[union-attr]
+    endings = {writer.suffix: name for name, writer in FORMATS.items()}
+    name, parts = _assignments(shape, "--shape") if shape else (None, {})
+    wanted = Wanted(
+        format_ or endings.get(path.suffix, "jsonl"), name, parts, _names(keep), _shares(splits), identify=not no_id, **given
+    )  # fmt: skip
+    exported = export(data, path, wanted)
+    if as_json:
+        show.as_json({"out": str(path), **vars(exported)})
+    else:
+        made = "".join(f"; {part} from {source}" for part, source in exported.taken.items())
+        rows = ", ".join(f"{split} {count:,}" for split, count in exported.rows.items())
+        show.say(f"{path}: {rows} rows ({wanted.format}{made})")
+    if exported.left_out:
+        reasons = "; ".join(f"{count:,}: {why}" for why, count in Counter(exported.left_out).most_common(5))
+        raise Unusable(f"{sum(exported.left_out.values()):,} rows have no place in the shape and were left out ({reasons})")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _assignments(text: str, option: str) -> tuple[str, dict[str, str]]:
+    """`name:part=value,part=value`."""
+    name, _, rest = text.partition(":")
+    parts = {}
+    for assignment in re.split(r",(?=\w+=)", rest) if rest else ():
+        part, equals, value = assignment.partition("=")
+        if not equals or not value:
+            raise ConfigError(f"{option} {text}: a part is given as part=field or part='template', not '{assignment}'")
+        parts[part.strip()] = value
+    return name, parts
+
+
+def _shares(text: str) -> dict[str, float]:
+    """`train=0.9,test=0.1`."""
+    shares = {}
+    for item in _names(text):
+        split, _, share = item.partition("=")
+        try:
+            shares[split] = float(share)
+        except ValueError:
+            raise ConfigError(f"--split takes name=share, such as train=0.9,test=0.1, not '{item}'") from None
+        if not re.fullmatch(r"\w+", split) or not 0 < shares[split] <= 1:
+            raise ConfigError(f"--split: '{item}' is no name (letters, digits, '_') with a share between 0 and 1")
+    if shares and abs(sum(shares.values()) - 1) > 1e-6:
+        raise ConfigError(f"--split: the shares add up to {sum(shares.values()):g}; they must add up to 1")
+    return shares
 
 
 @main.command()

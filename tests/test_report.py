@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import distillgen
+from distillgen.card import write_card
 from distillgen.record import Dropped, Record, dumps
-from distillgen.report import BARS, SAMPLE, _histogram, write_card, write_report
+from distillgen.report import BARS, SAMPLE, _histogram, write_report
 from distillgen.wording import visible
 
 HOSTILE = [
