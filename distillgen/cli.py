@@ -46,7 +46,9 @@ class Program(click.Group):
 
 def _find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:
     """A run, or the name of a file, folder or data set."""
-    if (Path(name).exists() or "/" in name or Path(name).suffix) and not (Path(name) / "usage.json").exists():
+    path = Path(name)
+    elsewhere = "/" in name and not path.parent.is_dir()  # owner/name of a data set
+    if (path.exists() or path.suffix or elsewhere) and not (path / "usage.json").exists():
         return name
     return _find_run(ctx, param, name)
 
@@ -278,7 +280,7 @@ def status(run: Run, as_json: bool) -> None:
 @COUNT
 @click.option("--dropped", is_flag=True, help="What did not survive, with the reasons.")
 @click.option("--filter", "by", metavar="NAME", help="Only what this filter dropped.")
-@click.option("--id", "wanted", metavar="ID", help="One record with its lineage: parents, prompts, requests, answers, scores.")
+@click.option("--id", "wanted", metavar="ID", help="One record, by the beginning of its id: parents, prompts, answers, scores.")
 @AS_JSON
 def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | None, as_json: bool) -> None:
     """Print records of RUN readably."""
@@ -381,6 +383,44 @@ def _shares(text: str) -> dict[str, float]:
     if shares and abs(sum(shares.values()) - 1) > 1e-6:
         raise ConfigError(f"--split: the shares add up to {sum(shares.values()):g}; they must add up to 1")
     return shares
+
+
+@main.command()
+@click.argument("data", metavar="RUN|FOLDER", callback=_find_data)
+@click.argument("repository", metavar="REPO")
+@click.option("--student", is_flag=True, help="RUN's student, an adapter or a whole model, instead of its data set.")
+@click.option("--public", is_flag=True, help="For everybody to see; default: private.")
+@click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and the repository; no network.")
+@AS_JSON
+def push(data: Run | str, repository: str, student: bool, public: bool, dry_run: bool, as_json: bool) -> None:
+    """Upload the data set of RUN, a FOLDER that export wrote, or RUN's student to REPO (owner/name) on the Hugging Face Hub.
+
+    The token comes from HF_TOKEN or from `hf auth login`. Give the same command again after a kill or to bring a repository up
+    to date: what is there already is not uploaded again.
+    """
+    from distillgen import push as hub
+
+    if student and isinstance(data, str):
+        raise ConfigError(f"--student is of a run, and '{data}' is none")
+    files = hub.data_files(data) if not student or isinstance(data, str) else hub.student_files(data)
+    kind = "model" if student else "dataset"
+    told = hub.listing(files, repository, kind, public)
+    if not dry_run:
+        pushed = hub.push(files, repository, kind, public=public)
+        told |= {"address": pushed.address, "private": pushed.private, "others": list(pushed.others)}
+    if as_json:
+        show.as_json(told)
+        return
+    for file in files if dry_run else ():
+        show.say(f"{file.size:>15,}  {file.name}")
+    where = f"the {'private' if told['private'] else 'public'} {kind} repository {repository}"
+    show.say(f"{told['bytes']:,} bytes in {len(files)} files {'for' if dry_run else 'are in'} {where}")
+    if told.get("others"):
+        show.say(f"note: it also holds {', '.join(told['others'])}, which this push did not touch")
+    if public and told["private"]:
+        show.say("note: the repository was private before and still is; its settings on the Hub change that")
+    if not dry_run:
+        show.say(told["address"])
 
 
 @main.command()

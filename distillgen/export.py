@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -79,6 +79,10 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
         raise ConfigError(f"'{out}' is one file, and splits and shards are several; give --out a folder")
     if writer.typed:
         _need("pyarrow", f"export as {wanted.format}")
+    if isinstance(data, Run):
+        _check_whole(data)
+    elif wanted.dropped:
+        raise ConfigError(f"--dropped is of a run, and '{data}' is none")
     rows = _Rows(data, wanted, writer)
     counts = dict.fromkeys(wanted.splits or ["train"], 0)
     census = Census()
@@ -93,6 +97,14 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
             (folder / "README.md").write_text(card(data.directory, census, data_files), encoding="utf-8")
     taken = rows.shaper.taken if rows.shaper else {}
     return Exported(counts, [name for names in files.values() for name in names], rows.left_out, taken)
+
+
+def _check_whole(run: Run) -> None:
+    """What is still being written is not exported."""
+    if run.state["state"] == "running":
+        raise ConfigError(f"'{run.directory}' is being carried out; wait for it (distillgen status {run.directory})")
+    if not (run.directory / "corpus.jsonl").exists():
+        raise ConfigError(f"'{run.directory}' has no corpus yet; run it to its end first")
 
 
 class _Rows:
@@ -112,10 +124,12 @@ class _Rows:
         made = self.shaper.columns if self.shaper else ()
         self.kept = [name for name in wanted.keep or ([] if self.shaper else fields) if name not in made]
         columns: list[str] = list(dict.fromkeys([*made, *self.kept, *(("dropped_by", "reason") if wanted.dropped else ())]))
-        self.identifier = ("record_id" if "id" in columns else "id") if wanted.identify else ""
-        if self.identifier in columns:
-            raise ConfigError("the fields 'id' and 'record_id' are both taken; keep one of them with --keep, or give --no-id")
-        self.columns = [self.identifier, *columns] if self.identifier else columns
+        self.identifier = "id" if wanted.identify else ""
+        if "id" in columns and isinstance(data, Run):  # a field of the user's; where no run is known, it is the id
+            self.identifier = self.identifier and "record_id"
+            if "record_id" in columns and wanted.identify:
+                raise ConfigError("the fields 'id' and 'record_id' are both taken; leave one out (--keep), or give --no-id")
+        self.columns = list(dict.fromkeys([self.identifier, *columns] if self.identifier else columns))
 
     def _records(self) -> Iterator[Record]:
         if isinstance(self.data, Run):
@@ -140,13 +154,14 @@ class _Rows:
         yield from waiting.items()
 
     def _row(self, record: Record) -> dict[str, Any]:
-        row: dict[str, Any] = {self.identifier: record.id} if self.identifier else {}
+        row: dict[str, Any] = {}
         if self.wanted.dropped and (why := record.dropped):
             row |= {"dropped_by": f"{why.stage}/{why.filter}", "reason": why.reason}
         elif record.dropped:
             raise Unrenderable(record.dropped.reason)
         row |= {name: record.fields.get(name) for name in self.kept}
         row |= self.shaper.row(record.fields) if self.shaper else {}
+        row |= {self.identifier: record.id} if self.identifier else {}
         return {name: row.get(name) for name in self.columns}
 
     def _split(self, record: Record) -> str:
@@ -163,7 +178,15 @@ class _Rows:
 
 
 def _records_of(data: str) -> Iterator[Record]:
-    """The rows of a file or data set; those of an earlier run are the records that they were."""
+    """The rows of a file or data set, known by their field `id` where they have one; those that a run wrote are the records that
+    they were.
+    """
+    for record in _read(data):
+        own = record.fields.get("id")
+        yield record if own is None else replace(record, id=str(own))
+
+
+def _read(data: str) -> Iterator[Record]:
     from distillgen.stages.source import Source, origin
 
     project = Project(Path.cwd(), frozenset({data}))
