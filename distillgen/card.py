@@ -143,7 +143,7 @@ def terms_of(model: Mapping[str, Any]) -> list[dict[str, str]]:
 def _table() -> list[dict[str, str]]:
     """What `terms.yaml` says of well-known teachers."""
     table: list[dict[str, str]] = yaml.safe_load(Path(__file__).with_name("terms.yaml").read_text(encoding="utf-8"))
-    return table
+    return [entry | {"address": Markup(entry["address"])} for entry in table]
 
 
 def _fenced(text: str) -> Markup:

@@ -98,12 +98,12 @@ class Hub(Endpoint):
                 "likes": 0, "gated": False, "disabled": False, "lastModified": "2026-01-01T00:00:00.000Z",
                 "createdAt": "2026-01-01T00:00:00.000Z", "author": name.split("/")[0], "cardData": {},
             })  # fmt: skip
+        if verb in ("preupload", "commit") and token == "hf_read":
+            return _error(403, "This token may not write")
         if verb == "preupload":
             asked = (await request.json())["files"]
             return web.json_response({"files": [self._mode(files, file) for file in asked]})
         if verb == "commit":
-            if token == "hf_read":
-                return _error(403, "This token may not write")
             return await self._commit(request, held, name)
         inside = f"{path}/" if path else ""
         if verb == "tree":
