@@ -125,7 +125,7 @@ class _Rows:
         self.kept = [name for name in wanted.keep or ([] if self.shaper else fields) if name not in made]
         columns: list[str] = list(dict.fromkeys([*made, *self.kept, *(("dropped_by", "reason") if wanted.dropped else ())]))
         self.identifier = "id" if wanted.identify else ""
-        if "id" in columns and isinstance(data, Run):  # a field of the user's; where no run is known, it is the id
+        if "id" in columns and isinstance(data, Run):  # a field of the user's; of a data set it is the id
             self.identifier = self.identifier and "record_id"
             if "record_id" in columns and wanted.identify:
                 raise ConfigError("the fields 'id' and 'record_id' are both taken; leave one out (--keep), or give --no-id")
@@ -154,14 +154,13 @@ class _Rows:
         yield from waiting.items()
 
     def _row(self, record: Record) -> dict[str, Any]:
-        row: dict[str, Any] = {}
+        row: dict[str, Any] = {self.identifier: record.id}
         if self.wanted.dropped and (why := record.dropped):
             row |= {"dropped_by": f"{why.stage}/{why.filter}", "reason": why.reason}
         elif record.dropped:
             raise Unrenderable(record.dropped.reason)
         row |= {name: record.fields.get(name) for name in self.kept}
         row |= self.shaper.row(record.fields) if self.shaper else {}
-        row |= {self.identifier: record.id} if self.identifier else {}
         return {name: row.get(name) for name in self.columns}
 
     def _split(self, record: Record) -> str:
@@ -178,29 +177,27 @@ class _Rows:
 
 
 def _records_of(data: str) -> Iterator[Record]:
-    """The rows of a file or data set, known by their field `id` where they have one; those that a run wrote are the records that
-    they were.
+    """The rows of a file or data set. Those that a run wrote are the records that they were; others are known by their field `id`
+    where they have one.
     """
-    for record in _read(data):
-        own = record.fields.get("id")
-        yield record if own is None else replace(record, id=str(own))
-
-
-def _read(data: str) -> Iterator[Record]:
     from distillgen.stages.source import Source, origin
 
     project = Project(Path.cwd(), frozenset({data}))
     if Path(data).suffix != ".jsonl":
-        yield from Source(**origin(data)).records(project)
+        yield from map(_by_own_id, Source(**origin(data)).records(project))
         return
     for line, row in read_any_rows(project.file(data)):
-        place = f"{data}:{line}"
         if isinstance(row, str):
-            yield Record("", {}, source=place).drop("source", "unreadable", f"{place}: {row}")
+            yield Record("", {}).drop("source", "unreadable", row)
         elif isinstance(meta := row.get(META), dict) and {"id", "made", "parents", "scores", "source"} <= meta.keys():
             yield Record.from_row(row)
         else:
-            yield Record(digest(row), row, source=place)
+            yield _by_own_id(Record(digest(row), row, source=f"{data}:{line}"))
+
+
+def _by_own_id(record: Record) -> Record:
+    own = record.fields.get("id")
+    return record if own is None else replace(record, id=str(own))
 
 
 def _surveyed(rows: _Rows, counts: dict[str, int], census: Census, writer: type[Writer]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,14 +55,21 @@ def data_files(data: Run | str) -> list[File]:
         folder = Path(data)
         if not (folder / "README.md").is_file():
             raise ConfigError(f"'{data}' is neither a run nor a folder that 'distillgen export RUN' has written: no README.md")
-        return [File(p.relative_to(folder).as_posix(), p) for p in _inside(folder) if not p.name.startswith(".")]
+        names = (path.relative_to(folder) for path in _inside(folder))
+        return [File(name.as_posix(), folder / name) for name in names if not any(part.startswith(".") for part in name.parts)]
     if missing := [name for name in OF_A_RUN if not (data.directory / name).exists()]:
         raise ConfigError(f"'{data.directory}' has no {missing[0]} yet; run it to its end first")
-    files = {name: File(name, data.directory / name) for name in OF_A_RUN}
+    if data.state["state"] == "running":
+        raise ConfigError(f"'{data.directory}' is being carried out; wait for it (distillgen status {data.directory})")
     lock = yaml.safe_load((data.directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
-    lock["path"] = Path(lock["path"]).name  # where it lay is nobody's business
-    files["pipeline.lock.yaml"] = File("pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode())
-    return list(files.values())
+    state = json.loads((data.directory / "usage.json").read_text(encoding="utf-8"))
+    lock["path"], state["ledger"] = Path(lock["path"]).name, Path(state["ledger"]).name  # where they lay is nobody's business
+    return [
+        File("README.md", data.directory / "README.md"),
+        File("corpus.jsonl", data.directory / "corpus.jsonl"),
+        File("pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode()),
+        File("usage.json", json.dumps(state, indent=2).encode()),
+    ]
 
 
 def student_files(run: Run) -> list[File]:
@@ -142,6 +150,8 @@ def _explained(error: BaseException, repository: str, endpoint: str) -> Distillg
             404: f"has no '{repository}' that this token may write to; look at its name and its owner",
         }.get(status, f"answered {status}; {GO_ON}" if status >= 500 or status == 429 else f"refuses it ({status})")
         return DistillgenError(f"the Hub {remedy}" + (f": {clipped(said, 300)}" if status == 400 and said else ""))
+    if isinstance(error, ValueError):
+        return DistillgenError(f"the Hub refuses it: {clipped(error, 300)}")
     if names & {"TransportError", "ConnectionError", "TimeoutError", "RequestException"}:
         return DistillgenError(f"cannot reach {endpoint} ({type(causes[-1]).__name__}); look at the network, then {GO_ON}")
     return None

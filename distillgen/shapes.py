@@ -22,10 +22,11 @@ _ANSWERED = ("completion", "response", "answer", "output")
 class Shape:
     """What a row of it holds. `parts` are what it is made of, each with other names by which a field is known for it."""
 
-    about: str
     parts: Mapping[str, Sequence[str]]
     optional: Mapping[str, Any] = field(default_factory=dict)
     """Parts that may be missing, with what stands for them; None: nothing does."""
+    column: str | None = None
+    """The one column that it has, where its parts are not its columns."""
     assemble: Callable[[Fields], dict[str, Any]] = dict
     from_turns: Callable[[Turns], dict[str, Any]] | None = None
     """How a dialogue of `messages` becomes a row, where it can."""
@@ -59,33 +60,20 @@ def _alpaca(turns: Turns) -> dict[str, Any]:
     return {"instruction": turns[0]["content"], "input": "", "output": turns[1]["content"]}
 
 
+_CHAT = {"system": (), "user": _ASKED, "assistant": _ANSWERED}
 SHAPES = {
-    "messages": Shape(
-        "chat turns, as TRL reads them", {"system": (), "user": _ASKED, "assistant": _ANSWERED}, {"system": None},
-        lambda parts: _dialogue(_turns(parts)), _dialogue,
-    ),
-    "sharegpt": Shape(
-        "chat turns as ShareGPT has them: conversations of {from, value}", {"system": (), "user": _ASKED, "assistant": _ANSWERED},
-        {"system": None}, lambda parts: _sharegpt(_turns(parts)), _sharegpt,
-    ),
-    "prompt_completion": Shape(
-        "prompt and completion, as TRL reads them", {"prompt": _ASKED[1:], "completion": _ANSWERED[1:]},
-        from_turns=_last_turn_apart,
-    ),
+    "messages": Shape(_CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue),
+    "sharegpt": Shape(_CHAT, {"system": None}, "conversations", lambda parts: _sharegpt(_turns(parts)), _sharegpt),
+    "prompt_completion": Shape({"prompt": _ASKED[1:], "completion": _ANSWERED[1:]}, from_turns=_last_turn_apart),
     "alpaca": Shape(
-        "instruction, input, output", {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERED[:3]},
-        {"input": ""}, from_turns=_alpaca,
+        {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERED[:3]}, {"input": ""}, from_turns=_alpaca
     ),
-    "preference": Shape(
-        "chosen and rejected, with their prompt where there is one",
-        {"prompt": _ASKED[1:], "chosen": (), "rejected": ()}, {"prompt": None},
-    ),
-    "labelled": Shape("text and its label", {"text": ("sentence", "document"), "label": ()}, texts=False),
+    "preference": Shape({"prompt": _ASKED[1:], "chosen": (), "rejected": ()}, {"prompt": None}),
+    "labelled": Shape({"text": ("sentence", "document"), "label": ()}, texts=False),
     "triples": Shape(
-        "edges of a knowledge graph: head, relation, tail",
         {"head": ("subject", "node_1"), "relation": ("predicate", "edge"), "tail": ("object", "node_2")},
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -94,11 +82,8 @@ class Shaper:
 
     columns: tuple[str, ...]
     taken: Mapping[str, str]
-    make: Callable[[Fields], dict[str, Any]]
-
-    def row(self, fields: Fields) -> dict[str, Any]:
-        """A record's row. Raises Unrenderable with the reason where it has none."""
-        return self.make(fields)
+    row: Callable[[Fields], dict[str, Any]]
+    """A record's row, of its fields. Raises Unrenderable with the reason where it has none."""
 
 
 def shaper(name: str, given: Mapping[str, str], fields: Collection[str]) -> Shaper:
@@ -114,8 +99,7 @@ def shaper(name: str, given: Mapping[str, str], fields: Collection[str]) -> Shap
             raise ConfigError(f"the shape '{name}' has no part '{part}'{did_you_mean(part, shape.parts)}")
     needed = shape.parts.keys() - shape.optional.keys()
     if shape.from_turns and MESSAGES in fields and not given and not needed <= set(fields):
-        columns = {"messages": (MESSAGES,), "sharegpt": ("conversations",)}.get(name, tuple(shape.parts))
-        return Shaper(columns, {name: MESSAGES}, _of_turns(shape.from_turns))
+        return Shaper((shape.column,) if shape.column else tuple(shape.parts), {name: MESSAGES}, _of_turns(shape.from_turns))
     getters: dict[str, Callable[[Fields], Any]] = {}
     taken: dict[str, str] = {}
     for part, others in shape.parts.items():
@@ -125,7 +109,7 @@ def shaper(name: str, given: Mapping[str, str], fields: Collection[str]) -> Shap
             getters[part] = _getter(name, part, source, fields, shape.texts)
         elif shape.optional[part] is not None:
             getters[part] = lambda _, value=shape.optional[part]: value  # type: ignore[misc]
-    columns = {"messages": (MESSAGES,), "sharegpt": ("conversations",)}.get(name, tuple(getters))
+    columns = (shape.column,) if shape.column else tuple(getters)
     return Shaper(columns, taken, lambda row: shape.assemble({part: get(row) for part, get in getters.items()}))
 
 

@@ -270,6 +270,8 @@ def test_a_field_id_of_the_users_is_kept(project):
     assert [row["record_id"] for row in project.read("a.jsonl")] == [row["meta"]["id"] for row in kept(run)]
     export("a.jsonl", Path("b.jsonl"), Wanted(keep=["text"]))
     assert [row["id"] for row in project.read("b.jsonl")] == ["mine-0", "mine-1", "mine-2"]
+    export("runs/i/corpus.jsonl", Path("d.jsonl"), Wanted(keep=["text"]))  # a row of a run is the record that it was
+    assert [row["id"] for row in project.read("d.jsonl")] == [row["meta"]["id"] for row in kept(run)]
     export(run, Path("c.jsonl"), Wanted(keep=["text"], identify=False))
     assert project.read("c.jsonl") == [{"text": "t"}] * 3
 
