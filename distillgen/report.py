@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -53,6 +54,7 @@ def write_report(directory: Path) -> None:
         reasons={drop: sorted(kinds.values(), key=len, reverse=True) for drop, kinds in reasons.items()},
         histograms={name: _histogram(scores[name]) for name in sorted(scores)},
         critics=_critics(directory, facts["lock"]),
+        students=_students(directory),
         kept_examples=kept,
         dropped_examples=dropped,
     )
@@ -167,6 +169,20 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
         total = {key: sum(count[key] for count in counts.values()) for key in ("rows", "valid")}
         critics.append({**told, "floor": floor, "paths": curves, "spots": spots, "total": total})
     return critics
+
+
+def _students(directory: Path) -> list[dict[str, Any]]:
+    """What each student's manifest tells, and its loss over the steps as an SVG path, 200 wide and 100 high."""
+    told = [json.loads(path.read_bytes()) for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"]
+    for student in told:
+        curve = student["loss_curve"]
+        losses = [loss for _, loss in curve if math.isfinite(loss)] or [0.0]
+        student["low"], student["high"] = min(losses), max(losses)
+        height, width = student["high"] - student["low"] or 1.0, max(1, student["steps"] - 1)
+        spots = ((step, loss) for step, loss in curve if math.isfinite(loss))
+        student["path"] = "M" + "L".join(f"{200 * (x - 1) / width:.1f} {100 - 100 * (y - student['low']) / height:.1f}" for x, y in spots)
+        student["lost"] = {why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")}
+    return told
 
 
 @cache

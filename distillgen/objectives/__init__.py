@@ -138,6 +138,8 @@ class Objective(BaseModel):
     """Modules that it needs besides torch, transformers, datasets and accelerate."""
     learning_rate: ClassVar[float] = 2e-5
     """Its default for whole models; an adapter's is ten times that."""
+    adapters: ClassVar[bool] = True
+    """Whether it can train an adapter."""
     signals: ClassVar[bool] = False
     """Whether a row is made from log-probabilities in the ledger."""
 

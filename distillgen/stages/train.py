@@ -110,18 +110,24 @@ class Train(Stage):
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
         students.check(self.student, given.project.root)
         self.files(given.project)
-        needed = [*ALWAYS, *learning.packages, *(["peft"] if self.lora else [])]
-        if students.is_gguf(self.student):
-            needed.append("gguf")
-        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-            raise ConfigError(f"objective '{self.objective}' needs {', '.join(missing)}: pip install 'distillgen[train]'")
+        if self.lora and not learning.adapters:
+            raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         if self.lora and self.lora.bits:
             if not any(path for kind in ("nvidia[0-9]*", "kfd", "dxg") for path in Path("/dev").glob(kind)):
                 remedy = "leave out bits, or train on a machine with one"
                 raise ConfigError(f"lora: bits: {self.lora.bits} (QLoRA) needs a GPU, and this machine has none; {remedy}")
             if importlib.util.find_spec("bitsandbytes") is None:
                 raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
+        needed = [*ALWAYS, *learning.packages, *(["peft"] if self.lora else [])]
+        if students.is_gguf(self.student):
+            needed.append("gguf")
+        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+            raise ConfigError(f"objective '{self.objective}' needs {', '.join(missing)}: pip install 'distillgen[train]'")
         return given.fields
+
+    def part(self, record: Record) -> str:
+        """Whether a record is trained on or held out: by its source item, of which no row lands on the other side."""
+        return PARTS[int(digest([self.seed, record.source], 8), 16) < self.held_out * 16**8]
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Write down what there is to learn, train on it, and pass the records on."""
@@ -150,7 +156,7 @@ class Train(Stage):
                 spool.add(chunk)
                 live = [record for record in chunk if not record.dropped]
                 for record, signals in zip(live, _signals(live, job) if learning.signals else [{} for _ in live], strict=True):
-                    part = PARTS[int(digest([self.seed, record.source], 8), 16) < self.held_out * 16**8]
+                    part = self.part(record)
                     try:
                         line = dumps(learning.row(record, signals)) + b"\n"
                     except Unusable as why:
