@@ -173,14 +173,15 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _students(directory: Path) -> list[dict[str, Any]]:
     """What each student's manifest tells, and its loss over the steps as an SVG path, 200 wide and 100 high."""
-    told = [json.loads(path.read_bytes()) for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"]
+    manifests = [path for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"]
+    told: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in manifests]
     for student in told:
         curve = student["loss_curve"]
         losses = [loss for _, loss in curve if math.isfinite(loss)] or [0.0]
-        student["low"], student["high"] = min(losses), max(losses)
-        height, width = student["high"] - student["low"] or 1.0, max(1, student["steps"] - 1)
-        spots = ((step, loss) for step, loss in curve if math.isfinite(loss))
-        student["path"] = "M" + "L".join(f"{200 * (x - 1) / width:.1f} {100 - 100 * (y - student['low']) / height:.1f}" for x, y in spots)
+        low, high = student["low"], student["high"] = min(losses), max(losses)
+        right, up = 200 / max(1, student["steps"] - 1), 100 / (high - low or 1.0)
+        spots = [f"{right * (step - 1):.1f} {100 - up * (loss - low):.1f}" for step, loss in curve if math.isfinite(loss)]
+        student["path"] = "M" + "L".join(spots)
         student["lost"] = {why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")}
     return told
 

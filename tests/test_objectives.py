@@ -337,7 +337,7 @@ class TestObjectives:
         for objective, loss in (("embedder", "cosine"), ("cross_encoder", "bce")):
             true = taught(tmp_path / objective, rows, objective=objective, loss=loss, **options)["held_out"]
             mixed = taught(tmp_path / f"{objective}2", shuffled(rows, "score"), objective=objective, loss=loss, **options)["held_out"]
-            assert true["student"]["loss"] < 0.3 * true["base"]["loss"] and mixed["student"]["loss"] > 0.6 * true["base"]["loss"]
+            assert true["student"]["loss"] < 0.3 * true["base"]["loss"] and mixed["student"]["loss"] > 3 * true["student"]["loss"]
 
     @pytest.mark.parametrize(("objective", "loss"), [("embedder", "margin_mse"), ("embedder", "cosent"), ("embedder", "ranking"), ("cross_encoder", "mse"), ("cross_encoder", "margin_mse")])
     def test_the_other_losses_fall(self, tmp_path, objective, loss):
