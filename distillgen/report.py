@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -51,6 +52,7 @@ def write_report(directory: Path) -> None:
         critics=_critics(directory, facts["lock"]),
         evaluations=evaluations(directory),
         costs=_costs(facts["state"], facts["priced"]),
+        students=_students(directory),
         kept_examples=kept,
         dropped_examples=dropped,
     )
@@ -164,6 +166,21 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
         total = {key: sum(count[key] for count in counts.values()) for key in ("rows", "valid")}
         critics.append({**told, "floor": floor, "paths": curves, "spots": spots, "total": total})
     return critics
+
+
+def _students(directory: Path) -> list[dict[str, Any]]:
+    """What each student's manifest tells, and its loss over the steps as an SVG path, 200 wide and 100 high."""
+    manifests = [path for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"]
+    told: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in manifests]
+    for student in told:
+        curve = student["loss_curve"]
+        losses = [loss for _, loss in curve if math.isfinite(loss)] or [0.0]
+        low, high = student["low"], student["high"] = min(losses), max(losses)
+        right, up = 200 / max(1, student["steps"] - 1), 100 / (high - low or 1.0)
+        spots = [f"{right * (step - 1):.1f} {100 - up * (loss - low):.1f}" for step, loss in curve if math.isfinite(loss)]
+        student["path"] = "M" + "L".join(spots)
+        student["lost"] = {why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")}
+    return told
 
 
 @cache
