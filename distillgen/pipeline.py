@@ -105,7 +105,7 @@ class Pipeline:
         prints, before = [], digest([self.seed, limit])
         for stage in self.stages:
             own = {name: self.files[name] for name in stage.files(self.project)}
-            asked = [self.shown_models[name] for name in stage.models(self.project)]
+            asked = [self.shown_models.get(name) for name in stage.models(self.project)]
             before = digest([before, stage.kind, stage.model_dump(), own, asked])
             prints.append(before)
         return prints
