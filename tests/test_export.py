@@ -174,7 +174,7 @@ GRAPH = [
 def test_triples_as_rdf_are_read_back_by_rdflib(project, name, suffix):
     rdflib = pytest.importorskip("rdflib", reason="rdflib is not installed")
     project.rows("g.jsonl", GRAPH)
-    project.cli("export", "g.jsonl", "--format", name, "-o", f"g.{suffix}")
+    export("g.jsonl", Path(f"g.{suffix}"), Wanted(name))
     graph = rdflib.Graph().parse(f"g.{suffix}", format={"nt": "nt", "ttl": "turtle"}[suffix])
     label = {node: str(text) for node, text in graph.subject_objects(rdflib.RDFS.label)}
     statements = list(graph.subjects(rdflib.RDF.type, rdflib.RDF.Statement))
@@ -187,7 +187,7 @@ def test_triples_as_rdf_are_read_back_by_rdflib(project, name, suffix):
 
 def test_triples_as_graphml(project):
     project.rows("g.jsonl", [*GRAPH, {"head": "\x01￿", "relation": "\x02", "tail": "time"}])
-    project.cli("export", "g.jsonl", "-o", "g.graphml")
+    export("g.jsonl", Path("g.graphml"), Wanted("graphml"))
     space = "{http://graphml.graphdrawing.org/xmlns}"
     graph = ElementTree.parse("g.graphml").getroot().find(f"{space}graph")
     labels = {node.get("id"): node.find(f"{space}data").text for node in graph.iter(f"{space}node")}
@@ -238,23 +238,23 @@ def test_rows_with_the_same_value_stay_together(project):
 # ids, dropped rows, other data
 
 
-def test_every_row_is_traced_back_by_the_beginning_of_its_id(run, project):
-    project.cli("export", "r", "--shape", "prompt_completion", "--format", "csv", "-o", "rows.csv")
+def test_every_row_is_traced_back_by_the_beginning_of_its_id(run, capfd):
+    export(run, Path("rows.csv"), Wanted("csv", shape="prompt_completion"))
     with open("rows.csv", newline="") as stream:
         row = list(csv.DictReader(stream))[7]
-    told = json.loads(project.cli("show", "r", "--id", row["id"][:12], "--json").stdout)
+    told = json.loads(here(capfd, "show", "r", "--id", row["id"][:12], "--json")[1])
     assert told["record"]["meta"]["id"] == row["id"] and told["record"]["answer"] == json.loads(row["completion"])[0]["content"]
     (made,) = told["record"]["meta"]["made"]
     assert told["answers"][made["key"]]["request"]["messages"][0]["content"] == told["record"]["question"]
     assert made["model"] == "echo" and told["record"]["meta"]["scores"].keys() == {"word_count"}
     assert told["parents"][0]["question"] == told["record"]["question"] and told["record"]["meta"]["source"].startswith("data/seeds.jsonl:")
     shared = next(a[:n] for a, b in pairwise(sorted(r["meta"]["id"] for r in kept(run))) for n in (1,) if a[:n] == b[:n])
-    assert f"'{shared}' begins the ids of" in project.cli("show", "r", "--id", shared, check=2).stderr
-    assert "there is no record 'xyz'" in project.cli("show", "r", "--id", "xyz", check=2).stderr
+    assert f"'{shared}' begins the ids of" in here(capfd, "show", "r", "--id", shared)[2]
+    assert "there is no record 'xyz'" in here(capfd, "show", "r", "--id", "xyz")[2]
 
 
-def test_what_was_dropped_is_exported_with_its_reasons(run, project):
-    project.cli("export", "r", "--dropped", "--format", "parquet", "-o", "dropped.parquet")
+def test_what_was_dropped_is_exported_with_its_reasons(run):
+    export(run, Path("dropped.parquet"), Wanted("parquet", dropped=True))
     import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table("dropped.parquet").to_pylist()
@@ -350,12 +350,14 @@ def test_a_run_that_goes_on_is_not_exported(run, project):
         fcntl.flock(lock, fcntl.LOCK_EX)
         state = json.loads((run.directory / "usage.json").read_text()) | {"state": "running"}
         (run.directory / "usage.json").write_text(json.dumps(state))
-        assert "is being carried out" in project.cli("export", "r", check=2).stderr
+        with pytest.raises(ConfigError, match="is being carried out"):
+            export(run, project.path / "out", Wanted())
 
 
 # kills
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_that_looks_whole_and_the_next_one_is(project):
     name = "parquet"
     project.rows("a.jsonl", [{"text": f"{i} " * 40} for i in range(10_000)])
@@ -387,11 +389,13 @@ def test_two_exports_to_one_place_do_not_mix(project):
     (project.path / ".out.partial").mkdir()
     handle = os.open(project.path / ".out.partial", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    assert "another export is writing 'out'" in project.cli("export", "a.jsonl", "-o", "out", check=2).stderr
+    with pytest.raises(ConfigError, match="another export is writing '.*out'"):
+        export("a.jsonl", project.path / "out", Wanted())
     os.close(handle)
-    project.cli("export", "a.jsonl", "-o", "out")
+    export("a.jsonl", project.path / "out", Wanted())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(project):
     import tracemalloc
 
@@ -446,6 +450,6 @@ def test_trl_reads_sharegpt(project):
     assert [turn["content"] for turn in turns] == [turn["content"] for turn in TURNS]
 
 
-def test_every_shape_is_named_in_the_help(project):
-    told = project.cli("export", "--help").stdout
+def test_every_shape_is_named_in_the_help(capfd):
+    told = here(capfd, "export", "--help")[1]
     assert all(name in told for name in SHAPES)

@@ -196,7 +196,7 @@ MISTAKES = [
     yaml("output of a form with fields", "      with: {tone", "      output: response\n      with: {tone", "output: response", "'output' has no meaning", "json"),
     yaml("output called meta", "output: echoed", "output: meta", "output: meta", "'meta' is distillgen's own", "name the output otherwise"),
     yaml("format makes meta", "fields: {text:", "fields: {meta:", "{meta:", "'meta' is distillgen's own"),
-    yaml("format of nothing", '      fields: {text: "{{ question }} {{ answer }}"}\n      keep: [question]\n', "      name: shape\n", "- format", "nothing to do", "'fields', 'messages', 'shape' or 'keep'"),
+    yaml("format of nothing", '      fields: {text: "{{ question }} {{ answer }}"}\n      keep: [question]\n', "      name: shape\n", "- format", "nothing to do", "'fields', 'messages' or 'keep'"),
     yaml("format with an unknown role", '      fields: {text: "{{ question }} {{ answer }}"}\n', '      messages: [{bot: "{{ answer }}"}]\n', "bot", "system, user, assistant", "bot"),
     yaml("format with an unknown shape", '      fields: {text: "{{ question }} {{ answer }}"}\n', "      shape: alpca\n", "alpca", "no shape 'alpca'", "did you mean 'alpaca'?"),
     yaml("format with a misspelt field in a shape", '      fields: {text: "{{ question }} {{ answer }}"}\n', "      shape: {alpaca: {output: anwser}}\n", "anwser", "the field 'anwser'", "did you mean 'answer'?"),

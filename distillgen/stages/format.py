@@ -34,7 +34,7 @@ class Format(Stage):
             if len(turn) != 1 or not set(turn) <= {"system", "user", "assistant"}:
                 raise ValueError(f"a turn is one of system, user, assistant with its template, not {turn!r}")
         if not self.fields and not self.messages and self.shape is None and self.keep is None:
-            raise ValueError("nothing to do: give 'fields', 'messages', 'shape' or 'keep'")
+            raise ValueError("nothing to do: give 'fields', 'messages' or 'keep', or a shape")
         if isinstance(self.shape, dict) and len(self.shape) != 1:
             raise ValueError("'shape' names one shape: {name: {part: field or template}}")
         return self
