@@ -26,7 +26,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.ledger import Ledger
 from distillgen.project import Project
 from distillgen.prompt import Unrenderable
-from distillgen.record import META, Record, digest, dumps
+from distillgen.record import META, SPLIT, Record, digest, dumps
 from distillgen.record import read_rows as read_any_rows
 from distillgen.runs import PARTIAL, Run, read_records, read_rows
 from distillgen.shapes import Shaper, shaper
@@ -38,8 +38,8 @@ Batch = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an export is to be. `shape` None: rows as they are; `splits` are shares by name; `by` a field of which equal values
-    stay in one split, instead of the source item.
+    """What an export is to be. `shape` None: rows as they are; `splits` are shares by name, where the rows have no field `split`
+    of their own; `by` a field of which equal values stay in one split, instead of the source item.
     """
 
     format: str = "jsonl"
@@ -75,8 +75,6 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
     if out.exists():
         raise ConfigError(f"'{out}' is there already; remove it first, or give another --out")
     one_file = out.suffix == writer.suffix
-    if one_file and (len(wanted.splits) > 1 or wanted.shard_rows):
-        raise ConfigError(f"'{out}' is one file, and splits and shards are several; give --out a folder")
     if writer.typed:
         _need("pyarrow", f"export as {wanted.format}")
     if isinstance(data, Run):
@@ -84,7 +82,11 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
     elif wanted.dropped:
         raise ConfigError(f"--dropped is of a run, and '{data}' is none")
     rows = _Rows(data, wanted, writer)
-    counts = dict.fromkeys(wanted.splits or ["train"], 0)
+    if one_file and (len(rows.splits) > 1 or wanted.shard_rows):
+        what = f"the splits {', '.join(rows.splits)}" if len(rows.splits) > 1 else "shards"
+        raise ConfigError(f"'{out}' is one file, and {what} are several; give --out a folder")
+    wanted = replace(wanted, splits=rows.splits)
+    counts = dict.fromkeys(rows.splits or ["train"], 0)
     census = Census()
     schema = _surveyed(rows, counts, census, writer)
     with _appearing(out, one_file) as folder:
@@ -113,7 +115,14 @@ class _Rows:
     def __init__(self, data: Run | str, wanted: Wanted, writer: type[Writer]) -> None:
         self.data, self.wanted = data, wanted
         self.left_out: Counter[str] = Counter()
-        fields = list(dict.fromkeys(name for record in self._records() for name in record.fields))
+        names, own = dict[str, None](), dict[str, float]()
+        for record in self._records():
+            names |= dict.fromkeys(record.fields)
+            own |= {str(record.fields[SPLIT]): 0.0} if SPLIT in record.fields else {}
+        fields = list(names)
+        if own and wanted.splits:
+            raise ConfigError(f"the rows are split already, by their field '{SPLIT}'; leave --splits out")
+        self.splits = own or wanted.splits
         for name, option in (*((name, "--keep") for name in wanted.keep), (wanted.by, "--by")):
             if name is not None and name not in fields:
                 raise ConfigError(f"{option}: there is no field '{name}'{did_you_mean(name, fields)}")
@@ -166,7 +175,7 @@ class _Rows:
     def _split(self, record: Record) -> str:
         """Where the record's source item belongs: drawn from the seed and the item alone, so that it stays when others come."""
         if not self.wanted.splits:
-            return "train"
+            return str(record.fields.get(SPLIT, "train"))
         item = dumps(record.fields.get(self.wanted.by)) if self.wanted.by else re.sub(r"#\d+$", "", record.source).encode()
         drawn = int.from_bytes(hashlib.sha256(b"%d\0%s" % (self.wanted.seed, item)).digest()[:8]) / 2**64
         for split, share in self.wanted.splits.items():

@@ -453,3 +453,17 @@ def test_trl_reads_sharegpt(project):
 def test_every_shape_is_named_in_the_help(capfd):
     told = here(capfd, "export", "--help")[1]
     assert all(name in told for name in SHAPES)
+
+
+def test_what_was_held_out_stays_apart(project):
+    """The rows' own `split` is that of the export: who loads `train` has none of what was held out."""
+    project.rows("rows.jsonl", [{"q": f"What is {i}?"} for i in range(60)])
+    run = distillgen.run({"version": 1, "models": {}, "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.3}}]}, out="runs/r")
+    made = export(run, project.path / "out", Wanted(keep=["q"]))
+    held_out = {row["q"] for row in kept(run) if row["split"] == "test"}
+    assert {row["q"] for row in project.read("out/test-00000-of-00001.jsonl")} == held_out and made.rows["test"] == len(held_out) > 5
+    assert not {row["q"] for row in project.read("out/train-00000-of-00001.jsonl")} & held_out and made.rows["train"] == 60 - len(held_out)
+    with pytest.raises(ConfigError, match="split already"):
+        export(run, project.path / "again", Wanted(splits={"train": 0.5, "test": 0.5}))
+    with pytest.raises(ConfigError, match="is one file, and the splits"):
+        export(run, project.path / "one.jsonl", Wanted())
