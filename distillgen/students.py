@@ -14,6 +14,7 @@ from distillgen.project import file_sha256
 from distillgen.teachers.embedded import KNOWN, find_weights
 
 TINY = "tiny"
+ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 NAMED = (TINY, *SHIPPED, *KNOWN)
 VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -41,7 +42,7 @@ def check(student: str, root: Path) -> None:
         raise ConfigError(f"the folder '{student}' holds no model: it has no config.json")
     if path and path.is_file() and path.suffix != ".gguf":
         raise ConfigError(f"the student '{student}' is a file; give a model's folder, or a .gguf file")
-    if path is None and student not in NAMED and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", student):
+    if path is None and student not in NAMED and not ON_HUB.fullmatch(student):
         remedy = "give a folder, a .gguf file, or owner/name on the Hugging Face Hub"
         raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMED)}; {remedy}")
 

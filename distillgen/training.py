@@ -26,7 +26,7 @@ from transformers.trainer_utils import set_seed
 from distillgen import students
 from distillgen.errors import DistillgenError
 from distillgen.hardware import Energy, described
-from distillgen.objectives import PARTS, Training, is_main
+from distillgen.objectives import PARTS, Training
 from distillgen.project import Project
 from distillgen.stages.train import Train
 
@@ -56,6 +56,11 @@ def main(file: str, launched: str = "") -> None:
         message = f"{type(error).__name__}: {str(error).strip()[:600]} (more in {folder / 'output.txt'})"
         _write(folder / "error.json", {"message": message, "mistake": False})
         raise SystemExit(1) from error
+
+
+def is_main() -> bool:
+    """Whether this process is the one, of those that train together, which writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _end_with_parent() -> None:

@@ -60,6 +60,7 @@ MISTAKES = [
     ({"objective": "classifier", "fields": ["score"], "label": "scor"}, "'label' needs the field 'scor', which no earlier stage gives; did you mean 'score'?"),
     ({"objective": "logits"}, "it learns from recorded log-probabilities, and no earlier stage records any; set logprobs: 5"),
     ({"objective": "logits", "stage": "ask"}, "there is no earlier stage 'ask'"),
+    ({"objective": "gkd", "teacher": "teachr"}, "objective 'gkd': there is no teacher 'teachr'; give a model's folder"),
     ({"objective": "gkd"}, "objective 'gkd' needs 'teacher': a model's folder"),
     ({"objective": "embedder", "fields": ["messages"]}, "'fields'"),
     ({"objective": "embedder", "fields": ["messages", "score"], "loss": "margin_mse", "score": "score"}, "loss: margin_mse takes 3 texts, and 'fields' names 2"),

@@ -6,7 +6,6 @@ the training's process it builds the trainer, one of TRL's, sentence-transformer
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -168,8 +167,3 @@ def objective_class(name: str) -> type[Objective]:
     if name not in objectives():
         raise ConfigError(f"there is no objective '{name}'{did_you_mean(name, objectives())}")
     return class_in(f"distillgen.objectives.{name}", Objective)
-
-
-def is_main() -> bool:
-    """Whether this process is the one, of those that train together, which writes."""
-    return os.environ.get("RANK", "0") == "0"

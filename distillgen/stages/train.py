@@ -94,10 +94,10 @@ class Train(Stage):
         return directory / ("student" if self.name == self.kind else f"student-{self.name}")
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The student where it is a local one, and the files that options name."""
+        """Student and teacher where they are local ones, and the files that options name."""
         named = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
-        path = students.local(self.student, project.root)
-        return named | ({self.student: path} if path else {})
+        models = [self.student, str((self.model_extra or {}).get("teacher") or self.student)]
+        return named | {name: path for name in models if (path := students.local(name, project.root))}
 
     def makes(self, directory: Path) -> dict[str, Spec]:
         """The student, and what it is made from, where they write texts."""
