@@ -235,7 +235,8 @@ def _write_manifest(
     manifest = {
         "student": stage.student, "base": "base" if stage.student == students.TINY else training.student,
         "revision": stage.revision or getattr(config, "_commit_hash", None), "kind": "adapter" if stage.lora else "model",
-        "objective": stage.objective, "options": stage.model_dump(), "fingerprint": job["fingerprint"], "seed": stage.seed,
+        "api": _api(stage, training), "objective": stage.objective,
+        "options": stage.model_dump(), "fingerprint": job["fingerprint"], "seed": stage.seed,
         "versions": job["versions"], "data": {**job["data"], "rows": rows}, "files": job["files"],
         "hardware": described(), "processes": trainer.args.world_size,
         "seconds": round(sum(session["seconds"] for session in progress.sessions), 1),
@@ -245,6 +246,12 @@ def _write_manifest(
         "held_out": {"base": json.loads((folder / "base.json").read_bytes()), "student": after} if after else None,
     }  # fmt: skip
     _write(folder / "student" / "manifest.json", manifest)
+
+
+def _api(stage: Train, training: Training) -> str:
+    """How the student is to be asked: as it has read its prompts."""
+    as_text = isinstance(training.rows["train"][0].get("prompt"), str) and not stage.learning.turns_texts
+    return "completions" if as_text else "chat"
 
 
 def _write(path: Path, value: Any) -> None:

@@ -137,6 +137,8 @@ class Objective(BaseModel):
     """Modules that it needs besides torch, transformers, datasets and accelerate."""
     writes: ClassVar[bool] = True
     """Whether its students write texts, so that they can be asked as teachers are."""
+    turns_texts: ClassVar[bool] = False
+    """Whether a prompt that is a text becomes a chat turn, where the student has a chat template."""
     learning_rate: ClassVar[float] = 2e-5
     """Its default for whole models; an adapter's is ten times that."""
     adapters: ClassVar[bool] = True

@@ -235,7 +235,7 @@ class _Asking:
         except Unrenderable as error:
             raise ConfigError(f"stage '{stage.name}', item {item.source}: {error}") from error
         asked: dict[str, Any] = {"messages": messages}
-        if getattr(teacher.spec, "api", "chat") == "completions":
+        if teacher.api == "completions":
             asked = {"prompt": "\n\n".join(message["content"] for message in messages)}
         sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
         return Request(teacher.spec.model, sampling=sampling, target=target, **asked)

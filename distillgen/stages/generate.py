@@ -153,7 +153,7 @@ class _Asking:
         stage, prompt = self.stage, self.prompt
         messages = prompt.render({**record.fields, **stage.params}, draw)
         asked: dict[str, Any] = {"messages": messages}
-        if getattr(self.teacher.spec, "api", "chat") == "completions":
+        if self.teacher.api == "completions":
             asked = {"prompt": "\n\n".join(m["content"] for m in messages)}
         return Request(
             model=self.teacher.spec.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
