@@ -80,6 +80,8 @@ class Estimate:
     max_cost_usd: float | None = 0.0
     made_bytes: int | None = 0
     """Most bytes of a field that no source row has, because a stage up to this one makes it."""
+    spared: int = 0
+    """Records that it keeps from those who would ask about them."""
 
 
 def nobody(name: str) -> Teacher:
@@ -120,6 +122,10 @@ class Stage(BaseModel):
 
     kind: ClassVar[str] = ""
     name: str = Field("", description="what messages, reports and file names call the stage; default: its kind")
+
+    def names(self) -> list[str]:
+        """What may stand as the stage where it has dropped a record: its name, and those of stages inside it."""
+        return [self.name]
 
     def models(self, project: Project) -> list[str]:
         """The pipeline's models that it asks."""
