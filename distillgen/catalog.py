@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, create_model
 
 from distillgen.errors import ConfigError
 from distillgen.marked import read_yaml, validate
+from distillgen.objectives import objective_class, objectives
 from distillgen.pipeline import System, Top, about_line
 from distillgen.project import Project, read_text
 from distillgen.prompt import Prompt
@@ -81,6 +82,14 @@ def _listed(names: Iterable[str], described: Callable[[str], dict[str, Any]]) ->
     return entries
 
 
+def _training(objective: str) -> Any:
+    """The options of the stage train, with those of an objective."""
+    make: Any = create_model
+    own = {name: (option.annotation, option) for name, option in objective_class(objective).model_fields.items()}
+    of = (Literal[objective], "sft") if objective == "sft" else (Literal[objective], ...)
+    return make(f"train: {objective}", __base__=stage_class("train"), __cls_kwargs__={"extra": "forbid"}, objective=of, **own)
+
+
 def json_schema(project: Project) -> dict[str, Any]:
     """A JSON Schema (draft 2020-12) of pipeline files, by which editors complete and check them."""
     make: Any = create_model  # from types that are known only now
@@ -93,6 +102,7 @@ def json_schema(project: Project) -> dict[str, Any]:
         filters += [Literal[name], make(f"{name}: …", __config__=forbid, options=(options | None, Field(alias=name)))]
     forms: dict[str, Any] = {kind: stage_class(kind) for kind in stage_kinds()}
     forms["filter"] = one_of[GenericAlias(list, one_of[tuple(filters)]), dict[str, Any]]
+    forms["train"] = one_of[tuple(_training(name) for name in objectives())]
     stages = [make(f"{kind}: …", __config__=forbid, **{kind: (form, ...)}) for kind, form in forms.items()]
     specs = {name: teacher_class(name).spec_type for name in teacher_names()}
     models = [make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()]

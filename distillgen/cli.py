@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -42,6 +43,15 @@ class Program(click.Group):
         except DistillgenError as error:
             show.say("\n".join([str(error), *getattr(error, "__notes__", ())]), error=True)
             ctx.exit(error.exit_code)
+
+
+def _find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:
+    """A run, or the name of a file, folder or data set."""
+    path = Path(name)
+    elsewhere = "/" in name and not path.parent.is_dir()  # owner/name of a data set
+    if (path.exists() or path.suffix or elsewhere) and not (path / "usage.json").exists():
+        return name
+    return _find_run(ctx, param, name)
 
 
 def _run_at(name: str) -> Run | None:
@@ -376,7 +386,7 @@ def status(run: Run, as_json: bool) -> None:
 @COUNT
 @click.option("--dropped", is_flag=True, help="What did not survive, with the reasons.")
 @click.option("--filter", "by", metavar="NAME", help="Only what this filter dropped.")
-@click.option("--id", "wanted", metavar="ID", help="One record with its lineage: parents, prompts, requests, answers, scores.")
+@click.option("--id", "wanted", metavar="ID", help="One record, by the beginning of its id: parents, prompts, answers, scores.")
 @AS_JSON
 def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | None, as_json: bool) -> None:
     """Print records of RUN readably."""
@@ -393,15 +403,130 @@ def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | Non
 
 
 @main.command()
-@RUN
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The file; default: signals.parquet in the run directory.")
-@click.option("--signals", is_flag=True, required=True, help="Log-probabilities and embeddings, as Parquet.")
-def export(run: Run, out: Path | None, signals: bool) -> None:
-    """Write what RUN made in another format."""
-    from distillgen.export import export_signals
+@click.argument("data", metavar="RUN|DATA", callback=_find_data)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="A new folder, or a file by its ending; default: RUN/export.")
+@click.option("--format", "format_", metavar="NAME", help="jsonl (default), parquet, arrow, csv, ntriples, turtle, graphml.")
+@click.option(
+    "--shape", metavar="NAME[:PART=FIELD,…]",
+    help="messages, prompt_completion, alpaca, sharegpt, preference, labelled or triples; a part is a field, or a template.",
+)
+@click.option("--keep", metavar="FIELD,…", default="", help="Fields to keep, besides the shape's; default without a shape: all.")
+@click.option("--split", "splits", metavar="NAME=SHARE,…", default="", help="train=0.9,test=0.1, by source item.")
+@click.option("--by", metavar="FIELD", help="With --split: rows with the same value here stay together.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the splits.")
+@click.option("--shard-rows", type=click.IntRange(min=1), help="Most rows in one file.")
+@click.option("--dropped", is_flag=True, help="What did not survive, with the reasons, instead of what did.")
+@click.option("--no-id", is_flag=True, help="Without the column by which `show --id` finds where a row came from.")
+@click.option("--signals", is_flag=True, help="Log-probabilities and embeddings instead, as Parquet.")
+@AS_JSON
+def export(
+    data: Run | str, out: Path | None, format_: str | None, shape: str | None, keep: str, splits: str, no_id: bool, signals: bool,
+    as_json: bool, **given: Any,
+) -> None:  # fmt: skip
+    """Write what RUN made, or any data set, in the format and shape that a trainer or tool reads.
 
-    path = out or run.directory / "signals.parquet"
-    click.echo(f"{export_signals(run, path):,} rows in {path}")
+    \b
+    distillgen export quickstart --shape alpaca -o alpaca.jsonl
+    distillgen export quickstart --format parquet --shape messages --split train=0.9,test=0.1 -o data/qa
+    distillgen export answers.csv --shape messages:user=question,assistant='{{ answer }} ({{ unit }})' -o answers
+    """
+    from distillgen.export import Wanted, export, export_signals
+    from distillgen.writers import FORMATS
+
+    if out is None and isinstance(data, str):
+        raise ConfigError("give --out: a folder, or a file by its ending, to export to")
+    if signals:
+        if isinstance(data, str):
+            raise ConfigError("--signals are in a run's ledger; give a run")
+        path = out or data.directory / "signals.parquet"
+        click.echo(f"{export_signals(data, path):,} rows in {path}")
+        return
+    path = out or data.directory / "export"  # type: ignore[union-attr]
+    endings = {writer.suffix: name for name, writer in FORMATS.items()}
+    name, parts = _assignments(shape, "--shape") if shape else (None, {})
+    wanted = Wanted(
+        format_ or endings.get(path.suffix, "jsonl"), name, parts, _names(keep), _shares(splits), identify=not no_id, **given
+    )  # fmt: skip
+    exported = export(data, path, wanted)
+    if as_json:
+        show.as_json({"out": str(path), **vars(exported)})
+    else:
+        made = "".join(f"; {part} from {source}" for part, source in exported.taken.items())
+        rows = ", ".join(f"{split} {count:,}" for split, count in exported.rows.items())
+        show.say(f"{path}: {rows} rows ({wanted.format}{made})")
+    if exported.left_out:
+        reasons = "; ".join(f"{count:,}: {why}" for why, count in Counter(exported.left_out).most_common(5))
+        raise Unusable(f"{sum(exported.left_out.values()):,} rows have no place in the shape and were left out ({reasons})")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _assignments(text: str, option: str) -> tuple[str, dict[str, str]]:
+    """`name:part=value,part=value`."""
+    name, _, rest = text.partition(":")
+    parts = {}
+    for assignment in re.split(r",(?=\w+=)", rest) if rest else ():
+        part, equals, value = assignment.partition("=")
+        if not equals or not value:
+            raise ConfigError(f"{option} {text}: a part is given as part=field or part='template', not '{assignment}'")
+        parts[part.strip()] = value
+    return name, parts
+
+
+def _shares(text: str) -> dict[str, float]:
+    """`train=0.9,test=0.1`."""
+    shares = {}
+    for item in _names(text):
+        split, _, share = item.partition("=")
+        try:
+            shares[split] = float(share)
+        except ValueError:
+            raise ConfigError(f"--split takes name=share, such as train=0.9,test=0.1, not '{item}'") from None
+        if not re.fullmatch(r"\w+", split) or not 0 < shares[split] <= 1:
+            raise ConfigError(f"--split: '{item}' is no name (letters, digits, '_') with a share between 0 and 1")
+    if shares and abs(sum(shares.values()) - 1) > 1e-6:
+        raise ConfigError(f"--split: the shares add up to {sum(shares.values()):g}; they must add up to 1")
+    return shares
+
+
+@main.command()
+@click.argument("data", metavar="RUN|FOLDER", callback=_find_data)
+@click.argument("repository", metavar="REPO")
+@click.option("--student", is_flag=True, help="RUN's student, an adapter or a whole model, instead of its data set.")
+@click.option("--public", is_flag=True, help="For everybody to see; default: private.")
+@click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and the repository; no network.")
+@AS_JSON
+def push(data: Run | str, repository: str, student: bool, public: bool, dry_run: bool, as_json: bool) -> None:
+    """Upload the data set of RUN, a FOLDER that export wrote, or RUN's student to REPO (owner/name) on the Hugging Face Hub.
+
+    The token comes from HF_TOKEN or from `hf auth login`. Give the same command again after a kill or to bring a repository up
+    to date: what is there already is not uploaded again.
+    """
+    from distillgen import push as hub
+
+    if student and isinstance(data, str):
+        raise ConfigError(f"--student is of a run, and '{data}' is none")
+    files = hub.data_files(data) if not student or isinstance(data, str) else hub.student_files(data)
+    kind = "model" if student else "dataset"
+    told = hub.listing(files, repository, kind, public)
+    if not dry_run:
+        pushed = hub.push(files, repository, kind, public=public)
+        told |= {"address": pushed.address, "private": pushed.private, "others": list(pushed.others)}
+    if as_json:
+        show.as_json(told)
+        return
+    for file in files if dry_run else ():
+        show.say(f"{file.size:>15,}  {file.name}")
+    where = f"the {'private' if told['private'] else 'public'} {kind} repository {repository}"
+    show.say(f"{told['bytes']:,} bytes in {len(files)} files {'for' if dry_run else 'are in'} {where}")
+    if told.get("others"):
+        show.say(f"note: it also holds {', '.join(told['others'])}, which this push did not touch")
+    if public and told["private"]:
+        show.say("note: the repository was private before and still is; its settings on the Hub change that")
+    if not dry_run:
+        show.say(told["address"])
 
 
 @main.command()

@@ -207,7 +207,9 @@ def _prepared(
         total = options.limit if total is None else min(total, options.limit)
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
     lock = pipeline.lock() | {"tokenizers": {name: teachers[name].tokenizer for name in pipeline.models}}
-    _write(directory / "pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True))
+    path, text = directory / "pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        _write(path, text)
     return Live(pipeline, directory, ledger, ledger_run, counts, teachers, teacher, budget, total, most, last), first
 
 
@@ -464,7 +466,8 @@ async def _save_state(live: Live) -> None:
 
 
 def _finish(live: Live, word: str, first: int) -> None:
-    from distillgen.report import write_card, write_report
+    from distillgen.card import write_card
+    from distillgen.report import write_report
 
     _write(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
     if live.last == len(live.stages) - 1 and (first <= live.last or not _told(live.directory)):
@@ -473,9 +476,11 @@ def _finish(live: Live, word: str, first: int) -> None:
 
 
 def _told(directory: Path) -> bool:
-    """Whether the card, which is written last, is of this corpus: a run may have been killed before it got there."""
-    corpus, card = directory / "corpus.jsonl", directory / "README.md"
-    return card.exists() and card.stat().st_mtime >= corpus.stat().st_mtime
+    """Whether the card, which is written last, is of this corpus and this lock: a run may have been killed before it got there,
+    and what a pipeline states for the card may have changed alone.
+    """
+    told_of, card = [directory / "corpus.jsonl", directory / "pipeline.lock.yaml"], directory / "README.md"
+    return card.exists() and all(card.stat().st_mtime >= path.stat().st_mtime for path in told_of)
 
 
 def _write(path: Path, text: str) -> None:

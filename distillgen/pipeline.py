@@ -21,6 +21,7 @@ from distillgen.record import digest
 from distillgen.stages import Checking, Estimate, Stage
 from distillgen.stages._checked import checked
 from distillgen.stages.source import Source
+from distillgen.statement import Statement
 from distillgen.teachers import Spec, teacher_class
 
 
@@ -45,6 +46,7 @@ class Top(BaseModel):
     version: Literal[1] = Field(description="the version of this format: 1")
     seed: int = Field(0, description="of every draw that distillgen makes")
     system: System = System()
+    card: Statement = Field(Statement(), description="what only its maker knows of what it makes, for the card")
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     stages: list[dict[str, Any]] = Field(min_length=1, description="a list of stages, the first a source")
 
@@ -58,6 +60,7 @@ class Pipeline:
     about: str
     seed: int
     system: System
+    card: Statement
     models: Mapping[str, Spec]
     shown_models: Mapping[str, dict[str, Any]]
     stages: tuple[Stage, ...]
@@ -91,6 +94,7 @@ class Pipeline:
             "about": self.about,
             "seed": self.seed,
             "system": self.system.model_dump(),
+            "card": self.card.model_dump(exclude_defaults=True),
             "models": dict(self.shown_models),
             "stages": [{stage.kind: stage.model_dump(exclude_none=True, by_alias=True)} for stage in self.stages],
             "files": self.files,
@@ -101,7 +105,7 @@ class Pipeline:
         prints, before = [], digest([self.seed, limit])
         for stage in self.stages:
             own = {name: self.files[name] for name in stage.files(self.project)}
-            asked = [self.shown_models[name] for name in stage.models(self.project)]
+            asked = [self.shown_models.get(name) for name in stage.models(self.project)]
             before = digest([before, stage.kind, stage.model_dump(), own, asked])
             prints.append(before)
         return prints
@@ -153,7 +157,7 @@ def load(
     shown = {label: {**models[label].model_dump(exclude_none=True), **_shown(raw)} for label, raw in top.models.items()}
     stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
     return Pipeline(
-        path.stem, path, about_line(text), top.seed, top.system, models, shown, stages, project,
+        path.stem, path, about_line(text), top.seed, top.system, top.card, models, shown, stages, project,
         tuple(dict.fromkeys(missing)), fields,
     )  # fmt: skip
 

@@ -1,8 +1,9 @@
-"""What a run did, as one HTML page for people and as a dataset card. Each reads the run's rows once, memory flat."""
+"""What a run did, as one HTML page for people. It reads the run's rows once, memory flat."""
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -25,17 +26,13 @@ SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
 BARS = 32
 FEW = 10  # a precision over fewer kept labels than this is not drawn
-MOST_FIELDS = 200
 
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\w*\d[\w.,]*|(?<=: ).+""", re.DOTALL)
-_MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~!&@^]|\$(?!\d)|:(?=//)|^\s*[-+=]")
-_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
-_TYPES = {str: "text", bool: "true or false", int: "number", float: "number", dict: "object", list: "list"}
 
 
 def write_report(directory: Path) -> None:
     """Write `report.html`: one page without scripts or network, on which what others wrote is only ever text."""
-    facts = _facts(directory)
+    facts = facts_of(directory)
     sample, kept, dropped = _read(directory / "stages" / facts["file"])
     reasons = defaultdict[tuple[str, str], defaultdict[str, list[str]]](lambda: defaultdict(list))
     scores = defaultdict[str, list[tuple[float, str]]](list)
@@ -55,28 +52,14 @@ def write_report(directory: Path) -> None:
         critics=_critics(directory, facts["lock"]),
         evaluations=evaluations(directory),
         costs=_costs(facts["state"], facts["priced"]),
+        students=_students(directory),
         kept_examples=kept,
         dropped_examples=dropped,
     )
     (directory / "report.html").write_text(page, encoding="utf-8")
 
 
-def write_card(directory: Path) -> None:
-    """Write `README.md`, a Hugging Face dataset card that says what is known and, of the rest, that it is not."""
-    facts = _facts(directory)
-    facts["command"] = Markup(wording.clipped(facts["command"]))  # in a code block nothing is escaped
-    rows, fields = 0, defaultdict[str, Counter[str]](Counter)
-    for row in read_rows(directory / "corpus.jsonl"):
-        rows += 1
-        for name, value in row.items():
-            if name != META and (name in fields or len(fields) < MOST_FIELDS):
-                fields[name]["chat turns" if _is_turns(value) else _TYPES.get(type(value), "null")] += 1
-    size = Markup(_SIZES[max(len(str(rows)) - 3, 0)])
-    card = template("card.md.jinja", _markdown, autoescape=False).render(**facts, rows=rows, size=size, fields=fields)
-    (directory / "README.md").write_text(card, encoding="utf-8")
-
-
-def _facts(directory: Path) -> dict[str, Any]:
+def facts_of(directory: Path) -> dict[str, Any]:
     """What page and card both tell, from `usage.json` and the lock."""
     state = Run(directory).state
     lock = yaml.safe_load((directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
@@ -185,6 +168,21 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     return critics
 
 
+def _students(directory: Path) -> list[dict[str, Any]]:
+    """What each student's manifest tells, and its loss over the steps as an SVG path, 200 wide and 100 high."""
+    manifests = [path for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"]
+    told: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in manifests]
+    for student in told:
+        curve = student["loss_curve"]
+        losses = [loss for _, loss in curve if math.isfinite(loss)] or [0.0]
+        low, high = student["low"], student["high"] = min(losses), max(losses)
+        right, up = 200 / max(1, student["steps"] - 1), 100 / (high - low or 1.0)
+        spots = [f"{right * (step - 1):.1f} {100 - up * (loss - low):.1f}" for step, loss in curve if math.isfinite(loss)]
+        student["path"] = "M" + "L".join(spots)
+        student["lost"] = {why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")}
+    return told
+
+
 @cache
 def template(name: str, escape: Callable[[str], str], *, autoescape: bool) -> jinja2.Template:
     """A template of which every text that it puts out passes through `escape` first."""
@@ -196,16 +194,11 @@ def template(name: str, escape: Callable[[str], str], *, autoescape: bool) -> ji
     environment.filters |= {"money": wording.money, "duration": wording.duration, "number": wording.number}
     environment.filters |= {"grouped": "{:,}".format, "share": "{:.1%}".format}
     environment.filters["compact"] = lambda value: json.dumps(value, ensure_ascii=False)
-    environment.tests["turns"] = _is_turns
+    environment.tests["turns"] = is_turns
     return environment.get_template(name)
 
 
-def _markdown(text: str) -> str:
-    """One line of text that Markdown shows as it is."""
-    line = wording.visible(re.sub(r"\s+", " ", text))
-    return _MARKDOWN.sub(lambda m: m[0][:-1] + "\\" + m[0][-1], line)
-
-
-def _is_turns(value: Any) -> bool:
+def is_turns(value: Any) -> bool:
+    """Whether a value is chat turns."""
     turns = value if isinstance(value, list) and value else [None]
     return all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in turns)

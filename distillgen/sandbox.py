@@ -4,7 +4,8 @@ The process reads Python's own files and writes only into its empty working dire
 and no signal, and changes nobody's file attributes (seccomp), and has limits of time, memory, and what it writes. It starts with
 no environment and without the file descriptors of its parent. Not hidden from it: whether a path exists.
 
-This file runs inside as well, so that it imports the standard library alone.
+User namespaces, which many containers and distributions refuse, are not needed for that. This file runs inside as well, so that
+it imports the standard library alone.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from distillgen.errors import ConfigError
 from distillgen.ledger import Ledger
-from distillgen.record import Record
+from distillgen.record import META, Record
 from distillgen.wording import clipped, dropped, duration, field_lines, money, number, stage_line, visible
 
 if TYPE_CHECKING:
@@ -58,18 +59,18 @@ def records(found: Iterable[Record], width: int = 0) -> None:
         say("no records")
 
 
-def lineage(run: Run, wanted: str, machine: bool) -> None:
-    """A record, the records that it came from, and each request and answer on the way. Raises ConfigError."""
+def lineage(run: Run, beginning: str, machine: bool) -> None:
+    """The record whose id begins so, those that it came from, and each request and answer on the way. Raises ConfigError."""
     from distillgen.runs import read_records
 
+    files = sorted((run.directory / "stages").glob("*.jsonl*"), reverse=True)
+    wanted = _whole_id(run, files, beginning)
     sought, chain = {wanted}, dict[str, Record]()
-    for path in sorted((run.directory / "stages").glob("*.jsonl*"), reverse=True):
+    for path in files:
         for record in read_records(path):  # the file nearest to the end holds a record as it ended
             if record.id in sought and record.id not in chain:
                 chain[record.id] = record
                 sought.update(record.parents)
-    if not chain:
-        raise ConfigError(f"there is no record '{wanted}' in {run.directory}")
     path, answers = run.ledger, {}
     if path.exists():
         ledger = Ledger(path, read_only=True)
@@ -83,6 +84,19 @@ def lineage(run: Run, wanted: str, machine: bool) -> None:
     else:
         records(chain.values(), width=100_000)
         say(json.dumps(answers, indent=2, ensure_ascii=False))
+
+
+def _whole_id(run: Run, files: Sequence[Path], beginning: str) -> str:
+    """The one id that begins so."""
+    from distillgen.runs import read_rows
+
+    found = {own for path in files for row in read_rows(path) if (own := row[META]["id"]).startswith(beginning)}
+    if not found:
+        raise ConfigError(f"there is no record '{beginning}' in {run.directory}")
+    if len(found) > 1 and beginning not in found:
+        some = ", ".join(sorted(found)[:3])
+        raise ConfigError(f"'{beginning}' begins the ids of {len(found):,} records ({some}, …); give more of it")
+    return beginning if beginning in found else found.pop()
 
 
 def status(run: Run, *, error: bool = False) -> None:

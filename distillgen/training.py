@@ -65,8 +65,8 @@ def _end_with_parent() -> None:
 
 def _launch(file: str, stage: Train, root: Path, processes: int) -> None:
     """Become accelerate's own launcher, which starts this module in every process."""
-    how = ["--num_processes", str(processes), *([] if torch.cuda.is_available() else ["--cpu"]), "--num_machines", "1"]
-    how += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    how = ["--num_processes", str(processes), *(["--multi_gpu"] if processes > 1 else []), "--num_machines", "1"]
+    how += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     if stage.accelerate:
         how = ["--config_file", str(Project(root).file(stage.accelerate))]
     command = [sys.executable, "-m", "accelerate.commands.launch", *how, "-m", "distillgen.training", file, "launched"]

@@ -198,6 +198,8 @@ MISTAKES = [
     yaml("format makes meta", "fields: {text:", "fields: {meta:", "{meta:", "'meta' is distillgen's own"),
     yaml("format of nothing", '      fields: {text: "{{ question }} {{ answer }}"}\n      keep: [question]\n', "      name: shape\n", "- format", "nothing to do", "'fields', 'messages' or 'keep'"),
     yaml("format with an unknown role", '      fields: {text: "{{ question }} {{ answer }}"}\n', '      messages: [{bot: "{{ answer }}"}]\n', "bot", "system, user, assistant", "bot"),
+    yaml("format with an unknown shape", '      fields: {text: "{{ question }} {{ answer }}"}\n', "      shape: alpca\n", "alpca", "no shape 'alpca'", "did you mean 'alpaca'?"),
+    yaml("format with a misspelt field in a shape", '      fields: {text: "{{ question }} {{ answer }}"}\n', "      shape: {alpaca: {output: anwser}}\n", "anwser", "the field 'anwser'", "did you mean 'answer'?"),
     yaml("misspelt field in format", '{text: "{{ question }} {{ answer }}"}', '{text: "{{ question }} {{ anwser }}"}', "anwser", "'anwser'", "did you mean 'answer'?"),
     yaml("misspelt field in keep", "keep: [question]", "keep: [qestion]", "keep:", "'qestion'", "did you mean 'question'?"),
     yaml("misspelt field in template", '"{{ question }} {{ answer }}"\n      output', '"{{ question }} {{ anwser }}"\n      output', "anwser", "'anwser'", "did you mean 'answer'?"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillgen.record import META, Dropped, Record, digest, dumps, loads
+from distillgen.record import META, Dropped, Record, digest, dumps, loads, loads_own
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -118,3 +118,10 @@ def test_a_row_of_an_earlier_corpus_is_a_parent():
 def test_records_are_frozen():
     with pytest.raises(AttributeError):
         Record.read({}, "").id = "x"
+
+
+@pytest.mark.parametrize("value", [0, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**30, 1e300, -0.5, "1" * 30, "\u00e9\ud800"])
+def test_what_is_written_is_read_back_to_the_digit(value):
+    back = loads_own(dumps({"a": [value], "n": {"b": value}}))
+    assert back == {"a": [back["a"][0]], "n": {"b": back["a"][0]}} and type(back["a"][0]) is type(value)
+    assert back["a"][0] == (value.encode("utf-8", "replace").decode() if isinstance(value, str) else value)

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import distillgen
+from distillgen.card import write_card
 from distillgen.record import Dropped, Record, dumps
-from distillgen.report import BARS, SAMPLE, _histogram, write_card, write_report
+from distillgen.report import BARS, SAMPLE, _histogram, write_report
 from distillgen.wording import visible
 
 HOSTILE = [
@@ -220,7 +221,8 @@ def test_hostile_text_is_only_ever_shown(tmp_path):
     card = (directory / "README.md").read_text(encoding="utf-8")
     assert not CONTROL.search(card)
     assert not re.search(r"(?<!\\)<", card.replace("n<1K", "")) and not re.search(r"(?<!\\)\]\(", card)
-    assert all(len(re.findall(r"(?<!\\)\|", line)) in (4, 6) for line in card.splitlines() if line.startswith("|"))
+    tables = [block.splitlines() for block in card.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 5 and all(len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1 for table in tables)
 
 
 def test_reasons_of_strangers_are_escaped(finished, tmp_path):
@@ -294,6 +296,8 @@ def test_the_card_tells_what_is_known(finished):
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front) == {
         "configs": [{"config_name": "default", "data_files": "corpus.jsonl"}],
+        "license": "unknown",
+        "task_categories": ["text-generation"],
         "tags": ["synthetic", "distillgen"],
         "size_categories": ["n<1K"],
     }

@@ -32,7 +32,7 @@ for name in sys.argv[1:]:
     models = distillgen.load(name, need_env=False).models
     distillgen.run(name, out=f"wheel/{name}", teachers=dict.fromkeys(models, instance))
 """
-    recipes = sorted(path.stem for path in home("pipelines").glob("*.yaml"))
+    recipes = sorted(path.stem for path in home("pipelines").glob("*.yaml") if "- train:" not in path.read_text())  # torch is no part of it
     assert "quickstart" in recipes
     subprocess.run([python, "-W", "error::RuntimeWarning", "-c", code, *recipes], check=True, cwd=project.path, env=project.env())
     checkout = code.replace("wheel/", "checkout/").replace("assert Path", "# assert Path")

@@ -140,6 +140,8 @@ class Objective(BaseModel):
     """Whether its students write texts, so that they can be asked as teachers are."""
     learning_rate: ClassVar[float] = 2e-5
     """Its default for whole models; an adapter's is ten times that."""
+    adapters: ClassVar[bool] = True
+    """Whether it can train an adapter."""
     signals: ClassVar[bool] = False
     """Whether a row is made from log-probabilities in the ledger."""
 

@@ -21,6 +21,7 @@ class Pairs(Objective):
 
     writes = False
     packages = ("sentence_transformers",)
+    adapters = False  # sentence-transformers 6 takes one only with a PEFT that is not out yet, and such encoders are small
     texts: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     """How many texts each loss takes."""
     unscored: ClassVar[frozenset[str]] = frozenset()

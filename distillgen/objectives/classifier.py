@@ -63,7 +63,8 @@ class TextClassifier(Objective):
         model = training.model(AutoModelForSequenceClassification, **heads)
         model.config.pad_token_id = tokenizer.pad_token_id
         if self.head_only:
-            model.base_model.requires_grad_(False)
+            for name, weights in model.base_model.named_parameters():
+                weights.requires_grad_(name.startswith("pooler."))  # a pooler is of the head: few encoders bring one that fits
 
         def tokenised(row: Row) -> Row:
             read = tokenizer(*row["texts"], truncation=True, max_length=training.max_length)

@@ -30,8 +30,6 @@ class PairScorer(Pairs):
             training.student, num_labels=1, max_length=training.max_length, revision=training.revision, device=device
         )  # fmt: skip
         parts = self.counted(training, tokenizer)
-        if training.lora:
-            model.add_adapter(training.peft("SEQ_CLS"))
         return CrossEncoderTrainer(
             model, CrossEncoderTrainingArguments(**training.arguments), train_dataset=parts["train"],
             eval_dataset=parts.get("held_out"), loss=kinds[self.loss](model),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -15,10 +15,11 @@ from distillgen.signals import Logprobs
 from distillgen.stages import Checking
 from distillgen.stages._whole_set import number_of
 
-Loss = Literal[
+LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
     "apo_down", "discopop", "sft", "sigmoid_norm",
-]  # fmt: skip
+)  # fmt: skip
+"""What TRL 1.16's DPOTrainer has."""
 
 
 class Dpo(Objective):
@@ -34,7 +35,7 @@ class Dpo(Objective):
     prompt: FieldName = Field("prompt", description="a text or chat turns")
     chosen: FieldName = Field("chosen", description="the better answer")
     rejected: FieldName = Field("rejected", description="the worse answer")
-    loss: Loss | list[Loss] = Field("sigmoid", description="TRL's loss type, or several that are added up: [sigmoid, sft]")
+    loss: str | list[str] = Field("sigmoid", description="TRL's loss type, or several that are added up: [sigmoid, sft]")
     loss_weights: list[float] | None = Field(None, description="of several losses; default: 1 each")
     beta: float = Field(0.1, gt=0, description="how close the student stays to the reference")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs that are taken to be the wrong way round")
@@ -43,6 +44,9 @@ class Dpo(Objective):
 
     @model_validator(mode="after")
     def _sense(self) -> Dpo:
+        for loss in self.losses:
+            if loss not in LOSSES:
+                raise ValueError(f"there is no loss '{loss}'{did_you_mean(loss, LOSSES)}")
         if (self.reference_chosen is None) != (self.reference_rejected is None):
             raise ValueError("give both 'reference_chosen' and 'reference_rejected', or neither")
         if self.loss_weights and len(self.loss_weights) != len(self.losses):

@@ -35,8 +35,6 @@ class Embedder(Pairs):
         training.max_length = min(training.max_length, model.max_seq_length or training.max_length)
         model.max_seq_length = training.max_length
         parts = self.counted(training, training.tokenizer())
-        if training.lora:
-            model.add_adapter(training.peft("FEATURE_EXTRACTION"))
         return SentenceTransformerTrainer(
             model, SentenceTransformerTrainingArguments(**training.arguments), train_dataset=parts["train"],
             eval_dataset=parts.get("held_out"), loss=kinds[self.loss](model),

@@ -38,7 +38,7 @@ class Logits(Dialogue):
 
     stage: str | None = Field(None, description="the stage whose answers are learnt; default: the last that recorded")
     divergence: Divergence = Field("forward", description="KL from teacher to student, the reverse, or Jensen-Shannon")
-    cross_entropy: float = Field(0.5, ge=0, le=1, description="share of the cross-entropy in the loss; the rest is the divergence")
+    cross_entropy: float = Field(0.5, ge=0, le=1, description="its share of the loss; the rest is the divergence's")
 
     def check(self, given: Checking) -> None:
         """An earlier stage records what is needed, and there is a prompt."""

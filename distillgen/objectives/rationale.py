@@ -82,8 +82,9 @@ class Rationale(Objective):
             own = rows.column_names
             tasks = [rows.map(tokenised, fn_kwargs={"task": task}, remove_columns=own) for task in ("label", "rationale")]
             parts[name] = concatenate_datasets(tasks)
-        arguments = TrainingArguments(**training.arguments, remove_unused_columns=False)
+        model = training.adapted(model, "SEQ_2_SEQ_LM" if both else "CAUSAL_LM")
         return RowLossTrainer(
-            training.adapted(model, "SEQ_2_SEQ_LM" if both else "CAUSAL_LM"), arguments, losses=hard, train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"), processing_class=tokenizer, data_collator=collator(tokenizer.pad_token_id),
+            model, TrainingArguments(**training.arguments, remove_unused_columns=False), losses=hard,
+            train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            data_collator=collator(tokenizer.pad_token_id),
         )  # fmt: skip

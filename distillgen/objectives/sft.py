@@ -89,5 +89,6 @@ class Sft(Dialogue):
         model = training.adapted(model, "SEQ_2_SEQ_LM")
         return Seq2SeqTrainer(
             model, Seq2SeqTrainingArguments(**training.arguments), train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"), processing_class=tokenizer, data_collator=DataCollatorForSeq2Seq(tokenizer, model),
+            eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model),
         )  # fmt: skip

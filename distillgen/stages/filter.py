@@ -227,20 +227,21 @@ class FilterStage(Stage):
                 live = [record for record in chunk if not record.dropped]
                 costs["rows"] += len(live)
                 keys = [b""] * len(live) if each.depends_on is None else _keys(entry, each, live, models)
-                known = job.ledger.find_scores(keys)
+                known = {} if each.depends_on is None else job.ledger.find_scores(keys)
                 pairs = zip(live, keys, strict=True)
                 yield splice(chunk, ([judge(self.name, entry.label, each, r, known[k]) if k in known else r] for r, k in pairs))
 
-        def measured_last(record: Record) -> bool:
+        def was_kept(record: Record) -> bool:
+            """Whether it has its number from there: no other filter of the pipeline has this label."""
             return any(name.partition(".")[0] == entry.label for name in [*record.scores][-1:])
 
         def questions(record: Record) -> list[Question]:
             assert each.asks
-            requests = () if measured_last(record) else each.asks(record)
+            requests = () if was_kept(record) else each.asks(record)
             return [(job.teachers[r.model], _sent(r, job.teachers[r.model].spec), 1, None) for r in requests]
 
         def answered(record: Record, answers: Answers) -> Chunk:
-            if measured_last(record):
+            if was_kept(record):
                 return [record]
             completions = [given for _, given in answers]
             try:
@@ -345,7 +346,7 @@ def _keys(entry: Entry, filter: Filter, group: Sequence[Record], models: Sequenc
     about: Sequence[Any] = [record.fields for record in group]
     if filter.together:
         whole = digest([(record.id, record.fields, record.scores) for record in group])
-        about = [[record.id, whole] for record in group]
+        about = [[place, whole] for place in range(len(group))]
     return [digest([entry.filter, filter.depends_on, each, *models], 32).encode() for each in about]
 
 

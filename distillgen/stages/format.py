@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -10,6 +12,7 @@ from pydantic import Field, model_validator
 from distillgen.errors import ConfigError
 from distillgen.prompt import Unrenderable
 from distillgen.record import META, Record
+from distillgen.shapes import Shaper, shaper
 from distillgen.stages import Checking, Chunks, Job, Stage, Text
 
 
@@ -20,6 +23,9 @@ class Format(Stage):
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
     messages: list[dict[str, str]] | None = Field(None, description="chat turns, [{user: …}, {assistant: …}], into messages")
+    shape: str | dict[str, dict[str, str]] | None = Field(
+        None, description="a shape by name (alpaca, sharegpt, …), or {name: {part: field or template}}"
+    )  # fmt: skip
     keep: list[str] | None = Field(None, description="fields to keep, besides those made here; default: all")
 
     @model_validator(mode="after")
@@ -27,8 +33,10 @@ class Format(Stage):
         for turn in self.messages or ():
             if len(turn) != 1 or not set(turn) <= {"system", "user", "assistant"}:
                 raise ValueError(f"a turn is one of system, user, assistant with its template, not {turn!r}")
-        if not self.fields and not self.messages and self.keep is None:
-            raise ValueError("nothing to do: give 'fields', 'messages' or 'keep'")
+        if not self.fields and not self.messages and self.shape is None and self.keep is None:
+            raise ValueError("nothing to do: give 'fields', 'messages' or 'keep', or a shape")
+        if isinstance(self.shape, dict) and len(self.shape) != 1:
+            raise ValueError("'shape' names one shape: {name: {part: field or template}}")
         return self
 
     def texts(self) -> list[tuple[str, Text]]:
@@ -42,13 +50,19 @@ class Format(Stage):
                 raise ConfigError(f"the template of '{name}': {error.message.removeprefix('template: ')}") from error
         return made
 
+    def shaper(self, fields: Collection[str]) -> Shaper:
+        """What makes rows of `shape` from records with `fields`."""
+        name, parts = next(iter(self.shape.items())) if isinstance(self.shape, dict) else (self.shape or "", {})
+        return shaper(name, parts, fields)
+
     def check(self, given: Checking) -> frozenset[str]:
-        """Every field that a template or `keep` names is there."""
+        """Every field that a template, `shape` or `keep` names is there."""
         for name, text in self.texts():
             text.check(given, f"the template of '{name}'")
         for name in self.keep or ():
             given.need(name, "'keep'")
         made = set(self.fields) | ({"messages"} if self.messages else set())
+        made |= set(self.shaper(given.fields).columns) if self.shape else set()
         if META in made:
             raise ConfigError(f"the field '{META}' is distillgen's own")
         return frozenset(made | (set(given.fields) if self.keep is None else set(self.keep)))
@@ -57,13 +71,16 @@ class Format(Stage):
         """Reshape every live record."""
         texts = self.texts()
         fields, turns = texts[: len(self.fields)], texts[len(self.fields) :]
+        of = cache(self.shaper)  # one for all records that have the same fields
 
         def shaped(record: Record) -> Record:
             try:
                 made: dict[str, Any] = {name: text.render(record) for name, text in fields}
                 if turns:
                     made["messages"] = [{"role": role, "content": text.render(record)} for role, text in turns]
-            except Unrenderable as error:
+                if self.shape:
+                    made |= of(frozenset(record.fields)).row(record.fields)
+            except (Unrenderable, ConfigError) as error:
                 return record.drop(self.name, "unrenderable", str(error))
             kept = {name: value for name, value in record.fields.items() if self.keep is None or name in self.keep}
             return replace(record, fields={**kept, **made})

@@ -50,6 +50,7 @@ class Generate(Stage, Sampling):
     reasoning: str | None = Field(None, description="a field that receives the teacher's reasoning text, if it gives any")
     tools: list[dict[str, Any]] | None = Field(None, description="tools it may call; its calls go to the field tool_calls")
     grammar: str | None = Field(None, description="a GBNF grammar that the answer must follow")
+    take_cut_off: bool = Field(False, description="take an answer that was cut off at max_tokens as far as it goes")
     max_items: int = Field(50, ge=1, description="most records from one answer of a list form")
 
     @model_validator(mode="after")
@@ -161,13 +162,17 @@ class _Asking:
 
     def unusable(self, completion: Completion) -> bool:
         """Whether --retry-failed asks a stored answer once more: failed, cut off, refused or malformed."""
-        if completion.status != "ok":
+        if not self.whole(completion):
             return True
         try:
             self.parse(completion)
         except Unparsable:
             return True
         return False
+
+    def whole(self, completion: Completion) -> bool:
+        """Whether an answer is all there, or as much of it as is wanted."""
+        return completion.status == "ok" or self.stage.take_cut_off and completion.status == "length"
 
     def parse(self, completion: Completion) -> list[dict[str, Any]]:
         """The rows of an answer; where it only calls tools, one without text."""
@@ -197,7 +202,7 @@ class _Asking:
         if stage.tools:
             extra["tool_calls"] = list(completion.tool_calls)
         try:
-            if completion.status != "ok":
+            if not self.whole(completion):
                 raise Unparsable(self.why(completion))
             rows = self.parse(completion)
         except Unparsable as error:

@@ -25,7 +25,7 @@ from distillgen.errors import ConfigError, DistillgenError, did_you_mean
 from distillgen.marked import Places, validate
 from distillgen.objectives import PARTS, Lora, Objective, Unusable, objective_class
 from distillgen.project import Project, file_sha256
-from distillgen.record import Record, digest, dumps
+from distillgen.record import SPLIT, Record, digest, dumps
 from distillgen.signals import Logprobs, unpack
 from distillgen.stages import Checking, Chunk, Chunks, Job, Stage
 from distillgen.stages._whole_set import Spool
@@ -64,10 +64,10 @@ class Train(Stage):
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0)
     max_length: int = Field(1024, ge=8, description="tokens of a row; what is longer is cut at its end")
-    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="of the weights; default: float32, or bfloat16 for lora on a GPU")
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="default: float32; for lora on a GPU bfloat16")
     gradient_checkpointing: bool = Field(False, description="less memory, a fifth more time")
     chat_template: str | None = Field(None, description="a Jinja file, instead of the student's own chat template")
-    held_out: float = Field(0.1, ge=0, lt=1, description="share of the source's items, with all their rows, that is only evaluated")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated")
     seed: int = Field(0, ge=0, description="of the split, new weights, dropout and the order of rows")
     save_every_s: float = Field(120.0, ge=0, description="seconds between checkpoints: what a kill can lose")
     processes: int | None = Field(None, ge=1, description="processes that train together; default: one a GPU")
@@ -123,18 +123,28 @@ class Train(Stage):
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
         students.check(self.student, given.project.root)
         self.files(given.project)
-        needed = [*ALWAYS, *learning.packages, *(["peft"] if self.lora else [])]
-        if students.is_gguf(self.student):
-            needed.append("gguf")
-        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-            raise ConfigError(f"objective '{self.objective}' needs {', '.join(missing)}: pip install 'distillgen[train]'")
+        if self.lora and not learning.adapters:
+            raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         if self.lora and self.lora.bits:
             if not any(path for kind in ("nvidia[0-9]*", "kfd", "dxg") for path in Path("/dev").glob(kind)):
                 remedy = "leave out bits, or train on a machine with one"
                 raise ConfigError(f"lora: bits: {self.lora.bits} (QLoRA) needs a GPU, and this machine has none; {remedy}")
             if importlib.util.find_spec("bitsandbytes") is None:
                 raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
+        needed = [*ALWAYS, *learning.packages, *(["peft"] if self.lora else [])]
+        if students.is_gguf(self.student):
+            needed.append("gguf")
+        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+            raise ConfigError(f"objective '{self.objective}' needs {', '.join(missing)}: pip install 'distillgen[train]'")
         return given.fields
+
+    def part(self, record: Record) -> str:
+        """Whether a record is trained on or held out: as its `split` says, or else by its source item, of which no row lands
+        on the other side.
+        """
+        if SPLIT in record.fields:
+            return PARTS[record.held_out]
+        return PARTS[int(digest([self.seed, record.source], 8), 16) < self.held_out * 16**8]
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Write down what there is to learn, train on it, and pass the records on."""
@@ -163,7 +173,7 @@ class Train(Stage):
                 spool.add(chunk)
                 live = [record for record in chunk if not record.dropped]
                 for record, signals in zip(live, _signals(live, job) if learning.signals else [{} for _ in live], strict=True):
-                    part = PARTS[int(digest([self.seed, record.source], 8), 16) < self.held_out * 16**8]
+                    part = self.part(record)
                     try:
                         line = dumps(learning.row(record, signals)) + b"\n"
                     except Unusable as why:

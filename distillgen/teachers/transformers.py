@@ -167,7 +167,7 @@ class Model:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, adapter)
-        self.name, self.seq2seq = spec.model, seq2seq
+        self.name, self.seq2seq = Path(adapter or path).name if Path(path).exists() else spec.model, seq2seq
         self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         own = adapter and (Path(adapter) / "tokenizer_config.json").is_file()

@@ -1,0 +1,165 @@
+"""A data set or a student goes to the Hugging Face Hub. What is there already, by its hash, does not go again."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distillgen import __version__
+from distillgen.card import student_card
+from distillgen.errors import ConfigError, DistillgenError
+from distillgen.runs import Run
+from distillgen.wording import clipped
+
+TOKENS = "https://huggingface.co/settings/tokens"
+LOG_IN = "run: hf auth login, or export HF_TOKEN=…"
+GO_ON = "run the same command again: what is uploaded stays"
+OF_A_RUN = ("README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json")
+NOT_OF_A_STUDENT = ("checkpoint-*", "*.partial", ".*", "optimizer.*", "scheduler.pt", "rng_state*.pth", "trainer_state.json",
+                    "training_args.bin", "runs")  # fmt: skip
+"""Of a file or of a folder above it: what training goes on from, and what only this machine can read."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as the repository will have it: its bytes, or where they are."""
+
+    name: str
+    content: Path | bytes
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where it is, whether only its owner sees it, and files of the repository that were not among what was pushed."""
+
+    address: str
+    private: bool
+    others: Sequence[str]
+
+
+def data_files(data: Run | str) -> list[File]:
+    """What a data set is made of: a run's corpus with its card, lock and counts, or a folder that `export` has written."""
+    if isinstance(data, str):
+        folder = Path(data)
+        if not (folder / "README.md").is_file():
+            raise ConfigError(f"'{data}' is neither a run nor a folder that 'distillgen export RUN' has written: no README.md")
+        names = (path.relative_to(folder) for path in _inside(folder))
+        return [File(name.as_posix(), folder / name) for name in names if not any(part.startswith(".") for part in name.parts)]
+    if missing := [name for name in OF_A_RUN if not (data.directory / name).exists()]:
+        raise ConfigError(f"'{data.directory}' has no {missing[0]} yet; run it to its end first")
+    if data.state["state"] == "running":
+        raise ConfigError(f"'{data.directory}' is being carried out; wait for it (distillgen status {data.directory})")
+    lock = yaml.safe_load((data.directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
+    state = json.loads((data.directory / "usage.json").read_text(encoding="utf-8"))
+    lock["path"], state["ledger"] = Path(lock["path"]).name, Path(state["ledger"]).name  # where they lay is nobody's business
+    return [
+        File("README.md", data.directory / "README.md"),
+        File("corpus.jsonl", data.directory / "corpus.jsonl"),
+        File("pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode()),
+        File("usage.json", json.dumps(state, indent=2).encode()),
+    ]
+
+
+def student_files(run: Run) -> list[File]:
+    """What a student is made of, an adapter or a whole model, with a card of its own."""
+    folder = run.directory / "student"
+    found = [path.relative_to(folder) for path in _inside(folder)]
+    names = [p for p in found if not any(fnmatch.fnmatch(part, pattern) for part in p.parts for pattern in NOT_OF_A_STUDENT)]
+    if not names:
+        raise ConfigError(f"'{run.directory}' has no student; train one first, with the stage train or distillgen train")
+    files = [File(name.as_posix(), folder / name) for name in names if name != Path("README.md")]
+    return [File("README.md", student_card(run.directory).encode()), *files]
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> Pushed:
+    """Make the repository (`owner/name`, or `name` of the token's owner; `kind` dataset or model) where there is none, and
+    commit the files. Private unless `public`. Raises DistillgenError with what to do.
+    """
+    try:
+        from huggingface_hub import CommitOperationAdd, HfApi, get_token
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+    except ImportError as error:
+        raise ConfigError("push needs the extra 'datasets': pip install 'distillgen[datasets]'") from error
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    hub = HfApi(library_name="distillgen", library_version=__version__)
+    if get_token() is None:
+        raise ConfigError(f"there is no Hugging Face token; make one with write permission at {TOKENS}, then {LOG_IN}")
+    try:
+        owner = hub.whoami()["name"]
+        repository = repository if "/" in repository else f"{owner}/{repository}"
+        other = {"dataset": "model", "model": "dataset"}[kind]
+        if not hub.repo_exists(repository, repo_type=kind) and hub.repo_exists(repository, repo_type=other):
+            raise ConfigError(f"'{repository}' is a {other} repository on the Hub; give the {kind} a name of its own")
+        made = hub.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
+        private = bool(hub.repo_info(repository, repo_type=kind).private)
+        if not private and not public:
+            raise ConfigError(f"'{repository}' is public already; give --public to publish there, or another repository")
+        additions = [CommitOperationAdd(file.name, _readable(file)) for file in files]
+        message = f"Upload with distillgen {__version__}"
+        hub.create_commit(repository, additions, commit_message=message, repo_type=kind)
+        there = set(hub.list_repo_files(repository, repo_type=kind))
+    except DistillgenError:
+        raise
+    except Exception as error:
+        if (told := _explained(error, repository, str(hub.endpoint))) is None:
+            raise
+        raise told from error
+    return Pushed(str(made), private, sorted(there - {file.name for file in files} - {".gitattributes"}))
+
+
+def _readable(file: File) -> str | bytes:
+    return file.content if isinstance(file.content, bytes) else str(file.content)
+
+
+def _explained(error: BaseException, repository: str, endpoint: str) -> DistillgenError | None:
+    """What the Hub, or the way there, has against it, and what to do; None for what is neither's. Never what was sent: an
+    address can hold a signature, a header the token.
+    """
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    names = {name for one in causes for name in (cls.__name__ for cls in type(one).__mro__)}
+    response = next((found for one in causes if (found := getattr(one, "response", None)) is not None), None)
+    if "OfflineModeIsEnabled" in names:
+        return DistillgenError("HF_HUB_OFFLINE is set, so that nothing is uploaded; unset it")
+    if "HFValidationError" in names:
+        return ConfigError(f"'{repository}' is no name for a repository: letters, digits, '-', '_' and '.', as owner/name")
+    if response is not None:
+        status = response.status_code
+        said = next((found for one in causes if (found := getattr(one, "server_message", None))), "")
+        remedy = {
+            401: f"does not accept the token; make a new one with write permission at {TOKENS}, then {LOG_IN}",
+            403: f"does not let this token write to '{repository}'; make one that may at {TOKENS}, or give another repository",
+            404: f"has no '{repository}' that this token may write to; look at its name and its owner",
+        }.get(status, f"answered {status}; {GO_ON}" if status >= 500 or status == 429 else f"refuses it ({status})")
+        return DistillgenError(f"the Hub {remedy}" + (f": {clipped(said, 300)}" if status == 400 and said else ""))
+    if isinstance(error, ValueError):
+        return DistillgenError(f"the Hub refuses it: {clipped(error, 300)}")
+    if names & {"TransportError", "ConnectionError", "TimeoutError", "RequestException"}:
+        return DistillgenError(f"cannot reach {endpoint} ({type(causes[-1]).__name__}); look at the network, then {GO_ON}")
+    return None
+
+
+def listing(files: Sequence[File], repository: str, kind: str, public: bool) -> dict[str, Any]:
+    """What would be pushed, for --dry-run."""
+    return {
+        "repository": repository, "type": kind, "private": not public, "bytes": sum(file.size for file in files),
+        "files": [{"name": file.name, "bytes": file.size} for file in files],
+    }  # fmt: skip

@@ -1,0 +1,455 @@
+"""What each objective learns from and what it learns, on models of a few ten thousand random weights."""
+
+import importlib.util
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from distillgen import students
+from distillgen.errors import ConfigError
+from distillgen.objectives import Training, Unusable, objective_class, objectives
+from distillgen.objectives.classifier import TextClassifier
+from distillgen.objectives.dpo import Dpo
+from distillgen.objectives.logits import Logits, _refuse_renormalised, alternatives
+from distillgen.objectives.rationale import Rationale
+from distillgen.objectives.sft import Sft
+from distillgen.record import Record
+from distillgen.stages.train import Train
+
+COLOURS = ("red", "green", "blue")
+
+
+def record(scores: dict | None = None, **fields) -> Record:
+    return Record("", fields, source="data:1", scores=scores or {})
+
+
+def turns(*texts: str) -> list[dict]:
+    return [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 9, texts, strict=False)]
+
+
+# Rows, without torch
+
+
+def test_there_is_an_objective_a_file_and_each_says_what_it_is():
+    assert objectives() == ["classifier", "cross_encoder", "dpo", "embedder", "gkd", "logits", "rationale", "sft"]
+    assert all(objective_class(name).__doc__ and objective_class(name).__module__.endswith(name) for name in objectives())
+
+
+@pytest.mark.parametrize(
+    ("fields", "row"),
+    [
+        ({"messages": turns("a", "b")}, {"prompt": turns("a"), "completion": turns("a", "b")[1:]}),
+        ({"messages": turns("a", "b", "c", "d")}, {"prompt": turns("a", "b", "c"), "completion": turns("c", "d")[1:]}),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b"}),
+        ({"prompt": turns("a"), "completion": "b"}, {"prompt": turns("a"), "completion": turns("a", "b")[1:]}),
+        ({"messages": turns("a", "b", "c")}, "the last of several turns in 'messages' is not the assistant's"),
+        ({"messages": []}, "'messages' holds no chat turns"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "a turn in 'messages' is not a role with a text"),
+        ({"prompt": 3, "completion": "b"}, "'prompt' holds no chat turns"),
+    ],
+)
+def test_sft_rows(fields, row):
+    if isinstance(row, dict):
+        assert Sft().row(record(**fields), {}) == row
+    else:
+        with pytest.raises(Unusable, match=row):
+            Sft().row(record(**fields), {})
+
+
+def test_dpo_rows_with_a_recorded_reference_from_scores_or_fields():
+    dpo = Dpo(reference_chosen="won.logprob", reference_rejected="lost")
+    row = dpo.row(record({"won.logprob": -3.5}, prompt="a", chosen="b", rejected="c", lost=-4), {})
+    assert row == {"prompt": "a", "chosen": "b", "rejected": "c", "ref_chosen_logps": -3.5, "ref_rejected_logps": -4.0}
+    with pytest.raises(Unusable, match="'won.logprob' holds no log-probability"):
+        dpo.row(record(prompt="a", chosen="b", rejected="c", lost=-4), {})
+    with pytest.raises(Unusable, match="both answers are the same"):
+        Dpo().row(record(prompt="a", chosen="b", rejected="b"), {})
+
+
+def test_classifier_rows():
+    assert TextClassifier().row(record(text="a", label="x"), {}) == {"texts": ["a"], "classes": ["x"], "shares": [1.0]}
+    soft = TextClassifier().row(record(text="a", label={"x": 0.6, "y": 0.2}), {})
+    assert soft["classes"] == ["x", "y"] and soft["shares"] == pytest.approx([0.75, 0.25])
+    scorer = TextClassifier(task="score", label="judge.score")
+    assert scorer.row(record({"judge.score": 7.0}, text="a"), {}) == {"texts": ["a"], "label": 7.0}
+    for label, why in ((None, "no class"), ({"x": 3}, "no class"), ({"x": 0.1}, "sum to 0.10")):
+        with pytest.raises(Unusable, match=why):
+            TextClassifier().row(record(text="a", label=label), {})
+
+
+def test_rationale_rows():
+    assert Rationale().row(record(prompt="a", rationale="because", label=3), {}) == {"prompt": "a", "rationale": "because", "label": "3"}
+    with pytest.raises(Unusable, match="'rationale' holds no text"):
+        Rationale().row(record(prompt="a", rationale=" ", label=3), {})
+
+
+TOP = [["Hel", -0.1, [["Hel", -0.1], ["Hi", -2.5]]], ["lo", -0.2, [["lo", -0.2], ["p", -3.0]]]]
+
+
+def test_logits_rows_come_from_the_answer_that_the_record_has():
+    row = Logits().row(record(prompt="a", completion="Hello"), {"score": [["Hello", -1.0, []]], "ask": [*TOP, ["", -0.1, []]]})
+    assert row["tokens"] == ["Hel", "lo"] and row["top_tokens"] == [["Hel", "Hi"], ["lo", "p"]]
+    with pytest.raises(Unusable, match="its text is not what the recorded tokens say"):
+        Logits().row(record(prompt="a", completion="Hallo"), {"ask": TOP})
+    with pytest.raises(Unusable, match="no log-probabilities with alternatives were recorded"):
+        Logits().row(record(prompt="a", completion="Hello"), {"ask": [["Hello", -1.0, []]]})
+    with pytest.raises(Unusable, match="no log-probabilities with alternatives were recorded"):
+        Logits(stage="other").row(record(prompt="a", completion="Hello"), {"ask": TOP})
+
+
+def test_what_the_students_vocabulary_lacks_goes_to_the_tail_and_the_token_itself_is_always_there():
+    ids = {"a": 1, "b": 2, "c": 3}
+    found, shares = alternatives("c", math.log(0.1), ["a", "b", "x"], [math.log(0.5), math.log(0.2), math.log(0.05)], ids, 4)
+    assert found == [1, 2, 3, 3] and shares == pytest.approx([0.5, 0.2, 0.1, 0.0])
+
+
+def test_renormalised_alternatives_are_refused():
+    raw = {"top_logprobs": [[math.log(0.7), math.log(0.2)]] * 40 + [[math.log(0.9995), math.log(0.0004)]] * 40}
+    _refuse_renormalised([raw])
+    renormalised = {"top_logprobs": [[math.log(0.7 / 0.9), math.log(0.2 / 0.9)]] * 80}
+    with pytest.raises(ConfigError, match="the alternatives of every one of 80 tokens sum to 1: they were renormalised"):
+        _refuse_renormalised([renormalised])
+
+
+# Training
+
+
+def needs(*packages: str):
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and the trainers, which are not ours
+trains = [pytest.mark.slow, needs("torch", "trl", "peft", "datasets", "accelerate")]
+
+
+def questions(n: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Questions with the colour that each ends with."""
+    chance = random.Random(seed)
+    colours = [chance.choice(COLOURS) for _ in range(n)]
+    return [(f"Which colour comes after {chance.randrange(10, 99)}? {colour}", colour) for colour in colours]
+
+
+def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> dict:
+    """The manifest of a student of these rows, trained in this process."""
+    from distillgen.training import train
+
+    folder.mkdir(parents=True)
+    for name, some in (("train", rows[held_out:]), ("held_out", rows[:held_out])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    stage = Train.model_validate({"name": "train", "student": "tiny", "learning_rate": 3e-3, "max_steps": 60, **options})
+    job = {"root": str(folder), "files": {}, "to": str(folder / "student"), "fingerprint": "", "versions": {}, "data": {"rows": {}}}
+    train(folder, job, stage)
+    return json.loads((folder / "student/manifest.json").read_text())
+
+
+def shuffled(rows: list[dict], *columns: str) -> list[dict]:
+    """The same rows, with these columns of other rows."""
+    others = random.Random(1).sample(rows, len(rows))
+    return [row | {name: other[name] for name in columns} for row, other in zip(rows, others, strict=True)]
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Builds what an objective is handed, for a student that already stands in `tmp_path/base`."""
+
+    def made(rows: list[dict], **options) -> Training:
+        from datasets import Dataset
+
+        texts = [text for row in rows for text in json.dumps(row).split('"')]
+        student = students.ready("tiny", tmp_path, tmp_path / "base", texts)
+        arguments = {
+            "output_dir": str(tmp_path / "out"), "use_cpu": True, "bf16": False, "report_to": [], "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 1,
+        }
+        return Training(student, tmp_path, {"train": Dataset.from_list(rows)}, arguments, **{"max_length": 64, **options})
+
+    return made
+
+
+class TestWhatIsLearnt:
+    pytestmark = trains
+
+    def learnt(self, trainer) -> list[str]:
+        """The tokens of each batch's rows that count in the loss, decoded."""
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(trainer.train_dataset))])
+        return [trainer.processing_class.decode([i for i in row if i != -100]) for row in batch["labels"].tolist()]
+
+    def test_a_completion_is_only_the_last_answer_with_its_end(self, training):
+        rows = [Sft().row(record(messages=turns("Say one", "One.", "And two", "Two!")), {}), Sft().row(record(messages=turns("Hi", "Hello")), {})]
+        trainer = Sft().trainer(training(rows))
+        assert self.learnt(trainer) == ["Two!<|im_end|>\n", "Hello<|im_end|>\n"]
+
+    def test_a_completion_of_text_ends_with_the_end(self, training):
+        assert self.learnt(Sft().trainer(training([{"prompt": "1 + 1 =", "completion": " 2"}]))) == [" 2<|im_end|>"]
+
+    def test_assistant_turns_are_all_of_them_and_nothing_else(self, training):
+        messages = [{"role": "system", "content": "Be kind"}, *turns("Say one", "One.", "And two", "Two!")]
+        objective = Sft(loss="assistant")
+        assert self.learnt(objective.trainer(training([objective.row(record(messages=messages), {})]))) == ["One.<|im_end|>Two!<|im_end|>"]
+
+    def test_all_is_all(self, training):
+        row = Sft(loss="all").row(record(messages=turns("Hi", "Hello")), {})
+        assert self.learnt(Sft(loss="all").trainer(training([row])))[0].count("<|im_start|>") == 2
+
+    def test_packed_rows_lose_nothing_and_cannot_see_each_other(self, training):
+        import torch
+
+        rows = [Sft().row(record(messages=turns(question, answer)), {}) for question, answer in questions(12)]
+        apart, packed = Sft().trainer(training(rows)), Sft(packing=True).trainer(training(rows))
+        assert len(packed.train_dataset) < 12
+        assert sorted("".join(self.learnt(packed)).split("\n")) == sorted("".join(self.learnt(apart)).split("\n"))
+        batch = packed.data_collator([packed.train_dataset[0]])
+        alone = [batch["input_ids"][:, start : start + size] for start, size in pieces(packed.train_dataset[0]["seq_lengths"])]
+        with torch.no_grad():
+            together = packed.model.eval()(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+            each = torch.cat([packed.model(input_ids=ids, use_cache=False).logits for ids in alone], 1)
+        assert len(alone) > 1 and torch.allclose(together, each, atol=1e-4)
+
+    def test_what_does_not_fit_is_counted_and_never_silent(self, training):
+        rows = [Sft().row(record(messages=turns(text, answer)), {}) for text, answer in (("a", "b"), ("a " * 80, "b"), ("a", "b " * 80))]
+        made = training(rows)
+        trainer = Sft().trainer(made)
+        left_out, cut = "left out: the prompt alone has max_length (64) tokens or more", "cut at max_length (64) tokens"
+        assert made.counts == {left_out: 1, cut: 1} and len(trainer.train_dataset) == 2
+        with pytest.raises(ConfigError, match="no row is left to train on: 1 left out: the prompt alone"):
+            Sft().trainer(training(rows[1:2]))
+
+    def test_a_student_without_a_chat_template_says_so_and_takes_another(self, training):
+        row = Sft().row(record(messages=turns("Hi", "Hello")), {})
+        made = training([row])
+        (Path(made.student) / "chat_template.jinja").unlink()
+        with pytest.raises(ConfigError, match="the student has no chat template to put messages into; give one with chat_template"):
+            Sft().trainer(made)
+        made.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        assert self.learnt(Sft().trainer(made)) == ["Hello<|im_end|>"]
+
+
+def pieces(sizes: list[int]) -> list[tuple[int, int]]:
+    return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+
+
+class TestObjectives:
+    pytestmark = trains
+
+    def test_an_encoder_decoder_learns_too(self, tmp_path):
+        from tests.tiny_models import t5
+
+        rows = [{"prompt": question, "completion": colour} for question, colour in questions(300)]
+        student = str(t5(tmp_path / "t5", [text for row in rows for text in row.values()]))
+        true = taught(tmp_path / "a", rows, student=student)["held_out"]
+        mixed = taught(tmp_path / "b", shuffled(rows, "completion"), student=student)["held_out"]
+        assert true["student"]["loss"] < 0.2 < 0.4 < mixed["student"]["loss"] < true["base"]["loss"]
+
+    def test_rationale_learns_both_tasks_by_their_weights(self, tmp_path):
+        rows = [{"prompt": q, "rationale": f"The question ends with {c}.", "label": c} for q, c in questions(300)]
+        both = taught(tmp_path / "a", rows, objective="rationale", accumulate=2, batch_size=4, max_steps=100)
+        alone = taught(tmp_path / "b", rows, objective="rationale", weight=0.0, max_steps=100)
+        assert both["held_out"]["student"]["loss"] < 0.2 < 3 < both["held_out"]["base"]["loss"]
+        assert self.said(tmp_path / "a", "[label] Which colour comes after 50? blue") == "blue"
+        assert self.said(tmp_path / "a", "[rationale] Which colour comes after 50? blue").endswith("ends with blue.")
+        assert "ends with" not in self.said(tmp_path / "b", "[rationale] Which colour comes after 50? blue")
+        assert alone["held_out"]["base"]["loss"] == pytest.approx(both["held_out"]["base"]["loss"] / 2, rel=0.15)
+
+    def said(self, folder: Path, asked: str) -> str:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        tokenizer, model = AutoTokenizer.from_pretrained(folder / "student"), AutoModelForCausalLM.from_pretrained(folder / "student")
+        ids = tokenizer.apply_chat_template(turns(asked), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        return tokenizer.decode(out, skip_special_tokens=True).strip()
+
+    @pytest.mark.parametrize("loss", ["sigmoid", "ipo", ["sigmoid", "sft"]])
+    def test_dpo_prefers_what_was_chosen_and_learns_nothing_where_it_was_drawn(self, tmp_path, loss):
+        chance = random.Random(0)
+        rows = []
+        for question, colour in questions(300):
+            wrong = chance.choice([other for other in COLOURS if other != colour])
+            rows.append({"prompt": question, "chosen": f"It is {colour}.", "rejected": f"It is {wrong}."})
+        drawn = [row | dict(zip(("chosen", "rejected"), chance.sample([row["chosen"], row["rejected"]], 2), strict=True)) for row in rows]
+        options = {"objective": "dpo", "loss": loss, "learning_rate": 1e-3, "max_steps": 80}
+        true, chance_only = taught(tmp_path / "a", rows, **options)["held_out"], taught(tmp_path / "b", drawn, **options)["held_out"]
+        assert true["student"]["rewards/accuracies"] > 0.95 and 0.3 < chance_only["student"]["rewards/accuracies"] < 0.75
+        assert true["base"]["rewards/margins"] == 0.0
+
+    def test_dpo_against_a_recorded_teacher_uses_its_numbers(self, tmp_path):
+        rows = [{"prompt": q, "chosen": f"It is {c}.", "rejected": "It is none."} for q, c in questions(200)]
+        recorded = [row | {"ref_chosen_logps": -5.0, "ref_rejected_logps": -25.0} for row in rows]
+        options = {"objective": "dpo", "learning_rate": 1e-3, "max_steps": 3, "reference_chosen": "w", "reference_rejected": "l"}
+        base = taught(tmp_path / "a", recorded, **options)["held_out"]["base"]
+        margin = 0.1 * ((base["logps/chosen"] + 5) - (base["logps/rejected"] + 25))
+        assert base["rewards/margins"] == pytest.approx(margin, abs=1e-3) and margin < -1
+        assert base["loss"] == pytest.approx(math.log(1 + math.exp(-margin)), abs=0.02)
+
+    def test_gkd_comes_close_to_a_teacher_on_this_machine(self, tmp_path):
+        from transformers import AutoConfig
+
+        rows = [{"messages": turns(question, colour)} for question, colour in questions(300)]
+        first = [{"prompt": row["messages"][:1], "completion": row["messages"][1:]} for row in rows]
+        taught(tmp_path / "teacher", first)
+        teacher = tmp_path / "teacher/student"
+        gkd = {"objective": "gkd", "teacher": str(teacher), "student": str(teacher / "base"), "max_new_tokens": 6, "max_steps": 40}
+        held_out = taught(tmp_path / "a", rows, **gkd)["held_out"]
+        assert held_out["student"]["loss"] < held_out["base"]["loss"] / 3
+        config = AutoConfig.from_pretrained(teacher)
+        other = tmp_path / "other"
+        config.vocab_size += 8
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        AutoModelForCausalLM.from_config(config).save_pretrained(other)
+        AutoTokenizer.from_pretrained(teacher).save_pretrained(other)
+        with pytest.raises(ConfigError, match="student and teacher have different vocabularies"):
+            taught(tmp_path / "b", rows, **gkd | {"student": str(other)})
+
+    @pytest.mark.parametrize("kind", ["labels", "probabilities", "score", "head"])
+    def test_a_classifier_learns_labels_probabilities_and_scores(self, tmp_path, kind):
+        from tests.tiny_models import bert
+
+        rows, options = [], {"objective": "classifier", "max_steps": 80, "learning_rate": 1e-3}
+        for question, colour in questions(400):
+            row = {"texts": [question], "classes": [colour], "shares": [1.0]}
+            if kind == "probabilities":
+                row |= {"classes": list(COLOURS), "shares": [0.8 if other == colour else 0.1 for other in COLOURS]}
+            rows.append({"texts": [question], "label": float(COLOURS.index(colour))} if kind == "score" else row)
+        options |= {"score": {"task": "score"}, "head": {"head_only": True, "learning_rate": 3e-2}}.get(kind, {})
+        texts = [row["texts"][0] for row in rows]
+        student = students.ready("tiny", tmp_path, tmp_path / "llama", texts) if kind == "head" else str(bert(tmp_path / "bert", texts))
+        columns = [name for name in rows[0] if name != "texts"]
+        true = taught(tmp_path / "a", rows, student=student, **options)["held_out"]["student"]
+        mixed = taught(tmp_path / "b", shuffled(rows, *columns), student=student, **options)["held_out"]["student"]
+        measure, good, poor = ("correlation", 0.95, 0.5) if kind == "score" else ("accuracy", 0.95, 0.6)
+        assert true[measure] > good and mixed[measure] < poor
+        if kind == "probabilities":  # the entropy of 0.8, 0.1, 0.1 is 0.639 nats
+            assert 0.63 < true["loss"] < 0.75
+        if kind == "head":
+            assert frozen(student, tmp_path / "a/student")
+
+    def test_a_bi_encoder_and_a_cross_encoder_learn_a_teachers_scores(self, tmp_path):
+        pytest.importorskip("sentence_transformers")
+        from tests.tiny_models import bert
+
+        rows = [{"text_0": question, "text_1": "a red thing", "score": float(colour == "red")} for question, colour in questions(400)]
+        student = str(bert(tmp_path / "bert", ["a red thing", *(row["text_0"] for row in rows)]))
+        options = {"student": student, "fields": ["a", "b"], "score": "s", "max_steps": 300, "learning_rate": 1e-3}
+        for objective, loss in (("embedder", "cosine"), ("cross_encoder", "bce")):
+            true = taught(tmp_path / objective, rows, objective=objective, loss=loss, **options)["held_out"]
+            mixed = taught(tmp_path / f"{objective}2", shuffled(rows, "score"), objective=objective, loss=loss, **options)["held_out"]
+            assert true["student"]["loss"] < 0.3 * true["base"]["loss"] and mixed["student"]["loss"] > 3 * true["student"]["loss"]
+
+    @pytest.mark.parametrize(("objective", "loss"), [("embedder", "margin_mse"), ("embedder", "cosent"), ("embedder", "ranking"), ("cross_encoder", "mse"), ("cross_encoder", "margin_mse")])
+    def test_the_other_losses_fall(self, tmp_path, objective, loss):
+        pytest.importorskip("sentence_transformers")
+        from tests.tiny_models import bert
+
+        three, rows = loss in ("margin_mse", "ranking"), []
+        for question, colour in questions(300):
+            row = {"text_0": question, "text_1": f"a {colour} thing" if three else "a red thing"}
+            rows.append(row | ({"text_2": "a thing of none"} if three else {}) | ({} if loss == "ranking" else {"score": 2.0 if three else float(colour == "red")}))
+        student = str(bert(tmp_path / "bert", [text for row in rows for name, text in row.items() if name != "score"]))
+        fields = ["a", "b", "c"][: 3 if three else 2]
+        score = {} if loss == "ranking" else {"score": "s"}
+        held_out = taught(tmp_path / "a", rows, objective=objective, loss=loss, student=student, fields=fields, **score)["held_out"]
+        assert held_out["student"]["loss"] < held_out["base"]["loss"] * 0.8
+
+
+def frozen(before: str, after: Path) -> bool:
+    """Whether an encoder's weights are what they were."""
+    import torch
+    from transformers import AutoModel
+
+    old, new = (AutoModel.from_pretrained(str(folder)).state_dict() for folder in (before, after))
+    return all(torch.equal(old[name], new[name]) for name in old if "pooler" not in name)
+
+
+class TestLogits:
+    pytestmark = trains
+
+    def test_the_divergence_is_that_over_the_alternatives_and_the_tail(self):
+        import torch
+
+        from distillgen.objectives.logits import divergence
+
+        torch.manual_seed(0)
+        logits, ids = torch.randn(7, 20, dtype=torch.float64), torch.stack([torch.randperm(20)[:4] for _ in range(7)])
+        p = torch.randn(7, 20, dtype=torch.float64).softmax(-1)
+        top = p.gather(-1, ids)
+        q = logits.softmax(-1).gather(-1, ids)
+        p5, q5 = (torch.cat([some, 1 - some.sum(-1, keepdim=True)], -1) for some in (top, q))
+        m = (p5 + q5) / 2
+        exact = {
+            "forward": (p5 * (p5 / q5).log()).sum(-1), "reverse": (q5 * (q5 / p5).log()).sum(-1),
+            "jensen_shannon": ((p5 * (p5 / m).log()).sum(-1) + (q5 * (q5 / m).log()).sum(-1)) / 2,
+        }
+        for kind, value in exact.items():
+            assert torch.allclose(divergence(logits, ids, top, kind), value)
+            padded = divergence(logits, torch.cat([ids, ids[:, :2]], -1), torch.cat([top, torch.zeros(7, 2)], -1), kind)
+            assert torch.allclose(padded, value)
+            assert divergence(top.new_zeros(7, 20).scatter(-1, ids, top.log() - ((1 - top.sum(-1, keepdim=True)) / 16).log()), ids, top, kind).abs().max() < 1e-9
+        sure = torch.tensor([[100.0, *[0.0] * 19]], requires_grad=True)
+        for kind in exact:
+            divergence(sure, torch.tensor([[0, 1]]), torch.tensor([[0.9, 0.1]]), kind).sum().backward()
+            assert torch.isfinite(sure.grad).all()
+
+    def test_five_alternatives_and_a_tail_teach_about_as_well_as_they_can_and_renormalised_ones_do_not(self):
+        """A linear student of a planted Markov chain; cross-entropy on fresh text, as in a published comparison."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        from distillgen.objectives.logits import divergence
+
+        torch.manual_seed(0)
+        chain = (torch.randn(30, 30) * 1.2).softmax(-1)
+        before = torch.randint(30, (3000,))
+        sampled = torch.multinomial(chain[before], 1)[:, 0]
+        top = chain[before].topk(5)
+        fresh = torch.randint(30, (20_000,))
+        truth = torch.multinomial(chain[fresh], 1)[:, 0]
+
+        def loss_of(loss) -> float:
+            student = torch.zeros(30, 30, requires_grad=True)
+            optimizer = torch.optim.Adam([student], lr=0.1)
+            for _ in range(300):
+                optimizer.zero_grad()
+                loss(student[before]).mean().backward()
+                optimizer.step()
+            return float(cross_entropy(student[fresh], truth))
+
+        tail = loss_of(lambda logits: divergence(logits, top.indices, top.values, "forward") / 2 + cross_entropy(logits, sampled) / 2)
+        hard = loss_of(lambda logits: cross_entropy(logits, sampled))
+        renormalised = top.values / top.values.sum(-1, keepdim=True)
+        wrong = loss_of(lambda logits: -(renormalised * logits.log_softmax(-1).gather(-1, top.indices)).sum(-1))
+        best = float(-(chain[fresh].gather(-1, truth[:, None])).log().mean())
+        assert best < tail < hard < wrong and wrong > best + 0.5
+
+    def test_a_student_learns_a_recorded_distribution(self, tmp_path):
+        """The teacher says red 60 %, green 30 % and blue 10 % of the time; the records hold only its likeliest two."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        chance, rows = random.Random(0), []
+        for i in range(240):
+            said = chance.choices(COLOURS, (6, 3, 1))[0]
+            top = [["red", "green"]], [[math.log(0.6), math.log(0.3)]]
+            logprob = math.log({"red": 0.6, "green": 0.3, "blue": 0.1}[said])
+            rows.append({"prompt": turns(f"Which colour is {i}?"), "tokens": [said], "logprobs": [logprob], "top_tokens": top[0], "top_logprobs": top[1]})
+        student = students.ready("tiny", tmp_path, tmp_path / "student", [*COLOURS, "Which colour is ?"] * 9)
+        for kind in ("forward", "reverse", "jensen_shannon"):
+            folder = tmp_path / kind
+            told = taught(folder, rows, objective="logits", divergence=kind, student=student, cross_entropy=0.2, max_steps=100)
+            assert told["held_out"]["student"]["loss"] < told["held_out"]["base"]["loss"] / 3
+            tokenizer, model = AutoTokenizer.from_pretrained(folder / "student"), AutoModelForCausalLM.from_pretrained(folder / "student")
+            ids = tokenizer.apply_chat_template(turns("Which colour is 50?"), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            with torch.no_grad():
+                shares = model(**ids).logits[0, -1].softmax(-1)
+            red, green, blue = (float(shares[tokenizer.convert_tokens_to_ids(colour)]) for colour in COLOURS)
+            assert red == pytest.approx(0.6, abs=0.1) and green == pytest.approx(0.3, abs=0.1) and blue == pytest.approx(0.1, abs=0.07)
+
+    def test_a_teacher_with_other_tokens_is_left_out_and_counted(self, tmp_path):
+        rows = [{"prompt": "a", "tokens": ["red"], "logprobs": [-0.5], "top_tokens": [["red", "green"]], "top_logprobs": [[-0.5, -1.5]]}] * 70
+        rows += [rows[0] | {"tokens": ["vermilion-ish"], "top_tokens": [["vermilion-ish", "green"]]}] * 5
+        student = students.ready("tiny", tmp_path, tmp_path / "student", ["red green"] * 9)
+        told = taught(tmp_path / "a", rows, held_out=0, objective="logits", student=student, max_steps=2)
+        assert told["data"]["rows"] == {"left out: a token of the teacher is none of the student's vocabulary": 5}

@@ -1,0 +1,71 @@
+"""A student from end to end (slow): a corpus with a held-out share, a tiny student trained on the rest, asked and measured beside
+its base, in one pipeline; and in rounds, where each asks the one before.
+"""
+
+import importlib.util
+import json
+
+import pytest
+
+import distillgen
+from distillgen.runs import read_records
+from tests.tiny_llama import make_model
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+
+
+def slow(test):
+    missing = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs pip install 'distillgen[train]'")
+    return pytest.mark.slow(pytest.mark.filterwarnings("default")(missing(test)))
+
+
+COLOURS = ("red", "green", "blue", "white")
+
+
+def teacher(request, sample):
+    """The colour of a thing is that of its letter."""
+    return COLOURS["abcd".index(request.messages[-1]["content"].split()[3])]
+
+
+def rows(n):
+    return [{"question": f"Which colour has {'abcd'[i * 7 % 4]} {i}?"} for i in range(n)]
+
+
+ANSWER = {"generate": {"model": "teacher", "template": "{{ question }}", "output": "colour"}}
+TRAIN = {"train": {"student": "tiny", "epochs": 8, "batch_size": 16, "learning_rate": 0.003, "prompt": "question", "completion": "colour"}}
+EVALUATE = {"evaluate": {"models": ["student", "base"], "template": "{{ question }}", "gold": "colour", "metrics": ["exact"], "temperature": 0, "max_tokens": 6}}
+
+
+@slow
+def test_a_student_is_better_than_its_base_on_what_neither_saw(project):
+    project.rows("rows.jsonl", rows(300))
+    pipeline = {
+        "version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.15}}, ANSWER, TRAIN, EVALUATE],
+    }  # fmt: skip
+    run = distillgen.run(pipeline, out="out", teachers={"teacher": teacher})
+    told = json.loads((run.directory / "evaluation.json").read_text())
+    held_out = [r for r in read_records(run.directory / "corpus.jsonl") if r.held_out]
+    manifest = json.loads((run.directory / "student/manifest.json").read_text())
+    assert told["items"] == len(held_out) and manifest["data"]["rows"]["train"] + len(held_out) == 300
+    assert told["models"]["student"]["metrics"]["exact"]["mean"] > 0.8 and told["models"]["base"]["metrics"]["exact"]["mean"] < 0.2
+    assert told["comparisons"][0]["p"] < 0.01
+
+
+@slow
+def test_in_rounds_each_student_is_asked_by_the_next_one(project):
+    make_model(project.path / "base")
+    project.rows("rows.jsonl", rows(240))
+    guess = {"generate": {"name": "guess", "model": "student", "template": "{{ question }}", "output": "guess", "temperature": 0, "max_tokens": 6, "take_cut_off": True}}
+    train = {"train": {**TRAIN["train"], "student": str(project.path / "base"), "epochs": 8, "held_out": 0}}
+    pipeline = {
+        "version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 2, "repeat": True, "stages": [guess, ANSWER, train]}}],
+    }  # fmt: skip
+    run = distillgen.run(pipeline, out="out", teachers={"teacher": teacher})
+    right = [[], []]
+    for record in read_records(run.directory / "corpus.jsonl"):
+        right[record.fields["round"]].append(record.fields["guess"] == record.fields["colour"])
+    first, second = (sum(each) / len(each) for each in right)
+    assert first < 0.1 and second > 0.8, "the second round asked another than the student of the first"
+    assert (run.directory / "rounds/last/student/manifest.json").exists()
