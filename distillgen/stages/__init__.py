@@ -7,6 +7,7 @@ order. A chunk has any length from one record up: long where answers are replaye
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -223,6 +224,13 @@ def likelihood(stage: str, completion: Completion) -> dict[str, float]:
     """The log-probability under its teacher of what it says or was shown, in nats: sum over tokens and mean."""
     values = [token[1] for token in completion.logprobs if token[1] is not None]
     return {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)} if values else {}
+
+
+def certainty(stage: str, completion: Completion) -> dict[str, float]:
+    """How far the likeliest token is ahead of the next one, in probability, on average: where alternatives are recorded."""
+    tops = [sorted((math.exp(value) for _, value in token[2]), reverse=True)[:2] for token in completion.logprobs if token[2]]
+    ahead = [first - second for first, second in (top for top in tops if len(top) == 2)]
+    return {f"{stage}.margin": sum(ahead) / len(ahead)} if ahead else {}
 
 
 def stage_class(kind: str) -> type[Stage]:

@@ -55,11 +55,11 @@ def checked(
                     message = f"filter '{entry.label}' stands in '{labels[entry.label]}' and in '{stage.name}'"
                     raise ConfigError(f"{message}; give one a name of its own: {entry.filter}: {{name: …}}")
                 labels[entry.label] = stage.name
-            fields = stage.check(given)
+            after = stage.check(given)
             if twice := next((name for name in stage.names() if name in taken), None):
                 raise ConfigError(f"'{twice}' stands twice; name one of them: {kind if twice == stage.name else twice}: {{name: …}}")
             taken.update(stage.names())
-            given = replace(given, fields=fields, stages=(*given.stages, stage))
+            given = replace(given, fields=after, stages=(*given.stages, stage))
             for name, spec in stage.makes(Path()).items():
                 if given.models.get(name, spec) != spec:
                     raise ConfigError(f"it makes a model of the name '{name}', which another one has; rename that")

@@ -125,7 +125,7 @@ class Rounds(Stage):
                 split = split or any(SPLIT in record.fields for record in chunk)
             stages = list(self._likely(guarded(self.stages, job.project, split=split, inside=self.name)))
             for chunk in pool.chunks():
-                loop.outside.update((r.id, own) for r in chunk if (own := {n: r.fields[n] for n in (ROUND, ITEM) if n in r.fields}))
+                loop.outside |= {r.id: {ROUND: r.fields[ROUND], ITEM: r.fields[ITEM]} for r in chunk if ITEM in r.fields}
                 loop.waiting += sum(not record.dropped and not record.held_out for record in chunk)
                 if out := [record for record in chunk if record.dropped]:
                     yield out
