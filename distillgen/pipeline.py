@@ -267,8 +267,8 @@ def _named(entries: list[Any]) -> dict[str, dict[str, Any]]:
             entry[kind] = options = {} if options is None else options
             if isinstance(options, dict):
                 named[str(options.get("name", kind))] = options
-                if isinstance(options.get("stages"), list):
-                    named |= _named(options["stages"])
+                for inside in (options.get(key) for key in ("stages", "filters")):
+                    named |= _named(inside) if isinstance(inside, list) else {}
             elif isinstance(options, list):
                 named |= _named(options)
     return named

@@ -57,7 +57,8 @@ def checked(
                 labels[entry.label] = stage.name
             after = stage.check(given)
             if twice := next((name for name in stage.names() if name in taken), None):
-                raise ConfigError(f"'{twice}' stands twice; name one of them: {kind if twice == stage.name else twice}: {{name: …}}")
+                which = kind if twice == stage.name else twice
+                raise ConfigError(f"'{twice}' stands twice; name one of them: {which}: {{name: …}}")
             taken.update(stage.names())
             given = replace(given, fields=after, stages=(*given.stages, stage))
             for name, spec in stage.makes(Path()).items():

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from distillgen.embedding import check as check_embedder
 from distillgen.errors import ConfigError
 from distillgen.project import Project
-from distillgen.record import META, digest
-from distillgen.stages import Checking, Chunks, Job, Stage
+from distillgen.record import META, Record, digest
+from distillgen.stages import Checking, Chunks, Estimate, Job, Stage
 from distillgen.stages._whole_set import embedded
 from distillgen.stages.rounds import ITEM, kept_of
 from distillgen.stages.source import Source
@@ -70,6 +70,10 @@ class Retrieve(Stage):
                 raise ConfigError(f"{record.source}: {record.dropped.reason}")
             rows.append(record.fields)
         return rows
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+        """As many go on; what entries bring has no bound."""
+        return Estimate(before.rows, made_bytes=None)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Look every live record up."""

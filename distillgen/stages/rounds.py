@@ -106,7 +106,8 @@ class Rounds(Stage):
             asked = {name: _sum(asked[name], getattr(last, name)) for name in ASKED}
             spared += last.spared
         every = {name: None if value is None else value * self.n for name, value in asked.items()}
-        return replace(last, rows=None if last.rows is None else last.rows * self.n, spared=self._spared(before, spared), **every)
+        rows = last.rows * self.n if last.rows is not None and self.repeat else last.rows
+        return replace(last, rows=rows, spared=self._spared(before, spared), **every)
 
     def _spared(self, before: Estimate, of_a_round: int) -> int:
         """How many records are never asked about: unless it repeats, a loop asks about each once at most."""
