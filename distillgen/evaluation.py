@@ -69,7 +69,7 @@ class Answered:
 
     def figures(self) -> Iterator[tuple[str, float]]:
         """The share that each metric let pass, and what else is one number; then the same of each group."""
-        yield from self._figures(range(len(self.records) // self.n))
+        yield from self._figures(range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices))))
         for group, found in self.told_by_group().items():
             yield from ((f"{name} in {group}", value) for name, value in found.items() if name != "items")
 

@@ -49,7 +49,7 @@ def equilibrium(gains: Sequence[float], wrong: float) -> list[float]:
     costs = [1 / max(gains[i], 1e-12) for i in order]
     worth = [(k - wrong) / total for k, total in enumerate(accumulate(costs), 1)]
     if not worth or max(worth) <= 0:
-        return [1 / len(gains)] * len(gains)
+        return [1 / len(gains) for _ in gains]
     best = worth.index(max(worth)) + 1
     chances, total = [0.0] * len(gains), sum(costs[:best])
     for i, cost in zip(order[:best], costs, strict=False):

@@ -130,7 +130,8 @@ class Evaluate(Stage, Sampling):
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
             size = size_of(prompt.render({**record.fields, **self.params}, prompt.draw("plan", record.fields)))
             most = [self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked]
-            return [(name, size, tokens and tokens * self.n) for name, tokens in zip(self.asked, most, strict=True)]
+            asked = zip(self.asked if self.metrics else (), most, strict=False)
+            return [(name, size, tokens and tokens * self.n) for name, tokens in asked]
 
         found = bounds(replace(before, rows=rows), samples, given, asks)
         return replace(found, rows=before.rows, made_bytes=before.made_bytes)
@@ -161,7 +162,7 @@ class Evaluate(Stage, Sampling):
         asking = _Asking(self, self.load_prompt(job.project), job)
         said: dict[str, list[Completion]] = {}
         for name in self.asked:  # one after the other: two models rarely fit into one memory
-            answers = await asking.all(name, [(item, None) for item in items], samples=self.n)
+            answers = await asking.all(name, [(item, None) for item in items], samples=self.n) if self.metrics else []
             said[name] = [*chain.from_iterable(answers)]
         found = []
         for name, completions in said.items():

@@ -106,7 +106,7 @@ class Rounds(Stage):
             asked = {name: _sum(asked[name], getattr(last, name)) for name in ASKED}
             spared += last.spared
         every = {name: None if value is None else value * self.n for name, value in asked.items()}
-        rows = last.rows * self.n if last.rows is not None and self.repeat else last.rows
+        rows = last.rows * self.n if last.rows is not None and (self.repeat or spared) else last.rows  # else each is kept once
         return replace(last, rows=rows, spared=self._spared(before, spared), **every)
 
     def _spared(self, before: Estimate, of_a_round: int) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 import distillgen
 from distillgen.runs import read_records
+from tests.conftest import ROOT
 
 POLICY = {
     "kettle": ("APOLOGY", "REPLACEMENT"), "invoice": ("LEDGER", "REFUND"), "parcel": ("TRACE", "RESEND"), "oven": ("TECHNICIAN", "LOAN"),
@@ -159,9 +160,9 @@ def test_killed_inside_a_round_the_library_is_the_same_byte_for_byte(world):
     )
     world.write("models.py", script)
     sets = ["source.path=customers.jsonl", "audit.edits=edits.jsonl", "novel.embedder=words", *WORDS]
-    sets += [f"{name}.{key}={value}" for name in ("teacher", "student") for key, value in (("provider", "scripted"), ("model", f"models.py:{name}"), ("max_concurrency", 4))]
+    sets += [f"models.{name}={{provider: scripted, model: 'models.py:{name}', max_concurrency: 4}}" for name in ("teacher", "student")]
     command = [sys.executable, "-m", "distillgen", "run", "strategy-teaching", *(word for each in sets for word in ("--set", each))]
-    env = world.env() | {"PYTHONPATH": str(distillgen.project.Path(__file__).parents[2])}
+    env = world.env() | {"PYTHONPATH": str(ROOT)}
     subprocess.run([*command, "--out", "whole"], cwd=world.path, env=env, check=True, capture_output=True)
     killed = 0
     for wait_s in (0.9, 1.1, 1.0, 1.2, 1.3):
