@@ -27,14 +27,16 @@ class Answered:
     completions: list[Completion]
     records: list[Record]
     """One for each completion: the item's fields with the answer."""
+    groups: Sequence[str] = ()
+    """The group of each item, where figures are also told by group."""
     passed: dict[str, list[float | None]] = field(default_factory=dict)
     """By metric, for each completion: 1 or 0; None where no judge could read it."""
     numbers: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
-    log_likelihoods: list[float] = field(default_factory=list)
-    """Of each item's right answer: the mean over its tokens, in nats."""
-    choices: list[tuple[float, bool]] = field(default_factory=list)
+    log_likelihoods: list[float | None] = field(default_factory=list)
+    """Of each item's right answer: the mean over its tokens, in nats; None where it is not known."""
+    choices: list[tuple[float, bool] | None] = field(default_factory=list)
     """Of each question with options: the probability of the likeliest among them, and whether it is the right one."""
 
     def told(self, vote: Kind | None) -> dict[str, Any]:
@@ -45,12 +47,17 @@ class Answered:
             "metrics": {metric: self._metric(metric, vote) for metric in self.passed},
             "numbers": {name: fmean(values) for name, values in self.numbers.items()},
         }  # fmt: skip
-        if self.log_likelihoods:
-            told["perplexity"] = math.exp(-fmean(self.log_likelihoods))
-        if self.choices:
-            told["likeliest_option"] = summary([float(right) for _, right in self.choices])
-            told["ece"] = calibration_error(self.choices)
+        if known := [value for value in self.log_likelihoods if value is not None]:
+            told["perplexity"] = math.exp(-fmean(known))
+        if chosen := [choice for choice in self.choices if choice is not None]:
+            told["likeliest_option"] = summary([float(right) for _, right in chosen])
+            told["ece"] = calibration_error(chosen)
         return told
+
+    def told_by_group(self) -> dict[str, dict[str, float]]:
+        """For each group its items, and the figures of these."""
+        places = {group: [i for i, own in enumerate(self.groups) if own == group] for group in sorted(set(self.groups))}
+        return {group: {"items": len(some), **dict(self._figures(some))} for group, some in places.items()}
 
     def by_item(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """The values of each item's samples."""
@@ -61,14 +68,20 @@ class Answered:
         return [None if None in row else fmean(row) for row in self.by_item(self.passed[metric])]
 
     def figures(self) -> Iterator[tuple[str, float]]:
-        """The share that each metric let pass, and what else is one number."""
+        """The share that each metric let pass, and what else is one number; then the same of each group."""
+        yield from self._figures(range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices))))
+        for group, found in self.told_by_group().items():
+            yield from ((f"{name} in {group}", value) for name, value in found.items() if name != "items")
+
+    def _figures(self, items: Sequence[int]) -> Iterator[tuple[str, float]]:
         for metric in self.passed:
-            if judged := [mean for mean in self.means(metric) if mean is not None]:
+            means = self.means(metric)
+            if judged := [mean for i in items if (mean := means[i]) is not None]:
                 yield metric, fmean(judged)
-        if self.log_likelihoods:
-            yield "perplexity", math.exp(-fmean(self.log_likelihoods))
-        if self.choices:
-            yield "likeliest_option", fmean(right for _, right in self.choices)
+        if self.log_likelihoods and (known := [value for i in items if (value := self.log_likelihoods[i]) is not None]):
+            yield "perplexity", math.exp(-fmean(known))
+        if self.choices and (chosen := [choice for i in items if (choice := self.choices[i]) is not None]):
+            yield "likeliest_option", fmean(right for _, right in chosen)
 
     def _metric(self, metric: str, vote: Kind | None) -> dict[str, Any]:
         told: dict[str, Any] = summary([mean for mean in self.means(metric) if mean is not None])

@@ -307,6 +307,7 @@ async def _written(
 ) -> Chunks:
     """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
     count, source, flushed = live.stages[index], "", 0.0
+    names = set(live.pipeline.stages[index].names())
     async for chunk in chunks:
         for record in chunk:
             if record.source != source:
@@ -320,7 +321,7 @@ async def _written(
                     corpus.write(line)
                     live.first_kept = live.first_kept or record
             else:
-                if record.dropped.stage == count.name:
+                if record.dropped.stage in names:
                     count.dropped[record.dropped.filter] += 1
                 if dropped:
                     dropped.write(line)

@@ -90,7 +90,10 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
         if isinstance(node, yaml.SequenceNode):
             return [plain(item, (*place, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
+            own = [pair for pair in node.value if pair[0].tag != _CORE + "merge"]
             loader.flatten_mapping(node)
+            merged = {key.value: (key, value) for key, value in node.value[: len(node.value) - len(own)]}
+            node.value = [*(pair for name, pair in merged.items() if name not in {key.value for key, _ in own}), *own]  # own ones win
             mapping: dict[str, Any] = {}
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):

@@ -259,7 +259,7 @@ def typed(given: str) -> str:
 
 
 def _named(entries: list[Any]) -> dict[str, dict[str, Any]]:
-    """The options of stages, and of the filters in them, by name; those that are left out are made."""
+    """The options of stages, and of the stages and filters in them, by name; those that are left out are made."""
     named: dict[str, dict[str, Any]] = {}
     for i, entry in enumerate(entries):
         entries[i] = entry = {entry: None} if isinstance(entry, str) else entry
@@ -267,6 +267,8 @@ def _named(entries: list[Any]) -> dict[str, dict[str, Any]]:
             entry[kind] = options = {} if options is None else options
             if isinstance(options, dict):
                 named[str(options.get("name", kind))] = options
+                for inside in (options.get(key) for key in ("stages", "filters")):
+                    named |= _named(inside) if isinstance(inside, list) else {}
             elif isinstance(options, list):
                 named |= _named(options)
     return named

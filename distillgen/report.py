@@ -53,6 +53,7 @@ def write_report(directory: Path) -> None:
         evaluations=evaluations(directory),
         costs=_costs(facts["state"], facts["priced"]),
         students=_students(directory),
+        loops=_loops(directory, facts["lock"]),
         kept_examples=kept,
         dropped_examples=dropped,
     )
@@ -166,6 +167,29 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
         total = {key: sum(count[key] for count in counts.values()) for key in ("rows", "valid")}
         critics.append({**told, "floor": floor, "paths": curves, "spots": spots, "total": total})
     return critics
+
+
+def _loops(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Why each loop ended, and its measures over the rounds as SVG paths, 200 wide and 100 high, those that end it first."""
+    loops = []
+    for options in (options for stage in lock["stages"] for kind, options in stage.items() if kind == "rounds"):
+        if not (path := directory / options["name"] / "rounds.json").exists():
+            continue
+        told = json.loads(path.read_bytes())
+        watched = {"kept": None, **options["until"], **options["guard"]}
+        lines = {name: _line([measured.get(name) for measured in told["rounds"]]) for name in {**watched, **told["rounds"][-1]}}
+        loops.append({"name": options["name"], "watched": watched, "lines": lines, **told})
+    return loops
+
+
+def _line(values: Sequence[float | None]) -> dict[str, Any]:
+    """A measure over the rounds that have it, with its first and last value."""
+    known = [(i, value) for i, value in enumerate(values) if value is not None]
+    low, high = min((value for _, value in known), default=0.0), max((value for _, value in known), default=0.0)
+    right, up = 200 / max(1, len(values) - 1), 100 / (high - low or 1.0)
+    spots = [f"{right * i:.1f} {100 - up * (value - low) if high > low else 50:.1f}" for i, value in known]
+    return {"path": "M" + "L".join(spots) if spots else "", "spots": spots, "first": known[0][1] if known else 0.0,
+            "last": known[-1][1] if known else 0.0, "low": low, "high": high}  # fmt: skip
 
 
 def _students(directory: Path) -> list[dict[str, Any]]:

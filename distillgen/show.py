@@ -39,6 +39,8 @@ def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> None
         cells = ["no bound" if row[name] is None else f"{row[name]:,}" for name in names]
         cells.append("no bound" if row["max_cost_usd"] is None else money(row["max_cost_usd"]))
         say(f"{row['stage']:<14}" + "".join(f"{cell:>15}" for cell in cells))
+    for row in (row for row in stages if row["spared"]):
+        say(f"{row['stage']}: at least {row['spared']:,} records of the pool are not asked about, by what it allocates")
     say("input tokens are estimated from the first 200 rows; the cost takes the longest of them for every row")
     if totals["output_tokens"] is None:
         say("no bound: set max_tokens in the prompt's sampling, the model or the stage")

@@ -4,12 +4,17 @@ import json
 import math
 import random
 from itertools import combinations, permutations
+from pathlib import Path
 
 import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.project import Project
 from distillgen.resampling import interval, paired, pass_at_k
+from distillgen.stages import Checking
+from distillgen.stages.evaluate import Evaluate
+from distillgen.stages.train import Train
 from distillgen.teachers import Completion
 
 
@@ -86,9 +91,12 @@ def test_only_what_is_held_out_is_asked_about_and_the_corpus_keeps_its_rows(proj
 
 
 def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
-    rows(project)
+    train = Train(name="train", student="tiny")
+    given = Checking(frozenset({"question"}), train.makes(Path()), Project(project.path), (train,))
+    stage = Evaluate(name="evaluate", models=["student"], template="{{ question }}", metrics=["finished"])
     with pytest.raises(ConfigError, match="asked about what it was trained on; give the source held_out: 0.1"):
-        evaluate({}, {"student": answers(1)})
+        stage.check(given)
+    rows(project)
     project.rows("other.jsonl", [{"question": "3 + 3?", "right": 6}])
     found, _ = evaluate({"data": "other.jsonl"}, {"student": answers(1)})
     assert found["items"] == 1 and found["models"]["student"]["metrics"]["numeric"]["mean"] == 1

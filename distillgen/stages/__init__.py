@@ -7,6 +7,7 @@ order. A chunk has any length from one record up: long where answers are replaye
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -80,6 +81,8 @@ class Estimate:
     max_cost_usd: float | None = 0.0
     made_bytes: int | None = 0
     """Most bytes of a field that no source row has, because a stage up to this one makes it."""
+    spared: int = 0
+    """Records that it keeps from those who would ask about them."""
 
 
 def nobody(name: str) -> Teacher:
@@ -120,6 +123,10 @@ class Stage(BaseModel):
 
     kind: ClassVar[str] = ""
     name: str = Field("", description="what messages, reports and file names call the stage; default: its kind")
+
+    def names(self) -> list[str]:
+        """What may stand as the stage where it has dropped a record: its name, and those of stages inside it."""
+        return [self.name]
 
     def models(self, project: Project) -> list[str]:
         """The pipeline's models that it asks."""
@@ -217,6 +224,13 @@ def likelihood(stage: str, completion: Completion) -> dict[str, float]:
     """The log-probability under its teacher of what it says or was shown, in nats: sum over tokens and mean."""
     values = [token[1] for token in completion.logprobs if token[1] is not None]
     return {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)} if values else {}
+
+
+def certainty(stage: str, completion: Completion) -> dict[str, float]:
+    """How far the likeliest token is ahead of the next one, in probability, on average: where alternatives are recorded."""
+    tops = [sorted((math.exp(value) for _, value in token[2]), reverse=True)[:2] for token in completion.logprobs if token[2]]
+    ahead = [first - second for first, second in (top for top in tops if len(top) == 2)]
+    return {f"{stage}.margin": sum(ahead) / len(ahead)} if ahead else {}
 
 
 def stage_class(kind: str) -> type[Stage]:

@@ -19,12 +19,15 @@ from distillgen.stages.source import Source
 
 
 def checked(
-    written: Sequence[Mapping[str, Any]], places: Places, given: Checking, *, sourced: bool = True
+    written: Sequence[Mapping[str, Any]], places: Places, given: Checking, *, inside: str = ""
 ) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
-    """Every stage, checked against what the stages before it leave, and the fields after it. Raises ConfigError."""
+    """Every stage, checked against what the stages before it leave, and the fields after it; `inside` is the name of the stage
+    whose stages they are. Raises ConfigError.
+    """
     found: dict[str, tuple[Stage, frozenset[str]]] = {}
     labels: dict[str, str] = {}
-    guard, due = _guard(written, given.project), deque(enumerate(written))
+    taken: set[str] = set()
+    guard, due = _guard(written, given.project, inside), deque(enumerate(written))
     while due:
         i, item = due.popleft()
         if guard and item.keys() & {"train", "evaluate"}:
@@ -45,16 +48,19 @@ def checked(
         with places.within("stages", i, kind, what=f"stage '{stage.name}': "):
             if not NAME.fullmatch(stage.name):
                 raise ConfigError(f"the name '{stage.name}' is not made of letters, digits, '-' and '_'")
-            if not found and sourced and not isinstance(stage, Source):
+            if not found and not inside and not isinstance(stage, Source):
                 raise ConfigError(f"the first stage must be a source, not '{kind}'")
-            if stage.name in found:
-                raise ConfigError(f"'{stage.name}' stands twice; name one of them: {kind}: {{name: …}}")
             for entry in getattr(stage, "filters", ()):  # scores are kept by label, which no two filters may share
                 if entry.label in labels:
                     message = f"filter '{entry.label}' stands in '{labels[entry.label]}' and in '{stage.name}'"
                     raise ConfigError(f"{message}; give one a name of its own: {entry.filter}: {{name: …}}")
                 labels[entry.label] = stage.name
-            given = replace(given, fields=stage.check(given), stages=(*given.stages, stage))
+            after = stage.check(given)
+            if twice := next((name for name in stage.names() if name in taken), None):
+                which = kind if twice == stage.name else twice
+                raise ConfigError(f"'{twice}' stands twice; name one of them: {which}: {{name: …}}")
+            taken.update(stage.names())
+            given = replace(given, fields=after, stages=(*given.stages, stage))
             for name, spec in stage.makes(Path()).items():
                 if given.models.get(name, spec) != spec:
                     raise ConfigError(f"it makes a model of the name '{name}', which another one has; rename that")
@@ -64,15 +70,20 @@ def checked(
     return stages, fields
 
 
-def guarded(written: Sequence[Mapping[str, Any]], project: Project, *, split: bool) -> list[Mapping[str, Any]]:
+def guarded(written: Sequence[Mapping[str, Any]], project: Project, *, split: bool, inside: str) -> list[Mapping[str, Any]]:
     """A list of stages with what `checked` would put between them, for records that are `split`, or not."""
-    guard = _guard(written, project)
+    guard = _guard(written, project, inside)
     at = next((i for i, item in enumerate(written) if item.keys() & {"train", "evaluate"}), len(written))
     due = [{"decontaminate": guard}] if guard and (split or guard["against"]) else []
     return [*written[:at], *due, *written[at:]]
 
 
-def _guard(written: Sequence[Mapping[str, Any]], project: Project) -> dict[str, Any]:
+def guard_name(inside: str) -> str:
+    """What the stage is called that stands unwritten between those of a stage."""
+    return f"decontaminate-{inside}" if inside else "decontaminate"
+
+
+def _guard(written: Sequence[Mapping[str, Any]], project: Project, inside: str) -> dict[str, Any]:
     """The options of the stage that keeps what is evaluated on out of what is trained on; none where nothing is evaluated."""
     sets, questions = list[str](), list[list[str]]()
     for item in written:
@@ -81,4 +92,5 @@ def _guard(written: Sequence[Mapping[str, Any]], project: Project) -> dict[str, 
             sets += [stage.data] if stage.data else []
             questions.append(sorted(stage.load_prompt(project).inputs))
     written_out = any("decontaminate" in item for item in written)
-    return {"against": list(dict.fromkeys(sets)), "questions": questions} if questions and not written_out else {}
+    named = {"name": guard_name(inside), "against": list(dict.fromkeys(sets)), "questions": questions}
+    return named if questions and not written_out else {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from distillgen.embedding import SHIPPED, embed
+from distillgen.embedding import SHIPPED, WORDS, embed
 from distillgen.errors import ConfigError
 from distillgen.ledger import Ledger
 from distillgen.record import Record, digest, dumps, loads_own
@@ -52,7 +52,7 @@ class Placed(Stage):
     """A stage that compares records by vectors."""
 
     field: str | None = Field(None, description="the text that is embedded")
-    embedder: str = Field("minilm", description="minilm, a local folder, or a name on the Hugging Face Hub")
+    embedder: str = Field("minilm", description="minilm, a local folder, a name on the Hugging Face Hub, or words")
     vector: str | None = Field(None, description="a field that holds a list of numbers, which is taken instead of an embedding")
 
     def check_vectors(self, given: Checking) -> None:
@@ -60,7 +60,8 @@ class Placed(Stage):
         if self.vector is None and self.field is None:
             raise ConfigError("give 'field', a text to embed, or 'vector', a field that holds numbers")
         given.need(str(self.vector or self.field), "'vector'" if self.vector else "'field'")
-        if any(util.find_spec(name) is None for name in ("numpy", *([] if self.vector else ["sentence_transformers"]))):
+        model = not self.vector and self.embedder != WORDS
+        if any(util.find_spec(name) is None for name in ("numpy", *(["sentence_transformers"] if model else []))):
             raise ConfigError("comparing vectors needs the extra 'filters': pip install 'distillgen[filters]'")
         if not self.vector and self.embedder in SHIPPED:
             package = SHIPPED[self.embedder][0]
@@ -113,6 +114,8 @@ async def embedded(texts: Sequence[str], model: str, ledger: Ledger) -> Array:
     """Embeddings from the ledger, where they are kept with 16 bits a number, or made in a thread, so that the run goes on."""
     import numpy as np
 
+    if model == WORDS:
+        return np.asarray(embed(texts, model=model))
     keys = [digest(["embedding", model, text], 32).encode() for text in texts]
     known = ledger.find_scores(keys)
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}

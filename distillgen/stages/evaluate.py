@@ -42,6 +42,8 @@ class Evaluate(Stage, Sampling):
     data: str | None = Field(None, description="a JSONL file of items; default: what the source holds out")
     prompt: str | None = Field(None, description="a file in prompts/ with the question, without its ending")
     template: str | None = Field(None, description="the question in place, instead of a file")
+    params: dict[str, Any] = Field(default_factory=dict, alias="with", description="values for the question, for all items alike")
+    by: str | None = Field(None, description="the item's field by whose values figures are also told apart, such as a domain")
     gold: str | None = Field(None, description="the item's field with the right answer, or a list of right ones")
     output: str = Field("answer", description="the field in which a metric finds a model's answer")
     n: int = Field(1, ge=1, description="samples of each answer; from 2 on, also pass@k")
@@ -100,13 +102,13 @@ class Evaluate(Stage, Sampling):
             if not rows:
                 raise ConfigError(f"'{self.data}' has no rows")
             fields = frozenset(chain.from_iterable(row.fields for row in rows))
-        elif SPLIT not in fields and "student" in given.models:
+        elif SPLIT not in fields and any(stage.makes(Path()) for stage in given.stages):
             remedy = "give the source held_out: 0.1, or 'data', a file of other items"
             raise ConfigError(f"the student would be asked about what it was trained on; {remedy}")
         about = replace(given, fields=fields)
-        for name in self.load_prompt(given.project).inputs:
+        for name in set(self.load_prompt(given.project).inputs) - self.params.keys():
             about.need(name, f"prompt '{self.prompt}'" if self.prompt else "'template'")
-        for option in ("gold", "options"):
+        for option in ("gold", "options", "by"):
             if name := getattr(self, option):
                 about.need(name, f"'{option}'")
         seen = fields | {self.output, *self.asked, *([GOLD] if self.gold else [])}
@@ -126,9 +128,10 @@ class Evaluate(Stage, Sampling):
             samples, rows = items[:200], len(items)
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            size = size_of(prompt.render(record.fields, prompt.draw("plan", record.fields)))
+            size = size_of(prompt.render({**record.fields, **self.params}, prompt.draw("plan", record.fields)))
             most = [self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked]
-            return [(name, size, tokens and tokens * self.n) for name, tokens in zip(self.asked, most, strict=True)]
+            asked = zip(self.asked if self.metrics else (), most, strict=False)
+            return [(name, size, tokens and tokens * self.n) for name, tokens in asked]
 
         found = bounds(replace(before, rows=rows), samples, given, asks)
         return replace(found, rows=before.rows, made_bytes=before.made_bytes)
@@ -159,7 +162,7 @@ class Evaluate(Stage, Sampling):
         asking = _Asking(self, self.load_prompt(job.project), job)
         said: dict[str, list[Completion]] = {}
         for name in self.asked:  # one after the other: two models rarely fit into one memory
-            answers = await asking.all(name, [(item, None) for item in items], samples=self.n)
+            answers = await asking.all(name, [(item, None) for item in items], samples=self.n) if self.metrics else []
             said[name] = [*chain.from_iterable(answers)]
         found = []
         for name, completions in said.items():
@@ -169,7 +172,8 @@ class Evaluate(Stage, Sampling):
                 others = {other: texts[first].text for other, texts in said.items()}
                 fields = {**item.fields, **others, self.output: completion.text}
                 records.append(Record(digest([item.id, name, i % self.n]), fields, (item.id,), item.source))
-            found.append(answered := Answered(name, self.n, completions, records))
+            groups = [str(item.fields.get(self.by)) for item in items] if self.by else []
+            found.append(answered := Answered(name, self.n, completions, records, groups))
             for entry in self.metrics:
                 if name not in entry.options.values():  # nobody is compared with himself
                     await self._measure(answered, entry, job)
@@ -180,6 +184,7 @@ class Evaluate(Stage, Sampling):
         told = {
             "items": len(items), "of": self.data or "the source", "samples": self.n,
             "models": {each.name: each.told(self.vote) for each in found},
+            "by": self.by, "groups": {each.name: each.told_by_group() for each in found} if self.by else {},
             "comparisons": [difference for one, other in combinations(found, 2) for difference in compared(one, other)],
         }  # fmt: skip
         job.measured[self.name] = {f"{each.name}.{name}": value for each in found for name, value in each.figures()}
@@ -231,7 +236,7 @@ class _Asking:
     def _request(self, teacher: Teacher, item: Record, target: str | None) -> Request:
         prompt, stage = self._prompt, self._stage
         try:
-            messages = prompt.render(item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields))
+            messages = prompt.render({**item.fields, **stage.params}, prompt.draw(f"{stage.name}/{item.id}", item.fields))
         except Unrenderable as error:
             raise ConfigError(f"stage '{stage.name}', item {item.source}: {error}") from error
         asked: dict[str, Any] = {"messages": messages}
@@ -240,21 +245,23 @@ class _Asking:
         sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
         return Request(teacher.spec.model, sampling=sampling, target=target, **asked)
 
-    async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[float]:
-        """The mean log-probability of a token of each right answer, in nats."""
+    async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[float | None]:
+        """The mean log-probability of a token of each right answer, in nats; None where the model did not tell."""
         answers = await self.all(model, [(item, str(_one(item.fields[GOLD]))) for item in items])
-        return [found["it.mean_logprob"] for (each,) in answers if (found := likelihood("it", each))]
+        return [likelihood("it", each).get("it.mean_logprob") for (each,) in answers]
 
-    async def choices(self, model: str, items: Sequence[Record], field: str) -> list[tuple[float, bool]]:
+    async def choices(self, model: str, items: Sequence[Record], field: str) -> list[tuple[float, bool] | None]:
         """For each question with options the probability of the likeliest among them, and whether it is the right one."""
         given = [options_of(item.fields.get(field)) for item in items]
         flat = [(item, text) for item, options in zip(items, given, strict=True) for text in options.values()]
         sums = (likelihood("it", each).get("it.logprob", -math.inf) for (each,) in await self.all(model, flat))
-        found = []
+        found = list[tuple[float, bool] | None]()
         for item, options in zip(items, given, strict=True):
             values = {letter: next(sums) for letter in options}
             most = max(values.values(), default=-math.inf)
-            if math.isfinite(most):
+            if not math.isfinite(most):
+                found.append(None)
+            else:
                 chosen = max(values, key=lambda letter: values[letter])
                 share = 1 / sum(math.exp(value - most) for value in values.values())
                 found.append((share, chosen == option_of(_one(item.fields[GOLD]), options)))

@@ -26,6 +26,7 @@ from distillgen.stages import (
     Stage,
     ask_each,
     bounds,
+    certainty,
     likelihood,
     size_of,
 )
@@ -210,7 +211,7 @@ class _Asking:
             raw = record.derive({field: completion.text, **extra}, made, ordinal)
             return [raw.drop(stage.name, _STATUS.get(completion.status, "malformed"), str(error))]
         children = [record.derive({**row, **extra}, made, ordinal + i) for i, row in enumerate(rows)]
-        if scores := likelihood(stage.name, completion):
+        if scores := likelihood(stage.name, completion) | certainty(stage.name, completion):
             children = [child.scored(scores) for child in children]
         most = stage.max_items
         over = [c.drop(stage.name, "max_items", f"one of {len(rows)} items, {most} are taken") for c in children[most:]]

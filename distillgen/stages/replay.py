@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain, islice
 
 from distillgen.stages import CHUNK, Checking, Chunks, Job, Stage
-from distillgen.stages.rounds import ITEM, records_of
+from distillgen.stages.rounds import ITEM, kept_of
 
 
 class Replay(Stage):
@@ -22,7 +22,7 @@ class Replay(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """The earlier ones, then this round's."""
-        earlier = (r for r in chain.from_iterable(map(records_of, job.earlier)) if not r.dropped)
+        earlier = chain.from_iterable(map(kept_of, job.earlier))
         while some := list(islice(earlier, CHUNK)):
             yield some
         async for chunk in chunks:

@@ -11,8 +11,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from itertools import chain, islice
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from distillgen.marked import Places
 from distillgen.project import Project, file_sha256
 from distillgen.record import SPLIT, Record, digest, dumps, loads_own
 from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage, stage_class
-from distillgen.stages._checked import checked, guarded
+from distillgen.stages._checked import checked, guard_name, guarded
 from distillgen.stages._whole_set import Spool
 from distillgen.teachers import Spec, Teacher
 
@@ -34,12 +34,14 @@ ROUND, ITEM = "round", "item"  # the fields that tell the round that a record be
 
 class Rounds(Stage):
     """Repeat `stages`. Each record that reaches this stage is offered in every round, with the field `round`, until one keeps
-    what became of it; `item` is its id in the pool. Stages of a round can ask the student that the round before has trained,
-    and reach the records that earlier rounds kept, with `replay` and `retrieve`. What leaves is what each round kept, in order,
-    and last, what none did with the reason of the last one.
+    what became of it; `item` is its id in the pool. Held-out records are offered in every round, and count nowhere as kept.
+    Stages of a round can ask the student that the round before has trained (in the first round, what it is made from; where
+    that is not there yet, they are left out), and reach the records that earlier rounds kept, with `replay` and `retrieve`.
+    What leaves is what each round kept, in order, and last, what none did with the reason of the last one.
 
-    It ends after `n` rounds, when one keeps nothing, when `until` is reached, or when a `guard` falls. These name measures of
-    the round's stages, as the report shows them, such as `evaluate.student.numeric` and `diversity.vendi`, or `kept`.
+    It ends after `n` rounds, when every record is kept, when a round keeps nothing and nothing is carried on, when `until` is
+    reached, or when a `guard` falls. These name measures of the round's stages, as the report shows them, such as
+    `evaluate.student.numeric` and `diversity.vendi`, or `kept`. A loop can stand in a loop.
     """
 
     kind = "rounds"
@@ -47,14 +49,16 @@ class Rounds(Stage):
     stages: list[dict[str, Any]] = Field(min_length=1, description="the stages of a round, as in a pipeline, without a source")
     n: int = Field(3, ge=1, description="most rounds")
     repeat: bool = Field(False, description="offer what a round has kept in the next ones, too")
+    carry: list[str] = Field([], description="fields that a record takes over from what became of it; empty in the first round")
     until: dict[str, float] = Field({}, description="end when each of these measures is at least so large")
     guard: dict[str, float] = Field({}, description="end when one of these falls by more than this share below its best so far")
 
     def within(self, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
         """The stages of a round and the fields after each; what they train can be asked from the first one on."""
         models = {name: spec for stage in self._likely() for name, spec in stage.makes(Path()).items()}
-        fields = given.fields | {ROUND, ITEM}
-        return checked(self.stages, Places(), replace(given, fields=fields, models={**given.models, **models}), sourced=False)
+        fields = given.fields | {ROUND, ITEM, *self.carry}
+        inside = replace(given, fields=fields, models={**given.models, **models}, stages=(*given.stages, self))
+        return checked(self.stages, Places(), inside, inside=self.name)
 
     def _likely(self, written: Sequence[Mapping[str, Any]] = ()) -> Iterator[Stage]:
         """The nested stages as they are written; a mistake in one is told where it is checked."""
@@ -72,6 +76,10 @@ class Rounds(Stage):
         """Whom the nested stages ask."""
         return [*dict.fromkeys(name for stage in self._likely() for name in stage.models(project))]
 
+    def names(self) -> list[str]:
+        """Its own and its stages'."""
+        return [self.name, guard_name(self.name), *(name for stage in self._likely() for name in stage.names())]
+
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """What the last round trained."""
         return {name: spec for stage in self._likely() for name, spec in stage.makes(directory / self.name / "last").items()}
@@ -79,7 +87,7 @@ class Rounds(Stage):
     def check(self, given: Checking) -> frozenset[str]:
         """The nested stages fit together, in the first round and in the next ones."""
         for name in (ROUND, ITEM):
-            if name in given.fields:
+            if name in given.fields and not any(isinstance(stage, Rounds) for stage in given.stages):
                 raise ConfigError(f"the records have a field '{name}', which tells of rounds; give it another name")
         stages, fields = self.within(given)
         for name in (*self.until, *self.guard):
@@ -92,81 +100,97 @@ class Rounds(Stage):
         """That of a round, as often as there can be rounds."""
         stages, fields = self.within(given)
         models = {**given.models, **self.makes(Path())}
-        last, asked = before, dict.fromkeys(ASKED, 0)
+        last, spared, asked = before, 0, dict.fromkeys(ASKED, 0)
         for stage, own in zip(stages, fields, strict=True):
             last = stage.estimate(last, samples, replace(given, fields=own, models=models))
             asked = {name: _sum(asked[name], getattr(last, name)) for name in ASKED}
+            spared += last.spared
         every = {name: None if value is None else value * self.n for name, value in asked.items()}
-        return replace(last, rows=None if last.rows is None else last.rows * self.n, **every)
+        rows = last.rows * self.n if last.rows is not None and (self.repeat or spared) else last.rows  # else each is kept once
+        return replace(last, rows=rows, spared=self._spared(before, spared), **every)
+
+    def _spared(self, before: Estimate, of_a_round: int) -> int:
+        """How many records are never asked about: unless it repeats, a loop asks about each once at most."""
+        if not of_a_round or before.rows is None:
+            return 0
+        return of_a_round * self.n if self.repeat else max(0, before.rows - (before.rows - of_a_round) * self.n)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the rounds out that are not yet, then let their records go."""
-        folder = job.directory / self.name
-        own = {name: file_sha256(path) for name, path in self.files(job.project).items()}
-        known = digest([self.model_dump(exclude={"n", "until", "guard"}), own, job.seed])
+        folder, loop = job.directory / self.name, _Loop()
         with Spool(job) as pool:
             sha, split = hashlib.sha256(), False
             async for chunk in chunks:
                 pool.add(chunk)
                 sha.update(dumps([[record.id, record.dropped is None] for record in chunk]))
                 split = split or any(SPLIT in record.fields for record in chunk)
-            stages = list(self._likely(guarded(self.stages, job.project, split=split)))
+            stages = list(self._likely(guarded(self.stages, job.project, split=split, inside=self.name)))
             for chunk in pool.chunks():
+                loop.outside |= {r.id: {ROUND: r.fields[ROUND], ITEM: r.fields[ITEM]} for r in chunk if ITEM in r.fields}
+                loop.waiting += sum(not record.dropped and not record.held_out for record in chunk)
                 if out := [record for record in chunk if record.dropped]:
                     yield out
-            state, history, kept = digest([known, sha.hexdigest()]), list[dict[str, float]](), set[str]()
-            why, done = f"after {self.n} rounds", list[Path]()
+            state, why = digest([self._known(job), sha.hexdigest()]), f"after {self.n} rounds"
             for number in range(self.n):
                 place = folder / f"{number:02d}"
                 if job.retry_failed or _told(place).get("state") != state:
-                    offered = (record for chunk in pool.chunks() for record in chunk if not record.dropped)
-                    pending = (record for record in offered if self.repeat or record.id not in kept)
-                    within = replace(job, directory=place, earlier=tuple(done), history=tuple(history), measured={})
-                    await self._round(number, pending, stages, state, within)
+                    live = (record for chunk in pool.chunks() for record in chunk if not record.dropped)
+                    due = (r for r in live if self.repeat or r.held_out or r.id not in loop.kept)
+                    offered = (self._offered(record, number, loop.carried.get(record.id, {})) for record in due)
+                    within = replace(job, directory=place, earlier=tuple(loop.done), history=tuple(loop.history), measured={})
+                    await self._round(number, offered, stages, state, within)
                 told = _told(place)
                 state = digest([state, told["sha256"]])
-                history.append(told["measured"])
-                done.append(place)
-                kept |= {str(record.fields[ITEM]) for record in records_of(place) if not record.dropped}
-                if reason := self._ends(history):
+                loop.add(place, told["measured"], self.carry)
+                if reason := self._ends(loop):
                     why = reason
                     break
-            for stale in sorted(folder.glob("[0-9][0-9]*"))[len(done) :]:
-                shutil.rmtree(stale)
-            with suppress(FileNotFoundError):
-                (folder / "last").unlink()
-            os.symlink(done[-1].name, folder / "last")
-            (folder / "rounds.json").write_bytes(dumps({"ended": why, "rounds": history}) + b"\n")
-            job.measured[self.name] = {"rounds": len(done), **{f"{name}, last round": n for name, n in history[-1].items()}}
-            leaving = chain.from_iterable((r for r in records_of(place) if not r.dropped) for place in done)
-            left = (r for r in records_of(done[-1]) if r.dropped and r.fields.get(ITEM) not in kept)
-            out_of = chain(leaving, left)
-            while out := list(islice(out_of, CHUNK)):
-                yield out
+        for stale in sorted(folder.glob("[0-9][0-9]*"))[len(loop.done) :]:
+            shutil.rmtree(stale)
+        with suppress(FileNotFoundError):
+            (folder / "last").unlink()
+        os.symlink(loop.done[-1].name, folder / "last")
+        (folder / "rounds.json").write_bytes(dumps({"ended": why, "rounds": loop.history}) + b"\n")
+        last = {f"{name}, last round": value for name, value in loop.history[-1].items()}
+        job.measured[self.name] = {"rounds": len(loop.done), **last}
+        leaving = loop.leaving()
+        while out := list(islice(leaving, CHUNK)):
+            yield out
 
-    async def _round(self, number: int, pool: Iterator[Record], stages: Sequence[Stage], state: str, job: Job) -> None:
+    def _known(self, job: Job) -> str:
+        """A digest of what a round depends on besides its records and the ledger."""
+        files = {name: file_sha256(path) for name, path in self.files(job.project).items()}
+        asked = [job.teachers[name] for name in self.models(job.project) if name not in self.makes(Path())]
+        models = [[teacher.identity, teacher.spec.model, teacher.spec.given()] for teacher in asked]
+        return digest([self.model_dump(exclude={"n", "until", "guard"}), files, models, job.seed])
+
+    def _offered(self, record: Record, number: int, carried: Mapping[str, Any]) -> Record:
+        """A record of the pool as one of a round, with an id of its own, so that what is drawn for it is drawn anew."""
+        fields = {**dict.fromkeys(self.carry, ""), **record.fields, **carried, ROUND: number, ITEM: record.id}
+        return replace(record, id=digest([record.id, self.name, number]), fields=fields, parents=(record.id,))
+
+    async def _round(self, number: int, offered: Iterator[Record], stages: Sequence[Stage], state: str, job: Job) -> None:
         """Carry one round out in its directory; `round.json` is written last."""
         place = job.directory
         place.mkdir(parents=True, exist_ok=True)
         (place / "round.json").unlink(missing_ok=True)
-
-        async def offered() -> Chunks:
-            while some := list(islice(pool, CHUNK)):
-                yield [_offered(record, number, self.name) for record in some]
-
         asked, hired = dict(job.teachers), list[Teacher]()
 
         def hire(found: Mapping[str, Spec]) -> None:
             hired.extend(job.teacher(name, spec) for name, spec in found.items())
             asked.update((teacher.name, teacher) for teacher in hired)
 
-        chunks: Chunks = offered()
-        for stage in stages:  # before it trains, the student of the round before; in the first round, what it is made from
-            made = stage.makes(job.earlier[-1] if job.earlier else place)
-            hire(made if job.earlier else {name: made["base"] for name in made if "base" in made})
+        chunks: Chunks = _in_chunks(offered)
+        absent = set[str]()
         for stage in stages:
-            chunks = stage.run(chunks, replace(job, teachers=dict(asked)))
+            made = stage.makes(job.earlier[-1]) if job.earlier else _untrained(stage.makes(place), place)
+            hire(made)
+            absent |= stage.makes(place).keys() - made.keys()
+        for stage in stages:
+            if not absent.intersection(stage.models(job.project)):
+                chunks = stage.run(chunks, replace(job, teachers=dict(asked)))
             hire(stage.makes(place))
+            absent -= stage.makes(place).keys()
         sha, kept = hashlib.sha256(), 0
         partial = place / "records.jsonl.partial"
         try:
@@ -177,7 +201,7 @@ class Rounds(Stage):
                             line = dumps(record.row(), sort_keys=False) + b"\n"
                             out.write(line)
                             sha.update(line)
-                            kept += record.dropped is None
+                            kept += record.dropped is None and not record.held_out
         finally:
             await chunks.aclose()
             for teacher in hired:
@@ -188,24 +212,65 @@ class Rounds(Stage):
         told = {"state": state, "sha256": sha.hexdigest(), "measured": {"kept": kept, **measured}}
         (place / "round.json").write_bytes(dumps(told) + b"\n")
 
-    def _ends(self, history: Sequence[Mapping[str, float]]) -> str:
-        """Why the loop ends after the last of these rounds; nothing where it goes on."""
-        last = history[-1]
-        if not last["kept"]:
-            return "a round kept nothing"
+    def _ends(self, loop: _Loop) -> str:
+        """Why the loop ends after the last of its rounds; nothing where it goes on."""
+        last = loop.history[-1]
         if self.until and all(last.get(name, float("-inf")) >= least for name, least in self.until.items()):
             return "reached " + ", ".join(f"{name} {last[name]:g} >= {least:g}" for name, least in self.until.items())
         for name, share in self.guard.items():
-            best = max(measured.get(name, float("-inf")) for measured in history)
+            best = max(measured.get(name, float("-inf")) for measured in loop.history)
             if last.get(name, best) < best - share * abs(best):
                 return f"{name} fell to {last[name]:g}, more than {share:.0%} below {best:g}"
-        return ""
+        if not self.repeat and len(loop.kept) == loop.waiting:
+            return "every record was kept"
+        return "" if last["kept"] or self.carry else "a round kept nothing"
 
 
-def _offered(record: Record, number: int, stage: str) -> Record:
-    """A record of the pool as one of a round, with an id of its own, so that what is drawn for it is drawn anew."""
-    fields = {**record.fields, ROUND: number, ITEM: record.id}
-    return replace(record, id=digest([record.id, stage, number]), fields=fields, parents=(record.id,))
+@dataclass
+class _Loop:
+    """What is known of the rounds that are done; of records that wait, only what the next round needs."""
+
+    done: list[Path] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    kept: set[str] = field(default_factory=set)
+    carried: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The fields `round` and `item` of a loop around this one, or before it, which it gives back."""
+    waiting: int = 0
+
+    def add(self, place: Path, measured: dict[str, float], carry: Sequence[str]) -> None:
+        """Another round."""
+        self.done.append(place)
+        self.history.append(measured)
+        for record in records_of(place):
+            item = str(record.fields[ITEM])
+            if record.dropped is None and not record.held_out:
+                self.kept.add(item)
+            if carry:
+                self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
+
+    def leaving(self) -> Iterator[Record]:
+        """What each round kept; then, as the last one left it, what none did."""
+        for place in self.done:
+            yield from (self._outside(r) for r in kept_of(place))
+        for r in records_of(self.done[-1]):
+            if r.held_out or r.dropped and r.fields[ITEM] not in self.kept:
+                yield self._outside(r)
+
+    def _outside(self, record: Record) -> Record:
+        own = self.outside.get(str(record.fields[ITEM]), {})
+        return replace(record, fields={**record.fields, **own}) if own else record
+
+
+async def _in_chunks(records: Iterator[Record]) -> Chunks:
+    while some := list(islice(records, CHUNK)):
+        yield some
+
+
+def _untrained(made: Mapping[str, Spec], place: Path) -> dict[str, Spec]:
+    """For the first round, what a student is made from in its place; nothing where the round itself makes that."""
+    base = [spec for name, spec in made.items() if name.startswith("base") and not Path(spec.model).is_relative_to(place)]
+    return {name: base[0] for name in made} if base else {}
 
 
 def _told(place: Path) -> dict[str, Any]:
@@ -220,6 +285,11 @@ def records_of(place: Path) -> Iterator[Record]:
     """The records of a finished round, in order."""
     with (place / "records.jsonl").open("rb") as lines:
         yield from (Record.from_row(loads_own(line)) for line in lines)
+
+
+def kept_of(place: Path) -> Iterator[Record]:
+    """Those of them that a finished round kept to learn from."""
+    return (record for record in records_of(place) if record.dropped is None and not record.held_out)
 
 
 def _sum(total: Any, own: Any) -> Any:

@@ -1,0 +1,41 @@
+"""What says no more than what is there already: admission to a library by embedding distance (strategy teaching, Wang, Sudhir
+and Hong 2024), and duplicates by meaning (SemDeDup, Abbas et al. 2023).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distillgen import FieldName, Filter, Record
+from distillgen.embedding import check, embed
+
+
+def novel(
+    *, field: FieldName, beside: FieldName | None = None, max_cosine: float = 0.85, embedder: str = "minilm"
+) -> Filter:  # fmt: skip
+    """Drop texts that are close in meaning to an earlier one that was kept, or to an entry that a retrieve stage has brought.
+
+    `beside` is the field with these entries. Measures the highest cosine to an earlier text, and to an entry. Costs an
+    embedding a record, and the memory of one for each that is kept.
+    """
+    check(embedder)
+    kept: list[Any] = []
+
+    def measure(records: Sequence[Record]) -> list[dict[str, float]]:
+        return [place(record, vector) for record, vector in zip(records, texts_of(records), strict=True)]
+
+    def texts_of(records: Sequence[Record]) -> Any:
+        return embed([str(record.fields[field]) for record in records], model=embedder) if records else []
+
+    def place(record: Record, vector: Any) -> dict[str, float]:
+        found = {"earlier": max((float(vector @ other) for other in kept), default=0.0)}
+        if beside is not None:
+            found["entry"] = max((float(entry["cosine"]) for entry in record.fields[beside] or ()), default=0.0)
+        if decide(found) is None:
+            kept.append(vector)
+        return found
+
+    def decide(found: Mapping[str, float]) -> str | None:
+        what, cosine = max(found.items(), key=lambda pair: pair[1])
+        return f"cosine {cosine:.2f} to an {what} one >= {max_cosine:g}" if cosine >= max_cosine else None
+
+    return Filter(measure, decide, whole_set=True)

@@ -1,0 +1,161 @@
+"""DDK with Robust Active Distillation: a planted student that learns each domain at its own pace, and a tiny one that is trained."""
+
+import importlib.util
+import json
+import math
+import random
+from collections import Counter
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.runs import read_records
+from distillgen.teachers import Completion
+
+PACE = {"easy": (1.2, 4.0), "middling": (1.6, 12.0), "hard": (2.2, 30.0)}
+"""Of each domain: the student's cross-entropy above the teacher's before it has seen any of it, in nats, and the answers that take 63 % of it away."""
+FLOOR = 0.4  # the teacher's own
+
+
+class World:
+    """A student whose cross-entropy in a domain falls with the teacher's answers there, each a little differently useful."""
+
+    def __init__(self, seed):
+        self.seed, self.learnt, self.calls = seed, Counter(), []
+
+    def teacher(self, request, sample):
+        if request.target is not None:
+            return Completion(logprobs=[["x", -FLOOR, []]])
+        domain, number = request.messages[-1]["content"].split()[:2]
+        assert len(request.messages[-1]["content"].split()) == 2, "the teacher was asked to answer where only perplexity is measured"
+        self.learnt[domain] += random.Random(f"{self.seed}/{domain}/{number}").uniform(0.5, 1.5)
+        self.calls.append(domain)
+        return "x"
+
+    def student(self, request, sample):
+        domain, number = request.messages[-1]["content"].split()[:2]
+        above, pace = PACE[domain]
+        own = random.Random(f"{self.seed}/{number}").gauss(0, 0.1)
+        return Completion(logprobs=[["x", -FLOOR - max(0, above * math.exp(-self.learnt[domain] / pace) + own), []]])
+
+
+GAP = {"student": "evaluate.student.perplexity", "teacher": "evaluate.teacher.perplexity"}
+
+
+def carried_out(project, seed, out, *, n=4, **allocate):
+    """The world after the rounds, what each measured, and the largest ratio of perplexities that is left."""
+    project.rows("rows.jsonl", [{"domain": d, "question": f"{d} {i}", "answer": "x"} for d in PACE for i in range(80)])
+    world = World(seed)
+    evaluate = {"models": ["student", "teacher"], "by": "domain", "template": "{{ question }} {{ round }}", "gold": "answer", "perplexity": True}
+    stages = [
+        {"source": {"path": "rows.jsonl", "held_out": 0.25}},
+        {"rounds": {"n": n, "stages": [
+            {"allocate": {"budget": 12, "group": "domain", **allocate}},
+            {"generate": {"model": "teacher", "template": "{{ question }}", "output": "said"}},
+            {"evaluate": evaluate},
+        ]}},
+    ]  # fmt: skip
+    models = {name: {"provider": "scripted", "model": "echo"} for name in ("teacher", "student")}
+    scripts = {"teacher": world.teacher, "student": world.student}
+    run = distillgen.run({"version": 1, "models": models, "stages": stages}, out=out, teachers=scripts)
+    told = json.loads((run.directory / "rounds/rounds.json").read_text())
+    last = told["rounds"][-1]
+    return world, told["rounds"], max(last[f"{GAP['student']} in {d}"] / last[f"{GAP['teacher']} in {d}"] for d in PACE), run
+
+
+def test_the_worst_domain_lags_less_than_with_equal_shares_at_equal_teacher_calls(project):
+    better, calls = 0, set()
+    for seed in range(8):
+        steered, rounds, worst, _ = carried_out(project, seed, f"ddk{seed}", **GAP)
+        equal, _, worst_equal, _ = carried_out(project, seed, f"equal{seed}")
+        better += worst < worst_equal
+        calls |= {len(steered.calls), len(equal.calls)}
+        shares = [[measured.get(f"allocate.share of {d}") for d in PACE] for measured in rounds]
+        assert all(sum(each) == pytest.approx(1) for each in shares) and min(map(min, shares[2:])) >= 0.5 / 3
+        assert Counter(steered.calls)["hard"] > Counter(equal.calls)["hard"]
+    assert better >= 7 and len(calls) == 1, (better, calls)
+
+
+def test_the_factors_are_those_of_the_measures_of_the_rounds_before(project):
+    from distillgen.steering import factors
+
+    _, rounds, _, _ = carried_out(project, 1, "out", **GAP, alpha=0.7)
+    ratios = [{d: r[f"{GAP['student']} in {d}"] / r[f"{GAP['teacher']} in {d}"] for d in PACE} for r in rounds]
+    for t in range(1, 4):
+        assert {d: rounds[t][f"allocate.share of {d}"] for d in PACE} == pytest.approx(factors(ratios[:t], alpha=0.7))
+        assert rounds[t][f"allocate.gap in hard, by perplexity"] == pytest.approx(ratios[t - 1]["hard"])
+    assert {rounds[0][f"allocate.share of {d}"] for d in PACE} == {1 / 3}
+
+
+def test_what_no_round_draws_says_so_and_nobody_is_asked_about_it(project):
+    world, rounds, _, run = carried_out(project, 0, "out", **GAP)
+    kept = [r for r in read_records(run.directory / "corpus.jsonl") if not r.held_out]
+    dropped = list(run.dropped)
+    assert len(kept) == 48 and len({r.source for r in kept}) == 48, "a record was drawn twice"
+    assert {r.dropped.filter for r in dropped} == {"not_drawn"} and "drawn of" in dropped[0].dropped.reason and " in " in dropped[0].dropped.reason
+    held_out = sum(1 for r in read_records(run.directory / "corpus.jsonl") if r.held_out)
+    assert len(kept) + len(dropped) + held_out == 240 and len(world.calls) == 48 + held_out
+    assert f"{len(dropped):,} records were drawn in no round" in (run.directory / "report.html").read_text()
+    again, _, _, _ = carried_out(project, 0, "out", **GAP)
+    assert not again.calls
+
+
+@pytest.mark.parametrize("options, told", [
+    ({"student": "evaluate.student.exact"}, "give both 'student' and 'teacher'"),
+    ({"by": "equilibrium", "confidence": "draft.margin"}, "needs 'wrong'"),
+    ({"by": "margin"}, "go by a 'confidence'"),
+    ({"student": "evaluate.studnt.perplexity", "teacher": "evaluate.teacher.perplexity"}, "did you mean 'evaluate.student.perplexity'"),
+])  # fmt: skip
+def test_a_mistake_is_told(project, options, told):
+    with pytest.raises(ConfigError) as error:
+        carried_out(project, 0, "out", n=2, **options)
+    assert told in str(error.value)
+
+
+def test_the_least_certain_are_drawn_and_those_that_the_teacher_may_answer_wrongly_are_not_bet_on(project):
+    """One record stands out; a draw by margin always takes it, the equilibrium spreads the risk."""
+    project.rows("rows.jsonl", [{"question": f"{i}", "sure": 0.1 if i == 0 else 0.4} for i in range(40)])
+
+    def drawn(**allocate):
+        stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 1, "stages": [{"allocate": {"budget": 1, "confidence": "sure", **allocate}}]}}]
+        found = []
+        for seed in range(12):
+            run = distillgen.run({"version": 1, "seed": seed, "models": {}, "stages": stages}, out=f"out{seed}")
+            found += [r.fields["question"] for r in read_records(run.directory / "corpus.jsonl")]
+        return found
+
+    assert set(drawn(by="margin")) == {"0"} == set(drawn(by="equilibrium", wrong=0))
+    assert len(set(drawn(by="equilibrium", wrong=0.5))) > 4
+
+
+def test_plan_shows_what_is_not_asked(project):
+    done = project.cli("plan", "ddk")
+    assert "at least 30 records of the pool are not asked about" in done.stdout
+    stages = json.loads(project.cli("plan", "ddk", "--json").stdout)["stages"]
+    assert [stage["spared"] for stage in stages] == [0, 30]
+
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs pip install 'distillgen[train]'")
+def test_the_shipped_recipe_trains_a_tiny_student_that_steers(project):
+    def teacher(request, sample):
+        asked = request.messages[-1]["content"]
+        if "Yes or no" in asked:
+            one, other = (int(word.strip("?")) for word in asked.split() if word.strip("?").isdigit())
+            return "Yes." if one > other else "No."
+        if "French" in asked:
+            return "French" if any(c in asked for c in "éèêûç") or " la " in asked or " le " in asked else "Spanish" if any(c in asked for c in "áíóúñ") or " el " in asked.lower() else "English"
+        return "Negative" if any(word in asked for word in ("not", "rude", "late", "fell", "waste", "empty")) else "Positive"
+
+    sets = ["rounds.n=3", "train.epochs=15"]
+    run = distillgen.run("ddk", out="out", sets=sets, teachers={"teacher": teacher})
+    told = json.loads((run.directory / "rounds/rounds.json").read_text())["rounds"]
+    assert all("allocate.gap in language, by accuracy, a surrogate" in measured for measured in told[1:])
+    assert all(measured["allocate.drawn"] == 15 for measured in told) and told[-1]["evaluate.student.exact"] > told[0]["evaluate.student.exact"] - 0.1
+    drafts = [r for r in read_records(run.directory / "rounds/01/records.jsonl") if "draft.margin" in r.scores]
+    assert len(drafts) == 75 and "accuracy, a surrogate" in (run.directory / "report.html").read_text()
