@@ -24,6 +24,7 @@ from distillgen.runs import Run, evaluations, read_rows
 SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
 BARS = 32
+TONES = 8  # communities of a graph that have a colour of their own
 FEW = 10  # a precision over fewer kept labels than this is not drawn
 MOST_FIELDS = 200
 
@@ -54,6 +55,7 @@ def write_report(directory: Path) -> None:
         histograms={name: _histogram(scores[name]) for name in sorted(scores)},
         critics=_critics(directory, facts["lock"]),
         evaluations=evaluations(directory),
+        graphs=_graphs(directory),
         costs=_costs(facts["state"], facts["priced"]),
         kept_examples=kept,
         dropped_examples=dropped,
@@ -183,6 +185,19 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
         total = {key: sum(count[key] for count in counts.values()) for key in ("rows", "valid")}
         critics.append({**told, "floor": floor, "paths": curves, "spots": spots, "total": total})
     return critics
+
+
+def _graphs(directory: Path) -> list[dict[str, Any]]:
+    """Each graph of the run, its drawn nodes by name, and the best connected ones of each community that has a colour."""
+    graphs = []
+    for path in sorted(directory.glob("graph*.json")):
+        told = json.loads(path.read_bytes())
+        drawn = {node["id"]: {**node, "tone": min(node["community"], TONES)} for node in told["nodes"] if "x" in node}
+        parts = defaultdict[int, list[str]](list)
+        for node in told["nodes"]:
+            parts[min(node["community"], TONES)].append(node["id"])
+        graphs.append({**told, "file": path.stem, "drawn": drawn, "parts": sorted(parts.items())})
+    return graphs
 
 
 @cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "distillgen"
 LAYERS = [
-    {"errors", "record", "text", "signals", "wording", "embedding", "minhash", "selection", "diversity", "calibration", "numerals", "answers", "units", "sandbox", "algebra", "resampling", "hardware"},
+    {"errors", "record", "text", "signals", "wording", "embedding", "minhash", "selection", "diversity", "calibration", "numerals", "answers", "units", "sandbox", "algebra", "resampling", "hardware", "graph"},
     {"marked", "project", "forms", "prompt", "ledger", "nli", "classifier", "contamination"}, {"teachers", "judging", "evaluation"}, {"students", "objectives", "stages"}, {"training", "pipeline", "catalog", "evidence"},
     {"runs", "execution", "report"}, {"progress", "show", "export", "labelling", "cli", "__main__", "__init__"},
 ]  # fmt: skip
