@@ -107,8 +107,8 @@ class Form:
         return rows
 
     def rows(self, text: str, output: str | None = None) -> list[dict[str, Any] | Unparsable]:
-        """The rows of an answer, and in the place of a list's item that breaks its schema, how; at least one is good. Raises
-        Unparsable.
+        """The rows of an answer, at least one of them good, and in the place of a list's item that breaks its schema, how, or that
+        it is one too many. Raises Unparsable.
         """
         text = text.strip()
         if not text:
@@ -143,9 +143,13 @@ class Form:
         for error in self.checker.iter_errors(value):
             place = "/".join(str(part) for part in error.absolute_path)
             found = Unparsable(f"{place or 'the answer'}: {error.message[:200]}")
-            if not place or not self.many:
+            if self.many and error.validator == "maxItems" and not place:
+                over = Unparsable(f"one of {len(value)} items, {error.validator_value} are taken")
+                wrong |= dict.fromkeys(range(error.validator_value, len(value)), over)
+            elif self.many and place:
+                wrong.setdefault(error.absolute_path[0], found)
+            else:
                 raise found
-            wrong.setdefault(error.absolute_path[0], found)
         rows = value if self.many else [value]
         if not rows:
             raise Unparsable("the list is empty")

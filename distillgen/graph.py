@@ -16,7 +16,7 @@ DRAWN = 60  # nodes in a picture at most
 WIDTH, HEIGHT, LETTER, LINE = 1000.0, 640.0, 6.7, 17.0  # of a picture, of a letter of its labels, and of a line of them
 
 _ARTICLES = frozenset(("a", "an", "the"))
-_PLURAL = re.compile(r"(?<=..[^aisu])s$")
+_PLURAL = re.compile(r"(?<=..[^isu])s$")
 
 
 def name_key(name: str) -> tuple[str, ...]:
