@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
 DRAWN = 60  # nodes in a picture at most
-WIDTH, HEIGHT, LETTER, LINE = 1000.0, 640.0, 6.7, 17.0  # of a picture, of a letter of its labels, and of a line of them
+WIDTH, HEIGHT, LETTER, LINE = 1000.0, 640.0, 7.2, 17.0  # of a picture, of a letter of its labels, and of a line of them
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _PLURAL = re.compile(r"(?<=..[^isu])s$")

@@ -213,7 +213,7 @@ def test_its_default_documents_go_through_and_it_has_its_place(project, name):
         title, _, text = echo(request, sample).partition(": ")
         sentences = re.findall(r"(?<=[.] )[A-Z][^.]+[.]", text)[:2]
         words = re.findall(r"[a-z]{5,}", text)
-        pairs = [{"question": f"{title}: {' '.join(s.split()[:4])} what?", "answer": s} for s in sentences]
+        pairs = [{"question": f"{title}: {' '.join(s.split()[:4])} what?", "answer": s} for s in (sentences * 2)[:2]]
         triples = [{"head": a, "relation": "goes with", "tail": b} for a, b in zip(words, words[1:6], strict=False)]
         return json.dumps(pairs if name == "mechgpt-qa" else triples)
 
