@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,16 +95,22 @@ def connections(graph: nx.Graph, ends: Sequence[str], most: int) -> list[tuple[s
 
 
 def picture(graph: nx.Graph, seed: int) -> dict[str, tuple[float, float]]:
-    """Where to draw the best connected nodes of the largest part so that no label covers another, WIDTH wide and HEIGHT high."""
+    """Where to draw the best connected node and, step by step, the best connected one next to those that are drawn, such that
+    no label covers another: WIDTH wide and HEIGHT high, x and y by the node's name.
+    """
     import networkx as nx
     import numpy as np
 
-    inside = largest(graph)
-    best = sorted(inside, key=lambda node: (-graph.degree(node), node))[:DRAWN]
-    core = largest(graph.subgraph(best))
     drawn = nx.Graph()  # built in an order in which no set has a part
-    drawn.add_nodes_from(node for node in best if node in core)
-    drawn.add_edges_from(edge for edge in graph.edges if core.issuperset(edge))
+    near = [(-graph.degree(node), node) for node in largest(graph)]
+    near = [min(near)] if near else []
+    while near and len(drawn) < DRAWN:
+        _, node = heapq.heappop(near)
+        if node not in drawn:
+            drawn.add_node(node)
+            for other in graph[node]:
+                heapq.heappush(near, (-graph.degree(other), other))
+    drawn.add_edges_from(edge for edge in graph.edges if drawn.nodes >= set(edge))
     if not drawn:
         return {}
     layout = nx.spring_layout(drawn, k=2.2 / len(drawn) ** 0.5, iterations=300, seed=seed, weight=None)
