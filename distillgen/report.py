@@ -188,7 +188,7 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _graphs(directory: Path) -> list[dict[str, Any]]:
-    """Each graph of the run, its drawn nodes by name, and the best connected ones of each community that has a colour."""
+    """Each graph of the run: its drawn nodes by name, and each colour with the best connected nodes that have it."""
     graphs = []
     for path in sorted(directory.glob("graph*.json")):
         told = json.loads(path.read_bytes())
@@ -196,7 +196,8 @@ def _graphs(directory: Path) -> list[dict[str, Any]]:
         parts = defaultdict[int, list[str]](list)
         for node in told["nodes"]:
             parts[min(node["community"], TONES)].append(node["id"])
-        graphs.append({**told, "file": path.stem, "drawn": drawn, "parts": sorted(parts.items())})
+        legend = [("others" if tone == TONES else ", ".join(some[:3]), tone, len(some)) for tone, some in sorted(parts.items())]
+        graphs.append({**told, "file": path.stem, "drawn": drawn, "legend": legend})
     return graphs
 
 
