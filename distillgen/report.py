@@ -25,6 +25,7 @@ from distillgen.runs import Run, evaluations, read_rows
 SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
 BARS = 32
+TONES = 8  # communities of a graph that have a colour of their own
 FEW = 10  # a precision over fewer kept labels than this is not drawn
 
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\w*\d[\w.,]*|(?<=: ).+""", re.DOTALL)
@@ -51,6 +52,7 @@ def write_report(directory: Path) -> None:
         histograms={name: _histogram(scores[name]) for name in sorted(scores)},
         critics=_critics(directory, facts["lock"]),
         evaluations=evaluations(directory),
+        graphs=_graphs(directory),
         costs=_costs(facts["state"], facts["priced"]),
         students=_students(directory),
         loops=_loops(directory, facts["lock"]),
@@ -205,6 +207,20 @@ def _students(directory: Path) -> list[dict[str, Any]]:
         student["path"] = "M" + "L".join(spots)
         student["lost"] = {why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")}
     return told
+
+
+def _graphs(directory: Path) -> list[dict[str, Any]]:
+    """Each graph of the run: its drawn nodes by name, and each colour with the best connected nodes that have it."""
+    graphs = []
+    for path in sorted(directory.glob("graph*.json")):
+        told = json.loads(path.read_bytes())
+        drawn = {node["id"]: {**node, "tone": min(node["community"], TONES)} for node in told["nodes"] if "x" in node}
+        parts = defaultdict[int, list[str]](list)
+        for node in told["nodes"]:
+            parts[min(node["community"], TONES)].append(node["id"])
+        legend = [("others" if tone == TONES else ", ".join(some[:3]), tone, len(some)) for tone, some in sorted(parts.items())]
+        graphs.append({**told, "file": path.stem, "drawn": drawn, "legend": legend})
+    return graphs
 
 
 @cache
