@@ -84,7 +84,7 @@ def test_the_factors_are_those_of_the_measures_of_the_rounds_before(project):
     ratios = [{d: r[f"{GAP['student']} in {d}"] / r[f"{GAP['teacher']} in {d}"] for d in PACE} for r in rounds]
     for t in range(1, 4):
         assert {d: rounds[t][f"allocate.share of {d}"] for d in PACE} == pytest.approx(factors(ratios[:t], alpha=0.7))
-        assert rounds[t][f"allocate.gap in hard, by perplexity"] == pytest.approx(ratios[t - 1]["hard"])
+        assert rounds[t]["allocate.gap in hard, by perplexity"] == pytest.approx(ratios[t - 1]["hard"])
     assert {rounds[0][f"allocate.share of {d}"] for d in PACE} == {1 / 3}
 
 
