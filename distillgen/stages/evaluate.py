@@ -126,7 +126,7 @@ class Evaluate(Stage, Sampling):
             samples, rows = items[:200], len(items)
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            size = size_of(prompt.render(record.fields, prompt.draw("plan", record.fields)))
+            size = size_of(prompt.render(record.fields, prompt.typical(record.fields)))
             most = [self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked]
             return [(name, size, tokens and tokens * self.n) for name, tokens in zip(self.asked, most, strict=True)]
 

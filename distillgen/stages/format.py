@@ -19,7 +19,8 @@ class Format(Stage):
     kind = "format"
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
-    messages: list[dict[str, str]] | None = Field(None, description="chat turns, [{user: …}, {assistant: …}], into messages")
+    messages: list[dict[str, str]] | None = Field(None, description="chat turns, [{user: …}, {assistant: …}]")
+    into: str = Field("messages", description="the field that receives the chat turns")
     keep: list[str] | None = Field(None, description="fields to keep, besides those made here; default: all")
 
     @model_validator(mode="after")
@@ -48,7 +49,7 @@ class Format(Stage):
             text.check(given, f"the template of '{name}'")
         for name in self.keep or ():
             given.need(name, "'keep'")
-        made = set(self.fields) | ({"messages"} if self.messages else set())
+        made = set(self.fields) | ({self.into} if self.messages else set())
         if META in made:
             raise ConfigError(f"the field '{META}' is distillgen's own")
         return frozenset(made | (set(given.fields) if self.keep is None else set(self.keep)))
@@ -62,7 +63,7 @@ class Format(Stage):
             try:
                 made: dict[str, Any] = {name: text.render(record) for name, text in fields}
                 if turns:
-                    made["messages"] = [{"role": role, "content": text.render(record)} for role, text in turns]
+                    made[self.into] = [{"role": role, "content": text.render(record)} for role, text in turns]
             except Unrenderable as error:
                 return record.drop(self.name, "unrenderable", str(error))
             kept = {name: value for name, value in record.fields.items() if self.keep is None or name in self.keep}
