@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -19,22 +20,28 @@ class Format(Stage):
     kind = "format"
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
-    messages: list[dict[str, str]] | None = Field(None, description="chat turns, [{user: …}, {assistant: …}]")
-    into: str = Field("messages", description="the field that receives the chat turns")
+    messages: list[dict[str, str]] | dict[str, list[dict[str, str]]] | None = Field(
+        None, description="chat turns, [{user: …}, {assistant: …}], into messages; or several of them, by the field that each goes to"
+    )
     keep: list[str] | None = Field(None, description="fields to keep, besides those made here; default: all")
 
     @model_validator(mode="after")
     def _turns(self) -> Format:
-        for turn in self.messages or ():
+        for turn in chain.from_iterable(self.dialogues.values()):
             if len(turn) != 1 or not set(turn) <= {"system", "user", "assistant"}:
                 raise ValueError(f"a turn is one of system, user, assistant with its template, not {turn!r}")
         if not self.fields and not self.messages and self.keep is None:
             raise ValueError("nothing to do: give 'fields', 'messages' or 'keep'")
         return self
 
+    @property
+    def dialogues(self) -> dict[str, list[dict[str, str]]]:
+        """Chat turns by their field."""
+        return self.messages if isinstance(self.messages, dict) else {"messages": self.messages} if self.messages else {}
+
     def texts(self) -> list[tuple[str, Text]]:
         """(field or role, template) in order, those of `fields` first."""
-        turns = [pair for turn in self.messages or () for pair in turn.items()]
+        turns = [pair for turn in chain.from_iterable(self.dialogues.values()) for pair in turn.items()]
         made = []
         for name, source in (*self.fields.items(), *turns):
             try:
@@ -49,7 +56,7 @@ class Format(Stage):
             text.check(given, f"the template of '{name}'")
         for name in self.keep or ():
             given.need(name, "'keep'")
-        made = set(self.fields) | ({self.into} if self.messages else set())
+        made = self.fields.keys() | self.dialogues.keys()
         if META in made:
             raise ConfigError(f"the field '{META}' is distillgen's own")
         return frozenset(made | (set(given.fields) if self.keep is None else set(self.keep)))
@@ -62,8 +69,8 @@ class Format(Stage):
         def shaped(record: Record) -> Record:
             try:
                 made: dict[str, Any] = {name: text.render(record) for name, text in fields}
-                if turns:
-                    made[self.into] = [{"role": role, "content": text.render(record)} for role, text in turns]
+                said = iter([{"role": role, "content": text.render(record)} for role, text in turns])
+                made |= {name: list(islice(said, len(some))) for name, some in self.dialogues.items()}
             except Unrenderable as error:
                 return record.drop(self.name, "unrenderable", str(error))
             kept = {name: value for name, value in record.fields.items() if self.keep is None or name in self.keep}
