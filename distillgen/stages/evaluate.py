@@ -128,7 +128,8 @@ class Evaluate(Stage, Sampling):
             samples, rows = items[:200], len(items)
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            size = size_of(prompt.render({**record.fields, **self.params}, prompt.draw("plan", record.fields)))
+            fields = {**record.fields, **self.params}
+            size = size_of(prompt.render(fields, prompt.typical(fields)))
             most = [self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked]
             asked = zip(self.asked if self.metrics else (), most, strict=False)
             return [(name, size, tokens and tokens * self.n) for name, tokens in asked]

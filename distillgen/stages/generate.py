@@ -89,6 +89,8 @@ class Generate(Stage, Sampling):
                 raise ConfigError(f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}")
         for name in sorted(set(prompt.inputs) - set(self.params)):
             given.need(name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what)
+        for name in prompt.front.few_shot.match:
+            given.need(name, f"few_shot.match of {what}")
         if self.output and prompt.form.kind in NAMED:
             raise ConfigError(f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields")
         wants = {"logprobs": self.sampling(spec, prompt).get("logprobs"), "tools": self.tools, "grammar": self.grammar}
@@ -112,7 +114,7 @@ class Generate(Stage, Sampling):
         most = self.sampling(given.models[self.model], prompt).get("max_tokens")
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            messages = prompt.render({**record.fields, **self.params}, prompt.draw("plan", record.fields))
+            messages = prompt.render({**record.fields, **self.params}, prompt.typical(record.fields))
             return [(self.model, size_of(messages), most and self.n * most)] * self.draws
 
         each = bounds(before, samples, given, asks)
