@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -169,7 +170,9 @@ class Evaluate(Stage, Sampling):
                 others = {other: texts[first].text for other, texts in said.items()}
                 fields = {**item.fields, **others, self.output: completion.text}
                 records.append(Record(digest([item.id, name, i % self.n]), fields, (item.id,), item.source))
-            found.append(answered := Answered(name, self.n, completions, records))
+            written = job.ledger.output_tokens([completion.key for completion in completions])
+            tokens = fmean(written[completion.key] for completion in completions)
+            found.append(answered := Answered(name, self.n, completions, records, tokens))
             for entry in self.metrics:
                 if name not in entry.options.values():  # nobody is compared with himself
                     await self._measure(answered, entry, job)
