@@ -84,7 +84,7 @@ def train(folder: Path, job: dict[str, Any], stage: Train) -> None:
     set_seed(stage.seed)
     project = Project(Path(job["root"]), frozenset(job["files"]))
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        student = students.ready(stage.student, project.root, folder / "base", _texts(folder))
+        student = students.ready(job["start"], project.root, folder / "base", _texts(folder))
     template = project.file(stage.chat_template).read_text() if stage.chat_template else None
     gpu = torch.cuda.is_available()
     learning = stage.learning
@@ -233,7 +233,7 @@ def _write_manifest(
     joules = [session["joules"] for session in progress.sessions]
     rows = job["data"]["rows"] | dict(training.counts)
     manifest = {
-        "student": stage.student, "base": "base" if stage.student == students.TINY else training.student,
+        "student": stage.student, "base": "base" if (folder / "student" / "base").exists() else training.student,
         "revision": stage.revision or getattr(config, "_commit_hash", None), "kind": "adapter" if stage.lora else "model",
         "api": _api(stage, training), "objective": stage.objective,
         "options": stage.model_dump(), "fingerprint": job["fingerprint"], "seed": stage.seed,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -174,7 +175,9 @@ class Evaluate(Stage, Sampling):
                 fields = {**item.fields, **others, self.output: completion.text}
                 records.append(Record(digest([item.id, name, i % self.n]), fields, (item.id,), item.source))
             groups = [str(item.fields.get(self.by)) for item in items] if self.by else []
-            found.append(answered := Answered(name, self.n, completions, records, groups))
+            written = job.ledger.output_tokens([completion.key for completion in completions])
+            tokens = fmean(written[completion.key] for completion in completions) if completions else 0.0
+            found.append(answered := Answered(name, self.n, completions, records, groups, tokens))
             for entry in self.metrics:
                 if name not in entry.options.values():  # nobody is compared with himself
                     await self._measure(answered, entry, job)

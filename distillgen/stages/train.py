@@ -53,7 +53,9 @@ class Train(Stage):
     kind = "train"
 
     objective: str = Field("sft", description="how it learns: a file in objectives/, without its ending")
-    student: str = Field(description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, or tiny")
+    student: str = Field(
+        description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or what an earlier stage trained"
+    )  # fmt: skip
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
     lora: Lora | None = Field(None, description="train an adapter: {r: 16}; with bits: 4 as QLoRA; default: all weights")
     epochs: float = Field(3.0, gt=0, description="how often every row is seen")
@@ -97,6 +99,10 @@ class Train(Stage):
         """Where the student goes in a run directory."""
         return directory / ("student" if self.name == self.kind else f"student-{self.name}")
 
+    def start(self, directory: Path) -> str:
+        """What the student begins as: an earlier stage's one is a folder in the run directory."""
+        return str(directory / self.student) if students.OF_STAGE.fullmatch(self.student) else self.student
+
     def files(self, project: Project) -> dict[str, Path]:
         """Student and teacher where they are local ones, and the files that options name."""
         named = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
@@ -110,7 +116,7 @@ class Train(Stage):
         folder = self.folder(directory)
         models = {folder.name: str(folder)}
         if not students.is_gguf(self.student):  # which is converted before it can be asked
-            base = str(folder / "base") if self.student == students.TINY else self.student
+            base = str(folder / "base") if self.student == students.TINY else self.start(directory)
             models[folder.name.replace("student", "base", 1)] = base
         return {name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()}
 
@@ -125,7 +131,9 @@ class Train(Stage):
             learning.check(given)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
-        students.check(self.student, given.project.root)
+        trained = [stage.folder(Path()).name for stage in given.stages if isinstance(stage, Train)]
+        if self.student not in trained:
+            students.check(self.student, given.project.root, trained)
         self.files(given.project)
         if self.on == "shuffled" and not learning.answers:
             raise ConfigError(f"objective '{self.objective}' has no answers that could be shuffled")
@@ -187,12 +195,18 @@ class Train(Stage):
             reasons = [f"{n} {why}" for why, n in counts.items() if why not in PARTS] or ["no record came so far"]
             raise ConfigError(f"stage '{self.name}': there is nothing to train on: {', '.join(reasons)}")
         how = self.model_dump(exclude={"name", "save_every_s"})
+        start = self.start(job.directory.resolve())
+        if start != self.student:
+            how["student"] = _fingerprint(Path(start) / "manifest.json")
+            if not how["student"]:
+                remedy = "inside rounds a student begins as one that the same round trains"
+                raise ConfigError(f"stage '{self.name}': there is no student in {start}; {remedy}")
         own = {name: file_sha256(path) for name, path in self.files(job.project).items()}
         versions = {"python": ".".join(map(str, sys.version_info[:3])), **_versions()}
         told = {
             "fingerprint": digest([sha.hexdigest(), how, own, versions], 64), "stage": self.model_dump(), "versions": versions,
             "root": str(job.project.root), "data": {"sha256": sha.hexdigest(), "rows": dict(counts)}, "files": own,
-            "to": str(self.folder(job.directory).resolve()),
+            "start": start, "to": str(self.folder(job.directory).resolve()),
         }  # fmt: skip
         if _fingerprint(work / "job.json") != told["fingerprint"]:
             shutil.rmtree(work, ignore_errors=True)
