@@ -84,7 +84,7 @@ def test_the_factors_are_those_of_the_measures_of_the_rounds_before(project):
     ratios = [{d: r[f"{GAP['student']} in {d}"] / r[f"{GAP['teacher']} in {d}"] for d in PACE} for r in rounds]
     for t in range(1, 4):
         assert {d: rounds[t][f"allocate.share of {d}"] for d in PACE} == pytest.approx(factors(ratios[:t], alpha=0.7))
-        assert rounds[t][f"allocate.gap in hard, by perplexity"] == pytest.approx(ratios[t - 1]["hard"])
+        assert rounds[t]["allocate.gap in hard, by perplexity"] == pytest.approx(ratios[t - 1]["hard"])
     assert {rounds[0][f"allocate.share of {d}"] for d in PACE} == {1 / 3}
 
 
@@ -152,7 +152,7 @@ def test_the_shipped_recipe_trains_a_tiny_student_that_steers(project):
             return "French" if any(c in asked for c in "éèêûç") or " la " in asked or " le " in asked else "Spanish" if any(c in asked for c in "áíóúñ") or " el " in asked.lower() else "English"
         return "Negative" if any(word in asked for word in ("not", "rude", "late", "fell", "waste", "empty")) else "Positive"
 
-    sets = ["rounds.n=3", "train.epochs=15"]
+    sets = ["rounds.n=2", "train.epochs=4"]
     run = distillgen.run("ddk", out="out", sets=sets, teachers={"teacher": teacher})
     told = json.loads((run.directory / "rounds/rounds.json").read_text())["rounds"]
     assert all("allocate.gap in language, by accuracy, a surrogate" in measured for measured in told[1:])
