@@ -152,7 +152,7 @@ def test_the_shipped_recipe_trains_a_tiny_student_that_steers(project):
             return "French" if any(c in asked for c in "éèêûç") or " la " in asked or " le " in asked else "Spanish" if any(c in asked for c in "áíóúñ") or " el " in asked.lower() else "English"
         return "Negative" if any(word in asked for word in ("not", "rude", "late", "fell", "waste", "empty")) else "Positive"
 
-    sets = ["rounds.n=3", "train.epochs=15"]
+    sets = ["rounds.n=2", "train.epochs=4"]
     run = distillgen.run("ddk", out="out", sets=sets, teachers={"teacher": teacher})
     told = json.loads((run.directory / "rounds/rounds.json").read_text())["rounds"]
     assert all("allocate.gap in language, by accuracy, a surrogate" in measured for measured in told[1:])
