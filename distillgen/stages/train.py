@@ -260,5 +260,5 @@ def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:
     loss, held_out = manifest["loss_curve"], manifest["held_out"]
     told = {"steps": manifest["steps"], **({"loss": loss[-1][1]} if loss else {})}
     if held_out:
-        told |= {"held-out loss": held_out["student"]["loss"], "its base's": held_out["base"]["loss"]}
+        told |= {"held-out loss": held_out["student"]["loss"], "before": held_out["base"]["loss"]}
     return told | {why: count for why, count in manifest["data"]["rows"].items() if why not in PARTS}
