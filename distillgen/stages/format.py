@@ -21,7 +21,7 @@ class Format(Stage):
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
     messages: list[dict[str, str]] | dict[str, list[dict[str, str]]] | None = Field(
-        None, description="chat turns, [{user: …}, {assistant: …}], into messages; or several of them, by the field that each goes to"
+        None, description="chat turns, [{user: …}, {assistant: …}], into messages; or such lists by the field that each goes to"
     )
     keep: list[str] | None = Field(None, description="fields to keep, besides those made here; default: all")
 
