@@ -109,7 +109,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:
     """For each metric of both, the difference on the items on which both could be judged."""
-    for metric in one.passed.keys() & other.passed.keys():
+    for metric in (metric for metric in one.passed if metric in other.passed):
         pairs = zip(one.means(metric), other.means(metric), strict=True)
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         if both:

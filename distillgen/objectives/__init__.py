@@ -137,6 +137,8 @@ class Objective(BaseModel):
     """Modules that it needs besides torch, transformers, datasets and accelerate."""
     writes: ClassVar[bool] = True
     """Whether its students write texts, so that they can be asked as teachers are."""
+    answers: ClassVar[tuple[str, ...]] = ()
+    """What of a row is the teacher's, which a control arm gives to another row."""
     turns_texts: ClassVar[bool] = False
     """Whether a prompt that is a text becomes a chat turn, where the student has a chat template."""
     learning_rate: ClassVar[float] = 2e-5

@@ -21,6 +21,7 @@ class Rationale(Objective):
     """
 
     turns_texts = True
+    answers = ("rationale", "label")
 
     prompt: FieldName = Field("prompt", description="the question: a text, which a student with a chat template gets as a turn")
     rationale: FieldName = Field("rationale", description="the teacher's reasons")

@@ -8,10 +8,11 @@ import importlib.util
 import json
 import logging
 import os
+import random
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ from pydantic import ConfigDict, Field, model_validator
 from distillgen import students
 from distillgen.errors import ConfigError, DistillgenError, did_you_mean
 from distillgen.marked import Places, validate
-from distillgen.objectives import PARTS, Lora, Objective, Unusable, objective_class
+from distillgen.objectives import PARTS, Lora, Objective, Row, Unusable, objective_class
 from distillgen.project import Project, file_sha256
 from distillgen.record import SPLIT, Record, digest, dumps
 from distillgen.signals import Logprobs, unpack
@@ -69,6 +70,9 @@ class Train(Stage):
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="default: float32; for lora on a GPU bfloat16")
     gradient_checkpointing: bool = Field(False, description="less memory, a fifth more time")
     chat_template: str | None = Field(None, description="a Jinja file, instead of the student's own chat template")
+    on: Literal["kept", "raw", "random", "shuffled"] = Field(
+        "kept", description="or a control arm of as many rows: the first of all, any of all, the kept with each other's answers"
+    )
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated")
     seed: int = Field(0, ge=0, description="of the split, new weights, dropout and the order of rows")
     save_every_s: float = Field(120.0, ge=0, description="seconds between checkpoints: what a kill can lose")
@@ -131,6 +135,8 @@ class Train(Stage):
         if self.student not in trained:
             students.check(self.student, given.project.root, trained)
         self.files(given.project)
+        if self.on == "shuffled" and not learning.answers:
+            raise ConfigError(f"objective '{self.objective}' has no answers that could be shuffled")
         if self.lora and not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         if self.lora and self.lora.bits:
@@ -172,24 +178,18 @@ class Train(Stage):
 
     async def _written(self, chunks: Chunks, job: Job, spool: Spool, work: Path) -> dict[str, Any]:
         """Write the rows of all live records, and tell what the training is to know. Checkpoints of another one are removed."""
-        learning, sha, counts = self.learning, hashlib.sha256(), Counter[str]()
+        sha, counts = hashlib.sha256(), Counter[str]()
+        async for chunk in chunks:
+            spool.add(chunk)
         fresh = work.with_name(f"{work.name}.rows")
         fresh.mkdir(exist_ok=True)
         with (fresh / "train.jsonl").open("wb") as train, (fresh / "held_out.jsonl").open("wb") as held_out:
             files = dict(zip(PARTS, (train, held_out), strict=True))
-            async for chunk in chunks:
-                spool.add(chunk)
-                live = [record for record in chunk if not record.dropped]
-                for record, signals in zip(live, _signals(live, job) if learning.signals else [{} for _ in live], strict=True):
-                    part = self.part(record)
-                    try:
-                        line = dumps(learning.row(record, signals)) + b"\n"
-                    except Unusable as why:
-                        counts[f"left out: {why}"] += 1
-                        continue
-                    counts[part] += 1
-                    files[part].write(line)
-                    sha.update(part.encode() + line)
+            for part, row in self._arm(spool, job, counts):
+                line = dumps(row) + b"\n"
+                counts[part] += 1
+                files[part].write(line)
+                sha.update(part.encode() + line)
         if not counts["train"]:
             shutil.rmtree(fresh)
             reasons = [f"{n} {why}" for why, n in counts.items() if why not in PARTS] or ["no record came so far"]
@@ -216,6 +216,41 @@ class Train(Stage):
         fresh.rmdir()
         (work / "job.json").write_bytes(dumps(told))
         return told
+
+    def _arm(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, Row]]:
+        """The rows of what is learnt from, with their parts; a control arm has as many as were kept, and the held-out ones."""
+        kept = self._rows(spool, job, counts)
+        chance = random.Random(self.seed)
+        if self.on == "kept":
+            yield from kept
+        elif self.on == "shuffled":
+            rows = list(kept)
+            answers = [{n: row[n] for n in self.learning.answers if n in row} for part, row in rows if part == "train"]
+            if not all(answers):
+                raise ConfigError(f"stage '{self.name}': whole chats cannot be shuffled: leave out loss: assistant")
+            others = iter(chance.sample(answers, len(answers)))
+            yield from ((part, {**row, **next(others)} if part == "train" else row) for part, row in rows)
+        else:
+            wanted = 0
+            for part, row in kept:
+                wanted += part == "train"
+                if part != "train":
+                    yield part, row
+            total = sum(part == "train" for part, _ in self._rows(spool, job, Counter(), dropped=True))
+            taken = set(range(wanted)) if self.on == "raw" else set(chance.sample(range(total), wanted))
+            pool = (row for part, row in self._rows(spool, job, Counter(), dropped=True) if part == "train")
+            yield from (("train", row) for i, row in enumerate(pool) if i in taken)
+
+    def _rows(self, spool: Spool, job: Job, counts: Counter[str], *, dropped: bool = False) -> Iterator[tuple[str, Row]]:
+        """What each kept record teaches, or each that there was, with its part; those that teach nothing are counted."""
+        learning = self.learning
+        for chunk in spool.chunks():
+            some = [record for record in chunk if dropped or not record.dropped]
+            for record, signals in zip(some, _signals(some, job) if learning.signals else [{} for _ in some], strict=True):
+                try:
+                    yield self.part(record), learning.row(record, signals)
+                except Unusable as why:
+                    counts[f"left out: {why}"] += 1
 
     async def _train(self, work: Path, told: Mapping[str, Any], job: Job) -> None:
         """Carry the training out in a process that ends when its standard input does, so that it never outlives this one."""
