@@ -4,7 +4,7 @@ import importlib.util
 import json
 import random
 import re
-from itertools import pairwise
+from itertools import pairwise, product
 from statistics import fmean
 
 import pytest
@@ -33,16 +33,20 @@ def recipe(**source):
 
 
 class Sums:
-    """Sums of digits modulo 10: solved step by step, or by a chain that tries, checks and goes back; a quarter of the chains is wrong."""
+    """Sums of digits modulo `base`: solved step by step, or by a chain that tries, checks and goes back; a quarter of the chains is
+    wrong.
+    """
 
-    def __init__(self, count, digits=4, wrong=0.25, seed=0):
-        draw = random.Random(seed)
-        asked = dict.fromkeys(tuple(draw.randrange(10) for _ in range(digits)) for _ in range(2 * count))
-        self.digits = {" + ".join(map(str, some)): some for some in [*asked][:count]}
-        self.wrong, self.said = wrong, {}
+    def __init__(self, count, *, base=10, wrong=0.25):
+        asked = random.Random(0).sample([*product(range(base), repeat=4)], count)
+        self.digits = {" + ".join(map(str, some)): some for some in asked}
+        self.base, self.wrong, self.said = base, wrong, {}
+
+    def gold(self, question):
+        return sum(self.digits[question]) % self.base
 
     def rows(self, golds=None):
-        golds = golds or [sum(some) % 10 for some in self.digits.values()]
+        golds = golds or map(self.gold, self.digits)
         return [
             {"number": i, "question": question, "solution": self.short(question), "gold": str(gold)}
             for i, (question, gold) in enumerate(zip(self.digits, golds, strict=True))
@@ -52,20 +56,20 @@ class Sums:
         first, *others = self.digits[question]
         steps = []
         for digit in others:
-            steps.append(f"{first} + {digit} = {(first + digit) % 10}")
-            first = (first + digit) % 10
+            steps.append(f"{first} + {digit} = {(first + digit) % self.base}")
+            first = (first + digit) % self.base
         return f"{' ; '.join(steps)} ; \\boxed{{{first}}}"
 
     def long(self, question, draw, wrong=False):
         first, *others = self.digits[question]
         steps, slip = [], draw.randrange(len(others)) if wrong else -1
         for i, digit in enumerate(others):
-            result = (first + digit) % 10
+            result = (first + digit) % self.base
             while draw.random() < 0.3:  # a try that the check refutes
-                tried = draw.choice([n for n in range(10) if n != result])
-                steps.append(f"{first} + {digit} = {tried} ? {tried} - {digit} = {(tried - digit) % 10} , no")
-            result = (result + draw.randrange(1, 10)) % 10 if i == slip else result
-            steps.append(f"{first} + {digit} = {result} ? {result} - {digit} = {(result - digit) % 10} , yes")
+                tried = draw.choice([n for n in range(self.base) if n != result])
+                steps.append(f"{first} + {digit} = {tried} ? {tried} - {digit} = {(tried - digit) % self.base} , no")
+            result = (result + draw.randrange(1, self.base)) % self.base if i == slip else result
+            steps.append(f"{first} + {digit} = {result} ? {result} - {digit} = {(result - digit) % self.base} , yes")
             first = result
         return f"{' ; '.join(steps)} ; \\boxed{{{first}}}"
 
@@ -81,7 +85,7 @@ class Sums:
         return chain
 
     def right(self, question, chain):
-        return boxed(chain) == str(sum(self.digits[question]) % 10)
+        return boxed(chain) == str(self.gold(question))
 
 
 def test_no_chain_with_a_wrong_final_answer_is_kept_of_a_teacher_who_errs_in_a_quarter(project):
@@ -100,7 +104,7 @@ def test_no_chain_with_a_wrong_final_answer_is_kept_of_a_teacher_who_errs_in_a_q
 
 def test_with_shuffled_golds_next_to_nothing_passes(project):
     sums = Sums(200)
-    golds = [sum(some) % 10 for some in sums.digits.values()]
+    golds = [*map(sums.gold, sums.digits)]
     random.Random(1).shuffle(golds)
     project.rows("sums.jsonl", sums.rows(golds))
     run = distillgen.run(recipe(path="sums.jsonl"), out="run", teachers={"teacher": sums.teach})
@@ -137,7 +141,7 @@ def test_accuracy_grows_with_the_token_budget_by_majority_and_the_report_draws_i
         def script(request, sample):
             question = request.messages[-1]["content"]
             draw = random.Random(f"{share}/{question}/{sample}")
-            right = sum(sums.digits[question]) % 10
+            right = sums.gold(question)
             return "so " * words + rf"\boxed{{{right if draw.random() < share else draw.choice([n for n in range(10) if n != right])}}}"
 
         script.__qualname__ = f"solver({share}, {words})"
@@ -169,11 +173,10 @@ def test_a_student_that_was_warmed_up_on_the_form_needs_half_the_chains(project)
     """One pipeline, one teacher: the warm-up on every short solution, then its student on few chains, and fresh ones on few and on
     twice as many; the control's warm-up saw each problem with another one's solution.
     """
-    few, digits = 100, 4
-    sums, fresh = Sums(460, digits), Sums(520, digits)
-    held_out = [row for row in fresh.rows() if row["question"] not in sums.digits][:60]
-    project.rows("sums.jsonl", sums.rows())
-    project.rows("held_out.jsonl", held_out)
+    few, sums = 60, Sums(500, base=5)
+    rows = sums.rows()
+    project.rows("sums.jsonl", rows[:440])
+    project.rows("held_out.jsonl", rows[440:])
     how = {"batch_size": 16, "learning_rate": 3e-3, "held_out": 0, "schedule": "cosine"}
     short, long = ({**how, "prompt": "question", "completion": field} for field in ("reformatted", "thought"))
 
