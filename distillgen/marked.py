@@ -93,7 +93,8 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
             own = [pair for pair in node.value if pair[0].tag != _CORE + "merge"]
             loader.flatten_mapping(node)
             merged = {key.value: (key, value) for key, value in node.value[: len(node.value) - len(own)]}
-            node.value = [*(pair for name, pair in merged.items() if name not in {key.value for key, _ in own}), *own]  # own ones win
+            written = {key.value for key, _ in own}  # which wins over what is merged
+            node.value = [*(pair for name, pair in merged.items() if name not in written), *own]
             mapping: dict[str, Any] = {}
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):
