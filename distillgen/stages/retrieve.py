@@ -86,8 +86,9 @@ class Retrieve(Stage):
             brought = [brought[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
         async for chunk in chunks:
             live = [record for record in chunk if not record.dropped]
-            places = await embedded([str(record.fields.get(self.query, "")) for record in live], self.embedder, job.ledger)
-            nearest = iter(await asyncio.to_thread(self._nearest, places, keys))
+            asked = [str(record.fields.get(self.query, "")) for record in live if entries]  # of an empty memory, nothing
+            places = await embedded(asked, self.embedder, job.ledger)
+            nearest = iter(await asyncio.to_thread(self._nearest, places, keys) or [[] for _ in live])
 
             def with_entries(near: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
                 return [{**brought[i], NEAREST: closeness} for i, closeness in near]
@@ -98,7 +99,7 @@ class Retrieve(Stage):
         """For each record, the entries from the closest on; of equally close ones the earlier first."""
         found = []
         for place in places:
-            near = (keys @ place).tolist() if len(keys) else []
+            near = (keys @ place).tolist()
             order = sorted(range(len(near)), key=lambda i: -near[i])[: self.k]
             found.append([(i, round(near[i], 4)) for i in order if near[i] > 0 and near[i] >= self.min_cosine])
         return found
