@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,9 +182,10 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 
     checked = distillgen.load(pipeline, sets)
     directory = (out or Path("runs") / checked.name) / "preview"
-    options = Options(limit=count, ledger=directory.parent / "ledger.sqlite3")
+    untrained = list(takewhile(lambda stage: stage.kind != "train", checked.stages))  # a few records teach nothing
+    options = Options(limit=count, ledger=directory.parent / "ledger.sqlite3", until=untrained[-1].name)
     execute(checked, directory, options, watch)
-    for i, stage in enumerate(checked.stages):
+    for i, stage in enumerate(untrained):
         show.say(f"\n{stage.name}", bold=True)
         found = read_records(stage_file(directory, checked.stages, i))
         show.records(islice((r for r in found if not r.dropped or r.dropped.stage == stage.name), count))

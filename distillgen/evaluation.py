@@ -29,6 +29,8 @@ class Answered:
     """One for each completion: the item's fields with the answer."""
     groups: Sequence[str] = ()
     """The group of each item, where figures are also told by group."""
+    tokens: float = 0.0
+    """Mean output tokens of an answer: majority@k is the accuracy at k times as many."""
     passed: dict[str, list[float | None]] = field(default_factory=dict)
     """By metric, for each completion: 1 or 0; None where no judge could read it."""
     numbers: dict[str, list[float]] = field(default_factory=dict)
@@ -43,7 +45,8 @@ class Answered:
         """What the report shows."""
         statuses = Counter(completion.status for completion in self.completions)
         told: dict[str, Any] = {
-            "answers": statuses.total(), "cut_off": statuses["length"], "failed": statuses["failed"] + statuses["refused"],
+            "answers": statuses.total(), "tokens": self.tokens, "cut_off": statuses["length"],
+            "failed": statuses["failed"] + statuses["refused"],
             "metrics": {metric: self._metric(metric, vote) for metric in self.passed},
             "numbers": {name: fmean(values) for name, values in self.numbers.items()},
         }  # fmt: skip
@@ -119,7 +122,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:
     """For each metric of both, the difference on the items on which both could be judged."""
-    for metric in one.passed.keys() & other.passed.keys():
+    for metric in (metric for metric in one.passed if metric in other.passed):
         pairs = zip(one.means(metric), other.means(metric), strict=True)
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         if both:

@@ -98,7 +98,18 @@ class Form:
         return {"type": "object", "properties": {"items": schema}, "required": ["items"], "additionalProperties": False}
 
     def parse(self, text: str, output: str | None = None) -> list[dict[str, Any]]:
-        """The rows of an answer: at least one. Raises Unparsable."""
+        """The rows of an answer, all of them good: at least one. Raises Unparsable."""
+        rows = []
+        for row in self.rows(text, output):
+            if isinstance(row, Unparsable):
+                raise row
+            rows.append(row)
+        return rows
+
+    def rows(self, text: str, output: str | None = None) -> list[dict[str, Any] | Unparsable]:
+        """The rows of an answer, at least one of them good, and in the place of a list's item that breaks its schema, how, or
+        that it is one too many. Raises Unparsable.
+        """
         text = text.strip()
         if not text:
             raise Unparsable("the answer is empty")
@@ -124,18 +135,27 @@ class Form:
                 items = [_turns(unfenced)]
         return [{self.fields(output)[0]: item} for item in items]
 
-    def _rows(self, text: str) -> list[dict[str, Any]]:
+    def _rows(self, text: str) -> list[dict[str, Any] | Unparsable]:
         value = _read_json(text)
         if self.many and isinstance(value, dict):  # the root that `schema` asks for, or a list without its brackets
             value = value["items"] if list(value) == ["items"] else _read_json("[" + text[text.index("{") :])
-        error = next(iter(self.checker.iter_errors(value)), None)
-        if error is not None:
-            place = "/".join(str(part) for part in error.absolute_path) or "the answer"
-            raise Unparsable(f"{place}: {error.message[:200]}")
+        wrong = dict[Any, Unparsable]()
+        for error in self.checker.iter_errors(value):
+            place = "/".join(str(part) for part in error.absolute_path)
+            found = Unparsable(f"{place or 'the answer'}: {error.message[:200]}")
+            if self.many and error.validator == "maxItems" and not place:
+                over = Unparsable(f"one of {len(value)} items, {error.validator_value} are taken")
+                wrong |= dict.fromkeys(range(error.validator_value, len(value)), over)
+            elif self.many and place:
+                wrong.setdefault(error.absolute_path[0], found)
+            else:
+                raise found
         rows = value if self.many else [value]
         if not rows:
             raise Unparsable("the list is empty")
-        return [{name: row.get(name) for name in self.names} for row in rows]
+        if len(wrong) == len(rows):
+            raise wrong[0]
+        return [wrong.get(i) or {name: row.get(name) for name in self.names} for i, row in enumerate(rows)]
 
 
 def _object(argument: Any) -> Any:

@@ -112,6 +112,10 @@ class Ledger:
         rows = self._rows("SELECT key, status, completion, signals FROM answers WHERE key IN ({}) ORDER BY id", keys)
         return {key: (status, completion, signals) for key, status, completion, signals in rows}
 
+    def output_tokens(self, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """How many tokens the newest answer of each key has taken; several that one request gave are counted with the first."""
+        return dict(self._rows("SELECT key, output_tokens FROM answers WHERE key IN ({}) ORDER BY id", keys))
+
     def find_scores(self, keys: Sequence[bytes]) -> dict[bytes, Any]:
         """Kept measurements of costly filters."""
         rows = self._rows("SELECT key, value FROM scores WHERE key IN ({})", keys)

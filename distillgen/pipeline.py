@@ -228,7 +228,10 @@ def from_environment(value: Any) -> dict[str, str]:
 
 
 def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
-    """Apply `--set` to the raw pipeline; returns the texts that the user typed, which may name files anywhere."""
+    """Apply `--set` to the raw pipeline; returns the texts that the user typed, which may name files anywhere.
+
+    A stage is addressed by its name, or all of a kind by that; `name=null` leaves a stage, or a filter of one, out.
+    """
     values = []
     for given in sets:
         name, equals, text = given.partition("=")
@@ -237,17 +240,21 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
             raise ConfigError(f"--set takes name.option=value, not '{given}'")
         with Places().within(what=f"--set {typed(given)}: "):
             values.append(read_yaml(text, "")[0] if text else "")
-            named = {**data, **data["models"], **_named(data["stages"])}
+            stages = _named(data["stages"])
+            named = {**{own: [value] for own, value in {**data, **data["models"]}.items()}, **stages}
+            if not owner and values[-1] is None and option in stages:
+                _leave_out(data["stages"], stages[option])
+                continue
             if owner and owner[0] not in named:
                 raise ConfigError(f"there is no model or stage '{owner[0]}'{did_you_mean(owner[0], named)}")
-            target = data
-            for part in owner:
-                target = (named if target is data else target).setdefault(part, {})
+            for target in named[owner[0]] if owner else [data]:
+                for part in owner[1:]:
+                    target = target.setdefault(part, {}) if isinstance(target, dict) else target
                 if not isinstance(target, dict):
-                    raise ConfigError(f"'{part}' is not a mapping")
-            target[option] = values[-1]
-            users = {name: options for name, options in _named(data["stages"]).items() if [options.get("model")] == owner}
-            if option in Sampling.model_fields and users and all(option in options for options in users.values()):
+                    raise ConfigError(f"'{owner[-1]}' is not a mapping")
+                target[option] = values[-1]
+            users = {name: own for name, own in stages.items() if [each.get("model") for each in own] == owner}
+            if option in Sampling.model_fields and users and all(option in own[0] for own in users.values()):
                 raise ConfigError(f"it changes nothing: the stage sets it itself; use --set {next(iter(users))}.{option}={text}")
     return frozenset(value for value in values if isinstance(value, str))
 
@@ -258,17 +265,35 @@ def typed(given: str) -> str:
     return f"{name}=…" if {"api_key", "headers"} & set(name.split(".")) else given
 
 
-def _named(entries: list[Any]) -> dict[str, dict[str, Any]]:
-    """The options of stages, and of the stages and filters in them, by name; those that are left out are made."""
-    named: dict[str, dict[str, Any]] = {}
+def _named(entries: list[Any]) -> dict[str, list[dict[str, Any]]]:
+    """The options of stages, and of the filters in them, by name, and by kind those of all that have names of their own; options
+    that are left out are made.
+    """
+    named: dict[str, list[dict[str, Any]]] = {}
+    kinds: dict[str, list[dict[str, Any]]] = {}
     for i, entry in enumerate(entries):
         entries[i] = entry = {entry: None} if isinstance(entry, str) else entry
         for kind, options in entry.items():
             entry[kind] = options = {} if options is None else options
             if isinstance(options, dict):
-                named[str(options.get("name", kind))] = options
-                for inside in (options.get(key) for key in ("stages", "filters")):
-                    named |= _named(inside) if isinstance(inside, list) else {}
-            elif isinstance(options, list):
-                named |= _named(options)
-    return named
+                named[str(options.get("name", kind))] = [options]
+                kinds.setdefault(kind, []).append(options)
+            for inner in _lists(options):
+                named |= _named(inner)
+    return {**kinds, **named}
+
+
+def _leave_out(entries: list[Any], unwanted: Sequence[dict[str, Any]]) -> None:
+    """Take these stages, or filters of stages, out of the list."""
+    for entry in [*entries]:
+        for options in entry.values():
+            if any(options is each for each in unwanted):
+                entries.remove(entry)
+            for inner in _lists(options):
+                _leave_out(inner, unwanted)
+
+
+def _lists(options: Any) -> list[list[Any]]:
+    """The lists of filters and stages in a stage's options."""
+    inside = [options.get("filters"), options.get("stages")] if isinstance(options, dict) else [options]
+    return [each for each in inside if isinstance(each, list)]

@@ -78,6 +78,7 @@ class FewShot(BaseModel):
     examples: list[dict[str, Any]] | str = Field([], description="the examples, or a JSONL file that holds them")
     answer: str = Field("answer", description="the key of an example that holds the ideal answer")
     shuffle: bool = Field(True, description="draw and order them anew for each request; false takes the first n")
+    match: list[str] = Field([], description="take only examples that agree with the record in these fields, such as a task")
 
 
 class Pick(BaseModel):
@@ -211,6 +212,9 @@ class Prompt:
             raise places.wrong(f"inputs declares '{name}', which the template does not use", "inputs")
         for name in sorted(inputs - declared):
             raise places.wrong(f"inputs does not declare '{name}', which the template uses", "inputs")
+        for i, example in enumerate(self.examples):
+            if missing := [name for name in front.few_shot.match if name not in example]:
+                raise places.wrong(f"few_shot: example {i + 1} has no '{missing[0]}', by which they match", "few_shot", "match")
         for i, example in enumerate(() if self.lays_out_examples else self.examples):
             if mistake := self._mistake(example, f"example {i + 1}"):
                 raise places.wrong(f"few_shot: {mistake}", "few_shot", "examples", i)
@@ -218,7 +222,7 @@ class Prompt:
     def _mistake(self, example: Mapping[str, Any], what: str) -> str:
         """What is wrong with a worked example; the gold answer must pass its own checker."""
         answer = self.front.few_shot.answer
-        given = set(example) - {answer}
+        given = set(example) - {answer, *set(self.front.few_shot.match) - set(self.inputs)}
         if answer not in example:
             return f"{what} has no '{answer}'"
         if unused := sorted(given - set(self.inputs)):
@@ -237,15 +241,24 @@ class Prompt:
         return ideal if isinstance(ideal, str) else json.dumps(ideal, ensure_ascii=False)
 
     def draw(self, seed: str, record: Mapping[str, Any]) -> Draw:
-        """Redraw examples and nuisance variables from `seed`; an example that is the record itself is left out."""
+        """Redraw examples and nuisance variables from `seed`; an example that is the record itself is left out. Raises
+        Unrenderable where none matches.
+        """
         if not self.examples and not self.front.vary:
             return Draw()
         rng, few = random.Random(seed), self.front.few_shot
-        asked = [{name: e[name] for name in self.inputs if name in e} for e in self.examples]
-        others = [i for i, fields in enumerate(asked) if not fields or not fields.items() <= record.items()]
+        alike = [i for i, e in enumerate(self.examples) if all(e[name] == record.get(name) for name in few.match)]
+        if few.match and not alike:
+            raise Unrenderable(f"prompt {self.name}: no example has {', '.join(f'{n} {record.get(n)!r}' for n in few.match)}")
+        asked = {i: {name: self.examples[i][name] for name in self.inputs if name in self.examples[i]} for i in alike}
+        others = [i for i, fields in asked.items() if not fields or not fields.items() <= record.items()]
         n = min(few.n or len(others), len(others))
         chosen = rng.sample(others, n) if few.shuffle else others[:n]
         return Draw(tuple(chosen), drawn(self.front.vary, rng))
+
+    def typical(self, fields: Mapping[str, Any]) -> Draw:
+        """A draw for an estimate, of a record of which an earlier stage will make the fields by which examples match."""
+        return self.draw("plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}})
 
     def render(self, fields: Mapping[str, Any], draw: Draw = Draw()) -> list[dict[str, Any]]:  # noqa: B008 (frozen)
         """Chat messages for one record. Raises Unrenderable where a field that the template uses is missing."""

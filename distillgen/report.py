@@ -25,6 +25,7 @@ from distillgen.runs import Run, evaluations, read_rows
 SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
 BARS = 32
+TONES = 8  # communities of a graph that have a colour of their own
 FEW = 10  # a precision over fewer kept labels than this is not drawn
 
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\w*\d[\w.,]*|(?<=: ).+""", re.DOTALL)
@@ -50,7 +51,8 @@ def write_report(directory: Path) -> None:
         reasons={drop: sorted(kinds.values(), key=len, reverse=True) for drop, kinds in reasons.items()},
         histograms={name: _histogram(scores[name]) for name in sorted(scores)},
         critics=_critics(directory, facts["lock"]),
-        evaluations=evaluations(directory),
+        evaluations=[{**found, "budgets": _budgets(found)} for found in evaluations(directory)],
+        graphs=_graphs(directory),
         costs=_costs(facts["state"], facts["priced"]),
         students=_students(directory),
         loops=_loops(directory, facts["lock"]),
@@ -205,6 +207,42 @@ def _students(directory: Path) -> list[dict[str, Any]]:
         student["path"] = "M" + "L".join(spots)
         student["lost"] = {why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")}
     return told
+
+
+def _graphs(directory: Path) -> list[dict[str, Any]]:
+    """Each graph of the run: its drawn nodes by name, and each colour with the best connected nodes that have it."""
+    graphs = []
+    for path in sorted(directory.glob("graph*.json")):
+        told = json.loads(path.read_bytes())
+        drawn = {node["id"]: {**node, "tone": min(node["community"], TONES)} for node in told["nodes"] if "x" in node}
+        parts = defaultdict[int, list[str]](list)
+        for node in told["nodes"]:
+            parts[min(node["community"], TONES)].append(node["id"])
+        legend = [("others" if tone == TONES else ", ".join(some[:3]), tone, len(some)) for tone, some in sorted(parts.items())]
+        graphs.append({**told, "file": path.stem, "drawn": drawn, "legend": legend})
+    return graphs
+
+
+def _budgets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each metric that was voted on, accuracy over output tokens (of k answers, on a logarithmic scale) as SVG paths."""
+    budgets = []
+    for metric in found["metrics"]:
+        points = {
+            name: [(int(k) * model["tokens"], share) for k, share in model["metrics"][metric]["majority_at_k"].items()]
+            for name, model in found["models"].items()
+            if model.get("tokens") and model["metrics"].get(metric, {}).get("majority_at_k")
+        }
+        spent = [tokens for some in points.values() for tokens, _ in some]
+        if spent:
+            low, high = min(spent), max(spent)
+            right = 200 / (math.log(high / low) or 1.0)
+            spots = {
+                name: [f"{right * math.log(tokens / low):.1f} {100 - 100 * share:.1f}" for tokens, share in some]
+                for name, some in points.items()
+            }
+            paths = {name: "M" + "L".join(some) for name, some in spots.items()}
+            budgets.append({"metric": metric, "low": low, "high": high, "points": points, "paths": paths})
+    return budgets
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distillgen.embedding import SHIPPED, shipped
@@ -14,6 +14,9 @@ from distillgen.project import file_sha256
 from distillgen.teachers.embedded import KNOWN, find_weights
 
 TINY = "tiny"
+ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+OF_STAGE = re.compile(r"student(-[\w-]+)?")
+"""The names of what stages train; a folder of such a name is ./student."""
 NAMED = (TINY, *SHIPPED, *KNOWN)
 VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -34,14 +37,17 @@ def local(student: str, root: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def check(student: str, root: Path) -> None:
-    """Raise ConfigError where `student` cannot be one. Loads nothing, and asks nobody."""
+def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
+    """Raise ConfigError where `student` cannot be one, nor is among those `trained` before. Loads nothing, and asks nobody."""
+    if OF_STAGE.fullmatch(student):
+        remedy = f"; a folder of this name is ./{student}" if local(student, root) else ""
+        raise ConfigError(f"no earlier stage trains '{student}'{did_you_mean(student, trained)}{remedy}")
     path = local(student, root)
     if path and path.is_dir() and not (path / "config.json").is_file():
         raise ConfigError(f"the folder '{student}' holds no model: it has no config.json")
     if path and path.is_file() and path.suffix != ".gguf":
         raise ConfigError(f"the student '{student}' is a file; give a model's folder, or a .gguf file")
-    if path is None and student not in NAMED and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", student):
+    if path is None and student not in NAMED and not ON_HUB.fullmatch(student):
         remedy = "give a folder, a .gguf file, or owner/name on the Hugging Face Hub"
         raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMED)}; {remedy}")
 
@@ -52,8 +58,8 @@ def is_gguf(student: str) -> bool:
 
 
 def ready(student: str, root: Path, folder: Path, texts: Iterable[str]) -> str:
-    """What `from_pretrained` takes. `folder` receives a tiny student, whose tokenizer is trained on `texts`; a GGUF file is
-    converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
+    """What `from_pretrained` takes. `folder` receives a tiny student, whose tokenizer is trained on `texts`, or the sum of an
+    adapter and its base; a GGUF file is converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
     """
     if student == TINY:
         return str(_tiny(folder, texts))
@@ -62,6 +68,8 @@ def ready(student: str, root: Path, folder: Path, texts: Iterable[str]) -> str:
     path = local(student, root)
     if is_gguf(student):
         return str(_converted(find_weights(student, root)))
+    if path and (path / "adapter_config.json").is_file():
+        return str(_merged(path, folder))
     return str(path or student)
 
 
@@ -87,6 +95,18 @@ def _tiny(folder: Path, texts: Iterable[str]) -> Path:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **SHAPE, **ends))
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
+    return folder
+
+
+def _merged(adapter: Path, folder: Path) -> Path:
+    """A model with its adapter's changes in its weights, so that it can be trained on, by another adapter or as a whole."""
+    if (folder / "tokenizer_config.json").exists():  # written last
+        return folder
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    AutoPeftModelForCausalLM.from_pretrained(adapter).merge_and_unload().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(adapter).save_pretrained(folder)
     return folder
 
 

@@ -26,7 +26,7 @@ from transformers.trainer_utils import set_seed
 from distillgen import students
 from distillgen.errors import DistillgenError
 from distillgen.hardware import Energy, described
-from distillgen.objectives import PARTS, Training, is_main
+from distillgen.objectives import PARTS, Training
 from distillgen.project import Project
 from distillgen.stages.train import Train
 
@@ -58,6 +58,11 @@ def main(file: str, launched: str = "") -> None:
         raise SystemExit(1) from error
 
 
+def is_main() -> bool:
+    """Whether this process is the one, of those that train together, which writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _end_with_parent() -> None:
     sys.stdin.read()
     os._exit(1)
@@ -79,7 +84,7 @@ def train(folder: Path, job: dict[str, Any], stage: Train) -> None:
     set_seed(stage.seed)
     project = Project(Path(job["root"]), frozenset(job["files"]))
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        student = students.ready(stage.student, project.root, folder / "base", _texts(folder))
+        student = students.ready(job["start"], project.root, folder / "base", _texts(folder))
     template = project.file(stage.chat_template).read_text() if stage.chat_template else None
     gpu = torch.cuda.is_available()
     learning = stage.learning
@@ -228,9 +233,10 @@ def _write_manifest(
     joules = [session["joules"] for session in progress.sessions]
     rows = job["data"]["rows"] | dict(training.counts)
     manifest = {
-        "student": stage.student, "base": "base" if stage.student == students.TINY else training.student,
+        "student": stage.student, "base": "base" if (folder / "student" / "base").exists() else training.student,
         "revision": stage.revision or getattr(config, "_commit_hash", None), "kind": "adapter" if stage.lora else "model",
-        "objective": stage.objective, "options": stage.model_dump(), "fingerprint": job["fingerprint"], "seed": stage.seed,
+        "api": _api(stage, training), "objective": stage.objective,
+        "options": stage.model_dump(), "fingerprint": job["fingerprint"], "seed": stage.seed,
         "versions": job["versions"], "data": {**job["data"], "rows": rows}, "files": job["files"],
         "hardware": described(), "processes": trainer.args.world_size,
         "seconds": round(sum(session["seconds"] for session in progress.sessions), 1),
@@ -240,6 +246,12 @@ def _write_manifest(
         "held_out": {"base": json.loads((folder / "base.json").read_bytes()), "student": after} if after else None,
     }  # fmt: skip
     _write(folder / "student" / "manifest.json", manifest)
+
+
+def _api(stage: Train, training: Training) -> str:
+    """How the student is to be asked: as it has read its prompts."""
+    as_text = isinstance(training.rows["train"][0].get("prompt"), str) and not stage.learning.turns_texts
+    return "completions" if as_text else "chat"
 
 
 def _write(path: Path, value: Any) -> None:

@@ -96,6 +96,16 @@ def test_bad(form, text, reason):
         Form.read(form).parse(text)
 
 
+def test_an_item_that_breaks_the_form_and_one_too_many_take_no_other_with_them():
+    many = {"json": {"type": "array", "maxItems": 3, "items": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}}}
+    items = [{"name": "Ada"}, {"name": 7}, {"name": "Bob"}, {"name": "Eve"}]
+    first, second, third, fourth = Form.read(many).rows(json.dumps(items))
+    assert (first, third) == (items[0], items[2]) and str(second) == "1/name: 7 is not of type 'string'" and str(fourth) == "one of 4 items, 3 are taken"
+    for bad in ([{"name": 7}, {}], [{"name": 7}]):
+        with pytest.raises(Unparsable):
+            Form.read(many).rows(json.dumps(bad))
+
+
 @pytest.mark.parametrize(
     "text",
     [

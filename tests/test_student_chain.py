@@ -69,3 +69,31 @@ def test_in_rounds_each_student_is_asked_by_the_next_one(project):
     first, second = (sum(each) / len(each) for each in right)
     assert first < 0.1 and second > 0.8, "the second round asked another than the student of the first"
     assert (run.directory / "rounds/last/student/manifest.json").exists()
+
+
+@slow
+def test_that_the_filter_helped_is_measured_against_control_arms(project):
+    """A teacher that is wrong on two of five in ways that can be learnt; the filter knows which."""
+    project.rows("rows.jsonl", [{**row, "gold": COLOURS["abcd".index(row["question"].split()[3])]} for row in rows(400)])
+
+    def shaky(request, sample):
+        number = int(request.messages[-1]["content"].split()[4].strip("?"))
+        right = COLOURS["abcd".index(request.messages[-1]["content"].split()[3])]
+        return right if number % 5 < 3 else "black"
+
+    arms = [{"train": {**TRAIN["train"], "name": name, "on": name}} for name in ("raw", "random", "shuffled")]
+    names = ["student", "student-raw", "student-random", "student-shuffled"]
+    pipeline = {
+        "version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "stages": [
+            {"source": {"path": "rows.jsonl", "held_out": 0.15}}, ANSWER, {"filter": [{"exact": {"field": "colour"}}]}, TRAIN, *arms,
+            {"evaluate": {**EVALUATE["evaluate"], "models": names, "gold": "gold"}},
+        ],
+    }  # fmt: skip
+    run = distillgen.run(pipeline, out="out", teachers={"teacher": shaky})
+    trained = {name: json.loads((run.directory / name / "manifest.json").read_text())["data"]["rows"]["train"] for name in names}
+    assert len(set(trained.values())) == 1, "the arms have other numbers of rows"
+    found = json.loads((run.directory / "evaluation.json").read_text())
+    means = {name: found["models"][name]["metrics"]["exact"]["mean"] for name in names}
+    assert means["student"] > 0.85 and all(means[name] < means["student"] - 0.15 for name in names[1:]), means
+    assert means["student-shuffled"] < 0.5

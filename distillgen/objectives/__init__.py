@@ -6,7 +6,6 @@ the training's process it builds the trainer, one of TRL's, sentence-transformer
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,6 +137,10 @@ class Objective(BaseModel):
     """Modules that it needs besides torch, transformers, datasets and accelerate."""
     writes: ClassVar[bool] = True
     """Whether its students write texts, so that they can be asked as teachers are."""
+    answers: ClassVar[tuple[str, ...]] = ()
+    """What of a row is the teacher's, which a control arm gives to another row."""
+    turns_texts: ClassVar[bool] = False
+    """Whether a prompt that is a text becomes a chat turn, where the student has a chat template."""
     learning_rate: ClassVar[float] = 2e-5
     """Its default for whole models; an adapter's is ten times that."""
     adapters: ClassVar[bool] = True
@@ -168,8 +171,3 @@ def objective_class(name: str) -> type[Objective]:
     if name not in objectives():
         raise ConfigError(f"there is no objective '{name}'{did_you_mean(name, objectives())}")
     return class_in(f"distillgen.objectives.{name}", Objective)
-
-
-def is_main() -> bool:
-    """Whether this process is the one, of those that train together, which writes."""
-    return os.environ.get("RANK", "0") == "0"

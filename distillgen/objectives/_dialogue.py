@@ -19,6 +19,8 @@ class Dialogue(Objective):
     Chat turns are put into the student's own chat template; texts are taken as they are.
     """
 
+    answers = ("completion",)
+
     messages: FieldName = Field("messages", description="chat turns, the last of them the assistant's; taken where there are any")
     prompt: FieldName = Field("prompt", description="a text or chat turns, where there are no messages")
     completion: FieldName = Field("completion", description="what the student is to answer, as a text or a chat turn")

@@ -29,6 +29,7 @@ class Dpo(Objective):
     `score`: then the student moves from the teacher's distribution, not from its own.
     """
 
+    answers = ("chosen", "rejected")
     packages = ("trl",)
     learning_rate = 1e-6
 

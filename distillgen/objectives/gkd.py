@@ -7,11 +7,13 @@ from typing import Any
 
 from pydantic import Field
 
+from distillgen import students
 from distillgen.errors import ConfigError
 from distillgen.objectives import Row, Training
 from distillgen.objectives._dialogue import Dialogue, lengths
 from distillgen.record import Record
 from distillgen.signals import Logprobs
+from distillgen.stages import Checking
 
 
 class Gkd(Dialogue):
@@ -27,6 +29,14 @@ class Gkd(Dialogue):
     divergence: float = Field(0.5, ge=0, le=1, description="0: forward KL, 1: reverse KL, between: Jensen-Shannon's mixture")
     temperature: float = Field(0.9, gt=0, description="at which the student writes")
     max_new_tokens: int = Field(128, ge=1, description="tokens of an answer that the student writes")
+
+    def check(self, given: Checking) -> None:
+        """There is a chat, and the teacher can be one."""
+        super().check(given)
+        folder = students.local(self.teacher, given.project.root)
+        if not (folder / "config.json").is_file() if folder else not students.ON_HUB.fullmatch(self.teacher):
+            remedy = "give a model's folder, or owner/name on the Hugging Face Hub"
+            raise ConfigError(f"there is no teacher '{self.teacher}'; {remedy}")
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """Chat turns."""

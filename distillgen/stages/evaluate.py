@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -128,7 +129,8 @@ class Evaluate(Stage, Sampling):
             samples, rows = items[:200], len(items)
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            size = size_of(prompt.render({**record.fields, **self.params}, prompt.draw("plan", record.fields)))
+            fields = {**record.fields, **self.params}
+            size = size_of(prompt.render(fields, prompt.typical(fields)))
             most = [self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked]
             asked = zip(self.asked if self.metrics else (), most, strict=False)
             return [(name, size, tokens and tokens * self.n) for name, tokens in asked]
@@ -173,7 +175,9 @@ class Evaluate(Stage, Sampling):
                 fields = {**item.fields, **others, self.output: completion.text}
                 records.append(Record(digest([item.id, name, i % self.n]), fields, (item.id,), item.source))
             groups = [str(item.fields.get(self.by)) for item in items] if self.by else []
-            found.append(answered := Answered(name, self.n, completions, records, groups))
+            written = job.ledger.output_tokens([completion.key for completion in completions])
+            tokens = fmean(written[completion.key] for completion in completions) if completions else 0.0
+            found.append(answered := Answered(name, self.n, completions, records, groups, tokens))
             for entry in self.metrics:
                 if name not in entry.options.values():  # nobody is compared with himself
                     await self._measure(answered, entry, job)
@@ -240,7 +244,7 @@ class _Asking:
         except Unrenderable as error:
             raise ConfigError(f"stage '{stage.name}', item {item.source}: {error}") from error
         asked: dict[str, Any] = {"messages": messages}
-        if getattr(teacher.spec, "api", "chat") == "completions":
+        if teacher.api == "completions":
             asked = {"prompt": "\n\n".join(message["content"] for message in messages)}
         sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
         return Request(teacher.spec.model, sampling=sampling, target=target, **asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
+from itertools import chain, islice
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -22,7 +23,9 @@ class Format(Stage):
     kind = "format"
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
-    messages: list[dict[str, str]] | None = Field(None, description="chat turns, [{user: …}, {assistant: …}], into messages")
+    messages: list[dict[str, str]] | dict[str, list[dict[str, str]]] | None = Field(
+        None, description="chat turns, [{user: …}, {assistant: …}], into messages; or several, by the field of each"
+    )
     shape: str | dict[str, dict[str, str]] | None = Field(
         None, description="a shape by name (alpaca, sharegpt, …), or {name: {part: field or template}}"
     )  # fmt: skip
@@ -30,7 +33,7 @@ class Format(Stage):
 
     @model_validator(mode="after")
     def _turns(self) -> Format:
-        for turn in self.messages or ():
+        for turn in chain.from_iterable(self.dialogues.values()):
             if len(turn) != 1 or not set(turn) <= {"system", "user", "assistant"}:
                 raise ValueError(f"a turn is one of system, user, assistant with its template, not {turn!r}")
         if not self.fields and not self.messages and self.shape is None and self.keep is None:
@@ -39,9 +42,14 @@ class Format(Stage):
             raise ValueError("'shape' names one shape: {name: {part: field or template}}")
         return self
 
+    @property
+    def dialogues(self) -> dict[str, list[dict[str, str]]]:
+        """Chat turns by their field."""
+        return self.messages if isinstance(self.messages, dict) else {"messages": self.messages} if self.messages else {}
+
     def texts(self) -> list[tuple[str, Text]]:
         """(field or role, template) in order, those of `fields` first."""
-        turns = [pair for turn in self.messages or () for pair in turn.items()]
+        turns = [pair for turn in chain.from_iterable(self.dialogues.values()) for pair in turn.items()]
         made = []
         for name, source in (*self.fields.items(), *turns):
             try:
@@ -61,7 +69,7 @@ class Format(Stage):
             text.check(given, f"the template of '{name}'")
         for name in self.keep or ():
             given.need(name, "'keep'")
-        made = set(self.fields) | ({"messages"} if self.messages else set())
+        made = self.fields.keys() | self.dialogues.keys()
         made |= set(self.shaper(given.fields).columns) if self.shape else set()
         if META in made:
             raise ConfigError(f"the field '{META}' is distillgen's own")
@@ -76,8 +84,8 @@ class Format(Stage):
         def shaped(record: Record) -> Record:
             try:
                 made: dict[str, Any] = {name: text.render(record) for name, text in fields}
-                if turns:
-                    made["messages"] = [{"role": role, "content": text.render(record)} for role, text in turns]
+                said = iter([{"role": role, "content": text.render(record)} for role, text in turns])
+                made |= {name: list(islice(said, len(some))) for name, some in self.dialogues.items()}
                 if self.shape:
                     made |= of(frozenset(record.fields)).row(record.fields)
             except (Unrenderable, ConfigError) as error:

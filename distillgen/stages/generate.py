@@ -89,6 +89,8 @@ class Generate(Stage, Sampling):
                 raise ConfigError(f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}")
         for name in sorted(set(prompt.inputs) - set(self.params)):
             given.need(name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what)
+        for name in prompt.front.few_shot.match:
+            given.need(name, f"few_shot.match of {what}")
         if self.output and prompt.form.kind in NAMED:
             raise ConfigError(f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields")
         wants = {"logprobs": self.sampling(spec, prompt).get("logprobs"), "tools": self.tools, "grammar": self.grammar}
@@ -112,7 +114,7 @@ class Generate(Stage, Sampling):
         most = self.sampling(given.models[self.model], prompt).get("max_tokens")
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            messages = prompt.render({**record.fields, **self.params}, prompt.draw("plan", record.fields))
+            messages = prompt.render({**record.fields, **self.params}, prompt.typical(record.fields))
             return [(self.model, size_of(messages), most and self.n * most)] * self.draws
 
         each = bounds(before, samples, given, asks)
@@ -154,7 +156,7 @@ class _Asking:
         stage, prompt = self.stage, self.prompt
         messages = prompt.render({**record.fields, **stage.params}, draw)
         asked: dict[str, Any] = {"messages": messages}
-        if getattr(self.teacher.spec, "api", "chat") == "completions":
+        if self.teacher.api == "completions":
             asked = {"prompt": "\n\n".join(m["content"] for m in messages)}
         return Request(
             model=self.teacher.spec.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
@@ -175,11 +177,11 @@ class _Asking:
         """Whether an answer is all there, or as much of it as is wanted."""
         return completion.status == "ok" or self.stage.take_cut_off and completion.status == "length"
 
-    def parse(self, completion: Completion) -> list[dict[str, Any]]:
-        """The rows of an answer; where it only calls tools, one without text."""
+    def parse(self, completion: Completion) -> list[dict[str, Any] | Unparsable]:
+        """The rows of an answer, or what is wrong with one; where it only calls tools, one without text."""
         if completion.tool_calls and not completion.text:
             return [dict.fromkeys(self.prompt.form.fields(self.stage.output), "")]
-        return self.prompt.form.parse(completion.text, self.stage.output)
+        return self.prompt.form.rows(completion.text, self.stage.output)
 
     def why(self, completion: Completion) -> str:
         """Why an answer cannot be used, of one that was cut off, refused or failed."""
@@ -202,15 +204,20 @@ class _Asking:
         extra: dict[str, Any] = {stage.reasoning: completion.reasoning} if stage.reasoning else {}
         if stage.tools:
             extra["tool_calls"] = list(completion.tool_calls)
+        field = stage.output or ("response" if form.kind in NAMED else form.fields(None)[0])
+        raw = {field: completion.text, **extra}
         try:
             if not self.whole(completion):
                 raise Unparsable(self.why(completion))
             rows = self.parse(completion)
         except Unparsable as error:
-            field = stage.output or ("response" if form.kind in NAMED else form.fields(None)[0])
-            raw = record.derive({field: completion.text, **extra}, made, ordinal)
-            return [raw.drop(stage.name, _STATUS.get(completion.status, "malformed"), str(error))]
-        children = [record.derive({**row, **extra}, made, ordinal + i) for i, row in enumerate(rows)]
+            status = _STATUS.get(completion.status, "malformed")
+            return [record.derive(raw, made, ordinal).drop(stage.name, status, str(error))]
+        children = [
+            record.derive(raw, made, ordinal + i).drop(stage.name, "item", str(row)) if isinstance(row, Unparsable)
+            else record.derive({**row, **extra}, made, ordinal + i)
+            for i, row in enumerate(rows)
+        ]  # fmt: skip
         if scores := likelihood(stage.name, completion) | certainty(stage.name, completion):
             children = [child.scored(scores) for child in children]
         most = stage.max_items

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib import util
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import Field, model_validator
 
 from distillgen.embedding import check as check_embedder
 from distillgen.errors import ConfigError
+from distillgen.graph import connections, mentioned
 from distillgen.project import Project
 from distillgen.record import META, Record, digest
 from distillgen.stages import Checking, Chunks, Estimate, Job, Stage
@@ -23,18 +26,27 @@ from distillgen.stages.source import Source
 
 NEAREST = "cosine"
 
+Shown: TypeAlias = dict[str, Any]
+"""An entry as it is brought."""
+
+Find: TypeAlias = Callable[[Sequence[str]], Awaitable[list[list[Shown]]]]
+
 
 class Retrieve(Stage):
     """Put the `k` entries of a memory that are nearest to a record into a field, a list of rows, each with its closeness as
     `cosine`. The memory is a file or folder, or, inside `rounds`, what the earlier rounds kept. Costs an embedding a record and
     an entry, which are kept.
+
+    With `path`, the entries are the edges of a graph, such as the corpus of a `graph` stage, and what is brought are those on the
+    shortest paths between the nodes that the record names, from the first to the last; of a single one, the edges around it.
     """
 
     kind = "retrieve"
 
     memory: str | None = Field(None, alias="from", description="a file or folder, as of a source; default: the earlier rounds")
     query: str = Field(description="the record's field that is looked up")
-    key: str = Field(description="the entries' field in which it is looked up")
+    key: str | None = Field(None, description="the entries' field in which it is looked up")
+    path: list[str] | None = Field(None, min_length=2, max_length=2, description="instead: the fields with an edge's two nodes")
     into: str = Field("retrieved", description="the field that receives the entries, nearest first")
     keep: list[str] | None = Field(None, description="fields of an entry to bring; default: all")
     k: int = Field(1, ge=1, description="most entries")
@@ -46,7 +58,16 @@ class Retrieve(Stage):
     def _own_field(self) -> Retrieve:
         if self.into == META:
             raise ValueError(f"the field '{META}' is distillgen's own")
+        if (self.key is None) == (self.path is None):
+            raise ValueError("give either 'key', the entries' field to look in, or 'path', the fields of an edge's two nodes")
+        if self.path and (useless := sorted({"embedder", "min_cosine"} & self.model_fields_set)):
+            raise ValueError(f"'{useless[0]}' has no use here, with 'path': nodes are found by their names")
         return self
+
+    @property
+    def wanted(self) -> list[str]:
+        """The fields that an entry needs."""
+        return self.path or [str(self.key)]
 
     def files(self, project: Project) -> dict[str, Path]:
         """The memory, where it is one of files."""
@@ -59,8 +80,12 @@ class Retrieve(Stage):
             given.need(ITEM, "'retrieve' without 'from', which stands inside 'rounds',")
         else:
             fields = frozenset(chain.from_iterable(self._rows(given.project)))
-            replace(given, fields=fields).need(self.key, f"'key' in {self.memory}")
-        check_embedder(self.embedder)
+            for name in self.wanted:
+                replace(given, fields=fields).need(name, f"'{'path' if self.path else 'key'}' in {self.memory}")
+        if self.key:
+            check_embedder(self.embedder)
+        elif util.find_spec("networkx") is None:
+            raise ConfigError("paths need the extra 'graph': pip install 'distillgen[graph]'")
         return given.fields | {self.into}
 
     def _rows(self, project: Project) -> list[Mapping[str, Any]]:
@@ -78,22 +103,46 @@ class Retrieve(Stage):
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Look every live record up."""
         found = self._rows(job.project) if self.memory else [r.fields for r in chain.from_iterable(map(kept_of, job.earlier))]
-        entries = [entry for entry in found if self.key in entry]
-        keys = await embedded([str(entry[self.key]) for entry in entries], self.embedder, job.ledger)
-        brought = [{name: entry[name] for name in self.keep or entry if name in entry} for entry in entries]
+        entries = [entry for entry in found if all(name in entry for name in self.wanted)]
+        shown = [{name: entry[name] for name in self.keep or entry if name in entry} for entry in entries]
         if self.shuffle:
-            order = random.Random(digest([job.seed, self.name])).sample(range(len(brought)), len(brought))
-            brought = [brought[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
+            order = random.Random(digest([job.seed, self.name])).sample(range(len(shown)), len(shown))
+            shown = [shown[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
+        find = self._along(entries, shown) if self.path else await self._near(entries, shown, job)
         async for chunk in chunks:
-            live = [record for record in chunk if not record.dropped]
-            asked = [str(record.fields.get(self.query, "")) for record in live if entries]  # of an empty memory, nothing
-            places = await embedded(asked, self.embedder, job.ledger)
-            nearest = iter(await asyncio.to_thread(self._nearest, places, keys) or [[] for _ in live])
+            brought = iter(await find([str(record.fields.get(self.query, "")) for record in chunk if not record.dropped]))
+            yield [r if r.dropped else replace(r, fields={**r.fields, self.into: next(brought)}) for r in chunk]
 
-            def with_entries(near: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
-                return [{**brought[i], NEAREST: closeness} for i, closeness in near]
+    def _along(self, entries: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Find:
+        """Brings, for each query, the edges of paths between the nodes that it names."""
+        import networkx as nx
 
-            yield [r if r.dropped else replace(r, fields={**r.fields, self.into: with_entries(next(nearest))}) for r in chunk]
+        ends = [(str(entry[self.wanted[0]]), str(entry[self.wanted[1]])) for entry in entries]
+        places = defaultdict[frozenset[str], list[int]](list)
+        for i, edge in enumerate(ends):
+            places[frozenset(edge)].append(i)
+        graph = nx.Graph()
+        graph.add_edges_from((*edge, {"count": len(places[frozenset(edge)])}) for edge in ends)
+
+        async def find(queries: Sequence[str]) -> list[list[Shown]]:
+            edges = [connections(graph, mentioned(graph, query), self.k) for query in queries]
+            return [[shown[i] for edge in some for i in places[frozenset(edge)]][: self.k] for some in edges]
+
+        return find
+
+    async def _near(self, entries: Sequence[Mapping[str, Any]], shown: Sequence[Shown], job: Job) -> Find:
+        """Brings, for each query, the entries that are nearest to it."""
+        keys = await embedded([str(entry[str(self.key)]) for entry in entries], self.embedder, job.ledger)
+
+        async def find(queries: Sequence[str]) -> list[list[Shown]]:
+            if not entries:
+                return [[] for _ in queries]
+            places = await embedded(queries, self.embedder, job.ledger)
+            nearest = await asyncio.to_thread(self._nearest, places, keys)
+            return [[{**shown[i], NEAREST: closeness} for i, closeness in some] for some in nearest]
+
+        return find
+
 
     def _nearest(self, places: Any, keys: Any) -> list[list[tuple[int, float]]]:
         """For each record, the entries from the closest on; of equally close ones the earlier first."""

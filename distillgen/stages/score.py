@@ -65,7 +65,7 @@ class Score(Stage):
 
         def questions(record: Record) -> list[Question]:
             asked: dict[str, Any] = {"messages": [{"role": "user", "content": context.render(record)}]}
-            if getattr(teacher.spec, "api", "chat") == "completions":
+            if teacher.api == "completions":
                 asked = {"prompt": context.render(record)}
             sampling = {"logprobs": self.logprobs}
             request = Request(teacher.spec.model, sampling=sampling, target=target.render(record), **asked)

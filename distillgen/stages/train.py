@@ -8,10 +8,11 @@ import importlib.util
 import json
 import logging
 import os
+import random
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ from pydantic import ConfigDict, Field, model_validator
 from distillgen import students
 from distillgen.errors import ConfigError, DistillgenError, did_you_mean
 from distillgen.marked import Places, validate
-from distillgen.objectives import PARTS, Lora, Objective, Unusable, objective_class
+from distillgen.objectives import PARTS, Lora, Objective, Row, Unusable, objective_class
 from distillgen.project import Project, file_sha256
 from distillgen.record import SPLIT, Record, digest, dumps
 from distillgen.signals import Logprobs, unpack
@@ -52,7 +53,9 @@ class Train(Stage):
     kind = "train"
 
     objective: str = Field("sft", description="how it learns: a file in objectives/, without its ending")
-    student: str = Field(description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, or tiny")
+    student: str = Field(
+        description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or what an earlier stage trained"
+    )  # fmt: skip
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
     lora: Lora | None = Field(None, description="train an adapter: {r: 16}; with bits: 4 as QLoRA; default: all weights")
     epochs: float = Field(3.0, gt=0, description="how often every row is seen")
@@ -67,6 +70,9 @@ class Train(Stage):
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="default: float32; for lora on a GPU bfloat16")
     gradient_checkpointing: bool = Field(False, description="less memory, a fifth more time")
     chat_template: str | None = Field(None, description="a Jinja file, instead of the student's own chat template")
+    on: Literal["kept", "raw", "random", "shuffled"] = Field(
+        "kept", description="or a control arm of as many rows: the first of all, any of all, the kept with each other's answers"
+    )
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated")
     seed: int = Field(0, ge=0, description="of the split, new weights, dropout and the order of rows")
     save_every_s: float = Field(120.0, ge=0, description="seconds between checkpoints: what a kill can lose")
@@ -93,11 +99,15 @@ class Train(Stage):
         """Where the student goes in a run directory."""
         return directory / ("student" if self.name == self.kind else f"student-{self.name}")
 
+    def start(self, directory: Path) -> str:
+        """What the student begins as: an earlier stage's one is a folder in the run directory."""
+        return str(directory / self.student) if students.OF_STAGE.fullmatch(self.student) else self.student
+
     def files(self, project: Project) -> dict[str, Path]:
-        """The student where it is a local one, and the files that options name."""
+        """Student and teacher where they are local ones, and the files that options name."""
         named = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
-        path = students.local(self.student, project.root)
-        return named | ({self.student: path} if path else {})
+        models = [self.student, str((self.model_extra or {}).get("teacher") or self.student)]
+        return named | {name: path for name in models if (path := students.local(name, project.root))}
 
     def makes(self, directory: Path) -> dict[str, Spec]:
         """The student, and what it is made from, where they write texts."""
@@ -106,7 +116,7 @@ class Train(Stage):
         folder = self.folder(directory)
         models = {folder.name: str(folder)}
         if not students.is_gguf(self.student):  # which is converted before it can be asked
-            base = str(folder / "base") if self.student == students.TINY else self.student
+            base = str(folder / "base") if self.student == students.TINY else self.start(directory)
             models[folder.name.replace("student", "base", 1)] = base
         return {name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()}
 
@@ -121,8 +131,12 @@ class Train(Stage):
             learning.check(given)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
-        students.check(self.student, given.project.root)
+        trained = [stage.folder(Path()).name for stage in given.stages if isinstance(stage, Train)]
+        if self.student not in trained:
+            students.check(self.student, given.project.root, trained)
         self.files(given.project)
+        if self.on == "shuffled" and not learning.answers:
+            raise ConfigError(f"objective '{self.objective}' has no answers that could be shuffled")
         if self.lora and not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         if self.lora and self.lora.bits:
@@ -164,35 +178,35 @@ class Train(Stage):
 
     async def _written(self, chunks: Chunks, job: Job, spool: Spool, work: Path) -> dict[str, Any]:
         """Write the rows of all live records, and tell what the training is to know. Checkpoints of another one are removed."""
-        learning, sha, counts = self.learning, hashlib.sha256(), Counter[str]()
+        sha, counts = hashlib.sha256(), Counter[str]()
+        async for chunk in chunks:
+            spool.add(chunk)
         fresh = work.with_name(f"{work.name}.rows")
         fresh.mkdir(exist_ok=True)
         with (fresh / "train.jsonl").open("wb") as train, (fresh / "held_out.jsonl").open("wb") as held_out:
             files = dict(zip(PARTS, (train, held_out), strict=True))
-            async for chunk in chunks:
-                spool.add(chunk)
-                live = [record for record in chunk if not record.dropped]
-                for record, signals in zip(live, _signals(live, job) if learning.signals else [{} for _ in live], strict=True):
-                    part = self.part(record)
-                    try:
-                        line = dumps(learning.row(record, signals)) + b"\n"
-                    except Unusable as why:
-                        counts[f"left out: {why}"] += 1
-                        continue
-                    counts[part] += 1
-                    files[part].write(line)
-                    sha.update(part.encode() + line)
+            for part, row in self._arm(spool, job, counts):
+                line = dumps(row) + b"\n"
+                counts[part] += 1
+                files[part].write(line)
+                sha.update(part.encode() + line)
         if not counts["train"]:
             shutil.rmtree(fresh)
             reasons = [f"{n} {why}" for why, n in counts.items() if why not in PARTS] or ["no record came so far"]
             raise ConfigError(f"stage '{self.name}': there is nothing to train on: {', '.join(reasons)}")
         how = self.model_dump(exclude={"name", "save_every_s"})
+        start = self.start(job.directory.resolve())
+        if start != self.student:
+            how["student"] = _fingerprint(Path(start) / "manifest.json")
+            if not how["student"]:
+                remedy = "inside rounds a student begins as one that the same round trains"
+                raise ConfigError(f"stage '{self.name}': there is no student in {start}; {remedy}")
         own = {name: file_sha256(path) for name, path in self.files(job.project).items()}
         versions = {"python": ".".join(map(str, sys.version_info[:3])), **_versions()}
         told = {
             "fingerprint": digest([sha.hexdigest(), how, own, versions], 64), "stage": self.model_dump(), "versions": versions,
             "root": str(job.project.root), "data": {"sha256": sha.hexdigest(), "rows": dict(counts)}, "files": own,
-            "to": str(self.folder(job.directory).resolve()),
+            "start": start, "to": str(self.folder(job.directory).resolve()),
         }  # fmt: skip
         if _fingerprint(work / "job.json") != told["fingerprint"]:
             shutil.rmtree(work, ignore_errors=True)
@@ -202,6 +216,41 @@ class Train(Stage):
         fresh.rmdir()
         (work / "job.json").write_bytes(dumps(told))
         return told
+
+    def _arm(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, Row]]:
+        """The rows of what is learnt from, with their parts; a control arm has as many as were kept, and the held-out ones."""
+        kept = self._rows(spool, job, counts)
+        chance = random.Random(self.seed)
+        if self.on == "kept":
+            yield from kept
+        elif self.on == "shuffled":
+            rows = list(kept)
+            answers = [{n: row[n] for n in self.learning.answers if n in row} for part, row in rows if part == "train"]
+            if not all(answers):
+                raise ConfigError(f"stage '{self.name}': whole chats cannot be shuffled: leave out loss: assistant")
+            others = iter(chance.sample(answers, len(answers)))
+            yield from ((part, {**row, **next(others)} if part == "train" else row) for part, row in rows)
+        else:
+            wanted = 0
+            for part, row in kept:
+                wanted += part == "train"
+                if part != "train":
+                    yield part, row
+            total = sum(part == "train" for part, _ in self._rows(spool, job, Counter(), dropped=True))
+            taken = set(range(wanted)) if self.on == "raw" else set(chance.sample(range(total), wanted))
+            pool = (row for part, row in self._rows(spool, job, Counter(), dropped=True) if part == "train")
+            yield from (("train", row) for i, row in enumerate(pool) if i in taken)
+
+    def _rows(self, spool: Spool, job: Job, counts: Counter[str], *, dropped: bool = False) -> Iterator[tuple[str, Row]]:
+        """What each kept record teaches, or each that there was, with its part; those that teach nothing are counted."""
+        learning = self.learning
+        for chunk in spool.chunks():
+            some = [record for record in chunk if dropped or not record.dropped]
+            for record, signals in zip(some, _signals(some, job) if learning.signals else [{} for _ in some], strict=True):
+                try:
+                    yield self.part(record), learning.row(record, signals)
+                except Unusable as why:
+                    counts[f"left out: {why}"] += 1
 
     async def _train(self, work: Path, told: Mapping[str, Any], job: Job) -> None:
         """Carry the training out in a process that ends when its standard input does, so that it never outlives this one."""
@@ -277,5 +326,5 @@ def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:
     loss, held_out = manifest["loss_curve"], manifest["held_out"]
     told = {"steps": manifest["steps"], **({"loss": loss[-1][1]} if loss else {})}
     if held_out:
-        told |= {"held-out loss": held_out["student"]["loss"], "its base's": held_out["base"]["loss"]}
+        told |= {"held-out loss": held_out["student"]["loss"], "before": held_out["base"]["loss"]}
     return told | {why: count for why, count in manifest["data"]["rows"].items() if why not in PARTS}

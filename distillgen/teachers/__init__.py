@@ -241,6 +241,11 @@ class Teacher:
         self._rejected = 0
 
     @property
+    def api(self) -> str:
+        """How it is asked: in chat turns (chat), or with one text that it goes on with (completions)."""
+        return getattr(self.spec, "api", "chat")
+
+    @property
     def tokenizer(self) -> str:
         """What names the model's tokenizer beside exported signals: the SHA-256 of its files, or its name."""
         path = self.services.root / (self.spec.tokenizer or "")

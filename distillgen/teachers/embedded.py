@@ -109,6 +109,8 @@ class Embedded(Teacher):
         """
         seed = int(hashlib.sha256(request.json).hexdigest()[:6], 16)
         sampling = {"seed": seed, **request.sampling}
+        if "logprobs" in sampling:
+            sampling["logprobs"] = max(1, sampling["logprobs"])  # llama.cpp takes 0 for none, not for the sampled token's alone
         async with self._starting:
             if self._endpoint is None:
                 self._endpoint = await self._start()

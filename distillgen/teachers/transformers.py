@@ -30,7 +30,9 @@ class TransformersSpec(Spec):
     """`model` is a folder (of a model, or of a PEFT adapter, whose base is found through it) or a name on the Hub."""
 
     max_concurrency: int = Field(16, ge=1, description="most sequences of one batch")
-    api: Literal["chat", "completions"] = Field("chat", description="completions sends the prompt as one text")
+    api: Literal["chat", "completions"] | None = Field(
+        None, description="completions sends the prompt as one text; default: as a student of ours was trained, else chat"
+    )
     dtype: str | None = Field(None, description="of the weights, such as bfloat16; default: as stored")
     device: str | None = Field(None, description="such as cuda:0 or cpu; default: a GPU where there is one")
 
@@ -70,6 +72,14 @@ class Transformers(Teacher):
     def identity(self) -> str:  # type: ignore[override]
         """That of the weights, and of the base under an adapter."""
         return f"transformers:{weights(self.spec.model, self.services.root)} {self.spec.dtype or ''}".rstrip()
+
+    @property
+    def api(self) -> str:
+        """As it says, or as the student was trained."""
+        manifest = Path(place_of_model(self.spec.model, self.services.root) or "") / "manifest.json"
+        if self.spec.api is None and manifest.is_file():
+            return str(json.loads(manifest.read_bytes()).get("api", "chat"))
+        return self.spec.api or "chat"
 
     @cached_property
     def _queue(self) -> list[_Waiting]:

@@ -1,0 +1,71 @@
+"""cross: every record with every row of a list, such as each event with each relation that it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError
+from distillgen.project import Project
+from distillgen.record import META, Record, digest, dumps, read_rows
+from distillgen.stages import Checking, Chunks, Estimate, Job, Stage, splice
+
+
+class Cross(Stage):
+    """Make of each record one for every row, with the row's fields besides its own, in the order of the rows."""
+
+    kind = "cross"
+
+    rows: list[dict[str, Any]] | str = Field(min_length=1, description="rows of fields, or a JSONL file that holds them")
+
+    def read(self, project: Project) -> list[dict[str, Any]]:
+        """The rows. Raises ConfigError for a bad one."""
+        if isinstance(self.rows, list):
+            return self.rows
+        path, found = project.file(self.rows), []
+        for line, row in read_rows(path):
+            if isinstance(row, str):
+                raise ConfigError(row, path=path, line=line)
+            found.append(row)
+        if not found:
+            raise ConfigError(f"'{self.rows}' has no rows")
+        return found
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """The rows' file."""
+        return {self.rows: project.file(self.rows)} if isinstance(self.rows, str) else {}
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """All rows give the same fields, and none that a record has."""
+        first, *others = rows = self.read(given.project)
+        for i, row in enumerate(others, 2):
+            if row.keys() != first.keys():
+                raise ConfigError(f"row {i} of 'rows' gives {sorted(row)}, the first one {sorted(first)}")
+        for name in first:
+            if name in given.fields or name == META:
+                raise ConfigError(f"'rows' give the field '{name}', which the records have; give it another name")
+        if len({dumps(row) for row in rows}) < len(rows):
+            raise ConfigError("a row stands twice in 'rows'")
+        return given.fields | first.keys()
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+        """As many records for each as there are rows."""
+        rows = self.read(given.project)
+        longest = max(len(dumps(value)) for row in rows for value in row.values())
+        made = None if before.made_bytes is None else max(before.made_bytes, longest)
+        return Estimate(None if before.rows is None else before.rows * len(rows), made_bytes=made)
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Multiply every live record."""
+        rows = self.read(job.project)
+
+        def each(record: Record) -> list[Record]:
+            fields = ({**record.fields, **row} for row in rows)
+            return [replace(record, id=digest([record.id, self.name, all]), fields=all, parents=(record.id,)) for all in fields]
+
+        async for chunk in chunks:
+            yield splice(chunk, (each(record) for record in chunk if not record.dropped))

@@ -1,0 +1,236 @@
+"""graph: triples from many texts become one graph (Buehler 2024, GraphReasoning, which follows MechGPT, Buehler 2023)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import util
+from itertools import combinations, count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from pydantic import Field
+
+from distillgen.embedding import check as check_embedder
+from distillgen.errors import ConfigError
+from distillgen.graph import commonest, communities, largest, name_key, picture
+from distillgen.record import Record, digest, dumps
+from distillgen.stages import CHUNK, Checking, Chunks, Job, Stage
+from distillgen.stages._whole_set import Spool, embedded
+from distillgen.text import content
+from distillgen.wording import visible
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from distillgen.stages._whole_set import Array
+
+NEAR = "appears with"  # the relation of two nodes that texts name together and no triple joins
+
+Dropped: TypeAlias = dict[int, tuple[str, str]]
+"""The rule and the reason by which a triple, told by its place, is dropped."""
+
+
+class Triple(NamedTuple):
+    """An edge as a record has it, with the record's id and its text."""
+
+    id: str
+    head: str
+    relation: str
+    tail: str
+    text: str
+
+
+class Graph(Stage):
+    """Make a graph of the records, each an edge from `head` to `tail`. Of a pair of nodes the first record is kept, with all
+    relations of the pair and the names of the nodes; every other one says why it goes. Scores of a kept one: `<name>.count`,
+    records of the pair; `.community`, that of its head, 0 the largest; `.degree`, that of its less connected end.
+
+    Names are one node where only case, articles or a plural tell them apart, and then, from the most often named on, where
+    embeddings are as near as `min_cosine`, unless they differ in a number. The graph is written to
+    `graph.graphml` and `graph.json` and drawn in the report. Whole-set: records wait on disk; memory holds names and edges.
+    """
+
+    kind = "graph"
+
+    head: str = Field("head", description="the field that names where an edge begins")
+    relation: str = Field("relation", description="the field that says what the edge means")
+    tail: str = Field("tail", description="the field that names where it ends")
+    min_cosine: float | None = Field(0.9, gt=0, le=1, description="from which cosine on two names are one node; null: never")
+    embedder: str = Field("minilm", description="words, minilm, a local folder, or a name on the Hugging Face Hub")
+    proximity: bool = Field(False, description=f"join nodes that stand together in more than one text, too: '{NEAR}'")
+    text: str | None = Field(None, description="the field that tells texts apart, for proximity; default: the record's source")
+    communities: Literal["louvain", "girvan_newman"] = Field(
+        "louvain", description="girvan_newman takes 2 s for 200 edges, 11 s for 400"
+    )
+    component: Literal["all", "giant"] = Field("all", description="giant: only the largest connected part is kept")
+
+    @property
+    def file(self) -> str:
+        """The name of what is written, without its ending."""
+        return self.kind if self.name == self.kind else f"{self.kind}-{self.name}"
+
+    def products(self, directory: Path) -> list[Path]:
+        """The graph's files."""
+        return [directory / f"{self.file}.{ending}" for ending in ("graphml", "json")]
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """The fields and packages are there."""
+        for option in ("head", "relation", "tail", "text"):
+            if name := getattr(self, option):
+                given.need(name, f"'{option}'")
+        if any(util.find_spec(name) is None for name in ("networkx", "numpy")):
+            raise ConfigError("graphs need the extra 'graph': pip install 'distillgen[graph]'")
+        if self.min_cosine is not None and self.embedder != "words":
+            check_embedder(self.embedder)
+        return given.fields
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Gather all edges, make the graph, and let them go on."""
+        triples: list[Triple] = []
+        with Spool(job) as spool:
+            async for chunk in chunks:
+                spool.add(chunk)
+                triples += [self._triple(record) for record in chunk if not record.dropped]
+            nodes = await self._nodes(triples, job)
+            graph, dropped = await asyncio.to_thread(self._made, triples, nodes, job)
+            kept = {edge["triples"][0]: ends for *ends, edge in graph.edges(data=True) if edge["triples"]}
+            numbers = count()
+
+            def settled(record: Record) -> Record:
+                i = next(numbers)
+                if i in dropped:
+                    return record.drop(self.name, *dropped[i])
+                others = (triples[other].id for other in graph.edges[kept[i]]["triples"][1:])
+                return self._kept(replace(record, parents=(*record.parents, *others)), kept[i], graph)
+
+            for chunk in spool.chunks():
+                yield [record if record.dropped else settled(record) for record in chunk]
+            near = (ends for *ends, edge in graph.edges(data=True) if not edge["triples"])
+            while records := [self._kept(Record(digest([self.name, ends]), {}), ends, graph) for ends in islice(near, CHUNK)]:
+                yield records
+
+    def _triple(self, record: Record) -> Triple:
+        head, relation, tail = (_line(record.fields.get(name)) for name in (self.head, self.relation, self.tail))
+        return Triple(record.id, head, relation, tail, str(record.fields.get(self.text)) if self.text else record.source)
+
+    async def _nodes(self, triples: Sequence[Triple], job: Job) -> dict[str, str]:
+        """The node that each spelling of a name stands for; none for one that names nothing."""
+        from distillgen.selection import leaders
+
+        spellings = defaultdict[tuple[str, ...], list[str]](list)
+        for triple in triples:
+            for name in (triple.head, triple.tail):
+                if content(name):
+                    spellings[name_key(name)].append(name)
+        named = {commonest(some): some for some in sorted(spellings.values(), key=len, reverse=True)}
+        names, leader = list(named), list(range(len(named)))
+        if self.min_cosine is not None and names:
+            vectors = _bags(names) if self.embedder == "words" else await embedded(names, self.embedder, job.ledger)
+            near = (await asyncio.to_thread(leaders, vectors, self.min_cosine))[0].tolist()
+            leader = [to if _figures(names[to]) == _figures(names[own]) else own for own, to in enumerate(near)]
+        return {spelling: names[to] for to, some in zip(leader, named.values(), strict=True) for spelling in some}
+
+    def _made(self, triples: Sequence[Triple], nodes: Mapping[str, str], job: Job) -> tuple[nx.DiGraph, Dropped]:
+        """The graph, written down, and why triples are dropped."""
+        import networkx as nx
+
+        graph, dropped = nx.DiGraph(), Dropped()
+        texts = defaultdict[str, set[str]](set)
+        for i, triple in enumerate(triples):
+            head, tail = nodes.get(triple.head, ""), nodes.get(triple.tail, "")
+            texts[triple.text] |= {head, tail} - {""}
+            if not (head and triple.relation and tail):
+                nothing = self.head if not head else self.tail if not tail else self.relation
+                dropped[i] = "empty", f"its '{nothing}' names nothing"
+            elif head == tail:
+                dropped[i] = "self_loop", f"its '{self.head}' and its '{self.tail}' are one node, {head!r}"
+            elif graph.has_edge(head, tail):
+                edge = graph.edges[head, tail]
+                dropped[i] = "joined", f"joins {triples[edge['triples'][0]].id}, of the same pair"
+                edge["triples"].append(i)
+            else:
+                graph.add_edge(head, tail, triples=[i])
+        measured = self._near(graph, texts) if self.proximity else {}
+        if self.component == "giant":
+            inside = largest(graph.to_undirected(as_view=True))
+            reason = f"in a part apart from the largest, of {len(inside)} nodes"
+            for head, _, edge in list(graph.edges(data=True)):
+                dropped |= {i: ("fragment", reason) for i in edge["triples"] if head not in inside}
+            graph.remove_nodes_from([node for node in graph if node not in inside])
+        for _, _, edge in graph.edges(data=True):
+            edge["relation"] = "; ".join(dict.fromkeys(triples[i].relation for i in edge["triples"])) or NEAR
+            edge["count"] = edge.get("count") or len(edge["triples"])
+        job.measured[self.name] = self._placed(graph, nodes, job.seed) | measured
+        self._write(graph, job.directory)
+        return graph, dropped
+
+    def _near(self, graph: nx.DiGraph, texts: Mapping[str, set[str]]) -> dict[str, float]:
+        """Join pairs that no triple joins and more than one text names; tells how many one text alone names."""
+        pairs = Counter(pair for nodes in texts.values() for pair in combinations(sorted(nodes), 2))
+        new = {pair: n for pair, n in pairs.items() if not (graph.has_edge(*pair) or graph.has_edge(*pair[::-1]))}
+        graph.add_edges_from((*pair, {"triples": [], "count": n}) for pair, n in new.items() if n > 1)
+        return {"pairs near each other in one text only": sum(n == 1 for n in new.values())}
+
+    def _placed(self, graph: nx.DiGraph, nodes: Mapping[str, str], seed: int) -> dict[str, float]:
+        """Give every node its community, degree, names, and place in the picture; returns what that shows."""
+        import networkx as nx
+
+        plain = nx.Graph(graph.edges)
+        parts, places = communities(plain, self.communities, seed), picture(plain, seed)
+        names = defaultdict[str, set[str]](set)
+        for spelling, node in nodes.items():
+            names[node].add(spelling)
+        for number, part in enumerate(parts):
+            for node in part:
+                told = {"community": number, "degree": plain.degree[node], "names": "; ".join(sorted(names[node]))}
+                graph.nodes[node].update(told, **dict(zip("xy", places.get(node, ()), strict=False)))
+        return {
+            "nodes": len(graph), "names": sum(len(names[node]) for node in graph), "communities": len(parts),
+            "modularity": float(nx.community.modularity(plain, parts)) if plain.edges else 0.0,
+            "share of nodes in the largest part": len(largest(plain)) / (len(plain) or 1),
+        }  # fmt: skip
+
+    def _write(self, graph: nx.DiGraph, directory: Path) -> None:
+        import networkx as nx
+
+        told = nx.DiGraph()
+        told.add_nodes_from(sorted(graph.nodes(data=True), key=lambda n: (n[1]["community"], -n[1]["degree"], n[0])))
+        told.add_edges_from((a, b, {"relation": e["relation"], "count": e["count"]}) for a, b, e in graph.edges(data=True))
+        graphml, plain = self.products(directory)
+        nx.write_graphml(told, graphml)
+        plain.write_bytes(dumps(nx.node_link_data(told, edges="edges"), sort_keys=False) + b"\n")
+
+    def _kept(self, record: Record, ends: Sequence[str], graph: nx.DiGraph) -> Record:
+        """The record of an edge of the graph."""
+        edge, (head, tail) = graph.edges[ends], ends
+        scores = {
+            "count": edge["count"], "community": graph.nodes[head]["community"],
+            "degree": min(graph.nodes[end]["degree"] for end in ends),
+        }  # fmt: skip
+        fields = {**record.fields, self.head: head, self.relation: edge["relation"], self.tail: tail}
+        return replace(record, fields=fields).scored({f"{self.name}.{key}": value for key, value in scores.items()})
+
+
+def _line(value: Any) -> str:
+    """What a field says, on one line and in lower case."""
+    return "" if value is None else visible(" ".join(str(value).split())).lower()
+
+
+def _figures(name: str) -> list[str]:
+    return sorted(re.findall(r"\d+", name))
+
+
+def _bags(names: Sequence[str]) -> Array:
+    """A vector of length 1 for each name, with a dimension for each content word."""
+    import numpy as np
+
+    bags = [content(name) for name in names]
+    column = {word: i for i, word in enumerate(sorted(set().union(*bags)))}
+    vectors = np.zeros((len(names), len(column)), np.float32)
+    for row, bag in zip(vectors, bags, strict=True):
+        row[[column[word] for word in bag]] = len(bag) ** -0.5
+    return vectors

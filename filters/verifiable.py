@@ -1,0 +1,50 @@
+"""Problems whose answer a program can check: the selection of O1 Replication Journey, part 2 (Huang et al. 2024)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from distillgen import FieldName, Filter, Record
+from distillgen.answers import boxed
+from distillgen.numerals import read_number
+
+IMAGE = re.compile(
+    r"!\[|<img\b|\\includegraphics|\[asy\]|\b(?:figure|diagram|picture|image|graph|drawing|sketch|map)\s+(?:above|below|shown|here)\b"
+    r"|\b(?:in|from|see|on)\s+(?:the|this)\s+(?:figure|diagram|picture|image|drawing|sketch)\b|\b(?:shown|pictured|drawn)\s+(?:above|below)\b",
+    re.I,
+)
+PROOF = re.compile(
+    r"(?:^|[.,:;!?]\s+|\b(?:and|then|to)\s+)(?:prove|show|disprove|justify|verify)\s+(?:that|it|your|why|or)\b",
+    re.I,
+)
+
+
+def verifiable(*, field: FieldName = "question", gold: FieldName = "gold", answer: Literal["number", "any"] = "number") -> Filter:
+    r"""Drop problems that need an image, ask for a proof, have no answer, or one that is not a number. Costs nothing.
+
+    With answer: any, it need not be a number. Gold is the answer, one of a list, or a text with its \boxed{…}. English.
+    """
+
+    def label(value: Any) -> str:
+        text = str(value[0] if isinstance(value, list) and value else "" if value in (None, []) else value)
+        return (boxed(text) or text).strip(" $.")
+
+    def measure(records: Sequence[Record]) -> list[dict[str, float]]:
+        return [
+            {
+                "image": IMAGE.search(str(r.fields[field])) is not None, "proof": PROOF.search(str(r.fields[field])) is not None,
+                "labelled": bool(label(r.fields[gold])), "number": read_number(label(r.fields[gold])) is not None,
+            }
+            for r in records
+        ]  # fmt: skip
+
+    def decide(found: Mapping[str, Any]) -> str | None:
+        if found["image"]:
+            return "needs an image"
+        if found["proof"]:
+            return "asks for a proof"
+        if not found["labelled"]:
+            return f"has no {gold} answer"
+        return None if found["number"] or answer == "any" else f"its {gold} answer is not a number"
+
+    return Filter(measure, decide)
