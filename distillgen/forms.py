@@ -107,8 +107,8 @@ class Form:
         return rows
 
     def rows(self, text: str, output: str | None = None) -> list[dict[str, Any] | Unparsable]:
-        """The rows of an answer, at least one of them good, and in the place of a list's item that breaks its schema, how, or
-        that it is one too many. Raises Unparsable.
+        """The rows of an answer, at least one of them good. In the place of a list's item that breaks its schema or is one too
+        many stands what is wrong with it. Raises Unparsable.
         """
         text = text.strip()
         if not text:

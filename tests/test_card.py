@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,38 @@ def test_the_index_is_that_of_the_paper():
     parts = {part: sum(item.points for item in ITEMS if item.part == part) for part in ("Data", "Method", "Evaluation", "Open source")}
     assert parts == {"Data": 14, "Method": 33, "Evaluation": 24, "Open source": 29} and len(ITEMS) == 25
     assert len({item.key for item in ITEMS}) == 25
+
+
+PARTS = ("Data", "Method", "Evaluation", "Open source")
+LEADERBOARD = {
+    "Open-O1": ((0, 8, 20, 5), 33), "O1 Journey, part 1": ((10, 33, 24, 9), 76), "LLaMA-O1": ((0, 6, 0, 5), 11), "K0Math": ((0, 0, 16, 0), 16),
+    "Skywork O1": ((0, 0, 0, 0), 0), "DeepSeek R1-Lite": ((0, 0, 20, 0), 20), "O1 Journey, part 2": ((10, 33, 24, 12), 79),
+}  # fmt: skip
+"""Of the paper: the points of each part, and of all. Which items a system got is not published."""
+
+
+def answered(part, wanted):
+    """The items of a part, of which some that make up the wanted points are answered with yes; fails where none do."""
+    items = [item for item in ITEMS if item.part == part]
+    chosen = next(some for n in range(len(items) + 1) for some in combinations(items, n) if sum(item.points for item in some) == wanted)
+    return [(item, "yes" if item in chosen else "unknown", "") for item in items]
+
+
+@pytest.mark.parametrize("system", LEADERBOARD)
+def test_all_totals_of_the_papers_leaderboard_can_be_reached_and_are_scored(system):
+    sums, total = LEADERBOARD[system]
+    answers = [answer for part, wanted in zip(PARTS, sums, strict=True) for answer in answered(part, wanted)]
+    assert len(answers) == 25 and points(answers) == total
+    assert [points([a for a in answers if a[0].part == part]) for part in PARTS] == [*sums]
+
+
+def test_the_weights_are_those_of_the_paper_and_a_part_that_they_cannot_make_up_is_told():
+    weights = {part: sorted(item.points for item in ITEMS if item.part == part) for part in PARTS}
+    assert weights == {
+        "Data": [3, 3, 4, 4], "Method": [2, 2, 3, 4, 4, 6, 6, 6], "Evaluation": [4] * 6, "Open source": [3, 4, 4, 4, 4, 5, 5],
+    }  # fmt: skip
+    with pytest.raises(StopIteration):
+        answered("Evaluation", 33)
 
 
 def lock(stages=(), **more):

@@ -97,3 +97,53 @@ def test_that_the_filter_helped_is_measured_against_control_arms(project):
     means = {name: found["models"][name]["metrics"]["exact"]["mean"] for name in names}
     assert means["student"] > 0.85 and all(means[name] < means["student"] - 0.15 for name in names[1:]), means
     assert means["student-shuffled"] < 0.5
+
+
+WARM_UP = {"train": {**TRAIN["train"], "name": "warm-up"}}
+PACKAGED = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs pip install 'distillgen[train]'")
+
+
+def chained(*stages):
+    return {"version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "rows.jsonl"}}, ANSWER, *stages]}
+
+
+@PACKAGED
+@pytest.mark.parametrize("student, stages, says", [
+    ("student-warm-up", (WARM_UP,), None),
+    ("student-warmup", (WARM_UP,), "no earlier stage trains 'student-warmup'; did you mean 'student-warm-up'?"),
+    ("student-warm-up", (), "no earlier stage trains 'student-warm-up'; a folder of this name is ./student-warm-up"),
+    ("./student-warm-up", (), None),
+    ("student", (WARM_UP,), "no earlier stage trains 'student'"),  # itself
+])  # fmt: skip
+def test_a_student_can_begin_as_one_that_an_earlier_stage_trains(project, student, stages, says):
+    project.rows("rows.jsonl", rows(3))
+    project.write("student-warm-up/config.json", "{}")
+    pipeline = chained(*stages, {"train": {**TRAIN["train"], "student": student}})
+    if says is None:
+        distillgen.load(pipeline)
+    else:
+        with pytest.raises(distillgen.ConfigError) as told:
+            distillgen.load(pipeline)
+        assert says in str(told.value)
+
+
+@slow
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_a_second_training_goes_on_from_the_first_one_and_is_repeated_when_that_one_changes(project, lora):
+    project.rows("rows.jsonl", rows(200))
+
+    def run(warm_up_steps):
+        """The second training is too short to learn anything by itself."""
+        warm_up = {**WARM_UP["train"], "max_steps": warm_up_steps, "lora": lora}
+        second = {**TRAIN["train"], "student": "student-warm-up", "max_steps": 1, "learning_rate": 1e-6, "lora": lora}
+        done = distillgen.run(chained({"train": warm_up}, {"train": second}), out="out", teachers={"teacher": teacher})
+        return [json.loads((done.directory / name / "manifest.json").read_text()) for name in ("student-warm-up", "student")]
+
+    warm, student = run(40)
+    before, after = (warm["held_out"][name]["loss"] for name in ("base", "student"))
+    assert after < 0.8 * before and student["held_out"]["base"]["loss"] == pytest.approx(after, rel=0.02)
+    again = run(40)
+    assert [each["sessions"] for each in again] == [warm["sessions"], student["sessions"]], "it was trained once more"
+    warmer, student_of_it = run(41)
+    assert student_of_it["fingerprint"] != student["fingerprint"]
+    assert student_of_it["held_out"]["base"]["loss"] == pytest.approx(warmer["held_out"]["student"]["loss"], rel=0.02)

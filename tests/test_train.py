@@ -17,6 +17,7 @@ from distillgen.errors import ConfigError
 from distillgen.hardware import Energy
 from distillgen.record import Record
 from distillgen.stages.train import Train
+from tests.endpoint import Endpoint, completion
 
 COLOURS = ("red", "green", "blue")
 DATA = {"chat.jsonl": [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "score": 1}]}
@@ -343,6 +344,22 @@ class TestTraining:
         project.cli("train", "a", *fast, "-o", "runs/other")
         assert manifest(project.path / "runs/other")["steps"] == 3
         assert "there is no model or stage 'trian'; did you mean 'train'?" in project.cli("train", "a", *fast, "--set", "trian.epochs=1", check=2).stderr
+
+    def test_log_probabilities_come_from_the_ledger_in_a_pipeline_and_of_a_run(self, project):
+        def answer(body, times):
+            content = [{"token": t, "logprob": -0.4, "top_logprobs": [{"token": t, "logprob": -0.4}, {"token": "z", "logprob": -3.0}]} for t in "yes"]
+            return completion(body, choices=[{"index": 0, "finish_reason": "stop", "message": {"content": "yes"}, "logprobs": {"content": content}}])
+
+        learn = "  - train: {objective: logits, student: tiny, max_steps: 3, held_out: 0}\n"
+        with Endpoint(answer) as endpoint:
+            after = '  - format: {messages: [{user: "{{ question }}"}, {assistant: "{{ answer }}"}]}\n'
+            path = project.ask_pipeline(endpoint.url, 12, stage=", logprobs: 2", after=after)
+            project.cli("run", "ask", "-o", "runs/a")
+            project.cli("train", "a", "--objective", "logits", "--student", "tiny", "--set", "train.max_steps=3", "--set", "train.held_out=0")
+            path.write_text(path.read_text() + learn)
+            project.cli("run", "ask", "-o", "runs/a2")
+        one, two = manifest(project.path / "runs/a"), manifest(project.path / "runs/a2")
+        assert one["data"] == two["data"] and one["data"]["rows"] == {"train": 12} and one["loss_curve"] == two["loss_curve"]
 
     def test_two_processes_train_together_through_accelerates_launcher(self, project):
         project.rows("data/q.jsonl", questions(200))

@@ -24,7 +24,7 @@ class Format(Stage):
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
     messages: list[dict[str, str]] | dict[str, list[dict[str, str]]] | None = Field(
-        None, description="chat turns, [{user: …}, {assistant: …}], into messages; or several, by the field of each"
+        None, description="chat turns, [{user: …}, {assistant: …}], into messages; or such lists by the field that each goes to"
     )
     shape: str | dict[str, dict[str, str]] | None = Field(
         None, description="a shape by name (alpaca, sharegpt, …), or {name: {part: field or template}}"

@@ -26,8 +26,6 @@ from distillgen.wording import visible
 if TYPE_CHECKING:
     import networkx as nx
 
-    from distillgen.stages._whole_set import Array
-
 NEAR = "appears with"  # the relation of two nodes that texts name together and no triple joins
 
 Dropped: TypeAlias = dict[int, tuple[str, str]]
@@ -60,7 +58,7 @@ class Graph(Stage):
     relation: str = Field("relation", description="the field that says what the edge means")
     tail: str = Field("tail", description="the field that names where it ends")
     min_cosine: float | None = Field(0.9, gt=0, le=1, description="from which cosine on two names are one node; null: never")
-    embedder: str = Field("minilm", description="words, minilm, a local folder, or a name on the Hugging Face Hub")
+    embedder: str = Field("minilm", description="minilm, a local folder, a name on the Hub; words: of the same content words")
     proximity: bool = Field(False, description=f"join nodes that stand together in more than one text, too: '{NEAR}'")
     text: str | None = Field(None, description="the field that tells texts apart, for proximity; default: the record's source")
     communities: Literal["louvain", "girvan_newman"] = Field(
@@ -128,8 +126,11 @@ class Graph(Stage):
                     spellings[name_key(name)].append(name)
         named = {commonest(some): some for some in sorted(spellings.values(), key=len, reverse=True)}
         names, leader = list(named), list(range(len(named)))
-        if self.min_cosine is not None and names:
-            vectors = _bags(names) if self.embedder == "words" else await embedded(names, self.embedder, job.ledger)
+        if self.min_cosine is not None and self.embedder == "words":
+            first = dict[frozenset[str], int]()
+            leader = [first.setdefault(frozenset(content(name)), i) for i, name in enumerate(names)]
+        elif self.min_cosine is not None and names:
+            vectors = await embedded(names, self.embedder, job.ledger)
             near = (await asyncio.to_thread(leaders, vectors, self.min_cosine))[0].tolist()
             leader = [to if _figures(names[to]) == _figures(names[own]) else own for own, to in enumerate(near)]
         return {spelling: names[to] for to, some in zip(leader, named.values(), strict=True) for spelling in some}
@@ -189,7 +190,7 @@ class Graph(Stage):
                 told = {"community": number, "degree": plain.degree[node], "names": "; ".join(sorted(names[node]))}
                 graph.nodes[node].update(told, **dict(zip("xy", places.get(node, ()), strict=False)))
         return {
-            "nodes": len(graph), "names": sum(len(names[node]) for node in graph), "communities": len(parts),
+            "nodes": len(graph), "spellings": sum(len(names[node]) for node in graph), "communities": len(parts),
             "modularity": float(nx.community.modularity(plain, parts)) if plain.edges else 0.0,
             "share of nodes in the largest part": len(largest(plain)) / (len(plain) or 1),
         }  # fmt: skip
@@ -222,15 +223,3 @@ def _line(value: Any) -> str:
 
 def _figures(name: str) -> list[str]:
     return sorted(re.findall(r"\d+", name))
-
-
-def _bags(names: Sequence[str]) -> Array:
-    """A vector of length 1 for each name, with a dimension for each content word."""
-    import numpy as np
-
-    bags = [content(name) for name in names]
-    column = {word: i for i, word in enumerate(sorted(set().union(*bags)))}
-    vectors = np.zeros((len(names), len(column)), np.float32)
-    for row, bag in zip(vectors, bags, strict=True):
-        row[[column[word] for word in bag]] = len(bag) ** -0.5
-    return vectors

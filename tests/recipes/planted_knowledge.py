@@ -86,7 +86,7 @@ def read(text: str) -> list[tuple[str, str, str]]:
             form = re.escape(telling).replace(r"\{", "{").replace(r"\}", "}").replace(r"\ ", " ")
             name = r"(?P<{}>[a-z]+ [a-z]+)"
             pattern = form.format(head=name.format("head"), tail=name.format("tail"), active=active, passive=passive)
-            found += [(m.start(), m["head"], active, m["tail"]) for m in re.finditer(rf"(?:(?<=^)|(?<=[.\n:] )){pattern}", text, re.I)]
+            found += [(m.start(), m["head"], active, m["tail"]) for m in re.finditer(rf"(?:(?<=^)|(?<=[.\n:] )) ?{pattern}", text, re.I)]
     return [(head.lower(), relation, tail.lower()) for _, head, relation, tail in sorted(set(found))]
 
 

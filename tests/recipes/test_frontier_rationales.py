@@ -20,18 +20,19 @@ def slow(test):
 
 
 class Sums:
-    """Lists of labelled digits, of which the sum modulo 5 is asked: by heart hard, step by step easy."""
+    """Numbers of up to nine digits, each in a place of its own, of which the sum modulo 5 is asked: by heart hard, digit by digit
+    easy.
+    """
 
     def __init__(self, lengths, count, seed=0):
         self.rows, self.steps, draw = [], {}, random.Random(seed)
         while len(self.rows) < count:
-            length, begin = draw.choice(lengths), draw.randrange(26)
-            labels = [string.ascii_lowercase[(begin + i) % 26] for i in range(length)]
-            values = [draw.randrange(5) for _ in labels]
-            question = " ".join(f"{label}{value}" for label, value in zip(labels, values, strict=True)) + "."
+            digits = [draw.randrange(5) for _ in range(draw.choice(lengths))]
+            places = [*zip(string.ascii_lowercase, [*digits, *"_" * (9 - len(digits))], strict=False)]
+            question = " ".join(f"{place}{digit}" for place, digit in places)
             if question not in self.steps:
-                self.steps[question] = " ".join(f"{label}{value} {sum(values[: i + 1]) % 5}" for i, (label, value) in enumerate(zip(labels, values, strict=True)))
-                self.rows.append({"question": question, "gold": str(sum(values) % 5)})
+                self.steps[question] = " ".join(f"{place}{digit} {sum(digits[: i + 1]) % 5}" for i, (place, digit) in enumerate(places))
+                self.rows.append({"question": question, "gold": str(sum(digits) % 5)})
         self.gold = {row["question"]: row["gold"] for row in self.rows}
 
 
@@ -49,7 +50,7 @@ class Teacher:
             return final
         shown = question
         if self.misled:
-            alike = [other for other in self.sums.steps if len(other) == len(question) and other != question]
+            alike = [other for other in self.sums.steps if other.count("_") == question.count("_") and other != question]
             shown = random.Random(question).choice(alike)
         return f"{self.sums.steps[shown]}. {final}"
 
@@ -82,7 +83,7 @@ LEARNING += ["evaluate.data=longer.jsonl", "evaluate.max_tokens=60", "evaluate.m
 
 def trained(project, out, *, misled=False, sets=()):
     """What the recipe's students answer, who have learnt from lists of other lengths than those they are asked about."""
-    sums, longer = Sums([3, 4, 6, 7], 1500), Sums([5, 8], 150, seed=1)
+    sums, longer = Sums([3, 4, 6, 7, 9], 3000), Sums([5, 8], 100, seed=1)
     project.rows("sums.jsonl", sums.rows)
     project.rows("longer.jsonl", longer.rows)
     run = distillgen.run("frontier-rationales", out=out, sets=[*LEARNING, *sets], teachers={"teacher": Teacher(sums, misled).answer})
@@ -109,10 +110,10 @@ def test_reasoning_is_worth_20_points_on_held_out_lengths_and_that_of_other_ques
 # whole text say of it: a mistake of form is told apart from a wrong answer, and the lenient reading holds all of them right.
 ODD = [
     ("1234", "1234", False, True),
-    ("1,234", "1234", False, False),
+    ("1,234", "1234", False, True),
     ("1234.", "1234", False, True),
     ("**1234**", "1234", False, True),
-    ("$1,234", "1234", False, False),
+    ("$1,234", "1234", False, True),
     ("1234 dollars", "1234", False, False),
     ("= 1234", "1234", False, True),
     ("1000 + 234 = 1234", "1234", False, False),
@@ -123,7 +124,7 @@ ODD = [
     ("Answer: 1234", "1234", True, False),
     ("**Answer:** 1234", "1234", True, False),
     ("Final answer: $1,234.00", "1234", True, False),
-    ("#### 1234", "1234", True, False),
+    ("#### 1234", "1234", True, True),
     ("So there are 234 and 1000.\n#### 1,234", "1234", True, False),
     ("\\boxed{1234}", "1234", True, False),
     ("Hence $\\boxed{1{,}234}$.", "1234", True, False),

@@ -1,0 +1,75 @@
+"""Every shipped pipeline: it declares its place, runs on scripted teachers, and ends the same however often it is killed."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.project import home
+
+NAMES = sorted(path.stem for path in home("pipelines").glob("*.yaml"))
+PLAIN = ("hello", "quickstart", "student")  # of no published system
+CARRY_OUT = """
+import sys
+import distillgen
+from distillgen.teachers.scripted import instance
+
+name, out, until = sys.argv[1:]
+models = distillgen.load(name, need_env=False)
+made = models.made_models()
+distillgen.run(name, out=out, teachers=dict.fromkeys({**models.models, **made}, instance), until=until or None, limit=12)
+"""
+
+
+def before_training(pipeline):
+    """The last stage before one that needs torch."""
+    names = []
+    for stage in pipeline.stages:
+        if stage.makes(home("pipelines")):
+            break
+        names.append(stage.name)
+    return names[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_where_it_stands_and_is_short(name):
+    text = (home("pipelines") / f"{name}.yaml").read_text()
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert text.startswith(f"# {name}.yaml: ") and len(lines) <= 70
+    if name not in PLAIN:
+        found = next(each for each in distillgen.catalog_of("pipelines") if each["name"] == name) if hasattr(distillgen, "catalog_of") else None
+        import yaml
+
+        system = yaml.safe_load(text)["system"] if found is None else found
+        assert all(system[key] for key in ("paper", "elicitation", "algorithm", "skill", "vertical", "access"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
+    try:
+        pipeline = distillgen.load(name, need_env=False)
+    except ConfigError as error:
+        if "pip install" in str(error):
+            pytest.skip(str(error))
+        raise
+    until = before_training(pipeline)
+    if until == pipeline.stages[0].name:
+        pytest.skip("all of it needs torch; its own tests carry it out")
+    until = "" if until == pipeline.stages[-1].name else until
+    command = [sys.executable, "-c", CARRY_OUT, name]
+    whole = subprocess.run([*command, "whole", until], cwd=project.path, capture_output=True, text=True, env=project.env())
+    assert whole.returncode == 0, whole.stderr
+    for wait_s in (0.6, 0.9):
+        process = subprocess.Popen([*command, "killed", until], cwd=project.path, stderr=subprocess.DEVNULL, env=project.env())
+        time.sleep(wait_s)
+        process.kill()
+        process.wait()
+    again = subprocess.run([*command, "killed", until], cwd=project.path, capture_output=True, text=True, env=project.env())
+    assert again.returncode == 0, again.stderr
+    files = sorted(path.name for path in (project.path / "whole/stages").iterdir())
+    assert len(files) >= 2
+    for file in files:
+        assert (project.path / "killed/stages" / file).read_bytes() == (project.path / "whole/stages" / file).read_bytes(), file
