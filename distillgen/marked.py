@@ -93,7 +93,7 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
             own = [pair for pair in node.value if pair[0].tag != _CORE + "merge"]
             loader.flatten_mapping(node)
             merged = {key.value: (key, value) for key, value in node.value[: len(node.value) - len(own)]}
-            written = {key.value for key, _ in own}
+            written = {key.value for key, _ in own}  # which wins over what is merged
             node.value = [*(pair for name, pair in merged.items() if name not in written), *own]
             mapping: dict[str, Any] = {}
             for key, value in node.value:

@@ -8,10 +8,12 @@ from typing import Any
 from distillgen import FieldName, Filter, Record
 from distillgen.embedding import check, embed
 
+NAMES = {"earlier": "an earlier text", "entry": "a known entry"}
+
 
 def novel(
     *, field: FieldName, beside: FieldName | None = None, max_cosine: float = 0.85, embedder: str = "minilm"
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop texts that are close in meaning to an earlier one that was kept, or to an entry that a retrieve stage has brought.
 
     `beside` is the field with these entries. Measures the highest cosine to an earlier text, and to an entry. Costs an
@@ -36,6 +38,6 @@ def novel(
 
     def decide(found: Mapping[str, float]) -> str | None:
         what, cosine = max(found.items(), key=lambda pair: pair[1])
-        return f"cosine {cosine:.2f} to an {what} one >= {max_cosine:g}" if cosine >= max_cosine else None
+        return f"cosine {cosine:.2f} to {NAMES[what]} >= {max_cosine:g}" if cosine >= max_cosine else None
 
     return Filter(measure, decide, whole_set=True)

@@ -77,3 +77,8 @@ class TestMiniLM:
         code = "import torch; n = torch.get_num_threads(); from distillgen.embedding import embed; embed(['x']); assert torch.get_num_threads() == n"
         done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_words_are_an_embedder_that_is_no_model():
+    same, other, half, none = embed(["The red apples!", "apple, red", "a red house", "seven ships"], model="words")
+    assert same @ other == pytest.approx(1) and same @ half == pytest.approx(0.5) and same @ none == 0

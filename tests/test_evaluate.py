@@ -213,3 +213,31 @@ def test_pass_at_k_is_the_share_of_draws_with_a_pass(n, passed):
     for k in range(1, n + 1):
         draws = list(combinations([True] * passed + [False] * (n - passed), k))
         assert pass_at_k(n, passed, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_figures_by_group_are_those_of_each_groups_items(project):
+    rows(project, 60, kind=lambda i: "even" if i % 2 == 0 else "odd")
+
+    def script(request, sample):
+        i = int(request.messages[-1]["content"].partition(" ")[0])
+        return f"The answer is {2 * i if i % 2 == 0 or i < 10 else 1}."
+
+    found, run = evaluate({"by": "kind"}, {"one": script})
+    assert found["groups"]["one"] == {"even": {"items": 30, "numeric": 1.0}, "odd": {"items": 30, "numeric": 5 / 30}}
+    measured = run.state["stages"][-1]["measured"]
+    assert measured["one.numeric in even"] == 1 and measured["one.numeric in odd"] == 5 / 30 and measured["one.numeric"] == 35 / 60
+    assert "By kind" in (run.directory / "report.html").read_text()
+    with pytest.raises(ConfigError, match="'by' needs the field 'knd'.*did you mean 'kind'"):
+        evaluate({"by": "knd"}, {"one": script})
+
+
+def test_values_for_all_items_stand_in_the_question(project):
+    rows(project, 5)
+    asked = []
+
+    def script(request, sample):
+        asked.append(request.messages[-1]["content"])
+        return "1"
+
+    evaluate({"template": "{{ tone }}: {{ question }}", "with": {"tone": "briefly"}}, {"one": script})
+    assert len(asked) == 5 and all(text.startswith("briefly: ") for text in asked)

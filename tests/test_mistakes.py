@@ -150,6 +150,7 @@ MISTAKES = [
     yaml("yaml unquoted template", 'template: "{{ question }} {{ answer }}"', "template: {{ question }}", "template:", "a key must be", "{{ … }} in quotes"),
     yaml("yaml uneven indentation", "    model: m\n", "   model: m\n", "   model: m", "not valid YAML", "indentation"),
     yaml("duplicate key", "seed: 7\n", "seed: 7\nseed: 8\n", "seed: 8", "'seed' stands twice", "keep one"),
+    yaml("stage twice inside rounds", "  - format:\n", "  - rounds: {stages: [{generate: {model: writer, template: x}}]}\n  - format:\n", "rounds: {stages", "'generate' stands twice"),
     yaml("duplicate option", "      prompt: ask\n", "      prompt: ask\n      prompt: ask2\n", "prompt: ask2", "'prompt' stands twice"),
     Mistake("alias bomb", ((YAML, None, BOMB + PIPELINE),), YAML, "a: &a", ("too many", "aliases")),
     yaml("deep nesting", "paper: None et al.", "paper: " + "[" * 400 + "]" * 400, "paper:", "nested"),

@@ -137,6 +137,28 @@ def test_a_round_reaches_what_the_earlier_ones_kept(loop):
     assert found == [("red apple", [], "red apple"), ("green pear", [], "green pear"), ("red strawberry", ["red apple"], "red strawberry red apple")]
 
 
+def test_a_shuffled_memory_gives_every_entry_away(project):
+    names = ["apple", "pear", "plum", "grape", "cherry"]
+    project.rows("memory.jsonl", [{"key": name, "value": name.upper()} for name in names])
+    project.rows("rows.jsonl", [{"q": f"the {name}"} for name in names])
+    look = {"query": "q", "key": "key", "embedder": "words", "from": "memory.jsonl", "keep": ["value"]}
+
+    def brought(**options):
+        stages = [{"source": {"path": "rows.jsonl"}}, {"retrieve": {**look, **options}}]
+        run = distillgen.run({"version": 1, "models": {}, "stages": stages}, out=f"out{len(options)}")
+        return [r.fields["retrieved"][0]["value"].lower() for r in kept(run)]
+
+    shuffled = brought(shuffle=True)
+    assert brought() == names and sorted(shuffled) == sorted(names) and not any(a == b for a, b in zip(names, shuffled, strict=True))
+
+
+def test_the_report_draws_the_rounds_and_says_why_they_ended(loop):
+    run, _ = loop([ASK, {"filter": ["shrinks"]}], LENGTHS[:3], n=9, guard={"filter.shrinks: mean": 0.5}, repeat=True)
+    page = (run.directory / "report.html").read_text()
+    assert "How it ended: filter.shrinks: mean fell to 2, more than 50% below 10." in page
+    assert 'd="M0.0 0.0L100.0 50.0L200.0 100.0"' in page and "first 10" in page and "last 2" in page
+
+
 def test_replay_brings_the_earlier_ones_and_they_leave_once(loop, project):
     run, _ = loop([ASK, grows(12, by=9), {"replay": {}}, {"filter": {"name": "after", "filters": ["sees"]}}], ["a", "bbbb"], n=2)
     assert [r.fields["q"] for r in kept(run)] == ["a", "bbbb"]
@@ -178,6 +200,68 @@ stages:
     with pytest.raises(ConfigError) as error:
         distillgen.load(path)
     assert told in str(error.value) and "loop.yaml:6" in str(error.value)
+
+
+def test_what_is_carried_on_is_what_the_last_round_left(loop):
+    """An answer is made longer until it is long enough; a round that keeps nothing does not end such a loop."""
+    longer = {"generate": {"model": "t", "template": "{{ answer }}{{ q }}", "output": "answer"}}
+    enough = {"filter": [{"schema": {"field": "answer", "pattern": "b{4}|a{2}"}}]}
+    run, told = loop([longer, enough], ["a", "b", "c"], n=5, carry=["answer"])
+    assert [(r.fields["answer"], r.fields["round"]) for r in kept(run)] == [("aa", 1), ("bbbb", 3)]
+    assert [r.fields["answer"] for r in run.dropped] == ["ccccc"] and [m["kept"] for m in told["rounds"]] == [0, 1, 0, 1, 0]
+    _, told = loop([longer, enough], ["a", "b"], n=9, carry=["answer"], out="all")
+    assert told["ended"] == "every record was kept" and len(told["rounds"]) == 4
+
+
+def test_a_loop_in_a_loop_gives_back_the_rounds_of_the_outer_one(loop, project):
+    longer = {"generate": {"model": "t", "template": "{{ answer }}{{ q }}", "output": "answer"}}
+    inner = {"rounds": {"name": "inner", "n": 4, "carry": ["answer"], "stages": [longer, {"filter": [{"schema": {"field": "answer", "pattern": "a{3}"}}]}]}}
+    run, told = loop([inner, {"replay": {}}], ["a", "b"], n=2)
+    assert [(r.fields["q"], r.fields["round"], r.fields["answer"]) for r in kept(run)] == [("a", 0, "aaa")]
+    assert [(r.fields["q"], r.fields["round"], r.dropped.stage) for r in run.dropped] == [("b", 1, "filter")]
+    assert [m["inner.rounds"] for m in told["rounds"]] == [4, 4] and run.state["dropped"] == {"schema": 1}
+    assert (project.path / "out/rounds/00/inner/rounds.json").exists() and str(run).startswith("2 records: 1 kept, 1 schema")
+
+
+def test_what_is_held_out_is_there_in_every_round_and_never_learnt_from(loop, project):
+    project.write("filters/split.py", FILTERS["sees"].replace("def sees", "def split").replace('"seen"', '"split"').replace('r.fields["q"]', 'r.fields["split"]'))
+    look = {"retrieve": {"query": "q", "key": "split", "embedder": "words", "into": "found", "k": 9}}
+    stages = [look, {"filter": {"name": "see", "filters": ["split"]}}, ASK, grows(40)]
+    project.rows("rows.jsonl", [{"q": f"train test {x}"} for x in ("", *LENGTHS)])
+    models = {"t": {"provider": "scripted", "model": "echo"}}
+    pipeline = {"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.5}}, {"rounds": {"stages": stages, "n": 2}}]}
+    run = distillgen.run(pipeline, out="held", teachers={"t": echo})
+    seen = [line.split() for line in (project.path / "split").read_text().splitlines()]
+    every = [*kept(run), *run.dropped]
+    held_out = [r for r in every if r.held_out]
+    assert held_out and [line.count("test") for line in seen] == [len(held_out)] * 2 and len(every) == 5
+    assert all(entry["split"] == "train" for r in every for entry in r.fields["found"]) and any(r.fields["found"] for r in every)
+
+
+def test_another_model_is_another_loop(loop):
+    run, _ = loop([ASK], ["a"], lambda request, sample: "one", n=1)
+
+    def other(request, sample):
+        return "two"
+
+    run, _ = loop([ASK], ["a"], other, n=1)
+    assert [r.fields["answer"] for r in kept(run)] == ["two"]
+
+
+def test_options_inside_are_set_from_the_command_line(project):
+    project.rows("rows.jsonl", [{"q": "a"}])
+    project.write("pipelines/loop.yaml", """# loop.yaml: x
+version: 1
+models: {t: {provider: scripted, model: echo}}
+stages:
+  - source: {path: rows.jsonl}
+  - rounds:
+      stages:
+        - generate: {model: t, template: "{{ q }}", output: answer}
+        - filter: {name: check, filters: [word_count: {field: answer, min_words: 9}]}
+""")  # fmt: skip
+    (inside,) = distillgen.load("loop", ["generate.n=3", "word_count.min_words=1", "rounds.n=7"]).stages[1:]
+    assert inside.n == 7 and inside.stages[0]["generate"]["n"] == 3 and inside.stages[1]["filter"]["filters"][0]["word_count"]["min_words"] == 1
 
 
 def test_outside_of_rounds_there_is_nothing_to_replay(project):

@@ -49,15 +49,17 @@ class Audit(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Apply every edit to every record that it names; the first veto counts."""
-        edits = self.read(job.project)
+        edits, used = self.read(job.project), set[int]()
         async for chunk in chunks:
             out = []
             for record in chunk:
-                for edit in edits:
+                for i, edit in enumerate(edits):
                     if not record.dropped and _named(edit, record):
                         record = self._edited(edit, record)
+                        used.add(i)
                 out.append(record)
             yield out
+        job.measured[self.name] = {"edits": len(edits), "edits that named a record": len(used)}
 
     def _edited(self, edit: Mapping[str, Any], record: Record) -> Record:
         if "veto" in edit:

@@ -135,6 +135,8 @@ class Retrieve(Stage):
         keys = await embedded([str(entry[str(self.key)]) for entry in entries], self.embedder, job.ledger)
 
         async def find(queries: Sequence[str]) -> list[list[Shown]]:
+            if not entries:
+                return [[] for _ in queries]
             places = await embedded(queries, self.embedder, job.ledger)
             nearest = await asyncio.to_thread(self._nearest, places, keys)
             return [[{**shown[i], NEAREST: closeness} for i, closeness in some] for some in nearest]
@@ -146,7 +148,7 @@ class Retrieve(Stage):
         """For each record, the entries from the closest on; of equally close ones the earlier first."""
         found = []
         for place in places:
-            near = (keys @ place).tolist() if len(keys) else []
+            near = (keys @ place).tolist()
             order = sorted(range(len(near)), key=lambda i: -near[i])[: self.k]
             found.append([(i, round(near[i], 4)) for i in order if near[i] > 0 and near[i] >= self.min_cosine])
         return found
