@@ -16,11 +16,17 @@ PLAIN = ("hello", "quickstart", "student")  # of no published system
 CARRY_OUT = """
 import sys
 import distillgen
+from distillgen.teachers import Completion
 from distillgen.teachers.scripted import instance
+
+def scripted(request, sample):
+    text = request.target if request.target is not None else instance(request, sample)
+    signals = [[word, -len(word) / 10, []] for word in text.split()] if "logprobs" in request.sampling or request.target else []
+    return Completion(text=text, logprobs=signals)
 
 name, out, until = sys.argv[1:]
 models = distillgen.load(name, need_env=False).models
-distillgen.run(name, out=out, teachers=dict.fromkeys(models, instance), until=until or None, limit=12)
+distillgen.run(name, out=out, teachers=dict.fromkeys(models, scripted), until=until or None, limit=12)
 """
 
 
