@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from collections import Counter
+from itertools import cycle
 from statistics import fmean
 
 import pytest
@@ -38,13 +39,13 @@ class Planted:
         asked = request.messages[-1]["content"]
         number = int(digest([self.triples.seed, self.triples.error, asked, sample], 8), 16)
         if "Event:" in asked:
-            return Completion(text=f" PersonX meets number {number}.", logprobs=[["", -float(number % 50), []]])
+            return Completion(text=f" {self.triples.triple(number)['head']}.", logprobs=[["", -float(number % 50), []]])
         triple = self.triples.triple(number)
         self.truth[triple["tail"]] = triple["truth"]
         return triple["tail"] + "."
 
     def labels(self, project, count, **how):
-        rows = [{**row, "phrase": PHRASES[row["relation"]]} for row in self.triples.labels(count, **how)]
+        rows = [row | {"relation": name, "phrase": PHRASES[name]} for row, name in zip(self.triples.labels(count, **how), cycle(PHRASES), strict=False)]
         project.rows("labels.jsonl", rows)
         return ["critic.labels=labels.jsonl", "critic.features=words", "critic.validation=0.125", "critic.test=0.125", "critic.passes=1"]
 
