@@ -174,10 +174,10 @@ def test_the_second_training_goes_on_from_the_warm_up_and_turns_its_form_into_lo
 
     That two stages need half the chains of one is not shown at this size: the second training costs it most of its sums.
     """
-    sums = Sums(460, base=5)
+    sums = Sums(500, base=5)
     rows = sums.rows()
-    project.rows("sums.jsonl", rows[:400])
-    project.rows("held_out.jsonl", rows[400:])
+    project.rows("sums.jsonl", rows[:440])
+    project.rows("held_out.jsonl", rows[440:])
     how = {"student": "tiny", "batch_size": 16, "learning_rate": 3e-3, "held_out": 0, "prompt": "question"}
     warm_up = {**how, "max_steps": 240, "completion": "reformatted"}
     names = ["student-warm-up", "student-warm-shuffled", "student"]
@@ -188,7 +188,7 @@ def test_the_second_training_goes_on_from_the_warm_up_and_turns_its_form_into_lo
         {"train": {"name": "warm-shuffled", "on": "shuffled", **warm_up}},
         {"generate": {"name": "thoughts", "model": "teacher", "prompt": "o1-journey/long-thought", "output": "thought"}},
         {"filter": [{"boxed": {"field": "thought"}}]},
-        {"train": {**how, "student": "student-warm-up", "max_steps": 60, "completion": "thought"}},
+        {"train": {**how, "student": "student-warm-up", "max_steps": 80, "completion": "thought"}},
         {"evaluate": {
             "models": names, "data": "held_out.jsonl", "template": "{{ question }}", "gold": "gold", "metrics": ["boxed"],
             "temperature": 0, "max_tokens": 160,
