@@ -119,7 +119,7 @@ def _entries(value: Any) -> Any:
     return entries
 
 
-Entries: TypeAlias = Annotated[list[Entry], BeforeValidator(_entries)]
+Entries: TypeAlias = Annotated[list[Entry], BeforeValidator(_entries, json_schema_input_type=list[str | dict[str, Any]])]
 """Filters as a pipeline lists them."""
 
 
