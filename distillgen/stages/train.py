@@ -25,7 +25,7 @@ from distillgen.errors import ConfigError, DistillgenError, did_you_mean
 from distillgen.marked import Places, validate
 from distillgen.objectives import PARTS, Lora, Objective, Unusable, objective_class
 from distillgen.project import Project, file_sha256
-from distillgen.record import Record, digest, dumps
+from distillgen.record import SPLIT, Record, digest, dumps
 from distillgen.signals import Logprobs, unpack
 from distillgen.stages import Checking, Chunk, Chunks, Job, Stage
 from distillgen.stages._whole_set import Spool
@@ -163,7 +163,8 @@ class Train(Stage):
                 spool.add(chunk)
                 live = [record for record in chunk if not record.dropped]
                 for record, signals in zip(live, _signals(live, job) if learning.signals else [{} for _ in live], strict=True):
-                    part = PARTS[int(digest([self.seed, record.source], 8), 16) < self.held_out * 16**8]
+                    held = int(digest([self.seed, record.source], 8), 16) < self.held_out * 16**8
+                    part = PARTS[record.held_out if SPLIT in record.fields else held]
                     try:
                         line = dumps(learning.row(record, signals)) + b"\n"
                     except Unusable as why:
