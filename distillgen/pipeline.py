@@ -279,21 +279,21 @@ def _named(entries: list[Any]) -> dict[str, list[dict[str, Any]]]:
                 named[str(options.get("name", kind))] = [options]
                 kinds.setdefault(kind, []).append(options)
             for inner in _lists(options):
-                named |= _named(inner)
+                named = {**_named(inner), **named}  # of a filter and a metric of one name, the filter
     return {**kinds, **named}
 
 
 def _leave_out(entries: list[Any], unwanted: Sequence[dict[str, Any]]) -> None:
-    """Take these stages, or filters of stages, out of the list."""
+    """Take these stages, or filters of stages, out of the list, and a stage that loses all its filters."""
     for entry in [*entries]:
         for options in entry.values():
-            if any(options is each for each in unwanted):
-                entries.remove(entry)
             for inner in _lists(options):
                 _leave_out(inner, unwanted)
+            if [] in _lists(options) or any(options is each for each in unwanted):
+                entries.remove(entry)
 
 
 def _lists(options: Any) -> list[list[Any]]:
-    """The lists of filters and stages in a stage's options."""
-    inside = [options.get("filters"), options.get("stages")] if isinstance(options, dict) else [options]
+    """The lists of filters, metrics and stages in a stage's options."""
+    inside = [options.get(part) for part in ("filters", "metrics", "stages")] if isinstance(options, dict) else [options]
     return [each for each in inside if isinstance(each, list)]

@@ -77,13 +77,32 @@ def test_the_rich_prompt_is_the_teachers_alone_and_the_arms_differ_in_the_answer
         assert [turns[1]["content"] for turns in arms] == [f"{sums.steps[row['question']]}. {final}", final, row["gold"]]
 
 
-LEARNING = ["train.max_steps=250", "train.batch_size=16", "train.learning_rate=2e-3", "train.held_out=0", "source.path=sums.jsonl"]
+def test_what_is_right_what_is_bare_and_what_a_grader_likes_are_told_apart(project):
+    sums = Sums([3], 40)
+    project.rows("sums.jsonl", sums.rows)
+
+    def teach(request, sample):
+        if request.schema:
+            return json.dumps({"reason": "It reads well.", "score": 10})
+        question = request.messages[-1]["content"]
+        return Teacher(sums).answer(request, sample) if question.startswith("a1") else "no idea"
+
+    sets = ["source.path=sums.jsonl", "train=null", "parsable=null", "source.held_out=null", "evaluate.models=[teacher]"]
+    sets += ["models.grader={provider: scripted, model: echo}", "graded.model=grader"]  # nobody grades himself
+    run = distillgen.run("frontier-rationales", out="run", sets=sets, teachers={"teacher": teach, "grader": teach})
+    told = json.loads((run.directory / "evaluation.json").read_text())["models"]["teacher"]
+    share = sum(row["question"].startswith("a1") for row in sums.rows) / 40
+    assert 0 < share < 1 and told["metrics"]["right"]["mean"] == share == told["numbers"]["right.answered"]
+    assert told["metrics"]["right_and_bare"]["mean"] == 0 and told["metrics"]["graded"]["mean"] == 1
+
+
+LEARNING = ["train.max_steps=250", "train.batch_size=16", "train.learning_rate=2e-3", "train.held_out=0", "source.path=sums.jsonl", "source.held_out=null"]
 LEARNING += ["evaluate.data=longer.jsonl", "evaluate.max_tokens=60", "evaluate.metrics=[numeric: {name: right}]", "ground-truth=null"]
 
 
 def trained(project, out, *, misled=False, sets=()):
     """What the recipe's students answer, who have learnt from lists of other lengths than those they are asked about."""
-    sums, longer = Sums([3, 4, 6, 7, 9], 3000), Sums([5, 8], 100, seed=1)
+    sums, longer = Sums([3, 4, 6, 7, 9], 1500), Sums([5, 8], 100, seed=1)
     project.rows("sums.jsonl", sums.rows)
     project.rows("longer.jsonl", longer.rows)
     run = distillgen.run("frontier-rationales", out=out, sets=[*LEARNING, *sets], teachers={"teacher": Teacher(sums, misled).answer})
@@ -95,7 +114,7 @@ def trained(project, out, *, misled=False, sets=()):
 
 @slow
 def test_reasoning_is_worth_20_points_on_held_out_lengths_and_that_of_other_questions_nothing(project):
-    """At equal examples; the answer-only arm sees them twice as often, and so more tokens than the other."""
+    """At equal examples; the answer-only arm sees them twice as often, and so more tokens (86 for 70 of the other)."""
     both = ["evaluate.models=[student-chain-of-thought, student-vanilla]", "vanilla.max_steps=500"]
     right, rows = trained(project, "run", sets=both)
     assert rows["chain-of-thought"] == rows["vanilla"]

@@ -1,0 +1,42 @@
+"""Chain of density by its shipped recipe: which chains pass, what the student is shown, and that ROUGE and a grader are told apart."""
+
+import json
+
+import distillgen
+
+FIRST = "The canal is a long way for ships that goes through Egypt, and it was built there many years ago."
+SECOND = "The Suez Canal is a way for ships through Egypt, and it was built there by Ferdinand de Lesseps in 1869."
+THIRD = "The Suez Canal in Egypt, built by Ferdinand de Lesseps in 1869, joins the Mediterranean Sea to the Red Sea."
+CHAINS = {
+    "good": [FIRST, SECOND, THIRD],
+    "poorer": [FIRST, THIRD, FIRST],
+    "longer": [FIRST, SECOND, THIRD + " Ships no longer go around Africa."],
+    "invented": [FIRST, SECOND, THIRD.replace("1869", "1871")],
+    "good again": [FIRST, SECOND, THIRD],
+}
+ARTICLE = "The Suez Canal in Egypt was built by Ferdinand de Lesseps in 1869. It joins the Mediterranean Sea to the Red Sea."
+
+
+def teach(request, sample):
+    asked = request.messages[-1]["content"]
+    if request.messages[0]["content"].startswith("You write a summary three times"):
+        return json.dumps({"steps": [{"missing": "", "summary": text} for text in CHAINS[asked.partition("\n")[0]]]})
+    if "First answer:" in asked:  # a grader that always likes what it is shown first
+        return json.dumps({"reason": "", "better": "first"})
+    return THIRD
+
+
+def test_a_chain_that_keeps_its_length_and_loses_nothing_answers_the_plain_prompt(project):
+    project.rows("articles.jsonl", [{"title": title, "article": ARTICLE, "summary": SECOND} for title in CHAINS])
+    sets = ["source.path=articles.jsonl", "source.held_out=null", "train=null", "evaluate.models=[teacher]"]
+    sets += ["models.grader={provider: scripted, model: echo}", "preferred.model=grader"]  # nobody grades himself
+    run = distillgen.run("chain-of-density", out="run", sets=sets, teachers={"teacher": teach, "grader": teach})
+    rows = [json.loads(line) for line in (run.directory / "corpus.jsonl").read_text().splitlines()]
+    assert [row["title"] for row in rows] == ["good", "good again"]
+    assert rows[0]["messages"] == [
+        {"role": "user", "content": f"Summarise in one sentence.\n\n{ARTICLE}"}, {"role": "assistant", "content": THIRD}
+    ]  # fmt: skip
+    assert {r.fields["title"]: r.dropped.filter for r in run.dropped} == {"poorer": "density", "longer": "density", "invented": "quotes"}
+    told = json.loads((run.directory / "evaluation.json").read_text())["models"]["teacher"]
+    assert told["metrics"]["rouge"]["mean"] == 1 and told["metrics"]["preferred"]["mean"] == 0
+    assert told["numbers"]["preferred.shown_first"] == 1 == -told["numbers"]["preferred.shown_second"]
