@@ -140,7 +140,7 @@ def run(
     for name in options:
         if name not in known:
             raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, known)}")
-    checked = load(pipeline, sets)
+    checked = load(pipeline, sets, scripted=teachers or ())
     directory = Path(out) if out else Path("runs") / checked.name
     chosen = Options(**options, scripts=teachers or {})
     if asyncio._get_running_loop() is None:

@@ -91,9 +91,9 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
             return [plain(item, (*place, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             own = [pair for pair in node.value if pair[0].tag != _CORE + "merge"]
+            written = {str(key.value) for key, _ in own}  # which wins over what is merged
             loader.flatten_mapping(node)
-            merged = {key.value: (key, value) for key, value in node.value[: len(node.value) - len(own)]}
-            written = {key.value for key, _ in own}  # which wins over what is merged
+            merged = {str(key.value): (key, value) for key, value in node.value[: len(node.value) - len(own)]}
             node.value = [*(pair for name, pair in merged.items() if name not in written), *own]
             mapping: dict[str, Any] = {}
             for key, value in node.value:

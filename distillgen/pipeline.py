@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -125,13 +125,14 @@ class Pipeline:
 
 def load(
     pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, need_env: bool = True,
-    trusted: frozenset[str] = frozenset(),
+    trusted: frozenset[str] = frozenset(), scripted: Collection[str] = (),
 ) -> Pipeline:  # fmt: skip
     """Read and check a pipeline from a path, a name, or the same structure built in Python.
 
     `sets` are dotted overrides, such as `teacher.temperature=0.3`. Raises ConfigError for the first mistake, with its
     file and line. Without `need_env`, variables that are not set are listed instead of refused. A file may lie outside the
-    project where its name is `trusted` or in `sets`.
+    project where its name is `trusted` or in `sets`. For models that are `scripted`, that is answered by Python functions, what
+    their providers need need not be there.
     """
     path, text = Path("pipeline"), ""
     if isinstance(pipeline, Mapping):
@@ -153,7 +154,7 @@ def load(
     if missing and need_env:
         message = f"'${{{missing[0]}}}': the environment variable {missing[0]} is not set: export {missing[0]}=…"
         raise places.quoting(message, "models")
-    models = {label: _model(label, raw, places, project) for label, raw in top.models.items()}
+    models = {label: _model(label, raw, places, None if label in scripted else project) for label, raw in top.models.items()}
     shown = {label: {**models[label].model_dump(exclude_none=True), **_shown(raw)} for label, raw in top.models.items()}
     stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
     return Pipeline(
@@ -178,8 +179,10 @@ def about_line(text: str) -> str:
     return found[1].strip() if found else ""
 
 
-def _model(label: str, raw: dict[str, Any], places: Places, project: Project) -> Spec:
-    """A checked entry of `models`, filled from the environment; no message shows a value of it that is not in the file."""
+def _model(label: str, raw: dict[str, Any], places: Places, project: Project | None) -> Spec:
+    """A checked entry of `models`, filled from the environment; whether it can work is checked where there is a project. No
+    message shows a value of it that is not in the file.
+    """
     what = f"model '{label}'"
     if not NAME.fullmatch(label):
         raise places.wrong(f"{what}: a name is made of letters, digits, '-' and '_'", "models", label)
@@ -192,7 +195,8 @@ def _model(label: str, raw: dict[str, Any], places: Places, project: Project) ->
         filled = json.loads(VARIABLE.sub(_value, json.dumps(raw, ensure_ascii=False, default=str)))
         spec = validate(spec_type, filled, what=what, places=places, place=("models", label), show=False)
         try:
-            spec.check(project.root)
+            if project:
+                spec.check(project.root)
         except ConfigError as error:
             message = error.message
             for option, shown in _shown(raw).items():

@@ -24,8 +24,7 @@ def scripted(request, sample):
     signals = [[word, -len(word) / 10, []] for word in text.split()] if "logprobs" in request.sampling or request.target else []
     return Completion(text=text, logprobs=signals)
 
-name, out, until = sys.argv[1:]
-models = distillgen.load(name, need_env=False).models
+name, out, until, *models = sys.argv[1:]
 distillgen.run(name, out=out, teachers=dict.fromkeys(models, scripted), until=until or None, limit=12)
 """
 
@@ -52,8 +51,9 @@ def test_it_says_where_it_stands_and_is_short(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
+    models = yaml.safe_load((home("pipelines") / f"{name}.yaml").read_text())["models"]
     try:
-        pipeline = distillgen.load(name, need_env=False)
+        pipeline = distillgen.load(name, need_env=False, scripted=models)
     except ConfigError as error:
         if "pip install" in str(error):
             pytest.skip(str(error))
@@ -63,14 +63,14 @@ def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
         pytest.skip("all of it needs torch; its own tests carry it out")
     until = "" if until == pipeline.stages[-1].name else until
     command = [sys.executable, "-c", CARRY_OUT, name]
-    whole = subprocess.run([*command, "whole", until], cwd=project.path, capture_output=True, text=True, env=project.env())
+    whole = subprocess.run([*command, "whole", until, *models], cwd=project.path, capture_output=True, text=True, env=project.env())
     assert whole.returncode == 0, whole.stderr
     for wait_s in (0.6, 0.9):
-        process = subprocess.Popen([*command, "killed", until], cwd=project.path, stderr=subprocess.DEVNULL, env=project.env())
+        process = subprocess.Popen([*command, "killed", until, *models], cwd=project.path, stderr=subprocess.DEVNULL, env=project.env())
         time.sleep(wait_s)
         process.kill()
         process.wait()
-    again = subprocess.run([*command, "killed", until], cwd=project.path, capture_output=True, text=True, env=project.env())
+    again = subprocess.run([*command, "killed", until, *models], cwd=project.path, capture_output=True, text=True, env=project.env())
     assert again.returncode == 0, again.stderr
     files = sorted(path.name for path in (project.path / "whole/stages").iterdir())
     assert len(files) >= 2

@@ -43,7 +43,8 @@ trains = [pytest.mark.slow, needs("torch", "trl", "peft", "datasets", "accelerat
 def installed(monkeypatch):
     """As if every package were there."""
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name in ("torch", "trl", "peft", "gguf", "bitsandbytes") else found(name))
+    there = ("torch", "transformers", "datasets", "accelerate", "trl", "peft", "gguf", "bitsandbytes", "tokenizers", "sentence_transformers")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name in there else found(name))
 
 
 MISTAKES = [
