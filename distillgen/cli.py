@@ -299,7 +299,8 @@ def _students(run: Path) -> dict[str, Any]:
     manifest = run / "student" / "manifest.json"
     if not manifest.is_file():
         return {}
-    found = {"student": str(manifest.parent), "base": json.loads(manifest.read_bytes())["base"]}
+    base = json.loads(manifest.read_bytes())["base"]
+    found = {"student": str(manifest.parent), "base": str(manifest.parent / "base") if base == "base" else base}
     return {name: {"provider": "transformers", "model": model} for name, model in found.items()}
 
 

@@ -4,6 +4,7 @@ its base, in one pipeline; and in rounds, where each asks the one before.
 
 import importlib.util
 import json
+import re
 
 import pytest
 
@@ -50,6 +51,9 @@ def test_a_student_is_better_than_its_base_on_what_neither_saw(project):
     assert told["items"] == len(held_out) and manifest["data"]["rows"]["train"] + len(held_out) == 300
     assert told["models"]["student"]["metrics"]["exact"]["mean"] > 0.8 and told["models"]["base"]["metrics"]["exact"]["mean"] < 0.2
     assert told["comparisons"][0]["p"] < 0.01
+    again = project.cli("evaluate", "out", "--template", "{{ question }}", "--gold", "colour", "--with", "exact", "--set", "evaluate.temperature=0", "--set", "evaluate.max_tokens=6", timeout=300)
+    share = f"{100 * told['models']['student']['metrics']['exact']['mean']:.1f}%"
+    assert re.search(rf"exact +student +{re.escape(share)}", again.stdout) and re.search("exact +base", again.stdout)
 
 
 @slow
