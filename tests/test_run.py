@@ -320,6 +320,7 @@ def test_filter_takes_any_data_set_without_a_pipeline(project, tmp_path_factory)
 
 @pytest.mark.parametrize("args, said", [
     (("nome.jsonl", "--with", "word_count"), "there is no file 'nome.jsonl'"),
+    (("nome", "--with", "word_count"), "there is no run, file or folder 'nome'; a data set on the Hub is named owner/name"),
     (("rows.jsonl", "--with", "word_cuont"), "did you mean 'word_count'?"),
     (("rows.jsonl", "--with", "word_count:min_word=3"), "did you mean 'min_words'?"),
     (("rows.jsonl", "--with", "word_count:min_words"), "given as option=value, not 'min_words'"),

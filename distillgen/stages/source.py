@@ -30,8 +30,12 @@ Rows = Iterator[tuple[str, Row]]
 
 
 def origin(data: str) -> dict[str, str]:
-    """A source's options for what a user typed: a file or folder, else the name of a data set."""
-    return {"path" if Path(data).exists() or Path(data).suffix.lower() in READERS else "dataset": data}
+    """A source's options for what a user typed: a file or folder, else the name of a data set. Raises ConfigError for neither."""
+    if Path(data).exists() or Path(data).suffix.lower() in READERS:
+        return {"path": data}
+    if "/" not in data:
+        raise ConfigError(f"there is no run, file or folder '{data}'; a data set on the Hub is named owner/name")
+    return {"dataset": data}
 
 
 class Source(Stage):
