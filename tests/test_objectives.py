@@ -141,7 +141,7 @@ def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> 
     for name, some in (("train", rows[held_out:]), ("held_out", rows[:held_out])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     stage = Train.model_validate({"name": "train", "student": "tiny", "learning_rate": 3e-3, "max_steps": 60, **options})
-    job = {"root": str(folder), "files": {}, "to": str(folder / "student"), "fingerprint": "", "versions": {}, "data": {"rows": {}}}
+    job = {"root": str(folder), "files": {}, "start": stage.student, "to": str(folder / "student"), "fingerprint": "", "versions": {}, "data": {"rows": {}}}
     train(folder, job, stage)
     return json.loads((folder / "student/manifest.json").read_text())
 
