@@ -271,9 +271,9 @@ def evaluate(
     from distillgen.stages.source import origin
 
     path, models = data, dict(map(_model, given))
-    if (run := Path(data) / "corpus.jsonl").is_file():
-        path = str(run)
-        models = models or _students(Path(data))
+    if run := _run_at(data):
+        path = str(run.directory / "corpus.jsonl")
+        models = models or _students(run.directory)
     if not models:
         raise ConfigError("say who is to answer: --model NAME=MODEL")
     asked = {name: value for name, value in question.items() if value is not None}

@@ -192,6 +192,8 @@ def test_evaluate_on_the_command_line_and_in_the_report(project):
     done = project.cli("evaluate", "rows.jsonl", "--model", "m={provider: scripted, model: 'script.py:right'}", *common)
     assert "numeric          m              100.0%  (100.0% to 100.0%)" in done.stdout
     page = (project.path / "runs/rows-evaluated/report.html").read_text()
+    again = project.cli("evaluate", "rows-evaluated", "--model", "m={provider: scripted, model: 'script.py:right'}", *common, "-o", "again")
+    assert "numeric          m              100.0%" in again.stdout, "a run is not found by its name under runs/"
     assert "Evaluation" in page and "100%" in page
     assert "say who is to answer" in project.cli("evaluate", "rows.jsonl", *common, check=2).stderr
     assert "NAME=MODEL" in project.cli("evaluate", "rows.jsonl", "--model", "m", *common, check=2).stderr
