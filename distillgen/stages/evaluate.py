@@ -243,11 +243,8 @@ class _Asking:
             messages = prompt.render({**item.fields, **stage.params}, prompt.draw(f"{stage.name}/{item.id}", item.fields))
         except Unrenderable as error:
             raise ConfigError(f"stage '{stage.name}', item {item.source}: {error}") from error
-        asked: dict[str, Any] = {"messages": messages}
-        if teacher.api == "completions":
-            asked = {"prompt": "\n\n".join(message["content"] for message in messages)}
         sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
-        return Request(teacher.spec.model, sampling=sampling, target=target, **asked)
+        return Request(teacher.spec.model, sampling=sampling, target=target, **teacher.asked(messages))
 
     async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[float | None]:
         """The mean log-probability of a token of each right answer, in nats; None where the model did not tell."""

@@ -155,12 +155,10 @@ class _Asking:
     def request(self, record: Record, draw: Draw) -> Request:
         stage, prompt = self.stage, self.prompt
         messages = prompt.render({**record.fields, **stage.params}, draw)
-        asked: dict[str, Any] = {"messages": messages}
-        if self.teacher.api == "completions":
-            asked = {"prompt": "\n\n".join(m["content"] for m in messages)}
         return Request(
             model=self.teacher.spec.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
-            schema=prompt.form.schema if "json_schema" in self.teacher.spec.capabilities else None, **asked,
+            schema=prompt.form.schema if "json_schema" in self.teacher.spec.capabilities else None,
+            **self.teacher.asked(messages),
         )  # fmt: skip
 
     def unusable(self, completion: Completion) -> bool:

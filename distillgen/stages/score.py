@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import Field
 
@@ -64,9 +63,7 @@ class Score(Stage):
         teacher, context, target = job.teachers[self.model], Text(self.context), Text(self.target)
 
         def questions(record: Record) -> list[Question]:
-            asked: dict[str, Any] = {"messages": [{"role": "user", "content": context.render(record)}]}
-            if teacher.api == "completions":
-                asked = {"prompt": context.render(record)}
+            asked = teacher.asked([{"role": "user", "content": context.render(record)}])
             sampling = {"logprobs": self.logprobs}
             request = Request(teacher.spec.model, sampling=sampling, target=target.render(record), **asked)
             return [(teacher, request, 1, None)]

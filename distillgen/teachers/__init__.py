@@ -245,6 +245,12 @@ class Teacher:
         """How it is asked: in chat turns (chat), or with one text that it goes on with (completions)."""
         return getattr(self.spec, "api", "chat")
 
+    def asked(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What of a request carries these chat turns to it, which are texts where it goes on with one text."""
+        if self.api == "completions":
+            return {"prompt": "\n\n".join(message["content"] for message in messages)}
+        return {"messages": messages}
+
     @property
     def tokenizer(self) -> str:
         """What names the model's tokenizer beside exported signals: the SHA-256 of its files, or its name."""

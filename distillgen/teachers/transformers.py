@@ -73,7 +73,7 @@ class Transformers(Teacher):
         """That of the weights, and of the base under an adapter."""
         return f"transformers:{weights(self.spec.model, self.services.root)} {self.spec.dtype or ''}".rstrip()
 
-    @property
+    @cached_property
     def api(self) -> str:
         """As it says, or as the student was trained."""
         manifest = Path(place_of_model(self.spec.model, self.services.root) or "") / "manifest.json"
