@@ -40,7 +40,8 @@ class Census:
         self.rows += 1
         for name, value in row.items():
             if name != META and (name in self.fields or len(self.fields) < MOST_FIELDS):
-                self.fields[name]["chat turns" if is_turns(value) else _TYPES.get(type(value), "null")] += 1
+                kind = _TYPES.get(type(value), "null")
+                self.fields[name]["chat turns" if kind == "list" and is_turns(value) else kind] += 1
 
 
 def write_card(directory: Path) -> None:

@@ -259,10 +259,11 @@ async def in_order(
     in order. Upstream goes on meanwhile, until `window` records or results wait to leave.
     """
     waiting: deque[Chunk | Awaitable[Chunk]] = deque()
-    held, changed = 0, asyncio.Event()
+    held = bound = 0
+    arrived, room = asyncio.Event(), asyncio.Event()
 
     async def feed() -> None:
-        nonlocal held
+        nonlocal held, bound
         async with aclosing(chunks):
             async for chunk in chunks:
                 for result in begin(chunk):
@@ -273,22 +274,23 @@ async def in_order(
                         last += result  # what is ready travels together
                     elif result:
                         waiting.append([*result])
-                changed.set()
-                while held >= window():
-                    changed.clear()
-                    await changed.wait()
+                arrived.set()
+                while held >= (bound := window()):
+                    room.clear()
+                    await room.wait()
 
     feeder = asyncio.create_task(feed())
-    feeder.add_done_callback(lambda _: changed.set())
+    feeder.add_done_callback(lambda _: arrived.set())
     try:
         while waiting or not feeder.done():
             if not waiting:
-                changed.clear()
-                await changed.wait()
+                arrived.clear()
+                await arrived.wait()
                 continue
             result = waiting.popleft()
             held -= _size(result)
-            changed.set()
+            if held < bound:
+                room.set()
             if done := result if isinstance(result, list) else await result:
                 yield done
         await feeder  # what went wrong upstream comes behind what was before it

@@ -144,6 +144,10 @@ class _Asking:
         return self.stage.sampling(self.teacher.spec, self.prompt)
 
     @cached_property
+    def schema(self) -> Mapping[str, Any] | None:
+        return self.prompt.form.schema if "json_schema" in self.teacher.spec.capabilities else None
+
+    @cached_property
     def made(self) -> dict[str, Any]:
         return {"stage": self.stage.name, "prompt": f"{self.stage.prompt or 'template'}@{self.prompt.sha256[:12]}"}
 
@@ -157,7 +161,7 @@ class _Asking:
         messages = prompt.render({**record.fields, **stage.params}, draw)
         return Request(
             model=self.teacher.spec.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
-            schema=prompt.form.schema if "json_schema" in self.teacher.spec.capabilities else None,
+            schema=self.schema,
             **self.teacher.asked(messages),
         )  # fmt: skip
 

@@ -277,6 +277,7 @@ class Teacher:
         kept = self.services.ledger.find([key for some in keys for key in some])
         stored = {key: Completion.stored(key, *row) for key, row in kept.items()}
         outcomes: list[Any] = [None] * len(asks)
+        together = "n" in self.spec.capabilities
         for i in _alike_together(asks) if len(stored) < len(keys) or again else range(len(asks)):
             request, ks = asks[i][0], keys[i]
             missing = [s for s, key in enumerate(ks) if key not in stored or (again and again(stored[key]))]
@@ -284,7 +285,7 @@ class Teacher:
                 outcomes[i] = [stored[key] for key in ks]
                 continue
             new = [s for s in missing if ks[s] not in self._flying]
-            for group in [new] if "n" in self.spec.capabilities and new else [[s] for s in new]:
+            for group in [new] if together and new else [[s] for s in new]:
                 attempt = max((stored[ks[s]].attempt + 1 for s in group if ks[s] in stored), default=0)
                 sent = replace(request, sampling={**request.sampling, **changed}) if changed else request
                 ask = _Ask(sent, group, [ks[s] for s in group], stage, attempt)
@@ -448,6 +449,18 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+def _over(task: asyncio.Task[Any]) -> asyncio.Future[None]:
+    """Done when `task` is, however it ends. Cancelling it leaves the task alone, as with asyncio.wait, at a fifth of the cost."""
+    over: asyncio.Future[None] = task.get_loop().create_future()
+
+    def end(_: asyncio.Task[Any]) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    task.add_done_callback(end)
+    return over
+
+
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """A request's completions, some of which are on their way. A stage that is cancelled while it awaits them does not
@@ -461,7 +474,7 @@ class _Pending:
     def __await__(self) -> Generator[Any, None, list[Completion]]:
         for task in self.tasks:
             if not task.done():
-                yield from asyncio.wait([task]).__await__()
+                yield from _over(task)
             if task.cancelled():
                 raise Stopped("stopped before this request was sent")
             self.known.update((c.key, c) for c in task.result())
