@@ -170,10 +170,7 @@ def test_accuracy_grows_with_the_token_budget_by_majority_and_the_report_draws_i
 
 @slow
 def test_the_second_training_goes_on_from_the_warm_up_and_turns_its_form_into_long_chains(project):
-    """The tiny student learns the sums from short solutions, and then the chain's form; the control's short ones were another problem's.
-
-    That two stages need half the chains of one is not shown at this size: the second training costs it most of its sums.
-    """
+    """The tiny student learns the sums from short solutions, and then the chain's form; the control's short ones were another problem's."""
     sums = Sums(500, base=5)
     rows = sums.rows()
     project.rows("sums.jsonl", rows[:440])
@@ -199,3 +196,77 @@ def test_the_second_training_goes_on_from_the_warm_up_and_turns_its_form_into_lo
     short, shuffled, long = (told[name] for name in names)
     assert short["metrics"]["boxed"]["mean"] > 0.7 and shuffled["metrics"]["boxed"]["mean"] < 0.4
     assert long["tokens"] > 1.5 * short["tokens"] and long["numbers"]["boxed.answered"] > 0.9
+
+
+class Steps:
+    """Applying n -> 7 n + 3 modulo 53 so many times: one step after the other, or by a chain that also tries what is wrong."""
+
+    def __init__(self):
+        self.asked = random.Random(0).sample([*product(range(53), (2, 3, 4, 5))], 212)
+
+    def path(self, number, times):
+        path = [number]
+        for _ in range(times):
+            path.append((7 * path[-1] + 3) % 53)
+        return path
+
+    def rows(self):
+        return [
+            {"question": f"from {number} , {times} steps", "solution": self.short(number, times), "gold": str(self.path(number, times)[-1])}
+            for number, times in self.asked
+        ]
+
+    def short(self, number, times):
+        path = self.path(number, times)
+        return " ; ".join(f"{a} > {b}" for a, b in pairwise(path)) + f" ; \\boxed{{ {path[-1]} }}"
+
+    def long(self, number, times, draw):
+        steps, slip = [], draw.randrange(times) if draw.random() < 0.25 else -1
+        for i in range(times):
+            after = (7 * number + 3) % 53
+            while draw.random() < 0.3:
+                steps.append(f"{number} > {draw.choice([n for n in range(53) if n != after])} ? no")
+            after = (after + draw.randrange(1, 53)) % 53 if i == slip else after
+            steps.append(f"{number} > {after}")
+            number = after
+        return " ; ".join(steps) + f" ; \\boxed{{ {number} }}"
+
+    def teach(self, request, sample):
+        text = request.messages[-1]["content"]
+        number, times = map(int, re.search(r"from (\d+) , (\d) steps", text).groups())
+        return self.short(number, times) if "short solution" in text else self.long(number, times, random.Random(f"{number} {times} {sample}"))
+
+
+@slow
+def test_two_stages_need_less_than_half_the_chains_of_one(project):
+    """The steps are learned from a person's solutions, of which there are enough; chains of 40 problems then cost hardly any of them, with
+    a tenth of the learning rate. From chains alone, of twice as many problems and in as many steps, few problems are solved.
+    """
+    steps = Steps()
+    rows = steps.rows()
+    for name, some in {"all": rows[:162], "forty": rows[:40], "eighty": rows[:80], "held_out": rows[162:]}.items():
+        project.rows(f"{name}.jsonl", some)
+    how = {"student": "tiny", "batch_size": 16, "learning_rate": 3e-3, "held_out": 0, "prompt": "question"}
+    evaluate = {"data": "held_out.jsonl", "template": "{{ question }}", "gold": "gold", "metrics": ["boxed"], "temperature": 0, "max_tokens": 120}
+
+    def taught(name, source, *stages):
+        stages = [{"source": {"path": f"{source}.jsonl"}}, *stages]
+        run = distillgen.run({"version": 1, "models": {"teacher": SCRIPTED}, "stages": stages}, out=name, teachers={"teacher": steps.teach})
+        told = json.loads((run.directory / "evaluation.json").read_text())["models"].values()
+        return run, [model["metrics"]["boxed"]["mean"] for model in told]
+
+    ask = {"model": "teacher", "n": 2, "prompt": "o1-journey/long-thought", "output": "thought"}
+    chains = [{"generate": {"name": "thoughts", **ask}}, {"filter": [{"boxed": {"field": "thought"}}, {"unique": {"by": ["question", "thought"]}}]}]
+    warm_up, [before] = taught(
+        "warm-up", "all",
+        {"generate": {"name": "reformat", "model": "teacher", "prompt": "o1-journey/reformat", "output": "reformatted"}},
+        {"train": {"name": "warm-up", **how, "max_steps": 700, "completion": "reformatted"}},
+        {"evaluate": {"models": ["student-warm-up"], **evaluate}},
+    )  # fmt: skip
+    begin = {"student": str((warm_up.directory / "student-warm-up").resolve()), "learning_rate": 3e-4}
+    second = {"train": {**how, **begin, "max_steps": 20, "completion": "thought"}}
+    alone = {"train": {**how, "max_steps": 720, "completion": "thought"}}
+    two, [after] = taught("two-stages", "forty", *chains, second, {"evaluate": {"models": ["student"], **evaluate}})
+    one, [only] = taught("one-stage", "eighty", *chains, alone, {"evaluate": {"models": ["student"], **evaluate}})
+    assert 2 * two.state["kept"] > 0.9 * one.state["kept"] > 60
+    assert before > 0.75 and after > 0.6 and only < 0.4, (before, after, only)
