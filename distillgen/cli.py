@@ -54,24 +54,18 @@ def _find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | s
     return _find_run(ctx, param, name)
 
 
-def _run_at(name: str) -> Run | None:
-    """A run by its directory, or by its name under runs/."""
+def _find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
+    """A run by its directory, or by its name under runs/. Raises ConfigError."""
     for directory in (Path(name), Path("runs") / name):
         if (directory / "usage.json").exists():
             return distillgen.Run(directory)
-    return None
-
-
-def _find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
-    """The run of that name. Raises ConfigError."""
-    if run := _run_at(name):
-        return run
     known = [path.parent.name for path in Path("runs").glob("*/usage.json")]
     raise ConfigError(f"'{name}' is not a run directory{did_you_mean(name, known)}")
 
 
 PIPELINE = click.argument("pipeline")
 RUN = click.argument("run", metavar="RUN", callback=_find_run)
+DATA = click.argument("data", metavar="RUN|DATA", callback=_find_data)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 SETS = click.option("--set", "sets", multiple=True, metavar="NAME.OPTION=VALUE", help="Override an option of a model or stage.")
 LIMIT = click.option("-n", "--limit", type=click.IntRange(min=1), help="Only the first so many source rows.")
@@ -245,7 +239,7 @@ def filter_(data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[s
 
 
 @main.command()
-@click.argument("data")
+@DATA
 @click.option("--model", "given", multiple=True, metavar="NAME=MODEL", help="Who answers: a folder, a Hub name, {provider: …}.")
 @click.option("--template", help="The question, such as '{{ question }}'; or --prompt.")
 @click.option("--prompt", help="A file in prompts/ with the question, without its ending.")
@@ -256,7 +250,7 @@ def filter_(data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[s
 @LIMIT
 @AS_JSON
 def evaluate(
-    data: str, given: Sequence[str], chosen: Sequence[str], out: Path | None, sets: Sequence[str], limit: int | None,
+    data: Run | str, given: Sequence[str], chosen: Sequence[str], out: Path | None, sets: Sequence[str], limit: int | None,
     as_json: bool, **question: str | None,
 ) -> None:  # fmt: skip
     """Ask models about DATA (a run, a file or a data set) and measure their answers; of a run, what it holds out.
@@ -270,17 +264,20 @@ def evaluate(
     from distillgen.execution import Options
     from distillgen.stages.source import origin
 
-    path, models = data, dict(map(_model, given))
-    if run := _run_at(data):
-        path = str(run.directory / "corpus.jsonl")
-        models = models or _students(run.directory)
+    path = data if isinstance(data, str) else str(data.directory / "corpus.jsonl")
+    models = dict(map(_model, given)) or ({} if isinstance(data, str) else _students(data.directory))
     if not models:
         raise ConfigError("say who is to answer: --model NAME=MODEL")
     asked = {name: value for name, value in question.items() if value is not None}
     stage = {"models": list(models), "metrics": [_filter(text) for text in chosen], **asked}
     pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
     checked = distillgen.load(pipeline, sets, trusted=frozenset({path}))
-    _carry_out(checked, out or Path("runs") / f"{Path(data).stem}-evaluated", Options(limit=limit), as_json)
+    _carry_out(checked, out or Path("runs") / f"{_stem(data)}-evaluated", Options(limit=limit), as_json)
+
+
+def _stem(data: Run | str) -> str:
+    """What a run of something done with `data` is named after."""
+    return Path(data).stem if isinstance(data, str) else data.directory.resolve().name
 
 
 def _model(text: str) -> tuple[str, Any]:
@@ -322,7 +319,7 @@ def _filter(text: str) -> dict[str, Any]:
 
 
 @main.command()
-@click.argument("data", metavar="RUN|DATA")
+@DATA
 @click.option("--objective", default="sft", show_default=True, help="How the student learns.")
 @click.option("--student", required=True, help="A model's folder, a .gguf file, owner/name on the Hub, or tiny.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: in RUN, or runs/<data>-student.")
@@ -330,7 +327,7 @@ def _filter(text: str) -> dict[str, Any]:
 @LIMIT
 @AS_JSON
 def train(
-    data: str, objective: str, student: str, out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool
+    data: Run | str, objective: str, student: str, out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool
 ) -> None:
     """Train a student on RUN's corpus, or on DATA (a file, a folder of texts, or a Hugging Face data set).
 
@@ -342,16 +339,16 @@ def train(
     from distillgen.report import write_report
     from distillgen.stages.source import origin
 
-    run = _run_at(data)
-    corpus = str((run.directory / "corpus.jsonl").resolve()) if run else data
-    source = {"path": corpus, "lineage": True} if run else origin(data)
+    run = None if isinstance(data, str) else data
+    corpus = data if isinstance(data, str) else str((data.directory / "corpus.jsonl").resolve())
+    source = {"path": corpus, "lineage": True} if run else origin(corpus)
     stages = [{"source": source}, {"train": {"objective": objective, "student": student}}]
     trusted = frozenset({corpus, student})
     checked = distillgen.load({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
-    directory = out or (run.directory / "training" if run else Path("runs") / f"{Path(data).stem}-student")
+    directory = out or (run.directory / "training" if run else Path("runs") / f"{_stem(data)}-student")
     link = run.directory / "student" if run and not out else None
     if link and link.exists() and not link.is_symlink():
-        raise ConfigError(f"the pipeline of '{data}' trains a student itself, {link}; give another directory with --out")
+        raise ConfigError(f"the pipeline of '{_stem(data)}' trains a student itself, {link}; give another directory with --out")
     _carry_out(checked, directory, Options(limit=limit, ledger=run.ledger if run else None), as_json)
     if link and run:
         link.unlink(missing_ok=True)
@@ -405,7 +402,7 @@ def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | Non
 
 
 @main.command()
-@click.argument("data", metavar="RUN|DATA", callback=_find_data)
+@DATA
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="A new folder, or a file by its ending; default: RUN/export.")
 @click.option("--format", "format_", metavar="NAME", help="jsonl (default), parquet, arrow, csv, ntriples, turtle, graphml.")
 @click.option(
