@@ -50,7 +50,7 @@ def banding(threshold: float) -> tuple[int, int]:
 
 class Index:
     """The texts so far, but for near-duplicates of others. In memory they take at most 17 bytes a band, whatever their
-    length (29 while the table grows); a temporary file holds their ids and sketches.
+    length; a temporary file holds their ids and sketches.
     """
 
     def __init__(self, threshold: float, seed: int = 0) -> None:
@@ -123,6 +123,7 @@ class Index:
 
 
 _NONE = Match(-1, 0.0)
+_EMPTY: Array = np.zeros(0, np.uint64)
 
 
 def _similarity(match: Match) -> float:
@@ -187,11 +188,18 @@ class _Buckets:
             entries, crowd, at = entries[on], crowd[on], (at[on] + 1) % len(self._slots)
 
     def _grow(self, more: int) -> None:
-        old, self._used = self._slots, 0
-        self._slots = np.zeros(max(int(len(old) * GROWTH), int((self._used + more) / LOAD) + 1), np.uint64)
-        for start in range(0, len(old), BLOCK):
-            part = old[start : start + BLOCK]
-            self._put(part[part != 0])
+        """The entries wait in a file, so that the old table and the new one are never in memory together."""
+        size = max(int(len(self._slots) * GROWTH), int((self._used + more) / LOAD) + 1)
+        with tempfile.TemporaryFile() as waiting:
+            for start in range(0, len(self._slots), BLOCK):
+                part = self._slots[start : start + BLOCK]
+                waiting.write(part[part != 0].tobytes())
+            del part
+            self._slots, self._used = _EMPTY, 0
+            self._slots = np.zeros(size, np.uint64)
+            waiting.seek(0)
+            while entries := waiting.read(8 * BLOCK):
+                self._put(np.frombuffer(entries, np.uint64))
 
     def _home(self, keys: Array) -> Array:
         return (keys * np.uint64(len(self._slots)) >> np.uint64(32)).astype(np.int64)

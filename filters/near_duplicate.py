@@ -20,7 +20,7 @@ def near_duplicate(
 
     Measures the Jaccard similarity to the most similar earlier record that it kept. For scripts that put no spaces between
     words, take `unit: character` and a `shingle` of about 5. Costs 60 µs a short text; a kept record takes 110 to
-    160 bytes of memory, whatever its length (at `threshold: 0.7`; half as much again for moments, while the index grows).
+    160 bytes of memory, whatever its length (at `threshold: 0.7`).
     """
     try:
         from distillgen import minhash
