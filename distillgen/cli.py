@@ -389,14 +389,14 @@ def status(run: Run, as_json: bool) -> None:
 @AS_JSON
 def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | None, as_json: bool) -> None:
     """Print records of RUN readably."""
-    from distillgen.runs import read_records
+    from distillgen.runs import furthest, read_records
 
     if wanted:
         show.lineage(run, wanted, as_json)
         return
     if by and by not in (known := run.state["dropped"]):
         raise ConfigError(f"nothing was dropped by '{by}'{did_you_mean(by, known)}")
-    found = read_records(run.directory / ("dropped.jsonl" if dropped or by else "corpus.jsonl"))
+    found = (r for r in read_records(furthest(run.directory)) if bool(r.dropped) == (dropped or bool(by)))
     few = islice((r for r in found if not by or (r.dropped and r.dropped.filter == by)), count)
     show.as_json([record.row() for record in few]) if as_json else show.records(few)
 

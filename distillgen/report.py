@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from distillgen import wording
 from distillgen.record import META, Record
-from distillgen.runs import Run, evaluations, read_rows
+from distillgen.runs import Run, evaluations, furthest, reached, read_rows
 
 SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
@@ -34,7 +34,7 @@ _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\w*\d[\w.,]*|(?<=: ).+""", re.DOTALL)
 def write_report(directory: Path) -> None:
     """Write `report.html`: one page without scripts or network, on which what others wrote is only ever text."""
     facts = facts_of(directory)
-    sample, kept, dropped = _read(directory / "stages" / facts["file"])
+    sample, kept, dropped = _read(furthest(directory))
     reasons = defaultdict[tuple[str, str], defaultdict[str, list[str]]](lambda: defaultdict(list))
     scores = defaultdict[str, list[tuple[float, str]]](list)
     for why, measured in sample:
@@ -67,19 +67,17 @@ def facts_of(directory: Path) -> dict[str, Any]:
     state = Run(directory).state
     lock = yaml.safe_load((directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
     stages = state["stages"]
-    reached = [stage for stage in stages if stage["rows"] or stage["complete"]] or stages[:1]
-    last = reached[-1]
+    came = reached(stages)
     partial = state["state"]
     if partial == "finished":  # perhaps --until
-        partial = "" if reached == stages else f"carried out up to the stage {last['name']}"
+        partial = "" if came == stages else f"carried out up to the stage {came[-1]['name']}"
     about, folder = lock["about"].strip(), directory.resolve()
     out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
     drops = [(stage["name"], name, count) for stage in stages for name, count in stage["dropped"].items()]
     return {
         "state": state,
         "lock": lock,
-        "reached": reached,
-        "file": f"{len(reached):02d}-{last['name']}.jsonl",
+        "reached": came,
         "partial": partial,
         "drops": sorted(drops, key=lambda drop: -drop[2]),
         "priced": {name for name, model in lock["models"].items() if model.get("price")},

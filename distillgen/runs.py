@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,17 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a file of a run, also while it is being written."""
     return map(Record.from_row, read_rows(path))
+
+
+def reached(stages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The stages that any row has left, of those in `usage.json`; the first at least."""
+    return [stage for stage in stages if stage["rows"] or stage["complete"]] or stages[:1]
+
+
+def furthest(directory: Path) -> Path:
+    """The file of the rows that came furthest: in a finished run those of the corpus and those that were dropped."""
+    stages = reached(Run(directory).state["stages"])
+    return directory / "stages" / f"{len(stages):02d}-{stages[-1]['name']}.jsonl"
 
 
 def is_running(directory: Path) -> bool:

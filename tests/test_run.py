@@ -128,6 +128,16 @@ def test_show_and_lineage(project, endpoint):
     assert "nothing was dropped by 'shrt'; did you mean 'short'?" in project.cli("show", "ask", "--filter", "shrt", check=2).stderr
 
 
+def test_show_tells_of_the_rows_that_came_furthest_where_a_run_did_not_reach_its_end(project, endpoint):
+    project.write("filters/short.py", FILTER.replace("99", "5"))
+    project.ask_pipeline(endpoint.url, 4, after="  - filter: [short]\n  - format: {fields: {last: '{{ answer }}'}}\n")
+    project.cli("run", "ask", "--until", "generate")
+    assert len(json.loads(project.cli("show", "ask", "--json").stdout)) == 4
+    project.cli("run", "ask", "--until", "filter")
+    assert "dropped by filter/short: 19 letters > 5" in project.cli("show", "ask", "--dropped").stdout
+    assert "no records" in project.cli("show", "ask").stdout
+
+
 def test_the_python_interface(project):
     project.rows("data/seeds.jsonl", [{"question": f"q{i}"} for i in range(5)])
     pipeline = {

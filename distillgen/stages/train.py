@@ -192,8 +192,11 @@ class Train(Stage):
                 sha.update(part.encode() + line)
         if not counts["train"]:
             shutil.rmtree(fresh)
-            reasons = [f"{n} {why}" for why, n in counts.items() if why not in PARTS] or ["no record came so far"]
-            raise ConfigError(f"stage '{self.name}': there is nothing to train on: {', '.join(reasons)}")
+            lost = Counter(record.dropped.filter for chunk in spool.chunks() for record in chunk if record.dropped)
+            reasons = [f"{n} {why}" for why, n in counts.items() if why not in PARTS]
+            reasons += [f"{n} dropped by {name}" for name, n in lost.most_common()]
+            what = ", ".join(reasons) or "no record came so far"
+            raise ConfigError(f"stage '{self.name}': there is nothing to train on: {what}")
         how = self.model_dump(exclude={"name", "save_every_s"})
         start = self.start(job.directory.resolve())
         if start != self.student:
