@@ -16,7 +16,8 @@ _OPENS = frozenset(
 
 
 def density(*, field: FieldName = "steps", key: str = "summary", max_length_change: float = 0.1) -> Filter:
-    """Drop chains of summaries of which a step names fewer entities than the one before, or is not as long as the first.
+    """Drop chains of summaries of which a step names fewer entities than the one before, or is not as long as the first, or of
+    which the last names no more than the first.
 
     The field holds a list of texts, or of objects with the text under `key`. An entity is a different name or number: what
     begins with a capital letter, but for a common word that opens a sentence. Measures the entities of the first and the last
@@ -31,6 +32,8 @@ def density(*, field: FieldName = "steps", key: str = "summary", max_length_chan
             return "no chain: fewer than two summaries"
         if found["least_gain"] < 0:
             return f"a step names {-found['least_gain']:.0f} entities fewer than the one before"
+        if found["last"] == found["first"]:
+            return f"the last step names no more entities than the first, {found['first']:.0f}"
         if (change := found["length_change"]) > max_length_change:
             return f"a step's length differs from the first one's by {change:.0%} > {max_length_change:.0%}"
         return None

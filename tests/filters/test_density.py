@@ -9,7 +9,8 @@ DENSEST = "The Suez Canal in Egypt, opened by Ferdinand de Lesseps in 1869, join
 CASES = [
     ({}, {"steps": [PLAIN, DENSER]}, None),
     ({}, {"steps": [{"missing": "", "summary": PLAIN}, {"missing": "Suez", "summary": DENSER}]}, None),
-    ({}, {"steps": [DENSER, DENSER]}, None),
+    ({}, {"steps": [DENSER, DENSER]}, "the last step names no more entities than the first, 5"),
+    ({}, {"steps": [PLAIN, PLAIN, DENSER]}, None),
     ({}, {"steps": [DENSER, PLAIN]}, "a step names 4 entities fewer than the one before"),
     ({}, {"steps": [PLAIN, DENSEST]}, None),
     ({"max_length_change": 0.05}, {"steps": [PLAIN, DENSEST]}, "a step's length differs from the first one's by 6% > 5%"),

@@ -12,6 +12,7 @@ CHAINS = {
     "poorer": [FIRST, THIRD, FIRST],
     "longer": [FIRST, SECOND, THIRD + " Ships no longer go around Africa."],
     "invented": [FIRST, SECOND, THIRD.replace("1869", "1871")],
+    "still": [FIRST, FIRST, FIRST],
     "good again": [FIRST, SECOND, THIRD],
 }
 ARTICLE = "The Suez Canal in Egypt was built by Ferdinand de Lesseps in 1869. It joins the Mediterranean Sea to the Red Sea."
@@ -28,7 +29,7 @@ def teach(request, sample):
 
 def test_a_chain_that_keeps_its_length_and_loses_nothing_answers_the_plain_prompt(project):
     project.rows("articles.jsonl", [{"title": title, "article": ARTICLE, "summary": SECOND} for title in CHAINS])
-    sets = ["source.path=articles.jsonl", "source.held_out=null", "train=null", "evaluate.models=[teacher]"]
+    sets = ["generate.n=1", "source.path=articles.jsonl", "source.held_out=null", "train=null", "evaluate.models=[teacher]"]
     sets += ["models.grader={provider: scripted, model: echo}", "preferred.model=grader"]  # nobody grades himself
     run = distillgen.run("chain-of-density", out="run", sets=sets, teachers={"teacher": teach, "grader": teach})
     rows = [json.loads(line) for line in (run.directory / "corpus.jsonl").read_text().splitlines()]
@@ -36,7 +37,9 @@ def test_a_chain_that_keeps_its_length_and_loses_nothing_answers_the_plain_promp
     assert rows[0]["messages"] == [
         {"role": "user", "content": f"Summarise in one sentence.\n\n{ARTICLE}"}, {"role": "assistant", "content": THIRD}
     ]  # fmt: skip
-    assert {r.fields["title"]: r.dropped.filter for r in run.dropped} == {"poorer": "density", "longer": "density", "invented": "quotes"}
+    assert {r.fields["title"]: r.dropped.filter for r in run.dropped} == {
+        "poorer": "density", "longer": "density", "still": "density", "invented": "quotes"
+    }  # fmt: skip
     told = json.loads((run.directory / "evaluation.json").read_text())["models"]["teacher"]
     assert told["metrics"]["rouge"]["mean"] == 1 and told["metrics"]["preferred"]["mean"] == 0
     assert told["numbers"]["preferred.shown_first"] == 1 == -told["numbers"]["preferred.shown_second"]
