@@ -75,9 +75,9 @@ WORDS = ["library.embedder=words"]
 
 @pytest.fixture
 def world(project):
-    project.rows("customers.jsonl", [{"persona": f"a person with a {name}", "issue": f"the {name}"} for name in POLICY])
+    project.rows("customers.jsonl", [{"persona": f"a person with a {name}", "issue": f"the {name}", "policy": "as the house has it"} for name in POLICY])
     held_out = [(name, aside) for name in POLICY for aside in ("suddenly", "since Sunday")]
-    project.rows("held_out.jsonl", [{"scenario": f"Customer: {aside} the {name}, help me", "name": name} for name, aside in held_out])
+    project.rows("held_out.jsonl", [{"scenario": f"Customer: {aside} the {name}, help me", "name": name, "policy": "as the house has it"} for name, aside in held_out])
     project.write("edits.jsonl", "")
     return project
 
