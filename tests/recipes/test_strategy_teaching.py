@@ -41,8 +41,8 @@ def right(reply, scenario):
 
 def student(request, sample):
     """Does what every strategy in its prompt says; of its own accord, the right thing on two of the topics."""
-    system, asked = request.messages[0]["content"], request.messages[-1]["content"]
-    told = " ".join(line for line in system.splitlines() if line.startswith("- "))
+    asked = request.messages[-1]["content"]
+    told = " ".join(line for line in asked.splitlines() if line.startswith("- "))
     own = POLICY[topic(asked)] if topic(asked) in KNOWN_WITHOUT else ("HELLO",)
     return "I offer " + " and ".join(sorted(acts(told)) or own)
 
