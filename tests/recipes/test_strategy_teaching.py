@@ -97,7 +97,7 @@ def use(library, out, pupil=student):
         told = json.loads((run.directory / f"evaluation-{arm}.json").read_text())
         found[arm] = told["models"]["student"]["metrics"]["judge"]["mean"]
     rows = [json.loads(line) for line in (run.directory / "evaluation-with-library.jsonl").read_text().splitlines()]
-    wrong = {int(row["source"].rpartition(":")[2]) for row in rows if row["model"] == "student" and row["reasons"]}
+    wrong = {int(row["source"].rpartition(":")[2]) for row in rows if row["model"] == "student" and "judge" in row["reasons"]}
     return found, wrong
 
 
