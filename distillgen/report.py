@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from itertools import zip_longest
@@ -243,6 +244,22 @@ def _budgets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return budgets
 
 
+class _Compiled(jinja2.FileSystemBytecodeCache):
+    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        with suppress(OSError):  # a full disk is no reason to have no report
+            super().dump_bytecode(bucket)
+
+
+def _compiled() -> _Compiled | None:
+    """Templates compiled once a machine, in the folder for temporary files, because it takes a tenth of a second; None where it
+    cannot be written.
+    """
+    try:
+        return _Compiled()
+    except (OSError, RuntimeError):  # RuntimeError: somebody else's folder lies in its place
+        return None
+
+
 @cache
 def template(name: str, escape: Callable[[str], str], *, autoescape: bool) -> jinja2.Template:
     """A template of which every text that it puts out passes through `escape` first."""
@@ -250,7 +267,7 @@ def template(name: str, escape: Callable[[str], str], *, autoescape: bool) -> ji
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=autoescape, undefined=jinja2.StrictUndefined,
         finalize=lambda value: escape(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        bytecode_cache=jinja2.FileSystemBytecodeCache(),  # compiling the page takes a tenth of a second
+        bytecode_cache=_compiled(),
     )  # fmt: skip
     environment.filters |= {"money": wording.money, "duration": wording.duration, "number": wording.number}
     environment.filters |= {"grouped": "{:,}".format, "share": "{:.1%}".format}

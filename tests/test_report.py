@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import distillgen
 from distillgen.card import write_card
 from distillgen.record import Dropped, Record, dumps
-from distillgen.report import BARS, SAMPLE, _histogram, write_report
+from distillgen.report import BARS, SAMPLE, _histogram, template, write_report
 from distillgen.wording import visible
 
 HOSTILE = [
@@ -202,6 +202,24 @@ def test_the_same_run_gives_the_same_bytes(finished):
     write_report(finished)
     write_card(finished)
     assert ((finished / "report.html").read_bytes(), (finished / "README.md").read_bytes()) == before
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_where_nothing_temporary_can_be_kept_there_is_a_report_all_the_same(finished, monkeypatch, tmp_path, full):
+    def no_room(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    before = (finished / "report.html").read_bytes()
+    (finished / "report.html").unlink()
+    if full:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        monkeypatch.setattr("jinja2.bccache.tempfile.NamedTemporaryFile", no_room)
+    else:
+        monkeypatch.setattr("tempfile.tempdir", "/there/is/no/such/folder")
+    template.cache_clear()
+    write_report(finished)
+    template.cache_clear()
+    assert (finished / "report.html").read_bytes() == before
 
 
 def test_hostile_text_is_only_ever_shown(tmp_path):
