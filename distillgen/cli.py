@@ -181,7 +181,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     execute(checked, directory, options, watch)
     for i, stage in enumerate(untrained):
         show.say(f"\n{stage.name}", bold=True)
-        found = read_records(stage_file(directory, checked.stages, i))
+        found = read_records(stage_file(directory, i, stage.name))
         show.records(islice((r for r in found if not r.dropped or r.dropped.stage == stage.name), count))
 
 
@@ -389,14 +389,14 @@ def status(run: Run, as_json: bool) -> None:
 @AS_JSON
 def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | None, as_json: bool) -> None:
     """Print records of RUN readably."""
-    from distillgen.runs import furthest, read_records
+    from distillgen.runs import ended
 
     if wanted:
         show.lineage(run, wanted, as_json)
         return
     if by and by not in (known := run.state["dropped"]):
         raise ConfigError(f"nothing was dropped by '{by}'{did_you_mean(by, known)}")
-    found = (r for r in read_records(furthest(run.directory)) if bool(r.dropped) == (dropped or bool(by)))
+    found = ended(run, dropped=dropped or bool(by))
     few = islice((r for r in found if not by or (r.dropped and r.dropped.filter == by)), count)
     show.as_json([record.row() for record in few]) if as_json else show.records(few)
 

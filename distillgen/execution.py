@@ -250,7 +250,7 @@ def _standing(
     """The counts of the first stages whose stored records are of this very pipeline, so that they need not be made again."""
     counts: list[StageCount] = []
     for stage, own in zip(stored["stages"], prints, strict=False):
-        results = [stage_file(directory, pipeline.stages, len(counts))]
+        results = [stage_file(directory, len(counts), pipeline.stages[len(counts)].name)]
         if len(counts) == len(prints) - 1:
             results += [directory / "corpus.jsonl", directory / "dropped.jsonl"]
         results += pipeline.stages[len(counts)].products(directory)
@@ -308,9 +308,9 @@ async def _pull(live: Live, job: Job, first: int) -> None:
     stages, directory = live.pipeline.stages, live.directory
     (directory / "stages").mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
-        stream = _stored(stage_file(directory, stages, first - 1)) if first else _nothing()
+        stream = _stored(stage_file(directory, first - 1, stages[first - 1].name)) if first else _nothing()
         for i in range(first, live.last + 1):
-            out = stack.enter_context(_partial(stage_file(directory, stages, i)))
+            out = stack.enter_context(_partial(stage_file(directory, i, stages[i].name)))
             whole = i == len(stages) - 1
             corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
             dropped = stack.enter_context(_partial(directory / "dropped.jsonl")) if whole else None

@@ -21,7 +21,7 @@ from distillgen import wording
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.record import META, Record, digest, dumps, read_rows
 from distillgen.report import template
-from distillgen.runs import Run, read_records
+from distillgen.runs import Run, furthest, read_records
 from distillgen.show import say
 
 VALID = {"y": (1, "valid"), "n": (0, "not valid")}
@@ -35,8 +35,7 @@ def sample(run: Run, count: int, *, fields: Sequence[str], seed: int) -> list[Re
 
     The same seed gives the same order, and fewer are always the first of more. Records without one of `fields` are left out.
     """
-    reached = [stage["name"] for stage in run.state["stages"] if stage["rows"]]
-    records = read_records(run.directory / "stages" / f"{len(reached):02d}-{reached[-1]}.jsonl") if reached else ()
+    records = read_records(furthest(run.directory, run.state["stages"]))
     totals, known = Counter[tuple[str, str] | None](), set[str]()
     chosen = defaultdict[tuple[str, str] | None, list[tuple[int, int, Record]]](list)
     for number, record in enumerate(records):

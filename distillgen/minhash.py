@@ -123,7 +123,6 @@ class Index:
 
 
 _NONE = Match(-1, 0.0)
-_EMPTY: Array = np.zeros(0, np.uint64)
 
 
 def _similarity(match: Match) -> float:
@@ -194,9 +193,8 @@ class _Buckets:
             for start in range(0, len(self._slots), BLOCK):
                 part = self._slots[start : start + BLOCK]
                 waiting.write(part[part != 0].tobytes())
-            del part
-            self._slots, self._used = _EMPTY, 0
-            self._slots = np.zeros(size, np.uint64)
+            del part, self._slots
+            self._slots, self._used = np.zeros(size, np.uint64), 0
             waiting.seek(0)
             while entries := waiting.read(8 * BLOCK):
                 self._put(np.frombuffer(entries, np.uint64))

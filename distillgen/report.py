@@ -35,7 +35,7 @@ _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\w*\d[\w.,]*|(?<=: ).+""", re.DOTALL)
 def write_report(directory: Path) -> None:
     """Write `report.html`: one page without scripts or network, on which what others wrote is only ever text."""
     facts = facts_of(directory)
-    sample, kept, dropped = _read(furthest(directory))
+    sample, kept, dropped = _read(furthest(directory, facts["state"]["stages"]))
     reasons = defaultdict[tuple[str, str], defaultdict[str, list[str]]](lambda: defaultdict(list))
     scores = defaultdict[str, list[tuple[float, str]]](list)
     for why, measured in sample:

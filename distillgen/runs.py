@@ -11,7 +11,6 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.record import Record, loads_own
-from distillgen.stages import Stage
 
 PARTIAL = ".partial"
 
@@ -117,10 +116,18 @@ def reached(stages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     return [stage for stage in stages if stage["rows"] or stage["complete"]] or stages[:1]
 
 
-def furthest(directory: Path) -> Path:
+def furthest(directory: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
     """The file of the rows that came furthest: in a finished run those of the corpus and those that were dropped."""
-    stages = reached(Run(directory).state["stages"])
-    return directory / "stages" / f"{len(stages):02d}-{stages[-1]['name']}.jsonl"
+    came = reached(stages)
+    return stage_file(directory, len(came) - 1, came[-1]["name"])
+
+
+def ended(run: Run, *, dropped: bool) -> Iterator[Record]:
+    """What survived, or what did not; of a run that did not reach its end, among the rows that came furthest."""
+    stages = run.state["stages"]
+    if reached(stages) == stages:
+        return read_records(run.directory / ("dropped.jsonl" if dropped else "corpus.jsonl"))
+    return (record for record in read_records(furthest(run.directory, stages)) if bool(record.dropped) == dropped)
 
 
 def is_running(directory: Path) -> bool:
@@ -135,6 +142,6 @@ def is_running(directory: Path) -> bool:
     return False
 
 
-def stage_file(directory: Path, stages: Sequence[Stage], index: int) -> Path:
+def stage_file(directory: Path, index: int, name: str) -> Path:
     """Where the records that left a stage are."""
-    return directory / "stages" / f"{index + 1:02d}-{stages[index].name}.jsonl"
+    return directory / "stages" / f"{index + 1:02d}-{name}.jsonl"

@@ -92,6 +92,13 @@ def test_a_mistake_names_its_line(project, installed):
     assert told.startswith("p.yaml:6: stage 'train': objective 'sft' has no option 'pakcing'; did you mean 'packing'?")
 
 
+def test_where_nothing_is_left_to_train_on_what_dropped_the_rows_is_told(project, installed):
+    project.rows("rows.jsonl", [{"prompt": f"question {i}", "completion": "yes"} for i in range(3)])
+    filters = [{"word_count": {"field": "completion", "min_words": 2}}]
+    with pytest.raises(ConfigError, match="stage 'train': there is nothing to train on: 3 dropped by word_count"):
+        distillgen.run(pipeline("rows.jsonl", {"filter": filters}, held_out=0), out="run")
+
+
 def test_a_missing_package_is_told_with_its_command(project, monkeypatch):
     project.rows("data/chat.jsonl", DATA["chat.jsonl"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "trl") else True)

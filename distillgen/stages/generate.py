@@ -161,8 +161,7 @@ class _Asking:
         messages = prompt.render({**record.fields, **stage.params}, draw)
         return Request(
             model=self.teacher.spec.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
-            schema=self.schema,
-            **self.teacher.asked(messages),
+            schema=self.schema, **self.teacher.asked(messages),
         )  # fmt: skip
 
     def unusable(self, completion: Completion) -> bool:
