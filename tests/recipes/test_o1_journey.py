@@ -204,10 +204,13 @@ class Steps:
     def __init__(self):
         self.asked = random.Random(0).sample([*product(range(53), (2, 3, 4, 5))], 212)
 
+    def step(self, number):
+        return (7 * number + 3) % 53
+
     def path(self, number, times):
         path = [number]
         for _ in range(times):
-            path.append((7 * path[-1] + 3) % 53)
+            path.append(self.step(path[-1]))
         return path
 
     def rows(self):
@@ -223,7 +226,7 @@ class Steps:
     def long(self, number, times, draw):
         steps, slip = [], draw.randrange(times) if draw.random() < 0.25 else -1
         for i in range(times):
-            after = (7 * number + 3) % 53
+            after = self.step(number)
             while draw.random() < 0.3:
                 steps.append(f"{number} > {draw.choice([n for n in range(53) if n != after])} ? no")
             after = (after + draw.randrange(1, 53)) % 53 if i == slip else after
