@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,11 +35,15 @@ a model's): what they hold is part of what a run depends on.
 
 
 def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
-    """JSON without spaces, canonical with `sort_keys`. Integers of any size; lone surrogates become '?'."""
+    """JSON without spaces, canonical with `sort_keys`. Integers of any size; lone surrogates become '?', infinities null."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else 0, default=str)
     except TypeError:  # an integer beyond 64 bits or a lone surrogate: json takes both
-        text = json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, default=str)
+        write = partial(json.dumps, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, default=str)
+        try:
+            text = write(value, allow_nan=False)
+        except ValueError:
+            text = write(json.loads(write(value), parse_constant=lambda _: None))
         return text.encode("utf-8", "replace")
 
 

@@ -1,6 +1,7 @@
 """Rows as bytes and back, and the ids that everything else hangs on."""
 
 import hashlib
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -118,6 +119,12 @@ def test_a_row_of_an_earlier_corpus_is_a_parent():
 def test_records_are_frozen():
     with pytest.raises(AttributeError):
         Record.read({}, "").id = "x"
+
+
+@pytest.mark.parametrize("beside", ["", "\ud800", 10**30])
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_is_null_whatever_stands_beside_it(beside, number):
+    assert loads_own(dumps({"a": [number, beside]}))["a"][0] is None
 
 
 @pytest.mark.parametrize("value", [0, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**30, 1e300, -0.5, "1" * 30, "\u00e9\ud800"])
