@@ -74,7 +74,7 @@ def test_a_batch_of_unequal_prompts_answers_each_as_alone(folder, ask):
 
 @slow
 def test_the_log_probability_of_what_was_said_is_that_of_the_same_text_given(folder, ask):
-    question = chat("What is it?", logprobs=2, max_tokens=2)  # of a longer random text the tokens would be cut otherwise
+    question = chat("What may be granted?", logprobs=2, max_tokens=2)  # to this it says what is cut into the same tokens again
     ((said,),) = ask(folder, question)
     ((given,),) = ask(folder, Request("student", question.messages, target=said.text, sampling={"logprobs": 2}))
     assert [token for token, _, _ in said.logprobs] == [token for token, _, _ in given.logprobs][: len(said.logprobs)]

@@ -25,7 +25,7 @@ def make_model(folder: Path, *, vocabulary: int = 1000, context: int = 1024) -> 
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<|end|>", "<|im_start|>", "<|im_end|>"], initial_alphabet=alphabet)
-    bpe.train([str(Path(__file__).parent.parent / "README.md")], trainer)
+    bpe.train([str(Path(__file__).parent.parent / "LICENSE")], trainer)  # a text that never changes, as the model must not
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|end|>", model_max_length=context)
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
