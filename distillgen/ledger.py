@@ -1,8 +1,8 @@
 """The durable store of everything that a teacher gave back, keyed by everything that was sent.
 
-One SQLite file in WAL mode, appended to in group commits: what arrives while one is under way, and for as long again (10 ms
-at most) while something arrives every millisecond, goes with the next. An answer is durable before `add` returns. Nothing
-is updated in place: asking again appends, and the newest row of a key counts.
+One SQLite file in WAL mode, appended to in group commits: what arrives while one is under way, and in the 10 ms after it as
+long as something arrives every millisecond and there are fewer than 32, goes with the next. An answer is durable before `add`
+returns. Nothing is updated in place: asking again appends, and the newest row of a key counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import orjson
 from distillgen.errors import LedgerError
 
 GATHER_S = 0.01
-ROWS_A_STEP = 64
+ENOUGH = 32  # answers that are not kept waiting for more; and rows that are inserted in one step
 RESERVE_BYTES = 4 << 20  # given back to the file system when it is full, so that answers in flight still fit
 VERSION = 2
 
@@ -182,10 +182,9 @@ class Ledger:
         loop = asyncio.get_running_loop()
         while self._pending:
             gathered = 0
-            while gathered < len(self._pending) and loop.time() < self._next_commit_at:
+            while gathered < len(self._pending) < ENOUGH and loop.time() < self._next_commit_at:
                 gathered = len(self._pending)
                 await asyncio.sleep(0.001)
-            begun = loop.time()
             batch, self._pending = self._pending, []
             together: dict[str, list[tuple[Any, ...]]] = {}
             for statement, rows, _ in batch:
@@ -196,7 +195,7 @@ class Ledger:
                     await loop.run_in_executor(self._thread, self._commit, together)
             except LedgerError as failure:
                 error = failure
-            self._next_commit_at = loop.time() + min(GATHER_S, loop.time() - begun)
+            self._next_commit_at = loop.time() + GATHER_S
             for _, _, durable in batch:
                 if not durable.done():
                     durable.set_exception(error) if error else durable.set_result(None)
@@ -221,8 +220,8 @@ class Ledger:
                 if not values:
                     self._write.executemany(statement, rows)
                     continue
-                for start in range(0, len(rows), ROWS_A_STEP):
-                    some = rows[start : start + ROWS_A_STEP]
+                for start in range(0, len(rows), ENOUGH):
+                    some = rows[start : start + ENOUGH]
                     self._write.execute(insert + values + ", ".join([row] * len(some)), list(chain.from_iterable(some)))
 
     async def close(self) -> None:

@@ -155,6 +155,9 @@ class Draw:
         return dumps(drawn).decode() if drawn else ""
 
 
+NOTHING = Draw()
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A checked prompt: renders messages, draws its nuisance variables, and knows the form of its answer."""
@@ -245,7 +248,7 @@ class Prompt:
         Unrenderable where none matches.
         """
         if not self.examples and not self.front.vary:
-            return Draw()
+            return NOTHING
         rng, few = random.Random(seed), self.front.few_shot
         alike = [i for i, e in enumerate(self.examples) if all(e[name] == record.get(name) for name in few.match)]
         if few.match and not alike:
@@ -260,7 +263,7 @@ class Prompt:
         """A draw for an estimate, of a record of which an earlier stage will make the fields by which examples match."""
         return self.draw("plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}})
 
-    def render(self, fields: Mapping[str, Any], draw: Draw = Draw()) -> list[dict[str, Any]]:  # noqa: B008 (frozen)
+    def render(self, fields: Mapping[str, Any], draw: Draw = NOTHING) -> list[dict[str, Any]]:
         """Chat messages for one record. Raises Unrenderable where a field that the template uses is missing."""
         variables = {**_ENVIRONMENT.globals, **fields, **draw.values}
         shown = [self.examples[i] for i in draw.examples]

@@ -93,6 +93,26 @@ def test_what_is_ready_leaves_before_what_waits():
     asyncio.run(main())
 
 
+def test_what_became_ready_meanwhile_leaves_together():
+    async def main():
+        gate = asyncio.Event()
+
+        async def later(r):
+            if r.fields["n"] == 0:
+                await gate.wait()
+            return [r]
+
+        begin = lambda chunk: [later(r) for r in chunk]  # noqa: E731
+        async with aclosing(in_order(source([5, 5]), begin, window=lambda: 20)) as chunks:
+            first = asyncio.ensure_future(anext(chunks))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            gate.set()
+            assert numbers([await first]) == list(range(10))
+
+    asyncio.run(main())
+
+
 def test_ready_chunks_do_not_pile_up_while_nobody_takes_them():
     async def main():
         pulled = []

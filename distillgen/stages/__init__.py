@@ -22,7 +22,7 @@ from distillgen.ledger import Ledger
 from distillgen.project import Project, class_in
 from distillgen.prompt import Unrenderable, compile_template
 from distillgen.record import Record
-from distillgen.teachers import Completion, Request, Spec, Teacher
+from distillgen.teachers import Completion, Request, Spec, Teacher, succeeded
 
 Chunk: TypeAlias = list[Record]
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]
@@ -287,11 +287,14 @@ async def in_order(
                 arrived.clear()
                 await arrived.wait()
                 continue
-            result = waiting.popleft()
-            held -= _size(result)
-            if held < bound:
-                room.set()
-            if done := result if isinstance(result, list) else await result:
+            done: Chunk = []
+            while waiting and len(done) < CHUNK and (not done or _ready(waiting[0])):
+                result = waiting.popleft()
+                held -= _size(result)
+                if held < bound:
+                    room.set()
+                done += result if isinstance(result, list) else await result
+            if done:
                 yield done
         await feeder  # what went wrong upstream comes behind what was before it
     finally:
@@ -303,6 +306,11 @@ async def in_order(
 
 def _size(result: Chunk | Awaitable[Chunk]) -> int:
     return len(result) if isinstance(result, list) else 1
+
+
+def _ready(result: Any) -> bool:
+    """Whether a result need not be waited for, and is no error, which comes alone behind what was before it."""
+    return isinstance(result, list) or (succeeded(result) if isinstance(result, asyncio.Future) else result.ready)
 
 
 def ask_each(
@@ -356,6 +364,10 @@ class _Later:
     record: Record
     outcomes: Sequence[tuple[Any, Any]]
     answered: Callable[[Record, Answers], Chunk]
+
+    @property
+    def ready(self) -> bool:
+        return all(isinstance(outcome, list) or outcome.ready for _, outcome in self.outcomes)
 
     def __await__(self) -> Generator[Any, None, Chunk]:
         answers = []

@@ -219,7 +219,8 @@ class _Asking:
             else record.derive({**row, **extra}, made, ordinal + i)
             for i, row in enumerate(rows)
         ]  # fmt: skip
-        if scores := likelihood(stage.name, completion) | certainty(stage.name, completion):
+        if completion.logprobs:
+            scores = likelihood(stage.name, completion) | certainty(stage.name, completion)
             children = [child.scored(scores) for child in children]
         most = stage.max_items
         over = [c.drop(stage.name, "max_items", f"one of {len(rows)} items, {most} are taken") for c in children[most:]]

@@ -277,7 +277,7 @@ class Teacher:
         kept = self.services.ledger.find([key for some in keys for key in some])
         stored = {key: Completion.stored(key, *row) for key, row in kept.items()}
         outcomes: list[Any] = [None] * len(asks)
-        together = "n" in self.spec.capabilities
+        together, loop = "n" in self.spec.capabilities, asyncio.get_running_loop()
         for i in _alike_together(asks) if len(stored) < len(keys) or again else range(len(asks)):
             request, ks = asks[i][0], keys[i]
             missing = [s for s, key in enumerate(ks) if key not in stored or (again and again(stored[key]))]
@@ -289,7 +289,7 @@ class Teacher:
                 attempt = max((stored[ks[s]].attempt + 1 for s in group if ks[s] in stored), default=0)
                 sent = replace(request, sampling={**request.sampling, **changed}) if changed else request
                 ask = _Ask(sent, group, [ks[s] for s in group], stage, attempt)
-                ask.task = asyncio.create_task(self._fetch(ask))
+                ask.task = loop.create_task(self._fetch(ask))
                 ask.task.add_done_callback(_retrieve)
                 self._flying.update(dict.fromkeys(ask.keys, ask.task))
             tasks = list({self._flying[ks[s]]: None for s in missing})
@@ -449,6 +449,11 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+def succeeded(task: asyncio.Future[Any]) -> bool:
+    """Whether a task has ended, and well."""
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
 def _over(task: asyncio.Task[Any]) -> asyncio.Future[None]:
     """Done when `task` is, however it ends. Cancelling it leaves the task alone, as with asyncio.wait, at a fifth of the cost."""
     over: asyncio.Future[None] = task.get_loop().create_future()
@@ -470,6 +475,11 @@ class _Pending:
     keys: Sequence[bytes]
     known: dict[bytes, Completion]
     tasks: Sequence[asyncio.Task[list[Completion]]]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the completions are all there."""
+        return all(map(succeeded, self.tasks))
 
     def __await__(self) -> Generator[Any, None, list[Completion]]:
         for task in self.tasks:
