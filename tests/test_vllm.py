@@ -175,7 +175,7 @@ def test_tokens_are_counted_and_an_answer_that_was_cut_off_says_so(answer):
     long = "the same long beginning " * 30
     assert answer(long, sampling={"max_tokens": 1})[0].input_tokens > 60
     again = answer(long, sampling={"max_tokens": 1})[0]
-    assert again.input_tokens - 32 <= again.cached_tokens < again.input_tokens, "the prefix cache is off"
+    assert again.input_tokens // 2 <= again.cached_tokens < again.input_tokens, "the prefix cache is off"
     whole = answer(sampling={"temperature": 0})[0]
     assert whole.input_tokens + whole.output_tokens == 1024 or whole.status == "ok", "without max_tokens the model's length bounds it"
 
@@ -198,10 +198,13 @@ def test_each_way_to_narrow_the_draw_reaches_the_engine(answer, narrow):
 
 @needs_vllm
 def test_penalties_and_further_options_of_the_engine_reach_it(answer):
-    drawn = {"temperature": 0, "max_tokens": 60}
-    repeats = [len(t) - len(set(t)) for t in ([token for token, *_ in answer(sampling=drawn | more | {"logprobs": 0})[0].logprobs] for more in ({}, {"presence_penalty": 2, "frequency_penalty": 2}))]
+    drawn = {"temperature": 0, "max_tokens": 300}
+    penalized = drawn | {"presence_penalty": 2, "frequency_penalty": 2}
+    said = [answer(sampling={**sampling, "logprobs": 0})[0].logprobs for sampling in (drawn, penalized)]
+    whole = [[token for token, *_ in tokens if "\ufffd" not in token] for tokens in said]  # the rest are parts of a character
+    repeats = [len(tokens) - len(set(tokens)) for tokens in whole]
     assert repeats[1] < repeats[0]
-    assert answer(sampling=drawn | {"extra": {"min_tokens": 3, "allowed_token_ids": [70]}})[0].text == answer(sampling={"extra": {"allowed_token_ids": [70]}, "max_tokens": 60})[0].text
+    assert answer(sampling=drawn | {"extra": {"min_tokens": 3, "allowed_token_ids": [70]}})[0].text == answer(sampling={"extra": {"allowed_token_ids": [70]}, "max_tokens": 300})[0].text
     with pytest.raises(Rejected, match="no_such_option"):
         answer(sampling={"extra": {"no_such_option": 1}})
 
@@ -210,7 +213,7 @@ def test_penalties_and_further_options_of_the_engine_reach_it(answer):
 def test_an_answer_keeps_to_a_schema_and_to_a_grammar(answer):
     schema = {
         "type": "object", "required": ["name", "kind"], "additionalProperties": False,
-        "properties": {"name": {"type": "string", "maxLength": 12}, "kind": {"enum": ["star", "comet"]}},
+        "properties": {"name": {"type": "string", "pattern": "^[a-z ]{1,12}$"}, "kind": {"enum": ["star", "comet"]}},
     }  # fmt: skip
     for completion in answer(n=4, schema=schema, sampling={"max_tokens": 200, "logprobs": 4}):
         value = json.loads(completion.text)
