@@ -2,10 +2,11 @@
 
 import asyncio
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, Stopped
 from distillgen.ledger import Ledger
 from distillgen.teachers import Request, Services, TeacherDown
 from distillgen.teachers.limits import Budget
@@ -102,6 +103,31 @@ def test_an_adapter_answers_in_its_own_way_and_is_named_in_the_key(folder, ask, 
     question = chat("What is it?")
     ((plain,),), ((adapted,),) = ask(folder, question), ask(adapter, question)
     assert plain.text != adapted.text and plain.key != adapted.key
+
+
+@slow
+@pytest.mark.parametrize("kind", ["answers", "scores"])
+def test_a_batch_ends_at_its_next_token_when_the_run_is_stopped_and_nothing_of_it_is_kept(folder, tmp_path, kind):
+    async def main():
+        ledger = Ledger(tmp_path / "ledger.sqlite3")
+        spec = TransformersSpec(provider="transformers", model=str(folder), max_concurrency=4096)
+        teacher = Transformers("student", spec, Services(ledger, Budget(), "run", tmp_path))
+        long = [replace(chat(f"What is {i}?", max_tokens=900), target="it is so " * 200 if kind == "scores" else None) for i in range(2000)]
+        begun = teacher.begin([(request, 1) for request in long], stage="s")
+        while not (teacher._queue == [] and "_model" in teacher.__dict__):  # the model is loaded, and all of it is one batch
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        await teacher.stop(Stopped("interrupted"))
+        await asyncio.wait_for(asyncio.to_thread(teacher._thread.shutdown), 10)
+        for each in begun[:3]:
+            with pytest.raises(Stopped):
+                await each
+        rows = ledger.rows
+        await teacher.close()
+        await ledger.close()
+        return rows
+
+    assert asyncio.run(main()) == 0
 
 
 @slow

@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 from pydantic import Field
 
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, Stopped
 from distillgen.record import digest, dumps
 from distillgen.teachers import Completion, Rejected, Request, Spec, Teacher, TeacherDown
 from distillgen.teachers.vllm import chat_text, place_of_model, weights
@@ -86,6 +87,10 @@ class Transformers(Teacher):
         return []
 
     @cached_property
+    def _ended(self) -> Event:
+        return Event()
+
+    @cached_property
     def _thread(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, thread_name_prefix=self.name)
 
@@ -141,14 +146,20 @@ class Transformers(Teacher):
     def _model(self) -> Model:
         self.activity.note = f"loading {self.spec.model}"
         try:
-            return Model(*folders(self), self.spec)
+            return Model(*folders(self), self.spec, self._ended)
         except Exception as error:  # the packages raise anything from OSError to their own; all mean the same here
             raise TeacherDown(f"model '{self.name}': '{self.spec.model}' cannot be loaded: {error}") from error
         finally:
             self.activity.note = ""
 
+    async def stop(self, reason: Exception) -> None:
+        """A batch is not waited for: it ends at its next token, and nothing of it is kept."""
+        self._ended.set()
+        await super().stop(reason)
+
     async def close(self) -> None:
         """End the thread, and with it what it holds."""
+        self._ended.set()
         self._thread.shutdown(cancel_futures=True)
         self.__dict__.pop("_model", None)
 
@@ -161,9 +172,11 @@ def folders(teacher: Teacher) -> tuple[str, str | None]:
 
 
 class Model:
-    """A causal or encoder-decoder model with its tokenizer. Blocking: use from one thread."""
+    """A causal or encoder-decoder model with its tokenizer. Blocking: use from one thread; `ended` ends from another what is
+    under way, which raises Stopped.
+    """
 
-    def __init__(self, path: str, adapter: str | None, spec: TransformersSpec) -> None:
+    def __init__(self, path: str, adapter: str | None, spec: TransformersSpec, ended: Event) -> None:
         """From folders or names on the Hub. Raises what transformers and peft do where it cannot be loaded."""
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -178,6 +191,7 @@ class Model:
 
             model = PeftModel.from_pretrained(model, adapter)
         self.name, self.seq2seq = Path(adapter or path).name if Path(path).exists() else spec.model, seq2seq
+        self.ended = ended
         self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         own = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
@@ -201,6 +215,7 @@ class Model:
     ) -> list[list[Completion]]:
         """`n` answers to each context, which are sampled alike."""
         import torch
+        from transformers import StoppingCriteriaList
 
         temperature, top = sampling.get("temperature", 1.0), sampling.get("logprobs")
         most = sampling.get("max_tokens", MAX_TOKENS)
@@ -209,6 +224,7 @@ class Model:
             how |= {"top_k": 0} | {key: sampling[key] for key in ("top_p", "top_k", "min_p") if key in sampling}
         if "stop" in sampling:
             how |= {"stop_strings": sampling["stop"], "tokenizer": self.tokenizer}
+        how["stopping_criteria"] = StoppingCriteriaList([self._stopping])
         width = max(map(len, contexts))
         padded = torch.tensor([[self.pad] * (width - len(ids)) + ids for ids in contexts], device=self.device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts], device=self.device)
@@ -218,6 +234,7 @@ class Model:
                 input_ids=padded, attention_mask=mask, max_new_tokens=most, num_return_sequences=n if temperature else 1,
                 pad_token_id=self.pad, return_dict_in_generate=True, output_logits=top is not None, **how,
             )  # fmt: skip
+        self._go_on()
         made = output.sequences[:, 1 if self.seq2seq else width :].tolist()
         logits = torch.stack(output.logits, 1) if top is not None else None
         each = [self._completion(ids, most, sampling, None if logits is None else logits[i], top) for i, ids in enumerate(made)]
@@ -227,6 +244,14 @@ class Model:
             [c._replace(input_tokens=len(ids) if i == 0 else 0) for i, c in enumerate(each[n * place : n * place + n])]
             for place, ids in enumerate(contexts)
         ]
+
+    def _stopping(self, ids: Any, scores: Any, **_: Any) -> Any:
+        """Asked after each token, for each sequence of a batch."""
+        return ids.new_full((len(ids),), self.ended.is_set()).bool()
+
+    def _go_on(self) -> None:
+        if self.ended.is_set():
+            raise Stopped("stopped before this was answered")
 
     def _completion(self, ids: list[int], most: int, sampling: Mapping[str, Any], logits: Any, top: int | None) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
@@ -248,6 +273,7 @@ class Model:
         made = []
         with torch.inference_mode():
             for before, after in zip(contexts, answers, strict=True):
+                self._go_on()
                 if self.seq2seq:
                     given = torch.tensor([before], device=self.device)
                     logits = self.model(input_ids=given, labels=torch.tensor([after], device=self.device)).logits[0]
