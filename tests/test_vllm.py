@@ -175,7 +175,7 @@ def test_tokens_are_counted_and_an_answer_that_was_cut_off_says_so(answer):
     long = "the same long beginning " * 30
     assert answer(long, sampling={"max_tokens": 1})[0].input_tokens > 60
     again = answer(long, sampling={"max_tokens": 1})[0]
-    assert again.input_tokens // 2 <= again.cached_tokens < again.input_tokens, "the prefix cache is off"
+    assert again.input_tokens - 128 <= again.cached_tokens < again.input_tokens, "the prefix cache is off"  # whole blocks of 128
     whole = answer(sampling={"temperature": 0})[0]
     assert whole.input_tokens + whole.output_tokens == 1024 or whole.status == "ok", "without max_tokens the model's length bounds it"
 
@@ -217,7 +217,7 @@ def test_an_answer_keeps_to_a_schema_and_to_a_grammar(answer):
     }  # fmt: skip
     for completion in answer(n=4, schema=schema, sampling={"max_tokens": 200, "logprobs": 4}):
         value = json.loads(completion.text)
-        assert set(value) == {"name", "kind"} and value["kind"] in ("star", "comet") and len(value["name"]) <= 12
+        assert set(value) == {"name", "kind"} and value["kind"] in ("star", "comet") and re.fullmatch("[a-z ]{1,12}", value["name"])
         assert all(math.isfinite(other) for _, _, top in completion.logprobs for _, other in top), "what the schema forbids has no finite one"
     grammar = 'root ::= ("left" | "right") " " digit digit\ndigit ::= [0-9]'
     for completion in answer(n=4, grammar=grammar, sampling={"max_tokens": 50}):

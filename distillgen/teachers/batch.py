@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from distillgen.record import dumps
-from distillgen.teachers import Completion, Rejected, Request, Retryable, TeacherDown
+from distillgen.teachers import Completion, Rejected, Request, Retryable, TeacherDown, succeeded
 from distillgen.teachers.openai import OpenAI, Place, completions_of, read_json
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Batches:
         task = self._tasks[uuid] = asyncio.create_task(work)
 
         def over(_: object) -> None:
-            if task.cancelled() or task.exception():  # whoever asks next begins anew
+            if not succeeded(task):  # whoever asks next begins anew
                 del self._tasks[uuid]
 
         task.add_done_callback(over)
