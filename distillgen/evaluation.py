@@ -6,13 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 from distillgen.answers import Kind, final_answer
 from distillgen.calibration import calibration_error
 from distillgen.record import Record
-from distillgen.resampling import interval, paired, pass_at_k
+from distillgen.resampling import interval, majority_at_k, paired, pass_at_k
 from distillgen.teachers import Completion
 
 GOLD = "gold"  # the field in which a metric finds the right answer
@@ -93,16 +94,9 @@ class Answered:
         if self.n > 1:
             told["pass_at_k"] = {k: fmean(pass_at_k(self.n, sum(row), k) for row in rows) for k in sizes}
         if vote:
-            told["majority_at_k"] = {k: fmean(self.elected(row, k, i, vote) for i, row in enumerate(rows)) for k in sizes}
+            said = [*self.by_item([final_answer(completion.text, vote) for completion in self.completions])]
+            told["majority_at_k"] = {k: fmean(map(partial(majority_at_k, k), said, rows)) for k in sizes}
         return told
-
-    def elected(self, passed: Sequence[bool], k: int, item: int, vote: Kind) -> bool:
-        """Whether the answer that most of the first `k` samples give passes; of two as frequent ones the earlier (Wang et al.
-        2022, self-consistency).
-        """
-        said = [final_answer(c.text, vote) for c in self.completions[item * self.n : item * self.n + k]]
-        votes = Counter(answer for answer in said if answer is not None)
-        return bool(votes) and passed[said.index(votes.most_common(1)[0][0])]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Each answer, with its item, its scores, and why a metric holds it wrong."""
