@@ -121,22 +121,27 @@ def test_of_several_samples_one_may_pass_and_the_most_frequent_is_elected(projec
     assert numeric["majority_at_k"] == {"1": pytest.approx(0.6), "2": pytest.approx(0.6), "4": pytest.approx(0.8), "5": 1}
 
 
-def test_what_failed_passes_nowhere_and_what_a_judge_could_not_read_is_left_out(project):
+def test_what_is_no_answer_passes_nowhere_and_costs_no_judge_and_what_a_judge_could_not_read_is_left_out(project):
     rows(project, 20)
 
     def shaky(request, sample):
         if request.messages[-1]["content"].startswith("3 "):
             raise RuntimeError("down")
-        return answers(1)(request, sample)
+        return " " if request.messages[-1]["content"].startswith("4 ") else answers(1)(request, sample)
+
+    judged = []
 
     def judge(request, sample):
-        return "no grade" if "10 + 10" in str(request.messages) else '{"reason": "fine", "score": 9}'
+        judged.append(str(request.messages))
+        return "no grade" if "10 + 10" in judged[-1] else '{"reason": "fine", "score": 9}'
 
     metrics = ["numeric", {"judge": {"model": "judge", "rubric": "Is it right?", "fields": ["question", "answer"]}}]
     found, _ = evaluate({"metrics": metrics}, {"m": shaky, "judge": judge})
     told = found["models"]["m"]
-    assert told["failed"] == 1 and told["metrics"]["numeric"] == {**told["metrics"]["numeric"], "mean": 0.95, "n": 20}
-    assert told["metrics"]["judge"]["n"] == 19 and told["numbers"]["judge"] == 9
+    assert told["failed"] == 1 and told["metrics"]["numeric"] == {**told["metrics"]["numeric"], "mean": 0.9, "n": 20}
+    assert told["numbers"]["numeric.answered"] == 0.9
+    assert told["metrics"]["judge"] == {**told["metrics"]["judge"], "mean": 17 / 19, "n": 19} and told["numbers"]["judge"] == 9
+    assert len(judged) == 18 and not any("3 + 3" in each or "4 + 4" in each for each in judged), "a judge was paid for no answer"
 
 
 def test_pairs_are_judged_in_both_orders_so_that_a_judge_who_likes_the_first_decides_nothing(project):

@@ -207,15 +207,22 @@ class Evaluate(Stage, Sampling):
             if record.dropped:
                 answered.reasons.setdefault(record.id, {})[entry.label] = record.dropped.reason
             unread = record.dropped is not None and record.dropped.filter == "failed"
-            passed.append(None if unread else float(completion.status in ("ok", "length") and record.dropped is None))
+            passed.append(None if unread else float(_came(completion) and record.dropped is None))
         answered.passed[entry.label] = passed
 
     def _judged(self, answered: Answered, entry: Entry, job: Job) -> Chunks:
-        async def chunks() -> Chunks:
-            for start in range(0, len(answered.records), CHUNK):
-                yield answered.records[start : start + CHUNK]
+        """Through the metric's filter; what is no answer costs no judge."""
+        metric, records = self.metric(entry), answered.records
+        if metric.models(job.project):
+            answers = zip(answered.completions, records, strict=True)
+            no_answer = (self.name, "no_answer", "there is no answer to judge")
+            records = [r if _came(c) and c.text.strip() else r.drop(*no_answer) for c, r in answers]
 
-        return self.metric(entry).run(chunks(), job)
+        async def chunks() -> Chunks:
+            for start in range(0, len(records), CHUNK):
+                yield records[start : start + CHUNK]
+
+        return metric.run(chunks(), job)
 
 
 class _Asking:
@@ -267,6 +274,11 @@ class _Asking:
                 share = 1 / sum(math.exp(value - most) for value in values.values())
                 found.append((share, chosen == option_of(_one(item.fields[GOLD]), options)))
         return found
+
+
+def _came(completion: Completion) -> bool:
+    """Whether there is an answer, be it cut off."""
+    return completion.status in ("ok", "length")
 
 
 def _one(gold: Any) -> Any:
