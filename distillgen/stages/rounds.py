@@ -28,6 +28,7 @@ from distillgen.stages._checked import checked, guard_name, guarded
 from distillgen.stages._whole_set import Spool
 from distillgen.teachers import Spec, Teacher
 
+LAST = ", last round"  # said once, also of a loop in a loop
 ASKED = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
 ROUND, ITEM = "round", "item"  # the fields that tell the round that a record belongs to, and its record in the pool
 
@@ -151,7 +152,7 @@ class Rounds(Stage):
             (folder / "last").unlink()
         os.symlink(loop.done[-1].name, folder / "last")
         (folder / "rounds.json").write_bytes(dumps({"ended": why, "rounds": loop.history}) + b"\n")
-        last = {f"{name}, last round": value for name, value in loop.history[-1].items()}
+        last = {name.removesuffix(LAST) + LAST: value for name, value in loop.history[-1].items()}
         job.measured[self.name] = {"rounds": len(loop.done), **last}
         leaving = loop.leaving()
         while out := list(islice(leaving, CHUNK)):

@@ -213,6 +213,7 @@ class OpenAI(Teacher):
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise Rejected(f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}") from error
         return completion._replace(text="", status="ok", logprobs=_ending(tokens, target))
+
     async def _ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         path = "completions" if request.prompt is not None else "chat/completions"
         return completions_of(await self.call(path, self.body(request, len(samples), attempt, samples[0])))
