@@ -264,11 +264,21 @@ def test_where_one_address_fails_another_answers(project, how):
     assert len(project.read("runs/ask/corpus.jsonl")) == 30
 
 
-def test_where_every_address_fails_the_run_stops_with_a_remedy(project):
-    with Endpoint(lambda body, times: status(401)()) as one, Endpoint(lambda body, times: status(401)()) as two:
-        project.ask_pipeline(one.url, 30, model=also(two.url) + ", max_concurrency: 4")
+@pytest.mark.parametrize("rows, latency_s", [(30, 0), (4, 0.3)])
+def test_where_every_address_fails_the_run_stops_with_a_remedy(project, rows, latency_s):
+    """Also where all that there is fails together, so that nothing was sent in knowledge of another's failure."""
+    refused = [Endpoint(lambda body, times: status(401)(), latency_s) for _ in range(2)]
+    with refused[0] as one, refused[1] as two:
+        project.ask_pipeline(one.url, rows, model=also(two.url) + ", max_concurrency: 4")
         assert "check api_key" in project.cli("run", "ask", check=2).stderr
         assert one.asked.total() + two.asked.total() <= 12
+
+
+def test_an_address_that_only_rests_is_waited_for_though_the_other_refuses_the_key(project):
+    with Endpoint(lambda body, times: status(401)()) as refusing, Endpoint(lambda body, times: status(429, **{"retry-after": "1"})() if times == 1 else None) as busy:
+        project.ask_pipeline(busy.url, 12, model=also(refusing.url) + ", max_concurrency: 4")
+        project.cli("run", "ask")
+    assert len(project.read("runs/ask/corpus.jsonl")) == 12
 
 
 def test_prompts_that_begin_alike_are_sent_one_after_the_other_and_the_output_keeps_its_order(project):

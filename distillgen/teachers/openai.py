@@ -133,12 +133,15 @@ class OpenAISpec(Address, Spec):
 
 @dataclass
 class Place:
-    """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead."""
+    """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead; it is `down` where
+    the last that was heard from it is that a person must act.
+    """
 
     address: Address
     client: Any = None
     served: float = 0.0
     rests_until: float = 0.0
+    down: bool = False
 
 
 class OpenAI(Teacher):
@@ -226,27 +229,36 @@ class OpenAI(Teacher):
 
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST JSON to a path below an address, and give the JSON that comes back."""
-        place, others = self._choose()
+        place = self._choose()
         post = self._post_by_package if self.spec.transport == "openai" else self._post
         try:
-            return await post(place, path, body)
+            answer = await post(place, path, body)
         except (Unreachable, TeacherDown) as error:
-            if not others:
+            place.down, place.rests_until = isinstance(error, TeacherDown), time.monotonic() + REST_S
+            if all(other.down for other in self._places) if place.down else not self._awake():
                 raise
-            place.rests_until = time.monotonic() + REST_S
             raise Retryable(str(error)) from error
         except Retryable as error:
-            if others:
-                place.rests_until = time.monotonic() + error.retry_after_s
+            place.rests_until = time.monotonic() + error.retry_after_s
             raise
+        place.down = False
+        return answer
 
-    def _choose(self) -> tuple[Place, bool]:
-        """The address that is next by weight among those that do not rest, and whether there is another such."""
+    def _awake(self) -> list[Place]:
+        """The addresses that do not rest."""
         now = time.monotonic()
-        awake = [place for place in self._places if place.rests_until <= now] or self._places
-        place = min(awake, key=lambda place: place.served)
+        return [place for place in self._places if place.rests_until <= now]
+
+    def _choose(self) -> Place:
+        """The address that is next by weight among those that do not rest; where all do, one that may come back by itself."""
+        if len(self._places) == 1:
+            return self._places[0]
+        if awake := self._awake():
+            place = min(awake, key=lambda place: place.served)
+        else:
+            place = min(self._places, key=lambda place: (place.down, place.rests_until))
         place.served += 1 / place.address.weight
-        return place, len(awake) > 1
+        return place
 
     async def _post(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
         client = place.client = place.client or self._connected(place.address)
@@ -336,12 +348,13 @@ def _cause(error: Exception) -> str:
 
 def read_json(content: bytes) -> Any:
     """The fast reader's value, or the slow one's. Raises Retryable where it is not JSON."""
-    with suppress(orjson.JSONDecodeError):
+    try:
         return orjson.loads(content)
-    try:  # a lone surrogate, or not JSON at all: the slower reader tells which
-        return loads(content)
-    except ValueError as error:
-        raise Retryable(f"the answer is not JSON: {content.decode('utf-8', 'replace')}") from error
+    except orjson.JSONDecodeError:  # a lone surrogate, or not JSON at all: the slower reader tells which
+        try:
+            return loads(content)
+        except ValueError as error:
+            raise Retryable(f"the answer is not JSON: {content.decode('utf-8', 'replace')}") from error
 
 
 def completions_of(payload: Any) -> list[Completion]:
