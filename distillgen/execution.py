@@ -44,7 +44,7 @@ from distillgen.teachers.scripted import Script, Scripted
 log = logging.getLogger("distillgen")
 
 COLLECT_AFTER = 20_000  # objects made and not freed, before the garbage collector looks for cycles among them
-TURN_S = 0.0005  # after which one thread hands Python to another that waits for it
+TURN_S = 0.00005  # after which one thread hands Python to another that waits for it
 FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
 BUFFER_BYTES = 1 << 17
 _WORDS = {4: "stopped by budget", 130: "interrupted"}

@@ -19,8 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distillgen.card import Census, card
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.ledger import Ledger
@@ -341,7 +339,7 @@ def export_signals(run: Run, path: Path) -> int:
 
 
 def _signals(run: Run) -> Iterator[dict[str, Any]]:
-    lock = yaml.safe_load((run.directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
+    lock = run.lock
     asked = {options["name"]: options.get("model", "") for stage in lock["stages"] for options in stage.values()}
     ledger = Ledger(run.ledger, read_only=True)
     rows = read_rows(run.directory / "corpus.jsonl")

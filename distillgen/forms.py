@@ -114,7 +114,6 @@ class Form:
         if not text:
             raise Unparsable("the answer is empty")
         items: list[Any] = [text]
-        unfenced = _FENCE.sub(r"\1", text)
         match self.kind:
             case "json":
                 return self._rows(text)
@@ -125,14 +124,14 @@ class Form:
                     raise Unparsable(f"the answer does not match {self.checker.pattern!r}")
                 return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
             case "lines":
-                items = [item for line in unfenced.splitlines() if (item := _BULLET.sub("", line).strip())]
+                items = [item for line in _unfenced(text).splitlines() if (item := _BULLET.sub("", line).strip())]
             case "numbered":
-                pieces = [piece.strip() for piece in _NUMBER.split(unfenced)[1:]]
+                pieces = [piece.strip() for piece in _NUMBER.split(_unfenced(text))[1:]]
                 items = [re.sub(r"\s*\n\s*", " ", piece) for piece in pieces if piece]
                 if not items:
                     raise Unparsable(f"there is no numbered list in the answer: {text[:60]!r}")
             case "turns":
-                items = [_turns(unfenced)]
+                items = [_turns(_unfenced(text))]
         return [{self.fields(output)[0]: item} for item in items]
 
     def _rows(self, text: str) -> list[dict[str, Any] | Unparsable]:
@@ -183,6 +182,11 @@ def _read_json(text: str) -> Any:
         with suppress(ValueError, RecursionError):  # strict: a missing value is not made up
             return loads(json.dumps(repair_json(nearly, return_objects=True, strict=True)))
     raise Unparsable(f"the answer is not JSON, and could not be repaired: {text[:60]!r}")
+
+
+def _unfenced(text: str) -> str:
+    """What stands in a code block, where the text is one."""
+    return _FENCE.sub(r"\1", text)
 
 
 def _turns(text: str) -> list[dict[str, str]]:

@@ -61,7 +61,7 @@ def data_files(data: Run | str) -> list[File]:
         raise ConfigError(f"'{data.directory}' has no {missing[0]} yet; run it to its end first")
     if data.state["state"] == "running":
         raise ConfigError(f"'{data.directory}' is being carried out; wait for it (distillgen status {data.directory})")
-    lock = yaml.safe_load((data.directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
+    lock = data.lock
     state = json.loads((data.directory / "usage.json").read_text(encoding="utf-8"))
     lock["path"], state["ledger"] = Path(lock["path"]).name, Path(state["ledger"]).name  # where they lay is nobody's business
     return [

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
 from distillgen import wording
-from distillgen.record import META, Record
-from distillgen.runs import Run, evaluations, furthest, reached, read_rows
+from distillgen.record import META, Record, loads_own
+from distillgen.runs import Run, evaluations, furthest, reached, read_lines
 
 SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
@@ -65,8 +64,7 @@ def write_report(directory: Path) -> None:
 
 def facts_of(directory: Path) -> dict[str, Any]:
     """What page and card both tell, from `usage.json` and the lock."""
-    state = Run(directory).state
-    lock = yaml.safe_load((directory / "pipeline.lock.yaml").read_text(encoding="utf-8"))
+    state, lock = Run(directory).state, Run(directory).lock
     stages = state["stages"]
     came = reached(stages)
     partial = state["state"]
@@ -93,10 +91,13 @@ def _read(path: Path) -> tuple[list[tuple[Any, Mapping[str, float]]], list[Recor
     sample: list[tuple[Any, Mapping[str, float]]] = []
     examples = defaultdict[tuple[str, str] | None, list[Record]](list)
     chance = random.Random(0)
-    for number, row in enumerate(read_rows(path)):
+    for number, line in enumerate(read_lines(path)):
+        place = number if number < SAMPLE else chance.randrange(number + 1)
+        if place >= SAMPLE and len(examples[None]) >= EXAMPLES and b'"dropped":{' not in line:
+            continue  # one more that was kept
+        row = loads_own(line)
         meta = row[META]
         why = meta.get("dropped")
-        place = number if number < SAMPLE else chance.randrange(number + 1)
         if place < SAMPLE:
             sample[place : place + 1] = [(why, meta["scores"])]
         alike = examples[(why["stage"], why["filter"]) if why else None]

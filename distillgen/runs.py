@@ -33,6 +33,14 @@ class Run:
         return state
 
     @property
+    def lock(self) -> dict[str, Any]:
+        """What `pipeline.lock.yaml` holds: the pipeline as it was carried out."""
+        import yaml
+
+        fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # where PyYAML was built with libyaml
+        return dict(yaml.load((self.directory / "pipeline.lock.yaml").read_bytes(), Loader=fast))
+
+    @property
     def ledger(self) -> Path:
         """The ledger that its answers are in."""
         return self.directory / str(self.state["ledger"])
@@ -93,8 +101,8 @@ class Rows(Sequence[Record]):
         return groups
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of a run, also while it is being written."""
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file of a run, each a row as JSON, also while it is being written."""
     if not path.exists():
         path = path.with_name(path.name + PARTIAL)
     if not path.exists():
@@ -103,7 +111,12 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         for line in stream:
             if not line.endswith(b"\n"):
                 return  # still being written
-            yield loads_own(line)
+            yield line
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file of a run, also while it is being written."""
+    return map(loads_own, read_lines(path))
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -14,7 +14,6 @@ from distillgen.marked import NAME, Places, validate
 from distillgen.project import Project
 from distillgen.record import SPLIT
 from distillgen.stages import Checking, Stage, stage_class
-from distillgen.stages.evaluate import Evaluate
 from distillgen.stages.source import Source
 
 
@@ -86,9 +85,11 @@ def guard_name(inside: str) -> str:
 def _guard(written: Sequence[Mapping[str, Any]], project: Project, inside: str) -> dict[str, Any]:
     """The options of the stage that keeps what is evaluated on out of what is trained on; none where nothing is evaluated."""
     sets, questions = list[str](), list[list[str]]()
-    for item in written:
+    for options in (item["evaluate"] for item in written if "evaluate" in item):
+        from distillgen.stages.evaluate import Evaluate  # not before it is needed: a twentieth of the time to start
+
         with suppress(ValueError, ConfigError):  # a mistake in it is told where it is checked
-            stage = Evaluate.model_validate(item.get("evaluate", {}))
+            stage = Evaluate.model_validate(options)
             sets += [stage.data] if stage.data else []
             questions.append(sorted(stage.load_prompt(project).inputs))
     written_out = any("decontaminate" in item for item in written)

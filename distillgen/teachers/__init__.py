@@ -373,9 +373,12 @@ class Teacher:
         worst, cost, estimate = self.worst_cost_usd(request, len(ask.samples)), 0.0, len(request.json) / 4
         await self.slots.take(self.services.order.get(ask.stage.partition("/")[0], 0))
         try:
-            for rate, units in ((self._requests, 1.0), (self._input, estimate), (self._output, 0.0)):
-                if rate:
-                    await rate.take(units)
+            if self._requests:
+                await self._requests.take(1.0)
+            if self._input:
+                await self._input.take(estimate)
+            if self._output:
+                await self._output.take(0.0)
             await budget.reserve(worst)
             try:
                 if self._refusal:
