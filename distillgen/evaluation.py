@@ -45,10 +45,11 @@ class Answered:
     def told(self, vote: Kind | None) -> dict[str, Any]:
         """What the report shows."""
         statuses = Counter(completion.status for completion in self.completions)
+        said = [*self.by_item([final_answer(completion.text, vote) for completion in self.completions])] if vote else None
         told: dict[str, Any] = {
             "answers": statuses.total(), "tokens": self.tokens, "cut_off": statuses["length"],
             "failed": statuses["failed"] + statuses["refused"],
-            "metrics": {metric: self._metric(metric, vote) for metric in self.passed},
+            "metrics": {metric: self._metric(metric, said) for metric in self.passed},
             "numbers": {name: fmean(values) for name, values in self.numbers.items()},
         }  # fmt: skip
         if known := [value for value in self.log_likelihoods if value is not None]:
@@ -87,14 +88,13 @@ class Answered:
         if self.choices and (chosen := [choice for i in items if (choice := self.choices[i]) is not None]):
             yield "likeliest_option", fmean(right for _, right in chosen)
 
-    def _metric(self, metric: str, vote: Kind | None) -> dict[str, Any]:
+    def _metric(self, metric: str, said: Sequence[Sequence[str | None]] | None) -> dict[str, Any]:
         told: dict[str, Any] = summary([mean for mean in self.means(metric) if mean is not None])
         rows = [[*map(bool, row)] for row in self.by_item(self.passed[metric])]
         sizes = sorted({1 << i for i in range(self.n.bit_length())} | {self.n})
         if self.n > 1:
             told["pass_at_k"] = {k: fmean(pass_at_k(self.n, sum(row), k) for row in rows) for k in sizes}
-        if vote:
-            said = [*self.by_item([final_answer(completion.text, vote) for completion in self.completions])]
+        if said is not None:
             told["majority_at_k"] = {k: fmean(map(partial(majority_at_k, k), said, rows)) for k in sizes}
         return told
 

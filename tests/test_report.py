@@ -372,6 +372,15 @@ def test_of_many_rows_a_fixed_sample_is_told(finished, tmp_path):
     assert pages[0] == pages[1] and "Drawn from a fixed sample of 5,000 records." in page_of(directory).text
 
 
+def test_what_is_dropped_first_behind_the_sample_has_its_example_too(finished, tmp_path):
+    directory = Path(shutil.copytree(finished, tmp_path / "large"))
+    rows = [Record(str(i), {"text": f"plain {i}"}) for i in range(20 * SAMPLE)]
+    rows[-2] = Record("late", {"text": "the late one"}).drop("check", "words", "came late")
+    (directory / "stages" / "04-format.jsonl").write_bytes(b"".join(dumps(row.row(), sort_keys=False) + b"\n" for row in rows))
+    write_report(directory)
+    assert "the late one" in page_of(directory).text
+
+
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60), st.randoms())
 def test_a_histogram_loses_nothing_and_knows_no_order(values, shuffle):
     found = _histogram([(value, "k") for value in values])

@@ -133,8 +133,8 @@ class OpenAISpec(Address, Spec):
 
 @dataclass
 class Place:
-    """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead; it is `down` where
-    the last that was heard from it is that a person must act.
+    """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead; it is `down` from
+    when it says that a person must act until it answers or is out of reach.
     """
 
     address: Address
