@@ -36,6 +36,7 @@ from distillgen.forms import Form, Unparsable
 from distillgen.marked import Places, read_yaml, validate
 from distillgen.project import Project, read_text
 from distillgen.record import dumps, read_rows
+from distillgen.text import rename
 
 _ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)
 _FRONT = re.compile(r"^---[ \t]*\n", re.M)
@@ -123,6 +124,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 _ENVIRONMENT = _Environment(undefined=StrictUndefined)
+_ENVIRONMENT.filters["rename"] = rename
 
 
 def compile_template(source: str, path: Path | str, first_line: int = 1) -> tuple[Template, dict[str, int]]:

@@ -1,10 +1,12 @@
-"""Words, and which of them carry the content of an English text. What the shipped filters compare texts by."""
+"""Words, which of them carry the content of an English text, and names within a text. What filters compare texts by."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*")
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _FUNCTION = frozenset(
     """a an the and or but nor of in on at to for from by with as into onto over under about than then that which who whom
     whose what when where why how is are was were be been being do does did has have had can could will would may might
@@ -16,9 +18,30 @@ _NUMBERS = {w: str(i) for i, w in enumerate("one two three four five six seven e
 _ENDINGS = [re.compile(rf"(?<=...)(?:{ending})$") for ending in ("s", "ing|ied|ed|es|ie|ly|e|y", "s")]
 
 
+_OTHER_NAME = r"(?<![A-Z]['’])(?<![\w\u0300-\u036f])"
+_JOINED_BEFORE, _JOINED_AFTER = re.compile(r"([^\W\d_]+)[-‐‑]\Z"), re.compile(r"[-‐‑]([^\W\d_]+)")
+
+
+def rename(text: str, names: Mapping[str, str]) -> str:
+    """The text with each name that is a key of `names` replaced by its value, all at once and only as whole words: Chris and
+    Chris's, but not Christmas, O'Chris or Jean-Chris. Upper and lower case differ, as in Mark and mark.
+    """
+    longest_first = "|".join(re.escape(name) for name in sorted(filter(None, names), key=len, reverse=True))
+    if not longest_first:
+        return text
+
+    def replaced(match: re.Match[str]) -> str:
+        before = _JOINED_BEFORE.search(text[max(0, match.start() - 80) : match.start()])
+        after = _JOINED_AFTER.match(text, match.end())
+        others = (joined[1] for joined in (before, after) if joined and joined[1] not in names)
+        return match[0] if any(other[0].isupper() for other in others) else names[match[0]]
+
+    return re.sub(rf"{_OTHER_NAME}(?:{longest_first})(?![\w\u0300-\u036f])", replaced, text)
+
+
 def words(text: str) -> list[str]:
     """Words and numbers in lower case, without a possessive 's."""
-    return _WORD.findall(text.lower().replace("’s", "").replace("'s", ""))
+    return _WORD.findall(_POSSESSIVE.sub("", text.lower()))
 
 
 def content(text: str) -> set[str]:

@@ -97,7 +97,7 @@ def test_seven_relations_each_with_its_sentence_and_every_example_with_its_own_n
 
 def test_tails_are_trimmed_and_unnamed_and_students_see_the_form_of_comet(project):
     planted = Planted()
-    said = iter(["to thank Alex.", "To thank PersonX", "to", "Chris smiles. "] * 7)
+    said = iter(["to thank Alex.", "To thank PersonX", "to", "Chris smiles at Christmas. "] * 7)
 
     def teach(request, sample):
         return next(said) if "Event:" not in request.messages[-1]["content"] else planted.teach(request, sample)
@@ -105,7 +105,7 @@ def test_tails_are_trimmed_and_unnamed_and_students_see_the_form_of_comet(projec
     sets = ["critic=null", "train=null", "evaluate=null", "likely=null", "inferences.n=4"]
     run = distillgen.run("symbolic-knowledge", out="run", sets=sets, limit=1, teachers={"teacher": teach})
     tails = [row for row in kept(rows_of(run, "student")) if row["relation"] == "xWant"]
-    assert [row["completion"] for row in tails] == [" to thank PersonX", " PersonY smiles"]
+    assert [row["completion"] for row in tails] == [" to thank PersonX", " PersonY smiles at Christmas"]
     assert tails[0]["prompt"] == f"<head> {tails[0]['head']} </head> <relation> xWant </relation> [GEN]"
     reasons = Counter(record.dropped.filter for record in run.dropped)
     assert reasons == {"length": 7, "unique": 7}
