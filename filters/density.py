@@ -1,13 +1,13 @@
-"""Summaries that get denser, or longer, or poorer (Chain of Density: Adams et al. 2023, section 2)."""
+"""Summaries that get denser at one length: each keeps what is named and adds to it (Chain of Density: Adams et al. 2023, 2)."""
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
 
-_NAME = re.compile(r"[A-Z][\w’'.-]*\w|[A-Z]|\d[\d.,:%]*")
+_WORD = re.compile(r"[^\W\d_][\w’'.]*\w|[^\W\d_]|\d[\d.,:%]*")
+_COMMA, _POSSESSIVE = re.compile(r"(?<=\d),(?=\d)"), re.compile(r"['’]s?$")
 _SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|(?<=[\"“(]))(?=[A-Z])")
 _OPENS = frozenset(
     """a an the this that these those it its he she they his her their there here in on at by for from with to of as and or but
@@ -15,13 +15,16 @@ _OPENS = frozenset(
 )
 
 
-def density(*, field: FieldName = "steps", key: str = "summary", max_length_change: float = 0.1) -> Filter:
-    """Drop chains of summaries of which a step names fewer entities than the one before, or is not as long as the first, or of
-    which the last names no more than the first.
+def density(
+    *, field: FieldName = "steps", key: str = "summary", min_added: int = 1, max_lost: int = 0, max_length_change: float = 0.1
+) -> Filter:
+    """Drop chains of summaries of which a step leaves out an entity that one before it named, or adds none, or is not as long as
+    the first.
 
     The field holds a list of texts, or of objects with the text under `key`. An entity is a different name or number: what
-    begins with a capital letter, but for a common word that opens a sentence. Measures the entities of the first and the last
-    step, the least gain of a step, and the largest change of length, in words. English. Costs nothing.
+    has a capital letter, but for a common word that opens a sentence; it is kept where its word stands in any case.
+    Measures the entities of the first and the last step, the most that a step leaves out of all before it, the fewest that one
+    adds to them, and the largest change of length, in words. English. Costs nothing.
     """
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
@@ -30,10 +33,10 @@ def density(*, field: FieldName = "steps", key: str = "summary", max_length_chan
     def decide(found: Mapping[str, float]) -> str | None:
         if found["steps"] < 2:
             return "no chain: fewer than two summaries"
-        if found["least_gain"] < 0:
-            return f"a step names {-found['least_gain']:.0f} entities fewer than the one before"
-        if found["last"] == found["first"]:
-            return f"the last step names no more entities than the first, {found['first']:.0f}"
+        if found["lost"] > max_lost:
+            return f"a step leaves out {found['lost']:.0f} of the entities before it > {max_lost}"
+        if found["added"] < min_added:
+            return f"a step adds {found['added']:.0f} entities to those before it < {min_added}"
         if (change := found["length_change"]) > max_length_change:
             return f"a step's length differs from the first one's by {change:.0%} > {max_length_change:.0%}"
         return None
@@ -49,21 +52,30 @@ def texts(steps: Any, key: str) -> list[str]:
 
 def chain(steps: Sequence[str]) -> dict[str, float]:
     """How a chain develops."""
-    counts, lengths = [len(entities(text)) for text in steps], [len(text.split()) for text in steps]
+    named, told = [entities(text) for text in steps], [{_level(word) for word in _WORD.findall(text)} for text in steps]
+    lost, added, before, seen = [], [], set[str](), set[str]()
+    for names, said in zip(named, told, strict=True):
+        lost.append(len(before - said))
+        added.append(len(names - seen))
+        before, seen = before | names, seen | said
+    lengths = [len(text.split()) for text in steps]
     return {
         "steps": len(steps),
-        "first": counts[0] if counts else 0,
-        "last": counts[-1] if counts else 0,
-        "least_gain": min((after - before for before, after in pairwise(counts)), default=0),
+        "first": len(named[0]) if named else 0,
+        "last": len(named[-1]) if named else 0,
+        "lost": max(lost, default=0),
+        "added": min(added[1:], default=0),
         "length_change": max((abs(length / lengths[0] - 1) for length in lengths), default=0.0),
     }
 
 
 def entities(text: str) -> set[str]:
-    """Its names and numbers; a name of several words counts a word."""
-    opening = {found.end() for found in _SENTENCE.finditer(text)}
-    return {
-        found[0].strip(".,:’'").removesuffix("'s").removesuffix("’s")
-        for found in _NAME.finditer(text)
-        if not (found.start() in opening and found[0].lower() in _OPENS)
-    }
+    """Its names and numbers, in lower case; a name of several words counts a word."""
+    opening = {sentence.end() for sentence in _SENTENCE.finditer(text)}
+    names = (word for word in _WORD.finditer(text) if word[0] != word[0].lower() or word[0][0].isdigit())
+    return {_level(name[0]) for name in names if not (name.start() in opening and name[0].lower() in _OPENS)}
+
+
+def _level(word: str) -> str:
+    """A word or number as it is compared: 1,642 and Frisch's are 1642 and frisch."""
+    return _COMMA.sub("", _POSSESSIVE.sub("", word.strip(".,:’'").lower()))

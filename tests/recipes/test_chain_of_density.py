@@ -7,11 +7,13 @@ import distillgen
 FIRST = "The canal is a long way for ships that goes through Egypt, and it was built there many years ago."
 SECOND = "The Suez Canal is a way for ships through Egypt, and it was built there by Ferdinand de Lesseps in 1869."
 THIRD = "The Suez Canal in Egypt, built by Ferdinand de Lesseps in 1869, joins the Mediterranean Sea to the Red Sea."
+SWAPPED = "The Suez Canal in Africa, dug by Said Pasha in 1859, joins the Mediterranean Sea to the Red Sea."  # names as many
 CHAINS = {
     "good": [FIRST, SECOND, THIRD],
     "poorer": [FIRST, THIRD, FIRST],
+    "swapped": [FIRST, SECOND, SWAPPED],
     "longer": [FIRST, SECOND, THIRD + " Ships no longer go around Africa."],
-    "invented": [FIRST, SECOND, THIRD.replace("1869", "1871")],
+    "invented": [FIRST, SECOND, THIRD.replace("joins", "joins by 1920")],
     "still": [FIRST, FIRST, FIRST],
     "good again": [FIRST, SECOND, THIRD],
 }
@@ -38,7 +40,7 @@ def test_a_chain_that_keeps_its_length_and_loses_nothing_answers_the_plain_promp
         {"role": "user", "content": f"Summarise in one sentence.\n\n{ARTICLE}"}, {"role": "assistant", "content": THIRD}
     ]  # fmt: skip
     assert {r.fields["title"]: r.dropped.filter for r in run.dropped} == {
-        "poorer": "density", "longer": "density", "still": "density", "invented": "quotes"
+        "poorer": "density", "swapped": "density", "longer": "density", "still": "density", "invented": "quotes"
     }  # fmt: skip
     told = json.loads((run.directory / "evaluation.json").read_text())["models"]["teacher"]
     assert told["metrics"]["rouge"]["mean"] == 1 and told["metrics"]["preferred"]["mean"] == 0
