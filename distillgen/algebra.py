@@ -11,7 +11,6 @@ import select
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import util
 from typing import Any
 
 from distillgen.answers import Comparison, announced, boxed, golds
@@ -64,12 +63,6 @@ def equality(pairs: Sequence[tuple[str, str]], *, timeout_s: float = 5.0) -> lis
     if process:
         _waiting.append(process)
     return verdicts
-
-
-def need_math_verify() -> None:
-    """Raise ConfigError where the package is missing."""
-    if util.find_spec("math_verify") is None:
-        raise ConfigError("symbolic equality needs the extra 'filters': pip install 'distillgen[filters]'")
 
 
 class _Process:

@@ -60,13 +60,6 @@ def features_of(kind: str, embedder: str) -> Features:
     return words if kind == "words" else lambda texts: embed(texts, model=embedder)
 
 
-def need(*modules: str, remedy: str) -> None:
-    """Raise ConfigError where a package is not installed. Imports nothing."""
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"a critic of this kind needs {module}: pip install {remedy}")
-
-
 class Scoring:
     """Scores together all that has come while the batch before was scored, and keeps the scores."""
 

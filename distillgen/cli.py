@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from distillgen.execution import Options
     from distillgen.runs import Run
 
-HELLO = {"pipelines": "hello.yaml", "prompts": "hello.md", "filters": "word_count.py", "data": "hello.jsonl"}
+HELLO = ("pipelines/hello.yaml", "prompts/hello.md", "filters/word_count.py", "data/hello.jsonl", "data/hello.py")
 
 
 class Unusable(DistillgenError):
@@ -92,14 +92,17 @@ def main() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
     """Make a project of your own in FOLDER, with a small pipeline that runs at once."""
-    from distillgen.project import home
+    from distillgen.catalog import json_schema
+    from distillgen.project import Project, home
 
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"'{folder}' is not empty; choose a new folder")
     try:
-        for kind, name in HELLO.items():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f"'{folder}' is not empty; choose a new folder")
+        for name in HELLO:
+            kind, _, file = name.partition("/")
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(home(kind) / name, folder / kind / name)
+            shutil.copyfile(home(kind) / file, folder / name)
+        (folder / "pipelines/schema.json").write_text(json.dumps(json_schema(Project(folder)), indent=2) + "\n")
         (folder / ".gitignore").write_text("runs/\n")
     except OSError as error:
         raise ConfigError(f"cannot write to '{folder}': {error.strerror}; choose a new folder") from error

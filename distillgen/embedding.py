@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError
+from distillgen.extras import need
 from distillgen.text import content
 
 WORDS = "words"  # the embedder that is no model: which content words a text has, hashed
@@ -52,13 +53,12 @@ def cosines(texts: Sequence[str], others: Sequence[str], *, model: str) -> list[
 def check(model: str) -> None:
     """Raise ConfigError where the packages that `model` needs are missing; loads nothing."""
     if model == WORDS:
-        if not find_spec("numpy"):
-            raise ConfigError("comparing texts needs numpy: pip install 'distillgen[filters]'")
+        need("the embedder 'words'", "numpy")
         return
+    if model in SHIPPED or not find_spec("model2vec"):
+        need(f"the embedder '{model}'", "sentence_transformers")
     if model in SHIPPED:
         shipped(model)
-    if not find_spec("sentence_transformers") and (model in SHIPPED or not find_spec("model2vec")):
-        raise ConfigError("embeddings need the extra 'filters': pip install 'distillgen[filters]'")
 
 
 @contextlib.contextmanager

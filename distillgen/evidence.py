@@ -9,7 +9,6 @@ from itertools import chain
 from typing import Any
 
 from distillgen import embedding
-from distillgen.errors import ConfigError
 from distillgen.nli import entailment
 from distillgen.project import Project
 from distillgen.stages.source import Source, pieces_of
@@ -79,11 +78,3 @@ def probabilities(
     together = zip(chain.from_iterable(statements), chain.from_iterable(passages), strict=True)
     given = iter(entailment([(passage, statement) for statement, own in together for passage in own], model=model))
     return [[[next(given) for _ in own] for own in found] for found in passages]
-
-
-def need_bm25() -> None:
-    """Raise ConfigError where the package is missing."""
-    try:
-        import bm25s  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("looking texts up needs the extra 'filters': pip install 'distillgen[filters]'") from error

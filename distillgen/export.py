@@ -14,13 +14,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distillgen.card import Census, card
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.extras import need
 from distillgen.ledger import Ledger
 from distillgen.project import Project
 from distillgen.prompt import Unrenderable
@@ -74,7 +74,7 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
         raise ConfigError(f"'{out}' is there already; remove it first, or give another --out")
     one_file = out.suffix == writer.suffix
     if writer.typed:
-        _need("pyarrow", f"export as {wanted.format}")
+        need(f"export as {wanted.format}", "pyarrow")
     if isinstance(data, Run):
         _check_whole(data)
     elif wanted.dropped:
@@ -308,17 +308,12 @@ def _appearing(out: Path, one_file: bool) -> Iterator[Path]:
         os.close(handle)
 
 
-def _need(package: str, what: str) -> None:
-    if find_spec(package) is None:
-        raise ConfigError(f"{what} needs the extra 'datasets': pip install 'distillgen[datasets]'")
-
-
 def export_signals(run: Run, path: Path) -> int:
     """Write what the teachers gave besides text to a Parquet file, a row for each answer in a kept record's lineage, and
     return how many: the record's id, the stage, the teacher, its tokenizer (its SHA-256 or name), how many alternatives were
     recorded, tokens and log-probabilities (float32, natural logarithm), alternatives, the embedding. Memory stays flat.
     """
-    _need("pyarrow", "export --signals")
+    need("export --signals", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as parquet
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from distillgen.embedding import idle_cores
 from distillgen.errors import ConfigError
+from distillgen.extras import need
 from distillgen.project import Project, file_sha256, load_module
 
 BATCH = 16
@@ -46,12 +47,11 @@ def _classifier(model: str) -> Callable[[Sequence[tuple[str, str]]], list[Probab
         if not callable(script):
             raise ConfigError(f"'{file}' has no function '{function}'")
         return script  # type: ignore[no-any-return]
-    try:
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        from transformers.utils import logging
-    except ImportError as error:
-        raise ConfigError("entailment needs the extra 'filters': pip install 'distillgen[filters]'") from error
+    need("an NLI model", "torch", "transformers")
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
     logging.disable_progress_bar()
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model)

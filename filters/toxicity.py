@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from distillgen import ConfigError, FieldName, Filter, Record
+from distillgen.extras import need
 from distillgen.project import file_sha256
 
 
@@ -17,8 +17,7 @@ def toxicity(
 
     `classifier` is a name on the Hugging Face Hub or a local folder; of long texts it reads as much as it takes.
     """
-    if not find_spec("transformers") or not find_spec("torch"):
-        raise ConfigError("filter 'toxicity' needs packages: pip install torch 'transformers>=4.40,<6'")
+    need("toxicity", "torch", "transformers")
 
     def measure(records: Sequence[Record]) -> list[float]:
         texts = [str(r.fields[field]).encode("utf-8", "replace").decode() for r in records]

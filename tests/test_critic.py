@@ -133,9 +133,9 @@ def test_a_critic_is_checked(project, options, message):
 
 def test_a_missing_package_is_told_before_anything_is_paid_for(project, monkeypatch):
     project.rows("labels.jsonl", ROWS)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for options, message in (({"features": "words"}, "needs sklearn: pip install scikit-learn"), ({"encoder": "x"}, "needs torch: pip install 'distillgen")):
-        with pytest.raises(ConfigError, match=message):
+    monkeypatch.setattr("distillgen.extras.find_spec", lambda name: None)
+    for options, extra in (({"features": "words"}, "critics"), ({"encoder": "x"}, "transformers"), ({}, "embeddings")):
+        with pytest.raises(ConfigError, match=rf"needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]'"):
             Critic(**READS | options).check(Checking(frozenset({"head", "tail"}), {}, Project(project.path)))
 
 

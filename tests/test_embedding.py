@@ -34,8 +34,10 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="the embedder '.*' cannot be loaded: "):
         embed(["x"], model=str(tmp_path))
     monkeypatch.setattr("distillgen.embedding.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"embeddings need the extra 'filters': pip install 'distillgen\[filters\]'"):
+    monkeypatch.setattr("distillgen.extras.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"the embedder 'owner/name' needs the extra 'embeddings'.*6 GB"):
         check("owner/name")
+    monkeypatch.setattr("distillgen.extras.find_spec", lambda name: name)
     monkeypatch.setitem(__import__("distillgen.embedding").embedding.SHIPPED, "tiny", ("no-such-package", "x"))
     with pytest.raises(ConfigError, match="the embedder 'tiny' needs its package: pip install no-such-package"):
         check("tiny")
@@ -47,7 +49,7 @@ class TestMiniLM:
 
     @pytest.fixture(autouse=True)
     def offline(self, monkeypatch):
-        pytest.importorskip("sentence_transformers", reason="needs the extra 'filters'")
+        pytest.importorskip("sentence_transformers", reason="needs the extra 'embeddings'")
         monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: pytest.fail(f"a network look-up: {given}"))
 
     def test_near_is_near_and_a_batch_changes_nothing(self):

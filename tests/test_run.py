@@ -252,8 +252,15 @@ def test_the_filters_of_the_readme_are_those_that_ship(project):
 def test_init_makes_a_project_that_runs(project):
     project.cli("init", "mine")
     project.path = project.path / "mine"
+    schema = project.path / "pipelines/schema.json"  # which hello.yaml's first lines name for editors
+    assert json.loads(schema.read_text()) == json.loads(project.cli("list", "--schema").stdout)
     project.cli("run", "hello")
-    assert len(project.read("runs/hello/corpus.jsonl")) == 5
+    first, *others = project.read("runs/hello/corpus.jsonl")
+    assert first["question"] == "Why is the sea salty?" and "Rivers wash salts" in first["answer"] and len(others) == 4
+    project.rows("data/hello.jsonl", [{"topic": "why stars twinkle"}])
+    project.cli("run", "hello", check=3)
+    remedy = "no answer about 'why stars twinkle': write one there, or name a real teacher"
+    assert remedy in project.read("runs/hello/dropped.jsonl")[0]["meta"]["dropped"]["reason"]
     assert {p.name for p in project.path.iterdir()} == {"pipelines", "prompts", "filters", "data", ".gitignore", "runs"}
     assert "not empty" in project.cli("init", ".", check=2).stderr
 

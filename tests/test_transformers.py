@@ -144,5 +144,5 @@ def test_a_folder_that_holds_no_model_ends_the_run_with_its_name(ask, tmp_path):
 @pytest.mark.parametrize("model", ["./nowhere", "/no/where", "a/b/c"])
 def test_a_folder_that_is_not_there_is_told_before_anything_is_loaded(model, tmp_path):
     found = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-    with pytest.raises(ConfigError, match="there is no folder" if found else "needs the extra 'train'"):
+    with pytest.raises(ConfigError, match="there is no folder" if found else "needs the extra 'transformers'"):
         TransformersSpec(provider="transformers", model=model).check(tmp_path)

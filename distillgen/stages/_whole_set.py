@@ -6,7 +6,7 @@ import asyncio
 import base64
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import metadata, util
+from importlib import metadata
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from pydantic import Field
 
 from distillgen.embedding import SHIPPED, WORDS, embed
 from distillgen.errors import ConfigError
+from distillgen.extras import need
 from distillgen.ledger import Ledger
 from distillgen.record import Record, digest, dumps, loads_own
 from distillgen.stages import CHUNK, Checking, Chunk, Job, Stage, splice
@@ -60,9 +61,10 @@ class Placed(Stage):
         if self.vector is None and self.field is None:
             raise ConfigError("give 'field', a text to embed, or 'vector', a field that holds numbers")
         given.need(str(self.vector or self.field), "'vector'" if self.vector else "'field'")
-        model = not self.vector and self.embedder != WORDS
-        if any(util.find_spec(name) is None for name in ("numpy", *(["sentence_transformers"] if model else []))):
-            raise ConfigError("comparing vectors needs the extra 'filters': pip install 'distillgen[filters]'")
+        if self.vector or self.embedder == WORDS:
+            need("it", "numpy")
+        else:
+            need(f"the embedder '{self.embedder}'", "sentence_transformers", "numpy")
         if not self.vector and self.embedder in SHIPPED:
             package = SHIPPED[self.embedder][0]
             try:

@@ -22,8 +22,9 @@ import orjson
 from pydantic import Field, model_validator
 
 from distillgen.calibration import Point, Scored, calibration_error, curve, reach, realised
-from distillgen.classifier import Classifier, Encoder, Linear, Renderings, Scoring, averaged, features_of, need
+from distillgen.classifier import Classifier, Encoder, Linear, Renderings, Scoring, averaged, features_of
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.extras import need
 from distillgen.project import Project
 from distillgen.prompt import Pick, Unrenderable, drawn
 from distillgen.record import META, Record, digest, dumps, read_rows
@@ -104,11 +105,11 @@ class Critic(Stage):
                     raise ConfigError(f"vary: '{name}' wants {values.n} of {len(values.of)} values")
         self.read(given.project)
         if self.encoder:
-            need("torch", "transformers", remedy="'distillgen[filters]'")
+            need("an encoder", "torch", "transformers")
+        elif self.features == "words":
+            need("features: words", "sklearn")
         else:
-            need("sklearn", remedy="scikit-learn")
-            if self.features == "embeddings":
-                need("sentence_transformers", remedy="'distillgen[filters]'; features: words need scikit-learn only")
+            need("features: embeddings", "sentence_transformers", "sklearn")
         return given.fields
 
     def read(self, project: Project) -> Labels:

@@ -7,7 +7,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import util
 from itertools import combinations, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from pydantic import Field
 
 from distillgen.embedding import check as check_embedder
-from distillgen.errors import ConfigError
+from distillgen.extras import need
 from distillgen.graph import commonest, communities, largest, name_key, picture
 from distillgen.record import Record, digest, dumps
 from distillgen.stages import CHUNK, Checking, Chunks, Job, Stage
@@ -80,8 +79,7 @@ class Graph(Stage):
         for option in ("head", "relation", "tail", "text"):
             if name := getattr(self, option):
                 given.need(name, f"'{option}'")
-        if any(util.find_spec(name) is None for name in ("networkx", "numpy")):
-            raise ConfigError("graphs need the extra 'graph': pip install 'distillgen[graph]'")
+        need("it", "networkx", "numpy")
         if self.min_cosine is not None and self.embedder != "words":
             check_embedder(self.embedder)
         return given.fields

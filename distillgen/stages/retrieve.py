@@ -7,7 +7,6 @@ import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import util
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from pydantic import Field, model_validator
 
 from distillgen.embedding import check as check_embedder
 from distillgen.errors import ConfigError
+from distillgen.extras import need
 from distillgen.graph import connections, mentioned
 from distillgen.project import Project
 from distillgen.record import META, Record, digest
@@ -84,8 +84,8 @@ class Retrieve(Stage):
                 replace(given, fields=fields).need(name, f"'{'path' if self.path else 'key'}' in {self.memory}")
         if self.key:
             check_embedder(self.embedder)
-        elif util.find_spec("networkx") is None:
-            raise ConfigError("paths need the extra 'graph': pip install 'distillgen[graph]'")
+        else:
+            need("'path'", "networkx")
         return given.fields | {self.into}
 
     def _rows(self, project: Project) -> list[Mapping[str, Any]]:

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from distillgen import students
 from distillgen.errors import ConfigError, DistillgenError, did_you_mean
+from distillgen.extras import need
 from distillgen.marked import Places, validate
 from distillgen.objectives import PARTS, Lora, Objective, Row, Unusable, objective_class
 from distillgen.project import Project, file_sha256
@@ -148,8 +149,7 @@ class Train(Stage):
         needed = [*ALWAYS, *learning.packages, *(["peft"] if self.lora else [])]
         if students.is_gguf(self.student):
             needed.append("gguf")
-        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-            raise ConfigError(f"objective '{self.objective}' needs {', '.join(missing)}: pip install 'distillgen[train]'")
+        need(f"objective '{self.objective}'", *needed)
         return given.fields
 
     def part(self, record: Record) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.extras import need
 from distillgen.project import file_sha256
 from distillgen.teachers import Completion, Request, Spec, Teacher, TeacherDown
 from distillgen.teachers.openai import OpenAI, OpenAISpec
@@ -68,8 +69,7 @@ class EmbeddedSpec(Spec):
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the model has no known source or the package for it is missing."""
-        if importlib.util.find_spec("xllamacpp") is None:
-            raise ConfigError("provider 'embedded' needs the extra 'embedded': pip install 'distillgen[embedded]'")
+        need("provider 'embedded'", "xllamacpp")
         if not (self.model in KNOWN or self.model.startswith(HUB) or _file(self.model, root).is_file()):
             known = did_you_mean(self.model, KNOWN)
             raise ConfigError(f"there is no embedded model and no file '{self.model}'{known}, or give a .gguf file")

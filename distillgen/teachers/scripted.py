@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.project import file_sha256, load_module
+from distillgen.project import file_sha256, home, load_module
 from distillgen.record import dumps
 from distillgen.teachers import Completion, Rejected, Request, Services, Spec, Teacher
 
@@ -62,14 +62,17 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
     if model in BUILT_IN:
         return BUILT_IN[model], model
     file, _, name = model.partition(":")
-    path = (root / file).resolve()
-    if not path.is_relative_to(root.resolve()) or not path.is_file():
+    shipped = home("data").resolve()
+    homes = ((root.resolve(), root.resolve()), (shipped.parent, shipped))
+    paths = [path for folder, inside in homes if (path := (folder / file).resolve()).is_relative_to(inside)]
+    script_file = next((path for path in paths if path.is_file()), None)
+    if script_file is None:
         known = did_you_mean(file, BUILT_IN)
         raise ConfigError(f"there is no script '{file}' inside the project{known}, or give 'file.py:function'")
-    script = getattr(load_module(path, f"distillgen_script_{path.stem}"), name, None)
+    script = getattr(load_module(script_file, f"distillgen_script_{script_file.stem}"), name, None)
     if not callable(script):
         raise ConfigError(f"'{file}' has no function '{name}'")
-    return script, f"{file_sha256(path)}:{name}"
+    return script, f"{file_sha256(script_file)}:{name}"
 
 
 class ScriptedSpec(Spec):

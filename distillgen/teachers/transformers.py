@@ -7,7 +7,6 @@ runs wherever a student was trained; where a GPU is and rows are many, `vllm` is
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
+from distillgen.extras import need
 from distillgen.record import digest, dumps
 from distillgen.teachers import Completion, Rejected, Request, Spec, Teacher, TeacherDown
 from distillgen.teachers.vllm import chat_text, place_of_model, weights
@@ -44,8 +44,7 @@ class TransformersSpec(Spec):
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the model or the packages are missing."""
-        if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
-            raise ConfigError("provider 'transformers' needs the extra 'train': pip install 'distillgen[train]'")
+        need("provider 'transformers'", "torch", "transformers")
         if place_of_model(self.model, root) is None and (self.model.startswith((".", "/", "~")) or self.model.count("/") > 1):
             raise ConfigError(f"there is no folder '{self.model}'; a name on the Hub is like owner/name")
 

@@ -7,7 +7,6 @@ It works in processes of its own, which `end_with_run` ties to this one, so that
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import itertools
 import json
 import math
@@ -23,6 +22,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.extras import need
 from distillgen.record import digest, dumps
 from distillgen.teachers import Completion, Rejected, Request, Retryable, Services, Spec, Teacher
 from distillgen.teachers.embedded import identity_of
@@ -72,8 +72,7 @@ class VLLMSpec(Spec):
             raise ConfigError(f"'lora' has no adapter '{self.adapter}'{did_you_mean(self.adapter, self.lora)}")
         if "hf_token" in self.engine:
             raise ConfigError("'hf_token' is a secret: export HF_TOKEN=… instead, which vLLM reads by itself")
-        if importlib.util.find_spec("vllm") is None:
-            raise ConfigError("provider 'vllm' needs the extra 'vllm': pip install 'distillgen[vllm]'")
+        need("provider 'vllm'", "vllm")
 
     def arguments(self, root: Path) -> dict[str, Any]:
         """What the engine is started with; entries of `models` for which it is the same share one engine."""

