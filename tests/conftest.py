@@ -40,7 +40,7 @@ class ProjectFolder:
 
     @staticmethod
     def env() -> dict:
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME")}
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME", "PYTHONPATH")}
         return kept | {"COLUMNS": "120", "PYTHONWARNINGS": "error::RuntimeWarning"}
 
     def read(self, name: str) -> list[dict]:

@@ -1,6 +1,7 @@
 """The openai teacher against a real HTTP server: what is sent, what is made of what comes back."""
 
 import json
+import time
 
 import pytest
 
@@ -41,8 +42,27 @@ def test_an_endpoint_that_ignores_n_is_asked_until_all_samples_are_there(project
     with Endpoint(lambda body, times: completion({**body, "n": 1})) as endpoint:
         project.ask_pipeline(endpoint.url, 2, stage=", n: 3")
         project.cli("run", "ask")
-        assert len(endpoint.bodies) == 6
+        assert [body.get("n", 1) for body in endpoint.bodies] in ([3, 3, 2, 2, 1, 1], [3, 2, 1, 3, 2, 1], [3, 3, 2, 1, 2, 1])
     assert len(project.read("runs/ask/corpus.jsonl")) == 6
+    usage = json.loads((project.path / "runs/ask/usage.json").read_text())["totals"]
+    assert (usage["requests"], usage["answers"], usage["input_tokens"], usage["output_tokens"]) == (6, 6, 60, 30)
+
+
+def test_the_cap_and_the_rate_hold_at_an_endpoint_that_ignores_n(project):
+    """Each request costs $0.005 whatever `n` says; the cap pays for six of twenty."""
+    moments = []
+
+    def one(body, times):
+        moments.append(time.monotonic())
+        return completion({**body, "n": 1}, usage={"prompt_tokens": 5000, "completion_tokens": 1})
+
+    with Endpoint(one) as endpoint:
+        project.ask_pipeline(endpoint.url, 1, model=", rpm: 300, price: {input: 1, output: 1}", stage=", n: 20, max_tokens: 2")
+        project.rows("data/seeds.jsonl", [{"question": "word " * 4000}])
+        project.cli("run", "ask", "--max-cost-usd", "0.05", check=4)
+    usage = json.loads((project.path / "runs/ask/usage.json").read_text())["totals"]
+    assert usage["requests"] == usage["answers"] == len(moments) > 3 and usage["cost_usd"] <= 0.05
+    assert moments[-1] - moments[0] >= 0.9 * (len(moments) - 5) / 5
 
 
 def test_what_is_sent(project, endpoint):

@@ -258,7 +258,9 @@ class Teacher:
         return file_sha256(path) if self.spec.tokenizer and path.exists() else self.spec.tokenizer or ""
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Put one request to the endpoint: a completion for each of `samples`. Raises Retryable, Rejected or TeacherDown."""
+        """Put one request to the endpoint: completions for the first of `samples`, at least one; what is missing is asked
+        as a request of its own. Raises Retryable, Rejected or TeacherDown.
+        """
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -331,14 +333,18 @@ class Teacher:
 
     async def _fetch(self, ask: _Ask) -> list[Completion]:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
+        keys, completions = ask.keys, list[Completion]()
         try:
-            while True:
+            while len(completions) < len(keys):
                 try:
-                    return await self._try(ask)
+                    completions += await self._try(ask)
+                    count = len(keys) - len(completions)
+                    ask.samples, ask.keys, ask.retries = ask.samples[-count:], keys[-count:], 0
                 except Retryable as error:
                     pause_s = self._pause_s(error, ask.retries + 1)
                     ask.retries += 1
                     await asyncio.sleep(pause_s)
+            return completions
         except (Retryable, Rejected) as error:
             reason = self.redact(str(error))
             log.warning("%s: a request failed after %d retries: %s", self.name, ask.retries, reason)
@@ -347,12 +353,12 @@ class Teacher:
             if self._rejected >= REJECTIONS and not self.activity.answered:
                 self._refusal = self.down(f"none of {self._rejected} requests was accepted; the last: {reason}")
                 raise self._refusal from error
-            return await self._record(ask, [Completion(status="failed", error=reason) for _ in ask.samples])
+            return completions + await self._record(ask, [Completion(status="failed", error=reason) for _ in ask.samples])
         except TeacherDown as error:
             self._refusal = error
             raise
         finally:
-            for key in ask.keys:
+            for key in keys:
                 self._flying.pop(key, None)
 
     def _pause_s(self, error: Retryable, tries: int) -> float:
@@ -384,7 +390,7 @@ class Teacher:
                 if self._refusal:
                     raise self._refusal
                 activity.sending[ask.task] = time.monotonic()
-                completions = await self.answer(request, ask.samples, ask.attempt)
+                completions = (await self.answer(request, ask.samples, ask.attempt))[: len(ask.samples)]
                 now = activity.moved_at = time.monotonic()
                 self.slots.note(now)
                 cost = sum(self.cost_usd(c) for c in completions)
@@ -413,7 +419,7 @@ class Teacher:
             request = _hide(request.decode(), hidden).encode()
         known = [
             c._replace(key=key, attempt=ask.attempt, model=_hide(c.model or self.spec.model, hidden))
-            for key, c in zip(ask.keys, completions, strict=True)
+            for key, c in zip(ask.keys, completions, strict=False)
         ]
         signals = [pack(c.logprobs, c.embedding) for c in known]
         rows = [

@@ -187,17 +187,13 @@ class OpenAI(Teacher):
         return body | sampling
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """One request, or line of a batch; more where the endpoint gives fewer choices than asked for."""
+        """What one request, or line of a batch, gives; an endpoint that ignores `n` gives fewer choices than asked for."""
         if request.embed is not None:
             return [_embedding(await self.call("embeddings", {"model": request.model, "input": request.embed}))]
         if request.target is not None:
             return [await self._score(request, request.target)]
-        completions: list[Completion] = []
         ask = self._batches.ask if self._batches else self._ask
-        while len(completions) < len(samples):
-            rest = samples[len(completions) :]
-            completions += (await ask(request, rest, attempt))[: len(rest)]
-        return completions
+        return await ask(request, samples, attempt)
 
     async def _score(self, request: Request, target: str) -> Completion:
         """The log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`."""
