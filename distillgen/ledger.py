@@ -128,6 +128,10 @@ class Ledger:
         query = "SELECT uuid, file, batch FROM batch_lines JOIN batches USING (uuid) WHERE custom_id IN ({})"
         return next(self._rows(query, [custom_id]), None)
 
+    def lines_of_batch(self, uuid: str) -> int:
+        """How many lines were last put in a batch."""
+        return int(next(self._rows("SELECT count(*) FROM batch_lines WHERE uuid IN ({})", [uuid]))[0])
+
     def requested(self, key: bytes) -> tuple[bytes, bytes] | None:
         """The request and the completion behind a ledger key, as JSON, for lineage."""
         return next(self._rows("SELECT request, completion FROM answers WHERE key IN ({}) ORDER BY id DESC LIMIT 1", [key]), None)

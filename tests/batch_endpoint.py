@@ -18,8 +18,11 @@ def line_error(code: str) -> dict:
 class BatchEndpoint(Endpoint):
     """`fate(number)` says how the batch of that number ends. `step(name)` is called at each step of the protocol and says
     whether the connection breaks there, or raises another answer. A batch moves on whenever it is looked at, unless it is `held`;
-    so many lists as `late` says do not show the newest one yet.
+    so many lists as `late` says do not show the newest one yet. `flaw` is what is wrong with the results of an ended batch, the first
+    `flawed` times that they are looked at: no file, a file that is not there, that breaks (500), is cut off, or lacks lines.
     """
+
+    flaw, flawed = "", 0
 
     def __init__(self, behave=None, *, fate=lambda number: "completed", step=lambda name: False, key="secret-key-123"):
         super().__init__(behave)
@@ -63,7 +66,13 @@ class BatchEndpoint(Endpoint):
 
     async def _content(self, request: web.Request) -> web.Response:
         self.reach("download")
-        return web.Response(body=self.files[request.match_info["id"]], content_type="application/octet-stream")
+        content = self.files[request.match_info["id"]]
+        if self.flaw and self.flaw != "no file" and self.flawed > 0:
+            self.flawed -= 1
+            if self.flaw in ("404", "500"):
+                return refused(int(self.flaw), "no such file yet")
+            content = content[:-30] if self.flaw == "cut" else b"\n".join(content.splitlines()[:-2])
+        return web.Response(body=content, content_type="application/octet-stream")
 
     async def _create(self, request: web.Request) -> web.Response:
         asked = await request.json()
@@ -109,6 +118,9 @@ class BatchEndpoint(Endpoint):
             batch["status"] = (*STATES, batch["fate"])[STATES.index(batch["status"]) + 1]
             if batch["status"] not in (*STATES, "failed"):
                 self.end(batch)
+        if self.flaw == "no file" and self.flawed > 0 and batch["status"] not in STATES:
+            self.flawed -= 1
+            return web.json_response({name: value for name, value in batch.items() if name not in ("output_file_id", "error_file_id")})
         return web.json_response(batch)
 
     def end(self, batch: dict) -> None:

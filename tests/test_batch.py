@@ -329,6 +329,81 @@ def test_a_batch_that_is_gone_is_not_silently_paid_for_again(project):
     assert len(project.read("runs/ask/corpus.jsonl")) == 5
 
 
+FLAWS = ["no file", "404", "500", "cut", "lines"]
+
+
+@pytest.mark.parametrize("fate", ["completed", "expired"])
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_results_that_come_a_moment_after_the_end_are_waited_for_and_nothing_is_paid_for_twice(project, flaw, fate):
+    with BatchEndpoint(fate=lambda number: "completed" if number else fate) as endpoint:
+        endpoint.flaw, endpoint.flawed = flaw, 4
+        project.ask_pipeline(endpoint.url, 12, model=FAST)
+        run(project)
+        assert endpoint.flawed == 0 and len(endpoint.bodies) == 12
+        assert sorted(endpoint.lines.values()) == ([1] * 12 if fate == "completed" else [1] * 6 + [2] * 6)
+    assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == list(range(12))
+    assert "has ended" in (project.path / "runs/ask/run.log").read_text() or flaw == "500"
+
+
+@pytest.mark.parametrize("flaw", ["no file", "404", "cut"])
+def test_results_that_do_not_come_stop_the_run_and_the_next_one_looks_again_and_submits_nothing(project, flaw, monkeypatch):
+    monkeypatch.setattr("distillgen.teachers.batch.LOOKS", 3)
+    with BatchEndpoint() as endpoint:
+        endpoint.flaw, endpoint.flawed = flaw, 1000
+        project.ask_pipeline(endpoint.url, 30, model=FAST)
+        for _ in range(2):
+            run(project, expect="batch_0 has ended .completed. and is paid for.*looks for its results once more.*mode: online")
+        endpoint.flaw = ""
+        run(project)
+        assert len(endpoint.batches) == 1 and len(endpoint.bodies) == 30 and endpoint.steps.count("upload") == 1
+    assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == list(range(30))
+    keyless(project)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_when_told_to(project, restart, monkeypatch):
+    monkeypatch.setattr("distillgen.teachers.batch.LOOKS", 3)
+    with BatchEndpoint() as endpoint:
+        endpoint.flaw, endpoint.flawed = "lines", 1000
+        project.ask_pipeline(endpoint.url, 30, model=FAST)
+        if restart:
+            interrupt(project, endpoint)
+        run(project)
+        dropped = project.read("runs/ask/dropped.jsonl")
+        assert len(dropped) == 2 and all("28 of 30 results" in row["meta"]["dropped"]["reason"] for row in dropped)
+        run(project)
+        assert len(endpoint.batches) == 1
+        endpoint.flaw = ""
+        run(project, retry_failed=True)
+        assert endpoint.batches["batch_1"]["request_counts"]["total"] == 2
+    assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == list(range(30))
+
+
+def test_a_batch_that_is_not_known_everywhere_at_once_is_looked_for(project):
+    def hide(name):
+        if name == "retrieve" and endpoint.steps.count(name) < 4:
+            raise web.HTTPNotFound(text='{"error": {"message": "no such batch"}}')
+
+    with BatchEndpoint(step=hide) as endpoint:
+        project.ask_pipeline(endpoint.url, 5, model=FAST)
+        run(project)
+        assert len(endpoint.batches) == 1
+    assert len(project.read("runs/ask/corpus.jsonl")) == 5
+
+
+def test_an_answer_without_an_id_is_no_batch_until_the_list_shows_it(project):
+    class Nameless(BatchEndpoint):
+        async def _create(self, request):
+            await super()._create(request)
+            return web.json_response({"object": "batch"})
+
+    with Nameless() as endpoint:
+        project.ask_pipeline(endpoint.url, 5, model=FAST)
+        run(project)
+        assert len(endpoint.batches) == 1
+    assert len(project.read("runs/ask/corpus.jsonl")) == 5
+
+
 def interrupt(project, endpoint, number=signal.SIGINT, *args):
     """Run until a batch is at the endpoint, which gets no further, and stop; what is said, and how long that took."""
     endpoint.held = True

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from distillgen.record import dumps
 from distillgen.teachers import Completion, Rejected, Request, Retryable, TeacherDown, succeeded
-from distillgen.teachers.openai import OpenAI, Place, completions_of, read_json
+from distillgen.teachers.openai import NothingThere, OpenAI, Place, completions_of, read_json
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -31,10 +31,29 @@ FILE_BYTES = 200_000_000
 KEY_DIGITS = 48  # of a ledger key's 64, for some endpoints take no custom_id of more than 64 characters
 UPLOADS = 4  # tries after the first
 QUEUE_PAUSES = 10  # longest waits between looks, before a full queue is tried again
+LOOKS = 20  # at a batch that has ended, for results that are paid for and not there yet; about 7 minutes
 _QUEUE_FULL = re.compile("token_limit_exceeded|enqueued token", re.IGNORECASE)
 
 Outcome = list[Completion] | Exception
-Outcomes = dict[str, Outcome]
+
+
+class Outcomes(dict[str, Outcome | None]):
+    """What the lines of a batch came to by custom_id, and what that is for a line without a result; None: it is to go into
+    a new batch.
+    """
+
+    missing: Exception | None = None
+
+    def take(self, custom_id: str) -> Outcome | None:
+        """A line's outcome, once: a line that is to be asked again is in this batch no longer."""
+        outcome = self.pop(custom_id, self.missing)
+        if isinstance(outcome, Retryable):
+            self[custom_id] = None
+        return outcome
+
+
+class ResultsMissing(TeacherDown):
+    """A batch has ended and is paid for, and its results do not come. Its lines are not submitted again: the next run looks."""
 
 
 class QueueFull(Exception):
@@ -62,12 +81,16 @@ class Batches:
         key = request.keys(self.teacher.identity, samples[0] + 1)[-1]
         custom_id = f"{key.hex()[:KEY_DIGITS]}-{attempt}"
         outcome: Outcome | None = None
-        if found := self.ledger.find_batch(custom_id):
-            task = self._tasks.get(found[0]) or self._start(found[0], self._resume(*found))
-            outcome = (await asyncio.shield(task)).pop(custom_id, None)
-        if outcome is None or isinstance(outcome, (Retryable, TeacherDown)):  # that batch has nothing more to give
+        if submission := self.ledger.find_batch(custom_id):
+            task = self._tasks.get(submission[0]) or self._start(submission[0], self._resume(*submission))
+            outcome = (await asyncio.shield(task)).take(custom_id)
+            if isinstance(outcome, (Retryable, TeacherDown)) and not isinstance(outcome, ResultsMissing):
+                outcome = None  # that batch has nothing more to give
+        if outcome is None:
             task = self._gather(custom_id, self.teacher.body(request, len(samples), attempt, samples[0]))
-            outcome = (await asyncio.shield(task)).pop(custom_id)
+            outcome = (await asyncio.shield(task)).take(custom_id)
+        if outcome is None:
+            raise Retryable("the batch was not made")
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -119,9 +142,9 @@ class Batches:
                 await self.ledger.add_batch(uuid, file, "", custom_ids)
                 batch = await self._create(uuid, file)
                 await self.ledger.add_batch(uuid, file, batch)
-                return await self._outcomes(uuid, batch, custom_ids)
+                return await self._outcomes(uuid, batch, LOOKS)
             except QueueFull as error:
-                await self._wait_out(error, QUEUE_PAUSES * self.spec.poll_s)
+                await self._wait_out(str(error), QUEUE_PAUSES * self.spec.poll_s)
                 uuid = uuid4().hex
 
     async def _resume(self, uuid: str, file: str, batch: str) -> Outcomes:
@@ -131,34 +154,76 @@ class Batches:
             with suppress(QueueFull):
                 return await self._outcomes(uuid, batch)
         await self.ledger.forget_batch(uuid)
-        return {}
+        return Outcomes()
 
-    async def _outcomes(self, uuid: str, batch: str, custom_ids: Sequence[str] = ()) -> Outcomes:
-        """Every result of a batch once it has ended, and why there is none for the others of `custom_ids`."""
-        ended = await self._ended(batch)
-        if ended.status == "failed":
+    async def _outcomes(self, uuid: str, batch: str, looks: int = 1) -> Outcomes:
+        """Every result of a batch once it has ended, and what is to become of a line that has none.
+
+        A new batch may take so many `looks` to be known everywhere at the endpoint.
+        """
+        ended = await self._ended(batch, looks)
+        if ended.status == "failed" and not (ended.output_file_id or ended.error_file_id):
             await self.ledger.forget_batch(uuid)
             errors = (ended.errors.data if ended.errors else None) or []
             why = "; ".join(f"{e.code}: {e.message}{f' (line {e.line})' if e.line else ''}" for e in errors[:3])
             if _QUEUE_FULL.search(why):
                 raise QueueFull(self.teacher.redact(why))
             raise self.teacher.down(f"{batch} was not accepted: {why}. None of it was asked; mend that and run again")
-        outcomes: Outcomes = {}
-        for file in filter(None, (ended.error_file_id, ended.output_file_id)):
-            outcomes.update(self._read(await self._download(file)))
-        cancelled = f"{batch} was cancelled; what it answered is kept, and running again asks the rest"
-        expired = f"{batch} ended ({ended.status}) without an answer to this request"
-        for custom_id in set(custom_ids).difference(outcomes):
-            outcomes[custom_id] = self.teacher.down(cancelled) if ended.status == "cancelled" else Retryable(expired)
+        pause_s, lines = min(1.0, self.spec.poll_s), self.ledger.lines_of_batch(uuid)
+        for _ in range(LOOKS):
+            outcomes, results, flaw = await self._results(ended)
+            due = _due(ended, lines)
+            lack = flaw or (f"its files hold {results:,} of {due:,} results" if results < due else "")
+            if not lack:
+                break
+            await self._wait_out(f"{batch} has ended ({ended.status}), but {lack}", pause_s)
+            pause_s = min(1.5 * pause_s, max(2.0, self.spec.poll_s))
+            ended = await self._retrieved(batch)
+        remedy = "'mode: online' asks what is missing anew, and that is paid for again"
+        if flaw:
+            lost = f"{batch} has ended ({ended.status}) and is paid for, but {flaw}. None of it was submitted again; the same command"
+            outcomes.missing = ResultsMissing(str(self.teacher.down(f"{lost} looks for its results once more; {remedy}")))
+        elif ended.status == "cancelled":
+            outcomes.missing = self.teacher.down(f"{batch} was cancelled; what it answered is kept, and running again asks the rest")
+        elif lack:
+            again = "--retry-failed asks it again, and that is paid for again"
+            outcomes.missing = Rejected(f"{batch} ended ({ended.status}), but {lack}, and none is this request's; {again}")
+        else:
+            outcomes.missing = Retryable(f"{batch} ended ({ended.status}) without an answer to this request")
         return outcomes
 
-    async def _ended(self, batch: str) -> Batch:
+    async def _results(self, ended: Batch) -> tuple[Outcomes, int, str]:
+        """What the files of a batch hold now: the outcomes, the number of lines, and why there may be more."""
+        outcomes, results, flaw = Outcomes(), 0, ""
+        files = [file for file in (ended.error_file_id, ended.output_file_id) if file]
+        if not files and (ended.status == "completed" or _due(ended, 1)):
+            flaw = "there is no file of results"
+        for file in files:
+            try:
+                content = await self._insist(lambda client, file=file: client.files.content(file))  # type: ignore[misc]
+            except NothingThere as error:
+                flaw = f"its file {file} is not there: {error}"
+                continue
+            for line in content.content.splitlines():  # as bytes: a text has more ends of lines than JSON knows
+                try:
+                    result = read_json(line)
+                    custom_id = result["custom_id"]
+                    outcome = self._outcome(result.get("response") or {}, result.get("error") or {})
+                except (Retryable, AttributeError, KeyError, TypeError) as error:
+                    flaw = f"a line of its file {file} cannot be read: {self.teacher.redact(repr(error))[:80]}"
+                    continue
+                results += 1
+                if outcome:
+                    outcomes[custom_id] = outcome
+        return outcomes, results, flaw
+
+    async def _ended(self, batch: str, looks: int) -> Batch:
         """Look after a batch, less and less often, until it has ended."""
         pause_s = min(1.0, self.spec.poll_s)
         self._tell(batch, "submitted")
         try:
             while True:
-                report = await self._insist(lambda client: client.batches.retrieve(batch))
+                report = await self._retrieved(batch, looks)
                 if report.status in ("completed", "expired", "cancelled", "failed"):
                     return report
                 n = report.request_counts
@@ -168,20 +233,15 @@ class Batches:
         finally:
             self._tell(batch)
 
+    async def _retrieved(self, batch: str, looks: int = 1) -> Batch:
+        report = await self._insist(lambda client: client.batches.retrieve(batch), looks)
+        report.status = report.status.lower()  # type: ignore[assignment]  # some endpoints shout
+        return report
+
     def _tell(self, batch: str, how: str = "") -> None:
         """Say how the batches stand that are waited for; without `how`, this one no longer is."""
         self._standing = {name: said for name, said in {**self._standing, batch: how}.items() if said}
         self.teacher.activity.note = "; ".join(f"batch {name}: {said}" for name, said in self._standing.items())
-
-    def _read(self, content: bytes) -> Iterator[tuple[str, Outcome]]:
-        """The results in a file; a line that cannot be read is one that is not there."""
-        for line in content.splitlines():  # as bytes: a text has more ends of lines than JSON knows
-            try:
-                result = read_json(line)
-                if outcome := self._outcome(result.get("response") or {}, result.get("error") or {}):
-                    yield result["custom_id"], outcome
-            except (Retryable, AttributeError, KeyError, TypeError) as error:
-                log.warning("%s: a result cannot be read: %s", self.teacher.name, self.teacher.redact(repr(error)))
 
     def _outcome(self, response: Mapping[str, Any], error: Mapping[str, Any]) -> Outcome | None:
         """What a result says, understood as it would be online; None where the batch had ended before it was asked."""
@@ -199,12 +259,13 @@ class Batches:
 
     async def _upload(self, content: bytes) -> str:
         options: Any = {"file": ("distillgen.jsonl", content), "purpose": "batch"}
-        return (await self._call(lambda client: client.with_options(max_retries=UPLOADS).files.create(**options))).id
+        made = await self._call(lambda client: client.with_options(max_retries=UPLOADS).files.create(**options))
+        return _id_of(made)
 
     async def _create(self, uuid: str, file: str) -> str:
         options: Any = {"endpoint": self._path, "completion_window": "24h", "metadata": {"distillgen": uuid}}
         try:
-            return (await self._call(lambda client: client.batches.create(input_file_id=file, **options))).id
+            return _id_of(await self._call(lambda client: client.batches.create(input_file_id=file, **options)))
         except Retryable:
             if made := await self._find(uuid):  # it was made, and only the answer did not come
                 return made
@@ -222,19 +283,23 @@ class Batches:
                 return found[0]
         return ""
 
-    async def _download(self, file: str) -> bytes:
-        return (await self._insist(lambda client: client.files.content(file))).content
-
-    async def _insist(self, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
-        """Ask about what is at the endpoint, and paid for: an outage is waited out, however long."""
+    async def _insist(self, send: Callable[[AsyncOpenAI], Awaitable[T]], looks: int = 1) -> T:
+        """Ask about what is at the endpoint, and paid for: an outage is waited out, however long; what is not there is looked
+        for so many times.
+        """
         while True:
             try:
-                return await self._call(send)
+                return await self._call(send, "what is there is safe; mend that and run again")
             except Retryable as error:
-                await self._wait_out(error, self.spec.poll_s)
+                await self._wait_out(str(error), self.spec.poll_s)
+            except NothingThere as error:
+                looks -= 1
+                if looks <= 0:
+                    raise
+                await self._wait_out(str(error), self.spec.poll_s)
 
-    async def _wait_out(self, error: Exception, pause_s: float) -> None:
-        self.teacher.activity.note = self.teacher.redact(" ".join(f"waiting for the batch API: {error}".split()))
+    async def _wait_out(self, reason: str, pause_s: float) -> None:
+        self.teacher.activity.note = self.teacher.redact(" ".join(f"waiting for the batch API: {reason}".split()))
         log.warning("%s: %s", self.teacher.name, self.teacher.activity.note)
         await self._pause(pause_s)
 
@@ -243,7 +308,9 @@ class Batches:
         self.teacher.activity.moved_at = time.monotonic() + pause_s
         await asyncio.sleep(pause_s)
 
-    async def _call(self, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+    async def _call(
+        self, send: Callable[[AsyncOpenAI], Awaitable[T]], remedy: str = "none of it was asked; mend that and run again"
+    ) -> T:
         """Ask the batch API for something; what it rejects is the fault of no row."""
         try:
             return await self.teacher.by_package(self.place, send)
@@ -251,6 +318,20 @@ class Batches:
             if _QUEUE_FULL.search(str(error)):
                 raise QueueFull(str(error)) from error
             if isinstance(error, Rejected):
-                remedy = "none of it was asked; mend that and run again"
                 raise self.teacher.down(f"the batch API refuses: {error}; {remedy}") from error
             raise
+
+
+def _id_of(made: Any) -> str:
+    """The id of a file or batch. Raises Retryable where the answer, which came with status 200, names none."""
+    if name := getattr(made, "id", None):
+        return str(name)
+    raise Retryable(f"the batch API gave no id: {made}")
+
+
+def _due(ended: Batch, lines: int) -> int:
+    """How many results a batch of so many lines must have given: all of a completed one, of another those that it counts."""
+    counts = ended.request_counts
+    if ended.status == "completed" or not counts or not counts.total:
+        return lines
+    return counts.completed + counts.failed

@@ -131,6 +131,10 @@ class OpenAISpec(Address, Spec):
         return factor * super().cost_usd(input_tokens, cached_tokens, output_tokens)
 
 
+class NothingThere(TeacherDown):
+    """HTTP 404."""
+
+
 @dataclass
 class Place:
     """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead; it is `down` from
@@ -322,7 +326,8 @@ class OpenAI(Teacher):
             return self.down(f"{text}. The account behind the key has no money or quota left")
         if status == 404:
             online = "; mode: online does without the batch API" if self._batches else ""
-            return self.down(f"{text}. Check base_url ({where}) and model ('{self.spec.model}'){online}")
+            check = f"{text}. Check base_url ({where}) and model ('{self.spec.model}'){online}"
+            return NothingThere(str(self.down(check)))
         if code == "content_filter":
             return Rejected(f"refused by the endpoint's content filter: {message}")
         if status in (408, 409, 425, 429) or status >= 500:
