@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -181,10 +181,12 @@ class Batches:
             ended = await self._retrieved(batch)
         remedy = "'mode: online' asks what is missing anew, and that is paid for again"
         if flaw:
-            lost = f"{batch} has ended ({ended.status}) and is paid for, but {flaw}. None of it was submitted again; the same command"
-            outcomes.missing = ResultsMissing(str(self.teacher.down(f"{lost} looks for its results once more; {remedy}")))
+            lost = f"{batch} has ended ({ended.status}) and is paid for, but {flaw}. None of it was submitted again"
+            again = f"the same command looks for its results once more; {remedy}"
+            outcomes.missing = ResultsMissing(str(self.teacher.down(f"{lost}; {again}")))
         elif ended.status == "cancelled":
-            outcomes.missing = self.teacher.down(f"{batch} was cancelled; what it answered is kept, and running again asks the rest")
+            kept = "what it answered is kept, and running again asks the rest"
+            outcomes.missing = self.teacher.down(f"{batch} was cancelled; {kept}")
         elif lack:
             again = "--retry-failed asks it again, and that is paid for again"
             outcomes.missing = Rejected(f"{batch} ended ({ended.status}), but {lack}, and none is this request's; {again}")
