@@ -315,7 +315,7 @@ async def _pull(live: Live, job: Job, first: int) -> None:
             corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
             dropped = stack.enter_context(_partial(directory / "dropped.jsonl")) if whole else None
             live.stages[i].costs = job.costs.setdefault(stages[i].name, {})
-            stream = stages[i].run(stream, job)
+            stream = stages[i].run(stream, replace(job, stages=stages[:i]))
             stack.push_async_callback(stream.aclose)
             stream = _written(stream, live, i, out, corpus, dropped)
             stack.push_async_callback(stream.aclose)

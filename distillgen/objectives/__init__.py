@@ -137,8 +137,6 @@ class Objective(BaseModel):
     """Modules that it needs besides torch, transformers, datasets and accelerate."""
     writes: ClassVar[bool] = True
     """Whether its students write texts, so that they can be asked as teachers are."""
-    answers: ClassVar[tuple[str, ...]] = ()
-    """What of a row is the teacher's, which a control arm gives to another row."""
     turns_texts: ClassVar[bool] = False
     """Whether a prompt that is a text becomes a chat turn, where the student has a chat template."""
     learning_rate: ClassVar[float] = 2e-5
@@ -150,6 +148,10 @@ class Objective(BaseModel):
 
     def check(self, given: Checking) -> None:
         """Raise ConfigError where the fields or signals that it learns from are not there."""
+        raise NotImplementedError
+
+    def answers(self) -> tuple[str, ...]:
+        """The columns of a row that a control arm takes from another row. Raises ConfigError where no arm can."""
         raise NotImplementedError
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:

@@ -19,8 +19,6 @@ class Dialogue(Objective):
     Chat turns are put into the student's own chat template; texts are taken as they are.
     """
 
-    answers = ("completion",)
-
     messages: FieldName = Field("messages", description="chat turns, the last of them the assistant's; taken where there are any")
     prompt: FieldName = Field("prompt", description="a text or chat turns, where there are no messages")
     completion: FieldName = Field("completion", description="what the student is to answer, as a text or a chat turn")
@@ -33,6 +31,10 @@ class Dialogue(Objective):
                 f"it learns from '{self.messages}' (chat turns, which a format stage makes) or from '{self.prompt}' and "
                 f"'{self.completion}' (texts); the records have {there}. Name others with prompt: … and completion: …"
             )
+
+    def answers(self) -> tuple[str, ...]:
+        """The completion."""
+        return ("completion",)
 
     def turns(self, record: Record) -> list[dict[str, str]]:
         """The record's chat turns. Raises Unusable."""

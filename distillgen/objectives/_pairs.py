@@ -20,7 +20,6 @@ class Pairs(Objective):
     """Learns from `fields`, two texts or three (a query, one that fits it and one that does not), and a teacher's `score`."""
 
     writes = False
-    answers = ("score",)
     packages = ("sentence_transformers",)
     adapters = False  # sentence-transformers 6 takes one only with a PEFT that is not out yet, and such encoders are small
     texts: ClassVar[Mapping[str, tuple[int, ...]]] = {}
@@ -42,6 +41,10 @@ class Pairs(Objective):
         if (self.score is None) != (loss in self.unscored):
             wrong = "takes no 'score'" if self.score else "needs 'score', a teacher's number"
             raise ConfigError(f"loss: {loss} {wrong}")
+
+    def answers(self) -> tuple[str, ...]:
+        """The number; without one, what fits the first text."""
+        return ("score",) if self.score else tuple(f"text_{i}" for i in range(1, len(self.fields)))
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """The texts in order, and the number."""

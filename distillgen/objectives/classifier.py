@@ -19,7 +19,6 @@ class TextClassifier(Objective):
     """An encoder with a head: of classes, learnt from labels or from the teacher's probabilities of all; or of one number."""
 
     writes = False
-    answers = ("label", "classes", "shares")
     fields: list[FieldName] = Field(["text"], min_length=1, max_length=2, description="the text, or two that are read as a pair")
     label: FieldName = Field("label", description="a class, or {class: probability, …}; with task: score, a number")
     task: Literal["class", "score"] = "class"
@@ -31,6 +30,10 @@ class TextClassifier(Objective):
             given.need(name, "'fields'")
         if self.task == "class":
             given.need(self.label, "'label'")
+
+    def answers(self) -> tuple[str, ...]:
+        """The number, or the classes."""
+        return ("label",) if self.task == "score" else ("classes", "shares")
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """The texts, and a number or the probability of each class."""

@@ -29,7 +29,6 @@ class Dpo(Objective):
     `score`: then the student moves from the teacher's distribution, not from its own.
     """
 
-    answers = ("chosen", "rejected")
     packages = ("trl",)
     learning_rate = 1e-6
 
@@ -72,6 +71,12 @@ class Dpo(Objective):
             if name and name not in given.fields | scoring and not lineage:
                 known = {*given.fields, *scoring}
                 raise ConfigError(f"'{option}' names '{name}', which no earlier stage gives{did_you_mean(name, known)}")
+
+    def answers(self) -> tuple[str, ...]:
+        """Both answers."""
+        if self.reference_chosen:
+            raise ConfigError("on: shuffled: the recorded reference holds for the answers to their own prompts; leave it out")
+        return "chosen", "rejected"
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """Prompt, answers and, where it was recorded, the reference's log-probability of each."""

@@ -38,12 +38,18 @@ class Gkd(Dialogue):
             remedy = "give a model's folder, or owner/name on the Hugging Face Hub"
             raise ConfigError(f"there is no teacher '{self.teacher}'; {remedy}")
 
+    def answers(self) -> tuple[str, ...]:
+        """The completion, unless the student writes all that is learnt."""
+        if self.on_policy == 1:
+            raise ConfigError("on: shuffled: with on_policy: 1 no recorded answer is learnt, so that the arm could not differ")
+        return super().answers()
+
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """Chat turns."""
         row = self.example(record)
         if isinstance(row["prompt"], str):
             row = {"prompt": [_turn("user", row["prompt"])], "completion": [_turn("assistant", row["completion"])]}
-        return {"messages": row["prompt"] + row["completion"]}
+        return row
 
     def trainer(self, training: Training) -> Any:
         """TRL's GKDTrainer."""
@@ -61,10 +67,13 @@ class Gkd(Dialogue):
             raise ConfigError(f"student and teacher have different vocabularies ({sizes} tokens); {remedy}")
 
         def why_not(row: Row) -> str | None:
-            _, whole = lengths(tokenizer, row["messages"][:-1], row["messages"][-1:])
+            _, whole = lengths(tokenizer, row["prompt"], row["completion"])
             return f"longer than max_length ({training.max_length}) tokens" if whole > training.max_length else None
 
-        parts = training.usable(why_not)
+        parts = {
+            name: rows.map(lambda row: {"messages": row["prompt"] + row["completion"]}, remove_columns=rows.column_names)
+            for name, rows in training.usable(why_not).items()
+        }
         config = GKDConfig(
             **training.arguments, max_length=training.max_length, lmbda=self.on_policy, beta=self.divergence,
             temperature=self.temperature, max_new_tokens=self.max_new_tokens,

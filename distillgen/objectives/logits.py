@@ -51,6 +51,10 @@ class Logits(Dialogue):
             remedy = "set logprobs: 5 on a generate stage, its model or its prompt, or on a stage score"
             raise ConfigError(f"it learns from recorded log-probabilities, and no earlier stage records any; {remedy}")
 
+    def answers(self) -> tuple[str, ...]:
+        """The tokens with all that was recorded of them."""
+        return "tokens", "logprobs", "top_tokens", "top_logprobs"
+
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """The prompt, and the answer's tokens with their alternatives."""
         example = self.example(record)

@@ -21,7 +21,6 @@ class Rationale(Objective):
     """
 
     turns_texts = True
-    answers = ("rationale", "label")
 
     prompt: FieldName = Field("prompt", description="the question: a text, which a student with a chat template gets as a turn")
     rationale: FieldName = Field("rationale", description="the teacher's reasons")
@@ -34,6 +33,10 @@ class Rationale(Objective):
         """All three fields are there."""
         for name in ("prompt", "rationale", "label"):
             given.need(getattr(self, name), f"'{name}'")
+
+    def answers(self) -> tuple[str, ...]:
+        """Label and rationale."""
+        return "rationale", "label"
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """The three texts."""

@@ -31,6 +31,12 @@ class Sft(Dialogue):
         if self.loss == "assistant":
             given.need(self.messages, "loss: assistant")
 
+    def answers(self) -> tuple[str, ...]:
+        """The completion; a chat of which every answer is learnt has none."""
+        if self.loss == "assistant":
+            raise ConfigError("on: shuffled: with loss: assistant whole chats are learnt, which have no one answer to exchange")
+        return super().answers()
+
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """The turns, or the prompt and its completion."""
         if self.loss != "assistant":

@@ -51,6 +51,14 @@ class Checking:
     project: Project
     stages: tuple[Stage, ...] = ()
     """Those before it."""
+    reached: tuple[frozenset[str], ...] = ()
+    """The fields that reached each of them."""
+    loops: tuple[Stage, ...] = ()
+    """The loops that it stands in, the innermost last."""
+
+    def after(self, stage: Stage, fields: frozenset[str]) -> Checking:
+        """What the stage after `stage` is checked against, which has left `fields`."""
+        return replace(self, fields=fields, stages=(*self.stages, stage), reached=(*self.reached, self.fields))
 
     def need(self, name: str, what: str) -> None:
         """Raise ConfigError where no record has the field."""
@@ -105,6 +113,8 @@ class Job:
     """What a stage measured of the whole set, by its name, for usage.json and the report."""
     costs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """What each filter of a stage has cost so far, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
+    stages: Sequence[Stage] = ()
+    """Those before it, in a round those of the round."""
     directory: Path = Path()
     """The run's, for what a stage has to say besides its records."""
     teacher: Callable[[str, Spec], Teacher] = field(default=lambda name, spec: nobody(name))
@@ -122,6 +132,8 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: ClassVar[str] = ""
+    selects: ClassVar[bool] = False
+    """Whether it drops records for what they are like, so that a control arm asks what is learnt with them."""
     name: str = Field("", description="what messages, reports and file names call the stage; default: its kind")
 
     def names(self) -> list[str]:
@@ -131,6 +143,20 @@ class Stage(BaseModel):
     def models(self, project: Project) -> list[str]:
         """The pipeline's models that it asks."""
         return []
+
+    def within(self, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
+        """The stages inside this one, checked, and the fields after each."""
+        return (), ()
+
+    def inner(self, project: Project) -> Sequence[Stage]:
+        """The stages inside this one, as they are carried out."""
+        return ()
+
+    def former(self) -> Callable[[Record], Record] | None:
+        """What makes fields of one record without asking anybody, so that a control arm can form dropped records, too;
+        it raises Unrenderable. None where the stage makes none so.
+        """
+        return None
 
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """Models that later stages can ask by name, because this one leaves them in the run's `directory`."""

@@ -59,7 +59,7 @@ def checked(
                 which = kind if twice == stage.name else twice
                 raise ConfigError(f"'{twice}' stands twice; name one of them: {which}: {{name: …}}")
             taken.update(stage.names())
-            given = replace(given, fields=after, stages=(*given.stages, stage))
+            given = given.after(stage, after)
             for name, spec in stage.makes(Path()).items():
                 if given.models.get(name, spec) != spec:
                     raise ConfigError(f"it makes a model of the name '{name}', which another one has; rename that")

@@ -31,6 +31,7 @@ class Allocate(Stage):
     """
 
     kind = "allocate"
+    selects = True
 
     budget: int = Field(ge=1, description="records of a round that go on")
     group: str | None = Field(None, description="the field with a record's domain; default: there is only one")

@@ -27,6 +27,7 @@ class Cluster(Placed):
     """
 
     kind = "cluster"
+    selects = True
 
     min_cosine: float = Field(0.9, gt=-1, le=1, description="from which cosine on records mean nearly the same")
     by: str | None = Field(None, description="the score or numeric field whose largest is the best; default: the first")

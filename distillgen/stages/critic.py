@@ -48,6 +48,7 @@ class Critic(Stage):
     """
 
     kind = "critic"
+    selects = True
 
     labels: str = Field(description="a JSONL file of labelled rows, as `distillgen label` makes it")
     label: str = Field("label", description="the field of a labelled row that says how good it is; null: left out")

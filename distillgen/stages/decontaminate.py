@@ -49,12 +49,17 @@ class Decontaminate(Stage):
             raise ConfigError("there is nothing to look for: give 'against', a file of evaluation items, or the source held_out")
         return given.fields
 
-    async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Learn what is held out, then let go what repeats none of it."""
+    def sets(self, project: Project) -> Seen:
+        """The items of the evaluation sets, to which what is held out is still to be added."""
         seen = Seen(self.n, self.questions)
-        for name, file in self.files(job.project).items():
+        for name, file in self.files(project).items():
             for line, item in items(file):
                 seen.add(f"{name}:{line}", item)
+        return seen
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Learn what is held out, then let go what repeats none of it."""
+        seen = self.sets(job.project)
         with Spool(job) as spool:
             async for chunk in chunks:
                 for record in chunk:

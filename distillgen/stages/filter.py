@@ -127,6 +127,7 @@ class FilterStage(Stage):
     """Measure and decide, filter after filter; the first reason to drop a record counts."""
 
     kind = "filter"
+    selects = True
 
     filters: Entries = Field(min_length=1, description="filters by name, each with its options")
 

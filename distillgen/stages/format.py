@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cache
 from itertools import chain, islice
@@ -75,8 +75,8 @@ class Format(Stage):
             raise ConfigError(f"the field '{META}' is distillgen's own")
         return frozenset(made | (set(given.fields) if self.keep is None else set(self.keep)))
 
-    async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Reshape every live record."""
+    def former(self) -> Callable[[Record], Record]:
+        """What reshapes one record."""
         texts = self.texts()
         fields, turns = texts[: len(self.fields)], texts[len(self.fields) :]
         of = cache(self.shaper)  # one for all records that have the same fields
@@ -89,9 +89,21 @@ class Format(Stage):
                 if self.shape:
                     made |= of(frozenset(record.fields)).row(record.fields)
             except (Unrenderable, ConfigError) as error:
-                return record.drop(self.name, "unrenderable", str(error))
+                raise Unrenderable(str(error)) from error
             kept = {name: value for name, value in record.fields.items() if self.keep is None or name in self.keep}
             return replace(record, fields={**kept, **made})
 
+        return shaped
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Reshape every live record."""
+        shaped = self.former()
+
+        def formed(record: Record) -> Record:
+            try:
+                return shaped(record)
+            except Unrenderable as error:
+                return record.drop(self.name, "unrenderable", str(error))
+
         async for chunk in chunks:
-            yield [record if record.dropped else shaped(record) for record in chunk]
+            yield [record if record.dropped else formed(record) for record in chunk]

@@ -52,6 +52,7 @@ class Graph(Stage):
     """
 
     kind = "graph"
+    selects = True
 
     head: str = Field("head", description="the field that names where an edge begins")
     relation: str = Field("relation", description="the field that says what the edge means")

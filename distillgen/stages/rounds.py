@@ -58,7 +58,7 @@ class Rounds(Stage):
         """The stages of a round and the fields after each; what they train can be asked from the first one on."""
         models = {name: spec for stage in self._likely() for name, spec in stage.makes(Path()).items()}
         fields = given.fields | {ROUND, ITEM, *self.carry}
-        inside = replace(given, fields=fields, models={**given.models, **models}, stages=(*given.stages, self))
+        inside = replace(given.after(self, fields), models={**given.models, **models}, loops=(*given.loops, self))
         return checked(self.stages, Places(), inside, inside=self.name)
 
     def _likely(self, written: Sequence[Mapping[str, Any]] = ()) -> Iterator[Stage]:
@@ -72,6 +72,10 @@ class Rounds(Stage):
     def files(self, project: Project) -> dict[str, Path]:
         """What the nested stages read."""
         return {name: path for stage in self._likely() for name, path in stage.files(project).items()}
+
+    def inner(self, project: Project) -> list[Stage]:
+        """Those of a round, with what stands unwritten between them."""
+        return [*self._likely(guarded(self.stages, project, split=True, inside=self.name))]
 
     def models(self, project: Project) -> list[str]:
         """Whom the nested stages ask."""
@@ -187,9 +191,9 @@ class Rounds(Stage):
             made = stage.makes(job.earlier[-1]) if job.earlier else _untrained(stage.makes(place), place)
             hire(made)
             absent |= stage.makes(place).keys() - made.keys()
-        for stage in stages:
+        for i, stage in enumerate(stages):
             if not absent.intersection(stage.models(job.project)):
-                chunks = stage.run(chunks, replace(job, teachers=dict(asked)))
+                chunks = stage.run(chunks, replace(job, teachers=dict(asked), stages=stages[:i]))
             hire(stage.makes(place))
             absent -= stage.makes(place).keys()
         sha, kept = hashlib.sha256(), 0

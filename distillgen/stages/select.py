@@ -31,6 +31,7 @@ class Select(Placed):
     """
 
     kind = "select"
+    selects = True
 
     by: Literal["top", "bottom", "random", "k_center", "herding", "facility_location", "stratified", "round_robin"] = Field(
         description="largest or smallest score; at random; by vectors: the most spread out, those of the same mean, those "

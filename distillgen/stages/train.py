@@ -11,12 +11,17 @@ import os
 import random
 import shutil
 import sys
+import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
 
 import orjson
 from pydantic import ConfigDict, Field, model_validator
@@ -27,19 +32,25 @@ from distillgen.extras import need
 from distillgen.marked import Places, validate
 from distillgen.objectives import PARTS, Lora, Objective, Row, Unusable, objective_class
 from distillgen.project import Project, file_sha256
+from distillgen.prompt import Unrenderable
 from distillgen.record import SPLIT, Record, digest, dumps
 from distillgen.signals import Logprobs, unpack
 from distillgen.stages import Checking, Chunk, Chunks, Job, Stage
 from distillgen.stages._whole_set import Spool
+from distillgen.stages.decontaminate import Decontaminate
 from distillgen.teachers import Spec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.wording import duration, number
 
 log = logging.getLogger("distillgen")
 
+FROM_DROPPED = ("raw", "random")  # the control arms that also have rows which filters dropped
+DIFFERENT = "rows that differ from the kept"
+KINDS = {str: "a text", list: "a list", float: "a number", int: "a number", type(None): "missing"}
 LOOK_EVERY_S = 0.3
 ALWAYS = ("torch", "transformers", "datasets", "accelerate")
 VERSIONED = ("distillgen", *ALWAYS, "trl", "peft", "tokenizers", "sentence-transformers")
+Fields: TypeAlias = frozenset[str]
 QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
 
@@ -72,8 +83,9 @@ class Train(Stage):
     gradient_checkpointing: bool = Field(False, description="less memory, a fifth more time")
     chat_template: str | None = Field(None, description="a Jinja file, instead of the student's own chat template")
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
-        "kept", description="or a control arm of as many rows: the first of all, any of all, the kept with each other's answers"
-    )
+        "kept", description="or a control arm of as many rows: raw (the first of the kept and of what filters "
+        "dropped), random (any of these), or shuffled (the kept with each other's answers)",
+    )  # fmt: skip
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated")
     seed: int = Field(0, ge=0, description="of the split, new weights, dropout and the order of rows")
     save_every_s: float = Field(120.0, ge=0, description="seconds between checkpoints: what a kill can lose")
@@ -136,8 +148,7 @@ class Train(Stage):
         if self.student not in trained:
             students.check(self.student, given.project.root, trained)
         self.files(given.project)
-        if self.on == "shuffled" and not learning.answers:
-            raise ConfigError(f"objective '{self.objective}' has no answers that could be shuffled")
+        self._check_arm(given, learning)
         if self.lora and not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         if self.lora and self.lora.bits:
@@ -151,6 +162,29 @@ class Train(Stage):
             needed.append("gguf")
         need(f"objective '{self.objective}'", *needed)
         return given.fields
+
+    def _check_arm(self, given: Checking, learning: Objective) -> None:
+        """A control arm can differ from what was kept. Raises ConfigError."""
+        if self.on == "shuffled":
+            learning.answers()
+        if self.on in FROM_DROPPED and not any(self._learns(given, *step) for step in _steps(given)):
+            raise ConfigError(
+                f"on: {self.on}: the arm would be the kept rows once more: no stage before it selects among records that "
+                "have, or get by a stage format, what is learnt from; put it behind the filters of the answers"
+            )
+
+    def _learns(self, given: Checking, place: int, stage: Stage, fields: Fields) -> bool:
+        """Whether it can learn from what `stage` drops, once the stages behind that have formed it."""
+        if not stage.selects:
+            return False
+        try:
+            for _, later, _ in list(_steps(given))[place + 1 :]:
+                if later.former():
+                    fields = later.check(replace(given, fields=fields))
+            self.learning.check(replace(given, fields=fields))
+        except ConfigError:
+            return False
+        return True
 
     def part(self, record: Record) -> str:
         """Whether a record is trained on or held out: as its `split` says, or else by its source item, of which no row lands
@@ -185,18 +219,19 @@ class Train(Stage):
         fresh.mkdir(exist_ok=True)
         with (fresh / "train.jsonl").open("wb") as train, (fresh / "held_out.jsonl").open("wb") as held_out:
             files = dict(zip(PARTS, (train, held_out), strict=True))
-            for part, row in self._arm(spool, job, counts):
-                line = dumps(row) + b"\n"
+            for part, line in self._arm(spool, job, counts):
                 counts[part] += 1
                 files[part].write(line)
                 sha.update(part.encode() + line)
         if not counts["train"]:
             shutil.rmtree(fresh)
             lost = Counter(record.dropped.filter for chunk in spool.chunks() for record in chunk if record.dropped)
-            reasons = [f"{n} {why}" for why, n in counts.items() if why not in PARTS]
+            reasons = [f"{n} {why}" for why, n in counts.items() if n and why not in PARTS]
             reasons += [f"{n} dropped by {name}" for name, n in lost.most_common()]
             what = ", ".join(reasons) or "no record came so far"
             raise ConfigError(f"stage '{self.name}': there is nothing to train on: {what}")
+        if counts.get(DIFFERENT) == 0:
+            log.warning("stage '%s': no row of the arm '%s' differs from the kept: it is no control", self.name, self.on)
         how = self.model_dump(exclude={"name", "save_every_s"})
         start = self.start(job.directory.resolve())
         if start != self.student:
@@ -220,40 +255,94 @@ class Train(Stage):
         (work / "job.json").write_bytes(dumps(told))
         return told
 
-    def _arm(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, Row]]:
+    def _arm(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, bytes]]:
         """The rows of what is learnt from, with their parts; a control arm has as many as were kept, and the held-out ones."""
-        kept = self._rows(spool, job, counts)
-        chance = random.Random(self.seed)
+        rows = self._rows(spool, job, counts)
         if self.on == "kept":
-            yield from kept
-        elif self.on == "shuffled":
-            rows = list(kept)
-            answers = [{n: row[n] for n in self.learning.answers if n in row} for part, row in rows if part == "train"]
-            if not all(answers):
-                raise ConfigError(f"stage '{self.name}': whole chats cannot be shuffled: leave out loss: assistant")
-            others = iter(chance.sample(answers, len(answers)))
-            yield from ((part, {**row, **next(others)} if part == "train" else row) for part, row in rows)
-        else:
-            wanted = 0
-            for part, row in kept:
-                wanted += part == "train"
-                if part != "train":
-                    yield part, row
-            total = sum(part == "train" for part, _ in self._rows(spool, job, Counter(), dropped=True))
-            taken = set(range(wanted)) if self.on == "raw" else set(chance.sample(range(total), wanted))
-            pool = (row for part, row in self._rows(spool, job, Counter(), dropped=True) if part == "train")
-            yield from (("train", row) for i, row in enumerate(pool) if i in taken)
+            yield from ((part, _line(row)) for part, row, _ in rows)
+            return
+        chance, kept, dropped = random.Random(self.seed), 0, bytearray()
+        with _Lines(job.ledger.path.parent) as lines:
+            for part, row, was_dropped in rows:
+                if part == "train":
+                    lines.add(_line(row))
+                    dropped.append(was_dropped)
+                    kept += not was_dropped
+                else:
+                    yield part, _line(row)
+            if self.on == "shuffled":
+                counts[DIFFERENT] = kept if kept > 1 else 0
+                answers = self.learning.answers()
+                for i, other in enumerate(_others(len(lines), chance)):
+                    row, source = orjson.loads(lines[i]), orjson.loads(lines[other])
+                    yield "train", _line({**row, **{name: source[name] for name in answers if name in source}})
+                return
+            counts[DIFFERENT] = 0
+            for i in range(kept) if self.on == "raw" else _drawn(kept, len(lines), chance):
+                counts[DIFFERENT] += dropped[i]
+                yield "train", lines[i]
 
-    def _rows(self, spool: Spool, job: Job, counts: Counter[str], *, dropped: bool = False) -> Iterator[tuple[str, Row]]:
-        """What each kept record teaches, or each that there was, with its part; those that teach nothing are counted."""
+    def _rows(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, Row, bool]]:
+        """What each kept record teaches, with its part; in an arm also what those that filters dropped do, which are
+        marked. Those that teach nothing are counted.
+        """
         learning = self.learning
-        for chunk in spool.chunks():
-            some = [record for record in chunk if dropped or not record.dropped]
-            for record, signals in zip(some, _signals(some, job) if learning.signals else [{} for _ in some], strict=True):
+        form = self._former(spool, job) if self.on in FROM_DROPPED else None
+
+        def taught(chunk: Chunk) -> Iterator[tuple[Record, Row | Unusable]]:
+            recorded = _signals(chunk, job) if learning.signals else [{} for _ in chunk]
+            for record, signals in zip(chunk, recorded, strict=True):
                 try:
-                    yield self.part(record), learning.row(record, signals)
+                    yield record, learning.row(form(record) if form and record.dropped else record, signals)
                 except Unusable as why:
-                    counts[f"left out: {why}"] += 1
+                    yield record, why
+
+        kept = (taught([record for record in chunk if not record.dropped]) for chunk in spool.chunks())
+        first = next((row for some in kept for _, row in some if isinstance(row, dict)), {})
+        for chunk in spool.chunks():
+            some = [record for record in chunk if not record.dropped or form and self.part(record) == PARTS[0]]
+            for record, row in taught(some):
+                why = row if isinstance(row, Unusable) else _misfit(row, first)
+                if isinstance(row, dict) and not why:
+                    yield self.part(record), row, record.dropped is not None
+                else:
+                    counts[f"{'dropped before and ' if record.dropped else ''}left out: {why}"] += 1
+
+    def _former(self, spool: Spool, job: Job) -> Callable[[Record], Record]:
+        """What brings a dropped record into the form of the kept ones, and raises Unusable for those that no arm may
+        learn from: where no whole answer came, and where something is repeated that is evaluated on.
+        """
+        stages = list(_flat(job.stages, job.project))
+        places = {name: i for i, stage in enumerate(stages) for name in stage.names()}
+        guards = [stage for stage in stages if isinstance(stage, Decontaminate)] or [Decontaminate()]
+        evaluated = [guard.sets(job.project) for guard in guards]
+        for chunk in spool.chunks():
+            for record in (record for record in chunk if self.part(record) != PARTS[0]):
+                for seen in evaluated:
+                    seen.add(record.source, record.fields)
+        for seen in evaluated:
+            seen.settle()
+
+        @cache
+        def formers(place: int) -> list[tuple[str, Callable[[Record], Record]]]:
+            return [(stage.name, former) for stage in stages[place + 1 :] if (former := stage.former())]
+
+        def formed(record: Record) -> Record:
+            assert record.dropped
+            place = places.get(record.dropped.stage)
+            if place is None or not stages[place].selects:
+                raise Unusable(f"stage '{record.dropped.stage}' let none of it go on ({record.dropped.filter})")
+            raw = record
+            for name, former in formers(place):
+                try:
+                    record = former(record)
+                except Unrenderable as error:
+                    raise Unusable(f"stage '{name}' cannot form it: {error}") from error
+            if any(seen.find(fields) for seen in evaluated for fields in (raw.fields, record.fields)):
+                raise Unusable("it repeats what is evaluated on")
+            return record
+
+        return formed
 
     async def _train(self, work: Path, told: Mapping[str, Any], job: Job) -> None:
         """Carry the training out in a process that ends when its standard input does, so that it never outlives this one."""
@@ -285,6 +374,84 @@ class Train(Stage):
         lines = (work / "output.txt").read_text(errors="replace").strip().splitlines()[-3:]
         message = f"the training {how}: {' | '.join(lines)} (all that it printed is in {work / 'output.txt'})"
         return DistillgenError(f"stage '{self.name}': {message}")
+
+
+def _flat(stages: Iterable[Stage], project: Project) -> Iterator[Stage]:
+    """Stages, and behind each those inside it."""
+    for stage in stages:
+        yield stage
+        yield from _flat(stage.inner(project), project)
+
+
+def _steps(given: Checking) -> Iterator[tuple[int, Stage, Fields]]:
+    """The stages from which records can come, and those inside them, with their places and what reaches each."""
+
+    def steps(stages: Sequence[Stage], reached: Sequence[Fields], given: Checking) -> Iterator[tuple[Stage, Fields]]:
+        for stage, fields in zip(stages, reached, strict=True):
+            yield stage, fields
+            inside, after = stage.within(replace(given, fields=fields))
+            yield from steps(inside, [fields, *after][: len(inside)], given)
+
+    first = given.stages.index(given.loops[-1]) + 1 if given.loops else 0
+    outer = replace(given, stages=given.stages[:first], reached=given.reached[:first])
+    every = steps(given.stages[first:], given.reached[first:], outer)
+    yield from ((place, stage, fields) for place, (stage, fields) in enumerate(every))
+
+
+def _misfit(row: Row, first: Row) -> str:
+    """How the columns of a row differ from those of the first one, if they do: a data set has one shape."""
+    for name in {**first, **row}:
+        one, other = (KINDS.get(type(each.get(name)), "of another type") for each in (row, first))
+        if one != other:
+            return f"its '{name}' is {one}, in the first row it is {other}"
+    return ""
+
+
+def _line(row: Row) -> bytes:
+    return dumps(row) + b"\n"
+
+
+def _drawn(count: int, total: int, chance: random.Random) -> Iterator[int]:
+    """`count` numbers below `total` by chance, in order (Knuth's algorithm S)."""
+    for i in range(total):
+        if chance.random() * (total - i) < count:
+            count -= 1
+            yield i
+
+
+def _others(count: int, chance: random.Random) -> Sequence[int]:
+    """For each of `count` rows another one, by chance, each once (Sattolo's algorithm: one cycle through all)."""
+    others = array("Q", range(count))
+    for i in range(count - 1, 0, -1):
+        j = chance.randrange(i)
+        others[i], others[j] = others[j], others[i]
+    return others
+
+
+class _Lines:
+    """Rows that wait on disk, within reach by their number."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)
+        self._starts = array("Q", [0])
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def add(self, line: bytes) -> None:
+        """One more; they are read when all are there."""
+        self._file.write(line)
+        self._starts.append(self._starts[-1] + len(line))
+
+    def __getitem__(self, number: int) -> bytes:
+        self._file.seek(self._starts[number])
+        return self._file.read(self._starts[number + 1] - self._starts[number])
 
 
 def _signals(records: Chunk, job: Job) -> list[dict[str, Logprobs]]:

@@ -1,0 +1,257 @@
+"""Control arms: what each learns from, that it can differ, and that nothing which is evaluated on is in any of them."""
+
+import importlib.util
+import json
+import logging
+import shutil
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.record import dumps
+from distillgen.stages.train import Train, _drawn, _others
+
+ARMS = ("kept", "raw", "random", "shuffled")
+ODD = {"only_even": '''"""Answers to odd questions are wrong."""
+from distillgen import Filter
+
+def only_even():
+    """Keep what was asked about an even number. Costs nothing."""
+    return Filter(lambda rs: [r.fields["n"] % 2 for r in rs], lambda odd: "odd" if odd else None)
+'''}
+FORM = {"format": {"messages": [{"user": "{{ question }}"}, {"assistant": "{{ answer }}"}]}}
+ASK = {"generate": {"model": "t", "template": "{{ question }}", "output": "answer"}}
+FILTER = {"filter": ["only_even"]}
+
+
+@pytest.fixture
+def taught(project, monkeypatch):
+    """Carry stages out as far as the rows that each arm would be trained on; gives these by arm, and the run."""
+    found = importlib.util.find_spec
+    there = ("torch", "transformers", "datasets", "accelerate", "trl", "peft", "sentence_transformers")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name in there else found(name))
+    for name, text in ODD.items():
+        project.write(f"filters/{name}.py", text)
+
+    async def written(self, work, told, job):
+        (work / "student").mkdir()
+        for name in ("train.jsonl", "held_out.jsonl"):
+            shutil.copy(work / name, work / "student" / name)
+        manifest = {
+            "student": "tiny", "objective": self.objective, "kind": "model", "api": "chat", "fingerprint": told["fingerprint"],
+            "loss_curve": [[1, 1.0]], "held_out": None, "steps": 1, "seconds": 1.0, "energy_joules": "unknown", "data": told["data"],
+            "hardware": {"gpus": [], "processor": "none"},
+        }
+        (work / "student/manifest.json").write_bytes(dumps(manifest))
+
+    monkeypatch.setattr(Train, "_train", written)
+
+    def taught(stages, rows, *, arms=ARMS, behind=(), source=None, script=lambda request, sample: "It is so.", **train):
+        project.rows("rows.jsonl", rows)
+        trained = [{"train": {"name": arm, "student": "tiny", "on": arm, "held_out": 0, **train}} for arm in arms]
+        stages = [{"source": {"path": "rows.jsonl", **(source or {})}}, *stages, *trained, *behind]
+        models = {"t": {"provider": "scripted", "model": "echo"}}
+        run = distillgen.run({"version": 1, "models": models, "stages": stages}, out="out", teachers={"t": script})
+        read = {arm: project.read(f"out/student-{arm}/train.jsonl") for arm in arms}
+        return read, {arm: json.loads((run.directory / f"student-{arm}/manifest.json").read_text())["data"] for arm in arms}, run
+
+    return taught
+
+
+def questions(n):
+    return [{"n": i, "question": f"What is {i}?", "answer": f"It is {i}."} for i in range(n)]
+
+
+def asked(rows):
+    return [int(row["prompt"][0]["content"].split()[-1].strip("?")) for row in rows]
+
+
+@pytest.mark.parametrize("stages", [[FILTER, FORM], [FORM, FILTER]], ids=["format after filter", "filter after format"])
+def test_the_arms_of_the_readmes_order_are_four_different_data_sets_of_one_size_and_form(taught, stages):
+    rows, data, _ = taught(stages, questions(60))
+    assert len({each["sha256"] for each in data.values()}) == 4 and {len(each) for each in rows.values()} == {30}
+    assert asked(rows["kept"]) == asked(rows["shuffled"]) == list(range(0, 60, 2))
+    assert asked(rows["raw"]) == list(range(30)) and asked(rows["random"]) == sorted(asked(rows["random"]))
+    assert set(asked(rows["random"])) & set(range(1, 60, 2)) and max(asked(rows["random"])) > 30
+    right = [{**row, "completion": [{"role": "assistant", "content": f"It is {n}."}]} for row, n in zip(rows["raw"], range(30), strict=True)]
+    assert rows["raw"] == right, "an arm's rows are not formed as the kept ones are"
+    exchanged = [row["completion"][0]["content"] for row in rows["shuffled"]]
+    assert sorted(exchanged) == sorted(row["completion"][0]["content"] for row in rows["kept"])
+    assert all(answer != f"It is {n}." for answer, n in zip(exchanged, asked(rows["shuffled"]), strict=True))
+    assert data["raw"]["rows"] == {"train": 30, "rows that differ from the kept": 15}
+    assert data["shuffled"]["rows"]["rows that differ from the kept"] == 30 and data["kept"]["rows"] == {"train": 30}
+
+
+def test_another_seed_draws_other_rows_and_the_same_one_the_same(taught):
+    draws = [taught([FILTER, FORM], questions(60), arms=("random", "shuffled"), seed=seed)[0] for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] and draws[0]["random"] != draws[2]["random"] and draws[0]["shuffled"] != draws[2]["shuffled"]
+
+
+def test_what_cannot_be_formed_or_has_no_answer_is_counted_and_told(taught):
+    def script(request, sample):
+        number = int(request.messages[-1]["content"].split()[-1].strip("?"))
+        return "" if number == 3 else "yes"
+
+    form = {"format": {"messages": [{"user": "{{ question }}"}, {"assistant": "{{ 6 // (n - 5) }} {{ answer }}"}]}}
+    rows, data, run = taught([ASK, FILTER, form], [{"n": i, "question": f"{i}?"} for i in range(12)], arms=("raw",), script=script)
+    told = data["raw"]["rows"]
+    assert asked(rows["raw"]) == [0, 1, 2, 4, 6, 7] and told["train"] == 6
+    (why,) = [name for name in told if "cannot form it" in name]
+    assert why.startswith("dropped before and left out: stage 'format' cannot form it: ZeroDivisionError") and told[why] == 1
+    stage = next(each for each in run.state["stages"] if each["name"] == "raw")
+    assert stage["measured"][why] == 1 and "cannot form it" in run.directory.joinpath("report.html").read_text()
+
+
+def test_failed_and_cut_off_answers_are_in_no_arm(taught):
+    from distillgen.teachers import Completion
+
+    def script(request, sample):
+        number = int(request.messages[-1]["content"].split()[-1].strip("?"))
+        return Completion(status="length" if number == 1 else "refused" if number == 2 else "ok", text="I cannot")
+
+    rows, data, _ = taught([ASK, FILTER, FORM], [{"n": i, "question": f"{i}?"} for i in range(8)], arms=("raw",), script=script)
+    assert asked(rows["raw"]) == [0, 3, 4] and data["raw"]["rows"]["train"] == 3
+    assert sum(n for why, n in data["raw"]["rows"].items() if why.startswith("dropped before and left out: stage 'generate' let")) == 2
+
+
+REFUSED = [
+    ([], "raw"), ([FORM], "random"), ([ASK, FORM], "raw"),
+    ([FILTER, ASK, FORM], "raw"),  # what the filter drops was never answered
+]
+
+
+@pytest.mark.parametrize("stages, on", REFUSED)
+def test_an_arm_that_cannot_differ_is_refused_at_check(project, taught, stages, on):
+    fields = ["n", "question"] if ASK in stages else ["n", "question", "answer"]
+    project.rows("rows.jsonl", [{name: row[name] for name in fields} for row in questions(3)])
+    learns = {"prompt": "question", "completion": "answer"} if not stages else {}
+    written = {
+        "version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl"}}, *stages, {"train": {"student": "tiny", "on": on, **learns}}],
+    }
+    with pytest.raises(ConfigError, match=f"stage 'train': on: {on}: the arm would be the kept rows once more"):
+        distillgen.load(written)
+    written["stages"][-1]["train"]["on"] = "kept"
+    distillgen.load(written)
+
+
+def test_an_arm_behind_an_earlier_training_of_a_whole_corpus_is_refused(project, taught):
+    project.rows("rows.jsonl", questions(3))
+    learns = {"student": "tiny", "prompt": "question", "completion": "answer"}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"train": {"name": "first", **learns}}, {"train": {"on": "raw", **learns}}]
+    with pytest.raises(ConfigError, match="the arm would be the kept rows once more"):
+        distillgen.load({"version": 1, "stages": stages})
+
+
+def test_an_arm_that_happens_not_to_differ_says_so(taught, caplog):
+    with caplog.at_level(logging.WARNING):
+        _, data, run = taught([FILTER, FORM], [{"n": 2 * i, "question": f"{i}?", "answer": "a"} for i in range(4)], arms=("raw", "random"))
+    assert data["raw"]["rows"]["rows that differ from the kept"] == 0
+    assert "no row of the arm 'raw' differs from the kept: it is no control" in (run.directory / "run.log").read_text()
+
+
+def test_rows_dropped_inside_rounds_are_formed_by_what_stands_behind_them_there(taught):
+    loop = {"rounds": {"n": 1, "stages": [FILTER, FORM]}}
+    rows, data, _ = taught([loop], questions(20))
+    assert asked(rows["raw"]) == list(range(10)) or sorted(asked(rows["raw"])) == asked(rows["raw"])
+    assert data["raw"]["rows"]["train"] == 10 and len({each["sha256"] for each in data.values()}) >= 3
+    assert set(asked(rows["random"])) & set(range(1, 20, 2))
+
+
+def test_an_arm_inside_rounds(project, taught):
+    project.rows("rows.jsonl", questions(20))
+    arm = {"train": {"student": "tiny", "on": "random", "held_out": 0}}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 1, "stages": [FILTER, FORM, arm]}}]
+    distillgen.run({"version": 1, "stages": stages}, out="out")
+    rows = project.read("out/rounds/00/student/train.jsonl")
+    assert len(rows) == 10 and set(asked(rows)) & set(range(1, 20, 2))
+    with pytest.raises(ConfigError, match="the arm would be the kept rows once more"):
+        distillgen.load({"version": 1, "stages": [stages[0], FILTER, {"rounds": {"n": 1, "stages": [FORM, arm]}}]})
+
+
+# Nothing that is evaluated on is trained on
+
+WORDS = "amber birch cedar delta ember flint grove heath inlet jetty knoll lagoon marsh north ocean plain quay river stone tide".split()
+
+
+def long(i):
+    """A text of twenty words that no other number has."""
+    return " ".join(f"{word}{i}" for word in WORDS)
+
+
+EVALUATE = {"evaluate": {"models": ["t"], "template": "{{ question }}", "gold": "answer", "metrics": ["exact"]}}
+
+
+@pytest.mark.parametrize("place", ["before the filter", "behind the filter", "by itself"])
+def test_no_arm_learns_what_repeats_an_evaluation_item(project, taught, place):
+    """Odd rows are dropped by the filter; rows 8 to 11 repeat held-out row 0, rows 12 to 15 an item of the set."""
+    project.rows("test.jsonl", [{"question": long(99), "answer": "x"}, {"question": "9 + 9?", "answer": "18"}])
+    rows = [{"n": i, "question": long(i), "answer": f"a{i}", "split": "test" if i < 2 else "train"} for i in range(40)]
+    for i in range(8, 12):
+        rows[i]["question"] = f"Number {i}: {long(0).upper()}!"
+    for i in range(12, 16):
+        rows[i]["question"] = f"{i} {long(99)}"
+    rows[17]["question"] = rows[16]["question"] = " 9  + 9 ?"
+    guard = {"decontaminate": {"against": ["test.jsonl"], "questions": [["question"]]}}
+    stages = {"before the filter": [guard, FILTER, FORM], "behind the filter": [FILTER, FORM, guard], "by itself": [FILTER, FORM]}[place]
+    evaluate = {"evaluate": {**EVALUATE["evaluate"], "data": "test.jsonl"}}
+    held_out = {"evaluate": {**EVALUATE["evaluate"], "name": "own"}}
+    read, data, _ = taught(stages, rows, behind=[evaluate, held_out])
+    leaks = [n for arm in ARMS for row in read[arm] for n in (0, 99) if long(n) in row["prompt"][0]["content"].lower()]
+    asks = [row for arm in ARMS for row in read[arm] if "9 + 9" in " ".join(row["prompt"][0]["content"].split())]
+    assert not leaks and not asks
+    assert len({each["sha256"] for each in data.values()}) == 4 and {len(each) for each in read.values()} == {len(read["kept"])}
+    assert sum(n for why, n in data["raw"]["rows"].items() if "repeats what is evaluated on" in why or "held_out" in why) >= 4
+
+
+def test_no_arm_learns_a_dropped_near_copy_of_what_the_training_holds_out_itself(taught):
+    stage = Train(student="tiny", held_out=0.3)
+    from distillgen.record import Record
+
+    sides = [stage.part(Record("", {}, source=f"rows.jsonl:{i + 1}")) for i in range(40)]
+    out = [i for i in range(0, 40, 2) if sides[i] == "held_out"]
+    copies = [i for i in range(1, 40, 2) if sides[i] == "train"][:3]
+    rows = [{"n": i, "question": long(i), "answer": "a"} for i in range(40)]
+    for i in copies:
+        rows[i]["question"] = "Again: " + long(out[0])
+    read, data, _ = taught([FILTER, FORM], rows, arms=("raw", "random"), held_out=0.3)
+    assert not any(long(out[0]) in row["prompt"][0]["content"] for arm in read for row in read[arm])
+    assert data["raw"]["rows"]["dropped before and left out: it repeats what is evaluated on"] == 3
+
+
+# The draws
+
+
+def test_every_row_gets_another_ones_answer_and_the_draw_is_even():
+    import random
+
+    assert [*_others(1, random.Random(0))] == [0]
+    for n in (2, 3, 50):
+        others = [*_others(n, random.Random(n))]
+        assert sorted(others) == list(range(n)) and all(i != other for i, other in enumerate(others))
+    counts = [0] * 10
+    for seed in range(600):
+        some = [*_drawn(3, 10, random.Random(seed))]
+        assert len(some) == 3 and some == sorted(set(some))
+        for i in some:
+            counts[i] += 1
+    assert min(counts) > 130 and max(counts) < 230
+
+
+def test_the_shuffled_arm_builds_the_objective_once_whatever_the_rows(taught, monkeypatch):
+    calls = []
+    real = Train.learning.fget
+    monkeypatch.setattr(Train, "learning", property(lambda self: calls.append(1) or real(self)))
+    taught([FORM], questions(40), arms=("shuffled",))
+    few = len(calls)
+    calls.clear()
+    shutil.rmtree("out")
+    taught([FORM], questions(400), arms=("shuffled",))
+    assert len(calls) == few
+
+
+def test_a_row_of_another_form_than_the_first_is_left_out_and_told(taught):
+    rows = [{"prompt": f"{i}", "completion": "yes"} for i in range(4)] + [{"prompt": [{"role": "user", "content": "x"}], "completion": "no"}]
+    read, data, _ = taught([], rows, arms=("kept",))
+    assert len(read["kept"]) == 4 and data["kept"]["rows"] == {"train": 4, "left out: its 'prompt' is a list, in the first row it is a text": 1}
