@@ -459,26 +459,28 @@ def _logged(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
-    """The first Ctrl-C stops cleanly; the second gives up what is in flight."""
+    """The first Ctrl-C, SIGTERM or closed terminal stops cleanly; a second Ctrl-C or SIGTERM gives up what is in flight."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
 
-    def stop() -> None:
-        if live.stopping:
+    def stop(number: int) -> None:
+        if not live.stopping:
+            live.stopping = "interrupted"
+            consume.cancel()
+        elif number != signal.SIGHUP:  # which the kernel and the shell both send for one terminal
             for teacher in live.teachers.values():
                 teacher.abandon()
-            return
-        live.stopping = "interrupted"
-        consume.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    ends = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    ends = [number for number in ends if signal.getsignal(number) != signal.SIG_IGN]  # as nohup wants it
+    for number in ends:
+        loop.add_signal_handler(number, stop, number)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ends:
             loop.remove_signal_handler(number)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -48,10 +49,10 @@ def pipeline(project, url, rows=ROWS):
     return path
 
 
-def start(project, *args):
+def start(project, *args, before=None):
     return subprocess.Popen(
         [sys.executable, "-m", "distillgen", "run", "ask", *args], cwd=project.path, env=project.env(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=before,
     )
 
 
@@ -89,7 +90,7 @@ def test_sigkill_loses_nothing_and_asks_only_what_was_in_flight(project, seed):
         assert usage["answers"] == usage["requests"] == answered and usage["output_tokens"] == 5 * answered
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(project, number):
     with Endpoint(latency_s=0.3) as endpoint:
         pipeline(project, endpoint.url)
@@ -106,6 +107,42 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(project, number
         endpoint.latency_s = 0
         project.cli("run", "ask")
         assert max(endpoint.asked.values()) == 1
+
+
+def test_a_terminal_that_is_closed_throws_no_answer_away(project):
+    """The program loses its terminal, gets SIGHUP from the kernel, and once more from the shell."""
+    with Endpoint(latency_s=0.3) as endpoint:
+        pipeline(project, endpoint.url)
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-c", "import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+                   f"os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'distillgen', 'run', 'ask'])"]  # fmt: skip
+        process = subprocess.Popen(command, cwd=project.path, env=project.env() | {"TERM": "xterm"}, start_new_session=True,
+                                   stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
+        os.close(theirs)
+        while endpoint.asked.total() < 3 * CONCURRENCY:
+            os.read(ours, 1 << 16)
+        os.close(ours)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+        process.wait(60)
+        state = json.loads((project.path / "runs/ask/usage.json").read_text())
+        assert state["state"] == "interrupted" and state["totals"]["answers"] == endpoint.asked.total()
+        endpoint.latency_s = 0
+        project.cli("run", "ask")
+        assert max(endpoint.asked.values()) == 1
+
+
+def test_nohup_is_respected(project):
+    with Endpoint(latency_s=0.1) as endpoint:
+        pipeline(project, endpoint.url)
+        process = start(project, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        while endpoint.asked.total() < CONCURRENCY:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130 and endpoint.asked.total() > 2 * CONCURRENCY
 
 
 def test_the_corpus_does_not_depend_on_concurrency(project):
