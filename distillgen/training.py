@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import sys
 import threading
@@ -26,8 +27,9 @@ from transformers.trainer_utils import set_seed
 from distillgen import students
 from distillgen.errors import DistillgenError
 from distillgen.hardware import Energy, described
-from distillgen.objectives import PARTS, Training
+from distillgen.objectives import PARTS, Row, Training
 from distillgen.project import Project
+from distillgen.record import loads_own
 from distillgen.stages.train import Train
 
 WRITE_EVERY_S = 0.5
@@ -90,7 +92,7 @@ def train(folder: Path, job: dict[str, Any], stage: Train) -> None:
     learning = stage.learning
     training = Training(
         student, folder, _rows(folder), _arguments(folder, stage, learning.learning_rate), stage.max_length, stage.revision,
-        stage.dtype or ("bfloat16" if stage.lora and gpu else "float32"), stage.lora, template,
+        stage.dtype or ("bfloat16" if stage.lora and gpu else "float32"), stage.lora, template, learning.api(_first(folder)),
     )  # fmt: skip
     progress.say("counting tokens")
     trainer = learning.trainer(training)
@@ -118,6 +120,13 @@ def _rows(folder: Path) -> dict[str, Any]:
     files = {name: folder / f"{name}.jsonl" for name in PARTS}
     cache = str(folder / "cache")
     return {name: Dataset.from_json(str(path), cache_dir=cache) for name, path in files.items() if path.stat().st_size}
+
+
+def _first(folder: Path) -> Row:
+    """The first row as the objective has written it: trainers get others made of it."""
+    with (folder / "train.jsonl").open("rb") as lines:
+        row: Row = loads_own(next(lines))
+    return row
 
 
 def _texts(folder: Path) -> Iterator[str]:
@@ -219,9 +228,10 @@ def _point_home(trainer: Any, student: str, folder: Path, to: Path) -> None:
 
 
 def _plain(metrics: dict[str, float]) -> dict[str, float]:
-    """Measurements of the held-out rows, without what they say of speed."""
+    """Measurements of the held-out rows, without what they say of speed, and without what is no number."""
     speed = ("runtime", "_per_second", "epoch", "num_tokens", "preparation_time")
-    return {name.removeprefix("eval_"): value for name, value in metrics.items() if not name.endswith(speed)}
+    kept = {name: value for name, value in metrics.items() if not name.endswith(speed) and math.isfinite(value)}
+    return {name.removeprefix("eval_"): value for name, value in kept.items()}
 
 
 def _write_manifest(
@@ -231,27 +241,24 @@ def _write_manifest(
     progress.say("writing the student")
     state, config = trainer.state, getattr(trainer.model, "config", None)
     joules = [session["joules"] for session in progress.sessions]
+    curve = [[entry["step"], entry["loss"]] for entry in state.log_history if "loss" in entry]
+    if lost := sum(not math.isfinite(loss) for _, loss in curve):
+        training.counts["of the loss's points no number: take a smaller learning rate"] = lost
     rows = job["data"]["rows"] | dict(training.counts)
     manifest = {
         "student": stage.student, "base": "base" if (folder / "student" / "base").exists() else training.student,
         "revision": stage.revision or getattr(config, "_commit_hash", None), "kind": "adapter" if stage.lora else "model",
-        "api": _api(stage, training), "objective": stage.objective,
+        "api": training.api, "objective": stage.objective,
         "options": stage.model_dump(), "fingerprint": job["fingerprint"], "seed": stage.seed,
         "versions": job["versions"], "data": {**job["data"], "rows": rows}, "files": job["files"],
         "hardware": described(), "processes": trainer.args.world_size,
         "seconds": round(sum(session["seconds"] for session in progress.sessions), 1),
         "energy_joules": sum(joules) if None not in joules else "unknown", "sessions": progress.sessions,
         "steps": state.global_step,
-        "loss_curve": [[entry["step"], entry["loss"]] for entry in state.log_history if "loss" in entry],
+        "loss_curve": [point for point in curve if math.isfinite(point[1])],
         "held_out": {"base": json.loads((folder / "base.json").read_bytes()), "student": after} if after else None,
     }  # fmt: skip
     _write(folder / "student" / "manifest.json", manifest)
-
-
-def _api(stage: Train, training: Training) -> str:
-    """How the student is to be asked: as it has read its prompts."""
-    as_text = isinstance(training.rows["train"][0].get("prompt"), str) and not stage.learning.turns_texts
-    return "completions" if as_text else "chat"
 
 
 def _write(path: Path, value: Any) -> None:

@@ -109,8 +109,9 @@ def test_what_the_students_vocabulary_lacks_goes_to_the_tail_and_the_token_itsel
 def test_renormalised_alternatives_are_refused():
     raw = {"top_logprobs": [[math.log(0.7), math.log(0.2)]] * 40 + [[math.log(0.9995), math.log(0.0004)]] * 40}
     _refuse_renormalised([raw])
+    _refuse_renormalised([{"top_logprobs": [[math.log(0.9995), math.log(0.0004)]] * 80}])  # a teacher that is sure of all
     renormalised = {"top_logprobs": [[math.log(0.7 / 0.9), math.log(0.2 / 0.9)]] * 80}
-    with pytest.raises(ConfigError, match="the alternatives of every one of 80 tokens sum to 1: they were renormalised"):
+    with pytest.raises(ConfigError, match="the alternatives of every one of 80 unsure tokens sum to 1: they were renormalised"):
         _refuse_renormalised([renormalised])
 
 
@@ -287,9 +288,8 @@ class TestObjectives:
     def test_gkd_comes_close_to_a_teacher_on_this_machine(self, tmp_path):
         from transformers import AutoConfig
 
-        rows = [{"messages": turns(question, colour)} for question, colour in questions(300)]
-        first = [{"prompt": row["messages"][:1], "completion": row["messages"][1:]} for row in rows]
-        taught(tmp_path / "teacher", first)
+        rows = [{"prompt": turns(question), "completion": turns(question, colour)[1:]} for question, colour in questions(300)]
+        taught(tmp_path / "teacher", rows)
         teacher = tmp_path / "teacher/student"
         gkd = {"objective": "gkd", "teacher": str(teacher), "student": str(teacher / "base"), "max_new_tokens": 6, "max_steps": 40}
         held_out = taught(tmp_path / "a", rows, **gkd)["held_out"]
@@ -364,6 +364,37 @@ def frozen(before: str, after: Path) -> bool:
     return all(torch.equal(old[name], new[name]) for name in old if "pooler" not in name)
 
 
+class TestHowItIsAsked:
+    """A student is asked in the form in which it has read its prompts, and its folder says so to others, too."""
+
+    pytestmark = trains
+    TOKENS = {"tokens": ["red"], "logprobs": [-0.5], "top_tokens": [["red", "green"]], "top_logprobs": [[-0.5, -1.5]]}
+    CASES = [
+        ("sft", {"completion": "red"}, {}), ("logits", TOKENS, {}), ("dpo", {"chosen": "red", "rejected": "green"}, {}),
+        ("rationale", {"rationale": "as it is red", "label": "red"}, {}), ("gkd", {"completion": "red"}, {}),
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("as_text", [True, False])
+    @pytest.mark.parametrize("objective, answer, options", CASES, ids=[case[0] for case in CASES])
+    def test_of_each_objective(self, tmp_path, objective, answer, options, as_text):
+        from transformers import AutoTokenizer
+
+        if objective == "rationale" and not as_text:
+            pytest.skip("it learns from texts alone")
+        student = students.ready("tiny", tmp_path, tmp_path / "student", ["red green What colour is"] * 9)
+        options = {"teacher": student, "max_new_tokens": 2} if objective == "gkd" else {}
+        made = objective_class(objective).model_validate(options)
+        rows = []
+        for i in range(12):
+            fields = {"prompt": f"Colour {i}?" if as_text else turns(f"Colour {i}?"), **answer}
+            rows.append(fields if objective == "logits" else made.row(record(**fields), {}))
+        told = taught(tmp_path / "a", rows, held_out=0, objective=objective, student=student, max_steps=1, **options)
+        expected = "completions" if as_text and objective not in ("rationale", "gkd") else "chat"
+        assert told["api"] == expected
+        template = AutoTokenizer.from_pretrained(tmp_path / "a/student").chat_template
+        assert bool(template) == (expected == "chat")
+
+
 class TestLogits:
     pytestmark = trains
 
@@ -384,7 +415,7 @@ class TestLogits:
             "jensen_shannon": ((p5 * (p5 / m).log()).sum(-1) + (q5 * (q5 / m).log()).sum(-1)) / 2,
         }
         for kind, value in exact.items():
-            assert torch.allclose(divergence(logits, ids, top, kind), value)
+            assert torch.allclose(divergence(logits, ids, top, kind), value, atol=1e-12)
             padded = divergence(logits, torch.cat([ids, ids[:, :2]], -1), torch.cat([top, torch.zeros(7, 2)], -1), kind)
             assert torch.allclose(padded, value)
             assert divergence(top.new_zeros(7, 20).scatter(-1, ids, top.log() - ((1 - top.sum(-1, keepdim=True)) / 16).log()), ids, top, kind).abs().max() < 1e-9
@@ -392,6 +423,70 @@ class TestLogits:
         for kind in exact:
             divergence(sure, torch.tensor([[0, 1]]), torch.tensor([[0.9, 0.1]]), kind).sum().backward()
             assert torch.isfinite(sure.grad).all()
+
+    HAND = [  # student's logits, the teacher's probabilities of tokens 0 to k - 1, and the divergences, in nats
+        # k = V = 2, student 1/2, 1/2: .9 ln 1.8 + .1 ln .2 | ln(5/9)/2 + ln(5)/2 | from m = (.7, .3)
+        ([0.0, 0.0], [0.9, 0.1], 0.3680642071684971, 0.5108256237659907, 0.10174922507919574),
+        # the same of a student with two tokens more, which it gives e^-1000 of its probability
+        ([0.0, 0.0, -1000.0, -1000.0], [0.9, 0.1], 0.3680642071684971, 0.5108256237659907, 0.10174922507919574),
+        # a teacher that is sure: -ln(1/4); m = (5/8, 3/8)
+        ([0.0] * 4, [1.0], 1.3862943611198906, None, 0.38039566584857787),
+        # one as sure as 1 - 1e-6, and the student is, too: nothing to learn
+        ([math.log(1 - 1e-6), math.log(1e-6)], [1 - 1e-6], 0.0, 0.0, 0.0),
+        # 1 - 1e-6 against 1/2: ln 2 - h(1e-6)
+        ([0.0, 0.0], [1 - 1e-6], math.log(2) + (1 - 1e-6) * math.log1p(-1e-6) + 1e-6 * math.log(1e-6), None, None),
+        # three of five: tail .1 against 2/5
+        ([0.0] * 5, [0.5, 0.3, 0.1], 0.5 * math.log(2.5) + 0.3 * math.log(1.5) - 0.1 * math.log(2) - 0.1 * math.log(4), None, None),
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("dtype, close", [("float64", 1e-9), ("float32", 2e-6)])
+    @pytest.mark.parametrize("case", range(len(HAND)))
+    def test_the_divergence_is_exact_where_the_teacher_is_sure_or_the_alternatives_are_all(self, case, dtype, close):
+        import torch
+
+        from distillgen.objectives.logits import divergence
+
+        logits, top, *values = self.HAND[case]
+        ids, p = torch.arange(len(top))[None], torch.tensor([top], dtype=getattr(torch, dtype))
+        for kind, value in zip(("forward", "reverse", "jensen_shannon"), values, strict=True):
+            q = torch.tensor([logits], dtype=p.dtype, requires_grad=True)
+            found = divergence(q, ids, p, kind)
+            found.sum().backward()
+            assert torch.isfinite(found).all() and torch.isfinite(q.grad).all()
+            if value is not None:
+                assert float(found.detach()) == pytest.approx(value, abs=close)
+        wide = torch.tensor([[*logits]], dtype=p.dtype, requires_grad=True)
+        divergence(wide, ids, p, "forward").sum().backward()
+        shares, given = wide.detach().softmax(-1)[0], p[0]
+        alone = torch.allclose(wide.grad[0, : len(top)], (shares[: len(top)] - given), atol=close)
+        assert alone, "the gradient of forward KL by a logit is what the student gives less what the teacher gives"
+
+    def test_the_best_student_is_the_teacher_itself_however_sure(self):
+        """Followed to the minimum of the forward divergence: a clamp would pull a sure teacher down."""
+        import torch
+
+        from distillgen.objectives.logits import divergence
+
+        for sure in (0.9, 1 - 1e-3, 1 - 1e-5):
+            ids, p = torch.tensor([[0]]), torch.tensor([[sure]], dtype=torch.float64)
+            at = torch.tensor([[math.log(sure / (1 - sure)), 0.0]], dtype=torch.float64, requires_grad=True)
+            divergence(at, ids, p, "forward").sum().backward()
+            assert at.grad.abs().max() < 1e-12
+            off = (at.detach() + torch.tensor([[0.1, 0.0]])).requires_grad_()
+            divergence(off, ids, p, "forward").sum().backward()
+            assert off.grad.abs().max() > (1 - sure) * 0.05
+
+    def test_rounded_probabilities_that_sum_to_more_than_one_do_no_harm(self):
+        import torch
+
+        from distillgen.objectives.logits import divergence
+
+        p, ids = torch.tensor([[0.7002, 0.3003]]), torch.tensor([[0, 1]])
+        for kind in ("forward", "reverse", "jensen_shannon"):
+            logits = torch.tensor([[math.log(0.7), math.log(0.3), -20.0]], requires_grad=True)
+            found = divergence(logits, ids, p, kind)
+            found.sum().backward()
+            assert 0 <= float(found.detach()) + 1e-6 < 1e-5 and torch.isfinite(logits.grad).all()
 
     def test_five_alternatives_and_a_tail_teach_about_as_well_as_they_can_and_renormalised_ones_do_not(self):
         """A linear student of a planted Markov chain; cross-entropy on fresh text, as in a published comparison."""

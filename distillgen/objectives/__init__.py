@@ -23,6 +23,8 @@ from distillgen.stages import Checking
 Row: TypeAlias = dict[str, Any]
 """What a record teaches, of one shape in all rows of a training."""
 
+Api = Literal["chat", "completions"]
+
 PARTS = ("train", "held_out")
 
 
@@ -57,15 +59,19 @@ class Training:
     dtype: str | None = None
     lora: Lora | None = None
     chat_template: str | None = None
+    api: Api = "chat"
+    """How its prompts are read, and so how the student is asked later."""
     counts: Counter[str] = field(default_factory=Counter)
     """How many rows were cut or left out, by the reason."""
 
     def tokenizer(self) -> Any:
-        """The student's, with the chat template that was given."""
+        """The student's, with the chat template that was given; without one where it learns texts, so that whoever loads the
+        student asks it with texts, too.
+        """
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.student, revision=self.revision)
-        tokenizer.chat_template = self.chat_template or tokenizer.chat_template
+        tokenizer.chat_template = (self.chat_template or tokenizer.chat_template) if self.api == "chat" else None
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         self.max_length = min(self.max_length, tokenizer.model_max_length)
         return tokenizer
@@ -137,8 +143,6 @@ class Objective(BaseModel):
     """Modules that it needs besides torch, transformers, datasets and accelerate."""
     writes: ClassVar[bool] = True
     """Whether its students write texts, so that they can be asked as teachers are."""
-    turns_texts: ClassVar[bool] = False
-    """Whether a prompt that is a text becomes a chat turn, where the student has a chat template."""
     learning_rate: ClassVar[float] = 2e-5
     """Its default for whole models; an adapter's is ten times that."""
     adapters: ClassVar[bool] = True
@@ -157,6 +161,10 @@ class Objective(BaseModel):
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """What the record teaches; `signals` are the log-probabilities of its answers, by stage. Raises Unusable."""
         raise NotImplementedError
+
+    def api(self, row: Row) -> Api:
+        """How a student of such rows is to be asked: with chat turns, or with a text that it goes on with."""
+        return "chat"
 
     def trainer(self, training: Training) -> Any:
         """A `transformers.Trainer`, ready to train."""

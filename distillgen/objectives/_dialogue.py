@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.objectives import Objective, Row, Unusable
+from distillgen.objectives import Api, Objective, Row, Unusable
 from distillgen.record import FieldName, Record
 from distillgen.stages import Checking
 
@@ -36,6 +36,10 @@ class Dialogue(Objective):
         """The completion."""
         return ("completion",)
 
+    def api(self, row: Row) -> Api:
+        """As the prompt is: a text or chat turns."""
+        return api_of(row)
+
     def turns(self, record: Record) -> list[dict[str, str]]:
         """The record's chat turns. Raises Unusable."""
         turns = record.fields.get(self.messages)
@@ -54,6 +58,11 @@ class Dialogue(Objective):
         if isinstance(completion, str):
             completion = [{"role": "assistant", "content": completion}]
         return {"prompt": _turns(prompt, self.prompt), "completion": _turns(completion, self.completion)}
+
+
+def api_of(row: Row) -> Api:
+    """How a student is asked whose prompts are like that of `row`."""
+    return "completions" if isinstance(row.get("prompt"), str) else "chat"
 
 
 def turns_of(text: Any, name: str, role: str) -> list[dict[str, str]]:

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.objectives import Objective, Row, Training, Unusable
-from distillgen.objectives._dialogue import lengths, turns_of
+from distillgen.objectives import Api, Objective, Row, Training, Unusable
+from distillgen.objectives._dialogue import api_of, lengths, turns_of
 from distillgen.record import FieldName, Record
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
@@ -77,6 +77,10 @@ class Dpo(Objective):
         if self.reference_chosen:
             raise ConfigError("on: shuffled: the recorded reference holds for the answers to their own prompts; leave it out")
         return "chosen", "rejected"
+
+    def api(self, row: Row) -> Api:
+        """As the prompt is: a text or chat turns."""
+        return api_of(row)
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """Prompt, answers and, where it was recorded, the reference's log-probability of each."""

@@ -20,10 +20,10 @@ from distillgen.record import Record
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
 
-LEAST_TAIL = 1e-4  # what float16 alternatives can tell from none
-RENORMALISED = 2e-3  # no tail of any token is larger, where the alternatives were made to sum to 1
-LEAST_LOG = -30.0  # keeps a tail finite that the student gives no probability at all
-FEW = 50  # tokens, from which on that is no accident
+LEAST_TAIL = 1e-7  # what float32 can tell from none
+RENORMALISED = 2e-3  # no tail of any unsure token is larger, where the alternatives were made to sum to 1
+UNSURE = 0.9  # a token whose likeliest alternative has less; of a sure one the tail may really be so small
+FEW = 50  # unsure tokens, from which on that is no accident
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
@@ -125,24 +125,30 @@ class Logits(Dialogue):
 def divergence(logits: Any, ids: Any, probabilities: Any, kind: Divergence) -> Any:
     """Of the student's distribution and the teacher's over k alternatives and the tail, in nats, a number a token.
 
-    `logits` [tokens, vocabulary]; `ids` and the teacher's `probabilities` [tokens, k], 0 where there are fewer than k.
+    `logits` [tokens, vocabulary]; `ids` and the teacher's `probabilities` [tokens, k], 0 where there are fewer than k. It is
+    exact: a tail that the teacher has none of adds nothing, and k alternatives that are the whole vocabulary have no tail.
+    Only the reverse divergence, which is infinite where the teacher has no tail and the student does, takes LEAST_TAIL.
     """
     import torch
 
-    total = logits.logsumexp(-1, keepdim=True)
-    rest = logits.scatter(-1, ids.where(probabilities > 0, ids[:, :1]), -torch.inf).logsumexp(-1, keepdim=True)
-    q = (torch.cat([logits.gather(-1, ids), rest], -1) - total).clamp(min=LEAST_LOG)
-    tail = (1 - probabilities.sum(-1, keepdim=True)).clamp(min=LEAST_TAIL)
-    p = torch.cat([probabilities, tail], -1)
-    there, p = p > 0, p.clamp(min=1e-30).log()
+    filled = probabilities > 0
+    outside = logits.scatter(-1, ids.where(filled, ids[:, :1]), -torch.inf)
+    whole = outside.isneginf().all(-1, keepdim=True)  # there is no other token
+    rest = outside.masked_fill(whole, 0.0).logsumexp(-1, keepdim=True)
+    q = torch.cat([logits.gather(-1, ids), rest], -1) - logits.logsumexp(-1, keepdim=True)
+    total = probabilities.sum(-1, keepdim=True)
+    top = probabilities / total.where(whole, total.clamp(min=1.0))  # rounded numbers sum to a little more than 1
+    p = torch.cat([top, (1 - top.sum(-1, keepdim=True)).clamp(min=0.0).masked_fill(whole, 0.0)], -1)
+    outcomes = torch.cat([filled, ~whole], -1)
+    q = q.where(outcomes, torch.zeros_like(q))
     if kind == "forward":
-        parts = p.exp() * (p - q)
-    elif kind == "reverse":
-        parts = q.exp() * (q - p)
+        return (torch.xlogy(p, p) - p * q).sum(-1)
+    if kind == "reverse":
+        parts = q.exp() * (q - p.clamp(min=LEAST_TAIL).log())
     else:
-        m = torch.logaddexp(p, q) - math.log(2)
-        parts = (p.exp() * (p - m) + q.exp() * (q - m)) / 2
-    return parts.where(there, torch.zeros_like(parts)).sum(-1)
+        middle = torch.logaddexp(p.log(), q) - math.log(2)
+        parts = (torch.xlogy(p, p) - p * middle + q.exp() * (q - middle)) / 2
+    return parts.where(outcomes, torch.zeros_like(parts)).sum(-1)
 
 
 def alternatives(
@@ -175,15 +181,17 @@ def _has_top(signals: Logprobs) -> bool:
 
 
 def _refuse_renormalised(rows: Any) -> None:
-    """Raise ConfigError where no token has any probability left beside its alternatives."""
+    """Raise ConfigError where no unsure token has any probability left beside its alternatives."""
     largest, seen = 0.0, 0
     for row in rows:
         for top in row["top_logprobs"]:
-            largest, seen = max(largest, 1 - sum(map(math.exp, top))), seen + 1
+            shares = [math.exp(value) for value in top]
+            if shares and max(shares) < UNSURE:
+                largest, seen = max(largest, 1 - sum(shares)), seen + 1
         if largest > RENORMALISED:
             return
     if seen >= FEW:
         raise ConfigError(
-            f"the alternatives of every one of {seen:,} tokens sum to 1: they were renormalised, which trains students that are "
-            "far worse than hard labels do. Record them as the teacher gives them, or take objective 'sft'"
+            f"the alternatives of every one of {seen:,} unsure tokens sum to 1: they were renormalised, which trains "
+            "students that are far worse than hard labels do. Record them as the teacher gives them, or take objective 'sft'"
         )

@@ -20,8 +20,6 @@ class Rationale(Objective):
     So the student answers with the label alone, without paying for the reasons: ask it with `label_prefix`.
     """
 
-    turns_texts = True
-
     prompt: FieldName = Field("prompt", description="the question: a text, which a student with a chat template gets as a turn")
     rationale: FieldName = Field("rationale", description="the teacher's reasons")
     label: FieldName = Field("label", description="the answer alone")

@@ -55,8 +55,6 @@ class Sft(Dialogue):
         from trl import SFTConfig, SFTTrainer
 
         tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
-        if isinstance(training.rows["train"][0].get("prompt"), str):
-            tokenizer.chat_template = None  # whoever asks the student then asks as it was taught, by the text alone
 
         def measured(row: Row) -> tuple[int, int]:
             turns = row.get("messages") or []

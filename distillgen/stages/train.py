@@ -495,6 +495,6 @@ def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:
     """What the report and the stage's line tell of a finished training."""
     loss, held_out = manifest["loss_curve"], manifest["held_out"]
     told = {"steps": manifest["steps"], **({"loss": loss[-1][1]} if loss else {})}
-    if held_out:
-        told |= {"held-out loss": held_out["student"]["loss"], "before": held_out["base"]["loss"]}
+    for name, model in (("held-out loss", "student"), ("before", "base")):
+        told |= {name: held_out[model]["loss"]} if held_out and "loss" in held_out[model] else {}
     return told | {why: count for why, count in manifest["data"]["rows"].items() if why not in PARTS}
