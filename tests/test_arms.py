@@ -30,7 +30,7 @@ def taught(project, monkeypatch):
     """Carry stages out as far as the rows that each arm would be trained on; gives these by arm, and the run."""
     found = importlib.util.find_spec
     there = ("torch", "transformers", "datasets", "accelerate", "trl", "peft", "sentence_transformers")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name in there else found(name))
+    monkeypatch.setattr("distillgen.extras.find_spec", lambda name: True if name in there else found(name))
     for name, text in ODD.items():
         project.write(f"filters/{name}.py", text)
 

@@ -44,7 +44,8 @@ def installed(monkeypatch):
     """As if every package were there."""
     found = importlib.util.find_spec
     there = ("torch", "transformers", "datasets", "accelerate", "trl", "peft", "gguf", "bitsandbytes", "tokenizers", "sentence_transformers")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name in there else found(name))
+    for where in ("importlib.util", "distillgen.extras"):
+        monkeypatch.setattr(f"{where}.find_spec", lambda name: True if name in there else found(name))
 
 
 MISTAKES = [
@@ -101,8 +102,8 @@ def test_where_nothing_is_left_to_train_on_what_dropped_the_rows_is_told(project
 
 def test_a_missing_package_is_told_with_its_command(project, monkeypatch):
     project.rows("data/chat.jsonl", DATA["chat.jsonl"])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "trl") else True)
-    with pytest.raises(ConfigError, match=r"objective 'sft' needs torch, trl: pip install 'distillgen\[train\]'"):
+    monkeypatch.setattr("distillgen.extras.find_spec", lambda name: None if name in ("torch", "trl") else True)
+    with pytest.raises(ConfigError, match=r"objective 'sft' needs the extra 'train' \(torch, trl\): pip install 'distillgen\[train\]'"):
         distillgen.load(pipeline("data/chat.jsonl"))
 
 
