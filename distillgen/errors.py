@@ -30,6 +30,10 @@ def place_of(path: Path | str, line: int | None = None) -> str:
     return f"{path}:{line}" if line else str(path)
 
 
+class UserCodeError(ConfigError):
+    """A function of the user's own, such as a filter's measure, raised while a run went on; its cause is what it raised."""
+
+
 class LedgerError(DistillgenError):
     """The ledger cannot be opened, read or written."""
 

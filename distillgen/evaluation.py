@@ -37,6 +37,8 @@ class Answered:
     numbers: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
+    judges: dict[str, float] = field(default_factory=dict)
+    """What the verdicts on all answers show together of whoever judged them, such as a bias."""
     log_likelihoods: list[float | None] = field(default_factory=list)
     """Of each item's right answer: the mean over its tokens, in nats; None where it is not known."""
     choices: list[tuple[float, bool] | None] = field(default_factory=list)
@@ -51,6 +53,7 @@ class Answered:
             "failed": statuses["failed"] + statuses["refused"],
             "metrics": {metric: self._metric(metric, said) for metric in self.passed},
             "numbers": {name: fmean(values) for name, values in self.numbers.items()},
+            "judges": self.judges,
         }  # fmt: skip
         if known := [value for value in self.log_likelihoods if value is not None]:
             told["perplexity"] = math.exp(-fmean(known))
@@ -73,8 +76,9 @@ class Answered:
         return [None if None in row else fmean(row) for row in self.by_item(self.passed[metric])]
 
     def figures(self) -> Iterator[tuple[str, float]]:
-        """The share that each metric let pass, and what else is one number; then the same of each group."""
+        """The share that each metric let pass, and what else is one number; then the same of each group, and of the judges."""
         yield from self._figures(range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices))))
+        yield from self.judges.items()
         for group, found in self.told_by_group().items():
             yield from ((f"{name} in {group}", value) for name, value in found.items() if name != "items")
 

@@ -10,7 +10,7 @@ from typing import Any
 from distillgen.embedding import idle_cores
 from distillgen.errors import ConfigError
 from distillgen.extras import need
-from distillgen.project import Project, file_sha256, load_module
+from distillgen.project import Project, code_sha256, load_module
 
 BATCH = 16
 MEANINGS = (("entail", "support"), ("neutral", "not enough", "nei"), ("contradict", "refute", "not_entail", "not entail"))
@@ -25,7 +25,13 @@ def entailment(pairs: Sequence[tuple[str, str]], *, model: str) -> list[Probabil
     `model` is a sequence-classification model, by its name on the Hugging Face Hub or its folder, or `file.py:function`,
     a function of the pairs. A model of two labels knows no neutral; where they have no names, the second one entails.
     """
-    return _classifier(model)(pairs) if pairs else []
+    file, _, function = model.rpartition(":")
+    if not file.endswith(".py"):
+        return _classifier(model)(pairs) if pairs else []
+    script: Any = getattr(load_module(Path(file)), function, None)
+    if not callable(script):
+        raise ConfigError(f"'{file}' has no function '{function}'")
+    return list(script(pairs)) if pairs else []
 
 
 def nli_model(name: str, project: Project) -> tuple[str, str]:
@@ -36,17 +42,11 @@ def nli_model(name: str, project: Project) -> tuple[str, str]:
     if not file.endswith(".py"):
         return name, name
     path = project.file(file)
-    return f"{path}:{function}", f"{file_sha256(path)}:{function}"
+    return f"{path}:{function}", f"{code_sha256(path)}:{function}"
 
 
 @cache
 def _classifier(model: str) -> Callable[[Sequence[tuple[str, str]]], list[Probabilities]]:
-    file, _, function = model.rpartition(":")
-    if file.endswith(".py"):
-        script: Any = getattr(load_module(Path(file), f"distillgen_nli_{Path(file).stem}"), function, None)
-        if not callable(script):
-            raise ConfigError(f"'{file}' has no function '{function}'")
-        return script  # type: ignore[no-any-return]
     need("an NLI model", "torch", "transformers")
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

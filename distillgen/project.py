@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
+import sys
+import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.machinery import PathFinder
+from importlib.util import cache_from_source, resolve_name
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from distillgen.errors import ConfigError, did_you_mean
+from distillgen.errors import ConfigError, UserCodeError, did_you_mean
+from distillgen.record import Record
 
 KINDS = ("pipelines", "prompts", "filters", "data")
 
@@ -77,7 +84,7 @@ class Project:
     def filter(self, name: str) -> Callable[..., Any]:
         """The factory in `filters/<name>.py`, the function named as the file."""
         path = self.find("filters", name, ".py")
-        factory = getattr(load_module(path, f"distillgen_filter_{name}"), name, None)
+        factory = getattr(load_module(path), name, None)
         if not inspect.isfunction(factory):
             raise ConfigError(f"a filter file defines one function named as the file: def {name}(*, ...) -> Filter", path=path)
         return factory
@@ -94,19 +101,120 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"cannot be read: {error.strerror}", path=path) from error
 
 
-def load_module(path: Path, name: str) -> ModuleType:
-    """Run a Python file of the project as a module of its own; its mistakes become a ConfigError with the line."""
-    module = ModuleType(name)
-    module.__file__ = str(path)
+def load_module(path: Path) -> ModuleType:
+    """A Python file of the user's as a module of its own, carried out once as long as neither it nor a project file that it
+    imports changes. Its mistakes become a ConfigError with the line.
+    """
+    path = path.resolve()
+    imports = imported(path)
+    hashes = {file: file_sha256(file) for file in imports.values()}
+    name = f"distillgen_{path.stem}_{hashlib.sha256(f'{path} {code_sha256(path)}'.encode()).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if any(_LOADED.get(file, own) != own for file, own in hashes.items()):
+        for other, file in imports.items():  # or Python would go on with the files as they were
+            sys.modules.pop(other, None)
+            Path(cache_from_source(file)).unlink(missing_ok=True)
+    _LOADED.update(hashes)
+    module = sys.modules[name] = ModuleType(name)  # where dataclasses and pickle look a class's module up
+    module.__file__, module.__package__ = str(path), ""
     try:
         exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
-    except SyntaxError as error:
-        raise ConfigError(f"{error.msg}", path=path, line=error.lineno) from error
-    except Exception as error:
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            raise ConfigError(f"{error.msg}", path=path, line=error.lineno) from error
+        if not isinstance(error, Exception | SystemExit):
+            raise
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
         raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=line) from error
     return module
+
+
+_LOADED: dict[Path, str] = {}
+"""SHA-256 of the project files that loaded modules import, as they were."""
+
+
+def code_sha256(path: Path) -> str:
+    """SHA-256 of a Python file, or of it and of the project files that it imports."""
+    every = [file_sha256(file) for file in (path, *imported(path).values())]
+    return every[0] if len(every) == 1 else hashlib.sha256(" ".join(every).encode()).hexdigest()
+
+
+def imported(path: Path) -> dict[str, Path]:
+    """The files of the project that a Python file imports, and those that they import, by their modules' names."""
+    files: dict[str, Path] = {}
+    due = [("", path.resolve())]
+    while due:
+        package, file = due.pop()
+        for name in _names_imported(file.read_bytes(), package):
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1):
+                module = ".".join(parts[:end])
+                source = None if module in files else _source(module)
+                if source and source != path.resolve():
+                    files[module] = source
+                    due.append((module if source.stem == "__init__" else module.rpartition(".")[0], source))
+    return dict(sorted(files.items()))
+
+
+@lru_cache(maxsize=256)
+def _names_imported(code: bytes, package: str) -> tuple[str, ...]:
+    """The absolute names of all that a file's code may import; a name from a module may be a module, too."""
+    names = list[str]()
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError):  # told where it is loaded
+        return ()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package.split(".")) * bool(package):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    ours = {*sys.stdlib_module_names, __package__}
+    return tuple(dict.fromkeys(name for name in names if name.partition(".")[0] not in ours))
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module that was not installed. Imports nothing."""
+    folders: Any = None
+    spec = None
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:end]), folders)
+        if spec is None or (folders := spec.submodule_search_locations) is None and end < len(parts):
+            return None
+    if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
+        return None
+    file = Path(str(spec.origin)).resolve()
+    return file if _is_users(file) else None
+
+
+def _is_users(file: Path) -> bool:
+    """Whether a file belongs to the user, or is content as users write it; not to Python, a package or the engine."""
+    if any(file.is_relative_to(home(kind)) for kind in KINDS):
+        return True
+    others = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")))
+    installed = {"site-packages", "dist-packages"} & {*file.parts} or any(map(file.is_relative_to, others))
+    return file.is_file() and not installed
+
+
+def user_error(error: BaseException, what: str, records: Sequence[Record] = ()) -> UserCodeError:
+    """What the user is told of an exception that `what`, a function of his own, raised about one of these records."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    users = [(frame, line) for frame, line in reversed(frames) if _is_users(Path(frame.f_code.co_filename))]
+    if len(records) > 1:  # the innermost variable that holds one of them is of a loop over them
+        held = (value for frame, _ in users for value in frame.f_locals.values() if isinstance(value, Record))
+        records = [record for value in held for record in records if record is value][:1] or records
+    place = "".join(f" at the record {record.id} ({record.source})" for record in records[:1])
+    if len(records) > 1:
+        place = f" at one of {len(records)} records, from {records[0].source} to {records[-1].source}"
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    path, line = (Path(users[0][0].f_code.co_filename), users[0][1]) if users else (None, None)
+    remedy = "Answers that were paid for are safe: mend it and run again to go on. run.log holds the whole traceback"
+    return UserCodeError(f"{what} raised {text}{place}. {remedy}", path=path, line=line)
 
 
 Base = TypeVar("Base")

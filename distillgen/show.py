@@ -132,6 +132,8 @@ def evaluation(run: Run) -> None:
             further = {k: model[k] for k in ("perplexity", "ece", "failed", "cut_off") if model.get(k)}
             if further:
                 say(f"  {name}: " + ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in further.items()))
+            for figure, value in model.get("judges", {}).items():
+                say(f"  {name}: {figure} {number(value)}")
         for c in found["comparisons"]:
             interval = f"{100 * c['low']:+.1f} to {100 * c['high']:+.1f}, p {c['p']:.3f}"
             say(f"  {c['first']} against {c['second']}, {c['metric']}: {100 * c['difference']:+.1f} points ({interval})")

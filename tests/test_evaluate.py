@@ -263,3 +263,24 @@ def test_values_for_all_items_stand_in_the_question(project):
 
     evaluate({"template": "{{ tone }}: {{ question }}", "with": {"tone": "briefly"}}, {"one": script})
     assert len(asked) == 5 and all(text.startswith("briefly: ") for text in asked)
+
+
+def test_what_the_verdicts_of_a_judge_show_together_is_told_for_each_model(project):
+    """A judge that likes what is shown first is found out for each model; one that looks at the answers is not."""
+    rows(project, 8)
+    metric = {"preferred": {"model": "judge", "rubric": "Which is right?", "field": "answer", "over": "gold", "keep_ties": True}}
+
+    def judge(request, sample):
+        text = request.messages[-1]["content"]
+        better = "second" if "First answer: Who knows?" in text else "first"
+        return json.dumps({"reason": "", "better": better})
+
+    scripts = {"good": answers(1), "poor": answers(0, wrong="Who knows?"), "judge": judge}
+    found, run = evaluate({"metrics": ["numeric", metric], "models": ["good", "poor"]}, scripts)
+    changes = "preferred: share of verdicts that change with the order"
+    assert found["models"]["good"]["judges"][changes] == 1
+    assert found["models"]["poor"]["judges"][changes] == 0
+    measured = run.state["stages"][-1]["measured"]
+    assert measured[f"good.{changes}"] == 1 and measured[f"poor.{changes}"] == 0 and measured["good.numeric"] == 1
+    page = (run.directory / "report.html").read_text()
+    assert page.count(f"<li>{changes} 1</li>") == 1 and page.count(f"<li>{changes} 0</li>") == 1

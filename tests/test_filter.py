@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 import distillgen
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, UserCodeError
 from distillgen.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages import Checking, Job
-from distillgen.stages.filter import FilterStage, measured
+from distillgen.stages.filter import FilterStage, Judge, measured
 from tests.endpoint import Endpoint, completion
 
 HEAD = "from distillgen import FieldName, Filter\nimport asyncio\ncalls = []\n"
@@ -164,17 +164,19 @@ def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept
                 await asyncio.sleep(0.01)
 
         ticks, beside = [], asyncio.create_task(tick())
-        await measured(*filters[0], [texts("a")], Ledger(ledger), {"rows": 0, "measured": 0, "seconds": 0})
+        await measured(Judge("f", *filters[0], {"rows": 0, "measured": 0, "seconds": 0}), [texts("a")], Ledger(ledger))
         beside.cancel()
         return ticks
 
     filters = FilterStage(name="f", filters=["custom"]).build(Project(project.path))
     assert len(asyncio.run(main())) > 5 and calls(project) == ["a"]
-    custom(project, "[1.0 for r in records]", more=more, a="if records[-1].fields['text'] == '79': raise ValueError('out of memory')")
-    with pytest.raises(ValueError, match="out of memory"):
+    tight = "if __import__('os').path.exists('tight') and records[-1].fields['text'] == '79': raise ValueError('out of memory')"
+    custom(project, "[1.0 for r in records]", more=more, a=tight)
+    (project.path / "tight").touch()
+    with pytest.raises(UserCodeError, match="ValueError: out of memory"):
         apply(["custom"], texts(*map(str, range(80))), ledger=Ledger(ledger))
     calls(project)
-    custom(project, "[1.0 for r in records]", more=more)
+    (project.path / "tight").unlink()
     assert len(apply(["custom"], texts(*map(str, range(80))), ledger=Ledger(ledger))) == 80
     assert calls(project) == [str(i) for i in range(64, 80)]
 
@@ -361,6 +363,82 @@ def test_labels_are_unique_in_a_pipeline_and_dropped_rows_say_why(project):
     (dropped,) = project.read("out/dropped.jsonl")
     assert dropped["meta"]["dropped"] == {"stage": "filter", "filter": "length", "reason": "4 words > 3"}
     assert dropped["meta"]["scores"] == {"length": 4.0} and dropped["text"] == "a b c d"
+
+
+def says(score):
+    return lambda request, sample: json.dumps({"reason": "r", "score": score})
+
+
+def judged_by(model, least, name="judge"):
+    return {"judge": {"model": model, "rubric": model, "fields": ["a"], "min_score": least, "name": name}}
+
+
+@pytest.fixture
+def judges(project):
+    """Run stages over six rows, or over a source; `kind` always grades 8, `harsh` 2. Gives the run and who was asked, how often."""
+    project.rows("s.jsonl", [{"a": f"answer {i}"} for i in range(6)])
+    asked = []
+
+    def grade(score):
+        def script(request, sample):
+            asked.append(score)
+            return says(score)(request, sample)
+
+        return script
+
+    def run(*stages, source="s.jsonl", out="out", lineage=False):
+        asked.clear()
+        models = {name: {"provider": "scripted", "model": "echo"} for name in ("kind", "harsh")}
+        stages = [{"source": {"path": source, "lineage": lineage}}, *stages]
+        pipeline = {"version": 1, "models": models, "stages": stages}
+        return distillgen.run(pipeline, out=out, teachers={"kind": grade(8), "harsh": grade(2)}), [*asked]
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["judge", "another"])
+def test_a_judge_is_asked_about_rows_that_another_run_has_scored_under_its_label(judges, project, name):
+    judges({"filter": [judged_by("kind", 5)]}, out="a")
+    run, asked = judges({"filter": [judged_by("harsh", 9, name)]}, source="a/corpus.jsonl", out="b", lineage=True)
+    assert len(asked) == 6 and run.state["dropped"] == {name: 6}
+    scores = [record.scores for record in run.dropped]
+    assert scores == [{"judge": 2.0} if name == "judge" else {"judge": 8.0, "another": 2.0}] * 6
+    kept, asked = judges(source="a/corpus.jsonl", out="c", lineage=True)
+    assert project.read("c/corpus.jsonl") == project.read("a/corpus.jsonl") and not asked
+
+
+def test_an_earlier_runs_scores_neither_count_nor_stay_where_the_filter_gave_none(judges, project):
+    project.write("filters/noted.py", """from distillgen import Filter
+def noted(*, n: int):
+    return Filter(lambda rs: [n] * len(rs), lambda n: None, over_run=lambda ns: {"sum": sum(ns)})
+""")  # fmt: skip
+    project.write("filters/half.py", """from distillgen import Filter
+def half():
+    return Filter(lambda rs: [int(r.fields["a"][-1]) for r in rs], lambda n: "high" if n > 2 else None)
+""")  # fmt: skip
+    project.write("prompts/odd.md", "---\noutput: {json: {grade: integer}}\n---\n{{ rubric }}")
+    judges({"filter": [{"noted": {"n": 5}}, judged_by("kind", 5)]}, out="a")
+    strict = {"judge": {**judged_by("harsh", 9)["judge"], "prompt": "odd"}}
+    run, _ = judges({"filter": ["half", {"noted": {"n": 7}}, strict]}, source="a/corpus.jsonl", out="b", lineage=True)
+    assert run.state["stages"][-1]["measured"]["noted: sum"] == 3 * 7
+    assert [r.dropped.filter for r in run.dropped] == ["failed"] * 3 + ["half"] * 3
+    assert [[*r.scores] for r in run.dropped] == [["half", "noted"]] * 3 + [["half"]] * 3
+
+
+def test_equal_labels_are_refused_across_nesting(judges):
+    inner = {"filter": {"name": "inner", "filters": [judged_by("harsh", 9)]}}
+    outer = {"filter": [judged_by("kind", 5)]}
+    deep = {"rounds": {"name": "outside", "n": 1, "stages": [{"rounds": {"n": 1, "stages": [inner]}}]}}
+    for stages, places in (
+        ([outer, {"rounds": {"n": 1, "stages": [inner]}}], "'filter' and in 'inner'"),
+        ([{"rounds": {"n": 1, "stages": [inner]}}, outer], "'inner' and in 'filter'"),
+        ([outer, deep], "'filter' and in 'inner'"),
+    ):
+        with pytest.raises(ConfigError, match=f"filter 'judge' stands in {places}; give one a name of its own"):
+            judges(*stages)
+    named = {"filter": {"name": "inner", "filters": [judged_by("harsh", 9, "strict")]}}
+    run, asked = judges(outer, {"rounds": {"n": 1, "stages": [named]}})
+    assert asked == [8] * 6 + [2] * 6 and run.state["dropped"] == {"strict": 6}
 
 
 JUDGE = """version: 1

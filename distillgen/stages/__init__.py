@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -139,6 +140,10 @@ class Stage(BaseModel):
     def names(self) -> list[str]:
         """What may stand as the stage where it has dropped a record: its name, and those of stages inside it."""
         return [self.name]
+
+    def score_labels(self) -> dict[str, tuple[str, str]]:
+        """The labels under which its filters keep scores, each with the filter and the stage that it stands in."""
+        return {}
 
     def models(self, project: Project) -> list[str]:
         """The pipeline's models that it asks."""
@@ -343,29 +348,32 @@ def ask_each(
     chunks: Chunks, teachers: Sequence[Teacher], job: Job, stage: str, *, asker: str = "",
     questions: Callable[[Record], Sequence[Question]], answered: Callable[[Record, Answers], Chunk],
     unusable: Callable[[Completion], bool] = lambda completion: completion.status != "ok",
+    settled: Callable[[Chunk], Iterable[Record | None]] = lambda chunk: repeat(None),
 ) -> Chunks:  # fmt: skip
     """Put the `questions` about every live record to `teachers`; `answered` makes its successors, which leave in source
     order as soon as they are there. `unusable` tells what --retry-failed asks again; `asker` is a part of the stage under
-    whose name the ledger counts what was asked.
+    whose name the ledger counts what was asked. `settled` gives for each record of a chunk its successor, where that is known
+    and nobody needs to be asked.
     """
     again = unusable if job.retry_failed else None
 
     def begin(chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
-        todo: list[tuple[Record, Sequence[Question]]] = []
-        for record in chunk:
+        todo: list[tuple[Record, Sequence[Question] | None]] = []
+        for record, successor in zip(chunk, settled(chunk), strict=False):
             try:
-                todo.append((record, () if record.dropped else questions(record)))
+                todo.append((successor or record, None if successor or record.dropped else questions(record)))
             except Unrenderable as error:
-                todo.append((record.drop(stage, "unrenderable", str(error)), ()))
+                todo.append((record.drop(stage, "unrenderable", str(error)), None))
         outcomes, place = {}, f"{stage}/{asker}" if asker else stage
         for teacher in teachers:
-            asks = [(request, n) for _, some in todo for asked, request, n, _ in some if asked is teacher]
+            asks = [(request, n) for _, some in todo for asked, request, n, _ in some or () if asked is teacher]
             outcomes[teacher] = iter(teacher.begin(asks, stage=place, again=again, changed=job.retry_with))
         for record, some in todo:
-            answers: list[tuple[Any, Any]] = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
-            if record.dropped:
+            if some is None:
                 yield [record]
-            elif all(isinstance(outcome, list) for _, outcome in answers):
+                continue
+            answers: list[tuple[Any, Any]] = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
+            if all(isinstance(outcome, list) for _, outcome in answers):
                 yield answered(record, answers)
             else:
                 yield _Later(record, answers, answered)

@@ -49,12 +49,12 @@ def checked(
                 raise ConfigError(f"the name '{stage.name}' is not made of letters, digits, '-' and '_'")
             if not found and not inside and not isinstance(stage, Source):
                 raise ConfigError(f"the first stage must be a source, not '{kind}'")
-            for entry in getattr(stage, "filters", ()):  # scores are kept by label, which no two filters may share
-                if entry.label in labels:
-                    message = f"filter '{entry.label}' stands in '{labels[entry.label]}' and in '{stage.name}'"
-                    raise ConfigError(f"{message}; give one a name of its own: {entry.filter}: {{name: …}}")
-                labels[entry.label] = stage.name
             after = stage.check(given)
+            for label, (filter, place) in stage.score_labels().items():  # which no two filters may share
+                if label in labels:
+                    message = f"filter '{label}' stands in '{labels[label]}' and in '{place}'"
+                    raise ConfigError(f"{message}; give one a name of its own: {filter}: {{name: …}}")
+                labels[label] = place
             if twice := next((name for name in stage.names() if name in taken), None):
                 which = kind if twice == stage.name else twice
                 raise ConfigError(f"'{twice}' stands twice; name one of them: {which}: {{name: …}}")

@@ -199,8 +199,10 @@ class Evaluate(Stage, Sampling):
     async def _measure(self, answered: Answered, entry: Entry, job: Job) -> None:
         """One metric over all answers of a model; an answer that did not come passes nowhere."""
         passed: list[float | None] = []
-        answers = zip(answered.completions, [r async for chunk in self._judged(answered, entry, job) for r in chunk], strict=True)
-        for completion, record in answers:
+        own = replace(job, measured={})  # what a judge shows is told of each model, beside its figures
+        judged = [record async for chunk in self._judged(answered, entry, own) for record in chunk]
+        answered.judges |= own.measured.get(self.name, {})
+        for completion, record in zip(answered.completions, judged, strict=True):
             answered.scores.setdefault(record.id, {}).update(record.scores)
             for name, number in record.scores.items():
                 answered.numbers.setdefault(name, []).append(number)

@@ -7,20 +7,21 @@ import inspect
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, DistillgenError, UserCodeError, did_you_mean
 from distillgen.forms import Unparsable
 from distillgen.ledger import Ledger
 from distillgen.marked import NAME, Places, validate
-from distillgen.project import Project
+from distillgen.project import Project, code_sha256, imported, user_error
+from distillgen.prompt import Unrenderable
 from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, digest
 from distillgen.stages import (
     CHUNK,
@@ -57,9 +58,9 @@ class Filter:
     `asks` gives the requests to put to models about a record, each with the name of one of the pipeline's models as its
     `model`; `measure` then takes, besides the records, a list for each of the completions of each of its requests, and
     raises Unparsable for an answer that it cannot use.
-    `depends_on` names what a costly measure depends on besides the record, and the models that it asks: then its numbers are
-    kept in the ledger, and a changed threshold measures nothing again (name a version in it, and change that with the
-    measure's code). Where it asks nobody, it runs in a thread, beside whoever is being asked and the filters before it.
+    `depends_on` names what a costly measure depends on besides the record, the models that it asks and the filter's file with
+    the project files that this imports: then its numbers are kept in the ledger, and a changed threshold measures nothing
+    again. Where it asks nobody, it runs in a thread, beside whoever is being asked and the filters before it.
     `whole_set` says that `measure` compares records with those before them: it sees them once, in order.
     `together` says that records which follow each other belong together where it gives the same for them, as `siblings`
     does: `measure` takes the records of one such group, whole, and no others.
@@ -143,10 +144,16 @@ class FilterStage(Stage):
                 made = factory(**options)
             except ValueError as error:  # a factory's own check of its options
                 raise ConfigError(f"{what}: {error}") from error
+            except DistillgenError:
+                raise
+            except Exception as error:
+                raise user_error(error, what) from error
+            file = project.find("filters", entry.filter, ".py")
             if not isinstance(made, Filter):
-                file = project.find("filters", entry.filter, ".py")
                 given = type(made).__name__
                 raise ConfigError(f"'{entry.filter}' gives {given}, not a Filter: return Filter(measure=…, decide=…)", path=file)
+            if made.depends_on is not None:
+                made = replace(made, depends_on={**made.depends_on, "code": code_sha256(file)})
             built.append((entry, made))
         return built
 
@@ -157,8 +164,12 @@ class FilterStage(Stage):
                 given.need(value, f"filter '{entry.label}' ({option})")
             for _, value in self._named(entry, given.project, ModelName):
                 given.able(value)
-            self.files(given.project)
+        self.files(given.project)
         return given.fields
+
+    def score_labels(self) -> dict[str, tuple[str, str]]:
+        """Its filters' labels."""
+        return {entry.label: (entry.filter, self.name) for entry in self.filters}
 
     def models(self, project: Project) -> list[str]:
         """The pipeline's models that the filters ask."""
@@ -167,24 +178,24 @@ class FilterStage(Stage):
     def _named(self, entry: Entry, project: Project, kind: Any) -> list[tuple[str, str]]:
         """The options that are of a kind of name, or of a list of them, each with a name that it gives."""
         factory = project.filter(entry.filter)
-        hints, defaults = get_type_hints(factory, include_extras=True), inspect.signature(factory).parameters
+        hints, defaults = _hints(factory, include_extras=True), inspect.signature(factory).parameters
         options = [name for name, hint in hints.items() if name != "return" and _mentions(hint, kind)]
         values = [(option, entry.options.get(option, defaults[option].default)) for option in options]
         return [(option, name) for option, given in values for name in ([given] if isinstance(given, str) else given or ())]
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """What the filters ask at most, were no record dropped before them."""
-        asking = [each.asks for _, each in self.build(given.project) if each.asks]
+        judges = [Judge(self.name, entry, each, {}) for entry, each in self.build(given.project) if each.asks]
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            requests = [request for each in asking for request in each(record)]
+            requests = [request for judge in judges for request in judge.requests(record, given.models)]
             most = [_sent(request, given.models[request.model]).sampling.get("max_tokens") for request in requests]
             return [(r.model, size_of(r.messages), tokens) for r, tokens in zip(requests, most, strict=True)]
 
         return bounds(before, samples, given, asks)
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The filters' files, and the prompts and data files that their options name."""
+        """The filters' files, what they import of the project, and the prompts and files that their options name."""
         files = {f"filters/{entry.filter}": project.find("filters", entry.filter, ".py") for entry in self.filters}
         for entry in self.filters:
             for _, name in self._named(entry, project, PromptName):
@@ -192,58 +203,63 @@ class FilterStage(Stage):
             files |= {name: project.file(name) for _, name in self._named(entry, project, FileName)}
             scripts = (name.rpartition(":")[0] for _, name in self._named(entry, project, ScriptName))
             files |= {script: project.file(script) for script in scripts if script.endswith(".py")}
-        return files
+        code = [path for path in files.values() if path.suffix == ".py"]
+        return files | {f"module {name}": file for path in code for name, file in imported(path).items()}
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Judge every live record, filter after filter: none measures what one before it dropped. A filter that asks somebody,
         or measures in a thread, goes on while the others judge.
         """
+        chunks = self._unjudged(chunks)
         for entry, each in self.build(job.project):
             costs = job.costs.setdefault(self.name, {}).setdefault(entry.label, {"rows": 0, "measured": 0, "seconds": 0.0})
+            judge = Judge(self.name, entry, each, costs)
             if each.depends_on is not None and not each.asks:  # what arrives while it measures is measured together
                 chunks = in_order(chunks, lambda chunk: [chunk], window=lambda: CHUNK)
             chunks = whole_groups(chunks, each.together) if each.together else chunks
-            chunks = (self._asked if each.asks else self._judged)(chunks, entry, each, job, costs)
-            chunks = self._noted(chunks, entry.label, each, job) if each.over_run else chunks
+            chunks = (self._asked if each.asks else self._judged)(chunks, judge, job)
+            chunks = self._noted(chunks, judge, job) if each.over_run else chunks
         return chunks
 
-    async def _noted(self, chunks: Chunks, label: str, each: Filter, job: Job) -> Chunks:
-        """Note what the filter's numbers show together, once all have passed. Alike ones, as judges give, are counted."""
-        seen = Counter[tuple[tuple[str, float], ...]]()
+    async def _unjudged(self, chunks: Chunks) -> Chunks:
+        """The same records; live ones without scores that another run, or an earlier round, gave them under the labels of these
+        filters, which measure anew.
+        """
+        labels = self.score_labels().keys()
         async for chunk in chunks:
-            seen.update(tuple(own.items()) for record in chunk if (own := _own(record, label)))
-            yield chunk
-        if seen and each.over_run:
-            figures = each.over_run(own[0][1] if own[0][0] == label else dict(own) for own in seen.elements())
-            job.measured.setdefault(self.name, {}).update({f"{label}: {words}": value for words, value in figures.items()})
+            yield [
+                record if record.dropped or labels.isdisjoint(map(_label, record.scores))
+                else replace(record, scores={name: n for name, n in record.scores.items() if _label(name) not in labels})
+                for record in chunk
+            ]  # fmt: skip
 
-    async def _asked(self, chunks: Chunks, entry: Entry, each: Filter, job: Job, costs: dict[str, float]) -> Chunks:
-        teachers = [job.teachers[name] for name in dict.fromkeys(n for _, n in self._named(entry, job.project, ModelName))]
+    async def _noted(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
+        """Note what the filter's numbers show together, once all have passed."""
+        async for chunk in chunks:
+            yield chunk
+        job.measured.setdefault(self.name, {}).update(judge.figures())
+
+    async def _asked(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
+        entry, each, costs = judge.entry, judge.filter, judge.costs
+        asked = {name: job.teachers[name] for _, name in self._named(entry, job.project, ModelName)}
+        teachers = [*asked.values()]
         models = [[t.identity, t.spec.model, t.spec.given(), "json_schema" in t.spec.capabilities] for t in teachers]
         new: dict[bytes, Number] = {}
 
-        async def looked_up() -> Chunks:
-            """The same records; those of which the numbers are kept are judged by them, and nobody is asked about these."""
-            async for chunk in chunks:
-                live = [record for record in chunk if not record.dropped]
-                costs["rows"] += len(live)
-                keys = [b""] * len(live) if each.depends_on is None else _keys(entry, each, live, models)
-                known = {} if each.depends_on is None else job.ledger.find_scores(keys)
-                pairs = zip(live, keys, strict=True)
-                yield splice(chunk, ([judge(self.name, entry.label, each, r, known[k]) if k in known else r] for r, k in pairs))
-
-        def was_kept(record: Record) -> bool:
-            """Whether it has its number from there: no other filter of the pipeline has this label."""
-            return any(name.partition(".")[0] == entry.label for name in [*record.scores][-1:])
+        def settled(chunk: Chunk) -> list[Record | None]:
+            """Judge those of which the ledger keeps the numbers."""
+            live = [record for record in chunk if not record.dropped]
+            costs["rows"] += len(live)
+            keys = [] if each.depends_on is None else _keys(entry, each, live, models)
+            known, kept = job.ledger.find_scores(keys), iter(keys)
+            numbers = [None if record.dropped or not keys else known.get(next(kept)) for record in chunk]
+            return [None if n is None else judge(record, n) for record, n in zip(chunk, numbers, strict=True)]
 
         def questions(record: Record) -> list[Question]:
-            assert each.asks
-            requests = () if was_kept(record) else each.asks(record)
-            return [(job.teachers[r.model], _sent(r, job.teachers[r.model].spec), 1, None) for r in requests]
+            requests = judge.requests(record, asked)
+            return [(asked[r.model], _sent(r, asked[r.model].spec), 1, None) for r in requests]
 
         def answered(record: Record, answers: Answers) -> Chunk:
-            if was_kept(record):
-                return [record]
             completions = [given for _, given in answers]
             try:
                 for completion in chain.from_iterable(completions):
@@ -252,14 +268,20 @@ class FilterStage(Stage):
                 (number,) = _numbers(each.measure([record], [completions]), 1, entry.label)
             except Unparsable as error:
                 return [record.drop(self.name, "failed", f"not judged by {entry.label}: {error}")]
+            except DistillgenError:
+                raise
+            except Exception as error:
+                raise judge.broken(error, [record]) from error
             costs["measured"] += 1
             if each.depends_on is not None:
                 new[_keys(entry, each, [record], models)[0]] = number
-            return [judge(self.name, entry.label, each, record, number)]
+            return [judge(record, number)]
 
-        asked = ask_each(looked_up(), teachers, job, self.name, asker=entry.label, questions=questions, answered=answered)
-        async with aclosing(asked):
-            async for chunk in asked:
+        judged = ask_each(
+            chunks, teachers, job, self.name, asker=entry.label, questions=questions, answered=answered, settled=settled
+        )  # fmt: skip
+        async with aclosing(judged):
+            async for chunk in judged:
                 yield chunk
                 if len(new) >= CHUNK:
                     full, new = new, {}
@@ -267,12 +289,14 @@ class FilterStage(Stage):
         if new:
             await job.ledger.add_scores(new)
 
-    def _judged(self, chunks: Chunks, entry: Entry, each: Filter, job: Job, costs: dict[str, float]) -> Chunks:
+    def _judged(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
+        each = judge.filter
+
         async def work(chunk: Chunk) -> Chunk:
             groups = (list(group) for _, group in groupby(chunk, each.together)) if each.together else [chunk]
             live = [alive for group in groups if (alive := [record for record in group if not record.dropped])]
-            numbers = zip(chain(*live), await measured(entry, each, live, job.ledger, costs), strict=True)
-            return splice(chunk, ([judge(self.name, entry.label, each, record, number)] for record, number in numbers))
+            numbers = zip(chain(*live), await measured(judge, live, job.ledger), strict=True)
+            return splice(chunk, ([judge(record, number)] for record, number in numbers))
 
         async def one_by_one() -> Chunks:
             async for chunk in chunks:
@@ -281,6 +305,67 @@ class FilterStage(Stage):
         if inspect.iscoroutinefunction(each.measure) and not each.whole_set:
             return in_order(chunks, lambda chunk: [work(chunk)], window=lambda: CHUNK)
         return one_by_one()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A filter at work in a stage: what it has cost so far, and, where the run's are told together, how often it gave each
+    number.
+    """
+
+    stage: str
+    entry: Entry
+    filter: Filter
+    costs: dict[str, float]
+    numbers: Counter[tuple[tuple[str, float], ...]] = field(default_factory=Counter)
+
+    def __call__(self, record: Record, number: Number) -> Record:
+        """The record with its scores, dropped where `decide` gives a reason."""
+        label, named = self.entry.label, number if isinstance(number, Mapping) else {"": number}
+        record = record.scored({f"{label}.{name}" if name else label: float(value) for name, value in named.items()})
+        if self.filter.over_run:
+            self.numbers[tuple(named.items())] += 1
+        try:
+            reason = self.filter.decide(number)
+        except DistillgenError:
+            raise
+        except Exception as error:
+            raise self.broken(error, [record]) from error
+        if reason is not None and not (reason and isinstance(reason, str)):
+            wrong = f"filter '{label}' decided {reason!r}"
+            raise ConfigError(f"{wrong}; decide gives None to keep a record, or the reason to drop it")
+        return record if reason is None else record.drop(self.stage, label, reason)
+
+    def requests(self, record: Record, models: Collection[str]) -> Sequence[Request]:
+        """What the filter asks about a record. Raises Unrenderable."""
+        try:
+            requests = self.filter.asks(record) if self.filter.asks else ()
+        except (DistillgenError, Unrenderable):
+            raise
+        except Exception as error:
+            raise self.broken(error, [record]) from error
+        for request in requests:
+            if request.model not in models:
+                wrong = f"filter '{self.entry.label}' asks '{request.model}', which no option of type ModelName names"
+                raise ConfigError(f"{wrong}{did_you_mean(request.model, models)}")
+        return requests
+
+    def figures(self) -> dict[str, float]:
+        """What the numbers show together, whatever the order in which they came."""
+        every = [number for number, count in sorted(self.numbers.items()) for _ in range(count)]
+        if not every or not self.filter.over_run:
+            return {}
+        try:
+            figures = self.filter.over_run(dict(number) if number[0][0] else number[0][1] for number in every)
+        except DistillgenError:
+            raise
+        except Exception as error:
+            raise self.broken(error) from error
+        return {f"{self.entry.label}: {words}": value for words, value in figures.items()}
+
+    def broken(self, error: Exception, records: Sequence[Record] = ()) -> UserCodeError:
+        """What the user is told of an exception that the filter's functions raised."""
+        return user_error(error, f"filter '{self.entry.label}' of stage '{self.stage}'", records)
 
 
 def _sent(request: Request, spec: Spec) -> Request:
@@ -294,25 +379,19 @@ def _mentions(hint: Any, kind: Any) -> bool:
     return hint == kind or any(_mentions(part, kind) for part in getattr(hint, "__args__", ()))
 
 
-def judge(stage: str, label: str, filter: Filter, record: Record, number: Number) -> Record:
-    """The record with its scores, dropped where `decide` gives a reason."""
-    named = number if isinstance(number, Mapping) else {"": number}
-    record = record.scored({f"{label}.{name}" if name else label: float(value) for name, value in named.items()})
-    reason = filter.decide(number)
-    if reason is not None and not (reason and isinstance(reason, str)):
-        raise ConfigError(f"filter '{label}' decided {reason!r}; decide gives None to keep a record, or the reason to drop it")
-    return record if reason is None else record.drop(stage, label, reason)
-
-
-async def measured(
-    entry: Entry, filter: Filter, groups: Sequence[Sequence[Record]], ledger: Ledger, costs: dict[str, float]
-) -> list[Number]:
+async def measured(judge: Judge, groups: Sequence[Sequence[Record]], ledger: Ledger) -> list[Number]:
     """The filter's numbers for the records of these groups, from the ledger where it keeps them."""
+    entry, filter, costs = judge.entry, judge.filter, judge.costs
 
     async def fresh(some: Sequence[Record]) -> list[Number]:
         begun, costly = time.perf_counter(), filter.depends_on is not None
-        given = await asyncio.to_thread(filter.measure, some) if costly else filter.measure(some)
-        numbers = _numbers(await given if inspect.isawaitable(given) else given, len(some), entry.label)
+        try:
+            given = await asyncio.to_thread(filter.measure, some) if costly else filter.measure(some)
+            numbers = _numbers(await given if inspect.isawaitable(given) else given, len(some), entry.label)
+        except DistillgenError:
+            raise
+        except Exception as error:
+            raise judge.broken(error, some) from error
         costs["measured"] += len(some)
         costs["seconds"] += time.perf_counter() - begun
         return numbers
@@ -368,10 +447,9 @@ async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
         yield held
 
 
-def _own(record: Record, label: str) -> dict[str, float]:
-    """The numbers that a filter gave a record, by their names; a single one by the filter's."""
-    scores = record.scores.items()
-    return {name.removeprefix(f"{label}."): n for name, n in scores if name == label or name.startswith(f"{label}.")}
+def _label(score: str) -> str:
+    """The label of the filter that gave a score: its whole name, or what stands before the name of one of several numbers."""
+    return score.partition(".")[0]
 
 
 def _numbers(given: Any, count: int, label: str) -> list[Number]:
@@ -394,7 +472,7 @@ def _finite(value: Any, label: str) -> float:
 
 def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
     """A filter factory's keyword-only options, as a model that checks them; `project` is no option but what it is given."""
-    hints = get_type_hints(factory)
+    hints = _hints(factory)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if name == "project":
@@ -405,3 +483,13 @@ def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
     return create_model(factory.__name__, __config__=ConfigDict(extra="forbid", frozen=True), __doc__=factory.__doc__, **fields)
+
+
+def _hints(factory: Callable[..., Filter], *, include_extras: bool = False) -> dict[str, Any]:
+    """The types of a factory's options. Raises ConfigError where one names what the file does not hold when it runs."""
+    try:
+        return get_type_hints(factory, include_extras=include_extras)
+    except NameError as error:
+        remedy = "import it outside of 'if TYPE_CHECKING'"
+        path, line = inspect.getsourcefile(factory), factory.__code__.co_firstlineno
+        raise ConfigError(f"the types of its options cannot be read: {error}; {remedy}", path=path, line=line) from error

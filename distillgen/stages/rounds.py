@@ -85,6 +85,10 @@ class Rounds(Stage):
         """Its own and its stages'."""
         return [self.name, guard_name(self.name), *(name for stage in self._likely() for name in stage.names())]
 
+    def score_labels(self) -> dict[str, tuple[str, str]]:
+        """Those of its stages' filters."""
+        return {label: place for stage in self._likely() for label, place in stage.score_labels().items()}
+
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """What the last round trained."""
         return {name: spec for stage in self._likely() for name, spec in stage.makes(directory / self.name / "last").items()}

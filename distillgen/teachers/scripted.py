@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.project import file_sha256, home, load_module
+from distillgen.project import code_sha256, home, load_module
 from distillgen.record import dumps
 from distillgen.teachers import Completion, Rejected, Request, Services, Spec, Teacher
 
@@ -69,10 +69,10 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
     if script_file is None:
         known = did_you_mean(file, BUILT_IN)
         raise ConfigError(f"there is no script '{file}' inside the project{known}, or give 'file.py:function'")
-    script = getattr(load_module(script_file, f"distillgen_script_{script_file.stem}"), name, None)
+    script = getattr(load_module(script_file), name, None)
     if not callable(script):
         raise ConfigError(f"'{file}' has no function '{name}'")
-    return script, f"{file_sha256(script_file)}:{name}"
+    return script, f"{code_sha256(script_file)}:{name}"
 
 
 class ScriptedSpec(Spec):
