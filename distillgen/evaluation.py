@@ -62,10 +62,20 @@ class Answered:
             told["ece"] = calibration_error(chosen)
         return told
 
-    def told_by_group(self) -> dict[str, dict[str, float]]:
-        """For each group its items, and the figures of these."""
-        places = {group: [i for i, own in enumerate(self.groups) if own == group] for group in sorted(set(self.groups))}
-        return {group: {"items": len(some), **dict(self._figures(some))} for group, some in places.items()}
+    def told_by_group(self) -> dict[str, dict[str, Any]]:
+        """For each group its items, the figures of these, and the intervals of the shares among them."""
+        told = {}
+        for group, some in self._places().items():
+            intervals = {name: found._asdict() for name, own in self._shares(some) if (found := interval(own))}
+            told[group] = {"items": len(some), **dict(self._figures(some)), "intervals": intervals}
+        return told
+
+    def _places(self) -> dict[str, list[int]]:
+        """Where the items of each group stand."""
+        places: dict[str, list[int]] = {group: [] for group in sorted(set(self.groups))}
+        for i, group in enumerate(self.groups):
+            places[group].append(i)
+        return places
 
     def by_item(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """The values of each item's samples."""
@@ -79,27 +89,35 @@ class Answered:
         """The share that each metric let pass, and what else is one number; then the same of each group, and of the judges."""
         yield from self._figures(range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices))))
         yield from self.judges.items()
-        for group, found in self.told_by_group().items():
-            yield from ((f"{name} in {group}", value) for name, value in found.items() if name != "items")
+        for group, some in self._places().items():
+            yield from ((f"{name} in {group}", value) for name, value in self._figures(some))
 
     def _figures(self, items: Sequence[int]) -> Iterator[tuple[str, float]]:
+        yield from ((name, fmean(own)) for name, own in self._shares(items))
+        if self.log_likelihoods and (known := [value for i in items if (value := self.log_likelihoods[i]) is not None]):
+            yield "perplexity", math.exp(-fmean(known))
+
+    def _shares(self, items: Sequence[int]) -> Iterator[tuple[str, list[float]]]:
+        """Of each metric, and of the likeliest options, the values of those of these items that have one."""
         for metric in self.passed:
             means = self.means(metric)
             if judged := [mean for i in items if (mean := means[i]) is not None]:
-                yield metric, fmean(judged)
-        if self.log_likelihoods and (known := [value for i in items if (value := self.log_likelihoods[i]) is not None]):
-            yield "perplexity", math.exp(-fmean(known))
+                yield metric, judged
         if self.choices and (chosen := [choice for i in items if (choice := self.choices[i]) is not None]):
-            yield "likeliest_option", fmean(right for _, right in chosen)
+            yield "likeliest_option", [float(right) for _, right in chosen]
 
     def _metric(self, metric: str, said: Sequence[Sequence[str | None]] | None) -> dict[str, Any]:
-        told: dict[str, Any] = summary([mean for mean in self.means(metric) if mean is not None])
-        rows = [[*map(bool, row)] for row in self.by_item(self.passed[metric])]
+        means = {i: mean for i, mean in enumerate(self.means(metric)) if mean is not None}
+        told = summary([*means.values()])
+        if not means:
+            return told
+        passed = [*self.by_item(self.passed[metric])]
+        rows = [[*map(bool, passed[i])] for i in means]
         sizes = sorted({1 << i for i in range(self.n.bit_length())} | {self.n})
         if self.n > 1:
             told["pass_at_k"] = {k: fmean(pass_at_k(self.n, sum(row), k) for row in rows) for k in sizes}
         if said is not None:
-            told["majority_at_k"] = {k: fmean(map(partial(majority_at_k, k), said, rows)) for k in sizes}
+            told["majority_at_k"] = {k: fmean(map(partial(majority_at_k, k), [said[i] for i in means], rows)) for k in sizes}
         return told
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -112,10 +130,10 @@ class Answered:
             }  # fmt: skip
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """The mean with its 95 % bootstrap interval over items; NaN is left out."""
-    low, high = interval(values)
-    return {"mean": fmean(values), "low": low, "high": high, "n": len(values)} if values else {"n": 0}
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """The mean of shares over items, with its 95 % interval and how that was computed."""
+    found = interval(values)
+    return {"mean": fmean(values), **found._asdict(), "n": len(values)} if found else {"n": 0}
 
 
 def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:

@@ -69,12 +69,17 @@ class Run:
 
 
 def evaluations(directory: Path) -> list[dict[str, Any]]:
-    """What the run's evaluate stages found, as they wrote it, each with its stage's name and its metrics in order."""
+    """What the run's evaluate stages found, as they wrote it, each with its stage's name, its metrics in order, and the methods
+    of its intervals.
+    """
     found = []
     for path in sorted(directory.glob("evaluation*.json")):
         told: dict[str, Any] = json.loads(path.read_text())
         metrics = dict.fromkeys(metric for model in told["models"].values() for metric in model["metrics"])
-        found.append({"file": path.stem, "name": path.stem.partition("-")[2] or path.stem, "metrics": list(metrics), **told})
+        figures = [each for model in told["models"].values() for each in (*model["metrics"].values(), model.get("likeliest_option", {}))]
+        methods = dict.fromkeys(each["method"] for each in (*figures, *told["comparisons"]) if each.get("method"))
+        name = path.stem.partition("-")[2] or path.stem
+        found.append({"file": path.stem, "name": name, "metrics": list(metrics), "methods": list(methods), **told})
     return found
 
 

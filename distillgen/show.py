@@ -137,6 +137,8 @@ def evaluation(run: Run) -> None:
         for c in found["comparisons"]:
             interval = f"{100 * c['low']:+.1f} to {100 * c['high']:+.1f}, p {c['p']:.3f}"
             say(f"  {c['first']} against {c['second']}, {c['metric']}: {100 * c['difference']:+.1f} points ({interval})")
+        if found["methods"]:
+            say(f"  95 % intervals: {', '.join(found['methods'])}")
 
 
 def summary(run: Run) -> None:

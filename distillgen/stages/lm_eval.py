@@ -20,6 +20,7 @@ from pydantic import Field
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.project import Project
 from distillgen.record import digest, dumps
+from distillgen.resampling import Interval, unpaired, wilson_interval
 from distillgen.stages import Checking, Chunks, Job, Stage
 from distillgen.teachers import Teacher
 from distillgen.teachers.transformers import TransformersSpec, folders
@@ -109,19 +110,28 @@ class LmEval(Stage):
             raise DistillgenError(f"stage '{self.name}': lm-eval failed on '{teacher.name}': {last} (more in {output})")
 
 
-def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Each measure of each task with its interval, the mean and 1.96 standard errors, where the harness gives them."""
-    found = {}
+def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each measure of each task with its interval, where the harness gives a standard error: of a share Wilson's, so that it has a
+    width where all are right; of what is not between 0 and 1, 1.96 standard errors.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for task, values in result["results"].items():
         for name, value in values.items():
             measure, _, variant = name.partition(",")
             if variant and not measure.endswith("_stderr") and isinstance(value, float | int):
                 error = values.get(f"{measure}_stderr,{variant}")
-                around = 1.96 * error if isinstance(error, float | int) else 0.0
                 label = f"{task} {measure}" + (f" ({variant})" if variant != "none" else "")
                 size = result["n-samples"].get(task, {}).get("effective", 0)
-                found[label] = {"mean": float(value), "low": value - around, "high": value + around, "n": size or 1}
+                about = Interval(value, value, "")
+                if isinstance(error, float | int):
+                    share = size > 1 and 0 <= value <= 1 and error**2 * (size - 1) <= value * (1 - value) * (1 + 1e-6)
+                    about = wilson_interval(value, error**2 * size, size) if share else _around(value, error)
+                found[label] = {"mean": float(value), **about._asdict(), "n": size or 1}
     return found
+
+
+def _around(value: float, error: float) -> Interval:
+    return Interval(value - 1.96 * error, value + 1.96 * error, "1.96 standard errors")
 
 
 def _compared(one: str, other: str, found: Mapping[str, Mapping[str, Any]]) -> Sequence[dict[str, Any]]:
@@ -130,11 +140,16 @@ def _compared(one: str, other: str, found: Mapping[str, Mapping[str, Any]]) -> S
     told = []
     for metric in first.keys() & second.keys():
         a, b = first[metric], second[metric]
-        difference, error = a["mean"] - b["mean"], math.hypot(a["high"] - a["mean"], b["high"] - b["mean"]) / 1.96
-        p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else float(not difference)
-        around = 1.96 * error
+        difference = a["mean"] - b["mean"]
+        about = unpaired(a["mean"], _interval(a), b["mean"], _interval(b))
+        error = (difference - about.low if difference > 0 else about.high - difference) / 1.96
+        p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else 1.0
         told.append({
-            "metric": metric, "first": one, "second": other, "difference": difference, "low": difference - around,
-            "high": difference + around, "p": p,
+            "metric": metric, "first": one, "second": other, "difference": difference, **about._asdict(),
+            "p": max(p, sys.float_info.min),
         })  # fmt: skip
     return sorted(told, key=lambda each: str(each["metric"]))
+
+
+def _interval(figure: Mapping[str, Any]) -> Interval:
+    return Interval(figure["low"], figure["high"], figure["method"])
