@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
+from operator import mul
 from statistics import NormalDist, fmean
 from typing import NamedTuple
 
@@ -116,8 +117,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, float |
     unequal = [each for each in differences if each]
     least = abs(sum(unequal)) - 1e-12
     if 2 ** len(unequal) <= RESAMPLES:
-        every = [abs(math.fsum(map(math.prod, zip(signs, unequal, strict=True)))) for signs in product((1, -1), repeat=len(unequal))]
-        p = sum(each >= least for each in every) / len(every)
+        flipped = [sum(map(mul, signs, unequal)) for signs in product((1, -1), repeat=len(unequal))]
+        p = sum(abs(each) >= least for each in flipped) / len(flipped)
     else:
         chance, as_far = random.Random(0), 0
         for _ in range(RESAMPLES):

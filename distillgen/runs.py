@@ -76,8 +76,9 @@ def evaluations(directory: Path) -> list[dict[str, Any]]:
     for path in sorted(directory.glob("evaluation*.json")):
         told: dict[str, Any] = json.loads(path.read_text())
         metrics = dict.fromkeys(metric for model in told["models"].values() for metric in model["metrics"])
-        figures = [each for model in told["models"].values() for each in (*model["metrics"].values(), model.get("likeliest_option", {}))]
-        methods = dict.fromkeys(each["method"] for each in (*figures, *told["comparisons"]) if each.get("method"))
+        models = told["models"].values()
+        shares = [each for model in models for each in (*model["metrics"].values(), model.get("likeliest_option", {}))]
+        methods = dict.fromkeys(each["method"] for each in (*shares, *told["comparisons"]) if each.get("method"))
         name = path.stem.partition("-")[2] or path.stem
         found.append({"file": path.stem, "name": name, "metrics": list(metrics), "methods": list(methods), **told})
     return found

@@ -111,8 +111,8 @@ class LmEval(Stage):
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each measure of each task with its interval, where the harness gives a standard error: of a share Wilson's, so that it has a
-    width where all are right; of what is not between 0 and 1, 1.96 standard errors.
+    """Each measure of each task with its interval, where the harness gives a standard error: of a share Wilson's, which has
+    a width where all are right; of what is not between 0 and 1, 1.96 standard errors.
     """
     found: dict[str, dict[str, Any]] = {}
     for task, values in result["results"].items():
