@@ -1,5 +1,5 @@
-"""How sure a share is, the mean of shares, and a difference between two on the same items: intervals that keep their level for
-few items and for all right, and an exact or sampled permutation test.
+"""How sure a share is, a mean of shares, and a difference between two on the same items: intervals that keep
+their level for few items and where all are right, and a permutation test.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
-from operator import mul
 from statistics import NormalDist, fmean
 from typing import NamedTuple
 
@@ -27,8 +26,8 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None:
-    """The interval of the mean of values between 0 and 1: of a share, whose values are all 0 or 1, the exact one; of a mean of
-    shares, such as several samples give for each item, Wilson's. Of no values None.
+    """The interval of the mean of values between 0 and 1: of a share, whose values are all 0 or 1, the exact one;
+    of a mean of shares, such as several samples give for each item, Wilson's. Of no values None.
     """
     if not values:
         return None
@@ -41,14 +40,14 @@ def interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None
 
 
 def exact_interval(right: int, of: int, *, level: float = 0.95) -> Interval:
-    """The interval of a share that contains the true one at least as often as its level says (Clopper and Pearson 1934)."""
-    outside = (1 - level) / 2
-    return Interval(lower_bound(right, of, level=1 - outside), 1 - lower_bound(of - right, of, level=1 - outside), EXACT)
+    """The interval that contains the true share at least as often as its level says (Clopper and Pearson 1934)."""
+    each = (1 + level) / 2
+    return Interval(lower_bound(right, of, level=each), 1 - lower_bound(of - right, of, level=each), EXACT)
 
 
 def lower_bound(right: int, of: int, *, level: float = 0.95) -> float:
-    """The exact one-sided bound that the true share exceeds with this confidence: where `right` or more of `of` have the chance
-    1 - `level`.
+    """The exact one-sided bound that the true share exceeds with this confidence: where `right` or more of `of`
+    have the chance 1 - `level`.
     """
     low, high = 0.0, right / of
     while (middle := (low + high) / 2) not in (low, high):
@@ -57,7 +56,7 @@ def lower_bound(right: int, of: int, *, level: float = 0.95) -> float:
 
 
 def _at_least(right: int, of: int, share: float) -> float:
-    """The chance of `right` or more of `of`, each with the chance `share`, which is below right / of: terms only fall."""
+    """The chance of `right` or more of `of`, for a `share` below right / of, where each term is below the last."""
     if share <= 0:
         return float(right == 0)
     ways = math.lgamma(of + 1) - math.lgamma(right + 1) - math.lgamma(of - right + 1)
@@ -69,9 +68,9 @@ def _at_least(right: int, of: int, share: float) -> float:
 
 
 def wilson_interval(mean: float, variance: float, of: int, *, level: float = 0.95) -> Interval:
-    """Wilson's interval (1927) of a mean of values between 0 and 1, for as many items as would have given a share this error: n
-    divided by the design effect, their variance over that of a share, and corrected for the variance being an estimate (as
-    Korn and Graubard do, 1998). Items that are all alike count as a share's.
+    """Wilson's interval (1927) of a mean of values between 0 and 1, for as many items as would have given a share
+    this error: n divided by the design effect, their variance over that of a share, and corrected for the variance
+    being an estimate (as Korn and Graubard do, 1998). Items that are all alike count as a share's.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     of_a_share = mean * (1 - mean)
@@ -83,20 +82,21 @@ def wilson_interval(mean: float, variance: float, of: int, *, level: float = 0.9
 
 
 def _student(z: float, freedom: int) -> float:
-    """Student's quantile for a normal one (Abramowitz and Stegun 26.7.5): 1 % off with 3 degrees of freedom, less with more."""
+    """Student's quantile for a normal one (Abramowitz and Stegun 26.7.5): 1 % off with 3 degrees of freedom."""
     if freedom < 1:
         return z
-    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + sum(term / freedom**i for i, term in enumerate(terms, 1))
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def difference_interval(differences: Sequence[float], *, level: float = 0.95) -> Interval:
-    """The interval of a mean of differences between -1 and 1: Student's, with half an observation more at either end and one at
-    0 (Agresti and Min 2005), so that it has a width where all items are tied.
+    """The interval of a mean of differences between -1 and 1: Student's, with half an observation more at either end
+    and one at 0 (Agresti and Min 2005), so that it has a width where all items are tied.
     """
     of = len(differences) + 2
     mean = sum(differences) / of
-    squares = sum((each - mean) ** 2 for each in differences) + (1 + mean) ** 2 / 2 + (1 - mean) ** 2 / 2 + mean**2
+    squares = sum((each - mean) ** 2 for each in differences) + 1 + 2 * mean**2
     around = _student(NormalDist().inv_cdf((1 + level) / 2), len(differences) - 1) * math.sqrt(squares) / of
     return Interval(max(-1.0, mean - around), min(1.0, mean + around), PAIRED)
 
@@ -109,16 +109,16 @@ def unpaired(first: float, own: Interval, second: float, others: Interval) -> In
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, float | str]:
-    """By how much `first` is above `second` on the same items: the mean difference, its interval, and the two-sided p of a
-    paired permutation test, in which each difference may as well have the other sign: of all of them where there are few
-    enough, else of a sample, with the observed one counted. It is never 0, and 1 where all items are tied.
+    """By how much `first` is above `second` on the same items: the mean difference, its interval, and the two-sided
+    p of a paired permutation test, in which each difference may as well have the other sign: over all signs where
+    these are few, else over a sample, in which the observed ones count. It is never 0, and 1 where all are tied.
     """
     differences = [one - other for one, other in zip(first, second, strict=True)]
     unequal = [each for each in differences if each]
     least = abs(sum(unequal)) - 1e-12
     if 2 ** len(unequal) <= RESAMPLES:
-        flipped = [sum(map(mul, signs, unequal)) for signs in product((1, -1), repeat=len(unequal))]
-        p = sum(abs(each) >= least for each in flipped) / len(flipped)
+        flips = [*product((1, -1), repeat=len(unequal))]
+        p = fmean(abs(sum(s * each for s, each in zip(signs, unequal, strict=True))) >= least for signs in flips)
     else:
         chance, as_far = random.Random(0), 0
         for _ in range(RESAMPLES):

@@ -1,4 +1,4 @@
-"""Words, which of them carry the content of an English text, and names within a text. What filters compare texts by."""
+"""Words, which of them carry the content of an English text, and names: what filters compare texts by."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _JOINED_BEFORE, _JOINED_AFTER = re.compile(r"([^\W\d_]+)[-‐‑]\Z"), re.compil
 
 
 def rename(text: str, names: Mapping[str, str]) -> str:
-    """The text with each name that is a key of `names` replaced by its value, all at once and only as whole words: Chris and
-    Chris's, but not Christmas, O'Chris or Jean-Chris. Upper and lower case differ, as in Mark and mark.
+    """The text with each name that is a key of `names` replaced by its value, all at once and only as whole words:
+    Chris and Chris's, but not Christmas, O'Chris or Jean-Chris. Upper and lower case differ, as in Mark and mark.
     """
     longest_first = "|".join(re.escape(name) for name in sorted(filter(None, names), key=len, reverse=True))
     if not longest_first:

@@ -1,4 +1,4 @@
-"""Summaries that get denser at one length: each keeps what is named and adds to it (Chain of Density: Adams et al. 2023, 2)."""
+"""Summaries that get denser: each names all that the last one did, and more (Chain of Density: Adams et al. 2023)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,16 @@ _OPENS = frozenset(
 
 
 def density(
-    *, field: FieldName = "steps", key: str = "summary", min_added: int = 1, max_lost: int = 0, max_length_change: float = 0.1
-) -> Filter:
-    """Drop chains of summaries of which a step leaves out an entity that one before it named, or adds none, or is not as long as
-    the first.
+    *, field: FieldName = "steps", key: str = "summary", min_added: int = 1, max_lost: int = 0,
+    max_length_change: float = 0.1,
+) -> Filter:  # fmt: skip
+    """Drop chains of summaries of which a step leaves out an entity that one before it named, or adds none, or is
+    not as long as the first.
 
-    The field holds a list of texts, or of objects with the text under `key`. An entity is a different name or number: what
-    has a capital letter, but for a common word that opens a sentence; it is kept where its word stands in any case.
-    Measures the entities of the first and the last step, the most that a step leaves out of all before it, the fewest that one
-    adds to them, and the largest change of length, in words. English. Costs nothing.
+    The field holds a list of texts, or of objects with the text under `key`. An entity is a different name or number:
+    what has a capital letter, but for a common word that opens a sentence; it is kept where its word stands in any
+    case. Measures the entities of the first and the last step, the most that a step leaves out of all before it, the
+    fewest that one adds to them, and the largest change of length, in words. English. Costs nothing.
     """
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Intervals cover what they promise to, for few items too, and p-values reject as often as they say; the old ways fail here."""
+"""Intervals cover what they promise, for few items too, and tests reject as often as they say; the old way fails."""
 
 import math
 import random
