@@ -31,7 +31,7 @@ def place_of(path: Path | str, line: int | None = None) -> str:
 
 
 class UserCodeError(ConfigError):
-    """A function of the user's own, such as a filter's measure, raised while a run went on; its cause is what it raised."""
+    """A function of the user's own, such as a filter's measure, raised an exception, which is the cause of this one."""
 
 
 class LedgerError(DistillgenError):

@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from typing import IO, Any
 import uvloop
 import yaml
 
-from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
 from distillgen.ledger import COUNTS, Ledger, salvage
 from distillgen.pipeline import Pipeline, from_environment, load
 from distillgen.record import Record, digest, dumps
@@ -280,6 +281,11 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
             what = (failure.strerror or str(failure)).lower()
             error = DistillgenError(f"cannot write to '{live.directory}': {what}. {remedy}")
             error.__cause__ = failure
+        except UserCodeError as failure:
+            remedy = "Answers that were paid for are safe: mend it and run again to go on"
+            remedy += f". The traceback is in {live.directory / 'run.log'}"
+            error = UserCodeError(f"{_withheld(failure.message, live)}. {remedy}", path=failure.path, line=failure.line)
+            error.__cause__ = failure.__cause__
         except Exception as failure:
             error = failure
         live.stopping = live.stopping or ("finishing" if error else "")
@@ -299,8 +305,17 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
         if error is None:
             raise
     if error is not None:
-        log.error("%s: %s", word, error)
+        log.error("%s: %s", word, _withheld(str(error), live))
+        if isinstance(error, UserCodeError) or not isinstance(error, DistillgenError):
+            log.error("%s", _withheld("".join(traceback.format_exception(error.__cause__ or error)), live))
         raise error
+
+
+def _withheld(text: str, live: Live) -> str:
+    """`text` without the secrets of any model."""
+    for teacher in live.teachers.values():
+        text = teacher.withhold(text)
+    return text
 
 
 async def _pull(live: Live, job: Job, first: int) -> None:

@@ -213,8 +213,7 @@ def user_error(error: BaseException, what: str, records: Sequence[Record] = ()) 
         place = f" at one of {len(records)} records, from {records[0].source} to {records[-1].source}"
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     path, line = (Path(users[0][0].f_code.co_filename), users[0][1]) if users else (None, None)
-    remedy = "Answers that were paid for are safe: mend it and run again to go on. run.log holds the whole traceback"
-    return UserCodeError(f"{what} raised {text}{place}. {remedy}", path=path, line=line)
+    return UserCodeError(f"{what} raised {text}{place}", path=path, line=line)
 
 
 Base = TypeVar("Base")

@@ -145,3 +145,111 @@ def test_a_file_is_carried_out_once_while_it_stays_as_it_is(project):
     distillgen.run(pipeline, out="out")
     assert (project.path / "loaded.txt").read_text() == "xxxx"
     assert json.loads((project.path / "out/usage.json").read_text())["stages"][1]["costs"]["wide"]["measured"] == 1
+
+
+BROKEN = """from distillgen import Filter, ModelName, Request
+
+def clumsy(*, {options}):
+    def first(records):
+        return [count(record) for record in records]
+
+    def count(record):
+        return len(record.fields["text"]) {measure}
+
+    def asks(record):
+        return [Request(model, [{{"role": "user", "content": record.fields["text"]}}])] if {asks} else None
+
+    def asked(records, answers):
+        return first(records)
+
+    def over_run(numbers):
+        return {{"mean": sum(numbers) {over_run}}}
+
+    def decide(number):
+        return None {decide}
+
+    {factory}
+    return Filter({function}, decide, over_run=over_run{more})
+"""
+ALONE = {"options": "n: int = 1", "function": "first", "more": "", "measure": "", "asks": "1", "over_run": "", "decide": "", "factory": ""}
+ASKING = ALONE | {"options": "model: ModelName = 'm'", "function": "asked", "more": ", asks=asks"}
+FAILS = "/ (record.fields['text'] != 'ccc')"
+
+
+def broken(project, code, *, key="sk-secret-1234"):
+    """Run a filter with this code over five rows, with a secret in the environment; what is told, and `run.log`."""
+    project.write("filters/clumsy.py", BROKEN.format(**code))
+    project.rows("data/a.jsonl", [{"text": text * 3} for text in "abcde"])
+    project.write("pipelines/p.yaml", """# p.yaml: a filter of the user's
+version: 1
+models:
+  m: {provider: scripted, model: echo}
+  paid: {provider: openai, model: x, base_url: "http://127.0.0.1:9/v1", api_key: "${KEY}"}
+stages:
+  - source: {path: data/a.jsonl}
+  - filter: {name: mine, filters: [clumsy]}
+""")  # fmt: skip
+    done = project.cli("run", "p", env={"KEY": key}, check=2)
+    assert "Traceback" not in done.stderr and key not in done.stderr + done.stdout
+    (log,) = [path.read_text() for path in project.path.glob("runs/p/run.log")] or [""]
+    assert key not in log
+    return done.stderr.strip().splitlines()[-1], log
+
+
+@pytest.mark.parametrize("code, line, told, row", [
+    (ALONE | {"measure": FAILS}, 8, "ZeroDivisionError: division by zero", 3),
+    (ASKING | {"measure": FAILS}, 8, "ZeroDivisionError: division by zero", 3),
+    (ALONE | {"measure": FAILS, "more": ", depends_on={}"}, 8, "ZeroDivisionError: division by zero", 3),
+    (ALONE | {"measure": FAILS, "more": ", whole_set=True"}, 8, "ZeroDivisionError: division by zero", 3),
+    (ALONE | {"measure": FAILS, "more": ", together=lambda r: 1"}, 8, "ZeroDivisionError: division by zero", 3),
+    (ALONE | {"measure": "if record.fields['text'] != 'ccc' else open('none.txt')"}, 8, "FileNotFoundError: [Errno 2]", 3),
+    (ALONE | {"more": ", together=lambda r: r.fields['none']"}, 23, "KeyError: 'none'", 1),
+    (ALONE | {"decide": ".x"}, 20, "AttributeError: 'NoneType' object has no attribute 'x'", 1),
+    (ALONE | {"measure": "if record.fields['text'] != 'ccc' else int(__import__('os').environ['KEY'])"}, 8, "with base 10: '${KEY}'", 3),
+    (ALONE | {"over_run": "/ 0"}, 17, "ZeroDivisionError: division by zero", None),
+])  # fmt: skip
+def test_an_exception_in_a_users_function_is_told_with_file_line_record_and_stage(project, code, line, told, row):
+    message, log = broken(project, code)
+    assert message.startswith(f"filters/clumsy.py:{line}: filter 'clumsy' of stage 'mine' raised ") and told in message
+    assert (" at the record " in message and f"(data/a.jsonl:{row})" in message) if row else "record" not in message
+    assert message.endswith("Answers that were paid for are safe: mend it and run again to go on. The traceback is in runs/p/run.log")
+    assert f'filters/clumsy.py", line {line}, in' in log and "Traceback (most recent call last)" in log
+
+
+@pytest.mark.parametrize("code, line, told", [
+    (ASKING | {"asks": "record.nothing"}, 11, "filter 'clumsy' of stage 'mine' raised AttributeError: 'Record' object has no"),
+    (ALONE | {"factory": "{}['x']"}, 22, "filter 'clumsy' raised KeyError: 'x'"),
+])  # fmt: skip
+def test_an_exception_that_a_check_meets_is_told_before_anything_is_asked(project, code, line, told):
+    message, _ = broken(project, code)
+    assert f"filters/clumsy.py:{line}: " in message and told in message
+
+
+def test_a_model_that_no_option_names_is_told(project):
+    message, _ = broken(project, ASKING | {"options": "model: str = 'n'"})
+    assert "filter 'clumsy' asks 'n', which no option of type ModelName names" in message
+
+
+def test_the_record_of_an_exception_is_told_where_it_is_known_and_else_the_records(project):
+    """A measure that holds no record of its own when it raises."""
+    project.write("filters/sums.py", """from distillgen import Filter
+def sums():
+    return Filter(lambda records: [1 / len(text) for text in [r.fields["text"] for r in records]], lambda n: None)
+""")  # fmt: skip
+    project.rows("a.jsonl", [{"text": text} for text in ("a", "", "c")])
+    with pytest.raises(distillgen.DistillgenError, match=r"sums.py:3: .* at one of 3 records, from a.jsonl:1 to a.jsonl:3\. Answers"):
+        distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}, {"filter": ["sums"]}]}, out="out")
+
+
+def test_a_script_that_raises_costs_its_rows_and_says_where(project):
+    project.write("script.py", "def say(request, sample):\n    return None if request.messages[-1]['content'] == 'b' else 'x'[9:] or 1 / 0\n")
+    project.rows("a.jsonl", [{"text": text} for text in "ab"])
+    ask = {"generate": {"model": "m", "template": "{{ text }}", "output": "answer"}}
+    models = {"m": {"provider": "scripted", "model": "script.py:say"}}
+    run = distillgen.run({"version": 1, "models": models, "stages": [{"source": {"path": "a.jsonl"}}, ask]}, out="out")
+    assert [record.dropped.reason for record in run.dropped] == [
+        "the script raised ZeroDivisionError: division by zero (script.py:2)",
+        "the script raised TypeError: a script gives a text or a Completion, not None",
+    ]
+    log = (project.path / "out/run.log").read_text()
+    assert 'script.py", line 2, in say' in log and log.count("Traceback") == 2

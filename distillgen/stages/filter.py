@@ -216,7 +216,7 @@ class FilterStage(Stage):
             judge = Judge(self.name, entry, each, costs)
             if each.depends_on is not None and not each.asks:  # what arrives while it measures is measured together
                 chunks = in_order(chunks, lambda chunk: [chunk], window=lambda: CHUNK)
-            chunks = whole_groups(chunks, each.together) if each.together else chunks
+            chunks = whole_groups(chunks, judge.together) if each.together else chunks
             chunks = (self._asked if each.asks else self._judged)(chunks, judge, job)
             chunks = self._noted(chunks, judge, job) if each.over_run else chunks
         return chunks
@@ -293,7 +293,7 @@ class FilterStage(Stage):
         each = judge.filter
 
         async def work(chunk: Chunk) -> Chunk:
-            groups = (list(group) for _, group in groupby(chunk, each.together)) if each.together else [chunk]
+            groups = (list(group) for _, group in groupby(chunk, judge.together)) if each.together else [chunk]
             live = [alive for group in groups if (alive := [record for record in group if not record.dropped])]
             numbers = zip(chain(*live), await measured(judge, live, job.ledger), strict=True)
             return splice(chunk, ([judge(record, number)] for record, number in numbers))
@@ -349,6 +349,13 @@ class Judge:
                 wrong = f"filter '{self.entry.label}' asks '{request.model}', which no option of type ModelName names"
                 raise ConfigError(f"{wrong}{did_you_mean(request.model, models)}")
         return requests
+
+    def together(self, record: Record) -> Any:
+        """What is the same for records that are measured together."""
+        try:
+            return self.filter.together and self.filter.together(record)
+        except Exception as error:
+            raise self.broken(error, [record]) from error
 
     def figures(self) -> dict[str, float]:
         """What the numbers show together, whatever the order in which they came."""

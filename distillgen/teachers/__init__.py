@@ -327,9 +327,13 @@ class Teacher:
         most = request.sampling.get("max_tokens", 0) * samples
         return self.spec.cost_usd(len(request.json), 0, most) if self.spec.price else 0.0
 
+    def withhold(self, text: str) -> str:
+        """`text` without any secret of this teacher's."""
+        return _hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))
+
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
-        return _hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))[:REASON]
+        return self.withhold(text)[:REASON]
 
     async def _fetch(self, ask: _Ask) -> list[Completion]:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import random
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.project import code_sha256, home, load_module
+from distillgen.project import code_sha256, home, load_module, user_error
 from distillgen.record import dumps
 from distillgen.teachers import Completion, Rejected, Request, Services, Spec, Teacher
+
+log = logging.getLogger("distillgen")
 
 Script = Callable[[Request, int], "str | Completion | Awaitable[str | Completion]"]
 """(request, sample index) -> the answer's text, or a whole Completion."""
@@ -99,6 +103,7 @@ class Scripted(Teacher):
         super().__init__(name, spec, services)
         given = (script, getattr(script, "__qualname__", "script")) if script else load_script(spec.model, services.root)
         self._script, self.identity = given[0], f"scripted:{given[1]}"
+        self._told = set[str]()
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Call the function once a sample."""
@@ -111,7 +116,14 @@ class Scripted(Teacher):
                 result = await result
             if isinstance(result, Completion):
                 return result
+            if not isinstance(result, str):
+                raise TypeError(f"a script gives a text or a Completion, not {result!r}")
             read, written = len(echo(request, sample).split()), len(result.split())
             return Completion(text=result, input_tokens=read, output_tokens=written)
         except Exception as error:
-            raise Rejected(f"the script raised {type(error).__name__}: {error}") from error
+            place = user_error(error, "the script")
+            where = f" ({place.path.name}:{place.line})" if isinstance(place.path, Path) else ""
+            if where not in self._told:
+                self._told.add(where)
+                log.error("model '%s': %s", self.name, self.withhold("".join(traceback.format_exception(error))))
+            raise Rejected(f"the script raised {type(error).__name__}: {error}{where}") from error
