@@ -1,22 +1,25 @@
-"""What there is to choose from: pipelines, prompts and filters by name, and the JSON Schema of a pipeline file."""
+"""What there is to choose from, by kind and name, with every option; and the JSON Schema of a pipeline file."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from types import GenericAlias
-from typing import Any, Literal, Union
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic_core import PydanticUndefined
 
 from distillgen.errors import ConfigError
 from distillgen.marked import read_yaml, validate
-from distillgen.objectives import objective_class, objectives
+from distillgen.objectives import objective_class
+from distillgen.objectives import objectives as objective_names
 from distillgen.pipeline import System, Top, about_line
 from distillgen.project import Project, read_text
 from distillgen.prompt import Prompt
 from distillgen.stages import stage_class, stage_kinds
+from distillgen.stages.filter import described as docstring_of
 from distillgen.stages.filter import options_of
 from distillgen.teachers import teacher_class, teacher_names
 
@@ -54,14 +57,98 @@ def filters(project: Project) -> list[dict[str, Any]]:
 
     def described(name: str) -> dict[str, Any]:
         factory = project.filter(name)
-        sentences = re.split(r"(?<=\.)\s+(?=[A-Z`])", inspect.getdoc(factory) or "")
+        text, _ = docstring_of(factory)
+        sentences = re.split(r"(?<=\.)\s+(?=[A-Z`])", text)
         cost = next((s for s in sentences if s.startswith("Costs ")), "")
         source = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", factory.__globals__.get("__doc__") or "")
-        options = {n: None if f.is_required() else f.default for n, f in options_of(factory).model_fields.items()}
         told = {"about": sentences[0], "cost": cost[6:].rstrip("."), "source": source[1] if source else ""}
-        return {**{key: " ".join(text.split()) for key, text in told.items()}, "options": options}
+        entry = {key: " ".join(text.split()) for key, text in told.items()}
+        return {**entry, "text": text, "options": options(options_of(factory))}
 
     return _listed(project.names("filters", ".py"), described)
+
+
+def stages(project: Project) -> list[dict[str, Any]]:
+    """Name, what it does, and its options; a prompt's or a model's sampling, which several stages take, among them."""
+    return [_declared(kind, stage_class(kind)) for kind in stage_kinds()]
+
+
+def providers(project: Project) -> list[dict[str, Any]]:
+    """The kinds of teacher: name, what its `model` is, and the options of an entry of `models`."""
+    return [_declared(name, teacher_class(name).spec_type) for name in teacher_names()]
+
+
+def objectives(project: Project) -> list[dict[str, Any]]:
+    """Name, what a student learns by it, and its options beside those of the stage train."""
+    return [_declared(name, objective_class(name)) for name in objective_names()]
+
+
+def manual(project: Project) -> list[dict[str, Any]]:
+    """Every stage, provider, objective, filter and prompt, each with its kind."""
+    kinds = {"stage": stages, "provider": providers, "objective": objectives, "filter": filters, "prompt": prompts}
+    return [{"kind": kind, **entry} for kind, listed in kinds.items() for entry in listed(project)]
+
+
+def _declared(name: str, declaration: type[BaseModel]) -> dict[str, Any]:
+    text = inspect.getdoc(declaration) or ""
+    about = re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
+    return {"name": name, "about": " ".join(about.split()), "text": text, "options": options(declaration)}
+
+
+def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Each option's type in words, default, whether it is required, and description; what others declare too comes last."""
+    declared = {}
+    for name, option in sorted(declaration.model_fields.items(), key=lambda own: own[0] not in declaration.__annotations__):
+        default = option.get_default(call_default_factory=True)
+        declared[option.alias or name] = {
+            "type": _type(option.annotation, option.metadata),
+            "default": None if default is PydanticUndefined else _plain(default),
+            "required": option.is_required(),
+            "description": option.description or "",
+        }
+    return declared
+
+
+def _plain(value: Any) -> Any:
+    """A default as YAML has it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_defaults=True)
+    return [*value] if isinstance(value, tuple | set | frozenset) else value
+
+
+_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", dict: "mapping", Any: "anything"}
+_TEXTS = {
+    "field": "field name", "model": "model name", "prompt": "prompt name", "file": "file in the project",
+    "script": "name, folder or file.py:function",
+}  # fmt: skip
+_PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name")
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "min_length": "entries: at least"}
+
+
+def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """A type in words, with its bounds."""
+    if get_origin(annotation) is Annotated:
+        annotation, *metadata = get_args(annotation)
+    named = next((_TEXTS[mark] for mark in metadata if isinstance(mark, str) and mark in _TEXTS), "")
+    bounds = [f"{words} {value}" for mark in metadata for bound, words in _BOUNDS.items()
+              if (value := getattr(mark, bound, None)) is not None]  # fmt: skip
+    return ", ".join([named or _words(annotation), *bounds])
+
+
+def _words(annotation: Any) -> str:
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return " or ".join(_type(part) for part in inside if part is not type(None))
+    if origin is Literal:
+        return " or ".join(map(str, inside))
+    if origin is list or origin is tuple:
+        inner = _type(inside[0]) if inside else "anything"
+        return f"list of {inner}s" if inner in _PLURAL else f"list of {inner}"
+    if origin is dict:
+        return f"mapping of {_type(inside[0])} to {_type(inside[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping: " + ", ".join(option.alias or name for name, option in annotation.model_fields.items())
+    return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def filter_table(project: Project) -> str:
@@ -102,7 +189,7 @@ def json_schema(project: Project) -> dict[str, Any]:
         filters += [Literal[name], make(f"{name}: …", __config__=forbid, options=(options | None, Field(alias=name)))]
     forms: dict[str, Any] = {kind: stage_class(kind) for kind in stage_kinds()}
     forms["filter"] = one_of[GenericAlias(list, one_of[tuple(filters)]), dict[str, Any]]
-    forms["train"] = one_of[tuple(_training(name) for name in objectives())]
+    forms["train"] = one_of[tuple(_training(name) for name in objective_names())]
     stages = [make(f"{kind}: …", __config__=forbid, **{kind: (form, ...)}) for kind, form in forms.items()]
     specs = {name: teacher_class(name).spec_type for name in teacher_names()}
     models = [make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()]

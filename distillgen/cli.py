@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,12 +112,14 @@ def init(folder: Path) -> None:
 
 
 @main.command("list")
-@click.argument("kind", type=click.Choice(["pipelines", "prompts", "filters"]), default="pipelines")
+@click.argument(
+    "kind", type=click.Choice(["pipelines", "prompts", "filters", "stages", "providers", "objectives"]), default="pipelines"
+)
 @AS_JSON
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of pipeline files, the project's own filters included.")
 @click.option("--markdown", is_flag=True, help="Print the filters as a Markdown table: what each does, its cost and source.")
 def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
-    """The pipelines (or prompts, or filters) of this project and those that ship with distillgen."""
+    """The pipelines (or prompts, filters, stages, providers, objectives) of this project and those that ship."""
     from distillgen import catalog
     from distillgen.project import Project
 
@@ -129,6 +132,40 @@ def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
         return
     for entry in found:
         show.say(f"{entry['name']:<24} {entry['about']}")
+
+
+@main.command("help")
+@click.argument("topic", required=False)
+@AS_JSON
+@click.pass_context
+def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
+    """The manual of a stage, provider, objective, filter or prompt, with every option; or of a command.
+
+    \b
+    distillgen help generate        a stage
+    distillgen help openai          what an entry of `models` takes
+    distillgen help grounded        a filter, also one of your own
+    """
+    from distillgen import catalog
+    from distillgen.project import Project
+
+    if topic is None:
+        click.echo(ctx.find_root().get_help())
+        return
+    manual, command = catalog.manual(Project(Path.cwd())), main.get_command(ctx, topic)
+    entries = [entry for entry in manual if entry["name"] == topic]
+    if not entries and command is None:
+        near = get_close_matches(topic, [*(entry["name"] for entry in manual), *main.list_commands(ctx)], n=1)
+        remedy = f"did you mean '{near[0]}'?" if near else "distillgen list stages, or filters, providers, objectives, prompts"
+        raise ConfigError(f"there is no manual of '{topic}'; {remedy}")
+    if as_json:
+        show.as_json(entries)
+        return
+    for entry in entries:
+        show.manual(entry)
+    if command:
+        with click.Context(command, info_name=topic, parent=ctx.find_root()) as own:
+            click.echo(command.get_help(own))
 
 
 @main.command()

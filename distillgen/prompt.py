@@ -59,8 +59,8 @@ class Sampling(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1, description="least probability, relative to the likeliest token")
     max_tokens: int | None = Field(None, gt=0, description="most tokens of an answer")
     stop: list[str] | str | None = Field(None, description="texts that end the answer")
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    presence_penalty: float | None = Field(None, description="lowers the chance of tokens that occurred")
+    frequency_penalty: float | None = Field(None, description="lowers it with each time that a token occurred")
     seed: int | None = Field(None, description="sampling seed sent to the endpoint; sample i gets seed + i")
     logprobs: int | None = Field(None, ge=0, le=20, description="how many likeliest tokens to record with each token")
     extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent as they are")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -29,6 +30,26 @@ def say(text: str, *, error: bool = False, bold: bool = False) -> None:
 def as_json(value: Any) -> None:
     """Print JSON, in ASCII, so that whatever a terminal would obey is escaped."""
     click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+
+
+def manual(entry: Mapping[str, Any]) -> None:
+    """What an entry of the catalog does, and its options, wrapped to the terminal."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    say(f"{entry['kind']} {entry['name']}", bold=True)
+    for paragraph in (entry.get("text") or entry["about"]).split("\n\n"):
+        say(textwrap.fill(" ".join(paragraph.split()), width, initial_indent="  ", subsequent_indent="  ") + "\n")
+    for name, option in entry.get("options", {}).items():
+        line = f"{name}: {option['type']}"
+        if option["required"]:
+            line += "; required"
+        elif option["default"] not in (None, "", [], {}):
+            line += f"; default: {json.dumps(option['default'], ensure_ascii=False)}"
+        say(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="      "))
+        if option["description"]:
+            say(textwrap.fill(option["description"], width, initial_indent="      ", subsequent_indent="      "))
+    if entry["kind"] == "prompt" and "inputs" in entry:
+        say(f"  reads: {', '.join(entry['inputs']) or 'no field'}\n  gives: {entry['output']}")
+    say("")
 
 
 def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> None:

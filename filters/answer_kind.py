@@ -19,7 +19,12 @@ WANTS = (
 
 
 def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> Filter:
-    """Drop answers without the figure, cause or name that the question's first words ask for. English. Costs nothing."""
+    """Drop answers without the figure, cause or name that the question's first words ask for. English. Costs nothing.
+
+    Options:
+        field: the answer
+        to: the question that it answers
+    """
 
     def lacking(record: Record) -> float:
         asked, told = str(record.fields[to]).strip(), str(record.fields[field])

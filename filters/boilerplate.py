@@ -107,6 +107,12 @@ def boilerplate(
 
     Costs 2 ms a page. Measures how often each kind occurs, in English and more thinly in eleven other languages; `patterns`
     are regular expressions of your own, compared as the phrases in this file are.
+
+    Options:
+        fields: the texts to search
+        kinds: what to look for: refusal, identity ("As an AI"), placeholder, opening ("Sure!"),
+            closing
+        patterns: regular expressions of your own, compared as the built-in phrases are
     """
     searched: dict[str, re.Pattern[str]] = {kind: compiled(kind) for kind in kinds}
     try:

@@ -12,6 +12,10 @@ def boxed(*, field: FieldName = "answer", gold: FieldName = "gold") -> Filter:
 
     Spellings do not count: \dfrac12, 0.5 and \frac{1}{2} are the same. Unlike expressions of equal value are not: for these,
     take `symbolic`. Gold is the expression, or a text with its \boxed{…}. Measures whether there is a box, and a right one.
+
+    Options:
+        field: the text with the answer
+        gold: the right answer, or a list of right answers
     """
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

@@ -6,7 +6,12 @@ from distillgen import FieldName, Filter, Record
 
 
 def brevity(*, field: FieldName = "response", max_words: int = 50) -> Filter:
-    """Drop texts of more than `max_words` words; a generate stage before it can shorten them. Costs nothing."""
+    """Drop texts of more than `max_words` words; a generate stage before it can shorten them. Costs nothing.
+
+    Options:
+        field: the text to measure
+        max_words: most words that a kept text has
+    """
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [len(str(r.fields[field]).split()) for r in records]

@@ -18,6 +18,12 @@ def charset(
 
     Allowed are the letters of `scripts` (latin, cyrillic, cjk, hiragana, …), with all digits, marks and symbols that are
     not broken; or exactly `characters`, written as inside a regular expression's brackets: "a-zA-Z .,".
+
+    Options:
+        field: the text to measure
+        scripts: names of Unicode scripts whose letters are allowed; give this or `characters`
+        characters: the allowed characters, as inside a regular expression's brackets
+        max_share: largest share of other characters in a kept text
     """
     if (scripts is None) == (characters is None):
         raise ValueError("give either 'scripts' or 'characters'")

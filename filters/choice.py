@@ -17,6 +17,12 @@ def choice(
     Gold is a letter, an option's content, or its place from 0. `options` is a list, a mapping by letter, or the text in which
     they stand: "(A) …", "B. …", or lines "- …"; without it, only letters count. A choice is announced, or, unless `lenient` is
     false, the only one of the last line. Measures whether it chooses, and whether rightly.
+
+    Options:
+        field: the text with the answer
+        gold: the right option: a letter, an option's content, or its place from 0
+        options: the field with the options; without it, only letters count
+        lenient: whether the only option named in the last line counts as a choice
     """
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

@@ -23,6 +23,12 @@ def code_parses(
 
     The whole field is the code, or with `fenced` each of its Markdown code blocks: those of a language named here by its
     parser, those of no language as `language`, those of others unseen. Measures the blocks judged, and those broken.
+
+    Options:
+        field: the code, or the text with fenced code
+        language: the language of the code, and of fenced blocks without a language
+        fenced: whether to judge the Markdown code blocks of the text instead of all of it
+        min_blocks: fewest fenced blocks that a kept text has
     """
 
     def judged(text: str) -> dict[str, float]:

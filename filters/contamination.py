@@ -23,6 +23,18 @@ def contamination(
     whose fields together are as close as that to an item. Measures the share of a record's n-grams that an item has, and
     the item's line; the cosine to the nearest item, and its line. Costs about 60 bytes of memory for a word of the
     evaluation set; with `min_cosine`, an embedding a record and an item.
+
+    Options:
+        fields: the texts to compare with the evaluation set
+        against: the evaluation set: a .jsonl file, or a text file with an item a line
+        keys: the fields of an evaluation row that count; default: all texts
+        n: words in a row that count as an overlap
+        min_words: items with fewer words than this are not looked for
+        max_share: largest share of overlapping n-grams in a kept record
+        min_cosine: cosine to an item from which a record is dropped too; default: cosines are not
+            measured
+        embedder: the embedding model for `min_cosine`: minilm, a folder, or a name on the Hugging
+            Face Hub
     """
     if not 1 <= min_words <= n:
         raise ValueError("'min_words' must be at least 1 and at most 'n'")

@@ -26,6 +26,17 @@ def contradiction(
     likeliest and at least `min_entail` and `min_contradict`. A weight is `size`, a score such as cluster.size, or a field, by
     default 1; `score` is a score such as generate.logprob, or a field, by default the order. The group is the statements of
     one parent, or those next to each other with the same fields `by`. Measures both weights, and the rank among survivors.
+
+    Options:
+        field: the statement
+        model: the NLI model: a name, a folder, or file.py:function
+        size: the weight of a statement: a score such as cluster.size, or a field; default: 1 each
+        score: what the best are chosen by: a score such as generate.logprob, or a field; default: the
+            order
+        by: fields whose values siblings share; default: statements of one parent
+        min_entail: probability from which a statement entails another
+        min_contradict: probability from which a statement contradicts another
+        max_kept: most statements of a group that are kept; null: all
     """
     name, identity = nli_model(model, project)
 

@@ -26,6 +26,13 @@ def density(
     what has a capital letter, but for a common word that opens a sentence; it is kept where its word stands in any
     case. Measures the entities of the first and the last step, the most that a step leaves out of all before it, the
     fewest that one adds to them, and the largest change of length, in words. English. Costs nothing.
+
+    Options:
+        field: the field with the list of summaries
+        key: the key of the text where the list holds objects
+        min_added: fewest entities that each step adds
+        max_lost: most entities of earlier steps that a step may leave out
+        max_length_change: largest change of length against the first summary, as a share of its words
     """
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

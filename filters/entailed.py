@@ -21,6 +21,13 @@ def entailed(
     `model` is an NLI model, by name, folder or `file.py:function`. Measures the share of sentences of which entailment is
     likelier than neutrality and than contradiction, and the least probability of it. Costs at most three inferences a
     sentence.
+
+    Options:
+        field: the text to judge
+        sources: the fields that it must follow from
+        model: the NLI model: a name, a folder, or file.py:function
+        min_share: smallest share of entailed sentences in a kept text
+        min_probability: smallest probability with which each sentence must be entailed
     """
     need("entailed", "bm25s", "numpy")
     name, identity = nli_model(model, project)

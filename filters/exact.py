@@ -16,6 +16,14 @@ def exact(
     Without `normalise`, they must match to the letter; with `min_f1`, it is enough that so many of their words do (token F1).
     What is compared is all of the answer, or the `part` that it announces: "the answer is …". Measures whether there is one,
     whether it matches levelled, and to the letter, and the F1. Costs nothing.
+
+    Options:
+        field: the answer
+        gold: the right answer, or a list of right answers
+        normalise: whether case, punctuation, articles and spaces are levelled before answers are
+            compared
+        min_f1: token F1 from which an answer is right; default: all words must match
+        part: what is compared: all of the answer, or the part that it announces
     """
     if min_f1 is not None and not normalise:
         raise ValueError("'min_f1' compares levelled words, and normalise: false forbids that")

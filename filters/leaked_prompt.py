@@ -18,6 +18,14 @@ def leaked_prompt(
 ) -> Filter:  # fmt: skip
     """Drop texts that share runs of `n` words with the instructions and worked examples of `prompts`, with other `fields` of
     the record, or with given `texts`. Measures the share of their words in such runs. Costs nothing.
+
+    Options:
+        field: the text to search
+        prompts: prompts whose instructions and examples must not be repeated
+        fields: other fields that must not be repeated
+        texts: texts of your own that must not be repeated
+        n: words in a row that count as repeated
+        max_share: largest share of repeated words in a kept text
     """
     if not (prompts or fields or texts):
         raise ValueError("give at least one of 'prompts', 'fields' and 'texts'")

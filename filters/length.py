@@ -18,6 +18,14 @@ def length(
     """Drop texts of fewer than `at_least` or more than `at_most` words, characters, sentences or tokens. Costs nothing.
 
     Tokens are those of `tokenizer`, a name on the Hugging Face Hub, or of `tokenizer_file`, a tokenizer.json.
+
+    Options:
+        field: the text to measure
+        unit: what is counted
+        at_least: smallest count of a kept text
+        at_most: largest count of a kept text; null: no bound
+        tokenizer: for `unit: tokens`, a tokenizer's name on the Hugging Face Hub
+        tokenizer_file: for `unit: tokens`, a tokenizer.json in the project
     """
     given = [name for name in (tokenizer, tokenizer_file) if name is not None]
     if len(given) != (unit == "tokens"):

@@ -18,6 +18,14 @@ def majority(
     The samples are the records of one parent, or those next to each other with the same fields `by`; `others` are fields with
     further votes, such as other teachers' answers. The final answer counts, read as `kind`; a sample without one is a vote for
     none; a tie goes to what came first. Measures the majority's share, whether the record is of it, and the votes. Costs nothing.
+
+    Options:
+        field: the answer
+        kind: how the final answer is read: number, choice, boxed or text
+        others: fields with further votes, such as other teachers' answers
+        by: fields whose values the samples of a question share; default: records of one parent
+        min_share: smallest share of the votes that the majority needs
+        min_votes: fewest votes that the majority needs
     """
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

@@ -21,6 +21,15 @@ def margin(
     The others are the field `distractor`, or those in the JSONL file `others`, under `key` (default: the name of `to`); the
     record's own question may be among these. Measures the cosine to its own less the highest to another. Costs two or
     three embeddings a record.
+
+    Options:
+        field: the text to judge
+        to: the field with its own question
+        distractor: the field with another question; give this or `others`
+        others: a .jsonl file with other questions
+        key: the field of the questions in `others`; default: the name of `to`
+        min_margin: smallest difference between the two cosines of a kept text
+        embedder: the embedding model: minilm, a folder, or a name on the Hugging Face Hub
     """
     if (distractor is None) == (others is None):
         raise ValueError("give either 'distractor', a field, or 'others', a JSONL file of questions")

@@ -22,6 +22,12 @@ def near_duplicate(
     Measures the Jaccard similarity to the most similar earlier record that it kept. For scripts that put no spaces between
     words, take `unit: character` and a `shingle` of about 5. Costs 60 µs a short text; a kept record takes 110 to
     160 bytes of memory, whatever its length (at `threshold: 0.7`).
+
+    Options:
+        by: the fields that are compared, together
+        threshold: Jaccard similarity, between 0 and 1, from which a record is a duplicate
+        shingle: words, or characters, of one shingle
+        unit: what a shingle is made of
     """
     need("near_duplicate", "rensa", "numpy")
     from distillgen import minhash

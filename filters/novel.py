@@ -18,6 +18,12 @@ def novel(
 
     `beside` is the field with these entries. Measures the highest cosine to an earlier text, and to an entry. Costs an
     embedding a record, and the memory of one for each that is kept.
+
+    Options:
+        field: the text to compare
+        beside: the field with the entries that a retrieve stage brought
+        max_cosine: largest cosine to an earlier text of a kept one
+        embedder: the embedding model: minilm, a folder, or a name on the Hugging Face Hub
     """
     check(embedder)
     kept: list[Any] = []

@@ -17,6 +17,14 @@ def numeric(
     The number is the one that the answer announces, or, unless `lenient` is false, its last. Equal is what differs by at most
     `abs_tol`, or `rel_tol` of gold. With `units`, 1.5 km is 1500 m, and where gold has a unit, the answer needs one. Measures
     whether there is a number, whether it is right, and both numbers. English.
+
+    Options:
+        field: the text with the answer
+        gold: the right number, or a list of right ones
+        rel_tol: largest difference that counts as equal, relative to gold
+        abs_tol: largest difference that counts as equal, absolute
+        units: whether units are converted and needed
+        lenient: whether the last number counts where none is announced
     """
     if units:
         need("numeric with units", "pint")

@@ -16,6 +16,14 @@ def panel(
 
     Measures each grade, their mean, and their spread: the highest less the lowest; for the run, Krippendorff's alpha, and
     how much each judge's grades vary. Costs a request a model.
+
+    Options:
+        models: the models that grade, of the pipeline's `models`
+        rubric: what a good record is, in words
+        fields: the fields that the models see
+        min_score: smallest mean grade, from 1 to 10, of a kept record
+        max_spread: largest difference between the highest and the lowest grade; null: no bound
+        prompt: the prompt that asks for the grade
     """
     if len(set(models)) < 2:
         raise ValueError("a panel needs two different 'models' at least")

@@ -25,6 +25,11 @@ def pii(
 
     Checks what can be checked: Luhn digits, IBAN digits and lengths, numbering plans. `region` is the country in whose form
     phone numbers are also found without their +; in each text up to 200 numbers that are none are looked at for phones.
+
+    Options:
+        fields: the texts to search
+        kinds: what to look for
+        region: the country, as an ISO 3166 code, whose phone numbers are also recognised without +
     """
     need("pii", "phonenumbers", "stdnum")
     from phonenumbers import SUPPORTED_REGIONS, PhoneNumberMatcher

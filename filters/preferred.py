@@ -16,6 +16,15 @@ def preferred(
     `over` is another answer or a reference; `fields` are shown besides, such as the question. A verdict that changes with
     the order is a tie. Measures the preference (1, -1, or 0 for a tie) and the verdict in each order; for the run, how many
     verdicts change, and how many favour what is shown first. Costs two requests a record.
+
+    Options:
+        model: the model that compares, one of the pipeline's `models`
+        rubric: what makes an answer better, in words
+        field: the answer that must be preferred
+        over: the field with the other answer, or a reference
+        fields: fields shown beside the answers, such as the question
+        keep_ties: whether a tie is kept
+        prompt: the prompt that asks for the comparison
     """
     shown = Prompt.load(prompt, project)
 

@@ -16,6 +16,13 @@ def profanity(
 
     Measures how many different ones there are in `languages` (english, german, chinese, … 24 lists), without those to `allow`,
     with `also` those of your own.
+
+    Options:
+        fields: the texts to search
+        languages: the word lists to use, by English name, such as english or german
+        allow: words that are not counted
+        also: words of your own that are counted
+        max_words: most different profane words in a kept record
     """
     need("profanity", "glin_profanity")
     from glin_profanity import Filter as Lists

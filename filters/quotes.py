@@ -16,6 +16,11 @@ def quotes(*, field: FieldName = "answer", sources: list[FieldName], max_missing
 
     A quotation is compared word by word, each part between ellipses for itself; single quotation marks are taken for
     apostrophes. Measures how many quotations and how many numbers are missing. Costs nothing.
+
+    Options:
+        field: the text to judge
+        sources: the fields in which its quotations and numbers must stand
+        max_missing: most quotations and numbers of a kept text that stand in no source
     """
     where = " and ".join(sources)
 

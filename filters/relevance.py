@@ -13,6 +13,13 @@ def relevance(
     """Drop texts that are far from what they should be about: another field, or a topic in words.
 
     The field is the question, the source or any other. Measures the cosine of the embeddings. Costs two embeddings a record.
+
+    Options:
+        field: the text to judge
+        to: the field that it should be about; give this or `topic`
+        topic: what it should be about, in words
+        min_cosine: smallest cosine of a kept text
+        embedder: the embedding model: minilm, a folder, or a name on the Hugging Face Hub
     """
     if (to is None) == (topic is None):
         raise ValueError("give either 'to', a field, or 'topic', a text")

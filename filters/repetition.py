@@ -20,6 +20,17 @@ def repetition(
 
     The shares are judged from `min_words` words on: Gopher's limits are for documents, and its quality filter drops shorter
     ones. `max_compression` is bytes before over bytes after zlib, at any length; prose stays under 3.
+
+    Options:
+        field: the text to measure
+        max_lines: largest share of repeated lines
+        max_paragraphs: largest share of repeated paragraphs
+        max_line_characters: largest share of the characters that stand in repeated lines
+        max_paragraph_characters: largest share of the characters that stand in repeated paragraphs
+        max_top_ngrams: by n, largest share of the characters that the most frequent n-gram takes
+        max_duplicate_ngrams: by n, largest share of the characters that stand in repeated n-grams
+        min_words: fewest words from which the shares are judged
+        max_compression: largest ratio of bytes before and after zlib
     """
     limits = {
         "lines": max_lines, "paragraphs": max_paragraphs,

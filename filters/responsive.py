@@ -9,6 +9,11 @@ from distillgen.text import content
 def responsive(*, field: FieldName = "answer", to: FieldName = "question", min_share: float = 0.5) -> Filter:
     """Drop answers in full sentences that take up too few of the question's content words, or add none of their own.
     Measures the share taken up, and the words added. English. Costs nothing.
+
+    Options:
+        field: the answer
+        to: the question
+        min_share: smallest share of the question's content words that a kept answer takes up
     """
 
     def compare(record: Record) -> dict[str, float]:

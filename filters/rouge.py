@@ -14,6 +14,11 @@ def rouge(*, field: FieldName = "answer", gold: FieldName = "gold", min_rouge_l:
 
     Measures, of the gold text that is nearest, the F1 of words, of pairs of words, and of the longest common sequence
     (ROUGE-1, -2 and -L), without stemming.
+
+    Options:
+        field: the text to judge
+        gold: the reference, or a list of references
+        min_rouge_l: smallest ROUGE-L F1 of a kept text
     """
 
     def compare(record: Record) -> dict[str, float]:

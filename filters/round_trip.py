@@ -19,6 +19,14 @@ def round_trip(
     Texts are found again where their words overlap by `min_f1` (token F1), other kinds where the final answers are equal. For
     the way back to the question, give `shown: [answer]`, `field: question` and `prompt: round_trip/question`. Measures whether
     there is an answer of the kind, and the agreement.
+
+    Options:
+        model: the model that answers again, one of the pipeline's `models`
+        shown: the fields that it sees
+        field: what it must find again
+        kind: how the final answer is read: number, choice, boxed or text
+        min_f1: smallest token F1 between texts that agree
+        prompt: the prompt that asks for the answer
     """
     asked = Prompt.load(prompt, project)
 

@@ -13,6 +13,13 @@ def sample_by_score(*, by: str, per: list[FieldName], n: int, best: int | None =
     Draws `n` of the `best` (default: 2 n) of the records that follow each other with the same fields `per`, by the score
     `by` of an earlier filter or a field with a number. No record is drawn twice. Measures the places in the order of scores
     and in that of the draw, from 1. Costs nothing.
+
+    Options:
+        by: the score of an earlier filter, or a field with a number
+        per: fields whose values the records of a group share
+        n: records drawn from each group
+        best: how many of the highest scores are drawn from; default: twice `n`
+        seed: the seed of the draw
     """
     among = 2 * n if best is None else best
     if not 0 < n <= among:

@@ -12,6 +12,11 @@ def schema(*, field: FieldName = "response", json_schema: dict[str, Any] | None 
     """Drop records whose field breaks a JSON schema, or does not match a regular expression as a whole. Costs nothing.
 
     A text is held against the schema as it stands, or else as the JSON that it holds. Measures the places that break it.
+
+    Options:
+        field: the value to check
+        json_schema: the JSON schema that it must satisfy
+        pattern: the regular expression that the whole text must match
     """
     if (json_schema is None) == (pattern is None):
         raise ValueError("give either 'json_schema' or 'pattern'")

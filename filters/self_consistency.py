@@ -14,6 +14,12 @@ def self_consistency(
     """Drop answers with which too few of their samples agree; by default none, for the score alone. Costs nothing.
 
     Samples and final answers are those of `majority`; an answer agrees with itself. Measures the share.
+
+    Options:
+        field: the answer
+        kind: how the final answer is read: number, choice, boxed or text
+        by: fields whose values the samples of a question share; default: records of one parent
+        min_share: smallest share of samples that agree with a kept answer
     """
 
     def measure(records: Sequence[Record]) -> list[float]:

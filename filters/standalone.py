@@ -15,6 +15,10 @@ def standalone(*, fields: list[FieldName], subject: FieldName) -> Filter:
     """Drop records whose `fields` point outside themselves: "the text", a pronoun before anything it could stand for.
 
     Also "the" or a pronoun with neither a name nor a word of `subject` anywhere. Measures how often. English. Costs nothing.
+
+    Options:
+        fields: the texts that must stand alone
+        subject: the field with the subject's name, such as a title
     """
 
     def pointers(record: Record) -> float:

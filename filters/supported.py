@@ -22,6 +22,15 @@ def supported(
     named. A sentence's support is the highest probability with which one of them entails it by the NLI `model`, or, without
     one, the highest share of its content words in one of them (English). Measures the least and the mean support.
     Costs nothing without models; else `passages` inferences a sentence, or twice as many with an embedder.
+
+    Options:
+        field: the text to judge
+        knowledge: the knowledge base: a folder of texts, or a file of rows
+        model: the NLI model: a name, a folder, or file.py:function; default: shared words are counted
+        embedder: an embedding model that looks passages up besides BM25
+        passages: passages that each sentence is compared with
+        min_support: smallest support of each sentence, from 0 to 1
+        min_mean: smallest mean support of the sentences, from 0 to 1
     """
     need("supported", "bm25s", "numpy")
     if embedder:

@@ -14,6 +14,12 @@ def symbolic(*, field: FieldName = "answer", gold: FieldName = "gold", lenient: 
     Compared are expressions, sets, intervals, equations and matrices, in LaTeX or plain notation: in the last \boxed{…}, what is
     announced, or, unless `lenient` is false, the end. What takes longer than `timeout_s` is dropped. Measures the verdict.
     Costs some 20 ms a record, in a process of its own.
+
+    Options:
+        field: the text with the answer
+        gold: the right answer, or a list of right answers
+        lenient: whether the text's end counts where no answer is announced or boxed
+        timeout_s: longest time for one comparison, in seconds
     """
     need("symbolic", "math_verify")
 

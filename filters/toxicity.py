@@ -16,6 +16,12 @@ def toxicity(
     """Drop texts to which a classifier gives a label with more than `max_score`. Costs a forward pass of its model a record.
 
     `classifier` is a name on the Hugging Face Hub or a local folder; of long texts it reads as much as it takes.
+
+    Options:
+        field: the text to classify
+        classifier: the classifier: a name on the Hugging Face Hub, or a folder
+        label: the label whose probability counts
+        max_score: largest probability of the label in a kept text
     """
     need("toxicity", "torch", "transformers")
 

@@ -10,6 +10,9 @@ from distillgen.text import words
 def unique(*, by: list[FieldName]) -> Filter:
     """Drop records that say the same in the fields `by` as an earlier one. Measures how many earlier ones there are.
     Costs 16 bytes of memory a distinct record.
+
+    Options:
+        by: the fields that are compared, together
     """
     seen: dict[bytes, int] = {}
 

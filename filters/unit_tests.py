@@ -22,6 +22,17 @@ def unit_tests(
     `check(candidate)` with the name in `entry_point`), or a list of {input, output}: what the program reads and prints. The
     process has no network, environment, children or other files; where the machine cannot do that, `unconfined: true` runs it
     with limits of time and memory alone, which is safe only in a container. Measures tests, those passed, and how it ended.
+
+    Options:
+        field: the text with the program
+        tests: the field with the tests
+        entry_point: the field with the name of the function under test
+        min_share: smallest share of tests that a kept program passes
+        timeout_s: longest time for one program, in seconds
+        cpu_s: most processor time for one program, in seconds
+        memory_mb: most memory for one program, in MB
+        unconfined: whether programs run without isolation where the machine offers none; safe only in
+            a container
     """
     if not unconfined and (missing := lacking()):
         remedy = "mend that; or run in a container of its own, and give unconfined: true"

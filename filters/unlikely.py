@@ -9,6 +9,11 @@ def unlikely(*, stage: str = "generate", min_logprob: float | None = None, min_m
     """Drop records whose log-probability, in nats, is below a limit: the sum over tokens, or their mean. Costs nothing.
 
     Reads what `stage` has recorded: a generate stage with `logprobs: 0` or more, or a score stage. A record without is dropped.
+
+    Options:
+        stage: the stage that recorded the log-probabilities
+        min_logprob: smallest sum of log-probabilities of a kept record, in nats
+        min_mean_logprob: smallest mean log-probability a token of a kept record, in nats
     """
     limits = {"logprob": min_logprob, "mean_logprob": min_mean_logprob}
     if min_logprob is None and min_mean_logprob is None:

@@ -23,6 +23,11 @@ def verifiable(*, field: FieldName = "question", gold: FieldName = "gold", answe
     r"""Drop problems that need an image, ask for a proof, have no answer, or one that is not a number. Costs nothing.
 
     With answer: any, it need not be a number. Gold is the answer, one of a list, or a text with its \boxed{…}. English.
+
+    Options:
+        field: the problem
+        gold: its answer
+        answer: what the answer must be
     """
 
     def label(value: Any) -> str:

@@ -21,7 +21,7 @@ class TextClassifier(Objective):
     writes = False
     fields: list[FieldName] = Field(["text"], min_length=1, max_length=2, description="the text, or two that are read as a pair")
     label: FieldName = Field("label", description="a class, or {class: probability, …}; with task: score, a number")
-    task: Literal["class", "score"] = "class"
+    task: Literal["class", "score"] = Field("class", description="what is learnt: one of several classes, or a number")
     head_only: bool = Field(False, description="leave the encoder as it is, and train the head on its embeddings")
 
     def check(self, given: Checking) -> None:

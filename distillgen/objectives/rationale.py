@@ -24,8 +24,8 @@ class Rationale(Objective):
     rationale: FieldName = Field("rationale", description="the teacher's reasons")
     label: FieldName = Field("label", description="the answer alone")
     weight: float = Field(1.0, ge=0, description="of the rationale's loss; the label's has 1")
-    label_prefix: str = "[label] "
-    rationale_prefix: str = "[rationale] "
+    label_prefix: str = Field("[label] ", description="text before a prompt that asks for the label")
+    rationale_prefix: str = Field("[rationale] ", description="text before a prompt that asks for the rationale")
 
     def check(self, given: Checking) -> None:
         """All three fields are there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -178,7 +179,7 @@ class FilterStage(Stage):
     def _named(self, entry: Entry, project: Project, kind: Any) -> list[tuple[str, str]]:
         """The options that are of a kind of name, or of a list of them, each with a name that it gives."""
         factory = project.filter(entry.filter)
-        hints, defaults = _hints(factory, include_extras=True), inspect.signature(factory).parameters
+        hints, defaults = _hints(factory), inspect.signature(factory).parameters
         options = [name for name, hint in hints.items() if name != "return" and _mentions(hint, kind)]
         values = [(option, entry.options.get(option, defaults[option].default)) for option in options]
         return [(option, name) for option, given in values for name in ([given] if isinstance(given, str) else given or ())]
@@ -477,9 +478,16 @@ def _finite(value: Any, label: str) -> float:
     raise ConfigError(f"filter '{label}' measured {value!r}; a measurement must be a finite number")
 
 
+def described(factory: Callable[..., Filter]) -> tuple[str, dict[str, str]]:
+    """A factory's docstring up to its options, and each option's description: the lines `name: text` below 'Options:'."""
+    about, _, listed = (inspect.getdoc(factory) or "").partition("\nOptions:\n")
+    options = re.finditer(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", listed, re.MULTILINE)
+    return about.strip(), {option[1]: " ".join(option[2].split()) for option in options}
+
+
 def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
     """A filter factory's keyword-only options, as a model that checks them; `project` is no option but what it is given."""
-    hints = _hints(factory)
+    hints, (about, descriptions) = _hints(factory), described(factory)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if name == "project":
@@ -488,14 +496,18 @@ def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
             file = inspect.getsourcefile(factory)
             raise ConfigError(f"'{name}' must be keyword-only: def {factory.__name__}(*, {name}: …)", path=file)
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = (hints.get(name, Any), default)
-    return create_model(factory.__name__, __config__=ConfigDict(extra="forbid", frozen=True), __doc__=factory.__doc__, **fields)
+        fields[name] = (hints.get(name, Any), Field(default, description=descriptions.get(name)))
+    if unknown := [name for name in descriptions if name not in fields]:
+        message = f"the docstring describes '{unknown[0]}', which is no option{did_you_mean(unknown[0], fields)}"
+        raise ConfigError(message, path=inspect.getsourcefile(factory))
+    forbid = ConfigDict(extra="forbid", frozen=True)
+    return create_model(factory.__name__, __config__=forbid, __doc__=about, **fields)
 
 
-def _hints(factory: Callable[..., Filter], *, include_extras: bool = False) -> dict[str, Any]:
+def _hints(factory: Callable[..., Filter]) -> dict[str, Any]:
     """The types of a factory's options. Raises ConfigError where one names what the file does not hold when it runs."""
     try:
-        return get_type_hints(factory, include_extras=include_extras)
+        return get_type_hints(factory, include_extras=True)
     except NameError as error:
         remedy = "import it outside of 'if TYPE_CHECKING'"
         path, line = inspect.getsourcefile(factory), factory.__code__.co_firstlineno

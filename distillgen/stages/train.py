@@ -77,7 +77,7 @@ class Train(Stage):
     learning_rate: float | None = Field(None, gt=0, description="default: the objective's own; ten times that with lora")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how the learning rate falls")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="decay of the weights, as AdamW applies it")
     max_length: int = Field(1024, ge=8, description="tokens of a row; what is longer is cut at its end")
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="default: float32; for lora on a GPU bfloat16")
     gradient_checkpointing: bool = Field(False, description="less memory, a fifth more time")

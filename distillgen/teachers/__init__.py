@@ -154,7 +154,7 @@ class Spec(Sampling):
     rpm: float | None = Field(None, gt=0, description="most requests a minute")
     input_tpm: float | None = Field(None, gt=0, description="most prompt tokens a minute")
     output_tpm: float | None = Field(None, gt=0, description="most answer tokens a minute")
-    price: Price | None = None
+    price: Price | None = Field(None, description="US dollars for 1,000,000 tokens: {input, output, …}")
     tokenizer: str | None = Field(None, description="a file or folder of the model's tokenizer, or its name; kept with signals")
     max_retries: int = Field(8, ge=0, description="tries after the first, for faults that pass")
 

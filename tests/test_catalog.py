@@ -1,0 +1,60 @@
+"""The manual: every option of everything that ships is described, and `distillgen help` shows it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distillgen import catalog
+from distillgen.project import Project
+from tests.test_contributing import code
+
+SHIPPED = [entry for entry in catalog.manual(Project(Path("/nowhere"))) if "options" in entry]
+
+
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: f"{entry['kind']} {entry['name']}")
+def test_every_option_is_described(entry):
+    assert not [name for name, option in entry["options"].items() if not option["description"] or not option["type"]]
+    assert entry["about"].endswith((".", ":")) and "cannot be read" not in entry["about"]
+
+
+@pytest.mark.parametrize(
+    "topic, lines",
+    [
+        ("generate", ["stage generate", "n: whole number, at least 1; default: 1", "model: text; required"]),
+        ("openai", ["provider openai", "base_url: text; default", "up to and without /chat/completions"]),
+        ("sft", ["objective sft", "loss: "]),
+        ("grounded", ["filter grounded", "sources: list of field names; required", "min_share: number; default: 0.8"]),
+        ("judge/rubric", ["prompt judge/rubric", "reads: fields, rubric"]),
+        ("run", ["Usage: ", "--max-cost-usd"]),
+        ("filter", ["stage filter", "Filter DATA"]),
+        ("", ["distillgen run quickstart"]),
+    ],
+)
+def test_help(project, topic, lines):
+    shown = " ".join(project.cli("help", *filter(None, [topic])).stdout.split())
+    assert all(line in shown for line in lines), shown
+
+
+def test_help_of_what_is_not_there_names_the_nearest(project):
+    assert "did you mean 'generate'" in project.cli("help", "generat", check=2).stderr
+    assert "distillgen list" in project.cli("help", "zzz", check=2).stderr
+
+
+def test_a_filter_of_ones_own_has_its_manual(project):
+    file = project.write("filters/shouting.py", code("A filter"))
+    assert "largest share of capitals in a kept text" in project.cli("help", "shouting").stdout
+    (entry,) = json.loads(project.cli("help", "shouting", "--json").stdout)
+    assert entry["options"]["max_share"] == {
+        "type": "number", "default": 0.5, "required": False, "description": "largest share of capitals in a kept text",
+    }
+    assert entry["about"] == "Drop texts with too large a share of capital letters."
+    file.write_text(file.read_text().replace("max_share: largest", "max_shar: largest"))
+    shown = " ".join(project.cli("help", "shouting").stdout.split())
+    assert "docstring describes 'max_shar', which is no option; did you mean 'max_share'?" in shown
+
+
+@pytest.mark.parametrize("kind, some", [("stages", "generate"), ("providers", "vllm"), ("objectives", "dpo"), ("filters", "unique")])
+def test_list(project, kind, some):
+    assert some in [entry["name"] for entry in json.loads(project.cli("list", kind, "--json").stdout)]
+    assert f"\n{some} " in "\n" + project.cli("list", kind).stdout
