@@ -610,6 +610,38 @@ def report(run: Run) -> None:
     click.echo(run.directory / "report.html")
 
 
+@main.group()
+def ledger() -> None:
+    """The answers that were paid for, as they are kept."""
+
+
+@ledger.command()
+@click.argument("into", metavar="INTO")
+@click.argument("others", metavar="OTHER…", nargs=-1, required=True)
+@AS_JSON
+def merge(into: str, others: Sequence[str], as_json: bool) -> None:
+    """Bring the answers of OTHER ledgers, and what filters measured, to the ledger INTO, which is made where there is none.
+
+    Each is a ledger's file, or a run, whose ledger is meant. What INTO has is not taken twice.
+
+    \b
+    distillgen ledger merge runs/ledger.sqlite3 from-another-machine/ledger.sqlite3
+    """
+    from distillgen.ledger import merge
+
+    path = _ledger_file(into)
+    count = merge(path, [_ledger_file(other) for other in others])
+    show.as_json({"ledger": str(path), "answers": count}) if as_json else show.say(f"{count:,} answers came to {path}")
+
+
+def _ledger_file(name: str) -> Path:
+    """A ledger by its file, or by a run that uses it."""
+    ran = [run for run in (Path(name), Path("runs") / name) if (run / "usage.json").exists()]
+    if not ran and Path(name).is_dir():
+        raise ConfigError(f"'{name}' is no ledger: it is a folder that holds no run; name the ledger's file")
+    return distillgen.Run(ran[0]).ledger if ran else Path(name)
+
+
 def _sampling(given: Sequence[str], retry_failed: bool) -> dict[str, Any]:
     """What `--retry-with` changes."""
     from distillgen.marked import Places, read_yaml, validate

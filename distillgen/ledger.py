@@ -66,6 +66,7 @@ class Usage(NamedTuple):
     cost_usd: float
 
 
+BESIDE = ("scores", "batches", "batch_lines")  # tables that are brought along where answers are
 LABELS, COUNTS = Usage._fields[:4], Usage._fields[4:]
 _COLUMNS = ", ".join(Answer._fields)
 _USAGE = ", ".join((*LABELS, *COUNTS[1:]))
@@ -81,6 +82,7 @@ PRAGMA user_version = {VERSION};
 _ADD = f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * len(Answer._fields))})"
 _ADD_BATCH = "INSERT OR REPLACE INTO batches VALUES (?, ?, ?)"
 _ADD_LINE = "INSERT OR REPLACE INTO batch_lines VALUES (?, ?)"
+_ADD_SCORE = "INSERT OR REPLACE INTO scores VALUES (?, ?)"
 _SUMS = ", ".join(f"sum({name})" for name in COUNTS[1:])
 _TOTALS = f"SELECT {', '.join(LABELS)}, count(*), {_SUMS} FROM answers GROUP BY 1, 2, 3, 4"
 
@@ -162,7 +164,7 @@ class Ledger:
     async def add_scores(self, scores: Mapping[bytes, Any]) -> None:
         """Keep measurements, durably."""
         rows = [(key, orjson.dumps(value)) for key, value in scores.items()]
-        await self.write("INSERT OR REPLACE INTO scores VALUES (?, ?)", rows)
+        await self.write(_ADD_SCORE, rows)
 
     async def add_batch(self, uuid: str, file: str, batch: str, custom_ids: Sequence[str] = ()) -> None:
         """Keep how far a batch has come, and the lines that are in it, durably."""
@@ -244,25 +246,33 @@ class Ledger:
 
 
 def merge(into: Path, others: Sequence[Path]) -> int:
-    """Append the answers of other ledgers whose keys `into` lacks, and what is still at a batch API; returns how many came."""
-    ledger, count = Ledger(into), 0
+    """Append the answers of other ledgers to requests that `into` has none for, or none that is whole, what filters measured
+    and what is still at a batch API; returns how many answers came. Raises LedgerError where one is no ledger.
+    """
+    if any(other.resolve() == into.resolve() for other in others):
+        raise LedgerError(f"the ledger {into} cannot be merged into itself")
     for other in others:
         Ledger(other, read_only=True).close_now()
-        ledger._write.execute("ATTACH ? AS other", (str(other),))
-        with ledger._write:
-            count += ledger._write.execute(
-                f"INSERT INTO main.answers ({_COLUMNS}) SELECT {_COLUMNS} FROM other.answers AS theirs"
-                " WHERE NOT EXISTS (SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key) ORDER BY theirs.id"
-            ).rowcount
-            for (table,) in ledger._write.execute("SELECT name FROM other.sqlite_master WHERE name GLOB 'batch*'"):
-                ledger._write.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")
-        ledger._write.execute("DETACH other")
+    ledger, count = Ledger(into), 0
+    with _explained(into):
+        for other in others:
+            ledger._write.execute("ATTACH ? AS other", (str(other),))
+            with ledger._write:
+                count += ledger._write.execute(
+                    f"INSERT INTO main.answers ({_COLUMNS}) SELECT {_COLUMNS} FROM other.answers AS theirs WHERE NOT EXISTS ("
+                    "SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key"
+                    " AND (ours.status = 'ok' OR theirs.status != 'ok')) ORDER BY theirs.id"
+                ).rowcount
+                for (table,) in ledger._write.execute("SELECT name FROM other.sqlite_master WHERE type = 'table'"):
+                    if table in BESIDE:
+                        ledger._write.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")
+            ledger._write.execute("DETACH other")
     ledger.close_now()
     return count
 
 
 def salvage(path: Path) -> tuple[int, Path]:
-    """Copy every readable answer of a damaged ledger, and what is at a batch API, to a new one in its place.
+    """Copy every readable answer and measurement of a damaged ledger, and what is at a batch API, to a new one in its place.
 
     Returns how many answers were read and where the damaged file was kept.
     """
@@ -276,6 +286,7 @@ def salvage(path: Path) -> tuple[int, Path]:
         count = ledger._write.executemany(_ADD, _readable(damaged, "answers", _COLUMNS)).rowcount
         ledger._write.executemany(_ADD_BATCH, _readable(damaged, "batches", "uuid, file, batch"))
         ledger._write.executemany(_ADD_LINE, _readable(damaged, "batch_lines", "custom_id, uuid"))
+        ledger._write.executemany(_ADD_SCORE, _readable_scores(damaged))
     ledger.close_now()
     return count, damaged
 
@@ -295,6 +306,19 @@ def _readable(path: Path, table: str, columns: str) -> Iterator[tuple[Any, ...]]
                 return
             except sqlite3.DatabaseError:
                 at, step = at + step, step * 2
+
+
+def _readable_scores(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """The measurements before the first broken page, and those behind the last one."""
+    with contextlib.closing(sqlite3.connect(path)) as source:
+        source.execute("PRAGMA writable_schema = ON")
+        for order in ("ASC", "DESC"):
+            with contextlib.suppress(sqlite3.DatabaseError):
+                for key, value in source.execute(f"SELECT key, value FROM scores ORDER BY key {order}"):
+                    with contextlib.suppress(orjson.JSONDecodeError):
+                        orjson.loads(value)
+                        yield key, value
+                return
 
 
 def _connect(path: Path, read_only: bool) -> sqlite3.Connection:

@@ -144,6 +144,75 @@ def test_merging_takes_what_is_missing_with_its_cost(tmp_path):
     assert merge(tmp_path / "a", [tmp_path / "b"]) == 0
 
 
+def keep_scores(path, scores):
+    async def write():
+        ledger = Ledger(path)
+        await ledger.add_scores(scores)
+        await ledger.close()
+
+    asyncio.run(write())
+
+
+def scores_in(path, keys):
+    ledger = Ledger(path)
+    found = ledger.find_scores(keys)
+    ledger.close_now()
+    return found
+
+
+def test_merging_brings_what_filters_measured_and_keeps_its_own(tmp_path):
+    keep_scores(tmp_path / "a", {b"one": 1, b"two": {"x": 2.5}})
+    keep_scores(tmp_path / "b", {b"two": 7, b"three": 3})
+    assert merge(tmp_path / "new", [tmp_path / "a", tmp_path / "b"]) == 0
+    assert scores_in(tmp_path / "new", [b"one", b"two", b"three"]) == {b"one": 1, b"two": {"x": 2.5}, b"three": 3}
+
+
+def test_a_whole_answer_is_taken_where_there_is_a_failed_one_and_not_the_other_way_round(tmp_path):
+    good, bad = answers(1, "good", "whole"), [answer._replace(status="failed") for answer in answers(1, "bad", "failed")]
+    fill(tmp_path / "good", good)
+    fill(tmp_path / "bad", bad)
+    assert merge(tmp_path / "bad", [tmp_path / "good"]) == 1 and contents(tmp_path / "bad")[0].popitem()[1] == "whole0"
+    assert merge(tmp_path / "bad", [tmp_path / "good"]) == 0
+    (tmp_path / "bad").unlink()
+    fill(tmp_path / "bad", bad)
+    assert merge(tmp_path / "good", [tmp_path / "bad"]) == 0 and contents(tmp_path / "good")[0].popitem()[1] == "whole0"
+
+
+def test_what_cannot_be_merged_is_told_and_nothing_is_made(tmp_path):
+    fill(tmp_path / "a", answers(1))
+    (tmp_path / "text").write_text("no ledger " * 99)
+    for other, told in (("none", "cannot be opened"), ("text", "it does not begin as a ledger does"), ("new", "into itself")):
+        with pytest.raises(LedgerError, match=told):
+            merge(tmp_path / "new", [tmp_path / "a", tmp_path / other])
+        assert not (tmp_path / "new").exists()
+
+
+def test_ledgers_of_two_machines_are_merged_by_command(project):
+    with Endpoint() as endpoint:
+        for machine, part in (("one", range(4)), ("two", range(2, 9))):
+            project.ask_pipeline(endpoint.url, 9)
+            project.rows("data/seeds.jsonl", [{"question": f"What is {i}?"} for i in part])
+            project.cli("run", "ask", "-o", f"runs/{machine}", "--ledger", f"{machine}.sqlite3")
+        asked = len(endpoint.bodies)
+        assert project.cli("ledger", "merge", "all.sqlite3", "one", "two.sqlite3").stdout == "9 answers came to all.sqlite3\n"
+        assert '"answers": 0' in project.cli("ledger", "merge", "all.sqlite3", "runs/two", "--json").stdout
+        project.rows("data/seeds.jsonl", [{"question": f"What is {i}?"} for i in range(9)])
+        project.cli("run", "ask", "-o", "runs/both", "--ledger", "all.sqlite3")
+        assert len(endpoint.bodies) == asked and len(project.read("runs/both/corpus.jsonl")) == 9
+        assert "holds no run" in project.cli("ledger", "merge", "all.sqlite3", "data", check=2).stderr
+
+
+def test_salvaging_keeps_what_filters_measured(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    keep_scores(path, {i.to_bytes(4, "big"): {"n": i} for i in range(9000)})
+    with path.open("r+b") as stream:
+        stream.seek(path.stat().st_size // 4096 // 2 * 4096)
+        stream.write(os.urandom(4096))
+    salvage(path)
+    found = scores_in(path, [i.to_bytes(4, "big") for i in range(9000)])
+    assert len(found) > 8000 and all(value == {"n": int.from_bytes(key, "big")} for key, value in found.items())
+
+
 def test_a_truncated_ledger_is_refused_and_salvaged(tmp_path):
     path = tmp_path / "ledger.sqlite3"
     fill(path, answers(3000))
