@@ -25,13 +25,16 @@ from distillgen.errors import LedgerError
 GATHER_S = 0.01
 ENOUGH = 32  # answers that are not kept waiting for more; and rows that are inserted in one step
 RESERVE_BYTES = 4 << 20  # given back to the file system when it is full, so that answers in flight still fit
-VERSION = 2
+VERSION = 3
+UNUSABLE = "unusable"  # the status of a row that counts what an endpoint billed, though no answer came of it
+LOST = "lost"  # and of one that counts what a request may be billed for of which nothing came back
+UNANSWERED = (UNUSABLE, LOST)
 
 
 class Answer(NamedTuple):
     """One ledger row. `request` and `completion` are JSON, `signals` numbers in binary; `status` is ok, length, refused
-    or failed. Tokens are as the endpoint counted them, money is in US dollars; a request that gave several samples is
-    counted with the first of them.
+    or failed, and unusable or lost in a row that counts what no answer came of, whose key nothing has. Tokens are as the
+    endpoint counted them, money is in US dollars; a request that gave several samples is counted with the first of them.
     """
 
     key: bytes
@@ -48,6 +51,8 @@ class Answer(NamedTuple):
     request: bytes
     completion: bytes
     signals: bytes | None = None
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Usage(NamedTuple):
@@ -64,12 +69,17 @@ class Usage(NamedTuple):
     cached_tokens: int
     output_tokens: int
     cost_usd: float
+    cache_write_tokens: int
+    reasoning_tokens: int
 
 
 BESIDE = ("scores", "batches", "batch_lines")  # tables that are brought along where answers are
 LABELS, COUNTS = Usage._fields[:4], Usage._fields[4:]
 _COLUMNS = ", ".join(Answer._fields)
 _USAGE = ", ".join((*LABELS, *COUNTS[1:]))
+_LATER = ("cache_write_tokens", "reasoning_tokens")  # columns that format 2 has not
+_UPGRADE = [*(f"ALTER TABLE answers ADD COLUMN {name} DEFAULT 0" for name in _LATER), "DROP INDEX IF EXISTS answers_usage"]
+_AS_NOW = f"CREATE TEMP VIEW answers AS SELECT *, {', '.join(f'0 AS {name}' for name in _LATER)} FROM main.answers"
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS answers (id INTEGER PRIMARY KEY, {_COLUMNS}, at DEFAULT CURRENT_TIMESTAMP);
 CREATE INDEX IF NOT EXISTS answers_by_key ON answers (key);
@@ -84,7 +94,7 @@ _ADD_BATCH = "INSERT OR REPLACE INTO batches VALUES (?, ?, ?)"
 _ADD_LINE = "INSERT OR REPLACE INTO batch_lines VALUES (?, ?)"
 _ADD_SCORE = "INSERT OR REPLACE INTO scores VALUES (?, ?)"
 _SUMS = ", ".join(f"sum({name})" for name in COUNTS[1:])
-_TOTALS = f"SELECT {', '.join(LABELS)}, count(*), {_SUMS} FROM answers GROUP BY 1, 2, 3, 4"
+_TOTALS = f"SELECT {', '.join(LABELS)}, sum(status NOT IN {UNANSWERED}), {_SUMS} FROM answers GROUP BY 1, 2, 3, 4"
 
 
 class Ledger:
@@ -102,8 +112,10 @@ class Ledger:
             _refuse_truncated(path)
             self._read = _connect(path, read_only)
             version = self._read.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, VERSION):
+            if version not in (0, 2, VERSION):
                 raise LedgerError(f"{path} is of another version of distillgen (format {version}, this one reads {VERSION})")
+            if version == 2:
+                self._read.execute(_AS_NOW) if read_only else _upgrade(self._read)
             if not read_only:
                 self._read.executescript(_SCHEMA)
                 if not self._reserve.exists():
@@ -158,7 +170,7 @@ class Ledger:
         await self.write(_ADD, answers)
         for answer in answers:
             total = self._usage.setdefault(answer[1:5], [0] * len(COUNTS))
-            for i, count in enumerate((1, *answer[5:11])):
+            for i, count in enumerate((answer.status not in UNANSWERED, *answer[5:11], *answer[14:16])):
                 total[i] += count
 
     async def add_scores(self, scores: Mapping[bytes, Any]) -> None:
@@ -257,9 +269,10 @@ def merge(into: Path, others: Sequence[Path]) -> int:
     with _explained(into):
         for other in others:
             ledger._write.execute("ATTACH ? AS other", (str(other),))
+            columns = _columns_of(ledger._write, "other")
             with ledger._write:
                 count += ledger._write.execute(
-                    f"INSERT INTO main.answers ({_COLUMNS}) SELECT {_COLUMNS} FROM other.answers AS theirs WHERE NOT EXISTS ("
+                    f"INSERT INTO main.answers ({columns}) SELECT {columns} FROM other.answers AS theirs WHERE NOT EXISTS ("
                     "SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key"
                     " AND (ours.status = 'ok' OR theirs.status != 'ok')) ORDER BY theirs.id"
                 ).rowcount
@@ -283,12 +296,30 @@ def salvage(path: Path) -> tuple[int, Path]:
             os.replace(part, damaged.with_name(damaged.name + suffix))
     ledger = Ledger(path)
     with ledger._write:
-        count = ledger._write.executemany(_ADD, _readable(damaged, "answers", _COLUMNS)).rowcount
+        with contextlib.closing(sqlite3.connect(damaged)) as source:
+            source.execute("PRAGMA writable_schema = ON")
+            columns = _columns_of(source)
+        rows = (Answer(*row) for row in _readable(damaged, "answers", columns))
+        count = ledger._write.executemany(_ADD, (row for row in rows if _is_whole(row))).rowcount
         ledger._write.executemany(_ADD_BATCH, _readable(damaged, "batches", "uuid, file, batch"))
         ledger._write.executemany(_ADD_LINE, _readable(damaged, "batch_lines", "custom_id, uuid"))
         ledger._write.executemany(_ADD_SCORE, _readable_scores(damaged))
     ledger.close_now()
     return count, damaged
+
+
+def _columns_of(connection: sqlite3.Connection, database: str = "main") -> str:
+    """The columns of an answer that a file has: one of format 2 lacks some."""
+    present = {row[1] for row in connection.execute(f"PRAGMA {database}.table_info(answers)")}
+    return ", ".join(name for name in Answer._fields if name in present)
+
+
+def _is_whole(answer: Answer) -> bool:
+    """Whether the file ends in none of the row: what lies behind its end is read as zeros."""
+    try:
+        return isinstance(orjson.loads(answer.request), dict) and isinstance(orjson.loads(answer.completion), dict)
+    except (orjson.JSONDecodeError, TypeError):
+        return False
 
 
 def _readable(path: Path, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
@@ -319,6 +350,16 @@ def _readable_scores(path: Path) -> Iterator[tuple[bytes, bytes]]:
                         orjson.loads(value)
                         yield key, value
                 return
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Make a file of format 2 one of today's, unless another process has done so."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 2:
+            for statement in _UPGRADE:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _connect(path: Path, read_only: bool) -> sqlite3.Connection:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distillgen.errors import ConfigError
-from distillgen.ledger import Ledger
+from distillgen.ledger import LOST, UNUSABLE, Ledger
 from distillgen.record import META, Record
 from distillgen.wording import clipped, dropped, duration, field_lines, money, number, stage_line, visible
 
@@ -129,6 +129,10 @@ def status(run: Run, *, error: bool = False) -> None:
     lines = [f"{state['pipeline']}: {state['state']}, {duration(state['seconds'])}, {state['updated_at']}"]
     lines += [stage_line(stage, state["source_rows"]) for stage in state["stages"]]
     lines += [f"{name:<12} {_used(used)}" for name, used in state["models"].items()]
+    unanswered = {UNUSABLE: "was billed for answers that cannot be used", LOST: "may be billed for requests without an answer"}
+    for status, what in unanswered.items():
+        if spent := sum(use["cost_usd"] for use in state["usage"] if use["status"] == status):
+            lines.append(f"of that {money(spent)} {what}")
     say("\n".join(lines) + ("" if state["state"] in ("finished", "running") else safe), error=error)
 
 
@@ -136,6 +140,8 @@ def _used(counts: Mapping[str, float]) -> str:
     """`36 requests, 2 retries, 17,357 tokens, $0.41`, without what there was none of."""
     said = f"{counts['requests']:,} requests, {counts['retries']:,} retries".removesuffix(", 0 retries")
     said += f", {counts['input_tokens'] + counts['output_tokens']:,} tokens"
+    if written := counts.get("cache_write_tokens"):
+        said += f" ({written:,} of them written to a cache)"
     return said + (f", {money(counts['cost_usd'])}" if counts["cost_usd"] else "")
 
 

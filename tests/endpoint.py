@@ -90,5 +90,8 @@ class Endpoint:
             if isinstance(result, web.StreamResponse):
                 return result
             return web.json_response(completion(body) if result is None else result)
+        except ConnectionResetError:
+            request.transport.abort()  # or aiohttp would answer with 500
+            raise
         finally:
             self.in_flight[key] -= 1

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import distillgen
 from distillgen.errors import LedgerError
-from distillgen.ledger import Answer, Ledger, merge, salvage
+from distillgen.ledger import VERSION, Answer, Ledger, merge, salvage
 from distillgen.teachers import Completion, Request
 from tests.endpoint import Endpoint
 
@@ -211,6 +212,79 @@ def test_salvaging_keeps_what_filters_measured(tmp_path):
     salvage(path)
     found = scores_in(path, [i.to_bytes(4, "big") for i in range(9000)])
     assert len(found) > 8000 and all(value == {"n": int.from_bytes(key, "big")} for key, value in found.items())
+
+
+FORMAT_2 = """
+CREATE TABLE answers (id INTEGER PRIMARY KEY, key, run, stage, model, status, requests, retries, input_tokens, cached_tokens,
+output_tokens, cost_usd, request, completion, signals, at DEFAULT CURRENT_TIMESTAMP);
+CREATE INDEX answers_by_key ON answers (key);
+CREATE INDEX answers_usage ON answers (run, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd);
+CREATE TABLE scores (key PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE batches (uuid PRIMARY KEY, file, batch);
+CREATE TABLE batch_lines (custom_id PRIMARY KEY, uuid);
+PRAGMA user_version = 2;
+"""
+
+
+def as_format_2(path):
+    """A file of the former format with the same answers."""
+    older = path.with_name("older.sqlite3")
+    with sqlite3.connect(older) as connection:
+        connection.executescript(FORMAT_2)
+        connection.execute("ATTACH ? AS now", (str(path),))
+        columns = ", ".join(Answer._fields[:14])
+        connection.execute(f"INSERT INTO answers ({columns}) SELECT {columns} FROM now.answers ORDER BY id")
+    connection.close()
+    path.unlink()
+    return older.rename(path)
+
+
+def test_a_ledger_of_the_former_format_is_read_merged_salvaged_and_upgraded_in_place(tmp_path):
+    fill(tmp_path / "a", answers(3))
+    before = as_format_2(tmp_path / "a").read_bytes()
+    looked_at = Ledger(tmp_path / "a", read_only=True)
+    assert len(looked_at.find([i.to_bytes(32, "big") for i in range(5)])) == 3 and looked_at.usage()[0][4:] == (3, 3, 0, 0, 0, 6, 1.5, 0, 0)
+    looked_at.close_now()
+    assert (tmp_path / "a").read_bytes() == before
+    fill(tmp_path / "b", answers(2))
+    assert merge(tmp_path / "b", [tmp_path / "a"]) == 1
+    (tmp_path / "c").write_bytes(before)
+    assert salvage(tmp_path / "c")[0] == 3
+    for name in "abc":
+        rows, usage = contents(tmp_path / name)
+        assert len(rows) == 3 and usage[0].answers == 3 and usage[0].cost_usd == 1.5
+        assert sqlite3.connect(tmp_path / name).execute("PRAGMA user_version").fetchone() == (VERSION,)
+    fill(tmp_path / "a", answers(1, text="new", start=3))
+    assert len(contents(tmp_path / "a")[0]) == 4
+
+
+def test_a_run_goes_on_with_a_ledger_of_the_former_format(project):
+    with Endpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 5)
+        run = distillgen.run("ask", limit=3)
+        as_format_2(run.directory / "ledger.sqlite3")
+        assert distillgen.run("ask").state["totals"]["answers"] == 5 and len(endpoint.bodies) == 5
+
+
+@pytest.mark.parametrize("version", [1, VERSION + 1])
+def test_a_ledger_of_another_format_is_refused(tmp_path, version):
+    fill(tmp_path / "a", answers(1))
+    with sqlite3.connect(tmp_path / "a") as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    for read_only in (False, True):
+        with pytest.raises(LedgerError, match=f"another version.*format {version}"):
+            Ledger(tmp_path / "a", read_only=read_only)
+
+
+def test_what_was_paid_for_no_answer_is_merged_and_salvaged_once_and_is_no_answer(tmp_path):
+    paid = answers(1)[0]._replace(key=b"0123456789abcdef", status="unusable")
+    fill(tmp_path / "a", [*answers(2), paid])
+    fill(tmp_path / "b", answers(2))
+    assert [merge(tmp_path / "b", [tmp_path / "a"]) for _ in range(2)] == [1, 0]
+    salvage(tmp_path / "a")
+    for name in "ab":
+        usage = {u.status: (u.answers, u.cost_usd) for u in contents(tmp_path / name)[1]}
+        assert usage == {"ok": (2, 1.0), "unusable": (0, 0.5)}
 
 
 def test_a_truncated_ledger_is_refused_and_salvaged(tmp_path):

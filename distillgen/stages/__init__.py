@@ -232,7 +232,7 @@ def bounds(
     bounded = all(most is not None for some in each for _, _, most in some)
     written = max((sum(most or 0 for _, _, most in some) for some in each), default=0) * before.rows
     read = sum(size for some in each for _, size, _ in some) / max(1, len(each)) / 4 * before.rows
-    costs = [sum(given.models[model].cost_usd(size, 0, most or 0) for model, size, most in some) for some in each]
+    costs = [sum(given.models[model].most_usd(size, most or 0) for model, size, most in some) for some in each]
     return Estimate(
         before.rows, before.rows * max(map(len, each), default=0), round(read), written if bounded else None,
         before.rows * max(costs, default=0.0) if bounded and before.made_bytes is not None or not priced else None,

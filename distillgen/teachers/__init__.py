@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tenacity import wait_random_exponential
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
-from distillgen.ledger import Answer, Ledger
+from distillgen.ledger import LOST, UNANSWERED, UNUSABLE, Answer, Ledger
 from distillgen.project import class_in, file_sha256
 from distillgen.prompt import Sampling
 from distillgen.record import dumps
@@ -73,7 +74,8 @@ class Completion(NamedTuple):
     """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` says how).
 
     `logprobs` holds one [token, log-probability, [[token, log-probability], …]] a token, natural logarithm: of the answer,
-    or of the request's `target`.
+    or of the request's `target`. `cached_tokens` and `cache_write_tokens` are among the `input_tokens`, `reasoning_tokens`
+    among the `output_tokens`; of those that are `uncounted` the endpoint does not say how many it bills.
     """
 
     text: str = ""
@@ -89,6 +91,9 @@ class Completion(NamedTuple):
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    uncounted: Sequence[str] = ()
 
     @classmethod
     def stored(cls, key: bytes, status: str, completion: bytes, signals: bytes | None) -> Completion:
@@ -104,12 +109,23 @@ class Completion(NamedTuple):
         return dumps({name: value for name in names if (value := getattr(self, name))})
 
 
-class Retryable(Exception):
-    """The endpoint could not answer now; `retry_after_s` is what it asked for, in seconds."""
+_NOTHING_SAID = ("input_tokens", "output_tokens")
+LOST_ANSWER = Completion(status=LOST, uncounted=_NOTHING_SAID)
+"""What a request may be billed for that was sent, and of which nothing came back."""
+UNUSABLE_ANSWER = Completion(status=UNUSABLE, uncounted=_NOTHING_SAID)
+"""What is billed for an answer that cannot be read."""
 
-    def __init__(self, message: str, retry_after_s: float = 0.0, *, overloaded: bool = False) -> None:
+
+class Retryable(Exception):
+    """The endpoint could not answer now; `retry_after_s` is what it asked for, in seconds. `used` is what is billed, or may
+    be, although there is no answer.
+    """
+
+    def __init__(
+        self, message: str, retry_after_s: float = 0.0, *, overloaded: bool = False, used: Completion | None = None
+    ) -> None:
         super().__init__(message)
-        self.retry_after_s, self.overloaded = retry_after_s, overloaded
+        self.retry_after_s, self.overloaded, self.used = retry_after_s, overloaded, used
 
 
 class Unreachable(Retryable):
@@ -121,7 +137,13 @@ class TimedOut(Retryable):
 
 
 class Rejected(Exception):
-    """The endpoint will not answer this request, whatever is done; the row fails and its neighbours go on."""
+    """The endpoint will not answer this request, whatever is done; the row fails and its neighbours go on. `used` is what
+    is billed all the same.
+    """
+
+    def __init__(self, message: str, *, used: Completion | None = None) -> None:
+        super().__init__(message)
+        self.used = used
 
 
 class TeacherDown(DistillgenError):
@@ -135,14 +157,19 @@ class Price(BaseModel):
 
     input: float = Field(0.0, ge=0)
     output: float = Field(0.0, ge=0)
-    cached_input: float | None = Field(None, ge=0, description="of tokens read from the provider's cache")
+    cached_input: float | None = Field(None, ge=0, description="of tokens read from the provider's cache; default: input")
+    cache_write: float | None = Field(
+        None, ge=0, description="of tokens written to the provider's cache, the dearest where that depends; default: input"
+    )
     batch: float = Field(1.0, ge=0, description="factor for answers through the batch API; 0.5 is half the price")
 
-    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
-        """What these tokens cost; `cached_tokens` are among `input_tokens`."""
+    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0) -> float:
+        """What these tokens cost; those read from a cache and those written to it are among `input_tokens`."""
         cached = self.input if self.cached_input is None else self.cached_input
-        fresh = input_tokens - cached_tokens
-        return (fresh * self.input + cached_tokens * cached + output_tokens * self.output) / 1e6
+        written = self.input if self.cache_write is None else self.cache_write
+        fresh = input_tokens - cached_tokens - cache_write_tokens
+        read = fresh * self.input + cached_tokens * cached + cache_write_tokens * written
+        return (read + output_tokens * self.output) / 1e6
 
 
 class Spec(Sampling):
@@ -170,9 +197,18 @@ class Spec(Sampling):
     def check(self, root: Path) -> None:
         """Raise ConfigError where the entry cannot work; nothing is asked."""
 
-    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0) -> float:
         """What these tokens cost, 0 where no price is given."""
-        return self.price.cost_usd(input_tokens, cached_tokens, output_tokens) if self.price else 0.0
+        if self.price is None:
+            return 0.0
+        return self.price.cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)
+
+    def most_usd(self, input_tokens: int, output_tokens: int) -> float:
+        """The most that so many tokens can cost, whatever of them is read from a cache or written to one."""
+        if self.price is None:
+            return 0.0
+        kinds = ((0, 0), (input_tokens, 0), (0, input_tokens))
+        return max(self.cost_usd(input_tokens, read, output_tokens, written) for read, written in kinds)
 
 
 @dataclass
@@ -224,6 +260,8 @@ class Teacher:
     spec_type: ClassVar[type[Spec]] = Spec
     paid: ClassVar[bool] = True
     """Whether what is in flight is worth waiting for when a run is stopped."""
+    durable: bool = False
+    """Whether what is in flight goes on, and is there later, when a run is given up."""
     ahead: int = 2
     """How many records may be under way for each request in flight, so that one slow answer holds up no others."""
     identity: str = ""
@@ -239,6 +277,8 @@ class Teacher:
         self._flying: dict[bytes, asyncio.Task[list[Completion]]] = {}
         self._refusal: Exception | None = None
         self._rejected = 0
+        self._excess = 1.0
+        self._doubts: set[str] = set()
 
     @property
     def api(self) -> str:
@@ -318,14 +358,19 @@ class Teacher:
             task.cancel()
 
     def cost_usd(self, completion: Completion) -> float:
-        """What an answer cost by the model's price, 0 where none is given."""
+        """What an answer cost by the model's price, 0 where none is given. What is uncounted may be of the dearest kind."""
         c = completion
-        return self.spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens) if self.spec.price else 0.0
+        if "input_tokens" in c.uncounted:
+            return self.spec.most_usd(c.input_tokens, c.output_tokens)
+        return self.spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens, c.cache_write_tokens)
 
     def worst_cost_usd(self, request: Request, samples: int) -> float:
-        """A bound on what a request can cost: a token has at least one byte, an answer at most `max_tokens`."""
-        most = request.sampling.get("max_tokens", 0) * samples
-        return self.spec.cost_usd(len(request.json), 0, most) if self.spec.price else 0.0
+        """A bound on what a request can cost: a token has at least one byte, an answer at most `max_tokens`. An endpoint
+        whose answers have cost more than that is not trusted to keep to it.
+        """
+        if self.spec.price is None:
+            return 0.0
+        return self.spec.most_usd(len(request.json), _most_output(request, samples)) * self._excess
 
     def withhold(self, text: str) -> str:
         """`text` without any secret of this teacher's."""
@@ -394,49 +439,80 @@ class Teacher:
                 if self._refusal:
                     raise self._refusal
                 activity.sending[ask.task] = time.monotonic()
-                completions = (await self.answer(request, ask.samples, ask.attempt))[: len(ask.samples)]
+                try:
+                    completions = (await self.answer(request, ask.samples, ask.attempt))[: len(ask.samples)]
+                except (Retryable, Rejected, asyncio.CancelledError) as error:
+                    used = getattr(error, "used", LOST_ANSWER if self.paid and not self.durable else None)
+                    if used is not None:
+                        used = self._bounded(ask, [used._replace(error=self.redact(str(error) or "given up"))])[0]
+                        cost = self.cost_usd(used)
+                        self._count([used], 0.0)
+                        await self.services.ledger.add([self._row(ask, os.urandom(16), used)])
+                    raise
                 now = activity.moved_at = time.monotonic()
                 self.slots.note(now)
+                if completions[0].uncounted:
+                    completions = self._bounded(ask, completions)
                 cost = sum(self.cost_usd(c) for c in completions)
+                activity.answered += 1
                 self._count(completions, estimate)
                 return await self._record(ask, completions)
             finally:
+                if cost > 1.000001 * worst > 0:
+                    self._excess *= 2 * cost / worst
+                    self._doubt("an answer cost more than its request can; twice as much as that is set aside from now on")
                 budget.settle(worst, cost)
                 activity.sending.pop(ask.task, None)
         finally:
             self.slots.give()
 
+    def _bounded(self, ask: _Ask, completions: Sequence[Completion]) -> list[Completion]:
+        """The completions of a request with the most that they can have used, of what the endpoint does not say."""
+        first, *others = completions
+        most = _most_output(ask.request, len(ask.samples))
+        bounds = {"input_tokens": len(ask.request.json), "output_tokens": most or sum(len(c.json()) for c in completions)}
+        if first.status not in UNANSWERED:
+            self._doubt("the endpoint does not say what its answers use; they are counted with the most that they can")
+        return [first._replace(**{name: max(bounds[name], getattr(first, name)) for name in first.uncounted}), *others]
+
+    def _doubt(self, why: str) -> None:
+        """Say once why what is counted is not what is billed."""
+        if why not in self._doubts:
+            self._doubts.add(why)
+            log.warning("%s: %s", self.name, why)
+
     def _count(self, completions: Sequence[Completion], estimate: float) -> None:
         read, written = sum(c.input_tokens for c in completions), sum(c.output_tokens for c in completions)
-        self.activity.answered += 1
         self.activity.input_tokens += read
         self.activity.output_tokens += written
-        if self._input:
+        if self._input and estimate:
             self._input.settle(read - estimate)
         if self._output:
             self._output.settle(written)
 
     async def _record(self, ask: _Ask, completions: Sequence[Completion]) -> list[Completion]:
-        """Make the completions durable; what came from the environment is not written, though the endpoint repeats it."""
-        hidden, request = self.services.hidden, ask.request.json
-        if hidden:
-            request = _hide(request.decode(), hidden).encode()
+        """Make the completions durable."""
+        hidden = self.services.hidden
         known = [
             c._replace(key=key, attempt=ask.attempt, model=_hide(c.model or self.spec.model, hidden))
             for key, c in zip(ask.keys, completions, strict=False)
         ]
-        signals = [pack(c.logprobs, c.embedding) for c in known]
-        rows = [
-            Answer(
-                c.key, self.services.run, ask.stage, self.name, c.status, int(i == 0), ask.retries if i == 0 else 0,
-                c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(), blob,
-            )
-            for i, (c, blob) in enumerate(zip(known, signals, strict=True))
-        ]  # fmt: skip
+        rows = [self._row(ask, c.key, c, requests=int(i == 0)) for i, c in enumerate(known)]
         await self.services.ledger.add(rows)
-        if any(signals):  # as they will be read back
+        if any(row.signals for row in rows):  # as they will be read back
             known = [Completion.stored(row.key, row.status, row.completion, row.signals) for row in rows]
         return known
+
+    def _row(self, ask: _Ask, key: bytes, c: Completion, requests: int = 0) -> Answer:
+        """A ledger row; what came from the environment is not written, though the endpoint repeats it."""
+        hidden, request = self.services.hidden, ask.request.json
+        if hidden:
+            request = _hide(request.decode(), hidden).encode()
+        return Answer(
+            key, self.services.run, ask.stage, self.name, c.status, requests, ask.retries if requests else 0,
+            c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(),
+            pack(c.logprobs, c.embedding), c.cache_write_tokens, c.reasoning_tokens,
+        )  # fmt: skip
 
     def down(self, message: str) -> TeacherDown:
         """The error that ends the run, without secrets."""
@@ -449,6 +525,18 @@ def _alike_together(asks: Sequence[tuple[Request, int]]) -> list[int]:
     for i, (request, _) in enumerate(asks):
         groups.setdefault(dumps(request.messages[:-1]), []).append(i)
     return [i for group in groups.values() for i in group]
+
+
+def _most_output(request: Request, samples: int) -> int:
+    """The most tokens that the answers to a request can have, 0 where that has no bound."""
+    if request.embed is not None or request.target is not None:
+        return 0 if request.target is None else samples
+    most = request.sampling.get("max_tokens", 0)
+    if extra := request.sampling.get("extra"):
+        counts = {name: value for name, value in extra.items() if isinstance(value, int)}
+        most = max(most, counts.get("max_tokens", 0), counts.get("max_completion_tokens", 0))
+        samples = max(samples, counts.get("n", 0), counts.get("best_of", 0))
+    return int(most * samples)
 
 
 def _hide(text: str, hidden: Mapping[str, str]) -> str:

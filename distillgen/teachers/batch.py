@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from distillgen.record import dumps
-from distillgen.teachers import Completion, Rejected, Request, Retryable, TeacherDown, succeeded
+from distillgen.teachers import LOST_ANSWER, Completion, Rejected, Request, Retryable, TeacherDown, succeeded
 from distillgen.teachers.openai import NothingThere, OpenAI, Place, completions_of, read_json
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Batches:
             task = self._tasks.get(submission[0]) or self._start(submission[0], self._resume(*submission))
             outcome = (await asyncio.shield(task)).take(custom_id)
             if isinstance(outcome, (Retryable, TeacherDown)) and not isinstance(outcome, ResultsMissing):
+                if getattr(outcome, "used", None):
+                    raise outcome  # it is billed, and asked again as a fault that passes
                 outcome = None  # that batch has nothing more to give
         if outcome is None:
             task = self._gather(custom_id, self.teacher.body(request, len(samples), attempt, samples[0]))
@@ -189,7 +191,8 @@ class Batches:
             outcomes.missing = self.teacher.down(f"{batch} was cancelled; {kept}")
         elif lack:
             again = "--retry-failed asks it again, and that is paid for again"
-            outcomes.missing = Rejected(f"{batch} ended ({ended.status}), but {lack}, and none is this request's; {again}")
+            why = f"{batch} ended ({ended.status}), but {lack}, and none is this request's; {again}"
+            outcomes.missing = Rejected(why, used=LOST_ANSWER)
         else:
             outcomes.missing = Retryable(f"{batch} ended ({ended.status}) without an answer to this request")
         return outcomes

@@ -19,11 +19,13 @@ from urllib.parse import urlsplit
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
-from pyreqwest.exceptions import ConnectError, RequestError, RequestTimeoutError
+from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
 from distillgen.errors import ConfigError
 from distillgen.record import dumps, loads
 from distillgen.teachers import (
+    LOST_ANSWER,
+    UNUSABLE_ANSWER,
     Completion,
     Rejected,
     Request,
@@ -35,6 +37,7 @@ from distillgen.teachers import (
     TimedOut,
     Unreachable,
 )
+from distillgen.teachers._usage import counts_of
 from distillgen.teachers.limits import Slots
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ T = TypeVar("T")
 OFFICIAL = "https://api.openai.com/v1"
 FLYING = 4  # batches at the endpoint at once, where max_concurrency says nothing else
 REST_S = 30.0  # an address that failed is left alone for so long while there are others
+GATEWAY = (408, 502, 504, 520, 524)  # said on the way to the model, which may go on and bill its answer
 _FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
 _FINISH = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
 
@@ -125,10 +129,10 @@ class OpenAISpec(Address, Spec):
             more = f"a batch of {self.batch_size:,} would never fill; raise it, leave it out, or lower batch_size"
             raise ConfigError(f"'max_concurrency' {self.max_concurrency}: {more}")
 
-    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0) -> float:
         """By the batch price, where that is how it is asked."""
         factor = self.price.batch if self.price and self.mode == "batch" else 1.0
-        return factor * super().cost_usd(input_tokens, cached_tokens, output_tokens)
+        return factor * super().cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)
 
 
 class NothingThere(TeacherDown):
@@ -162,7 +166,7 @@ class OpenAI(Teacher):
         if self.spec.mode == "batch":
             from distillgen.teachers.batch import Batches
 
-            self._batches = Batches(self, self._places[0])
+            self._batches, self.durable = Batches(self, self._places[0]), True
             self.slots, self.ahead = Slots(self.spec.max_concurrency or FLYING * self.spec.batch_size), 1
 
     def body(self, request: Request, n: int, attempt: int, sample: int) -> dict[str, Any]:
@@ -214,7 +218,8 @@ class OpenAI(Teacher):
             tokens = [[[one["decoded_token"], one["logprob"]] for one in token.values()] for token in given if token]
             (completion, *_) = completions_of(answer)
         except (TypeError, KeyError, IndexError, AttributeError) as error:
-            raise Rejected(f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}") from error
+            why = f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}"
+            raise Rejected(why, used=_unusable(answer)) from error
         return completion._replace(text="", status="ok", logprobs=_ending(tokens, target))
 
     async def _ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
@@ -265,15 +270,20 @@ class OpenAI(Teacher):
         try:
             response = await client.post(path).body_bytes(dumps(body, sort_keys=False)).build().send()
             content = bytes(await response.bytes())
-        except ConnectError as error:
-            what = f"cannot connect to {place.address.identity}: {_cause(error)}"
-            raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
-        except RequestTimeoutError as error:
-            raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except RequestError as error:
-            raise Retryable(f"the connection broke: {_cause(error)}") from error
+            not_sent = any("(Connect)" in cause for cause in _causes(error))  # ConnectError is raised for more
+            used = None if not_sent else LOST_ANSWER
+            if isinstance(error, RequestTimeoutError):
+                raise TimedOut(f"no answer within {self.spec.timeout_s:g} s", used=used) from error
+            if not_sent:
+                what = f"cannot connect to {place.address.identity}: {_cause(error)}"
+                raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
+            raise Retryable(f"the connection broke: {_cause(error)}", used=used) from error
         if response.status != 200:
-            raise self.refusal_of(place, response.status, content, response.headers)
+            refusal = self.refusal_of(place, response.status, content, response.headers)
+            if response.status in GATEWAY and isinstance(refusal, Retryable):
+                refusal.used = LOST_ANSWER
+            raise refusal
         return read_json(content)
 
     def _connected(self, address: Address) -> Any:
@@ -292,7 +302,14 @@ class OpenAI(Teacher):
         return builder.default_headers(headers | address.headers).build()
 
     async def _post_by_package(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
-        return await self.by_package(place, lambda client: client.post(f"/{path}", cast_to=object, body=dict(body)))
+        try:
+            return await self.by_package(place, lambda client: client.post(f"/{path}", cast_to=object, body=dict(body)))
+        except Retryable as error:
+            cause = error.__cause__
+            status, reason = getattr(cause, "status_code", None), type(cause.__cause__ if cause else None).__name__
+            if status in GATEWAY or (status is None and not reason.startswith("Connect")):
+                error.used = LOST_ANSWER
+            raise
 
     async def by_package(self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
         """Anything that the openai package does; what it raises is told as over HTTP."""
@@ -341,9 +358,13 @@ class OpenAI(Teacher):
                 await place.client.close()
 
 
-def _cause(error: Exception) -> str:
+def _causes(error: Exception) -> list[str]:
     details = getattr(error, "details", None) or {}
-    causes = [str(cause.get("message", "")) for cause in details.get("causes") or [] if isinstance(cause, Mapping)]
+    return [str(cause.get("message", "")) for cause in details.get("causes") or [] if isinstance(cause, Mapping)]
+
+
+def _cause(error: Exception) -> str:
+    causes = _causes(error)
     return causes[-1] if causes else str(error)
 
 
@@ -355,33 +376,52 @@ def read_json(content: bytes) -> Any:
         try:
             return loads(content)
         except ValueError as error:
-            raise Retryable(f"the answer is not JSON: {content.decode('utf-8', 'replace')}") from error
+            why = f"the answer is not JSON: {content.decode('utf-8', 'replace')}"
+            raise Retryable(why, used=UNUSABLE_ANSWER) from error
 
 
 def completions_of(payload: Any) -> list[Completion]:
-    """The choices of a response body; the tokens are counted with the first. Raises Retryable where there is none."""
+    """The choices of a response body that can be used; what it used is counted with the first. Raises Retryable where there
+    is none.
+    """
+    made: list[Completion] = []
+    mistake: Exception | None = None
     try:
-        usage, model = payload.get("usage") or {}, payload.get("model") or ""
-        tokens: dict[str, Any] = {
-            "input_tokens": usage.get("prompt_tokens") or 0,
-            "cached_tokens": (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-            "output_tokens": usage.get("completion_tokens") or 0,
-        }
-        choices = sorted(payload["choices"], key=lambda choice: choice.get("index") or 0)
-        made = [Completion(model=model, **_read(choice), **({} if i else tokens)) for i, choice in enumerate(choices)]
-    except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
-        raise Retryable(f"the answer is not a completion: {payload}") from error
+        model = str(payload.get("model") or "")
+        for choice in sorted(payload["choices"], key=_index):
+            try:
+                made.append(Completion(model=model, **_read(choice)))
+            except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
+                mistake = error
+    except (TypeError, KeyError, AttributeError) as error:
+        mistake = error
     if not made:
-        raise Retryable(f"the answer has no choices: {payload}")
+        what = f"the answer is not a completion: {payload}" if mistake else f"the answer has no choices: {payload}"
+        raise Retryable(what, used=_unusable(payload)) from mistake
+    counts = counts_of(payload.get("usage"))
+    if not counts["output_tokens"] and any(c.text or c.reasoning or c.tool_calls for c in made):
+        counts["uncounted"] = (*counts.get("uncounted", ()), "output_tokens")  # 0 for an answer is no count
+    made[0] = made[0]._replace(**counts)
     return made
+
+
+def _index(choice: Any) -> int:
+    index = choice.get("index") if isinstance(choice, Mapping) else None
+    return index if isinstance(index, int) else 0
+
+
+def _unusable(payload: Any, *, answers: bool = True) -> Completion:
+    """What a response used of which nothing can be used."""
+    usage = payload.get("usage") if isinstance(payload, Mapping) else None
+    return UNUSABLE_ANSWER._replace(**{"uncounted": (), **counts_of(usage, answers=answers)})
 
 
 def _embedding(payload: Any) -> Completion:
     try:
-        used = (payload.get("usage") or {}).get("prompt_tokens") or 0
-        return Completion(embedding=payload["data"][0]["embedding"], model=payload.get("model") or "", input_tokens=used)
+        counts = counts_of(payload.get("usage"), answers=False)
+        return Completion(embedding=payload["data"][0]["embedding"], model=payload.get("model") or "", **counts)
     except (TypeError, KeyError, IndexError, AttributeError) as error:
-        raise Retryable(f"the answer is not an embedding: {payload}") from error
+        raise Retryable(f"the answer is not an embedding: {payload}", used=_unusable(payload, answers=False)) from error
 
 
 def _ending(tokens: Sequence[Sequence[list[Any]]], target: str) -> list[list[Any]]:
