@@ -39,8 +39,8 @@ class Answered:
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
     judges: dict[str, float] = field(default_factory=dict)
     """What the verdicts on all answers show together of whoever judged them, such as a bias."""
-    log_likelihoods: list[float | None] = field(default_factory=list)
-    """Of each item's right answer: the mean over its tokens, in nats; None where it is not known."""
+    log_likelihoods: list[tuple[float, int] | None] = field(default_factory=list)
+    """Of each item's right answer: its log-probability in nats, and its tokens; None where it is not known."""
     choices: list[tuple[float, bool] | None] = field(default_factory=list)
     """Of each question with options: the probability of the likeliest among them, and whether it is the right one."""
 
@@ -56,7 +56,7 @@ class Answered:
             "judges": self.judges,
         }  # fmt: skip
         if known := [value for value in self.log_likelihoods if value is not None]:
-            told["perplexity"] = math.exp(-fmean(known))
+            told["perplexity"] = perplexity(known)
         if chosen := [choice for choice in self.choices if choice is not None]:
             told["likeliest_option"] = summary([float(right) for _, right in chosen])
             told["ece"] = calibration_error(chosen)
@@ -95,7 +95,7 @@ class Answered:
     def _figures(self, items: Sequence[int]) -> Iterator[tuple[str, float]]:
         yield from ((name, fmean(own)) for name, own in self._shares(items))
         if self.log_likelihoods and (known := [value for i in items if (value := self.log_likelihoods[i]) is not None]):
-            yield "perplexity", math.exp(-fmean(known))
+            yield "perplexity", perplexity(known)
 
     def _shares(self, items: Sequence[int]) -> Iterator[tuple[str, list[float]]]:
         """Of each metric, and of the likeliest options, the values of those of these items that have one."""
@@ -128,6 +128,11 @@ class Answered:
                 "status": completion.status, "answer": completion.text, "gold": record.fields.get(GOLD),
                 "scores": self.scores.get(record.id, {}), "reasons": self.reasons.get(record.id, {}), "key": completion.key.hex(),
             }  # fmt: skip
+
+
+def perplexity(known: Sequence[tuple[float, int]]) -> float:
+    """Of texts with these log-probabilities and numbers of tokens: a token counts alike, whatever its text's length."""
+    return math.exp(-sum(value for value, _ in known) / sum(tokens for _, tokens in known))
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

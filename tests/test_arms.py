@@ -255,3 +255,52 @@ def test_a_row_of_another_form_than_the_first_is_left_out_and_told(taught):
     rows = [{"prompt": f"{i}", "completion": "yes"} for i in range(4)] + [{"prompt": [{"role": "user", "content": "x"}], "completion": "no"}]
     read, data, _ = taught([], rows, arms=("kept",))
     assert len(read["kept"]) == 4 and data["kept"]["rows"] == {"train": 4, "left out: its 'prompt' is a list, in the first row it is a text": 1}
+
+
+# A student that goes on from round to round
+
+
+def test_with_warm_start_each_round_goes_on_from_the_one_before_and_without_it_begins_anew(project, taught, monkeypatch):
+    begun = []
+    written = Train._train
+
+    async def noted(self, work, told, job):
+        begun.append(told["start"])
+        await written(self, work, told, job)
+
+    monkeypatch.setattr(Train, "_train", noted)
+    project.rows("rows.jsonl", questions(6))
+
+    def run(out, **train):
+        loop = {"rounds": {"n": 3, "repeat": True, "stages": [FORM, {"train": {"student": "tiny", "held_out": 0, **train}}]}}
+        begun.clear()
+        distillgen.run({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, loop]}, out=out)
+        return begun
+
+    assert run("anew") == ["tiny"] * 3
+    rounds = project.path / "warm/rounds"
+    assert run("warm", warm_start=True) == ["tiny", str(rounds / "00/student"), str(rounds / "01/student")]
+    prints = [json.loads((rounds / f"0{i}/student/manifest.json").read_text())["fingerprint"] for i in range(3)]
+    assert len(set(prints)) == 3
+    assert not run("warm", warm_start=True), "a finished round was trained again"
+    assert run("warm", warm_start=True, epochs=4.0) == ["tiny", str(rounds / "00/student"), str(rounds / "01/student")]
+
+
+def test_warm_start_outside_rounds_is_refused(project, taught):
+    project.rows("rows.jsonl", questions(3))
+    train = {"train": {"student": "tiny", "warm_start": True, "prompt": "question", "completion": "answer"}}
+    with pytest.raises(ConfigError, match="warm_start: there is no round before: it is for a training inside rounds"):
+        distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, train]})
+    with pytest.raises(ConfigError, match="warm_start: there is no round before"):
+        loop = {"rounds": {"n": 1, "stages": [FORM]}}
+        distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, loop, train]})
+    distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 2, "stages": [FORM, train]}}]})
+
+
+def test_the_recipe_ddk_goes_on_from_round_to_round():
+    import yaml
+
+    from distillgen.project import home
+
+    rounds = yaml.safe_load((home("pipelines") / "ddk.yaml").read_text())["stages"][1]["rounds"]["stages"]
+    assert next(each["train"] for each in rounds if "train" in each)["warm_start"] is True

@@ -182,6 +182,21 @@ def scores(request, sample):
     return Completion(logprobs=[[request.target, -abs(int(request.target) - 2 * i) / 10, []]])
 
 
+def test_perplexity_counts_every_token_alike_whatever_the_length_of_its_answer(project):
+    from distillgen.teachers import Completion
+
+    project.rows("rows.jsonl", [{"question": f"{i}", "right": "a " * (9 if i % 2 else 1), "kind": "k"} for i in range(4)])
+
+    def scores(request, sample):
+        long = len(request.target.split()) == 9
+        return Completion(logprobs=[["a", -1.0 if long else -4.0, []]] * (9 if long else 1))
+
+    found, run = evaluate({"perplexity": True, "metrics": [], "by": "kind"}, {"m": scores})
+    assert found["models"]["m"]["perplexity"] == pytest.approx(math.exp(13 / 10)) == found["groups"]["m"]["k"]["perplexity"]
+    measured = next(stage["measured"] for stage in run.state["stages"] if stage["name"] == "evaluate")
+    assert measured["m.perplexity"] == pytest.approx(math.exp(13 / 10)) == measured["m.perplexity in k"]
+
+
 def test_the_likeliest_option_and_the_perplexity_of_the_right_answer(project):
     rows(project, 20, options=lambda i: [str(2 * i + 30), str(2 * i), str(2 * i + 60)])
     project.rows("rows.jsonl", [{"question": f"{i} + {i}?", "right": 2 * i, "options": [2 * i + 30, 2 * i, 2 * i + 60]} for i in range(20)])

@@ -255,10 +255,11 @@ class _Asking:
         sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
         return Request(teacher.spec.model, sampling=sampling, target=target, **teacher.asked(messages))
 
-    async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[float | None]:
-        """The mean log-probability of a token of each right answer, in nats; None where the model did not tell."""
+    async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[tuple[float, int] | None]:
+        """The log-probability of each right answer, in nats, and its tokens; None where the model did not tell."""
         answers = await self.all(model, [(item, str(_one(item.fields[GOLD]))) for item in items])
-        return [likelihood("it", each).get("it.mean_logprob") for (each,) in answers]
+        tokens = [[token[1] for token in each.logprobs if token[1] is not None] for (each,) in answers]
+        return [(sum(values), len(values)) if values else None for values in tokens]
 
     async def choices(self, model: str, items: Sequence[Record], field: str) -> list[tuple[float, bool] | None]:
         """For each question with options the probability of the likeliest among them, and whether it is the right one."""

@@ -69,6 +69,9 @@ class Train(Stage):
         description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or what an earlier stage trained"
     )  # fmt: skip
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
+    warm_start: bool = Field(
+        False, description="inside rounds: begin as what the round before has trained; the first begins as `student`"
+    )
     lora: Lora | None = Field(None, description="train an adapter: {r: 16}; with bits: 4 as QLoRA; default: all weights")
     epochs: float = Field(3.0, gt=0, description="how often every row is seen")
     max_steps: int | None = Field(None, ge=1, description="updates of the weights after which it ends, whatever the epochs")
@@ -112,8 +115,12 @@ class Train(Stage):
         """Where the student goes in a run directory."""
         return directory / ("student" if self.name == self.kind else f"student-{self.name}")
 
-    def start(self, directory: Path) -> str:
-        """What the student begins as: an earlier stage's one is a folder in the run directory."""
+    def start(self, directory: Path, earlier: Sequence[Path] = ()) -> str:
+        """What the student begins as: that of an earlier stage is a folder in the run directory, that of the round before,
+        with `warm_start`, one in the last of the `earlier` directories.
+        """
+        if self.warm_start and earlier:
+            return str(self.folder(earlier[-1].resolve()))
         return str(directory / self.student) if students.OF_STAGE.fullmatch(self.student) else self.student
 
     def files(self, project: Project) -> dict[str, Path]:
@@ -149,6 +156,8 @@ class Train(Stage):
             students.check(self.student, given.project.root, trained)
         self.files(given.project)
         self._check_arm(given, learning)
+        if self.warm_start and not given.loops:
+            raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
         if self.lora and not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         if self.lora and self.lora.bits:
@@ -233,7 +242,7 @@ class Train(Stage):
         if counts.get(DIFFERENT) == 0:
             log.warning("stage '%s': no row of the arm '%s' differs from the kept: it is no control", self.name, self.on)
         how = self.model_dump(exclude={"name", "save_every_s"})
-        start = self.start(job.directory.resolve())
+        start = self.start(job.directory.resolve(), job.earlier)
         if start != self.student:
             how["student"] = _fingerprint(Path(start) / "manifest.json")
             if not how["student"]:
@@ -249,6 +258,8 @@ class Train(Stage):
         if _fingerprint(work / "job.json") != told["fingerprint"]:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
+            if (base := Path(start) / "base").is_dir() and not self.lora:  # what a tiny student began as, for `evaluate`
+                shutil.copytree(base, work / "base")
         for file in fresh.iterdir():
             file.rename(work / file.name)
         fresh.rmdir()
