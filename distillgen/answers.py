@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 from distillgen.numerals import Number, last_number, numbers, read_number
+from distillgen.record import text_of
 from distillgen.units import in_unit_of, quantity
 
 Kind = Literal["number", "choice", "boxed", "text"]
@@ -88,10 +89,10 @@ _UNWRAPPED = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|operatorname)\{([^
 def options_of(value: Any) -> dict[str, str]:
     """The options of a question by letter, of a mapping, a list, or a text with "(A) …", "B. …" or lines "- …"."""
     if isinstance(value, Mapping):
-        return {str(letter).strip("(). ").upper(): str(content) for letter, content in value.items()}
+        return {str(letter).strip("(). ").upper(): text_of(content) for letter, content in value.items()}
     if isinstance(value, list | tuple):
-        return {letter: str(content) for letter, content in zip(string.ascii_uppercase, value, strict=False)}
-    text, marks = str(value), list[tuple[int, int]]()
+        return {letter: text_of(content) for letter, content in zip(string.ascii_uppercase, value, strict=False)}
+    text, marks = text_of(value), list[tuple[int, int]]()
     for found in _MARKER.finditer(text):
         letter = found[1] or found[2]
         if letter == "A":
@@ -127,7 +128,7 @@ def choice(text: str, options: Mapping[str, str], *, lenient: bool = True) -> st
 
 def option_of(gold: Any, options: Mapping[str, str]) -> str | None:
     """The letter of a gold answer, which is a letter, the content of an option, or its place in the list, from 0."""
-    said = str(gold).strip()
+    said = text_of(gold).strip()
     letter = said.strip("(). ").upper()
     if letter in options or not options and len(letter) == 1 and letter.isalpha():
         return letter
@@ -203,7 +204,7 @@ def program(text: str) -> str:
 
 def golds(value: Any) -> list[str]:
     """The gold answers that a field holds: one, or a list of which each will do."""
-    return [str(gold) for gold in (value if isinstance(value, list | tuple) else [value]) if gold is not None]
+    return [text_of(gold) for gold in (value if isinstance(value, list | tuple) else [value]) if gold is not None]
 
 
 def final_answer(text: str, kind: Kind, *, lenient: bool = True) -> Answer | None:

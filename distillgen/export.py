@@ -23,8 +23,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.ledger import Ledger
 from distillgen.project import Project
-from distillgen.prompt import Unrenderable
-from distillgen.record import META, SPLIT, Record, digest, dumps
+from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps
 from distillgen.record import read_rows as read_any_rows
 from distillgen.runs import PARTIAL, Run, read_records, read_rows
 from distillgen.shapes import Shaper, shaper

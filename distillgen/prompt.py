@@ -24,28 +24,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.forms import Form, Unparsable
 from distillgen.marked import Places, read_yaml, validate
 from distillgen.project import Project, read_text
-from distillgen.record import dumps, read_rows
-from distillgen.text import rename
+from distillgen.record import Unrenderable, dumps, read_rows
+from distillgen.template import Template, compile_template, nothing_in
 
 _ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)
 _FRONT = re.compile(r"^---[ \t]*\n", re.M)
 ROLES = ("system", "user", "assistant")
-MAX_TEXT = 10_000_000  # characters that one expression in a template may make
-
-
-class Unrenderable(Exception):
-    """A record that cannot fill the prompt; the text says why."""
 
 
 class Sampling(BaseModel):
@@ -112,38 +105,6 @@ class Front(BaseModel):
     inputs: list[str] | None = Field(None, description="the fields that the template must use, and no others")
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(["*", "**"])
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        size = max((len(side) for side in (left, right) if isinstance(side, (str, list, tuple))), default=0)
-        times = max((side for side in (left, right) if isinstance(side, int)), default=0)
-        if size * times > MAX_TEXT or (operator == "**" and isinstance(right, int) and right > 64):
-            raise SecurityError("the expression makes too large a value")
-        return super().call_binop(context, operator, left, right)
-
-
-_ENVIRONMENT = _Environment(undefined=StrictUndefined)
-_ENVIRONMENT.filters["rename"] = rename
-
-
-def compile_template(source: str, path: Path | str, first_line: int = 1) -> tuple[Template, dict[str, int]]:
-    """A sandboxed template without a loader (it can read no file), and the variables that it uses, each with its line."""
-    try:
-        tree = _ENVIRONMENT.parse(source)
-        for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
-            raise ConfigError("a template cannot include, import or extend files", path=path, line=node.lineno + first_line - 1)
-        lines = {node.name: node.lineno + first_line - 1 for node in [*tree.find_all(nodes.Name)][::-1]}
-        return _ENVIRONMENT.from_string(source), {name: lines[name] for name in meta.find_undeclared_variables(tree)}
-    except TemplateSyntaxError as error:
-        unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
-        hint = did_you_mean(unknown[2], getattr(_ENVIRONMENT, f"{unknown[1]}s")) if unknown else ""
-        message = f"template: {(error.message or '').rstrip('.')}{hint}"
-        raise ConfigError(message, path=path, line=error.lineno + first_line - 1) from error
-    except TemplateError as error:
-        raise ConfigError(f"template: {error}", path=path, line=first_line) from error
-
-
 @dataclass(frozen=True)
 class Draw:
     """What was redrawn for one request: the examples' numbers and the nuisance variables' values."""
@@ -171,7 +132,11 @@ class Prompt:
     form: Form
     turns: tuple[tuple[str, Template], ...]
     inputs: Mapping[str, int]
-    """The fields that it needs, each with the line that uses it first."""
+    """The fields that it reads, each with the line that reads it first."""
+    needed: frozenset[str]
+    """Those of them for which it gives no default."""
+    plain: frozenset[str]
+    """Those that it writes whatever the others say."""
     examples: tuple[Mapping[str, Any], ...]
     lays_out_examples: bool
 
@@ -195,12 +160,15 @@ class Prompt:
             body_line = head.count("\n") + 3
         with places.within("output"):
             form = Form.read(front.output)
-        turns, used = _turns(body, path, body_line)
+        turns = _turns(body, path, body_line)
+        used = {name: line for _, template in turns[::-1] for name, line in template.used.items()}
         examples = _examples(front.few_shot, project, places)
         lays_out = "examples" in used and bool(examples)
         inputs = {name: line for name, line in used.items() if name not in front.vary and not (lays_out and name == "examples")}
         sha256 = hashlib.sha256(text.encode() + dumps(examples)).hexdigest()
-        prompt = cls(name, path, sha256, front, form, turns, inputs, examples, lays_out)
+        needed = frozenset().union(*(template.needed for _, template in turns)) & inputs.keys()
+        plain = frozenset().union(*(template.plain for role, template in turns if role != "system")) & inputs.keys()
+        prompt = cls(name, path, sha256, front, form, turns, inputs, needed, plain, examples, lays_out)
         prompt._check(set(used), places)
         return prompt
 
@@ -228,7 +196,7 @@ class Prompt:
         """What is wrong with a worked example; the gold answer must pass its own checker."""
         answer = self.front.few_shot.answer
         given = set(example) - {answer, *set(self.front.few_shot.match) - set(self.inputs)}
-        if answer not in example:
+        if example.get(answer) is None:
             return f"{what} has no '{answer}'"
         if unused := sorted(given - set(self.inputs)):
             return f"{what} gives '{unused[0]}', which the template does not use"
@@ -238,6 +206,12 @@ class Prompt:
             self.form.parse(self._ideal(example))
         except Unparsable as error:
             return f"the answer of {what} is not of the prompt's form: {error}"
+        try:
+            if self.needed <= example.keys():
+                varied = drawn(self.front.vary, random.Random(0))
+                self._fill([turn for turn in self.turns if turn[0] != "system"], {**varied, **example})
+        except Unrenderable as error:
+            return f"{what} cannot be shown: {error}"
         return ""
 
     def _ideal(self, example: Mapping[str, Any]) -> str:
@@ -265,9 +239,15 @@ class Prompt:
         """A draw for an estimate, of a record of which an earlier stage will make the fields by which examples match."""
         return self.draw("plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}})
 
-    def render(self, fields: Mapping[str, Any], draw: Draw = NOTHING) -> list[dict[str, Any]]:
-        """Chat messages for one record. Raises Unrenderable where a field that the template uses is missing."""
-        variables = {**_ENVIRONMENT.globals, **fields, **draw.values}
+    def render(
+        self, fields: Mapping[str, Any], draw: Draw = NOTHING, params: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
+        """Chat messages for one record, of which all share the values `params`. Raises Unrenderable where a field that the
+        template uses is missing, null or no text, or where all that it would say of the record is empty.
+        """
+        if nothing := nothing_in(self.plain - params.keys(), fields):
+            raise self._unrenderable(nothing)
+        variables = {**fields, **params, **draw.values}
         shown = [self.examples[i] for i in draw.examples]
         if self.lays_out_examples:
             return self._fill(self.turns, {**variables, "examples": shown})
@@ -278,20 +258,25 @@ class Prompt:
             messages.append({"role": "assistant", "content": self._ideal(example)})
         return messages + self._fill(asked, variables)
 
-    def _fill(self, turns: Sequence[tuple[str, Template]], variables: dict[str, Any]) -> list[dict[str, Any]]:
-        """The turns' messages; `variables` hold the sandbox's own, which Template.render would copy at every call."""
+    def _fill(self, turns: Sequence[tuple[str, Template]], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The turns' messages."""
         messages = []
-        try:
-            for role, template in turns:
-                context = _ENVIRONMENT.context_class(_ENVIRONMENT, variables, template.name, template.blocks)
-                messages.append({"role": role, "content": "".join(template.root_render_func(context)).strip()})
-        except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
-            raise Unrenderable(f"prompt {self.name}: {type(error).__name__}: {error}") from error
+        for role, template in turns:
+            try:
+                content = template.render(variables).strip()
+            except Unrenderable as error:
+                raise self._unrenderable(str(error)) from error
+            if role == "user" and not content:
+                raise self._unrenderable("the user's turn is empty")
+            messages.append({"role": role, "content": content})
         return messages
 
+    def _unrenderable(self, why: str) -> Unrenderable:
+        return Unrenderable(f"prompt {self.name}: {why}" if self.name else why)
 
-def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[tuple[str, Template], ...], dict[str, int]]:
-    """Each turn's role and template, and the variables of all of them, each with the line that uses it first."""
+
+def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[str, Template], ...]:
+    """Each turn's role and template."""
     if not _ROLE.search(body):
         body, line = "@user\n" + body, line - 1
     before, *marked = _ROLE.split(body)
@@ -299,17 +284,14 @@ def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[tuple[str, Tem
         raise ConfigError("text stands before the first @system, @user or @assistant line", path=path, line=line)
     first_line, line = line, line + before.count("\n")
     turns: list[tuple[str, Template]] = []
-    used: dict[str, int] = {}
     for role, source in zip(marked[::2], marked[1::2], strict=True):
         if role not in ROLES:
             raise ConfigError(f"there is no role '@{role}'{did_you_mean(role, ROLES)}", path=path, line=line)
-        template, names = compile_template(source, path, line)
-        turns.append((role, template))
-        used = names | used
+        turns.append((role, compile_template(source, path, line)))
         line += source.count("\n")
     if "user" not in marked[::2]:
         raise ConfigError("a prompt needs a @user turn", path=path, line=first_line)
-    return tuple(turns), used
+    return tuple(turns)
 
 
 def _examples(few: FewShot, project: Project, places: Places) -> tuple[Mapping[str, Any], ...]:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,6 +105,25 @@ def _explained(error: BaseException) -> str:
     return f"not JSON: {error}"
 
 
+def text_of(value: Any) -> str:
+    """The text of a field's value, for whatever compares, counts or searches words: a text as it is, a number or truth as JSON
+    writes it, the parts of a list or a mapping a line each, those of a mapping behind their names; null is empty.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {text_of(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return "\n".join(text_of(part) for part in value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+class Unrenderable(Exception):
+    """A record that lacks what somebody is to be shown; the text says what."""
+
+
 def digest(value: Any, length: int = 20) -> str:
     """The first `length` hex digits of the SHA-256 of the canonical JSON of `value`."""
     return hashlib.sha256(dumps(value)).hexdigest()[:length]
@@ -148,6 +167,17 @@ class Record:
         """A child with `fields` added; `ordinal` tells apart children of one parent whose text is the same."""
         own = digest([self.id, fields, made["stage"], ordinal])
         return Record(own, {**self.fields, **fields}, (self.id,), self.source, (*self.made, made), self.scores, self.dropped)
+
+    def text(self, name: str) -> str:
+        """The text of a field's value."""
+        return text_of(self.fields[name])
+
+    def values(self, names: Sequence[str]) -> dict[str, Any]:
+        """The values of these fields, to be shown to somebody. Raises Unrenderable where one is missing or null."""
+        for name in names:
+            if self.fields.get(name) is None:
+                raise Unrenderable(f"'{name}' is null" if name in self.fields else f"there is no field '{name}' in the row")
+        return {name: self.fields[name] for name in names}
 
     def scored(self, scores: Mapping[str, float]) -> Record:
         """A copy with measurements added."""

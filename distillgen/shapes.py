@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.prompt import Unrenderable, compile_template
+from distillgen.record import Unrenderable, text_of
+from distillgen.template import compile_template
 
 Fields: TypeAlias = Mapping[str, Any]
 Turns: TypeAlias = Sequence[Mapping[str, Any]]
@@ -30,8 +31,8 @@ class Shape:
     assemble: Callable[[Fields], dict[str, Any]] = dict
     from_turns: Callable[[Turns], dict[str, Any]] | None = None
     """How a dialogue of `messages` becomes a row, where it can."""
-    texts: bool = True
-    """Whether its values are texts or dialogues; else they stay as they are."""
+    holds: Literal["texts", "dialogues", "values"] = "texts"
+    """What its parts are: texts; texts or dialogues; or whatever they are."""
 
 
 def _dialogue(turns: Turns) -> dict[str, Any]:
@@ -64,12 +65,14 @@ _CHAT = {"system": (), "user": _ASKED, "assistant": _ANSWERED}
 SHAPES = {
     "messages": Shape(_CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue),
     "sharegpt": Shape(_CHAT, {"system": None}, "conversations", lambda parts: _sharegpt(_turns(parts)), _sharegpt),
-    "prompt_completion": Shape({"prompt": _ASKED[1:], "completion": _ANSWERED[1:]}, from_turns=_last_turn_apart),
+    "prompt_completion": Shape(
+        {"prompt": _ASKED[1:], "completion": _ANSWERED[1:]}, from_turns=_last_turn_apart, holds="dialogues"
+    ),
     "alpaca": Shape(
         {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERED[:3]}, {"input": ""}, from_turns=_alpaca
     ),
-    "preference": Shape({"prompt": _ASKED[1:], "chosen": (), "rejected": ()}, {"prompt": None}),
-    "labelled": Shape({"text": ("sentence", "document"), "label": ()}, texts=False),
+    "preference": Shape({"prompt": _ASKED[1:], "chosen": (), "rejected": ()}, {"prompt": None}, holds="dialogues"),
+    "labelled": Shape({"text": ("sentence", "document"), "label": ()}, holds="values"),
     "triples": Shape(
         {"head": ("subject", "node_1"), "relation": ("predicate", "edge"), "tail": ("object", "node_2")},
     ),
@@ -106,7 +109,7 @@ def shaper(name: str, given: Mapping[str, str], fields: Collection[str]) -> Shap
         source = given.get(part) or _known(name, part, [part, *others], fields, part in shape.optional)
         if source is not None:
             taken[part] = source
-            getters[part] = _getter(name, part, source, fields, shape.texts)
+            getters[part] = _getter(name, part, source, fields, shape.holds)
         elif shape.optional[part] is not None:
             getters[part] = lambda _, value=shape.optional[part]: value  # type: ignore[misc]
     columns = (shape.column,) if shape.column else tuple(getters)
@@ -128,31 +131,39 @@ def _known(shape: str, part: str, names: Sequence[str], fields: Collection[str],
     raise ConfigError(f"the shape '{shape}' needs '{part}', and there is no such field{did_you_mean(part, fields)}; {remedy}")
 
 
-def _getter(shape: str, part: str, source: str, fields: Collection[str], texts: bool) -> Callable[[Fields], Any]:
+def _getter(shape: str, part: str, source: str, fields: Collection[str], kind: str) -> Callable[[Fields], Any]:
     """What takes a part out of a record's fields."""
+    template = None
     if "{{" in source or "{%" in source:
         try:
-            template, used = compile_template(source, "")
+            template = compile_template(source, "")
         except ConfigError as error:
             raise ConfigError(f"{shape}: the template of '{part}': {error.message.removeprefix('template: ')}") from error
-    else:
-        template, used = None, {source: 0}
-    for name in used:
+    for name in sorted(template.needed) if template else [source]:
         if name not in fields:
             raise ConfigError(f"{shape}: '{part}' needs the field '{name}', and there is none{did_you_mean(name, fields)}")
 
     def get(row: Fields) -> Any:
-        if template is None:
-            if row.get(source) is None:
-                raise Unrenderable(f"there is no '{source}' in the row")
-            value = row[source]
-            return str(value) if texts and isinstance(value, int | float) else value
-        try:
+        if template:
             return template.render(row)
-        except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
-            raise Unrenderable(f"{type(error).__name__}: {error}") from error
+        value = row.get(source)
+        if value is None:
+            raise Unrenderable(f"'{source}' is null" if source in row else f"there is no '{source}' in the row")
+        if isinstance(value, str) or kind == "values":
+            return value
+        if isinstance(value, list) and kind == "dialogues" and _are_turns(value):
+            return value
+        if isinstance(value, Mapping | list):
+            what = "no text and no dialogue" if kind == "dialogues" else "no text"
+            raise Unrenderable(f"'{source}' is {what}: make one with a template")
+        return text_of(value)
 
     return get
+
+
+def _are_turns(turns: Any) -> bool:
+    """Whether a value is a dialogue: turns of role and text."""
+    return all(isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in turns)
 
 
 def _of_turns(convert: Callable[[Turns], dict[str, Any]]) -> Callable[[Fields], dict[str, Any]]:
@@ -160,7 +171,7 @@ def _of_turns(convert: Callable[[Turns], dict[str, Any]]) -> Callable[[Fields], 
         turns = row.get(MESSAGES)
         if not isinstance(turns, list) or not turns:
             raise Unrenderable(f"there are no '{MESSAGES}' in the row")
-        if not all(isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in turns):
+        if not _are_turns(turns):
             raise Unrenderable(f"its '{MESSAGES}' are no turns of role and content")
         return convert(turns)
 

@@ -27,7 +27,7 @@ def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> F
     """
 
     def lacking(record: Record) -> float:
-        asked, told = str(record.fields[to]).strip(), str(record.fields[field])
+        asked, told = record.text(to).strip(), record.text(field)
         return sum(bool(question.search(asked)) and not answer.search(told) for question, answer in WANTS)
 
     def measure(records: Sequence[Record]) -> list[float]:

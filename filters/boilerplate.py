@@ -121,7 +121,7 @@ def boilerplate(
         raise ValueError(f"'patterns': {error.pattern!r} is not a regular expression: {error}") from error
 
     def count(record: Record) -> dict[str, float]:
-        texts = [" ".join(str(record.fields[name]).lower().replace("’", "'").split()) for name in fields]
+        texts = [" ".join(record.text(name).lower().replace("’", "'").split()) for name in fields]
         return {kind: sum(sum(1 for _ in found.finditer(text)) for text in texts) for kind, found in searched.items()}
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

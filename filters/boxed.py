@@ -19,7 +19,7 @@ def boxed(*, field: FieldName = "answer", gold: FieldName = "gold") -> Filter:
     """
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        return [compare_boxed(str(r.fields[field]), r.fields[gold]).numbers for r in records]
+        return [compare_boxed(r.text(field), r.fields[gold]).numbers for r in records]
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if not found["golds"]:

@@ -14,6 +14,6 @@ def brevity(*, field: FieldName = "response", max_words: int = 50) -> Filter:
     """
 
     def measure(records: Sequence[Record]) -> list[float]:
-        return [len(str(r.fields[field]).split()) for r in records]
+        return [len(r.text(field).split()) for r in records]
 
     return Filter(measure, lambda count: f"{count:.0f} words > {max_words}" if count > max_words else None)

@@ -50,7 +50,7 @@ def charset(
         return sum(count for character, count in counts.items() if outside(character)) / max(1, len(text))
 
     def measure(records: Sequence[Record]) -> list[float]:
-        return [share(str(r.fields[field])) for r in records]
+        return [share(r.text(field)) for r in records]
 
     def decide(found: float) -> str | None:
         return f"{found:.2%} of its characters are not allowed > {max_share:.2%}" if found > max_share else None

@@ -7,6 +7,7 @@ from typing import Any
 
 from distillgen import FieldName, Filter, Record
 from distillgen.answers import Comparison, compare_choices
+from distillgen.record import text_of
 
 
 def choice(
@@ -29,7 +30,7 @@ def choice(
         return [compare(r.fields).numbers for r in records]
 
     def compare(given: Mapping[str, Any]) -> Comparison:
-        return compare_choices(str(given[field]), given[gold], given[options] if options else None, lenient=lenient)
+        return compare_choices(text_of(given[field]), given[gold], given[options] if options else None, lenient=lenient)
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if not found["golds"]:

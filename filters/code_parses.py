@@ -39,7 +39,7 @@ def code_parses(
         return {"blocks": len(blocks), "broken": sum(not parses(tag, code) for tag, code in blocks)}
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        return [judged(str(r.fields[field])) for r in records]
+        return [judged(r.text(field)) for r in records]
 
     def decide(found: dict[str, float]) -> str | None:
         blocks, broken = found["blocks"], found["broken"]

@@ -60,7 +60,7 @@ def contamination(
         return list(lines), embed(found, model=embedder)
 
     def overlap(record: Record) -> dict[str, float]:
-        told = [words(str(record.fields[name])) for name in fields]
+        told = [words(record.text(name)) for name in fields]
         line, shared, count = 0, 0, 0
         for length, known in seen().items():
             for text in told:
@@ -71,7 +71,7 @@ def contamination(
 
     def nearest(records: Sequence[Record]) -> list[dict[str, float]]:
         lines, vectors = neighbours()
-        near = embed(["\n".join(str(r.fields[name]) for name in fields) for r in records], model=embedder) @ vectors.T
+        near = embed(["\n".join(r.text(name) for name in fields) for r in records], model=embedder) @ vectors.T
         return [{"cosine": float(row.max()), "nearest": lines[int(row.argmax())]} for row in near]
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

@@ -41,7 +41,7 @@ def contradiction(
     name, identity = nli_model(model, project)
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        texts = [str(record.fields[field]) for record in records]
+        texts = [record.text(field) for record in records]
         weights = [number(record, size, 1.0) for record in records]
         support, against = weights[:], [0.0] * len(records)
         pairs = list(permutations(range(len(records)), 2))

@@ -34,8 +34,8 @@ def entailed(
     where = " and ".join(sources)
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        told = [sentences(str(r.fields[field])) for r in records]
-        known = [Passages(str(r.fields[source]) for source in sources) for r in records]
+        told = [sentences(r.text(field)) for r in records]
+        known = [Passages(r.text(source) for source in sources) for r in records]
         shown = [source.about(some, PASSAGES) for source, some in zip(known, told, strict=True)]
         return [compare(found) for found in probabilities(told, shown, model=name)]
 

@@ -29,7 +29,7 @@ def exact(
         raise ValueError("'min_f1' compares levelled words, and normalise: false forbids that")
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        return [compare_texts(str(r.fields[field]), r.fields[gold], part=part).numbers for r in records]
+        return [compare_texts(r.text(field), r.fields[gold], part=part).numbers for r in records]
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if not found["golds"]:

@@ -18,7 +18,7 @@ def grounded(*, field: FieldName = "answer", sources: list[FieldName], min_share
     where = " and ".join(sources)
 
     def compare(record: Record) -> dict[str, float]:
-        said, known = content(str(record.fields[field])), content(" ".join(str(record.fields[name]) for name in sources))
+        said, known = content(record.text(field)), content(" ".join(record.text(name) for name in sources))
         numbers = sum(word[0].isdigit() and word not in known for word in said)
         return {"share": len(said & known) / len(said) if said else 0.0, "numbers": numbers}
 

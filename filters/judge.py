@@ -24,8 +24,7 @@ def judge(
     shown = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        values = {name: record.fields[name] for name in fields}
-        messages = shown.render({"rubric": rubric, "fields": values})
+        messages = shown.render({"rubric": rubric, "fields": record.values(fields)})
         return [Request(model, messages, sampling=shown.front.sampling.given(), schema=shown.form.schema)]
 
     def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[float]:

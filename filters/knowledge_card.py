@@ -39,7 +39,7 @@ def knowledge_card(
         return Passages.read(knowledge, project)
 
     def measure(records: Sequence[Record]) -> list[float]:
-        texts = [str(r.fields[field]) for r in records]
+        texts = [r.text(field) for r in records]
         references = [[["", *found]] for found in base().about(texts, SUMMARIES)]
         checked, plausible = (probabilities([[text] for text in texts], references, model=name) for name, _ in models)
         return [factuality(facts, kb) for (facts,), (kb,) in zip(checked, plausible, strict=True)]

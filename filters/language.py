@@ -37,7 +37,7 @@ def language(
         return min(1.0, sure / max(1, sum(size for size, _ in guesses)))
 
     def measure(records: Sequence[Record]) -> list[float]:
-        return [confidence(str(r.fields[field])) for r in records]
+        return [confidence(r.text(field)) for r in records]
 
     def decide(found: float) -> str | None:
         return None if found >= min_confidence else f"{' or '.join(languages)} with confidence {found:.2f} < {min_confidence}"

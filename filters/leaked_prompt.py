@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distillgen import FieldName, Filter, Project, Prompt, PromptName, Record
 from distillgen.project import read_text
+from distillgen.record import text_of
 from distillgen.text import words
 
 TAGS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|^@\w+[ \t]*$", re.S | re.M)
@@ -33,7 +34,7 @@ def leaked_prompt(
     known = runs(chain(pieces, texts), n)
 
     def share(record: Record) -> float:
-        said, here = words(str(record.fields[field])), known | runs((str(record.fields[name]) for name in fields), n)
+        said, here = words(record.text(field)), known | runs((record.text(name) for name in fields), n)
         shared, end = 0, 0
         for i in range(len(said) - n + 1):
             if tuple(said[i : i + n]) in here:
@@ -53,7 +54,7 @@ def leaked_prompt(
 def instructions(prompt: Prompt) -> Iterable[str]:
     """What a prompt's file says whatever the record: its text between the tags, and its examples."""
     yield from TAGS.split(read_text(Path(prompt.path)))
-    yield from (str(value) for example in prompt.examples for value in example.values())
+    yield from (text_of(value) for example in prompt.examples for value in example.values())
 
 
 def runs(texts: Iterable[str], n: int) -> set[tuple[str, ...]]:

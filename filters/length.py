@@ -34,7 +34,7 @@ def length(
     count = count or tokens(tokenizer or "", str(project.file(tokenizer_file)) if tokenizer_file else "")
 
     def measure(records: Sequence[Record]) -> list[float]:
-        return [count(str(r.fields[field])) for r in records]
+        return [count(r.text(field)) for r in records]
 
     def decide(found: float) -> str | None:
         if found < at_least:

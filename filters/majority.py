@@ -29,8 +29,8 @@ def majority(
     """
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        own = [final_answer(str(record.fields[field]), kind) for record in records]
-        votes = own + [final_answer(str(record.fields[name]), kind) for name in others or () for record in records]
+        own = [final_answer(record.text(field), kind) for record in records]
+        votes = own + [final_answer(record.text(name), kind) for name in others or () for record in records]
         counts = Counter(vote for vote in votes if vote is not None)
         winner = max(counts, key=counts.__getitem__, default=None)  # of the largest, the first
         numbers = {"share": counts[winner] / len(votes) if winner is not None else 0.0, "votes": len(votes)}

@@ -7,7 +7,7 @@ from typing import Any
 from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
 from distillgen.embedding import check, cosines, embed
 from distillgen.project import file_sha256
-from distillgen.record import read_rows
+from distillgen.record import read_rows, text_of
 from distillgen.text import words
 
 
@@ -44,14 +44,14 @@ def margin(
             if isinstance(row, str) or name not in row:
                 what = row if isinstance(row, str) else f"there is no '{name}' in the row; name the right one with 'key'"
                 raise ConfigError(f"margin: {what}", path=file, line=line)
-            questions[_levelled(row[name])] = str(row[name])
+            questions[_levelled(row[name])] = text_of(row[name])
         if len(questions) < 2:
             raise ConfigError("margin: there are no other questions to compare with", path=file)
         return list(questions), embed(list(questions.values()), model=embedder)
 
     def highest(records: Sequence[Record], texts: Sequence[str]) -> list[float]:
         if distractor is not None:
-            return cosines(texts, [str(r.fields[distractor]) for r in records], model=embedder)
+            return cosines(texts, [r.text(distractor) for r in records], model=embedder)
         questions, vectors = known()
         near = embed(texts, model=embedder) @ vectors.T
         places = {question: place for place, question in enumerate(questions)}
@@ -61,8 +61,8 @@ def margin(
         return [float(cosine) for cosine in near.max(axis=1)]
 
     def measure(records: Sequence[Record]) -> list[float]:
-        texts = [str(r.fields[field]) for r in records]
-        own = cosines(texts, [str(r.fields[to]) for r in records], model=embedder)
+        texts = [r.text(field) for r in records]
+        own = cosines(texts, [r.text(to) for r in records], model=embedder)
         return [a - b for a, b in zip(own, highest(records, texts), strict=True)]
 
     def decide(lead: float) -> str | None:
@@ -73,4 +73,4 @@ def margin(
 
 
 def _levelled(text: Any) -> str:
-    return " ".join(words(str(text)))
+    return " ".join(words(text_of(text)))

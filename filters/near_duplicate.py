@@ -40,7 +40,7 @@ def near_duplicate(
         return minhash.Index(threshold)
 
     def shingles(record: Record) -> list[str]:
-        text = "\n".join(str(record.fields[name]) for name in by)
+        text = "\n".join(record.text(name) for name in by)
         return minhash.shingles(words(text) if unit == "word" else list(" ".join(words(text))), shingle)
 
     def measure(records: Sequence[Record]) -> list[Mapping[str, float]]:

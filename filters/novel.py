@@ -32,7 +32,7 @@ def novel(
         return [place(record, vector) for record, vector in zip(records, texts_of(records), strict=True)]
 
     def texts_of(records: Sequence[Record]) -> Any:
-        return embed([str(record.fields[field]) for record in records], model=embedder) if records else []
+        return embed([record.text(field) for record in records], model=embedder) if records else []
 
     def place(record: Record, vector: Any) -> dict[str, float]:
         found = {"earlier": max((float(vector @ other) for other in kept), default=0.0)}

@@ -31,7 +31,7 @@ def numeric(
     how = {"rel_tol": rel_tol, "abs_tol": abs_tol}
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        pairs = ((str(r.fields[field]), r.fields[gold]) for r in records)
+        pairs = ((r.text(field), r.fields[gold]) for r in records)
         return [compare_numbers(text, wanted, units=units, lenient=lenient, **how).numbers for text, wanted in pairs]
 
     def decide(found: Mapping[str, Any]) -> str | None:

@@ -30,7 +30,7 @@ def panel(
     shown = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        messages = shown.render({"rubric": rubric, "fields": {name: record.fields[name] for name in fields}})
+        messages = shown.render({"rubric": rubric, "fields": record.values(fields)})
         return [Request(name, messages, sampling=shown.front.sampling.given(), schema=shown.form.schema) for name in models]
 
     def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[dict[str, float]]:

@@ -61,7 +61,7 @@ def pii(
     }
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        texts = ["\n".join(str(r.fields[name]) for name in fields) for r in records]
+        texts = ["\n".join(r.text(name) for name in fields) for r in records]
         return [{kind: counters[kind](text) for kind in kinds} for text in texts]
 
     def decide(found: dict[str, float]) -> str | None:

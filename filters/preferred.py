@@ -29,11 +29,11 @@ def preferred(
     shown = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        context = {name: record.fields[name] for name in fields or ()}
-        return [request(context, record, *order) for order in ((field, over), (over, field))]
+        context, both = record.values(fields or ()), record.values((field, over))
+        return [request(context, both[first], both[second]) for first, second in ((field, over), (over, field))]
 
-    def request(context: Mapping[str, object], record: Record, first: str, second: str) -> Request:
-        given = {"rubric": rubric, "fields": context, "first": record.fields[first], "second": record.fields[second]}
+    def request(context: Mapping[str, object], first: object, second: object) -> Request:
+        given = {"rubric": rubric, "fields": context, "first": first, "second": second}
         return Request(model, shown.render(given), sampling=shown.front.sampling.given(), schema=shown.form.schema)
 
     def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[dict[str, float]]:

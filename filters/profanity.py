@@ -34,7 +34,7 @@ def profanity(
     lists = Lists({"languages": languages, "ignore_words": allow, "custom_words": also})
 
     def measure(records: Sequence[Record]) -> list[float]:
-        texts = ["\n".join(str(r.fields[name]) for name in fields) for r in records]
+        texts = ["\n".join(r.text(name) for name in fields) for r in records]
         return [len(set(lists.check_profanity(text)["profane_words"])) for text in texts]
 
     return Filter(

@@ -25,7 +25,7 @@ def quotes(*, field: FieldName = "answer", sources: list[FieldName], max_missing
     where = " and ".join(sources)
 
     def missing(record: Record) -> dict[str, float]:
-        given = [str(record.fields[field]), "\n".join(str(record.fields[name]) for name in sources)]
+        given = [record.text(field), "\n".join(record.text(name) for name in sources)]
         text, source = (THOUSANDS.sub("", each) for each in given)
         known, levelled = content(source), f" {' '.join(words(source))} "
         parts = {" ".join(words(part)) for found in QUOTED.findall(text) for part in ELLIPSIS.split("".join(found))}

@@ -27,8 +27,8 @@ def relevance(
     what = to or f"'{topic}'"
 
     def measure(records: Sequence[Record]) -> list[float]:
-        subjects = [topic if to is None else str(r.fields[to]) for r in records]
-        return cosines([str(r.fields[field]) for r in records], [str(subject) for subject in subjects], model=embedder)
+        subjects = [topic or "" if to is None else r.text(to) for r in records]
+        return cosines([r.text(field) for r in records], subjects, model=embedder)
 
     def decide(cosine: float) -> str | None:
         return None if cosine >= min_cosine else f"cosine {cosine:.2f} to {what} < {min_cosine:g}"

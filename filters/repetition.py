@@ -53,7 +53,7 @@ def repetition(
         }  # fmt: skip
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        return [numbers(str(r.fields[field])) for r in records]
+        return [numbers(r.text(field)) for r in records]
 
     def decide(found: dict[str, float]) -> str | None:
         if found["compression"] > max_compression:

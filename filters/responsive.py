@@ -17,7 +17,7 @@ def responsive(*, field: FieldName = "answer", to: FieldName = "question", min_s
     """
 
     def compare(record: Record) -> dict[str, float]:
-        asked, told = content(str(record.fields[to])), content(str(record.fields[field]))
+        asked, told = content(record.text(to)), content(record.text(field))
         return {"share": len(asked & told) / len(asked) if asked else 0.0, "added": len(told - asked)}
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:

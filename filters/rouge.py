@@ -22,7 +22,7 @@ def rouge(*, field: FieldName = "answer", gold: FieldName = "gold", min_rouge_l:
     """
 
     def compare(record: Record) -> dict[str, float]:
-        told = words(str(record.fields[field]))
+        told = words(record.text(field))
         found = [rouges(told, words(each)) for each in golds(record.fields[gold])]
         return max(found, key=lambda each: each["rouge_l"], default={"rouge_1": 0.0, "rouge_2": 0.0, "rouge_l": 0.0})
 

@@ -31,11 +31,11 @@ def round_trip(
     asked = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        messages = asked.render({"fields": {name: record.fields[name] for name in shown}})
+        messages = asked.render({"fields": record.values(shown)})
         return [Request(model, messages, sampling=asked.front.sampling.given(), schema=asked.form.schema)]
 
     def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[dict[str, float]]:
-        return [compare(str(r.fields[field]), given.text) for r, ((given,),) in zip(records, answers, strict=True)]
+        return [compare(r.text(field), given.text) for r, ((given,),) in zip(records, answers, strict=True)]
 
     def compare(there: str, back: str) -> dict[str, float]:
         if not back.strip():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.record import dumps, loads
+from distillgen.record import dumps, loads, text_of
 
 
 def schema(*, field: FieldName = "response", json_schema: dict[str, Any] | None = None, pattern: str | None = None) -> Filter:
@@ -28,7 +28,7 @@ def schema(*, field: FieldName = "response", json_schema: dict[str, Any] | None 
 
     def broken(value: Any) -> dict[str, float]:
         if form:
-            return {"json": 1, "places": not form.fullmatch(str(value))}
+            return {"json": 1, "places": not form.fullmatch(text_of(value))}
         if isinstance(value, str) and not valid.is_valid(value):
             try:
                 value = loads(value)

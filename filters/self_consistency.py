@@ -23,7 +23,7 @@ def self_consistency(
     """
 
     def measure(records: Sequence[Record]) -> list[float]:
-        answers = [final_answer(str(record.fields[field]), kind) for record in records]
+        answers = [final_answer(record.text(field), kind) for record in records]
         votes = Counter(answers)
         return [0.0 if answer is None else votes[answer] / len(answers) for answer in answers]
 

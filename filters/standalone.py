@@ -22,13 +22,13 @@ def standalone(*, fields: list[FieldName], subject: FieldName) -> Filter:
     """
 
     def pointers(record: Record) -> float:
-        texts = [str(record.fields[name]) for name in fields]
+        texts = [record.text(name) for name in fields]
         together = " ".join(texts)
         count = len(POINTERS.findall(together))
         for text in texts:
             told = words(text)
             count += sum(word in PRONOUNS and not content(" ".join(told[:i])) for i, word in enumerate(told))
-        named = re.search(r"\S\s+[A-Z\d]", texts[0]) or content(str(record.fields[subject])) & content(together)
+        named = re.search(r"\S\s+[A-Z\d]", texts[0]) or content(record.text(subject)) & content(together)
         return count + (not named and not POINTING.isdisjoint(words(together)))
 
     def measure(records: Sequence[Record]) -> list[float]:

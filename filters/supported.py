@@ -43,7 +43,7 @@ def supported(
         return Passages.read(knowledge, project, embedder=embedder)
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        told = [sentences(str(r.fields[field])) for r in records]
+        told = [sentences(r.text(field)) for r in records]
         found = iter(base().about([sentence for some in told for sentence in some], passages))
         shown = [[next(found) for _ in some] for some in told]
         if model:

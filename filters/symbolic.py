@@ -24,7 +24,7 @@ def symbolic(*, field: FieldName = "answer", gold: FieldName = "gold", lenient: 
     need("symbolic", "math_verify")
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        texts, wanted = [str(r.fields[field]) for r in records], [r.fields[gold] for r in records]
+        texts, wanted = [r.text(field) for r in records], [r.fields[gold] for r in records]
         return [found.numbers for found in compare_expressions(texts, wanted, lenient=lenient, timeout_s=timeout_s)]
 
     def decide(found: Mapping[str, Any]) -> str | None:

@@ -26,7 +26,7 @@ def toxicity(
     need("toxicity", "torch", "transformers")
 
     def measure(records: Sequence[Record]) -> list[float]:
-        texts = [str(r.fields[field]).encode("utf-8", "replace").decode() for r in records]
+        texts = [r.text(field).encode("utf-8", "replace").decode() for r in records]
         given = loaded(classifier)(texts, top_k=None, truncation=True, batch_size=16)
         return [score(labels) for labels in given]
 

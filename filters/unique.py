@@ -19,7 +19,7 @@ def unique(*, by: list[FieldName]) -> Filter:
     def measure(records: Sequence[Record]) -> list[float]:
         counts = []
         for record in records:
-            levelled = "\0".join(" ".join(words(str(record.fields[name]))) for name in by)
+            levelled = "\0".join(" ".join(words(record.text(name))) for name in by)
             key = hashlib.blake2b(levelled.encode("utf-8", "replace"), digest_size=16).digest()
             counts.append(seen.get(key, 0))
             seen[key] = counts[-1] + 1

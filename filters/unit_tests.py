@@ -7,6 +7,7 @@ from typing import Any
 
 from distillgen import ConfigError, FieldName, Filter, Record
 from distillgen.answers import program as program_of
+from distillgen.record import text_of
 from distillgen.sandbox import FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH, Limits, Unconfined, lacking, run_program, run_tests
 
 WAYS = (FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH)
@@ -44,13 +45,14 @@ def unit_tests(
             return list(pool.map(tried, records))
 
     def tried(record: Record) -> dict[str, float]:
-        program, given = program_of(str(record.fields[field])), record.fields[tests]
+        program, given = program_of(record.text(field)), record.fields[tests]
         cases = given if isinstance(given, list) else [given] if given else []
         try:
             if cases and all(isinstance(case, Mapping) and "output" in case for case in cases):
                 return talked(program, cases)
-            name = str(record.fields[entry_point]) if entry_point else ""
-            found = run_tests(program, [str(case) for case in cases], entry_point=name, limits=limits, confined=not unconfined)
+            name = record.text(entry_point) if entry_point else ""
+            texts = [text_of(case) for case in cases]
+            found = run_tests(program, texts, entry_point=name, limits=limits, confined=not unconfined)
         except Unconfined as error:
             raise ConfigError(f"unit_tests: the process could not be confined: {error}") from error
         return {"tests": len(cases), "passed": found.passed, "ended": WAYS.index(found.ended)}
@@ -58,8 +60,8 @@ def unit_tests(
     def talked(program: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         passed, ended = 0, FINISHED
         for case in cases:
-            found = run_program(program, stdin=str(case.get("input", "")), limits=limits, confined=not unconfined)
-            passed += found.ended == FINISHED and lines(found.output) == lines(str(case["output"]))
+            found = run_program(program, stdin=text_of(case.get("input", "")), limits=limits, confined=not unconfined)
+            passed += found.ended == FINISHED and lines(found.output) == lines(text_of(case["output"]))
             ended = ended if found.ended in (FINISHED, LEFT) else found.ended
         return {"tests": len(cases), "passed": passed, "ended": WAYS.index(ended)}
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from distillgen import FieldName, Filter, Record
 from distillgen.answers import boxed
 from distillgen.numerals import read_number
+from distillgen.record import text_of
 
 IMAGE = re.compile(
     r"!\[|<img\b|\\includegraphics|\[asy\]|\b(?:figure|diagram|picture|image|graph|drawing|sketch|map)\s+(?:above|below|shown|here)\b"
@@ -31,13 +32,13 @@ def verifiable(*, field: FieldName = "question", gold: FieldName = "gold", answe
     """
 
     def label(value: Any) -> str:
-        text = str(value[0] if isinstance(value, list) and value else "" if value in (None, []) else value)
+        text = text_of(value[0] if isinstance(value, list) and value else value)
         return (boxed(text) or text).strip(" $.")
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [
             {
-                "image": IMAGE.search(str(r.fields[field])) is not None, "proof": PROOF.search(str(r.fields[field])) is not None,
+                "image": IMAGE.search(r.text(field)) is not None, "proof": PROOF.search(r.text(field)) is not None,
                 "labelled": bool(label(r.fields[gold])), "number": read_number(label(r.fields[gold])) is not None,
             }
             for r in records

@@ -15,7 +15,7 @@ def word_count(*, field: FieldName = "response", min_words: int = 0, max_words: 
     """
 
     def measure(records: Sequence[Record]) -> list[float]:
-        return [len(str(record.fields[field]).split()) for record in records]
+        return [len(record.text(field).split()) for record in records]
 
     def decide(count: float) -> str | None:
         if count < min_words:

@@ -106,7 +106,7 @@ def test_the_format_stage_drops_a_record_that_has_no_place_in_its_shape(project)
     stages = [{"source": {"path": "data/seeds.jsonl"}}, {"format": {"shape": {"preference": {"chosen": "{{ chosen }}!"}}}}]
     run = distillgen.run({"version": 1, "stages": stages}, out="runs/f")
     assert [row["chosen"] for row in kept(run)] == ["a!"]
-    assert [record.dropped.reason for record in run.dropped] == ["there is no 'rejected' in the row"]
+    assert [record.dropped.reason for record in run.dropped] == ["'rejected' is null"]
     with pytest.raises(ConfigError, match="did you mean 'rejected'"):
         distillgen.load({"version": 1, "stages": [stages[0], {"format": {"shape": {"preference": {"rejected": "rejectd"}}}}]})
 

@@ -58,14 +58,11 @@ ESCAPES = [
     "{{ [question]|sort(attribute='__class__.__name__') }}",
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ ().__class__.__bases__[0].__subclasses__() }}",
-    "{{ lipsum.__globals__ }}",
-    "{{ lipsum.__globals__['os'].popen('touch ran').read() }}",
-    "{{ cycler.__init__.__globals__.os.system('touch ran') }}",
-    "{{ joiner.__init__.__globals__ }}",
-    "{{ namespace.__init__.__globals__ }}",
-    "{{ range.__self__ }}",
-    "{{ self.__init__.__globals__ }}",
-    "{{ self._TemplateReference__context.environment }}",
+    "{{ lipsum().__globals__ }}",
+    "{{ cycler(1).__init__.__globals__.os.system('touch ran') }}",
+    "{{ joiner().__init__.__globals__ }}",
+    "{{ namespace().__init__.__globals__ }}",
+    "{{ range(1).__self__ }}",
     "{{ question.upper.__self__.__class__ }}",
     "{{ '{0.__class__.__mro__}'.format(question) }}",
     "{{ '{x.__class__}'.format_map({'x': question}) }}",
@@ -81,6 +78,27 @@ ESCAPES = [
 ]
 
 
+NO_FIELDS = [
+    "{{ lipsum.__globals__['os'].popen('touch ran').read() }}",
+    "{{ cycler.__init__.__globals__.os.system('touch ran') }}",
+    "{{ range.__self__ }}",
+    "{{ self.__init__.__globals__ }}",
+    "{{ self._TemplateReference__context.environment }}",
+]
+
+
+@pytest.mark.parametrize("template", NO_FIELDS)
+def test_what_jinja_brings_is_no_field(stranger, endpoint, template):
+    import distillgen
+
+    ask_with(stranger, endpoint, template)
+    with pytest.raises(distillgen.ConfigError, match="'template' needs the field '(lipsum|cycler|range|self)'"):
+        distillgen.run("ask")
+    ask_with(stranger, endpoint, template, [dict.fromkeys(["question", "lipsum", "cycler", "range", "self"], {"tags": "x"})])
+    run = distillgen.run("ask")
+    assert not (stranger.path / "ran").exists() and not endpoint.bodies and len(run.dropped) == 1
+
+
 @pytest.mark.parametrize("template", ESCAPES)
 def test_a_template_does_not_leave_its_sandbox(stranger, endpoint, template):
     import distillgen
@@ -88,11 +106,9 @@ def test_a_template_does_not_leave_its_sandbox(stranger, endpoint, template):
     ask_with(stranger, endpoint, template)
     run = distillgen.run("ask")
     assert not (stranger.path / "ran").exists()
-    for body in endpoint.bodies:  # a filter over attributes finds them undefined
-        assert re.fullmatch(r"[\[(]+Undefined.*", body["messages"][0]["content"]) and "class" not in str(body)
-    if not endpoint.bodies:
-        (record,) = run.dropped
-        assert record.dropped.filter == "unrenderable" and record.fields["tags"] == ["x"]
+    assert not endpoint.bodies
+    (record,) = run.dropped
+    assert record.dropped.filter == "unrenderable" and record.fields["tags"] == ["x"]
 
 
 @pytest.mark.parametrize("name", ["secret.txt", "../outside/secret.txt", "data/seeds.jsonl", "{{ question }}"])

@@ -231,7 +231,7 @@ def test_format_makes_messages_and_keeps_fields():
 def test_format_drops_what_it_cannot_shape_and_leaves_the_dropped_alone():
     gone = Record.read({"q": 1}, "x:2").drop("s", "f", "r")
     bad, same, good = shape([Record.read({"a": 1}, "x:1"), gone, Record.read({"q": 2}, "x:3")], fields={"t": "{{ q }}"})
-    assert bad.dropped.stage == "shape" and bad.dropped.filter == "unrenderable" and "'q' is undefined" in bad.dropped.reason
+    assert bad.dropped.stage == "shape" and bad.dropped.filter == "unrenderable" and "there is no field 'q' in the row" in bad.dropped.reason
     assert same is gone and good.fields == {"q": 2, "t": "2"}
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.objectives import Objective, Row, Training, Unusable
-from distillgen.record import FieldName, Record
+from distillgen.record import FieldName, Record, text_of
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
 from distillgen.stages._whole_set import number_of
@@ -48,7 +48,7 @@ class Pairs(Objective):
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """The texts in order, and the number."""
-        row: Row = {f"text_{i}": str(record.fields.get(name, "")) for i, name in enumerate(self.fields)}
+        row: Row = {f"text_{i}": text_of(record.fields.get(name)) for i, name in enumerate(self.fields)}
         if self.score:
             row["score"] = number_of(record, self.score)
             if row["score"] is None or not math.isfinite(row["score"]):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from distillgen.objectives import Objective, Row, Training, Unusable
-from distillgen.record import FieldName, Record
+from distillgen.record import FieldName, Record, text_of
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
 from distillgen.stages._whole_set import number_of
@@ -52,7 +52,8 @@ class TextClassifier(Objective):
         total = sum(given.values())
         if not 0.5 < total < 1.01:
             raise Unusable(f"the probabilities in '{self.label}' sum to {total:.2f}")
-        return {"texts": texts, "classes": [str(name) for name in given], "shares": [value / total for value in given.values()]}
+        classes = [text_of(name) for name in given]
+        return {"texts": texts, "classes": classes, "shares": [value / total for value in given.values()]}
 
     def trainer(self, training: Training) -> Any:
         """Trainer of transformers, on a model for sequence classification."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from distillgen.objectives import Objective, Row, Training, Unusable
 from distillgen.objectives._dialogue import lengths, split
-from distillgen.record import FieldName, Record
+from distillgen.record import FieldName, Record, text_of
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
 
@@ -42,7 +42,7 @@ class Rationale(Objective):
         for name, value in fields.items():
             if not isinstance(value, str | int | float) or not str(value).strip():
                 raise Unusable(f"'{getattr(self, name)}' holds no text")
-        return {name: str(value) for name, value in fields.items()}
+        return {name: text_of(value) for name, value in fields.items()}
 
     def trainer(self, training: Training) -> Any:
         """Two rows of each record, of different weight."""

@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.ledger import Ledger
 from distillgen.project import Project, class_in
-from distillgen.prompt import Unrenderable, compile_template
-from distillgen.record import Record
+from distillgen.record import Record, Unrenderable
 from distillgen.teachers import Completion, Request, Spec, Teacher, succeeded
+from distillgen.template import compile_template
 
 Chunk: TypeAlias = list[Record]
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]
@@ -196,19 +196,24 @@ class Text:
     """A template in place, of a stage that asks for something else than an answer. Raises ConfigError for a wrong one."""
 
     def __init__(self, source: str) -> None:
-        self._template, self.used = compile_template(source, "template")
+        self._template = compile_template(source, "template")
+        self.used = self._template.used
 
     def check(self, given: Checking, what: str) -> None:
-        """Raise ConfigError where a field that it uses is not there."""
-        for name in sorted(self.used):
+        """Raise ConfigError where a field that it needs is not there."""
+        for name in sorted(self._template.needed):
             given.need(name, what)
 
     def render(self, record: Record) -> str:
         """The text of one record. Raises Unrenderable."""
-        try:
-            return self._template.render(record.fields)
-        except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
-            raise Unrenderable(f"{type(error).__name__}: {error}") from error
+        return self._template.render(record.fields)
+
+    def say(self, record: Record) -> str:
+        """The text of one record that somebody is to read or has said. Raises Unrenderable, also where it is empty."""
+        text = self._template.render(record.fields)
+        if nothing := self._template.empty(record.fields) or ("" if text.strip() else "the text is empty"):
+            raise Unrenderable(nothing)
+        return text
 
     def size(self, record: Record) -> int:
         """Bytes of the text, with a few for what a chat template adds."""
@@ -221,7 +226,7 @@ def bounds(
     """The most that asking about every row can take: `asks` gives the model, the bytes (a token has at least one) and the
     most tokens of the answer of each request about one. A field that an earlier stage makes is as long as it can be.
     """
-    filler = dict.fromkeys(given.fields, "x" * (before.made_bytes or 0))
+    filler = dict.fromkeys(given.fields, "x" * (before.made_bytes or 1))
     each: list[Sequence[tuple[str, int, int | None]]] = []
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing

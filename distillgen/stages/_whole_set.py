@@ -17,7 +17,7 @@ from distillgen.embedding import SHIPPED, WORDS, embed
 from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.ledger import Ledger
-from distillgen.record import Record, digest, dumps, loads_own
+from distillgen.record import Record, digest, dumps, loads_own, text_of
 from distillgen.stages import CHUNK, Checking, Chunk, Job, Stage, splice
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Vectors:
         """Place the live records; the chunk, where what has no vector is dropped."""
         live = [record for record in chunk if not record.dropped]
         if self._stage.vector is None:
-            texts = [str(record.fields.get(str(self._stage.field), "")) for record in live]
+            texts = [text_of(record.fields.get(str(self._stage.field))) for record in live]
             self._parts.append(await embedded(texts, self._stage.embedder, self._job.ledger))
             return chunk
         return splice(chunk, ([self._given(record, str(self._stage.vector))] for record in live))

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.record import SPLIT, Record, digest
+from distillgen.record import SPLIT, Record, digest, text_of
 from distillgen.stages import Checking, Chunks, Estimate, Job, Stage
 from distillgen.stages._whole_set import Spool, number_of
 from distillgen.steering import apportion, drawn, equilibrium, factors
@@ -103,7 +103,7 @@ class Allocate(Stage):
         return not record.dropped and not record.held_out
 
     def _group(self, record: Record) -> str:
-        return str(record.fields.get(self.group)) if self.group else ""
+        return text_of(record.fields.get(self.group)) if self.group else ""
 
     def _shares(self, history: Sequence[Mapping[str, float]], groups: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
         """The share of each group, and what it follows from: the last gaps, and the share of wrong answers, by group."""

@@ -26,8 +26,8 @@ from distillgen.classifier import Classifier, Encoder, Linear, Renderings, Scori
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.project import Project
-from distillgen.prompt import Pick, Unrenderable, drawn
-from distillgen.record import META, Record, digest, dumps, read_rows
+from distillgen.prompt import Pick, drawn
+from distillgen.record import META, Record, Unrenderable, digest, dumps, read_rows, text_of
 from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
 
 log = logging.getLogger("distillgen")
@@ -158,7 +158,9 @@ class Critic(Stage):
             if missing := [name for name in self.fields or () if name not in fields]:
                 raise Unrenderable(f"there is no field '{missing[0]}'{did_you_mean(missing[0], fields)}")
             values = [fields[name] for name in self.fields or ()]
-            return (_plain(" | ".join(v if isinstance(v, str) else dumps(v).decode() for v in values)),)
+            if None in values:
+                raise Unrenderable(f"'{(self.fields or [])[values.index(None)]}' is null")
+            return (_plain(" | ".join(map(text_of, values))),)
 
         def rendered(fields: Mapping[str, Any]) -> Renderings:
             assert text

@@ -16,7 +16,7 @@ from pydantic import Field
 from distillgen.contamination import grams, items, texts
 from distillgen.errors import ConfigError
 from distillgen.project import Project
-from distillgen.record import SPLIT, Record
+from distillgen.record import SPLIT, Record, text_of
 from distillgen.stages import Checking, Chunks, Job, Stage
 from distillgen.stages._whole_set import Spool
 from distillgen.text import words
@@ -125,4 +125,4 @@ class Seen:
         """An item's questions, levelled, those of which it has all the fields."""
         for names in self._kinds:
             if all(name in fields for name in names):
-                yield (*names, *(tuple(words(str(fields[name]))) or str(fields[name]) for name in names))
+                yield (*names, *(tuple(words(text_of(fields[name]))) or text_of(fields[name]) for name in names))

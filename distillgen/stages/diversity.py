@@ -57,7 +57,7 @@ class Diversity(Placed):
             job.measured[self.name] = await self._measured(kept.records, all_.records, job)
 
     async def _measured(self, kept: Chunk, everything: Chunk, job: Job) -> dict[str, float]:
-        texts = [words(str(record.fields[self.field])) for record in kept]
+        texts = [words(record.text(self.field)) for record in kept]
         found = {"texts": float(len(texts))}
         for measure in self.measures:
             if measure in _EMBEDDING:

@@ -20,8 +20,8 @@ from distillgen.answers import Kind, option_of, options_of
 from distillgen.errors import ConfigError
 from distillgen.evaluation import GOLD, Answered, compared
 from distillgen.project import Project
-from distillgen.prompt import Prompt, Sampling, Unrenderable
-from distillgen.record import META, SPLIT, Record, digest, dumps, read_rows
+from distillgen.prompt import Prompt, Sampling
+from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, read_rows, text_of
 from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage, bounds, likelihood, size_of
 from distillgen.stages.filter import Entries, Entry, FilterStage
 from distillgen.teachers import Completion, Request, Teacher
@@ -174,7 +174,7 @@ class Evaluate(Stage, Sampling):
                 others = {other: texts[first].text for other, texts in said.items()}
                 fields = {**item.fields, **others, self.output: completion.text}
                 records.append(Record(digest([item.id, name, i % self.n]), fields, (item.id,), item.source))
-            groups = [str(item.fields.get(self.by)) for item in items] if self.by else []
+            groups = [text_of(item.fields.get(self.by)) for item in items] if self.by else []
             written = job.ledger.output_tokens([completion.key for completion in completions])
             tokens = fmean(written[completion.key] for completion in completions) if completions else 0.0
             found.append(answered := Answered(name, self.n, completions, records, groups, tokens))
@@ -257,7 +257,7 @@ class _Asking:
 
     async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[tuple[float, int] | None]:
         """The log-probability of each right answer, in nats, and its tokens; None where the model did not tell."""
-        answers = await self.all(model, [(item, str(_one(item.fields[GOLD]))) for item in items])
+        answers = await self.all(model, [(item, text_of(_one(item.fields[GOLD]))) for item in items])
         tokens = [[token[1] for token in each.logprobs if token[1] is not None] for (each,) in answers]
         return [(sum(values), len(values)) if values else None for values in tokens]
 

@@ -22,8 +22,7 @@ from distillgen.forms import Unparsable
 from distillgen.ledger import Ledger
 from distillgen.marked import NAME, Places, validate
 from distillgen.project import Project, code_sha256, imported, user_error
-from distillgen.prompt import Unrenderable
-from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, digest
+from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, Unrenderable, digest
 from distillgen.stages import (
     CHUNK,
     Answers,
@@ -215,12 +214,26 @@ class FilterStage(Stage):
         for entry, each in self.build(job.project):
             costs = job.costs.setdefault(self.name, {}).setdefault(entry.label, {"rows": 0, "measured": 0, "seconds": 0.0})
             judge = Judge(self.name, entry, each, costs)
+            chunks = self._having(chunks, entry, [name for _, name in self._named(entry, job.project, FieldName)])
             if each.depends_on is not None and not each.asks:  # what arrives while it measures is measured together
                 chunks = in_order(chunks, lambda chunk: [chunk], window=lambda: CHUNK)
             chunks = whole_groups(chunks, judge.together) if each.together else chunks
             chunks = (self._asked if each.asks else self._judged)(chunks, judge, job)
             chunks = self._noted(chunks, judge, job) if each.over_run else chunks
         return chunks
+
+    async def _having(self, chunks: Chunks, entry: Entry, names: Sequence[str]) -> Chunks:
+        """The same records; those that lack a field which the filter reads are dropped: no measure sees them."""
+
+        def missing(record: Record) -> str | None:
+            return None if record.dropped else next((name for name in names if name not in record.fields), None)
+
+        async for chunk in chunks:
+            yield [
+                record if (name := missing(record)) is None
+                else record.drop(self.name, entry.label, f"there is no field '{name}' in the row")
+                for record in chunk
+            ]  # fmt: skip
 
     async def _unjudged(self, chunks: Chunks) -> Chunks:
         """The same records; live ones without scores that another run, or an earlier round, gave them under the labels of these

@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
-from distillgen.prompt import Unrenderable
-from distillgen.record import META, Record
+from distillgen.record import META, Record, Unrenderable
 from distillgen.shapes import Shaper, shaper
 from distillgen.stages import Checking, Chunks, Job, Stage, Text
 
@@ -84,7 +83,7 @@ class Format(Stage):
         def shaped(record: Record) -> Record:
             try:
                 made: dict[str, Any] = {name: text.render(record) for name, text in fields}
-                said = iter([{"role": role, "content": text.render(record)} for role, text in turns])
+                said = iter([{"role": role, "content": text.say(record)} for role, text in turns])
                 made |= {name: list(islice(said, len(some))) for name, some in self.dialogues.items()}
                 if self.shape:
                     made |= of(frozenset(record.fields)).row(record.fields)

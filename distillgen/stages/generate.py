@@ -87,7 +87,7 @@ class Generate(Stage, Sampling):
         for name in sorted(self.params):
             if name not in prompt.inputs:
                 raise ConfigError(f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}")
-        for name in sorted(set(prompt.inputs) - set(self.params)):
+        for name in sorted(prompt.needed - self.params.keys()):
             given.need(name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what)
         for name in prompt.front.few_shot.match:
             given.need(name, f"few_shot.match of {what}")
@@ -114,7 +114,7 @@ class Generate(Stage, Sampling):
         most = self.sampling(given.models[self.model], prompt).get("max_tokens")
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            messages = prompt.render({**record.fields, **self.params}, prompt.typical(record.fields))
+            messages = prompt.render(record.fields, prompt.typical(record.fields), self.params)
             return [(self.model, size_of(messages), most and self.n * most)] * self.draws
 
         each = bounds(before, samples, given, asks)
@@ -158,7 +158,7 @@ class _Asking:
 
     def request(self, record: Record, draw: Draw) -> Request:
         stage, prompt = self.stage, self.prompt
-        messages = prompt.render({**record.fields, **stage.params}, draw)
+        messages = prompt.render(record.fields, draw, stage.params)
         return Request(
             model=self.teacher.spec.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
             schema=self.schema, **self.teacher.asked(messages),

@@ -16,7 +16,7 @@ from pydantic import Field
 from distillgen.embedding import check as check_embedder
 from distillgen.extras import need
 from distillgen.graph import commonest, communities, largest, name_key, picture
-from distillgen.record import Record, digest, dumps
+from distillgen.record import Record, digest, dumps, text_of
 from distillgen.stages import CHUNK, Checking, Chunks, Job, Stage
 from distillgen.stages._whole_set import Spool, embedded
 from distillgen.text import content
@@ -112,7 +112,7 @@ class Graph(Stage):
 
     def _triple(self, record: Record) -> Triple:
         head, relation, tail = (_line(record.fields.get(name)) for name in (self.head, self.relation, self.tail))
-        return Triple(record.id, head, relation, tail, str(record.fields.get(self.text)) if self.text else record.source)
+        return Triple(record.id, head, relation, tail, text_of(record.fields.get(self.text)) if self.text else record.source)
 
     async def _nodes(self, triples: Sequence[Triple], job: Job) -> dict[str, str]:
         """The node that each spelling of a name stands for; none for one that names nothing."""
@@ -217,7 +217,7 @@ class Graph(Stage):
 
 def _line(value: Any) -> str:
     """What a field says, on one line and in lower case."""
-    return "" if value is None else visible(" ".join(str(value).split())).lower()
+    return visible(" ".join(text_of(value).split())).lower()
 
 
 def _figures(name: str) -> list[str]:

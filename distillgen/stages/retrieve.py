@@ -18,7 +18,7 @@ from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.graph import connections, mentioned
 from distillgen.project import Project
-from distillgen.record import META, Record, digest
+from distillgen.record import META, Record, digest, text_of
 from distillgen.stages import Checking, Chunks, Estimate, Job, Stage
 from distillgen.stages._whole_set import embedded
 from distillgen.stages.rounds import ITEM, kept_of
@@ -110,14 +110,14 @@ class Retrieve(Stage):
             shown = [shown[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
         find = self._along(entries, shown) if self.path else await self._near(entries, shown, job)
         async for chunk in chunks:
-            brought = iter(await find([str(record.fields.get(self.query, "")) for record in chunk if not record.dropped]))
+            brought = iter(await find([text_of(record.fields.get(self.query)) for record in chunk if not record.dropped]))
             yield [r if r.dropped else replace(r, fields={**r.fields, self.into: next(brought)}) for r in chunk]
 
     def _along(self, entries: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Find:
         """Brings, for each query, the edges of paths between the nodes that it names."""
         import networkx as nx
 
-        ends = [(str(entry[self.wanted[0]]), str(entry[self.wanted[1]])) for entry in entries]
+        ends = [(text_of(entry[self.wanted[0]]), text_of(entry[self.wanted[1]])) for entry in entries]
         places = defaultdict[frozenset[str], list[int]](list)
         for i, edge in enumerate(ends):
             places[frozenset(edge)].append(i)
@@ -132,7 +132,7 @@ class Retrieve(Stage):
 
     async def _near(self, entries: Sequence[Mapping[str, Any]], shown: Sequence[Shown], job: Job) -> Find:
         """Brings, for each query, the entries that are nearest to it."""
-        keys = await embedded([str(entry[str(self.key)]) for entry in entries], self.embedder, job.ledger)
+        keys = await embedded([text_of(entry[str(self.key)]) for entry in entries], self.embedder, job.ledger)
 
         async def find(queries: Sequence[str]) -> list[list[Shown]]:
             if not entries:

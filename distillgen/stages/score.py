@@ -63,9 +63,9 @@ class Score(Stage):
         teacher, context, target = job.teachers[self.model], Text(self.context), Text(self.target)
 
         def questions(record: Record) -> list[Question]:
-            asked = teacher.asked([{"role": "user", "content": context.render(record)}])
+            asked = teacher.asked([{"role": "user", "content": context.say(record)}])
             sampling = {"logprobs": self.logprobs}
-            request = Request(teacher.spec.model, sampling=sampling, target=target.render(record), **asked)
+            request = Request(teacher.spec.model, sampling=sampling, target=target.say(record), **asked)
             return [(teacher, request, 1, None)]
 
         def answered(record: Record, answers: Answers) -> Chunk:

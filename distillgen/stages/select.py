@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.record import Record, digest
+from distillgen.record import Record, digest, text_of
 from distillgen.stages import Checking, Chunks, Estimate, Job, splice
 from distillgen.stages._whole_set import Placed, Spool, Vectors, number_of
 from distillgen.text import words
@@ -174,7 +174,7 @@ class _Found:
 
 
 def _group(record: Record, name: str) -> str:
-    return str(record.scores.get(name, record.fields.get(name)))
+    return text_of(record.scores.get(name, record.fields.get(name)))
 
 
 def _affordable(order: Iterator[int], costs: Sequence[float], budget: float) -> Iterator[int]:

@@ -32,8 +32,7 @@ from distillgen.extras import need
 from distillgen.marked import Places, validate
 from distillgen.objectives import PARTS, Lora, Objective, Row, Unusable, objective_class
 from distillgen.project import Project, file_sha256
-from distillgen.prompt import Unrenderable
-from distillgen.record import SPLIT, Record, digest, dumps
+from distillgen.record import SPLIT, Record, Unrenderable, digest, dumps
 from distillgen.signals import Logprobs, unpack
 from distillgen.stages import Checking, Chunk, Chunks, Job, Stage
 from distillgen.stages._whole_set import Spool
