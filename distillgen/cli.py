@@ -56,11 +56,14 @@ def _find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | s
 
 
 def _find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
-    """A run by its directory, or by its name under runs/. Raises ConfigError."""
-    for directory in (Path(name), Path("runs") / name):
+    """A run by its directory, or by its name under the project's runs/. Raises ConfigError."""
+    from distillgen.project import from_here, project_around
+
+    runs = from_here(project_around(Path.cwd()) / "runs")
+    for directory in (Path(name), runs / name):
         if (directory / "usage.json").exists():
             return distillgen.Run(directory)
-    known = [path.parent.name for path in Path("runs").glob("*/usage.json")]
+    known = [path.parent.name for path in runs.glob("*/usage.json")]
     raise ConfigError(f"'{name}' is not a run directory{did_you_mean(name, known)}")
 
 
@@ -71,7 +74,9 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 SETS = click.option("--set", "sets", multiple=True, metavar="NAME.OPTION=VALUE", help="Override an option of a model or stage.")
 LIMIT = click.option("-n", "--limit", type=click.IntRange(min=1), help="Only the first so many source rows.")
 COUNT = click.option("-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many rows.")
-OUT = click.option("-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/<pipeline>.")
+OUT = click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/PIPELINE in its project."
+)
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -121,12 +126,13 @@ def init(folder: Path) -> None:
 def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
     """The pipelines (or prompts, filters, stages, providers, objectives) of this project and those that ship."""
     from distillgen import catalog
-    from distillgen.project import Project
+    from distillgen.project import Project, project_around
 
+    project = Project(project_around(Path.cwd()))
     if markdown:
-        show.say(catalog.filter_table(Project(Path.cwd())))
+        show.say(catalog.filter_table(project))
         return
-    found = getattr(catalog, "json_schema" if schema else kind)(Project(Path.cwd()))
+    found = getattr(catalog, "json_schema" if schema else kind)(project)
     if schema or as_json:
         show.as_json(found)
         return
@@ -210,14 +216,15 @@ def plan(pipeline: str, sets: Sequence[str], limit: int | None, as_json: bool) -
 @COUNT
 def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) -> None:
     """Show a few records through all stages. Its answers are kept for the run."""
-    from distillgen.execution import Options, execute
+    from distillgen.execution import Options, execute, ledger_path
     from distillgen.progress import watch
     from distillgen.runs import read_records, stage_file
 
     checked = distillgen.load(pipeline, sets)
-    directory = (out or Path("runs") / checked.name) / "preview"
+    directory = (out or checked.run_directory()) / "preview"
     untrained = list(takewhile(lambda stage: stage.kind != "train", checked.stages))  # a few records teach nothing
-    options = Options(limit=count, ledger=directory.parent / "ledger.sqlite3", until=untrained[-1].name)
+    ledger = ledger_path(checked, directory.parent, Options())
+    options = Options(limit=count, ledger=ledger, until=untrained[-1].name)
     execute(checked, directory, options, watch)
     for i, stage in enumerate(untrained):
         show.say(f"\n{stage.name}", bold=True)
@@ -237,7 +244,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 @click.option("--retry-with", multiple=True, metavar="OPTION=VALUE", help="Sampling for --retry-failed: max_tokens=800.")
 @click.option("--max-cost-usd", type=click.FloatRange(min=0), help="Stop before the cost, resumes included, could exceed this.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Most requests in flight, for every model.")
-@click.option("--ledger", type=click.Path(path_type=Path, dir_okay=False), help="A ledger that several runs share.")
+@click.option("--ledger", type=click.Path(path_type=Path, dir_okay=False), help="Where answers are kept; default: the project's.")
 @click.option("--salvage", is_flag=True, help="Go on with what can be read of a damaged ledger.")
 @AS_JSON
 def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **given: Any) -> None:
@@ -253,7 +260,7 @@ def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **g
         given["first"] = given["until"] = stage
     given["retry_with"] = _sampling(given["retry_with"], given["retry_failed"])
     checked = distillgen.load(pipeline, sets)
-    _carry_out(checked, out or Path("runs") / checked.name, Options(**given), as_json)
+    _carry_out(checked, out or checked.run_directory(), Options(**given), as_json)
 
 
 @main.command("filter")
@@ -275,7 +282,7 @@ def filter_(data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[s
 
     stages = [{"source": origin(data)}, {"filter": [_filter(text) for text in chosen]}]
     checked = distillgen.load({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
-    _carry_out(checked, out or Path("runs") / f"{Path(data).stem}-filtered", Options(limit=limit), as_json)
+    _carry_out(checked, out or checked.run_directory(f"{Path(data).stem}-filtered"), Options(limit=limit), as_json)
 
 
 @main.command()
@@ -304,7 +311,7 @@ def evaluate(
     from distillgen.execution import Options
     from distillgen.stages.source import origin
 
-    path = data if isinstance(data, str) else str(data.directory / "corpus.jsonl")
+    path = data if isinstance(data, str) else _in_project(data.directory / "corpus.jsonl")
     models = dict(map(_model, given)) or ({} if isinstance(data, str) else _students(data.directory))
     if not models:
         raise ConfigError("say who is to answer: --model NAME=MODEL")
@@ -312,7 +319,7 @@ def evaluate(
     stage = {"models": list(models), "metrics": [_filter(text) for text in chosen], **asked}
     pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
     checked = distillgen.load(pipeline, sets, trusted=frozenset({path}))
-    _carry_out(checked, out or Path("runs") / f"{_stem(data)}-evaluated", Options(limit=limit), as_json)
+    _carry_out(checked, out or checked.run_directory(f"{_stem(data)}-evaluated"), Options(limit=limit), as_json)
 
 
 def _stem(data: Run | str) -> str:
@@ -328,7 +335,15 @@ def _model(text: str) -> tuple[str, Any]:
     if not equals or not value:
         raise ConfigError(f"--model takes NAME=MODEL, not '{text}'")
     entry = read_yaml(value, f"--model {name}")[0] if value.lstrip().startswith("{") else value
-    return name, entry if isinstance(entry, dict) else {"provider": "transformers", "model": value}
+    return name, entry if isinstance(entry, dict) else {"provider": "transformers", "model": _in_project(value)}
+
+
+def _in_project(path: str | Path) -> str:
+    """A path that was typed, as a pipeline of the project says it; what lies elsewhere, or is no path, stays as it is."""
+    from distillgen.project import project_around
+
+    root, whole = project_around(Path.cwd()), Path(path).resolve()
+    return str(whole.relative_to(root)) if whole.exists() and whole.is_relative_to(root) else str(path)
 
 
 def _students(run: Path) -> dict[str, Any]:
@@ -337,7 +352,8 @@ def _students(run: Path) -> dict[str, Any]:
     if not manifest.is_file():
         return {}
     base = json.loads(manifest.read_bytes())["base"]
-    found = {"student": str(manifest.parent), "base": str(manifest.parent / "base") if base == "base" else base}
+    base = _in_project(manifest.parent / "base") if base == "base" else base
+    found = {"student": _in_project(manifest.parent), "base": base}
     return {name: {"provider": "transformers", "model": model} for name, model in found.items()}
 
 
@@ -380,12 +396,12 @@ def train(
     from distillgen.stages.source import origin
 
     run = None if isinstance(data, str) else data
-    corpus = data if isinstance(data, str) else str((data.directory / "corpus.jsonl").resolve())
+    corpus = data if isinstance(data, str) else _in_project(data.directory / "corpus.jsonl")
     source = {"path": corpus, "lineage": True} if run else origin(corpus)
     stages = [{"source": source}, {"train": {"objective": objective, "student": student}}]
     trusted = frozenset({corpus, student})
     checked = distillgen.load({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
-    directory = out or (run.directory / "training" if run else Path("runs") / f"{_stem(data)}-student")
+    directory = out or (run.directory / "training" if run else checked.run_directory(f"{_stem(data)}-student"))
     link = run.directory / "student" if run and not out else None
     if link and link.exists() and not link.is_symlink():
         raise ConfigError(f"the pipeline of '{_stem(data)}' trains a student itself, {link}; give another directory with --out")

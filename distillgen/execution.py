@@ -87,12 +87,15 @@ class StageCount:
 
 @dataclass
 class Live:
-    """A run while it goes on. `ledger_run` is the name of its answers, None where the ledger holds no others."""
+    """A run while it goes on. `ledger_run` is the name of its answers, None where the ledger holds no others; `ledger_seen` the
+    newest row of which the stages that stand are known to take notice.
+    """
 
     pipeline: Pipeline
     directory: Path
     ledger: Ledger
     ledger_run: str | None
+    ledger_seen: int
     stages: list[StageCount]
     teachers: Mapping[str, Teacher]
     teacher: Callable[[str, Spec], Teacher]
@@ -126,7 +129,7 @@ class Live:
             "usage": [used._asdict() for used in usage],
             "totals": {key: round(sum(model[key] for model in models.values()), 6) for key in COUNTS},
             "ledger": os.path.relpath(self.ledger.path, self.directory),
-            "ledger_rows": self.ledger.rows,
+            "ledger_seen": self.ledger_seen,
             "seconds": round(time.monotonic() - self.started, 1),
             "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
@@ -138,16 +141,16 @@ def run(
 ) -> Run:  # fmt: skip
     """Carry a pipeline out and return its run.
 
-    `pipeline` is a path, a name, or the same structure as a dict; `out` the directory (default runs/<name>); `teachers`
-    replaces models by Python functions of (Request, sample index); further options are those of `Options`. Raises
-    ConfigError before anything is asked, BudgetStop at the cost cap.
+    `pipeline` is a path, a name, or the same structure as a dict; `out` the directory (default runs/<name> in its project);
+    `teachers` replaces models by Python functions of (Request, sample index), whose answers stay in that directory; further
+    options are those of `Options`. Raises ConfigError before anything is asked, BudgetStop at the cost cap.
     """
     known = set(Options.__dataclass_fields__)
     for name in options:
         if name not in known:
             raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, known)}")
     checked = load(pipeline, sets, scripted=teachers or ())
-    directory = Path(out) if out else Path("runs") / checked.name
+    directory = Path(out) if out else checked.run_directory()
     chosen = Options(**options, scripts=teachers or {})
     if asyncio._get_running_loop() is None:
         execute(checked, directory, chosen)
@@ -188,7 +191,7 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
     _check_budget(pipeline, options)
     first, last = _range(pipeline, options)
     with _locked(directory), _logged(directory / "run.log"):
-        path = options.ledger or directory / "ledger.sqlite3"
+        path = ledger_path(pipeline, directory, options)
         if options.salvage and path.exists():
             count, kept = salvage(path)
             log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
@@ -201,15 +204,35 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
             await ledger.close()
 
 
+def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
+    """Where a run's answers are kept: as the options say; else where they were; else in the one ledger of its project, but of
+    its own where Python functions answer, which a name does not tell apart.
+    """
+    own, stored = directory / "ledger.sqlite3", _stored_state(directory).get("ledger")
+    if options.ledger or options.scripts:
+        return options.ledger or own
+    if stored and (directory / stored).is_file():
+        return Path(os.path.normpath(directory / stored))
+    if own.exists():
+        return own
+    path = pipeline.run_directory("ledger.sqlite3")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger") from error
+    return path
+
+
 def _prepared(
     pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, first: int, last: int
 ) -> tuple[Live, int]:
     """Teachers, counts and the lock file of a run that is about to start, and the first stage that is to be carried out."""
-    ledger_run = directory.resolve().name if options.ledger else None
+    name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
+    ledger_run, name = (name, name) if name != "." else (None, directory.resolve().name)
     budget = Budget(options.max_cost_usd, spent=sum(used.cost_usd for used in ledger.usage(ledger_run)))
     hidden = from_environment(pipeline.shown_models)
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
-    services = Services(ledger, budget, directory.resolve().name, pipeline.project.root, hidden, order)
+    services = Services(ledger, budget, name, pipeline.project.root, hidden, order)
     teacher = partial(_teacher, services=services, options=options)
     specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
     teachers = {name: teacher(name, spec) for name, spec in specs.items()}
@@ -223,8 +246,13 @@ def _prepared(
         why = "has changed since it was run" if complete else "has not been run to its end"
         raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
     local = bool(pipeline.source.files(pipeline.project))  # what lies elsewhere may have changed unseen
-    if local and not options.first and not options.retry_failed and stored["ledger_rows"] == ledger.rows:
-        first = min(len(standing), last + 1)
+    seen = stored.get("ledger_seen", -1) if os.path.relpath(ledger.path, directory) == stored.get("ledger") else -1
+    if options.first:
+        pass
+    elif local and not (options.retry_failed or options.salvage) and seen >= 0 and not ledger.superseded_since(seen, name):
+        first, seen = min(len(standing), last + 1), ledger.last_id
+    else:
+        seen = ledger.last_id
     fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
     counts = standing[:first] + fresh[first:]
     total = pipeline.source.count(pipeline.project)
@@ -235,14 +263,14 @@ def _prepared(
     path, text = directory / "pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         _write(path, text)
-    return Live(pipeline, directory, ledger, ledger_run, counts, teachers, teacher, budget, total, most, last), first
+    return Live(pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last), first
 
 
 def _stored_state(directory: Path) -> dict[str, Any]:
     try:
         return Run(directory).state
     except ConfigError:
-        return {"stages": [], "ledger_rows": 0}
+        return {"stages": []}
 
 
 def _standing(
@@ -510,6 +538,8 @@ def _finish(live: Live, word: str, first: int) -> None:
     from distillgen.card import write_card
     from distillgen.report import write_report
 
+    if live.ledger.rows == live.ledger.last_id:  # nobody else has added to it
+        live.ledger_seen = live.ledger.rows
     _write(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
     if live.last == len(live.stages) - 1 and (first <= live.last or not _told(live.directory)):
         write_report(live.directory)

@@ -157,8 +157,28 @@ class Ledger:
                 yield from self._read.execute(query.format(",".join("?" * len(some))), some)
 
     def usage(self, run: str | None = None) -> list[Usage]:
-        """Totals by run, stage, model and status, over every run that has used this ledger, or of one."""
-        return [Usage(*labels, *counts) for labels, counts in self._usage.items() if run in (None, labels[0])]  # type: ignore[arg-type]
+        """Totals by run, stage, model and status, over every run that has used this ledger, or of one and of what lies in its
+        folder.
+        """
+        every = [Usage(*labels, *counts) for labels, counts in self._usage.items()]  # type: ignore[arg-type]
+        return [used for used in every if run is None or f"{used.run}/".startswith(f"{run}/")]
+
+    @property
+    def last_id(self) -> int:
+        """The number of the newest row, which grows with every answer of any process."""
+        with _explained(self.path):
+            return int(self._read.execute("SELECT ifnull(max(id), 0) FROM answers").fetchone()[0])
+
+    def superseded_since(self, last_id: int, run: str) -> bool:
+        """Whether an older answer has been taken over by one that another run has got since, so that what was made of the
+        older one is no longer what the ledger gives. Also where the rows are fewer than they were.
+        """
+        if self.last_id <= last_id or {labels[0] for labels in self._usage} <= {run}:
+            return self.last_id < last_id
+        older = "SELECT 1 FROM answers AS older WHERE older.key = newer.key AND older.id < newer.id"
+        query = f"SELECT EXISTS (SELECT 1 FROM answers AS newer WHERE id > ? AND run != ? AND EXISTS ({older}))"
+        with _explained(self.path):
+            return bool(self._read.execute(query, (last_id, run)).fetchone()[0])
 
     @property
     def rows(self) -> int:
@@ -409,9 +429,9 @@ def _explained(path: Path) -> Iterator[None]:
             "full": "no space left on the disk. The answers that were paid for are safe; free some space and run again to go on",
             "No space": "no space left on the disk. The answers that were paid for are safe; free some space and run again",
             "locked": "another program has been writing it for over 30 s",
-            "readonly": "it cannot be written. Choose another --out, or make this one writable",
-            "unable to open": "it cannot be opened. Choose another --out, or make this one writable",
-            "Permission": "it cannot be opened. Choose another --out, or make this one writable",
+            "readonly": "it cannot be written. Choose another --ledger, or make this one writable",
+            "unable to open": "it cannot be opened. Choose another --ledger, or make this one writable",
+            "Permission": "it cannot be opened. Choose another --ledger, or make this one writable",
         }
         remedy = next((remedy for sign, remedy in remedies.items() if sign in text), text)
         raise LedgerError(f"the ledger {path}: {remedy}") from error

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.marked import NAME, VARIABLE, Places, read_yaml, validate
-from distillgen.project import Project, file_sha256, project_of, read_text
+from distillgen.project import Project, file_sha256, from_here, project_around, project_of, read_text
 from distillgen.prompt import Sampling
 from distillgen.record import digest
 from distillgen.stages import Checking, Estimate, Stage
@@ -67,6 +67,10 @@ class Pipeline:
     project: Project
     missing_env: tuple[str, ...]
     fields: tuple[frozenset[str], ...]
+
+    def run_directory(self, name: str = "") -> Path:
+        """Where its project keeps a run that has no other place."""
+        return from_here(self.project.root / "runs" / (name or self.name))
 
     @property
     def source(self) -> Source:
@@ -134,17 +138,21 @@ def load(
     project where its name is `trusted` or in `sets`. For models that are `scripted`, that is answered by Python functions, what
     their providers need need not be there.
     """
-    path, text = Path("pipeline"), ""
+    path, text, root = Path("pipeline"), "", project_around(Path.cwd())
     if isinstance(pipeline, Mapping):
         data, places = dict(pipeline), Places(path)
     else:
-        path = _find(str(pipeline))
+        if Path(pipeline).suffix in (".yaml", ".yml"):
+            path = _file(Path(pipeline))
+            root = project_of(path)
+        else:
+            path = Project(root).find("pipelines", str(pipeline), ".yaml")
         text = read_text(path)
         data, places = read_yaml(text, path)
     if not isinstance(data, dict):
         raise ConfigError("a pipeline is a mapping with the keys version, models and stages", path=path, line=1)
     top = validate(Top, data, what="the pipeline", places=places)
-    project = Project(project_of(path), trusted)
+    project = Project(root, trusted)
     if sets:
         raw = top.model_dump()
         project = replace(project, trusted=trusted | override(raw, sets))
@@ -163,13 +171,11 @@ def load(
     )  # fmt: skip
 
 
-def _find(pipeline: str) -> Path:
-    """The file of a path or of a name, the user's before the shipped."""
-    path = Path(pipeline)
-    if path.suffix not in (".yaml", ".yml"):
-        return Project(Path.cwd()).find("pipelines", pipeline, ".yaml")
+def _file(path: Path) -> Path:
+    """A pipeline file that is there."""
     if not path.is_file():
-        raise ConfigError(f"there is no file '{pipeline}'{did_you_mean(path.name, [p.name for p in path.parent.glob('*.y*ml')])}")
+        near = [other.name for other in path.parent.glob("*.y*ml")]
+        raise ConfigError(f"there is no file '{path}'{did_you_mean(path.name, near)}")
     return path
 
 

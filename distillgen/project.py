@@ -22,6 +22,7 @@ from distillgen.errors import ConfigError, UserCodeError, did_you_mean
 from distillgen.record import Record
 
 KINDS = ("pipelines", "prompts", "filters", "data")
+MARKS = KINDS[:-1]  # what only a project has; a folder called data lies anywhere
 
 
 def home(kind: str) -> Path:
@@ -31,22 +32,38 @@ def home(kind: str) -> Path:
 
 
 def project_of(pipeline: Path) -> Path:
-    """The project that a pipeline file belongs to: the nearest folder above it with content of its own, not above the
-    working directory; else the file's own folder. A shipped pipeline works in the working directory.
+    """The project that a pipeline file belongs to, wherever the command is given: its own folder where that has content, else
+    the one around it. A pipeline of an installed distillgen works in the project around the working directory.
     """
-    folder, here = pipeline.resolve().parent, Path.cwd().resolve()
-    if folder.is_relative_to(home("pipelines").resolve()):
-        return here
-    above = [parent for parent in (folder, *folder.parents) if parent.is_relative_to(here)]
-    if not above and folder.name == "pipelines":
-        above = [folder.parent]
-    return next((parent for parent in above if any((parent / kind).is_dir() for kind in KINDS)), folder)
+    folder = pipeline.resolve().parent
+    if folder.is_relative_to(Path(__file__).resolve().parent):
+        return project_around(Path.cwd())
+    return folder if any((folder / kind).is_dir() for kind in KINDS) else project_around(folder)
+
+
+def project_around(folder: Path) -> Path:
+    """The nearest of a folder and those above it that is a project; else the folder itself. Neither the home folder nor the
+    root is one for what lies deep below it, for a pipeline may read all files of its project.
+    """
+    folder = folder.resolve()
+    for own in (folder, *folder.parents):
+        if own.name == "pipelines":
+            return own.parent
+        if own not in (Path.home(), Path(own.anchor)) and any((own / kind).is_dir() for kind in MARKS):
+            return own
+    return folder
+
+
+def from_here(path: Path) -> Path:
+    """A path as it is shown: relative where it lies below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @dataclass(frozen=True)
 class Project:
     """A folder with content of its own. No file outside of it and of what ships is read, unless `trusted` (what the
-    user typed on the command line) names it.
+    user typed on the command line) names it, which is meant from the working directory, or else from the project.
     """
 
     root: Path
@@ -72,6 +89,8 @@ class Project:
     def file(self, path: str) -> Path:
         """A data file or folder named in a pipeline or prompt."""
         roots = [self.root.resolve(), home("data").parent.resolve()]
+        if path in self.trusted:
+            roots.insert(0, Path.cwd())
         found = next((file for root in roots if (file := (root / path).resolve()).exists()), None)
         if found is None:
             near = [p.name for p in (self.root / path).parent.glob("*")]

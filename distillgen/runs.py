@@ -26,7 +26,7 @@ class Run:
         """What `usage.json` holds: state, stages, models, totals."""
         try:
             state: dict[str, Any] = json.loads((self.directory / "usage.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"'{self.directory}' is not a run directory (it has no usage.json)") from None
         if state["state"] == "running" and not is_running(self.directory):
             state["state"] = "killed"

@@ -147,7 +147,7 @@ def test_the_completions_protocol(project):
 def test_the_openai_package_as_transport_gives_the_same_corpus(project, endpoint):
     project.ask_pipeline(endpoint.url, 5)
     project.cli("run", "ask", "-o", "runs/a")
-    project.cli("run", "ask", "-o", "runs/b", "--set", "teacher.transport=openai")
+    project.cli("run", "ask", "-o", "runs/b", "--ledger", "b.sqlite3", "--set", "teacher.transport=openai")
     assert len(endpoint.bodies) == 10
     assert (project.path / "runs/a/corpus.jsonl").read_bytes() == (project.path / "runs/b/corpus.jsonl").read_bytes()
 

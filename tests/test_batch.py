@@ -56,16 +56,16 @@ def totals(project, run="ask"):
 def test_a_batch_gives_the_corpus_that_asking_online_gives_under_the_same_keys(project):
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 30, model=FAST, stage=", n: 3")
-        run(project, "online", sets=["teacher.mode=online"])
+        run(project, "online", sets=["teacher.mode=online"], ledger=project.path / "online.sqlite3")
         assert len(endpoint.bodies) == 30 and not endpoint.batches
-        run(project, "batch")
+        run(project, "batch", ledger=project.path / "batch.sqlite3")
         assert len(endpoint.batches) == 1 and len(endpoint.lines) == 30
         assert sorted(map(json.dumps, endpoint.bodies[:30])) == sorted(map(json.dumps, endpoint.bodies[30:]))
         assert corpus(project, "batch") == corpus(project, "online")
         assert totals(project, "batch") == totals(project, "online")
         before = len(endpoint.bodies)
         for other, mode in (("batch", "online"), ("online", "batch")):
-            run(project, "both", ledger=project.path / "runs" / other / "ledger.sqlite3", sets=[f"teacher.mode={mode}"])
+            run(project, "both", ledger=project.path / f"{other}.sqlite3", sets=[f"teacher.mode={mode}"])
         assert len(endpoint.bodies) == before and corpus(project, "both") == corpus(project, "online")
 
 
@@ -115,7 +115,7 @@ def test_killed_at_any_step_nothing_is_paid_twice_and_nothing_is_lost(project, s
     """Each is the last step that the process sees; it takes effect, but for upload and create, and is listed late."""
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=FAST)
-        run(project, "online", sets=["teacher.mode=online"])
+        run(project, "online", sets=["teacher.mode=online"], ledger=project.path / "online.sqlite3")
         killed(project, endpoint, step)
         assert len(endpoint.batches) == (step not in ("upload", "uploaded", "create"))
         endpoint.late = 1
@@ -131,7 +131,7 @@ def test_killed_with_half_of_the_answers_recorded(project):
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=FAST + ", batch_size: 20")
         killed(project, endpoint, "download", times=2)
-        with sqlite3.connect(project.path / "runs/ask/ledger.sqlite3") as ledger:
+        with sqlite3.connect(project.path / "runs/ledger.sqlite3") as ledger:
             assert ledger.execute("SELECT count(*) FROM answers").fetchone() == (20,)
         run(project)
         assert len(endpoint.batches) == 2 and set(endpoint.lines.values()) == {1} and len(endpoint.lines) == 40
@@ -175,7 +175,7 @@ def test_killed_again_and_again_while_batches_come_and_go(project, seed):
             endpoint.url, rows, model=FAST.replace("0.1", "0.02") + ", batch_size: 20, max_concurrency: 40",
             after='  - generate: {name: again, model: teacher, template: "Judge {{ answer }}", output: verdict}\n',
         )
-        run(project, "online", sets=["teacher.mode=online"])
+        run(project, "online", sets=["teacher.mode=online"], ledger=project.path / "online.sqlite3")
         kills = 0
         while True:
             process, seen, limit = start(project), len(endpoint.steps), time.monotonic() + 30
@@ -494,7 +494,7 @@ def test_a_ledger_that_is_merged_or_salvaged_still_knows_what_is_at_the_endpoint
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
         interrupt(project, endpoint)
-        merge(project.path / "merged.sqlite3", [project.path / "runs/ask/ledger.sqlite3"])
+        merge(project.path / "merged.sqlite3", [project.path / "runs/ledger.sqlite3"])
         salvage(project.path / "merged.sqlite3")
         with sqlite3.connect(project.path / "merged.sqlite3") as ledger:
             custom_id = ledger.execute("SELECT custom_id FROM batch_lines").fetchone()[0]

@@ -61,13 +61,13 @@ def test_sigkill_loses_nothing_and_asks_only_what_was_in_flight(project, seed):
     rng = random.Random(seed)
     with Endpoint(judged) as endpoint:
         pipeline(project, endpoint.url)
-        project.cli("run", "ask", "-o", "runs/whole", check=3)
+        project.cli("run", "ask", "-o", "runs/whole", "--ledger", "whole.sqlite3", check=3)
         whole = {f: (project.path / "runs/whole" / f).read_bytes() for f in ("corpus.jsonl", "dropped.jsonl")}
         endpoint.asked.clear()
         endpoint.latency_s = 0.02
         kills = repeats_allowed = 0
         while True:
-            process = start(project, "-o", "runs/killed")
+            process = start(project, "-o", "runs/killed", "--ledger", "killed.sqlite3")
             seen = endpoint.asked.total()
             limit = time.monotonic() + 30
             while process.poll() is None and endpoint.asked.total() == seen and time.monotonic() < limit:
@@ -151,7 +151,9 @@ def test_the_corpus_does_not_depend_on_concurrency(project):
         found = Counter()
         for concurrency in (1, 7, 256):
             endpoint.asked.clear()
-            project.cli("run", "ask", "--concurrency", concurrency, "-o", f"runs/{concurrency}", check=3)
+            own = ("-o", f"runs/{concurrency}", "--ledger", f"{concurrency}.sqlite3")
+            project.cli("run", "ask", "--concurrency", concurrency, *own, check=3)
+            assert len(endpoint.asked) > ROWS, "another run's answers were taken"
             assert endpoint.most_in_flight <= concurrency
             names = ("corpus.jsonl", "dropped.jsonl", "stages/02-generate.jsonl", "stages/03-again.jsonl")
             found[b"".join((project.path / f"runs/{concurrency}" / f).read_bytes() for f in names)] += 1

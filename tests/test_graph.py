@@ -134,7 +134,7 @@ def test_the_graph_is_the_same_in_every_process_and_other_programs_can_read_it(p
     project.rows("rows.jsonl", [*rows, {"head": "a\u0001<b>&", "relation": "]]>\u0002", "tail": "a0"}])
     project.write("pipelines/g.yaml", "# g.yaml: x\nversion: 1\nstages:\n  - source: {path: rows.jsonl}\n  - graph: {embedder: words, name: mine}\n")
     for seed in ("1", "2"):
-        project.cli("run", "g", "--out", f"out{seed}", env={"PYTHONHASHSEED": seed})
+        project.cli("run", "g", "--out", f"out{seed}", "--ledger", f"{seed}.sqlite3", env={"PYTHONHASHSEED": seed})
     first, second = (project.path / name for name in ("out1", "out2"))
     for name in ("graph-mine.json", "graph-mine.graphml", "corpus.jsonl"):
         assert (first / name).read_bytes() == (second / name).read_bytes()

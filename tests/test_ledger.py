@@ -326,7 +326,7 @@ def test_a_torn_write_ahead_log_keeps_all_that_was_committed(project):
     with Endpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 40)
         project.cli("run", "ask")
-        ledger = project.path / "runs/ask/ledger.sqlite3"
+        ledger = project.path / "runs/ledger.sqlite3"
         live = sqlite3.connect(ledger)
         live.execute("PRAGMA wal_autocheckpoint = 0")
         live.execute("UPDATE answers SET at = 0 WHERE id = 1")
@@ -343,7 +343,7 @@ def test_a_damaged_ledger_stops_a_run_before_it_asks_and_salvage_asks_only_what_
         project.ask_pipeline(endpoint.url, 300)
         project.cli("run", "ask")
         corpus = (project.path / "runs/ask/corpus.jsonl").read_bytes()
-        ledger = project.path / "runs/ask/ledger.sqlite3"
+        ledger = project.path / "runs/ledger.sqlite3"
         os.truncate(ledger, ledger.stat().st_size // 2)
         refused = project.cli("run", "ask", check=2)
         assert "--salvage" in refused.stderr and "Traceback" not in refused.stderr and len(endpoint.bodies) == 300
@@ -360,12 +360,12 @@ def test_a_full_disk_keeps_what_was_paid_for_and_says_so(project):
         if os.geteuid() or os.system(f"mount -t tmpfs -o size=6m tmpfs {folder}"):
             pytest.skip("a small file system can only be mounted by root")
         try:
-            full = project.cli("run", "ask", "-o", folder, check=2)
+            full = project.cli("run", "ask", "-o", folder, "--ledger", folder / "ledger.sqlite3", check=2)
             assert "no space left" in full.stderr and "run again to go on" in full.stderr and "Traceback" not in full.stderr
             asked = len(endpoint.bodies)
             assert 100 < asked < 6000
             os.system(f"mount -o remount,size=60m {folder}")
-            project.cli("run", "ask", "-o", folder)
+            project.cli("run", "ask", "-o", folder, "--ledger", folder / "ledger.sqlite3")
             assert max(endpoint.asked.values()) == 1, "an answer that had been paid for was asked again"
             assert len(project.read("small/corpus.jsonl")) == 6000
         finally:

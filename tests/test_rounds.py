@@ -287,13 +287,13 @@ stages:
 """)  # fmt: skip
         project.cli("run", "loop", "--out", "whole")
         assert len(endpoint.bodies) == 450
-        command = [sys.executable, "-m", "distillgen", "run", "loop", "--out", "killed"]
+        command = [sys.executable, "-m", "distillgen", "run", "loop", "--out", "killed", "--ledger", "killed.sqlite3"]
         for wait_s in (0.8, 0.9, 1.0, 1.1):
             process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(wait_s)
             process.send_signal(signal.SIGKILL)
             process.wait()
-        project.cli("run", "loop", "--out", "killed")
+        project.cli("run", "loop", "--out", "killed", "--ledger", "killed.sqlite3")
         for name in ("corpus.jsonl", "dropped.jsonl"):
             assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes()
         assert len(endpoint.bodies) - 900 <= 4 * 10, "more was asked again than was in flight at the kills"

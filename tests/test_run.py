@@ -178,7 +178,7 @@ def test_a_script_that_raises_is_that_rows_failure(project):
 def test_a_read_only_ledger_is_not_touched(project, endpoint):
     project.ask_pipeline(endpoint.url, 3)
     project.cli("run", "ask")
-    path = project.path / "runs/ask/ledger.sqlite3"
+    path = project.path / "runs/ledger.sqlite3"
     before = path.read_bytes()
     ledger = Ledger(path, read_only=True)
     assert ledger.usage()[0].answers == 3
@@ -284,24 +284,22 @@ def test_stages_of_which_nothing_changed_are_not_carried_out_again(project, endp
     assert state(project)["stages"][0]["complete"] and [s["rows"] for s in state(project)["stages"]] == [6, 6, 6, 6]
 
 
-@pytest.mark.parametrize("how", ["source", "missing", "limit", "ledger"])
+@pytest.mark.parametrize("how", ["source", "missing", "limit"])
 def test_what_did_change_is_carried_out_again(project, endpoint, how):
     project.ask_pipeline(endpoint.url, 6)
-    project.cli("run", "ask", "--ledger", "l.sqlite3")
+    project.cli("run", "ask")
     before = mtimes(project)
     args = []
     if how == "source":
         project.rows("data/seeds.jsonl", [{"question": f"What is {i}?", "number": i + 1} for i in range(6)])
     elif how == "missing":
         (project.path / "runs/ask/corpus.jsonl").unlink()
-    elif how == "limit":
+    else:
         args = ["-n", 5]
-    else:  # another run has added to the shared ledger: its newest answers count
-        project.cli("run", "ask", "-o", "runs/other", "--ledger", "l.sqlite3", "--set", "teacher.temperature=0.5")
-    project.cli("run", "ask", "--ledger", "l.sqlite3", *args)
+    project.cli("run", "ask", *args)
     now = mtimes(project)
     assert now["02-generate.jsonl"] != before["02-generate.jsonl"]
-    assert endpoint.asked.total() == (12 if how == "ledger" else 6)
+    assert endpoint.asked.total() == 6
     rows = project.read("runs/ask/corpus.jsonl")
     assert len(rows) == (5 if how == "limit" else 6) and rows[0]["number"] == (how == "source")
 

@@ -48,7 +48,7 @@ def test_sampled_logprobs_are_kept_in_binary_and_replayed_alike(project):
         assert len(endpoint.bodies) == 3 and (project.path / "runs/ask/corpus.jsonl").read_bytes() == first
     row = project.read("runs/ask/corpus.jsonl")[0]
     assert row["meta"]["scores"]["generate.logprob"] == pytest.approx(-0.2469134, rel=1e-6)
-    ledger = Ledger(project.path / "runs/ask/ledger.sqlite3", read_only=True)
+    ledger = Ledger(project.path / "runs/ledger.sqlite3", read_only=True)
     (status, text, blob), *_ = ledger.find([bytes.fromhex(row["meta"]["made"][0]["key"])]).values()
     ledger.close_now()
     assert b"logprob" not in text and unpack(blob)[0][1] == ["swer", pytest.approx(-0.1234567), [["swer", pytest.approx(-0.1234567, rel=1e-3)], ["no", pytest.approx(-3.3, rel=1e-3)]]]
@@ -79,7 +79,7 @@ def test_given_text_is_scored_after_its_context(project):
         project.cli("run", "s")
         assert endpoint.bodies[0]["messages"] == [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So it is."}]
         assert endpoint.bodies[0]["continue_final_message"] is True and endpoint.bodies[0]["max_tokens"] == 1
-        project.cli("run", "s", "-o", "runs/t", "--ledger", "runs/s/ledger.sqlite3")
+        project.cli("run", "s", "-o", "runs/t", "--ledger", "runs/ledger.sqlite3")
         assert len(endpoint.bodies) == 2
     first, second = project.read("runs/s/corpus.jsonl")
     assert first["meta"]["scores"] == {"score.logprob": -(2 + 3 + 4) / 2, "score.mean_logprob": -1.5}
@@ -119,7 +119,7 @@ def test_embeddings_stay_in_the_ledger(project):
         run = distillgen.run(made, out="runs/e")
         assert run.state["totals"]["input_tokens"] == 6
         rows = project.read("runs/e/corpus.jsonl")
-        ledger = Ledger(project.path / "runs/e/ledger.sqlite3", read_only=True)
+        ledger = Ledger(project.path / "runs/ledger.sqlite3", read_only=True)
         found = ledger.find([bytes.fromhex(row["meta"]["made"][0]["key"]) for row in rows])
         ledger.close_now()
     assert [unpack(blob)[1] for _, _, blob in found.values()] == [[0.25, 3.0], [0.25, 7.0]]

@@ -389,7 +389,7 @@ def begin(project):
 @needs_vllm
 def test_answers_are_kept_as_they_finish_and_a_killed_run_leaves_no_engine_behind(project, model, begin):
     rows = 600
-    env, ledger = pipeline(project, model, rows, ", max_concurrency: 16"), project.path / "runs/ask/ledger.sqlite3"
+    env, ledger = pipeline(project, model, rows, ", max_concurrency: 16"), project.path / "runs/ledger.sqlite3"
     process = begin(env)
     assert until(lambda: count(ledger) >= 50, 240), (project.path / "log").read_text()
     below = engine_of(process.pid)
@@ -411,7 +411,7 @@ def test_answers_are_kept_as_they_finish_and_a_killed_run_leaves_no_engine_behin
 @pytest.mark.parametrize("number, whole_group", [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_stopping_is_prompt_whatever_the_engine_is_doing(project, model, begin, moment, number, whole_group):
     """Ctrl-C reaches every process of a terminal's group, SIGTERM only the run itself."""
-    env, ledger = pipeline(project, model, 2000), project.path / "runs/ask/ledger.sqlite3"
+    env, ledger = pipeline(project, model, 2000), project.path / "runs/ledger.sqlite3"
     process = begin(env)
     if moment == "loading":
         assert until(lambda: len(engine_of(process.pid)) >= 2, 120)

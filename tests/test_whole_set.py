@@ -153,13 +153,13 @@ stages:
 """)  # fmt: skip
     project.cli("run", "all", "--out", "whole")
     before = {path.name for path in (project.path / "whole").iterdir()}
-    command = [sys.executable, "-m", "distillgen", "run", "all", "--out", "killed"]
+    command = [sys.executable, "-m", "distillgen", "run", "all", "--out", "killed", "--ledger", "killed.sqlite3"]
     for wait_s in (1.0, 1.3, 1.6, 1.9):
         process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(wait_s)
         process.kill()
         process.wait()
-    project.cli("run", "all", "--out", "killed")
+    project.cli("run", "all", "--out", "killed", "--ledger", "killed.sqlite3")
     for name in ("corpus.jsonl", "dropped.jsonl"):
         assert (project.path / "killed" / name).read_bytes() == (project.path / "whole" / name).read_bytes()
     assert len(project.read("killed/corpus.jsonl")) == 20

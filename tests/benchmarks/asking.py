@@ -84,7 +84,7 @@ def ours(url: str, rows: int, concurrency: int, out: Path) -> None:
         ],
     }
     sets = [f"source.path={seeds}"]
-    distillgen.run(pipeline, out=out, sets=sets)
+    distillgen.run(pipeline, out=out, sets=sets, ledger=out.with_suffix(".sqlite3"))
 
 
 def measured(what, *args) -> tuple[float, float, float]:

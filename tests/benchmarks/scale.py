@@ -34,7 +34,7 @@ def main() -> None:
         print(f"status: {time.perf_counter() - begun:.2f} s")
         shutil.rmtree(many / "stages")
         tell("run again from the ledger alone", given.rows, measured(ours, url, given.rows, 256, many))
-        print(f"ledger: {(many / 'ledger.sqlite3').stat().st_size / given.rows:,.0f} bytes a row")
+        print(f"ledger: {many.with_suffix('.sqlite3').stat().st_size / given.rows:,.0f} bytes a row")
 
 
 if __name__ == "__main__":
