@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice, takewhile
 from pathlib import Path
@@ -65,6 +65,14 @@ def _find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
             return distillgen.Run(directory)
     known = [path.parent.name for path in runs.glob("*/usage.json")]
     raise ConfigError(f"'{name}' is not a run directory{did_you_mean(name, known)}")
+
+
+def _load(pipeline: str | Mapping[str, Any], sets: Sequence[str], **how: Any) -> distillgen.Pipeline:
+    """A checked pipeline; what is to be known about `--set` is said."""
+    checked = distillgen.load(pipeline, sets, **how)
+    for note in checked.notes:
+        show.say(f"note: {note}", error=True)
+    return checked
 
 
 PIPELINE = click.argument("pipeline")
@@ -180,7 +188,7 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
 @AS_JSON
 def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
     """Check PIPELINE without asking anything: every name, option, field, prompt and file."""
-    checked = distillgen.load(pipeline, sets, need_env=False)
+    checked = _load(pipeline, sets, need_env=False)
     reached = zip(checked.stages, map(sorted, checked.fields), strict=True)
     stages = [{"name": stage.name, "kind": stage.kind, "fields": fields} for stage, fields in reached]
     if as_json:
@@ -200,7 +208,7 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
 @AS_JSON
 def plan(pipeline: str, sets: Sequence[str], limit: int | None, as_json: bool) -> None:
     """What PIPELINE would ask: requests, tokens and the most it can cost, for each stage. Asks nothing."""
-    estimates = distillgen.load(pipeline, sets, need_env=False).plan(limit)
+    estimates = _load(pipeline, sets, need_env=False).plan(limit)
     stages = [{"stage": stage.name, "kind": stage.kind, **vars(estimate)} for stage, estimate in estimates]
     totals = {}
     for name in ("requests", "input_tokens", "output_tokens", "max_cost_usd"):
@@ -220,7 +228,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     from distillgen.progress import watch
     from distillgen.runs import read_records, stage_file
 
-    checked = distillgen.load(pipeline, sets)
+    checked = _load(pipeline, sets)
     directory = (out or checked.run_directory()) / "preview"
     untrained = list(takewhile(lambda stage: stage.kind != "train", checked.stages))  # a few records teach nothing
     ledger = ledger_path(checked, directory.parent, Options())
@@ -259,7 +267,7 @@ def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **g
     if stage := given.pop("stage"):
         given["first"] = given["until"] = stage
     given["retry_with"] = _sampling(given["retry_with"], given["retry_failed"])
-    checked = distillgen.load(pipeline, sets)
+    checked = _load(pipeline, sets)
     _carry_out(checked, out or checked.run_directory(), Options(**given), as_json)
 
 
@@ -281,7 +289,7 @@ def filter_(data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[s
     from distillgen.stages.source import origin
 
     stages = [{"source": origin(data)}, {"filter": [_filter(text) for text in chosen]}]
-    checked = distillgen.load({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
+    checked = _load({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
     _carry_out(checked, out or checked.run_directory(f"{Path(data).stem}-filtered"), Options(limit=limit), as_json)
 
 
@@ -318,7 +326,7 @@ def evaluate(
     asked = {name: value for name, value in question.items() if value is not None}
     stage = {"models": list(models), "metrics": [_filter(text) for text in chosen], **asked}
     pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
-    checked = distillgen.load(pipeline, sets, trusted=frozenset({path}))
+    checked = _load(pipeline, sets, trusted=frozenset({path}))
     _carry_out(checked, out or checked.run_directory(f"{_stem(data)}-evaluated"), Options(limit=limit), as_json)
 
 
@@ -400,7 +408,7 @@ def train(
     source = {"path": corpus, "lineage": True} if run else origin(corpus)
     stages = [{"source": source}, {"train": {"objective": objective, "student": student}}]
     trusted = frozenset({corpus, student})
-    checked = distillgen.load({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
+    checked = _load({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
     directory = out or (run.directory / "training" if run else checked.run_directory(f"{_stem(data)}-student"))
     link = run.directory / "student" if run and not out else None
     if link and link.exists() and not link.is_symlink():

@@ -150,6 +150,8 @@ def run(
         if name not in known:
             raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, known)}")
     checked = load(pipeline, sets, scripted=teachers or ())
+    for note in checked.notes:
+        log.warning("%s", note)
     directory = Path(out) if out else checked.run_directory()
     chosen = Options(**options, scripts=teachers or {})
     if asyncio._get_running_loop() is None:

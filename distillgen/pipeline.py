@@ -67,6 +67,8 @@ class Pipeline:
     project: Project
     missing_env: tuple[str, ...]
     fields: tuple[frozenset[str], ...]
+    notes: tuple[str, ...] = ()
+    """What was made of `--set` besides what it says."""
 
     def run_directory(self, name: str = "") -> Path:
         """Where its project keeps a run that has no other place."""
@@ -152,11 +154,13 @@ def load(
     if not isinstance(data, dict):
         raise ConfigError("a pipeline is a mapping with the keys version, models and stages", path=path, line=1)
     top = validate(Top, data, what="the pipeline", places=places)
-    project = Project(root, trusted)
+    project, notes = Project(root, trusted), list[str]()
     if sets:
         raw = top.model_dump()
         project = replace(project, trusted=trusted | override(raw, sets))
         places = replace(places, note=f" (with --set {' --set '.join(map(typed, sets))})")
+        with places.within("models"):
+            notes = _fitted(top.models, raw["models"])
         top = validate(Top, raw, what="the pipeline", places=places)
     missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
     if missing and need_env:
@@ -167,7 +171,7 @@ def load(
     stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
     return Pipeline(
         path.stem, path, about_line(text), top.seed, top.system, top.card, models, shown, stages, project,
-        tuple(dict.fromkeys(missing)), fields,
+        tuple(dict.fromkeys(missing)), fields, tuple(notes),
     )  # fmt: skip
 
 
@@ -240,7 +244,8 @@ def from_environment(value: Any) -> dict[str, str]:
 def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
     """Apply `--set` to the raw pipeline; returns the texts that the user typed, which may name files anywhere.
 
-    A stage is addressed by its name, or all of a kind by that; `name=null` leaves a stage, or a filter of one, out.
+    A stage is addressed by its name, or all of a kind by that; `name=null` leaves a stage, or a filter of one, out, and
+    `name={…}` gives all options of a model or stage; null takes an option of a model away.
     """
     values = []
     for given in sets:
@@ -252,8 +257,8 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
             values.append(read_yaml(text, "")[0] if text else "")
             stages = _named(data["stages"])
             named = {**{own: [value] for own, value in {**data, **data["models"]}.items()}, **stages}
-            if not owner and values[-1] is None and option in stages:
-                _leave_out(data["stages"], stages[option])
+            if not owner and option in {**data["models"], **stages}.keys() - Top.model_fields:
+                _replace(data, option, values[-1])
                 continue
             if owner and owner[0] not in named:
                 raise ConfigError(f"there is no model or stage '{owner[0]}'{did_you_mean(owner[0], named)}")
@@ -263,10 +268,41 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
                 if not isinstance(target, dict):
                     raise ConfigError(f"'{owner[-1]}' is not a mapping")
                 target[option] = values[-1]
+                if values[-1] is None and owner[0] in data["models"]:
+                    del target[option]
             users = {name: own for name, own in stages.items() if [each.get("model") for each in own] == owner}
             if option in Sampling.model_fields and users and all(option in own[0] for own in users.values()):
                 raise ConfigError(f"it changes nothing: the stage sets it itself; use --set {next(iter(users))}.{option}={text}")
     return frozenset(value for value in values if isinstance(value, str))
+
+
+def _replace(data: dict[str, Any], name: str, value: Any) -> None:
+    """Another model, or other options of a stage or filter, in the place of what has this name; null leaves it out."""
+    if not isinstance(value, dict | None):
+        raise ConfigError(f"it takes options, as {name}.option=…, or all of them, as '{name}={{option: …}}', or null")
+    if name in data["models"]:
+        del data["models"][name]
+        data["models"] |= {} if value is None else {name: value}
+        return
+    entries = _named(data["stages"])[name]
+    if value is None:
+        _leave_out(data["stages"], entries)
+    for options in entries if value else ():
+        own = {"name": options["name"]} if "name" in options else {}
+        options.clear()
+        options.update(own, **(value or {}))
+
+
+def _fitted(before: Mapping[str, Any], after: dict[str, Any]) -> list[str]:
+    """Take from each model that another provider was set for what only the former one has; returns a note for each option."""
+    notes = []
+    for label, model in after.items():
+        providers = [str(each.get("provider", "openai")) for each in (before.get(label, model), model)]
+        was, now = (set(teacher_class(provider).spec_type.model_fields) for provider in providers)
+        for option in [option for option in model if option in was - now and model[option] == before[label].get(option)]:
+            del model[option]
+            notes.append(f"{label}.{option} is left out: provider '{providers[1]}' has no such option")
+    return notes
 
 
 def typed(given: str) -> str:

@@ -1,0 +1,84 @@
+"""`--set`: another endpoint for every recipe in README's own words, whole models and stages, and options taken away."""
+
+import re
+
+import pytest
+
+import distillgen
+from distillgen.project import home
+from tests.conftest import ROOT
+
+RECIPES = sorted(path.stem for path in home("pipelines").glob("*.yaml"))
+WORDS = re.compile(r"`(--set teacher\.provider=openai .*?)`")
+VALUES = {"model": "some-model", "base_url": "http://localhost:8000/v1"}
+
+
+def words() -> list[str]:
+    """The arguments that README gives for any endpoint, each … filled in."""
+    (told,) = WORDS.findall((ROOT / "README.md").read_text())
+    return [re.sub(r"(\w+)=…", lambda m: f"{m[1]}={VALUES[m[1]]}", word) for word in told.split()]
+
+
+@pytest.fixture
+def base(project):
+    project.rows("rows.jsonl", [{"q": "Who?"}])
+    project.write("pipelines/base.yaml", """# base.yaml: x
+version: 1
+models:
+  teacher: {provider: embedded, model: qwen2.5-coder-1.5b-instruct, context: 1024, threads: 1, temperature: 0.3, max_tokens: 9}
+  judge: {provider: openai, model: m, base_url: "http://localhost:1/v1", price: {input: 1, output: 2, batch: 0.5}}
+stages:
+  - source: {path: rows.jsonl}
+  - generate: {model: teacher, template: "{{ q }}", output: a, n: 3}
+  - filter: [brevity: {field: a, max_words: 5}]
+""")  # fmt: skip
+    return project
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_takes_another_endpoint_in_the_words_of_the_readme(project, recipe, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: object())  # what else a recipe needs is not looked at
+    monkeypatch.setattr("distillgen.embedding.shipped", lambda model: model)
+    checked = distillgen.load(recipe, [word for word in words() if word != "--set"])
+    assert checked.models["teacher"].identity == VALUES["base_url"] and checked.models["teacher"].model == "some-model"
+    assert not any("student" in note for note in checked.notes)
+
+
+def test_the_command_of_the_readme_as_it_is_typed(project):
+    done = project.cli("check", "quickstart", *words())
+    assert "note: teacher.context is left out: provider 'openai' has no such option" in done.stderr and "ok" in done.stdout
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_only_the_former_provider_had_is_dropped_and_nothing_else(base, order):
+    sets = ["teacher.provider=openai", "teacher.model=m", "teacher.base_url=http://localhost:1/v1"][::order]
+    checked = distillgen.load("base", sets)
+    assert [note.split()[0] for note in checked.notes] == ["teacher.context", "teacher.threads"]
+    assert checked.models["teacher"].temperature == 0.3 and checked.models["teacher"].max_tokens == 9
+    assert "context" not in checked.shown_models["teacher"]
+
+
+@pytest.mark.parametrize("sets, said", [
+    (["teacher.provider=openai", "teacher.model=m", "teacher.context=512"], "has no option 'context'"),
+    (["teacher.contxt=512"], "did you mean 'context'?"),
+    (["teacher.provider=opnai"], "did you mean 'openai'?"),
+    (["teacher=5"], "--set teacher=5: it takes options"),
+    (["generate=5"], "--set generate=5: it takes options"),
+    (["teacher={provider: openai}"], "model 'teacher' needs 'model'"),
+    (["teachr={provider: openai}"], "teachr"),
+])  # fmt: skip
+def test_a_mistake_stays_one(base, sets, said):
+    with pytest.raises(distillgen.ConfigError, match=re.escape(said)):
+        distillgen.load("base", sets)
+
+
+def test_a_whole_model_stage_or_filter_and_null(base):
+    whole = "teacher={provider: openai, model: m, base_url: 'http://localhost:1/v1'}"
+    checked = distillgen.load("base", [whole, "judge.price.batch=null", "generate={model: teacher, template: '{{ q }}!', output: a}",
+                                       "brevity={field: a, max_words: 2}"])  # fmt: skip
+    assert checked.models["teacher"].temperature is None and checked.models["judge"].price.batch == 1.0
+    assert checked.stages[1].n == 1 and checked.stages[1].template == "{{ q }}!"
+    assert checked.stages[2].filters[0].options == {"field": "a", "max_words": 2}
+    checked = distillgen.load("base", ["teacher.max_tokens=null", "judge.price=null", "brevity=null"])
+    assert checked.models["teacher"].max_tokens is None and checked.models["judge"].price is None and len(checked.stages) == 2
+    assert set(distillgen.load("base", ["judge=null"]).models) == {"teacher"}
