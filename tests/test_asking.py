@@ -134,7 +134,7 @@ def test_tool_calls_and_log_probabilities_are_kept(project):
 
 def test_the_completions_protocol(project):
     def answer(body, times):
-        signals = {"tokens": ["x"], "token_logprobs": [-1.0], "top_logprobs": [{"x": -1.0, "y": -2.0}]}
+        signals = {"tokens": ["more"], "token_logprobs": [-1.0], "top_logprobs": [{"more": -1.0, "y": -2.0}]}
         return {"model": "m", "choices": [{"index": 0, "text": "more", "finish_reason": "stop", "logprobs": signals}], "usage": {}}
 
     with Endpoint(answer) as endpoint:

@@ -70,7 +70,7 @@ def test_a_batch_gives_the_corpus_that_asking_online_gives_under_the_same_keys(p
 
 
 def test_the_completions_protocol(project):
-    with BatchEndpoint(lambda body, times: {"choices": [{"index": 0, "text": f"to {body['prompt']}"}], "usage": {}}) as endpoint:
+    with BatchEndpoint(lambda body, times: {"choices": [{"text": f"to {body['prompt']}", "finish_reason": "stop"}], "usage": {}}) as endpoint:
         project.ask_pipeline(endpoint.url, 3, model=FAST + ", api: completions")
         run(project)
         assert endpoint.batches["batch_0"]["endpoint"] == "/v1/completions"
@@ -104,7 +104,7 @@ def test_an_endpoint_that_ignores_n_is_asked_until_all_samples_are_there(project
 
 def test_an_answer_may_hold_what_ends_a_line_elsewhere(project):
     odd = "one\u2028two\u0085three\nfour\x1efive"
-    with BatchEndpoint(lambda body, times: completion(body, choices=[{"index": 0, "message": {"content": odd}}])) as endpoint:
+    with BatchEndpoint(lambda body, times: completion(body, choices=[{"finish_reason": "stop", "message": {"content": odd}}])) as endpoint:
         project.ask_pipeline(endpoint.url, 2, model=FAST)
         run(project)
     assert {row["answer"] for row in project.read("runs/ask/corpus.jsonl")} == {odd}

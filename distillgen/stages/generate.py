@@ -179,16 +179,22 @@ class _Asking:
         return completion.status == "ok" or self.stage.take_cut_off and completion.status == "length"
 
     def parse(self, completion: Completion) -> list[dict[str, Any] | Unparsable]:
-        """The rows of an answer, or what is wrong with one; where it only calls tools, one without text."""
-        if completion.tool_calls and not completion.text:
+        """The rows of an answer, or what is wrong with one; where it only calls tools that were offered, one without
+        text.
+        """
+        if completion.tool_calls and not completion.text and self.stage.tools:
             return [dict.fromkeys(self.prompt.form.fields(self.stage.output), "")]
         return self.prompt.form.rows(completion.text, self.stage.output)
 
     def why(self, completion: Completion) -> str:
         """Why an answer cannot be used, of one that was cut off, refused or failed."""
-        if completion.status == "length":
-            return f"cut off at max_tokens {self.sampling.get('max_tokens', '(the endpoint’s own)')}"
-        return f"the teacher refused: {completion.text[:200]}" if completion.status == "refused" else completion.error
+        status, finish = completion.status, completion.finish
+        if status == "length":
+            most = self.sampling.get("max_tokens", "(the endpoint’s own)")
+            return f"cut off: the answer ended with '{finish}'" if finish else f"cut off at max_tokens {most}"
+        word = f" ('{finish}')" if finish else ""
+        refused = f"the teacher refused{word}: {completion.text[:200]}"
+        return refused if status == "refused" else completion.error
 
     def children(self, record: Record, answers: Answers) -> Chunk:
         """A record for every sample and item; one that could not be used is dropped and says why."""

@@ -72,6 +72,7 @@ _SENT = [f.name for f in fields(Request)]
 
 class Completion(NamedTuple):
     """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` says how).
+    `finish` is the endpoint's own word for how the answer ended, kept where it says more than the status.
 
     `logprobs` holds one [token, log-probability, [[token, log-probability], …]] a token, natural logarithm: of the answer,
     or of the request's `target`. `cached_tokens` and `cache_write_tokens` are among the `input_tokens`, `reasoning_tokens`
@@ -94,6 +95,7 @@ class Completion(NamedTuple):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     uncounted: Sequence[str] = ()
+    finish: str = ""
 
     @classmethod
     def stored(cls, key: bytes, status: str, completion: bytes, signals: bytes | None) -> Completion:
@@ -105,7 +107,7 @@ class Completion(NamedTuple):
 
     def json(self) -> bytes:
         """As kept in the ledger: what the row's own columns do not hold."""
-        names = ("text", "reasoning", "tool_calls", "model", "error", "attempt")
+        names = ("text", "reasoning", "tool_calls", "model", "error", "attempt", "finish")
         return dumps({name: value for name in names if (value := getattr(self, name))})
 
 
@@ -184,6 +186,10 @@ class Spec(Sampling):
     price: Price | None = Field(None, description="US dollars for 1,000,000 tokens: {input, output, …}")
     tokenizer: str | None = Field(None, description="a file or folder of the model's tokenizer, or its name; kept with signals")
     max_retries: int = Field(8, ge=0, description="tries after the first, for faults that pass")
+    finish_reasons: list[str] = Field(
+        default_factory=list,
+        description="further finish reasons that end a whole answer, 'missing' for none; holds for kept answers, too",
+    )
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -318,6 +324,9 @@ class Teacher:
         keys = [request.keys(self.identity, n) for request, n in asks]
         kept = self.services.ledger.find([key for some in keys for key in some])
         stored = {key: Completion.stored(key, *row) for key, row in kept.items()}
+        if allowed := self.spec.finish_reasons:
+            mended = {key: _allowed(c) for key, c in stored.items() if c.status == "failed" and c.finish in allowed}
+            stored |= mended
         outcomes: list[Any] = [None] * len(asks)
         together, loop = "n" in self.spec.capabilities, asyncio.get_running_loop()
         for i in _alike_together(asks) if len(stored) < len(keys) or again else range(len(asks)):
@@ -537,6 +546,11 @@ def _most_output(request: Request, samples: int) -> int:
         most = max(most, counts.get("max_tokens", 0), counts.get("max_completion_tokens", 0))
         samples = max(samples, counts.get("n", 0), counts.get("best_of", 0))
     return int(most * samples)
+
+
+def _allowed(completion: Completion) -> Completion:
+    """An answer that failed only by its finish reason, which ends a whole one now."""
+    return completion._replace(status="ok", error="", finish="")
 
 
 def _hide(text: str, hidden: Mapping[str, str]) -> str:

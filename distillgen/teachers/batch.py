@@ -17,7 +17,8 @@ from uuid import uuid4
 
 from distillgen.record import dumps
 from distillgen.teachers import LOST_ANSWER, Completion, Rejected, Request, Retryable, TeacherDown, succeeded
-from distillgen.teachers.openai import NothingThere, OpenAI, Place, completions_of, read_json
+from distillgen.teachers._openai_wire import completions_of, read_json
+from distillgen.teachers.openai import NothingThere, OpenAI, Place
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -142,7 +142,10 @@ class Embedded(Teacher):
             raise TeacherDown(f"llama.cpp could not serve {path} (exit code {server.wait()}). {remedy}")
         self.activity.note = ""
         url = f"{address.strip()}/v1"
-        spec = OpenAISpec(provider="openai", model=self.spec.model, base_url=url, timeout_s=self.spec.timeout_s)
+        spec = OpenAISpec(
+            provider="openai", model=self.spec.model, base_url=url, timeout_s=self.spec.timeout_s,
+            finish_reasons=self.spec.finish_reasons,
+        )  # fmt: skip
         endpoint = OpenAI(self.name, spec, self.services)
         self._opened.push_async_callback(endpoint.close)
         return endpoint

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
@@ -25,7 +24,7 @@ from distillgen.errors import ConfigError
 from distillgen.record import dumps, loads
 from distillgen.teachers import (
     LOST_ANSWER,
-    UNUSABLE_ANSWER,
+    REJECTIONS,
     Completion,
     Rejected,
     Request,
@@ -37,7 +36,8 @@ from distillgen.teachers import (
     TimedOut,
     Unreachable,
 )
-from distillgen.teachers._usage import counts_of
+from distillgen.teachers._openai_wire import completions_of, embedding_of, read_json, score_of
+from distillgen.teachers._settling import settled
 from distillgen.teachers.limits import Slots
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ FLYING = 4  # batches at the endpoint at once, where max_concurrency says nothin
 REST_S = 30.0  # an address that failed is left alone for so long while there are others
 GATEWAY = (408, 502, 504, 520, 524)  # said on the way to the model, which may go on and bill its answer
 _FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
-_FINISH = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
 
 
 class Address(BaseModel):
@@ -163,6 +162,7 @@ class OpenAI(Teacher):
         self.identity = f"{self.spec.identity}#{self.spec.api}"
         self._places = [Place(address) for address in (self.spec, *self.spec.also)]
         self._batches: Batches | None = None
+        self._signals, self._silences = False, 0
         if self.spec.mode == "batch":
             from distillgen.teachers.batch import Batches
 
@@ -197,11 +197,21 @@ class OpenAI(Teacher):
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """What one request, or line of a batch, gives; an endpoint that ignores `n` gives fewer choices than asked for."""
         if request.embed is not None:
-            return [_embedding(await self.call("embeddings", {"model": request.model, "input": request.embed}))]
+            body = {"model": request.model, "input": request.embed}
+            return [embedding_of(await self.call("embeddings", body))]
         if request.target is not None:
             return [await self._score(request, request.target)]
+        if self._silences >= REJECTIONS and not self._signals and "logprobs" in request.sampling:
+            remedy = "leave 'logprobs' out, or ask a model that gives them"
+            why = f"none of {self._silences} answers held the log-probabilities that were asked for"
+            raise self.down(f"{why}; {remedy}")
         ask = self._batches.ask if self._batches else self._ask
-        return await ask(request, samples, attempt)
+        answers = await ask(request, samples, attempt)
+        completions = [settled(request, completion, self.spec.finish_reasons) for completion in answers]
+        if "logprobs" in request.sampling:
+            self._signals = self._signals or any(completion.logprobs for completion in completions)
+            self._silences += 1
+        return completions
 
     async def _score(self, request: Request, target: str) -> Completion:
         """The log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`."""
@@ -213,14 +223,7 @@ class OpenAI(Teacher):
             messages = [*request.messages, {"role": "assistant", "content": target}]
             as_it_is = {"add_generation_prompt": False, "continue_final_message": True}
             answer = await self.call("chat/completions", body | {"messages": messages} | as_it_is)
-        try:
-            given = answer.get("prompt_logprobs") or answer["choices"][0]["prompt_logprobs"]
-            tokens = [[[one["decoded_token"], one["logprob"]] for one in token.values()] for token in given if token]
-            (completion, *_) = completions_of(answer)
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
-            why = f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}"
-            raise Rejected(why, used=_unusable(answer)) from error
-        return completion._replace(text="", status="ok", logprobs=_ending(tokens, target))
+        return score_of(answer, target)
 
     async def _ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         path = "completions" if request.prompt is not None else "chat/completions"
@@ -366,104 +369,6 @@ def _causes(error: Exception) -> list[str]:
 def _cause(error: Exception) -> str:
     causes = _causes(error)
     return causes[-1] if causes else str(error)
-
-
-def read_json(content: bytes) -> Any:
-    """The fast reader's value, or the slow one's. Raises Retryable where it is not JSON."""
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:  # a lone surrogate, or not JSON at all: the slower reader tells which
-        try:
-            return loads(content)
-        except ValueError as error:
-            why = f"the answer is not JSON: {content.decode('utf-8', 'replace')}"
-            raise Retryable(why, used=UNUSABLE_ANSWER) from error
-
-
-def completions_of(payload: Any) -> list[Completion]:
-    """The choices of a response body that can be used; what it used is counted with the first. Raises Retryable where there
-    is none.
-    """
-    made: list[Completion] = []
-    mistake: Exception | None = None
-    try:
-        model = str(payload.get("model") or "")
-        for choice in sorted(payload["choices"], key=_index):
-            try:
-                made.append(Completion(model=model, **_read(choice)))
-            except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
-                mistake = error
-    except (TypeError, KeyError, AttributeError) as error:
-        mistake = error
-    if not made:
-        what = f"the answer is not a completion: {payload}" if mistake else f"the answer has no choices: {payload}"
-        raise Retryable(what, used=_unusable(payload)) from mistake
-    counts = counts_of(payload.get("usage"))
-    if not counts["output_tokens"] and any(c.text or c.reasoning or c.tool_calls for c in made):
-        counts["uncounted"] = (*counts.get("uncounted", ()), "output_tokens")  # 0 for an answer is no count
-    made[0] = made[0]._replace(**counts)
-    return made
-
-
-def _index(choice: Any) -> int:
-    index = choice.get("index") if isinstance(choice, Mapping) else None
-    return index if isinstance(index, int) else 0
-
-
-def _unusable(payload: Any, *, answers: bool = True) -> Completion:
-    """What a response used of which nothing can be used."""
-    usage = payload.get("usage") if isinstance(payload, Mapping) else None
-    return UNUSABLE_ANSWER._replace(**{"uncounted": (), **counts_of(usage, answers=answers)})
-
-
-def _embedding(payload: Any) -> Completion:
-    try:
-        counts = counts_of(payload.get("usage"), answers=False)
-        return Completion(embedding=payload["data"][0]["embedding"], model=payload.get("model") or "", **counts)
-    except (TypeError, KeyError, IndexError, AttributeError) as error:
-        raise Retryable(f"the answer is not an embedding: {payload}", used=_unusable(payload, answers=False)) from error
-
-
-def _ending(tokens: Sequence[Sequence[list[Any]]], target: str) -> list[list[Any]]:
-    """The tokens, each given before its alternatives, with which a prompt that ends in `target` ends."""
-    ending: list[list[Any]] = []
-    left = len(target)
-    for (text, value), *others in reversed(tokens):
-        if left <= 0:
-            break
-        ending.insert(0, [text, value, others])
-        left -= len(text)
-    return ending
-
-
-def _read(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """What one choice says, of either protocol."""
-    status = _FINISH.get(choice.get("finish_reason") or "stop", "ok")
-    logprobs, message = choice.get("logprobs") or {}, choice.get("message")
-    if message is None:
-        tokens, values = logprobs.get("tokens") or (), logprobs.get("token_logprobs") or ()
-        tops = logprobs.get("top_logprobs") or [None] * len(tokens)
-        signals = [
-            [token, value, sorted(map(list, (top or {}).items()), key=lambda pair: -pair[1])]
-            for token, value, top in zip(tokens, values, tops, strict=True)
-        ]
-        return {"text": str(choice["text"]), "status": status, "logprobs": signals}
-    text = message.get("content") or ""
-    if isinstance(text, list):
-        text = "".join(part.get("text") or "" for part in text)
-    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    if text.startswith("<think>"):
-        reasoning, _, text = text.removeprefix("<think>").partition("</think>")
-    if message.get("refusal"):
-        status, text = "refused", message["refusal"]
-    signals = [
-        [token["token"], token["logprob"], [[other["token"], other["logprob"]] for other in token.get("top_logprobs") or ()]]
-        for token in logprobs.get("content") or ()
-    ]
-    return {
-        "text": text.strip() if reasoning else text, "status": status, "reasoning": reasoning.strip(),
-        "tool_calls": message.get("tool_calls") or (), "logprobs": signals,
-    }  # fmt: skip
 
 
 def _error_text(content: bytes) -> tuple[str, str]:

@@ -20,8 +20,10 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
+from distillgen.reasoning import opens_thought
 from distillgen.record import digest, dumps
 from distillgen.teachers import Completion, Rejected, Request, Spec, Teacher, TeacherDown
+from distillgen.teachers._settling import settled
 from distillgen.teachers.vllm import chat_text, place_of_model, weights
 
 MAX_TOKENS = 256  # where none are given: a model that does not stop would go on to the end of its context
@@ -138,6 +140,11 @@ class Transformers(Teacher):
                 made = model.scored(contexts, [str(each.request.target) for each, _ in able], first.sampling.get("logprobs", 0))
             else:
                 made = model.generated(contexts, able[0][0].n, first.sampling, seed=int(digest(first.json.hex(), 8), 16))
+                opened = [opens_thought(model.tokenizer.decode(ids[-12:])) for ids in contexts]
+                made = [
+                    [settled(each.request, completion, opened=opens) for completion in some]
+                    for (each, _), some, opens in zip(able, made, opened, strict=True)
+                ]
             answers = iter(made)
         return [next(answers) if isinstance(ids, list) else ids for ids in tokens]
 
@@ -257,12 +264,11 @@ class Model:
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         stops = sampling.get("stop", [])
         cuts = [at for stop in ([stops] if isinstance(stops, str) else stops) if (at := text.find(stop)) >= 0]
-        status = "length" if end == len(ids) >= most and not cuts else "ok"
+        finish = "length" if end == len(ids) >= most and not cuts else "stop"
         signals = [] if logits is None else self._signals(ids[:end], logits, top or 0)
         text = text[: min(cuts)] if cuts else text
-        reasoning, marked, answer = text.removeprefix("<think>").partition("</think>")
-        known: dict[str, Any] = {"text": answer.strip(), "reasoning": reasoning.strip()} if marked else {"text": text}
-        return Completion(status=status, logprobs=signals, model=self.name, output_tokens=min(end + 1, len(ids)), **known)
+        written = min(end + 1, len(ids))
+        return Completion(text, finish=finish, logprobs=signals, model=self.name, output_tokens=written)
 
     def scored(self, contexts: Sequence[list[int]], targets: Sequence[str], top: int) -> list[list[Completion]]:
         """Each target's tokens with their log-probabilities after its context; it is cut into tokens by itself."""

@@ -23,8 +23,10 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.reasoning import opens_thought
 from distillgen.record import digest, dumps
 from distillgen.teachers import Completion, Rejected, Request, Retryable, Services, Spec, Teacher
+from distillgen.teachers._settling import MISSING, settled
 from distillgen.teachers.embedded import identity_of
 
 ENVIRONMENT = {  # what is set already stays
@@ -171,10 +173,11 @@ class VLLM(Teacher):
         engine = await self._started()
         sampling = {"max_tokens": None, **engine.sampling, **sampling, "n": len(samples)}
         output, tokens = await self._generate(engine, context, sampling, form=form, template=template)
-        opened = request.prompt is None and engine.tokenizer.decode(output.prompt_token_ids[-8:]).rstrip().endswith("<think>")
-        counts = {"input_tokens": tokens, "cached_tokens": output.num_cached_tokens or 0}
+        opened = opens_thought(engine.tokenizer.decode(output.prompt_token_ids[-12:]))
         top = sampling.get("logprobs") or 0
-        return [_completion(each, opened, top, model=model, **({} if i else counts)) for i, each in enumerate(output.outputs)]
+        made = [_completion(each, top, model=model) for each in output.outputs]
+        made[0] = made[0]._replace(input_tokens=tokens, cached_tokens=output.num_cached_tokens or 0)
+        return [settled(request, each, self.spec.finish_reasons, opened=opened) for each in made]
 
     async def score(self, context: str | Sequence[Mapping[str, Any]], target: str, *, top: int = 0) -> list[list[Any]]:
         """Each token of `target` with its log-probability, in nats, after `context` (a text, or messages to be answered) and
@@ -262,14 +265,12 @@ def chat_text(content: Any) -> Any:
     return "\n".join(part["text"] for part in parts) if parts else content
 
 
-def _completion(output: Any, opened: bool, top: int, **known: Any) -> Completion:
-    """One of the engine's answers; reasoning that the chat template opened, or the model did, stands apart."""
-    text, reasoning = output.text, ""
-    if opened or text.startswith("<think>"):
-        reasoning, _, text = (part.strip() for part in text.removeprefix("<think>").partition("</think>"))
+def _completion(output: Any, top: int, **known: Any) -> Completion:
+    """One of the engine's answers, as it came."""
     signals = [_signal(token, among, top) for token, among in zip(output.token_ids, output.logprobs or (), strict=False)]
-    status = "length" if output.finish_reason == "length" else "ok"
-    return Completion(text, status, reasoning, logprobs=signals, output_tokens=len(output.token_ids), **known)
+    finish = output.finish_reason or MISSING
+    written = len(output.token_ids)
+    return Completion(output.text, finish=finish, logprobs=signals, output_tokens=written, **known)
 
 
 def _signal(token: int, among: Mapping[int, Any], top: int) -> list[Any]:

@@ -1,0 +1,141 @@
+"""What becomes of an answer before it is kept: how it ended, where its thought ends, and whether what was
+asked for is there.
+
+An answer that is not whole is kept as what it is, with its text, and never counts as one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from distillgen.reasoning import opens_thought, split_reasoning
+from distillgen.teachers import Completion, Request
+
+MISSING = "missing"
+"""The finish reason of an answer that came without one."""
+
+_KINDS = {
+    "ok": (
+        "stop stopped end_turn stop_sequence stop_token eos eos_token end_of_text endoftext "
+        "end_of_sequence word complete completed finish finished done normal"
+    ),
+    "called": "tool_calls tool_call tool_use function_call function_calls",
+    "length": (
+        "length max_tokens max_token max_length max_new_tokens max_output_tokens max_output "
+        "token_limit limit model_length context_length context_window_exceeded "
+        "model_context_window_exceeded context_length_exceeded error_limit max_prompt_length "
+        "incomplete"
+    ),
+    "refused": (
+        "content_filter content_filtered content_filter_error safety image_safety recitation "
+        "image_recitation blocklist prohibited_content image_prohibited_content spii sensitive "
+        "refusal refused blocked moderation guardrail_intervened guardrails error_toxic flagged "
+        "language"
+    ),
+    "failed": (
+        "error abort aborted cancelled canceled user_cancel network_error "
+        "insufficient_system_resource timeout time_limit repetition repetition_truncation pause_turn "
+        "malformed_function_call unexpected_tool_call too_many_tool_calls malformed_model_output "
+        "malformed_tool_use model_error server_error engine_overloaded not_finished load unload null "
+        "other image_other no_image finish_reason_unspecified unspecified unknown"
+    ),
+}
+_KIND = {word: kind for kind, words in _KINDS.items() for word in words.split()}
+"""Finish reasons, in lower case, of OpenAI, Anthropic, Gemini, Mistral, Cohere, DeepSeek, Zhipu, Qwen,
+Bedrock, watsonx, Ollama, TGI, vLLM, SGLang and llama.cpp. One that is not here ends no whole answer, unless
+the model's entry allows it.
+"""
+
+
+def kind_of(finish_reason: str) -> str:
+    """ok, called (it ended to call a tool), length, refused, failed, or nothing where the word is unknown."""
+    return _KIND.get(re.sub(r"[\s-]+", "_", finish_reason.strip().lower()).removeprefix("finish_reason_"), "")
+
+
+def settled(
+    request: Request, completion: Completion, allowed: Collection[str] = (), *, opened: bool = False
+) -> Completion:
+    """The completion as it is to be kept. `finish` is the endpoint's own word; `opened` says that the chat
+    template opened a thought, `allowed` holds further words that end a whole answer.
+    """
+    c = completion
+    opened = opened or opens_thought(_last_text(request))
+    reasoning, text, whole = split_reasoning(c.text, opened=opened, named=lambda mark: _names(request, mark))
+    if text is not c.text or c.reasoning:
+        thoughts = dict.fromkeys(thought for thought in (c.reasoning.strip(), reasoning) if thought)
+        c = c._replace(text=text.strip(), reasoning="\n".join(thoughts))
+    if c.status != "ok":
+        return c._replace(finish="")
+    kind = "ok" if c.finish in allowed else kind_of(c.finish)
+    if kind in ("length", "refused"):
+        plain = c.finish.lower() in ("length", "content_filter")
+        return c._replace(status=kind, finish="" if plain else c.finish)
+    if kind == "failed":
+        return c._replace(status="failed", error=f"the endpoint ended the answer with '{c.finish}'")
+    if c.tool_calls and not request.tools:
+        return _failed(c, f"the answer calls a tool, {_tool(c.tool_calls)}, and was offered none")
+    if kind == "called" and not c.tool_calls:
+        return _failed(c, f"the answer ended with '{c.finish}' and calls no tool")
+    if not whole:
+        return _failed(c, "the answer is a thought that does not end")
+    if not kind:
+        return c._replace(status="failed", error=_unknown(c.finish))
+    return _with_signals(request, c._replace(finish=""))
+
+
+def _failed(completion: Completion, why: str) -> Completion:
+    """Of a fault that no finish reason that is allowed later can mend."""
+    return completion._replace(status="failed", error=why, finish="")
+
+
+def _unknown(finish: str) -> str:
+    word = f"with '{finish}'" if finish != MISSING else "without a finish_reason"
+    remedy = f"if it is whole, add to the model's entry: finish_reasons: [{finish}]"
+    return f"the answer ended {word}, which is not known to end a whole answer; {remedy}"
+
+
+def _with_signals(request: Request, completion: Completion) -> Completion:
+    """An answer to a request for log-probabilities is no answer without all of them."""
+    top = request.sampling.get("logprobs")
+    if top is None or completion.tool_calls or not completion.text:
+        return completion
+    if not completion.logprobs:
+        return _failed(completion, "log-probabilities were asked for, and none that are numbers came")
+    if top and not any(len(token[2]) for token in completion.logprobs):
+        return _failed(completion, f"{top} alternatives of each token were asked for, and none came")
+    tokens = "".join(str(token[0]) for token in completion.logprobs)
+    if _visible(tokens) < _visible(completion.text):
+        count = len(completion.logprobs)
+        return _failed(
+            completion, f"log-probabilities came of {count} tokens only, which are not the whole answer"
+        )
+    return completion
+
+
+def _visible(text: str) -> int:
+    """How many of its characters every tokenizer's spelling of it has: ASCII, and no spaces."""
+    return sum("!" <= character <= "~" for character in text)
+
+
+def _names(request: Request, mark: str) -> bool:
+    """Whether the request itself speaks of a tag, so that it is part of the form that it asks for."""
+    name = re.split(r"\s", mark)[0].encode().lower()
+    asked = request.json.lower()
+    return any(opening + name in asked for opening in (b"<", b"[")) or mark.startswith("<|") and name in asked
+
+
+def _last_text(request: Request) -> str:
+    """What stands right before the answer: a prompt's end, or what the answer is to go on with."""
+    if request.prompt is not None:
+        return request.prompt
+    last: Mapping[str, Any] = request.messages[-1] if request.messages else {}
+    return last["content"] if last.get("role") == "assistant" and isinstance(last.get("content"), str) else ""
+
+
+def _tool(calls: Sequence[Any]) -> str:
+    function = calls[0].get("function") if isinstance(calls[0], Mapping) else None
+    return repr(
+        function["name"] if isinstance(function, Mapping) and "name" in function else "one without a name"
+    )
