@@ -467,3 +467,12 @@ def test_what_was_held_out_stays_apart(project):
         export(run, project.path / "again", Wanted(splits={"train": 0.5, "test": 0.5}))
     with pytest.raises(ConfigError, match="is one file, and the splits"):
         export(run, project.path / "one.jsonl", Wanted())
+
+
+@pytest.mark.parametrize("values, kind", [
+    ([1, 1.5, None], "double"), ([None, "a", None], "string"), ([1.5, 1, 2], "double"), ([[1], [None], [2.5]], "list<item: double>"),
+])  # fmt: skip
+def test_a_column_has_the_type_that_all_its_batches_fit_whatever_the_last_one_holds(values, kind):
+    from distillgen.writers import schema_of
+
+    assert str(schema_of([[{"a": value}] for value in values]).field("a").type).replace("element", "item") == kind

@@ -287,6 +287,14 @@ def test_what_was_paid_for_no_answer_is_merged_and_salvaged_once_and_is_no_answe
         assert usage == {"ok": (2, 1.0), "unusable": (0, 0.5)}
 
 
+def test_what_is_promised_to_be_durable_is_on_the_disk(tmp_path):
+    """Every commit waits for the disk: SQLite's FULL, at which a power loss takes nothing of what was committed."""
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    assert ledger._write.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ledger._write.execute("PRAGMA synchronous").fetchone() == (2,)
+    ledger.close_now()
+
+
 def test_a_truncated_ledger_is_refused_and_salvaged(tmp_path):
     path = tmp_path / "ledger.sqlite3"
     fill(path, answers(3000))

@@ -87,6 +87,22 @@ def test_slots_go_in_order_and_a_cancelled_wait_takes_none():
     asyncio.run(main())
 
 
+def test_a_slot_goes_on_from_a_wait_that_is_cancelled_in_the_turn_in_which_it_was_given_it():
+    async def main():
+        slots = Slots(1)
+        await slots.take()
+        wait = asyncio.create_task(slots.take())
+        await asyncio.sleep(0)
+        slots.give()
+        wait.cancel()
+        assert isinstance((await asyncio.gather(wait, return_exceptions=True))[0], asyncio.CancelledError)
+        await asyncio.wait_for(slots.take(), 1)
+        with pytest.raises(asyncio.TimeoutError):  # and it was given back once
+            await asyncio.wait_for(slots.take(), 0.01)
+
+    asyncio.run(main())
+
+
 def test_a_rate_is_smooth_and_takes_large_units():
     async def main():
         loop, rate, moments = asyncio.get_running_loop(), Rate(600), []  # ten a second, a burst of ten

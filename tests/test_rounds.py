@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 import distillgen
+from distillgen import stages
 from distillgen.errors import ConfigError
 from distillgen.runs import read_records
+from distillgen.stages import Stage, _checked
+from distillgen.stages import rounds as rounds_module
+from distillgen.teachers.scripted import ScriptedSpec
 from tests.conftest import ProjectFolder
 from tests.endpoint import Endpoint
 
@@ -177,6 +181,86 @@ def test_a_persons_edits_hold_whatever_is_run_again(loop, project):
     project.write("edits.jsonl", json.dumps({"id": kept(run)[0].id[:6], "veto": "dull"}))
     run, _ = loop([ASK, {"audit": {"edits": "edits.jsonl"}}], ["a", "bb"], n=1)
     assert [r.fields["q"] for r in kept(run)] == ["bb"]
+
+
+def test_what_was_dropped_before_is_offered_in_no_round_and_leaves_as_it_came(project):
+    for name, text in FILTERS.items():
+        project.write(f"filters/{name}.py", text)
+    project.rows("rows.jsonl", [{"q": "x" * n} for n in (1, 9)])
+    project.write("filters/length_of_q.py", """from distillgen import Filter
+def length_of_q():
+    return Filter(lambda rs: [len(r.fields["q"]) for r in rs], lambda n: "long" if n > 3 else None)
+""")  # fmt: skip
+    before = {"filter": {"name": "before", "filters": ["length_of_q"]}}
+    stages = [{"source": {"path": "rows.jsonl"}}, before, {"rounds": {"n": 2, "repeat": True, "stages": [{"filter": ["sees"]}]}}]
+    run = distillgen.run({"version": 1, "models": {}, "stages": stages}, out="out")
+    assert (project.path / "seen").read_text().split() == ["x", "x"]
+    assert [(r.fields["q"], r.dropped.stage, r.dropped.reason) for r in run.dropped] == [("x" * 9, "before", "long")]
+    assert all(len(list(read_records(project.path / f"out/rounds/0{n}/records.jsonl"))) == 1 for n in range(2))
+
+
+def test_a_round_is_carried_out_anew_where_one_before_it_has_come_out_otherwise(project):
+    """Of the first round, the kept records and the answers are lost, and the teacher says something else now."""
+    project.rows("rows.jsonl", [{"q": q} for q in ("red apple", "red plum")])
+    look = {"retrieve": {"query": "q", "key": "q", "embedder": "words", "keep": ["answer"], "into": "like"}}
+    ask = {"generate": {"model": "t", "template": "{{ round }} {{ q }} {{ like | map(attribute='answer') | join }}", "output": "answer"}}
+    rounds = {"n": 2, "repeat": True, "stages": [look, ask]}
+    pipeline = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": rounds}]}
+
+    def run(said, out):
+        def script(request, sample):
+            return f"{said} {echo(request, sample)}" if echo(request, sample).startswith("0 ") else echo(request, sample)
+
+        run = distillgen.run(pipeline, out=out, teachers={"t": script})
+        return [record.fields["answer"] for record in kept(run)]
+
+    first = run("once", "out")
+    assert all("once" in answer for answer in first)
+    for path in ("ledger.sqlite3", "rounds/00/round.json", "corpus.jsonl"):
+        (project.path / "out" / path).unlink()
+    assert run("now", "out") == run("now", "fresh") != first
+
+
+def test_a_carried_field_wins_over_one_of_the_source(loop, project):
+    """The rows have an answer of their own, which the first round begins with."""
+    project.rows("rows.jsonl", [{"q": "a", "answer": "b"}])
+    longer = {"generate": {"model": "t", "template": "{{ answer }}{{ q }}", "output": "answer"}}
+    rounds = {"n": 3, "repeat": True, "carry": ["answer"], "stages": [longer]}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": rounds}]
+    models = {"t": {"provider": "scripted", "model": "echo"}}
+    run = distillgen.run({"version": 1, "models": models, "stages": stages}, out="own", teachers={"t": echo})
+    assert [r.fields["answer"] for r in kept(run)] == ["ba", "baa", "baaa"]
+
+
+class Learn(Stage):
+    """Leaves a student that says which round made it, as `train` leaves one; before it has, a base can be asked."""
+
+    kind = "learn"
+
+    def makes(self, directory):
+        base = ScriptedSpec(provider="scripted", model="echo")
+        script = (directory / "say.py").resolve()
+        own = ScriptedSpec(provider="scripted", model=f"{script.relative_to(Path.cwd().resolve())}:say") if script.exists() else base
+        return {"student": own, "base": base}
+
+    def check(self, given):
+        return given.fields
+
+    async def run(self, chunks, job):
+        async for chunk in chunks:
+            yield chunk
+        (job.directory / "say.py").write_text(f"def say(request, sample):\n    return 'I am of {job.directory.name}'\n")
+
+
+def test_each_round_asks_the_student_of_the_round_before_and_the_first_one_its_base(loop, monkeypatch):
+    def stage_class(kind):
+        return Learn if kind == "learn" else stages.stage_class(kind)
+
+    for module in (rounds_module, _checked):
+        monkeypatch.setattr(module, "stage_class", stage_class)
+    ask = {"generate": {"model": "student", "template": "{{ q }}", "output": "answer"}}
+    run, _ = loop([ask, {"learn": {}}], ["a"], n=4, repeat=True)
+    assert [r.fields["answer"] for r in kept(run)] == ["a", "I am of 00", "I am of 01", "I am of 02"]
 
 
 @pytest.mark.parametrize("rounds, told", [

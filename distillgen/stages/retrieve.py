@@ -76,6 +76,9 @@ class Retrieve(Stage):
     def check(self, given: Checking) -> frozenset[str]:
         """The fields, the memory and the embedder are there."""
         given.need(self.query, "'query'")
+        for stage in given.stages if self.shuffle else ():
+            if isinstance(stage, Retrieve) and not stage.shuffle and stage.into == self.into:
+                self._controls(stage)
         if self.memory is None:
             given.need(ITEM, "'retrieve' without 'from', which stands inside 'rounds',")
         else:
@@ -87,6 +90,15 @@ class Retrieve(Stage):
         else:
             need("'path'", "networkx")
         return given.fields | {self.into}
+
+    def _controls(self, other: Retrieve) -> None:
+        """Raise ConfigError where this control differs from the stage `other` in more than the shuffle."""
+        own, others = (each.model_dump(by_alias=True, exclude={"name", "shuffle"}) for each in (self, other))
+        for option in own:
+            if own[option] != others[option]:
+                remedy = f"a control differs in nothing but 'shuffle'; --set retrieve.{option}=… sets both"
+                told = f"'{option}' is {own[option]!r} here, and {others[option]!r} in '{other.name}', of which it is the control"
+                raise ConfigError(f"{told}; {remedy}")
 
     def _rows(self, project: Project) -> list[Mapping[str, Any]]:
         rows = []
@@ -142,7 +154,6 @@ class Retrieve(Stage):
             return [[{**shown[i], NEAREST: closeness} for i, closeness in some] for some in nearest]
 
         return find
-
 
     def _nearest(self, places: Any, keys: Any) -> list[list[tuple[int, float]]]:
         """For each record, the entries from the closest on; of equally close ones the earlier first."""

@@ -11,6 +11,7 @@ import time
 import pytest
 
 import distillgen
+from distillgen.errors import ConfigError
 from distillgen.runs import read_records
 from tests.conftest import ROOT
 
@@ -89,8 +90,7 @@ def teach(scripts=None, out="taught", sets=()):
 
 def use(library, out, pupil=student):
     """The share of right replies without, with and with a shuffled library; and the topics that went wrong with it."""
-    sets = ["source.path=held_out.jsonl", f"library.from={library}", *(f"{name}.embedder=words" for name in ("library", "control"))]
-    sets += ["library.k=1", "control.k=1"]
+    sets = ["source.path=held_out.jsonl", f"retrieve.from={library}", "retrieve.embedder=words", "retrieve.k=1"]
     run = distillgen.run("strategy-use", out=out, sets=sets, teachers={"teacher": teacher, "student": pupil})
     found = {}
     for arm in ("without", "with-library", "with-shuffled"):
@@ -99,6 +99,16 @@ def use(library, out, pupil=student):
     rows = [json.loads(line) for line in (run.directory / "evaluation-with-library.jsonl").read_text().splitlines()]
     wrong = {int(row["source"].rpartition(":")[2]) for row in rows if row["model"] == "student" and "judge" in row["reasons"]}
     return found, wrong
+
+
+@pytest.mark.parametrize("option, value", [("from", "taught/corpus.jsonl"), ("k", "3"), ("embedder", "other/model")])
+def test_a_control_of_another_library_is_refused(world, option, value):
+    """The shuffled arm says something only where it shuffles what the other arm reads."""
+    teach()
+    sets, scripted = ["source.path=held_out.jsonl", "retrieve.embedder=words"], ["teacher", "student"]
+    distillgen.load("strategy-use", [*sets, "retrieve.from=taught/corpus.jsonl"], scripted=scripted)
+    with pytest.raises(ConfigError, match=f"'control': '{option}' is .* in 'library', of which it is the control; .* sets both"):
+        distillgen.load("strategy-use", [*sets, f"control.{option}={value}"], scripted=scripted)
 
 
 def entries(run):
@@ -110,6 +120,10 @@ def test_what_is_retrieved_teaches_what_is_shuffled_does_not_and_another_student
     assert {topic(r.fields["scenario"]) for r in entries(run)} == POLICY.keys() - KNOWN_WITHOUT
     found, wrong = use("taught/corpus.jsonl", "used")
     base = len(KNOWN_WITHOUT) / len(POLICY)
+    shown = [[{entry["strategy"] for entry in row.fields["known"]} for row in read_records(path)] for path in (
+        world.path / "used/stages/03-library.jsonl", world.path / "used/stages/05-control.jsonl"
+    )]  # fmt: skip
+    assert set().union(*shown[1]) == set().union(*shown[0]), "the control reads another library"
     assert found["without"] == pytest.approx(base) and found["with-library"] >= 0.9 and abs(found["with-shuffled"] - base) <= 0.1, found
     transferred, _ = use("taught/corpus.jsonl", "used-by-another", second_student)
     assert transferred["with-library"] >= 0.9 and transferred["without"] == pytest.approx(base)
