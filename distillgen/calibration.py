@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+from distillgen.resampling import exact_interval, lower_bound
 
 Scored: TypeAlias = Sequence[tuple[float, bool]]
 """A probability each, and whether the thing was valid."""
@@ -33,24 +35,35 @@ def curve(scored: Scored) -> list[Point]:
     return points[::-1]
 
 
-def reach(points: Sequence[Point], *, recall: float | None = None, precision: float | None = None) -> Point | None:
-    """The first point, as the threshold rises, at which recall has come down to its target, or precision up to its own.
+def reach(scored: Scored, *, recall: float | None = None, precision: float | None = None, confidence: float) -> Point | None:
+    """The first point, as the threshold rises, at which recall has come down to its target: on new records it is as often
+    below as above. Or at which the exact lower bound of precision has come up to its own, with this confidence: the first
+    at which precision itself has would be a lucky one.
 
-    None where no threshold gives that precision; the last point where recall stays above its target.
+    None where no threshold assures that precision; the last point where recall stays above its target.
     """
+    points = curve(scored)
     if recall is not None:
         return next((point for point in points if point.recall <= recall), points[-1])
-    return next((point for point in points if precision is not None and point.precision >= precision), None)
+    return next((p for p in points if precision is not None and assured(p, len(scored), confidence) >= precision), None)
 
 
-def realised(scored: Scored, threshold: float) -> dict[str, float | None]:
-    """Recall, precision and share of what is kept at a threshold; None where there is nothing to divide by."""
+def assured(point: Point, rows: int, confidence: float) -> float:
+    """The precision that a point exceeds with this confidence, of a curve over so many rows."""
+    kept = round(point.kept * rows)
+    return lower_bound(round(point.precision * kept), kept, level=confidence)
+
+
+def realised(scored: Scored, threshold: float) -> dict[str, Any]:
+    """Recall, precision and share of what is kept at a threshold, and the 95 % interval of each; None where there is nothing to
+    divide by.
+    """
     labels = [label for probability, label in scored if probability > threshold]
-    valid = sum(label for _, label in scored)
+    valid, hits = sum(label for _, label in scored), sum(labels)
+    counts = {"recall": (hits, valid), "precision": (hits, len(labels)), "kept": (len(labels), len(scored))}
     return {
-        "recall": sum(labels) / valid if valid else None,
-        "precision": sum(labels) / len(labels) if labels else None,
-        "kept": len(labels) / len(scored) if scored else None,
+        **{name: part / of if of else None for name, (part, of) in counts.items()},
+        "intervals": {name: exact_interval(part, of)._asdict() for name, (part, of) in counts.items() if of},
     }
 
 

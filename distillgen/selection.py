@@ -70,20 +70,30 @@ def facility_location(vectors: Array, wanted: int, seed: int = 0) -> Iterator[in
 
 
 def in_turn(groups: Sequence[Sequence[int]], *, proportional: bool) -> Iterator[int]:
-    """Groups taken in turn, each in its own order: equally often while they last, or, `proportional`, so that the first n are
-    shared out by the groups' sizes as seats are by votes (Webster's method: off by less than one).
+    """Groups taken in turn, each in its own order: equally often while they last, or, `proportional`, so that of the
+    first n, for every n, each group has its size's share but for less than one (Tijdeman 1980, The chairman
+    assignment problem).
     """
-    queue = [(0.5 / len(group) if proportional else 0.0, place, 0) for place, group in enumerate(groups)]
-    heapq.heapify(queue)
-    while queue:
-        _, place, taken = queue[0]
-        group = groups[place]
-        yield group[taken]
-        taken += 1
-        if taken == len(group):
-            heapq.heappop(queue)
-        else:
-            heapq.heapreplace(queue, ((taken + 0.5) / len(group) if proportional else float(taken), place, taken))
+    if not proportional:
+        most = max(map(len, groups), default=0)
+        yield from (group[taken] for taken in range(most) for group in groups if taken < len(group))
+        return
+    sizes, total, parts = [len(group) for group in groups], sum(map(len, groups)), max(1, 2 * len(groups) - 2)
+
+    def first(place: int, taken: int) -> tuple[int, int, int]:
+        """The first turn in which it may be a group's for the next time: by then 1 / parts of it is due."""
+        return -(-(taken * parts + 1) * total // (parts * sizes[place])), place, taken
+
+    early, due = [first(place, 0) for place, size in enumerate(sizes) if size], list[tuple[float, int, int]]()
+    heapq.heapify(early)
+    for turn in range(1, total + 1):
+        while early and early[0][0] <= turn:
+            _, place, taken = heapq.heappop(early)
+            heapq.heappush(due, (((taken + 1) * parts - 1) / sizes[place], place, taken))  # the last turn, but for a factor
+        _, place, taken = heapq.heappop(due)
+        yield groups[place][taken]
+        if taken + 1 < sizes[place]:
+            heapq.heappush(early, first(place, taken + 1))
 
 
 def leaders(vectors: Array, min_cosine: float) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -84,6 +85,7 @@ def test_vary_redraws_for_every_pass_and_alike_for_the_same_row(project):
         ({"target_recall": None}, "give either 'target_recall' or 'target_precision'"),
         ({"vary": {"name": ["Kim"]}}, "'vary' redraws variables of a 'template'"),
         ({"validation": 0.5, "test": 0.5}, "leave nothing to train on"),
+        ({"confidence": 0.9}, "'confidence' is that of 'target_precision'"),
         ({"epochs": 3}, "'epochs' has no meaning with features: embeddings and no encoder"),
         ({"encoder": "x", "features": "words"}, "'features' has no meaning with an encoder"),
         ({"features": "words", "embedder": "x"}, "'embedder' has no meaning with features: words"),
@@ -149,7 +151,7 @@ def test_the_report_shows_the_critic(project, name):
     (run.directory / "pipeline.lock.yaml").write_text(yaml.safe_dump(lock))
     draw = random.Random(0)
     scored = [(draw.random(), draw.random() < 0.7) for _ in range(900)]
-    held = {"recall": 0.79, "precision": 0.9, "kept": 0.5, "ece": 0.031}
+    held = {"recall": 0.79, "precision": 0.9, "kept": 0.5, "ece": 0.031, "intervals": {"recall": {"low": 0.7, "high": 0.85}}}
     told = {
         "critic": name, "labels": name, "model": name, "target": {"recall": 0.8}, "threshold": 0.4321, "validation": held,
         "test": {"recall": 0.0, "precision": None, "kept": 0.0, "ece": 0.5},
@@ -160,9 +162,20 @@ def test_the_report_shows_the_critic(project, name):
     write_report(run.directory)
     html = (run.directory / "report.html").read_text()
     page = assert_harmless(html)
-    assert "trained on 1,000 of 3,000 labels" in page.text and "probability above 0.432 , for a recall of 80%" in page.text
-    assert name in page.text and "79.0% 90.0% 50.0% 0.031" in page.text and "0.0% none 0.0% 0.5" in page.text
+    assert "trained on 1,000 of 3,000 labels" in page.text and "probability above 0.432 , for a recall of 80%, which new records reach on average" in page.text
+    assert name in page.text and "79.0% 70.0% to 85.0% 90.0% 50.0% 0.031" in page.text and "0.0% none 0.0% 0.5" in page.text
     assert html.count('class="spot') == 1 and len(html) < 80_000
+
+
+@pytest.mark.parametrize("times, unsure", [(2, True), (40, False)])
+def test_too_few_test_labels_are_told(project, caplog, times, unsure):
+    scored = {part: [(0.9, True), (0.1, False)] * times for part in ("validation", "test")}
+    labels = {part: [((str(p),), valid) for p, valid in some] for part, some in {"train": scored["test"], **scored}.items()}
+    with caplog.at_level("WARNING", "distillgen"):
+        Critic(**READS, name="critic")._report(labels, scored, SimpleNamespace(directory=project.path))
+    told = json.loads((project.path / "critic-critic.json").read_text())
+    assert told["test"]["intervals"]["recall"]["high"] == 1 and told["confidence"] is None
+    assert ("critic: its recall lies between 16 % and 100 %, by 2 valid test labels: label more" in caplog.text) == unsure
 
 
 PROMPT = "---\noutput: {json: {head: string, relation: string, tail: string, truth: boolean}}\n---\n{{ number }}\n"
@@ -295,7 +308,7 @@ def test_another_target_only_moves_the_threshold(project):
 @needs("sklearn")
 def test_a_precision_out_of_reach_is_told_before_anything_is_asked(project):
     planted = Planted(project, Triples(0.5), rows=20, labels=500, shuffled=True, validation=0.4, target_recall=None, target_precision=0.99)
-    with pytest.raises(ConfigError, match="no threshold has a precision of 99% on the validation labels; the most is"):
+    with pytest.raises(ConfigError, match="no threshold assures a precision of 99% on the .* validation labels; the most is .* with a confidence of 80%"):
         planted.run()
     assert planted.asked == 0
 

@@ -102,7 +102,35 @@ def test_shares_are_those_of_the_groups(seed):
     groups = [[place] * size for place, size in enumerate(sizes)]
     for n in (10, 100, int(sizes.sum()) // 2):
         found = np.bincount(first(in_turn(groups, proportional=True), n), minlength=6)
-        assert np.abs(found - n * sizes / sizes.sum()).max() < 1.001 and found.sum() == n
+        assert np.abs(found - n * sizes / sizes.sum()).max() < 1 and found.sum() == n
+
+
+def webster(sizes):
+    """The control: by the largest size / (places + 1/2), as groups were taken before."""
+    taken = [0] * len(sizes)
+    for _ in range(sum(sizes)):
+        place = max(range(len(sizes)), key=lambda i: sizes[i] / (taken[i] + 0.5) if taken[i] < sizes[i] else 0)
+        taken[place] += 1
+        yield place
+
+
+def furthest_off(places, sizes):
+    taken, furthest = [0] * len(sizes), 0.0
+    for n, place in enumerate(places, 1):
+        taken[place] += 1
+        furthest = max(furthest, *(abs(own - n * size / sum(sizes)) for own, size in zip(taken, sizes, strict=True)))
+    return furthest
+
+
+@pytest.mark.parametrize("sizes", [[100] + [1] * 30, [1] * 50 + [7, 7], [60, 1, 1, 2, 3], [5], [1, 1], [33, 1, 33, 1, 33]])
+def test_no_group_is_off_its_share_by_one_after_any_number(sizes):
+    groups = [[place] * size for place, size in enumerate(sizes)]
+    assert furthest_off(in_turn(groups, proportional=True), sizes) < 1
+    assert sorted(in_turn(groups, proportional=True)) == sorted(place for group in groups for place in group)
+
+
+def test_websters_method_is_off_by_more_than_one():
+    assert furthest_off(webster([100] + [1] * 30), [100] + [1] * 30) > 5
 
 
 @pytest.mark.parametrize("block", [3, 7, 1024])
@@ -127,7 +155,8 @@ def test_nothing_and_one():
     one = unit(0, 1)
     assert [list(choose(one)) for choose in ALL] == [[0]] * 3
     assert leaders(one, 0.9)[0].tolist() == [0] and leaders(one[:0], 0.9)[0].tolist() == []
-    assert list(in_turn([], proportional=True)) == []
+    assert list(in_turn([], proportional=True)) == list(in_turn([], proportional=False)) == []
+    assert list(in_turn([[], [3], []], proportional=True)) == [3]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from distillgen.steering import apportion, drawn, equilibrium, factors
+from distillgen.steering import apportion, drawn, equilibrium, factors, with_unsure
 
 DOMAINS = [f"d{i}" for i in range(6)]
 
@@ -52,6 +52,37 @@ def test_budgets_follow_the_shares_and_what_a_domain_lacks_goes_to_the_others():
     assert apportion(10, {"a": 0.8, "b": 0.2}, {"a": 3, "b": 2}) == {"a": 3, "b": 2}
 
 
+def greedy(budget, shares):
+    """The control: one after the other to the domain that is furthest behind, as budgets were shared out before."""
+    counts = dict.fromkeys(shares, 0)
+    for spent in range(1, budget + 1):
+        counts[max(shares, key=lambda name: shares[name] * spent - counts[name])] += 1
+    return counts
+
+
+def off(counts, budget, shares):
+    return max(abs(counts[name] - budget * share) for name, share in shares.items())
+
+
+def test_no_budget_is_off_its_share_by_one_or_more():
+    chance, worst = random.Random(1), 0.0
+    for _ in range(600):
+        weights = [chance.choice([chance.random(), 0.03, 2]) for _ in range(chance.randint(2, 25))]
+        shares = {f"d{i}": weight / sum(weights) for i, weight in enumerate(weights)}
+        budget = chance.randint(1, 40)
+        counts = apportion(budget, shares, dict.fromkeys(shares, 99))
+        assert off(counts, budget, shares) < 1 and sum(counts.values()) == budget
+        worst = max(worst, off(greedy(budget, shares), budget, shares))
+    assert worst > 1, "the control keeps its quota too"
+
+
+def test_a_budget_is_spent_where_there_is_something_and_nowhere_else():
+    assert apportion(10, {"a": 1.0, "b": 0.0}, {"a": 4, "b": 3}) == {"a": 4, "b": 3}
+    assert apportion(4, {"a": 1.0, "b": 0.0}, {"a": 4, "b": 3}) == {"a": 4, "b": 0}
+    assert apportion(9, {"a": 0.6, "b": 0.3, "c": 0.1}, {"a": 2, "b": 9, "c": 9}) == {"a": 2, "b": 5, "c": 2}
+    assert apportion(3, {}, {}) == {} and apportion(0, {"a": 1.0}, {"a": 3}) == {"a": 0}
+
+
 def value(chances, gains, wrong):
     """What a draw is worth when the adversary takes the largest of q g, the last one in part."""
     at_stake = sorted((q * g for q, g in zip(chances, gains, strict=True)), reverse=True)
@@ -79,6 +110,36 @@ def test_without_wrong_answers_the_largest_gains_are_drawn_and_with_all_wrong_ev
     q = equilibrium(gains, 0)
     assert q == [0, 1, 0, 0] and drawn(q, gains, 3, random.Random(0)) == [1, 3, 2]
     assert equilibrium(gains, 4) == [0.25] * 4 and equilibrium([], 0) == []
+
+
+def chance_of_being_drawn(chances, gains, count, which, times=400):
+    chance = random.Random(0)
+    draws = [set(drawn(chances, gains, count, chance)) for _ in range(times)]
+    return sum(len(each & which) for each in draws) / times / len(which)
+
+
+@pytest.mark.parametrize("sure", [0.0, 1e-12, 0.001, 0.01])
+def test_where_few_are_unsure_and_all_of_them_may_be_wrong_they_are_drawn_all_the_same(sure):
+    """Five of 100 are unsure, twenty are drawn, and the teacher may be wrong in ten."""
+    gains, unsure = [0.9] * 5 + [sure] * 95, set(range(5))
+    best = equilibrium(gains, 10)
+    chances = with_unsure(best)
+    assert sum(chances) == pytest.approx(1)
+    assert chance_of_being_drawn(chances, gains, 20, unsure) > (0.15 if sure > 1e-9 else 0.99)
+    if sure > 1e-9:
+        assert chance_of_being_drawn(best, gains, 20, unsure) < 0.02, "the control: the equilibrium alone asks about them too"
+
+
+def test_no_chance_is_below_one_at_random_and_an_even_equilibrium_stays_as_it_is():
+    for seed in range(30):
+        chance = random.Random(seed)
+        gains = [chance.choice([0.0, 0.01, chance.random()]) for _ in range(20)]
+        before = equilibrium(gains, chance.uniform(0, 15))
+        after = with_unsure(before)
+        assert sum(before) == pytest.approx(1) == sum(after)
+        assert all(new == 0 if not old else new >= 1 / 20 - 1e-12 for old, new in zip(before, after, strict=True))
+        assert not any(own for own, gain in zip(before, gains, strict=True) if not gain and any(gains))
+    assert with_unsure([0, 1, 0, 0]) == [0, 1, 0, 0] and with_unsure([0.25] * 4) == [0.25] * 4 and with_unsure([]) == []
 
 
 def test_draws_follow_their_chances():

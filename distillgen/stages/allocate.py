@@ -14,7 +14,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.record import SPLIT, Record, digest, text_of
 from distillgen.stages import Checking, Chunks, Estimate, Job, Stage
 from distillgen.stages._whole_set import Spool, number_of
-from distillgen.steering import apportion, drawn, equilibrium, factors
+from distillgen.steering import apportion, drawn, equilibrium, factors, with_unsure
 
 
 class Allocate(Stage):
@@ -27,7 +27,8 @@ class Allocate(Stage):
     wrong ones takes the place of the cross-entropy.
 
     Which of a group: at random (uniform), those of which the student is least sure (margin), or by the equilibrium of Robust
-    Active Distillation (Baykal et al. 2023), which does not bet on records that the teacher may answer wrongly.
+    Active Distillation (Baykal et al. 2023), which does not bet on records that the teacher may answer wrongly, but leaves none of
+    them less chance than a draw at random.
     """
 
     kind = "allocate"
@@ -147,7 +148,7 @@ class Allocate(Stage):
         if self.by == "margin":
             return set(drawn([0.0] * len(gains), gains, count, chance))
         share = told.get(f"teacher's wrong share in {group}", 0.0) if self.wrong is None else self.wrong
-        return set(drawn(equilibrium(gains, share * len(gains)), gains, count, chance))
+        return set(drawn(with_unsure(equilibrium(gains, share * len(gains))), gains, count, chance))
 
 
 def _perplexity(measure: str) -> bool:

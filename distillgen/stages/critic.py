@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from pydantic import Field, model_validator
 
-from distillgen.calibration import Point, Scored, calibration_error, curve, reach, realised
+from distillgen.calibration import Point, Scored, assured, calibration_error, curve, reach, realised
 from distillgen.classifier import Classifier, Encoder, Linear, Renderings, Scoring, averaged, features_of
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
@@ -34,6 +34,7 @@ log = logging.getLogger("distillgen")
 
 VERSION = 1  # of the way in which a critic is trained; another one trains anew
 LONGEST = 20_000  # characters of a text that are read
+UNSURE = 0.4  # an interval of recall that is wider says hardly anything
 PARTS = ("train", "validation", "test")
 
 Labels: TypeAlias = dict[str, list[tuple[Renderings, bool]]]
@@ -57,8 +58,9 @@ class Critic(Stage):
     template: str | None = Field(None, description="the text that it reads, instead of fields")
     vary: dict[str, list[Any] | Pick] = Field({}, description="nuisance variables of the template and their values")
     passes: int = Field(5, ge=1, description="with vary: renderings, each redrawn, over which a probability is averaged")
-    target_recall: float | None = Field(None, gt=0, le=1, description="share of the valid to keep")
+    target_recall: float | None = Field(None, gt=0, le=1, description="share of the valid to keep, on average")
     target_precision: float | None = Field(None, gt=0, le=1, description="share of what is kept that is to be valid")
+    confidence: float = Field(0.8, ge=0.5, lt=1, description="how surely target_precision is reached on new records")
     group: str | None = Field(None, description="labelled rows with the same value here stay in one part; default: the same text")
     validation: float = Field(0.2, gt=0, lt=1, description="share of the labels that the threshold is chosen on")
     test: float = Field(0.2, gt=0, lt=1, description="share of the labels that only the report sees")
@@ -76,6 +78,8 @@ class Critic(Stage):
             raise ValueError("give either 'fields' or 'template': what the critic reads")
         if (self.target_recall is None) == (self.target_precision is None):
             raise ValueError("give either 'target_recall' or 'target_precision'")
+        if self.target_precision is None and self.confidence != Critic.model_fields["confidence"].default:
+            raise ValueError("'confidence' is that of 'target_precision'; a target_recall is reached on average")
         if self.vary and self.template is None:
             raise ValueError("'vary' redraws variables of a 'template', and there is none")
         if self.validation + self.test >= 1:
@@ -248,19 +252,22 @@ class Critic(Stage):
 
     def _report(self, labels: Labels, scored: Mapping[str, Scored], job: Job) -> float:
         """Choose the threshold, on the validation labels, and write down what is known of it; returns it."""
-        points = curve(scored["validation"])
-        chosen = reach(points, recall=self.target_recall, precision=self.target_precision)
+        labelled = scored["validation"]
+        chosen = reach(labelled, recall=self.target_recall, precision=self.target_precision, confidence=self.confidence)
         if chosen is None:
-            most = max(points, key=lambda point: point.precision)
-            message = f"no threshold has a precision of {self.target_precision:.0%} on the validation labels; "
-            remedy = f"the most is {most.precision:.0%}, at {most.recall:.0%} recall: label more, or lower target_precision"
-            raise ConfigError(f"stage '{self.name}': {message}{remedy}")
-        told = {
+            sure = {point: assured(point, len(labelled), self.confidence) for point in curve(labelled)}
+            most = max(sure, key=lambda point: sure[point])
+            message = f"no threshold assures a precision of {self.target_precision:.0%} on the {len(labelled)} validation labels"
+            found = f"the most is {sure[most]:.0%} with a confidence of {self.confidence:.0%}, where it is {most.precision:.0%}"
+            remedy = "label more, or lower target_precision or confidence"
+            raise ConfigError(f"stage '{self.name}': {message}; {found} at {most.recall:.0%} recall: {remedy}")
+        told: dict[str, Any] = {
             "critic": self.name,
             "labels": self.labels,
             "model": self.encoder or ("words" if self.features == "words" else self.embedder),
             "counts": {part: {"rows": len(some), "valid": sum(valid for _, valid in some)} for part, some in labels.items()},
             "target": {"recall": self.target_recall} if self.target_recall else {"precision": self.target_precision},
+            "confidence": self.confidence if self.target_precision else None,
             "threshold": chosen.threshold,
             **{part: {**realised(some, chosen.threshold), "ece": calibration_error(some)} for part, some in scored.items()},
             "points": list(Point._fields),
@@ -268,6 +275,10 @@ class Critic(Stage):
         }
         (job.directory / f"critic-{self.name}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
         log.info("%s: keeps a probability above %.4f", self.name, chosen.threshold)
+        low, high = (told["test"]["intervals"]["recall"][end] for end in ("low", "high"))
+        if high - low > UNSURE:
+            few = f"{told['counts']['test']['valid']} valid test labels"
+            log.warning("%s: its recall lies between %.0f %% and %.0f %%, by %s: label more", self.name, 100 * low, 100 * high, few)
         return chosen.threshold
 
 
