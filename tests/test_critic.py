@@ -175,7 +175,7 @@ def test_too_few_test_labels_are_told(project, caplog, times, unsure):
         Critic(**READS, name="critic")._report(labels, scored, SimpleNamespace(directory=project.path))
     told = json.loads((project.path / "critic-critic.json").read_text())
     assert told["test"]["intervals"]["recall"]["high"] == 1 and told["confidence"] is None
-    assert ("critic: its recall lies between 16 % and 100 %, by 2 valid test labels: label more" in caplog.text) == unsure
+    assert ("critic: its recall lies between 16% and 100%, by 2 valid test labels: label more" in caplog.text) == unsure
 
 
 PROMPT = "---\noutput: {json: {head: string, relation: string, tail: string, truth: boolean}}\n---\n{{ number }}\n"

@@ -27,8 +27,8 @@ class Allocate(Stage):
     wrong ones takes the place of the cross-entropy.
 
     Which of a group: at random (uniform), those of which the student is least sure (margin), or by the equilibrium of Robust
-    Active Distillation (Baykal et al. 2023), which does not bet on records that the teacher may answer wrongly, but leaves none of
-    them less chance than a draw at random.
+    Active Distillation (Baykal et al. 2023), which does not bet on records that the teacher may answer wrongly, but
+    gives none that it bets on less chance than a draw at random.
     """
 
     kind = "allocate"

@@ -277,8 +277,8 @@ class Critic(Stage):
         log.info("%s: keeps a probability above %.4f", self.name, chosen.threshold)
         low, high = (told["test"]["intervals"]["recall"][end] for end in ("low", "high"))
         if high - low > UNSURE:
-            few = f"{told['counts']['test']['valid']} valid test labels"
-            log.warning("%s: its recall lies between %.0f %% and %.0f %%, by %s: label more", self.name, 100 * low, 100 * high, few)
+            about, few = f"between {low:.0%} and {high:.0%}", f"{told['counts']['test']['valid']} valid test labels"
+            log.warning("%s: its recall lies %s, by %s: label more", self.name, about, few)
         return chosen.threshold
 
 
