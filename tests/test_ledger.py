@@ -262,7 +262,7 @@ def test_a_run_goes_on_with_a_ledger_of_the_former_format(project):
     with Endpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 5)
         run = distillgen.run("ask", limit=3)
-        as_format_2(run.directory / "ledger.sqlite3")
+        as_format_2(run.ledger)
         assert distillgen.run("ask").state["totals"]["answers"] == 5 and len(endpoint.bodies) == 5
 
 

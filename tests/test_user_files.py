@@ -88,7 +88,7 @@ def test_an_edited_measure_measures_anew_and_one_that_is_left_alone_does_not(pro
     os.utime(file, (0, 0))
     project.write("filters/_beside.py", "")
     project.rows("b.jsonl", [])
-    assert run(project, "again") == ([0.5] * 3, 3)  # (another run has a ledger of its own)
+    assert run(project, "again") == ([0.5] * 3, 0)  # of the one ledger of the project
     assert run(project) == ([0.5] * 3, 0)
     project.write("filters/length.py", MEASURE.replace("share: float = 0.5", "share: float = 0.7"))
     assert run(project) == ([0.7] * 3, 3)
