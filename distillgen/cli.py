@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -18,12 +19,21 @@ import click
 import distillgen
 from distillgen import show
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.streams import escape_unknown, hold_open
+from distillgen.wording import reasons
 
 if TYPE_CHECKING:
     from distillgen.execution import Options
     from distillgen.runs import Run
 
 HELLO = ("pipelines/hello.yaml", "prompts/hello.md", "filters/word_count.py", "data/hello.jsonl", "data/hello.py")
+
+
+ENVIRONMENT = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENOMEM,
+})  # fmt: skip
+"""What a disk, a folder or the machine refuses: its owner can mend it, and no traceback helps with that."""
 
 
 class Unusable(DistillgenError):
@@ -35,6 +45,12 @@ class Unusable(DistillgenError):
 class Program(click.Group):
     """Errors become one line and an exit code."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Carry a command line out, whatever the standard streams are."""
+        hold_open()
+        escape_unknown()
+        return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Carry a command out."""
         try:
@@ -44,6 +60,13 @@ class Program(click.Group):
         except DistillgenError as error:
             show.say("\n".join([str(error), *getattr(error, "__notes__", ())]), error=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in ENVIRONMENT:
+                raise
+            where = f" '{error.filename}'" if error.filename else ""
+            safe = "The answers that were paid for are safe; mend it and give the same command again"
+            show.say(f"cannot read or write{where}: {(error.strerror or str(error)).lower()}. {safe}", error=True)
+            ctx.exit(ConfigError.exit_code)
 
 
 def _find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:
@@ -432,8 +455,12 @@ def _carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, 
         show.as_json(carried.state) if as_json else show.status(carried, error=True)
         raise
     show.as_json(carried.state) if as_json else show.summary(carried)
-    if failed := carried.state["failed"]:
+    state = carried.state
+    if failed := state["failed"]:
         raise Unusable(f"{failed} answers could not be used; to ask just those again: --retry-failed")
+    if state["stages"][-1]["complete"] and not state["kept"]:
+        why = f"all rows were dropped ({reasons(state['dropped'])})" if state["dropped"] else "the source has no rows"
+        raise Unusable(f"nothing was kept: {why}; see: distillgen show {directory} --dropped")
 
 
 @main.command()

@@ -38,6 +38,7 @@ from distillgen.record import Record, digest, dumps
 from distillgen.runs import PARTIAL, Run, read_records, stage_file
 from distillgen.stages import CHUNK, Chunks, Job
 from distillgen.stages.generate import FAILURES
+from distillgen.streams import hold_open
 from distillgen.teachers import Services, Spec, Teacher, teacher_class
 from distillgen.teachers.limits import Budget
 from distillgen.teachers.scripted import Script, Scripted
@@ -108,10 +109,21 @@ class Live:
     notes: dict[str, str] = field(default_factory=dict)
     first_kept: Record | None = None
     first_shown: bool = False
+    totals_before: dict[str, float] = field(init=False)
+    """What the run had asked before this command."""
+
+    def __post_init__(self) -> None:
+        """Count what the ledger holds at the start."""
+        self.totals_before = self._totals()
+
+    def _totals(self) -> dict[str, float]:
+        usage = self.ledger.usage(self.ledger_run)
+        return {key: round(sum(getattr(used, key) for used in usage), 6) for key in COUNTS}
 
     def state(self, word: str) -> dict[str, Any]:
         """What `usage.json` holds."""
         usage = self.ledger.usage(self.ledger_run)
+        totals = self._totals()
         dropped = sum((count.dropped for count in self.stages), Counter[str]())
         models: dict[str, dict[str, float]] = {}
         for used in usage:
@@ -127,7 +139,8 @@ class Live:
             "stages": [asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages],
             "models": models,
             "usage": [used._asdict() for used in usage],
-            "totals": {key: round(sum(model[key] for model in models.values()), 6) for key in COUNTS},
+            "totals": totals,
+            "asked_now": {key: round(totals[key] - self.totals_before[key], 6) for key in COUNTS},
             "ledger": os.path.relpath(self.ledger.path, self.directory),
             "ledger_seen": self.ledger_seen,
             "seconds": round(time.monotonic() - self.started, 1),
@@ -164,6 +177,7 @@ def run(
 
 def execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
     """Carry out a checked pipeline; `watch` runs beside it and is cancelled at the end."""
+    hold_open()
     with _interpreter_at_ease():
         return uvloop.run(_execute(pipeline, directory, options, watch))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,16 +27,18 @@ PLAIN_EVERY = 20  # draws, where there is no terminal
 async def watch(live: Live, console: Console | None = None) -> None:
     """Draw until cancelled: live lines on a terminal, else one plain line every ten seconds."""
     screen = console or Console(stderr=True, highlight=False, markup=False)
-    standings: deque[tuple[float, int, int]] = deque(maxlen=round(30 / DRAW_EVERY_S))
+    standings: deque[tuple[float, int, dict[str, int]]] = deque(maxlen=round(30 / DRAW_EVERY_S))
 
     def draw() -> list[str]:
         if live.first_kept and not live.first_shown:
             live.first_shown = True
             after = f"first kept row, after {duration(time.monotonic() - live.started)}:"
             screen.print(Text("\n  ".join([after, *field_lines(live.first_kept, 150)])), soft_wrap=True)
-        answered = sum(teacher.activity.answered for teacher in live.teachers.values())
-        standings.append((time.monotonic(), answered, live.stages[live.last].sources))
-        lines = [*_lines(live, *(now - before for now, before in zip(standings[-1], standings[0], strict=True)))]
+        answered = {name: teacher.activity.answered for name, teacher in live.teachers.items()}
+        standings.append((time.monotonic(), live.stages[live.last].sources, answered))
+        (now, done, _), (before, done_before, answered_before) = standings[-1], standings[0]
+        recent = {name: count - answered_before.get(name, 0) for name, count in answered.items()}
+        lines = [*_lines(live, now - before, done - done_before, recent)]
         display.update(Text(visible("\n".join(lines))), refresh=True)
         return lines
 
@@ -51,20 +53,27 @@ async def watch(live: Live, console: Console | None = None) -> None:
             draw()
 
 
-def _lines(live: Live, seconds: float, answered: float, rows: float) -> Iterator[str]:
-    """Each stage, each model, and what is left or waited for; in the last so many seconds, so much was answered and done."""
+def _lines(live: Live, seconds: float, rows: int, answered: Mapping[str, int]) -> Iterator[str]:
+    """Each stage, each model, and what is left or waited for. In the last `seconds`, so many `rows` were done, and so many
+    answers came from each model.
+    """
     for count in live.stages:
         yield stage_line(vars(count), live.total)
     for name, note in live.notes.items():
         yield f"{name:<12} {note}"
+    costs = Counter[str]()
+    for used in live.ledger.usage(live.ledger_run):
+        costs[used.model] += used.cost_usd
     for name, teacher in live.teachers.items():
         a = teacher.activity
-        parts = [f"{len(a.sending)} in flight", f"{a.answered:,} answered", f"{answered / (seconds or 1):.1f}/s"]
+        parts = [f"{len(a.sending)} in flight", f"{a.answered:,} answered", f"{answered[name] / (seconds or 1):.1f}/s"]
         parts += [f"{a.input_tokens + a.output_tokens:,} tokens"]
-        parts += [f"{money(live.budget.spent)} of at most {money(live.most_usd)}"] if teacher.spec.price else []
+        parts += [money(costs[name])] if teacher.spec.price else []
         parts += [f"{a.retries} retries ({clipped(a.trouble, 60)})"] if a.retries else []
         parts += [f"{a.failed} failed"] if a.failed else []
         yield f"{name:<12} {a.note or '  '.join(parts)}"
+    if any(teacher.spec.price for teacher in live.teachers.values()):
+        yield f"{'cost':<12} {money(live.budget.spent)} of at most {money(live.most_usd)}"
     if live.total is not None and rows:
         yield f"{duration((live.total - live.stages[live.last].sources) * seconds / rows)} left"
     flying = sum(len(teacher.activity.sending) for teacher in live.teachers.values() if teacher.paid)

@@ -57,11 +57,20 @@ def data_files(data: Run | str) -> list[File]:
         if not (folder / "README.md").is_file():
             raise ConfigError(f"'{data}' is neither a run nor a folder that 'distillgen export RUN' has written: no README.md")
         names = (path.relative_to(folder) for path in _inside(folder))
-        return [File(name.as_posix(), folder / name) for name in names if not any(part.startswith(".") for part in name.parts)]
+        files = [File(name.as_posix(), folder / name) for name in names if not any(part.startswith(".") for part in name.parts)]
+        if not any(file.size for file in files if file.name != "README.md"):
+            raise ConfigError(f"'{data}' has no rows to push: no file in it but README.md holds anything")
+        return files
     if missing := [name for name in OF_A_RUN if not (data.directory / name).exists()]:
         raise ConfigError(f"'{data.directory}' has no {missing[0]} yet; run it to its end first")
-    if data.state["state"] == "running":
+    whole = data.state
+    if whole["state"] == "running":
         raise ConfigError(f"'{data.directory}' is being carried out; wait for it (distillgen status {data.directory})")
+    if whole["state"] != "finished" or not whole["stages"][-1]["complete"]:
+        ended = "has stages that were not carried out" if whole["state"] == "finished" else f"is not finished ({whole['state']})"
+        raise ConfigError(f"'{data.directory}' {ended}; run it to its end first")
+    if not whole["kept"]:
+        raise ConfigError(f"'{data.directory}' has no rows to push; see: distillgen show {data.directory} --dropped")
     lock = data.lock
     state = json.loads((data.directory / "usage.json").read_text(encoding="utf-8"))
     lock["path"], state["ledger"] = Path(lock["path"]).name, Path(state["ledger"]).name  # where they lay is nobody's business

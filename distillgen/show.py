@@ -190,6 +190,11 @@ def summary(run: Run) -> None:
             made = {name: value for name, value in record.fields.items() if name not in given}
             say("".join(f"    {line}\n" for line in field_lines(replace(record, fields=made or record.fields), 150)))
     say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
-    say(f"{_used(state['totals'])}, {duration(state['seconds'])}")
+    now, total = state["asked_now"], state["totals"]
+    if now == total:
+        say(f"{_used(total)}, {duration(state['seconds'])}")
+    else:
+        asked = _used(now) if now["requests"] else "nothing"
+        say(f"asked now: {asked}, {duration(state['seconds'])}; in all: {_used(total)}")
     evaluation(run)
     say(f"corpus  {run.directory / 'corpus.jsonl'}\nreport  {run.directory / 'report.html'}")

@@ -34,8 +34,12 @@ def field_lines(record: Record, width: int) -> list[str]:
 
 def dropped(counts: Mapping[str, int]) -> str:
     """`dropped 41 (grounded 29, brevity 12)`, or nothing."""
-    named = ", ".join(f"{name} {count:,}" for name, count in Counter(counts).most_common())
-    return f"dropped {sum(counts.values()):,} ({named})" if named else ""
+    return f"dropped {sum(counts.values()):,} ({reasons(counts)})" if counts else ""
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    """`grounded 29, brevity 12`, the most frequent first."""
+    return ", ".join(f"{name} {count:,}" for name, count in Counter(counts).most_common())
 
 
 def money(usd: float) -> str:

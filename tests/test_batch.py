@@ -476,7 +476,7 @@ def test_what_is_waited_for_is_said_and_no_alarm_is_raised(project, monkeypatch)
         while True:
             if (note := live.teachers["teacher"].activity.note) and note not in notes:
                 notes.append(note)
-            alarms.extend(line for line in progress._lines(live, 1, 0, 0) if note and "nothing has moved" in line)
+            alarms.extend(line for line in progress._lines(live, 1, 0, {name: 0 for name in live.teachers}) if note and "nothing has moved" in line)
             if "done" in note:
                 held.append(note)
             endpoint.held = len(held) < 50

@@ -1,0 +1,190 @@
+"""How a command ends: whatever the terminal, the disk or the folder is, with a message and an exit code, never a traceback."""
+
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import distillgen
+from distillgen import progress
+
+ROWS = [{"question": f"What is {i}?"} for i in range(4)]
+PIPELINE = """# small.yaml: an answer a row
+version: 1
+models: {t: {provider: scripted, model: echo}}
+stages:
+  - source: {path: rows.jsonl}
+  - generate: {model: t, template: "{{ question }}", output: answer}
+  - filter: [word_count: {field: answer, min_words: 1}]
+"""
+
+
+@pytest.fixture
+def small(project):
+    project.rows("rows.jsonl", ROWS)
+    project.write("pipelines/small.yaml", PIPELINE)
+    return project
+
+
+@pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(small, streams):
+    command = f"exec {shlex.quote(sys.executable)} -m distillgen run small {streams}"
+    done = subprocess.run(["sh", "-c", command], cwd=small.path, env=small.env(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(small.read("runs/small/corpus.jsonl")) == 4
+    if "<&-" == streams:
+        assert "4 kept" in done.stdout
+
+
+def test_a_terminal_of_another_encoding(small):
+    small.rows("rows.jsonl", [{"question": "Was heißt →?"}])
+    latin = {"PYTHONIOENCODING": "iso8859-1"}
+    command = [sys.executable, "-m", "distillgen", "run", "small"]
+    done = subprocess.run(command, cwd=small.path, env=small.env() | latin, capture_output=True, timeout=60)
+    assert done.returncode == 0 and "Was heißt \\u2192?".encode("iso8859-1") in done.stdout, done
+    assert small.read("runs/small/corpus.jsonl")[0]["answer"] == "Was heißt →?"
+
+
+@pytest.mark.parametrize("most", [1, 2_000, 70_000])
+def test_a_full_disk(small, most):
+    """A limit on the size of files refuses writes as a full disk does, wherever they happen to be."""
+
+    def run(*args, limit):
+        limits = (limit, resource.RLIM_INFINITY)
+        return subprocess.run(
+            [sys.executable, "-m", "distillgen", *args], cwd=small.path, env=small.env(), capture_output=True, text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits), timeout=60,
+        )  # fmt: skip
+
+    done = run("run", "small", limit=most)
+    assert done.returncode == 2 and "Traceback" not in done.stderr + done.stdout, done.stderr
+    assert run("run", "small", limit=resource.RLIM_INFINITY).returncode == 0
+    done = run("report", "small", limit=most)
+    assert "Traceback" not in done.stderr and done.returncode == (2 if most < 70_000 else 0)
+    if done.returncode:
+        assert "file too large. The answers that were paid for are safe" in done.stderr
+
+
+@pytest.mark.parametrize("args", [("init", "/sys/mine"), ("run", "small", "-o", "/sys/mine"), ("export", "small", "-o", "/sys/mine")])
+def test_a_folder_that_is_not_ones_own(small, args):
+    small.cli("run", "small")
+    done = small.cli(*args, check=2)
+    assert "/sys" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_even_be_looked_into(small, monkeypatch, capsys):
+    from distillgen.cli import main
+
+    def refuse(path, *args, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main(["init", "theirs"])
+    assert ended.value.code == 2
+    assert "cannot write to 'theirs'" in capsys.readouterr().err
+    monkeypatch.setattr("pathlib.Path.exists", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "theirs"])
+    assert ended.value.code == 2
+    assert "cannot read or write 'theirs/usage.json': permission denied" in capsys.readouterr().err
+
+
+def test_an_error_that_is_no_ones_disk_is_not_hidden(small, monkeypatch):
+    from distillgen.cli import main
+
+    def broken(*args, **options):
+        raise OSError("a bug")
+
+    monkeypatch.setattr("distillgen.load", broken)
+    with pytest.raises(OSError, match="a bug"):
+        main(["check", "small"])
+
+
+def test_a_run_that_keeps_nothing_says_so(small):
+    small.write("pipelines/small.yaml", PIPELINE.replace("min_words: 1", "min_words: 9"))
+    done = small.cli("run", "small", check=3)
+    assert "nothing was kept: all rows were dropped (word_count 4)" in done.stderr and "show runs/small --dropped" in done.stderr
+    small.cli("run", "small", "--until", "generate")  # not its end: nothing can be missing
+    small.write("pipelines/small.yaml", PIPELINE)
+    assert "nothing was kept" not in small.cli("run", "small").stderr
+
+
+def test_what_is_asked_now_is_told_apart_from_all_that_was_asked(small):
+    first, again = small.cli("run", "small").stdout, small.cli("run", "small").stdout
+    assert "\n4 requests, 24 tokens" in first and "asked now" not in first
+    assert "\nasked now: nothing, " in again and "in all: 4 requests, 24 tokens" in again
+    small.rows("rows.jsonl", [*ROWS, {"question": "And five?"}])
+    assert "\nasked now: 1 requests, 4 tokens" in small.cli("run", "small").stdout
+    state = json.loads((small.path / "runs/small/usage.json").read_text())
+    assert state["asked_now"]["requests"] == 1 and state["totals"]["requests"] == 5
+
+
+def test_each_model_is_shown_with_its_own_answers_and_money(small):
+    price = "price: {input: 1e6, output: 0}"  # a dollar a word
+    models = f"models: {{t: {{provider: scripted, model: echo, {price}}}, u: {{provider: scripted, model: echo, {price}}}}}"
+    small.write(
+        "pipelines/small.yaml",
+        PIPELINE.replace("models: {t: {provider: scripted, model: echo}}", models)
+        + '  - generate: {name: again, model: u, template: "{{ answer }} Really?", output: doubt}\n',
+    )
+    shown = []
+
+    async def watch(live):
+        import asyncio
+
+        try:
+            await asyncio.Event().wait()
+        finally:
+            shown.extend(progress._lines(live, 1.0, 4, {"t": 4, "u": 2}))
+
+    from distillgen.execution import Options, execute
+
+    execute(distillgen.load("pipelines/small.yaml"), small.path / "r", Options(), watch)
+    lines = {line.split()[0]: line for line in shown}
+    assert "$12.00" in lines["t"] and "4.0/s" in lines["t"] and "$16.00" in lines["u"] and "2.0/s" in lines["u"]
+    assert "$28.00 of at most $" in lines["cost"]
+
+
+@pytest.mark.parametrize("end", ["interrupted", "stages", "empty"])
+def test_what_is_not_whole_is_not_pushed(small, end):
+    small.cli("run", "small")
+    small.cli("push", "small", "me/small", "--dry-run")
+    usage = small.path / "runs/small/usage.json"
+    state = json.loads(usage.read_text())
+    if end == "interrupted":
+        usage.write_text(json.dumps(state | {"state": "interrupted"}))
+    elif end == "stages":
+        state["stages"][-1]["complete"] = False
+        usage.write_text(json.dumps(state))
+    else:
+        small.write("pipelines/small.yaml", PIPELINE.replace("min_words: 1", "min_words: 9"))
+        small.cli("run", "small", check=3)
+    message = {
+        "interrupted": "is not finished (interrupted); run it to its end first",
+        "stages": "has stages that were not carried out; run it to its end first",
+        "empty": "has no rows to push; see: distillgen show",
+    }[end]
+    assert message in small.cli("push", "small", "me/small", "--dry-run", check=2).stderr
+
+
+def test_an_export_without_rows_is_not_pushed(small):
+    folder = small.path / "out"
+    folder.mkdir()
+    (folder / "README.md").write_text("# A card\n")
+    (folder / "train.jsonl").write_text("")
+    assert "has no rows to push" in small.cli("push", "out", "me/small", "--dry-run", check=2).stderr
+    (folder / "train.jsonl").write_text('{"a": 1}\n')
+    small.cli("push", "out", "me/small", "--dry-run")
+
+
+def test_streams_of_the_test_itself_are_left_alone():
+    before = os.fstat(1)
+    from distillgen.streams import hold_open
+
+    hold_open()
+    assert os.fstat(1) == before
