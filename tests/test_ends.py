@@ -6,6 +6,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,19 +80,23 @@ def test_a_folder_that_is_not_ones_own(small, args):
 def test_a_folder_that_cannot_even_be_looked_into(small, monkeypatch, capsys):
     from distillgen.cli import main
 
-    def refuse(path, *args, **options):
-        raise PermissionError(13, "Permission denied", str(path))
+    looked = Path.is_dir, Path.exists
 
-    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    def refuse(path, look):
+        if "theirs" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr("pathlib.Path.is_dir", lambda path: refuse(path, looked[0]))
     with pytest.raises(SystemExit) as ended:
         main(["init", "theirs"])
     assert ended.value.code == 2
     assert "cannot write to 'theirs'" in capsys.readouterr().err
-    monkeypatch.setattr("pathlib.Path.exists", refuse)
+    monkeypatch.setattr("pathlib.Path.exists", lambda path: refuse(path, looked[1]))
     with pytest.raises(SystemExit) as ended:
         main(["status", "theirs"])
     assert ended.value.code == 2
-    assert "cannot read or write 'theirs/usage.json': permission denied" in capsys.readouterr().err
+    assert "theirs/usage.json': permission denied. The answers" in capsys.readouterr().err
 
 
 def test_an_error_that_is_no_ones_disk_is_not_hidden(small, monkeypatch):

@@ -54,7 +54,7 @@ def test_a_changed_threshold_measures_and_asks_nothing_again(project, endpoint):
     path = project.ask_pipeline(endpoint.url, 6, after=STAGES)
     project.cli("run", "ask")
     path.write_text(path.read_text().replace("max_letters: 99", "max_letters: 5"))
-    project.cli("run", "ask")
+    project.cli("run", "ask", check=3)
     assert endpoint.asked.total() == 12 and (project.path / "measured").read_text() == "x" * 6
     assert {row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")} == {"19 letters > 5"}
 
@@ -116,7 +116,7 @@ def test_plan_bounds_what_the_run_then_costs(project, endpoint):
 def test_show_and_lineage(project, endpoint):
     project.write("filters/short.py", FILTER.replace("99", "5"))
     project.ask_pipeline(endpoint.url, 4, after="  - filter: [short]\n")
-    project.cli("run", "ask")
+    project.cli("run", "ask", check=3)
     assert "no records" in project.cli("show", "ask").stdout
     assert "dropped by filter/short: 19 letters > 5" in project.cli("show", "ask", "--dropped").stdout
     row = json.loads(project.cli("show", "ask", "--filter", "short", "-n", 1, "--json").stdout)[0]
