@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -61,9 +61,9 @@ def _lines(live: Live, seconds: float, rows: int, answered: Mapping[str, int]) -
         yield stage_line(vars(count), live.total)
     for name, note in live.notes.items():
         yield f"{name:<12} {note}"
-    costs = Counter[str]()
+    costs: dict[str, float] = dict.fromkeys(live.teachers, 0.0)
     for used in live.ledger.usage(live.ledger_run):
-        costs[used.model] += used.cost_usd
+        costs[used.model] = costs.get(used.model, 0.0) + used.cost_usd
     for name, teacher in live.teachers.items():
         a = teacher.activity
         parts = [f"{len(a.sending)} in flight", f"{a.answered:,} answered", f"{answered[name] / (seconds or 1):.1f}/s"]
