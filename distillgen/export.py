@@ -118,7 +118,7 @@ class _Rows:
             own |= {str(record.fields[SPLIT]): 0.0} if SPLIT in record.fields else {}
         fields = list(names)
         if own and wanted.splits:
-            raise ConfigError(f"the rows are split already, by their field '{SPLIT}'; leave --splits out")
+            raise ConfigError(f"the rows are split already, by their field '{SPLIT}'; leave --split out")
         self.splits = own or wanted.splits
         for name, option in (*((name, "--keep") for name in wanted.keep), (wanted.by, "--by")):
             if name is not None and name not in fields:
