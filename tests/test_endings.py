@@ -88,7 +88,7 @@ def test_an_answer_that_an_earlier_version_kept_has_the_status_that_it_had(proje
 
     project.ask_pipeline(endpoint.url, 1)
     run(project)
-    ledger = sqlite3.connect(project.path / "runs/ask/ledger.sqlite3")
+    ledger = sqlite3.connect(distillgen.Run(project.path / "runs/ask").ledger)
     old = json.dumps({"text": "<think>old</think> kept", "model": "m"}).encode()
     with ledger:
         ledger.execute("UPDATE answers SET completion = ?", (old,))
