@@ -39,7 +39,7 @@ from distillgen.runs import PARTIAL, Run, read_records, stage_file
 from distillgen.stages import CHUNK, Chunks, Job
 from distillgen.stages.generate import FAILURES
 from distillgen.streams import hold_open
-from distillgen.teachers import Services, Spec, Teacher, teacher_class
+from distillgen.teachers import Services, Spec, Teacher, hide, teacher_class
 from distillgen.teachers.limits import Budget
 from distillgen.teachers.scripted import Script, Scripted
 
@@ -206,7 +206,10 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
         pipeline = replace(pipeline, models=models)
     _check_budget(pipeline, options)
     first, last = _range(pipeline, options)
-    with _locked(directory), _logged(directory / "run.log"):
+    secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
+    hidden = dict.fromkeys(secrets, "[withheld]") | from_environment(pipeline.shown_models)
+    with _locked(directory), _logged(directory / "run.log", hidden), _without_secrets(hidden):
+        asyncio.get_running_loop().set_exception_handler(_log_unheard)
         path = ledger_path(pipeline, directory, options)
         if options.salvage and path.exists():
             count, kept = salvage(path)
@@ -500,10 +503,48 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
+class _Formatter(logging.Formatter):
+    """Records and their tracebacks without secrets."""
+
+    def __init__(self, hidden: Mapping[str, str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._hidden = hidden
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record), self._hidden)
+
+
+def _log_unheard(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """What goes wrong in a task that nobody awaits belongs in the log, where secrets are withheld."""
+    log.error("%s", context["message"], exc_info=context.get("exception"))
+
+
 @contextlib.contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def _without_secrets(hidden: Mapping[str, str]) -> Iterator[None]:
+    """No exception that leaves a run shows a secret, nor does its traceback."""
+    try:
+        yield
+    except Exception as error:
+        shown = "".join(traceback.format_exception(error))
+        if hide(shown, hidden) == shown:
+            raise
+        log.error("%s", shown)
+        if not isinstance(error, DistillgenError):
+            text = f"{type(error).__name__}: {hide(str(error), hidden)}"
+            raise RuntimeError(text).with_traceback(error.__traceback__) from None
+        error.args = tuple(hide(str(each), hidden) for each in error.args)
+        error.__notes__ = [hide(note, hidden) for note in getattr(error, "__notes__", ())]
+        if isinstance(error, ConfigError):
+            error.message = hide(error.message, hidden)
+        error.__cause__ = error.__context__ = None
+        raise
+
+
+@contextlib.contextmanager
+def _logged(path: Path, hidden: Mapping[str, str]) -> Iterator[None]:
+    """run.log, in which nothing stands that is `hidden`."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Formatter(hidden))
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -236,9 +236,13 @@ def _shown(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_environment(value: Any) -> dict[str, str]:
-    """The values that ${NAME} stands for anywhere in `value`, each with its ${NAME}; short ones are words, not secrets."""
+    """The values that ${NAME} stands for anywhere in `value`, as they are and trimmed, each with its ${NAME};
+    short ones are words, not secrets.
+    """
     names = VARIABLE.findall(str(value))
-    return {os.environ[name]: f"${{{name}}}" for name in names if len(os.environ.get(name, "")) > 6}
+    values = {name: os.environ.get(name, "") for name in names}
+    spellings = {spelling: name for name, own in values.items() for spelling in (own, own.strip().strip("\ufeff"))}
+    return {spelling: f"${{{name}}}" for spelling, name in spellings.items() if len(spelling) > 6}
 
 
 def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
@@ -305,10 +309,15 @@ def _fitted(before: Mapping[str, Any], after: dict[str, Any]) -> list[str]:
     return notes
 
 
+_PRIVATE = re.compile(r"api_key|headers|://[^/\s]*@|://\S*\?")
+"""A key, a header, or an address with a password or a query, anywhere in what was typed."""
+
+
 def typed(given: str) -> str:
     """A `--set` as it may be shown: without a key or a header's value."""
     name = given.partition("=")[0]
-    return f"{name}=…" if {"api_key", "headers"} & set(name.split(".")) else given
+    private = {"api_key", "headers"} & set(name.split(".")) or _PRIVATE.search(given)
+    return f"{name}=…" if private else given
 
 
 def _named(entries: list[Any]) -> dict[str, list[dict[str, Any]]]:

@@ -196,9 +196,13 @@ class Spec(Sampling):
         """What may be asked besides text: n, logprobs, json_schema, grammar, tools, score, embeddings."""
         return frozenset()
 
-    def secrets(self) -> list[str]:
-        """Values that must never be written."""
-        return []
+    def credentials(self) -> set[str]:
+        """What opens the endpoint: withheld also where an answer repeats it."""
+        return set()
+
+    def secrets(self) -> set[str]:
+        """Values that must never be written in a message, a log or a file of ours, the credentials among them."""
+        return set()
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the entry cannot work; nothing is asked."""
@@ -283,6 +287,7 @@ class Teacher:
         self._flying: dict[bytes, asyncio.Task[list[Completion]]] = {}
         self._refusal: Exception | None = None
         self._rejected = 0
+        self._credentials = dict.fromkeys(spec.credentials(), "[withheld]")
         self._excess = 1.0
         self._doubts: set[str] = set()
 
@@ -383,7 +388,7 @@ class Teacher:
 
     def withhold(self, text: str) -> str:
         """`text` without any secret of this teacher's."""
-        return _hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))
+        return hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))
 
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
@@ -503,9 +508,11 @@ class Teacher:
         """Make the completions durable."""
         hidden = self.services.hidden
         known = [
-            c._replace(key=key, attempt=ask.attempt, model=_hide(c.model or self.spec.model, hidden))
+            c._replace(key=key, attempt=ask.attempt, model=hide(c.model or self.spec.model, hidden))
             for key, c in zip(ask.keys, completions, strict=False)
         ]
+        if self._credentials:
+            known = [_without(self._credentials, c) for c in known]
         rows = [self._row(ask, c.key, c, requests=int(i == 0)) for i, c in enumerate(known)]
         await self.services.ledger.add(rows)
         if any(row.signals for row in rows):  # as they will be read back
@@ -516,7 +523,7 @@ class Teacher:
         """A ledger row; what came from the environment is not written, though the endpoint repeats it."""
         hidden, request = self.services.hidden, ask.request.json
         if hidden:
-            request = _hide(request.decode(), hidden).encode()
+            request = hide(request.decode(), hidden).encode()
         return Answer(
             key, self.services.run, ask.stage, self.name, c.status, requests, ask.retries if requests else 0,
             c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(),
@@ -553,7 +560,21 @@ def _allowed(completion: Completion) -> Completion:
     return completion._replace(status="ok", error="", finish="")
 
 
-def _hide(text: str, hidden: Mapping[str, str]) -> str:
+def _without(credentials: Mapping[str, str], c: Completion) -> Completion:
+    """A completion in which the endpoint repeats no key of ours; tokens that would spell one are left out."""
+    texts = (c.text, c.reasoning, c.error, c.model, c.finish)
+    if c.tool_calls:
+        calls = dumps(c.tool_calls).decode()
+        if (shown := hide(calls, credentials)) != calls:
+            c = c._replace(tool_calls=orjson.loads(shown))
+    if not any(secret in text for secret in credentials for text in texts):
+        return c
+    text, reasoning, error, model, finish = (hide(text, credentials) for text in texts)
+    return c._replace(text=text, reasoning=reasoning, error=error, model=model, finish=finish, logprobs=())
+
+
+def hide(text: str, hidden: Mapping[str, str]) -> str:
+    """`text` with what is `hidden` replaced by what stands for it, the longest first."""
     for value in sorted(hidden, key=len, reverse=True):
         text = text.replace(value, hidden[value])
     return text

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
 from distillgen.errors import ConfigError
@@ -36,6 +36,7 @@ from distillgen.teachers import (
     TimedOut,
     Unreachable,
 )
+from distillgen.teachers._credentials import check_header, credentials, further_secrets, trimmed
 from distillgen.teachers._openai_wire import completions_of, embedding_of, read_json, score_of
 from distillgen.teachers._settling import settled
 from distillgen.teachers.limits import Slots
@@ -64,10 +65,23 @@ class Address(BaseModel):
     headers: dict[str, str] = Field(default_factory=dict, description="further HTTP headers; never written anywhere")
     weight: float = Field(1.0, gt=0, description="its share of the requests, where there are several addresses")
 
-    def secrets(self) -> list[str]:
-        """The key, the headers' values, their words (`Bearer …`) and the address's password; short ones are no secrets."""
-        words = [word for value in self.headers.values() for word in (value, *value.split())]
-        return [s for s in (self.api_key, *words, urlsplit(self.base_url).password) if s and len(s) > 6]
+    @field_validator("api_key")
+    @classmethod
+    def _trim(cls, key: str | None) -> str | None:
+        return None if key is None else trimmed(key)
+
+    @field_validator("headers")
+    @classmethod
+    def _trim_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        return {name: trimmed(value) for name, value in headers.items()}
+
+    def credentials(self) -> set[str]:
+        """What opens the endpoint, as it is sent."""
+        return credentials(self.api_key, self.headers, self.base_url)
+
+    def secrets(self) -> set[str]:
+        """What opens the endpoint, and all values of headers and their words."""
+        return self.credentials() | further_secrets(self.headers)
 
     def check(self, root: Path) -> None:
         """Raise ConfigError where the address is not one or the official endpoint has no key."""
@@ -76,9 +90,12 @@ class Address(BaseModel):
             if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
                 if self.base_url.rstrip("/") == OFFICIAL and not self.api_key:
                     raise ConfigError("api.openai.com needs a key: api_key: ${OPENAI_API_KEY}")
-                if self.api_key is not None and not self.api_key.strip():
+                if self.api_key is not None and not self.api_key:
                     remedy = "set the variable that it names, or leave it out where the endpoint needs none"
                     raise ConfigError(f"'api_key' is empty; {remedy}")
+                check_header("api_key", "authorization", self.api_key or "")
+                for name, value in self.headers.items():
+                    check_header(f"headers.{name}", name, value)
                 return
         raise ConfigError(f"'base_url' {self.base_url!r} is not an address like http://localhost:8000/v1")
 
@@ -108,9 +125,13 @@ class OpenAISpec(Address, Spec):
         """Those of the protocol and of the server behind it."""
         return frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | _FURTHER.get(self.server, frozenset())
 
-    def secrets(self) -> list[str]:
+    def credentials(self) -> set[str]:
         """Those of every address."""
-        return [*super().secrets(), *(secret for address in self.also for secret in address.secrets())]
+        return super().credentials().union(*(address.credentials() for address in self.also))
+
+    def secrets(self) -> set[str]:
+        """Those of every address."""
+        return super().secrets().union(*(address.secrets() for address in self.also))
 
     def check(self, root: Path) -> None:
         """Every address is one."""
