@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from distillgen.claims import RELEASE, SCHEMA, Claims
 from distillgen.errors import LedgerError
 
 GATHER_S = 0.01
@@ -87,14 +88,15 @@ CREATE INDEX IF NOT EXISTS answers_usage ON answers ({_USAGE});
 CREATE TABLE IF NOT EXISTS scores (key PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (uuid PRIMARY KEY, file, batch);
 CREATE TABLE IF NOT EXISTS batch_lines (custom_id PRIMARY KEY, uuid);
+{SCHEMA}
 PRAGMA user_version = {VERSION};
 """
 _ADD = f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * len(Answer._fields))})"
 _ADD_BATCH = "INSERT OR REPLACE INTO batches VALUES (?, ?, ?)"
 _ADD_LINE = "INSERT OR REPLACE INTO batch_lines VALUES (?, ?)"
 _ADD_SCORE = "INSERT OR REPLACE INTO scores VALUES (?, ?)"
-_SUMS = ", ".join(f"sum({name})" for name in COUNTS[1:])
-_TOTALS = f"SELECT {', '.join(LABELS)}, sum(status NOT IN {UNANSWERED}), {_SUMS} FROM answers GROUP BY 1, 2, 3, 4"
+_SUMS = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS[1:])
+_TOTALS = f"SELECT {', '.join(LABELS)}, sum(status NOT IN {UNANSWERED}), {_SUMS}, count(*) FROM answers GROUP BY 1, 2, 3, 4"
 
 
 class Ledger:
@@ -120,8 +122,13 @@ class Ledger:
                 self._read.executescript(_SCHEMA)
                 if not self._reserve.exists():
                     self._reserve.write_bytes(bytes(RESERVE_BYTES))
-            self._usage: dict[tuple[str, ...], list[float]] = {row[:4]: list(row[4:]) for row in self._read.execute(_TOTALS)}
             self._write = self._read if read_only else _connect(path, read_only)
+            self.claims = Claims(self._write, self._thread, self._enqueue, self._rows)
+            if not read_only:
+                self.claims.bury()
+            groups = self._read.execute(_TOTALS).fetchall()
+            self._usage: dict[tuple[str, ...], list[float]] = {row[:4]: list(row[4:-1]) for row in groups}
+            self._count = sum(int(row[-1]) for row in groups)
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, bytes, bytes | None]]:
         """The newest answer of each key that has one: its status, completion and signals."""
@@ -183,11 +190,14 @@ class Ledger:
     @property
     def rows(self) -> int:
         """How many answers it holds; as it only grows, the same number means the same answers."""
-        return int(sum(counts[0] for counts in self._usage.values()))
+        return self._count
 
     async def add(self, answers: Sequence[Answer]) -> None:
-        """Append answers in one transaction; returns when they are durable."""
-        await self.write(_ADD, answers)
+        """Append answers, and give up the claims to them, in one transaction; returns when they are durable."""
+        if released := self.claims.releases([answer.key for answer in answers]):
+            self._enqueue(RELEASE, released)
+        await self._enqueue(_ADD, answers)
+        self._count += len(answers)
         for answer in answers:
             total = self._usage.setdefault(answer[1:5], [0] * len(COUNTS))
             for i, count in enumerate((answer.status not in UNANSWERED, *answer[5:11], *answer[14:16])):
@@ -209,12 +219,20 @@ class Ledger:
 
     async def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Carry a statement out for every row in the next group commit; returns when it is durable."""
+        await self._enqueue(statement, rows)
+
+    async def claim(self, keys: Sequence[bytes], run: str, stage: str, model: str, cost_usd: float = 0.0) -> bool:
+        """Claim what is about to be sent; False where another process has some of it in flight."""
+        with _explained(self.path):
+            return await self.claims.take(keys, run, stage, model, cost_usd)
+
+    def _enqueue(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         durable: asyncio.Future[None] = loop.create_future()
         self._pending.append((statement, rows, durable))
         if self._commits is None or self._commits.done():
             self._commits = loop.create_task(self._commit_pending())
-        await durable
+        return durable
 
     async def _commit_pending(self) -> None:
         loop = asyncio.get_running_loop()
@@ -270,6 +288,7 @@ class Ledger:
 
     def close_now(self) -> None:
         """Close without a loop, where nothing is pending."""
+        self.claims.leave()
         self._thread.shutdown()
         self._read.close()
         if self._write is not self._read:

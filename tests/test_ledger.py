@@ -247,12 +247,12 @@ def test_a_ledger_of_the_former_format_is_read_merged_salvaged_and_upgraded_in_p
     looked_at.close_now()
     assert (tmp_path / "a").read_bytes() == before
     fill(tmp_path / "b", answers(2))
-    assert merge(tmp_path / "b", [tmp_path / "a"]) == 1
+    assert merge(tmp_path / "b", [tmp_path / "a"]) == 1 and merge(tmp_path / "new", [tmp_path / "a"]) == 3
     (tmp_path / "c").write_bytes(before)
     assert salvage(tmp_path / "c")[0] == 3
-    for name in "abc":
+    for name in ("a", "b", "c", "new"):
         rows, usage = contents(tmp_path / name)
-        assert len(rows) == 3 and usage[0].answers == 3 and usage[0].cost_usd == 1.5
+        assert len(rows) == 3 and usage[0].answers == 3 and usage[0].cost_usd == 1.5 and usage[0].reasoning_tokens == 0
         assert sqlite3.connect(tmp_path / name).execute("PRAGMA user_version").fetchone() == (VERSION,)
     fill(tmp_path / "a", answers(1, text="new", start=3))
     assert len(contents(tmp_path / "a")[0]) == 4

@@ -159,14 +159,14 @@ def test_the_cap_holds_against_what_is_billed(project, how):
         project.rows("data/seeds.jsonl", [{"question": f"What is {i}? " * 12} for i in range(60)])
         for cap in (3, 6):
             with pytest.raises(distillgen.errors.BudgetStop):
-                distillgen.run("ask", max_cost_usd=cap)
+                distillgen.run("ask", max_cost_usd=cap, ledger=project.path / "all.sqlite3")
             assert endpoint.billed <= state(project)["totals"]["cost_usd"] + 1e-6 <= cap + 2e-6
         used = state(project)
     spent = sum(use["cost_usd"] for use in used["usage"] if use["status"] in ("unusable", "lost"))
     assert (spent > 0) == (how in ("cut", "no choices", "broken", "gateway"))
     if how in ("whole", "too few", "beside", "cut", "one bad of three"):
         assert used["totals"]["cache_write_tokens"] > 0 and used["totals"]["cached_tokens"] > 0
-    assert used["totals"]["answers"] == sqlite3.connect(project.path / "runs/ask/ledger.sqlite3").execute(
+    assert used["totals"]["answers"] == sqlite3.connect(project.path / "all.sqlite3").execute(
         "SELECT count(*) FROM answers WHERE length(key) = 32").fetchone()[0]  # fmt: skip
 
 

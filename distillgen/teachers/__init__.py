@@ -263,6 +263,11 @@ class _Ask:
     retries: int = 0
     task: asyncio.Task[list[Completion]] = field(init=False)
 
+    def leave_out(self, answered: set[bytes]) -> None:
+        """What is left is a request of its own."""
+        left = [(sample, key) for sample, key in zip(self.samples, self.keys, strict=True) if key not in answered]
+        self.samples, self.keys, self.retries = [sample for sample, _ in left], [key for _, key in left], 0
+
 
 class Teacher:
     """Answers requests. Subclasses set `identity` and implement `answer`."""
@@ -400,9 +405,11 @@ class Teacher:
         try:
             while len(completions) < len(keys):
                 try:
-                    completions += await self._try(ask)
-                    count = len(keys) - len(completions)
-                    ask.samples, ask.keys, ask.retries = ask.samples[-count:], keys[-count:], 0
+                    elsewhere = await self._elsewhere(ask) if self.services.ledger.claims.shared else []
+                    answers = elsewhere or await self._try(ask)
+                    completions += answers
+                    if answers:
+                        ask.leave_out({c.key for c in answers})
                 except Retryable as error:
                     pause_s = self._pause_s(error, ask.retries + 1)
                     ask.retries += 1
@@ -438,7 +445,7 @@ class Teacher:
         return max(_backoff(SimpleNamespace(attempt_number=tries)), error.retry_after_s)  # type: ignore[arg-type]
 
     async def _try(self, ask: _Ask) -> list[Completion]:
-        request, activity, budget = ask.request, self.activity, self.services.budget
+        request, activity, budget, ledger = ask.request, self.activity, self.services.budget, self.services.ledger
         worst, cost, estimate = self.worst_cost_usd(request, len(ask.samples)), 0.0, len(request.json) / 4
         await self.slots.take(self.services.order.get(ask.stage.partition("/")[0], 0))
         try:
@@ -452,6 +459,11 @@ class Teacher:
             try:
                 if self._refusal:
                     raise self._refusal
+                at_risk = worst if budget.max_cost_usd is not None and self.paid and not self.durable else 0.0
+                if not await ledger.claim(ask.keys, self.services.run, ask.stage, self.name, at_risk):
+                    return []
+                if ledger.claims.shared and (answers := self._answered(ask)):
+                    return answers
                 activity.sending[ask.task] = time.monotonic()
                 try:
                     completions = (await self.answer(request, ask.samples, ask.attempt))[: len(ask.samples)]
@@ -476,9 +488,26 @@ class Teacher:
                     self._excess *= 2 * cost / worst
                     self._doubt("an answer cost more than its request can; twice as much as that is set aside from now on")
                 budget.settle(worst, cost)
+                ledger.claims.release(ask.keys)
                 activity.sending.pop(ask.task, None)
         finally:
             self.slots.give()
+
+    async def _elsewhere(self, ask: _Ask) -> list[Completion]:
+        """What another run is answered, once it no longer asks for any of this; nothing where it got no answer."""
+        pause_s, claims = 0.05, self.services.ledger.claims
+        while claims.elsewhere(ask.keys):
+            self.activity.note = "waiting for answers that another run with this ledger asks for"
+            self.activity.moved_at = time.monotonic()
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.0, 1.5 * pause_s)
+            self.activity.note = ""
+        return self._answered(ask)
+
+    def _answered(self, ask: _Ask) -> list[Completion]:
+        """What another run has been answered since this one looked."""
+        stored = (Completion.stored(key, *row) for key, row in self.services.ledger.find(ask.keys).items())
+        return [completion for completion in stored if completion.attempt >= ask.attempt]
 
     def _bounded(self, ask: _Ask, completions: Sequence[Completion]) -> list[Completion]:
         """The completions of a request with the most that they can have used, of what the endpoint does not say."""

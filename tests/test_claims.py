@@ -1,0 +1,192 @@
+"""Several processes with one ledger: what one of them has in flight no other asks for, and what a killed one had is taken over."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from distillgen import claims
+from distillgen.ledger import Ledger
+from tests.endpoint import Endpoint, completion
+
+
+def start(project, name, *args):
+    command = [sys.executable, "-m", "distillgen", "run", "ask", "-o", f"runs/{name}", "--ledger", "all.sqlite3", *map(str, args)]
+    return subprocess.Popen(command, cwd=project.path, env=project.env(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def ended(process, code=0):
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors.decode()
+
+
+def corpus(project, name):
+    return (project.path / f"runs/{name}/corpus.jsonl").read_bytes()
+
+
+def totals(project, name):
+    return json.loads((project.path / f"runs/{name}/usage.json").read_text())["totals"]
+
+
+def rows_of(project, query):
+    with sqlite3.connect(project.path / "all.sqlite3") as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.mark.parametrize("head_start_s", [0, 1.5])
+def test_two_runs_that_share_a_ledger_at_the_same_time_buy_no_answer_twice(project, head_start_s):
+    with Endpoint(latency_s=0.2) as endpoint:
+        project.ask_pipeline(endpoint.url, 60, model=", max_concurrency: 4")
+        first = start(project, "a")
+        while head_start_s and not endpoint.asked:
+            time.sleep(0.01)
+        time.sleep(head_start_s)
+        second = start(project, "b")
+        ended(first)
+        ended(second)
+        assert len(endpoint.asked) == 60 and max(endpoint.asked.values()) == 1
+    assert corpus(project, "a") == corpus(project, "b")
+    assert totals(project, "a")["requests"] + totals(project, "b")["requests"] == 60
+    assert rows_of(project, "SELECT * FROM claims") == rows_of(project, "SELECT * FROM owners") == []
+
+
+def test_a_request_that_is_in_flight_when_another_run_begins_is_waited_for(project):
+    """The first has sent all that it asks before the second starts, and answers come only after that asked."""
+    with Endpoint(latency_s=6) as endpoint:
+        project.ask_pipeline(endpoint.url, 20, model=", max_concurrency: 20")
+        first = start(project, "a")
+        while endpoint.asked.total() < 20:
+            time.sleep(0.01)
+        second = start(project, "b")
+        ended(first)
+        ended(second)
+        assert endpoint.asked.total() == 20 and totals(project, "b")["requests"] == 0
+    assert corpus(project, "a") == corpus(project, "b")
+
+
+def test_a_run_that_is_killed_leaves_its_requests_to_the_other_at_once(project):
+    with Endpoint(latency_s=60) as endpoint:
+        project.ask_pipeline(endpoint.url, 12, model=", max_concurrency: 12")
+        first = start(project, "a")
+        while endpoint.asked.total() < 12:
+            time.sleep(0.01)
+        second = start(project, "b")
+        time.sleep(3)
+        assert endpoint.asked.total() == 12
+        endpoint.latency_s = 0
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+        begun = time.monotonic()
+        ended(second)
+        assert time.monotonic() - begun < claims.LEASE_S and max(endpoint.asked.values()) == 2
+    assert len(project.read("runs/b/corpus.jsonl")) == 12
+
+
+def test_of_samples_that_two_runs_ask_for_those_of_both_are_bought_once(project):
+    with Endpoint(latency_s=1) as endpoint:
+        project.ask_pipeline(endpoint.url, 4, stage=", n: 3")
+        first = start(project, "a")
+        while endpoint.asked.total() < 4:
+            time.sleep(0.01)
+        second = start(project, "b", "--set", "generate.n=5")
+        ended(first)
+        ended(second)
+        assert sorted(body["n"] for body in endpoint.bodies) == [2, 2, 2, 2, 3, 3, 3, 3]
+
+
+def test_what_one_run_stops_at_its_cap_the_other_goes_on_with(project):
+    price = ", max_tokens: 50, price: {input: 1000, output: 10000}, max_concurrency: 4"
+    with Endpoint(latency_s=0.1) as endpoint:
+        project.ask_pipeline(endpoint.url, 40, model=price)
+        first = start(project, "a", "--max-cost-usd", 0.61)
+        while not endpoint.asked:
+            time.sleep(0.01)
+        second = start(project, "b")
+        ended(first, 4)
+        ended(second)
+        assert len(endpoint.asked) == 40 and max(endpoint.asked.values()) == 1 and totals(project, "a")["cost_usd"] <= 0.61
+    assert len(project.read("runs/b/corpus.jsonl")) == 40
+
+
+def test_the_same_failures_are_asked_again_once_by_two_runs(project):
+    with Endpoint(lambda body, times: completion(body, choices=[{"finish_reason": "length", "message": {"content": "cut"}}])) as endpoint:
+        project.ask_pipeline(endpoint.url, 10, model=", max_concurrency: 2")
+        ended(start(project, "a"), 3)
+        endpoint.behave, endpoint.latency_s = None, 0.3
+        both = [start(project, name, "--retry-failed") for name in "ab"]
+        for process in both:
+            ended(process)
+        assert max(endpoint.asked.values()) == 2
+    assert corpus(project, "a") == corpus(project, "b")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_cap_holds_for_what_was_billed_though_the_run_was_killed_again_and_again(project, seed):
+    rng = random.Random(seed)
+    price = ", max_tokens: 10, price: {input: 1000, output: 10000}, max_concurrency: 8"
+    with Endpoint(lambda body, times: completion(body, usage={"prompt_tokens": 40, "completion_tokens": 10}), latency_s=0.1) as endpoint:
+        project.ask_pipeline(endpoint.url, 200, model=price)
+        for _ in range(4):
+            process = start(project, "a", "--max-cost-usd", 16)
+            seen = endpoint.asked.total()
+            while process.poll() is None and endpoint.asked.total() == seen:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.5))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        ended(start(project, "a", "--max-cost-usd", 16), 4)
+        billed = endpoint.asked.total() * (40 * 1000 + 10 * 10000) / 1e6
+        spent = totals(project, "a")["cost_usd"]
+        assert billed <= spent <= 16
+    lost = rows_of(project, "SELECT count(*), sum(cost_usd) FROM answers WHERE status = 'lost'")[0]
+    assert 4 <= lost[0] <= 32 and lost[1] > 0 and "may be billed" in project.cli("status", "runs/a").stdout
+
+
+def test_a_run_that_is_alone_writes_no_claims_and_one_that_only_replays_owns_nothing(project):
+    with Endpoint(latency_s=1) as endpoint:
+        project.ask_pipeline(endpoint.url, 5)
+        first = start(project, "a")
+        while endpoint.asked.total() < 5:
+            time.sleep(0.01)
+        assert len(rows_of(project, "SELECT * FROM owners")) == 1 and not rows_of(project, "SELECT * FROM claims")
+        ended(first)
+        ended(start(project, "a"))
+        assert rows_of(project, "SELECT seq FROM sqlite_sequence WHERE name = 'owners'") == [(1,)]
+
+
+def test_who_holds_a_lease(monkeypatch):
+    here, now = os.uname().nodename, time.monotonic()
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert claims._is_alive(here, os.getpid(), now + 5) and claims._is_alive("elsewhere", child.pid, now + 5)
+    assert not claims._is_alive(here, child.pid, now + 5), "its process has ended"
+    assert not claims._is_alive(here, os.getpid(), now - 1) and not claims._is_alive("elsewhere", 1, now - 1), "its lease is over"
+    assert not claims._is_alive("elsewhere", 1, now + 1e6), "the clock of that lease was another start's"
+
+
+def test_a_lease_is_renewed_while_a_request_is_in_flight_and_the_other_waits_longer_than_it(project, monkeypatch):
+    """Two owners in this process, with leases of half a second."""
+    import asyncio
+
+    monkeypatch.setattr(claims, "LEASE_S", 0.6)
+    monkeypatch.setattr(claims, "BEAT_S", 0.05)
+
+    async def main():
+        one, two = Ledger(project.path / "x"), Ledger(project.path / "x")
+        assert await one.claim([b"k"], "r", "s", "m")
+        assert not await two.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
+        await asyncio.sleep(2)
+        assert not await two.claim([b"k"], "r", "s", "m"), "the lease was not renewed"
+        one.claims._left.set()  # as if its process hung
+        await asyncio.sleep(1.5)
+        assert await two.claim([b"k"], "r", "s", "m")
+        await two.close()
+        await one.close()
+
+    asyncio.run(main())
