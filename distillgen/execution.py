@@ -272,6 +272,7 @@ def _prepared(
         first, seen = min(len(standing), last + 1), ledger.last_id
     else:
         seen = ledger.last_id
+    pipeline.look(first, last)
     fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
     counts = standing[:first] + fresh[first:]
     total = pipeline.source.count(pipeline.project)

@@ -116,6 +116,20 @@ class Pipeline:
             prints.append(before)
         return prints
 
+    def look(self, first: int, last: int) -> None:
+        """Check the stages from `first` to `last` once more that now may look at what lies elsewhere, such as a student on the
+        Hub: before anything is paid for. Raises ConfigError.
+        """
+        given = Checking(frozenset(), self.models, self.project, fetch=True)
+        for i, (stage, fields) in enumerate(zip(self.stages[: last + 1], self.fields, strict=False)):
+            if stage.fetches and i >= first:
+                try:
+                    stage.check(given)
+                except ConfigError as error:
+                    raise ConfigError(f"stage '{stage.name}': {error.message}", path=self.path) from error
+            given = given.after(stage, fields)
+            given = replace(given, models={**given.models, **stage.makes(Path())})
+
     def plan(self, limit: int | None = None) -> list[tuple[Stage, Estimate]]:
         """Each stage with the bounds of what it asks and costs. Asks nothing."""
         given = Checking(frozenset(), {**self.models, **self.made_models()}, self.project)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from distillgen.embedding import SHIPPED, shipped
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.project import file_sha256
 from distillgen.teachers.embedded import KNOWN, find_weights
 
+Kind = Literal["causal", "seq2seq", "encoder"]
+ENCODERS = frozenset(
+    "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie esm funnel longformer mobilebert modernbert "
+    "mpnet nomic_bert roberta squeezebert xlm-roberta".split()
+)
 TINY = "tiny"
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 OF_STAGE = re.compile(r"student(-[\w-]+)?")
@@ -43,13 +51,110 @@ def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
         remedy = f"; a folder of this name is ./{student}" if local(student, root) else ""
         raise ConfigError(f"no earlier stage trains '{student}'{did_you_mean(student, trained)}{remedy}")
     path = local(student, root)
-    if path and path.is_dir() and not (path / "config.json").is_file():
+    if path and path.is_dir() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ConfigError(f"the folder '{student}' holds no model: it has no config.json")
     if path and path.is_file() and path.suffix != ".gguf":
         raise ConfigError(f"the student '{student}' is a file; give a model's folder, or a .gguf file")
-    if path is None and student not in NAMED and not ON_HUB.fullmatch(student):
+    if path is None and student not in NAMED and (is_gguf(student) or not ON_HUB.fullmatch(student)):
         remedy = "give a folder, a .gguf file, or owner/name on the Hugging Face Hub"
         raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMED)}; {remedy}")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a student before it is loaded."""
+
+    kind: Kind | None = None
+    template: str | None = None
+    """Its chat template."""
+    read: bool = True
+    """Whether the template was looked for: where not, it may have one."""
+    special: Mapping[str, str] = field(default_factory=dict)
+    """Its special tokens, which a template may use."""
+    vocabulary: int | None = None
+
+
+def outline(student: str, root: Path, revision: str | None = None, *, fetch: bool = False) -> Outline:
+    """What a student's small files tell; those of one on the Hub, and the header of a GGUF file, are only read with `fetch`.
+    Raises ConfigError where they cannot be.
+    """
+    if student == TINY:
+        return Outline("causal", CHAT, special={"eos_token": "<|im_end|>", "pad_token": "<|end|>"})
+    if student in SHIPPED:
+        return Outline("encoder")
+    if is_gguf(student):
+        return _outline_of_gguf(find_weights(student, root)) if fetch else Outline("causal", read=False)
+    folder = local(student, root)
+    if folder:
+        return _outlined(lambda name: folder / name, root)
+    if not fetch:
+        return Outline(read=False)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    def fetched(name: str) -> Path:
+        try:
+            return Path(hf_hub_download(student, name, revision=revision))
+        except LocalEntryNotFoundError as error:
+            raise ConfigError(f"the student '{student}' cannot be fetched: the Hub cannot be reached") from error
+        except EntryNotFoundError:
+            return Path(name, "is", "missing")
+        except (HfHubHTTPError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"the student '{student}' cannot be fetched: {reason}") from error
+
+    return _outlined(fetched, root)
+
+
+def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
+    """From a model's folder, or an adapter's, whose base tells what it lacks itself."""
+    adapter = _json(file("adapter_config.json"))
+    base = outline(str(adapter["base_model_name_or_path"]), root) if "base_model_name_or_path" in adapter else Outline()
+    config, tokenizer = _json(file("config.json")), _json(file("tokenizer_config.json"))
+    named = tokenizer.get("chat_template")
+    if isinstance(named, list):  # variants by name
+        named = {each["name"]: each["template"] for each in named}
+    if isinstance(named, dict):
+        named = named.get("default")
+    own = file("chat_template.jinja")
+    template = own.read_text(encoding="utf-8") if own.is_file() else named
+    words = {name: value for name, value in tokenizer.items() if name.endswith("_token")}
+    special = {name: value["content"] if isinstance(value, dict) else value for name, value in words.items()}
+    special = {name: value for name, value in special.items() if isinstance(value, str)}
+    if not config:
+        return replace(base, template=template, special=special) if tokenizer else base
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    return Outline(_kind(config), template, special=special, vocabulary=size)
+
+
+def _kind(config: Mapping[str, Any]) -> Kind | None:
+    """What a model's configuration says that it is, where it does."""
+    if config.get("is_encoder_decoder"):
+        return "seq2seq"
+    if any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()):
+        return "causal"
+    return "encoder" if config.get("model_type") in ENCODERS else None
+
+
+def _outline_of_gguf(file: Path) -> Outline:
+    from gguf import GGUFReader
+
+    try:
+        header = GGUFReader(file).fields.get("tokenizer.chat_template")
+    except (ValueError, OSError, IndexError) as error:
+        raise ConfigError(f"the GGUF file {file} cannot be read: {error}") from error
+    return Outline("causal", str(header.contents()) if header else None)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """An object that a file holds; nothing where there is no file. Raises ConfigError."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"the student's {file} is no JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
 
 
 def is_gguf(student: str) -> bool:

@@ -92,7 +92,8 @@ def train(folder: Path, job: dict[str, Any], stage: Train) -> None:
     learning = stage.learning
     training = Training(
         student, folder, _rows(folder), _arguments(folder, stage, learning.learning_rate), stage.max_length, stage.revision,
-        stage.dtype or ("bfloat16" if stage.lora and gpu else "float32"), stage.lora, template, learning.api(_first(folder)),
+        stage.dtype or ("bfloat16" if stage.lora and gpu else "float32"), stage.lora, template, project.root,
+        learning.api(_first(folder)),
     )  # fmt: skip
     progress.say("counting tokens")
     trainer = learning.trainer(training)

@@ -142,6 +142,121 @@ def test_known_students_and_hub_names_are_taken(tmp_path):
             students.check(name, tmp_path)
 
 
+# The student, as far as its small files tell of it
+
+USER_ONLY = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ m.content }}{% endfor %}"
+MARKS = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+
+
+def student(project, name: str, template: str | None = None, **config) -> str:
+    project.write(f"{name}/config.json", json.dumps({"architectures": ["LlamaForCausalLM"], "vocab_size": 100} | config))
+    tokenizer = {"eos_token": {"content": "</s>"}} | ({"chat_template": template} if template else {})
+    project.write(f"{name}/tokenizer_config.json", json.dumps(tokenizer))
+    return name
+
+
+def turns(*roles: str) -> list[dict]:
+    return [{"role": role, "content": "x"} for role in roles]
+
+
+T5 = {"is_encoder_decoder": True, "architectures": ["T5ForConditionalGeneration"]}
+BERT = {"model_type": "bert", "architectures": ["BertModel"]}
+PAIR = {"prompt": "q", "completion": "a"}
+UNFIT = [
+    (USER_ONLY, {}, {}, "its chat template does not take the turns system, user, assistant: no system role; leave such turns out"),
+    (None, {}, {}, "the student has no chat template to put messages into; give one with chat_template"),
+    ("{{ messages[0].content | nonesuch }}", {}, {}, "its chat template does not take the turns"),
+    (USER_ONLY.replace("raise_exception", "str"), {}, {}, "its chat template does not take the turns"),
+    ("{{ messages }}", {}, {"loss": "assistant"}, "its chat template does not mark what the assistant says ({% generation %})"),
+    (MARKS.replace("m.content", "''"), {}, {"loss": "assistant"}, "does not mark what the assistant says"),
+    (MARKS, BERT, {}, "it trains a model that writes texts (causal) or an encoder-decoder, and this is an encoder"),
+    (MARKS, T5, {"objective": "dpo", "prompt": "q", "chosen": "a", "rejected": "b"}, "it trains a model that writes texts (causal), and this is an"),
+    (None, T5, {**PAIR, "messages": "none", "packing": True}, "an encoder-decoder learns the completion, unpacked"),
+    (MARKS, {}, {**PAIR, "messages": "none", "chat_template": "t.jinja"}, "learns no chat turns here, but texts; leave it out"),
+    (MARKS, {}, {"objective": "cross_encoder", "fields": ["q", "a"], "score": "s"}, "it trains an encoder, and this is a model that writes"),
+    (MARKS, {}, {"objective": "gkd", "teacher": "other"}, "student and teacher have different vocabularies (100 and 200 tokens)"),
+    (MARKS, {}, {"objective": "gkd", "teacher": "bert"}, "the teacher 'bert' is no model that writes texts"),
+    (MARKS, BERT, {"objective": "classifier", "fields": ["q"], "label": "a", "head_only": True, "lora": {}}, "head_only leaves the encoder"),
+]
+
+
+@pytest.mark.parametrize(("template", "config", "options", "says"), UNFIT, ids=[says[:60] for *_, says in UNFIT])
+def test_what_a_student_cannot_learn_is_told_before_anything_is_paid_for(project, installed, template, config, options, says):
+    project.rows("r.jsonl", [{"messages": turns("user", "assistant")}, {"messages": turns("system", "user", "assistant")}, {"q": "q", "a": "a", "b": "b", "s": 1}])
+    student(project, "other", MARKS, vocab_size=200)
+    student(project, "bert", None, **BERT)
+    project.write("t.jinja", MARKS)
+    with pytest.raises(ConfigError) as told:
+        distillgen.load(pipeline("r.jsonl", student=student(project, "s", template, **config), **options))
+    assert says in str(told.value)
+
+
+def test_what_it_can_learn_passes_and_another_template_helps(project, installed):
+    project.rows("r.jsonl", [{"messages": turns("system", "user", "assistant")}])
+    project.rows("plain.jsonl", [{"messages": turns("user", "assistant")}])
+    project.write("t.jinja", MARKS)
+    for template in (USER_ONLY, None, "{{ messages }}"):
+        own = student(project, "s", template)
+        distillgen.load(pipeline("r.jsonl", student=own, chat_template="t.jinja", loss="assistant"))
+    distillgen.load(pipeline("plain.jsonl", student=student(project, "s", USER_ONLY)))
+    distillgen.load(pipeline("r.jsonl", student=student(project, "s", MARKS), loss="assistant"))
+    distillgen.load(pipeline("r.jsonl", student="tiny", loss="assistant"))
+    project.write("adapter/adapter_config.json", json.dumps({"base_model_name_or_path": "s"}))
+    distillgen.load(pipeline("r.jsonl", student="adapter"))
+    student(project, "s", USER_ONLY)
+    with pytest.raises(ConfigError, match="no system role"):
+        distillgen.load(pipeline("r.jsonl", student="adapter"))
+
+
+def test_the_turns_that_a_format_stage_makes_are_rendered(project, installed):
+    project.rows("q.jsonl", [{"q": "a"}])
+    own = student(project, "s", USER_ONLY)
+    made = {"format": {"messages": {"a": [{"user": "{{ q }}"}, {"assistant": "b"}], "b": [{"system": "c"}, {"user": "{{ q }}"}, {"assistant": "b"}]}}}
+    distillgen.load(pipeline("q.jsonl", made, student=own, messages="a"))
+    with pytest.raises(ConfigError, match="does not take the turns system, user, assistant: no system role"):
+        distillgen.load(pipeline("q.jsonl", made, student=own, messages="b"))
+    with pytest.raises(ConfigError, match="does not take the turns system, user, assistant: no system role"):
+        distillgen.load(pipeline("q.jsonl", {"rounds": {"n": 1, "stages": [made, {"train": {"student": own, "messages": "b"}}]}}, student="tiny", messages="b"))
+
+
+def test_a_student_that_begins_as_an_earlier_one_is_looked_at_as_what_that_began_as(project, installed):
+    project.rows("r.jsonl", [{"messages": turns("user", "assistant"), "q": "q", "a": "a"}])
+    own = student(project, "s", MARKS, **T5)
+    first = {"train": {"name": "first", "student": own}}
+    with pytest.raises(ConfigError, match="objective 'sft', student 'student-first': an encoder-decoder learns"):
+        distillgen.load(pipeline("r.jsonl", first, student="student-first", packing=True))
+    head = {"train": {"name": "first", "student": "tiny", "objective": "classifier", "fields": ["q"], "label": "a"}}
+    with pytest.raises(ConfigError, match="'student-first' was trained by 'classifier', and cannot go on with this"):
+        distillgen.load(pipeline("r.jsonl", head, student="student-first"))
+
+
+@pytest.mark.parametrize("place", ["outside", "in rounds"])
+def test_a_student_on_the_hub_is_looked_at_before_anything_is_paid_for(project, installed, monkeypatch, place):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    project.rows("q.jsonl", [{"q": "a"}])
+    student(project, "hub", USER_ONLY)
+    project.write("hub/adapter_config.json", "{}")
+    project.write("hub/chat_template.jinja", USER_ONLY)
+    asked = []
+    ask = {"generate": {"model": "t", "template": "{{ q }}", "output": "a"}}
+    made = {"format": {"messages": [{"system": "c"}, {"user": "{{ q }}"}, {"assistant": "{{ a }}"}]}}
+    train = {"train": {"student": "some/one"}}
+    stages = [ask, made, train] if place == "outside" else [{"rounds": {"n": 1, "stages": [ask, made, train]}}]
+    written = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "q.jsonl"}}, *stages]}
+    distillgen.load(written)
+
+    def unreachable(*_, **__):
+        raise LocalEntryNotFoundError("no network")
+
+    for fetched, says in ((lambda name, file, **_: project.path / "hub" / file, "no system role"), (unreachable, "the Hub cannot be reached")):
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetched)
+        with pytest.raises(ConfigError, match=says):
+            distillgen.run(written, out="out", teachers={"t": lambda *_: asked.append(1) or "b"})
+    assert not asked
+
+
 # What is learnt from, and what is held out
 
 

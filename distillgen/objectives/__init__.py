@@ -7,13 +7,15 @@ the training's process it builds the trainer, one of TRL's, sentence-transformer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from distillgen import students
+from distillgen.chat_template import Turns, rendered
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.project import class_in
 from distillgen.record import Record
@@ -23,6 +25,10 @@ from distillgen.stages import Checking
 Row: TypeAlias = dict[str, Any]
 """What a record teaches, of one shape in all rows of a training."""
 
+MODELS: Mapping[students.Kind, str] = {
+    "causal": "a model that writes texts (causal)", "seq2seq": "an encoder-decoder", "encoder": "an encoder"
+}  # fmt: skip
+NO_TEMPLATE = "give one with chat_template: FILE.jinja, or train on texts: prompt and completion"
 Api = Literal["chat", "completions"]
 
 PARTS = ("train", "held_out")
@@ -59,6 +65,8 @@ class Training:
     dtype: str | None = None
     lora: Lora | None = None
     chat_template: str | None = None
+    root: Path = Path()
+    """The project's, where local models are named from."""
     api: Api = "chat"
     """How its prompts are read, and so how the student is asked later."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -147,12 +155,41 @@ class Objective(BaseModel):
     """Its default for whole models; an adapter's is ten times that."""
     adapters: ClassVar[bool] = True
     """Whether it can train an adapter."""
+    kinds: ClassVar[frozenset[students.Kind]] = frozenset({"causal"})
+    """The models that it can train."""
+    templated: ClassVar[bool] = True
+    """Whether its chats need a chat template: else they are learnt as texts where there is none."""
     signals: ClassVar[bool] = False
     """Whether a row is made from log-probabilities in the ledger."""
 
     def check(self, given: Checking) -> None:
         """Raise ConfigError where the fields or signals that it learns from are not there."""
         raise NotImplementedError
+
+    def chats(self, given: Checking) -> Sequence[Turns]:
+        """Chat turns as the student will see them in its template; none where it learns texts."""
+        return ()
+
+    def check_student(self, known: students.Outline, given: Checking) -> None:
+        """Raise ConfigError where it cannot train a student of which this is known."""
+        if known.kind and known.kind not in self.kinds:
+            able = " or ".join(MODELS[kind] for kind in sorted(self.kinds))
+            raise ConfigError(f"it trains {able}, and this is {MODELS[known.kind]}")
+        chats = self.chats(given)
+        if not chats or known.kind == "seq2seq":
+            return
+        if known.template is None:
+            if known.read and self.templated:
+                raise ConfigError(f"the student has no chat template to put messages into; {NO_TEMPLATE}")
+            return
+        for turns in chats:
+            try:
+                rendered(known.template, turns[:-1], known.special, opened=True)
+                rendered(known.template, turns, known.special)
+            except ValueError as error:
+                roles = ", ".join(str(turn["role"]) for turn in turns)
+                remedy = "leave such turns out, or give another template with chat_template: FILE.jinja"
+                raise ConfigError(f"its chat template does not take the turns {roles}: {error}; {remedy}") from error
 
     def answers(self) -> tuple[str, ...]:
         """The columns of a row that a control arm takes from another row. Raises ConfigError where no arm can."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
 
+from distillgen.chat_template import Turns
 from distillgen.errors import ConfigError
-from distillgen.objectives import Api, Objective, Row, Unusable
+from distillgen.objectives import NO_TEMPLATE, Api, Objective, Row, Unusable
 from distillgen.record import FieldName, Record
 from distillgen.stages import Checking
+
+CHAT: Turns = [{"role": "user", "content": "text"}, {"role": "assistant", "content": "text"}]
 
 
 class Dialogue(Objective):
@@ -35,6 +39,12 @@ class Dialogue(Objective):
     def answers(self) -> tuple[str, ...]:
         """The completion."""
         return ("completion",)
+
+    def chats(self, given: Checking) -> Sequence[Turns]:
+        """Those of the messages, or of the prompt where it is made of turns, with an answer."""
+        if self.messages in given.fields:
+            return given.turns(self.messages) or [CHAT]
+        return [[*turns, CHAT[1]] for turns in given.turns(self.prompt)]
 
     def api(self, row: Row) -> Api:
         """As the prompt is: a text or chat turns."""
@@ -85,8 +95,7 @@ def tokens(tokenizer: Any, text: Any, *, opened: bool = False) -> list[int]:
         ids: list[int] = tokenizer(text)["input_ids"]
         return ids
     if not tokenizer.chat_template:
-        remedy = "give one with chat_template: FILE.jinja, or train on texts: prompt and completion"
-        raise ConfigError(f"the student has no chat template to put messages into; {remedy}")
+        raise ConfigError(f"the student has no chat template to put messages into; {NO_TEMPLATE}")
     ids = tokenizer.apply_chat_template(text, add_generation_prompt=opened, return_dict=True)["input_ids"]
     return ids
 

@@ -20,6 +20,7 @@ class Pairs(Objective):
     """Learns from `fields`, two texts or three (a query, one that fits it and one that does not), and a teacher's `score`."""
 
     writes = False
+    kinds = frozenset({"causal", "encoder"})
     packages = ("sentence_transformers",)
     adapters = False  # sentence-transformers 6 takes one only with a PEFT that is not out yet, and such encoders are small
     texts: ClassVar[Mapping[str, tuple[int, ...]]] = {}

@@ -19,6 +19,7 @@ class TextClassifier(Objective):
     """An encoder with a head: of classes, learnt from labels or from the teacher's probabilities of all; or of one number."""
 
     writes = False
+    kinds = frozenset({"causal", "encoder"})
     fields: list[FieldName] = Field(["text"], min_length=1, max_length=2, description="the text, or two that are read as a pair")
     label: FieldName = Field("label", description="a class, or {class: probability, …}; with task: score, a number")
     task: Literal["class", "score"] = Field("class", description="what is learnt: one of several classes, or a number")

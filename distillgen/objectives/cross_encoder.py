@@ -13,6 +13,7 @@ from distillgen.objectives._pairs import Pairs
 class PairScorer(Pairs):
     """sentence-transformers' losses for scores, and for margins between two answers."""
 
+    kinds = frozenset({"encoder"})  # of a causal model sentence-transformers reads the tokens yes and no, untrained
     texts: ClassVar = {"bce": (2,), "mse": (2,), "margin_mse": (3,)}
 
     loss: Literal["bce", "mse", "margin_mse"] = Field(

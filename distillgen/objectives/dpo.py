@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, model_validator
 
+from distillgen.chat_template import Turns
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.objectives import Api, Objective, Row, Training, Unusable
-from distillgen.objectives._dialogue import api_of, lengths, turns_of
+from distillgen.objectives._dialogue import CHAT, api_of, lengths, turns_of
 from distillgen.record import FieldName, Record
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
@@ -71,6 +72,10 @@ class Dpo(Objective):
             if name and name not in given.fields | scoring and not lineage:
                 known = {*given.fields, *scoring}
                 raise ConfigError(f"'{option}' names '{name}', which no earlier stage gives{did_you_mean(name, known)}")
+
+    def chats(self, given: Checking) -> Sequence[Turns]:
+        """Those of the prompt where it is made of turns, with an answer."""
+        return [[*turns, CHAT[1]] for turns in given.turns(self.prompt)]
 
     def answers(self) -> tuple[str, ...]:
         """Both answers."""

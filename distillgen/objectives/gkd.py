@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 
 from distillgen import students
+from distillgen.chat_template import Turns
 from distillgen.errors import ConfigError
 from distillgen.objectives import Row, Training
-from distillgen.objectives._dialogue import Dialogue, lengths
+from distillgen.objectives._dialogue import CHAT, Dialogue, lengths
 from distillgen.record import Record
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
@@ -38,6 +39,21 @@ class Gkd(Dialogue):
             remedy = "give a model's folder, or owner/name on the Hugging Face Hub"
             raise ConfigError(f"there is no teacher '{self.teacher}'; {remedy}")
 
+    def chats(self, given: Checking) -> Sequence[Turns]:
+        """Chat turns, which texts become."""
+        return super().chats(given) or [CHAT]
+
+    def check_student(self, known: students.Outline, given: Checking) -> None:
+        """The teacher writes with the student's vocabulary."""
+        super().check_student(known, given)
+        teacher = students.outline(self.teacher, given.project.root, fetch=given.fetch)
+        if teacher.kind and teacher.kind not in self.kinds:
+            raise ConfigError(f"the teacher '{self.teacher}' is no model that writes texts")
+        if known.template == students.CHAT and known.vocabulary is None:
+            raise ConfigError("a tiny student gets a vocabulary of its own; give a model that has the teacher's")
+        if teacher.vocabulary and known.vocabulary and teacher.vocabulary != known.vocabulary:
+            raise ConfigError(_apart(known.vocabulary, teacher.vocabulary))
+
     def answers(self) -> tuple[str, ...]:
         """The completion, unless the student writes all that is learnt."""
         if self.on_policy == 1:
@@ -58,13 +74,12 @@ class Gkd(Dialogue):
 
         tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
         try:
-            teacher = AutoModelForCausalLM.from_pretrained(self.teacher, dtype=model.dtype)
+            named = str(students.local(self.teacher, training.root) or self.teacher)
+            teacher = AutoModelForCausalLM.from_pretrained(named, dtype=model.dtype)
         except (OSError, ValueError) as error:
             raise ConfigError(f"the teacher '{self.teacher}' cannot be loaded: {error}") from error
         if teacher.config.vocab_size != model.config.vocab_size:
-            sizes = f"{model.config.vocab_size:,} and {teacher.config.vocab_size:,}"
-            remedy = "take a teacher of the student's family, or objective 'sft', which needs no common one"
-            raise ConfigError(f"student and teacher have different vocabularies ({sizes} tokens); {remedy}")
+            raise ConfigError(_apart(model.config.vocab_size, teacher.config.vocab_size))
 
         def why_not(row: Row) -> str | None:
             _, whole = lengths(tokenizer, row["prompt"], row["completion"])
@@ -82,6 +97,11 @@ class Gkd(Dialogue):
             model, teacher, config, train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
             peft_config=training.peft("CAUSAL_LM"),
         )  # fmt: skip
+
+
+def _apart(student: int, teacher: int) -> str:
+    remedy = "take a teacher of the student's family, or objective 'sft', which needs no common one"
+    return f"student and teacher have different vocabularies ({student:,} and {teacher:,} tokens); {remedy}"
 
 
 def _turn(role: str, text: str) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 
+from distillgen.chat_template import Turns
 from distillgen.objectives import Objective, Row, Training, Unusable
-from distillgen.objectives._dialogue import lengths, split
+from distillgen.objectives._dialogue import CHAT, lengths, split
 from distillgen.record import FieldName, Record, text_of
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
@@ -19,6 +20,9 @@ class Rationale(Objective):
 
     So the student answers with the label alone, without paying for the reasons: ask it with `label_prefix`.
     """
+
+    kinds = frozenset({"causal", "seq2seq"})
+    templated = False
 
     prompt: FieldName = Field("prompt", description="the question: a text, which a student with a chat template gets as a turn")
     rationale: FieldName = Field("rationale", description="the teacher's reasons")
@@ -31,6 +35,10 @@ class Rationale(Objective):
         """All three fields are there."""
         for name in ("prompt", "rationale", "label"):
             given.need(getattr(self, name), f"'{name}'")
+
+    def chats(self, given: Checking) -> Sequence[Turns]:
+        """A question and its answer."""
+        return [CHAT]
 
     def answers(self) -> tuple[str, ...]:
         """Label and rationale."""

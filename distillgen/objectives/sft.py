@@ -7,18 +7,21 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from distillgen.chat_template import marks_answers
 from distillgen.errors import ConfigError
 from distillgen.objectives import Row, Training, Unusable
 from distillgen.objectives._dialogue import Dialogue, lengths
 from distillgen.record import Record
 from distillgen.signals import Logprobs
 from distillgen.stages import Checking
+from distillgen.students import Outline
 
 
 class Sft(Dialogue):
     """Cross-entropy on the tokens of the completion, of all assistant turns, or of everything."""
 
     packages = ("trl",)
+    kinds = frozenset({"causal", "seq2seq"})
 
     loss: Literal["completion", "assistant", "all"] = Field(
         "completion", description="the tokens learnt: the last answer's, every assistant turn's, or all"
@@ -30,6 +33,18 @@ class Sft(Dialogue):
         super().check(given)
         if self.loss == "assistant":
             given.need(self.messages, "loss: assistant")
+
+    def check_student(self, known: Outline, given: Checking) -> None:
+        """An encoder-decoder learns completions; what the assistant says can be told where every turn of its is learnt."""
+        super().check_student(known, given)
+        if known.kind == "seq2seq" and (self.loss != "completion" or self.packing):
+            raise ConfigError("an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'")
+        if self.loss == "assistant" and known.template:
+            for turns in self.chats(given):
+                if not marks_answers(known.template, turns, known.special):
+                    remedy = "give one that does with chat_template: FILE.jinja, or take loss: completion"
+                    message = "its chat template does not mark what the assistant says ({% generation %})"
+                    raise ConfigError(f"loss: assistant: {message}; {remedy}")
 
     def answers(self) -> tuple[str, ...]:
         """The completion; a chat of which every answer is learnt has none."""

@@ -56,10 +56,19 @@ class Checking:
     """The fields that reached each of them."""
     loops: tuple[Stage, ...] = ()
     """The loops that it stands in, the innermost last."""
+    fetch: bool = False
+    """Whether what lies elsewhere is looked at, too: as a run begins, before anything is paid for."""
 
     def after(self, stage: Stage, fields: frozenset[str]) -> Checking:
         """What the stage after `stage` is checked against, which has left `fields`."""
         return replace(self, fields=fields, stages=(*self.stages, stage), reached=(*self.reached, self.fields))
+
+    def turns(self, name: str) -> Sequence[list[dict[str, Any]]]:
+        """Chat turns as they stand in a field, of each order of roles that is known; none where it holds none, or is unknown."""
+        for stage in reversed(self.stages):
+            if name in (made := stage.turns(self.project)):
+                return made[name]
+        return ()
 
     def need(self, name: str, what: str) -> None:
         """Raise ConfigError where no record has the field."""
@@ -133,6 +142,8 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: ClassVar[str] = ""
+    fetches: ClassVar[bool] = False
+    """Whether its check sees more where it may look at what lies elsewhere."""
     selects: ClassVar[bool] = False
     """Whether it drops records for what they are like, so that a control arm asks what is learnt with them."""
     name: str = Field("", description="what messages, reports and file names call the stage; default: its kind")
@@ -148,6 +159,10 @@ class Stage(BaseModel):
     def models(self, project: Project) -> list[str]:
         """The pipeline's models that it asks."""
         return []
+
+    def turns(self, project: Project) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
+        """By the fields that it fills with chat turns, such turns, one list for each order of roles."""
+        return {}
 
     def within(self, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
         """The stages inside this one, checked, and the fields after each."""

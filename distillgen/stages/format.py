@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
+from distillgen.project import Project
 from distillgen.record import META, Record, Unrenderable
 from distillgen.shapes import Shaper, shaper
 from distillgen.stages import Checking, Chunks, Job, Stage, Text
@@ -56,6 +57,13 @@ class Format(Stage):
             except ConfigError as error:
                 raise ConfigError(f"the template of '{name}': {error.message.removeprefix('template: ')}") from error
         return made
+
+    def turns(self, project: Project) -> dict[str, list[list[dict[str, Any]]]]:
+        """The roles of its dialogues, with a word for what each says."""
+        return {
+            name: [[{"role": role, "content": "text"} for turn in dialogue for role in turn]]
+            for name, dialogue in self.dialogues.items()
+        }
 
     def shaper(self, fields: Collection[str]) -> Shaper:
         """What makes rows of `shape` from records with `fields`."""

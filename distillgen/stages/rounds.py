@@ -46,6 +46,7 @@ class Rounds(Stage):
     """
 
     kind = "rounds"
+    fetches = True
 
     stages: list[dict[str, Any]] = Field(min_length=1, description="the stages of a round, as in a pipeline, without a source")
     n: int = Field(3, ge=1, description="most rounds")

@@ -115,6 +115,15 @@ class Source(Stage):
         """The first rows, for estimates."""
         return [record for record in islice(self.records(project), n) if not record.dropped]
 
+    def turns(self, project: Project) -> dict[str, list[list[dict[str, Any]]]]:
+        """The first row of each order of roles, in the fields of the first rows that hold chat turns."""
+        found: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
+        for record in self.samples(project, CHECKED_ROWS):
+            for name, value in record.fields.items():
+                if isinstance(value, list) and value and all(isinstance(turn, dict) and "role" in turn for turn in value):
+                    found.setdefault(name, {}).setdefault(tuple(str(turn["role"]) for turn in value), value)
+        return {name: [*rows.values()] for name, rows in found.items()}
+
     def records(self, project: Project) -> Iterator[Record]:
         """A record of each row; a bad row becomes a dropped one."""
         origin = self.origin

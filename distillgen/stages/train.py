@@ -62,6 +62,7 @@ class Train(Stage):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind = "train"
+    fetches = True
 
     objective: str = Field("sft", description="how it learns: a file in objectives/, without its ending")
     student: str = Field(
@@ -159,6 +160,8 @@ class Train(Stage):
             raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
         if self.lora and not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
+        if self.lora and (self.model_extra or {}).get("head_only"):
+            raise ConfigError("head_only leaves the encoder as it is, which lora is to change: leave one of them out")
         if self.lora and self.lora.bits:
             if not any(path for kind in ("nvidia[0-9]*", "kfd", "dxg") for path in Path("/dev").glob(kind)):
                 remedy = "leave out bits, or train on a machine with one"
@@ -169,7 +172,29 @@ class Train(Stage):
         if students.is_gguf(self.student):
             needed.append("gguf")
         need(f"objective '{self.objective}'", *needed)
+        self._check_student(given, learning)
         return given.fields
+
+    def _check_student(self, given: Checking, learning: Objective) -> None:
+        """The objective can train such a student, and its chat template takes such turns. Raises ConfigError."""
+        first, template = self, ""
+        while students.OF_STAGE.fullmatch(first.student):  # what it begins as, of what the stage before it began as, …
+            before = [s for s in given.stages if isinstance(s, Train) and s.folder(Path()).name == first.student]
+            if not before[0].learning.writes and (before[0].objective != self.objective or before[0].lora):
+                raise ConfigError(f"'{first.student}' was trained by '{before[0].objective}', and cannot go on with this")
+            first, template = before[0], template or first.chat_template or ""
+        known = students.outline(first.student, given.project.root, first.revision, fetch=given.fetch)
+        named = template or first.chat_template
+        if named:
+            known = replace(known, template=given.project.file(named).read_text(encoding="utf-8"), read=True)
+        elif first is not self:  # trained on texts, it has no template any more
+            known = replace(known, read=False)
+        try:
+            learning.check_student(known, given)
+        except ConfigError as error:
+            raise ConfigError(f"objective '{self.objective}', student '{self.student}': {error.message}") from error
+        if self.chat_template and not learning.chats(given):
+            raise ConfigError(f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; leave it out")
 
     def _check_arm(self, given: Checking, learning: Objective) -> None:
         """A control arm can differ from what was kept. Raises ConfigError."""
