@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from distillgen.embedding import SHIPPED, shipped
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.gguf_file import check_gguf
 from distillgen.project import file_sha256
 from distillgen.teachers.embedded import KNOWN, find_weights
 
@@ -55,6 +56,8 @@ def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
         raise ConfigError(f"the folder '{student}' holds no model: it has no config.json")
     if path and path.is_file() and path.suffix != ".gguf":
         raise ConfigError(f"the student '{student}' is a file; give a model's folder, or a .gguf file")
+    if path and path.is_file():
+        check_gguf(path)
     if path is None and student not in NAMED and (is_gguf(student) or not ON_HUB.fullmatch(student)):
         remedy = "give a folder, a .gguf file, or owner/name on the Hugging Face Hub"
         raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMED)}; {remedy}")

@@ -140,7 +140,7 @@ def test_a_file_that_is_no_model_is_a_clear_error(project):
     project.write("pipelines/ask.yaml", QUESTIONS.replace("qwen2.5-coder-1.5b-instruct", "bad.gguf"))
     project.write("prompts/capital.md", PROMPT)
     done = project.cli("run", "ask", check=2)
-    assert "could not serve" in done.stderr and "Traceback" not in done.stderr
+    assert "'bad.gguf' is not GGUF: it begins with b'this'" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

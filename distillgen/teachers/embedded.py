@@ -26,6 +26,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.gguf_file import check_gguf
 from distillgen.project import file_sha256
 from distillgen.teachers import Completion, Request, Spec, Teacher, TeacherDown
 from distillgen.teachers.openai import OpenAI, OpenAISpec
@@ -70,9 +71,12 @@ class EmbeddedSpec(Spec):
     def check(self, root: Path) -> None:
         """Raise ConfigError where the model has no known source or the package for it is missing."""
         need("provider 'embedded'", "xllamacpp")
-        if not (self.model in KNOWN or self.model.startswith(HUB) or _file(self.model, root).is_file()):
+        if self.model in KNOWN or self.model.startswith(HUB):
+            return
+        if not (path := _file(self.model, root)).is_file():
             known = did_you_mean(self.model, KNOWN)
             raise ConfigError(f"there is no embedded model and no file '{self.model}'{known}, or give a .gguf file")
+        check_gguf(path)
 
 
 class Embedded(Teacher):
