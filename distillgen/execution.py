@@ -332,7 +332,7 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
         except UserCodeError as failure:
             remedy = "Answers that were paid for are safe: mend it and run again to go on"
             remedy += f". The traceback is in {live.directory / 'run.log'}"
-            error = UserCodeError(f"{_withheld(failure.message, live)}. {remedy}", path=failure.path, line=failure.line)
+            error = UserCodeError(f"{failure.message}. {remedy}", path=failure.path, line=failure.line)
             error.__cause__ = failure.__cause__
         except Exception as failure:
             error = failure
@@ -353,17 +353,9 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
         if error is None:
             raise
     if error is not None:
-        log.error("%s: %s", word, _withheld(str(error), live))
-        if isinstance(error, UserCodeError) or not isinstance(error, DistillgenError):
-            log.error("%s", _withheld("".join(traceback.format_exception(error.__cause__ or error)), live))
+        unexplained = isinstance(error, UserCodeError) or not isinstance(error, DistillgenError)
+        log.error("%s: %s", word, error, exc_info=error.__cause__ or error if unexplained else None)
         raise error
-
-
-def _withheld(text: str, live: Live) -> str:
-    """`text` without the secrets of any model."""
-    for teacher in live.teachers.values():
-        text = teacher.withhold(text)
-    return text
 
 
 async def _pull(live: Live, job: Job, first: int) -> None:

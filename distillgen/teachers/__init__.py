@@ -391,13 +391,9 @@ class Teacher:
             return 0.0
         return self.spec.most_usd(len(request.json), _most_output(request, samples)) * self._excess
 
-    def withhold(self, text: str) -> str:
-        """`text` without any secret of this teacher's."""
-        return hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))
-
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
-        return self.withhold(text)[:REASON]
+        return hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))[:REASON]
 
     async def _fetch(self, ask: _Ask) -> list[Completion]:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""

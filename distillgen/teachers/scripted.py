@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,5 +124,5 @@ class Scripted(Teacher):
             where = f" ({place.path.name}:{place.line})" if isinstance(place.path, Path) else ""
             if where not in self._told:
                 self._told.add(where)
-                log.error("model '%s': %s", self.name, self.withhold("".join(traceback.format_exception(error))))
+                log.error("model '%s': its script raised", self.name, exc_info=error)
             raise Rejected(f"the script raised {type(error).__name__}: {error}{where}") from error
