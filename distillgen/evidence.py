@@ -9,9 +9,10 @@ from itertools import chain
 from typing import Any
 
 from distillgen import embedding
+from distillgen.chunks import chunks
 from distillgen.nli import entailment
 from distillgen.project import Project
-from distillgen.stages.source import Source, pieces_of
+from distillgen.stages.source import Source
 from distillgen.text import content
 
 PASSAGE_WORDS = 150  # with a statement, about 250 tokens: what NLI models and small encoders read at once
@@ -36,7 +37,7 @@ class Passages:
 
     def __init__(self, texts: Iterable[str], *, embedder: str | None = None) -> None:
         """Texts are cut between sentences into passages."""
-        self.texts = [piece for text in texts for piece in pieces_of(text, PASSAGE_WORDS)]
+        self.texts = [piece for text in texts for piece in chunks(text, PASSAGE_WORDS)]
         self._embedder = embedder
 
     @classmethod

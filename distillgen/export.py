@@ -23,14 +23,16 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.ledger import Ledger
 from distillgen.project import Project
-from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps
+from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, item_of, text_of
 from distillgen.record import read_rows as read_any_rows
 from distillgen.runs import PARTIAL, Run, read_records, read_rows
 from distillgen.shapes import Shaper, shaper
 from distillgen.signals import unpack
+from distillgen.wording import clipped
 from distillgen.writers import BATCH, FORMATS, Writer, schema_of
 
 Batch = list[dict[str, Any]]
+SPLIT_NAME = re.compile(r"\w{1,100}(?:\.\w{1,100})*")  # as `datasets` has them; a file is named after it
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,20 @@ class _Rows:
         names, own = dict[str, None](), dict[str, float]()
         for record in self._records():
             names |= dict.fromkeys(record.fields)
-            own |= {str(record.fields[SPLIT]): 0.0} if SPLIT in record.fields else {}
+            if SPLIT in record.fields:
+                own[_named_split(record)] = 0.0
         fields = list(names)
         if own and wanted.splits:
             raise ConfigError(f"the rows are split already, by their field '{SPLIT}'; leave --split out")
         self.splits = own or wanted.splits
+        for split in self.splits:
+            if not SPLIT_NAME.fullmatch(split) or split == "all":
+                what = "is what data sets call all of them together" if split == "all" else "is no name that data sets have"
+                remedy = "letters, digits, '_' and single dots make one; change it with a format stage, or leave the field out"
+                raise ConfigError(f"the split {clipped(repr(split), 60)} {what}: {remedy}")
+        if len({split.lower() for split in self.splits}) < len(self.splits):
+            what = "differ in case only, which some file systems cannot tell apart"
+            raise ConfigError(f"the splits {', '.join(self.splits)} {what}: rename one")
         for name, option in (*((name, "--keep") for name in wanted.keep), (wanted.by, "--by")):
             if name is not None and name not in fields:
                 raise ConfigError(f"{option}: there is no field '{name}'{did_you_mean(name, fields)}")
@@ -172,14 +183,25 @@ class _Rows:
     def _split(self, record: Record) -> str:
         """Where the record's source item belongs: drawn from the seed and the item alone, so that it stays when others come."""
         if not self.wanted.splits:
-            return str(record.fields.get(SPLIT, "train"))
-        item = dumps(record.fields.get(self.wanted.by)) if self.wanted.by else re.sub(r"#\d+$", "", record.source).encode()
+            return _named_split(record) if SPLIT in record.fields else "train"
+        item = (record.item or re.sub(r"#\d+$", "", record.source)).encode()
+        if self.wanted.by:
+            item = dumps(record.fields.get(self.wanted.by))
         drawn = int.from_bytes(hashlib.sha256(b"%d\0%s" % (self.wanted.seed, item)).digest()[:8]) / 2**64
         for split, share in self.wanted.splits.items():
             drawn -= share
             if drawn < 0:
                 return split
         return split
+
+
+def _named_split(record: Record) -> str:
+    """The split that a record names. Raises ConfigError where that is no name."""
+    name = record.fields[SPLIT]
+    if not isinstance(name, str):
+        what = "null" if name is None else f"{clipped(text_of(name), 60)}, which is no text"
+        raise ConfigError(f"the field '{SPLIT}' of {record.source or record.id} is {what}; say train or test, or leave it out")
+    return name
 
 
 def _records_of(data: str) -> Iterator[Record]:
@@ -198,7 +220,7 @@ def _records_of(data: str) -> Iterator[Record]:
         elif isinstance(meta := row.get(META), dict) and {"id", "made", "parents", "scores", "source"} <= meta.keys():
             yield Record.from_row(row)
         else:
-            yield _by_own_id(Record(digest(row), row, source=f"{data}:{line}"))
+            yield _by_own_id(Record(digest(row), row, source=f"{data}:{line}", item=item_of(row)))
 
 
 def _by_own_id(record: Record) -> Record:

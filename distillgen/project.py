@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from distillgen.errors import ConfigError, UserCodeError, did_you_mean
+from distillgen.files import inner_files, opened
 from distillgen.record import Record
 
 KINDS = ("pipelines", "prompts", "filters", "data")
@@ -111,13 +112,14 @@ class Project:
 
 def read_text(path: Path) -> str:
     """A pipeline's or prompt's text. Raises ConfigError with the line that is not UTF-8."""
+    with opened(path) as (stream, encoding):
+        data = stream.read()
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise ConfigError(f"not UTF-8 text ({error.reason}); save the file as UTF-8", path=path, line=line) from error
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", path=path) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def load_module(path: Path) -> ModuleType:
@@ -245,10 +247,10 @@ def class_in(module: str, base: type[Base]) -> type[Base]:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files in a folder."""
+    """SHA-256 of a file, or of the names and contents of the files in a folder, but for hidden ones and leftovers."""
     if path.is_dir():
         total = hashlib.sha256()
-        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+        for inner in inner_files(path):
             total.update(f"{inner.relative_to(path).as_posix()}\0{file_sha256(inner)}\n".encode())
         return total.hexdigest()
     with path.open("rb") as stream:

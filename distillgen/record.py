@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,9 @@ from typing import Annotated, Any
 
 import jsonlines
 import orjson
+
+from distillgen.errors import ConfigError
+from distillgen.files import HEAD, opened
 
 META = "meta"  # everything of ours in a written row stands under this key
 SPLIT = "split"  # the field that says what a row is for: train, or test (held out), as data sets have it
@@ -82,9 +86,23 @@ def _finite(text: str) -> float:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Every row of a JSONL file with the number of its line: its fields, or what is wrong with it."""
-    with path.open("rb") as stream:
-        reader = jsonlines.Reader(stream, loads=loads)
+    """Every row of a file of JSON Lines with the number of its line (of one JSON array: its place from 1): its fields, or what is
+    wrong with it. Raises ConfigError where the file is something else.
+    """
+    with opened(path, page=True) as (stream, encoding):
+        start = stream.read(HEAD).decode(encoding, "ignore").lstrip("\ufeff \t\r\n")[:1]
+        stream.seek(0)
+        if start not in ("{", "[", "") and path.suffix.lower() in (".csv", ".tsv"):
+            remedy = f"make JSON Lines of it: distillgen export {path.name} --out {path.stem}.jsonl"
+            raise ConfigError(f"this is a table, where rows of JSON are wanted: {remedy}", path=path)
+        lines: Iterable[Any] = stream if encoding.startswith("utf-8") else io.TextIOWrapper(stream, encoding)
+        if start == "[":
+            data = stream.read()
+            if (rows := _array(data, encoding, path)) is not None:
+                yield from ((number, _fields(row)) for number, row in enumerate(rows, 1))
+                return
+            lines = io.BytesIO(data) if encoding.startswith("utf-8") else io.StringIO(data.decode(encoding))
+        reader = jsonlines.Reader(lines, loads=_row)
         for number in itertools.count(1):
             try:
                 row = reader.read()
@@ -92,12 +110,75 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                 return
             except jsonlines.InvalidLineError as error:
                 if error.line.strip():
+                    if start == "{" and not isinstance(error.__cause__, _Twice):
+                        _refuse_document(path)
                     yield number, _explained(error.__cause__ or error)
+                    start = ""
                 continue
-            yield number, row if isinstance(row, dict) else f"a row must be an object of fields, not {str(row)[:60]!r}"
+            yield number, _fields(row)
+            start = ""
+
+
+def _fields(row: Any) -> dict[str, Any] | str:
+    return row if isinstance(row, dict) else f"a row must be an object of fields, not {str(row)[:60]!r}"
+
+
+def _array(data: bytes, encoding: str, path: Path) -> list[Any] | None:
+    """The parts of a file that is one JSON array; None where it is none, but may begin with a line that is one."""
+    try:
+        rows = _row(data.decode("utf-8-sig" if encoding == "utf-8" else encoding))
+    except _Twice as error:
+        raise ConfigError(str(error), path=path) from error
+    except ValueError:
+        return None
+    return rows if isinstance(rows, list) else None
+
+
+def _refuse_document(path: Path) -> None:
+    """Raise ConfigError where the file is one JSON object over several lines."""
+    with opened(path) as (stream, encoding):
+        try:
+            document = loads(stream.read().decode("utf-8-sig" if encoding == "utf-8" else encoding))
+        except ValueError:
+            return
+    lists = [name for name, value in document.items() if isinstance(value, list)]
+    remedy = "write it on one line"
+    if lists:
+        remedy = f"its rows may be in '{lists[0]}': jq -c '.{lists[0]}[]' {path.name} > rows.jsonl"
+    raise ConfigError(f"this is one JSON object over several lines, and no row a line: {remedy}", path=path)
+
+
+def _row(text: str | bytes) -> Any:
+    """A row's value. Raises ValueError where it is not JSON, or names a field twice."""
+    value = loads(text)
+    if isinstance(text, str) and isinstance(value, dict | list) and len(_KEY.findall(text)) != _names_in(value):
+        json.loads(text, object_pairs_hook=_once)
+    return value
+
+
+_KEY = re.compile(r'"\s*:')
+
+
+def _names_in(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(_names_in(part) for part in value.values() if isinstance(part, dict | list))
+    return sum(_names_in(part) for part in value if isinstance(part, dict | list)) if isinstance(value, list) else 0
+
+
+class _Twice(ValueError):
+    """A name that stands twice in one object."""
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise _Twice(f"the field '{twice[0]}' stands twice in the row")
+    return dict(pairs)
 
 
 def _explained(error: BaseException) -> str:
+    if isinstance(error, _Twice):
+        return str(error)
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} at character {error.pos + 1}"
     if isinstance(error, UnicodeDecodeError):
@@ -124,6 +205,24 @@ class Unrenderable(Exception):
     """A record that lacks what somebody is to be shown; the text says what."""
 
 
+_NUMBERS = {"id", "_id", "idx", "index", "uid", "uuid", "guid", "row", "row_id", "item_id", "question_id", "qid"}
+_ANSWERS = {
+    "answer", "answers", "response", "responses", "completion", "output", "gold", "label", "labels", "target", "solution",
+    "chosen", "rejected",
+}  # fmt: skip
+_NOT_ASKED = _NUMBERS | _ANSWERS | {META, SPLIT}
+
+
+def item_of(fields: Mapping[str, Any], by: Sequence[str] | None = None) -> str:
+    """A digest of what a row is about, so that equal items are known: its values in the fields `by`, else in all fields but those
+    that number it or answer it, where there are others.
+    """
+    if by is not None:
+        return digest({name: fields.get(name) for name in by})
+    asked = {name: value for name, value in fields.items() if name.lower() not in _NOT_ASKED}
+    return digest(asked or fields)
+
+
 def digest(value: Any, length: int = 20) -> str:
     """The first `length` hex digits of the SHA-256 of the canonical JSON of `value`."""
     return hashlib.sha256(dumps(value)).hexdigest()[:length]
@@ -143,7 +242,8 @@ class Record:
     """One row. Frozen: stages return copies.
 
     `fields` are the user's; `made` tells each answer that went into it (stage, model, prompt, ledger key, sample,
-    draw); `parents` are the ids of the records that it came from; `scores` are the filters' measurements.
+    draw); `parents` are the ids of the records that it came from; `scores` are the filters' measurements; `item` tells what the
+    source had to say, whatever the row's place: records of one item stand on one side of every split.
     """
 
     id: str
@@ -153,20 +253,25 @@ class Record:
     made: tuple[Mapping[str, Any], ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     dropped: Dropped | None = None
+    item: str = ""
 
     @classmethod
-    def read(cls, fields: Mapping[str, Any], source: str) -> Record:
-        """A record as a source gives it; a row of an earlier corpus keeps its id as this one's parent."""
+    def read(cls, fields: Mapping[str, Any], source: str, item: str = "") -> Record:
+        """A record as a source gives it, of a larger `item` where it is a part of one; a row of an earlier corpus keeps its id as
+        this one's parent, and its item.
+        """
         meta = fields.get(META)
         if isinstance(meta, Mapping) and "id" in meta and "made" in meta:
             fields = {name: value for name, value in fields.items() if name != META}
-            return cls(digest([meta["id"], fields]), fields, (str(meta["id"]),), source)
-        return cls(digest(fields), fields, (), source)
+            item = item or str(meta.get("item") or item_of(fields))
+            return cls(digest([meta["id"], fields]), fields, (str(meta["id"]),), source, item=item)
+        return cls(digest(fields), fields, (), source, item=item or item_of(fields))
 
     def derive(self, fields: Mapping[str, Any], made: Mapping[str, Any], ordinal: int) -> Record:
         """A child with `fields` added; `ordinal` tells apart children of one parent whose text is the same."""
         own = digest([self.id, fields, made["stage"], ordinal])
-        return Record(own, {**self.fields, **fields}, (self.id,), self.source, (*self.made, made), self.scores, self.dropped)
+        made_by = (*self.made, made)
+        return Record(own, {**self.fields, **fields}, (self.id,), self.source, made_by, self.scores, self.dropped, self.item)
 
     def text(self, name: str) -> str:
         """The text of a field's value."""
@@ -182,17 +287,18 @@ class Record:
     def scored(self, scores: Mapping[str, float]) -> Record:
         """A copy with measurements added."""
         every = {**self.scores, **scores}
-        return Record(self.id, self.fields, self.parents, self.source, self.made, every, self.dropped)
+        return Record(self.id, self.fields, self.parents, self.source, self.made, every, self.dropped, self.item)
 
     def drop(self, stage: str, filter: str, reason: str) -> Record:
         """A copy that is out of the corpus, with the reason."""
         dropped = Dropped(stage, filter, reason)
-        return Record(self.id, self.fields, self.parents, self.source, self.made, self.scores, dropped)
+        return Record(self.id, self.fields, self.parents, self.source, self.made, self.scores, dropped, self.item)
 
     def row(self) -> dict[str, Any]:
         """The row as written: the user's fields at the top level, ours under `meta`, of one shape in every row."""
         meta: dict[str, Any] = {
             "id": self.id,
+            "item": self.item,
             "made": list(self.made),
             "parents": list(self.parents),
             "scores": dict(self.scores),
@@ -207,7 +313,7 @@ class Record:
     @property
     def held_out(self) -> bool:
         """Whether the row is kept from training, to evaluate with: its `split` is another than train."""
-        return bool(self.fields.get(SPLIT, "train") != "train")
+        return self.fields.get(SPLIT) not in (None, "train")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:
@@ -222,4 +328,5 @@ class Record:
             made=tuple(meta["made"]),
             scores=meta["scores"],
             dropped=Dropped(**dropped) if dropped else None,
+            item=meta.get("item", ""),
         )

@@ -222,11 +222,48 @@ def table(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
     """Rows as an Arrow table."""
     import pyarrow as pa
 
+    voided = [field.name for field in schema if pa.types.is_null(field.type) or _holds_null(field.type)]
+    if voided:
+        rows = [{**row, **{name: _voided(row[name], schema.field(name).type) for name in voided}} for row in rows]
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
+def _fields_of(kind: Any) -> list[Any]:
+    """The fields inside a type; none of a simple one."""
+    return [kind.field(i) for i in range(kind.num_fields)]
+
+
+def _holds_null(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(pa.types.is_null(field.type) or _holds_null(field.type) for field in _fields_of(kind))
+
+
+def _voided(value: Any, kind: Any) -> Any:
+    """A value whose objects without fields are null, where the schema has nothing else for them."""
+    import pyarrow as pa
+
+    if value is None or pa.types.is_null(kind):
+        return None
+    if pa.types.is_struct(kind):
+        return {field.name: _voided(value.get(field.name), field.type) for field in _fields_of(kind)}
+    return [_voided(part, kind.value_type) for part in value] if pa.types.is_list(kind) else value
+
+
+def _written(kind: Any) -> Any:
+    """A type as Parquet has it, where an object without any field is null."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        fields = [pa.field(field.name, _written(field.type)) for field in _fields_of(kind)]
+        return pa.struct(fields) if fields else pa.null()
+    return pa.list_(_written(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
 def schema_of(batches: Iterable[Sequence[Mapping[str, Any]]]) -> Any:
-    """The one schema that all rows fit. Raises ConfigError where a column holds values of different kinds."""
+    """The one schema that all rows fit. Raises ConfigError where a column holds values of different kinds. Objects that have no
+    field in any row become null, for no column can hold them.
+    """
     import pyarrow as pa
 
     known: dict[str, Any] = {}
@@ -238,5 +275,6 @@ def schema_of(batches: Iterable[Sequence[Mapping[str, Any]]]) -> Any:
                 known[name] = pa.unify_schemas(both, promote_options="permissive").field(name)
             except (pa.ArrowException, OverflowError) as error:
                 what = f"'{name}' holds values of different kinds, and a column has one ({error})"
-                raise ConfigError(f"{what}; export JSONL, or give it one kind with a template") from error
-    return pa.schema(list(known.values()))
+                remedy = f"export JSONL, or give it one kind with a template, such as {{{{ {name} | json }}}}"
+                raise ConfigError(f"{what}; {remedy}") from error
+    return pa.schema([field.with_type(_written(field.type)) for field in known.values()])

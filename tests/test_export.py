@@ -476,3 +476,91 @@ def test_a_column_has_the_type_that_all_its_batches_fit_whatever_the_last_one_ho
     from distillgen.writers import schema_of
 
     assert str(schema_of([[{"a": value}] for value in values]).field("a").type).replace("element", "item") == kind
+
+
+SPLITS = ["../x", "a/b", "/tmp/x", "..", "", "train-1", "all", "a..b", "a\nb", "a b", "x" * 300, "C:\\x", "\u202etrain"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "arrow"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_that_is_no_name_is_refused_before_anything_is_written(project, split, format):
+    project.rows("rows.jsonl", [{"q": 1, "split": "train"}, {"q": 2, "split": split}])
+    before = sorted(project.path.parent.rglob("*"))
+    with pytest.raises(distillgen.ConfigError, match="^the split .*: letters, digits, '_' and single dots make one; change it"):
+        export("rows.jsonl", project.path / "out", Wanted(format=format))
+    project.rows("rows.jsonl", [{"q": 1}, {"q": 2}])
+    with pytest.raises(distillgen.ConfigError, match="^the split "):
+        export("rows.jsonl", project.path / "out", Wanted(format=format, splits={"train": 0.5, split: 0.5}))
+    assert sorted(project.path.parent.rglob("*")) == before
+
+
+def test_splits_that_no_text_names_or_case_alone_tells_apart(project):
+    for split, message in ((None, "of rows.jsonl:2 is null"), (3, "is 3, which is no text"), ("Train", "differ in case only")):
+        project.rows("rows.jsonl", [{"q": 1, "split": "train"}, {"q": 2, "split": split}])
+        with pytest.raises(distillgen.ConfigError, match=message):
+            export("rows.jsonl", project.path / "out", Wanted())
+
+
+def sides(project, rows, out):
+    project.rows("rows.jsonl", rows)
+    export("rows.jsonl", project.path / out, Wanted(splits={"train": 0.5, "test": 0.5}, identify=False))
+    return {
+        split: [row["q"] for file in sorted((project.path / out).glob(f"{split}-*")) for row in project.read(file)] for split in ("train", "test")
+    }
+
+
+def test_equal_items_go_together_and_others_move_none(project):
+    rows = [{"id": i, "q": f"question {i % 60}", "answer": f"a{i}"} for i in range(120)]
+    first = sides(project, rows, "a")
+    assert not set(first["train"]) & set(first["test"]) and min(map(len, first.values())) > 30
+    again = sides(project, [{"id": 999, "q": "new", "answer": "n"}, *rows[::-1]], "b")
+    assert {split: set(own) - {"new"} for split, own in again.items()} == {split: set(own) for split, own in first.items()}
+
+
+def test_a_runs_splits_go_by_the_items_it_began_with(project):
+    def made(rows, out):
+        project.rows("seeds.jsonl", rows)
+        stages = [
+            {"source": {"path": "seeds.jsonl"}}, {"generate": {"model": "m", "template": "{{ q }}", "n": 2}},
+            {"format": {"keep": ["response"]}},
+        ]  # fmt: skip
+        models = {"m": {"provider": "scripted", "model": "echo"}}
+        run = distillgen.run({"version": 1, "models": models, "stages": stages}, out=f"runs/{out}", teachers={"m": lambda r, i: f"{r.messages[-1]['content']} {i}"})
+        export(run, project.path / out, Wanted(splits={"train": 0.5, "test": 0.5}, identify=False))
+        return {s: {r["response"].rpartition(" ")[0] for f in (project.path / out).glob(f"{s}-*") for r in project.read(f)} for s in ("train", "test")}
+
+    rows = [{"q": f"question {i % 40}", "id": i} for i in range(80)]
+    first = made(rows, "a")
+    assert not first["train"] & first["test"] and len(first["train"] | first["test"]) == 40
+    again = made([{"q": "new", "id": 7}, *rows], "b")
+    assert {split: own - {"new"} for split, own in again.items()} == first
+
+
+NOWHERE = [
+    [{"c": {}}], [{"c": {"a": {}}}], [{"c": [{}]}], [{"c": [[{}], []]}], [{"c": None}], [{"c": []}], [{"c": [[], [[]]]}], [{"c": [None]}],
+    [{"c": {}}, {"c": {"a": 1}}], [{"c": []}, {"c": [1]}], [{"c": {"a": {}, "b": []}}, {"c": None}], [{"c": {"a": None}}, {"c": {"a": [{}]}}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", NOWHERE)
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_what_has_no_type_of_its_own_is_written(project, rows, format):
+    datasets = pytest.importorskip("datasets")
+    project.rows("rows.jsonl", rows)
+    export("rows.jsonl", project.path / "out", Wanted(format=format, identify=False))
+    back = datasets.load_from_disk("out") if format == "arrow" else datasets.Dataset.from_parquet("out/*.parquet")
+
+    def without(value):
+        """A value less what stands for nothing."""
+        if isinstance(value, dict):
+            return {name: own for name, part in value.items() if (own := without(part)) is not None} or None
+        return [without(part) for part in value] if isinstance(value, list) else value
+
+    assert [without(row["c"]) for row in back] == [without(row["c"]) for row in rows]
+
+
+@pytest.mark.parametrize("values", [[[1, "a"]], [1, "x"], [True, 1], [{"a": 1}, [1]], [{"a": 1}, {"a": "x"}], [[[1], 2]]])
+def test_a_column_of_several_kinds_is_named_with_the_remedy(project, values):
+    project.rows("rows.jsonl", [{"c": value} for value in values])
+    with pytest.raises(distillgen.ConfigError, match=r"'c' holds values of different kinds.*\{\{ c \| json \}\}"):
+        export("rows.jsonl", project.path / "out", Wanted(format="parquet"))

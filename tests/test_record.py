@@ -100,7 +100,9 @@ def test_a_row_and_back(given_fields, scores, parents, dropped):
 def test_the_shape_of_a_row():
     record = Record.read({"b": 1, "a": 2}, "x.jsonl:1").scored({"s": 1.0}).scored({"t": 2.0})
     assert record.row() == {
-        "b": 1, "a": 2, "meta": {"id": record.id, "made": [], "parents": [], "scores": {"s": 1.0, "t": 2.0}, "source": "x.jsonl:1"}
+        "b": 1, "a": 2, "meta": {
+            "id": record.id, "item": record.item, "made": [], "parents": [], "scores": {"s": 1.0, "t": 2.0}, "source": "x.jsonl:1"
+        }
     }  # fmt: skip
     assert list(record.row()) == ["b", "a", "meta"]
     dropped = record.drop("judge", "brevity", "too long")

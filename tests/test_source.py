@@ -1,7 +1,6 @@
 """Sources: what files of each kind become, what a bad row becomes, and that memory stays flat."""
 
 import asyncio
-import gzip
 import json
 import re
 import tracemalloc
@@ -11,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distillgen
+from distillgen.chunks import chunks
 from distillgen.errors import ConfigError
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages import CHUNK, Checking, Estimate, Job
-from distillgen.stages.source import CHECKED_ROWS, Source, pieces_of
+from distillgen.stages.source import CHECKED_ROWS, Source
 
 
 @pytest.fixture
@@ -182,16 +182,16 @@ def test_texts_are_cut(project, read):
     project.write("a.md", "# T\n\n" + " ".join(f"Sentence number {i} is here." for i in range(20)))
     records = read(path="a.md", chunk_words=12, overlap_words=5)
     assert [r.fields["piece"] for r in records] == list(range(1, len(records) + 1)) and len(records) > 9
-    assert records[1].fields["text"] == "Sentence number 1 is here. Sentence number 2 is here."
+    assert records[1].fields["text"] == "Sentence number 1 is here. Sentence number 2 is here. "
     assert {r.fields["title"] for r in records} == {"T"} and records[1].source == "a.md#2"
 
 
 def test_pieces_keep_their_quotation_marks_and_paragraphs_end_sentences():
     text = 'He said "Go now." Then (he left.) It was 3.5 km! A heading\n\nNext: ok'
-    assert pieces_of(text, 4) == ['He said "Go now."', "Then (he left.)", "It was 3.5 km!", "A heading Next: ok"]
-    assert pieces_of(text, 3) == ["He said \"Go", 'now."', "Then (he left.)", "It was 3.5", "km! A heading", "Next: ok"]
-    assert pieces_of("one two three four five", 2) == ["one two", "three four", "five"]
-    assert pieces_of(" \n ", 5) == []
+    assert chunks(text, 4) == ['He said "Go now." ', "Then (he left.) ", "It was 3.5 km! ", "A heading\n\nNext: ok"]
+    assert chunks(text, 3) == ["He said \"Go ", 'now." ', "Then (he left.) ", "It was 3.5 ", "km! A heading\n\n", "Next: ok"]
+    assert chunks("one two three four five", 2) == ["one two ", "three four ", "five"]
+    assert chunks(" \n ", 5) == []
 
 
 words = st.text(alphabet="ab.!?\"')é", min_size=1, max_size=5)
@@ -203,10 +203,10 @@ texts = parts.map(lambda pairs: "".join(f"{i}{a}{b}" for i, (a, b) in enumerate(
 @settings(max_examples=100, deadline=None)
 def test_no_word_is_lost_and_no_piece_is_too_long(text, most, overlap):
     overlap = min(overlap, most - 1)
-    plain = [piece.split() for piece in pieces_of(text, most)]
+    plain = [piece.split() for piece in chunks(text, most)]
     assert [word for piece in plain for word in piece] == text.split()
     assert all(0 < len(piece) <= most for piece in plain)
-    pieces = [piece.split() for piece in pieces_of(text, most, overlap)]
+    pieces = [piece.split() for piece in chunks(text, most, overlap)]
     assert all(0 < len(piece) <= most for piece in pieces)
     rest = text.split()
     before: list = []
@@ -222,7 +222,7 @@ def test_no_word_is_lost_and_no_piece_is_too_long(text, most, overlap):
 def test_overlap_is_of_whole_sentences(lengths, most, overlap):
     overlap = min(overlap, most - 1)
     sentences = [" ".join(f"w{i}x{j}" for j in range(n)) + "." for i, n in enumerate(lengths)]
-    shown = [re.findall(r"[^.]+\.", piece) for piece in pieces_of(" ".join(sentences), most, overlap)]
+    shown = [re.findall(r"[^.]+\.", piece) for piece in chunks(" ".join(sentences), most, overlap)]
     shown = [[s.strip() for s in piece] for piece in shown]
     assert all(sentence in sentences for piece in shown for sentence in piece)
     for before, piece in zip(shown, shown[1:], strict=False):
@@ -256,7 +256,7 @@ def test_a_data_set_from_a_folder_without_network(project, read, monkeypatch):
         ({"path": "../x"}, "lies outside the project|there is no file"),
         ({"path": "empty.jsonl"}, "the source 'empty.jsonl' has no rows"),
         ({"path": "one.bin"}, "'one.bin' has an ending that is not known; say format: jsonl, csv, parquet or text"),
-        ({"path": "one.jsonl.gz"}, "'one.jsonl.gz' has an ending that is not known; .*must be unpacked first"),
+        ({"path": "one.xlsx"}, "'one.xlsx' is a ZIP archive .or an Office file.: unpack it"),
         ({"path": "one.jsonl", "chunk_words": 20}, "chunk_words cuts texts, and 'one.jsonl' is none"),
     ],
 )
@@ -264,7 +264,7 @@ def test_what_cannot_be_read(project, read, options, message):
     project.write("one.jsonl", "{}")
     project.write("empty.jsonl", "\n")
     project.write("one.bin", "x")
-    (project.path / "one.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    (project.path / "one.xlsx").write_bytes(b"PK\x03\x04...")
     with pytest.raises(ConfigError, match=message):
         read(**options)
 

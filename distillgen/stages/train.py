@@ -223,9 +223,10 @@ class Train(Stage):
         """Whether a record is trained on or held out: as its `split` says, or else by its source item, of which no row lands
         on the other side.
         """
-        if SPLIT in record.fields:
+        if record.fields.get(SPLIT) is not None:
             return PARTS[record.held_out]
-        return PARTS[int(digest([self.seed, record.source], 8), 16) < self.held_out * 16**8]
+        item = record.item or record.source or record.id
+        return PARTS[int(digest([self.seed, item], 8), 16) < self.held_out * 16**8]
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Write down what there is to learn, train on it, and pass the records on."""

@@ -1,0 +1,130 @@
+"""Files that users bring: what each one is, whatever its name says, and the text in it."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+from distillgen.errors import ConfigError
+
+HEAD = 4096  # bytes that tell what a file is
+_PACKED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
+    b"\x1f\x8b": (".gz", gzip.open), b"BZh": (".bz2", bz2.open), b"\xfd7zXZ\0": (".xz", lzma.open),
+    b"\x28\xb5\x2f\xfd": (".zst", lambda stream: _zstandard(stream)),
+}  # fmt: skip
+PACKED = tuple(ending for ending, _ in _PACKED.values())
+_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
+_ENCODINGS = {
+    b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8-sig",
+}  # fmt: skip
+_OTHERS = {
+    b"version https://git-lfs.github.com/spec": "a Git LFS pointer and not the file itself: fetch that with 'git lfs pull'",
+    b"PAR1": "a Parquet file: give it the ending .parquet, or say format: parquet where a source reads it",
+    b"ARROW1": "an Arrow file: save it as Parquet or JSON Lines",
+    b"SQLite format 3\0": "a SQLite database: export the table as CSV",
+    b"%PDF": "a PDF: make a text of it, as with pdftotext",
+    b"\xd0\xcf\x11\xe0": "a file of an old Office: save the sheet as CSV, or the document as text",
+    b"\x89HDF": "an HDF5 file: save it as Parquet or JSON Lines",
+    b"\x93NUMPY": "a NumPy array: save it as Parquet or JSON Lines",
+    b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"GIF8": "an image",
+    b"7z\xbc\xaf": "a 7z archive: unpack it", b"Rar!": "a RAR archive: unpack it",
+}  # fmt: skip
+
+
+def what_is(head: bytes, *, page: bool = False) -> str:
+    """What a file with these first bytes is, and what to do, where it is no text; of a web page only where `page` says that one
+    is not wanted. Nothing for what may be text.
+    """
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic):
+            return what
+    if head.startswith(b"PK\x03\x04"):
+        if b"xl/" in head:
+            return "an Excel workbook: save the sheet as CSV"
+        return "a Word document: save it as text" if b"word/" in head else "a ZIP archive (or an Office file): unpack it"
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower()
+    if page and start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        remedy = "download the file itself (on GitHub 'raw', on the Hub 'resolve' in place of 'blob')"
+        return f"a web page or XML and no data: {remedy}"
+    if b"\0" in head and encoding_of(head) == "utf-8":
+        return "binary data and no text"
+    return ""
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text that begins so: UTF-16 and UTF-32 are known by their marks, or their zeros."""
+    for mark, encoding in _ENCODINGS.items():
+        if head.startswith(mark):
+            return encoding
+    if len(head) > 3 and head[0] and head[2] and not head[1] and not head[3]:
+        return "utf-16-le"
+    return "utf-16-be" if len(head) > 3 and head[1] and head[3] and not head[0] and not head[2] else "utf-8"
+
+
+def first_bytes(path: Path) -> bytes:
+    """What a file begins with, as it lies there. Raises ConfigError."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(HEAD)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {(error.strerror or str(error)).lower()}", path=path) from error
+
+
+@contextmanager
+def opened(path: Path, *, page: bool = False) -> Iterator[tuple[IO[bytes], str]]:
+    """A text file's bytes, unpacked, from their beginning, and their encoding. Raises ConfigError, which says what the file is
+    and what to do, where it is none, is cut off or cannot be read; a web page is one unless `page` says otherwise.
+    """
+    head = first_bytes(path)
+    unpack = next((unpack for magic, (_, unpack) in _PACKED.items() if head.startswith(magic)), None)
+    try:
+        with path.open("rb") as file:
+            stream: IO[bytes] = unpack(file) if unpack else file
+            if unpack:
+                head = stream.read(HEAD)
+                stream.seek(0)
+            if what := what_is(head, page=page):
+                raise ConfigError(f"this is {what}", path=path)
+            yield stream, encoding_of(head)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not {error.encoding.upper()} text ({error.reason}); save the file as UTF-8", path=path) from error
+    except _DAMAGED as error:
+        if unpack:
+            raise ConfigError(f"the packed file is damaged or cut off: {error}", path=path) from error
+        raise
+
+
+def _zstandard(stream: IO[bytes]) -> Any:
+    """A reader of Zstandard, of Python 3.14 or of a package. Raises ConfigError where there is neither."""
+    if find_spec("compression") and find_spec("compression.zstd"):
+        return import_module("compression.zstd").open(stream)
+    raise ConfigError("this is packed with Zstandard: unpack it with 'zstd -d'", path=getattr(stream, "name", None))
+
+
+_LEFT_BY_EDITORS = (".swp", ".swo", ".tmp", ".bak", ".orig", ".rej", ".part", ".crdownload", "~")
+_OF_MACHINES = {"node_modules", "__pycache__", "site-packages", "__MACOSX", "Thumbs.db", "desktop.ini"}
+
+
+def inner_files(folder: Path) -> list[Path]:
+    """The files of a folder and of those in it, in the order of their names; not what is hidden, what version control, packages
+    and machines keep there, and what editors leave behind.
+    """
+    inside = (path for path in folder.rglob("*") if not any(map(_is_left_out, path.relative_to(folder).parts)))
+    return sorted(path for path in inside if path.is_file())
+
+
+def _is_left_out(name: str) -> bool:
+    if name.startswith((".", "~$")) or name.endswith(_LEFT_BY_EDITORS) or name in _OF_MACHINES:
+        return True
+    return len(name) > 1 and name[0] == name[-1] == "#"
