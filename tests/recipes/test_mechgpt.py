@@ -84,8 +84,9 @@ def test_broken_answers_lose_no_valid_piece_and_no_valid_triple(make_graph):
     run, _ = make_graph(planted, broken, out="broken")
     assert set(broken.broken.values()) == set(BROKEN)
     whole, left = told(clean), told(run)
-    texts = {record.source: record.fields["text"] for record in read_records(run.directory / "stages/01-source.jsonl")}
-    ways = {source: next((way for asked, way in broken.broken.items() if text.strip() in asked), "") for source, text in texts.items()}
+    pieces = [*read_records(run.directory / "stages/01-source.jsonl")]
+    texts = {piece.source: piece.fields["text"].removeprefix(f"# {piece.fields['title']}").strip() for piece in pieces}
+    ways = {source: next((way for asked, way in broken.broken.items() if text in asked), "") for source, text in texts.items()}
     for source, way in ways.items():
         kept = whole[source][:-1] if way == "cut off" else whole[source] if way in REPAIRABLE | {""} else []
         assert left[source] == kept, way
