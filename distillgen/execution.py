@@ -47,6 +47,7 @@ log = logging.getLogger("distillgen")
 
 COLLECT_AFTER = 20_000  # objects made and not freed, before the garbage collector looks for cycles among them
 TURN_S = 0.00005  # after which one thread hands Python to another that waits for it
+MOST_WARNINGS = 20  # that are shown; run.log holds all
 FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
 BUFFER_BYTES = 1 << 17
 _WORDS = {4: "stopped by budget", 130: "interrupted"}
@@ -109,6 +110,8 @@ class Live:
     notes: dict[str, str] = field(default_factory=dict)
     first_kept: Record | None = None
     first_shown: bool = False
+    warnings: list[str] = field(default_factory=list)
+    """What run.log warns of, as it comes, for whoever watches."""
     totals_before: dict[str, float] = field(init=False)
     """What the run had asked before this command."""
 
@@ -208,7 +211,7 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
     first, last = _range(pipeline, options)
     secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
     hidden = dict.fromkeys(secrets, "[withheld]") | from_environment(pipeline.shown_models)
-    with _locked(directory), _logged(directory / "run.log", hidden), _without_secrets(hidden):
+    with _locked(directory), _logged(directory / "run.log", hidden) as warnings, _without_secrets(hidden):
         asyncio.get_running_loop().set_exception_handler(_log_unheard)
         path = ledger_path(pipeline, directory, options)
         if options.salvage and path.exists():
@@ -217,6 +220,7 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
         ledger = Ledger(path)
         try:
             live, first = _prepared(pipeline, directory, options, ledger, first, last)
+            live.warnings = warnings
             await _carry_out(live, options, first, watch)
             return live
         finally:
@@ -499,12 +503,26 @@ def _locked(directory: Path) -> Iterator[None]:
 class _Formatter(logging.Formatter):
     """Records and their tracebacks without secrets."""
 
-    def __init__(self, hidden: Mapping[str, str]) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
+    def __init__(self, hidden: Mapping[str, str], form: str = "%(asctime)s %(levelname)s %(message)s") -> None:
+        super().__init__(form)
         self._hidden = hidden
 
     def format(self, record: logging.LogRecord) -> str:
         return hide(super().format(record), self._hidden)
+
+
+class _Warnings(logging.Handler):
+    """Keeps the first MOST_WARNINGS different warnings, without secrets, for whoever watches the run."""
+
+    def __init__(self, hidden: Mapping[str, str]) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(_Formatter(hidden, "%(message)s"))
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno == logging.WARNING and text not in self.texts and len(self.texts) < MOST_WARNINGS:
+            self.texts.append(text)
 
 
 def _log_unheard(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
@@ -534,18 +552,20 @@ def _without_secrets(hidden: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged(path: Path, hidden: Mapping[str, str]) -> Iterator[None]:
-    """run.log, in which nothing stands that is `hidden`."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+def _logged(path: Path, hidden: Mapping[str, str]) -> Iterator[list[str]]:
+    """Write run.log, in which nothing stands that is `hidden`, and give the warnings, to which those to come are added."""
+    handler, warnings = logging.FileHandler(path, encoding="utf-8"), _Warnings(hidden)
     handler.setFormatter(_Formatter(hidden))
     level = log.level
     log.addHandler(handler)
+    log.addHandler(warnings)
     log.setLevel(logging.INFO)
     log.propagate = False
     try:
-        yield
+        yield warnings.texts
     finally:
         log.removeHandler(handler)
+        log.removeHandler(warnings)
         log.setLevel(level)
         handler.close()
 

@@ -27,6 +27,7 @@ PLAIN_EVERY = 20  # draws, where there is no terminal
 async def watch(live: Live, console: Console | None = None) -> None:
     """Draw until cancelled: live lines on a terminal, else one plain line every ten seconds."""
     screen = console or Console(stderr=True, highlight=False, markup=False)
+    warned: list[str] = []
     standings: deque[tuple[float, int, dict[str, int]]] = deque(maxlen=round(30 / DRAW_EVERY_S))
 
     def draw() -> list[str]:
@@ -34,6 +35,9 @@ async def watch(live: Live, console: Console | None = None) -> None:
             live.first_shown = True
             after = f"first kept row, after {duration(time.monotonic() - live.started)}:"
             screen.print(Text("\n  ".join([after, *field_lines(live.first_kept, 150)])), soft_wrap=True)
+        for text in live.warnings[len(warned) :]:
+            warned.append(text)
+            screen.print(Text(f"note: {visible(text)}"), soft_wrap=True)
         answered = {name: teacher.activity.answered for name, teacher in live.teachers.items()}
         standings.append((time.monotonic(), live.stages[live.last].sources, answered))
         (now, done, _), (before, done_before, answered_before) = standings[-1], standings[0]

@@ -193,3 +193,16 @@ def test_streams_of_the_test_itself_are_left_alone():
 
     hold_open()
     assert os.fstat(1) == before
+
+
+def test_warnings_reach_the_terminal_once_each(small):
+    small.write(
+        "filters/careful.py",
+        '"""A filter that warns."""\n\nimport logging\n\nfrom distillgen import Filter\n\n\ndef careful() -> Filter:\n'
+        '    """Drop nothing."""\n\n    def measure(records):\n        logging.getLogger("distillgen").warning("rows are odd")\n'
+        "        return [0.0 for _ in records]\n\n    return Filter(measure, lambda number: None)\n",
+    )
+    small.write("pipelines/small.yaml", PIPELINE.replace("[word_count", "[careful, word_count"))
+    done = small.cli("run", "small")
+    assert done.stderr.count("note: rows are odd") == 1
+    assert (small.path / "runs/small/run.log").read_text().count("WARNING rows are odd") >= 1
