@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given, settings
@@ -45,14 +46,12 @@ ADA = [{"name": "Ada", "age": 36}, {"name": "Bob", "age": 7}]
         (PAIR, "{'question': 'Who?', 'answer': 'Carla'}", [CARLA]),
         (PAIR, "{question: 'Who?', answer: 'Carla'} There.", [CARLA]),
         (PAIR, '{"question": "Who?", "answer": "Carla"', [CARLA]),
-        (PAIR, '{"question": "Who?", "answer": "Carla', [CARLA]),
         (PAIR, '{"question": "Who\nis\tit?", "answer": "Carla"}', [{"question": "Who\nis\tit?", "answer": "Carla"}]),
         (PAIR, '{"answer": "Carla", "question": "Who?"}', [CARLA]),
         (LIST, json.dumps(ADA), ADA),
         (LIST, json.dumps({"items": ADA}), ADA),
         (LIST, f"See [2]:\n```\n{json.dumps(ADA)}\n```\nThat's [all].", ADA),
         (LIST, "[{'name': 'Ada', 'age': 36}, {'name': 'Bob', 'age': 7},]", ADA),
-        (LIST, '[{"name": "Ada", "age": 36}, {"name": "Bob", "age": 7', ADA),
         (LIST, '{"name": "Ada", "age": 36}\n{"name": "Bob", "age": 7}', ADA),
         (LIST, '{"name": "Ada", "age": 36}', ADA[:1]),
         (NESTED, '{"title": "T", "tags": ["a", "b"], "by": {"name": "Ada"}}', [{"title": "T", "tags": ["a", "b"], "by": {"name": "Ada"}}]),
@@ -76,6 +75,18 @@ def test_good_and_nearly_good(form, text, rows):
         ({"sections": ["a", "b"]}, "<a>x</a>", "the section <b>…</b> is missing or empty"),
         ({"sections": ["a"]}, "<a> </a>", "the section <a>"),
         ({"sections": ["a"]}, "<a>cut off", "the section <a>"),
+        (PAIR, '{"question": "Who?", "answer": "Carla', "breaks off before its JSON ends"),
+        (PAIR, '{"question": "Who?", "answer": "Because the second half of', "breaks off"),
+        (PAIR, '{"question": "Who?", "answer": "the set {1, 2}', "breaks off"),
+        (PAIR, '{"question": "Who?", "answer": "the list [1, 2]\n```', "breaks off"),
+        (PAIR, '{"question": "Who?", "answer": "He said \\"hi\\" and', "breaks off"),
+        (PAIR, "{'question': 'Who?', 'answer': 'Car", "breaks off"),
+        (PAIR, '```json\n{"question": "Who?", "answer": "Car', "breaks off"),
+        (PAIR, f'For example: {json.dumps(CARLA)}\nMine: {{"question": "What?", "answer": "Because', "breaks off"),
+        (PAIR, f'{{"result": {json.dumps(CARLA)}, "note": "it is', "breaks off"),
+        ({"json": {"a": "number"}}, '{"a": 12', "breaks off"),
+        ({"json": {"a": "boolean"}}, '{"a": tru', "breaks off"),
+        (LIST, '[{"name": "Ada", "a', "breaks off"),
         (PAIR, "I cannot.", "there is no JSON in the answer: 'I cannot.'"),
         (LIST, "I cannot.", "there is no JSON in the answer: 'I cannot.'"),
         (LIST, "[]", "the list is empty"),
@@ -228,3 +239,55 @@ def test_the_schema_that_is_sent_has_an_object_at_its_root():
 def test_a_wrong_form_is_a_config_error(form, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         Form.read(form)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The set {a, b} holds it: %s", "{ is a brace. %s", "- %s", "* [x] Done: %s", "[1] See there. %s", "1. %s Is {that} all?",
+        'For example: {"question": "Why?", "answer": "So"}\n\nMine:\n%s', 'As {"question": "Why?", "answer": "So"} shows: %s :-}',
+        '```json\n{"question": "Why?", "answer": "So"}\n```\nor rather\n```json\n%s\n```\nThere.', "```python\nx = {1: 2}\n```\n```\n%s\n```",
+        "%s\n\nI hope that [this] {helps}.", "%s Note that {} is no answer.", "> %s", "``` %s ```",
+    ],
+)  # fmt: skip
+def test_json_is_found_among_other_brackets_and_the_last_of_its_form_is_the_answer(text):
+    assert Form.read(PAIR).parse(text % json.dumps(CARLA)) == [CARLA]
+    assert Form.read(LIST).parse(text.replace('{"question": "Why?", "answer": "So"}', "[{'name': 'Eve', 'age': 1}]") % json.dumps(ADA)) == ADA
+
+
+@pytest.mark.parametrize(
+    "said, text",
+    [
+        (r"\frac{1}{2} of \beta", None), (r"\nabla f \times \rho", None), (r"\theta \to \tau", None), (r"\bar{x} \forall x", None),
+        (r"\unlhd \upsilon \underline{x}", None), (r"\alpha \( x \) \[ y \] \{ z \}", None), (r"\right\} 5\%", None), (r"\neq 0, \text{if } \not p", None),
+        (r"\\frac{1}{2} \\nabla", r"\frac{1}{2} \nabla"), (r"one\ntwo\tthree\r\nnine trees", "one\ntwo\tthree\r\nnine trees"),
+        (r"\u00e9t\u00E9 \"so\" a\/b", "été \"so\" a/b"), (r"It\'s", "It's"), (r"a\nTo b\n\nThe times", "a\nTo b\n\nThe times"), (r"C:\\new\\table", "C:\\new\\table"),
+    ],
+)  # fmt: skip
+def test_latex_in_json_is_text_and_no_control_character(said, text):
+    for answer in ('{"question": "Who?", "answer": "%s"}', '{"question": "Who?", "answer": "%s",}'):
+        assert Form.read(PAIR).parse(answer.replace("%s", said)) == [{"question": "Who?", "answer": said if text is None else text}]
+
+
+def test_of_a_list_that_breaks_off_the_whole_items_are_rows_and_the_rest_is_told():
+    for text in ('[{"name": "Ada", "age": 36}, {"name": "Bob", "age": 7', '{"items": [{"name": "Ada", "age": 36}, {"name": "Bo', '{"name": "Ada", "age": 36}\n{"name": "Bob",'):
+        first, second = Form.read(LIST).rows(text)
+        assert first == ADA[0] and "breaks off within this item" in str(second)
+
+
+def test_what_is_said_within_a_text_stays():
+    for text, answer in [
+        ('{"question": "Who?", "answer": "He said "hi" and left"}', 'He said "hi" and left'), ('{"question": "Who?", "answer": "a } b { c"}', "a } b { c"),
+        ('{"question": "Who?", "answer": "[1] and \'2\'"}', "[1] and '2'"), ("{'question': 'Who?', 'answer': \"It's {so}\"}", "It's {so}"),
+    ]:  # fmt: skip
+        assert Form.read(PAIR).parse(text)[0]["answer"] == answer
+
+
+def test_brackets_without_end_are_looked_at_quickly():
+    import time
+
+    begun = time.monotonic()
+    for text in ("{" * 20_000, "{ [{" * 5_000, '{"a": ' * 5_000, "[{" * 10_000 + json.dumps(CARLA)):
+        with suppress(Unparsable):
+            Form.read(PAIR).parse(text)
+    assert time.monotonic() - begun < 20
