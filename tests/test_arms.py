@@ -205,6 +205,40 @@ def test_no_arm_learns_what_repeats_an_evaluation_item(project, taught, place):
     assert sum(n for why, n in data["raw"]["rows"].items() if "repeats what is evaluated on" in why or "held_out" in why) >= 4
 
 
+@pytest.mark.parametrize("on", ARMS)
+def test_what_is_evaluated_on_behind_rounds_is_not_trained_on_inside_them(project, taught, on):
+    rows = [{"n": i, "question": long(i), "answer": f"a{i}", "split": "test" if i < 2 else "train"} for i in range(40)]
+    for i in (6, 7, 10, 11):
+        rows[i]["question"] = f"Number {i}: {long(0)}"
+    project.rows("rows.jsonl", rows)
+    train = {"train": {"student": "tiny", "on": on}}
+    loop = {"rounds": {"n": 1, "stages": [FILTER, FORM, train]}}
+    stages = [{"source": {"path": "rows.jsonl"}}, loop, EVALUATE]
+    models = {"t": {"provider": "scripted", "model": "echo"}}
+    distillgen.run({"version": 1, "models": models, "stages": stages}, out="out", teachers={"t": lambda *_: "x"})
+    learnt = project.read("out/rounds/00/student/train.jsonl")
+    assert len(learnt) == 17 and not any(long(0) in row["prompt"][0]["content"] for row in learnt)
+
+
+def test_a_written_guard_that_comes_too_late_or_looks_for_too_little_is_refused(project, taught):
+    project.rows("rows.jsonl", questions(3))
+    project.rows("test.jsonl", questions(3))
+    train = {"train": {"student": "tiny"}}
+    evaluate = {"evaluate": {**EVALUATE["evaluate"], "data": "test.jsonl"}}
+    guard = {"decontaminate": {"against": ["test.jsonl"]}}
+
+    def load(*stages):
+        models = {"t": {"provider": "scripted", "model": "echo"}}
+        distillgen.load({"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.5}}, FORM, *stages]})
+
+    load(guard, train, evaluate)
+    load({**evaluate, "evaluate": {**evaluate["evaluate"], "name": "before"}}, guard, train, evaluate)
+    with pytest.raises(ConfigError, match="'decontaminate' stands behind the first stage that trains"):
+        load(train, guard, evaluate)
+    with pytest.raises(ConfigError, match="'evaluate' asks about 'test.jsonl', which 'decontaminate' does not look for; add it"):
+        load({"decontaminate": {}}, train, evaluate)
+
+
 def test_no_arm_learns_a_dropped_near_copy_of_what_the_training_holds_out_itself(taught):
     stage = Train(student="tiny", held_out=0.3)
     from distillgen.record import Record

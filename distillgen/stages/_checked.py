@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +27,10 @@ def checked(
     labels: dict[str, str] = {}
     taken: set[str] = set()
     guard, due = _guard(written, given.project, inside), deque(enumerate(written))
+    _check_guards(written, given.project, places)
     while due:
         i, item = due.popleft()
-        if guard and item.keys() & {"train", "evaluate"}:
+        if guard and _any(item, "train", "evaluate"):
             if SPLIT in given.fields or guard["against"]:
                 due.appendleft((i, item))
                 item = {"decontaminate": guard}
@@ -72,9 +73,41 @@ def checked(
 def guarded(written: Sequence[Mapping[str, Any]], project: Project, *, split: bool, inside: str) -> list[Mapping[str, Any]]:
     """A list of stages with what `checked` would put between them, for records that are `split`, or not."""
     guard = _guard(written, project, inside)
-    at = next((i for i, item in enumerate(written) if item.keys() & {"train", "evaluate"}), len(written))
+    at = next((i for i, item in enumerate(written) if _any(item, "train", "evaluate")), len(written))
     due = [{"decontaminate": guard}] if guard and (split or guard["against"]) else []
     return [*written[:at], *due, *written[at:]]
+
+
+def _check_guards(written: Sequence[Mapping[str, Any]], project: Project, places: Places) -> None:
+    """A stage `decontaminate` that is written stands before what trains, and looks for what is evaluated on. Raises
+    ConfigError.
+    """
+    at = next((i for i, item in enumerate(written) if _any(item, "train")), len(written))
+    guards = {i: options for i, item in enumerate(written) for options in _of(item, "decontaminate")}
+    sets = {str(options["data"]) for item in written for options in _of(item, "evaluate") if options.get("data")}
+    evaluated = any(_any(item, "evaluate") for item in written)
+    if at < len(written) and guards and evaluated:
+        if min(guards) > at:
+            message = "'decontaminate' stands behind the first stage that trains, which would learn what it drops"
+            raise places.wrong(f"{message}; put it before that", "stages", min(guards))
+        known = {name for i, options in guards.items() if i <= at for name in options.get("against") or ()}
+        for name in sorted(sets - known):
+            message = f"'evaluate' asks about '{name}', which 'decontaminate' does not look for"
+            raise places.wrong(f"{message}; add it: against: [{name}]", "stages", min(guards))
+
+
+def _of(item: Mapping[str, Any], kind: str) -> Iterator[Mapping[str, Any]]:
+    """The options of every stage of this kind in an item of a list, and in the lists inside it."""
+    for own, options in item.items():
+        if own == kind:
+            yield options if isinstance(options, Mapping) else {}
+        if isinstance(options, Mapping) and isinstance(inner := options.get("stages"), list):
+            yield from (found for each in inner if isinstance(each, Mapping) for found in _of(each, kind))
+
+
+def _any(item: Mapping[str, Any], *kinds: str) -> bool:
+    """Whether there is such a stage in it."""
+    return any(True for kind in kinds for _ in _of(item, kind))
 
 
 def guard_name(inside: str) -> str:
@@ -92,6 +125,6 @@ def _guard(written: Sequence[Mapping[str, Any]], project: Project, inside: str) 
             stage = Evaluate.model_validate(options)
             sets += [stage.data] if stage.data else []
             questions.append(sorted(stage.load_prompt(project).inputs))
-    written_out = any("decontaminate" in item for item in written)
+    written_out = any(_any(item, "decontaminate") for item in written)
     named = {"name": guard_name(inside), "against": list(dict.fromkeys(sets)), "questions": questions}
     return named if questions and not written_out else {}
