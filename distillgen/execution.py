@@ -586,8 +586,9 @@ def _signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
             for teacher in live.teachers.values():
                 teacher.abandon()
 
-    ends = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    ends = [number for number in ends if signal.getsignal(number) != signal.SIG_IGN]  # as nohup wants it
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        ends.append(signal.SIGHUP)
     for number in ends:
         loop.add_signal_handler(number, stop, number)
     try:

@@ -202,6 +202,8 @@ class _Asking:
         for draw, completions in answers:
             for sample, completion in enumerate(completions):
                 how = {"model": completion.model, "key": completion.key.hex(), "sample": sample, "draw": draw.text()}
+                if completion.left_out:
+                    how["left_out"] = list(completion.left_out)
                 children += self.rows(record, completion, self.made | how, len(children))
         return children
 

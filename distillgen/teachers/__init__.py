@@ -87,6 +87,8 @@ class Completion(NamedTuple):
     embedding: Sequence[float] = ()
     model: str = ""
     error: str = ""
+    left_out: Sequence[str] = ()
+    """Parameters that the request names and that were not sent, for the endpoint does not take them."""
     key: bytes = b""
     attempt: int = 0
     input_tokens: int = 0
@@ -107,7 +109,7 @@ class Completion(NamedTuple):
 
     def json(self) -> bytes:
         """As kept in the ledger: what the row's own columns do not hold."""
-        names = ("text", "reasoning", "tool_calls", "model", "error", "attempt", "finish")
+        names = ("text", "reasoning", "tool_calls", "model", "error", "left_out", "attempt", "finish")
         return dumps({name: value for name in names if (value := getattr(self, name))})
 
 
@@ -131,7 +133,9 @@ class Retryable(Exception):
 
 
 class Unreachable(Retryable):
-    """No connection could be made."""
+    """No connection could be made. Where an endpoint has never answered, that is tried so many times."""
+
+    tries: ClassVar[int] = CONNECTIONS
 
 
 class TimedOut(Retryable):
@@ -293,6 +297,8 @@ class Teacher:
         self._refusal: Exception | None = None
         self._rejected = 0
         self._credentials = dict.fromkeys(spec.credentials(), "[withheld]")
+        self._probe: asyncio.Task[Any] | None = None
+        """The request that finds out whether an endpoint is there at all; meanwhile others are not sent."""
         self._excess = 1.0
         self._doubts: set[str] = set()
 
@@ -415,7 +421,7 @@ class Teacher:
             reason = self.redact(str(error))
             log.warning("%s: a request failed after %d retries: %s", self.name, ask.retries, reason)
             self.activity.failed += 1
-            self._rejected += isinstance(error, Rejected)
+            self._rejected += 1
             if self._rejected >= REJECTIONS and not self.activity.answered:
                 self._refusal = self.down(f"none of {self._rejected} requests was accepted; the last: {reason}")
                 raise self._refusal from error
@@ -432,8 +438,10 @@ class Teacher:
         self.activity.trouble = self.redact(str(error))
         if error.overloaded:
             self.slots.note(time.monotonic(), overloaded=True)
-        if isinstance(error, Unreachable) and not self.activity.answered and tries >= CONNECTIONS:
+        if isinstance(error, Unreachable) and not self.activity.answered and tries >= error.tries:
             raise self.down(self.activity.trouble) from error
+        if isinstance(error, Unreachable) and (self._probe is None or self._probe.done()):
+            self._probe = asyncio.current_task()
         if tries > self.spec.max_retries or (isinstance(error, TimedOut) and tries > 1):
             raise error
         self.activity.retries += 1
@@ -443,7 +451,12 @@ class Teacher:
     async def _try(self, ask: _Ask) -> list[Completion]:
         request, activity, budget, ledger = ask.request, self.activity, self.services.budget, self.services.ledger
         worst, cost, estimate = self.worst_cost_usd(request, len(ask.samples)), 0.0, len(request.json) / 4
-        await self.slots.take(self.services.order.get(ask.stage.partition("/")[0], 0))
+        order = self.services.order.get(ask.stage.partition("/")[0], 0)
+        await self.slots.take(order)
+        while self._probe not in (None, ask.task) and not (self._probe.done() or activity.answered):
+            self.slots.give()
+            await _over(self._probe)
+            await self.slots.take(order)
         try:
             if self._requests:
                 await self._requests.take(1.0)
@@ -617,14 +630,14 @@ def succeeded(task: asyncio.Future[Any]) -> bool:
 
 def _over(task: asyncio.Task[Any]) -> asyncio.Future[None]:
     """Done when `task` is, however it ends. Cancelling it leaves the task alone, as with asyncio.wait, at a fifth of the cost."""
-    over: asyncio.Future[None] = task.get_loop().create_future()
+    ended: asyncio.Future[None] = task.get_loop().create_future()
 
     def end(_: asyncio.Task[Any]) -> None:
-        if not over.done():
-            over.set_result(None)
+        if not ended.done():
+            ended.set_result(None)
 
     task.add_done_callback(end)
-    return over
+    return ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from uuid import uuid4
 from distillgen.record import dumps
 from distillgen.teachers import LOST_ANSWER, Completion, Rejected, Request, Retryable, TeacherDown, succeeded
 from distillgen.teachers._openai_wire import completions_of, read_json
-from distillgen.teachers.openai import NothingThere, OpenAI, Place
+from distillgen.teachers.openai import NothingThere, NotTaken, OpenAI, Place
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -81,6 +81,7 @@ class Batches:
         """One line: what the last batch that it was put in says, also if that was in a former session, else a new one."""
         key = request.keys(self.teacher.identity, samples[0] + 1)[-1]
         custom_id = f"{key.hex()[:KEY_DIGITS]}-{attempt}"
+        body = self.teacher.body(request, len(samples), attempt, samples[0])
         outcome: Outcome | None = None
         if submission := self.ledger.find_batch(custom_id):
             task = self._tasks.get(submission[0]) or self._start(submission[0], self._resume(*submission))
@@ -90,13 +91,13 @@ class Batches:
                     raise outcome  # it is billed, and asked again as a fault that passes
                 outcome = None  # that batch has nothing more to give
         if outcome is None:
-            task = self._gather(custom_id, self.teacher.body(request, len(samples), attempt, samples[0]))
+            task = self._gather(custom_id, self.teacher.fitted(body))
             outcome = (await asyncio.shield(task)).take(custom_id)
         if outcome is None:
             raise Retryable("the batch was not made")
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        return self.teacher.marked(outcome, body)
 
     def stop(self, reason: Exception) -> None:
         """Wait for nothing any more; `reason` is told what goes on at the endpoint."""
@@ -257,7 +258,11 @@ class Batches:
             except Retryable as unusable:
                 return unusable
         if response:
-            return self.teacher.refusal_of(self.place, response["status_code"], dumps(response.get("body")), {})
+            refusal = self.teacher.refusal_of(self.place, response["status_code"], dumps(response.get("body")), {})
+            if not isinstance(refusal, NotTaken):
+                return refusal
+            self.teacher.learn(frozenset({refusal.name}))
+            return Retryable(str(refusal))  # the next batch goes without it
         code = str(error.get("code"))
         if code in ("batch_expired", "batch_cancelled"):
             return None

@@ -6,22 +6,23 @@ slows down as concurrency rises. `transport: openai` selects it where its knowle
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
 from distillgen.errors import ConfigError
-from distillgen.record import dumps, loads
+from distillgen.record import dumps
 from distillgen.teachers import (
     LOST_ANSWER,
     REJECTIONS,
@@ -38,6 +39,16 @@ from distillgen.teachers import (
 )
 from distillgen.teachers._credentials import check_header, credentials, further_secrets, trimmed
 from distillgen.teachers._openai_wire import completions_of, embedding_of, read_json, score_of
+from distillgen.teachers._refusal import (
+    COMMON,
+    LONGEST_WAIT_S,
+    kind_of,
+    page_title,
+    refused_parameter,
+    saying_of,
+    unstreamed,
+    wait_of,
+)
 from distillgen.teachers._settling import settled
 from distillgen.teachers.limits import Slots
 
@@ -48,10 +59,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("distillgen")
+
 OFFICIAL = "https://api.openai.com/v1"
 FLYING = 4  # batches at the endpoint at once, where max_concurrency says nothing else
+FORBIDDEN = 5  # statuses 403 in a row that say nothing, before they are about the account and not about some prompts
+MOVES = 3  # redirects that are followed for one request
 REST_S = 30.0  # an address that failed is left alone for so long while there are others
 GATEWAY = (408, 502, 504, 520, 524)  # said on the way to the model, which may go on and bill its answer
+_LENGTHS = ("max_tokens", "max_completion_tokens")
+_INSTEAD = {
+    "max_tokens": "'max_completion_tokens' is sent instead", "max_completion_tokens": "'max_tokens' is sent instead",
+    "response_format": "the schema is said in the prompt", "n": "samples are asked for one by one",
+}  # fmt: skip
+"""What is done where an endpoint does not take a parameter, but for asking without."""
+_RESUME = "What is answered is safe: run the same command again then"
 _FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
 
 
@@ -98,6 +120,31 @@ class Address(BaseModel):
                     check_header(f"headers.{name}", name, value)
                 return
         raise ConfigError(f"'base_url' {self.base_url!r} is not an address like http://localhost:8000/v1")
+
+    def url(self, path: str) -> str:
+        """Where a path below the address is; the address's own query (`?api-version=…`) goes with it."""
+        base, _, query = self.base_url.partition("?")
+        path, _, own = path.partition("?")
+        both = "&".join(filter(None, (query, own)))
+        return f"{base.rstrip('/')}/{path}{f'?{both}' if both else ''}"
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, which no proxy can reach."""
+        return urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
+
+    def proxy(self) -> str:
+        """A clause that names the proxy of the environment that is between, if any."""
+        from urllib.request import getproxies, proxy_bypass
+
+        parts, proxies = urlsplit(self.base_url), getproxies()
+        between = urlsplit(proxies.get(parts.scheme) or proxies.get("all") or "")
+        if self.local or not between.hostname or proxy_bypass(parts.hostname or ""):
+            return ""
+        port = f":{between.port}" if between.port else ""
+        name = f"{parts.scheme}_proxy" if proxies.get(parts.scheme) else "all_proxy"
+        around = f"NO_PROXY={parts.hostname} does without it"
+        return f", through the proxy {between.hostname}{port} that {name.upper()} names ({around})"
 
     @property
     def identity(self) -> str:
@@ -159,14 +206,35 @@ class NothingThere(TeacherDown):
     """HTTP 404."""
 
 
+class WebPage(Unreachable):
+    """A page for people came with status 200: nothing that a model has said."""
+
+    tries = 2
+
+
+class NotTaken(Rejected):
+    """The endpoint does not take a parameter that was sent; "stream": it answers only as a stream."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class Moved(Exception):
+    """The endpoint sends the request to another path of its own."""
+
+
 @dataclass
 class Place:
     """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead; it is `down` from
-    when it says that a person must act until it answers or is out of reach.
+    when it says that a person must act until it answers or is out of reach. `forbidden` counts statuses 403 in a row.
     """
 
     address: Address
     client: Any = None
+    package: Any = None
+    urls: dict[str, str] = field(default_factory=dict)
+    forbidden: int = 0
     served: float = 0.0
     rests_until: float = 0.0
     down: bool = False
@@ -182,6 +250,7 @@ class OpenAI(Teacher):
         super().__init__(name, spec, services)
         self.identity = f"{self.spec.identity}#{self.spec.api}"
         self._places = [Place(address) for address in (self.spec, *self.spec.also)]
+        self._refused = self._left_out = frozenset[str]()
         self._batches: Batches | None = None
         self._signals, self._silences = False, 0
         if self.spec.mode == "batch":
@@ -248,7 +317,46 @@ class OpenAI(Teacher):
 
     async def _ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         path = "completions" if request.prompt is not None else "chat/completions"
-        return completions_of(await self.call(path, self.body(request, len(samples), attempt, samples[0])))
+        body = self.body(request, len(samples), attempt, samples[0])
+        completions = completions_of(await self.call(path, body))
+        return self.marked(completions, body) if self._refused else completions
+
+    def marked(self, completions: list[Completion], body: Mapping[str, Any]) -> list[Completion]:
+        """The completions with the names of what their request asks for and the endpoint does not take."""
+        left_out = sorted(self._left_out & body.keys())
+        return [c._replace(left_out=left_out) for c in completions] if left_out else completions
+
+    def fitted(self, body: Mapping[str, Any], refused: frozenset[str] | None = None) -> Mapping[str, Any]:
+        """The body in the endpoint's own way, without what it refuses. A schema that it does not take is said in words,
+        the bound on an answer's length goes by its other name.
+        """
+        refused = self._refused if refused is None else refused
+        if not refused:
+            return body
+        sent = {name: value for name, value in body.items() if name not in refused}
+        for name, other in zip(_LENGTHS, _LENGTHS[::-1], strict=True):
+            if name in refused and name in body and other not in refused:
+                sent[other] = body[name]
+        if "response_format" in refused and "response_format" in body:
+            _say_schema(sent, body["response_format"])
+        if "stream" in refused:
+            sent["stream"] = True
+            if "stream_options" not in refused:
+                sent["stream_options"] = {"include_usage": True}
+        return sent
+
+    def learn(self, refused: frozenset[str]) -> None:
+        """From now on ask without what the endpoint refuses, and say so once."""
+        new = sorted(refused - self._refused - {"stream_options"})
+        self._refused |= refused
+        boundless = set(_LENGTHS) <= self._refused
+        self._left_out = self._refused - {"stream", "stream_options", "n"} - frozenset(() if boundless else _LENGTHS)
+        for name in new:
+            asked = "asked without a bound" if boundless and name in _LENGTHS else _INSTEAD.get(name, "asked without it")
+            notice = f"the endpoint does not take '{name}': {asked}"
+            if name == "stream":
+                notice = "the endpoint answers only as a stream: its pieces are put together"
+            log.warning("%s: %s", self.name, notice)
 
     async def stop(self, reason: Exception) -> None:
         """A batch is not waited for: it is durable, and goes on whether somebody waits or not."""
@@ -257,11 +365,43 @@ class OpenAI(Teacher):
         await super().stop(reason)
 
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
-        """POST JSON to a path below an address, and give the JSON that comes back."""
+        """POST JSON to a path below an address, and give the JSON that comes back. What the endpoint says it does not take
+        is left out, and from then on where it accepts the rest.
+        """
+        refused, first = self._refused, None
+        while True:
+            sent = self.fitted(body, refused)
+            try:
+                answer = await self._send(path, sent)
+            except NotTaken as error:
+                first = first or error
+                if error.name in refused:
+                    raise first from error
+                refused |= {error.name}
+                if set(_LENGTHS) <= refused and self.services.budget.max_cost_usd is not None:
+                    remedy = "run without --max-cost-usd, or ask another model"
+                    boundless = "An answer can have any length, so that the cap could not hold"
+                    raise self.down(f"{error}. {boundless}; {remedy}") from error
+                if self._requests:
+                    await self._requests.take(1.0)
+                continue
+            if not refused <= self._refused:
+                self.learn(refused)
+            return answer
+
+    async def _send(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Put a request to the address whose turn it is."""
         place = self._choose()
         post = self._post_by_package if self.spec.transport == "openai" else self._post
         try:
-            answer = await post(place, path, body)
+            for _ in range(MOVES):
+                try:
+                    answer = await post(place, path, body)
+                    break
+                except Moved as moved:
+                    path = str(moved)
+            else:
+                raise self.down(f"{place.address.identity} redirects again and again, to {path}. Check base_url")
         except (Unreachable, TeacherDown) as error:
             place.down, place.rests_until = isinstance(error, TeacherDown), time.monotonic() + REST_S
             if all(other.down for other in self._places) if place.down else not self._awake():
@@ -270,7 +410,7 @@ class OpenAI(Teacher):
         except Retryable as error:
             place.rests_until = time.monotonic() + error.retry_after_s
             raise
-        place.down = False
+        place.down, place.forbidden = False, 0
         return answer
 
     def _awake(self) -> list[Place]:
@@ -291,8 +431,10 @@ class OpenAI(Teacher):
 
     async def _post(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
         client = place.client = place.client or self._connected(place.address)
+        if (url := place.urls.get(path)) is None:
+            url = place.urls[path] = path if path.startswith("http") else place.address.url(path)
         try:
-            response = await client.post(path).body_bytes(dumps(body, sort_keys=False)).build().send()
+            response = await client.post(url).body_bytes(dumps(body, sort_keys=False)).build().send()
             content = bytes(await response.bytes())
         except RequestError as error:
             not_sent = any("(Connect)" in cause for cause in _causes(error))  # ConnectError is raised for more
@@ -300,15 +442,15 @@ class OpenAI(Teacher):
             if isinstance(error, RequestTimeoutError):
                 raise TimedOut(f"no answer within {self.spec.timeout_s:g} s", used=used) from error
             if not_sent:
-                what = f"cannot connect to {place.address.identity}: {_cause(error)}"
+                what = f"cannot connect to {place.address.identity}{place.address.proxy()}: {_cause(error)}"
                 raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
             raise Retryable(f"the connection broke: {_cause(error)}", used=used) from error
-        if response.status != 200:
-            refusal = self.refusal_of(place, response.status, content, response.headers)
+        if not 200 <= response.status < 300:
+            refusal = self.refusal_of(place, response.status, content, response.headers, body)
             if response.status in GATEWAY and isinstance(refusal, Retryable):
                 refusal.used = LOST_ANSWER
             raise refusal
-        return read_json(content)
+        return self._understood(place, content, response.headers, body)
 
     def _connected(self, address: Address) -> Any:
         from pyreqwest.client import ClientBuilder
@@ -320,66 +462,138 @@ class OpenAI(Teacher):
         headers = {"content-type": "application/json", "user-agent": "distillgen"}
         if address.api_key:
             headers["authorization"] = f"Bearer {address.api_key}"
-        if urlsplit(address.base_url).hostname in ("localhost", "127.0.0.1", "::1"):
+        if address.local:
             builder = builder.no_proxy()
-        builder = builder.base_url(address.base_url.rstrip("/") + "/")
-        return builder.default_headers(headers | address.headers).build()
+        return builder.follow_redirects(False).default_headers(headers | _azure(address) | address.headers).build()
 
     async def _post_by_package(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
+        from openai import HttpxBinaryResponseContent as Raw
+
+        url = path if path.startswith("http") else f"/{path}"
+        options: Any = {"follow_redirects": False}
+
+        async def send(client: AsyncOpenAI) -> Raw:
+            return await client.post(url, cast_to=Raw, body=dict(body), options=options)
+
         try:
-            return await self.by_package(place, lambda client: client.post(f"/{path}", cast_to=object, body=dict(body)))
+            raw = await self.by_package(place, send, body)
         except Retryable as error:
             cause = error.__cause__
             status, reason = getattr(cause, "status_code", None), type(cause.__cause__ if cause else None).__name__
             if status in GATEWAY or (status is None and not reason.startswith("Connect")):
                 error.used = LOST_ANSWER
             raise
+        return self._understood(place, raw.content, raw.response.headers, body)
 
-    async def by_package(self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+    async def by_package(self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]], sent: Iterable[str] = COMMON) -> T:
         """Anything that the openai package does; what it raises is told as over HTTP."""
         import openai
 
         address = place.address
-        place.client = place.client or openai.AsyncOpenAI(
-            base_url=address.base_url, api_key=address.api_key or "none", max_retries=0,
-            timeout=self.spec.timeout_s, default_headers=address.headers,
-        )  # fmt: skip
+        if place.package is None:
+            base, _, query = address.base_url.partition("?")
+            place.package = openai.AsyncOpenAI(
+                base_url=base, default_query=dict(parse_qsl(query)), api_key=address.api_key or "none", max_retries=0,
+                timeout=self.spec.timeout_s, default_headers=_azure(address) | address.headers,
+                http_client=openai.DefaultAsyncHttpxClient(trust_env=not address.local),
+            )  # fmt: skip
         try:
-            return await send(place.client)
+            return await send(place.package)
         except openai.APITimeoutError as error:
             raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
-            raise Unreachable(f"cannot connect to {address.identity}: {error.__cause__ or error}") from error
+            what = f"cannot connect to {address.identity}{address.proxy()}: {error.__cause__ or error}"
+            raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
         except openai.APIStatusError as error:
-            raise self.refusal_of(place, error.status_code, error.response.content, error.response.headers) from error
+            response = error.response
+            raise self.refusal_of(place, error.status_code, response.content, response.headers, sent) from error
         except (openai.APIError, ValueError) as error:
             raise Retryable(f"not a usable answer: {error}") from error
 
-    def refusal_of(self, place: Place, status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
-        """What a status that is not 200 means."""
-        message, code = _error_text(content)
-        message = self.redact(message)[:300]
+    def _understood(self, place: Place, content: bytes, headers: Mapping[str, str], sent: Iterable[str]) -> Any:
+        """What came with a status that promises an answer. Raises what it means where it is none."""
+        try:
+            answer = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            answer = self._unusual(place, content)
+        if isinstance(answer, dict) and not answer.get("choices") and "data" not in answer:
+            refusal = self.refusal_of(place, 200, dumps(answer, sort_keys=False), headers, sent)
+            if answer.get("error") or not isinstance(refusal, Retryable):
+                raise refusal
+        return answer
+
+    def _unusual(self, place: Place, content: bytes) -> Any:
+        """An answer that is a stream of events, or that only the slow reader can read."""
+        start = content.lstrip()[:7]
+        if start.startswith(b"<"):
+            title = page_title(content.decode("utf-8", "replace"))
+            where, called = f"{place.address.identity}{place.address.proxy()}", f" ({title})" if title else ""
+            raise WebPage(f"{where} gives a web page{called}, and no answer. Check base_url: most end in /v1")
+        if start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
+            if answer := unstreamed(content):
+                return answer
+            raise Retryable("the stream of the answer broke off", used=LOST_ANSWER)
+        return read_json(content)
+
+    def refusal_of(
+        self, place: Place, status: int, content: bytes, headers: Mapping[str, str], sent: Iterable[str] = COMMON
+    ) -> Exception:
+        """What an endpoint means that gives no answer, by status and body; `sent` are the names of the parameters."""
+        said, where = saying_of(content), place.address.identity
+        message = self.redact(said.message)[:300]
         text = f"HTTP {status}{f': {message}' if message else ''}"
-        where = place.address.identity
-        if status in (401, 403):
-            return self.down(f"{text}. The endpoint {where} does not accept the key: check api_key")
-        if status == 402 or code == "insufficient_quota":
-            return self.down(f"{text}. The account behind the key has no money or quota left")
-        if status == 404:
-            online = "; mode: online does without the batch API" if self._batches else ""
-            check = f"{text}. Check base_url ({where}) and model ('{self.spec.model}'){online}"
-            return NothingThere(str(self.down(check)))
-        if code == "content_filter":
+        wait_s = wait_of(headers, said, limited=429 in (status, said.status))
+        kind, proxy = kind_of(status, said, wait_s), "" if self.activity.answered else place.address.proxy()
+        if kind == "prompt":
             return Rejected(f"refused by the endpoint's content filter: {message}")
-        if status in (408, 409, 425, 429) or status >= 500:
-            return Retryable(text, _retry_after_s(headers), overloaded=status in (429, 503, 529))
+        if kind == "money":
+            return self.down(f"{text}. The account behind the key has no money or quota left")
+        if kind == "day":
+            return self.down(f"{text}. {_RESUME}, when the quota is renewed")
+        stranger = f"{text}. The endpoint {where}{proxy} does not accept the key: check api_key, and its account"
+        if kind == "account":
+            return self.down(stranger)
+        if kind == "address":
+            return self._lost(place, status, text, headers.get("location") or "", proxy)
+        if name := refused_parameter(status, said, sent):
+            if name in ("logprobs", "top_logprobs"):  # which are what is asked for, and no way of asking
+                remedy = "leave 'logprobs' out, or ask a model that gives them"
+                return self.down(f"{text}. The endpoint gives no log-probabilities: {remedy}")
+            return NotTaken(text, name)
+        if kind == "moment" or status == 200:
+            if wait_s > LONGEST_WAIT_S:
+                span = f"{wait_s / 60:.0f} minutes" if wait_s < 7200 else f"{wait_s / 3600:.1f} hours"
+                most = f"a run waits {LONGEST_WAIT_S / 60:.0f} minutes at most"
+                return self.down(f"{text}. It asks to wait {span}, and {most}. {_RESUME}")
+            if proxy and status in (502, 503, 504):
+                return Unreachable(f"{text}, from {where}{proxy}")
+            waiting = f"waiting {wait_s:.0f} s, as the endpoint asks: " if wait_s >= 5 else ""
+            return Retryable(waiting + text, wait_s, overloaded=bool({status, said.status} & {429, 503, 529}))
+        if status == 403:
+            place.forbidden += 1
+            if not self.activity.answered or place.forbidden > FORBIDDEN:
+                return self.down(stranger)
         return Rejected(text)
+
+    def _lost(self, place: Place, status: int, text: str, location: str, proxy: str) -> Exception:
+        """What a status means that says that this is not the place to ask."""
+        where = place.address.identity
+        if status >= 400:
+            online = "; mode: online does without the batch API" if self._batches else ""
+            check = f"{text}. Check base_url ({where}{proxy}) and model ('{self.spec.model}'){online}"
+            return NothingThere(str(self.down(check)))
+        target, own = urlsplit(urljoin(place.address.url(""), location)), urlsplit(place.address.base_url)
+        if status in (307, 308) and location and (target.scheme, target.netloc) == (own.scheme, own.netloc):
+            return Moved(target.geturl())
+        there = f"{target.scheme}://{target.hostname}{f':{target.port}' if target.port else ''}{target.path}"
+        base = there.removesuffix("/chat/completions").removesuffix("/completions").removesuffix("/embeddings")
+        return self.down(f"HTTP {status}: {where}{proxy} redirects to {there}. Set base_url to where the endpoint is: {base}?")
 
     async def close(self) -> None:
         """Close the connections."""
         for place in self._places:
-            if place.client is not None:
-                await place.client.close()
+            for client in filter(None, (place.client, place.package)):
+                await client.close()
 
 
 def _causes(error: Exception) -> list[str]:
@@ -392,23 +606,23 @@ def _cause(error: Exception) -> str:
     return causes[-1] if causes else str(error)
 
 
-def _error_text(content: bytes) -> tuple[str, str]:
-    """The message and code of an error body, whatever it is."""
-    try:
-        error = loads(content)["error"]
-        return (error, "") if isinstance(error, str) else (str(error.get("message") or ""), str(error.get("code") or ""))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return content.decode("utf-8", "replace"), ""
+def _azure(address: Address) -> dict[str, str]:
+    """Azure's own name for the key's header."""
+    host = urlsplit(address.base_url).hostname or ""
+    return {"api-key": address.api_key} if address.api_key and host.endswith(".azure.com") else {}
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds to wait, from Retry-After as a number or a date; 0 where there is none."""
-    value = headers.get("retry-after") or "0"
-    with suppress(ValueError):
-        return max(0.0, float(value))
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    return 0.0
+def _say_schema(sent: dict[str, Any], response_format: Mapping[str, Any]) -> None:
+    """Ask in words for the JSON that a schema describes."""
+    schema = dumps(response_format.get("json_schema", {}).get("schema", {}), sort_keys=False).decode()
+    words = f"\n\nAnswer with JSON alone, by this JSON Schema: {schema}"
+    if "prompt" in sent:
+        sent["prompt"] += words
+        return
+    *before, last = sent["messages"]
+    content = last["content"]
+    more = content + words if isinstance(content, str) else [*content, {"type": "text", "text": words}]
+    sent["messages"] = [*before, {**last, "content": more}]
 
 
 def _is_strict(schema: Any) -> bool:
