@@ -11,7 +11,7 @@ from distillgen.errors import ConfigError
 from distillgen.project import read_text
 from distillgen.record import META, SPLIT, read_rows
 
-ROWS = (".jsonl", ".ndjson")
+ROWS = (".jsonl", ".ndjson", ".json")
 
 
 def grams(told: Sequence[str], length: int) -> Iterator[int]:
@@ -21,7 +21,7 @@ def grams(told: Sequence[str], length: int) -> Iterator[int]:
 
 def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Every item of an evaluation set with its line: a row of JSONL, or a line of text, as the field `text`."""
-    if path.suffix.lower() not in ROWS:
+    if not any(ending.lower() in ROWS for ending in path.suffixes[-2:]):
         yield from ((line, {"text": text}) for line, text in enumerate(read_text(path).split("\n"), 1) if text.strip())
         return
     for line, row in read_rows(path):

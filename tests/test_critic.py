@@ -385,3 +385,22 @@ def test_the_stage_is_listed_in_the_schema_and_loads_from_yaml(project):
     project.write("pipelines/p.yaml", "version: 1\nstages:\n  - source: {path: rows.jsonl}\n  - critic: {labels: labels.jsonl, fields: [head, tail], target_recal: 0.8}\n")
     with pytest.raises(ConfigError, match=r"p.yaml:4: stage 'critic' has no option 'target_recal'; did you mean 'target_recall'"):
         load("pipelines/p.yaml")
+
+
+def test_answers_to_one_question_stay_in_one_part_and_other_labels_move_none(project):
+    from distillgen.project import Project
+    from distillgen.stages.critic import Critic
+
+    def parts(rows):
+        project.rows("labels.jsonl", rows)
+        critic = Critic(name="critic", labels="labels.jsonl", fields=["question", "answer"], features="words", target_recall=0.9)
+        labels = critic.read(Project(project.path))
+        return {text.split(" | ")[0]: part for part, some in labels.items() for (text,), _ in some}, labels
+
+    rows = [{"question": f"question {i % 60}", "answer": f"answer {i}", "label": i // 60 % 2} for i in range(180)]
+    first, labels = parts(rows)
+    for part, some in labels.items():
+        others = {text.split(" | ")[0] for other in labels if other != part for (text,), _ in labels[other]}
+        assert not others & {text.split(" | ")[0] for (text,), _ in some}, "a question stands in two parts"
+    again, _ = parts([{"question": "new", "answer": "n", "label": 1}, *rows[::-1]])
+    assert {question: part for question, part in again.items() if question != "new"} == first

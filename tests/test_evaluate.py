@@ -310,3 +310,23 @@ def test_what_the_verdicts_of_a_judge_show_together_is_told_for_each_model(proje
     assert measured[f"good.{changes}"] == 1 and measured[f"poor.{changes}"] == 0 and measured["good.numeric"] == 1
     page = (run.directory / "report.html").read_text()
     assert page.count(f"<li>{changes} 1</li>") == 1 and page.count(f"<li>{changes} 0</li>") == 1
+
+
+def test_an_item_that_cannot_be_asked_about_is_left_out_with_its_reason(project):
+    rows(project, 40, question=lambda i: [None, "", ["list"], f"{i} + {i}?"][i] if i < 4 else f"{i} + {i}?", right=lambda i: None if i == 9 else 2 * i)
+    found, run = evaluate({}, {"good": answers(1.0)})
+    assert found["items"] == 36 and sum(found["left_out"].values()) == 4
+    assert {why.partition(", which")[0] for why in found["left_out"]} == {
+        "'question' is null", "there is nothing to say: 'question' is empty", "'question' is a list", "'right' is null",
+    }  # fmt: skip
+    assert found["models"]["good"]["metrics"]["numeric"]["mean"] == 1.0
+    assert run.state["stages"][-1]["measured"]["items left out"] == 4
+    rows(project, 3, question=lambda i: None)
+    with pytest.raises(ConfigError, match="no item can be asked about: 'question' is null"):
+        evaluate({}, {"good": answers(1.0)}, out="none")
+
+
+def test_a_default_in_the_question_needs_no_field(project):
+    rows(project, 5)
+    found, _ = evaluate({"template": "{{ question }}{{ hint | default('') }}"}, {"good": answers(1.0)})
+    assert found["items"] == 5

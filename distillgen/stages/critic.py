@@ -27,7 +27,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.project import Project
 from distillgen.prompt import Pick, drawn
-from distillgen.record import META, Record, Unrenderable, digest, dumps, read_rows, text_of
+from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, read_rows, text_of
 from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
 
 log = logging.getLogger("distillgen")
@@ -61,7 +61,7 @@ class Critic(Stage):
     target_recall: float | None = Field(None, gt=0, le=1, description="share of the valid to keep, on average")
     target_precision: float | None = Field(None, gt=0, le=1, description="share of what is kept that is to be valid")
     confidence: float = Field(0.8, ge=0.5, lt=1, description="how surely target_precision is reached on new records")
-    group: str | None = Field(None, description="labelled rows with the same value here stay in one part; default: the same text")
+    group: str | None = Field(None, description="labelled rows equal in this field stay in one part; default: equal texts or questions")
     validation: float = Field(0.2, gt=0, lt=1, description="share of the labels that the threshold is chosen on")
     test: float = Field(0.2, gt=0, lt=1, description="share of the labels that only the report sees")
     seed: int = Field(0, description="of the split, the nuisance draws and an encoder's training")
@@ -138,7 +138,7 @@ class Critic(Stage):
                 rendered = texts(row)
             except Unrenderable as error:
                 raise ConfigError(f"the labelled row cannot be used: {error}", path=path, line=line) from error
-            together = digest([self.seed, rendered if self.group is None else row[self.group]], 8)
+            together = digest([self.seed, self._item(row, rendered) if self.group is None else row[self.group]], 8)
             rows[same] = self._part(int(together, 16) / 16**8), rendered, label > self.valid_above
         parts: Labels = {name: [] for name in PARTS}
         for part, rendered, valid in filter(None, rows.values()):
@@ -149,6 +149,13 @@ class Critic(Stage):
                 remedy = "both kinds are needed: label more, make the part larger, or give another group, valid_above or seed"
                 raise ConfigError(f"the {name} part of '{self.labels}' has {known}; {remedy}", path=path)
         return parts
+
+    def _item(self, row: Mapping[str, Any], rendered: Renderings) -> Any:
+        """What stays in one part: the same text, or where the critic reads a question and an answer, the same question."""
+        read = self.fields if self.fields is not None else [name for name in Text(self.template or "").used if name in row]
+        own = {name: row[name] for name in read}
+        item = item_of(own)
+        return rendered if item == digest(own) else item
 
     def _part(self, share: float) -> str:
         """Where a row goes by its group's hash: further labels never move it to another part."""

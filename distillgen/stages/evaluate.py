@@ -6,7 +6,9 @@ judge a record of a corpus can judge a student, by the same code and from the sa
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, combinations, islice
@@ -25,6 +27,8 @@ from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, 
 from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage, bounds, likelihood, size_of
 from distillgen.stages.filter import Entries, Entry, FilterStage
 from distillgen.teachers import Completion, Request, Teacher
+
+log = logging.getLogger("distillgen")
 
 
 class Evaluate(Stage, Sampling):
@@ -107,7 +111,7 @@ class Evaluate(Stage, Sampling):
             remedy = "give the source held_out: 0.1, or 'data', a file of other items"
             raise ConfigError(f"the student would be asked about what it was trained on; {remedy}")
         about = replace(given, fields=fields)
-        for name in set(self.load_prompt(given.project).inputs) - self.params.keys():
+        for name in self.load_prompt(given.project).needed - self.params.keys():
             about.need(name, f"prompt '{self.prompt}'" if self.prompt else "'template'")
         for option in ("gold", "options", "by"):
             if name := getattr(self, option):
@@ -130,7 +134,7 @@ class Evaluate(Stage, Sampling):
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
             fields = {**record.fields, **self.params}
-            size = size_of(prompt.render(fields, prompt.typical(fields)))
+            size = size_of(prompt.render(record.fields, prompt.typical(fields), self.params))
             most = [self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked]
             asked = zip(self.asked if self.metrics else (), most, strict=False)
             return [(name, size, tokens and tokens * self.n) for name, tokens in asked]
@@ -160,8 +164,16 @@ class Evaluate(Stage, Sampling):
         await self._evaluate(items, job)
 
     async def _evaluate(self, items: Sequence[Record], job: Job) -> None:
-        """Ask, measure, compare, write down."""
+        """Ask, measure, compare, write down. Items that cannot fill the question are left out, and counted."""
         asking = _Asking(self, self.load_prompt(job.project), job)
+        reasons = [asking.why_not(item) for item in items]
+        left_out = Counter(filter(None, reasons))
+        for item, why in zip(items, reasons, strict=True):
+            if why:
+                log.warning("%s: the item %s is left out: %s", self.name, item.source, why)
+        items = [item for item, why in zip(items, reasons, strict=True) if not why]
+        if not items:
+            raise ConfigError(f"stage '{self.name}': no item can be asked about: {left_out.most_common(1)[0][0]}")
         said: dict[str, list[Completion]] = {}
         for name in self.asked:  # one after the other: two models rarely fit into one memory
             answers = await asking.all(name, [(item, None) for item in items], samples=self.n) if self.metrics else []
@@ -186,12 +198,14 @@ class Evaluate(Stage, Sampling):
             if self.options:
                 answered.choices = await asking.choices(name, items, self.options)
         told = {
-            "items": len(items), "of": self.data or "the source", "samples": self.n,
+            "items": len(items), "left_out": dict(left_out), "of": self.data or "the source", "samples": self.n,
             "models": {each.name: each.told(self.vote) for each in found},
             "by": self.by, "groups": {each.name: each.told_by_group() for each in found} if self.by else {},
             "comparisons": [difference for one, other in combinations(found, 2) for difference in compared(one, other)],
         }  # fmt: skip
         job.measured[self.name] = {f"{each.name}.{name}": value for each in found for name, value in each.figures()}
+        if left_out:
+            job.measured[self.name]["items left out"] = left_out.total()
         lines = [dumps(row, sort_keys=False) + b"\n" for answered in found for row in answered.rows()]
         (job.directory / f"{self.file}.jsonl").write_bytes(b"".join(lines))
         (job.directory / f"{self.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
@@ -246,12 +260,20 @@ class _Asking:
             found += [each if isinstance(each, list) else await each for each in begun]
         return found
 
+    def why_not(self, item: Record) -> str:
+        """Why the item cannot be asked about; nothing where it can."""
+        stage, prompt = self._stage, self._prompt
+        if stage.gold and item.fields.get(GOLD) is None:
+            return f"'{stage.gold}' is null" if stage.gold in item.fields else f"there is no field '{stage.gold}' in the row"
+        try:
+            prompt.render(item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params)
+        except Unrenderable as error:
+            return str(error)
+        return ""
+
     def _request(self, teacher: Teacher, item: Record, target: str | None) -> Request:
         prompt, stage = self._prompt, self._stage
-        try:
-            messages = prompt.render({**item.fields, **stage.params}, prompt.draw(f"{stage.name}/{item.id}", item.fields))
-        except Unrenderable as error:
-            raise ConfigError(f"stage '{stage.name}', item {item.source}: {error}") from error
+        messages = prompt.render(item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params)
         sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
         return Request(teacher.spec.model, sampling=sampling, target=target, **teacher.asked(messages))
 
