@@ -61,7 +61,7 @@ class Critic(Stage):
     target_recall: float | None = Field(None, gt=0, le=1, description="share of the valid to keep, on average")
     target_precision: float | None = Field(None, gt=0, le=1, description="share of what is kept that is to be valid")
     confidence: float = Field(0.8, ge=0.5, lt=1, description="how surely target_precision is reached on new records")
-    group: str | None = Field(None, description="labelled rows equal in this field stay in one part; default: equal texts or questions")
+    group: str | None = Field(None, description="rows equal in this field stay in one part; default: equal texts or questions")
     validation: float = Field(0.2, gt=0, lt=1, description="share of the labels that the threshold is chosen on")
     test: float = Field(0.2, gt=0, lt=1, description="share of the labels that only the report sees")
     seed: int = Field(0, description="of the split, the nuisance draws and an encoder's training")
