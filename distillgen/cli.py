@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from itertools import islice, takewhile
+from itertools import islice, takewhile, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,18 +226,29 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
 
 @main.command()
 @PIPELINE
+@OUT
 @SETS
 @LIMIT
 @AS_JSON
-def plan(pipeline: str, sets: Sequence[str], limit: int | None, as_json: bool) -> None:
-    """What PIPELINE would ask: requests, tokens and the most it can cost, for each stage. Asks nothing."""
-    estimates = _load(pipeline, sets, need_env=False).plan(limit)
-    stages = [{"stage": stage.name, "kind": stage.kind, **vars(estimate)} for stage, estimate in estimates]
+def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool) -> None:
+    """What PIPELINE would ask: requests, tokens and the most it can cost, for each stage. Asks nothing.
+
+    What an earlier run in the same directory has done is taken off, for stages of which nothing has changed since.
+    """
+    from distillgen.execution import done
+
+    checked = _load(pipeline, sets, need_env=False)
+    directory = out or checked.run_directory()
+    carried_out = done(checked, directory, limit)
+    stages = [
+        {"stage": stage.name, "kind": stage.kind, **vars(estimate), "done": own.share if own else 0.0}
+        for (stage, estimate), own in zip_longest(checked.plan(limit, carried_out), carried_out)
+    ]
     totals = {}
     for name in ("requests", "input_tokens", "output_tokens", "max_cost_usd"):
         bounds = [stage[name] for stage in stages]
         totals[name] = None if None in bounds else sum(bounds)
-    show.as_json({"stages": stages, "totals": totals}) if as_json else show.plan(stages, totals)
+    show.as_json({"stages": stages, "totals": totals}) if as_json else show.plan(stages, totals, directory)
 
 
 @main.command()

@@ -33,7 +33,7 @@ import yaml
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
 from distillgen.ledger import COUNTS, Ledger, salvage
-from distillgen.pipeline import Pipeline, from_environment, load
+from distillgen.pipeline import Done, Pipeline, from_environment, load
 from distillgen.record import Record, digest, dumps
 from distillgen.runs import PARTIAL, Run, read_records, stage_file
 from distillgen.stages import CHUNK, Chunks, Job
@@ -259,8 +259,7 @@ def _prepared(
     teacher = partial(_teacher, services=services, options=options)
     specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
     teachers = {name: teacher(name, spec) for name, spec in specs.items()}
-    identities = {name: teachers[name].identity for name in pipeline.models}
-    prints = [digest([own, identities]) for own in pipeline.fingerprints(options.limit)]
+    prints = _fingerprints(pipeline, teachers, options.limit)
     stored = _stored_state(directory)
     standing = _standing(pipeline, directory, stored, prints)
     if first > len(standing):
@@ -288,6 +287,33 @@ def _prepared(
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         _write(path, text)
     return Live(pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last), first
+
+
+def _fingerprints(pipeline: Pipeline, teachers: Mapping[str, Teacher], limit: int | None) -> list[str]:
+    """For each stage, a digest of all that its output depends on besides the ledger, the endpoints' identities among it."""
+    identities = {name: teachers[name].identity for name in pipeline.models}
+    return [digest([own, identities]) for own in pipeline.fingerprints(limit)]
+
+
+def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[Done]:
+    """How far the run in `directory` has come with each of its first stages that are unchanged since. Asks nothing."""
+    state = _stored_state(directory)
+    if not state["stages"] or not state["source_rows"] or not (path := Run(directory).ledger).is_file():
+        return []
+    ledger = Ledger(path, read_only=True)
+    try:
+        services = Services(ledger, Budget(None), "", pipeline.project.root)
+        teachers = {name: _teacher(name, spec, services, Options()) for name, spec in pipeline.models.items()}
+        prints = _fingerprints(pipeline, teachers, limit)
+    finally:
+        ledger.close_now()
+    stages: list[Done] = []
+    for stage, own in zip(state["stages"], prints, strict=False):
+        if stage["fingerprint"] != own:
+            break
+        share = 1.0 if stage["complete"] else min(1.0, stage["sources"] / state["source_rows"])
+        stages.append(Done(share, stage["kept"] if stage["complete"] else None))
+    return stages
 
 
 def _stored_state(directory: Path) -> dict[str, Any]:

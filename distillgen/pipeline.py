@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,6 +50,25 @@ class Top(BaseModel):
     card: Statement = Field(Statement(), description="what only its maker knows of what it makes, for the card")
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     stages: list[dict[str, Any]] = Field(min_length=1, description="a list of stages, the first a source")
+
+
+class Done(NamedTuple):
+    """How far a stage has come in an earlier run of the same pipeline: the share of the source rows that have left it, and
+    the records that it kept, once it is complete.
+    """
+
+    share: float
+    kept: int | None
+
+    def taken_off(self, estimate: Estimate) -> Estimate:
+        """What is left of the bounds."""
+        counts = {name: getattr(estimate, name) for name in ("requests", "input_tokens", "output_tokens")}
+        left: dict[str, Any] = {n: None if c is None else math.ceil(c * (1 - self.share)) for n, c in counts.items()}
+        if estimate.max_cost_usd is not None:
+            left["max_cost_usd"] = estimate.max_cost_usd * (1 - self.share)
+        if self.kept is not None:
+            left["rows"] = self.kept
+        return replace(estimate, **left)
 
 
 @dataclass(frozen=True)
@@ -130,15 +150,18 @@ class Pipeline:
             given = given.after(stage, fields)
             given = replace(given, models={**given.models, **stage.makes(Path())})
 
-    def plan(self, limit: int | None = None) -> list[tuple[Stage, Estimate]]:
-        """Each stage with the bounds of what it asks and costs. Asks nothing."""
+    def plan(self, limit: int | None = None, done: Sequence[Done] = ()) -> list[tuple[Stage, Estimate]]:
+        """Each stage with the bounds of what it asks and costs, less what the first stages have `done`. Asks nothing."""
         given = Checking(frozenset(), {**self.models, **self.made_models()}, self.project)
         samples = self.source.samples(self.project, min(200, limit or 200))
-        plan, before = [], Estimate(None)
+        plan: list[tuple[Stage, Estimate]] = []
+        before = Estimate(None)
         for stage, fields in zip(self.stages, self.fields, strict=True):
             before = stage.estimate(before, samples, replace(given, fields=fields))
             if stage is self.source and limit is not None:
                 before = replace(before, rows=limit if before.rows is None else min(before.rows, limit))
+            if len(plan) < len(done):
+                before = done[len(plan)].taken_off(before)
             plan.append((stage, before))
         return plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,14 +53,16 @@ def manual(entry: Mapping[str, Any]) -> None:
     say("")
 
 
-def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> None:
-    """A table of what each stage asks at most."""
+def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], run: Path) -> None:
+    """A table of what each stage asks at most, and what the run has done already."""
     names = ("rows", "requests", "input_tokens", "output_tokens")
     say(f"{'at most':<14}" + "".join(f"{name.replace('_', ' '):>15}" for name in (*names, "cost")))
     for row in (*stages, {"stage": "total", "rows": stages[-1]["rows"], **totals}):
         cells = ["no bound" if row[name] is None else f"{row[name]:,}" for name in names]
         cells.append("no bound" if row["max_cost_usd"] is None else money(row["max_cost_usd"]))
         say(f"{row['stage']:<14}" + "".join(f"{cell:>15}" for cell in cells))
+    if ready := [f"{row['stage']} {math.floor(100 * row['done'])} %" for row in stages if row["done"]]:
+        say(f"already done, and taken off: {', '.join(ready)} (in {run})")
     for row in (row for row in stages if row["spared"]):
         say(f"{row['stage']}: at least {row['spared']:,} records of the pool are not asked about, by what it allocates")
     say("input tokens are estimated from the first 200 rows; the cost takes the longest of them for every row")

@@ -1,0 +1,61 @@
+"""plan is a bound on what is still to be asked: it takes off what a run has done, of stages of which nothing has changed."""
+
+import json
+
+import pytest
+
+JUDGED = "  - generate: {name: again, model: teacher, template: '{{ answer }}?', output: doubt}\n"
+
+
+@pytest.fixture
+def ask(project, endpoint):
+    project.ask_pipeline(endpoint.url, 8, model=", price: {input: 1, output: 1}, max_tokens: 20, max_concurrency: 1", after=JUDGED)
+    project.endpoint = endpoint
+    return project
+
+
+def planned(project, *args):
+    told = json.loads(project.cli("plan", "ask", "--json", *args).stdout)
+    return [stage["requests"] for stage in told["stages"]], told["totals"]["max_cost_usd"]
+
+
+def test_a_finished_run_leaves_nothing_to_ask(ask):
+    requests, most = planned(ask)
+    assert requests == [0, 8, 8] and most > 0
+    ask.cli("run", "ask")
+    assert planned(ask) == ([0, 0, 0], 0.0)
+    assert "already done, and taken off: source 100 %, generate 100 %, again 100 %" in ask.cli("plan", "ask").stdout
+    assert planned(ask, "-o", "runs/other")[0] == [0, 8, 8], "another run has its own"
+
+
+def test_a_change_counts_from_its_stage_on(ask):
+    ask.cli("run", "ask")
+    path = ask.path / "pipelines/ask.yaml"
+    written = path.read_text()
+    path.write_text(written.replace("{{ answer }}?", "{{ answer }}!"))
+    assert planned(ask)[0] == [0, 0, 8]
+    path.write_text(written.replace("{{ question }}", "{{ question }} Please."))
+    assert planned(ask)[0] == [0, 8, 8]
+    path.write_text(written)
+    ask.rows("data/seeds.jsonl", [{"question": f"What is {i}?", "number": i} for i in range(9)])
+    assert planned(ask)[0] == [0, 9, 9], "rows that are new may change everything"
+
+
+def test_what_a_stopped_run_has_done_is_taken_off_and_the_bound_holds(ask):
+    (_, most), before = planned(ask), ask.endpoint.asked.total()
+    ask.cli("run", "ask", "--max-cost-usd", most / 8, check=4)
+    stopped_after = ask.endpoint.asked.total() - before
+    requests, left = planned(ask)
+    assert 0 < left < most and stopped_after > 0
+    ask.cli("run", "ask")
+    asked = ask.endpoint.asked.total() - before - stopped_after
+    assert 0 < asked <= sum(requests) < 16
+
+
+def test_a_stage_that_dropped_rows_leaves_fewer_to_the_next(ask):
+    path = ask.path / "pipelines/ask.yaml"
+    written = path.read_text().replace(JUDGED, "  - filter: [word_count: {field: question, min_words: 1}]\n" + JUDGED)
+    path.write_text(written.replace("min_words: 1", "min_words: 99"))
+    ask.cli("run", "ask", check=3)
+    path.write_text(written.replace("min_words: 1", "min_words: 99").replace("{{ answer }}?", "{{ answer }}!"))
+    assert planned(ask)[0] == [0, 0, 0, 0], "the filter kept none of them"
