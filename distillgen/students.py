@@ -30,6 +30,8 @@ NAMED = (TINY, *SHIPPED, *KNOWN)
 VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
 """Of the tiny student: with its vocabulary, 0.9 million weights."""
+WIDE = 8 * VOCABULARY  # where each token of a teacher must have one of the student's
+LAYERS = [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
 
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
@@ -75,6 +77,8 @@ class Outline:
     special: Mapping[str, str] = field(default_factory=dict)
     """Its special tokens, which a template may use."""
     vocabulary: int | None = None
+    layers: frozenset[str] = frozenset()
+    """The names of what has weights; empty where they are not known."""
 
 
 def outline(student: str, root: Path, revision: str | None = None, *, fetch: bool = False) -> Outline:
@@ -82,7 +86,8 @@ def outline(student: str, root: Path, revision: str | None = None, *, fetch: boo
     Raises ConfigError where they cannot be.
     """
     if student == TINY:
-        return Outline("causal", CHAT, special={"eos_token": "<|im_end|>", "pad_token": "<|end|>"})
+        special = {"eos_token": "<|im_end|>", "pad_token": "<|end|>"}
+        return Outline("causal", CHAT, special=special, layers=frozenset(f"model.layers.0.{name}" for name in LAYERS))
     if student in SHIPPED:
         return Outline("encoder")
     if is_gguf(student):
@@ -127,7 +132,7 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
     if not config:
         return replace(base, template=template, special=special) if tokenizer else base
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-    return Outline(_kind(config), template, special=special, vocabulary=size)
+    return Outline(_kind(config), template, special=special, vocabulary=size, layers=_layers(file))
 
 
 def _kind(config: Mapping[str, Any]) -> Kind | None:
@@ -137,6 +142,16 @@ def _kind(config: Mapping[str, Any]) -> Kind | None:
     if any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()):
         return "causal"
     return "encoder" if config.get("model_type") in ENCODERS else None
+
+
+def _layers(file: Callable[[str], Path]) -> frozenset[str]:
+    """From the index of the weights' files, or from the header of the only one where that is here."""
+    names = _json(file("model.safetensors.index.json")).get("weight_map", {})
+    if not names and (whole := file("model.safetensors")).is_file():
+        with whole.open("rb") as weights:
+            size = int.from_bytes(weights.read(8), "little")
+            names = json.loads(weights.read(size)) if 0 < size < 1 << 27 else {}
+    return frozenset(name.removesuffix(".weight") for name in names)
 
 
 def _outline_of_gguf(file: Path) -> Outline:
@@ -165,12 +180,12 @@ def is_gguf(student: str) -> bool:
     return student in KNOWN or student.endswith(".gguf")
 
 
-def ready(student: str, root: Path, folder: Path, texts: Iterable[str]) -> str:
+def ready(student: str, root: Path, folder: Path, texts: Iterable[str], *, vocabulary: int = VOCABULARY) -> str:
     """What `from_pretrained` takes. `folder` receives a tiny student, whose tokenizer is trained on `texts`, or the sum of an
     adapter and its base; a GGUF file is converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
     """
     if student == TINY:
-        return str(_tiny(folder, texts))
+        return str(_tiny(folder, texts, vocabulary))
     if student in SHIPPED:
         return shipped(student)
     path = local(student, root)
@@ -181,7 +196,7 @@ def ready(student: str, root: Path, folder: Path, texts: Iterable[str]) -> str:
     return str(path or student)
 
 
-def _tiny(folder: Path, texts: Iterable[str]) -> Path:
+def _tiny(folder: Path, texts: Iterable[str], vocabulary: int) -> Path:
     """A random Llama of 0.9 million weights."""
     if (folder / "config.json").exists():
         return folder
@@ -192,7 +207,7 @@ def _tiny(folder: Path, texts: Iterable[str]) -> Path:
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special, alphabet = ["<|end|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )  # fmt: skip
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(

@@ -542,6 +542,17 @@ class TestLogits:
             red, green, blue = (float(shares[tokenizer.convert_tokens_to_ids(colour)]) for colour in COLOURS)
             assert red == pytest.approx(0.6, abs=0.1) and green == pytest.approx(0.3, abs=0.1) and blue == pytest.approx(0.1, abs=0.07)
 
+    def test_a_tiny_student_gets_a_token_for_each_of_the_teachers(self, tmp_path):
+        chance = random.Random(0)
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        words = ["".join(chance.choices(letters, k=8)) for _ in range(1200)]
+        rows = []
+        for i in range(0, 1200, 10):
+            own = [words[i], *(f" {word}" for word in words[i + 1 : i + 10])]
+            rows.append({"prompt": "a", "tokens": own, "logprobs": [-0.5] * 10, "top_tokens": [[token, "a"] for token in own], "top_logprobs": [[-0.5, -1.5]] * 10})
+        told = taught(tmp_path / "a", rows, held_out=0, objective="logits", student="tiny", max_steps=1)
+        assert not [why for why in told["data"]["rows"] if "none of the student's vocabulary" in why]
+
     def test_a_teacher_with_other_tokens_is_left_out_and_counted(self, tmp_path):
         rows = [{"prompt": "a", "tokens": ["red"], "logprobs": [-0.5], "top_tokens": [["red", "green"]], "top_logprobs": [[-0.5, -1.5]]}] * 70
         rows += [rows[0] | {"tokens": ["vermilion-ish"], "top_tokens": [["vermilion-ish", "green"]]}] * 5

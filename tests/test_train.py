@@ -208,6 +208,21 @@ def test_what_it_can_learn_passes_and_another_template_helps(project, installed)
         distillgen.load(pipeline("r.jsonl", student="adapter"))
 
 
+def test_the_layers_that_an_adapter_is_for_are_looked_for(project, installed):
+    project.rows("r.jsonl", [{"prompt": "a", "completion": "b"}])
+    own = student(project, "s")
+    project.write("s/model.safetensors.index.json", json.dumps({"weight_map": {"model.layers.0.self_attn.q_proj.weight": "x"}}))
+    header = json.dumps({"model.layers.0.mlp.up_proj.weight": {}}).encode()
+    whole = project.path / student(project, "whole") / "model.safetensors"
+    whole.write_bytes(len(header).to_bytes(8, "little") + header)
+    fitting = (("tiny", ["q_proj", "c_attn"]), ("tiny", "all-linear"), (own, ["q_proj"]), (own, r".*\.q_proj"), ("whole", ["up_proj"]))
+    for name, target in fitting:
+        distillgen.load(pipeline("r.jsonl", student=name, lora={"target": target}))
+    for name, target in (("tiny", ["c_attn"]), (own, ["proj"]), (own, "q_proj"), ("whole", ["q_proj"])):
+        with pytest.raises(ConfigError, match=f"lora: 'target' names no layer of '{name}'; it has "):
+            distillgen.load(pipeline("r.jsonl", student=name, lora={"target": target}))
+
+
 def test_the_turns_that_a_format_stage_makes_are_rendered(project, installed):
     project.rows("q.jsonl", [{"q": "a"}])
     own = student(project, "s", USER_ONLY)

@@ -6,8 +6,9 @@ the training's process it builds the trainer, one of TRL's, sentence-transformer
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -48,6 +49,12 @@ class Lora(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1, description="share of their inputs that is left out by chance")
     target: str | list[str] = Field("all-linear", description="the layers that get one")
     bits: Literal[4] | None = Field(None, description="4: hold the student's own weights in 4 bits (QLoRA); needs a GPU")
+
+    def fits(self, layers: Iterable[str]) -> bool:
+        """Whether some layer gets an addition, as PEFT reads `target`: the ends of names, or one pattern of a whole name."""
+        if isinstance(self.target, str):
+            return self.target == "all-linear" or any(re.fullmatch(self.target, layer) for layer in layers)
+        return any(layer == end or layer.endswith(f".{end}") for layer in layers for end in self.target)
 
 
 @dataclass

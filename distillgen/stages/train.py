@@ -193,6 +193,8 @@ class Train(Stage):
             learning.check_student(known, given)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}', student '{self.student}': {error.message}") from error
+        if self.lora and known.layers and not self.lora.fits(known.layers):
+            raise ConfigError(f"lora: 'target' names no layer of '{self.student}'; it has {_ends(known.layers)}")
         if self.chat_template and not learning.chats(given):
             raise ConfigError(f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; leave it out")
 
@@ -445,6 +447,11 @@ def _misfit(row: Row, first: Row) -> str:
 
 def _line(row: Row) -> bytes:
     return dumps(row) + b"\n"
+
+
+def _ends(layers: Iterable[str]) -> str:
+    """The last parts of layers' names, each once."""
+    return ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
 
 
 def _drawn(count: int, total: int, chance: random.Random) -> Iterator[int]:
