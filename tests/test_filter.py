@@ -481,3 +481,22 @@ def test_a_filter_asks_a_model_and_keeps_what_it_says(project):
         path.write_text(path.read_text().replace("model: judge", "model: jugde"))
         told = project.cli("check", "j", check=2).stderr
         assert "pipelines/j.yaml:6" in told and "no model 'jugde'; did you mean 'judge'?" in told
+
+
+def test_a_judges_numbers_are_kept_while_it_goes_on_and_every_one_at_the_end(project):
+    """Many rows: what is kept before the end is what a kill does not lose."""
+    project.rows("s.jsonl", [{"a": f"answer {i}"} for i in range(600)])
+    pipeline = {"version": 1, "models": {"kind": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "s.jsonl"}}, {"filter": [judged_by("kind", 5)]}]}
+    counts = []
+
+    class Counted(Ledger):
+        async def add_scores(self, scores):
+            counts.append(len(scores))
+            await super().add_scores(scores)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distillgen.execution.Ledger", Counted)
+        run = distillgen.run(pipeline, out="out", teachers={"kind": says(8)})
+    assert sum(counts) == 600 and len(counts) > 1 and run.state["kept"] == 600
+    distillgen.run({**pipeline, "seed": 1}, out="out", teachers={"kind": says(8)})
+    assert json.loads((project.path / "out/usage.json").read_text())["stages"][1]["costs"]["judge"]["measured"] == 0
