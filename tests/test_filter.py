@@ -14,7 +14,7 @@ from distillgen.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages import Checking, Job
-from distillgen.stages.filter import FilterStage, Judge, measured
+from distillgen.stages.filter import FilterStage, Judge, measured, whole_groups
 from tests.endpoint import Endpoint, completion
 
 HEAD = "from distillgen import FieldName, Filter\nimport asyncio\ncalls = []\n"
@@ -500,3 +500,26 @@ def test_a_judges_numbers_are_kept_while_it_goes_on_and_every_one_at_the_end(pro
     assert sum(counts) == 600 and len(counts) > 1 and run.state["kept"] == 600
     distillgen.run({**pipeline, "seed": 1}, out="out", teachers={"kind": says(8)})
     assert json.loads((project.path / "out/usage.json").read_text())["stages"][1]["costs"]["judge"]["measured"] == 0
+
+
+def test_what_is_kept_while_a_costly_measure_goes_on_is_not_measured_again(project, apply, monkeypatch):
+    monkeypatch.setattr("distillgen.stages.filter.SAVE_EVERY_S", -1.0)
+    custom(project, "[float(r.fields['text']) for r in records]", more=", depends_on={}")
+    for measured_anew in (80, 0):
+        out = apply(["custom"], texts(*map(str, range(80))), ledger=Ledger(project.path / "ledger.sqlite3"))
+        assert [r.scores["custom"] for r in out] == [*range(80)] and len(calls(project)) == measured_anew
+
+
+def test_whole_groups_leave_before_the_last_one_has_come():
+    async def main():
+        async def chunks():
+            for i in range(9):
+                arrived.append(i)
+                yield texts(f"{i}a", f"{i}b")
+
+        async for some in whole_groups(chunks(), lambda record: record.fields["text"][0]):
+            left.append((len(arrived), [record.fields["text"] for record in some]))
+
+    arrived, left = [], []
+    asyncio.run(main())
+    assert left == [(min(i + 2, 9), [f"{i}a", f"{i}b"]) for i in range(9)]

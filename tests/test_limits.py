@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from distillgen.teachers.limits import Rate, Slots
+from distillgen.errors import BudgetStop
+from distillgen.teachers.limits import Budget, Rate, Slots
 
 
 class Simulated:
@@ -111,5 +112,39 @@ def test_a_rate_is_smooth_and_takes_large_units():
             await rate.take(units)
             moments.append(loop.time() - begun)
         assert moments[9] < 0.05 and moments[11] >= 0.09 and moments[13] >= 0.5
+
+    asyncio.run(main())
+
+
+def test_money_is_set_aside_by_its_worst_case_and_what_was_cheaper_lets_the_next_go():
+    async def main():
+        budget = Budget(1.0)
+        await budget.reserve(0.4)
+        await budget.reserve(0.4)
+        waits = [asyncio.create_task(budget.reserve(worst)) for worst in (0.4, 0.5)]
+        await asyncio.sleep(0.01)
+        assert budget.reserved == pytest.approx(0.8) and not any(wait.done() for wait in waits)
+        budget.settle(0.4, 0.3)  # 0.3 spent, 0.4 set aside: neither 0.4 nor 0.5 fits
+        await asyncio.sleep(0.01)
+        assert not any(wait.done() for wait in waits)
+        budget.settle(0.4, 0.2)  # now one of them does, and the other one may, as soon as that has turned out cheap
+        await asyncio.sleep(0.01)
+        assert [wait.done() for wait in waits] == [True, False] and budget.reserved == pytest.approx(0.4)
+        budget.settle(0.4, 0.05)
+        with pytest.raises(BudgetStop, match=r"stopped by --max-cost-usd 1: \$0.5500 is spent, and the next request could cost \$0.5000"):
+            await asyncio.wait_for(waits[1], 1)
+        assert budget.spent == pytest.approx(0.55) and budget.reserved == pytest.approx(0)
+
+    asyncio.run(main())
+
+
+def test_a_budget_is_used_up_to_its_last_cent_and_without_a_cap_nothing_waits():
+    async def main():
+        budget = Budget(1.0)
+        await budget.reserve(1.0)
+        assert budget.reserved == 1.0
+        free = Budget()
+        for _ in range(3):
+            await asyncio.wait_for(free.reserve(1e9), 1)
 
     asyncio.run(main())

@@ -381,3 +381,12 @@ stages:
         for name in ("corpus.jsonl", "dropped.jsonl"):
             assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes()
         assert len(endpoint.bodies) - 900 <= 4 * 10, "more was asked again than was in flight at the kills"
+
+
+@pytest.mark.parametrize("options, rows, requests", [({}, 4, 12), ({"repeat": True}, 12, 12), ({"repeat": True, "n": 1}, 4, 4)])
+def test_a_plan_knows_how_often_a_loop_may_ask_and_how_many_records_may_leave_it(project, options, rows, requests):
+    project.rows("rows.jsonl", [{"q": q} for q in "abcd"])
+    loop = {"rounds": {"n": 3, "stages": [ASK], **options}}
+    pipeline = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "rows.jsonl"}}, loop]}
+    (_, estimate) = distillgen.load(pipeline).plan()[1]
+    assert (estimate.rows, estimate.requests) == (rows, requests)
