@@ -17,7 +17,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY AUTOINCREMENT, host, p
 CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner, run, stage, model, cost_usd) WITHOUT ROWID;
 """
 _CLAIM = "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?, ?)"
-RELEASE = "DELETE FROM claims WHERE key = ? AND owner = ?"
+_RELEASE = "DELETE FROM claims WHERE key = ? AND owner = ?"
 _COUNT_LOST = """
 INSERT INTO answers (key, run, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd,
 request, completion) SELECT randomblob(16), run, stage, model, 'lost', 0, 0, 0, 0, 0, cost_usd, CAST('{}' AS BLOB),
@@ -80,20 +80,14 @@ class Claims:
         """Those that another process has in flight."""
         return {key for (key,) in self._find(f"SELECT key FROM claims WHERE owner != {self._owner} AND key IN ({{}})", keys)}
 
-    def releases(self, keys: Iterable[bytes]) -> list[tuple[bytes, int]]:
-        """Forget claims; what is to be deleted of them, by `RELEASE`, where they were written."""
+    def release(self, keys: Sequence[bytes]) -> None:
+        """Give up claims, in the transaction of what is written next."""
         for key in keys:
             self._flying.pop(key, None)
-        if not self._written:
-            return []
-        written = self._written.intersection(keys)
-        self._written -= written
-        return [(key, self._owner) for key in written]
-
-    def release(self, keys: Sequence[bytes]) -> None:
-        """Give up claims to what has no answer."""
-        if rows := self.releases(keys):
-            self._write(RELEASE, rows).add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self._written and (written := self._written.intersection(keys)):
+            self._written -= written
+            rows = [(key, self._owner) for key in written]
+            self._write(_RELEASE, rows).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def bury(self) -> None:
         """Count what owners had in flight that have died, and take their claims away."""
@@ -165,7 +159,7 @@ class Claims:
             self._connection.executemany(_CLAIM, list(flying.values()))
             over = flying.keys() - self._flying.keys()  # what was released before the line above the last
             self._written -= over
-            self._connection.executemany(RELEASE, [(key, self._owner) for key in over])
+            self._connection.executemany(_RELEASE, [(key, self._owner) for key in over])
         now = time.monotonic()
         row = (self._owner, os.uname().nodename, os.getpid(), now + LEASE_S, newest)
         self._connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?)", row)

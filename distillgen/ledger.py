@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from distillgen.claims import RELEASE, SCHEMA, Claims
+from distillgen.claims import SCHEMA, Claims
 from distillgen.errors import LedgerError
 
 GATHER_S = 0.01
@@ -194,8 +194,7 @@ class Ledger:
 
     async def add(self, answers: Sequence[Answer]) -> None:
         """Append answers, and give up the claims to them, in one transaction; returns when they are durable."""
-        if released := self.claims.releases([answer.key for answer in answers]):
-            self._enqueue(RELEASE, released)
+        self.claims.release([answer.key for answer in answers])
         await self._enqueue(_ADD, answers)
         self._count += len(answers)
         for answer in answers:

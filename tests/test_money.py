@@ -1,8 +1,13 @@
 """What is billed is counted and kept under the cap: every provider's usage, answers that cannot be used, and what may be billed."""
 
+import asyncio
 import json
 import random
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
 from aiohttp import web
@@ -10,6 +15,7 @@ from aiohttp import web
 import distillgen
 from distillgen.teachers import Price
 from distillgen.teachers._usage import counts_of
+from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
 
 USAGE = {
@@ -195,6 +201,80 @@ def test_what_was_billed_for_no_answer_is_counted_once_and_in_the_next_session(p
         assert (first["totals"]["input_tokens"], first["totals"]["answers"], first["failed"]) == (20, 1, 1)
         assert first["totals"]["cost_usd"] == pytest.approx(2 * 0.015)
         assert distillgen.run("ask").state["totals"] == first["totals"] and endpoint.asked.total() == 2
+
+
+def test_an_endpoint_that_ignores_max_tokens_is_not_trusted_again(project):
+    """The first answers cost ten times what they may; what comes after is set aside accordingly."""
+
+    def long(body, times):
+        return completion(body, usage={"prompt_tokens": 10, "completion_tokens": 500, "total_tokens": 510})
+
+    with Endpoint(long) as endpoint:
+        project.ask_pipeline(endpoint.url, 200, model=", price: {output: 1000}, max_concurrency: 4", stage=", max_tokens: 50")
+        with pytest.raises(distillgen.errors.BudgetStop):
+            distillgen.run("ask", max_cost_usd=20)
+    assert 15 < state(project)["totals"]["cost_usd"] <= 20
+    assert "cost more than its request can" in (project.path / "runs/ask/run.log").read_text()
+
+
+@pytest.mark.parametrize("transport", ["http", "openai"])
+@pytest.mark.parametrize("how, status", [("cut", "unusable"), ("dropped", "lost"), ("slow", "lost"), ("gateway", "lost"), ("busy", ""), ("away", "")])
+def test_what_was_sent_counts_by_what_is_known_of_it_over_both_transports(project, transport, how, status):
+    async def behave(body, times):
+        if how == "dropped":
+            raise ConnectionResetError
+        if how == "slow":
+            await asyncio.sleep(3)
+        if how == "cut":
+            return web.Response(body=b'{"choices": [{"mess', content_type="application/json")
+        return web.Response(status={"gateway": 504, "busy": 503}.get(how, 200), text="{}")
+
+    model = f", transport: {transport}, timeout_s: 1, max_retries: 0, price: {{input: 1000, output: 1000}}"
+    with Endpoint(behave) as endpoint:
+        project.ask_pipeline("http://127.0.0.1:9/v1" if how == "away" else endpoint.url, 1, model=model, stage=", max_tokens: 50")
+        try:
+            used = distillgen.run("ask").state["usage"]
+        except distillgen.errors.DistillgenError:
+            used = state(project)["usage"]
+    billed = [use for use in used if use["cost_usd"]]
+    assert [use["status"] for use in billed] == [status] * bool(status)
+    assert all(use["output_tokens"] == 50 and use["input_tokens"] > 20 and use["answers"] == use["requests"] == 0 for use in billed)
+
+
+def test_an_embedding_and_a_score_that_cannot_be_used_are_counted():
+    from distillgen.teachers import Rejected, Retryable
+    from distillgen.teachers._openai_wire import embedding_of, score_of
+
+    for read, wrong in ((embedding_of, Retryable), (lambda body: score_of(body, "t"), Rejected)):
+        with pytest.raises(wrong) as raised:
+            read({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}})
+        assert raised.value.used.status == "unusable" and raised.value.used.input_tokens in (7, 8)
+
+
+def test_lines_of_a_batch_that_cannot_be_used_are_counted_and_asked_again(project):
+    def first_fails(body, times):
+        return {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 7}} if times == 1 else None
+
+    with BatchEndpoint(first_fails) as endpoint:
+        batch = ", mode: batch, gather_s: 0.2, poll_s: 0.1, price: {input: 1000, output: 1000, batch: 0.5}"
+        project.ask_pipeline(endpoint.url, 3, model=batch)
+        totals = distillgen.run("ask").state["totals"]
+    assert totals["answers"] == 3 and totals["input_tokens"] == 330 and totals["cost_usd"] == pytest.approx(3 * (107 + 15) / 2000)
+
+
+def test_what_is_given_up_in_flight_is_counted_as_lost(project):
+    """The second Ctrl-C waits for nothing."""
+    with Endpoint(latency_s=30) as endpoint:
+        project.ask_pipeline(endpoint.url, 3, model=", price: {input: 1000, output: 1000}", stage=", max_tokens: 50")
+        process = subprocess.Popen([sys.executable, "-m", "distillgen", "run", "ask"], cwd=project.path, env=project.env(), stderr=subprocess.DEVNULL)
+        while endpoint.asked.total() < 3:
+            time.sleep(0.01)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        assert process.wait(20) == 130
+    (lost,) = state(project)["usage"]
+    assert lost["status"] == "lost" and lost["output_tokens"] == 150 and lost["cost_usd"] > 0.15 and lost["answers"] == 0
 
 
 def test_an_answer_that_does_not_say_what_it_used_counts_with_its_bound(project):

@@ -299,6 +299,7 @@ class Teacher:
         self._credentials = dict.fromkeys(spec.credentials(), "[withheld]")
         self._probe: asyncio.Task[Any] | None = None
         """The request that finds out whether an endpoint is there at all; meanwhile others are not sent."""
+        self._waiting = 0
         self._excess = 1.0
         self._doubts: set[str] = set()
 
@@ -450,7 +451,7 @@ class Teacher:
 
     async def _try(self, ask: _Ask) -> list[Completion]:
         request, activity, budget, ledger = ask.request, self.activity, self.services.budget, self.services.ledger
-        worst, cost, estimate = self.worst_cost_usd(request, len(ask.samples)), 0.0, len(request.json) / 4
+        cost, estimate = 0.0, len(request.json) / 4
         order = self.services.order.get(ask.stage.partition("/")[0], 0)
         await self.slots.take(order)
         while self._probe not in (None, ask.task) and not (self._probe.done() or activity.answered):
@@ -464,7 +465,12 @@ class Teacher:
                 await self._input.take(estimate)
             if self._output:
                 await self._output.take(0.0)
-            await budget.reserve(worst)
+            while True:
+                worst, excess = self.worst_cost_usd(request, len(ask.samples)), self._excess
+                await budget.reserve(worst)
+                if excess == self._excess:
+                    break
+                budget.settle(worst, 0.0)  # while it waited, another answer cost more than it could
             try:
                 if self._refusal:
                     raise self._refusal
@@ -488,13 +494,15 @@ class Teacher:
                 self.slots.note(now)
                 if completions[0].uncounted:
                     completions = self._bounded(ask, completions)
+                if completions[0].cache_write_tokens and self.spec.price and self.spec.price.cache_write is None:
+                    self._doubt("the endpoint counts what it writes to a cache; without price.cache_write that costs as input")
                 cost = sum(self.cost_usd(c) for c in completions)
                 activity.answered += 1
                 self._count(completions, estimate)
                 return await self._record(ask, completions)
             finally:
                 if cost > 1.000001 * worst > 0:
-                    self._excess *= 2 * cost / worst
+                    self._excess = max(self._excess, 2 * excess * cost / worst)
                     self._doubt("an answer cost more than its request can; twice as much as that is set aside from now on")
                 budget.settle(worst, cost)
                 ledger.claims.release(ask.keys)
@@ -505,12 +513,16 @@ class Teacher:
     async def _elsewhere(self, ask: _Ask) -> list[Completion]:
         """What another run is answered, once it no longer asks for any of this; nothing where it got no answer."""
         pause_s, claims = 0.05, self.services.ledger.claims
-        while claims.elsewhere(ask.keys):
-            self.activity.note = "waiting for answers that another run with this ledger asks for"
-            self.activity.moved_at = time.monotonic()
-            await asyncio.sleep(pause_s)
-            pause_s = min(1.0, 1.5 * pause_s)
-            self.activity.note = ""
+        self._waiting += 1
+        try:
+            while claims.elsewhere(ask.keys):
+                self.activity.note = "waiting for answers that another run with this ledger asks for"
+                self.activity.moved_at = time.monotonic()
+                await asyncio.sleep(pause_s * max(1.0, self._waiting / 1000))
+                pause_s = min(1.0, 1.5 * pause_s)
+                self.activity.note = ""
+        finally:
+            self._waiting -= 1
         return self._answered(ask)
 
     def _answered(self, ask: _Ask) -> list[Completion]:

@@ -86,9 +86,8 @@ def score_of(payload: Any, target: str) -> Completion:
             [[each["decoded_token"], each["logprob"]] for each in token.values()] for token in prompt if token
         ]
     except (TypeError, KeyError, IndexError, AttributeError) as error:
-        raise Rejected(
-            f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}"
-        ) from error
+        what = f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}"
+        raise Rejected(what, used=unusable(payload)) from error
     ending, left = Logprobs(), len(target)
     for (text, value), *others in reversed(tokens):
         if left <= 0:

@@ -26,6 +26,7 @@ from distillgen.record import dumps
 from distillgen.teachers import (
     LOST_ANSWER,
     REJECTIONS,
+    UNUSABLE_ANSWER,
     Completion,
     Rejected,
     Request,
@@ -479,9 +480,11 @@ class OpenAI(Teacher):
             raw = await self.by_package(place, send, body)
         except Retryable as error:
             cause = error.__cause__
-            status, reason = getattr(cause, "status_code", None), type(cause.__cause__ if cause else None).__name__
-            if status in GATEWAY or (status is None and not reason.startswith("Connect")):
+            status, broke = getattr(cause, "status_code", None), type(cause).__name__.startswith(("APITimeout", "APIConn"))
+            if status in GATEWAY or (broke and not _is_unconnected(cause)):
                 error.used = LOST_ANSWER
+            elif status is None and not broke:
+                error.used = UNUSABLE_ANSWER
             raise
         return self._understood(place, raw.content, raw.response.headers, body)
 
@@ -502,8 +505,10 @@ class OpenAI(Teacher):
         except openai.APITimeoutError as error:
             raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
-            what = f"cannot connect to {address.identity}{address.proxy()}: {error.__cause__ or error}"
-            raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
+            what = f"{address.identity}{address.proxy()}: {error.__cause__ or error}"
+            if _is_unconnected(error):
+                raise Unreachable(f"cannot connect to {what}. Is the server running, and base_url right?") from error
+            raise Retryable(f"the connection broke: {what}") from error
         except openai.APIStatusError as error:
             response = error.response
             raise self.refusal_of(place, error.status_code, response.content, response.headers, sent) from error
@@ -594,6 +599,11 @@ class OpenAI(Teacher):
         for place in self._places:
             for client in filter(None, (place.client, place.package)):
                 await client.close()
+
+
+def _is_unconnected(error: BaseException | None) -> bool:
+    """Whether the openai package says that nothing was sent, as its HTTP client has it: ConnectError, ConnectTimeout."""
+    return type(error.__cause__ if error else None).__name__.startswith("Connect")
 
 
 def _causes(error: Exception) -> list[str]:
