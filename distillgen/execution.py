@@ -40,7 +40,7 @@ from distillgen.stages import CHUNK, Chunks, Job
 from distillgen.stages.generate import FAILURES
 from distillgen.streams import hold_open
 from distillgen.teachers import Services, Spec, Teacher, hide, teacher_class
-from distillgen.teachers.limits import Budget
+from distillgen.teachers.limits import Budget, Outlook
 from distillgen.teachers.scripted import Script, Scripted
 
 log = logging.getLogger("distillgen")
@@ -48,6 +48,8 @@ log = logging.getLogger("distillgen")
 COLLECT_AFTER = 20_000  # objects made and not freed, before the garbage collector looks for cycles among them
 TURN_S = 0.00005  # after which one thread hands Python to another that waits for it
 MOST_WARNINGS = 20  # that are shown; run.log holds all
+LOOK_S = 0.02  # between two looks at whether another row can be paid for
+STALL_S = 1.0  # without a request or a row that moves, after which more rows are let in whatever they may cost
 FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
 BUFFER_BYTES = 1 << 17
 _WORDS = {4: "stopped by budget", 130: "interrupted"}
@@ -395,6 +397,9 @@ async def _pull(live: Live, job: Job, first: int) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stream = _stored(stage_file(directory, first - 1, stages[first - 1].name)) if first else _nothing()
         for i in range(first, live.last + 1):
+            if i == max(first, 1) and live.budget.max_cost_usd is not None:
+                stream = _depth_first(stream, live, job, i)
+                stack.push_async_callback(stream.aclose)
             out = stack.enter_context(_partial(stage_file(directory, i, stages[i].name)))
             whole = i == len(stages) - 1
             corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
@@ -409,6 +414,63 @@ async def _pull(live: Live, job: Job, first: int) -> None:
     for count in live.stages[first : live.last + 1]:
         count.complete = True
         count.measured = job.measured.get(count.name, {})
+
+
+async def _depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunks:
+    """Under a cap, rows are finished before others are begun: a row waits until what is left pays for it and for the rest of
+    those under way, as far as the first stage that sees all rows before one leaves it.
+    """
+    budget, outlook = live.budget, _outlook(live, first)
+    budget.outlook, begun, source, spare, stall = outlook, 0, "", 0, 1
+    ready: list[Record] = []
+    async for chunk in chunks:
+        for record in chunk:
+            if record.source != source:
+                source, still_s, before = record.source, 0.0, (0.0, [0])
+                while not spare:
+                    stages = min(job.whole, default=live.last + 1) - first
+                    left = (budget.max_cost_usd or 0.0) - budget.spent
+                    if stages <= 0 or outlook.affords(left, begun + 1, stages):
+                        break
+                    if ready:
+                        yield ready
+                        ready = []
+                    standing = (budget.spent, [*outlook.finished()])
+                    if begun <= standing[1][stages - 1]:  # no row is under way
+                        if outlook.measured(stages):
+                            raise budget.stop("the next row is likely to cost more than is left")
+                        break
+                    idle = standing == before and all(teacher.idle for teacher in live.teachers.values())
+                    still_s, before = still_s + LOOK_S if idle else 0.0, standing
+                    if still_s > STALL_S:  # a stage waits for more rows than it has
+                        spare, stall, still_s = stall, 2 * stall, 0.0
+                        log.info("nothing moves, so that %d rows more are begun, whatever they cost", spare)
+                    await asyncio.sleep(LOOK_S)
+                begun, spare = begun + 1, max(0, spare - 1)
+            ready.append(record)
+        if ready:
+            yield ready
+            ready = []
+
+
+def _outlook(live: Live, first: int) -> Outlook:
+    """What the stages from `first` on cost a row, by the plan and as it shows."""
+    plan = live.pipeline.plan(live.total)
+    rows = plan[0][1].rows
+    names = [stage.name for stage, _ in plan]
+    worst = [None if cost is None or not rows else cost / rows for cost in (estimate.max_cost_usd for _, estimate in plan)]
+
+    def finished() -> list[int]:
+        return [count.sources for count in live.stages[first : live.last + 1]]
+
+    def paid() -> list[float]:
+        costs = dict.fromkeys(names, 0.0)
+        for used in live.ledger.usage(live.ledger_run):
+            stage = used.stage.partition("/")[0]
+            costs[stage] = costs.get(stage, 0.0) + used.cost_usd
+        return [costs[name] for name in names[first : live.last + 1]]
+
+    return Outlook(worst[first : live.last + 1], live.total, finished, paid)
 
 
 async def _written(

@@ -132,6 +132,8 @@ class Job:
     earlier: Sequence[Path] = ()
     """In a round, the directories of those before it, as `rounds` leaves them, and what was measured in each."""
     history: Sequence[Mapping[str, float]] = ()
+    whole: set[int] = field(default_factory=set)
+    """The places in the pipeline of stages that see all records before the first goes on."""
     notes: dict[str, str] = field(default_factory=dict)
     """What a stage is doing that takes long, by its name, for whoever watches."""
 

@@ -30,6 +30,7 @@ class Spool:
     """Records that wait on disk, beside the ledger, in a file without a name that ends with the process whatever ends it."""
 
     def __init__(self, job: Job) -> None:
+        job.whole.add(len(job.stages))
         self._file = tempfile.TemporaryFile(dir=job.ledger.path.parent)
 
     def __enter__(self) -> Spool:

@@ -364,6 +364,11 @@ class Teacher:
             outcomes[i] = _Pending(ks, {key: stored[key] for key in ks if key in stored}, tasks)
         return outcomes
 
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to answer."""
+        return not self._flying
+
     async def ask(self, request: Request, *, samples: int = 1, stage: str) -> list[Completion]:
         """One request's completions, from the ledger or the endpoint."""
         outcome = self.begin([(request, samples)], stage=stage)[0]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from distillgen.errors import BudgetStop
 
+ENOUGH = 4  # rows that have left a stage, before their mean says what one costs there
 FIRST = 32  # requests in flight at an endpoint that states no limit, before its own is found
 
 
@@ -106,12 +109,62 @@ class Rate:
 
 
 @dataclass
+class Outlook:
+    """What rows that are begun will still cost, stage by stage: `worst` is the most that one source row can cost in each (None
+    where that is not known), `finished` gives how many have left each so far, `paid` what each has cost.
+    """
+
+    worst: Sequence[float | None]
+    total: int | None
+    finished: Callable[[], Sequence[int]]
+    paid: Callable[[], Sequence[float]]
+
+    def likely(self) -> list[float | None]:
+        """What a row costs in each stage: the mean where some rows have left it, else the most."""
+        pairs = zip(self.paid(), self.finished(), self.worst, strict=True)
+        return [paid / count if count >= ENOUGH else worst for paid, count, worst in pairs]
+
+    def rest(self, costs: Sequence[float | None], rows: int, stages: int) -> float:
+        """What the first so many stages cost until so many rows have left them; one of unknown cost holds nothing up."""
+        counts = zip(costs[:stages], self.finished(), strict=False)
+        return sum((cost or 0.0) * max(0, rows - count) for cost, count in counts)
+
+    def affords(self, money_usd: float, rows: int, stages: int) -> bool:
+        """Whether so many rows, begun or finished, leave the first so many stages for that much money: in any case, or by what
+        rows have cost so far, with room for the worst case of a request.
+        """
+        worst = self.worst[:stages]
+        if None not in worst and money_usd >= self.rest(worst, rows, stages):
+            return True
+        room = max((cost or 0.0 for cost in worst), default=0.0)
+        return self.measured(stages) and money_usd >= self.rest(self.likely(), rows, stages) + room
+
+    def measured(self, stages: int) -> bool:
+        """Whether enough rows have left the stages to say what one costs."""
+        return min(self.finished()[:stages], default=0) >= ENOUGH
+
+    def text(self, spent_usd: float) -> str:
+        """A clause about the cap with which the run would finish."""
+        if self.total is None or None in self.worst:
+            return ""
+        stages = len(self.worst)
+        likely = spent_usd + self.rest(self.likely(), self.total, stages)
+        most = math.ceil((spent_usd + self.rest(self.worst, self.total, stages)) * 1e4) / 1e4
+        finished = min(self.finished(), default=0)
+        return (
+            f"; {finished:,} of {self.total:,} rows are finished, all take about ${likely:.4f}, "
+            f"and --max-cost-usd {most:g} is enough in any case"
+        )
+
+
+@dataclass
 class Budget:
     """Money spent and set aside, over all teachers of a run, in US dollars."""
 
     max_cost_usd: float | None = None
     spent: float = 0.0
     reserved: float = 0.0
+    outlook: Outlook | None = None
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reserve(self, worst_usd: float) -> None:
@@ -120,13 +173,15 @@ class Budget:
         """
         while self.max_cost_usd is not None and self.spent + self.reserved + worst_usd > self.max_cost_usd:
             if self.reserved <= 1e-12:
-                raise BudgetStop(
-                    f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, "
-                    f"and the next request could cost ${worst_usd:.4f}"
-                )
+                raise self.stop(f"the next request could cost ${worst_usd:.4f}")
             self._settled.clear()
             await self._settled.wait()
         self.reserved += worst_usd
+
+    def stop(self, why: str) -> BudgetStop:
+        """The error that ends the run, with what would finish it."""
+        more = self.outlook.text(self.spent) if self.outlook else ""
+        return BudgetStop(f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, and {why}{more}")
 
     def settle(self, worst_usd: float, cost_usd: float) -> None:
         """Replace what was set aside by what it did cost."""
