@@ -15,6 +15,7 @@ import yaml
 from markupsafe import Markup
 
 from distillgen import transparency, wording
+from distillgen.privacy import public
 from distillgen.record import META
 from distillgen.report import facts_of, is_turns, template
 from distillgen.runs import read_rows
@@ -103,7 +104,7 @@ def _facts(directory: Path, publishes: str) -> dict[str, Any]:
     stages = [options for stage in lock["stages"] for options in stage.values()]
     teachers = [(name, terms) for name, model in lock["models"].items() for terms in terms_of(model)]
     facts |= {
-        "command": Markup(wording.clipped(facts["command"])),  # in a code block nothing is escaped
+        "commands": _fenced(facts["command"]),
         "stated": stated,
         "citation": _fenced(stated["citation"] or ""),
         "student": student,
@@ -120,7 +121,7 @@ def _facts(directory: Path, publishes: str) -> dict[str, Any]:
 
 def _told(path: Path) -> dict[str, Any]:
     """A JSON file of a run, or nothing."""
-    return dict(json.loads(path.read_bytes())) if path.exists() else {}
+    return dict(public(json.loads(path.read_bytes()))) if path.exists() else {}
 
 
 def terms_of(model: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -184,12 +184,12 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
     distillgen help grounded        a filter, also one of your own
     """
     from distillgen import catalog
-    from distillgen.project import Project
+    from distillgen.project import Project, project_around
 
     if topic is None:
         click.echo(ctx.find_root().get_help())
         return
-    manual, command = catalog.manual(Project(Path.cwd())), main.get_command(ctx, topic)
+    manual, command = catalog.manual(Project(project_around(Path.cwd()))), main.get_command(ctx, topic)
     entries = [entry for entry in manual if entry["name"] == topic]
     if not entries and command is None:
         near = get_close_matches(topic, [*(entry["name"] for entry in manual), *main.list_commands(ctx)], n=1)
@@ -555,6 +555,8 @@ def export(
         made = "".join(f"; {part} from {source}" for part, source in exported.taken.items())
         rows = ", ".join(f"{split} {count:,}" for split, count in exported.rows.items())
         show.say(f"{path}: {rows} rows ({wanted.format}{made})")
+    for what, count in exported.private.items():
+        show.say(f"note: in {count:,} rows stands {what}, which push refuses to publish", error=True)
     if exported.left_out:
         reasons = "; ".join(f"{count:,}: {why}" for why, count in Counter(exported.left_out).most_common(5))
         raise Unusable(f"{sum(exported.left_out.values()):,} rows have no place in the shape and were left out ({reasons})")
@@ -598,8 +600,11 @@ def _shares(text: str) -> dict[str, float]:
 @click.option("--student", is_flag=True, help="RUN's student, an adapter or a whole model, instead of its data set.")
 @click.option("--public", is_flag=True, help="For everybody to see; default: private.")
 @click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and the repository; no network.")
+@click.option("--as-it-is", is_flag=True, help="Also where a path, an address or the name of this machine stands in it.")
 @AS_JSON
-def push(data: Run | str, repository: str, student: bool, public: bool, dry_run: bool, as_json: bool) -> None:
+def push(
+    data: Run | str, repository: str, student: bool, public: bool, dry_run: bool, as_it_is: bool, as_json: bool
+) -> None:
     """Upload the data set of RUN, a FOLDER that export wrote, or RUN's student to REPO (owner/name) on the Hugging Face Hub.
 
     The token comes from HF_TOKEN or from `hf auth login`. Give the same command again after a kill or to bring a repository up
@@ -610,6 +615,7 @@ def push(data: Run | str, repository: str, student: bool, public: bool, dry_run:
     if student and isinstance(data, str):
         raise ConfigError(f"--student is of a run, and '{data}' is none")
     files = hub.data_files(data) if not student or isinstance(data, str) else hub.student_files(data)
+    hub.check(files, Path(data) if isinstance(data, str) else data.directory, as_it_is=as_it_is)
     kind = "model" if student else "dataset"
     told = hub.listing(files, repository, kind, public)
     if not dry_run:
@@ -698,7 +704,10 @@ def merge(into: str, others: Sequence[str], as_json: bool) -> None:
 
 def _ledger_file(name: str) -> Path:
     """A ledger by its file, or by a run that uses it."""
-    ran = [run for run in (Path(name), Path("runs") / name) if (run / "usage.json").exists()]
+    from distillgen.project import project_around
+
+    runs = project_around(Path.cwd()) / "runs"
+    ran = [run for run in (Path(name), runs / name) if (run / "usage.json").exists()]
     if not ran and Path(name).is_dir():
         raise ConfigError(f"'{name}' is no ledger: it is a folder that holds no run; name the ledger's file")
     return distillgen.Run(ran[0]).ledger if ran else Path(name)

@@ -34,8 +34,9 @@ import yaml
 from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
 from distillgen.ledger import COUNTS, Ledger, salvage
 from distillgen.pipeline import Done, Pipeline, from_environment, load
+from distillgen.privacy import command, name_of, used_by
 from distillgen.record import Record, digest, dumps
-from distillgen.runs import PARTIAL, Run, read_records, stage_file
+from distillgen.runs import MACHINE, PARTIAL, Run, read_records, stage_file
 from distillgen.stages import CHUNK, Chunks, Job
 from distillgen.stages.generate import FAILURES
 from distillgen.streams import hold_open
@@ -145,6 +146,7 @@ class Live:
             "models": models,
             "usage": [used._asdict() for used in usage],
             "totals": totals,
+            "from_ledger": sum(teacher.activity.replayed for teacher in self.teachers.values()),
             "asked_now": {key: round(totals[key] - self.totals_before[key], 6) for key in COUNTS},
             "ledger": os.path.relpath(self.ledger.path, self.directory),
             "ledger_seen": self.ledger_seen,
@@ -284,8 +286,16 @@ def _prepared(
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
-    lock = pipeline.lock() | {"tokenizers": {name: teachers[name].tokenizer for name in pipeline.models}}
-    path, text = directory / "pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
+    path = directory / "pipeline.lock.yaml"
+    lock = pipeline.lock() | {"tokenizers": {name: name_of(teachers[name].tokenizer) for name in pipeline.models}}
+    for name in pipeline.models:
+        if teachers[name].model != pipeline.models[name].model:  # it lies on this machine
+            lock["models"][name]["model"] = teachers[name].model
+    lock["commands"] = _commands(pipeline, directory, options, _stored_lock(directory))
+    text = yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
+    addresses = [hide(address, hidden) for address in used_by(pipeline.models)]
+    here = {"addresses": addresses, "paths": [str(pipeline.project.root), str(directory.resolve())]}
+    _write(directory / MACHINE, json.dumps(here, indent=2))
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         _write(path, text)
     return Live(pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last), first
@@ -316,6 +326,31 @@ def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[
         share = 1.0 if stage["complete"] else min(1.0, stage["sources"] / state["source_rows"])
         stages.append(Done(share, stage["kept"] if stage["complete"] else None))
     return stages
+
+
+def _commands(pipeline: Pipeline, directory: Path, options: Options, before: Mapping[str, Any]) -> list[str]:
+    """What gives these rows: the command, and then those that have asked again what could not be used."""
+    folder = directory.resolve()
+    out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
+    words = ["distillgen", "run", pipeline.name, "--out", out]
+    words += ["-n", str(options.limit)] * (options.limit is not None) + ["--until", options.until or ""] * bool(options.until)
+    words += [word for given in pipeline.sets for word in ("--set", given)]
+    commands = [command(words)]
+    known = before.get("commands", [])
+    if known[:1] == commands:
+        commands = known
+    if options.retry_failed:
+        changed = [word for name, value in options.retry_with.items() for word in ("--retry-with", f"{name}={value}")]
+        commands = [*commands, command([*words, "--retry-failed", *changed])]
+    return list(dict.fromkeys(commands))
+
+
+def _stored_lock(directory: Path) -> dict[str, Any]:
+    """The lock of the run before; nothing where there is none that can be read."""
+    try:
+        return Run(directory).lock
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return {}
 
 
 def _stored_state(directory: Path) -> dict[str, Any]:

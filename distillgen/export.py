@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from distillgen.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, item_of, text_of
 from distillgen.record import read_rows as read_any_rows
-from distillgen.runs import PARTIAL, Run, read_records, read_rows
+from distillgen.runs import PARTIAL, Run, guard_of, read_records, read_rows
 from distillgen.shapes import Shaper, shaper
 from distillgen.signals import unpack
 from distillgen.wording import clipped
@@ -61,6 +61,8 @@ class Exported:
     files: Sequence[str]
     left_out: Mapping[str, int]
     taken: Mapping[str, str]
+    private: Mapping[str, int]
+    """In how many rows stands what is not for others, such as a path of this machine."""
 
 
 def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
@@ -87,7 +89,9 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
     wanted = replace(wanted, splits=rows.splits)
     counts = dict.fromkeys(rows.splits or ["train"], 0)
     census = Census()
-    schema = _surveyed(rows, counts, census, writer)
+    private = Counter[str]()
+    guard = guard_of(data.directory if isinstance(data, Run) else Path())
+    schema = _surveyed(rows, counts, census, writer, lambda row: private.update(filter(None, [guard.finding(dumps(row))])))
     with _appearing(out, one_file) as folder:
         files = {out.stem: [out.name]} if one_file else _files(wanted, counts, writer.suffix)
         _write(rows, folder, files, wanted.shard_rows, schema)
@@ -97,7 +101,7 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
             data_files = files if wanted.format in ("jsonl", "parquet", "csv") else {}
             (folder / "README.md").write_text(card(data.directory, census, data_files), encoding="utf-8")
     taken = rows.shaper.taken if rows.shaper else {}
-    return Exported(counts, [name for names in files.values() for name in names], rows.left_out, taken)
+    return Exported(counts, [name for names in files.values() for name in names], rows.left_out, taken, private)
 
 
 def _check_whole(run: Run) -> None:
@@ -228,7 +232,9 @@ def _by_own_id(record: Record) -> Record:
     return record if own is None else replace(record, id=str(own))
 
 
-def _surveyed(rows: _Rows, counts: dict[str, int], census: Census, writer: type[Writer]) -> Any:
+def _surveyed(
+    rows: _Rows, counts: dict[str, int], census: Census, writer: type[Writer], look: Callable[[Mapping[str, Any]], None]
+) -> Any:
     """Count the rows of each split, and find the schema that they fit where one is needed, without writing anything."""
 
     def counted() -> Iterator[Batch]:
@@ -236,6 +242,7 @@ def _surveyed(rows: _Rows, counts: dict[str, int], census: Census, writer: type[
             counts[split] += len(batch)
             for row in batch:
                 census.see(row)
+                look(row)
             yield batch
 
     batches = counted()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.marked import NAME, VARIABLE, Places, read_yaml, validate
+from distillgen.privacy import name_of, public, public_address
 from distillgen.project import Project, file_sha256, from_here, project_around, project_of, read_text
 from distillgen.prompt import Sampling
 from distillgen.record import digest
@@ -87,6 +88,8 @@ class Pipeline:
     project: Project
     missing_env: tuple[str, ...]
     fields: tuple[frozenset[str], ...]
+    sets: tuple[str, ...] = ()
+    """What was overridden, as it may be shown."""
     notes: tuple[str, ...] = ()
     """What was made of `--set` besides what it says."""
 
@@ -110,13 +113,13 @@ class Pipeline:
         return {name: file_sha256(path) for name, path in sorted(found.items())}
 
     def lock(self) -> dict[str, Any]:
-        """The resolved pipeline: what `pipeline.lock.yaml` holds."""
+        """The resolved pipeline, as others may read it: what `pipeline.lock.yaml` holds."""
         from distillgen import __version__
 
-        return {
+        resolved = {
             "distillgen": __version__,
             "pipeline": self.name,
-            "path": str(self.path),
+            "path": str(self.path.resolve()) if self.path.exists() else str(self.path),
             "about": self.about,
             "seed": self.seed,
             "system": self.system.model_dump(),
@@ -125,6 +128,8 @@ class Pipeline:
             "stages": [{stage.kind: stage.model_dump(exclude_none=True, by_alias=True)} for stage in self.stages],
             "files": self.files,
         }
+        resolved["models"] = {name: {**shown, "model": name_of(shown["model"])} for name, shown in self.shown_models.items()}
+        return dict(public(resolved, self.project.root))
 
     def fingerprints(self, limit: int | None) -> list[str]:
         """For each stage, a digest of all that its output depends on besides the ledger."""
@@ -208,7 +213,7 @@ def load(
     stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
     return Pipeline(
         path.stem, path, about_line(text), top.seed, top.system, top.card, models, shown, stages, project,
-        tuple(dict.fromkeys(missing)), fields, tuple(notes),
+        tuple(dict.fromkeys(missing)), fields, tuple(_shown_set(each, root) for each in sets), tuple(notes),
     )  # fmt: skip
 
 
@@ -355,6 +360,14 @@ def typed(given: str) -> str:
     name = given.partition("=")[0]
     private = {"api_key", "headers"} & set(name.split(".")) or _PRIVATE.search(given)
     return f"{name}=…" if private else given
+
+
+def _shown_set(given: str, root: Path) -> str:
+    """A `--set` as a card tells it: what is secret, or of this machine alone, is withheld."""
+    name, _, value = given.partition("=")
+    if (name.endswith("base_url") and public_address(value) != value) or "base_url" in value:
+        return f"{name}=…"
+    return f"{name}={public(value, root)}" if typed(given) == given else typed(given)
 
 
 def _named(entries: list[Any]) -> dict[str, list[dict[str, Any]]]:

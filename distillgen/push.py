@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distillgen import __version__
 from distillgen.card import student_card
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.extras import need
-from distillgen.runs import Run
+from distillgen.privacy import public
+from distillgen.record import META, dumps
+from distillgen.runs import PARTIAL, Run, guard_of, read_rows
 from distillgen.wording import clipped
 
 TOKENS = "https://huggingface.co/settings/tokens"
 LOG_IN = "run: hf auth login, or export HF_TOKEN=…"
 GO_ON = "run the same command again: what is uploaded stays"
+HELD = "what "  # is how a secret is told of, which nothing publishes
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+MOST_JSON = 1 << 20  # bytes; what is larger is a vocabulary
 OF_A_RUN = ("README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json")
 NOT_OF_A_STUDENT = ("checkpoint-*", "*.partial", ".*", "optimizer.*", "scheduler.pt", "rng_state*.pth", "trainer_state.json",
                     "training_args.bin", "runs")  # fmt: skip
@@ -71,15 +75,56 @@ def data_files(data: Run | str) -> list[File]:
         raise ConfigError(f"'{data.directory}' {ended}; run it to its end first")
     if not whole["kept"]:
         raise ConfigError(f"'{data.directory}' has no rows to push; see: distillgen show {data.directory} --dropped")
-    lock = data.lock
     state = json.loads((data.directory / "usage.json").read_text(encoding="utf-8"))
-    lock["path"], state["ledger"] = Path(lock["path"]).name, Path(state["ledger"]).name  # where they lay is nobody's business
+    state["ledger"] = Path(state["ledger"]).name  # where it lies is nobody's business
+    state["stages"] = [{name: value for name, value in stage.items() if name != "fingerprint"} for stage in state["stages"]]
+    state["usage"] = [{**used, "run": data.directory.resolve().name} for used in state["usage"]]
     return [
         File("README.md", data.directory / "README.md"),
-        File("corpus.jsonl", data.directory / "corpus.jsonl"),
-        File("pipeline.lock.yaml", yaml.safe_dump(lock, sort_keys=False, allow_unicode=True).encode()),
+        File("corpus.jsonl", _without_keys(data.directory / "corpus.jsonl", data.directory / ".published.jsonl")),
+        File("pipeline.lock.yaml", data.directory / "pipeline.lock.yaml"),
         File("usage.json", json.dumps(state, indent=2).encode()),
     ]
+
+
+def _without_keys(corpus: Path, published: Path) -> Path:
+    """The rows without their ledger keys, which this machine's ledger alone can read, and which are digests of addresses too."""
+    if not published.exists() or published.stat().st_mtime_ns <= corpus.stat().st_mtime_ns:
+        fresh = published.with_suffix(PARTIAL)
+        with fresh.open("wb") as out:
+            for row in read_rows(corpus):
+                for made in row[META]["made"]:
+                    made.pop("key", None)
+                out.write(dumps(row, sort_keys=False) + b"\n")
+        os.replace(fresh, published)
+    return published
+
+
+def check(files: Sequence[File], directory: Path, *, as_it_is: bool) -> None:
+    """Refuse what is not for others. Raises ConfigError with the file, the line and what stands there."""
+    guard = guard_of(directory)
+    for file in files:
+        for number, content in enumerate(_parts(file), 1):
+            if (what := guard.finding(content)) and not (as_it_is and not what.startswith(HELD)):
+                remedy = "leave the field out (export --keep), or drop the row with a filter"
+                remedy += "" if what.startswith(HELD) else "; --as-it-is publishes it all the same"
+                raise ConfigError(f"{file.name}:{number}: here stands {what}; nothing was uploaded: {remedy}")
+
+
+def _parts(file: File) -> Iterator[bytes]:
+    """What a file says, line by line, or of Parquet in batches of rows; weights say nothing."""
+    suffix = Path(file.name).suffix
+    if isinstance(file.content, bytes):
+        yield from file.content.splitlines()
+    elif suffix == ".parquet":
+        need("push of Parquet", "pyarrow")
+        import pyarrow.parquet as parquet
+
+        for batch in parquet.ParquetFile(file.content).iter_batches():
+            yield dumps(batch.to_pylist())
+    elif suffix not in WEIGHTS:
+        with file.content.open("rb") as lines:
+            yield from lines
 
 
 def student_files(run: Run) -> list[File]:
@@ -89,8 +134,21 @@ def student_files(run: Run) -> list[File]:
     names = [p for p in found if not any(fnmatch.fnmatch(part, pattern) for part in p.parts for pattern in NOT_OF_A_STUDENT)]
     if not names:
         raise ConfigError(f"'{run.directory}' has no student; train one first, with the stage train or distillgen train")
-    files = [File(name.as_posix(), folder / name) for name in names if name != Path("README.md")]
+    files = [_described(name, folder) for name in names if name != Path("README.md")]
     return [File("README.md", student_card(run.directory).encode()), *files]
+
+
+def _described(name: Path, folder: Path) -> File:
+    """A file of a student; what describes it does not say where on this machine its base lies."""
+    path = folder / name
+    if path.suffix != ".json" or path.stat().st_size > MOST_JSON:
+        return File(name.as_posix(), path)
+    try:
+        told = json.loads(path.read_bytes())
+    except ValueError:  # not JSON in spite of its name
+        return File(name.as_posix(), path)
+    shown = public(told)
+    return File(name.as_posix(), path if shown == told else json.dumps(shown, indent=2).encode())
 
 
 def _inside(folder: Path) -> Iterator[Path]:

@@ -19,6 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from distillgen import wording
+from distillgen.privacy import public
 from distillgen.record import META, Record, loads_own
 from distillgen.runs import Run, evaluations, furthest, reached, read_lines
 
@@ -70,8 +71,8 @@ def facts_of(directory: Path) -> dict[str, Any]:
     partial = state["state"]
     if partial == "finished":  # perhaps --until
         partial = "" if came == stages else f"carried out up to the stage {came[-1]['name']}"
-    about, folder = lock["about"].strip(), directory.resolve()
-    out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
+    about = lock["about"].strip()
+    commands = lock.get("commands") or [f"distillgen run {lock['pipeline']}"]
     drops = [(stage["name"], name, count) for stage in stages for name, count in stage["dropped"].items()]
     return {
         "state": state,
@@ -81,7 +82,8 @@ def facts_of(directory: Path) -> dict[str, Any]:
         "drops": sorted(drops, key=lambda drop: -drop[2]),
         "priced": {name for name, model in lock["models"].items() if model.get("price")},
         "about": about and about[0].upper() + about[1:] + "." * (about[-1] not in ".!?…"),
-        "command": f"distillgen run {lock['pipeline']} --out {out}",
+        "command": "\n".join(commands),
+        "withheld": "…" in " ".join(commands),
         "at": datetime.fromisoformat(state["updated_at"]).strftime("%-d %B %Y, %H:%M UTC"),
     }
 
@@ -197,7 +199,7 @@ def _line(values: Sequence[float | None]) -> dict[str, Any]:
 def _students(directory: Path) -> list[dict[str, Any]]:
     """What each student's manifest tells, and its loss over the steps as an SVG path, 200 wide and 100 high."""
     manifests = [path for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"]
-    told: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in manifests]
+    told: list[dict[str, Any]] = [public(json.loads(path.read_bytes())) for path in manifests]
     for student in told:
         curve = student["loss_curve"]
         losses = [loss for _, loss in curve if math.isfinite(loss)] or [0.0]

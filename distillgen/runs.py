@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError
+from distillgen.marked import VARIABLE
+from distillgen.privacy import Guard, public
 from distillgen.record import Record, loads_own
 
 PARTIAL = ".partial"
+MACHINE = "machine.json"  # paths and addresses that nothing published may hold; itself it stays here
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,21 @@ class Run:
         )
 
 
+def guard_of(directory: Path) -> Guard:
+    """What finds in what is published what the run in `directory`, or one in the working directory, has of this machine."""
+    machine = directory / MACHINE
+    here = json.loads(machine.read_bytes()) if machine.is_file() else {"paths": [], "addresses": []}
+    addresses = [VARIABLE.sub(lambda variable: os.environ.get(variable[1], ""), address) for address in here["addresses"]]
+    return Guard([*here["paths"], directory.resolve(), Path.cwd()], addresses)
+
+
 def evaluations(directory: Path) -> list[dict[str, Any]]:
     """What the run's evaluate stages found, as they wrote it, each with its stage's name, its metrics in order, and the methods
     of its intervals.
     """
     found = []
     for path in sorted(directory.glob("evaluation*.json")):
-        told: dict[str, Any] = json.loads(path.read_text())
+        told: dict[str, Any] = public(json.loads(path.read_text()))
         metrics = dict.fromkeys(metric for model in told["models"].values() for metric in model["metrics"])
         models = told["models"].values()
         shares = [each for model in models for each in (*model["metrics"].values(), model.get("likeliest_option", {}))]

@@ -193,11 +193,12 @@ def summary(run: Run) -> None:
             made = {name: value for name, value in record.fields.items() if name not in given}
             say("".join(f"    {line}\n" for line in field_lines(replace(record, fields=made or record.fields), 150)))
     say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
-    now, total = state["asked_now"], state["totals"]
+    now, total, replayed = state["asked_now"], state["totals"], state["from_ledger"]
+    took = (f", {replayed:,} answers from the ledger" if replayed else "") + f", {duration(state['seconds'])}"
     if now == total:
-        say(f"{_used(total)}, {duration(state['seconds'])}")
+        say(_used(total) + took)
     else:
         asked = _used(now) if now["requests"] else "nothing"
-        say(f"asked now: {asked}, {duration(state['seconds'])}; in all: {_used(total)}")
+        say(f"asked now: {asked}{took}; in all: {_used(total)}")
     evaluation(run)
     say(f"corpus  {run.directory / 'corpus.jsonl'}\nreport  {run.directory / 'report.html'}")

@@ -51,7 +51,8 @@ def test_a_second_pipeline_with_the_same_requests_pays_nothing_and_each_run_tell
     first = project.ask_pipeline(endpoint.url, 6, model=PRICE)
     project.cli("run", "ask", "-n", 4)
     project.write("pipelines/other.yaml", first.read_text().replace("ask.yaml", "other.yaml"))
-    project.cli("run", "other", "--max-cost-usd", "0.125")  # two answers more, whatever the first run has cost
+    told = project.cli("run", "other", "--max-cost-usd", "0.125").stdout  # two answers more, whatever the first run has cost
+    assert "2 requests, 30 tokens, $0.03, 4 answers from the ledger" in told
     assert len(endpoint.bodies) == 6
     assert usage(project)["totals"] | {"cost_usd": 0.06, "answers": 4} == usage(project)["totals"]
     assert usage(project, "runs/other")["totals"] | {"cost_usd": 0.03, "answers": 2} == usage(project, "runs/other")["totals"]

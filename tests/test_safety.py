@@ -493,7 +493,9 @@ def test_no_secret_given_on_the_command_line_is_shown(project, endpoint, more):
 def test_a_server_that_is_not_there_is_told_without_secrets(project, endpoint):
     env = secret_pipeline(project, "http://127.0.0.1:9/v1", "environment")
     done = project.cli("run", "ask", check=None, env=env)
-    assert done.returncode == 3 and "127.0.0.1:9" in (project.path / "runs/ask/dropped.jsonl").read_text()
+    told = (project.path / "runs/ask/dropped.jsonl").read_text()
+    assert done.returncode == 3 and "127.0.0.1:9" in (project.path / "runs/ask/run.log").read_text()
+    assert "cannot connect to (the endpoint)" in told and "127.0.0.1" not in told
     assert not leaks(project, done)
 
 

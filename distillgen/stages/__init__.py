@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.ledger import Ledger
+from distillgen.privacy import name_of
 from distillgen.project import Project, class_in
 from distillgen.record import Record, Unrenderable
 from distillgen.teachers import Completion, Request, Spec, Teacher, succeeded
@@ -269,7 +270,8 @@ def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
 
 def answer_of(record: Record, stage: str, completion: Completion) -> Record:
     """A copy whose lineage holds an answer that added no field."""
-    made = {"stage": stage, "prompt": "", "model": completion.model, "key": completion.key.hex(), "sample": 0, "draw": ""}
+    how = {"model": name_of(completion.model), "key": completion.key.hex(), "sample": 0, "draw": ""}
+    made = {"stage": stage, "prompt": "", **how}
     return replace(record, made=(*record.made, made))
 
 

@@ -40,7 +40,7 @@ class Embed(Stage):
         teacher, text = job.teachers[self.model], Text(self.template)
 
         def questions(record: Record) -> list[Question]:
-            return [(teacher, Request(teacher.spec.model, embed=text.say(record)), 1, None)]
+            return [(teacher, Request(teacher.model, embed=text.say(record)), 1, None)]
 
         def answered(record: Record, answers: Answers) -> Chunk:
             completion = answers[0][1][0]

@@ -257,7 +257,7 @@ class FilterStage(Stage):
         entry, each, costs = judge.entry, judge.filter, judge.costs
         asked = {name: job.teachers[name] for _, name in self._named(entry, job.project, ModelName)}
         teachers = [*asked.values()]
-        models = [[t.identity, t.spec.model, t.spec.given(), "json_schema" in t.spec.capabilities] for t in teachers]
+        models = [[t.identity, t.model, t.spec.given(), "json_schema" in t.spec.capabilities] for t in teachers]
         new: dict[bytes, Number] = {}
 
         def settled(chunk: Chunk) -> list[Record | None]:
@@ -271,7 +271,7 @@ class FilterStage(Stage):
 
         def questions(record: Record) -> list[Question]:
             requests = judge.requests(record, asked)
-            return [(asked[r.model], _sent(r, asked[r.model].spec), 1, None) for r in requests]
+            return [(asked[r.model], _sent(r, asked[r.model].spec, asked[r.model].model), 1, None) for r in requests]
 
         def answered(record: Record, answers: Answers) -> Chunk:
             completions = [given for _, given in answers]
@@ -389,10 +389,10 @@ class Judge:
         return user_error(error, f"filter '{self.entry.label}' of stage '{self.stage}'", records)
 
 
-def _sent(request: Request, spec: Spec) -> Request:
+def _sent(request: Request, spec: Spec, model: str = "") -> Request:
     """A filter's request as the model of that name gets it, whose own sampling wins over the prompt's."""
     schema = request.schema if "json_schema" in spec.capabilities else None
-    return replace(request, model=spec.model, schema=schema, sampling={**request.sampling, **spec.given()})
+    return replace(request, model=model or spec.model, schema=schema, sampling={**request.sampling, **spec.given()})
 
 
 def _mentions(hint: Any, kind: Any) -> bool:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean, place_of
 from distillgen.forms import NAMED, Unparsable
+from distillgen.privacy import name_of
 from distillgen.project import Project
 from distillgen.prompt import Draw, Prompt, Sampling
 from distillgen.record import META, Record
@@ -160,7 +161,7 @@ class _Asking:
         stage, prompt = self.stage, self.prompt
         messages = prompt.render(record.fields, draw, stage.params)
         return Request(
-            model=self.teacher.spec.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
+            model=self.teacher.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
             schema=self.schema, **self.teacher.asked(messages),
         )  # fmt: skip
 
@@ -201,7 +202,7 @@ class _Asking:
         children: Chunk = []
         for draw, completions in answers:
             for sample, completion in enumerate(completions):
-                how = {"model": completion.model, "key": completion.key.hex(), "sample": sample, "draw": draw.text()}
+                how = {"model": name_of(completion.model), "key": completion.key.hex(), "sample": sample, "draw": draw.text()}
                 if completion.left_out:
                     how["left_out"] = list(completion.left_out)
                 children += self.rows(record, completion, self.made | how, len(children))

@@ -171,7 +171,7 @@ class Rounds(Stage):
         """A digest of what a round depends on besides its records and the ledger."""
         files = {name: file_sha256(path) for name, path in self.files(job.project).items()}
         asked = [job.teachers[name] for name in self.models(job.project) if name not in self.makes(Path())]
-        models = [[teacher.identity, teacher.spec.model, teacher.spec.given()] for teacher in asked]
+        models = [[teacher.identity, teacher.model, teacher.spec.given()] for teacher in asked]
         return digest([self.model_dump(exclude={"n", "until", "guard"}), files, models, job.seed])
 
     def _offered(self, record: Record, number: int, carried: Mapping[str, Any]) -> Record:

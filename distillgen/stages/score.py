@@ -65,7 +65,7 @@ class Score(Stage):
         def questions(record: Record) -> list[Question]:
             asked = teacher.asked([{"role": "user", "content": context.say(record)}])
             sampling = {"logprobs": self.logprobs}
-            request = Request(teacher.spec.model, sampling=sampling, target=target.say(record), **asked)
+            request = Request(teacher.model, sampling=sampling, target=target.say(record), **asked)
             return [(teacher, request, 1, None)]
 
         def answered(record: Record, answers: Answers) -> Chunk:

@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from distillgen.chunks import chunks
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.files import PACKED, first_bytes, inner_files, opened, what_is
+from distillgen.privacy import public
 from distillgen.project import Project, read_text
 from distillgen.record import META, SPLIT, Record, digest, dumps, item_of, loads, read_rows
 from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage
@@ -147,7 +148,7 @@ class Source(Stage):
 
     def records(self, project: Project) -> Iterator[Record]:
         """A record of each row; a bad row becomes a dropped one."""
-        origin = self.origin
+        origin = str(public(self.origin, project.root))
         reader, path = self._reader(project)
         for inside, row, item in reader(self, path):
             place = origin + inside

@@ -24,6 +24,7 @@ from tenacity import wait_random_exponential
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.ledger import LOST, UNANSWERED, UNUSABLE, Answer, Ledger
+from distillgen.privacy import name_of
 from distillgen.project import class_in, file_sha256
 from distillgen.prompt import Sampling
 from distillgen.record import dumps
@@ -230,6 +231,8 @@ class Activity:
     """What a teacher is doing, for progress and the watchdog. Times are of the monotonic clock, in seconds."""
 
     answered: int = 0
+    replayed: int = 0
+    """Answers that were in the ledger."""
     failed: int = 0
     retries: int = 0
     input_tokens: int = 0
@@ -304,6 +307,15 @@ class Teacher:
         self._doubts: set[str] = set()
 
     @property
+    def model(self) -> str:
+        """What requests call the model: its name, or what its files hold, so that where they lie makes no difference."""
+        return self.spec.model
+
+    def called(self, reported: str) -> str:
+        """What rows call the model that has answered, which the endpoint may have `reported`."""
+        return name_of(reported or self.model)
+
+    @property
     def api(self) -> str:
         """How it is asked: in chat turns (chat), or with one text that it goes on with (completions)."""
         return getattr(self.spec, "api", "chat")
@@ -341,6 +353,7 @@ class Teacher:
         keys = [request.keys(self.identity, n) for request, n in asks]
         kept = self.services.ledger.find([key for some in keys for key in some])
         stored = {key: Completion.stored(key, *row) for key, row in kept.items()}
+        self.activity.replayed += len(stored)
         if allowed := self.spec.finish_reasons:
             mended = {key: _allowed(c) for key, c in stored.items() if c.status == "failed" and c.finish in allowed}
             stored |= mended
@@ -431,7 +444,8 @@ class Teacher:
             if self._rejected >= REJECTIONS and not self.activity.answered:
                 self._refusal = self.down(f"none of {self._rejected} requests was accepted; the last: {reason}")
                 raise self._refusal from error
-            return completions + await self._record(ask, [Completion(status="failed", error=reason) for _ in ask.samples])
+            failed = Completion(status="failed", error=self.apart(reason))
+            return completions + await self._record(ask, [failed for _ in ask.samples])
         except TeacherDown as error:
             self._refusal = error
             raise
@@ -563,7 +577,7 @@ class Teacher:
         """Make the completions durable."""
         hidden = self.services.hidden
         known = [
-            c._replace(key=key, attempt=ask.attempt, model=hide(c.model or self.spec.model, hidden))
+            c._replace(key=key, attempt=ask.attempt, model=hide(self.called(c.model), hidden))
             for key, c in zip(ask.keys, completions, strict=False)
         ]
         if self._credentials:
@@ -584,6 +598,10 @@ class Teacher:
             c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(),
             pack(c.logprobs, c.embedding), c.cache_write_tokens, c.reasoning_tokens,
         )  # fmt: skip
+
+    def apart(self, reason: str) -> str:
+        """Why a request failed, as rows tell it: without where the endpoint is."""
+        return reason
 
     def down(self, message: str) -> TeacherDown:
         """The error that ends the run, without secrets."""

@@ -92,6 +92,17 @@ class Embedded(Teacher):
         """That of the weights, wherever they lie."""
         return f"gguf:{identity_of(self.spec.model, self.services.root)}"
 
+    @cached_property
+    def model(self) -> str:
+        """As it is known, or the file's name and the digest of its weights."""
+        if self.spec.model in KNOWN or self.spec.model.startswith(HUB):
+            return self.spec.model
+        return f"{Path(self.spec.model).name}@{self.identity.removeprefix('gguf:')[:12]}"
+
+    def called(self, reported: str) -> str:
+        """So, whatever the server makes of it."""
+        return self.model
+
     @property
     def tokenizer(self) -> str:
         """It is in the weights' file."""

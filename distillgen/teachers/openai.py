@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
 from distillgen.errors import ConfigError
+from distillgen.privacy import used_by
 from distillgen.record import dumps
 from distillgen.teachers import (
     LOST_ANSWER,
@@ -259,6 +260,13 @@ class OpenAI(Teacher):
 
             self._batches, self.durable = Batches(self, self._places[0]), True
             self.slots, self.ahead = Slots(self.spec.max_concurrency or FLYING * self.spec.batch_size), 1
+
+    def apart(self, reason: str) -> str:
+        """Without the addresses and hosts of a server of one's own."""
+        for url in used_by({self.name: self.spec}):
+            for part in (url.rstrip("/"), urlsplit(url).netloc, urlsplit(url).hostname or ""):
+                reason = reason.replace(part, "(the endpoint)") if part else reason
+        return reason
 
     def body(self, request: Request, n: int, attempt: int, sample: int) -> dict[str, Any]:
         """The JSON body that the endpoint gets."""

@@ -24,7 +24,7 @@ from distillgen.reasoning import opens_thought
 from distillgen.record import digest, dumps
 from distillgen.teachers import Completion, Rejected, Request, Spec, Teacher, TeacherDown
 from distillgen.teachers._settling import settled
-from distillgen.teachers.vllm import chat_text, place_of_model, weights
+from distillgen.teachers.vllm import chat_text, local_name, place_of_model, weights
 
 MAX_TOKENS = 256  # where none are given: a model that does not stop would go on to the end of its context
 
@@ -74,6 +74,15 @@ class Transformers(Teacher):
     def identity(self) -> str:  # type: ignore[override]
         """That of the weights, and of the base under an adapter."""
         return f"transformers:{weights(self.spec.model, self.services.root)} {self.spec.dtype or ''}".rstrip()
+
+    @cached_property
+    def model(self) -> str:
+        """Its name on the Hub, or that of its folder and the digest of its weights."""
+        return local_name(self.spec.model, self.services.root)
+
+    def called(self, reported: str) -> str:
+        """So, wherever it lies."""
+        return self.model
 
     @cached_property
     def api(self) -> str:

@@ -16,6 +16,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -155,10 +156,15 @@ class VLLM(Teacher):
         self.identity = f"vllm:{weights(given.model, root)}" + (f" {dumps(told).decode()}" if told else "")
         self._engine: Engine | None = None
 
+    @cached_property
+    def model(self) -> str:
+        """Its name on the Hub, or that of its folder and the digest of its weights."""
+        return local_name(self.spec.model, self.services.root)
+
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """All samples in one call, of which vLLM seeds each with one more than the one before."""
         sampling = dict(request.sampling)
-        model = f"{self.spec.model}+{self.spec.adapter}" if self.spec.adapter else self.spec.model
+        model = f"{self.model}+{self.spec.adapter}" if self.spec.adapter else self.model
         context = request.messages if request.prompt is None else request.prompt
         if request.target is not None:
             scored = await self.score(context, request.target, top=sampling.get("logprobs", 0))
@@ -284,6 +290,12 @@ def place_of_model(name: str, root: Path) -> Path | None:
     """The folder or file, or None where the name is one on the Hub."""
     place = root / Path(name).expanduser()
     return place if place.exists() else None
+
+
+def local_name(name: str, root: Path) -> str:
+    """A model's name on the Hub; that of its folder or file here, with the digest of its weights."""
+    place = place_of_model(name, root)
+    return f"{place.name}@{weights(name, root)[:12]}" if place else name
 
 
 def weights(name: str, root: Path) -> str:
