@@ -330,3 +330,12 @@ def test_a_default_in_the_question_needs_no_field(project):
     rows(project, 5)
     found, _ = evaluate({"template": "{{ question }}{{ hint | default('') }}"}, {"good": answers(1.0)})
     assert found["items"] == 5
+
+
+def test_each_answer_stands_with_its_scores_and_what_is_wrong_with_it(project):
+    rows(project, 3)
+    _, run = evaluate({}, {"m": lambda request, sample: "2" if request.messages[-1]["content"].startswith("1 ") else "?"})
+    lines = [json.loads(line) for line in (run.directory / "evaluation.jsonl").read_text().splitlines()]
+    assert [line["scores"]["numeric.answered"] for line in lines] == [0, 1, 0]
+    assert [[*line["reasons"]] for line in lines] == [["numeric"], [], ["numeric"]]
+    assert [(line["answer"], line["gold"], line["sample"], line["status"]) for line in lines] == [("?", 0, 0, "ok"), ("2", 2, 0, "ok"), ("?", 4, 0, "ok")]
