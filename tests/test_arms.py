@@ -240,17 +240,20 @@ def test_a_written_guard_that_comes_too_late_or_looks_for_too_little_is_refused(
 
 
 def test_no_arm_learns_a_dropped_near_copy_of_what_the_training_holds_out_itself(taught):
-    stage = Train(student="tiny", held_out=0.3)
-    from distillgen.record import Record
+    from distillgen.record import Record, item_of
 
-    sides = [stage.part(Record("", {}, source=f"rows.jsonl:{i + 1}")) for i in range(40)]
-    out = [i for i in range(0, 40, 2) if sides[i] == "held_out"]
-    copies = [i for i in range(1, 40, 2) if sides[i] == "train"][:3]
+    stage = Train(student="tiny", held_out=0.3)
+
+    def side(row):
+        return stage.part(Record("", row, item=item_of(row)))
+
     rows = [{"n": i, "question": long(i), "answer": "a"} for i in range(40)]
-    for i in copies:
-        rows[i]["question"] = "Again: " + long(out[0])
+    first = next(i for i in range(0, 40, 2) if side(rows[i]) == "held_out")
+    copies = [{"n": i, "question": f"Again: {long(first)}", "answer": "a"} for i in range(1, 40, 2)]
+    for copy in [copy for copy in copies if side(copy) == "train"][:3]:
+        rows[copy["n"]] = copy
     read, data, _ = taught([FILTER, FORM], rows, arms=("raw", "random"), held_out=0.3)
-    assert not any(long(out[0]) in row["prompt"][0]["content"] for arm in read for row in read[arm])
+    assert not any(long(first) in row["prompt"][0]["content"] for arm in read for row in read[arm])
     assert data["raw"]["rows"]["dropped before and left out: it repeats what is evaluated on"] == 3
 
 
