@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import distillgen
 from distillgen.errors import LedgerError
-from distillgen.ledger import VERSION, Answer, Ledger, merge, salvage
+from distillgen.ledger import VERSION, Answer, Ledger, _explained, merge, salvage
 from distillgen.teachers import Completion, Request
 from tests.endpoint import Endpoint
 
@@ -386,3 +386,20 @@ def test_a_directory_that_cannot_be_written(project):
         project.write("file", "")
         done = project.cli("run", "ask", "-o", "file/inside", check=2)
         assert "--out" in done.stderr and "Traceback" not in done.stderr and not endpoint.bodies
+
+
+@pytest.mark.parametrize("error, told", [
+    (sqlite3.OperationalError("database or disk is full"), "no space left on the disk. The answers that were paid for are safe"),
+    (OSError(28, "No space left on device"), "no space left on the disk. The answers that were paid for are safe"),
+    (sqlite3.OperationalError("database is locked"), "another program has been writing it for over 30 s"),
+    (sqlite3.OperationalError("attempt to write a readonly database"), "it cannot be written. Choose another"),
+    (sqlite3.OperationalError("unable to open database file"), "it cannot be opened. Choose another"),
+    (PermissionError(13, "Permission denied"), "it cannot be opened. Choose another"),
+    (sqlite3.DatabaseError("database disk image is malformed"), "is damaged .*Run again with --salvage"),
+    (sqlite3.DatabaseError("file is not a database"), "is damaged .*Run again with --salvage"),
+    (sqlite3.OperationalError("something that nobody has seen yet"), "ledger.sqlite3: something that nobody has seen yet"),
+])  # fmt: skip
+def test_what_sqlite_or_the_disk_says_is_told_with_a_remedy(tmp_path, error, told):
+    with pytest.raises(LedgerError, match=told) as raised, _explained(tmp_path / "ledger.sqlite3"):
+        raise error
+    assert raised.value.__cause__ is error
