@@ -23,7 +23,7 @@ from typing import Any
 
 log = logging.getLogger("distillgen")
 
-LEASE_S = 15.0
+LEASE_S = 30.0  # of a process that hangs, or of another machine; one of this machine that has ended is noticed at once
 BEAT_S = 0.25  # how often an owner looks whether it is alone
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY AUTOINCREMENT, host, pid, lease_until, newest_known);

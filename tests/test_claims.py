@@ -171,20 +171,24 @@ def test_who_holds_a_lease(monkeypatch):
 
 
 def test_a_lease_is_renewed_while_a_request_is_in_flight_and_the_other_waits_longer_than_it(project, monkeypatch):
-    """Two owners in this process, with leases of half a second."""
+    """Two owners in this process, with leases of two seconds."""
     import asyncio
 
-    monkeypatch.setattr(claims, "LEASE_S", 0.6)
+    monkeypatch.setattr(claims, "LEASE_S", 2.0)
     monkeypatch.setattr(claims, "BEAT_S", 0.05)
 
     async def main():
         one, two = Ledger(project.path / "x"), Ledger(project.path / "x")
         assert await one.claim([b"k"], "r", "s", "m")
         assert not await two.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
-        await asyncio.sleep(2)
+        left = []
+        while len(left) < 50:
+            left.append(two._read.execute("SELECT min(lease_until) FROM owners").fetchone()[0] - time.monotonic())
+            await asyncio.sleep(0.05)
+        assert min(left) > 0.5, "a lease was not renewed before it ended"
         assert not await two.claim([b"k"], "r", "s", "m"), "the lease was not renewed"
         one.claims._left.set()  # as if its process hung
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3)
         assert await two.claim([b"k"], "r", "s", "m")
         await two.close()
         await one.close()

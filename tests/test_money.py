@@ -11,6 +11,8 @@ import time
 
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import distillgen
 from distillgen.teachers import Price
@@ -98,6 +100,28 @@ def test_what_is_no_count_is_uncounted(usage, uncounted):
     if isinstance(usage, dict) and usage.get("completion_tokens") == [9]:
         uncounted = "both"
     assert set(counts_of(usage)["uncounted"]) == sides[uncounted]
+
+
+NUMBERS = st.one_of(st.integers(-5, 500), st.just(10**30), st.floats(), st.text("0123456789.-e", max_size=4), st.none(), st.booleans(), st.just([1]))
+WORDS = sorted({name for usage, _ in USAGE.values() for name in usage} | {"cached_tokens", "cache_write_tokens", "reasoning_tokens"})
+FORMS = st.recursive(NUMBERS, lambda inner: st.dictionaries(st.sampled_from(WORDS), inner, max_size=6), max_leaves=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(FORMS, st.booleans())
+def test_whatever_usage_says_the_counts_are_numbers_of_tokens_and_parts_of_their_sums(usage, answers):
+    said = {name: 0 for name in NAMES} | counts_of(usage, answers=answers)
+    assert all(type(said[name]) is int and 0 <= said[name] < 10**11 for name in NAMES)
+    assert said["cached_tokens"] + said["cache_write_tokens"] <= said["input_tokens"] and said["reasoning_tokens"] <= said["output_tokens"]
+    if isinstance(usage, dict) and type(total := usage.get("total_tokens")) is int and 0 <= total < 10**9 and not said.get("uncounted"):
+        assert said["input_tokens"] + said["output_tokens"] >= total
+
+
+def test_usage_in_usage_without_end_is_no_traceback():
+    deep = {}
+    for _ in range(5000):
+        deep = {"prompt_tokens_details": deep}
+    assert set(counts_of(deep)["uncounted"]) == {"input_tokens", "output_tokens"}
 
 
 def test_all_that_an_embedding_used_was_read():

@@ -73,11 +73,12 @@ def counts_of(usage: Any, *, answers: bool = True) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _gather(usage: Any, said: dict[str, int], unreadable: set[str]) -> None:
-    """Every count at any depth, under its plain name."""
+def _gather(usage: Any, said: dict[str, int], unreadable: set[str], depth: int = 0) -> None:
+    """Every count, at the few depths at which endpoints give them, under its plain name."""
     for name, value in usage.items() if isinstance(usage, Mapping) else ():
         if isinstance(value, Mapping):
-            _gather(value, said, unreadable)
+            if depth < 3:
+                _gather(value, said, unreadable, depth + 1)
         elif value is not None and (plain := _plain(name)):
             count = _count(value)
             if count is None:
