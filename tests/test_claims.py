@@ -1,5 +1,6 @@
 """Several processes with one ledger: what one of them has in flight no other asks for, and what a killed one had is taken over."""
 
+import asyncio
 import json
 import os
 import random
@@ -12,7 +13,8 @@ import time
 import pytest
 
 from distillgen import claims
-from distillgen.ledger import Ledger
+from distillgen.ledger import Answer, Ledger
+from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
 
 
@@ -172,8 +174,6 @@ def test_who_holds_a_lease(monkeypatch):
 
 def test_a_lease_is_renewed_while_a_request_is_in_flight_and_the_other_waits_longer_than_it(project, monkeypatch):
     """Two owners in this process, with leases of two seconds."""
-    import asyncio
-
     monkeypatch.setattr(claims, "LEASE_S", 2.0)
     monkeypatch.setattr(claims, "BEAT_S", 0.05)
 
@@ -193,4 +193,32 @@ def test_a_lease_is_renewed_while_a_request_is_in_flight_and_the_other_waits_lon
         await two.close()
         await one.close()
 
+    asyncio.run(main())
+
+
+def test_two_runs_put_no_line_in_two_batches(project):
+    with BatchEndpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 30, model=", mode: batch, gather_s: 0.5, poll_s: 0.2")
+        both = [start(project, name) for name in "ab"]
+        for process in both:
+            ended(process)
+        assert len(endpoint.lines) == 30 and max(endpoint.lines.values()) == 1
+    assert corpus(project, "a") == corpus(project, "b")
+    assert totals(project, "a")["requests"] + totals(project, "b")["requests"] == 30
+
+
+def test_a_claim_goes_in_the_transaction_of_its_answer(project):
+    """Or a process killed between the two would count the answer, and what it may cost besides."""
+
+    async def main():
+        ledger = Ledger(project.path / "x")
+        assert await ledger.claim([b"k" * 32], "r", "s", "m", 0.5)
+        assert ledger._read.execute("SELECT cost_usd FROM claims").fetchall() == [(0.5,)]
+        commit, seen = ledger._commit, []
+        ledger._commit = lambda together: (commit(together), seen.append(ledger._read.execute(state).fetchone()))
+        await ledger.add([Answer(b"k" * 32, "r", "s", "m", "ok", 1, 0, 0, 0, 2, 0.5, b"{}", b"{}")])
+        await ledger.close()
+        assert seen[0] == (1, 0)
+
+    state = "SELECT (SELECT count(*) FROM answers), (SELECT count(*) FROM claims)"
     asyncio.run(main())
