@@ -89,7 +89,7 @@ def _units(text: str) -> Iterator[_Unit]:
     """A text's sentences, headings, fences and tables, with the space behind each."""
     before = HEADING
     for kind, block in _blocks(text):
-        if kind in ("fence", "table"):
+        if kind in ("fence", "table", "code"):
             yield _Unit(block, before, kind)
         elif kind == "heading":
             yield _Unit(block, HEADING)
@@ -120,17 +120,19 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
             continue
         opening = _FENCE.match(line)
         own = (
-            "fence" if opening else "heading" if _HEADING.match(line)
+            "code" if line.startswith(("    ", "\t")) and (not kind or kind.endswith(" ended") or kind == "code")
+            else "fence" if opening else "heading" if _HEADING.match(line)
             else "table" if _ROW.match(line) or "|" in line and _RULE.match(following) or kind == "table" and "|" in line
             else "item" if _ITEM.match(line) else "paragraph"
         )  # fmt: skip
-        goes_on = own == kind == "table" or own == "paragraph" and kind in ("paragraph", "item")
+        goes_on = own == "code" and kind in ("code", "code ended") or own == kind == "table"
+        goes_on = goes_on or own == "paragraph" and kind in ("paragraph", "item")
         if kind and not goes_on:
             yield kind.removesuffix(" ended"), block
             block = ""
         if not goes_on:
             kind = own
         block += line
-        fence = opening[1] if opening else ""
+        fence = opening[1] if opening and own == "fence" else ""
     if block:
         yield kind.removesuffix(" ended") or "paragraph", block

@@ -180,6 +180,9 @@ class Prompt:
                 raise places.wrong(f"vary: the template does not use '{name}'", "vary", name)
             if isinstance(values, Pick) and values.n > len(values.of):
                 raise places.wrong(f"vary: '{name}' wants {values.n} of {len(values.of)} values", "vary", name)
+            written = any(name in template.plain for _, template in self.turns)
+            if written and None in (values.of if isinstance(values, Pick) else values):
+                raise places.wrong(f"vary: '{name}' can be null, which has no text; write ''", "vary", name)
         declared = inputs if front.inputs is None else set(front.inputs)
         for name in sorted(declared - inputs):
             raise places.wrong(f"inputs declares '{name}', which the template does not use", "inputs")

@@ -205,22 +205,32 @@ class Unrenderable(Exception):
     """A record that lacks what somebody is to be shown; the text says what."""
 
 
-_NUMBERS = {"id", "_id", "idx", "index", "uid", "uuid", "guid", "row", "row_id", "item_id", "question_id", "qid"}
-_ANSWERS = {
-    "answer", "answers", "response", "responses", "completion", "output", "gold", "label", "labels", "target", "solution",
-    "chosen", "rejected",
+_NOT_ASKED = {
+    META, SPLIT, "id", "idx", "index", "uid", "uuid", "guid", "row", "qid", "timestamp",
+    "answer", "answers", "final_answer", "response", "responses", "completion", "output", "gold", "label", "labels", "target",
+    "solution", "reasoning", "rationale", "explanation", "chosen", "rejected", "score", "rating", "grade",
 }  # fmt: skip
-_NOT_ASKED = _NUMBERS | _ANSWERS | {META, SPLIT}
+"""Fields that number a row, or answer it."""
 
 
 def item_of(fields: Mapping[str, Any], by: Sequence[str] | None = None) -> str:
     """A digest of what a row is about, so that equal items are known: its values in the fields `by`, else in all fields but those
-    that number it or answer it, where there are others.
+    that number it or answer it, where there are others; of a dialogue what is not the assistant's.
     """
     if by is not None:
         return digest({name: fields.get(name) for name in by})
-    asked = {name: value for name, value in fields.items() if name.lower() not in _NOT_ASKED}
+    asked = {
+        name: _asked(value) for name, value in fields.items()
+        if name.lower() not in _NOT_ASKED and not name.lower().endswith("_id")
+    }  # fmt: skip
     return digest(asked or fields)
+
+
+def _asked(value: Any) -> Any:
+    """A value, or what others than the assistant say in a dialogue."""
+    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
+        return value
+    return [turn for turn in value if turn.get("role", turn.get("from")) not in ("assistant", "gpt")]
 
 
 def digest(value: Any, length: int = 20) -> str:

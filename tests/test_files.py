@@ -281,3 +281,21 @@ def test_what_an_item_is():
     assert item_of({"id": 1, "q": "x", "answer": "a"}) == item_of({"id": 2, "q": "x", "answer": "b"}) == item_of({"q": "x"})
     assert item_of({"q": "x"}) != item_of({"q": "y"}) and item_of({"id": 1}) != item_of({"id": 2})
     assert item_of({"q": "x", "z": 1}, ["q"]) == item_of({"q": "x", "z": 2}, ["q"])
+
+
+def test_what_numbers_or_answers_a_row_is_not_what_it_is_about():
+    def said(*turns):
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    assert item_of(said(("user", "q"), ("assistant", "a"))) == item_of(said(("user", "q"), ("assistant", "b")))
+    assert item_of(said(("user", "q"), ("assistant", "a"))) != item_of(said(("user", "p"), ("assistant", "a")))
+    assert item_of({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}) == item_of(
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "b"}], "doc_id": 3}
+    )
+    assert item_of({"instruction": "i", "input": "a", "output": "x"}) != item_of({"instruction": "i", "input": "b", "output": "x"})
+
+
+def test_indented_code_is_whole():
+    text = "Before it. Look:\n\n    x = 1. And. more\n\n    y = 2! And. more\n\nAfter it. The end.\n"
+    pieces = chunks(text, 10)
+    assert "".join(pieces) == text and any("x = 1" in piece and "y = 2" in piece for piece in pieces)

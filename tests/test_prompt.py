@@ -85,6 +85,7 @@ def test_the_users_prompt_hides_a_shipped_one_and_a_typo_is_answered(tmp_path):
         ("{% import 'x' as y %}", "a template cannot include, import or extend files"),
         ("{{ q | nofilter }}", "p.md:1: template: No filter named 'nofilter'"),
         ("---\nvary: {tone: [a]}\n---\nHi", "p.md:2: vary: the template does not use 'tone'"),
+        ("---\nvary: {tone: [null, a]}\n---\n{{ tone }}", "p.md:2: vary: 'tone' can be null, which has no text; write ''"),
         ("---\nvary: {tone: {of: [a], n: 2}}\n---\n{{ tone }}", "p.md:2: vary: 'tone' wants 2 of 1 values"),
         ("---\ninputs: [q, r]\n---\n{{ q }}", "p.md:2: inputs declares 'r', which the template does not use"),
         ("---\ninputs: []\n---\n{{ q }}", "p.md:2: inputs does not declare 'q', which the template uses"),
