@@ -299,3 +299,16 @@ def test_indented_code_is_whole():
     text = "Before it. Look:\n\n    x = 1. And. more\n\n    y = 2! And. more\n\nAfter it. The end.\n"
     pieces = chunks(text, 10)
     assert "".join(pieces) == text and any("x = 1" in piece and "y = 2" in piece for piece in pieces)
+
+
+def test_a_piece_is_at_least_half_full_where_sentences_let_it_be():
+    text = "# A\n\nTwo words.\n\n" + "One two three four. " * 4
+    assert [len(piece.split()) for piece in chunks(text, 16)] == [16, 4], "a heading's block right at the beginning is no place to cut at"
+
+
+def test_the_first_and_last_lines_of_a_long_fence_keep_their_marks():
+    text = "```python\n" + "\n".join(f"a{i} b{i} c{i} d{i}" for i in range(4)) + "\n```\n"
+    pieces = chunks(text, 5)
+    assert "".join(pieces) == text and pieces[0] == "```python\na0 b0 c0 d0\n" and pieces[-1] == "a3 b3 c3 d3\n```\n"
+    pieces = chunks(text, 4)
+    assert "".join(pieces) == text and all(len(piece.split()) <= 4 for piece in pieces)
