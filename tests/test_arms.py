@@ -205,6 +205,25 @@ def test_no_arm_learns_what_repeats_an_evaluation_item(project, taught, place):
     assert sum(n for why, n in data["raw"]["rows"].items() if "repeats what is evaluated on" in why or "held_out" in why) >= 4
 
 
+def test_a_dropped_row_is_looked_at_as_it_was_and_as_it_is_formed(project, taught):
+    """Row 5 asks a short question of the set, which the form no longer has; row 7 says an item only when its parts are joined."""
+    half = " ".join(WORDS[:10]), " ".join(WORDS[10:])
+    project.rows("test.jsonl", [{"question": "9 + 9?", "told": "x"}, {"told": " ".join(half)}])
+    rows = [{"n": i, "question": f"What is {i}?", "first": f"{i} a", "second": f"{i} b", "answer": "a"} for i in range(20)]
+    rows[5]["question"], rows[7]["first"], rows[7]["second"] = "9 + 9 ?", *half
+    guard = {"decontaminate": {"against": ["test.jsonl"], "questions": [["question"]]}}
+    form = {"format": {"messages": [{"user": "{{ n }}: {{ first }} {{ second }}"}, {"assistant": "{{ answer }}"}], "keep": ["n"]}}
+    read, data, _ = taught([FILTER, guard, form], rows, arms=("raw",))
+    assert [int(row["prompt"][0]["content"].partition(":")[0]) for row in read["raw"]] == [0, 1, 2, 3, 4, 6, 8, 9, 10, 11]
+    assert data["raw"]["rows"]["dropped before and left out: it repeats what is evaluated on"] == 2
+
+
+def test_a_dropped_row_goes_through_no_stage_twice(taught):
+    first = {"format": {"name": "first", "fields": {"question": "Q: {{ question }}"}}}
+    read, _, _ = taught([first, FILTER, FORM], questions(8), arms=("raw",))
+    assert [row["prompt"][0]["content"] for row in read["raw"]] == [f"Q: What is {i}?" for i in range(4)]
+
+
 @pytest.mark.parametrize("on", ARMS)
 def test_what_is_evaluated_on_behind_rounds_is_not_trained_on_inside_them(project, taught, on):
     rows = [{"n": i, "question": long(i), "answer": f"a{i}", "split": "test" if i < 2 else "train"} for i in range(40)]
