@@ -356,3 +356,13 @@ def test_what_a_later_stage_asks_goes_first(project):
         project.cli("run", "ask")
         kinds = ["And" in body["messages"][0]["content"] for body in endpoint.bodies]
         assert sum(kinds[:60]) > 20, "the second stage waited for the first to be through"
+
+
+def test_what_cannot_be_written_is_told_with_what_is_safe(project):
+    project.rows("a.jsonl", [{"text": "a"}])
+    (project.path / "out/stages/01-source.jsonl.partial").mkdir(parents=True)
+    with pytest.raises(distillgen.DistillgenError, match="cannot write to 'out': is a directory. The answers that were paid for are safe"):
+        distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}]}, out="out")
+    assert json.loads((project.path / "out/usage.json").read_text())["state"] == "failed"
+    (project.path / "out/stages/01-source.jsonl.partial").rmdir()
+    assert distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}]}, out="out").state["state"] == "finished"
