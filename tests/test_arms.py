@@ -239,6 +239,21 @@ def test_what_is_evaluated_on_behind_rounds_is_not_trained_on_inside_them(projec
     assert len(learnt) == 17 and not any(long(0) in row["prompt"][0]["content"] for row in learnt)
 
 
+def test_what_a_round_generates_is_looked_at_before_it_is_trained_on(project, taught):
+    rows = [{"n": i, "question": f"What is {i}?", "known": long(i) if i < 2 else "", "split": "test" if i < 2 else "train"} for i in range(12)]
+    project.rows("rows.jsonl", rows)
+    train = {"train": {"student": "tiny"}}
+    evaluate = {"evaluate": {**EVALUATE["evaluate"], "gold": "known"}}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 1, "stages": [ASK, FORM, train, evaluate]}}]
+
+    def script(request, sample):
+        return long(0) if request.messages[-1]["content"] == "What is 6?" else "I do not know."
+
+    models = {"t": {"provider": "scripted", "model": "echo"}}
+    distillgen.run({"version": 1, "models": models, "stages": stages}, out="out", teachers={"t": script})
+    assert sorted(asked(project.read("out/rounds/00/student/train.jsonl"))) == [2, 3, 4, 5, 7, 8, 9, 10, 11]
+
+
 def test_a_written_guard_that_comes_too_late_or_looks_for_too_little_is_refused(project, taught):
     project.rows("rows.jsonl", questions(3))
     project.rows("test.jsonl", questions(3))
