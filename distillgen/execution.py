@@ -218,17 +218,38 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
     with _locked(directory), _logged(directory / "run.log", hidden) as warnings, _without_secrets(hidden):
         asyncio.get_running_loop().set_exception_handler(_log_unheard)
         path = ledger_path(pipeline, directory, options)
+        with _in_use(path, options):
+            ledger = Ledger(path)
+            try:
+                live, first = _prepared(pipeline, directory, options, ledger, first, last)
+                live.warnings = warnings
+                await _carry_out(live, options, first, watch)
+                return live
+            finally:
+                await ledger.close()
+
+
+@contextlib.contextmanager
+def _in_use(path: Path, options: Options) -> Iterator[None]:
+    """Say that a run uses the ledgers in this folder; with `salvage`, move a damaged one out of the way first, unless another
+    run uses it. Raises ConfigError.
+    """
+    if not path.parent.is_dir():  # which the ledger itself tells
+        yield
+        return
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
         if options.salvage and path.exists():
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"the ledger {path} is in use by another run; wait for it before --salvage") from None
             count, kept = salvage(path)
             log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
-        ledger = Ledger(path)
-        try:
-            live, first = _prepared(pipeline, directory, options, ledger, first, last)
-            live.warnings = warnings
-            await _carry_out(live, options, first, watch)
-            return live
-        finally:
-            await ledger.close()
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
 
 
 def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:

@@ -1,11 +1,13 @@
 """Runs and the ledger belong to the project: wherever a command is given, and whichever pipeline asks, nothing is paid for twice."""
 
+import asyncio
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,8 +87,7 @@ def test_a_run_that_had_a_ledger_of_its_own_keeps_it(project, endpoint):
     path = project.ask_pipeline(endpoint.url, 5)
     project.cli("run", "ask", "-n", 3, "--ledger", "runs/ask.sqlite3")
     state = usage(project)
-    for name in ("ledger.sqlite3", "usage.json"):  # as an earlier version left it
-        shutil.move(project.path / "runs/ask.sqlite3", project.path / "runs/ask/ledger.sqlite3") if name[0] == "l" else None
+    shutil.move(project.path / "runs/ask.sqlite3", project.path / "runs/ask/ledger.sqlite3")  # as an earlier version left it
     with sqlite3.connect(project.path / "runs/ask/ledger.sqlite3") as ledger:
         ledger.execute("UPDATE answers SET run = 'ask'")
     state = {name: value for name, value in state.items() if name != "ledger_seen"} | {"ledger": "ledger.sqlite3", "ledger_rows": 3}
@@ -95,7 +96,9 @@ def test_a_run_that_had_a_ledger_of_its_own_keeps_it(project, endpoint):
     assert len(endpoint.bodies) == 5 and usage(project)["totals"]["requests"] == 5
     assert not (project.path / "runs/ledger.sqlite3").exists()
     project.cli("preview", path, "-n", 2)
-    assert len(endpoint.bodies) == 5
+    (project.path / "runs/ask/usage.json").unlink()  # killed before it was written, or lost
+    project.cli("run", "ask")
+    assert len(endpoint.bodies) == 5 and not (project.path / "runs/ledger.sqlite3").exists()
 
 
 def test_a_finished_run_stands_while_others_add_and_is_made_again_where_they_supersede(project):
@@ -134,9 +137,15 @@ def test_what_another_process_supersedes_while_a_run_goes_on_is_noticed(project)
             columns = "key, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd, request"
             other.execute(f"INSERT INTO answers ({columns}, run, completion) SELECT {columns}, 'other', '{{\"text\":\"newer\"}}' FROM answers LIMIT 1")
 
-    changed = {**made, "stages": [*made["stages"], {"format": {"fields": {"b": "{{ a }}"}}}]}
-    execution.execute(distillgen.load(changed), Path("first"), execution.Options(ledger=path), supersede)
-    run = distillgen.run(changed, out="first", ledger=path)
+    async def slow(request, sample):  # so that its answers come after the other's
+        await asyncio.sleep(0.5)
+        return "late"
+
+    later = {"generate": {"name": "later", "model": "u", "template": "{{ a }}", "output": "b"}}
+    changed = {**made, "models": {**made["models"], "u": made["models"]["t"]}, "stages": [*made["stages"], later]}
+    options = execution.Options(ledger=path, scripts={"u": slow})
+    execution.execute(distillgen.load(changed), Path("first"), options, supersede)
+    run = distillgen.run(changed, out="first", ledger=path, teachers={"u": slow})
     assert json.loads((run.directory / "corpus.jsonl").read_text().splitlines()[0])["a"] == "newer"
 
 
@@ -204,3 +213,18 @@ def test_what_is_typed_is_meant_from_where_it_is_typed(project, typed):
     assert project.read("runs/x/corpus.jsonl")[0]["a"] == ("of here" if typed == "rows.jsonl" else "of the project")
     there.cli("filter", typed, "--with", "word_count:field=a,min_words=1")
     assert project.read("runs/rows-filtered/corpus.jsonl")
+
+
+def test_a_ledger_that_another_run_uses_is_not_salvaged(project):
+    with Endpoint(latency_s=0.3) as endpoint:
+        project.ask_pipeline(endpoint.url, 40, model=", max_concurrency: 2")
+        command = [sys.executable, "-m", "distillgen", "run", "ask"]
+        running = subprocess.Popen(command, cwd=project.path, env=project.env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while endpoint.asked.total() < 4:
+            time.sleep(0.02)
+        refused = project.cli("run", "ask", "-o", "runs/other", "--salvage", check=2)
+        assert "in use by another run" in refused.stderr and not list((project.path / "runs").glob("*.damaged*"))
+        endpoint.latency_s = 0
+        assert running.wait(60) == 0
+        project.cli("run", "ask", "-o", "runs/other", "--salvage")
+        assert max(endpoint.asked.values()) == 1
