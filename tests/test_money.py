@@ -200,6 +200,23 @@ def test_the_cap_holds_against_what_is_billed(project, how):
         "SELECT count(*) FROM answers WHERE length(key) = 32").fetchone()[0]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind, price", [("cache_write_tokens", "cache_write"), ("cached_tokens", "cached_input")])
+def test_the_cap_holds_where_every_token_is_of_the_dearest_kind(project, kind, price):
+    """A token a byte, all of it written to the cache, or read from it, at a thousand times the price of other input."""
+
+    def bill(body, times):
+        size = len(json.dumps(body["messages"], ensure_ascii=False))
+        return completion(body, usage={"prompt_tokens": size, "completion_tokens": 1, "total_tokens": size + 1, "prompt_tokens_details": {kind: size}})
+
+    model = f", price: {{input: 1, {price}: 1000, output: 1}}, max_concurrency: 16"
+    with Endpoint(bill, latency_s=0.1) as endpoint:
+        project.ask_pipeline(endpoint.url, 40, model=model, stage=", max_tokens: 2")
+        with pytest.raises(distillgen.errors.BudgetStop):
+            distillgen.run("ask", max_cost_usd=0.5)
+        billed = sum(len(json.dumps(body["messages"])) / 1000 for body in endpoint.bodies)
+    assert 0.3 < billed <= state(project)["totals"]["cost_usd"] <= 0.5
+
+
 def test_without_a_price_for_cache_writes_the_cap_would_not_hold():
     """The control of the one above: what a write costs more than reading is told by its price alone."""
     told, untold = Price(input=1000, cache_write=2000), Price(input=1000)
