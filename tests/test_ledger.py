@@ -282,6 +282,9 @@ def test_what_was_paid_for_no_answer_is_merged_and_salvaged_once_and_is_no_answe
     fill(tmp_path / "b", answers(2))
     assert [merge(tmp_path / "b", [tmp_path / "a"]) for _ in range(2)] == [1, 0]
     salvage(tmp_path / "a")
+    ledger = Ledger(tmp_path / "a")
+    assert ledger.rows == ledger.last_id == 3, "another process seems to have added to it"
+    ledger.close_now()
     for name in "ab":
         usage = {u.status: (u.answers, u.cost_usd) for u in contents(tmp_path / name)[1]}
         assert usage == {"ok": (2, 1.0), "unusable": (0, 0.5)}

@@ -484,12 +484,8 @@ class Teacher:
                 await self._input.take(estimate)
             if self._output:
                 await self._output.take(0.0)
-            while True:
-                worst, excess = self.worst_cost_usd(request, len(ask.samples)), self._excess
-                await budget.reserve(worst)
-                if excess == self._excess:
-                    break
-                budget.settle(worst, 0.0)  # while it waited, another answer cost more than it could
+            worst, excess = self.worst_cost_usd(request, len(ask.samples)), self._excess
+            await budget.reserve(worst)
             try:
                 if self._refusal:
                     raise self._refusal
