@@ -74,8 +74,8 @@ def _fitting(unit: _Unit, most: int, notes: list[str] | None) -> Iterator[_Unit]
         if notes is not None:
             notes.append(f"a {unit.whole} of {len(unit.text.split())} words is cut between its lines")
         lines = unit.text.splitlines(keepends=True)
-        if len(lines) > 2:  # what opens and what closes it stay with the lines beside them
-            lines = ["".join(lines[:2]), *lines[2:-2], "".join(lines[max(2, len(lines) - 2) :])]
+        last = max(i for i, line in enumerate(lines) if line.strip())
+        lines = [*lines[: max(0, last - 1)], "".join(lines[max(0, last - 1) :])]  # what closes it is not left alone
         parts = [_Unit(line, unit.before if i == 0 else SENTENCE) for i, line in enumerate(filter(None, lines))]
     else:
         words = re.findall(r"\s*\S+\s*", unit.text)

@@ -312,3 +312,24 @@ def test_the_first_and_last_lines_of_a_long_fence_keep_their_marks():
     assert "".join(pieces) == text and pieces[0] == "```python\na0 b0 c0 d0\n" and pieces[-1] == "a3 b3 c3 d3\n```\n"
     pieces = chunks(text, 4)
     assert "".join(pieces) == text and all(len(piece.split()) <= 4 for piece in pieces)
+
+
+def test_a_heading_is_not_cut_from_what_it_heads():
+    assert chunks("# One two\n\nA b c d. E f g h.\n", 7) == ["# One two\n\nA b c d. ", "E f g h.\n"]
+
+
+def test_what_closes_a_long_fence_is_not_left_alone():
+    text = "```\n" + "".join(f"a{i} b{i} c{i} d{i}\n" for i in range(5)) + "```\n\n"
+    pieces = chunks(text, 9)
+    assert "".join(pieces) == text and "d4" in pieces[-1] and pieces[-1].endswith("```\n\n")
+
+
+def test_packed_evaluation_sets_and_knowledge_bases(project):
+    from distillgen.contamination import items
+    from distillgen.evidence import Passages
+
+    (project.path / "items.jsonl.gz").write_bytes(gzip.compress(b'{"q": "x"}\n'))
+    assert list(items(project.path / "items.jsonl.gz")) == [(1, {"q": "x"})]
+    project.write("known.jsonl", '{"text": "One thing."}\nnot JSON\n')
+    with pytest.raises(ConfigError, match="known.jsonl:2: not JSON"):
+        Passages.read("known.jsonl", Project(project.path))

@@ -151,7 +151,10 @@ def test_an_empty_part_of_a_question_is_no_empty_question(project):
 
 
 def test_quotes_of_a_list_are_those_in_its_texts(project):
-    rows = [{"source": "It's so, and it's not.", "answer": ["It's so", "it's not"]}, {"source": "a", "answer": ["\"Never so\""]}]
+    rows = [
+        {"source": "It's so, and it's not.", "answer": ["It's so", "it's not"]}, {"source": "a", "answer": ["\"Never so\""]},
+        {"source": "Else.", "answer": ["never so", "at all"]}, {"source": "Else.", "answer": {"step": "never so, at all"}},
+    ]  # fmt: skip
     run = ask(project, {"filter": [{"quotes": {"field": "answer", "sources": ["source"]}}]}, rows)
     assert [r.fields["answer"] for r in run.dropped] == [["\"Never so\""]]
 
@@ -184,3 +187,12 @@ def test_examples_are_shown_at_check(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=reason):
             parse(example)
+
+
+def test_what_is_said_to_a_model_is_not_empty():
+    from distillgen.stages import Text
+
+    assert Text("{{ q }}!").say(Record("", {"q": "a"})) == "a!" and Text("{{ q }}").render(Record("", {"q": " "})) == " "
+    for template, row in (("{{ q }}", {"q": " "}), ("{{ q }}!", {"q": ""}), ("{% if q %}{{ q }}{% endif %}", {"q": ""})):
+        with pytest.raises(Unrenderable, match="'q' is empty|the text is empty"):
+            Text(template).say(Record("", row))
