@@ -107,6 +107,16 @@ def test_a_missing_package_is_told_with_its_command(project, monkeypatch):
         distillgen.load(pipeline("data/chat.jsonl"))
 
 
+def test_a_student_that_is_an_adapter_needs_peft(project, installed, monkeypatch):
+    project.rows("data/chat.jsonl", DATA["chat.jsonl"])
+    project.write("a/adapter_config.json", "{}")
+    distillgen.load(pipeline("data/chat.jsonl", student="a", chat_template=str(project.write("t.jinja", "{{ messages }}").name)))
+    monkeypatch.setattr("distillgen.extras.find_spec", lambda name: None if name == "peft" else True)
+    distillgen.load(pipeline("data/chat.jsonl"))
+    with pytest.raises(ConfigError, match=r"needs the extra 'train' \(peft\)"):
+        distillgen.load(pipeline("data/chat.jsonl", student="a"))
+
+
 def test_qlora_is_refused_with_its_reason_where_there_is_no_gpu(project, installed):
     if any(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("there is a GPU")

@@ -171,6 +171,9 @@ class Train(Stage):
         needed = [*ALWAYS, *learning.packages, *(["peft"] if self.lora else [])]
         if students.is_gguf(self.student):
             needed.append("gguf")
+        folder = students.local(self.student, given.project.root)
+        if folder and (folder / "adapter_config.json").is_file():
+            needed.append("peft")
         need(f"objective '{self.objective}'", *needed)
         self._check_student(given, learning)
         return given.fields
