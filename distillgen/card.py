@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from distillgen.privacy import public
 from distillgen.record import META
 from distillgen.report import facts_of, is_turns, template
 from distillgen.runs import read_rows
+from distillgen.state import load_state
 from distillgen.statement import Statement
 
 UNKNOWN = "unknown: check"
@@ -121,7 +121,7 @@ def _facts(directory: Path, publishes: str) -> dict[str, Any]:
 
 def _told(path: Path) -> dict[str, Any]:
     """A JSON file of a run, or nothing."""
-    return dict(public(json.loads(path.read_bytes()))) if path.exists() else {}
+    return dict(public(load_state(path))) if path.exists() else {}
 
 
 def terms_of(model: Mapping[str, Any]) -> list[dict[str, str]]:

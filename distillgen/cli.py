@@ -19,6 +19,7 @@ import click
 import distillgen
 from distillgen import show
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.state import load_state
 from distillgen.streams import escape_unknown, hold_open
 from distillgen.wording import reasons
 
@@ -85,7 +86,10 @@ def _find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
     runs = from_here(project_around(Path.cwd()) / "runs")
     for directory in (Path(name), runs / name):
         if (directory / "usage.json").exists():
-            return distillgen.Run(directory)
+            run = distillgen.Run(directory)
+            if ctx.command.name != "status":  # which is asked often, and reads no rows
+                run.check()
+            return run
     known = [path.parent.name for path in runs.glob("*/usage.json")]
     raise ConfigError(f"'{name}' is not a run directory{did_you_mean(name, known)}")
 
@@ -393,7 +397,7 @@ def _students(run: Path) -> dict[str, Any]:
     manifest = run / "student" / "manifest.json"
     if not manifest.is_file():
         return {}
-    base = json.loads(manifest.read_bytes())["base"]
+    base = load_state(manifest, "base")["base"]
     base = _in_project(manifest.parent / "base") if base == "base" else base
     found = {"student": _in_project(manifest.parent), "base": base}
     return {name: {"provider": "transformers", "model": model} for name, model in found.items()}

@@ -39,6 +39,7 @@ from distillgen.record import Record, digest, dumps
 from distillgen.runs import MACHINE, PARTIAL, Run, read_records, stage_file
 from distillgen.stages import CHUNK, Chunks, Job
 from distillgen.stages.generate import FAILURES
+from distillgen.state import Damaged, is_whole, remove_damaged
 from distillgen.streams import hold_open
 from distillgen.teachers import Services, Spec, Teacher, hide, teacher_class
 from distillgen.teachers.limits import Budget, Outlook
@@ -286,6 +287,9 @@ def _prepared(
     teachers = {name: teacher(name, spec) for name, spec in specs.items()}
     prints = _fingerprints(pipeline, teachers, options.limit)
     stored = _stored_state(directory)
+    if damaged := remove_damaged(directory):
+        log.warning("%s is damaged, and is made again from the ledger", ", ".join(map(str, damaged)))
+        stored = {"stages": []}
     standing = _standing(pipeline, directory, stored, prints)
     if first > len(standing):
         before, stage = pipeline.stages[first - 1].name, pipeline.stages[first].name
@@ -317,7 +321,7 @@ def _prepared(
     addresses = [hide(address, hidden) for address in used_by(pipeline.models)]
     here = {"addresses": addresses, "paths": [str(pipeline.project.root), str(directory.resolve())]}
     _write(directory / MACHINE, json.dumps(here, indent=2))
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         _write(path, text)
     return Live(pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last), first
 
@@ -370,14 +374,14 @@ def _stored_lock(directory: Path) -> dict[str, Any]:
     """The lock of the run before; nothing where there is none that can be read."""
     try:
         return Run(directory).lock
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
+    except (OSError, Damaged):
         return {}
 
 
 def _stored_state(directory: Path) -> dict[str, Any]:
     try:
         return Run(directory).state
-    except ConfigError:
+    except (ConfigError, Damaged):
         return {"stages": []}
 
 
@@ -392,6 +396,11 @@ def _standing(
             results += [directory / "corpus.jsonl", directory / "dropped.jsonl"]
         results += pipeline.stages[len(counts)].products(directory)
         if not stage["complete"] or stage["fingerprint"] != own or not all(path.exists() for path in results):
+            break
+        rows = [stage["rows"], stage["kept"], stage["rows"] - stage["kept"]]
+        files = zip(results, rows[: 3 if len(counts) == len(prints) - 1 else 1], strict=False)
+        if torn := [path for path, count in files if not is_whole(path, count)]:
+            log.warning("%s is damaged, and is made again from the ledger", torn[0])
             break
         counts.append(StageCount(**stage | {"dropped": Counter(stage["dropped"])}))
     return counts
@@ -634,8 +643,9 @@ def _locked(directory: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
+            process = stream.read().strip(" \0\n") or "unknown"
             raise ConfigError(
-                f"'{directory}' is in use by another run (process {stream.read().strip() or 'unknown'}); "
+                f"'{directory}' is in use by another run (process {process}); "
                 f"wait for it, look at it with: distillgen status {directory}, or choose another --out"
             ) from None
         stream.truncate(0)
@@ -766,7 +776,10 @@ def _told(directory: Path) -> bool:
     and what a pipeline states for the card may have changed alone.
     """
     told_of, card = [directory / "corpus.jsonl", directory / "pipeline.lock.yaml"], directory / "README.md"
-    return card.exists() and all(card.stat().st_mtime >= path.stat().st_mtime for path in told_of)
+    pages = [card, directory / "report.html"]
+    if not all(page.exists() and is_whole(page) for page in pages):
+        return False
+    return all(card.stat().st_mtime >= path.stat().st_mtime for path in told_of)
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from distillgen.extras import need
 from distillgen.privacy import public
 from distillgen.record import META, dumps
 from distillgen.runs import PARTIAL, Run, guard_of, read_rows
+from distillgen.state import load_state
 from distillgen.wording import clipped
 
 TOKENS = "https://huggingface.co/settings/tokens"
@@ -75,7 +76,7 @@ def data_files(data: Run | str) -> list[File]:
         raise ConfigError(f"'{data.directory}' {ended}; run it to its end first")
     if not whole["kept"]:
         raise ConfigError(f"'{data.directory}' has no rows to push; see: distillgen show {data.directory} --dropped")
-    state = json.loads((data.directory / "usage.json").read_text(encoding="utf-8"))
+    state = load_state(data.directory / "usage.json")
     state["ledger"] = Path(state["ledger"]).name  # where it lies is nobody's business
     state["stages"] = [{name: value for name, value in stage.items() if name != "fingerprint"} for stage in state["stages"]]
     state["usage"] = [{**used, "run": data.directory.resolve().name} for used in state["usage"]]

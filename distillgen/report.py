@@ -22,6 +22,7 @@ from distillgen import wording
 from distillgen.privacy import public
 from distillgen.record import META, Record, loads_own
 from distillgen.runs import Run, evaluations, furthest, reached, read_lines
+from distillgen.state import load_state
 
 SAMPLE = 5_000  # rows from which reasons and scores are told
 EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
@@ -156,7 +157,7 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each critic tells of itself, and its curves as SVG paths, 200 wide and 100 high: precision over recall."""
     names = [options["name"] for stage in lock["stages"] for kind, options in stage.items() if kind == "critic"]
     critics = []
-    for told in (json.loads(path.read_bytes()) for name in names if (path := directory / f"critic-{name}.json").exists()):
+    for told in (load_state(path) for name in names if (path := directory / f"critic-{name}.json").exists()):
         counts = told["counts"]
         points = {part: [p for p in some if p[3] * counts[part]["rows"] >= FEW] or some for part, some in told["curves"].items()}
         lowest = min(point[2] for some in points.values() for point in some)
@@ -179,7 +180,7 @@ def _loops(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     for options in (options for stage in lock["stages"] for kind, options in stage.items() if kind == "rounds"):
         if not (path := directory / options["name"] / "rounds.json").exists():
             continue
-        told = json.loads(path.read_bytes())
+        told = load_state(path, "rounds")
         watched = {"kept": None, **options["until"], **options["guard"]}
         lines = {name: _line([measured.get(name) for measured in told["rounds"]]) for name in {**watched, **told["rounds"][-1]}}
         loops.append({"name": options["name"], "watched": watched, "lines": lines, **told})
@@ -199,7 +200,7 @@ def _line(values: Sequence[float | None]) -> dict[str, Any]:
 def _students(directory: Path) -> list[dict[str, Any]]:
     """What each student's manifest tells, and its loss over the steps as an SVG path, 200 wide and 100 high."""
     manifests = [path for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"]
-    told: list[dict[str, Any]] = [public(json.loads(path.read_bytes())) for path in manifests]
+    told: list[dict[str, Any]] = [public(load_state(path, "loss_curve", "steps", "data")) for path in manifests]
     for student in told:
         curve = student["loss_curve"]
         losses = [loss for _, loss in curve if math.isfinite(loss)] or [0.0]
@@ -215,7 +216,7 @@ def _graphs(directory: Path) -> list[dict[str, Any]]:
     """Each graph of the run: its drawn nodes by name, and each colour with the best connected nodes that have it."""
     graphs = []
     for path in sorted(directory.glob("graph*.json")):
-        told = json.loads(path.read_bytes())
+        told = load_state(path, "nodes")
         drawn = {node["id"]: {**node, "tone": min(node["community"], TONES)} for node in told["nodes"] if "x" in node}
         parts = defaultdict[int, list[str]](list)
         for node in told["nodes"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,12 @@ from distillgen.errors import ConfigError
 from distillgen.marked import VARIABLE
 from distillgen.privacy import Guard, public
 from distillgen.record import Record, loads_own
+from distillgen.state import Damaged, is_whole, load_state
 
 PARTIAL = ".partial"
 MACHINE = "machine.json"  # paths and addresses that nothing published may hold; itself it stays here
+STATE = ("state", "stages", "models", "totals", "kept", "dropped")
+"""What `usage.json` holds at least."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What `usage.json` holds: state, stages, models, totals."""
         try:
-            state: dict[str, Any] = json.loads((self.directory / "usage.json").read_text())
+            state = load_state(self.directory / "usage.json", *STATE)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"'{self.directory}' is not a run directory (it has no usage.json)") from None
         if state["state"] == "running" and not is_running(self.directory):
@@ -41,8 +43,22 @@ class Run:
         """What `pipeline.lock.yaml` holds: the pipeline as it was carried out."""
         import yaml
 
-        fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # where PyYAML was built with libyaml
-        return dict(yaml.load((self.directory / "pipeline.lock.yaml").read_bytes(), Loader=fast))
+        fast, path = getattr(yaml, "CSafeLoader", yaml.SafeLoader), self.directory / "pipeline.lock.yaml"  # of libyaml
+        try:
+            return dict(yaml.load(path.read_bytes(), Loader=fast))
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise Damaged(path, "it is no YAML of a pipeline") from error
+
+    def check(self) -> None:
+        """Raise Damaged where a file of rows does not hold those that were written to it."""
+        state = self.state
+        rows = {stage_file(self.directory, i, s["name"]): s["rows"] for i, s in enumerate(state["stages"]) if s["complete"]}
+        if state["stages"] and (last := state["stages"][-1])["complete"]:
+            rows[self.directory / "corpus.jsonl"] = last["kept"]
+            rows[self.directory / "dropped.jsonl"] = last["rows"] - last["kept"]
+        for path, count in rows.items():
+            if path.exists() and not is_whole(path, count):
+                raise Damaged(path, f"it does not hold the {count:,} rows that were written to it")
 
     @property
     def ledger(self) -> Path:
@@ -75,7 +91,7 @@ class Run:
 def guard_of(directory: Path) -> Guard:
     """What finds in what is published what the run in `directory`, or one in the working directory, has of this machine."""
     machine = directory / MACHINE
-    here = json.loads(machine.read_bytes()) if machine.is_file() else {"paths": [], "addresses": []}
+    here = load_state(machine, "paths", "addresses") if machine.is_file() else {"paths": [], "addresses": []}
     addresses = [VARIABLE.sub(lambda variable: os.environ.get(variable[1], ""), address) for address in here["addresses"]]
     return Guard([*here["paths"], directory.resolve(), Path.cwd()], addresses)
 
@@ -86,7 +102,7 @@ def evaluations(directory: Path) -> list[dict[str, Any]]:
     """
     found = []
     for path in sorted(directory.glob("evaluation*.json")):
-        told: dict[str, Any] = public(json.loads(path.read_text()))
+        told: dict[str, Any] = public(load_state(path, "models"))
         metrics = dict.fromkeys(metric for model in told["models"].values() for metric in model["metrics"])
         models = told["models"].values()
         shares = [each for model in models for each in (*model["metrics"].values(), model.get("likeliest_option", {}))]
@@ -128,13 +144,19 @@ def read_lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as stream:
         for line in stream:
             if not line.endswith(b"\n"):
-                return  # still being written
+                if path.suffix == PARTIAL:
+                    return  # still being written
+                raise Damaged(path, "its last line has no end")
             yield line
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of a run, also while it is being written."""
-    return map(loads_own, read_lines(path))
+    """The rows of a file of a run, also while it is being written. Raises Damaged."""
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            yield loads_own(line)
+        except ValueError as error:
+            raise Damaged(path, f"line {number:,} is not JSON") from error
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "distillgen"
 LAYERS = [
-    {"errors", "extras", "privacy", "gguf_file", "files", "chunks", "record", "text", "reasoning", "signals", "streams", "wording", "embedding", "minhash", "selection", "diversity", "calibration", "chat_template", "numerals", "answers", "units", "sandbox", "algebra", "resampling", "hardware", "transparency", "steering", "graph"},
+    {"errors", "extras", "privacy", "gguf_file", "files", "chunks", "record", "state", "text", "reasoning", "signals", "streams", "wording", "embedding", "minhash", "selection", "diversity", "calibration", "chat_template", "numerals", "answers", "units", "sandbox", "algebra", "resampling", "hardware", "transparency", "steering", "graph"},
     {"template", "marked", "project", "forms", "prompt", "ledger", "claims", "nli", "classifier", "contamination", "shapes", "statement"}, {"teachers", "judging", "evaluation"}, {"students", "objectives", "stages"}, {"training", "pipeline", "catalog", "evidence"},
     {"runs", "execution", "report", "card"}, {"progress", "show", "writers", "export", "push", "labelling", "cli", "__main__", "__init__"},
 ]  # fmt: skip

@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import orjson
 from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
@@ -26,6 +25,7 @@ from distillgen.record import SPLIT, Record, digest, dumps, loads_own
 from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage, stage_class
 from distillgen.stages._checked import checked, guard_name, guarded
 from distillgen.stages._whole_set import Spool
+from distillgen.state import Damaged, load_state
 from distillgen.teachers import Spec, Teacher
 
 LAST = ", last round"  # said once, also of a loop in a loop
@@ -285,9 +285,8 @@ def _untrained(made: Mapping[str, Spec], place: Path) -> dict[str, Spec]:
 
 def _told(place: Path) -> dict[str, Any]:
     """What a finished round has left; nothing of one that is not."""
-    with suppress(FileNotFoundError):
-        told: dict[str, Any] = orjson.loads((place / "round.json").read_bytes())
-        return told
+    with suppress(FileNotFoundError, Damaged):
+        return load_state(place / "round.json", "state", "sha256", "measured")
     return {}
 
 

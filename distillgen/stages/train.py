@@ -37,6 +37,7 @@ from distillgen.signals import Logprobs, unpack
 from distillgen.stages import Checking, Chunk, Chunks, Job, Stage
 from distillgen.stages._whole_set import Spool
 from distillgen.stages.decontaminate import Decontaminate
+from distillgen.state import Damaged, load_state
 from distillgen.teachers import Spec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.wording import duration, number
@@ -514,7 +515,9 @@ def _signals(records: Chunk, job: Job) -> list[dict[str, Logprobs]]:
 
 def _fingerprint(file: Path) -> str | None:
     """Of the training that a job or a manifest tells of."""
-    return str(orjson.loads(file.read_bytes())["fingerprint"]) if file.exists() else None
+    with suppress(FileNotFoundError, Damaged):
+        return str(load_state(file, "fingerprint")["fingerprint"])
+    return None
 
 
 def _versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
 from distillgen.reasoning import opens_thought
 from distillgen.record import digest, dumps
+from distillgen.state import load_state
 from distillgen.teachers import Completion, Rejected, Request, Spec, Teacher, TeacherDown
 from distillgen.teachers._settling import settled
 from distillgen.teachers.vllm import chat_text, local_name, place_of_model, weights
@@ -89,7 +90,7 @@ class Transformers(Teacher):
         """As it says, or as the student was trained."""
         manifest = Path(place_of_model(self.spec.model, self.services.root) or "") / "manifest.json"
         if self.spec.api is None and manifest.is_file():
-            return str(json.loads(manifest.read_bytes()).get("api", "chat"))
+            return str(load_state(manifest).get("api", "chat"))
         return self.spec.api or "chat"
 
     @cached_property

@@ -1,0 +1,72 @@
+"""Files of a run besides its ledger. Each can be made again from that, so each is checked before it is believed: a power
+loss leaves files that are empty, cut short or full of zeros.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distillgen.errors import DistillgenError
+
+MARKS = ("round.json", "manifest.json", "rounds.json")
+"""Files that say that what lies beside them is whole."""
+
+_BLOCK = 1 << 20
+
+
+class Damaged(DistillgenError):
+    """A file of a run is not what was written."""
+
+    def __init__(self, path: Path, how: str) -> None:
+        remedy = "run the same command again that made it: it is made anew from the ledger, and nothing answered is asked again"
+        super().__init__(f"'{path}' is damaged ({how}); {remedy}")
+
+
+def load_state(path: Path, *needed: str) -> dict[str, Any]:
+    """A JSON object with these keys. Raises Damaged, and FileNotFoundError where there is none."""
+    content = path.read_bytes()
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        how = "it is empty" if not content else "it is full of zeros" if not content.strip(b"\0") else f"it is not JSON: {error}"
+        raise Damaged(path, how) from error
+    if not isinstance(value, dict):
+        raise Damaged(path, "it holds no object")
+    if missing := [key for key in needed if key not in value]:
+        raise Damaged(path, f"it has no '{missing[0]}'")
+    return value
+
+
+def is_whole(path: Path, rows: int | None = None) -> bool:
+    """Whether a file of JSON or text holds what was written, and so many rows."""
+    lines, last = 0, b""
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            if b"\0" in block:
+                return False
+            lines, last = lines + block.count(b"\n"), block[-64:]
+    if path.suffix == ".jsonl":
+        return last[-1:] in (b"", b"\n") and rows in (None, lines)
+    return bool(last) and (path.suffix != ".json" or last.rstrip()[-1:] in (b"}", b"]", b'"') or last.strip().isalnum())
+
+
+def remove_damaged(directory: Path) -> list[Path]:
+    """Remove what cannot be believed, and what says that the files beside it are whole, so that a run makes it again."""
+    damaged = list(_damaged(directory))
+    for path in damaged:
+        for each in (path, *(path.parent / mark for mark in MARKS)):
+            each.unlink(missing_ok=True)
+    return damaged
+
+
+def _damaged(directory: Path) -> Iterator[Path]:
+    """Those whose rows `usage.json` counts are looked at with their stages; of the others none is ever empty."""
+    counted = {directory / "corpus.jsonl", directory / "dropped.jsonl"}
+    for path in directory.rglob("*.json*"):
+        if path in counted or path.suffix not in (".json", ".jsonl") or path.parent.name == "stages":
+            continue
+        if path.is_file() and not (path.stat().st_size and is_whole(path)):
+            yield path

@@ -1,0 +1,113 @@
+"""After a power loss any file beside the ledger may be empty, cut short or full of zeros: no verb ends in a traceback, and
+what is damaged is made again from the ledger, to the same bytes, without asking anything.
+"""
+
+import re
+import shutil
+
+import pytest
+
+import distillgen
+from distillgen.state import Damaged, is_whole, load_state
+from tests.endpoint import Endpoint
+from tests.test_mistakes import here
+
+PIPELINE = """# ask.yaml: answers
+version: 1
+models:
+  teacher: {provider: openai, model: m, base_url: "URL"}
+stages:
+  - source: {path: data/seeds.jsonl}
+  - generate: {model: teacher, template: "{{ question }}", output: answer}
+  - rounds: {name: loop, n: 2, repeat: true, stages: [{filter: {name: inner, filters: [{brevity: {name: short, field: answer, max_words: 9}}]}}]}
+  - filter: [{brevity: {field: answer, max_words: 9}}]
+  - evaluate: {models: [teacher], template: "Again: {{ question }}", gold: answer, metrics: [exact]}
+"""
+STUDENT = "student/manifest.json"  # its training is not part of this
+FILES = [
+    "usage.json", "pipeline.lock.yaml", "corpus.jsonl", "dropped.jsonl", "evaluation.json", "run.lock", "README.md", "report.html",
+    "stages/01-source.jsonl", "stages/02-generate.jsonl", "stages/03-loop.jsonl", "stages/04-filter.jsonl", "stages/05-evaluate.jsonl",
+    "loop/rounds.json", "loop/00/round.json", "loop/01/round.json", "loop/00/records.jsonl", "evaluation.jsonl", STUDENT,
+]  # fmt: skip
+VERBS = [
+    ("status", "ask"), ("show", "ask"), ("show", "ask", "--dropped"), ("report", "ask"), ("export", "ask", "-o", "out"),
+    ("export", "ask", "--format", "csv", "-o", "out"), ("push", "ask", "me/it", "--dry-run"), ("push", "ask", "me/it", "--student", "--dry-run"),
+    ("train", "ask", "--student", "tiny"), ("evaluate", "ask", "--template", "{{ question }}", "--gold", "answer", "--with", "exact"),
+]  # fmt: skip
+HARMS = {"zeros": lambda content: bytes(len(content) or 512), "empty": lambda content: b"", "cut": lambda content: content[: len(content) // 2 + 3]}
+MADE = [name for name in FILES if name not in ("run.lock", "usage.json", "README.md", "report.html", STUDENT)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run with what each kind of stage leaves."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch, Endpoint() as endpoint:
+        patch.chdir(folder)
+        (folder / "data").mkdir()
+        (folder / "pipelines").mkdir()
+        (folder / "data/seeds.jsonl").write_text("".join(f'{{"question": "What is {i}?"}}\n' for i in range(3)))
+        (folder / "pipelines/ask.yaml").write_text(PIPELINE.replace("URL", endpoint.url))
+        distillgen.run("ask")
+        yield folder, endpoint
+
+
+def copied(finished, tmp_path, monkeypatch):
+    folder, endpoint = finished
+    shutil.copytree(folder, tmp_path / "own", symlinks=True)
+    monkeypatch.chdir(tmp_path / "own")
+    return tmp_path / "own/runs/ask", endpoint
+
+
+def harm(file, how):
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(HARMS[how](file.read_bytes() if file.exists() else b"{}"))
+
+
+def contents(run):
+    """Of what is made, without the folder that the lock names."""
+    return {name: re.sub(rb"path: /.*", b"", (run / name).read_bytes()) for name in MADE}
+
+
+def test_the_run_holds_each_file(finished):
+    missing = [name for name in FILES if name != STUDENT and not (finished[0] / "runs/ask" / name).is_file()]
+    assert not missing, (missing, sorted(str(p.relative_to(finished[0])) for p in finished[0].rglob("*.json*")))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_no_verb_ends_in_a_traceback(finished, tmp_path, monkeypatch, capfd, verb, name):
+    run, _ = copied(finished, tmp_path, monkeypatch)
+    harm(run / name, "zeros")
+    code, out, err = here(capfd, *verb)
+    assert code in (0, 2, 3) and "Traceback" not in out + err
+    if name in ("corpus.jsonl", "usage.json") and verb[0] not in ("status",):
+        assert code == 2 and "damaged" in err and "ledger" in err
+
+
+@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize("name", FILES)
+def test_running_again_makes_it_again_from_the_ledger(finished, tmp_path, monkeypatch, name, how):
+    run, endpoint = copied(finished, tmp_path, monkeypatch)
+    before, asked = contents(run), endpoint.asked.total()
+    harm(run / name, how)
+    again = distillgen.run("ask")
+    assert again.state["state"] == "finished" and endpoint.asked.total() == asked
+    assert contents(run) == before
+    for page in ("README.md", "report.html"):
+        assert how == "cut" or is_whole(run / page) and len((run / page).read_bytes()) > 500
+
+
+def test_what_is_whole_and_what_is_not(tmp_path):
+    file = tmp_path / "a.json"
+    for content, whole in [(b'{"a": 1}', True), (b"[]\n", True), (b"", False), (b"\0\0", False), (b'{"a": "\0"}', False), (b'{"a": ', False)]:
+        file.write_bytes(content)
+        assert is_whole(file) is whole
+    rows = tmp_path / "a.jsonl"
+    for content, count, whole in [(b"{}\n{}\n", 2, True), (b"{}\n", 2, False), (b"{}\n{}", 2, False), (b"", 0, True), (b"", 1, False), (b"\0\0\n\0\n", 2, False)]:
+        rows.write_bytes(content)
+        assert is_whole(rows, count) is whole
+    for content, how in [(b"", "empty"), (b"\0\0", "full of zeros"), (b"{", "not JSON"), (b"[1]", "no object"), (b"{}", "no 'a'")]:
+        file.write_bytes(content)
+        with pytest.raises(Damaged, match=how):
+            load_state(file, "a")
