@@ -63,10 +63,11 @@ def remove_damaged(directory: Path) -> list[Path]:
 
 
 def _damaged(directory: Path) -> Iterator[Path]:
-    """Those whose rows `usage.json` counts are looked at with their stages; of the others none is ever empty."""
+    """Those whose rows `usage.json` counts are looked at with their stages."""
     counted = {directory / "corpus.jsonl", directory / "dropped.jsonl"}
     for path in directory.rglob("*.json*"):
         if path in counted or path.suffix not in (".json", ".jsonl") or path.parent.name == "stages":
             continue
-        if path.is_file() and not (path.stat().st_size and is_whole(path)):
+        filled = path.name == "records.jsonl" or path.name.startswith("evaluation")
+        if path.is_file() and not (is_whole(path) and (path.stat().st_size or not filled)):
             yield path
