@@ -61,7 +61,7 @@ def copied(finished, tmp_path, monkeypatch):
 
 def harm(file, how):
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(HARMS[how](file.read_bytes() if file.exists() else b"{}"))
+    file.write_bytes(HARMS[how](file.read_bytes() if file.exists() else b'{"base": "base"}'))
 
 
 def contents(run):
