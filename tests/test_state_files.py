@@ -27,7 +27,7 @@ STUDENT = "student/manifest.json"  # its training is not part of this
 FILES = [
     "usage.json", "pipeline.lock.yaml", "corpus.jsonl", "dropped.jsonl", "evaluation.json", "run.lock", "README.md", "report.html",
     "stages/01-source.jsonl", "stages/02-generate.jsonl", "stages/03-loop.jsonl", "stages/04-filter.jsonl", "stages/05-evaluate.jsonl",
-    "loop/rounds.json", "loop/00/round.json", "loop/01/round.json", "loop/00/records.jsonl", "evaluation.jsonl", STUDENT,
+    "machine.json", "loop/rounds.json", "loop/00/round.json", "loop/01/round.json", "loop/00/records.jsonl", "evaluation.jsonl", STUDENT,
 ]  # fmt: skip
 VERBS = [
     ("status", "ask"), ("show", "ask"), ("show", "ask", "--dropped"), ("report", "ask"), ("export", "ask", "-o", "out"),
@@ -35,7 +35,7 @@ VERBS = [
     ("train", "ask", "--student", "tiny"), ("evaluate", "ask", "--template", "{{ question }}", "--gold", "answer", "--with", "exact"),
 ]  # fmt: skip
 HARMS = {"zeros": lambda content: bytes(len(content) or 512), "empty": lambda content: b"", "cut": lambda content: content[: len(content) // 2 + 3]}
-MADE = [name for name in FILES if name not in ("run.lock", "usage.json", "README.md", "report.html", STUDENT)]
+MADE = [name for name in FILES if name not in ("run.lock", "machine.json", "usage.json", "README.md", "report.html", STUDENT)]
 
 
 @pytest.fixture(scope="module")
