@@ -72,6 +72,7 @@ def test_what_was_asked_again_is_a_command_of_its_own(project):
         expected = ["distillgen run ask --out runs/ask", "distillgen run ask --out runs/ask --retry-failed --retry-with max_tokens=80"]
         assert told(project) == expected
         project.cli("run", "ask")
+        assert told(project) == expected, "what was asked again is part of what stands in the rows"
         project.cli(*again)
         assert told(project) == expected
         project.cli("run", "ask", "-n", 1)
