@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
-from distillgen.numerals import Number, last_number, numbers, read_number
+from distillgen.numerals import Number, in_figures, last_number, numbers, read_number
 from distillgen.record import text_of
 from distillgen.units import in_unit_of, quantity
 
@@ -220,6 +220,71 @@ def final_answer(text: str, kind: Kind, *, lenient: bool = True) -> Answer | Non
             return math_form(inside) if inside else None
     part = announced(text)
     return normalised(part if part is not None else text if lenient else "") or None
+
+
+# What a question asks for
+
+Wanted = Literal["figure", "time", "cause", "name", "yes or no"]
+
+_SIZES = "many much long tall high deep thick wide large big small far old fast quickly slowly soon hot cold warm often heavy strong"
+_ASKED: tuple[tuple[Wanted, re.Pattern[str]], ...] = (
+    ("time", re.compile(r"^(?:(?:since|until|from|by) )?when\b|^(?:\w+ )?(?:what|which) (?:year|date|time|day|month)\b", re.I)),
+    (
+        "figure",
+        re.compile(
+            rf"^(?:\w+ ){{0,2}}?how (?:{'|'.join(_SIZES.split())}|expensive|loud|close|near)\b"
+            r"|^(?:\w+ )?(?:what|which) (?:share|part|percentage|temperature|age|number|amount|size|speed)\b",
+            re.I,
+        ),
+    ),
+    ("cause", re.compile(r"^why\b", re.I)),
+    ("name", re.compile(r"^who\b", re.I)),
+    (
+        "yes or no",
+        re.compile(
+            "^(?:is|are|was|were|am|do|does|did|can|could|may|might|must|should|shall|will|would|has|have|had)\\b", re.I
+        ),
+    ),
+)
+_AMOUNT = re.compile(
+    r"""\d|\b(?:half|thirds?|quarters?|fifths?|sixths?|eighths?|tenths?|hundreds?|thousands?|millions?|billions?|dozens?|once
+    |twice|several|few|an?\ (?:single\ )?(?:metre|meter|kilomet\w+|centimet\w+|millimet\w+|mile|foot|inch|gram|kilogram|ton|tonne|pound
+    |litre|second|minute|hour|day|night|week|month|year|decade|century|generation|lifetime|degree|euro|dollar|point)
+    |(?:at|with)\ the\ speed|as\ (?:\w+)\ as|never|always|every|rarely|seldom|daily|weekly|monthly|yearly|all|none|not\ at\ all)\b""",
+    re.I | re.X,
+)
+_TIME = re.compile(
+    r"""\d|\b(?:when|once|if|as\ soon|after|before|until|at\ once|immediately|during|while|century|centuries|autumn|winter|summer
+    |spring|morning|noon|evening|night|today|as\ long|never|always|only|(?:on|from|by|at)\ the
+    |january|february|march|april|june|july|august|september|october|november|december|(?:mon|tues|wednes|thurs|fri|satur|sun)day)\b""",
+    re.I | re.X,
+)
+_VAGUE = re.compile(r"\b(?:after|before|in) (?:a|some|the) (?:\w+ )?(?:while|time|past|future)\b", re.I)
+_CAUSE = re.compile(r"\b(?:because|since|so|as|to|for|due|which|by|from|otherwise|would|therefore|thus|hence)\b", re.I)
+_DEFINES = re.compile(r"^\W*(?:\w+ ){1,4}?(?:is|are|was|were) (?:an?|the|one|called|known|named|found)\b", re.I)
+_NAME_OR_ROLE = re.compile(r"[A-Z]|\b(?:people|workers|sailors|soldiers|builders|scientists|friends|\w{3,}(?:ers?|ors?|ists?|ees?|ants?))\b")
+_YES_OR_NO = re.compile(r"^\W*(?:yes|no|not|never|only|usually|sometimes|it depends)\b", re.I)
+
+
+def wanted(question: str) -> Wanted | None:
+    """What the first words of a question ask for, where they say so."""
+    return next((kind for kind, pattern in _ASKED if pattern.search(question.strip())), None)
+
+
+def gives(answer: str, kind: Wanted) -> bool:
+    """Whether an answer gives that: "almost a metre in a single day" is a figure, "once the stone is in place" a time; any
+    statement can be a cause, but for one that only says what something is.
+    """
+    match kind:
+        case "figure":
+            return _AMOUNT.search(in_figures(answer)) is not None
+        case "time":
+            return _TIME.search(_VAGUE.sub("", in_figures(answer))) is not None
+        case "cause":
+            return _CAUSE.search(answer) is not None or _DEFINES.match(answer) is None
+        case "name":
+            return _NAME_OR_ROLE.search(answer) is not None
+    return _YES_OR_NO.match(answer) is not None
 
 
 # Beside gold answers

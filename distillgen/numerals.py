@@ -51,13 +51,18 @@ _NUMBER = re.compile(
     (?P<percent>\s?+(?:\\?%|per\s?cent\b|percentage\ points?\b))?""",
     re.X,
 )
-_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen"""
+_DIGITS = "one two three four five six seven eight nine"
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = {w: i for i, w in enumerate(_ONES.split())} | {w: 10 * i for i, w in enumerate(_TENS.split(), 2)}
-_WORD = "|".join(sorted([*_WORDS, *_SCALES], key=len, reverse=True))
+_WORDS = {w: i for i, w in enumerate(f"zero {_DIGITS} {_TEENS}".split())} | {w: 10 * i for i, w in enumerate(_TENS.split(), 2)}
+_DIGIT, _TEEN, _TEN = (some.replace(" ", "|") for some in (_DIGITS, _TEENS, _TENS))
+_BELOW_100 = rf"(?:(?:{_TEN})(?:[\s-](?:{_DIGIT})\b)?|{_TEEN}|{_DIGIT}|zero)"
+_BELOW_1000 = rf"(?:{_BELOW_100}(?:[\s-]hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)?|hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)"
+_SCALE = "|".join(name for name in _SCALES if name != "hundred")
 _IN_WORDS = re.compile(
-    rf"\b(?P<sign>minus |negative )?(?P<words>(?:{_WORD})(?:(?:\sand\s|[\s-])(?:{_WORD})){{0,11}})(?P<percent> percent)?\b", re.I
+    rf"\b(?P<sign>minus |negative )?(?P<words>(?:{_BELOW_1000}|(?:{_SCALE}))(?:[\s-](?:{_SCALE})\b(?:\s(?:and\s)?{_BELOW_1000}\b)?)*)"
+    r"(?P<percent> percent)?\b",
+    re.I,
 )
 _PLAIN_DIGITS = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹−", "-+0123456789-")
 
@@ -67,6 +72,11 @@ def numbers(text: str) -> Iterator[Number]:
     figures = _read(_NUMBER.finditer(text))
     first = next(figures, None)
     return _read(_IN_WORDS.finditer(text)) if first is None else chain([first], figures)
+
+
+def in_figures(text: str) -> str:
+    """The text with its numbers in words as figures: fourteen and two hundred become 14 and 200."""
+    return _IN_WORDS.sub(lambda match: f"{_spoken(match)}{match['percent'] or ''}", text)
 
 
 def last_number(text: str) -> Number | None:

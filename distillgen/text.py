@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from distillgen.numerals import in_figures
+
 _WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*")
 _POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _FUNCTION = frozenset(
@@ -14,7 +16,6 @@ _FUNCTION = frozenset(
     both all also only just more most much many very if while because during after before between through up down out off
     made make makes making used use uses called known name named""".split()
 )
-_NUMBERS = {w: str(i) for i, w in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)}
 _ENDINGS = [re.compile(rf"(?<=...)(?:{ending})$") for ending in ("s", "ing|ied|ed|es|ie|ly|e|y", "s")]
 
 
@@ -45,14 +46,12 @@ def words(text: str) -> list[str]:
 
 
 def content(text: str) -> set[str]:
-    """The words that carry content, without their inflection; small numbers as figures."""
-    return {_stem(word) for word in words(text) if word not in _FUNCTION}
+    """The words that carry content, without their inflection; numbers in words as figures."""
+    return {_stem(word) for word in words(in_figures(text)) if word not in _FUNCTION}
 
 
 def _stem(word: str) -> str:
     word = word.replace(",", "")
-    if word in _NUMBERS:
-        return _NUMBERS[word]
     for ending in _ENDINGS:
         word = ending.sub("", word)
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word

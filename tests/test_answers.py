@@ -21,7 +21,8 @@ from distillgen.answers import (
     program,
     token_f1,
 )
-from distillgen.numerals import numbers, read_number
+from distillgen.numerals import in_figures, numbers, read_number
+from distillgen.text import content
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ from distillgen.numerals import numbers, read_number
         ("10-5", ["10", "5"]), ("10 - 5", ["10", "5"]), ("is -5", ["-5"]), ("= - 5", ["-5"]), ("5–10", ["5", "10"]), ("−7", ["-7"]),
         ("x2 y_3", []), ("5kg", ["5"]), ("3/4/2020", ["3"]), ("5/0", []), ("1e999", []), ("1" * 400, []), (r"1{,}000", ["1000"]),
         (r"1\,000", ["1000"]), ("1'000", ["1000"]), ("1,2345", ["1", "2345"]), (".5", ["1/2"]), ("(3,5)", ["3", "5"]), ("1,111,111", ["1111111"]),
-        ("twenty-one", ["21"]), ("one hundred and five thousand", ["105000"]), ("minus five", ["-5"]), ("3 apples, one dog", ["3"]),
+        ("twenty-one", ["21"]), ("one hundred and five thousand", ["105000"]), ("minus five", ["-5"]), ("five and six", ["5", "6"]), ("three to thirteen", ["3", "13"]), ("ninety-nine", ["99"]), ("3 apples, one dog", ["3"]),
         ("none", []), ("", []),
     ],
 )  # fmt: skip
@@ -156,6 +157,12 @@ def test_options():
 def test_programs():
     assert program("```python\na\n```\nand\n```py\nb\n```\n```sh\nc\n```") == "a\n\nb\n"
     assert program("```\na\n```") == "a\n" and program("a = 1") == "a = 1" and program("```js\na\n```") == "```js\na\n```"
+
+
+def test_numbers_in_words_become_figures_whatever_their_size():
+    assert in_figures("Fourteen of two hundred and five, and twenty-one percent") == "14 of 205, and 21 percent"
+    assert content("some thirty sheets, four hundred pages, seventy-two hours") >= {"30", "400", "72"}
+    assert in_figures("the eighteenth, someone, tension, a weightless tent") == "the eighteenth, someone, tension, a weightless tent"
 
 
 def test_words():
