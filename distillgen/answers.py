@@ -226,7 +226,8 @@ def final_answer(text: str, kind: Kind, *, lenient: bool = True) -> Answer | Non
 
 Wanted = Literal["figure", "time", "cause", "name", "yes or no"]
 
-_SIZES = "many much long tall high deep thick wide large big small far old fast quickly slowly soon hot cold warm often heavy strong"
+_SIZES = """many much long tall high deep thick wide large big small far old fast quickly slowly soon hot cold warm
+often heavy strong"""
 _ASKED: tuple[tuple[Wanted, re.Pattern[str]], ...] = (
     ("time", re.compile(r"^(?:(?:since|until|from|by) )?when\b|^(?:\w+ )?(?:what|which) (?:year|date|time|day|month)\b", re.I)),
     (
@@ -248,9 +249,11 @@ _ASKED: tuple[tuple[Wanted, re.Pattern[str]], ...] = (
 )
 _AMOUNT = re.compile(
     r"""\d|\b(?:half|thirds?|quarters?|fifths?|sixths?|eighths?|tenths?|hundreds?|thousands?|millions?|billions?|dozens?|once
-    |twice|several|few|an?\ (?:single\ )?(?:metre|meter|kilomet\w+|centimet\w+|millimet\w+|mile|foot|inch|gram|kilogram|ton|tonne|pound
-    |litre|second|minute|hour|day|night|week|month|year|decade|century|generation|lifetime|degree|euro|dollar|point)
-    |(?:at|with)\ the\ speed|as\ (?:\w+)\ as|never|always|every|rarely|seldom|daily|weekly|monthly|yearly|all|none|not\ at\ all)\b""",
+    |twice|several|few|an?\ (?:single\ )?(?:metre|meter|kilomet\w+|centimet\w+|millimet\w+|mile|foot|inch|gram
+    |kilogram|ton|tonne|pound|litre|second|minute|hour|day|night|week|month|year|decade|century
+    |generation|lifetime|degree|euro|dollar|point)
+    |(?:at|with)\ the\ speed|as\ (?:\w+)\ as|never|always|every|rarely|seldom|daily|weekly|monthly
+    |yearly|all|none|not\ at\ all)\b""",
     re.I | re.X,
 )
 _TIME = re.compile(
@@ -262,7 +265,7 @@ _TIME = re.compile(
 _VAGUE = re.compile(r"\b(?:after|before|in) (?:a|some|the) (?:\w+ )?(?:while|time|past|future)\b", re.I)
 _CAUSE = re.compile(r"\b(?:because|since|so|as|to|for|due|which|by|from|otherwise|would|therefore|thus|hence)\b", re.I)
 _DEFINES = re.compile(r"^\W*(?:\w+ ){1,4}?(?:is|are|was|were) (?:an?|the|one|called|known|named|found)\b", re.I)
-_NAME_OR_ROLE = re.compile(r"[A-Z]|\b(?:people|workers|sailors|soldiers|builders|scientists|friends|\w{3,}(?:ers?|ors?|ists?|ees?|ants?))\b")
+_NAME_OR_ROLE = re.compile(r"[A-Z]|\b(?:people|friends|\w{3,}(?:ers?|ors?|ists?|ees?|ants?))\b")
 _YES_OR_NO = re.compile(r"^\W*(?:yes|no|not|never|only|usually|sometimes|it depends)\b", re.I)
 
 

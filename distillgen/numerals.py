@@ -60,7 +60,8 @@ _BELOW_100 = rf"(?:(?:{_TEN})(?:[\s-](?:{_DIGIT})\b)?|{_TEEN}|{_DIGIT}|zero)"
 _BELOW_1000 = rf"(?:{_BELOW_100}(?:[\s-]hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)?|hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)"
 _SCALE = "|".join(name for name in _SCALES if name != "hundred")
 _IN_WORDS = re.compile(
-    rf"\b(?P<sign>minus |negative )?(?P<words>(?:{_BELOW_1000}|(?:{_SCALE}))(?:[\s-](?:{_SCALE})\b(?:\s(?:and\s)?{_BELOW_1000}\b)?)*)"
+    rf"\b(?P<sign>minus |negative )?(?P<words>(?:{_BELOW_1000}|(?:{_SCALE}))"
+    rf"(?:[\s-](?:{_SCALE})\b(?:\s(?:and\s)?{_BELOW_1000}\b)?)*)"
     r"(?P<percent> percent)?\b",
     re.I,
 )

@@ -12,7 +12,8 @@ from distillgen.text import content
 _LINKED = re.compile(
     r"""^\W*(?:because|since|so|to|by|from|in|on|at|for|with|without|through|along|between|within|under|over|up|as|if|when|once
     |after|before|until|about|around|at\ least|at\ most|it|its|they|their|he|his|she|her|these|this|both|such|many\ of|most\ of
-    |some\ of|neither|either|you|your|keep|see|take|call|ask|rest|use|drink|go|get|put|stop|check|contact|speak|avoid|wait|try)\b""",
+    |some\ of|neither|either|you|your|keep|see|take|call|ask|rest|use|drink|go|get|put|stop|check|contact|speak|avoid
+    |wait|try)\b""",
     re.I | re.X,
 )
 
@@ -20,8 +21,9 @@ _WHOLE = re.compile(r"^(?:in|on|at|for|with|under|over|by|from)\b[^,.]*,[^.]*\b(
 
 
 def responsive(
-    *, field: FieldName = "answer", to: FieldName = "question", sources: list[FieldName] | None = None, min_share: float = 0.5
-) -> Filter:
+    *, field: FieldName = "answer", to: FieldName = "question", sources: list[FieldName] | None = None,
+    min_share: float = 0.5,
+) -> Filter:  # fmt: skip
     """Drop answers that only repeat the question, and answers in full sentences on something else.
 
     Fit is an answer that takes up `min_share` of the question's content words; or is what its first words ask for: a

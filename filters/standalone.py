@@ -24,7 +24,10 @@ MANY, ONE, SOMEBODY = (
     for some in ("they them their theirs themselves these those", "it its itself this that", "he him his himself she her herself")
 )
 _PLURALS = frozenset("people children men women feet teeth mice data police couple family team".split())
-_PERSONS = re.compile(r"\w{3,}(?:er|or|ist|ee|ian|ant)s?|child|person|people|baby|man|woman|patient|parent|spouse|mother|father|king|landlord|lord|lady")
+_PERSONS = re.compile(
+    r"\w{3,}(?:er|or|ist|ee|ian|ant)s?|child|person|people|baby|man|woman|patient|parent|spouse|mother|father|king"
+    r"|landlord|lord|lady"
+)
 _BEFORE_NOUN = frozenset(
     """a an the of in on at to for from by with into onto over under about than through between against without
     after before during and or which whose my your our no any each every some many most all both few several""".split()
@@ -41,7 +44,10 @@ _EXPLETIVE = re.compile(
     |(?<=does\s)it(?=\stake\b.{0,60}?\b(?:to|until|before|for)\b)|(?<=is\s)it(?=\s\w+\s(?:to|that)\b))""",
     re.I | re.X,
 )
-_RELATIVE = re.compile(r"(?<=[\w’'])\s+that\b|\bso\s+that\b|\bthat\s+of\b|\bthose\s+(?:who|that|of|with)\b|\bthis\s+(?:year|day)\b", re.I)
+_RELATIVE = re.compile(
+    r"(?<=[\w’'])\s+that\b|\bso\s+that\b|\bthat\s+of\b|\bthose\s+(?:who|that|of|with)\b|\bthis\s+(?:year|day)\b",
+    re.I,
+)
 _THE = re.compile(
     r"""\bthe\b(?!\s+(?:most|least|same|best|worst|only|more|less|other|next|\w{3,}est)\b)
     (?!\s+(?:cold|heat|dark|past|future|end|world|sun|moon|earth|sea|sky|air|ground|body|morning|evening|night|day|year|law)\b)
@@ -112,4 +118,5 @@ def _noun(word: str, before: str, after: str, *, first: bool) -> bool:
         return True
     if stem in _VERBS or word in _VERBS or before in _BE and word.endswith(("ed", "en")):
         return False
-    return before in _BEFORE_NOUN or before in _AUXILIARIES or first or len(before) > 3 and before not in ("what", "when", "where")
+    beside = len(before) > 3 and before not in ("what", "when", "where")
+    return before in _BEFORE_NOUN or before in _AUXILIARIES or first or beside
