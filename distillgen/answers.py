@@ -265,7 +265,9 @@ _TIME = re.compile(
 _VAGUE = re.compile(r"\b(?:after|before|in) (?:a|some|the) (?:\w+ )?(?:while|time|past|future)\b", re.I)
 _CAUSE = re.compile(r"\b(?:because|since|so|as|to|for|due|which|by|from|otherwise|would|therefore|thus|hence)\b", re.I)
 _DEFINES = re.compile(r"^\W*(?:\w+ ){1,4}?(?:is|are|was|were) (?:an?|the|one|called|known|named|found)\b", re.I)
-_NAME_OR_ROLE = re.compile(r"[A-Z]|\b(?:people|friends|(?:(?:an?|the|your|my) \w{3,}(?:er|or|ist|ee|ant)|\w{3,}(?:ers|ors|ists|ees|ants)))\b")
+_NAME_OR_ROLE = re.compile(
+    r"[A-Z]|\b(?:people|friends|\w{3,}(?:ers|ors|ists|ees|ants)|(?:an?|the|your|my) \w{3,}(?:er|or|ist|ee|ant))\b"
+)
 _YES_OR_NO = re.compile(r"^\W*(?:yes|no|not|never|only|usually|sometimes|it depends)\b", re.I)
 
 
