@@ -153,7 +153,7 @@ def test_an_empty_part_of_a_question_is_no_empty_question(project):
 def test_quotes_of_a_list_are_those_in_its_texts(project):
     rows = [
         {"source": "It's so, and it's not.", "answer": ["It's so", "it's not"]}, {"source": "a", "answer": ["\"Never so\""]},
-        {"source": "Else.", "answer": ["never so", "at all"]}, {"source": "Else.", "answer": {"step": "never so, at all"}},
+        {"source": "Else.", "answer": ["It's never so", "at all"]}, {"source": "Else.", "answer": {"step": "It's never so, at all"}},
     ]  # fmt: skip
     run = ask(project, {"filter": [{"quotes": {"field": "answer", "sources": ["source"]}}]}, rows)
     assert [r.fields["answer"] for r in run.dropped] == [["\"Never so\""]]
