@@ -127,25 +127,26 @@ def test_a_finished_run_stands_while_others_add_and_is_made_again_where_they_sup
 def test_what_another_process_supersedes_while_a_run_goes_on_is_noticed(project):
     """The other's newer answer is there before this run writes down what it has seen of the ledger."""
     project.rows("data/seeds.jsonl", [{"q": "a"}, {"q": "b"}])
-    made = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}},
-            "stages": [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "t", "template": "{{ q }}", "output": "a"}}]}  # fmt: skip
-    path = project.path / "shared.sqlite3"
-    distillgen.run(made, out="first", ledger=path)
-
-    async def supersede(live):
-        with sqlite3.connect(path, timeout=30) as other:
-            columns = "key, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd, request"
-            other.execute(f"INSERT INTO answers ({columns}, run, completion) SELECT {columns}, 'other', '{{\"text\":\"newer\"}}' FROM answers LIMIT 1")
+    scripted, path = {"provider": "scripted", "model": "echo"}, project.path / "shared.sqlite3"
+    first = [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "t", "template": "{{ q }}", "output": "a"}}]
+    made = {"version": 1, "models": {"t": scripted, "u": scripted}, "stages": first}
+    later = {"generate": {"name": "later", "model": "u", "template": "{{ a }}", "output": "b"}}
+    more = {**made, "stages": [*first, later]}
 
     async def slow(request, sample):  # so that its answers come after the other's
         await asyncio.sleep(0.5)
         return "late"
 
-    later = {"generate": {"name": "later", "model": "u", "template": "{{ a }}", "output": "b"}}
-    changed = {**made, "models": {**made["models"], "u": made["models"]["t"]}, "stages": [*made["stages"], later]}
-    options = execution.Options(ledger=path, scripts={"u": slow})
-    execution.execute(distillgen.load(changed), Path("first"), options, supersede)
-    run = distillgen.run(changed, out="first", ledger=path, teachers={"u": slow})
+    async def supersede(live):
+        with sqlite3.connect(path, timeout=30) as other:
+            columns = "key, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd, request"
+            newer = f"SELECT {columns}, 'other', '{{\"text\":\"newer\"}}' FROM answers LIMIT 1"
+            other.execute(f"INSERT INTO answers ({columns}, run, completion) {newer}")
+
+    distillgen.run(made, out="first", ledger=path, teachers={"u": slow})
+    execution.execute(distillgen.load(more), Path("first"), execution.Options(ledger=path, scripts={"u": slow}), supersede)
+    assert "newer" not in Path("first/corpus.jsonl").read_text(), "the stage that stands was carried out"
+    run = distillgen.run(more, out="first", ledger=path, teachers={"u": slow})
     assert json.loads((run.directory / "corpus.jsonl").read_text().splitlines()[0])["a"] == "newer"
 
 
