@@ -339,3 +339,11 @@ def test_each_answer_stands_with_its_scores_and_what_is_wrong_with_it(project):
     assert [line["scores"]["numeric.answered"] for line in lines] == [0, 1, 0]
     assert [[*line["reasons"]] for line in lines] == [["numeric"], [], ["numeric"]]
     assert [(line["answer"], line["gold"], line["sample"], line["status"]) for line in lines] == [("?", 0, 0, "ok"), ("2", 2, 0, "ok"), ("?", 4, 0, "ok")]
+
+
+def test_a_metric_that_could_judge_nothing_has_no_share(project):
+    rows(project, 3)
+    metric = {"judge": {"model": "judge", "rubric": "Is it right?", "fields": ["answer"]}}
+    found, run = evaluate({"metrics": ["numeric", metric]}, {"m": answers(1), "judge": lambda *_: "no grade"})
+    assert found["models"]["m"]["metrics"]["judge"]["n"] == 0 and "mean" not in found["models"]["m"]["metrics"]["judge"]
+    assert found["models"]["m"]["metrics"]["numeric"]["n"] == 3 and (run.directory / "report.html").exists()

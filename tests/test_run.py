@@ -1,5 +1,6 @@
 """Runs: partial ones, retries, shared ledgers, previews, plans, status, the Python interface."""
 
+import asyncio
 import json
 import os
 import re
@@ -366,3 +367,23 @@ def test_what_cannot_be_written_is_told_with_what_is_safe(project):
     assert json.loads((project.path / "out/usage.json").read_text())["state"] == "failed"
     (project.path / "out/stages/01-source.jsonl.partial").rmdir()
     assert distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}]}, out="out").state["state"] == "finished"
+
+
+def test_concurrency_bounds_what_every_model_is_asked_at_once(project):
+    project.rows("a.jsonl", [{"text": str(i)} for i in range(20)])
+    busy, most = [0], [0]
+
+    async def script(request, sample):
+        busy[0] += 1
+        most.append(busy[0])
+        await asyncio.sleep(0.01)
+        busy[0] -= 1
+        return "x"
+
+    ask = {"generate": {"model": "m", "template": "{{ text }}", "output": "answer"}}
+    pipeline = {"version": 1, "models": {"m": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "a.jsonl"}}, ask]}
+    distillgen.run(pipeline, out="free", teachers={"m": script})
+    assert max(most) > 3
+    most[:] = [0]
+    distillgen.run(pipeline, out="bound", teachers={"m": script}, concurrency=3)
+    assert max(most) == 3
