@@ -7,8 +7,9 @@ from distillgen.answers import gives, wanted
 
 
 def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> Filter:
-    """Drop answers without the figure, time, cause or name that the question's first words ask for. English. Costs
-    nothing.
+    """Drop answers without the figure, time, cause or name that the question's first words ask for.
+
+    English. Costs nothing.
     """
 
     def lacking(record: Record) -> float:

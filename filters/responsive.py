@@ -30,8 +30,8 @@ def responsive(
     figure or time, a yes or no; or goes on from the question, as "because …", "by …" and "it …" do; or, where
     `sources` are given, says what they say in the sentence that the question is about, and next to it. With them, no
     answer fits by its form alone if they lack half of its words. Measures the share taken up, the words added, whether
-    the form fits, how near it stands in the sources, and the share of the added words that they have. English. Costs
-    nothing.
+    the form fits, how near it stands in the sources, and the share of the added words that they have.
+    English. Costs nothing.
     """
 
     def compare(record: Record) -> dict[str, float]:

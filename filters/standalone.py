@@ -62,8 +62,8 @@ def standalone(*, fields: list[FieldName], subject: FieldName) -> Filter:
     could stand for, in its own text or in one of the fields before it, or a question about "the" something that
     names nothing.
 
-    Names are what begins with a capital letter, figures, and words of `subject`. Measures how often. English. Costs
-    nothing.
+    Names are what begins with a capital letter, figures, and words of `subject`. Measures how often.
+    English. Costs nothing.
     """
 
     def pointers(record: Record) -> float:
