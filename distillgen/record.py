@@ -24,6 +24,9 @@ from distillgen.files import HEAD, opened
 META = "meta"  # everything of ours in a written row stands under this key
 SPLIT = "split"  # the field that says what a row is for: train, or test (held out), as data sets have it
 
+IDENTICAL = "identical requests"
+"""The measure of a stage that says how many requests were the same as an earlier one, and got its answer."""
+
 FieldName = Annotated[str, "field"]
 """The type of an option that names a record's field, so that `check` knows what a filter reads."""
 

@@ -16,7 +16,7 @@ import click
 
 from distillgen.errors import ConfigError
 from distillgen.ledger import LOST, UNUSABLE, Ledger
-from distillgen.record import META, Record
+from distillgen.record import IDENTICAL, META, Record
 from distillgen.wording import clipped, dropped, duration, field_lines, money, number, stage_line, visible
 
 if TYPE_CHECKING:
@@ -193,6 +193,10 @@ def summary(run: Run) -> None:
             made = {name: value for name, value in record.fields.items() if name not in given}
             say("".join(f"    {line}\n" for line in field_lines(replace(record, fields=made or record.fields), 150)))
     say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
+    for stage in state["stages"]:
+        if same := stage["measured"].get(IDENTICAL):
+            remedy = "for draws of their own give the stage n, or vary its prompt; temperature: 0 says that one is meant"
+            say(f"{stage['name']}: {same:,.0f} requests were identical to earlier ones and got their answers; {remedy}")
     now, total, replayed = state["asked_now"], state["totals"], state["from_ledger"]
     took = (f", {replayed:,} answers from the ledger" if replayed else "") + f", {duration(state['seconds'])}"
     if now == total:

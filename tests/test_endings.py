@@ -256,3 +256,18 @@ def test_an_embedding_that_is_no_list_of_numbers_is_refused_and_not_bought_again
         run(project, 1)
         assert len(endpoint.bodies) == asked
     assert "the embedding is not a list of finite numbers" in dropped(project)[0][1]
+
+
+@pytest.mark.parametrize("temperature, same", [("0.7", 4), ("0", None)])
+def test_identical_requests_get_one_answer_and_the_run_says_so(project, endpoint, capsys, temperature, same):
+    from distillgen import show
+
+    project.ask_pipeline(endpoint.url, 1, stage=f", temperature: {temperature}")
+    project.rows("data/seeds.jsonl", [{"question": question} for question in "aababa"])
+    for _ in range(2):  # replayed, it says the same
+        state = distillgen.run("ask", out="runs/ask").state
+        assert state["stages"][1]["measured"].get("identical requests") == same
+        (project.path / "runs/ask/usage.json").unlink()
+    assert len(endpoint.bodies) == 2
+    show.summary(distillgen.run("ask", out="runs/ask"))
+    assert ("4 requests were identical to earlier ones" in capsys.readouterr().out) is bool(same)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from distillgen.forms import NAMED, Unparsable
 from distillgen.privacy import name_of
 from distillgen.project import Project
 from distillgen.prompt import Draw, Prompt, Sampling
-from distillgen.record import META, Record
+from distillgen.record import IDENTICAL, META, Record
 from distillgen.stages import (
     Answers,
     Checking,
@@ -128,9 +130,18 @@ class Generate(Stage, Sampling):
         """Ask about every live record; answers leave in source order as soon as they are there."""
         teacher = job.teachers[self.model]
         asking = _Asking(self, self.load_prompt(job.project), teacher, job.seed)
-        return ask_each(
+        answered = ask_each(
             chunks, [teacher], job, self.name, questions=asking.questions, answered=asking.children, unusable=asking.unusable
         )
+        return self._counted(answered, asking, job)
+
+    async def _counted(self, chunks: Chunks, asking: _Asking, job: Job) -> Chunks:
+        """Say how many requests got the answer of an identical one, though each was to be a draw of its own."""
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+        if same := len(asking.drawn) - len(set(asking.drawn)):
+            job.measured.setdefault(self.name, {})[IDENTICAL] = same
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,8 @@ class _Asking:
     prompt: Prompt
     teacher: Teacher
     seed: int
+    drawn: array[int] = field(default_factory=lambda: array("q"))
+    """Hashes of the requests that are not greedy, 8 bytes each."""
 
     @cached_property
     def sampling(self) -> dict[str, Any]:
@@ -155,7 +168,10 @@ class _Asking:
     def questions(self, record: Record) -> list[Question]:
         seeds = (f"{self.seed}/{self.stage.name}/{record.id}/{i}" for i in range(self.stage.draws))
         draws = [self.prompt.draw(seed, record.fields) for seed in seeds]
-        return [(self.teacher, self.request(record, draw), self.stage.n, draw) for draw in draws]
+        requests = [self.request(record, draw) for draw in draws]
+        if self.sampling.get("temperature") != 0:
+            self.drawn.extend(hash(request.json) for request in requests)
+        return [(self.teacher, request, self.stage.n, draw) for request, draw in zip(requests, draws, strict=True)]
 
     def request(self, record: Record, draw: Draw) -> Request:
         stage, prompt = self.stage, self.prompt
