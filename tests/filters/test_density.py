@@ -28,6 +28,7 @@ CASES = [
     ({"max_length_change": 1}, {"steps": ["Rome and Paris", "Rome, Oslo", "Rome, Paris, Oslo, Kiev"]}, "a step leaves out 1"),
     # the same names in other words: a possessive, another place in the sentence, another spelling of a number
     ({"max_length_change": 1}, {"steps": ["Ships use it: 1,642 of Frisch.", "Frisch's 1642 ships are in Egypt."]}, None),
+    ({"max_lost": 1, "max_length_change": 1}, {"steps": ["Rome, Paris", "Rome, Oslo", "Oslo, Kiev"]}, "a step leaves out 2"),
     ({"max_length_change": 1}, {"steps": ["He sells iPhones.", "He sells iPhones in Rome."]}, None),
 ]
 
