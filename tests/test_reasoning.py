@@ -43,7 +43,7 @@ def test_a_thought_that_does_not_end_is_no_answer(text):
     [
         "yes", " yes ", "Use `<think>` and `</think>`.", 'The tags "<think>" and "</think>".', "```\n<think>\nx\n</think>\n```", "The <think> tag is one.",
         "x < y, a[1] and <b>bold</b>", "analysis of it is long", "analysis", "[Reasoning] First, it rains.", "Steps:\n<analysis> is a tag",
-        "<answer>yes</answer>", "<|message|>yes", "analysisserver is a name", "I think</b> so", "",
+        "<answer>yes</answer>", "<|message|>yes", "analysisserver is a name", "I think</b> so", "", "The <reasoning> tag opens it and </reasoning> ends it.",
     ],
 )  # fmt: skip
 def test_an_answer_without_thought_stays_as_it_is(text):
