@@ -406,3 +406,16 @@ def test_what_sqlite_or_the_disk_says_is_told_with_a_remedy(tmp_path, error, tol
     with pytest.raises(LedgerError, match=told) as raised, _explained(tmp_path / "ledger.sqlite3"):
         raise error
     assert raised.value.__cause__ is error
+
+
+def test_an_answer_that_could_not_be_written_is_never_called_durable(tmp_path):
+    async def main():
+        ledger = Ledger(tmp_path / "ledger.sqlite3")
+        pages = ledger._write.execute("PRAGMA page_count").fetchone()[0]
+        ledger._write.execute(f"PRAGMA max_page_count = {pages}")
+        big = answers(1)[0]._replace(completion=b"x" * 1_000_000)
+        with pytest.raises(LedgerError, match="no space left on the disk"):
+            await ledger.add([big])
+        ledger.close_now()
+
+    asyncio.run(main())
