@@ -67,7 +67,7 @@ class BatchEndpoint(Endpoint):
     async def _content(self, request: web.Request) -> web.Response:
         self.reach("download")
         content = self.files[request.match_info["id"]]
-        if self.flaw and self.flaw != "no file" and self.flawed > 0:
+        if self.flaw and self.flaw != "no file" and self.flawed > 0 and not request.match_info["id"].endswith("error"):
             self.flawed -= 1
             if self.flaw in ("404", "500"):
                 return refused(int(self.flaw), "no such file yet")

@@ -379,6 +379,31 @@ def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_whe
     assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == list(range(30))
 
 
+def test_a_line_that_failed_for_now_is_asked_again_though_others_of_its_batch_are_lost(project, monkeypatch):
+    monkeypatch.setattr("distillgen.teachers.batch.LOOKS", 3)
+    with BatchEndpoint(lambda body, times: status(500) if body["messages"][0]["content"] == "What is 1?" and times == 1 else None) as endpoint:
+        endpoint.flaw, endpoint.flawed = "lines", 3
+        project.ask_pipeline(endpoint.url, 8, model=FAST)
+        run(project)
+        assert endpoint.batches["batch_1"]["request_counts"]["total"] == 1
+    assert len(project.read("runs/ask/dropped.jsonl")) == 2
+    assert 1 in [row["number"] for row in project.read("runs/ask/corpus.jsonl")]
+
+
+def test_counts_that_lag_behind_the_end_hide_no_line_that_is_paid_for(project):
+    class Lagging(BatchEndpoint):
+        def end(self, batch):
+            super().end(batch)
+            batch["request_counts"] |= {"completed": 3, "failed": 0}
+
+    with Lagging() as endpoint:
+        endpoint.flaw, endpoint.flawed = "lines", 3
+        project.ask_pipeline(endpoint.url, 8, model=FAST)
+        run(project)
+        assert len(endpoint.batches) == 1 and endpoint.flawed == 0
+    assert len(project.read("runs/ask/corpus.jsonl")) == 8
+
+
 def test_a_batch_that_is_not_known_everywhere_at_once_is_looked_for(project):
     def hide(name):
         if name == "retrieve" and endpoint.steps.count(name) < 4:

@@ -189,6 +189,16 @@ def test_a_403_that_says_nothing_is_the_account_s_where_nothing_was_answered_and
     assert len(project.read("runs/ask/corpus.jsonl")) == 30
 
 
+def test_a_key_that_is_taken_back_in_the_middle_without_a_word_costs_five_rows_and_not_all(project):
+    with Endpoint(lambda asked, times: said(403, "") if endpoint.asked.total() > 10 else None) as endpoint:
+        project.ask_pipeline(endpoint.url, 60, model=", max_concurrency: 1")
+        run(project, expect="check api_key")
+        assert endpoint.asked.total() == 16
+        endpoint.behave = None
+        run(project, retry_failed=True)
+    assert len(project.read("runs/ask/corpus.jsonl")) == 60
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_quota_a_minute_is_waited_for(project, transport):
     def behave(asked, times):
