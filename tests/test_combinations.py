@@ -57,7 +57,7 @@ CASES = [
     ("embedder", {"fields": ["question", "answer", "other"], "loss": "ranking"}),
     *[("cross_encoder", {**PAIRS, "loss": loss}) for loss in ("bce", "mse")], ("cross_encoder", {**THREE, "loss": "margin_mse"}),
 ]  # fmt: skip
-GENERAL = ({"gradient_checkpointing": True}, {"accumulate": 3}, {"batch_size": 64}, {"max_length": 16}, {"held_out": 0.5}, {"dtype": "bfloat16"})
+GENERAL = ({"gradient_checkpointing": True}, {"accumulate": 3}, {"batch_size": 64}, {"max_length": 96}, {"held_out": 0.5}, {"dtype": "bfloat16"})
 
 
 def answered(request, sample):
