@@ -10,6 +10,10 @@ def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> F
     """Drop answers without the figure, time, cause or name that the question's first words ask for.
 
     English. Costs nothing.
+
+    Options:
+        field: the answer
+        to: the question that it answers
     """
 
     def lacking(record: Record) -> float:

@@ -32,6 +32,12 @@ def responsive(
     answer fits by its form alone if they lack half of its words. Measures the share taken up, the words added, whether
     the form fits, how near it stands in the sources, and the share of the added words that they have.
     English. Costs nothing.
+
+    Options:
+        field: the answer
+        to: the question
+        sources: the fields that the answer was made from, such as a passage
+        min_share: smallest share of the question's content words that a kept answer takes up
     """
 
     def compare(record: Record) -> dict[str, float]:

@@ -64,6 +64,10 @@ def standalone(*, fields: list[FieldName], subject: FieldName) -> Filter:
 
     Names are what begins with a capital letter, figures, and words of `subject`. Measures how often.
     English. Costs nothing.
+
+    Options:
+        fields: the texts that must stand alone
+        subject: the field with the subject's name, such as a title
     """
 
     def pointers(record: Record) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import repeat
@@ -22,7 +22,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.ledger import Ledger
 from distillgen.privacy import name_of
 from distillgen.project import Project, class_in
-from distillgen.record import Record, Unrenderable
+from distillgen.record import META, Record, Unrenderable
 from distillgen.teachers import Completion, Request, Spec, Teacher, succeeded
 from distillgen.template import compile_template
 
@@ -155,6 +155,10 @@ class Stage(BaseModel):
         """What may stand as the stage where it has dropped a record: its name, and those of stages inside it."""
         return [self.name]
 
+    def chooses(self) -> bool:
+        """Whether it `selects` with these options."""
+        return self.selects
+
     def score_labels(self) -> dict[str, tuple[str, str]]:
         """The labels under which its filters keep scores, each with the filter and the stage that it stands in."""
         return {}
@@ -210,6 +214,9 @@ class Stage(BaseModel):
         raise NotImplementedError
 
 
+NO = ("", "false", "no", "0", "null")
+
+
 class Text:
     """A template in place, of a stage that asks for something else than an answer. Raises ConfigError for a wrong one."""
 
@@ -233,9 +240,37 @@ class Text:
             raise Unrenderable(nothing)
         return text
 
+    def holds(self, record: Record) -> bool:
+        """Whether its text says yes: anything but nothing, false, no or 0. Raises Unrenderable."""
+        return self.render(record).strip().lower() not in NO
+
     def size(self, record: Record) -> int:
         """Bytes of the text, with a few for what a chat template adds."""
         return len(self.render(record).encode("utf-8", "replace")) + 16
+
+
+def marks(name: str | None) -> set[str]:
+    """The fields that the option `mark` adds. Raises ConfigError where one is distillgen's own."""
+    if name == META:
+        raise ConfigError(f"mark: the field '{META}' is distillgen's own; name it otherwise")
+    return {name, f"{name}_why"} if name else set()
+
+
+async def marked(chunks: Chunks, stage: str, name: str, filters: Collection[str] | None = None) -> Chunks:
+    """Records that `stage` has dropped, by one of `filters` where these are given, go on: they have false in the field
+    `name` and the reason in `<name>_why`; all others that go on have true and no reason.
+    """
+
+    def noted(record: Record) -> Record:
+        why = record.dropped
+        if why and (why.stage != stage or filters is not None and why.filter not in filters):
+            return record
+        noted = {name: why is None, f"{name}_why": why.reason if why else ""}
+        return replace(record, dropped=None, fields={**record.fields, **noted})
+
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield list(map(noted, chunk))
 
 
 def bounds(

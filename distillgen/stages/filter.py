@@ -36,6 +36,8 @@ from distillgen.stages import (
     ask_each,
     bounds,
     in_order,
+    marked,
+    marks,
     size_of,
     splice,
 )
@@ -131,6 +133,9 @@ class FilterStage(Stage):
     selects = True
 
     filters: Entries = Field(min_length=1, description="filters by name, each with its options")
+    mark: str | None = Field(
+        None, description="a field that says whether a record passes, and <field>_why that says why not; then none is dropped"
+    )  # fmt: skip
 
     def build(self, project: Project) -> list[tuple[Entry, Filter]]:
         """The filters as written and made. Raises ConfigError for unknown names and options."""
@@ -165,7 +170,11 @@ class FilterStage(Stage):
             for _, value in self._named(entry, given.project, ModelName):
                 given.able(value)
         self.files(given.project)
-        return given.fields
+        return given.fields | marks(self.mark)
+
+    def chooses(self) -> bool:
+        """A filter that marks drops nothing."""
+        return self.mark is None
 
     def score_labels(self) -> dict[str, tuple[str, str]]:
         """Its filters' labels."""
@@ -220,7 +229,7 @@ class FilterStage(Stage):
             chunks = whole_groups(chunks, judge.together) if each.together else chunks
             chunks = (self._asked if each.asks else self._judged)(chunks, judge, job)
             chunks = self._noted(chunks, judge, job) if each.over_run else chunks
-        return chunks
+        return marked(chunks, self.name, self.mark) if self.mark else chunks
 
     async def _having(self, chunks: Chunks, entry: Entry, names: Sequence[str]) -> Chunks:
         """The same records; those that lack a field which the filter reads are dropped: no measure sees them."""

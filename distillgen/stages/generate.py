@@ -31,6 +31,8 @@ from distillgen.stages import (
     bounds,
     certainty,
     likelihood,
+    marked,
+    marks,
     size_of,
 )
 from distillgen.teachers import Completion, Request, Spec, Teacher
@@ -55,6 +57,9 @@ class Generate(Stage, Sampling):
     tools: list[dict[str, Any]] | None = Field(None, description="tools it may call; its calls go to the field tool_calls")
     grammar: str | None = Field(None, description="a GBNF grammar that the answer must follow")
     take_cut_off: bool = Field(False, description="take an answer that was cut off at max_tokens as far as it goes")
+    mark: str | None = Field(
+        None, description="a field that says whether an answer could be used, and <field>_why that says why not; none is dropped"
+    )  # fmt: skip
     max_items: int = Field(50, ge=1, description="most records from one answer of a list form")
 
     @model_validator(mode="after")
@@ -101,7 +106,7 @@ class Generate(Stage, Sampling):
         added = [*prompt.form.fields(self.output), *filter(None, [self.reasoning, "tool_calls" if self.tools else None])]
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; name the output otherwise")
-        return given.fields | set(added)
+        return given.fields | set(added) | marks(self.mark)
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
         """The stage's options over the model's over the prompt's."""
@@ -133,7 +138,8 @@ class Generate(Stage, Sampling):
         answered = ask_each(
             chunks, [teacher], job, self.name, questions=asking.questions, answered=asking.children, unusable=asking.unusable
         )
-        return self._counted(answered, asking, job)
+        counted = self._counted(answered, asking, job)
+        return marked(counted, self.name, self.mark, FAILURES) if self.mark else counted
 
     async def _counted(self, chunks: Chunks, asking: _Asking, job: Job) -> Chunks:
         """Say how many requests got the answer of an identical one, though each was to be a draw of its own."""

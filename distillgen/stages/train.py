@@ -34,7 +34,7 @@ from distillgen.objectives import PARTS, Lora, Objective, Row, Unusable, objecti
 from distillgen.project import Project, file_sha256
 from distillgen.record import SPLIT, Record, Unrenderable, digest, dumps
 from distillgen.signals import Logprobs, unpack
-from distillgen.stages import Checking, Chunk, Chunks, Job, Stage
+from distillgen.stages import Checking, Chunk, Chunks, Job, Stage, Text
 from distillgen.stages._whole_set import Spool
 from distillgen.stages.decontaminate import Decontaminate
 from distillgen.state import Damaged, load_state
@@ -89,6 +89,9 @@ class Train(Stage):
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
         "kept", description="or a control arm of as many rows: raw (the first of the kept and of what filters "
         "dropped), random (any of these), or shuffled (the kept with each other's answers)",
+    )  # fmt: skip
+    where: str | None = Field(
+        None, description="a template: only records for which it says yes (not nothing, false, no or 0) are learnt from"
     )  # fmt: skip
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated")
     seed: int = Field(0, ge=0, description="of the split, new weights, dropout and the order of rows")
@@ -156,6 +159,8 @@ class Train(Stage):
         if self.student not in trained:
             students.check(self.student, given.project.root, trained)
         self.files(given.project)
+        if self.where is not None:
+            Text(self.where).check(given, "'where'")
         self._check_arm(given, learning)
         if self.warm_start and not given.loops:
             raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
@@ -206,6 +211,8 @@ class Train(Stage):
         """A control arm can differ from what was kept. Raises ConfigError."""
         if self.on == "shuffled":
             learning.answers()
+        if self.where is not None and self.on in FROM_DROPPED:
+            raise ConfigError(f"on: {self.on} has what filters dropped, and 'where' drops nothing: use filters, or on: shuffled")
         if self.on in FROM_DROPPED and not any(self._learns(given, *step) for step in _steps(given)):
             raise ConfigError(
                 f"on: {self.on}: the arm would be the kept rows once more: no stage before it selects among records that "
@@ -214,7 +221,7 @@ class Train(Stage):
 
     def _learns(self, given: Checking, place: int, stage: Stage, fields: Fields) -> bool:
         """Whether it can learn from what `stage` drops, once the stages behind that have formed it."""
-        if not stage.selects:
+        if not stage.chooses():
             return False
         try:
             for _, later, _ in list(_steps(given))[place + 1 :]:
@@ -330,14 +337,19 @@ class Train(Stage):
         """
         learning = self.learning
         form = self._former(spool, job) if self.on in FROM_DROPPED else None
+        condition = Text(self.where) if self.where is not None else None
 
         def taught(chunk: Chunk) -> Iterator[tuple[Record, Row | Unusable]]:
             recorded = _signals(chunk, job) if learning.signals else [{} for _ in chunk]
             for record, signals in zip(chunk, recorded, strict=True):
                 try:
+                    if condition and not condition.holds(record):
+                        raise Unusable("by 'where'")
                     yield record, learning.row(form(record) if form and record.dropped else record, signals)
                 except Unusable as why:
                     yield record, why
+                except Unrenderable as why:
+                    yield record, Unusable(f"'where': {why}")
 
         kept = (taught([record for record in chunk if not record.dropped]) for chunk in spool.chunks())
         first = next((row for some in kept for _, row in some if isinstance(row, dict)), {})
@@ -372,7 +384,7 @@ class Train(Stage):
         def formed(record: Record) -> Record:
             assert record.dropped
             place = places.get(record.dropped.stage)
-            if place is None or not stages[place].selects:
+            if place is None or not stages[place].chooses():
                 raise Unusable(f"stage '{record.dropped.stage}' let none of it go on ({record.dropped.filter})")
             raw = record
             for name, former in formers(place):

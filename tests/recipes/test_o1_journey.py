@@ -273,3 +273,27 @@ def test_two_stages_need_less_than_half_the_chains_of_one(project):
     one, [only] = taught("one-stage", "eighty", *chains, alone, {"evaluate": {"models": ["student"], **evaluate}})
     assert 2 * two.state["kept"] > 0.9 * one.state["kept"] > 60
     assert before > 0.75 and after > 0.6 and only < 0.4, (before, after, only)
+
+
+def test_a_problem_whose_reformatted_solution_fails_goes_on_to_the_second_stage(project):
+    """Of four problems one reformat is wrong and one is cut off: no examples of the form, but problems to think about."""
+    sums = Sums(4, wrong=0.0)
+    project.rows("sums.jsonl", sums.rows())
+    wrong, cut, *_ = sums.digits
+
+    def teach(request, sample):
+        text = request.messages[-1]["content"]
+        if "short solution" in text and wrong in text:
+            return r"Therefore \boxed{-1}"
+        if "short solution" in text and cut in text:
+            return distillgen.teachers.Completion(text=sums.short(cut)[:-3], status="length")
+        return sums.teach(request, sample)
+
+    run = distillgen.run(recipe(path="sums.jsonl"), out="run", teachers={"teacher": teach})
+    rows = [record.fields for record in read_records(run.directory / "corpus.jsonl")]
+    assert {row["question"] for row in rows} == set(sums.digits), "a problem was lost to the second stage"
+    learnt = {row["question"] for row in rows if row["whole"] and row["right_in_short"]}
+    assert learnt == set(sums.digits) - {wrong, cut}
+    shipped = yaml.safe_load((home("pipelines") / "o1-journey.yaml").read_text())
+    (warm_up,) = [s["train"] for s in shipped["stages"] if s.get("train", {}).get("name") == "warm-up"]
+    assert warm_up["where"] == "{{ whole and right_in_short }}"
