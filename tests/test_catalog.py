@@ -54,6 +54,12 @@ def test_a_filter_of_ones_own_has_its_manual(project):
     assert "docstring describes 'max_shar', which is no option; did you mean 'max_share'?" in shown
 
 
+def test_what_a_stage_alone_takes_comes_before_what_others_take_too(project):
+    (entry,) = json.loads(project.cli("help", "generate", "--json").stdout)
+    names = list(entry["options"])
+    assert names[0] == "model" and names.index("max_items") < names.index("temperature") < names.index("name")
+
+
 @pytest.mark.parametrize("kind, some", [("stages", "generate"), ("providers", "vllm"), ("objectives", "dpo"), ("filters", "unique")])
 def test_list(project, kind, some):
     assert some in [entry["name"] for entry in json.loads(project.cli("list", kind, "--json").stdout)]

@@ -135,7 +135,8 @@ def test_each_model_is_shown_with_its_own_answers_and_money(small):
     small.write(
         "pipelines/small.yaml",
         PIPELINE.replace("models: {t: {provider: scripted, model: echo}}", models)
-        + '  - generate: {name: again, model: u, template: "{{ answer }} Really?", output: doubt}\n',
+        + '  - generate: {name: again, model: u, template: "{{ answer }} Really?", output: doubt}\n'
+        + '  - generate: {name: third, model: u, template: "Why?", output: reason}\n',
     )
     shown = []
 
@@ -151,8 +152,8 @@ def test_each_model_is_shown_with_its_own_answers_and_money(small):
 
     execute(distillgen.load("pipelines/small.yaml"), small.path / "r", Options(), watch)
     lines = {line.split()[0]: line for line in shown}
-    assert "$12.00" in lines["t"] and "4.0/s" in lines["t"] and "$16.00" in lines["u"] and "2.0/s" in lines["u"]
-    assert "$28.00 of at most $" in lines["cost"]
+    assert "$12.00" in lines["t"] and "4.0/s" in lines["t"] and "$17.00" in lines["u"] and "2.0/s" in lines["u"]
+    assert "$29.00 of at most $" in lines["cost"]
 
 
 @pytest.mark.parametrize("end", ["interrupted", "stages", "empty"])
@@ -199,7 +200,8 @@ def test_warnings_reach_the_terminal_once_each(small):
     small.write(
         "filters/careful.py",
         '"""A filter that warns."""\n\nimport logging\n\nfrom distillgen import Filter\n\n\ndef careful() -> Filter:\n'
-        '    """Drop nothing."""\n\n    def measure(records):\n        logging.getLogger("distillgen").warning("rows are odd")\n'
+        '    """Drop nothing."""\n\n    def measure(records):\n        for _ in records:\n'
+        '            logging.getLogger("distillgen").warning("rows are odd")\n'
         "        return [0.0 for _ in records]\n\n    return Filter(measure, lambda number: None)\n",
     )
     small.write("pipelines/small.yaml", PIPELINE.replace("[word_count", "[careful, word_count"))

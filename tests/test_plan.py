@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from distillgen.pipeline import Done
+from distillgen.stages import Estimate
+
 JUDGED = "  - generate: {name: again, model: teacher, template: '{{ answer }}?', output: doubt}\n"
 
 
@@ -46,6 +49,8 @@ def test_what_a_stopped_run_has_done_is_taken_off_and_the_bound_holds(ask):
     ask.cli("run", "ask", "--max-cost-usd", most / 8, check=4)
     stopped_after = ask.endpoint.asked.total() - before
     requests, left = planned(ask)
+    held = json.loads((ask.path / "runs/ask/usage.json").read_text())["stages"]
+    assert requests[1:] == [8 - stage["sources"] for stage in held[1:]]
     assert 0 < left < most and stopped_after > 0
     ask.cli("run", "ask")
     asked = ask.endpoint.asked.total() - before - stopped_after
@@ -59,3 +64,8 @@ def test_a_stage_that_dropped_rows_leaves_fewer_to_the_next(ask):
     ask.cli("run", "ask", check=3)
     path.write_text(written.replace("min_words: 1", "min_words: 99").replace("{{ answer }}?", "{{ answer }}!"))
     assert planned(ask)[0] == [0, 0, 0, 0], "the filter kept none of them"
+
+
+def test_a_bound_is_rounded_up():
+    left = Done(0.55, None).taken_off(Estimate(8, 8, 100, None, 1.0))
+    assert (left.requests, left.input_tokens, left.output_tokens) == (4, 45, None) and 0.44 < left.max_cost_usd < 0.46
