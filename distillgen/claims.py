@@ -58,6 +58,16 @@ class Claims:
         self.shared = False
         """Whether another process asks, too."""
 
+    def take_alone(self, keys: Sequence[bytes], run: str, stage: str, model: str) -> bool:
+        """Claim what is about to be sent, and is not counted when the process is killed, where no other process asks:
+        then nothing has to be written. False where `take` has to decide.
+        """
+        if self.shared or not self._owner or self._entering:
+            return False
+        for key in keys:
+            self._flying[key] = (key, self._owner, run, stage, model, 0.0)
+        return not self.shared  # read after the line above: whoever sets it publishes what is in flight
+
     async def take(self, keys: Sequence[bytes], run: str, stage: str, model: str, cost_usd: float) -> bool:
         """Claim what is about to be sent, which may cost so much (of one key; 0: not counted when the process is killed).
         False where another process has one of them in flight: then none is claimed.

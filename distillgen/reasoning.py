@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+SIGNS = "<[◁"
+"""A text that holds none of them, and does not begin with "analysis", holds no thought."""
 _CERTAIN = ("think", "seed:think", "mm:think", "antthinking")
 _WORDS = (
     "thinking",
@@ -77,7 +79,7 @@ def split_reasoning(
     `opened` says that the prompt ended within a thought. A tag that the request itself has `named`, such as
     `<reasoning>`, is the form that it asks for and no thought, unless it is one of <think>'s family.
     """
-    if not opened and not any(sign in text for sign in "<[◁") and not text.lstrip().startswith("analysis"):
+    if not opened and not any(sign in text for sign in SIGNS) and not text.lstrip().startswith("analysis"):
         return Split("", text)
     if "<|channel|>" in text and not named("<|channel|>"):
         return _split_channels(text)

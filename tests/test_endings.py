@@ -4,8 +4,11 @@ import json
 
 import pytest
 from aiohttp import web
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import distillgen
+from distillgen.teachers import Completion, Request
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
 
@@ -271,3 +274,50 @@ def test_identical_requests_get_one_answer_and_the_run_says_so(project, endpoint
     assert len(endpoint.bodies) == 2
     show.summary(distillgen.run("ask", out="runs/ask"))
     assert ("4 requests were identical to earlier ones" in capsys.readouterr().out) is bool(same)
+
+
+VALUES = st.sampled_from([None, "", "a text", 0, 3, 8, 11, -1, True, 2.0, [], ["x"], {}, {"content": []}, {"cached_tokens": 2}])
+
+
+@given(
+    message=st.dictionaries(st.sampled_from(["role", "content", "refusal", "tool_calls", "reasoning_content", "annotations"]), VALUES),
+    choice=st.dictionaries(st.sampled_from(["index", "logprobs", "finish_reason", "text"]), VALUES),
+    usage=st.one_of(
+        VALUES,
+        st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "cost"]), VALUES),
+    ),
+    model=VALUES,
+)
+@example(message={"role": "assistant", "content": "a"}, choice={"finish_reason": "stop"}, model="m",
+         usage={"prompt_tokens": 8, "completion_tokens": 3, "total_tokens": 11})  # fmt: skip
+def test_the_short_way_of_usual_bodies_gives_what_the_long_way_gives(message, choice, usage, model):
+    from distillgen.teachers import _openai_wire as wire
+
+    body = {"choices": [{**choice, "message": message}], "usage": usage, "model": model}
+
+    def read():
+        try:
+            made = wire.completions_of(body)
+            return [repr(c._replace(tool_calls=[*c.tool_calls], logprobs=[*c.logprobs])) for c in made]
+        except Exception as error:
+            return type(error)
+
+    short, usual = read(), wire._usual
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_usual", lambda payload: None)
+        assert read() == short
+    if usual(body) is not None:
+        assert message["content"] == usual(body).text
+
+
+@pytest.mark.parametrize("text", ["Forty two.", "", "analysis of it", " <b>", "[x]", "a ◁ b"])
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_the_short_way_of_usual_answers_gives_what_the_long_way_gives(text, role):
+    from distillgen.teachers import _settling
+
+    asked, answer = Request("m", [{"role": role, "content": "Why? <think>"}]), Completion(text=text, finish="stop")
+    short = _settling.settled(asked, answer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_settling, "SIGNS", text[:1] or "x")  # every text holds a sign: none is usual
+        long = _settling.settled(asked, answer)
+    assert short == long

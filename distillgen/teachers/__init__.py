@@ -404,6 +404,8 @@ class Teacher:
     def cost_usd(self, completion: Completion) -> float:
         """What an answer cost by the model's price, 0 where none is given. What is uncounted may be of the dearest kind."""
         c = completion
+        if self.spec.price is None:
+            return 0.0
         if "input_tokens" in c.uncounted:
             return self.spec.most_usd(c.input_tokens, c.output_tokens)
         return self.spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens, c.cache_write_tokens)
@@ -429,7 +431,7 @@ class Teacher:
                     elsewhere = await self._elsewhere(ask) if self.services.ledger.claims.shared else []
                     answers = elsewhere or await self._try(ask)
                     completions += answers
-                    if answers:
+                    if answers and len(completions) < len(keys):
                         ask.leave_out({c.key for c in answers})
                 except Retryable as error:
                     pause_s = self._pause_s(error, ask.retries + 1)
@@ -490,7 +492,8 @@ class Teacher:
                 if self._refusal:
                     raise self._refusal
                 at_risk = worst if budget.max_cost_usd is not None and self.paid and not self.durable else 0.0
-                if not await ledger.claim(ask.keys, self.services.run, ask.stage, self.name, at_risk):
+                claim = ask.keys, self.services.run, ask.stage, self.name
+                if (at_risk or not ledger.claims.take_alone(*claim)) and not await ledger.claim(*claim, at_risk):
                     return []
                 if ledger.claims.shared and (answers := self._answered(ask)):
                     return answers

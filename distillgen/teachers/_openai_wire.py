@@ -17,7 +17,7 @@ import orjson
 from distillgen.record import dumps, loads
 from distillgen.teachers import UNUSABLE_ANSWER, Completion, Rejected, Retryable
 from distillgen.teachers._settling import MISSING
-from distillgen.teachers._usage import counts_of
+from distillgen.teachers._usage import counts_of, usual_counts
 
 Logprobs = list[list[Any]]
 
@@ -38,8 +38,10 @@ def read_json(content: bytes) -> Any:
 
 def completions_of(payload: Any) -> list[Completion]:
     """The choices of a response body, at least one; what it used is counted with the first. Raises Retryable."""
-    choices = payload.get("choices") if isinstance(payload, Mapping) else None
-    choices = [choice for choice in _list(choices) if isinstance(choice, Mapping)]
+    if usual := _usual(payload):
+        return [usual]
+    choices = payload.get("choices") if isinstance(payload, dict) else None
+    choices = [choice for choice in _list(choices) if isinstance(choice, dict)]
     if not choices:
         what = f"the answer is not a completion, or has no choices: {payload}"
         raise Retryable(what, used=unusable(payload))
@@ -52,6 +54,25 @@ def completions_of(payload: Any) -> list[Completion]:
         counts["uncounted"] = (*counts.get("uncounted", ()), "output_tokens")  # 0 for an answer is no count
     made[0] = made[0]._replace(**counts)
     return made
+
+
+def _usual(payload: Any) -> Completion | None:
+    """The completion of a body with one choice of plain text and usual counts, as most are: a short way to what the
+    long one gives, too.
+    """
+    choices = payload.get("choices") if type(payload) is dict else None
+    if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
+        return None
+    choice = choices[0]
+    message, finish, counts = choice.get("message"), choice.get("finish_reason"), usual_counts(payload.get("usage"))
+    if type(message) is not dict or type(finish) is not str or not finish or counts is None or choice.get("logprobs"):
+        return None
+    text, model = message.get("content"), payload.get("model")
+    if type(text) is not str or type(model) is not str or (text and not counts[1]):
+        return None
+    if len(message) > 2 and any(value for name, value in message.items() if name not in ("role", "content")):
+        return None
+    return Completion(text=text, finish=finish, model=model, input_tokens=counts[0], output_tokens=counts[1])
 
 
 def unusable(payload: Any, *, answers: bool = True) -> Completion:
@@ -102,8 +123,8 @@ def score_of(payload: Any, target: str) -> Completion:
 
 def _read(choice: Any) -> dict[str, Any]:
     """What one choice says, of either protocol."""
-    if not isinstance(choice, Mapping) or not (
-        isinstance(choice.get("message"), Mapping) or "text" in choice
+    if not isinstance(choice, dict) or not (
+        isinstance(choice.get("message"), dict) or "text" in choice
     ):
         return {"status": "failed", "error": f"a choice of the answer has no message: {str(choice)[:60]}"}
     message = _mapping(choice.get("message"))
@@ -129,7 +150,7 @@ def _content(content: Any) -> tuple[str, str, str]:
     """The text of a message's content, the thought in it, and the type of what is neither."""
     texts, thoughts, other = list[str](), list[str](), ""
     for part in content if isinstance(content, list) else [] if content is None else [content]:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
         if isinstance(part, str):
             texts.append(part)
         elif kind in ("text", "output_text") and isinstance(part.get("text"), str):
@@ -162,10 +183,10 @@ def _tool_calls(message: Mapping[str, Any]) -> list[Any]:
         calls
         if isinstance(calls, list)
         else [{"type": "function", "function": older}]
-        if isinstance(older, Mapping)
+        if isinstance(older, dict)
         else []
     )
-    return [call for call in calls if isinstance(call, Mapping)]
+    return [call for call in calls if isinstance(call, dict)]
 
 
 def _logprobs(value: Any) -> Logprobs:
@@ -200,7 +221,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from distillgen.reasoning import opens_thought, split_reasoning
+from distillgen.reasoning import SIGNS, opens_thought, split_reasoning
 from distillgen.teachers import Completion, Request
 
 MISSING = "missing"
@@ -49,6 +50,7 @@ the model's entry allows it.
 """
 
 
+@lru_cache(256)
 def kind_of(finish_reason: str) -> str:
     """ok, called (it ended to call a tool), length, refused, failed, or nothing where the word is unknown."""
     return _KIND.get(re.sub(r"[\s-]+", "_", finish_reason.strip().lower()).removeprefix("finish_reason_"), "")
@@ -61,6 +63,10 @@ def settled(
     template opened a thought, `allowed` holds further words that end a whole answer.
     """
     c = completion
+    if c.finish == "stop" and c.status == "ok" and not (opened or c.reasoning or c.tool_calls) and request.messages:
+        plain = not any(sign in c.text for sign in SIGNS) and not c.text.lstrip().startswith("analysis")
+        if plain and request.messages[-1].get("role") != "assistant" and "logprobs" not in request.sampling:
+            return c._replace(finish="")  # as most are
     opened = opened or opens_thought(_last_text(request))
     reasoning, text, whole = split_reasoning(c.text, opened=opened, named=lambda mark: _names(request, mark))
     if text is not c.text or c.reasoning:

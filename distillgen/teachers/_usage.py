@@ -37,12 +37,11 @@ def counts_of(usage: Any, *, answers: bool = True) -> dict[str, Any]:
     """The counts of a Completion; `uncounted` names those that are not said, or not as a number of tokens. An embedding
     `answers` nothing: all that it used was read.
     """
+    if answers and (usual := usual_counts(usage)):
+        return dict(zip(("input_tokens", "output_tokens"), usual, strict=True))
     said, unreadable = dict[str, int](), set[str]()
     _gather(usage, said, unreadable)
     total = _first(said, _TOTAL)
-    if len(said) == 3 and answers and not unreadable and said.get("prompttokens") and "completiontokens" in said:
-        if total == said["prompttokens"] + said["completiontokens"]:  # as most answers say it
-            return {"input_tokens": said["prompttokens"], "output_tokens": said["completiontokens"]}
     read, written = _most(said, _READ), max(_most(said, _WRITTEN), sum(said.get(name, 0) for name in _TIMED))
     reasoning, output = _most(said, _REASONING), _first(said, _OUTPUT) if answers else 0
     prompt = _first(said, _INPUT)
@@ -73,10 +72,20 @@ def counts_of(usage: Any, *, answers: bool = True) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def usual_counts(usage: Any) -> tuple[int, int] | None:
+    """The tokens of prompt and answer where a body says these and their sum, and nothing else, as most do."""
+    if type(usage) is not dict or (len(usage) > 3 and sum(value is not None for value in usage.values()) > 3):
+        return None
+    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if type(read) is not int or type(written) is not int or not (0 < read <= MOST and 0 <= written <= MOST):
+        return None
+    return (read, written) if usage.get("total_tokens") == read + written else None
+
+
 def _gather(usage: Any, said: dict[str, int], unreadable: set[str], depth: int = 0) -> None:
     """Every count, at the few depths at which endpoints give them, under its plain name."""
-    for name, value in usage.items() if isinstance(usage, Mapping) else ():
-        if isinstance(value, Mapping):
+    for name, value in usage.items() if isinstance(usage, dict) else ():
+        if isinstance(value, dict):
             if depth < 3:
                 _gather(value, said, unreadable, depth + 1)
         elif value is not None and (plain := _plain(name)):
@@ -114,4 +123,4 @@ def _most(said: Mapping[str, int], names: tuple[str, ...]) -> int:
 
 def _is_beside(usage: Any) -> bool:
     """Whether the reasoning is counted as an item of its own, and not in the details of the answer's tokens."""
-    return isinstance(usage, Mapping) and ("reasoning_tokens" in usage or "thinking_tokens" in usage)
+    return isinstance(usage, dict) and ("reasoning_tokens" in usage or "thinking_tokens" in usage)
