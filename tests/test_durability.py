@@ -49,7 +49,12 @@ def pipeline(project, url, rows=ROWS):
     return path
 
 
-def start(project, *args, before=None):
+def hang_up():
+    """A closed terminal counts, also where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def start(project, *args, before=hang_up):
     return subprocess.Popen(
         [sys.executable, "-m", "distillgen", "run", "ask", *args], cwd=project.path, env=project.env(),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=before,
@@ -117,7 +122,7 @@ def test_a_terminal_that_is_closed_throws_no_answer_away(project):
         command = [sys.executable, "-c", "import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
                    f"os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'distillgen', 'run', 'ask'])"]  # fmt: skip
         process = subprocess.Popen(command, cwd=project.path, env=project.env() | {"TERM": "xterm"}, start_new_session=True,
-                                   stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
+                                   preexec_fn=hang_up, stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
         os.close(theirs)
         while endpoint.asked.total() < 3 * CONCURRENCY:
             os.read(ours, 1 << 16)

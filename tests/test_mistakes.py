@@ -268,7 +268,7 @@ MISTAKES = [
     yaml("filter twice without name", "      - short\n", "      - short\n      - short\n", "- short", "filter 'short' stands twice", "short: {name: …}"),
     yaml("filter twice across stages", "  - format:\n", "  - filter: {name: later, filters: [short]}\n  - format:\n", "name: later", "filter 'short' stands in 'filter' and in 'later'", "short: {name: …}"),
     yaml("filter factory refuses", "{name: other, most: 90}", "{name: other, most: 0}", "most: 0", "filter 'long': most must be at least 1"),
-    yaml("filters as a mapping", "      - short\n      - long: {name: other, most: 90}\n", "      short: {max_words: 3}\n", "short:", "no option 'short'", "known: filters, name"),
+    yaml("filters as a mapping", "      - short\n      - long: {name: other, most: 90}\n", "      short: {max_words: 3}\n", "short:", "no option 'short'", "known: filters, mark, name"),
     code("filter file without the function", "filters/short.py", SHORT.replace("def short", "def shorter"), 0, "one function named as the file", "def short("),
     code("filter file with a syntax error", "filters/short.py", SHORT.replace("-> Filter:", "-> Filter"), "def short", "expected ':'"),
     code("filter file that raises", "filters/short.py", SHORT.replace('"""Short answers."""', "import no_such_module"), "import no_such_module", "No module named 'no_such_module'"),
