@@ -7,30 +7,43 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distillgen.errors import ConfigError as ConfigError
     from distillgen.errors import DistillgenError as DistillgenError
-    from distillgen.execution import run as run
-    from distillgen.pipeline import Pipeline as Pipeline
-    from distillgen.pipeline import load as load
+    from distillgen.inference.teacher import Completion as Completion
+    from distillgen.inference.teacher import Request as Request
+    from distillgen.pipeline.load import Pipeline as Pipeline
+    from distillgen.pipeline.load import load as load
     from distillgen.project import Project as Project
-    from distillgen.prompt import Prompt as Prompt
+    from distillgen.prompting.prompt import Prompt as Prompt
     from distillgen.record import FieldName as FieldName
     from distillgen.record import FileName as FileName
     from distillgen.record import ModelName as ModelName
     from distillgen.record import PromptName as PromptName
     from distillgen.record import Record as Record
     from distillgen.record import ScriptName as ScriptName
-    from distillgen.runs import Run as Run
+    from distillgen.runs.directory import Run as Run
+    from distillgen.runs.execute import run as run
     from distillgen.stages.filter import Filter as Filter
-    from distillgen.teachers import Completion as Completion
-    from distillgen.teachers import Request as Request
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Completion": "teachers", "ConfigError": "errors", "DistillgenError": "errors", "FieldName": "record", "FileName": "record",
-    "Filter": "stages.filter", "ModelName": "record", "Pipeline": "pipeline", "Project": "project", "Prompt": "prompt",
-    "PromptName": "record", "Record": "record", "Request": "teachers", "Run": "runs", "ScriptName": "record",
-    "load": "pipeline", "run": "execution",
-}  # fmt: skip
+    "Completion": "inference.teacher",
+    "ConfigError": "errors",
+    "DistillgenError": "errors",
+    "FieldName": "record",
+    "FileName": "record",
+    "Filter": "stages.filter",
+    "ModelName": "record",
+    "Pipeline": "pipeline.load",
+    "Project": "project",
+    "Prompt": "prompting.prompt",
+    "PromptName": "record",
+    "Record": "record",
+    "Request": "inference.teacher",
+    "Run": "runs.directory",
+    "ScriptName": "record",
+    "load": "pipeline.load",
+    "run": "runs.execute",
+}
 __all__ = [*_HOMES]
 
 

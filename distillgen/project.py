@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from distillgen.errors import ConfigError, UserCodeError, did_you_mean
-from distillgen.files import inner_files, opened
 from distillgen.record import Record
+from distillgen.user_files import inner_files, opened
 
 KINDS = ("pipelines", "prompts", "filters", "data")
 MARKS = KINDS[:-1]  # what only a project has; a folder called data lies anywhere

@@ -19,7 +19,7 @@ import jsonlines
 import orjson
 
 from distillgen.errors import ConfigError
-from distillgen.files import HEAD, opened
+from distillgen.user_files import HEAD, opened
 
 META = "meta"  # everything of ours in a written row stands under this key
 SPLIT = "split"  # the field that says what a row is for: train, or test (held out), as data sets have it

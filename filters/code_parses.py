@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import fenced as code_blocks
+from distillgen.answers.final_answer import fenced as code_blocks
 from distillgen.record import loads
 
 ALIASES = {"py": "python", "python3": "python", "yml": "yaml", "": None}

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
-from distillgen.contamination import ROWS, grams, items, texts
-from distillgen.embedding import check, embed
+from distillgen.local_models.embedder import check, embed
 from distillgen.project import file_sha256
-from distillgen.text import words
+from distillgen.rows.evaluation_sets import ROWS, grams, items, texts
+from distillgen.text.words import words
 
 
 def contamination(

@@ -8,7 +8,7 @@ from typing import Any
 
 from distillgen import ConfigError, FieldName, Filter, Project, Record, ScriptName
 from distillgen.errors import did_you_mean
-from distillgen.nli import entailment, nli_model
+from distillgen.local_models.nli import entailment, nli_model
 from distillgen.stages.filter import siblings
 
 

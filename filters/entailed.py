@@ -5,9 +5,9 @@
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Project, Record, ScriptName
-from distillgen.evidence import Passages, probabilities, sentences
 from distillgen.extras import need
-from distillgen.nli import nli_model
+from distillgen.local_models.nli import nli_model
+from distillgen.local_models.passages import Passages, probabilities, sentences
 
 PASSAGES = 3  # of a source that is longer than these, the ones that share most words with the sentence
 

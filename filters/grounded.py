@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.text import content
+from distillgen.text.words import content
 
 
 def grounded(*, field: FieldName = "answer", sources: list[FieldName], min_share: float = 0.8) -> Filter:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import pstdev
 
 from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
-from distillgen.judging import grade
+from distillgen.flow.grading import grade
 
 
 def judge(

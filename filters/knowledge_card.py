@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import cache
 
 from distillgen import FieldName, FileName, Filter, Project, Record, ScriptName
-from distillgen.evidence import Passages, probabilities
 from distillgen.extras import need
-from distillgen.nli import nli_model
+from distillgen.local_models.nli import nli_model
+from distillgen.local_models.passages import Passages, probabilities
 from distillgen.project import file_sha256
 
 SUMMARIES = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 from distillgen import FieldName, Filter, Project, Prompt, PromptName, Record
 from distillgen.project import read_text
 from distillgen.record import text_of
-from distillgen.text import words
+from distillgen.text.words import words
 
 TAGS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|^@\w+[ \t]*$", re.S | re.M)
 

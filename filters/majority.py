@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import Kind, final_answer
+from distillgen.answers.final_answer import Kind, final_answer
 from distillgen.stages.filter import siblings
 
 

@@ -5,10 +5,10 @@ from functools import cache
 from typing import Any
 
 from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
-from distillgen.embedding import check, cosines, embed
+from distillgen.local_models.embedder import check, cosines, embed
 from distillgen.project import file_sha256
 from distillgen.record import read_rows, text_of
-from distillgen.text import words
+from distillgen.text.words import words
 
 
 def margin(

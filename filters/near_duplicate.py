@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from distillgen import FieldName, Filter, Record
 from distillgen.extras import need
-from distillgen.text import words
+from distillgen.text.words import words
 
 if TYPE_CHECKING:
-    from distillgen.minhash import Index
+    from distillgen.algorithms.minhash import Index
 
 
 def near_duplicate(
@@ -30,7 +30,7 @@ def near_duplicate(
         unit: what a shingle is made of
     """
     need("near_duplicate", "rensa", "numpy")
-    from distillgen import minhash
+    from distillgen.algorithms import minhash
 
     if not 0 < threshold < 1 or shingle < 1:
         raise ValueError("'threshold' lies between 0 and 1 (for exact repetitions take 'unique'), and 'shingle' is 1 or more")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.embedding import check, embed
+from distillgen.local_models.embedder import check, embed
 
 NAMES = {"earlier": "an earlier text", "entry": "a known entry"}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import compare_numbers
+from distillgen.answers.final_answer import compare_numbers
 from distillgen.extras import need
 
 

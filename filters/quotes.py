@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.text import content, words
+from distillgen.text.words import content, words
 
 QUOTED = re.compile(r'"([^"\n]+)"|[“„]([^“”„\n]+)[”“]|«([^«»\n]+)»|「([^「」\n]+)」')
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.embedding import check, cosines
+from distillgen.local_models.embedder import check, cosines
 
 
 def relevance(

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import gives, wanted
-from distillgen.evidence import sentences
-from distillgen.text import content
+from distillgen.answers.final_answer import gives, wanted
+from distillgen.local_models.passages import sentences
+from distillgen.text.words import content
 
 _LINKED = re.compile(
     r"""^\W*(?:because|since|so|to|by|from|in|on|at|for|with|without|through|along|between|within|under|over|up|as|if|when|once

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import golds
-from distillgen.text import words
+from distillgen.answers.final_answer import golds
+from distillgen.text.words import words
 
 
 def rouge(*, field: FieldName = "answer", gold: FieldName = "gold", min_rouge_l: float = 0.2) -> Filter:

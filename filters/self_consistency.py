@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import Kind, final_answer
+from distillgen.answers.final_answer import Kind, final_answer
 from distillgen.stages.filter import siblings
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.text import content
+from distillgen.text.words import content
 
 _SOURCE, _PART = r"(?:text|passage|article|excerpt)s?", r"(?:paragraph|section|document|chapter|sentence|table|figure|example)s?"
 _SAYS = r"says?|said|states?|describes?|mentions?|argues?|claims?|suggests?|explains?|means?|writes?|gives?|presents?|believes?"

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from functools import cache
 
 from distillgen import FieldName, FileName, Filter, Project, Record, ScriptName
-from distillgen.embedding import check
-from distillgen.evidence import Passages, probabilities, sentences
 from distillgen.extras import need
-from distillgen.nli import nli_model
+from distillgen.local_models.embedder import check
+from distillgen.local_models.nli import nli_model
+from distillgen.local_models.passages import Passages, probabilities, sentences
 from distillgen.project import file_sha256
-from distillgen.text import content
+from distillgen.text.words import content
 
 
 def supported(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.algebra import LATE, VERDICTS, compare_expressions
+from distillgen.answers.algebra import LATE, VERDICTS, compare_expressions
 from distillgen.extras import need
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.text import words
+from distillgen.text.words import words
 
 
 def unique(*, by: list[FieldName]) -> Filter:

@@ -6,9 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from distillgen import ConfigError, FieldName, Filter, Record
-from distillgen.answers import program as program_of
+from distillgen.answers.final_answer import program as program_of
+from distillgen.answers.sandbox import (
+    FINISHED,
+    LEFT,
+    TIMED_OUT,
+    WROTE_TOO_MUCH,
+    Limits,
+    Unconfined,
+    lacking,
+    run_program,
+    run_tests,
+)
 from distillgen.record import text_of
-from distillgen.sandbox import FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH, Limits, Unconfined, lacking, run_program, run_tests
 
 WAYS = (FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH)
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers import boxed
-from distillgen.numerals import read_number
+from distillgen.answers.final_answer import boxed
 from distillgen.record import text_of
+from distillgen.text.numbers import read_number
 
 IMAGE = re.compile(
     r"!\[|<img\b|\\includegraphics|\[asy\]|\b(?:figure|diagram|picture|image|graph|drawing|sketch|map)\s+(?:above|below|shown|here)\b"

@@ -12,7 +12,7 @@ from contextlib import suppress
 import yaml
 from aiohttp import web
 
-from distillgen.statement import LICENSES
+from distillgen.pipeline.card_options import LICENSES
 from tests.endpoint import Endpoint
 
 REGULAR_BYTES = 2_000  # a file of more goes to LFS; on the Hub 10 MB

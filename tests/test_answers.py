@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from distillgen.answers import (
+from distillgen.answers.final_answer import (
     announced,
     boxed,
     choice,
@@ -21,8 +21,8 @@ from distillgen.answers import (
     program,
     token_f1,
 )
-from distillgen.numerals import in_figures, numbers, read_number
-from distillgen.text import content
+from distillgen.text.numbers import in_figures, numbers, read_number
+from distillgen.text.words import content
 
 
 @pytest.mark.parametrize(

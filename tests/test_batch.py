@@ -18,10 +18,10 @@ import pytest
 from aiohttp import web
 
 import distillgen
-from distillgen import execution, progress
 from distillgen.errors import ConfigError, DistillgenError
-from distillgen.ledger import Ledger, merge, salvage
-from distillgen.pipeline import load
+from distillgen.inference.ledger import Ledger, merge, salvage
+from distillgen.pipeline.load import load
+from distillgen.runs import execute, progress
 from tests.batch_endpoint import BatchEndpoint, line_error
 from tests.endpoint import completion
 
@@ -86,7 +86,7 @@ def test_a_batch_holds_no_more_than_it_may_and_a_window_lets_it_fill(project):
 
 
 def test_a_file_holds_no_more_bytes_than_it_may(project, monkeypatch):
-    monkeypatch.setattr("distillgen.teachers.batch.FILE_BYTES", 2000)
+    monkeypatch.setattr("distillgen.teachers._openai_batch.FILE_BYTES", 2000)
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 30, model=FAST)
         run(project)
@@ -311,7 +311,7 @@ def test_a_queue_that_is_full_at_once_is_waited_for(project):
 
 
 def test_an_upload_that_fails_is_tried_again(project, monkeypatch):
-    monkeypatch.setattr("distillgen.teachers.batch.UPLOADS", 0)
+    monkeypatch.setattr("distillgen.teachers._openai_batch.UPLOADS", 0)
     with BatchEndpoint(step=lambda name: name == "upload" and endpoint.steps.count("upload") < 3) as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
         run(project)
@@ -347,7 +347,7 @@ def test_results_that_come_a_moment_after_the_end_are_waited_for_and_nothing_is_
 
 @pytest.mark.parametrize("flaw", ["no file", "404", "cut"])
 def test_results_that_do_not_come_stop_the_run_and_the_next_one_looks_again_and_submits_nothing(project, flaw, monkeypatch):
-    monkeypatch.setattr("distillgen.teachers.batch.LOOKS", 3)
+    monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
     with BatchEndpoint() as endpoint:
         endpoint.flaw, endpoint.flawed = flaw, 1000
         project.ask_pipeline(endpoint.url, 30, model=FAST)
@@ -362,7 +362,7 @@ def test_results_that_do_not_come_stop_the_run_and_the_next_one_looks_again_and_
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_when_told_to(project, restart, monkeypatch):
-    monkeypatch.setattr("distillgen.teachers.batch.LOOKS", 3)
+    monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
     with BatchEndpoint() as endpoint:
         endpoint.flaw, endpoint.flawed = "lines", 1000
         project.ask_pipeline(endpoint.url, 30, model=FAST)
@@ -380,7 +380,7 @@ def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_whe
 
 
 def test_a_line_that_failed_for_now_is_asked_again_though_others_of_its_batch_are_lost(project, monkeypatch):
-    monkeypatch.setattr("distillgen.teachers.batch.LOOKS", 3)
+    monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
     with BatchEndpoint(lambda body, times: status(500) if body["messages"][0]["content"] == "What is 1?" and times == 1 else None) as endpoint:
         endpoint.flaw, endpoint.flawed = "lines", 3
         project.ask_pipeline(endpoint.url, 8, model=FAST)
@@ -511,7 +511,7 @@ def test_what_is_waited_for_is_said_and_no_alarm_is_raised(project, monkeypatch)
     with BatchEndpoint() as endpoint:
         endpoint.held = True
         path = project.ask_pipeline(endpoint.url, 6, model=FAST.replace("poll_s: 0.05", "poll_s: 1"))
-        execution.execute(load(path), project.path / "runs/ask", execution.Options(), watch)
+        execute.execute(load(path), project.path / "runs/ask", execute.Options(), watch)
     assert "batch batch_0: 2 of 6 done" in notes and len(held) >= 50 and not alarms
 
 

@@ -10,8 +10,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 import distillgen
-from distillgen.card import UNKNOWN, _table, markdown, student_card, terms_of
-from distillgen.transparency import ITEMS, Told, points, report
+from distillgen.pipeline.transparency import ITEMS, Told, points, report
+from distillgen.runs.card import UNKNOWN, _table, markdown, student_card, terms_of
 
 CARD = {
     "license": "cc-by-4.0", "languages": ["en"], "tasks": ["question-answering"], "source_license": "CC0-1.0, written by hand",
@@ -204,7 +204,7 @@ def test_markdown_shows_any_line_as_it_is():
 
 
 def test_the_schema_for_editors_knows_the_card():
-    from distillgen.catalog import json_schema
+    from distillgen.pipeline.catalog import json_schema
     from distillgen.project import Project
 
     schema = json_schema(Project(Path.cwd()))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distillgen import catalog
+from distillgen.pipeline import catalog
 from distillgen.project import Project
 from tests.test_contributing import code
 

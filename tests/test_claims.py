@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from distillgen import claims
-from distillgen.ledger import Answer, Ledger
+from distillgen.inference import claims
+from distillgen.inference.ledger import Answer, Ledger
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
 

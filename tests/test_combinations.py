@@ -8,10 +8,10 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.objectives import objectives
+from distillgen.inference.teacher import Completion
 from distillgen.objectives.dpo import LOSSES
 from distillgen.stages.train import Train
-from distillgen.teachers import Completion
+from distillgen.training.objective import objectives
 
 PACKAGES = ("torch", "trl", "peft", "datasets", "accelerate", "sentence_transformers")
 pytestmark = [
@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from distillgen import students
+    from distillgen.training import students
     from tests.tiny_models import bert, t5
 
     root = tmp_path_factory.mktemp("combinations")
@@ -106,7 +106,7 @@ def outcome(folder, monkeypatch):
     counts = itertools.count()
 
     async def here(self, work, told, job):
-        from distillgen.training import train
+        from distillgen.training.process import train
 
         (work / "job.json").write_text(json.dumps(told))
         train(work, told, self)

@@ -13,16 +13,17 @@ import click
 import pytest
 
 import distillgen
-from distillgen import ConfigError, cli
+from distillgen import ConfigError
+from distillgen.cli import main
 from distillgen.project import Project
-from distillgen.shapes import SHAPES
-from distillgen.writers import FORMATS
+from distillgen.rows.formats import FORMATS
+from distillgen.rows.shapes import SHAPES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / "data").glob("*.md")]
 CONTENT = [path for kind in ("pipelines", "prompts", "filters") for path in sorted((ROOT / kind).rglob("*")) if path.suffix in (".yaml", ".md", ".py")]
 CODE = sorted(path for path in (ROOT / "distillgen").rglob("*") if path.suffix in (".py", ".jinja"))
-VERB = "|".join(sorted(cli.main.commands, key=len, reverse=True))
+VERB = "|".join(sorted(main.main.commands, key=len, reverse=True))
 COMMAND = re.compile(rf"(?:^|[\s'\"`(/])(?:python -m )?distillgen ((?:{VERB})\b(?![-.\w<])[^`\n]*)")
 SHIPPED = {path.stem for path in (ROOT / "pipelines").glob("*.yaml")}
 OF_A_WALK_THROUGH = {"shouting"}
@@ -67,7 +68,7 @@ def words(text: str, alone: bool) -> list[str]:
 
 def parsed(text: str, alone: bool) -> tuple[click.Command, dict, list[str]]:
     verb, *args = words(text, alone)
-    command = cli.main.commands[verb]
+    command = main.main.commands[verb]
     if isinstance(command, click.Group) and args:
         verb, *args = args
         command = command.commands[verb]
@@ -90,12 +91,12 @@ def test_a_command_line_is_one_that_the_program_takes(file, text, alone):
         assert not [name for name in needed if options.get(name) is None], f"{file}: distillgen {text}: arguments are missing"
     real = {name: value for name, value in options.items() if isinstance(value, str | list) and not re.search(r"[A-Z]{2}|X", str(value))}
     if shape := real.get("shape"):
-        assert cli._assignments(shape, "--shape")[0] in SHAPES
+        assert main._assignments(shape, "--shape")[0] in SHAPES
     if name := real.get("format_"):
         assert name in FORMATS
-    cli._shares(real.get("splits") or "")
+    main._shares(real.get("splits") or "")
     for chosen in real.get("chosen") or ():
-        (name,) = cli._filter(chosen)
+        (name,) = main._filter(chosen)
         assert name in {*Project(ROOT).names("filters", ".py"), *OF_A_WALK_THROUGH}
     if options.get("pipeline") in SHIPPED:
         try:
@@ -106,7 +107,7 @@ def test_a_command_line_is_one_that_the_program_takes(file, text, alone):
 
 def test_there_are_lines_of_each_kind():
     assert len(LINES) > 60 and sum(alone for _, _, alone in LINES) > 25
-    assert {"README.md", "CONTRIBUTING.md", "pipelines/symbolic-knowledge.yaml", "distillgen/cli.py"} <= {file for file, _, _ in LINES}
+    assert {"README.md", "CONTRIBUTING.md", "pipelines/symbolic-knowledge.yaml", "distillgen/cli/main.py"} <= {file for file, _, _ in LINES}
 
 
 @pytest.mark.parametrize(

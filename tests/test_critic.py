@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 import distillgen
-from distillgen.calibration import curve
+from distillgen.algorithms.calibration import curve
 from distillgen.errors import ConfigError
-from distillgen.pipeline import load
+from distillgen.flow.stage import Checking
+from distillgen.pipeline.load import load
 from distillgen.project import Project
-from distillgen.report import write_report
-from distillgen.stages import Checking
+from distillgen.runs.report import write_report
 from distillgen.stages.critic import Critic
 from tests.planted import Triples
 from tests.test_report import HOSTILE, assert_harmless

@@ -6,7 +6,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.pipeline import load
+from distillgen.pipeline.load import load
 
 TASKS = [{"task": "name", "ask": "What is it called?"}, {"task": "use", "ask": "What is it for?"}]
 PROMPT = """---

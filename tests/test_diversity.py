@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from distillgen.diversity import coverage, distinct, self_bleu, vendi
+from distillgen.algorithms.diversity import coverage, distinct, self_bleu, vendi
 
 
 def split(*texts):

@@ -8,8 +8,8 @@ import sys
 import numpy
 import pytest
 
-from distillgen.embedding import WINDOWS, check, embed
 from distillgen.errors import ConfigError
+from distillgen.local_models.embedder import WINDOWS, check, embed
 from tests.filters.models import embedder
 
 
@@ -33,12 +33,12 @@ def test_any_text(text):
 def test_what_cannot_be_loaded(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="the embedder '.*' cannot be loaded: "):
         embed(["x"], model=str(tmp_path))
-    monkeypatch.setattr("distillgen.embedding.find_spec", lambda name: None)
+    monkeypatch.setattr("distillgen.local_models.embedder.find_spec", lambda name: None)
     monkeypatch.setattr("distillgen.extras.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"the embedder 'owner/name' needs the extra 'embeddings'.*6 GB"):
         check("owner/name")
     monkeypatch.setattr("distillgen.extras.find_spec", lambda name: name)
-    monkeypatch.setitem(__import__("distillgen.embedding").embedding.SHIPPED, "tiny", ("no-such-package", "x"))
+    monkeypatch.setitem(__import__("distillgen.local_models.embedder").local_models.embedder.SHIPPED, "tiny", ("no-such-package", "x"))
     with pytest.raises(ConfigError, match="the embedder 'tiny' needs its package: pip install no-such-package"):
         check("tiny")
 
@@ -76,7 +76,7 @@ class TestMiniLM:
         assert time.monotonic() - started < WINDOWS * two + 2
 
     def test_it_is_quiet_and_leaves_torch_as_it_was(self):
-        code = "import torch; n = torch.get_num_threads(); from distillgen.embedding import embed; embed(['x']); assert torch.get_num_threads() == n"
+        code = "import torch; n = torch.get_num_threads(); from distillgen.local_models.embedder import embed; embed(['x']); assert torch.get_num_threads() == n"
         done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.teachers import Completion, Request
+from distillgen.inference.teacher import Completion, Request
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
 
@@ -263,7 +263,7 @@ def test_an_embedding_that_is_no_list_of_numbers_is_refused_and_not_bought_again
 
 @pytest.mark.parametrize("temperature, same", [("0.7", 4), ("0", None)])
 def test_identical_requests_get_one_answer_and_the_run_says_so(project, endpoint, capsys, temperature, same):
-    from distillgen import show
+    from distillgen.cli import show
 
     project.ask_pipeline(endpoint.url, 1, stage=f", temperature: {temperature}")
     project.rows("data/seeds.jsonl", [{"question": question} for question in "aababa"])
@@ -291,7 +291,7 @@ VALUES = st.sampled_from([None, "", "a text", 0, 3, 8, 11, -1, True, 2.0, [], ["
 @example(message={"role": "assistant", "content": "a"}, choice={"finish_reason": "stop"}, model="m",
          usage={"prompt_tokens": 8, "completion_tokens": 3, "total_tokens": 11})  # fmt: skip
 def test_the_short_way_of_usual_bodies_gives_what_the_long_way_gives(message, choice, usage, model):
-    from distillgen.teachers import _openai_wire as wire
+    from distillgen.inference.teacher import _openai_wire as wire
 
     body = {"choices": [{**choice, "message": message}], "usage": usage, "model": model}
 
@@ -313,7 +313,7 @@ def test_the_short_way_of_usual_bodies_gives_what_the_long_way_gives(message, ch
 @pytest.mark.parametrize("text", ["Forty two.", "", "analysis of it", " <b>", "[x]", "a ◁ b"])
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_the_short_way_of_usual_answers_gives_what_the_long_way_gives(text, role):
-    from distillgen.teachers import _settling
+    from distillgen.inference.teacher import _settling
 
     asked, answer = Request("m", [{"role": role, "content": "Why? <think>"}]), Completion(text=text, finish="stop")
     short = _settling.settled(asked, answer)

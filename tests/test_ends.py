@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import distillgen
-from distillgen import progress
+from distillgen.runs import progress
 
 ROWS = [{"question": f"What is {i}?"} for i in range(4)]
 PIPELINE = """# small.yaml: an answer a row
@@ -148,7 +148,7 @@ def test_each_model_is_shown_with_its_own_answers_and_money(small):
         finally:
             shown.extend(progress._lines(live, 1.0, 4, {"t": 4, "u": 2}))
 
-    from distillgen.execution import Options, execute
+    from distillgen.runs.execute import Options, execute
 
     execute(distillgen.load("pipelines/small.yaml"), small.path / "r", Options(), watch)
     lines = {line.split()[0]: line for line in shown}
@@ -190,7 +190,7 @@ def test_an_export_without_rows_is_not_pushed(small):
 
 def test_streams_of_the_test_itself_are_left_alone():
     before = os.fstat(1)
-    from distillgen.streams import hold_open
+    from distillgen.runs.streams import hold_open
 
     hold_open()
     assert os.fstat(1) == before

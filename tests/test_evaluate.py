@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import distillgen
+from distillgen.algorithms.bootstrap import majority_at_k, pass_at_k
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import Checking
+from distillgen.inference.teacher import Completion
 from distillgen.project import Project
-from distillgen.resampling import majority_at_k, pass_at_k
-from distillgen.stages import Checking
 from distillgen.stages.evaluate import Evaluate
 from distillgen.stages.train import Train
-from distillgen.teachers import Completion
 
 
 def rows(project, n=200, **more):
@@ -88,7 +88,7 @@ def test_only_what_is_held_out_is_asked_about_and_the_corpus_keeps_its_rows(proj
         return "1"
 
     found, run = evaluate({}, {"student": script}, source={"held_out": 0.2})
-    held = {row.fields["question"] for row in distillgen.runs.read_records(run.directory / "corpus.jsonl") if row.held_out}
+    held = {row.fields["question"] for row in distillgen.runs.directory.read_records(run.directory / "corpus.jsonl") if row.held_out}
     assert set(asked) == held and found["items"] == len(held) == len(asked) and len(list(run.dropped)) == 0
     evaluate({}, {"student": script}, source={"held_out": 0.2})
     assert len(asked) == len(held), "an answer was asked for again"
@@ -183,7 +183,7 @@ def scores(request, sample):
 
 
 def test_perplexity_counts_every_token_alike_whatever_the_length_of_its_answer(project):
-    from distillgen.teachers import Completion
+    from distillgen.inference.teacher import Completion
 
     project.rows("rows.jsonl", [{"question": f"{i}", "right": "a " * (9 if i % 2 else 1), "kind": "k"} for i in range(4)])
 

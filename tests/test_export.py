@@ -16,8 +16,8 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.export import Wanted, export
-from distillgen.shapes import SHAPES, shaper
+from distillgen.rows.shapes import SHAPES, shaper
+from distillgen.runs.export import Wanted, export
 from tests.test_mistakes import here
 
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -473,7 +473,7 @@ def test_what_was_held_out_stays_apart(project):
     ([1, 1.5, None], "double"), ([None, "a", None], "string"), ([1.5, 1, 2], "double"), ([[1], [None], [2.5]], "list<item: double>"),
 ])  # fmt: skip
 def test_a_column_has_the_type_that_all_its_batches_fit_whatever_the_last_one_holds(values, kind):
-    from distillgen.writers import schema_of
+    from distillgen.rows.formats import schema_of
 
     assert str(schema_of([[{"a": value}] for value in values]).field("a").type).replace("element", "item") == kind
 

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.chunks import chunks
 from distillgen.errors import ConfigError
-from distillgen.files import inner_files
+from distillgen.flow.stage import Checking
 from distillgen.project import Project, file_sha256, read_text
 from distillgen.record import item_of, read_rows
-from distillgen.stages import Checking
 from distillgen.stages.source import Source
+from distillgen.text.chunks import chunks
+from distillgen.user_files import inner_files
 
 ROWS = [{"q": "Wie groß?", "n": [1, None]}, {"q": "Why?", "n": []}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -325,8 +325,8 @@ def test_what_closes_a_long_fence_is_not_left_alone():
 
 
 def test_packed_evaluation_sets_and_knowledge_bases(project):
-    from distillgen.contamination import items
-    from distillgen.evidence import Passages
+    from distillgen.local_models.passages import Passages
+    from distillgen.rows.evaluation_sets import items
 
     (project.path / "items.jsonl.gz").write_bytes(gzip.compress(b'{"q": "x"}\n'))
     assert list(items(project.path / "items.jsonl.gz")) == [(1, {"q": "x"})]

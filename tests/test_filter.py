@@ -10,10 +10,10 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError, UserCodeError
-from distillgen.ledger import Ledger
+from distillgen.flow.stage import Checking, Job
+from distillgen.inference.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages import Checking, Job
 from distillgen.stages.filter import FilterStage, Judge, measured, whole_groups
 from tests.endpoint import Endpoint, completion
 
@@ -495,7 +495,7 @@ def test_a_judges_numbers_are_kept_while_it_goes_on_and_every_one_at_the_end(pro
             await super().add_scores(scores)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distillgen.execution.Ledger", Counted)
+        patch.setattr("distillgen.runs.execute.Ledger", Counted)
         run = distillgen.run(pipeline, out="out", teachers={"kind": says(8)})
     assert sum(counts) == 600 and len(counts) > 1 and run.state["kept"] == 600
     distillgen.run({**pipeline, "seed": 1}, out="out", teachers={"kind": says(8)})

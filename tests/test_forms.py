@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distillgen.errors import ConfigError
-from distillgen.forms import Form, Unparsable
+from distillgen.prompting.output_form import Form, Unparsable
 
 PAIR = {"json": {"question": "string", "answer": "string"}}
 LIST = {"json": [{"name": "string", "age": "integer"}]}

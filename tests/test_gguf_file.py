@@ -5,9 +5,9 @@ import struct
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.gguf_file import check_gguf
-from distillgen.students import check as check_student
+from distillgen.inference.gguf_file import check_gguf
 from distillgen.teachers.embedded import EmbeddedSpec
+from distillgen.training.students import check as check_student
 
 
 def text(value: str) -> bytes:

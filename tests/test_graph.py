@@ -10,7 +10,7 @@ from distillgen.errors import ConfigError
 
 nx = pytest.importorskip("networkx", reason="needs the extra 'graph'")
 
-from distillgen.graph import LETTER, LINE, commonest, communities, connections, mentioned, name_key, picture  # noqa: E402
+from distillgen.algorithms.name_graph import LETTER, LINE, commonest, communities, connections, mentioned, name_key, picture  # noqa: E402
 
 
 @pytest.fixture

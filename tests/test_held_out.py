@@ -1,10 +1,10 @@
 """What a student is not trained on: items go by what they say, wherever they stand and however often."""
 
-from distillgen.objectives import PARTS
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.source import Source
 from distillgen.stages.train import Train
+from distillgen.training.objective import PARTS
 
 
 def parts(project, rows, **options):

@@ -18,8 +18,8 @@ from collections import Counter
 import pytest
 
 import distillgen
+from distillgen.cli.labelling import Labelling, sample
 from distillgen.errors import ConfigError
-from distillgen.labelling import Labelling, sample
 from tests.test_report import HOSTILE, Page
 
 SOME = [{"question": f"What is {i}?", "answer": " ".join(["word"] * (i % 5 + 1)), "n": i} for i in range(200)]

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from distillgen.errors import BudgetStop
-from distillgen.teachers.limits import Budget, Rate, Slots
+from distillgen.inference.limits import Budget, Rate, Slots
 
 
 class Simulated:

@@ -4,7 +4,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.teachers import Completion
+from distillgen.inference.teacher import Completion
 from tests.test_arms import FORM, asked, questions, taught  # noqa: F401 (a fixture)
 
 ROWS = [{"text": "one two three"}, {"text": "one"}, {"text": "one two three"}, {"text": "as an AI language model, no"}]

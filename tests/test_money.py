@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.teachers import Price
+from distillgen.inference.teacher import Price
 from distillgen.teachers._usage import counts_of
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
@@ -283,7 +283,7 @@ def test_what_was_sent_counts_by_what_is_known_of_it_over_both_transports(projec
 
 
 def test_an_embedding_and_a_score_that_cannot_be_used_are_counted():
-    from distillgen.teachers import Rejected, Retryable
+    from distillgen.inference.teacher import Rejected, Retryable
     from distillgen.teachers._openai_wire import embedding_of, score_of
 
     for read, wrong in ((embedding_of, Retryable), (lambda body: score_of(body, "t"), Rejected)):

@@ -3,7 +3,7 @@
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.nli import entailment
+from distillgen.local_models.nli import entailment
 
 
 def test_a_scripted_model(project):

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distillgen import students
 from distillgen.errors import ConfigError
-from distillgen.objectives import Training, Unusable, objective_class, objectives
 from distillgen.objectives.classifier import TextClassifier
 from distillgen.objectives.dpo import Dpo
 from distillgen.objectives.logits import Logits, _refuse_renormalised, alternatives
@@ -18,6 +16,8 @@ from distillgen.objectives.rationale import Rationale
 from distillgen.objectives.sft import Sft
 from distillgen.record import Record
 from distillgen.stages.train import Train
+from distillgen.training import students
+from distillgen.training.objective import Training, Unusable, objective_class, objectives
 
 COLOURS = ("red", "green", "blue")
 
@@ -136,7 +136,7 @@ def questions(n: int, seed: int = 0) -> list[tuple[str, str]]:
 
 def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> dict:
     """The manifest of a student of these rows, trained in this process."""
-    from distillgen.training import train
+    from distillgen.training.process import train
 
     folder.mkdir(parents=True)
     for name, some in (("train", rows[held_out:]), ("held_out", rows[:held_out])):

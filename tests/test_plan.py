@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from distillgen.pipeline import Done
-from distillgen.stages import Estimate
+from distillgen.flow.stage import Estimate
+from distillgen.pipeline.load import Done
 
 JUDGED = "  - generate: {name: again, model: teacher, template: '{{ answer }}?', output: doubt}\n"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import distillgen
-from distillgen import push
 from distillgen.cli import main
+from distillgen.inference.teacher import Completion
 from distillgen.privacy import Guard, name_of, public, public_address
 from distillgen.project import KINDS, home
-from distillgen.teachers import Completion
+from distillgen.runs import hub
 from distillgen.teachers.embedded import Embedded
 from tests.endpoint import Endpoint, completion
 
@@ -77,7 +77,7 @@ stages:
 
 def published(run: distillgen.Run) -> dict[str, bytes]:
     """Everything of a run that others may get: what is pushed, the report, the rows of all stages, exports of all kinds."""
-    files = {f"push/{file.name}": file.content if isinstance(file.content, bytes) else file.content.read_bytes() for file in push.data_files(run)}
+    files = {f"push/{file.name}": file.content if isinstance(file.content, bytes) else file.content.read_bytes() for file in hub.data_files(run)}
     for path in run.directory.rglob("*"):
         if path.is_file() and path.name not in ONLY_HERE:
             files[str(path.relative_to(run.directory))] = path.read_bytes()
@@ -140,16 +140,16 @@ def test_push_refuses_what_a_text_has_brought_along(project, monkeypatch, word, 
     models = {"m": {"provider": "openai", "model": "m", "base_url": "http://models.corp:8000/v1"}}
     run = distillgen.run({"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl"}}]}, out="runs/p")
     with pytest.raises(distillgen.ConfigError, match=f"corpus.jsonl:2: here stands {what}"):
-        push.check(push.data_files(run), run.directory, as_it_is=False)
+        hub.check(hub.data_files(run), run.directory, as_it_is=False)
     if "SOME_API_KEY" not in what:
-        push.check(push.data_files(run), run.directory, as_it_is=True)
+        hub.check(hub.data_files(run), run.directory, as_it_is=True)
     else:
         with pytest.raises(distillgen.ConfigError, match="SOME_API_KEY"):
-            push.check(push.data_files(run), run.directory, as_it_is=True)
+            hub.check(hub.data_files(run), run.directory, as_it_is=True)
     main(["export", "p", "--format", form, "-o", "out"], standalone_mode=False)
     if "address" not in what:  # an exported folder does not know its run
         with pytest.raises(distillgen.ConfigError, match=f": here stands {what}"):
-            push.check(push.data_files("out"), Path("out"), as_it_is=False)
+            hub.check(hub.data_files("out"), Path("out"), as_it_is=False)
 
 
 def test_what_everybody_has_is_no_finding(monkeypatch):
@@ -182,8 +182,8 @@ def test_what_describes_a_student_does_not_say_where_its_base_lies(project):
     project.write("runs/p/student/config.json", json.dumps({"_name_or_path": str(base)}))
     project.write("runs/p/student/manifest.json", json.dumps({"base": str(base), "student": str(base), "kind": "adapter", "loss_curve": []}))
     project.write("runs/p/student/adapter_model.safetensors", "weights")
-    files = push.student_files(run)
-    push.check(files, run.directory, as_it_is=False)
+    files = hub.student_files(run)
+    hub.check(files, run.directory, as_it_is=False)
     contents = {file.name: file.content if isinstance(file.content, bytes) else file.content.read_bytes() for file in files}
     assert set(contents) == {"README.md", "adapter_config.json", "config.json", "manifest.json", "adapter_model.safetensors"}
     assert not any(str(project.path).encode() in content for content in contents.values())

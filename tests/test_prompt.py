@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.project import Project
-from distillgen.prompt import Draw, Prompt
+from distillgen.prompting.prompt import Draw, Prompt
 from distillgen.record import Unrenderable
 
 FEW = "few_shot: {n: 2, examples: [{q: a, answer: A}, {q: b, answer: B}, {q: c, answer: C}]}"

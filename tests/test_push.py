@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 import distillgen
-from distillgen.push import NOT_OF_A_STUDENT, student_files
+from distillgen.runs.hub import NOT_OF_A_STUDENT, student_files
 from tests.hub import Hub
 from tests.test_mistakes import here
 

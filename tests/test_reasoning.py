@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillgen.reasoning import opens_thought, split_reasoning
+from distillgen.inference.reasoning import opens_thought, split_reasoning
 
 FINAL = "<|start|>assistant<|channel|>final<|message|>"
 

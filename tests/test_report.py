@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.card import write_card
 from distillgen.record import Dropped, Record, dumps
-from distillgen.report import BARS, SAMPLE, _histogram, template, write_report
-from distillgen.wording import visible
+from distillgen.runs.card import write_card
+from distillgen.runs.report import BARS, SAMPLE, _histogram, template, write_report
+from distillgen.text.display import visible
 
 HOSTILE = [
     "<script>document.title='owned'</script>",

@@ -8,7 +8,7 @@ from statistics import fmean, pvariance
 
 import pytest
 
-from distillgen.resampling import (
+from distillgen.algorithms.bootstrap import (
     RESAMPLES,
     Interval,
     difference_interval,

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import distillgen
-from distillgen import stages
 from distillgen.errors import ConfigError
-from distillgen.runs import read_records
-from distillgen.stages import Stage, _checked
+from distillgen.flow import stage as contract
+from distillgen.flow.stage import Stage
+from distillgen.runs.directory import read_records
+from distillgen.stages import _nested
 from distillgen.stages import rounds as rounds_module
 from distillgen.teachers.scripted import ScriptedSpec
 from tests.conftest import ProjectFolder
@@ -254,9 +255,9 @@ class Learn(Stage):
 
 def test_each_round_asks_the_student_of_the_round_before_and_the_first_one_its_base(loop, monkeypatch):
     def stage_class(kind):
-        return Learn if kind == "learn" else stages.stage_class(kind)
+        return Learn if kind == "learn" else contract.stage_class(kind)
 
-    for module in (rounds_module, _checked):
+    for module in (rounds_module, _nested):
         monkeypatch.setattr(module, "stage_class", stage_class)
     ask = {"generate": {"model": "student", "template": "{{ q }}", "output": "answer"}}
     run, _ = loop([ask, {"learn": {}}], ["a"], n=4, repeat=True)

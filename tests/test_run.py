@@ -8,8 +8,8 @@ import re
 import pytest
 
 import distillgen
-from distillgen import progress
-from distillgen.ledger import Ledger
+from distillgen.inference.ledger import Ledger
+from distillgen.runs import progress
 from tests.conftest import ROOT
 from tests.endpoint import Endpoint, completion
 
@@ -193,7 +193,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
 
     from rich.console import Console
 
-    from distillgen.execution import Options, execute
+    from distillgen.runs.execute import Options, execute
 
     async def slow(request, sample):
         await asyncio.sleep(1.2)

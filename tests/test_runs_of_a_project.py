@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import distillgen
-from distillgen import execution
-from distillgen.ledger import Ledger
+from distillgen.inference.ledger import Ledger
 from distillgen.project import home, project_around, project_of
+from distillgen.runs import execute
 from tests.conftest import ROOT, ProjectFolder
 from tests.endpoint import Endpoint, completion
 
@@ -144,7 +144,7 @@ def test_what_another_process_supersedes_while_a_run_goes_on_is_noticed(project)
             other.execute(f"INSERT INTO answers ({columns}, run, completion) {newer}")
 
     distillgen.run(made, out="first", ledger=path, teachers={"u": slow})
-    execution.execute(distillgen.load(more), Path("first"), execution.Options(ledger=path, scripts={"u": slow}), supersede)
+    execute.execute(distillgen.load(more), Path("first"), execute.Options(ledger=path, scripts={"u": slow}), supersede)
     assert "newer" not in Path("first/corpus.jsonl").read_text(), "the stage that stands was carried out"
     run = distillgen.run(more, out="first", ledger=path, teachers={"u": slow})
     assert json.loads((run.directory / "corpus.jsonl").read_text().splitlines()[0])["a"] == "newer"

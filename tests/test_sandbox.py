@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from distillgen.sandbox import FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH, Limits, lacking, run_program, run_tests
+from distillgen.answers.sandbox import FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH, Limits, lacking, run_program, run_tests
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")
 

@@ -76,7 +76,7 @@ def test_an_exception_that_nobody_foresaw_shows_no_key(project, monkeypatch):
 
 
 def test_an_error_of_ours_keeps_its_kind_and_loses_the_key_of_its_cause(project, monkeypatch):
-    from distillgen.teachers import TeacherDown
+    from distillgen.inference.teacher import TeacherDown
     from distillgen.teachers.openai import OpenAI
 
     async def fail(self, place, path, body):

@@ -7,8 +7,8 @@ import resource
 import numpy as np
 import pytest
 
-from distillgen import selection
-from distillgen.selection import facility_location, herding, in_turn, k_center, leaders
+from distillgen.algorithms import selection
+from distillgen.algorithms.selection import facility_location, herding, in_turn, k_center, leaders
 
 SEEDS = range(20)
 

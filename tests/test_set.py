@@ -43,7 +43,7 @@ stages:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_takes_another_endpoint_in_the_words_of_the_readme(project, recipe, monkeypatch):
-    monkeypatch.setattr("distillgen.embedding.shipped", lambda model: model)
+    monkeypatch.setattr("distillgen.local_models.embedder.shipped", lambda model: model)
     checked = distillgen.load(recipe, [word for word in words() if word != "--set"])
     assert checked.models["teacher"].identity == VALUES["base_url"] and checked.models["teacher"].model == "some-model"
     assert not any("student" in note for note in checked.notes)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.ledger import Ledger
-from distillgen.signals import pack, unpack
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.logprobs import pack, unpack
 from tests.endpoint import Endpoint, completion
 
 texts = st.text(max_size=6)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.chunks import chunks
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import CHUNK, Checking, Estimate, Job
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages import CHUNK, Checking, Estimate, Job
 from distillgen.stages.source import CHECKED_ROWS, Source
+from distillgen.text.chunks import chunks
 
 
 @pytest.fixture

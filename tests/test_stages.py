@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import Checking, Job, in_order, splice, stage_class, stage_kinds
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages import Checking, Job, in_order, splice, stage_class, stage_kinds
 from distillgen.stages.format import Format
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import distillgen
-from distillgen.state import Damaged, is_whole, load_state
+from distillgen.state_files import Damaged, is_whole, load_state
 from tests.endpoint import Endpoint
 from tests.test_mistakes import here
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from distillgen.steering import apportion, drawn, equilibrium, factors, with_unsure
+from distillgen.algorithms.allocation import apportion, drawn, equilibrium, factors, with_unsure
 
 DOMAINS = [f"d{i}" for i in range(6)]
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 import distillgen
-from distillgen.runs import read_records
+from distillgen.runs.directory import read_records
 from tests.tiny_llama import make_model
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")

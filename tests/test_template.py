@@ -6,8 +6,8 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.prompting.template import compile_template
 from distillgen.record import Record, Unrenderable, text_of
-from distillgen.template import compile_template
 
 METHODS = ["title", "items", "count", "self", "keys", "values", "index", "get", "range", "dict", "namespace", "format", "none_"]
 
@@ -175,7 +175,7 @@ def test_a_judge_sees_lists_and_mappings_as_json(project):
 
 def test_examples_are_shown_at_check(tmp_path):
     from distillgen.project import Project
-    from distillgen.prompt import Prompt
+    from distillgen.prompting.prompt import Prompt
 
     def parse(example):
         return Prompt.parse("p", f"---\nfew_shot: {{n: 1, examples: [{example}]}}\n---\n{{{{ q }}}}", "p.md", Project(tmp_path))
@@ -190,7 +190,7 @@ def test_examples_are_shown_at_check(tmp_path):
 
 
 def test_what_is_said_to_a_model_is_not_empty():
-    from distillgen.stages import Text
+    from distillgen.flow.stage import Text
 
     assert Text("{{ q }}!").say(Record("", {"q": "a"})) == "a!" and Text("{{ q }}").render(Record("", {"q": " "})) == " "
     for template, row in (("{{ q }}", {"q": " "}), ("{{ q }}!", {"q": ""}), ("{% if q %}{{ q }}{% endif %}", {"q": ""})):

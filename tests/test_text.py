@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from distillgen.prompt import Prompt
-from distillgen.text import rename, words
+from distillgen.prompting.prompt import Prompt
+from distillgen.text.words import rename, words
 
 PEOPLE = {"Alex": "PersonX", "Chris": "PersonY"}
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import distillgen
-from distillgen import students
 from distillgen.errors import ConfigError
-from distillgen.hardware import Energy
 from distillgen.record import Record
 from distillgen.stages.train import Train
+from distillgen.training import students
+from distillgen.training.hardware import Energy
 from tests.endpoint import Endpoint, completion
 
 COLOURS = ("red", "green", "blue")
@@ -455,7 +455,7 @@ class TestTraining:
 
         wait(step)
         child = int(Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()[0])
-        assert b"distillgen.training" in _command(Path(f"/proc/{child}"))
+        assert b"distillgen.training.process" in _command(Path(f"/proc/{child}"))
         running.kill()
         running.wait()
         wait(lambda: not _command(Path(f"/proc/{child}")))

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from distillgen.errors import ConfigError, Stopped
-from distillgen.ledger import Ledger
-from distillgen.teachers import Request, Services, TeacherDown
-from distillgen.teachers.limits import Budget
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.limits import Budget
+from distillgen.inference.teacher import Request, Services, TeacherDown
 from distillgen.teachers.transformers import Transformers, TransformersSpec
 from tests.tiny_llama import make_adapter, make_model
 

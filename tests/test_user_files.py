@@ -8,9 +8,9 @@ import pytest
 import distillgen
 from distillgen import project as project_module
 from distillgen.errors import ConfigError
-from distillgen.nli import entailment, nli_model
+from distillgen.flow.stage import Checking
+from distillgen.local_models.nli import entailment, nli_model
 from distillgen.project import Project, code_sha256, load_module
-from distillgen.stages import Checking
 from distillgen.stages.filter import FilterStage
 from distillgen.teachers.scripted import load_script
 
@@ -78,7 +78,7 @@ def run(project, out="out"):
     project.rows("a.jsonl", [{"text": text} for text in ("a", "b", "c")])
     calls = project.write("calls.txt", "")
     run = distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}, {"filter": ["length"]}]}, out=out)
-    return [r.scores["length"] for r in distillgen.runs.read_records(run.directory / "corpus.jsonl")], len(calls.read_text().split())
+    return [r.scores["length"] for r in distillgen.runs.directory.read_records(run.directory / "corpus.jsonl")], len(calls.read_text().split())
 
 
 def test_an_edited_measure_measures_anew_and_one_that_is_left_alone_does_not(project):
@@ -116,7 +116,7 @@ def test_an_edited_project_file_that_a_measure_imports_measures_anew(project, mo
 def test_what_is_installed_or_of_python_itself_is_no_file_of_the_project(project, monkeypatch):
     monkeypatch.syspath_prepend(str(project.path))
     project.write("own.py", "import json, os.path\n")
-    path = project.write("user.py", "import numpy, yaml, json.decoder, distillgen.stages, own, nowhere\nfrom distillgen import *\n")
+    path = project.write("user.py", "import numpy, yaml, json.decoder, distillgen.flow.stage, own, nowhere\nfrom distillgen import *\n")
     assert project_module.imported(path) == {"own": project.path / "own.py"}
     alone = project.write("alone.py", "import numpy\n")
     assert code_sha256(alone) == project_module.file_sha256(alone)

@@ -23,9 +23,9 @@ from pathlib import Path
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.ledger import Ledger
-from distillgen.teachers import Rejected, Request, Services, TeacherDown
-from distillgen.teachers.limits import Budget
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.limits import Budget
+from distillgen.inference.teacher import Rejected, Request, Services, TeacherDown
 from distillgen.teachers.openai import OpenAI, OpenAISpec
 from distillgen.teachers.vllm import VLLM, VLLMSpec
 from tests.tiny_llama import CPU, ENGINE, make_adapter, make_model

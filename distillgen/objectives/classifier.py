@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from distillgen.objectives import Objective, Row, Training, Unusable
+from distillgen.flow.stage import Checking
+from distillgen.flow.whole_set import number_of
+from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record, text_of
-from distillgen.signals import Logprobs
-from distillgen.stages import Checking
-from distillgen.stages._whole_set import number_of
+from distillgen.training.objective import Objective, Row, Training, Unusable
 
 
 class TextClassifier(Objective):

@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from distillgen.chat_template import Turns
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.objectives import Api, Objective, Row, Training, Unusable
-from distillgen.objectives._dialogue import CHAT, api_of, lengths, turns_of
+from distillgen.flow.stage import Checking
+from distillgen.flow.whole_set import number_of
+from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record
-from distillgen.signals import Logprobs
-from distillgen.stages import Checking
-from distillgen.stages._whole_set import number_of
+from distillgen.training.chat_template import Turns
+from distillgen.training.dialogue import CHAT, api_of, lengths, turns_of
+from distillgen.training.objective import Api, Objective, Row, Training, Unusable
 
 LOSSES = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",

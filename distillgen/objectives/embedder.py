@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from distillgen.objectives import Training
-from distillgen.objectives._pairs import Pairs
+from distillgen.training.objective import Training
+from distillgen.training.pairs import Pairs
 
 
 class Embedder(Pairs):

@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import Field
 
-from distillgen import students
-from distillgen.chat_template import Turns
 from distillgen.errors import ConfigError
-from distillgen.objectives import Row, Training
-from distillgen.objectives._dialogue import CHAT, Dialogue, lengths
+from distillgen.flow.stage import Checking
+from distillgen.inference.logprobs import Logprobs
 from distillgen.record import Record
-from distillgen.signals import Logprobs
-from distillgen.stages import Checking
+from distillgen.training import students
+from distillgen.training.chat_template import Turns
+from distillgen.training.dialogue import CHAT, Dialogue, lengths
+from distillgen.training.objective import Row, Training
 
 
 class Gkd(Dialogue):

@@ -14,11 +14,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.objectives import Row, Training, Unusable
-from distillgen.objectives._dialogue import Dialogue, tokens
+from distillgen.flow.stage import Checking
+from distillgen.inference.logprobs import Logprobs
 from distillgen.record import Record
-from distillgen.signals import Logprobs
-from distillgen.stages import Checking
+from distillgen.training.dialogue import Dialogue, tokens
+from distillgen.training.objective import Row, Training, Unusable
 
 LEAST_TAIL = 1e-7  # what float32 can tell from none
 RENORMALISED = 2e-3  # no tail of any unsure token is larger, where the alternatives were made to sum to 1
@@ -75,7 +75,7 @@ class Logits(Dialogue):
         """Rows of ids, with the ids and log-probabilities of the alternatives of each token that is learnt."""
         from transformers import AutoModelForCausalLM, TrainingArguments
 
-        from distillgen.objectives._row_losses import RowLossTrainer, collator
+        from distillgen.training.row_losses import RowLossTrainer, collator
 
         _refuse_renormalised(training.rows["train"])
         tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import Field
 
-from distillgen.chat_template import Turns
-from distillgen.objectives import Objective, Row, Training, Unusable
-from distillgen.objectives._dialogue import CHAT, lengths, split
+from distillgen.flow.stage import Checking
+from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record, text_of
-from distillgen.signals import Logprobs
-from distillgen.stages import Checking
+from distillgen.training.chat_template import Turns
+from distillgen.training.dialogue import CHAT, lengths, split
+from distillgen.training.objective import Objective, Row, Training, Unusable
 
 
 class Rationale(Objective):
@@ -57,7 +57,7 @@ class Rationale(Objective):
         from datasets import concatenate_datasets
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainingArguments
 
-        from distillgen.objectives._row_losses import RowLossTrainer, collator, hard
+        from distillgen.training.row_losses import RowLossTrainer, collator, hard
 
         both = AutoConfig.from_pretrained(training.student, revision=training.revision).is_encoder_decoder
         tokenizer = training.tokenizer()

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from distillgen.chat_template import marks_answers
 from distillgen.errors import ConfigError
-from distillgen.objectives import Row, Training, Unusable
-from distillgen.objectives._dialogue import Dialogue, lengths
+from distillgen.flow.stage import Checking
+from distillgen.inference.logprobs import Logprobs
 from distillgen.record import Record
-from distillgen.signals import Logprobs
-from distillgen.stages import Checking
-from distillgen.students import Outline
+from distillgen.training.chat_template import marks_answers
+from distillgen.training.dialogue import Dialogue, lengths
+from distillgen.training.objective import Row, Training, Unusable
+from distillgen.training.students import Outline
 
 
 class Sft(Dialogue):

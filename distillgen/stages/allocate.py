@@ -10,11 +10,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from distillgen.algorithms.allocation import apportion, drawn, equilibrium, factors, with_unsure
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.stage import Checking, Chunks, Estimate, Job, Stage
+from distillgen.flow.whole_set import Spool, number_of
 from distillgen.record import SPLIT, Record, digest, text_of
-from distillgen.stages import Checking, Chunks, Estimate, Job, Stage
-from distillgen.stages._whole_set import Spool, number_of
-from distillgen.steering import apportion, drawn, equilibrium, factors, with_unsure
 
 
 class Allocate(Stage):

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import Checking, Chunks, Job, Stage
 from distillgen.project import Project
 from distillgen.record import META, Record, read_rows
-from distillgen.stages import Checking, Chunks, Job, Stage
 
 
 class Audit(Stage):

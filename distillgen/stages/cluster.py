@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from distillgen.flow.stage import Checking, Chunks, Job
+from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
 from distillgen.record import Record
-from distillgen.stages import Checking, Chunks, Job
-from distillgen.stages._whole_set import Placed, Spool, Vectors, number_of
 
 if TYPE_CHECKING:
-    from distillgen.stages._whole_set import Array
+    from distillgen.flow.whole_set import Array
 
 
 class Cluster(Placed):
@@ -82,7 +82,7 @@ def _clustered(vectors: Array, values: Sequence[float], ids: Sequence[str], min_
     """The largest values lead."""
     import numpy as np
 
-    from distillgen.selection import leaders
+    from distillgen.algorithms.selection import leaders
 
     order = np.argsort(-np.array(values), kind="stable")
     found, near = leaders(vectors[order], min_cosine)

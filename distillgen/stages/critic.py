@@ -21,14 +21,14 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from pydantic import Field, model_validator
 
-from distillgen.calibration import Point, Scored, assured, calibration_error, curve, reach, realised
-from distillgen.classifier import Classifier, Encoder, Linear, Renderings, Scoring, averaged, features_of
+from distillgen.algorithms.calibration import Point, Scored, assured, calibration_error, curve, reach, realised
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.flow.stage import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
+from distillgen.local_models.critic_model import Classifier, Encoder, Linear, Renderings, Scoring, averaged, features_of
 from distillgen.project import Project
-from distillgen.prompt import Pick, drawn
+from distillgen.prompting.prompt import Pick, drawn
 from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, read_rows, text_of
-from distillgen.stages import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
 
 log = logging.getLogger("distillgen")
 

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import Checking, Chunks, Estimate, Job, Stage, splice
 from distillgen.project import Project
 from distillgen.record import META, Record, digest, dumps, read_rows
-from distillgen.stages import Checking, Chunks, Estimate, Job, Stage, splice
 
 
 class Cross(Stage):

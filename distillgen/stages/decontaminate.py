@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import Field
 
-from distillgen.contamination import grams, items, texts
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import Checking, Chunks, Job, Stage
+from distillgen.flow.whole_set import Spool
 from distillgen.project import Project
 from distillgen.record import SPLIT, Record, text_of
-from distillgen.stages import Checking, Chunks, Job, Stage
-from distillgen.stages._whole_set import Spool
-from distillgen.text import words
+from distillgen.rows.evaluation_sets import grams, items, texts
+from distillgen.text.words import words
 
 SHORTEST = 8  # words of a text that is looked for as a whole; shorter ones stand anywhere by chance
 COMMON = 0.1  # of all items: what more of them share, such as an instruction, tells none of them

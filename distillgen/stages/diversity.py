@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from distillgen import diversity
+from distillgen.algorithms import diversity
+from distillgen.flow.stage import Checking, Chunk, Chunks, Job
+from distillgen.flow.whole_set import Placed, Vectors
 from distillgen.record import Record, digest
-from distillgen.stages import Checking, Chunk, Chunks, Job
-from distillgen.stages._whole_set import Placed, Vectors
-from distillgen.text import words
+from distillgen.text.words import words
 
 if TYPE_CHECKING:
-    from distillgen.stages._whole_set import Array
+    from distillgen.flow.whole_set import Array
 
 _EMBEDDING = {"vendi", "coverage"}
 Measure = Literal["distinct_1", "distinct_2", "self_bleu", "vendi", "coverage"]

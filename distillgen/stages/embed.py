@@ -6,10 +6,23 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from distillgen.flow.stage import (
+    Answers,
+    Checking,
+    Chunk,
+    Chunks,
+    Estimate,
+    Job,
+    Question,
+    Stage,
+    Text,
+    answer_of,
+    ask_each,
+    bounds,
+)
+from distillgen.inference.teacher import Request
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages import Answers, Checking, Chunk, Chunks, Estimate, Job, Question, Stage, Text, answer_of, ask_each, bounds
-from distillgen.teachers import Request
 
 
 class Embed(Stage):

@@ -18,15 +18,15 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from distillgen.answers import Kind, option_of, options_of
+from distillgen.answers.final_answer import Kind, option_of, options_of
 from distillgen.errors import ConfigError
-from distillgen.evaluation import GOLD, Answered, compared
+from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage, bounds, likelihood, size_of
+from distillgen.inference.teacher import Completion, Request, Teacher
 from distillgen.project import Project
-from distillgen.prompt import Prompt, Sampling
+from distillgen.prompting.prompt import Prompt, Sampling
 from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, read_rows, text_of
-from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage, bounds, likelihood, size_of
+from distillgen.stages._answered import GOLD, Answered, compared
 from distillgen.stages.filter import Entries, Entry, FilterStage
-from distillgen.teachers import Completion, Request, Teacher
 
 log = logging.getLogger("distillgen")
 

@@ -18,12 +18,7 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from distillgen.errors import ConfigError, DistillgenError, UserCodeError, did_you_mean
-from distillgen.forms import Unparsable
-from distillgen.ledger import Ledger
-from distillgen.marked import NAME, Places, validate
-from distillgen.project import Project, code_sha256, imported, user_error
-from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, Unrenderable, digest
-from distillgen.stages import (
+from distillgen.flow.stage import (
     CHUNK,
     Answers,
     Checking,
@@ -41,7 +36,12 @@ from distillgen.stages import (
     size_of,
     splice,
 )
-from distillgen.teachers import Request, Spec
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.teacher import Request, Spec
+from distillgen.located_yaml import NAME, Places, validate
+from distillgen.project import Project, code_sha256, imported, user_error
+from distillgen.prompting.output_form import Unparsable
+from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, Unrenderable, digest
 
 PIECE = 32  # records that a costly measure is handed at once: what a stop waits for
 SAVE_EVERY_S = 0.5  # how much measuring a kill loses, besides a piece

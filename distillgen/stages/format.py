@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import Checking, Chunks, Job, Stage, Text
 from distillgen.project import Project
 from distillgen.record import META, Record, Unrenderable
-from distillgen.shapes import Shaper, shaper
-from distillgen.stages import Checking, Chunks, Job, Stage, Text
+from distillgen.rows.shapes import Shaper, shaper
 
 
 class Format(Stage):

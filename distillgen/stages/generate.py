@@ -13,12 +13,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean, place_of
-from distillgen.forms import NAMED, Unparsable
-from distillgen.privacy import name_of
-from distillgen.project import Project
-from distillgen.prompt import Draw, Prompt, Sampling
-from distillgen.record import IDENTICAL, META, Record
-from distillgen.stages import (
+from distillgen.flow.stage import (
     Answers,
     Checking,
     Chunk,
@@ -35,7 +30,12 @@ from distillgen.stages import (
     marks,
     size_of,
 )
-from distillgen.teachers import Completion, Request, Spec, Teacher
+from distillgen.inference.teacher import Completion, Request, Spec, Teacher
+from distillgen.privacy import name_of
+from distillgen.project import Project
+from distillgen.prompting.output_form import NAMED, Unparsable
+from distillgen.prompting.prompt import Draw, Prompt, Sampling
+from distillgen.record import IDENTICAL, META, Record
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
 FAILURES = (*_STATUS.values(), "malformed")  # the names under which an answer that could not be used is dropped

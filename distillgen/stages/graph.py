@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field
 
-from distillgen.embedding import check as check_embedder
+from distillgen.algorithms.name_graph import commonest, communities, largest, name_key, picture
 from distillgen.extras import need
-from distillgen.graph import commonest, communities, largest, name_key, picture
+from distillgen.flow.stage import CHUNK, Checking, Chunks, Job, Stage
+from distillgen.flow.whole_set import Spool, embedded
+from distillgen.local_models.embedder import check as check_embedder
 from distillgen.record import Record, digest, dumps, text_of
-from distillgen.stages import CHUNK, Checking, Chunks, Job, Stage
-from distillgen.stages._whole_set import Spool, embedded
-from distillgen.text import content
-from distillgen.wording import visible
+from distillgen.text.display import visible
+from distillgen.text.words import content
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -116,7 +116,7 @@ class Graph(Stage):
 
     async def _nodes(self, triples: Sequence[Triple], job: Job) -> dict[str, str]:
         """The node that each spelling of a name stands for; none for one that names nothing."""
-        from distillgen.selection import leaders
+        from distillgen.algorithms.selection import leaders
 
         spellings = defaultdict[tuple[str, ...], list[str]](list)
         for triple in triples:

@@ -17,12 +17,12 @@ from typing import Any
 
 from pydantic import Field
 
+from distillgen.algorithms.bootstrap import Interval, unpaired, wilson_interval
 from distillgen.errors import ConfigError, DistillgenError
+from distillgen.flow.stage import Checking, Chunks, Job, Stage
+from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.record import digest, dumps
-from distillgen.resampling import Interval, unpaired, wilson_interval
-from distillgen.stages import Checking, Chunks, Job, Stage
-from distillgen.teachers import Teacher
 from distillgen.teachers.transformers import TransformersSpec, folders
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain, islice
 
-from distillgen.stages import CHUNK, Checking, Chunks, Job, Stage
+from distillgen.flow.stage import CHUNK, Checking, Chunks, Job, Stage
 from distillgen.stages.rounds import ITEM, kept_of
 
 

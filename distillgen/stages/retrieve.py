@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 
 from pydantic import Field, model_validator
 
-from distillgen.embedding import check as check_embedder
+from distillgen.algorithms.name_graph import connections, mentioned
 from distillgen.errors import ConfigError
 from distillgen.extras import need
-from distillgen.graph import connections, mentioned
+from distillgen.flow.stage import Checking, Chunks, Estimate, Job, Stage
+from distillgen.flow.whole_set import embedded
+from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
 from distillgen.record import META, Record, digest, text_of
-from distillgen.stages import Checking, Chunks, Estimate, Job, Stage
-from distillgen.stages._whole_set import embedded
 from distillgen.stages.rounds import ITEM, kept_of
 from distillgen.stages.source import Source
 

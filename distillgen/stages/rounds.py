@@ -19,14 +19,14 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
-from distillgen.marked import Places
+from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage, stage_class
+from distillgen.flow.whole_set import Spool
+from distillgen.inference.teacher import Spec, Teacher
+from distillgen.located_yaml import Places
 from distillgen.project import Project, file_sha256
 from distillgen.record import SPLIT, Record, digest, dumps, loads_own
-from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage, stage_class
-from distillgen.stages._checked import checked, guard_name, guarded
-from distillgen.stages._whole_set import Spool
-from distillgen.state import Damaged, load_state
-from distillgen.teachers import Spec, Teacher
+from distillgen.stages._nested import checked, guard_name, guarded
+from distillgen.state_files import Damaged, load_state
 
 LAST = ", last round"  # said once, also of a loop in a loop
 ASKED = ("requests", "input_tokens", "output_tokens", "max_cost_usd")

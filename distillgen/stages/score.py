@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from distillgen.project import Project
-from distillgen.record import Record
-from distillgen.stages import (
+from distillgen.flow.stage import (
     Answers,
     Checking,
     Chunk,
@@ -23,7 +21,9 @@ from distillgen.stages import (
     bounds,
     likelihood,
 )
-from distillgen.teachers import Request
+from distillgen.inference.teacher import Request
+from distillgen.project import Project
+from distillgen.record import Record
 
 
 class Score(Stage):

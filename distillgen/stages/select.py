@@ -12,10 +12,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.stage import Checking, Chunks, Estimate, Job, splice
+from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
 from distillgen.record import Record, digest, text_of
-from distillgen.stages import Checking, Chunks, Estimate, Job, splice
-from distillgen.stages._whole_set import Placed, Spool, Vectors, number_of
-from distillgen.text import words
+from distillgen.text.words import words
 
 VECTORS, GROUPS, SCORES = ("k_center", "herding", "facility_location"), ("stratified", "round_robin"), ("top", "bottom")
 
@@ -139,7 +139,7 @@ class Select(Placed):
         if self.by == "random":
             return iter(shuffled)
         if self.by in VECTORS:
-            from distillgen.selection import facility_location, herding, k_center
+            from distillgen.algorithms.selection import facility_location, herding, k_center
 
             vectors = found.vectors.all()
             if self.by == "facility_location":
@@ -149,7 +149,7 @@ class Select(Placed):
         ranked = sorted(range(len(found.values)), key=lambda i: sign * found.values[i]) if self.score else shuffled
         if self.by in SCORES:
             return iter(ranked)
-        from distillgen.selection import in_turn
+        from distillgen.algorithms.selection import in_turn
 
         groups: dict[str, list[int]] = {group: [] for group in found.groups}
         for i in ranked:

@@ -20,13 +20,13 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from distillgen.chunks import chunks
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.files import PACKED, first_bytes, inner_files, opened, what_is
+from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage
 from distillgen.privacy import public
 from distillgen.project import Project, read_text
 from distillgen.record import META, SPLIT, Record, digest, dumps, item_of, loads, read_rows
-from distillgen.stages import CHUNK, Checking, Chunks, Estimate, Job, Stage
+from distillgen.text.chunks import chunks
+from distillgen.user_files import PACKED, first_bytes, inner_files, opened, what_is
 
 log = logging.getLogger("distillgen")
 

@@ -26,21 +26,21 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from pydantic import ConfigDict, Field, model_validator
 
-from distillgen import students
 from distillgen.errors import ConfigError, DistillgenError, did_you_mean
 from distillgen.extras import need
-from distillgen.marked import Places, validate
-from distillgen.objectives import PARTS, Lora, Objective, Row, Unusable, objective_class
+from distillgen.flow.stage import Checking, Chunk, Chunks, Job, Stage, Text
+from distillgen.flow.whole_set import Spool
+from distillgen.inference.logprobs import Logprobs, unpack
+from distillgen.inference.teacher import Spec
+from distillgen.located_yaml import Places, validate
 from distillgen.project import Project, file_sha256
 from distillgen.record import SPLIT, Record, Unrenderable, digest, dumps
-from distillgen.signals import Logprobs, unpack
-from distillgen.stages import Checking, Chunk, Chunks, Job, Stage, Text
-from distillgen.stages._whole_set import Spool
 from distillgen.stages.decontaminate import Decontaminate
-from distillgen.state import Damaged, load_state
-from distillgen.teachers import Spec
+from distillgen.state_files import Damaged, load_state
 from distillgen.teachers.transformers import TransformersSpec
-from distillgen.wording import duration, number
+from distillgen.text.display import duration, number
+from distillgen.training import students
+from distillgen.training.objective import PARTS, Lora, Objective, Row, Unusable, objective_class
 
 log = logging.getLogger("distillgen")
 
@@ -403,7 +403,7 @@ class Train(Stage):
         (work / "error.json").unlink(missing_ok=True)
         with (work / "output.txt").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "distillgen.training", str(work / "job.json"), env={**os.environ, **QUIET},
+                sys.executable, "-m", "distillgen.training.process", str(work / "job.json"), env={**os.environ, **QUIET},
                 stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         job.notes[self.name] = "starting"

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from distillgen.reasoning import SIGNS, opens_thought, split_reasoning
-from distillgen.teachers import Completion, Request
+from distillgen.inference.reasoning import SIGNS, opens_thought, split_reasoning
+from distillgen.inference.teacher import Completion, Request
 
 MISSING = "missing"
 """The finish reason of an answer that came without one."""

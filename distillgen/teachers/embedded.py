@@ -26,9 +26,9 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
-from distillgen.gguf_file import check_gguf
+from distillgen.inference.gguf_file import check_gguf
+from distillgen.inference.teacher import Completion, Request, Spec, Teacher, TeacherDown
 from distillgen.project import file_sha256
-from distillgen.teachers import Completion, Request, Spec, Teacher, TeacherDown
 from distillgen.teachers.openai import OpenAI, OpenAISpec
 
 HUB = "hub:"

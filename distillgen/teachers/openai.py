@@ -22,9 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
 from distillgen.errors import ConfigError
-from distillgen.privacy import used_by
-from distillgen.record import dumps
-from distillgen.teachers import (
+from distillgen.inference.limits import Slots
+from distillgen.inference.teacher import (
     LOST_ANSWER,
     REJECTIONS,
     UNUSABLE_ANSWER,
@@ -39,6 +38,8 @@ from distillgen.teachers import (
     TimedOut,
     Unreachable,
 )
+from distillgen.privacy import used_by
+from distillgen.record import dumps
 from distillgen.teachers._credentials import check_header, credentials, further_secrets, trimmed
 from distillgen.teachers._openai_wire import completions_of, embedding_of, read_json, score_of
 from distillgen.teachers._refusal import (
@@ -52,12 +53,11 @@ from distillgen.teachers._refusal import (
     wait_of,
 )
 from distillgen.teachers._settling import settled
-from distillgen.teachers.limits import Slots
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-    from distillgen.teachers.batch import Batches
+    from distillgen.teachers._openai_batch import Batches
 
 T = TypeVar("T")
 
@@ -256,7 +256,7 @@ class OpenAI(Teacher):
         self._batches: Batches | None = None
         self._signals, self._silences = False, 0
         if self.spec.mode == "batch":
-            from distillgen.teachers.batch import Batches
+            from distillgen.teachers._openai_batch import Batches
 
             self._batches, self.durable = Batches(self, self._places[0]), True
             self.slots, self.ahead = Slots(self.spec.max_concurrency or FLYING * self.spec.batch_size), 1

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.inference.teacher import Completion, Rejected, Request, Services, Spec, Teacher
 from distillgen.project import code_sha256, home, load_module, user_error
 from distillgen.record import dumps
-from distillgen.teachers import Completion, Rejected, Request, Services, Spec, Teacher
 
 log = logging.getLogger("distillgen")
 

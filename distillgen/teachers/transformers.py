@@ -20,10 +20,10 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
-from distillgen.reasoning import opens_thought
+from distillgen.inference.reasoning import opens_thought
+from distillgen.inference.teacher import Completion, Rejected, Request, Spec, Teacher, TeacherDown
 from distillgen.record import digest, dumps
-from distillgen.state import load_state
-from distillgen.teachers import Completion, Rejected, Request, Spec, Teacher, TeacherDown
+from distillgen.state_files import load_state
 from distillgen.teachers._settling import settled
 from distillgen.teachers.vllm import chat_text, local_name, place_of_model, weights
 

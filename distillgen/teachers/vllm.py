@@ -24,9 +24,9 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
-from distillgen.reasoning import opens_thought
+from distillgen.inference.reasoning import opens_thought
+from distillgen.inference.teacher import Completion, Rejected, Request, Retryable, Services, Spec, Teacher
 from distillgen.record import digest, dumps
-from distillgen.teachers import Completion, Rejected, Request, Retryable, Services, Spec, Teacher
 from distillgen.teachers._settling import MISSING, settled
 from distillgen.teachers.embedded import identity_of
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from distillgen.ledger import Answer, Ledger
+from distillgen.inference.ledger import Answer, Ledger
 
 
 async def measure(path: Path, rows: int, at_once: int) -> None:

@@ -4,10 +4,10 @@ import inspect
 
 import pytest
 
-from distillgen.forms import Unparsable
+from distillgen.inference.teacher import Completion
 from distillgen.project import Project
+from distillgen.prompting.output_form import Unparsable
 from distillgen.record import Record
-from distillgen.teachers import Completion
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+from distillgen.flow.stage import Job
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages import Job
 from distillgen.stages.filter import FilterStage
 
 

@@ -8,7 +8,7 @@ from math import comb
 
 import pytest
 
-from distillgen.ledger import Ledger
+from distillgen.inference.ledger import Ledger
 from tests.filters.comparisons import NLI, WORDINGS, meaning
 from tests.filters.groups import judged, reasons, samples
 

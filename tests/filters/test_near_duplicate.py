@@ -10,10 +10,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from distillgen import minhash
+from distillgen.algorithms import minhash
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.text import words
+from distillgen.text.words import words
 
 CASES = [
     ({"by": ["x"]}, {"x": "anything"}, None),

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import distillgen
-from distillgen.judging import krippendorff_alpha
+from distillgen.flow.grading import krippendorff_alpha
 
 OPTIONS = {"models": ["one", "two", "three"], "rubric": "Is it true?", "fields": ["a"], "min_score": 6}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import distillgen
-from distillgen.teachers import Completion
+from distillgen.inference.teacher import Completion
 
 OPTIONS = {"model": "judge", "rubric": "Which is right?", "field": "a", "over": "b", "fields": ["q"]}
 FIRST, SECOND, NEITHER = ('{"reason": "so", "better": "%s"}' % word for word in ("first", "second", "neither"))  # noqa: UP031

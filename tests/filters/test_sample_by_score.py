@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import Job
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages import Job
 from distillgen.stages.filter import FilterStage
 
 CASES = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillgen.evidence import Passages, sentences
+from distillgen.local_models.passages import Passages, sentences
 from tests.filters.models import NLI, embedder
 
 OPTIONS = {"field": "a", "knowledge": "tests/filters/knowledge", "passages": 1}

@@ -35,7 +35,7 @@ def test_what_is_equal(reason, answer, gold, expected):
 
 
 def test_one_that_hangs_does_not_harm_its_neighbours_and_an_expression_is_not_run(tmp_path):
-    from distillgen.algebra import equality
+    from distillgen.answers.algebra import equality
 
     hostile = f"__import__('os').system('touch {tmp_path}/run')"
     pairs = [("1/2", "0.5"), ("9^{9^{9^{9^9}}}", "1"), (hostile, "1"), ("2", "2"), ("x" * 100_000, "y"), ("3", "4")]
@@ -45,7 +45,7 @@ def test_one_that_hangs_does_not_harm_its_neighbours_and_an_expression_is_not_ru
 
 
 def test_the_process_is_started_once():
-    from distillgen.algebra import equality
+    from distillgen.answers.algebra import equality
 
     equality([("1", "1")])
     started = time.monotonic()

@@ -2,8 +2,8 @@
 
 import pytest
 
+from distillgen.answers.sandbox import lacking
 from distillgen.errors import ConfigError
-from distillgen.sandbox import lacking
 
 pytestmark = [pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")]
 MARKS = [*pytestmark, pytest.mark.slow]  # a process for each of many texts
@@ -38,7 +38,7 @@ def test_kinds_of_tests(reason, case):
 
 
 def test_a_machine_that_cannot_confine_says_so(reason, monkeypatch):
-    monkeypatch.setattr("distillgen.sandbox._landlock_version", lambda: -1)
+    monkeypatch.setattr("distillgen.answers.sandbox._landlock_version", lambda: -1)
     with pytest.raises(ConfigError, match="cannot confine strangers' code, for lack of Landlock .*; mend that; or run in a container"):
         reason("unit_tests", *CASES[0][:2])
     assert reason("unit_tests", {"unconfined": True}, CASES[0][1]) is None

@@ -10,8 +10,8 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.runs import read_records
-from distillgen.teachers import Completion
+from distillgen.inference.teacher import Completion
+from distillgen.runs.directory import read_records
 
 PACE = {"easy": (1.2, 4.0), "middling": (1.6, 12.0), "hard": (2.2, 30.0)}
 """Of each domain: the student's cross-entropy above the teacher's before it has seen any of it, in nats, and the answers that take 63 % of it away."""
@@ -78,7 +78,7 @@ def test_the_worst_domain_lags_less_than_with_equal_shares_at_equal_teacher_call
 
 
 def test_the_factors_are_those_of_the_measures_of_the_rounds_before(project):
-    from distillgen.steering import factors
+    from distillgen.algorithms.allocation import factors
 
     _, rounds, _, _ = carried_out(project, 1, "out", **GAP, alpha=0.7)
     ratios = [{d: r[f"{GAP['student']} in {d}"] / r[f"{GAP['teacher']} in {d}"] for d in PACE} for r in rounds]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import distillgen
-from distillgen.runs import read_records
+from distillgen.runs.directory import read_records
 from distillgen.teachers.scripted import echo
 from tests.recipes.planted_knowledge import BROKEN, RELATIONS, REPAIRABLE, Planted, read, reader
 

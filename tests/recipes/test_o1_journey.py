@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import distillgen
-from distillgen.answers import boxed
+from distillgen.answers.final_answer import boxed
 from distillgen.project import home
-from distillgen.runs import read_records
+from distillgen.runs.directory import read_records
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 SCRIPTED = {"provider": "scripted", "model": "echo"}
@@ -117,7 +117,7 @@ def test_of_the_shipped_problems_those_go_that_no_program_can_check_and_reasonin
 
     def teach(request, sample):
         question = next(question for question in golds if question in request.messages[-1]["content"])
-        return distillgen.teachers.Completion(text=rf"So it is \boxed{{{golds[question]}}}, by way {sample}.", reasoning=f"Hm, {sample}. Wait.")
+        return distillgen.Completion(text=rf"So it is \boxed{{{golds[question]}}}, by way {sample}.", reasoning=f"Hm, {sample}. Wait.")
 
     run = distillgen.run(recipe(), out="run", teachers={"teacher": teach})
     reasons = [record.dropped.reason for record in run.dropped]
@@ -286,7 +286,7 @@ def test_a_problem_whose_reformatted_solution_fails_goes_on_to_the_second_stage(
         if "short solution" in text and wrong in text:
             return r"Therefore \boxed{-1}"
         if "short solution" in text and cut in text:
-            return distillgen.teachers.Completion(text=sums.short(cut)[:-3], status="length")
+            return distillgen.Completion(text=sums.short(cut)[:-3], status="length")
         return sums.teach(request, sample)
 
     run = distillgen.run(recipe(path="sums.jsonl"), out="run", teachers={"teacher": teach})

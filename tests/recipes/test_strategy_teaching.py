@@ -12,7 +12,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.runs import read_records
+from distillgen.runs.directory import read_records
 from tests.conftest import ROOT
 
 POLICY = {

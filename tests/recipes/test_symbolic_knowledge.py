@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 import distillgen
+from distillgen.inference.teacher import Completion
 from distillgen.project import home
 from distillgen.record import digest
-from distillgen.runs import Run
-from distillgen.teachers import Completion
+from distillgen.runs.directory import Run
 from tests.planted import EITHER, INVALID, VALID, Triples
 
 RELATIONS = {"xAttr", "xReact", "xNeed", "xIntent", "xWant", "xEffect", "HinderedBy"}

@@ -1,0 +1,1 @@
+"""Pure computations over numbers, vectors and sets: no model, no file."""

@@ -1,0 +1,469 @@
+"""The stage contract: chunks of records in, chunks of records out, in order, with bounded memory.
+
+A record that was dropped stays in the stream, untouched by later stages, so that what leaves the pipeline is in source
+order. A chunk has any length from one record up: long where answers are replayed, short where they arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.teacher import Completion, Request, Spec, Teacher, succeeded
+from distillgen.privacy import name_of
+from distillgen.project import Project, class_in, home
+from distillgen.prompting.template import compile_template
+from distillgen.record import META, Record, Unrenderable
+
+Chunk: TypeAlias = list[Record]
+Chunks: TypeAlias = AsyncGenerator[Chunk, None]
+
+CHUNK = 256
+WINDOW = 2048  # rows at least that wait side by side, so that one that is tried again holds up no other
+ABLE = {
+    "logprobs": "openai, embedded, vllm, transformers", "tools": "openai, embedded", "embeddings": "openai",
+    "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
+    "score": "vllm, transformers, or openai with server: vllm",
+}  # fmt: skip
+"""Providers by capability, for the remedy in a message."""
+
+Question: TypeAlias = tuple[Teacher, Request, int, Any]
+"""Whom to ask, what, how many samples of it, and what the stage wants to know again when they are there."""
+
+Answers: TypeAlias = Sequence[tuple[Any, Sequence[Completion]]]
+
+
+@dataclass(frozen=True)
+class Checking:
+    """What a stage is checked against: the fields that reach it, the models, and what the project holds."""
+
+    fields: frozenset[str]
+    models: Mapping[str, Spec]
+    project: Project
+    stages: tuple[Stage, ...] = ()
+    """Those before it."""
+    reached: tuple[frozenset[str], ...] = ()
+    """The fields that reached each of them."""
+    loops: tuple[Stage, ...] = ()
+    """The loops that it stands in, the innermost last."""
+    fetch: bool = False
+    """Whether what lies elsewhere is looked at, too: as a run begins, before anything is paid for."""
+
+    def after(self, stage: Stage, fields: frozenset[str]) -> Checking:
+        """What the stage after `stage` is checked against, which has left `fields`."""
+        return replace(self, fields=fields, stages=(*self.stages, stage), reached=(*self.reached, self.fields))
+
+    def turns(self, name: str) -> Sequence[list[dict[str, Any]]]:
+        """Chat turns as they stand in a field, of each order of roles that is known; none where it holds none, or is unknown."""
+        for stage in reversed(self.stages):
+            if name in (made := stage.turns(self.project)):
+                return made[name]
+        return ()
+
+    def need(self, name: str, what: str) -> None:
+        """Raise ConfigError where no record has the field."""
+        if name not in self.fields:
+            raise ConfigError(f"{what} needs the field '{name}', which no earlier stage gives{did_you_mean(name, self.fields)}")
+
+    def able(self, model: str, *capabilities: str) -> Spec:
+        """The model of that name. Raises ConfigError where there is none or it cannot do what is wanted of it."""
+        if model not in self.models:
+            raise ConfigError(f"there is no model '{model}'{did_you_mean(model, self.models)}")
+        spec = self.models[model]
+        for wanted in capabilities:
+            if wanted not in spec.capabilities:
+                others = sorted(name for name, other in self.models.items() if wanted in other.capabilities)
+                remedy = f"models that can: {', '.join(others)}" if others else f"what can: {ABLE[wanted]}"
+                raise ConfigError(f"model '{model}' ({spec.provider}) cannot do {wanted}; {remedy}")
+        return spec
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A stage's bounds in `plan`: rows out, requests, tokens; None where there is no bound."""
+
+    rows: int | None
+    requests: int | None = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    max_cost_usd: float | None = 0.0
+    made_bytes: int | None = 0
+    """Most bytes of a field that no source row has, because a stage up to this one makes it."""
+    spared: int = 0
+    """Records that it keeps from those who would ask about them."""
+
+
+def nobody(name: str) -> Teacher:
+    """Where no model can be made."""
+    raise ConfigError(f"no model '{name}' can be asked here")
+
+
+@dataclass
+class Job:
+    """What a running stage is handed besides its records."""
+
+    project: Project
+    teachers: Mapping[str, Teacher]
+    ledger: Ledger
+    seed: int = 0
+    limit: int | None = None
+    retry_failed: bool = False
+    retry_with: Mapping[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What a stage measured of the whole set, by its name, for usage.json and the report."""
+    costs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """What each filter of a stage has cost so far, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
+    stages: Sequence[Stage] = ()
+    """Those before it, in a round those of the round."""
+    directory: Path = Path()
+    """The run's, for what a stage has to say besides its records."""
+    teacher: Callable[[str, Spec], Teacher] = field(default=lambda name, spec: nobody(name))
+    """Makes a model that a stage has left behind one that can be asked; whoever calls it closes it."""
+    earlier: Sequence[Path] = ()
+    """In a round, the directories of those before it, as `rounds` leaves them, and what was measured in each."""
+    history: Sequence[Mapping[str, float]] = ()
+    whole: set[int] = field(default_factory=set)
+    """The places in the pipeline of stages that see all records before the first goes on."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What a stage is doing that takes long, by its name, for whoever watches."""
+
+
+class Stage(BaseModel):
+    """A named step. Its attributes are its options; it keeps nothing else, so that it can be pickled and sent away."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: ClassVar[str] = ""
+    fetches: ClassVar[bool] = False
+    """Whether its check sees more where it may look at what lies elsewhere."""
+    selects: ClassVar[bool] = False
+    """Whether it drops records for what they are like, so that a control arm asks what is learnt with them."""
+    name: str = Field("", description="what messages, reports and file names call the stage; default: its kind")
+
+    def names(self) -> list[str]:
+        """What may stand as the stage where it has dropped a record: its name, and those of stages inside it."""
+        return [self.name]
+
+    def chooses(self) -> bool:
+        """Whether it `selects` with these options."""
+        return self.selects
+
+    def score_labels(self) -> dict[str, tuple[str, str]]:
+        """The labels under which its filters keep scores, each with the filter and the stage that it stands in."""
+        return {}
+
+    def models(self, project: Project) -> list[str]:
+        """The pipeline's models that it asks."""
+        return []
+
+    def turns(self, project: Project) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
+        """By the fields that it fills with chat turns, such turns, one list for each order of roles."""
+        return {}
+
+    def within(self, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
+        """The stages inside this one, checked, and the fields after each."""
+        return (), ()
+
+    def inner(self, project: Project) -> Sequence[Stage]:
+        """The stages inside this one, as they are carried out."""
+        return ()
+
+    def former(self) -> Callable[[Record], Record] | None:
+        """What makes fields of one record without asking anybody, so that a control arm can form dropped records, too;
+        it raises Unrenderable. None where the stage makes none so.
+        """
+        return None
+
+    def makes(self, directory: Path) -> Mapping[str, Spec]:
+        """Models that later stages can ask by name, because this one leaves them in the run's `directory`."""
+        return {}
+
+    def check(self, given: Checking) -> frozenset[str]:
+        """The fields after this stage. Raises ConfigError for anything that could go wrong before a record is seen."""
+        raise NotImplementedError
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """Content files that the stage's output depends on, by name, for the lock file."""
+        return {}
+
+    def products(self, directory: Path) -> list[Path]:
+        """Files in the run directory without which the stage counts as not carried out."""
+        return []
+
+    def records_logprobs(self, given: Checking) -> bool:
+        """Whether its answers' log-probabilities, and each token's likeliest alternatives, go to the ledger."""
+        return False
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+        """Bounds for `plan`; `samples` are source rows."""
+        return Estimate(before.rows, made_bytes=before.made_bytes)
+
+    def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Carry the stage out."""
+        raise NotImplementedError
+
+
+NO = ("", "false", "no", "0", "null")
+
+
+class Text:
+    """A template in place, of a stage that asks for something else than an answer. Raises ConfigError for a wrong one."""
+
+    def __init__(self, source: str) -> None:
+        self._template = compile_template(source, "template")
+        self.used = self._template.used
+
+    def check(self, given: Checking, what: str) -> None:
+        """Raise ConfigError where a field that it needs is not there."""
+        for name in sorted(self._template.needed):
+            given.need(name, what)
+
+    def render(self, record: Record) -> str:
+        """The text of one record. Raises Unrenderable."""
+        return self._template.render(record.fields)
+
+    def say(self, record: Record) -> str:
+        """The text of one record that somebody is to read or has said. Raises Unrenderable, also where it is empty."""
+        text = self._template.render(record.fields)
+        if nothing := self._template.empty(record.fields) or ("" if text.strip() else "the text is empty"):
+            raise Unrenderable(nothing)
+        return text
+
+    def holds(self, record: Record) -> bool:
+        """Whether its text says yes: anything but nothing, false, no or 0. Raises Unrenderable."""
+        return self.render(record).strip().lower() not in NO
+
+    def size(self, record: Record) -> int:
+        """Bytes of the text, with a few for what a chat template adds."""
+        return len(self.render(record).encode("utf-8", "replace")) + 16
+
+
+def marks(name: str | None) -> set[str]:
+    """The fields that the option `mark` adds. Raises ConfigError where one is distillgen's own."""
+    if name == META:
+        raise ConfigError(f"mark: the field '{META}' is distillgen's own; name it otherwise")
+    return {name, f"{name}_why"} if name else set()
+
+
+async def marked(chunks: Chunks, stage: str, name: str, filters: Collection[str] | None = None) -> Chunks:
+    """Records that `stage` has dropped, by one of `filters` where these are given, go on: they have false in the field
+    `name` and the reason in `<name>_why`; all others that go on have true and no reason.
+    """
+
+    def noted(record: Record) -> Record:
+        why = record.dropped
+        if why and (why.stage != stage or filters is not None and why.filter not in filters):
+            return record
+        noted = {name: why is None, f"{name}_why": why.reason if why else ""}
+        return replace(record, dropped=None, fields={**record.fields, **noted})
+
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield list(map(noted, chunk))
+
+
+def bounds(
+    before: Estimate, samples: Sequence[Record], given: Checking, asks: Callable[[Record], Sequence[tuple[str, int, int | None]]]
+) -> Estimate:
+    """The most that asking about every row can take: `asks` gives the model, the bytes (a token has at least one) and the
+    most tokens of the answer of each request about one. A field that an earlier stage makes is as long as it can be.
+    """
+    filler = dict.fromkeys(given.fields, "x" * (before.made_bytes or 1))
+    each: list[Sequence[tuple[str, int, int | None]]] = []
+    for record in samples:
+        with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
+            each.append(asks(replace(record, fields={**filler, **record.fields})))
+    priced = any(given.models[model].price for some in each for model, _, _ in some)
+    if before.rows is None:
+        return Estimate(None, None, None, None, None if priced else 0.0, None)
+    bounded = all(most is not None for some in each for _, _, most in some)
+    written = max((sum(most or 0 for _, _, most in some) for some in each), default=0) * before.rows
+    read = sum(size for some in each for _, size, _ in some) / max(1, len(each)) / 4 * before.rows
+    costs = [sum(given.models[model].most_usd(size, most or 0) for model, size, most in some) for some in each]
+    return Estimate(
+        before.rows, before.rows * max(map(len, each), default=0), round(read), written if bounded else None,
+        before.rows * max(costs, default=0.0) if bounded and before.made_bytes is not None or not priced else None,
+        before.made_bytes,
+    )  # fmt: skip
+
+
+def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Bytes of chat messages, with a few for what a chat template adds."""
+    return sum(len(str(message["content"]).encode("utf-8", "replace")) + 16 for message in messages)
+
+
+def answer_of(record: Record, stage: str, completion: Completion) -> Record:
+    """A copy whose lineage holds an answer that added no field."""
+    how = {"model": name_of(completion.model), "key": completion.key.hex(), "sample": 0, "draw": ""}
+    made = {"stage": stage, "prompt": "", **how}
+    return replace(record, made=(*record.made, made))
+
+
+def likelihood(stage: str, completion: Completion) -> dict[str, float]:
+    """The log-probability under its teacher of what it says or was shown, in nats: sum over tokens and mean."""
+    values = [token[1] for token in completion.logprobs if token[1] is not None]
+    return {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)} if values else {}
+
+
+def certainty(stage: str, completion: Completion) -> dict[str, float]:
+    """How far the likeliest token is ahead of the next one, in probability, on average: where alternatives are recorded."""
+    tops = [sorted((math.exp(value) for _, value in token[2]), reverse=True)[:2] for token in completion.logprobs if token[2]]
+    ahead = [first - second for first, second in (top for top in tops if len(top) == 2)]
+    return {f"{stage}.margin": sum(ahead) / len(ahead)} if ahead else {}
+
+
+def stage_class(kind: str) -> type[Stage]:
+    """The stage in `stages/<kind>.py`."""
+    kinds = stage_kinds()
+    if kind not in kinds:
+        raise ConfigError(f"there is no stage '{kind}'{did_you_mean(kind, kinds)}")
+    return class_in(f"distillgen.stages.{kind}", Stage)
+
+
+def stage_kinds() -> list[str]:
+    """The kinds of stage that there are."""
+    return sorted(p.stem for p in home("stages").glob("[a-z]*.py"))
+
+
+def splice(chunk: Sequence[Record], replaced: Iterable[Sequence[Record]]) -> Chunk:
+    """`chunk` with each live record replaced by its successors, dropped ones left where they are."""
+    successors = iter(replaced)
+    return [out for record in chunk for out in ((record,) if record.dropped else next(successors))]
+
+
+async def in_order(
+    chunks: Chunks, begin: Callable[[Chunk], Iterable[Chunk | Awaitable[Chunk]]], window: Callable[[], int]
+) -> Chunks:
+    """The one bounded loop: `begin` starts the work on a chunk and gives results that are ready and results to wait for,
+    in order. Upstream goes on meanwhile, until `window` records or results wait to leave.
+    """
+    waiting: deque[Chunk | Awaitable[Chunk]] = deque()
+    held = bound = 0
+    arrived, room = asyncio.Event(), asyncio.Event()
+
+    async def feed() -> None:
+        nonlocal held, bound
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                for result in begin(chunk):
+                    held += _size(result)
+                    if not isinstance(result, list):
+                        waiting.append(asyncio.ensure_future(result) if asyncio.iscoroutine(result) else result)
+                    elif waiting and isinstance(last := waiting[-1], list) and len(last) < CHUNK:
+                        last += result  # what is ready travels together
+                    elif result:
+                        waiting.append([*result])
+                arrived.set()
+                while held >= (bound := window()):
+                    room.clear()
+                    await room.wait()
+
+    feeder = asyncio.create_task(feed())
+    feeder.add_done_callback(lambda _: arrived.set())
+    try:
+        while waiting or not feeder.done():
+            if not waiting:
+                arrived.clear()
+                await arrived.wait()
+                continue
+            done: Chunk = []
+            while waiting and len(done) < CHUNK and (not done or _ready(waiting[0])):
+                result = waiting.popleft()
+                held -= _size(result)
+                if held < bound:
+                    room.set()
+                done += result if isinstance(result, list) else await result
+            if done:
+                yield done
+        await feeder  # what went wrong upstream comes behind what was before it
+    finally:
+        leftovers = [feeder, *(task for task in waiting if isinstance(task, asyncio.Future))]
+        for task in leftovers:
+            task.cancel()
+        await asyncio.gather(*leftovers, return_exceptions=True)
+
+
+def _size(result: Chunk | Awaitable[Chunk]) -> int:
+    return len(result) if isinstance(result, list) else 1
+
+
+def _ready(result: Any) -> bool:
+    """Whether a result need not be waited for, and is no error, which comes alone behind what was before it."""
+    return isinstance(result, list) or (succeeded(result) if isinstance(result, asyncio.Future) else result.ready)
+
+
+def ask_each(
+    chunks: Chunks, teachers: Sequence[Teacher], job: Job, stage: str, *, asker: str = "",
+    questions: Callable[[Record], Sequence[Question]], answered: Callable[[Record, Answers], Chunk],
+    unusable: Callable[[Completion], bool] = lambda completion: completion.status != "ok",
+    settled: Callable[[Chunk], Iterable[Record | None]] = lambda chunk: repeat(None),
+) -> Chunks:  # fmt: skip
+    """Put the `questions` about every live record to `teachers`; `answered` makes its successors, which leave in source
+    order as soon as they are there. `unusable` tells what --retry-failed asks again; `asker` is a part of the stage under
+    whose name the ledger counts what was asked. `settled` gives for each record of a chunk its successor, where that is known
+    and nobody needs to be asked.
+    """
+    again = unusable if job.retry_failed else None
+
+    def begin(chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
+        todo: list[tuple[Record, Sequence[Question] | None]] = []
+        for record, successor in zip(chunk, settled(chunk), strict=False):
+            try:
+                todo.append((successor or record, None if successor or record.dropped else questions(record)))
+            except Unrenderable as error:
+                todo.append((record.drop(stage, "unrenderable", str(error)), None))
+        outcomes, place = {}, f"{stage}/{asker}" if asker else stage
+        for teacher in teachers:
+            asks = [(request, n) for _, some in todo for asked, request, n, _ in some or () if asked is teacher]
+            outcomes[teacher] = iter(teacher.begin(asks, stage=place, again=again, changed=job.retry_with))
+        for record, some in todo:
+            if some is None:
+                yield [record]
+                continue
+            answers: list[tuple[Any, Any]] = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
+            if all(isinstance(outcome, list) for _, outcome in answers):
+                yield answered(record, answers)
+            else:
+                yield _Later(record, answers, answered)
+
+    def window() -> int:
+        return max(WINDOW, *(teacher.ahead * int(teacher.slots.limit) for teacher in teachers))
+
+    return in_order(_small(chunks), begin, window)
+
+
+async def _small(chunks: Chunks) -> Chunks:
+    """No chunk longer than CHUNK, so that the window bounds what is in memory."""
+    async for chunk in chunks:
+        for start in range(0, len(chunk), CHUNK):
+            yield chunk[start : start + CHUNK]
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """The successors of a record whose answers are on their way."""
+
+    record: Record
+    outcomes: Sequence[tuple[Any, Any]]
+    answered: Callable[[Record, Answers], Chunk]
+
+    @property
+    def ready(self) -> bool:
+        return all(isinstance(outcome, list) or outcome.ready for _, outcome in self.outcomes)
+
+    def __await__(self) -> Generator[Any, None, Chunk]:
+        answers = []
+        for about, outcome in self.outcomes:
+            answers.append((about, outcome if isinstance(outcome, list) else (yield from outcome.__await__())))
+        return self.answered(self.record, answers)

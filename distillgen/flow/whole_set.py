@@ -1,0 +1,137 @@
+"""What the stages share that must see every record before the first can go on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError
+from distillgen.extras import need
+from distillgen.flow.stage import CHUNK, Checking, Chunk, Job, Stage, splice
+from distillgen.inference.ledger import Ledger
+from distillgen.local_models.embedder import SHIPPED, WORDS, embed
+from distillgen.record import Record, digest, dumps, loads_own, text_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Spool:
+    """Records that wait on disk, beside the ledger, in a file without a name that ends with the process whatever ends it."""
+
+    def __init__(self, job: Job) -> None:
+        job.whole.add(len(job.stages))
+        self._file = tempfile.TemporaryFile(dir=job.ledger.path.parent)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def add(self, chunk: Chunk) -> None:
+        """Write them down."""
+        self._file.writelines(dumps(record.row(), sort_keys=False) + b"\n" for record in chunk)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All of them, in order."""
+        self._file.seek(0)
+        while lines := list(islice(self._file, CHUNK)):
+            yield [Record.from_row(loads_own(line)) for line in lines]
+
+
+class Placed(Stage):
+    """A stage that compares records by vectors."""
+
+    field: str | None = Field(None, description="the text that is embedded")
+    embedder: str = Field("minilm", description="minilm, a local folder, a name on the Hugging Face Hub, or words")
+    vector: str | None = Field(None, description="a field that holds a list of numbers, which is taken instead of an embedding")
+
+    def check_vectors(self, given: Checking) -> None:
+        """Raise ConfigError where it cannot: before anything is paid for, and without loading a model."""
+        if self.vector is None and self.field is None:
+            raise ConfigError("give 'field', a text to embed, or 'vector', a field that holds numbers")
+        given.need(str(self.vector or self.field), "'vector'" if self.vector else "'field'")
+        if self.vector or self.embedder == WORDS:
+            need("it", "numpy")
+        else:
+            need(f"the embedder '{self.embedder}'", "sentence_transformers", "numpy")
+        if not self.vector and self.embedder in SHIPPED:
+            package = SHIPPED[self.embedder][0]
+            try:
+                metadata.version(package)
+            except metadata.PackageNotFoundError as error:
+                raise ConfigError(f"the embedder '{self.embedder}' needs its package: pip install {package}") from error
+
+
+class Vectors:
+    """A vector of length 1 for each live record, in order."""
+
+    def __init__(self, stage: Placed, job: Job) -> None:
+        self._stage, self._job = stage, job
+        self._parts: list[Array] = []
+        self._size = 0
+
+    async def add(self, chunk: Chunk) -> Chunk:
+        """Place the live records; the chunk, where what has no vector is dropped."""
+        live = [record for record in chunk if not record.dropped]
+        if self._stage.vector is None:
+            texts = [text_of(record.fields.get(str(self._stage.field))) for record in live]
+            self._parts.append(await embedded(texts, self._stage.embedder, self._job.ledger))
+            return chunk
+        return splice(chunk, ([self._given(record, str(self._stage.vector))] for record in live))
+
+    def _given(self, record: Record, name: str) -> Record:
+        import numpy as np
+
+        value = record.fields.get(name)
+        if not value or not isinstance(value, list) or not all(isinstance(n, int | float) for n in value):
+            return record.drop(self._stage.name, "unplaced", f"'{name}' holds no list of numbers")
+        self._size = self._size or len(value)
+        if len(value) != self._size:
+            reason = f"'{name}' holds {len(value):,} numbers, that of the first record {self._size:,}"
+            return record.drop(self._stage.name, "unplaced", reason)
+        vector = np.array([value], np.float64)
+        self._parts.append((vector / (np.linalg.norm(vector) or 1)).astype(np.float32))
+        return record
+
+    def all(self) -> Array:
+        """One array with a row for each."""
+        import numpy as np
+
+        filled = [part for part in self._parts if len(part)]
+        return np.concatenate(filled) if filled else np.zeros((0, 1), np.float32)
+
+
+async def embedded(texts: Sequence[str], model: str, ledger: Ledger) -> Array:
+    """Embeddings from the ledger, where they are kept with 16 bits a number, or made in a thread, so that the run goes on."""
+    import numpy as np
+
+    if model == WORDS:
+        return np.asarray(embed(texts, model=model))
+    keys = [digest(["embedding", model, text], 32).encode() for text in texts]
+    known = ledger.find_scores(keys)
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if missing:
+        vectors = (await asyncio.to_thread(embed, list(missing.values()), model=model)).astype(np.float16)
+        new = {key: base64.b64encode(vector.tobytes()).decode() for key, vector in zip(missing, vectors, strict=True)}
+        await ledger.add_scores(new)
+        known |= new
+    rows = [np.frombuffer(base64.b64decode(known[key]), np.float16) for key in keys]
+    return np.array(rows, np.float32)
+
+
+def number_of(record: Record, name: str) -> float | None:
+    """A score or a numeric field by its name, None where the record has neither."""
+    value = record.scores.get(name, record.fields.get(name))
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None

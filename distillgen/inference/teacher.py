@@ -1,0 +1,712 @@
+"""Asking: requests in, durable completions out. The only layer that touches a model endpoint.
+
+`Teacher.begin` looks answers up in the ledger and starts what is missing; a subclass only knows how to put one request
+to its endpoint (`answer`). Identical requests in flight are asked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from tenacity import wait_random_exponential
+
+from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.inference.ledger import LOST, UNANSWERED, UNUSABLE, Answer, Ledger
+from distillgen.inference.limits import Budget, Rate, Slots
+from distillgen.inference.logprobs import pack, unpack
+from distillgen.privacy import name_of
+from distillgen.project import class_in, file_sha256, home
+from distillgen.prompting.prompt import Sampling
+from distillgen.record import dumps
+
+log = logging.getLogger("distillgen")
+
+REASON = 500  # most characters of what an endpoint says that are kept
+REJECTIONS = 20  # requests refused, none ever accepted: the pipeline is wrong, not its rows
+CONNECTIONS = 4  # tries to connect to an endpoint that has never answered, about 3 s
+
+_backoff = wait_random_exponential(multiplier=0.5, max=60)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that is sent: `messages` for chat (content: text or a list of parts), or `prompt` for completion. With
+    `target`, not an answer is asked for but the log-probability of that text after the prompt; `embed` is a text whose
+    embedding is.
+    """
+
+    model: str
+    messages: Sequence[Mapping[str, Any]] = ()
+    prompt: str | None = None
+    target: str | None = None
+    embed: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
+    grammar: str | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+
+    @cached_property
+    def json(self) -> bytes:
+        """Canonical JSON of what was given."""
+        return dumps({name: value for name in _SENT if (value := getattr(self, name)) not in (None, (), [], {})})
+
+    def keys(self, endpoint: str, samples: int) -> list[bytes]:
+        """The ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, everything sent, and the index."""
+        common = dumps(endpoint) + self.json
+        return [hashlib.sha256(common + b"#%d" % sample).digest() for sample in range(samples)]
+
+
+_SENT = [f.name for f in fields(Request)]
+
+
+class Completion(NamedTuple):
+    """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` says how).
+    `finish` is the endpoint's own word for how the answer ended, kept where it says more than the status.
+
+    `logprobs` holds one [token, log-probability, [[token, log-probability], …]] a token, natural logarithm: of the answer,
+    or of the request's `target`. `cached_tokens` and `cache_write_tokens` are among the `input_tokens`, `reasoning_tokens`
+    among the `output_tokens`; of those that are `uncounted` the endpoint does not say how many it bills.
+    """
+
+    text: str = ""
+    status: str = "ok"
+    reasoning: str = ""
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    logprobs: Sequence[Sequence[Any]] = ()
+    embedding: Sequence[float] = ()
+    model: str = ""
+    error: str = ""
+    left_out: Sequence[str] = ()
+    """Parameters that the request names and that were not sent, for the endpoint does not take them."""
+    key: bytes = b""
+    attempt: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    uncounted: Sequence[str] = ()
+    finish: str = ""
+
+    @classmethod
+    def stored(cls, key: bytes, status: str, completion: bytes, signals: bytes | None) -> Completion:
+        """From the ledger."""
+        kept = orjson.loads(completion)
+        if signals:
+            kept["logprobs"], kept["embedding"] = unpack(signals)
+        return cls(status=status, key=key, **kept)
+
+    def json(self) -> bytes:
+        """As kept in the ledger: what the row's own columns do not hold."""
+        names = ("text", "reasoning", "tool_calls", "model", "error", "left_out", "attempt", "finish")
+        return dumps({name: value for name in names if (value := getattr(self, name))})
+
+
+_NOTHING_SAID = ("input_tokens", "output_tokens")
+LOST_ANSWER = Completion(status=LOST, uncounted=_NOTHING_SAID)
+"""What a request may be billed for that was sent, and of which nothing came back."""
+UNUSABLE_ANSWER = Completion(status=UNUSABLE, uncounted=_NOTHING_SAID)
+"""What is billed for an answer that cannot be read."""
+
+
+class Retryable(Exception):
+    """The endpoint could not answer now; `retry_after_s` is what it asked for, in seconds. `used` is what is billed, or may
+    be, although there is no answer.
+    """
+
+    def __init__(
+        self, message: str, retry_after_s: float = 0.0, *, overloaded: bool = False, used: Completion | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s, self.overloaded, self.used = retry_after_s, overloaded, used
+
+
+class Unreachable(Retryable):
+    """No connection could be made. Where an endpoint has never answered, that is tried so many times."""
+
+    tries: ClassVar[int] = CONNECTIONS
+
+
+class TimedOut(Retryable):
+    """No answer came in time; tried twice, because a third wait is rarely better."""
+
+
+class Rejected(Exception):
+    """The endpoint will not answer this request, whatever is done; the row fails and its neighbours go on. `used` is what
+    is billed all the same.
+    """
+
+    def __init__(self, message: str, *, used: Completion | None = None) -> None:
+        super().__init__(message)
+        self.used = used
+
+
+class TeacherDown(DistillgenError):
+    """No request can succeed until a person acts: a wrong key, a wrong address, a server that is down."""
+
+
+class Price(BaseModel):
+    """US dollars for 1,000,000 tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: float = Field(0.0, ge=0)
+    output: float = Field(0.0, ge=0)
+    cached_input: float | None = Field(None, ge=0, description="of tokens read from the provider's cache; default: input")
+    cache_write: float | None = Field(
+        None, ge=0, description="of tokens written to the provider's cache, the dearest where that depends; default: input"
+    )
+    batch: float = Field(1.0, ge=0, description="factor for answers through the batch API; 0.5 is half the price")
+
+    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0) -> float:
+        """What these tokens cost; those read from a cache and those written to it are among `input_tokens`."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        written = self.input if self.cache_write is None else self.cache_write
+        fresh = input_tokens - cached_tokens - cache_write_tokens
+        read = fresh * self.input + cached_tokens * cached + cache_write_tokens * written
+        return (read + output_tokens * self.output) / 1e6
+
+
+class Spec(Sampling):
+    """One entry of `models`: where a model is, what it may be asked and what it costs. Sampling options are its defaults."""
+
+    provider: str = Field(description="the kind of teacher: openai, embedded, vllm, transformers or scripted")
+    model: str = Field(description="the model's name at its endpoint")
+    max_concurrency: int | None = Field(None, ge=1, description="most requests in flight; default: found while asking")
+    rpm: float | None = Field(None, gt=0, description="most requests a minute")
+    input_tpm: float | None = Field(None, gt=0, description="most prompt tokens a minute")
+    output_tpm: float | None = Field(None, gt=0, description="most answer tokens a minute")
+    price: Price | None = Field(None, description="US dollars for 1,000,000 tokens: {input, output, …}")
+    tokenizer: str | None = Field(None, description="a file or folder of the model's tokenizer, or its name; kept with signals")
+    max_retries: int = Field(8, ge=0, description="tries after the first, for faults that pass")
+    finish_reasons: list[str] = Field(
+        default_factory=list,
+        description="further finish reasons that end a whole answer, 'missing' for none; holds for kept answers, too",
+    )
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What may be asked besides text: n, logprobs, json_schema, grammar, tools, score, embeddings."""
+        return frozenset()
+
+    def credentials(self) -> set[str]:
+        """What opens the endpoint: withheld also where an answer repeats it."""
+        return set()
+
+    def secrets(self) -> set[str]:
+        """Values that must never be written in a message, a log or a file of ours, the credentials among them."""
+        return set()
+
+    def check(self, root: Path) -> None:
+        """Raise ConfigError where the entry cannot work; nothing is asked."""
+
+    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0) -> float:
+        """What these tokens cost, 0 where no price is given."""
+        if self.price is None:
+            return 0.0
+        return self.price.cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)
+
+    def most_usd(self, input_tokens: int, output_tokens: int) -> float:
+        """The most that so many tokens can cost, whatever of them is read from a cache or written to one."""
+        if self.price is None:
+            return 0.0
+        kinds = ((0, 0), (input_tokens, 0), (0, input_tokens))
+        return max(self.cost_usd(input_tokens, read, output_tokens, written) for read, written in kinds)
+
+
+@dataclass
+class Activity:
+    """What a teacher is doing, for progress and the watchdog. Times are of the monotonic clock, in seconds."""
+
+    answered: int = 0
+    replayed: int = 0
+    """Answers that were in the ledger."""
+    failed: int = 0
+    retries: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    trouble: str = ""
+    note: str = ""
+    sending: dict[asyncio.Task[Any], float] = field(default_factory=dict)
+    moved_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a teacher is handed: where answers are kept, the purse, the run's name, the project's folder, and what came
+    from the environment and must not be written, each value with the ${NAME} that stands for it.
+    """
+
+    ledger: Ledger
+    budget: Budget
+    run: str
+    root: Path
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    order: Mapping[str, int] = field(default_factory=dict)
+    """The place of each stage in the pipeline: what a later one asks goes first, so that rows are finished, not only begun."""
+
+
+@dataclass(slots=True)
+class _Ask:
+    """One request on its way: the samples that it is for, with their ledger keys."""
+
+    request: Request
+    samples: Sequence[int]
+    keys: Sequence[bytes]
+    stage: str
+    attempt: int
+    retries: int = 0
+    task: asyncio.Task[list[Completion]] = field(init=False)
+
+    def leave_out(self, answered: set[bytes]) -> None:
+        """What is left is a request of its own."""
+        left = [(sample, key) for sample, key in zip(self.samples, self.keys, strict=True) if key not in answered]
+        self.samples, self.keys, self.retries = [sample for sample, _ in left], [key for _, key in left], 0
+
+
+class Teacher:
+    """Answers requests. Subclasses set `identity` and implement `answer`."""
+
+    spec_type: ClassVar[type[Spec]] = Spec
+    paid: ClassVar[bool] = True
+    """Whether what is in flight is worth waiting for when a run is stopped."""
+    durable: bool = False
+    """Whether what is in flight goes on, and is there later, when a run is given up."""
+    ahead: int = 2
+    """How many records may be under way for each request in flight, so that one slow answer holds up no others."""
+    identity: str = ""
+    """What tells this endpoint's answers from another's; part of every ledger key."""
+
+    def __init__(self, name: str, spec: Spec, services: Services) -> None:
+        self.name, self.spec, self.services = name, spec, services
+        self.activity = Activity()
+        self.slots = Slots(spec.max_concurrency)
+        self._requests, self._input, self._output = (
+            Rate(limit) if limit else None for limit in (spec.rpm, spec.input_tpm, spec.output_tpm)
+        )
+        self._flying: dict[bytes, asyncio.Task[list[Completion]]] = {}
+        self._refusal: Exception | None = None
+        self._rejected = 0
+        self._credentials = dict.fromkeys(spec.credentials(), "[withheld]")
+        self._probe: asyncio.Task[Any] | None = None
+        """The request that finds out whether an endpoint is there at all; meanwhile others are not sent."""
+        self._waiting = 0
+        self._excess = 1.0
+        self._doubts: set[str] = set()
+
+    @property
+    def model(self) -> str:
+        """What requests call the model: its name, or what its files hold, so that where they lie makes no difference."""
+        return self.spec.model
+
+    def called(self, reported: str) -> str:
+        """What rows call the model that has answered, which the endpoint may have `reported`."""
+        return name_of(reported or self.model)
+
+    @property
+    def api(self) -> str:
+        """How it is asked: in chat turns (chat), or with one text that it goes on with (completions)."""
+        return getattr(self.spec, "api", "chat")
+
+    def asked(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What of a request carries these chat turns to it, which are texts where it goes on with one text."""
+        if self.api == "completions":
+            return {"prompt": "\n\n".join(message["content"] for message in messages)}
+        return {"messages": messages}
+
+    @property
+    def tokenizer(self) -> str:
+        """What names the model's tokenizer beside exported signals: the SHA-256 of its files, or its name."""
+        path = self.services.root / (self.spec.tokenizer or "")
+        return file_sha256(path) if self.spec.tokenizer and path.exists() else self.spec.tokenizer or ""
+
+    async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
+        """Put one request to the endpoint: completions for the first of `samples`, at least one; what is missing is asked
+        as a request of its own. Raises Retryable, Rejected or TeacherDown.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Free what the endpoint's client holds."""
+
+    def begin(
+        self, asks: Sequence[tuple[Request, int]], *, stage: str, again: Callable[[Completion], bool] | None = None,
+        changed: Mapping[str, Any] | None = None,
+    ) -> list[list[Completion] | Awaitable[list[Completion]]]:  # fmt: skip
+        """For each (request, number of samples): its completions if the ledger has them all, else something to await.
+
+        `again` picks stored completions that are to be asked once more, with the `changed` sampling parameters. Requests
+        that begin alike are sent one after the other, for the sake of the endpoint's prefix cache.
+        """
+        keys = [request.keys(self.identity, n) for request, n in asks]
+        kept = self.services.ledger.find([key for some in keys for key in some])
+        stored = {key: Completion.stored(key, *row) for key, row in kept.items()}
+        self.activity.replayed += len(stored)
+        if allowed := self.spec.finish_reasons:
+            mended = {key: _allowed(c) for key, c in stored.items() if c.status == "failed" and c.finish in allowed}
+            stored |= mended
+        outcomes: list[Any] = [None] * len(asks)
+        together, loop = "n" in self.spec.capabilities, asyncio.get_running_loop()
+        for i in _alike_together(asks) if len(stored) < len(keys) or again else range(len(asks)):
+            request, ks = asks[i][0], keys[i]
+            missing = [s for s, key in enumerate(ks) if key not in stored or (again and again(stored[key]))]
+            if not missing:
+                outcomes[i] = [stored[key] for key in ks]
+                continue
+            new = [s for s in missing if ks[s] not in self._flying]
+            for group in [new] if together and new else [[s] for s in new]:
+                attempt = max((stored[ks[s]].attempt + 1 for s in group if ks[s] in stored), default=0)
+                sent = replace(request, sampling={**request.sampling, **changed}) if changed else request
+                ask = _Ask(sent, group, [ks[s] for s in group], stage, attempt)
+                ask.task = loop.create_task(self._fetch(ask))
+                ask.task.add_done_callback(_retrieve)
+                self._flying.update(dict.fromkeys(ask.keys, ask.task))
+            tasks = list({self._flying[ks[s]]: None for s in missing})
+            outcomes[i] = _Pending(ks, {key: stored[key] for key in ks if key in stored}, tasks)
+        return outcomes
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to answer."""
+        return not self._flying
+
+    async def ask(self, request: Request, *, samples: int = 1, stage: str) -> list[Completion]:
+        """One request's completions, from the ledger or the endpoint."""
+        outcome = self.begin([(request, samples)], stage=stage)[0]
+        return outcome if isinstance(outcome, list) else await outcome
+
+    async def stop(self, reason: Exception) -> None:
+        """Send nothing more. What has been paid for is waited for and made durable; the rest is abandoned."""
+        self._refusal = reason
+        flying = set(self._flying.values())
+        for task in flying:
+            if not self.paid or task not in self.activity.sending:
+                task.cancel()
+        await asyncio.gather(*flying, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """Give up what is in flight as well."""
+        for task in set(self._flying.values()):
+            task.cancel()
+
+    def cost_usd(self, completion: Completion) -> float:
+        """What an answer cost by the model's price, 0 where none is given. What is uncounted may be of the dearest kind."""
+        c = completion
+        if self.spec.price is None:
+            return 0.0
+        if "input_tokens" in c.uncounted:
+            return self.spec.most_usd(c.input_tokens, c.output_tokens)
+        return self.spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens, c.cache_write_tokens)
+
+    def worst_cost_usd(self, request: Request, samples: int) -> float:
+        """A bound on what a request can cost: a token has at least one byte, an answer at most `max_tokens`. An endpoint
+        whose answers have cost more than that is not trusted to keep to it.
+        """
+        if self.spec.price is None:
+            return 0.0
+        return self.spec.most_usd(len(request.json), _most_output(request, samples)) * self._excess
+
+    def redact(self, text: str) -> str:
+        """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
+        return hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))[:REASON]
+
+    async def _fetch(self, ask: _Ask) -> list[Completion]:
+        """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
+        keys, completions = ask.keys, list[Completion]()
+        try:
+            while len(completions) < len(keys):
+                try:
+                    elsewhere = await self._elsewhere(ask) if self.services.ledger.claims.shared else []
+                    answers = elsewhere or await self._try(ask)
+                    completions += answers
+                    if answers and len(completions) < len(keys):
+                        ask.leave_out({c.key for c in answers})
+                except Retryable as error:
+                    pause_s = self._pause_s(error, ask.retries + 1)
+                    ask.retries += 1
+                    await asyncio.sleep(pause_s)
+            return completions
+        except (Retryable, Rejected) as error:
+            reason = self.redact(str(error))
+            log.warning("%s: a request failed after %d retries: %s", self.name, ask.retries, reason)
+            self.activity.failed += 1
+            self._rejected += 1
+            if self._rejected >= REJECTIONS and not self.activity.answered:
+                self._refusal = self.down(f"none of {self._rejected} requests was accepted; the last: {reason}")
+                raise self._refusal from error
+            failed = Completion(status="failed", error=self.apart(reason))
+            return completions + await self._record(ask, [failed for _ in ask.samples])
+        except TeacherDown as error:
+            self._refusal = error
+            raise
+        finally:
+            for key in keys:
+                self._flying.pop(key, None)
+
+    def _pause_s(self, error: Retryable, tries: int) -> float:
+        """How long to wait before the next try. Raises what ends the request, or the run, where there should be none."""
+        self.activity.trouble = self.redact(str(error))
+        if error.overloaded:
+            self.slots.note(time.monotonic(), overloaded=True)
+        if isinstance(error, Unreachable) and not self.activity.answered and tries >= error.tries:
+            raise self.down(self.activity.trouble) from error
+        if isinstance(error, Unreachable) and (self._probe is None or self._probe.done()):
+            self._probe = asyncio.current_task()
+        if tries > self.spec.max_retries or (isinstance(error, TimedOut) and tries > 1):
+            raise error
+        self.activity.retries += 1
+        log.info("%s: try %d failed, asking again: %s", self.name, tries, self.activity.trouble)
+        return max(_backoff(SimpleNamespace(attempt_number=tries)), error.retry_after_s)  # type: ignore[arg-type]
+
+    async def _try(self, ask: _Ask) -> list[Completion]:
+        request, activity, budget, ledger = ask.request, self.activity, self.services.budget, self.services.ledger
+        cost, estimate = 0.0, len(request.json) / 4
+        order = self.services.order.get(ask.stage.partition("/")[0], 0)
+        await self.slots.take(order)
+        while self._probe not in (None, ask.task) and not (self._probe.done() or activity.answered):
+            self.slots.give()
+            await _over(self._probe)
+            await self.slots.take(order)
+        try:
+            if self._requests:
+                await self._requests.take(1.0)
+            if self._input:
+                await self._input.take(estimate)
+            if self._output:
+                await self._output.take(0.0)
+            worst, excess = self.worst_cost_usd(request, len(ask.samples)), self._excess
+            await budget.reserve(worst)
+            try:
+                if self._refusal:
+                    raise self._refusal
+                at_risk = worst if budget.max_cost_usd is not None and self.paid and not self.durable else 0.0
+                claim = ask.keys, self.services.run, ask.stage, self.name
+                if (at_risk or not ledger.claims.take_alone(*claim)) and not await ledger.claim(*claim, at_risk):
+                    return []
+                if ledger.claims.shared and (answers := self._answered(ask)):
+                    return answers
+                activity.sending[ask.task] = time.monotonic()
+                try:
+                    completions = (await self.answer(request, ask.samples, ask.attempt))[: len(ask.samples)]
+                except (Retryable, Rejected, asyncio.CancelledError) as error:
+                    used = getattr(error, "used", LOST_ANSWER if self.paid and not self.durable else None)
+                    if used is not None:
+                        used = self._bounded(ask, [used._replace(error=self.redact(str(error) or "given up"))])[0]
+                        cost = self.cost_usd(used)
+                        self._count([used], 0.0)
+                        await self.services.ledger.add([self._row(ask, os.urandom(16), used)])
+                    raise
+                now = activity.moved_at = time.monotonic()
+                self.slots.note(now)
+                if completions[0].uncounted:
+                    completions = self._bounded(ask, completions)
+                if completions[0].cache_write_tokens and self.spec.price and self.spec.price.cache_write is None:
+                    self._doubt("the endpoint counts what it writes to a cache; without price.cache_write that costs as input")
+                cost = sum(self.cost_usd(c) for c in completions)
+                activity.answered += 1
+                self._count(completions, estimate)
+                return await self._record(ask, completions)
+            finally:
+                if cost > 1.000001 * worst > 0:
+                    self._excess = max(self._excess, 2 * excess * cost / worst)
+                    self._doubt("an answer cost more than its request can; twice as much as that is set aside from now on")
+                budget.settle(worst, cost)
+                ledger.claims.release(ask.keys)
+                activity.sending.pop(ask.task, None)
+        finally:
+            self.slots.give()
+
+    async def _elsewhere(self, ask: _Ask) -> list[Completion]:
+        """What another run is answered, once it no longer asks for any of this; nothing where it got no answer."""
+        pause_s, claims = 0.05, self.services.ledger.claims
+        self._waiting += 1
+        try:
+            while claims.elsewhere(ask.keys):
+                self.activity.note = "waiting for answers that another run with this ledger asks for"
+                self.activity.moved_at = time.monotonic()
+                await asyncio.sleep(pause_s * max(1.0, self._waiting / 1000))
+                pause_s = min(1.0, 1.5 * pause_s)
+                self.activity.note = ""
+        finally:
+            self._waiting -= 1
+        return self._answered(ask)
+
+    def _answered(self, ask: _Ask) -> list[Completion]:
+        """What another run has been answered since this one looked."""
+        stored = (Completion.stored(key, *row) for key, row in self.services.ledger.find(ask.keys).items())
+        return [completion for completion in stored if completion.attempt >= ask.attempt]
+
+    def _bounded(self, ask: _Ask, completions: Sequence[Completion]) -> list[Completion]:
+        """The completions of a request with the most that they can have used, of what the endpoint does not say."""
+        first, *others = completions
+        most = _most_output(ask.request, len(ask.samples))
+        bounds = {"input_tokens": len(ask.request.json), "output_tokens": most or sum(len(c.json()) for c in completions)}
+        if first.status not in UNANSWERED:
+            self._doubt("the endpoint does not say what its answers use; they are counted with the most that they can")
+        return [first._replace(**{name: max(bounds[name], getattr(first, name)) for name in first.uncounted}), *others]
+
+    def _doubt(self, why: str) -> None:
+        """Say once why what is counted is not what is billed."""
+        if why not in self._doubts:
+            self._doubts.add(why)
+            log.warning("%s: %s", self.name, why)
+
+    def _count(self, completions: Sequence[Completion], estimate: float) -> None:
+        read, written = sum(c.input_tokens for c in completions), sum(c.output_tokens for c in completions)
+        self.activity.input_tokens += read
+        self.activity.output_tokens += written
+        if self._input and estimate:
+            self._input.settle(read - estimate)
+        if self._output:
+            self._output.settle(written)
+
+    async def _record(self, ask: _Ask, completions: Sequence[Completion]) -> list[Completion]:
+        """Make the completions durable."""
+        hidden = self.services.hidden
+        known = [
+            c._replace(key=key, attempt=ask.attempt, model=hide(self.called(c.model), hidden))
+            for key, c in zip(ask.keys, completions, strict=False)
+        ]
+        if self._credentials:
+            known = [_without(self._credentials, c) for c in known]
+        rows = [self._row(ask, c.key, c, requests=int(i == 0)) for i, c in enumerate(known)]
+        await self.services.ledger.add(rows)
+        if any(row.signals for row in rows):  # as they will be read back
+            known = [Completion.stored(row.key, row.status, row.completion, row.signals) for row in rows]
+        return known
+
+    def _row(self, ask: _Ask, key: bytes, c: Completion, requests: int = 0) -> Answer:
+        """A ledger row; what came from the environment is not written, though the endpoint repeats it."""
+        hidden, request = self.services.hidden, ask.request.json
+        if hidden:
+            request = hide(request.decode(), hidden).encode()
+        return Answer(
+            key, self.services.run, ask.stage, self.name, c.status, requests, ask.retries if requests else 0,
+            c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(),
+            pack(c.logprobs, c.embedding), c.cache_write_tokens, c.reasoning_tokens,
+        )  # fmt: skip
+
+    def apart(self, reason: str) -> str:
+        """Why a request failed, as rows tell it: without where the endpoint is."""
+        return reason
+
+    def down(self, message: str) -> TeacherDown:
+        """The error that ends the run, without secrets."""
+        return TeacherDown(f"model '{self.name}': {self.redact(message)}")
+
+
+def _alike_together(asks: Sequence[tuple[Request, int]]) -> list[int]:
+    """The order in which to send: those with the same messages before the last one after the other, else as they come."""
+    groups: dict[bytes, list[int]] = {}
+    for i, (request, _) in enumerate(asks):
+        groups.setdefault(dumps(request.messages[:-1]), []).append(i)
+    return [i for group in groups.values() for i in group]
+
+
+def _most_output(request: Request, samples: int) -> int:
+    """The most tokens that the answers to a request can have, 0 where that has no bound."""
+    if request.embed is not None or request.target is not None:
+        return 0 if request.target is None else samples
+    most = request.sampling.get("max_tokens", 0)
+    if extra := request.sampling.get("extra"):
+        counts = {name: value for name, value in extra.items() if isinstance(value, int)}
+        most = max(most, counts.get("max_tokens", 0), counts.get("max_completion_tokens", 0))
+        samples = max(samples, counts.get("n", 0), counts.get("best_of", 0))
+    return int(most * samples)
+
+
+def _allowed(completion: Completion) -> Completion:
+    """An answer that failed only by its finish reason, which ends a whole one now."""
+    return completion._replace(status="ok", error="", finish="")
+
+
+def _without(credentials: Mapping[str, str], c: Completion) -> Completion:
+    """A completion in which the endpoint repeats no key of ours; tokens that would spell one are left out."""
+    texts = (c.text, c.reasoning, c.error, c.model, c.finish)
+    if c.tool_calls:
+        calls = dumps(c.tool_calls).decode()
+        if (shown := hide(calls, credentials)) != calls:
+            c = c._replace(tool_calls=orjson.loads(shown))
+    if not any(secret in text for secret in credentials for text in texts):
+        return c
+    text, reasoning, error, model, finish = (hide(text, credentials) for text in texts)
+    return c._replace(text=text, reasoning=reasoning, error=error, model=model, finish=finish, logprobs=())
+
+
+def hide(text: str, hidden: Mapping[str, str]) -> str:
+    """`text` with what is `hidden` replaced by what stands for it, the longest first."""
+    for value in sorted(hidden, key=len, reverse=True):
+        text = text.replace(value, hidden[value])
+    return text
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def succeeded(task: asyncio.Future[Any]) -> bool:
+    """Whether a task has ended, and well."""
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _over(task: asyncio.Task[Any]) -> asyncio.Future[None]:
+    """Done when `task` is, however it ends. Cancelling it leaves the task alone, as with asyncio.wait, at a fifth of the cost."""
+    ended: asyncio.Future[None] = task.get_loop().create_future()
+
+    def end(_: asyncio.Task[Any]) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    task.add_done_callback(end)
+    return ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A request's completions, some of which are on their way. A stage that is cancelled while it awaits them does not
+    throw away an answer that is paid for.
+    """
+
+    keys: Sequence[bytes]
+    known: dict[bytes, Completion]
+    tasks: Sequence[asyncio.Task[list[Completion]]]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the completions are all there."""
+        return all(map(succeeded, self.tasks))
+
+    def __await__(self) -> Generator[Any, None, list[Completion]]:
+        for task in self.tasks:
+            if not task.done():
+                yield from _over(task)
+            if task.cancelled():
+                raise Stopped("stopped before this request was sent")
+            self.known.update((c.key, c) for c in task.result())
+        return [self.known[key] for key in self.keys]
+
+
+def teacher_names() -> list[str]:
+    """The providers that there are."""
+    return sorted(p.stem for p in home("teachers").glob("[a-z]*.py"))
+
+
+def teacher_class(provider: str) -> type[Teacher]:
+    """The teacher in `teachers/<provider>.py`."""
+    names = teacher_names()
+    if provider not in names:
+        raise ConfigError(f"there is no provider '{provider}'{did_you_mean(provider, names)}")
+    return class_in(f"distillgen.teachers.{provider}", Teacher)

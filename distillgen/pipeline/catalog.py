@@ -1,0 +1,198 @@
+"""What there is to choose from, by kind and name, with every option; and the JSON Schema of a pipeline file."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic_core import PydanticUndefined
+
+from distillgen.errors import ConfigError
+from distillgen.flow.stage import stage_class, stage_kinds
+from distillgen.inference.teacher import teacher_class, teacher_names
+from distillgen.located_yaml import read_yaml, validate
+from distillgen.pipeline.load import System, Top, about_line
+from distillgen.project import Project, read_text
+from distillgen.prompting.prompt import Prompt
+from distillgen.stages.filter import described as docstring_of
+from distillgen.stages.filter import options_of
+from distillgen.training.objective import objective_class
+from distillgen.training.objective import objectives as objective_names
+
+
+def pipelines(project: Project) -> list[dict[str, Any]]:
+    """Name, what it makes, and its place among the published systems."""
+
+    def described(name: str) -> dict[str, Any]:
+        path = project.find("pipelines", name, ".yaml")
+        text = read_text(path)
+        data, places = read_yaml(text, path)
+        given = data.get("system") if isinstance(data, dict) else None
+        system = validate(System, given, what="'system'", places=places, place=("system",))
+        return {"about": about_line(text), **system.model_dump()}
+
+    return [{**System().model_dump(), **entry} for entry in _listed(project.names("pipelines", ".yaml"), described)]
+
+
+def prompts(project: Project) -> list[dict[str, Any]]:
+    """Name, what it asks for, its inputs and form."""
+
+    def described(name: str) -> dict[str, Any]:
+        prompt = Prompt.load(name, project)
+        return {"about": prompt.front.about, "inputs": sorted(prompt.inputs), "output": prompt.form.kind}
+
+    return _listed(project.names("prompts", ".md"), described)
+
+
+def filters(project: Project) -> list[dict[str, Any]]:
+    """Name, what it drops, what it costs, the paper it is from, and its options with their defaults.
+
+    All but the options are read where a person writes them: the factory's first sentence, the one that begins with "Costs",
+    and what the file's docstring names, with a year, in brackets.
+    """
+
+    def described(name: str) -> dict[str, Any]:
+        factory = project.filter(name)
+        text, _ = docstring_of(factory)
+        sentences = re.split(r"(?<=\.)\s+(?=[A-Z`])", text)
+        cost = next((s for s in sentences if s.startswith("Costs ")), "")
+        source = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", factory.__globals__.get("__doc__") or "")
+        told = {"about": sentences[0], "cost": cost[6:].rstrip("."), "source": source[1] if source else ""}
+        entry = {key: " ".join(text.split()) for key, text in told.items()}
+        return {**entry, "text": text, "options": options(options_of(factory))}
+
+    return _listed(project.names("filters", ".py"), described)
+
+
+def stages(project: Project) -> list[dict[str, Any]]:
+    """Name, what it does, and its options; a prompt's or a model's sampling, which several stages take, among them."""
+    return [_declared(kind, stage_class(kind)) for kind in stage_kinds()]
+
+
+def providers(project: Project) -> list[dict[str, Any]]:
+    """The kinds of teacher: name, what its `model` is, and the options of an entry of `models`."""
+    return [_declared(name, teacher_class(name).spec_type) for name in teacher_names()]
+
+
+def objectives(project: Project) -> list[dict[str, Any]]:
+    """Name, what a student learns by it, and its options beside those of the stage train."""
+    return [_declared(name, objective_class(name)) for name in objective_names()]
+
+
+def manual(project: Project) -> list[dict[str, Any]]:
+    """Every stage, provider, objective, filter and prompt, each with its kind."""
+    kinds = {"stage": stages, "provider": providers, "objective": objectives, "filter": filters, "prompt": prompts}
+    return [{"kind": kind, **entry} for kind, listed in kinds.items() for entry in listed(project)]
+
+
+def _declared(name: str, declaration: type[BaseModel]) -> dict[str, Any]:
+    text = inspect.getdoc(declaration) or ""
+    about = re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
+    return {"name": name, "about": " ".join(about.split()), "text": text, "options": options(declaration)}
+
+
+def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Each option's type in words, default, whether it is required, and description; what others declare too comes last."""
+    declared = {}
+    for name, option in sorted(declaration.model_fields.items(), key=lambda own: own[0] not in declaration.__annotations__):
+        default = option.get_default(call_default_factory=True)
+        declared[option.alias or name] = {
+            "type": _type(option.annotation, option.metadata),
+            "default": None if default is PydanticUndefined else _plain(default),
+            "required": option.is_required(),
+            "description": option.description or "",
+        }
+    return declared
+
+
+def _plain(value: Any) -> Any:
+    """A default as YAML has it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_defaults=True)
+    return [*value] if isinstance(value, tuple | set | frozenset) else value
+
+
+_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", dict: "mapping", Any: "anything"}
+_TEXTS = {
+    "field": "field name", "model": "model name", "prompt": "prompt name", "file": "file in the project",
+    "script": "name, folder or file.py:function",
+}  # fmt: skip
+_PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name")
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "min_length": "entries: at least"}
+
+
+def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """A type in words, with its bounds."""
+    if get_origin(annotation) is Annotated:
+        annotation, *metadata = get_args(annotation)
+    named = next((_TEXTS[mark] for mark in metadata if isinstance(mark, str) and mark in _TEXTS), "")
+    bounds = [f"{words} {value}" for mark in metadata for bound, words in _BOUNDS.items()
+              if (value := getattr(mark, bound, None)) is not None]  # fmt: skip
+    return ", ".join([named or _words(annotation), *bounds])
+
+
+def _words(annotation: Any) -> str:
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return " or ".join(_type(part) for part in inside if part is not type(None))
+    if origin is Literal:
+        return " or ".join(map(str, inside))
+    if origin is list or origin is tuple:
+        inner = _type(inside[0]) if inside else "anything"
+        return f"list of {inner}s" if inner in _PLURAL else f"list of {inner}"
+    if origin is dict:
+        return f"mapping of {_type(inside[0])} to {_type(inside[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping: " + ", ".join(option.alias or name for name, option in annotation.model_fields.items())
+    return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def filter_table(project: Project) -> str:
+    """The filters as a Markdown table, for the README."""
+    rows = [(f"`{entry['name']}`", *(entry.get(key, "") for key in ("about", "cost", "source"))) for entry in filters(project)]
+    head = [("filter", "what it does", "cost", "source"), ("---",) * 4]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in [*head, *rows])
+
+
+def _listed(names: Iterable[str], described: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """An entry for each name; a broken file is listed with its mistake."""
+    entries = []
+    for name in names:
+        try:
+            entries.append({"name": name, **described(name)})
+        except ConfigError as error:
+            entries.append({"name": name, "about": f"cannot be read: {error}"})
+    return entries
+
+
+def _training(objective: str) -> Any:
+    """The options of the stage train, with those of an objective."""
+    make: Any = create_model
+    own = {name: (option.annotation, option) for name, option in objective_class(objective).model_fields.items()}
+    of = (Literal[objective], "sft") if objective == "sft" else (Literal[objective], ...)
+    return make(f"train: {objective}", __base__=stage_class("train"), __cls_kwargs__={"extra": "forbid"}, objective=of, **own)
+
+
+def json_schema(project: Project) -> dict[str, Any]:
+    """A JSON Schema (draft 2020-12) of pipeline files, by which editors complete and check them."""
+    make: Any = create_model  # from types that are known only now
+    one_of: Any = Union
+    forbid = ConfigDict(extra="forbid")
+    label = (str | None, Field(None, description="what scores and drops are called; default: the filter's name"))
+    filters: list[Any] = []
+    for name in project.names("filters", ".py"):
+        options = make(name, __base__=options_of(project.filter(name)), name=label)
+        filters += [Literal[name], make(f"{name}: …", __config__=forbid, options=(options | None, Field(alias=name)))]
+    forms: dict[str, Any] = {kind: stage_class(kind) for kind in stage_kinds()}
+    forms["filter"] = one_of[GenericAlias(list, one_of[tuple(filters)]), dict[str, Any]]
+    forms["train"] = one_of[tuple(_training(name) for name in objective_names())]
+    stages = [make(f"{kind}: …", __config__=forbid, **{kind: (form, ...)}) for kind, form in forms.items()]
+    specs = {name: teacher_class(name).spec_type for name in teacher_names()}
+    models = [make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()]
+    models_type, stages_type = GenericAlias(dict, (str, one_of[tuple(models)])), GenericAlias(list, one_of[tuple(stages)])
+    top = make("a distillgen pipeline", __base__=Top, models=(models_type, {}), stages=(stages_type, Field(min_length=1)))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top.model_json_schema()}

@@ -1,0 +1,404 @@
+"""A pipeline file becomes a checked plan: every name, option, field, prompt and file resolved before anything is paid for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.stage import Checking, Estimate, Stage
+from distillgen.inference.teacher import Spec, teacher_class
+from distillgen.located_yaml import NAME, VARIABLE, Places, read_yaml, validate
+from distillgen.pipeline.card_options import Statement
+from distillgen.privacy import name_of, public, public_address
+from distillgen.project import Project, file_sha256, from_here, project_around, project_of, read_text
+from distillgen.prompting.prompt import Sampling
+from distillgen.record import digest
+from distillgen.stages._nested import checked
+from distillgen.stages.source import Source
+
+
+class System(BaseModel):
+    """Where a recipe stands among the published systems (Xu et al. 2024, A Survey on Knowledge Distillation of LLMs)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paper: str = ""
+    elicitation: Literal["", "labeling", "expansion", "curation", "feature", "feedback", "self-knowledge"] = ""
+    algorithm: str = ""
+    skill: str = ""
+    vertical: str = ""
+    access: Literal["", "text", "signals", "weights"] = Field("", description="what the recipe needs of its teacher")
+
+
+class Top(BaseModel):
+    """A pipeline file as written; what stands in models and stages is checked by their own classes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = Field(description="the version of this format: 1")
+    seed: int = Field(0, description="of every draw that distillgen makes")
+    system: System = System()
+    card: Statement = Field(Statement(), description="what only its maker knows of what it makes, for the card")
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    stages: list[dict[str, Any]] = Field(min_length=1, description="a list of stages, the first a source")
+
+
+class Done(NamedTuple):
+    """How far a stage has come in an earlier run of the same pipeline: the share of the source rows that have left it, and
+    the records that it kept, once it is complete.
+    """
+
+    share: float
+    kept: int | None
+
+    def taken_off(self, estimate: Estimate) -> Estimate:
+        """What is left of the bounds."""
+        counts = {name: getattr(estimate, name) for name in ("requests", "input_tokens", "output_tokens")}
+        left: dict[str, Any] = {n: None if c is None else math.ceil(c * (1 - self.share)) for n, c in counts.items()}
+        if estimate.max_cost_usd is not None:
+            left["max_cost_usd"] = estimate.max_cost_usd * (1 - self.share)
+        if self.kept is not None:
+            left["rows"] = self.kept
+        return replace(estimate, **left)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A checked pipeline. `shown_models` is what may be written: ${ENV} as in the file, literal keys withheld."""
+
+    name: str
+    path: Path
+    about: str
+    seed: int
+    system: System
+    card: Statement
+    models: Mapping[str, Spec]
+    shown_models: Mapping[str, dict[str, Any]]
+    stages: tuple[Stage, ...]
+    project: Project
+    missing_env: tuple[str, ...]
+    fields: tuple[frozenset[str], ...]
+    sets: tuple[str, ...] = ()
+    """What was overridden, as it may be shown."""
+    notes: tuple[str, ...] = ()
+    """What was made of `--set` besides what it says."""
+
+    def run_directory(self, name: str = "") -> Path:
+        """Where its project keeps a run that has no other place."""
+        return from_here(self.project.root / "runs" / (name or self.name))
+
+    @property
+    def source(self) -> Source:
+        """The first stage."""
+        return cast(Source, self.stages[0])
+
+    def made_models(self, directory: Path = Path()) -> dict[str, Spec]:
+        """The models that stages make in a run's directory, by the names under which later stages ask them."""
+        return {name: spec for stage in self.stages for name, spec in stage.makes(directory).items()}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of every prompt, filter and data file that the output depends on."""
+        found = {name: path for stage in self.stages for name, path in stage.files(self.project).items()}
+        return {name: file_sha256(path) for name, path in sorted(found.items())}
+
+    def lock(self) -> dict[str, Any]:
+        """The resolved pipeline, as others may read it: what `pipeline.lock.yaml` holds."""
+        from distillgen import __version__
+
+        resolved = {
+            "distillgen": __version__,
+            "pipeline": self.name,
+            "path": str(self.path.resolve()) if self.path.exists() else str(self.path),
+            "about": self.about,
+            "seed": self.seed,
+            "system": self.system.model_dump(),
+            "card": self.card.model_dump(exclude_defaults=True),
+            "models": dict(self.shown_models),
+            "stages": [{stage.kind: stage.model_dump(exclude_none=True, by_alias=True)} for stage in self.stages],
+            "files": self.files,
+        }
+        resolved["models"] = {name: {**shown, "model": name_of(shown["model"])} for name, shown in self.shown_models.items()}
+        return dict(public(resolved, self.project.root))
+
+    def fingerprints(self, limit: int | None) -> list[str]:
+        """For each stage, a digest of all that its output depends on besides the ledger."""
+        prints, before = [], digest([self.seed, limit])
+        for stage in self.stages:
+            own = {name: self.files[name] for name in stage.files(self.project)}
+            asked = [self.shown_models.get(name) for name in stage.models(self.project)]
+            before = digest([before, stage.kind, stage.model_dump(), own, asked])
+            prints.append(before)
+        return prints
+
+    def look(self, first: int, last: int) -> None:
+        """Check the stages from `first` to `last` once more that now may look at what lies elsewhere, such as a student on the
+        Hub: before anything is paid for. Raises ConfigError.
+        """
+        given = Checking(frozenset(), self.models, self.project, fetch=True)
+        for i, (stage, fields) in enumerate(zip(self.stages[: last + 1], self.fields, strict=False)):
+            if stage.fetches and i >= first:
+                try:
+                    stage.check(given)
+                except ConfigError as error:
+                    raise ConfigError(f"stage '{stage.name}': {error.message}", path=self.path) from error
+            given = given.after(stage, fields)
+            given = replace(given, models={**given.models, **stage.makes(Path())})
+
+    def plan(self, limit: int | None = None, done: Sequence[Done] = ()) -> list[tuple[Stage, Estimate]]:
+        """Each stage with the bounds of what it asks and costs, less what the first stages have `done`. Asks nothing."""
+        given = Checking(frozenset(), {**self.models, **self.made_models()}, self.project)
+        samples = self.source.samples(self.project, min(200, limit or 200))
+        plan: list[tuple[Stage, Estimate]] = []
+        before = Estimate(None)
+        for stage, fields in zip(self.stages, self.fields, strict=True):
+            before = stage.estimate(before, samples, replace(given, fields=fields))
+            if stage is self.source and limit is not None:
+                before = replace(before, rows=limit if before.rows is None else min(before.rows, limit))
+            if len(plan) < len(done):
+                before = done[len(plan)].taken_off(before)
+            plan.append((stage, before))
+        return plan
+
+
+def load(
+    pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, need_env: bool = True,
+    trusted: frozenset[str] = frozenset(), scripted: Collection[str] = (),
+) -> Pipeline:  # fmt: skip
+    """Read and check a pipeline from a path, a name, or the same structure built in Python.
+
+    `sets` are dotted overrides, such as `teacher.temperature=0.3`. Raises ConfigError for the first mistake, with its
+    file and line. Without `need_env`, variables that are not set are listed instead of refused. A file may lie outside the
+    project where its name is `trusted` or in `sets`. For models that are `scripted`, that is answered by Python functions, what
+    their providers need need not be there.
+    """
+    path, text, root = Path("pipeline"), "", project_around(Path.cwd())
+    if isinstance(pipeline, Mapping):
+        data, places = dict(pipeline), Places(path)
+    else:
+        if Path(pipeline).suffix in (".yaml", ".yml"):
+            path = _file(Path(pipeline))
+            root = project_of(path)
+        else:
+            path = Project(root).find("pipelines", str(pipeline), ".yaml")
+        text = read_text(path)
+        data, places = read_yaml(text, path)
+    if not isinstance(data, dict):
+        raise ConfigError("a pipeline is a mapping with the keys version, models and stages", path=path, line=1)
+    top = validate(Top, data, what="the pipeline", places=places)
+    project, notes = Project(root, trusted), list[str]()
+    if sets:
+        raw = top.model_dump()
+        project = replace(project, trusted=trusted | override(raw, sets))
+        places = replace(places, note=f" (with --set {' --set '.join(map(typed, sets))})")
+        with places.within("models"):
+            notes = _fitted(top.models, raw["models"])
+        top = validate(Top, raw, what="the pipeline", places=places)
+    missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
+    if missing and need_env:
+        message = f"'${{{missing[0]}}}': the environment variable {missing[0]} is not set: export {missing[0]}=…"
+        raise places.quoting(message, "models")
+    models = {label: _model(label, raw, places, None if label in scripted else project) for label, raw in top.models.items()}
+    shown = {label: {**models[label].model_dump(exclude_none=True), **_shown(raw)} for label, raw in top.models.items()}
+    stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
+    return Pipeline(
+        path.stem, path, about_line(text), top.seed, top.system, top.card, models, shown, stages, project,
+        tuple(dict.fromkeys(missing)), fields, tuple(_shown_set(each, root) for each in sets), tuple(notes),
+    )  # fmt: skip
+
+
+def _file(path: Path) -> Path:
+    """A pipeline file that is there."""
+    if not path.is_file():
+        near = [other.name for other in path.parent.glob("*.y*ml")]
+        raise ConfigError(f"there is no file '{path}'{did_you_mean(path.name, near)}")
+    return path
+
+
+def about_line(text: str) -> str:
+    """What a pipeline makes: its first comment line, without its own name."""
+    found = re.match(r"#\s*(?:\S+\.ya?ml:\s*)?(.*)", text)
+    return found[1].strip() if found else ""
+
+
+def _model(label: str, raw: dict[str, Any], places: Places, project: Project | None) -> Spec:
+    """A checked entry of `models`, filled from the environment; whether it can work is checked where there is a project. No
+    message shows a value of it that is not in the file.
+    """
+    what = f"model '{label}'"
+    if not NAME.fullmatch(label):
+        raise places.wrong(f"{what}: a name is made of letters, digits, '-' and '_'", "models", label)
+    for option in Sampling.model_fields:  # sampling is kept with every answer, and ${…} never is
+        if VARIABLE.search(str(raw.get(option))):
+            message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
+            raise places.wrong(message, "models", label, option)
+    with places.within("models", label, what=f"{what}: "):
+        spec_type = teacher_class(str(raw.get("provider", "openai"))).spec_type
+        filled = json.loads(VARIABLE.sub(_value, json.dumps(raw, ensure_ascii=False, default=str)))
+        spec = validate(spec_type, filled, what=what, places=places, place=("models", label), show=False)
+        try:
+            if project:
+                spec.check(project.root)
+        except ConfigError as error:
+            message = error.message
+            for option, shown in _shown(raw).items():
+                message = message.replace(repr(filled[option]), repr(shown))
+            raise ConfigError(message, path=error.path, line=error.line) from error
+    return spec
+
+
+def _value(variable: re.Match[str]) -> str:
+    """What the environment has for ${NAME}, as it stands inside a JSON string."""
+    return json.dumps(os.environ.get(variable[1], variable[0]))[1:-1]
+
+
+def _shown(raw: dict[str, Any]) -> dict[str, Any]:
+    """A model's options as they may be written: ${ENV} as in the file, keys and headers withheld."""
+    shown = {**raw}
+    for option, value in raw.items():
+        if option == "api_key":
+            shown[option] = value if VARIABLE.search(str(value)) else "(withheld)"
+        if option == "headers":
+            shown[option] = {name: v if VARIABLE.search(v) else "(withheld)" for name, v in value.items()}
+        if option == "base_url":
+            shown[option] = re.sub(r"//[^/@]*@", "//(withheld)@", value).split("?")[0]
+        if option == "also":
+            shown[option] = [_shown(address) for address in value]
+    return shown
+
+
+def from_environment(value: Any) -> dict[str, str]:
+    """The values that ${NAME} stands for anywhere in `value`, as they are and trimmed, each with its ${NAME};
+    short ones are words, not secrets.
+    """
+    names = VARIABLE.findall(str(value))
+    values = {name: os.environ.get(name, "") for name in names}
+    spellings = {spelling: name for name, own in values.items() for spelling in (own, own.strip().strip("\ufeff"))}
+    return {spelling: f"${{{name}}}" for spelling, name in spellings.items() if len(spelling) > 6}
+
+
+def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
+    """Apply `--set` to the raw pipeline; returns the texts that the user typed, which may name files anywhere.
+
+    A stage is addressed by its name, or all of a kind by that; `name=null` leaves a stage, or a filter of one, out, and
+    `name={…}` gives all options of a model or stage; null takes an option of a model away.
+    """
+    values = []
+    for given in sets:
+        name, equals, text = given.partition("=")
+        *owner, option = name.split(".")
+        if not equals or not all([*owner, option]):
+            raise ConfigError(f"--set takes name.option=value, not '{given}'")
+        with Places().within(what=f"--set {typed(given)}: "):
+            values.append(read_yaml(text, "")[0] if text else "")
+            stages = _named(data["stages"])
+            named = {**{own: [value] for own, value in {**data, **data["models"]}.items()}, **stages}
+            if not owner and option in {**data["models"], **stages}.keys() - Top.model_fields:
+                _replace(data, option, values[-1])
+                continue
+            if owner and owner[0] not in named:
+                raise ConfigError(f"there is no model or stage '{owner[0]}'{did_you_mean(owner[0], named)}")
+            for target in named[owner[0]] if owner else [data]:
+                for part in owner[1:]:
+                    target = target.setdefault(part, {}) if isinstance(target, dict) else target
+                if not isinstance(target, dict):
+                    raise ConfigError(f"'{owner[-1]}' is not a mapping")
+                target[option] = values[-1]
+                if values[-1] is None and owner[0] in data["models"]:
+                    del target[option]
+            users = {name: own for name, own in stages.items() if [each.get("model") for each in own] == owner}
+            if option in Sampling.model_fields and users and all(option in own[0] for own in users.values()):
+                raise ConfigError(f"it changes nothing: the stage sets it itself; use --set {next(iter(users))}.{option}={text}")
+    return frozenset(value for value in values if isinstance(value, str))
+
+
+def _replace(data: dict[str, Any], name: str, value: Any) -> None:
+    """Another model, or other options of a stage or filter, in the place of what has this name; null leaves it out."""
+    if not isinstance(value, dict | None):
+        raise ConfigError(f"it takes options, as {name}.option=…, or all of them, as '{name}={{option: …}}', or null")
+    if name in data["models"]:
+        del data["models"][name]
+        data["models"] |= {} if value is None else {name: value}
+        return
+    entries = _named(data["stages"])[name]
+    if value is None:
+        _leave_out(data["stages"], entries)
+    for options in entries if value else ():
+        own = {"name": options["name"]} if "name" in options else {}
+        options.clear()
+        options.update(own, **(value or {}))
+
+
+def _fitted(before: Mapping[str, Any], after: dict[str, Any]) -> list[str]:
+    """Take from each model that another provider was set for what only the former one has; returns a note for each option."""
+    notes = []
+    for label, model in after.items():
+        providers = [str(each.get("provider", "openai")) for each in (before.get(label, model), model)]
+        was, now = (set(teacher_class(provider).spec_type.model_fields) for provider in providers)
+        for option in [option for option in model if option in was - now and model[option] == before[label].get(option)]:
+            del model[option]
+            notes.append(f"{label}.{option} is left out: provider '{providers[1]}' has no such option")
+    return notes
+
+
+_PRIVATE = re.compile(r"api_key|headers|://[^/\s]*@|://\S*\?")
+"""A key, a header, or an address with a password or a query, anywhere in what was typed."""
+
+
+def typed(given: str) -> str:
+    """A `--set` as it may be shown: without a key or a header's value."""
+    name = given.partition("=")[0]
+    private = {"api_key", "headers"} & set(name.split(".")) or _PRIVATE.search(given)
+    return f"{name}=…" if private else given
+
+
+def _shown_set(given: str, root: Path) -> str:
+    """A `--set` as a card tells it: what is secret, or of this machine alone, is withheld."""
+    name, _, value = given.partition("=")
+    if (name.endswith("base_url") and public_address(value) != value) or "base_url" in value:
+        return f"{name}=…"
+    return f"{name}={public(value, root)}" if typed(given) == given else typed(given)
+
+
+def _named(entries: list[Any]) -> dict[str, list[dict[str, Any]]]:
+    """The options of stages, and of the filters in them, by name, and by kind those of all that have names of their own; options
+    that are left out are made.
+    """
+    named: dict[str, list[dict[str, Any]]] = {}
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for i, entry in enumerate(entries):
+        entries[i] = entry = {entry: None} if isinstance(entry, str) else entry
+        for kind, options in entry.items():
+            entry[kind] = options = {} if options is None else options
+            if isinstance(options, dict):
+                named[str(options.get("name", kind))] = [options]
+                kinds.setdefault(kind, []).append(options)
+            for inner in _lists(options):
+                named = {**_named(inner), **named}  # of a filter and a metric of one name, the filter
+    return {**kinds, **named}
+
+
+def _leave_out(entries: list[Any], unwanted: Sequence[dict[str, Any]]) -> None:
+    """Take these stages, or filters of stages, out of the list, and a stage that loses all its filters."""
+    for entry in [*entries]:
+        for options in entry.values():
+            for inner in _lists(options):
+                _leave_out(inner, unwanted)
+            if [] in _lists(options) or any(options is each for each in unwanted):
+                entries.remove(entry)
+
+
+def _lists(options: Any) -> list[list[Any]]:
+    """The lists of filters, metrics and stages in a stage's options."""
+    inside = [options.get(part) for part in ("filters", "metrics", "stages")] if isinstance(options, dict) else [options]
+    return [each for each in inside if isinstance(each, list)]

@@ -1,0 +1,1 @@
+"""Prompts: templates filled by records, and the form in which an answer is read."""

@@ -1,0 +1,311 @@
+"""A prompt file: front matter (form, sampling, few-shot examples, nuisance variables) and a sandboxed template.
+
+    ---
+    output: {json: {question: string, answer: string}}
+    sampling: {temperature: 0.7, max_tokens: 200}
+    few_shot: {n: 2, examples: [{passage: …, answer: {question: …, answer: …}}]}
+    vary: {tone: [plain, lively]}
+    ---
+    @system
+    Write one {{ tone }} question about the passage.
+    @user
+    Passage: {{ passage }}
+
+Lines `@system`, `@user` and `@assistant` start a turn; they are found before anything is filled in, so that no
+record can open a turn of its own. Examples become turns of the same shape, unless the template lays out `examples`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.located_yaml import Places, read_yaml, validate
+from distillgen.project import Project, read_text
+from distillgen.prompting.output_form import Form, Unparsable
+from distillgen.prompting.template import Template, compile_template, nothing_in
+from distillgen.record import Unrenderable, dumps, read_rows
+
+_ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)
+_FRONT = re.compile(r"^---[ \t]*\n", re.M)
+ROLES = ("system", "user", "assistant")
+
+
+class Sampling(BaseModel):
+    """How a teacher draws its answer; what is not given is the endpoint's own default and is not sent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    temperature: float | None = Field(None, ge=0, description="0 is greedy")
+    top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass")
+    top_k: int | None = Field(None, ge=0, description="most likely tokens to draw from")
+    min_p: float | None = Field(None, ge=0, le=1, description="least probability, relative to the likeliest token")
+    max_tokens: int | None = Field(None, gt=0, description="most tokens of an answer")
+    stop: list[str] | str | None = Field(None, description="texts that end the answer")
+    presence_penalty: float | None = Field(None, description="lowers the chance of tokens that occurred")
+    frequency_penalty: float | None = Field(None, description="lowers it with each time that a token occurred")
+    seed: int | None = Field(None, description="sampling seed sent to the endpoint; sample i gets seed + i")
+    logprobs: int | None = Field(None, ge=0, le=20, description="how many likeliest tokens to record with each token")
+    extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent as they are")
+
+    def given(self) -> dict[str, Any]:
+        """The sampling options that were set, here or in a class that has others besides."""
+        return {name: value for name in Sampling.model_fields if (value := getattr(self, name)) is not None}
+
+
+class FewShot(BaseModel):
+    """Worked examples, redrawn for each request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n: int | None = Field(None, ge=1, description="examples in a request; default: all")
+    examples: list[dict[str, Any]] | str = Field([], description="the examples, or a JSONL file that holds them")
+    answer: str = Field("answer", description="the key of an example that holds the ideal answer")
+    shuffle: bool = Field(True, description="draw and order them anew for each request; false takes the first n")
+    match: list[str] = Field([], description="take only examples that agree with the record in these fields, such as a task")
+
+
+class Pick(BaseModel):
+    """A nuisance variable that takes several values at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: list[Any] = Field(min_length=1)
+    n: int = Field(1, ge=1)
+
+
+def drawn(vary: Mapping[str, list[Any] | Pick], rng: random.Random) -> dict[str, Any]:
+    """A value of each nuisance variable, or as many as it wants."""
+    return {
+        name: rng.sample(options.of, options.n) if isinstance(options, Pick) else rng.choice(options)
+        for name, options in sorted(vary.items())
+    }
+
+
+class Front(BaseModel):
+    """The front matter of a prompt file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    about: str = ""
+    output: Any = Field("text", description="the form of an answer: text, lines, numbered, turns, regex, json, sections")
+    sampling: Sampling = Sampling()
+    few_shot: FewShot = FewShot()
+    vary: dict[str, list[Any] | Pick] = Field(default_factory=dict, description="nuisance variables and their values")
+    inputs: list[str] | None = Field(None, description="the fields that the template must use, and no others")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was redrawn for one request: the examples' numbers and the nuisance variables' values."""
+
+    examples: tuple[int, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """As recorded in a row's lineage: JSON, or nothing where nothing was drawn."""
+        drawn = {**self.values, **({"examples": list(self.examples)} if self.examples else {})}
+        return dumps(drawn).decode() if drawn else ""
+
+
+NOTHING = Draw()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A checked prompt: renders messages, draws its nuisance variables, and knows the form of its answer."""
+
+    name: str
+    path: Path | str
+    sha256: str
+    front: Front
+    form: Form
+    turns: tuple[tuple[str, Template], ...]
+    inputs: Mapping[str, int]
+    """The fields that it reads, each with the line that reads it first."""
+    needed: frozenset[str]
+    """Those of them for which it gives no default."""
+    plain: frozenset[str]
+    """Those that it writes whatever the others say."""
+    examples: tuple[Mapping[str, Any], ...]
+    lays_out_examples: bool
+
+    @classmethod
+    def load(cls, name: str, project: Project) -> Prompt:
+        """The prompt `prompts/<name>.md`, the user's or the shipped."""
+        path = project.find("prompts", name, ".md")
+        return cls.parse(name, read_text(path), path, project)
+
+    @classmethod
+    def parse(cls, name: str, text: str, path: Path | str, project: Project) -> Prompt:
+        """A prompt from its text; one in place has no name, no front matter, and no file that errors could name."""
+        path = path if name else ""
+        front, places, body, body_line = Front(), Places(path), text, 1
+        if name and _FRONT.match(text):
+            _, head, body = (*_FRONT.split(text, 2), "")[:3]
+            if not body.strip():
+                raise ConfigError("the front matter does not end ('---'), or nothing follows it", path=path, line=1)
+            data, places = read_yaml(head, path, first_line=2)
+            front = validate(Front, data, what="the front matter", places=places)
+            body_line = head.count("\n") + 3
+        with places.within("output"):
+            form = Form.read(front.output)
+        turns = _turns(body, path, body_line)
+        used = {name: line for _, template in turns[::-1] for name, line in template.used.items()}
+        examples = _examples(front.few_shot, project, places)
+        lays_out = "examples" in used and bool(examples)
+        inputs = {name: line for name, line in used.items() if name not in front.vary and not (lays_out and name == "examples")}
+        sha256 = hashlib.sha256(text.encode() + dumps(examples)).hexdigest()
+        needed = frozenset().union(*(template.needed for _, template in turns)) & inputs.keys()
+        plain = frozenset().union(*(template.plain for role, template in turns if role != "system")) & inputs.keys()
+        prompt = cls(name, path, sha256, front, form, turns, inputs, needed, plain, examples, lays_out)
+        prompt._check(set(used), places)
+        return prompt
+
+    def _check(self, used: set[str], places: Places) -> None:
+        """Substitution is strict both ways: everything used is given, everything given is used."""
+        front, inputs = self.front, set(self.inputs)
+        for name, values in front.vary.items():
+            if name not in used:
+                raise places.wrong(f"vary: the template does not use '{name}'", "vary", name)
+            if isinstance(values, Pick) and values.n > len(values.of):
+                raise places.wrong(f"vary: '{name}' wants {values.n} of {len(values.of)} values", "vary", name)
+            written = any(name in template.plain for _, template in self.turns)
+            if written and None in (values.of if isinstance(values, Pick) else values):
+                raise places.wrong(f"vary: '{name}' can be null, which has no text; write ''", "vary", name)
+        declared = inputs if front.inputs is None else set(front.inputs)
+        for name in sorted(declared - inputs):
+            raise places.wrong(f"inputs declares '{name}', which the template does not use", "inputs")
+        for name in sorted(inputs - declared):
+            raise places.wrong(f"inputs does not declare '{name}', which the template uses", "inputs")
+        for i, example in enumerate(self.examples):
+            if missing := [name for name in front.few_shot.match if name not in example]:
+                raise places.wrong(f"few_shot: example {i + 1} has no '{missing[0]}', by which they match", "few_shot", "match")
+        for i, example in enumerate(() if self.lays_out_examples else self.examples):
+            if mistake := self._mistake(example, f"example {i + 1}"):
+                raise places.wrong(f"few_shot: {mistake}", "few_shot", "examples", i)
+
+    def _mistake(self, example: Mapping[str, Any], what: str) -> str:
+        """What is wrong with a worked example; the gold answer must pass its own checker."""
+        answer = self.front.few_shot.answer
+        given = set(example) - {answer, *set(self.front.few_shot.match) - set(self.inputs)}
+        if example.get(answer) is None:
+            return f"{what} has no '{answer}'"
+        if unused := sorted(given - set(self.inputs)):
+            return f"{what} gives '{unused[0]}', which the template does not use"
+        if not given:
+            return f"{what} gives none of {sorted(self.inputs)}"
+        try:
+            self.form.parse(self._ideal(example))
+        except Unparsable as error:
+            return f"the answer of {what} is not of the prompt's form: {error}"
+        try:
+            if self.needed <= example.keys():
+                varied = drawn(self.front.vary, random.Random(0))
+                self._fill([turn for turn in self.turns if turn[0] != "system"], {**varied, **example})
+        except Unrenderable as error:
+            return f"{what} cannot be shown: {error}"
+        return ""
+
+    def _ideal(self, example: Mapping[str, Any]) -> str:
+        """An example's answer as shown to a model: JSON in the order in which a person wrote it, where it is not text."""
+        ideal = example[self.front.few_shot.answer]
+        return ideal if isinstance(ideal, str) else json.dumps(ideal, ensure_ascii=False)
+
+    def draw(self, seed: str, record: Mapping[str, Any]) -> Draw:
+        """Redraw examples and nuisance variables from `seed`; an example that is the record itself is left out. Raises
+        Unrenderable where none matches.
+        """
+        if not self.examples and not self.front.vary:
+            return NOTHING
+        rng, few = random.Random(seed), self.front.few_shot
+        alike = [i for i, e in enumerate(self.examples) if all(e[name] == record.get(name) for name in few.match)]
+        if few.match and not alike:
+            raise Unrenderable(f"prompt {self.name}: no example has {', '.join(f'{n} {record.get(n)!r}' for n in few.match)}")
+        asked = {i: {name: self.examples[i][name] for name in self.inputs if name in self.examples[i]} for i in alike}
+        others = [i for i, fields in asked.items() if not fields or not fields.items() <= record.items()]
+        n = min(few.n or len(others), len(others))
+        chosen = rng.sample(others, n) if few.shuffle else others[:n]
+        return Draw(tuple(chosen), drawn(self.front.vary, rng))
+
+    def typical(self, fields: Mapping[str, Any]) -> Draw:
+        """A draw for an estimate, of a record of which an earlier stage will make the fields by which examples match."""
+        return self.draw("plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}})
+
+    def render(
+        self, fields: Mapping[str, Any], draw: Draw = NOTHING, params: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
+        """Chat messages for one record, of which all share the values `params`. Raises Unrenderable where a field that the
+        template uses is missing, null or no text, or where all that it would say of the record is empty.
+        """
+        if nothing := nothing_in(self.plain - params.keys(), fields):
+            raise self._unrenderable(nothing)
+        variables = {**fields, **params, **draw.values}
+        shown = [self.examples[i] for i in draw.examples]
+        if self.lays_out_examples:
+            return self._fill(self.turns, {**variables, "examples": shown})
+        messages = self._fill([turn for turn in self.turns if turn[0] == "system"], variables)
+        asked = [turn for turn in self.turns if turn[0] != "system"]
+        for example in shown:
+            messages += self._fill(asked, {**variables, **example})
+            messages.append({"role": "assistant", "content": self._ideal(example)})
+        return messages + self._fill(asked, variables)
+
+    def _fill(self, turns: Sequence[tuple[str, Template]], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The turns' messages."""
+        messages = []
+        for role, template in turns:
+            try:
+                content = template.render(variables).strip()
+            except Unrenderable as error:
+                raise self._unrenderable(str(error)) from error
+            if role == "user" and not content:
+                raise self._unrenderable("the user's turn is empty")
+            messages.append({"role": role, "content": content})
+        return messages
+
+    def _unrenderable(self, why: str) -> Unrenderable:
+        return Unrenderable(f"prompt {self.name}: {why}" if self.name else why)
+
+
+def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[str, Template], ...]:
+    """Each turn's role and template."""
+    if not _ROLE.search(body):
+        body, line = "@user\n" + body, line - 1
+    before, *marked = _ROLE.split(body)
+    if before.strip():
+        raise ConfigError("text stands before the first @system, @user or @assistant line", path=path, line=line)
+    first_line, line = line, line + before.count("\n")
+    turns: list[tuple[str, Template]] = []
+    for role, source in zip(marked[::2], marked[1::2], strict=True):
+        if role not in ROLES:
+            raise ConfigError(f"there is no role '@{role}'{did_you_mean(role, ROLES)}", path=path, line=line)
+        turns.append((role, compile_template(source, path, line)))
+        line += source.count("\n")
+    if "user" not in marked[::2]:
+        raise ConfigError("a prompt needs a @user turn", path=path, line=first_line)
+    return tuple(turns)
+
+
+def _examples(few: FewShot, project: Project, places: Places) -> tuple[Mapping[str, Any], ...]:
+    rows: list[dict[str, Any]] = few.examples if isinstance(few.examples, list) else []
+    if isinstance(few.examples, str):
+        with places.within("few_shot", "examples", what="few_shot: "):
+            file = project.file(few.examples)
+        for number, row in read_rows(file):
+            if isinstance(row, str):
+                raise ConfigError(f"few_shot: {row}", path=file, line=number)
+            rows.append(row)
+    if len(rows) < (few.n or 0):
+        raise places.wrong(f"few_shot: n is {few.n}, but there are {len(rows)} examples", "few_shot", "examples")
+    return tuple(rows)

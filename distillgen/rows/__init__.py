@@ -1,0 +1,1 @@
+"""Rows as files: how they are read, shaped and written."""

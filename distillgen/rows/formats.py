@@ -1,0 +1,280 @@
+"""One file of rows in each format that is exported: written as the rows come, so that memory does not grow with them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, ClassVar
+from urllib.parse import quote
+from xml.sax.saxutils import escape, quoteattr
+
+from distillgen.errors import ConfigError
+from distillgen.record import dumps
+from distillgen.text.display import visible
+
+BATCH = 1000
+TRIPLE = ("head", "relation", "tail")
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_LABEL = "<http://www.w3.org/2000/01/rdf-schema#label>"
+_BASE = "urn:distillgen:"
+
+
+class Writer:
+    """A file that rows, each with the same columns, are written to. `identifier` is the column of ids, or nothing."""
+
+    suffix: ClassVar[str]
+    typed: ClassVar[bool] = False
+    """Whether it needs a schema, of one type a column."""
+    of_triples: ClassVar[bool] = False
+
+    def __init__(self, path: Path, columns: Sequence[str], schema: Any, identifier: str) -> None:
+        self.columns, self.identifier = columns, identifier
+        self.open(path, schema)
+
+    def open(self, path: Path, schema: Any) -> None:
+        """Begin the file."""
+        self.stream: IO[str] = path.open("w", encoding="utf-8", newline="")
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the file."""
+        self.stream.close()
+
+
+class Jsonl(Writer):
+    """An object a line."""
+
+    suffix = ".jsonl"
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows."""
+        self.stream.writelines(dumps(row, sort_keys=False).decode() + "\n" for row in rows)
+
+
+class Csv(Writer):
+    """Comma-separated values with a heading; what is no text or number is JSON."""
+
+    suffix = ".csv"
+
+    def open(self, path: Path, schema: Any) -> None:
+        """Begin the file with its heading."""
+        super().open(path, schema)
+        self.csv = csv.writer(self.stream, lineterminator="\n")
+        self.csv.writerow(self.columns)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows."""
+        for row in rows:
+            cells = (row[name] for name in self.columns)
+            self.csv.writerow([dumps(cell).decode() if isinstance(cell, dict | list | bool) else cell for cell in cells])
+
+
+class Parquet(Writer):
+    """A Parquet file; a row group is a batch or more."""
+
+    suffix = ".parquet"
+    typed = True
+
+    def open(self, path: Path, schema: Any) -> None:
+        """Begin the file."""
+        from pyarrow.parquet import ParquetWriter
+
+        self.schema, self.writer, self.gathered = schema, ParquetWriter(path, schema), list[Mapping[str, Any]]()
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows, in groups large enough to be read fast."""
+        self.gathered += rows
+        if len(self.gathered) >= 10 * BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.writer.write_table(table(self.gathered, self.schema))
+        self.gathered = []
+
+    def close(self) -> None:
+        """Write what is left, and the footer, without which the file is none."""
+        self._flush()
+        self.writer.close()
+
+
+class Arrow(Writer):
+    """A stream of Arrow record batches, as `datasets` keeps and maps them."""
+
+    suffix = ".arrow"
+    typed = True
+
+    def open(self, path: Path, schema: Any) -> None:
+        """Begin the file."""
+        import pyarrow as pa
+
+        self.schema, self.writer = schema, pa.ipc.new_stream(str(path), schema)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows."""
+        self.writer.write_table(table(rows, self.schema))
+
+    def close(self) -> None:
+        """End the stream."""
+        self.writer.close()
+
+
+class Triples(Writer):
+    """RDF 1.1 N-Triples: an edge a row, a label for each node and relation, and, with ids, a statement that tells the edge's
+    record. Remembers which names it has labelled: memory grows with the distinct ones.
+    """
+
+    suffix = ".nt"
+    of_triples = True
+
+    def open(self, path: Path, schema: Any) -> None:
+        """Begin the file."""
+        super().open(path, schema)
+        self.labelled: set[bytes] = set()
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows."""
+        for row in rows:
+            parts = [self._name(kind, row[part]) for kind, part in zip(("node", "relation", "node"), TRIPLE, strict=True)]
+            self.stream.write(f"{' '.join(parts)} .\n")
+            if self.identifier:
+                statement = f"<{_BASE}record:{quote(row[self.identifier], safe='')}>"
+                self.stream.write(f"{statement} <{_RDF}type> <{_RDF}Statement> .\n")
+                for role, part in zip(("subject", "predicate", "object"), parts, strict=True):
+                    self.stream.write(f"{statement} <{_RDF}{role}> {part} .\n")
+
+    def _name(self, kind: str, text: str) -> str:
+        name = f"<{_BASE}{kind}:{quote(text, safe='')}>"
+        if _unseen(name, self.labelled):
+            self.stream.write(f"{name} {_LABEL} {json.dumps(text, ensure_ascii=False)} .\n")
+        return name
+
+
+class Turtle(Triples):
+    """The same statements; what is N-Triples is Turtle."""
+
+    suffix = ".ttl"
+
+
+class GraphML(Writer):
+    """A directed graph: nodes with their text as label, edges with their relation and, as id, their record's. Remembers which
+    nodes it has declared: memory grows with the distinct ones.
+    """
+
+    suffix = ".graphml"
+    of_triples = True
+
+    def open(self, path: Path, schema: Any) -> None:
+        """Begin the graph."""
+        super().open(path, schema)
+        self.declared: set[bytes] = set()
+        self.stream.write(
+            '<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'
+            '<key id="label" for="node" attr.name="label" attr.type="string"/>\n'
+            '<key id="relation" for="edge" attr.name="relation" attr.type="string"/>\n<graph edgedefault="directed">\n'
+        )
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows."""
+        for row in rows:
+            head, tail = self._node(row["head"]), self._node(row["tail"])
+            own = f" id={quoteattr(row[self.identifier])}" if self.identifier else ""
+            relation = _xml(row["relation"])
+            self.stream.write(f'<edge{own} source="{head}" target="{tail}"><data key="relation">{relation}</data></edge>\n')
+
+    def _node(self, text: str) -> str:
+        name = hashlib.sha256(text.encode()).hexdigest()[:24]
+        if _unseen(name, self.declared):
+            self.stream.write(f'<node id="{name}"><data key="label">{_xml(text)}</data></node>\n')
+        return name
+
+    def close(self) -> None:
+        """End the graph."""
+        self.stream.write("</graph>\n</graphml>\n")
+        super().close()
+
+
+FORMATS: dict[str, type[Writer]] = {
+    "jsonl": Jsonl, "parquet": Parquet, "arrow": Arrow, "csv": Csv, "ntriples": Triples, "turtle": Turtle, "graphml": GraphML,
+}  # fmt: skip
+
+
+def _xml(text: str) -> str:
+    """Text as XML 1.0 may hold it."""
+    return escape(visible(text).translate({0xFFFE: "\ufffd", 0xFFFF: "\ufffd"}))
+
+
+def _unseen(name: str, seen: set[bytes]) -> bool:
+    """Whether a name comes for the first time."""
+    own = hashlib.sha256(name.encode()).digest()[:16]
+    if own in seen:
+        return False
+    seen.add(own)
+    return True
+
+
+def table(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
+    """Rows as an Arrow table."""
+    import pyarrow as pa
+
+    voided = [field.name for field in schema if pa.types.is_null(field.type) or _holds_null(field.type)]
+    if voided:
+        rows = [{**row, **{name: _voided(row[name], schema.field(name).type) for name in voided}} for row in rows]
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _fields_of(kind: Any) -> list[Any]:
+    """The fields inside a type; none of a simple one."""
+    return [kind.field(i) for i in range(kind.num_fields)]
+
+
+def _holds_null(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(pa.types.is_null(field.type) or _holds_null(field.type) for field in _fields_of(kind))
+
+
+def _voided(value: Any, kind: Any) -> Any:
+    """A value whose objects without fields are null, where the schema has nothing else for them."""
+    import pyarrow as pa
+
+    if value is None or pa.types.is_null(kind):
+        return None
+    if pa.types.is_struct(kind):
+        return {field.name: _voided(value.get(field.name), field.type) for field in _fields_of(kind)}
+    return [_voided(part, kind.value_type) for part in value] if pa.types.is_list(kind) else value
+
+
+def _written(kind: Any) -> Any:
+    """A type as Parquet has it, where an object without any field is null."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        fields = [pa.field(field.name, _written(field.type)) for field in _fields_of(kind)]
+        return pa.struct(fields) if fields else pa.null()
+    return pa.list_(_written(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
+def schema_of(batches: Iterable[Sequence[Mapping[str, Any]]]) -> Any:
+    """The one schema that all rows fit. Raises ConfigError where a column holds values of different kinds. Objects that have no
+    field in any row become null, for no column can hold them.
+    """
+    import pyarrow as pa
+
+    known: dict[str, Any] = {}
+    for rows in batches:
+        for name in rows[0]:
+            try:
+                found = pa.field(name, pa.array([row[name] for row in rows]).type)
+                both = [pa.schema([field]) for field in (known.get(name, found), found)]
+                known[name] = pa.unify_schemas(both, promote_options="permissive").field(name)
+            except (pa.ArrowException, OverflowError) as error:
+                what = f"'{name}' holds values of different kinds, and a column has one ({error})"
+                remedy = f"export JSONL, or give it one kind with a template, such as {{{{ {name} | json }}}}"
+                raise ConfigError(f"{what}; {remedy}") from error
+    return pa.schema([field.with_type(_written(field.type)) for field in known.values()])

@@ -1,0 +1,1 @@
+"""A run directory: carried out, read, reported and exported."""

@@ -1,0 +1,789 @@
+"""Carrying a pipeline out in a directory. Running again on the same directory continues.
+
+Everything that is written here except the ledger is a pure function of the pipeline, its files, the source and the
+ledger; so nothing here needs to be saved for a restart, and the records of stages of which nothing changed are taken as
+they are stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import itertools
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import uvloop
+import yaml
+
+from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
+from distillgen.flow.stage import CHUNK, Chunks, Job
+from distillgen.inference.ledger import COUNTS, Ledger, salvage
+from distillgen.inference.limits import Budget, Outlook
+from distillgen.inference.teacher import Services, Spec, Teacher, hide, teacher_class
+from distillgen.pipeline.load import Done, Pipeline, from_environment, load
+from distillgen.privacy import command, name_of, used_by
+from distillgen.record import Record, digest, dumps
+from distillgen.runs.directory import MACHINE, PARTIAL, Run, read_records, stage_file
+from distillgen.runs.streams import hold_open
+from distillgen.stages.generate import FAILURES
+from distillgen.state_files import Damaged, is_whole, remove_damaged
+from distillgen.teachers.scripted import Script, Scripted
+
+log = logging.getLogger("distillgen")
+
+COLLECT_AFTER = 20_000  # objects made and not freed, before the garbage collector looks for cycles among them
+TURN_S = 0.00005  # after which one thread hands Python to another that waits for it
+MOST_WARNINGS = 20  # that are shown; run.log holds all
+LOOK_S = 0.02  # between two looks at whether another row can be paid for
+STALL_S = 1.0  # without a request or a row that moves, after which more rows are let in whatever they may cost
+FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
+BUFFER_BYTES = 1 << 17
+_WORDS = {4: "stopped by budget", 130: "interrupted"}
+
+Watch = Callable[["Live"], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; none of it changes what an unlimited run gives."""
+
+    limit: int | None = None
+    first: str | None = None
+    until: str | None = None
+    retry_failed: bool = False
+    retry_with: Mapping[str, Any] = field(default_factory=dict)
+    max_cost_usd: float | None = None
+    concurrency: int | None = None
+    ledger: Path | None = None
+    salvage: bool = False
+    scripts: Mapping[str, Script] = field(default_factory=dict)
+
+
+@dataclass
+class StageCount:
+    """What has left a stage so far."""
+
+    name: str
+    kind: str
+    fingerprint: str = ""
+    sources: int = 0
+    rows: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    complete: bool = False
+    measured: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class Live:
+    """A run while it goes on. `ledger_run` is the name of its answers, None where the ledger holds no others; `ledger_seen` the
+    newest row of which the stages that stand are known to take notice.
+    """
+
+    pipeline: Pipeline
+    directory: Path
+    ledger: Ledger
+    ledger_run: str | None
+    ledger_seen: int
+    stages: list[StageCount]
+    teachers: Mapping[str, Teacher]
+    teacher: Callable[[str, Spec], Teacher]
+    budget: Budget
+    total: int | None
+    most_usd: float
+    last: int
+    stopping: str = ""
+    started: float = field(default_factory=time.monotonic)
+    notes: dict[str, str] = field(default_factory=dict)
+    first_kept: Record | None = None
+    first_shown: bool = False
+    warnings: list[str] = field(default_factory=list)
+    """What run.log warns of, as it comes, for whoever watches."""
+    totals_before: dict[str, float] = field(init=False)
+    """What the run had asked before this command."""
+
+    def __post_init__(self) -> None:
+        """Count what the ledger holds at the start."""
+        self.totals_before = self._totals()
+
+    def _totals(self) -> dict[str, float]:
+        usage = self.ledger.usage(self.ledger_run)
+        return {key: round(sum(getattr(used, key) for used in usage), 6) for key in COUNTS}
+
+    def state(self, word: str) -> dict[str, Any]:
+        """What `usage.json` holds."""
+        usage = self.ledger.usage(self.ledger_run)
+        totals = self._totals()
+        dropped = sum((count.dropped for count in self.stages), Counter[str]())
+        models: dict[str, dict[str, float]] = {}
+        for used in usage:
+            total = models.setdefault(used.model, dict.fromkeys(COUNTS, 0))
+            total.update({key: total[key] + getattr(used, key) for key in COUNTS})
+        return {
+            "pipeline": self.pipeline.name,
+            "state": word,
+            "source_rows": self.total,
+            "kept": self.stages[-1].kept,
+            "failed": sum(dropped[name] for name in FAILURES),
+            "dropped": dict(dropped.most_common()),
+            "stages": [asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages],
+            "models": models,
+            "usage": [used._asdict() for used in usage],
+            "totals": totals,
+            "from_ledger": sum(teacher.activity.replayed for teacher in self.teachers.values()),
+            "asked_now": {key: round(totals[key] - self.totals_before[key], 6) for key in COUNTS},
+            "ledger": os.path.relpath(self.ledger.path, self.directory),
+            "ledger_seen": self.ledger_seen,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+
+def run(
+    pipeline: str | Path | Mapping[str, Any], *, out: str | Path | None = None, sets: Sequence[str] = (),
+    teachers: Mapping[str, Script] | None = None, **options: Any,
+) -> Run:  # fmt: skip
+    """Carry a pipeline out and return its run.
+
+    `pipeline` is a path, a name, or the same structure as a dict; `out` the directory (default runs/<name> in its project);
+    `teachers` replaces models by Python functions of (Request, sample index), whose answers stay in that directory; further
+    options are those of `Options`. Raises ConfigError before anything is asked, BudgetStop at the cost cap.
+    """
+    known = set(Options.__dataclass_fields__)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, known)}")
+    checked = load(pipeline, sets, scripted=teachers or ())
+    for note in checked.notes:
+        log.warning("%s", note)
+    directory = Path(out) if out else checked.run_directory()
+    chosen = Options(**options, scripts=teachers or {})
+    if asyncio._get_running_loop() is None:
+        execute(checked, directory, chosen)
+    else:  # a notebook's loop is running in this thread
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(execute, checked, directory, chosen).result()
+    return Run(directory)
+
+
+def execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
+    """Carry out a checked pipeline; `watch` runs beside it and is cancelled at the end."""
+    hold_open()
+    with _interpreter_at_ease():
+        return uvloop.run(_execute(pipeline, directory, options, watch))
+
+
+@contextlib.contextmanager
+def _interpreter_at_ease() -> Iterator[None]:
+    """Python's defaults cost a quarter of the time of asking: many rows are in flight, hardly any is part of a cycle, and
+    what was imported never is garbage; and the threads of HTTP client and ledger need the interpreter for microseconds,
+    but get it when the loop rests, or after 5 ms.
+    """
+    collected, turn_s = gc.get_threshold(), sys.getswitchinterval()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *collected[1:])
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(turn_s)
+        gc.set_threshold(*collected)
+        gc.unfreeze()
+
+
+async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None) -> Live:
+    if options.concurrency:
+        models = {n: s.model_copy(update={"max_concurrency": options.concurrency}) for n, s in pipeline.models.items()}
+        pipeline = replace(pipeline, models=models)
+    _check_budget(pipeline, options)
+    first, last = _range(pipeline, options)
+    secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
+    hidden = dict.fromkeys(secrets, "[withheld]") | from_environment(pipeline.shown_models)
+    with _locked(directory), _logged(directory / "run.log", hidden) as warnings, _without_secrets(hidden):
+        asyncio.get_running_loop().set_exception_handler(_log_unheard)
+        path = ledger_path(pipeline, directory, options)
+        with _in_use(path, options):
+            ledger = Ledger(path)
+            try:
+                live, first = _prepared(pipeline, directory, options, ledger, first, last)
+                live.warnings = warnings
+                await _carry_out(live, options, first, watch)
+                return live
+            finally:
+                await ledger.close()
+
+
+@contextlib.contextmanager
+def _in_use(path: Path, options: Options) -> Iterator[None]:
+    """Say that a run uses the ledgers in this folder; with `salvage`, move a damaged one out of the way first, unless another
+    run uses it. Raises ConfigError.
+    """
+    if not path.parent.is_dir():  # which the ledger itself tells
+        yield
+        return
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        if options.salvage and path.exists():
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"the ledger {path} is in use by another run; wait for it before --salvage") from None
+            count, kept = salvage(path)
+            log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
+    """Where a run's answers are kept: as the options say; else where they were; else in the one ledger of its project, but of
+    its own where Python functions answer, which a name does not tell apart.
+    """
+    own, stored = directory / "ledger.sqlite3", _stored_state(directory).get("ledger")
+    if options.ledger or options.scripts:
+        return options.ledger or own
+    if stored and (directory / stored).is_file():
+        return Path(os.path.normpath(directory / stored))
+    if own.exists():
+        return own
+    path = pipeline.run_directory("ledger.sqlite3")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger") from error
+    return path
+
+
+def _prepared(
+    pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, first: int, last: int
+) -> tuple[Live, int]:
+    """Teachers, counts and the lock file of a run that is about to start, and the first stage that is to be carried out."""
+    name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
+    ledger_run, name = (name, name) if name != "." else (None, directory.resolve().name)
+    budget = Budget(options.max_cost_usd, spent=sum(used.cost_usd for used in ledger.usage(ledger_run)))
+    hidden = from_environment(pipeline.shown_models)
+    order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
+    services = Services(ledger, budget, name, pipeline.project.root, hidden, order)
+    teacher = partial(_teacher, services=services, options=options)
+    specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
+    teachers = {name: teacher(name, spec) for name, spec in specs.items()}
+    prints = _fingerprints(pipeline, teachers, options.limit)
+    stored = _stored_state(directory)
+    if damaged := remove_damaged(directory):
+        log.warning("%s is damaged, and is made again from the ledger", ", ".join(map(str, damaged)))
+        stored = {"stages": []}
+    standing = _standing(pipeline, directory, stored, prints)
+    if first > len(standing):
+        before, stage = pipeline.stages[first - 1].name, pipeline.stages[first].name
+        complete = stored["stages"] and stored["stages"][first - 1]["complete"]
+        why = "has changed since it was run" if complete else "has not been run to its end"
+        raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
+    local = bool(pipeline.source.files(pipeline.project))  # what lies elsewhere may have changed unseen
+    seen = stored.get("ledger_seen", -1) if os.path.relpath(ledger.path, directory) == stored.get("ledger") else -1
+    if options.first:
+        pass
+    elif local and not (options.retry_failed or options.salvage) and seen >= 0 and not ledger.superseded_since(seen, name):
+        first, seen = min(len(standing), last + 1), ledger.last_id
+    else:
+        seen = ledger.last_id
+    pipeline.look(first, last)
+    fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
+    counts = standing[:first] + fresh[first:]
+    total = pipeline.source.count(pipeline.project)
+    if options.limit is not None:
+        total = options.limit if total is None else min(total, options.limit)
+    most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
+    path = directory / "pipeline.lock.yaml"
+    lock = pipeline.lock() | {"tokenizers": {name: name_of(teachers[name].tokenizer) for name in pipeline.models}}
+    for name in pipeline.models:
+        if teachers[name].model != pipeline.models[name].model:  # it lies on this machine
+            lock["models"][name]["model"] = teachers[name].model
+    lock["commands"] = _commands(pipeline, directory, options, _stored_lock(directory))
+    text = yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
+    addresses = [hide(address, hidden) for address in used_by(pipeline.models)]
+    here = {"addresses": addresses, "paths": [str(pipeline.project.root), str(directory.resolve())]}
+    _write(directory / MACHINE, json.dumps(here, indent=2))
+    if not path.exists() or path.read_bytes() != text.encode():
+        _write(path, text)
+    return Live(pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last), first
+
+
+def _fingerprints(pipeline: Pipeline, teachers: Mapping[str, Teacher], limit: int | None) -> list[str]:
+    """For each stage, a digest of all that its output depends on besides the ledger, the endpoints' identities among it."""
+    identities = {name: teachers[name].identity for name in pipeline.models}
+    return [digest([own, identities]) for own in pipeline.fingerprints(limit)]
+
+
+def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[Done]:
+    """How far the run in `directory` has come with each of its first stages that are unchanged since. Asks nothing."""
+    state = _stored_state(directory)
+    if not state["stages"] or not state["source_rows"] or not (path := Run(directory).ledger).is_file():
+        return []
+    ledger = Ledger(path, read_only=True)
+    try:
+        services = Services(ledger, Budget(None), "", pipeline.project.root)
+        teachers = {name: _teacher(name, spec, services, Options()) for name, spec in pipeline.models.items()}
+        prints = _fingerprints(pipeline, teachers, limit)
+    finally:
+        ledger.close_now()
+    stages: list[Done] = []
+    for stage, own in zip(state["stages"], prints, strict=False):
+        if stage["fingerprint"] != own:
+            break
+        share = 1.0 if stage["complete"] else min(1.0, stage["sources"] / state["source_rows"])
+        stages.append(Done(share, stage["kept"] if stage["complete"] else None))
+    return stages
+
+
+def _commands(pipeline: Pipeline, directory: Path, options: Options, before: Mapping[str, Any]) -> list[str]:
+    """What gives these rows: the command, and then those that have asked again what could not be used."""
+    folder = directory.resolve()
+    out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
+    words = ["distillgen", "run", pipeline.name, "--out", out]
+    words += ["-n", str(options.limit)] * (options.limit is not None) + ["--until", options.until or ""] * bool(options.until)
+    words += [word for given in pipeline.sets for word in ("--set", given)]
+    commands = [command(words)]
+    known = before.get("commands", [])
+    if known[:1] == commands:
+        commands = known
+    if options.retry_failed:
+        changed = [word for name, value in options.retry_with.items() for word in ("--retry-with", f"{name}={value}")]
+        commands = [*commands, command([*words, "--retry-failed", *changed])]
+    return list(dict.fromkeys(commands))
+
+
+def _stored_lock(directory: Path) -> dict[str, Any]:
+    """The lock of the run before; nothing where there is none that can be read."""
+    try:
+        return Run(directory).lock
+    except (OSError, Damaged):
+        return {}
+
+
+def _stored_state(directory: Path) -> dict[str, Any]:
+    try:
+        return Run(directory).state
+    except (ConfigError, Damaged):
+        return {"stages": []}
+
+
+def _standing(
+    pipeline: Pipeline, directory: Path, stored: Mapping[str, Any], prints: Sequence[str]
+) -> list[StageCount]:
+    """The counts of the first stages whose stored records are of this very pipeline, so that they need not be made again."""
+    counts: list[StageCount] = []
+    for stage, own in zip(stored["stages"], prints, strict=False):
+        results = [stage_file(directory, len(counts), pipeline.stages[len(counts)].name)]
+        if len(counts) == len(prints) - 1:
+            results += [directory / "corpus.jsonl", directory / "dropped.jsonl"]
+        results += pipeline.stages[len(counts)].products(directory)
+        if not stage["complete"] or stage["fingerprint"] != own or not all(path.exists() for path in results):
+            break
+        rows = [stage["rows"], stage["kept"], stage["rows"] - stage["kept"]]
+        files = zip(results, rows[: 3 if len(counts) == len(prints) - 1 else 1], strict=False)
+        if torn := [path for path, count in files if not is_whole(path, count)]:
+            log.warning("%s is damaged, and is made again from the ledger", torn[0])
+            break
+        counts.append(StageCount(**stage | {"dropped": Counter(stage["dropped"])}))
+    return counts
+
+
+async def _carry_out(live: Live, options: Options, first: int, watch: Watch | None) -> None:
+    log.info("run: %s in %s", live.pipeline.name, live.directory)
+    pipeline = live.pipeline
+    job = Job(
+        pipeline.project, live.teachers, live.ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with,
+        directory=live.directory, notes=live.notes, teacher=live.teacher,
+    )  # fmt: skip
+    consume = asyncio.create_task(_pull(live, job, first))
+    beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]
+    error: Exception | None = None
+    with _signals(consume, live):
+        try:
+            await consume
+        except asyncio.CancelledError:
+            error = Stopped(live.stopping or "stopped")
+        except OSError as failure:
+            remedy = "The answers that were paid for are safe; mend it and run again to go on"
+            what = (failure.strerror or str(failure)).lower()
+            error = DistillgenError(f"cannot write to '{live.directory}': {what}. {remedy}")
+            error.__cause__ = failure
+        except UserCodeError as failure:
+            remedy = "Answers that were paid for are safe: mend it and run again to go on"
+            remedy += f". The traceback is in {live.directory / 'run.log'}"
+            error = UserCodeError(f"{failure.message}. {remedy}", path=failure.path, line=failure.line)
+            error.__cause__ = failure.__cause__
+        except Exception as failure:
+            error = failure
+        live.stopping = live.stopping or ("finishing" if error else "")
+        for teacher in live.teachers.values():
+            await teacher.stop(error or Stopped("the run is over"))
+        for task in beside:
+            task.cancel()
+        for ended in await asyncio.gather(*beside, return_exceptions=True):
+            if isinstance(ended, Exception):  # neither the display nor usage.json may end a run, nor go wrong unheard
+                log.error("beside the run: %s: %s", type(ended).__name__, ended)
+    for teacher in live.teachers.values():
+        await teacher.close()
+    word = _WORDS.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
+    try:
+        _finish(live, word, first)
+    except (OSError, DistillgenError):
+        if error is None:
+            raise
+    if error is not None:
+        unexplained = isinstance(error, UserCodeError) or not isinstance(error, DistillgenError)
+        log.error("%s: %s", word, error, exc_info=error.__cause__ or error if unexplained else None)
+        raise error
+
+
+async def _pull(live: Live, job: Job, first: int) -> None:
+    """Chain the stages, write what leaves each, and pull until the source is dry."""
+    stages, directory = live.pipeline.stages, live.directory
+    (directory / "stages").mkdir(exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        stream = _stored(stage_file(directory, first - 1, stages[first - 1].name)) if first else _nothing()
+        for i in range(first, live.last + 1):
+            if i == max(first, 1) and live.budget.max_cost_usd is not None:
+                stream = _depth_first(stream, live, job, i)
+                stack.push_async_callback(stream.aclose)
+            out = stack.enter_context(_partial(stage_file(directory, i, stages[i].name)))
+            whole = i == len(stages) - 1
+            corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
+            dropped = stack.enter_context(_partial(directory / "dropped.jsonl")) if whole else None
+            live.stages[i].costs = job.costs.setdefault(stages[i].name, {})
+            stream = stages[i].run(stream, replace(job, stages=stages[:i]))
+            stack.push_async_callback(stream.aclose)
+            stream = _written(stream, live, i, out, corpus, dropped)
+            stack.push_async_callback(stream.aclose)
+        async for _ in stream:
+            await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
+    for count in live.stages[first : live.last + 1]:
+        count.complete = True
+        count.measured = job.measured.get(count.name, {})
+
+
+async def _depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunks:
+    """Under a cap, rows are finished before others are begun: a row waits until what is left pays for it and for the rest of
+    those under way, as far as the first stage that sees all rows before one leaves it.
+    """
+    budget, outlook = live.budget, _outlook(live, first)
+    budget.outlook, begun, source, spare, stall = outlook, 0, "", 0, 1
+    ready: list[Record] = []
+    async for chunk in chunks:
+        for record in chunk:
+            if record.source != source:
+                source, still_s, before = record.source, 0.0, (0.0, [0])
+                while not spare:
+                    stages = min(job.whole, default=live.last + 1) - first
+                    left = (budget.max_cost_usd or 0.0) - budget.spent
+                    if stages <= 0 or outlook.affords(left, begun + 1, stages):
+                        break
+                    if ready:
+                        yield ready
+                        ready = []
+                    standing = (budget.spent, [*outlook.finished()])
+                    if begun <= standing[1][stages - 1]:  # no row is under way
+                        if outlook.measured(stages):
+                            raise budget.stop("the next row is likely to cost more than is left")
+                        break
+                    idle = standing == before and all(teacher.idle for teacher in live.teachers.values())
+                    still_s, before = still_s + LOOK_S if idle else 0.0, standing
+                    if still_s > STALL_S:  # a stage waits for more rows than it has
+                        spare, stall, still_s = stall, 2 * stall, 0.0
+                        log.info("nothing moves, so that %d rows more are begun, whatever they cost", spare)
+                    await asyncio.sleep(LOOK_S)
+                begun, spare = begun + 1, max(0, spare - 1)
+            ready.append(record)
+        if ready:
+            yield ready
+            ready = []
+
+
+def _outlook(live: Live, first: int) -> Outlook:
+    """What the stages from `first` on cost a row, by the plan and as it shows."""
+    plan = live.pipeline.plan(live.total)
+    rows = plan[0][1].rows
+    names = [stage.name for stage, _ in plan]
+    worst = [None if cost is None or not rows else cost / rows for cost in (estimate.max_cost_usd for _, estimate in plan)]
+
+    def finished() -> list[int]:
+        return [count.sources for count in live.stages[first : live.last + 1]]
+
+    def paid() -> list[float]:
+        costs = dict.fromkeys(names, 0.0)
+        for used in live.ledger.usage(live.ledger_run):
+            stage = used.stage.partition("/")[0]
+            costs[stage] = costs.get(stage, 0.0) + used.cost_usd
+        return [costs[name] for name in names[first : live.last + 1]]
+
+    return Outlook(worst[first : live.last + 1], live.total, finished, paid)
+
+
+async def _written(
+    chunks: Chunks, live: Live, index: int, out: IO[bytes], corpus: IO[bytes] | None, dropped: IO[bytes] | None
+) -> Chunks:
+    """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
+    count, source, flushed = live.stages[index], "", 0.0
+    names = set(live.pipeline.stages[index].names())
+    async for chunk in chunks:
+        for record in chunk:
+            if record.source != source:
+                source = record.source
+                count.sources += 1
+            line = dumps(record.row(), sort_keys=False) + b"\n"
+            out.write(line)
+            if record.dropped is None:
+                count.kept += 1
+                if corpus:
+                    corpus.write(line)
+                    live.first_kept = live.first_kept or record
+            else:
+                if record.dropped.stage in names:
+                    count.dropped[record.dropped.filter] += 1
+                if dropped:
+                    dropped.write(line)
+        count.rows += len(chunk)
+        now = time.monotonic()
+        for teacher in live.teachers.values():
+            teacher.activity.moved_at = now
+        if now - flushed > FLUSH_EVERY_S:
+            flushed = now
+            for stream in (out, corpus, dropped):
+                if stream:
+                    stream.flush()
+        yield chunk
+
+
+async def _nothing() -> Chunks:
+    return
+    yield []
+
+
+async def _stored(path: Path) -> Chunks:
+    records = read_records(path)
+    while chunk := list(itertools.islice(records, CHUNK)):
+        yield chunk
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its place when the stage ends in any orderly way; until then the former one stands."""
+    partial = path.with_name(path.name + PARTIAL)
+    with partial.open("wb", buffering=BUFFER_BYTES) as stream:
+        try:
+            yield stream
+        finally:
+            stream.flush()
+            os.replace(partial, path)
+
+
+def _teacher(name: str, spec: Spec, services: Services, options: Options) -> Teacher:
+    if name in options.scripts:
+        return Scripted(name, spec, services, script=options.scripts[name])
+    return teacher_class(spec.provider)(name, spec, services)
+
+
+def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:
+    names = [stage.name for stage in pipeline.stages]
+    for wanted in (options.first, options.until):
+        if wanted is not None and wanted not in names:
+            raise ConfigError(f"there is no stage '{wanted}'{did_you_mean(wanted, names)}")
+    first = names.index(options.first) if options.first else 0
+    last = names.index(options.until) if options.until else len(names) - 1
+    if last < first:
+        raise ConfigError(f"stage '{options.until}' comes before '{options.first}'")
+    return first, last
+
+
+def _check_budget(pipeline: Pipeline, options: Options) -> None:
+    """A cap holds only where the worst case of a request is known."""
+    if options.max_cost_usd is None:
+        return
+    for stage, estimate in pipeline.plan(options.limit):
+        asked = {name: pipeline.models[name] for name in stage.models(pipeline.project) if name in pipeline.models}
+        paid = [name for name, spec in asked.items() if teacher_class(spec.provider).paid]
+        for name in paid:
+            if asked[name].price is None:
+                remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
+                raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
+        if paid and estimate.output_tokens is None:
+            remedy = "set it in the prompt's sampling, the model or the stage"
+            raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer has no bound; {remedy}")
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process a directory."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stream = (directory / "run.lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"cannot write to '{directory}': {error.strerror}. Choose another directory with --out") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            process = stream.read().strip(" \0\n") or "unknown"
+            raise ConfigError(
+                f"'{directory}' is in use by another run (process {process}); "
+                f"wait for it, look at it with: distillgen status {directory}, or choose another --out"
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+class _Formatter(logging.Formatter):
+    """Records and their tracebacks without secrets."""
+
+    def __init__(self, hidden: Mapping[str, str], form: str = "%(asctime)s %(levelname)s %(message)s") -> None:
+        super().__init__(form)
+        self._hidden = hidden
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record), self._hidden)
+
+
+class _Warnings(logging.Handler):
+    """Keeps the first MOST_WARNINGS different warnings, without secrets, for whoever watches the run."""
+
+    def __init__(self, hidden: Mapping[str, str]) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(_Formatter(hidden, "%(message)s"))
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno == logging.WARNING and text not in self.texts and len(self.texts) < MOST_WARNINGS:
+            self.texts.append(text)
+
+
+def _log_unheard(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """What goes wrong in a task that nobody awaits belongs in the log, where secrets are withheld."""
+    log.error("%s", context["message"], exc_info=context.get("exception"))
+
+
+@contextlib.contextmanager
+def _without_secrets(hidden: Mapping[str, str]) -> Iterator[None]:
+    """No exception that leaves a run shows a secret, nor does its traceback."""
+    try:
+        yield
+    except Exception as error:
+        shown = "".join(traceback.format_exception(error))
+        if hide(shown, hidden) == shown:
+            raise
+        log.error("%s", shown)
+        if not isinstance(error, DistillgenError):
+            text = f"{type(error).__name__}: {hide(str(error), hidden)}"
+            raise RuntimeError(text).with_traceback(error.__traceback__) from None
+        error.args = tuple(hide(str(each), hidden) for each in error.args)
+        error.__notes__ = [hide(note, hidden) for note in getattr(error, "__notes__", ())]
+        if isinstance(error, ConfigError):
+            error.message = hide(error.message, hidden)
+        error.__cause__ = error.__context__ = None
+        raise
+
+
+@contextlib.contextmanager
+def _logged(path: Path, hidden: Mapping[str, str]) -> Iterator[list[str]]:
+    """Write run.log, in which nothing stands that is `hidden`, and give the warnings, to which those to come are added."""
+    handler, warnings = logging.FileHandler(path, encoding="utf-8"), _Warnings(hidden)
+    handler.setFormatter(_Formatter(hidden))
+    level = log.level
+    log.addHandler(handler)
+    log.addHandler(warnings)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield warnings.texts
+    finally:
+        log.removeHandler(handler)
+        log.removeHandler(warnings)
+        log.setLevel(level)
+        handler.close()
+
+
+@contextlib.contextmanager
+def _signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or closed terminal stops cleanly; a second Ctrl-C or SIGTERM gives up what is in flight."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if not live.stopping:
+            live.stopping = "interrupted"
+            consume.cancel()
+        elif number != signal.SIGHUP:  # which the kernel and the shell both send for one terminal
+            for teacher in live.teachers.values():
+                teacher.abandon()
+
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        ends.append(signal.SIGHUP)
+    for number in ends:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in ends:
+            loop.remove_signal_handler(number)
+
+
+async def _save_state(live: Live) -> None:
+    """Keep usage.json fresh for `distillgen status` in another terminal."""
+    while True:
+        _write(live.directory / "usage.json", json.dumps(live.state("running"), indent=2))
+        await asyncio.sleep(1)
+
+
+def _finish(live: Live, word: str, first: int) -> None:
+    from distillgen.runs.card import write_card
+    from distillgen.runs.report import write_report
+
+    if live.ledger.rows == live.ledger.last_id:  # nobody else has added to it
+        live.ledger_seen = live.ledger.rows
+    _write(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
+    if live.last == len(live.stages) - 1 and (first <= live.last or not _told(live.directory)):
+        write_report(live.directory)
+        write_card(live.directory)
+
+
+def _told(directory: Path) -> bool:
+    """Whether the card, which is written last, is of this corpus and this lock: a run may have been killed before it got there,
+    and what a pipeline states for the card may have changed alone.
+    """
+    told_of, card = [directory / "corpus.jsonl", directory / "pipeline.lock.yaml"], directory / "README.md"
+    pages = [card, directory / "report.html"]
+    if not all(page.exists() and is_whole(page) for page in pages):
+        return False
+    return all(card.stat().st_mtime >= path.stat().st_mtime for path in told_of)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once, so that a reader never sees half of it."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)

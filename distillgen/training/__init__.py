@@ -1,0 +1,1 @@
+"""The contract of objectives, and the process that trains a student."""
