@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from tests.endpoint import Endpoint, completion
-from tests.test_mistakes import here
+from tests.pipeline.test_mistakes import here
 
 SECRET = "the-content-of-another-file"
 

@@ -10,7 +10,7 @@ import pytest
 import distillgen
 from distillgen.state_files import Damaged, is_whole, load_state
 from tests.endpoint import Endpoint
-from tests.test_mistakes import here
+from tests.pipeline.test_mistakes import here
 
 PIPELINE = """# ask.yaml: answers
 version: 1

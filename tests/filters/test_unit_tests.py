@@ -1,4 +1,4 @@
-"""Programs and their tests; what hostile ones can do is in tests/test_sandbox.py."""
+"""Programs and their tests; what hostile ones can do is in tests/answers/test_sandbox.py."""
 
 import pytest
 

@@ -19,7 +19,7 @@ from distillgen.project import Project
 from distillgen.rows.formats import FORMATS
 from distillgen.rows.shapes import SHAPES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / "data").glob("*.md")]
 CONTENT = [path for kind in ("pipelines", "prompts", "filters") for path in sorted((ROOT / kind).rglob("*")) if path.suffix in (".yaml", ".md", ".py")]
 CODE = sorted(path for path in (ROOT / "distillgen").rglob("*") if path.suffix in (".py", ".jinja"))

@@ -20,7 +20,7 @@ import pytest
 import distillgen
 from distillgen.cli.labelling import Labelling, sample
 from distillgen.errors import ConfigError
-from tests.test_report import HOSTILE, Page
+from tests.runs.test_report import HOSTILE, Page
 
 SOME = [{"question": f"What is {i}?", "answer": " ".join(["word"] * (i % 5 + 1)), "n": i} for i in range(200)]
 PIPELINE = {

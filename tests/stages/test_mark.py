@@ -5,7 +5,7 @@ import pytest
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.inference.teacher import Completion
-from tests.test_arms import FORM, asked, questions, taught  # noqa: F401 (a fixture)
+from tests.training.test_arms import FORM, asked, questions, taught  # noqa: F401 (a fixture)
 
 ROWS = [{"text": "one two three"}, {"text": "one"}, {"text": "one two three"}, {"text": "as an AI language model, no"}]
 FILTERS = [{"word_count": {"field": "text", "min_words": 2}}, {"unique": {"by": ["text"]}}, {"boilerplate": {"fields": ["text"]}}]

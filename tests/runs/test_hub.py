@@ -16,7 +16,7 @@ from aiohttp import web
 import distillgen
 from distillgen.runs.hub import NOT_OF_A_STUDENT, student_files
 from tests.hub import Hub
-from tests.test_mistakes import here
+from tests.pipeline.test_mistakes import here
 
 TOKEN = "hf_write"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # how the Hub's client uses its own

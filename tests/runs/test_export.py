@@ -18,7 +18,7 @@ import distillgen
 from distillgen.errors import ConfigError
 from distillgen.rows.shapes import SHAPES, shaper
 from distillgen.runs.export import Wanted, export
-from tests.test_mistakes import here
+from tests.pipeline.test_mistakes import here
 
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 

@@ -19,7 +19,7 @@ from distillgen.project import Project
 from distillgen.runs.report import write_report
 from distillgen.stages.critic import Critic
 from tests.planted import Triples
-from tests.test_report import HOSTILE, assert_harmless
+from tests.runs.test_report import HOSTILE, assert_harmless
 
 ROWS = [{"head": f"h{i // 3}", "tail": f"t {i}", "label": (2, 1, -1, -9)[i % 4]} for i in range(120)]
 READS = {"labels": "labels.jsonl", "fields": ["head", "tail"], "target_recall": 0.8}
