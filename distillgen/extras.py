@@ -29,7 +29,17 @@ EXTRAS = {
     "transformers": Extra(("torch", "transformers"), TORCH),
     "embeddings": Extra(("sentence_transformers", "torch", "transformers", "sklearn", "numpy"), TORCH),
     "train": Extra(
-        ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "gguf", "sentence_transformers"),
+        (
+            "torch",
+            "transformers",
+            "trl",
+            "peft",
+            "datasets",
+            "accelerate",
+            "tokenizers",
+            "gguf",
+            "sentence_transformers",
+        ),
         TORCH,
     ),
     "vllm": Extra(("vllm",), "about 9 GB with CUDA"),

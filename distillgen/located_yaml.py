@@ -20,7 +20,9 @@ Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 NAME = re.compile(r"[A-Za-z][\w-]*")  # of a model, a stage, a filter's label
 MAX_VALUES = 200_000  # far above any recipe; stops alias bombs
-_BRACES = str.maketrans("\ue000\ue001", "{}")  # those of ${B} would end a plain value inside {a: ${B}}: YAML sees others
+_BRACES = str.maketrans(
+    "\ue000\ue001", "{}"
+)  # those of ${B} would end a plain value inside {a: ${B}}: YAML sees others
 _FLOAT = re.compile(r"[+-]?\d[\d_]*(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 1e-5 as text
 _CORE = "tag:yaml.org,2002:"
 _TEXT = {_CORE + "timestamp", _CORE + "value"}  # a date or a lone '=' is text here
@@ -52,7 +54,9 @@ class Places:
         """A mistake at what its message quotes or begins with, of all the keys and values inside `place`; else at `place`."""
         around = self._known(place)
         for word in (*re.findall(r"'([^']+)'", message), message.partition(":")[0]):
-            whole = re.compile(rf"(^|[/: ]){re.escape(word)}($|[/: ])")  # a file without its folder, a variable in an address
+            whole = re.compile(
+                rf"(^|[/: ]){re.escape(word)}($|[/: ])"
+            )  # a file without its folder, a variable in an address
             for spot in self.lines:
                 if spot[: len(around)] == around != spot and whole.search(str(spot[-1])):
                     return self.wrong(what + message, *spot)
@@ -98,7 +102,9 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
             mapping: dict[str, Any] = {}
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):
-                    raise places.wrong("a key must be a plain word; put a text with {{ … }} in quotes", *place)
+                    raise places.wrong(
+                        "a key must be a plain word; put a text with {{ … }} in quotes", *place
+                    )
                 name = key.value.translate(_BRACES)
                 places.lines[*place, name] = key.start_mark.line + first_line
                 if name in mapping:
@@ -111,7 +117,11 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
             return node.value
         plain_text = node.tag == _CORE + "str" and not getattr(node, "style", None)
         try:
-            return float(node.value) if plain_text and _FLOAT.fullmatch(node.value) else loader.construct_object(node)
+            return (
+                float(node.value)
+                if plain_text and _FLOAT.fullmatch(node.value)
+                else loader.construct_object(node)
+            )
         except (ValueError, LookupError) as error:
             raise places.wrong(f"'{node.value}' is not a plain value", *place) from error
 
@@ -141,7 +151,9 @@ def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
     return f"{problem}; {remedy}" if remedy else problem
 
 
-def validate(model: type[Model], value: Any, *, what: str, places: Places, place: Place = (), show: bool = True) -> Model:
+def validate(
+    model: type[Model], value: Any, *, what: str, places: Places, place: Place = (), show: bool = True
+) -> Model:
     """`value` as a `model`; the first mistake becomes a ConfigError with its line and the nearest valid name.
 
     `what` names the owner of the options in messages: "stage 'generate'", "filter 'brevity'". Without `show` no
@@ -156,7 +168,9 @@ def validate(model: type[Model], value: Any, *, what: str, places: Places, place
         raise raised(_told(error, model, what, show), *place, *error["loc"]) from invalid
     for name, given in value.items() if isinstance(value, dict) else ():
         if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
-            raise places.wrong(f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", *place, name)
+            raise places.wrong(
+                f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", *place, name
+            )
     return made
 
 
@@ -166,7 +180,9 @@ def _told(error: Mapping[str, Any], model: type[BaseModel], what: str, show: boo
     fields = model.model_fields
     for part in outer:  # those of the model that holds the mistake
         annotation = fields[part].annotation if part in fields else None
-        inner = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        inner = [
+            t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)
+        ]
         fields = inner[0].model_fields if inner else {}
     if error["type"] == "extra_forbidden":
         owner = f"'{'.'.join(map(str, outer))}' of {what}" if outer else what

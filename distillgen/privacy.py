@@ -26,7 +26,9 @@ _SHORT = 8  # characters; what is shorter is a word that stands in any text
 
 def name_of(model: str) -> str:
     """A model or file as rows, lock and card name it: a path of a machine by its last part."""
-    return _PLACE.sub("", model, count=1).rstrip("\\/") if model[:1] in "/~.\\" or model[1:2] == ":" else model
+    return (
+        _PLACE.sub("", model, count=1).rstrip("\\/") if model[:1] in "/~.\\" or model[1:2] == ":" else model
+    )
 
 
 @cache
@@ -72,7 +74,9 @@ def _exists(text: str) -> bool:
 
 def command(words: Iterable[str]) -> str:
     """Words as they are typed in a shell."""
-    return " ".join(word if "…" in word and not re.search(r"[\s'\"]", word) else shlex.quote(word) for word in words)
+    return " ".join(
+        word if "…" in word and not re.search(r"[\s'\"]", word) else shlex.quote(word) for word in words
+    )
 
 
 class Guard:
@@ -82,7 +86,11 @@ class Guard:
 
     def __init__(self, places: Iterable[Path | str], addresses: Iterable[str] = ()) -> None:
         hosts = [part for url in addresses for part in (url, urlsplit(url).netloc)]
-        own = {str(place): "a path of this machine" for place in [*places, Path.home()] if len(Path(place).parts) > 2}
+        own = {
+            str(place): "a path of this machine"
+            for place in [*places, Path.home()]
+            if len(Path(place).parts) > 2
+        }
         own |= {host: "the address of an endpoint" for host in hosts if len(host) >= _SHORT}
         if len(name := socket.gethostname()) >= _SHORT and not name.isalpha():
             own[name] = "the name of this machine"
@@ -91,7 +99,11 @@ class Guard:
                 own[secret] = f"what {variable} holds"
         self.found = {word.encode(): what for word, what in own.items()}
         words = sorted(map(re.escape, self.found), key=len, reverse=True)
-        self._search = re.compile(b"(?<![\\w.-])(?:" + b"|".join(words) + b")(?![\\w-])").search if words else lambda _: None
+        self._search = (
+            re.compile(b"(?<![\\w.-])(?:" + b"|".join(words) + b")(?![\\w-])").search
+            if words
+            else lambda _: None
+        )
 
     def finding(self, content: bytes) -> str:
         """What is private in `content`, in words that do not repeat it; nothing where nothing is."""
@@ -101,6 +113,8 @@ class Guard:
 
 def used_by(models: Mapping[str, Any]) -> list[str]:
     """The addresses of these models' endpoints that are withheld, without credentials."""
-    specs: Sequence[Any] = [spec for model in models.values() for spec in (model, *getattr(model, "also", ()))]
+    specs: Sequence[Any] = [
+        spec for model in models.values() for spec in (model, *getattr(model, "also", ()))
+    ]
     urls = [str(spec.identity) for spec in specs if hasattr(spec, "base_url")]
     return sorted({url for url in urls if public_address(url) == WITHHELD})

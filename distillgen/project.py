@@ -106,7 +106,10 @@ class Project:
         path = self.find("filters", name, ".py")
         factory = getattr(load_module(path), name, None)
         if not inspect.isfunction(factory):
-            raise ConfigError(f"a filter file defines one function named as the file: def {name}(*, ...) -> Filter", path=path)
+            raise ConfigError(
+                f"a filter file defines one function named as the file: def {name}(*, ...) -> Filter",
+                path=path,
+            )
         return factory
 
 
@@ -118,7 +121,9 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"not UTF-8 text ({error.reason}); save the file as UTF-8", path=path, line=line) from error
+        raise ConfigError(
+            f"not UTF-8 text ({error.reason}); save the file as UTF-8", path=path, line=line
+        ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -149,7 +154,9 @@ def load_module(path: Path) -> ModuleType:
             raise
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-        raise ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=line) from error
+        raise ConfigError(
+            f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=line
+        ) from error
     return module
 
 

@@ -46,7 +46,9 @@ def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else 0, default=str)
     except TypeError:  # an integer beyond 64 bits or a lone surrogate: json takes both
-        write = partial(json.dumps, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, default=str)
+        write = partial(
+            json.dumps, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, default=str
+        )
         try:
             text = write(value, allow_nan=False)
         except ValueError:
@@ -75,7 +77,9 @@ def loads_own(line: bytes) -> Any:
 
 _AS_ZEROS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
 _LONG = b"0" * 19  # so many digits has an integer beyond 64 bits at least, which orjson would change
-_SLOW = re.compile(r"[:,\[\s]-?(?:\d{19}|[\d.]+[eE]\+?\d{3})")  # what orjson would change: a number beyond 64 bits
+_SLOW = re.compile(
+    r"[:,\[\s]-?(?:\d{19}|[\d.]+[eE]\+?\d{3})"
+)  # what orjson would change: a number beyond 64 bits
 
 
 def _refuse_constant(name: str) -> None:
@@ -154,7 +158,11 @@ def _refuse_document(path: Path) -> None:
 def _row(text: str | bytes) -> Any:
     """A row's value. Raises ValueError where it is not JSON, or names a field twice."""
     value = loads(text)
-    if isinstance(text, str) and isinstance(value, dict | list) and len(_KEY.findall(text)) != _names_in(value):
+    if (
+        isinstance(text, str)
+        and isinstance(value, dict | list)
+        and len(_KEY.findall(text)) != _names_in(value)
+    ):
         json.loads(text, object_pairs_hook=_once)
     return value
 
@@ -165,7 +173,11 @@ _KEY = re.compile(r'"\s*:')
 def _names_in(value: Any) -> int:
     if isinstance(value, dict):
         return len(value) + sum(_names_in(part) for part in value.values() if isinstance(part, dict | list))
-    return sum(_names_in(part) for part in value if isinstance(part, dict | list)) if isinstance(value, list) else 0
+    return (
+        sum(_names_in(part) for part in value if isinstance(part, dict | list))
+        if isinstance(value, list)
+        else 0
+    )
 
 
 class _Twice(ValueError):
@@ -209,10 +221,38 @@ class Unrenderable(Exception):
 
 
 _NOT_ASKED = {
-    META, SPLIT, "id", "idx", "index", "uid", "uuid", "guid", "row", "qid", "timestamp",
-    "answer", "answers", "final_answer", "response", "responses", "completion", "output", "gold", "label", "labels", "target",
-    "solution", "reasoning", "rationale", "explanation", "chosen", "rejected", "score", "rating", "grade",
-}  # fmt: skip
+    META,
+    SPLIT,
+    "id",
+    "idx",
+    "index",
+    "uid",
+    "uuid",
+    "guid",
+    "row",
+    "qid",
+    "timestamp",
+    "answer",
+    "answers",
+    "final_answer",
+    "response",
+    "responses",
+    "completion",
+    "output",
+    "gold",
+    "label",
+    "labels",
+    "target",
+    "solution",
+    "reasoning",
+    "rationale",
+    "explanation",
+    "chosen",
+    "rejected",
+    "score",
+    "rating",
+    "grade",
+}
 """Fields that number a row, or answer it."""
 
 
@@ -223,9 +263,10 @@ def item_of(fields: Mapping[str, Any], by: Sequence[str] | None = None) -> str:
     if by is not None:
         return digest({name: fields.get(name) for name in by})
     asked = {
-        name: _asked(value) for name, value in fields.items()
+        name: _asked(value)
+        for name, value in fields.items()
         if name.lower() not in _NOT_ASKED and not name.lower().endswith("_id")
-    }  # fmt: skip
+    }
     return digest(asked or fields)
 
 
@@ -284,7 +325,16 @@ class Record:
         """A child with `fields` added; `ordinal` tells apart children of one parent whose text is the same."""
         own = digest([self.id, fields, made["stage"], ordinal])
         made_by = (*self.made, made)
-        return Record(own, {**self.fields, **fields}, (self.id,), self.source, made_by, self.scores, self.dropped, self.item)
+        return Record(
+            own,
+            {**self.fields, **fields},
+            (self.id,),
+            self.source,
+            made_by,
+            self.scores,
+            self.dropped,
+            self.item,
+        )
 
     def text(self, name: str) -> str:
         """The text of a field's value."""
@@ -294,18 +344,24 @@ class Record:
         """The values of these fields, to be shown to somebody. Raises Unrenderable where one is missing or null."""
         for name in names:
             if self.fields.get(name) is None:
-                raise Unrenderable(f"'{name}' is null" if name in self.fields else f"there is no field '{name}' in the row")
+                raise Unrenderable(
+                    f"'{name}' is null" if name in self.fields else f"there is no field '{name}' in the row"
+                )
         return {name: self.fields[name] for name in names}
 
     def scored(self, scores: Mapping[str, float]) -> Record:
         """A copy with measurements added."""
         every = {**self.scores, **scores}
-        return Record(self.id, self.fields, self.parents, self.source, self.made, every, self.dropped, self.item)
+        return Record(
+            self.id, self.fields, self.parents, self.source, self.made, every, self.dropped, self.item
+        )
 
     def drop(self, stage: str, filter: str, reason: str) -> Record:
         """A copy that is out of the corpus, with the reason."""
         dropped = Dropped(stage, filter, reason)
-        return Record(self.id, self.fields, self.parents, self.source, self.made, self.scores, dropped, self.item)
+        return Record(
+            self.id, self.fields, self.parents, self.source, self.made, self.scores, dropped, self.item
+        )
 
     def row(self) -> dict[str, Any]:
         """The row as written: the user's fields at the top level, ours under `meta`, of one shape in every row."""
@@ -319,8 +375,10 @@ class Record:
         }
         if self.dropped:
             meta["dropped"] = {
-                "stage": self.dropped.stage, "filter": self.dropped.filter, "reason": self.dropped.reason
-            }  # fmt: skip
+                "stage": self.dropped.stage,
+                "filter": self.dropped.filter,
+                "reason": self.dropped.reason,
+            }
         return {**self.fields, META: meta}
 
     @property

@@ -31,7 +31,13 @@ def load_state(path: Path, *needed: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        how = "it is empty" if not content else "it is full of zeros" if not content.strip(b"\0") else f"it is not JSON: {error}"
+        how = (
+            "it is empty"
+            if not content
+            else "it is full of zeros"
+            if not content.strip(b"\0")
+            else f"it is not JSON: {error}"
+        )
         raise Damaged(path, how) from error
     if not isinstance(value, dict):
         raise Damaged(path, "it holds no object")
@@ -50,7 +56,9 @@ def is_whole(path: Path, rows: int | None = None) -> bool:
             lines, last = lines + block.count(b"\n"), block[-64:]
     if path.suffix == ".jsonl":
         return last[-1:] in (b"", b"\n") and rows in (None, lines)
-    return bool(last) and (path.suffix != ".json" or last.rstrip()[-1:] in (b"}", b"]", b'"') or last.strip().isalnum())
+    return bool(last) and (
+        path.suffix != ".json" or last.rstrip()[-1:] in (b"}", b"]", b'"') or last.strip().isalnum()
+    )
 
 
 def remove_damaged(directory: Path) -> list[Path]:

@@ -17,15 +17,20 @@ from distillgen.errors import ConfigError
 
 HEAD = 4096  # bytes that tell what a file is
 _PACKED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
-    b"\x1f\x8b": (".gz", gzip.open), b"BZh": (".bz2", bz2.open), b"\xfd7zXZ\0": (".xz", lzma.open),
+    b"\x1f\x8b": (".gz", gzip.open),
+    b"BZh": (".bz2", bz2.open),
+    b"\xfd7zXZ\0": (".xz", lzma.open),
     b"\x28\xb5\x2f\xfd": (".zst", lambda stream: _zstandard(stream)),
-}  # fmt: skip
+}
 PACKED = tuple(ending for ending, _ in _PACKED.values())
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _ENCODINGS = {
-    b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
     b"\xef\xbb\xbf": "utf-8-sig",
-}  # fmt: skip
+}
 _OTHERS = {
     b"version https://git-lfs.github.com/spec": "a Git LFS pointer and not the file itself: fetch that with 'git lfs pull'",
     b"PAR1": "a Parquet file: give it the ending .parquet, or say format: parquet where a source reads it",
@@ -35,9 +40,12 @@ _OTHERS = {
     b"\xd0\xcf\x11\xe0": "a file of an old Office: save the sheet as CSV, or the document as text",
     b"\x89HDF": "an HDF5 file: save it as Parquet or JSON Lines",
     b"\x93NUMPY": "a NumPy array: save it as Parquet or JSON Lines",
-    b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"GIF8": "an image",
-    b"7z\xbc\xaf": "a 7z archive: unpack it", b"Rar!": "a RAR archive: unpack it",
-}  # fmt: skip
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"GIF8": "an image",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+    b"Rar!": "a RAR archive: unpack it",
+}
 
 
 def what_is(head: bytes, *, page: bool = False) -> str:
@@ -50,7 +58,11 @@ def what_is(head: bytes, *, page: bool = False) -> str:
     if head.startswith(b"PK\x03\x04"):
         if b"xl/" in head:
             return "an Excel workbook: save the sheet as CSV"
-        return "a Word document: save it as text" if b"word/" in head else "a ZIP archive (or an Office file): unpack it"
+        return (
+            "a Word document: save it as text"
+            if b"word/" in head
+            else "a ZIP archive (or an Office file): unpack it"
+        )
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower()
@@ -98,7 +110,9 @@ def opened(path: Path, *, page: bool = False) -> Iterator[tuple[IO[bytes], str]]
                 raise ConfigError(f"this is {what}", path=path)
             yield stream, encoding_of(head)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"not {error.encoding.upper()} text ({error.reason}); save the file as UTF-8", path=path) from error
+        raise ConfigError(
+            f"not {error.encoding.upper()} text ({error.reason}); save the file as UTF-8", path=path
+        ) from error
     except _DAMAGED as error:
         if unpack:
             raise ConfigError(f"the packed file is damaged or cut off: {error}", path=path) from error
@@ -109,7 +123,9 @@ def _zstandard(stream: IO[bytes]) -> Any:
     """A reader of Zstandard, of Python 3.14 or of a package. Raises ConfigError where there is neither."""
     if find_spec("compression") and find_spec("compression.zstd"):
         return import_module("compression.zstd").open(stream)
-    raise ConfigError("this is packed with Zstandard: unpack it with 'zstd -d'", path=getattr(stream, "name", None))
+    raise ConfigError(
+        "this is packed with Zstandard: unpack it with 'zstd -d'", path=getattr(stream, "name", None)
+    )
 
 
 _LEFT_BY_EDITORS = (".swp", ".swo", ".tmp", ".bak", ".orig", ".rej", ".part", ".crdownload", "~")
@@ -120,7 +136,9 @@ def inner_files(folder: Path) -> list[Path]:
     """The files of a folder and of those in it, in the order of their names; not what is hidden, what version control, packages
     and machines keep there, and what editors leave behind.
     """
-    inside = (path for path in folder.rglob("*") if not any(map(_is_left_out, path.relative_to(folder).parts)))
+    inside = (
+        path for path in folder.rglob("*") if not any(map(_is_left_out, path.relative_to(folder).parts))
+    )
     return sorted(path for path in inside if path.is_file())
 
 

@@ -97,12 +97,17 @@ def compiled(kind: Kind) -> re.Pattern[str]:
     phrases = [re.sub(r"(?<!\\)\(", "(?:", line.strip()) for line in PHRASES[kind].strip().split("\n")]
     phrases = [phrase.replace(" … ", r"(?: \S{1,40}){0,6}? ") for phrase in phrases]
     either = "|".join(rf"(?<!{LETTER}(?={LETTER})){phrase}(?!(?<={LETTER}){LETTER})" for phrase in phrases)
-    return re.compile(rf"\A\W{{0,20}}(?:as an? [^.!?]{{0,60}}, ?)?(?:{either})" if kind in AT_START else either)
+    return re.compile(
+        rf"\A\W{{0,20}}(?:as an? [^.!?]{{0,60}}, ?)?(?:{either})" if kind in AT_START else either
+    )
 
 
 def boilerplate(
-    *, fields: list[FieldName], kinds: list[Kind] = ["refusal", "identity", "placeholder"], patterns: list[str] = [],  # noqa: B006
-) -> Filter:  # fmt: skip
+    *,
+    fields: list[FieldName],
+    kinds: list[Kind] = ["refusal", "identity", "placeholder"],
+    patterns: list[str] = [],
+) -> Filter:
     """Drop refusals, "As an AI language model", unfilled "[Your Name]"; on demand "Sure!" and "I hope this helps".
 
     Costs 2 ms a page. Measures how often each kind occurs, in English and more thinly in eleven other languages; `patterns`
@@ -122,7 +127,10 @@ def boilerplate(
 
     def count(record: Record) -> dict[str, float]:
         texts = [" ".join(record.text(name).lower().replace("’", "'").split()) for name in fields]
-        return {kind: sum(sum(1 for _ in found.finditer(text)) for text in texts) for kind, found in searched.items()}
+        return {
+            kind: sum(sum(1 for _ in found.finditer(text)) for text in texts)
+            for kind, found in searched.items()
+        }
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [count(record) for record in records]

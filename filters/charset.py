@@ -12,7 +12,11 @@ BROKEN = {"Cc", "Cn", "Co", "Cs"}  # control, unassigned, private, lone surrogat
 
 
 def charset(
-    *, field: FieldName = "response", scripts: list[str] | None = None, characters: str | None = None, max_share: float = 0.0
+    *,
+    field: FieldName = "response",
+    scripts: list[str] | None = None,
+    characters: str | None = None,
+    max_share: float = 0.0,
 ) -> Filter:
     """Drop texts with too large a share of characters outside what is allowed. Costs nothing.
 
@@ -30,11 +34,15 @@ def charset(
     allowed = {name.lower() for name in scripts or ()}
     for name in allowed:
         if not any(script_of(chr(i)) == name for i in range(0x20000)):
-            raise ValueError(f"Unicode has no letters of a script '{name}'; it has latin, cyrillic, arabic, cjk, hangul, …")
+            raise ValueError(
+                f"Unicode has no letters of a script '{name}'; it has latin, cyrillic, arabic, cjk, hangul, …"
+            )
     try:
         wanted = re.compile(f"[{characters}]") if characters is not None else None
     except re.error as error:
-        raise ValueError(f"'characters' is not the inside of a regular expression's brackets: {error}") from error
+        raise ValueError(
+            f"'characters' is not the inside of a regular expression's brackets: {error}"
+        ) from error
 
     def outside(character: str) -> bool:
         if wanted:
@@ -53,7 +61,9 @@ def charset(
         return [share(r.text(field)) for r in records]
 
     def decide(found: float) -> str | None:
-        return f"{found:.2%} of its characters are not allowed > {max_share:.2%}" if found > max_share else None
+        return (
+            f"{found:.2%} of its characters are not allowed > {max_share:.2%}" if found > max_share else None
+        )
 
     return Filter(measure, decide)
 

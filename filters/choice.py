@@ -11,7 +11,11 @@ from distillgen.record import text_of
 
 
 def choice(
-    *, field: FieldName = "answer", gold: FieldName = "gold", options: FieldName | None = None, lenient: bool = True
+    *,
+    field: FieldName = "answer",
+    gold: FieldName = "gold",
+    options: FieldName | None = None,
+    lenient: bool = True,
 ) -> Filter:
     """Drop answers that choose another option than the `gold` one, or none. Costs nothing.
 
@@ -30,7 +34,9 @@ def choice(
         return [compare(r.fields).numbers for r in records]
 
     def compare(given: Mapping[str, Any]) -> Comparison:
-        return compare_choices(text_of(given[field]), given[gold], given[options] if options else None, lenient=lenient)
+        return compare_choices(
+            text_of(given[field]), given[gold], given[options] if options else None, lenient=lenient
+        )
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if not found["golds"]:

@@ -16,9 +16,12 @@ ALIASES = {"py": "python", "python3": "python", "yml": "yaml", "": None}
 
 
 def code_parses(
-    *, field: FieldName = "response", language: Literal["python", "json", "yaml", "toml"] = "python", fenced: bool = False,
+    *,
+    field: FieldName = "response",
+    language: Literal["python", "json", "yaml", "toml"] = "python",
+    fenced: bool = False,
     min_blocks: int = 0,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop texts whose code does not parse as Python (of the running version), JSON, YAML or TOML. Costs nothing.
 
     The whole field is the code, or with `fenced` each of its Markdown code blocks: those of a language named here by its
@@ -44,7 +47,11 @@ def code_parses(
     def decide(found: dict[str, float]) -> str | None:
         blocks, broken = found["blocks"], found["broken"]
         if broken:
-            return f"{broken:.0f} of {blocks:.0f} blocks of code do not parse" if fenced else f"does not parse as {language}"
+            return (
+                f"{broken:.0f} of {blocks:.0f} blocks of code do not parse"
+                if fenced
+                else f"does not parse as {language}"
+            )
         return f"{blocks:.0f} blocks of code < {min_blocks}" if blocks < min_blocks else None
 
     return Filter(measure, decide)
@@ -63,7 +70,12 @@ def read_toml(text: str) -> None:
     tomllib.loads(text)
 
 
-PARSERS: dict[str, Callable[[str], object]] = {"python": ast.parse, "json": loads, "yaml": read_yaml, "toml": read_toml}
+PARSERS: dict[str, Callable[[str], object]] = {
+    "python": ast.parse,
+    "json": loads,
+    "yaml": read_yaml,
+    "toml": read_toml,
+}
 
 
 def parses(language: str, code: str) -> bool:

@@ -13,9 +13,17 @@ from distillgen.text.words import words
 
 
 def contamination(
-    *, fields: list[FieldName], against: FileName, keys: list[str] | None = None, n: int = 13, min_words: int = 8,
-    max_share: float = 0.0, min_cosine: float | None = None, embedder: str = "minilm", project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    fields: list[FieldName],
+    against: FileName,
+    keys: list[str] | None = None,
+    n: int = 13,
+    min_words: int = 8,
+    max_share: float = 0.0,
+    min_cosine: float | None = None,
+    embedder: str = "minilm",
+    project: Project,
+) -> Filter:
     """Drop records that share `n` words in a row, whatever their case and punctuation, with an item of an evaluation set.
 
     It is a JSONL file (all texts of a row, or those under `keys`) or a text file of an item a line. An item with fewer
@@ -71,12 +79,16 @@ def contamination(
 
     def nearest(records: Sequence[Record]) -> list[dict[str, float]]:
         lines, vectors = neighbours()
-        near = embed(["\n".join(r.text(name) for name in fields) for r in records], model=embedder) @ vectors.T
+        near = (
+            embed(["\n".join(r.text(name) for name in fields) for r in records], model=embedder) @ vectors.T
+        )
         return [{"cosine": float(row.max()), "nearest": lines[int(row.argmax())]} for row in near]
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         lexical = [overlap(record) for record in records]
-        return lexical if min_cosine is None else [a | b for a, b in zip(lexical, nearest(records), strict=True)]
+        return (
+            lexical if min_cosine is None else [a | b for a, b in zip(lexical, nearest(records), strict=True)]
+        )
 
     def decide(found: dict[str, float]) -> str | None:
         if found["share"] > max_share:
@@ -85,7 +97,14 @@ def contamination(
             return f"cosine {found['cosine']:.2f} to {against}, line {found['nearest']:.0f} >= {min_cosine:g}"
         return None
 
-    known = {"against": file_sha256(file), "keys": keys, "n": n, "min_words": min_words, "fields": fields, "embedder": embedder}
+    known = {
+        "against": file_sha256(file),
+        "keys": keys,
+        "n": n,
+        "min_words": min_words,
+        "fields": fields,
+        "embedder": embedder,
+    }
     return Filter(measure, decide, depends_on=known if min_cosine is not None else None)
 
 

@@ -13,10 +13,17 @@ from distillgen.stages.filter import siblings
 
 
 def contradiction(
-    *, field: FieldName = "statement", model: ScriptName, size: str | None = None, score: str | None = None,
-    by: list[FieldName] | None = None, min_entail: float = 0.85, min_contradict: float = 0.99, max_kept: int | None = 5,
+    *,
+    field: FieldName = "statement",
+    model: ScriptName,
+    size: str | None = None,
+    score: str | None = None,
+    by: list[FieldName] | None = None,
+    min_entail: float = 0.85,
+    min_contradict: float = 0.99,
+    max_kept: int | None = 5,
     project: Project,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop statements that more of their siblings contradict than entail, and all but the best that are left.
 
     Dropped is where the weights of those that entail it, and its own, sum up to no more than those of the ones that contradict
@@ -52,22 +59,31 @@ def contradiction(
             elif contradict >= min_contradict and contradict > max(entail, neutral):
                 against[j] += weights[i]
         left = [i for i in range(len(records)) if support[i] > against[i]]
-        ranks = {i: rank for rank, i in enumerate(sorted(left, key=lambda i: -number(records[i], score, 0.0)), 1)}
-        return [{"support": support[i], "against": against[i], "rank": ranks.get(i, 0)} for i in range(len(records))]
+        ranks = {
+            i: rank for rank, i in enumerate(sorted(left, key=lambda i: -number(records[i], score, 0.0)), 1)
+        }
+        return [
+            {"support": support[i], "against": against[i], "rank": ranks.get(i, 0)}
+            for i in range(len(records))
+        ]
 
     def number(record: Record, by_name: str | None, default: float) -> float:
         """A score, or a field with a number."""
         value = default if by_name is None else record.scores.get(by_name, record.fields.get(by_name))
         if not isinstance(value, int | float):
             near = did_you_mean(str(by_name), record.scores)
-            raise ConfigError(f"contradiction: '{by_name}' is neither a score of an earlier stage nor a number in a field{near}")
+            raise ConfigError(
+                f"contradiction: '{by_name}' is neither a score of an earlier stage nor a number in a field{near}"
+            )
         return float(value)
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if found["support"] <= found["against"]:
             return f"contradicted: {found['support']:g} for it <= {found['against']:g} against it"
         over = max_kept is not None and found["rank"] > max_kept
-        return f"number {found['rank']:.0f} of those left by {score or 'order'} > {max_kept}" if over else None
+        return (
+            f"number {found['rank']:.0f} of those left by {score or 'order'} > {max_kept}" if over else None
+        )
 
     thresholds = {"min_entail": min_entail, "min_contradict": min_contradict}
     known = {"version": 1, "field": field, "model": identity, "size": size, "score": score, **thresholds}

@@ -16,9 +16,13 @@ _OPENS = frozenset(
 
 
 def density(
-    *, field: FieldName = "steps", key: str = "summary", min_added: int = 1, max_lost: int = 0,
+    *,
+    field: FieldName = "steps",
+    key: str = "summary",
+    min_added: int = 1,
+    max_lost: int = 0,
     max_length_change: float = 0.1,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop chains of summaries of which a step leaves out an entity that one before it named, or adds none, or is
     not as long as the first.
 
@@ -54,13 +58,19 @@ def density(
 
 def texts(steps: Any, key: str) -> list[str]:
     """The summaries of a chain, in order."""
-    found = [step.get(key) if isinstance(step, Mapping) else step for step in (steps if isinstance(steps, list) else [])]
+    found = [
+        step.get(key) if isinstance(step, Mapping) else step
+        for step in (steps if isinstance(steps, list) else [])
+    ]
     return [text for text in found if isinstance(text, str) and text.strip()]
 
 
 def chain(steps: Sequence[str]) -> dict[str, float]:
     """How a chain develops."""
-    named, told = [entities(text) for text in steps], [{_level(word) for word in _WORD.findall(text)} for text in steps]
+    named, told = (
+        [entities(text) for text in steps],
+        [{_level(word) for word in _WORD.findall(text)} for text in steps],
+    )
     lost, added, before, seen = [], [], set[str](), set[str]()
     for names, said in zip(named, told, strict=True):
         lost.append(len(before - said))

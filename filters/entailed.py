@@ -13,9 +13,14 @@ PASSAGES = 3  # of a source that is longer than these, the ones that share most 
 
 
 def entailed(
-    *, field: FieldName = "answer", sources: list[FieldName], model: ScriptName, min_share: float = 1.0,
-    min_probability: float = 0.0, project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    field: FieldName = "answer",
+    sources: list[FieldName],
+    model: ScriptName,
+    min_share: float = 1.0,
+    min_probability: float = 0.0,
+    project: Project,
+) -> Filter:
     """Drop texts of which too few sentences follow from their source, or one too improbably.
 
     `model` is an NLI model, by name, folder or `file.py:function`. Measures the share of sentences of which entailment is
@@ -41,13 +46,23 @@ def entailed(
 
     def compare(found: Sequence[Sequence[tuple[float, float, float]]]) -> dict[str, float]:
         best = [max(own, default=(0.0, 1.0, 0.0)) for own in found]
-        share = sum(entail > max(neutral, contradict) for entail, neutral, contradict in best) / len(best) if best else 0.0
+        share = (
+            sum(entail > max(neutral, contradict) for entail, neutral, contradict in best) / len(best)
+            if best
+            else 0.0
+        )
         return {"share": share, "least": min((entail for entail, _, _ in best), default=0.0)}
 
     def decide(found: dict[str, float]) -> str | None:
         if found["share"] < min_share:
             return f"{found['share']:.0%} of its sentences follow from the {where} < {min_share:.0%}"
         least = found["least"]
-        return None if least >= min_probability else f"a sentence follows from the {where} with {least:.2f} < {min_probability:g}"
+        return (
+            None
+            if least >= min_probability
+            else f"a sentence follows from the {where} with {least:.2f} < {min_probability:g}"
+        )
 
-    return Filter(measure, decide, depends_on={"version": 1, "field": field, "sources": sources, "model": identity})
+    return Filter(
+        measure, decide, depends_on={"version": 1, "field": field, "sources": sources, "model": identity}
+    )

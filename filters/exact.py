@@ -8,9 +8,13 @@ from distillgen.answers.final_answer import compare_texts
 
 
 def exact(
-    *, field: FieldName = "answer", gold: FieldName = "gold", normalise: bool = True, min_f1: float | None = None,
+    *,
+    field: FieldName = "answer",
+    gold: FieldName = "gold",
+    normalise: bool = True,
+    min_f1: float | None = None,
     part: Literal["all", "announced"] = "all",
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop answers that match none of the `gold` ones, after case, punctuation, articles and spaces are levelled.
 
     Without `normalise`, they must match to the letter; with `min_f1`, it is enough that so many of their words do (token F1).
@@ -39,7 +43,9 @@ def exact(
         if found["exact"] or normalise and found["right"]:
             return None
         if min_f1 is not None:
-            return None if found["f1"] >= min_f1 else f"F1 {found['f1']:.2f} with the {gold} answer < {min_f1:g}"
+            return (
+                None if found["f1"] >= min_f1 else f"F1 {found['f1']:.2f} with the {gold} answer < {min_f1:g}"
+            )
         return f"not the {gold} answer to the letter" if found["right"] else f"not the {gold} answer"
 
     return Filter(measure, decide)

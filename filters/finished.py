@@ -17,4 +17,7 @@ def finished(*, fields: list[FieldName]) -> Filter:
     def measure(records: Sequence[Record]) -> list[float]:
         return [sum(not r.text(f).rstrip().endswith(ENDS) for f in fields) for r in records]
 
-    return Filter(measure, lambda unfinished: f"{unfinished:.0f} of {len(fields)} fields break off" if unfinished else None)
+    return Filter(
+        measure,
+        lambda unfinished: f"{unfinished:.0f} of {len(fields)} fields break off" if unfinished else None,
+    )

@@ -28,6 +28,10 @@ def grounded(*, field: FieldName = "answer", sources: list[FieldName], min_share
     def decide(found: dict[str, float]) -> str | None:
         if found["numbers"]:
             return f"{found['numbers']:.0f} of its numbers not in the {where}"
-        return None if found["share"] >= min_share else f"{found['share']:.0%} of its words in the {where} < {min_share:.0%}"
+        return (
+            None
+            if found["share"] >= min_share
+            else f"{found['share']:.0%} of its words in the {where} < {min_share:.0%}"
+        )
 
     return Filter(measure, decide)

@@ -8,9 +8,14 @@ from distillgen.flow.grading import grade
 
 
 def judge(
-    *, model: ModelName, rubric: str, fields: list[FieldName], min_score: float = 7.0, prompt: PromptName = "judge/rubric",
+    *,
+    model: ModelName,
+    rubric: str,
+    fields: list[FieldName],
+    min_score: float = 7.0,
+    prompt: PromptName = "judge/rubric",
     project: Project,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop records that a model grades below `min_score`, of 10. For facts, give the prompt `judge/factual` and name the
     source first among the `fields`. Costs one request a record.
 

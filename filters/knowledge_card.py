@@ -13,9 +13,14 @@ SUMMARIES = 3
 
 
 def knowledge_card(
-    *, field: FieldName = "knowledge", knowledge: FileName, verifier: ScriptName, plausibility: ScriptName,
-    min_score: float = 0.5, project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    field: FieldName = "knowledge",
+    knowledge: FileName,
+    verifier: ScriptName,
+    plausibility: ScriptName,
+    min_score: float = 0.5,
+    project: Project,
+) -> Filter:
     """Drop knowledge that neither a reference nor its own plausibility makes a fact.
 
     Measures the highest, over no reference and the three passages of `knowledge` that are closest, of the mean of
@@ -41,15 +46,24 @@ def knowledge_card(
     def measure(records: Sequence[Record]) -> list[float]:
         texts = [r.text(field) for r in records]
         references = [[["", *found]] for found in base().about(texts, SUMMARIES)]
-        checked, plausible = (probabilities([[text] for text in texts], references, model=name) for name, _ in models)
+        checked, plausible = (
+            probabilities([[text] for text in texts], references, model=name) for name, _ in models
+        )
         return [factuality(facts, kb) for (facts,), (kb,) in zip(checked, plausible, strict=True)]
 
-    def factuality(facts: Sequence[tuple[float, float, float]], kb: Sequence[tuple[float, float, float]]) -> float:
-        scores = [((support - refute + 1) / 2 + p[0]) / 2 for (support, _, refute), p in zip(facts, kb, strict=True)]
+    def factuality(
+        facts: Sequence[tuple[float, float, float]], kb: Sequence[tuple[float, float, float]]
+    ) -> float:
+        scores = [
+            ((support - refute + 1) / 2 + p[0]) / 2 for (support, _, refute), p in zip(facts, kb, strict=True)
+        ]
         return max(scores)
 
     def decide(score: float) -> str | None:
         return None if score >= min_score else f"factuality {score:.2f} < {min_score:g}"
 
-    known = {"knowledge": file_sha256(project.file(knowledge)), "models": [identity for _, identity in models]}
+    known = {
+        "knowledge": file_sha256(project.file(knowledge)),
+        "models": [identity for _, identity in models],
+    }
     return Filter(measure, decide, depends_on={"version": 1, "field": field, **known})

@@ -9,7 +9,11 @@ PIECE = 80  # characters, the most that the package reads at once
 
 
 def language(
-    *, field: FieldName = "response", languages: list[str], min_confidence: float = 0.5, max_characters: int = 2000
+    *,
+    field: FieldName = "response",
+    languages: list[str],
+    min_confidence: float = 0.5,
+    max_characters: int = 2000,
 ) -> Filter:
     """Drop texts that are in none of `languages`, given as ISO 639 codes. Costs 1 ms a page.
 
@@ -27,19 +31,30 @@ def language(
 
     wanted = set(languages)
     if unknown := wanted - {guess["lang"] for guess in detect("all that it knows", model="lite", k=176)}:
-        raise ValueError(f"the identifier knows no language {', '.join(sorted(unknown))}; it takes codes such as en, de, zh")
+        raise ValueError(
+            f"the identifier knows no language {', '.join(sorted(unknown))}; it takes codes such as en, de, zh"
+        )
 
     def confidence(text: str) -> float:
         text = text[:max_characters].encode("utf-8", "replace").decode()
         pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
         guesses = [(len(p), detect(p, model="lite", k=5)) for p in pieces if any(map(str.isalpha, p))]
-        sure = sum(size * float(guess["score"]) for size, found in guesses for guess in found if guess["lang"] in wanted)
+        sure = sum(
+            size * float(guess["score"])
+            for size, found in guesses
+            for guess in found
+            if guess["lang"] in wanted
+        )
         return min(1.0, sure / max(1, sum(size for size, _ in guesses)))
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [confidence(r.text(field)) for r in records]
 
     def decide(found: float) -> str | None:
-        return None if found >= min_confidence else f"{' or '.join(languages)} with confidence {found:.2f} < {min_confidence}"
+        return (
+            None
+            if found >= min_confidence
+            else f"{' or '.join(languages)} with confidence {found:.2f} < {min_confidence}"
+        )
 
     return Filter(measure, decide)

@@ -14,9 +14,15 @@ TAGS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|^@\w+[ \t]*$", re.S | re.M)
 
 
 def leaked_prompt(
-    *, field: FieldName = "response", prompts: list[PromptName] = [], fields: list[FieldName] = [], texts: list[str] = [],  # noqa: B006
-    n: int = 8, max_share: float = 0.0, project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    field: FieldName = "response",
+    prompts: list[PromptName] = [],
+    fields: list[FieldName] = [],
+    texts: list[str] = [],
+    n: int = 8,
+    max_share: float = 0.0,
+    project: Project,
+) -> Filter:
     """Drop texts that share runs of `n` words with the instructions and worked examples of `prompts`, with other `fields` of
     the record, or with given `texts`. Measures the share of their words in such runs. Costs nothing.
 

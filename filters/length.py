@@ -11,10 +11,15 @@ SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s|$)|[。
 
 
 def length(
-    *, field: FieldName = "response", unit: Literal["words", "characters", "sentences", "tokens"] = "words",
-    at_least: int = 0, at_most: int | None = None,
-    tokenizer: str | None = None, tokenizer_file: FileName | None = None, project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    field: FieldName = "response",
+    unit: Literal["words", "characters", "sentences", "tokens"] = "words",
+    at_least: int = 0,
+    at_most: int | None = None,
+    tokenizer: str | None = None,
+    tokenizer_file: FileName | None = None,
+    project: Project,
+) -> Filter:
     """Drop texts of fewer than `at_least` or more than `at_most` words, characters, sentences or tokens. Costs nothing.
 
     Tokens are those of `tokenizer`, a name on the Hugging Face Hub, or of `tokenizer_file`, a tokenizer.json.
@@ -29,7 +34,9 @@ def length(
     """
     given = [name for name in (tokenizer, tokenizer_file) if name is not None]
     if len(given) != (unit == "tokens"):
-        raise ValueError("the unit 'tokens' needs either 'tokenizer' or 'tokenizer_file'; no other unit takes one")
+        raise ValueError(
+            "the unit 'tokens' needs either 'tokenizer' or 'tokenizer_file'; no other unit takes one"
+        )
     count = {"words": words, "characters": len, "sentences": sentences}.get(unit)
     count = count or tokens(tokenizer or "", str(project.file(tokenizer_file)) if tokenizer_file else "")
 
@@ -63,6 +70,10 @@ def tokens(name: str, file: str) -> Callable[[str], int]:
     try:
         tokenizer = Tokenizer.from_file(file) if file else Tokenizer.from_pretrained(name)
     except Exception as error:  # the package raises no narrower class
-        raise ConfigError(f"filter 'length': the tokenizer '{file or name}' cannot be read: {error}") from error
+        raise ConfigError(
+            f"filter 'length': the tokenizer '{file or name}' cannot be read: {error}"
+        ) from error
     tokenizer.no_truncation()
-    return lambda text: len(tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids)
+    return lambda text: len(
+        tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+    )

@@ -10,9 +10,14 @@ from distillgen.stages.filter import siblings
 
 
 def majority(
-    *, field: FieldName = "answer", kind: Kind = "text", others: list[FieldName] | None = None, by: list[FieldName] | None = None,
-    min_share: float = 0.5, min_votes: int = 2,
-) -> Filter:  # fmt: skip
+    *,
+    field: FieldName = "answer",
+    kind: Kind = "text",
+    others: list[FieldName] | None = None,
+    by: list[FieldName] | None = None,
+    min_share: float = 0.5,
+    min_votes: int = 2,
+) -> Filter:
     """Drop answers that are not the most frequent one of their samples, or all where that one has too few votes.
 
     The samples are the records of one parent, or those next to each other with the same fields `by`; `others` are fields with
@@ -34,7 +39,10 @@ def majority(
         counts = Counter(vote for vote in votes if vote is not None)
         winner = max(counts, key=counts.__getitem__, default=None)  # of the largest, the first
         numbers = {"share": counts[winner] / len(votes) if winner is not None else 0.0, "votes": len(votes)}
-        return [{"answered": vote is not None, "agrees": vote is not None and vote == winner, **numbers} for vote in own]
+        return [
+            {"answered": vote is not None, "agrees": vote is not None and vote == winner, **numbers}
+            for vote in own
+        ]
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if not found["answered"]:

@@ -12,10 +12,16 @@ from distillgen.text.words import words
 
 
 def margin(
-    *, field: FieldName = "answer", to: FieldName = "question", distractor: FieldName | None = None,
-    others: FileName | None = None, key: str | None = None, min_margin: float = 0.0, embedder: str = "minilm",
+    *,
+    field: FieldName = "answer",
+    to: FieldName = "question",
+    distractor: FieldName | None = None,
+    others: FileName | None = None,
+    key: str | None = None,
+    min_margin: float = 0.0,
+    embedder: str = "minilm",
     project: Project,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop texts that are no closer to their own question than to another.
 
     The others are the field `distractor`, or those in the JSONL file `others`, under `key` (default: the name of `to`); the
@@ -42,7 +48,11 @@ def margin(
         questions = {}
         for line, row in read_rows(file) if file else ():
             if isinstance(row, str) or name not in row:
-                what = row if isinstance(row, str) else f"there is no '{name}' in the row; name the right one with 'key'"
+                what = (
+                    row
+                    if isinstance(row, str)
+                    else f"there is no '{name}' in the row; name the right one with 'key'"
+                )
                 raise ConfigError(f"margin: {what}", path=file, line=line)
             questions[_levelled(row[name])] = text_of(row[name])
         if len(questions) < 2:
@@ -66,9 +76,19 @@ def margin(
         return [a - b for a, b in zip(own, highest(records, texts), strict=True)]
 
     def decide(lead: float) -> str | None:
-        return None if lead >= min_margin else f"{lead:+.2f} closer to its own {to} than to another < {min_margin:g}"
+        return (
+            None
+            if lead >= min_margin
+            else f"{lead:+.2f} closer to its own {to} than to another < {min_margin:g}"
+        )
 
-    compared = {"field": field, "to": to, "distractor": distractor, "key": name, "others": file and file_sha256(file)}
+    compared = {
+        "field": field,
+        "to": to,
+        "distractor": distractor,
+        "key": name,
+        "others": file and file_sha256(file),
+    }
     return Filter(measure, decide, depends_on={**compared, "embedder": embedder})
 
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def near_duplicate(
-    *, by: list[FieldName], threshold: float = 0.7, shingle: int = 3, unit: Literal["word", "character"] = "word"
+    *,
+    by: list[FieldName],
+    threshold: float = 0.7,
+    shingle: int = 3,
+    unit: Literal["word", "character"] = "word",
 ) -> Filter:
     """Drop records whose `by` share `threshold` or more of their shingles (runs of `shingle` words) with an earlier one's.
 
@@ -33,7 +37,9 @@ def near_duplicate(
     from distillgen.algorithms import minhash
 
     if not 0 < threshold < 1 or shingle < 1:
-        raise ValueError("'threshold' lies between 0 and 1 (for exact repetitions take 'unique'), and 'shingle' is 1 or more")
+        raise ValueError(
+            "'threshold' lies between 0 and 1 (for exact repetitions take 'unique'), and 'shingle' is 1 or more"
+        )
 
     @cache
     def index() -> "Index":
@@ -46,7 +52,9 @@ def near_duplicate(
     def measure(records: Sequence[Record]) -> list[Mapping[str, float]]:
         matches = index().add([record.id for record in records], [shingles(record) for record in records])
         return [
-            {"similarity": similarity, "earlier": number} if similarity >= threshold else {"similarity": similarity}
+            {"similarity": similarity, "earlier": number}
+            if similarity >= threshold
+            else {"similarity": similarity}
             for number, similarity in matches
         ]
 

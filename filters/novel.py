@@ -37,7 +37,9 @@ def novel(
     def place(record: Record, vector: Any) -> dict[str, float]:
         found = {"earlier": max((float(vector @ other) for other in kept), default=0.0)}
         if beside is not None:
-            found["entry"] = max((float(entry["cosine"]) for entry in record.fields[beside] or ()), default=0.0)
+            found["entry"] = max(
+                (float(entry["cosine"]) for entry in record.fields[beside] or ()), default=0.0
+            )
         if decide(found) is None:
             kept.append(vector)
         return found

@@ -9,9 +9,14 @@ from distillgen.extras import need
 
 
 def numeric(
-    *, field: FieldName = "answer", gold: FieldName = "gold", rel_tol: float = 1e-6, abs_tol: float = 0.0, units: bool = False,
+    *,
+    field: FieldName = "answer",
+    gold: FieldName = "gold",
+    rel_tol: float = 1e-6,
+    abs_tol: float = 0.0,
+    units: bool = False,
     lenient: bool = True,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop answers whose number is not that of the `gold` answer, or of one of a list. Costs nothing.
 
     The number is the one that the answer announces, or, unless `lenient` is false, its last. Equal is what differs by at most
@@ -32,7 +37,10 @@ def numeric(
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         pairs = ((r.text(field), r.fields[gold]) for r in records)
-        return [compare_numbers(text, wanted, units=units, lenient=lenient, **how).numbers for text, wanted in pairs]
+        return [
+            compare_numbers(text, wanted, units=units, lenient=lenient, **how).numbers
+            for text, wanted in pairs
+        ]
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if found["right"]:

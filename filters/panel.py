@@ -9,9 +9,15 @@ from distillgen.flow.grading import grade, krippendorff_alpha
 
 
 def panel(
-    *, models: list[ModelName], rubric: str, fields: list[FieldName], min_score: float = 7.0, max_spread: float | None = None,
-    prompt: PromptName = "judge/rubric", project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    models: list[ModelName],
+    rubric: str,
+    fields: list[FieldName],
+    min_score: float = 7.0,
+    max_spread: float | None = None,
+    prompt: PromptName = "judge/rubric",
+    project: Project,
+) -> Filter:
     """Drop records that several models grade too low on average, or too differently.
 
     Measures each grade, their mean, and their spread: the highest less the lowest; for the run, Krippendorff's alpha, and
@@ -31,9 +37,14 @@ def panel(
 
     def asks(record: Record) -> list[Request]:
         messages = shown.render({"rubric": rubric, "fields": record.values(fields)})
-        return [Request(name, messages, sampling=shown.front.sampling.given(), schema=shown.form.schema) for name in models]
+        return [
+            Request(name, messages, sampling=shown.front.sampling.given(), schema=shown.form.schema)
+            for name in models
+        ]
 
-    def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[dict[str, float]]:
+    def measure(
+        records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]
+    ) -> list[dict[str, float]]:
         return [compare([grade(shown, completion) for (completion,) in given]) for given in answers]
 
     def compare(grades: Sequence[float]) -> dict[str, float]:

@@ -18,8 +18,11 @@ SSN = re.compile(r"(?<![\w-])\d{3}-\d\d-\d{4}(?![\w-])")
 
 
 def pii(
-    *, fields: list[FieldName], kinds: list[Kind] = ["email", "phone", "card", "iban", "ip", "ssn"], region: str = "US",  # noqa: B006
-) -> Filter:  # fmt: skip
+    *,
+    fields: list[FieldName],
+    kinds: list[Kind] = ["email", "phone", "card", "iban", "ip", "ssn"],
+    region: str = "US",
+) -> Filter:
     """Drop records with e-mail addresses, phone, payment card, account (IBAN) or US social security numbers, or public IP
     addresses. Measures how many of each; the reason never shows them. Costs 2 ms a page.
 
@@ -37,7 +40,9 @@ def pii(
     from stdnum.us import ssn
 
     if region not in SUPPORTED_REGIONS:
-        raise ValueError(f"there is no region {region!r} with phone numbers; it takes ISO 3166 codes such as US, GB, DE")
+        raise ValueError(
+            f"there is no region {region!r} with phone numbers; it takes ISO 3166 codes such as US, GB, DE"
+        )
 
     def account(found: str) -> bool:
         compact = found.replace(" ", "")  # words in capitals may follow

@@ -8,9 +8,16 @@ VERDICTS = {"first": 1.0, "second": -1.0, "neither": 0.0}
 
 
 def preferred(
-    *, model: ModelName, rubric: str, field: FieldName = "answer", over: FieldName, fields: list[FieldName] | None = None,
-    keep_ties: bool = False, prompt: PromptName = "judge/pair", project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    model: ModelName,
+    rubric: str,
+    field: FieldName = "answer",
+    over: FieldName,
+    fields: list[FieldName] | None = None,
+    keep_ties: bool = False,
+    prompt: PromptName = "judge/pair",
+    project: Project,
+) -> Filter:
     """Drop records of which a model does not prefer `field` to the field `over`, in both orders.
 
     `over` is another answer or a reference; `fields` are shown besides, such as the question. A verdict that changes with
@@ -30,13 +37,19 @@ def preferred(
 
     def asks(record: Record) -> list[Request]:
         context, both = record.values(fields or ()), record.values((field, over))
-        return [request(context, both[first], both[second]) for first, second in ((field, over), (over, field))]
+        return [
+            request(context, both[first], both[second]) for first, second in ((field, over), (over, field))
+        ]
 
     def request(context: Mapping[str, object], first: object, second: object) -> Request:
         given = {"rubric": rubric, "fields": context, "first": first, "second": second}
-        return Request(model, shown.render(given), sampling=shown.front.sampling.given(), schema=shown.form.schema)
+        return Request(
+            model, shown.render(given), sampling=shown.front.sampling.given(), schema=shown.form.schema
+        )
 
-    def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[dict[str, float]]:
+    def measure(
+        records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]
+    ) -> list[dict[str, float]]:
         return [compare(verdict(one), -verdict(other)) for ((one,), (other,)) in answers]
 
     def verdict(completion: Completion) -> float:

@@ -9,9 +9,13 @@ from distillgen.extras import need
 
 
 def profanity(
-    *, fields: list[FieldName], languages: list[str] = ["english"], allow: list[str] = [], also: list[str] = [],  # noqa: B006
+    *,
+    fields: list[FieldName],
+    languages: list[str] = ["english"],
+    allow: list[str] = [],
+    also: list[str] = [],
     max_words: int = 0,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop records with profane words. Costs 15 ms a page.
 
     Measures how many different ones there are in `languages` (english, german, chinese, … 24 lists), without those to `allow`,
@@ -30,7 +34,9 @@ def profanity(
 
     for language in languages:
         if language not in DictionaryLoader.LANGUAGE_FILES:
-            raise ValueError(f"there is no list '{language}'{did_you_mean(language, DictionaryLoader.LANGUAGE_FILES)}")
+            raise ValueError(
+                f"there is no list '{language}'{did_you_mean(language, DictionaryLoader.LANGUAGE_FILES)}"
+            )
     lists = Lists({"languages": languages, "ignore_words": allow, "custom_words": also})
 
     def measure(records: Sequence[Record]) -> list[float]:
@@ -41,6 +47,10 @@ def profanity(
         measure,
         lambda count: f"{count:.0f} profane words > {max_words}" if count > max_words else None,
         depends_on={
-            "fields": fields, "languages": languages, "allow": allow, "also": also, "version": metadata.version("glin-profanity")
+            "fields": fields,
+            "languages": languages,
+            "allow": allow,
+            "also": also,
+            "version": metadata.version("glin-profanity"),
         },
-    )  # fmt: skip
+    )

@@ -28,9 +28,14 @@ def quotes(*, field: FieldName = "answer", sources: list[FieldName], max_missing
         given = [record.text(field), "\n".join(record.text(name) for name in sources)]
         text, source = (THOUSANDS.sub("", each) for each in given)
         known, levelled = content(source), f" {' '.join(words(source))} "
-        parts = {" ".join(words(part)) for found in QUOTED.findall(text) for part in ELLIPSIS.split("".join(found))}
+        parts = {
+            " ".join(words(part)) for found in QUOTED.findall(text) for part in ELLIPSIS.split("".join(found))
+        }
         numbers = {word for word in content(text) if word[0].isdigit()}
-        return {"quotations": sum(f" {part} " not in levelled for part in parts if part), "numbers": len(numbers - known)}
+        return {
+            "quotations": sum(f" {part} " not in levelled for part in parts if part),
+            "numbers": len(numbers - known),
+        }
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [missing(record) for record in records]

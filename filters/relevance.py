@@ -7,9 +7,13 @@ from distillgen.local_models.embedder import check, cosines
 
 
 def relevance(
-    *, field: FieldName = "answer", to: FieldName | None = None, topic: str | None = None, min_cosine: float = 0.35,
+    *,
+    field: FieldName = "answer",
+    to: FieldName | None = None,
+    topic: str | None = None,
+    min_cosine: float = 0.35,
     embedder: str = "minilm",
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop texts that are far from what they should be about: another field, or a topic in words.
 
     The field is the question, the source or any other. Measures the cosine of the embeddings. Costs two embeddings a record.
@@ -33,4 +37,6 @@ def relevance(
     def decide(cosine: float) -> str | None:
         return None if cosine >= min_cosine else f"cosine {cosine:.2f} to {what} < {min_cosine:g}"
 
-    return Filter(measure, decide, depends_on={"field": field, "to": to, "topic": topic, "embedder": embedder})
+    return Filter(
+        measure, decide, depends_on={"field": field, "to": to, "topic": topic, "embedder": embedder}
+    )

@@ -8,14 +8,28 @@ from collections.abc import Iterator, Sequence
 from distillgen import FieldName, Filter, Record
 
 TOP = {2: 0.20, 3: 0.18, 4: 0.16}  # most characters in the most frequent n-gram
-DUPLICATE = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}  # most characters in n-grams that stood before
+DUPLICATE = {
+    5: 0.15,
+    6: 0.14,
+    7: 0.13,
+    8: 0.12,
+    9: 0.11,
+    10: 0.10,
+}  # most characters in n-grams that stood before
 
 
 def repetition(
-    *, field: FieldName = "response", max_lines: float = 0.30, max_paragraphs: float = 0.30, max_line_characters: float = 0.20,
-    max_paragraph_characters: float = 0.20, max_top_ngrams: dict[int, float] = TOP,
-    max_duplicate_ngrams: dict[int, float] = DUPLICATE, min_words: int = 50, max_compression: float = 4.0,
-) -> Filter:  # fmt: skip
+    *,
+    field: FieldName = "response",
+    max_lines: float = 0.30,
+    max_paragraphs: float = 0.30,
+    max_line_characters: float = 0.20,
+    max_paragraph_characters: float = 0.20,
+    max_top_ngrams: dict[int, float] = TOP,
+    max_duplicate_ngrams: dict[int, float] = DUPLICATE,
+    min_words: int = 50,
+    max_compression: float = 4.0,
+) -> Filter:
     """Drop texts with too large shares of repeated lines, paragraphs or n-grams, or that compress too well. Costs 1 ms a page.
 
     The shares are judged from `min_words` words on: Gopher's limits are for documents, and its quality filter drops shorter
@@ -33,11 +47,13 @@ def repetition(
         max_compression: largest ratio of bytes before and after zlib
     """
     limits = {
-        "lines": max_lines, "paragraphs": max_paragraphs,
-        "line characters": max_line_characters, "paragraph characters": max_paragraph_characters,
+        "lines": max_lines,
+        "paragraphs": max_paragraphs,
+        "line characters": max_line_characters,
+        "paragraph characters": max_paragraph_characters,
         **{f"top {n}-gram": share for n, share in max_top_ngrams.items()},
         **{f"duplicate {n}-grams": share for n, share in max_duplicate_ngrams.items()},
-    }  # fmt: skip
+    }
 
     def numbers(text: str) -> dict[str, float]:
         words = text.split()
@@ -45,12 +61,15 @@ def repetition(
         paragraphs = [part.strip() for part in re.split(r"\n\s*?\n", text) if part.strip()]
         raw = text.encode("utf-8", "replace")
         return {
-            "words": len(words), "compression": len(raw) / len(zlib.compress(raw)),
-            "lines": repeated(lines)[0], "line characters": repeated(lines)[1],
-            "paragraphs": repeated(paragraphs)[0], "paragraph characters": repeated(paragraphs)[1],
+            "words": len(words),
+            "compression": len(raw) / len(zlib.compress(raw)),
+            "lines": repeated(lines)[0],
+            "line characters": repeated(lines)[1],
+            "paragraphs": repeated(paragraphs)[0],
+            "paragraph characters": repeated(paragraphs)[1],
             **{f"top {n}-gram": top(words, n) for n in max_top_ngrams},
             **{f"duplicate {n}-grams": duplicate(words, n) for n in max_duplicate_ngrams},
-        }  # fmt: skip
+        }
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [numbers(r.text(field)) for r in records]
@@ -60,7 +79,10 @@ def repetition(
             return f"compresses {found['compression']:.1f} times > {max_compression:g}"
         if found["words"] < min_words:
             return None
-        return next((f"{n}: {found[n]:.0%} repeated > {most:.0%}" for n, most in limits.items() if found[n] > most), None)
+        return next(
+            (f"{n}: {found[n]:.0%} repeated > {most:.0%}" for n, most in limits.items() if found[n] > most),
+            None,
+        )
 
     return Filter(measure, decide)
 

@@ -17,13 +17,19 @@ _LINKED = re.compile(
     re.I | re.X,
 )
 
-_WHOLE = re.compile(r"^(?:in|on|at|for|with|under|over|by|from)\b[^,.]*,[^.]*\b(?:is|are|was|were|has|have|can|may|will)\b", re.I)
+_WHOLE = re.compile(
+    r"^(?:in|on|at|for|with|under|over|by|from)\b[^,.]*,[^.]*\b(?:is|are|was|were|has|have|can|may|will)\b",
+    re.I,
+)
 
 
 def responsive(
-    *, field: FieldName = "answer", to: FieldName = "question", sources: list[FieldName] | None = None,
+    *,
+    field: FieldName = "answer",
+    to: FieldName = "question",
+    sources: list[FieldName] | None = None,
     min_share: float = 0.5,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Drop answers that only repeat the question, and answers in full sentences on something else.
 
     Fit is an answer that takes up `min_share` of the question's content words; or is what its first words ask for: a
@@ -62,7 +68,12 @@ def responsive(
     def decide(found: dict[str, float]) -> str | None:
         if not found["added"]:
             return None if found["fits"] == 2 else f"only repeats the {to}"
-        if found["share"] >= min_share or found["fits"] and found.get("known", 1.0) >= 0.5 or found.get("near", 0.0) >= 0.5:
+        if (
+            found["share"] >= min_share
+            or found["fits"]
+            and found.get("known", 1.0) >= 0.5
+            or found.get("near", 0.0) >= 0.5
+        ):
             return None
         return f"takes up {found['share']:.0%} of the {to} < {min_share:.0%}"
 

@@ -24,7 +24,9 @@ def rouge(*, field: FieldName = "answer", gold: FieldName = "gold", min_rouge_l:
     def compare(record: Record) -> dict[str, float]:
         told = words(record.text(field))
         found = [rouges(told, words(each)) for each in golds(record.fields[gold])]
-        return max(found, key=lambda each: each["rouge_l"], default={"rouge_1": 0.0, "rouge_2": 0.0, "rouge_l": 0.0})
+        return max(
+            found, key=lambda each: each["rouge_l"], default={"rouge_1": 0.0, "rouge_2": 0.0, "rouge_l": 0.0}
+        )
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [compare(record) for record in records]

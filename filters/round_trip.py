@@ -11,9 +11,15 @@ from distillgen.prompting.output_form import Unparsable
 
 
 def round_trip(
-    *, model: ModelName, shown: list[FieldName], field: FieldName = "answer", kind: Kind = "text", min_f1: float = 0.5,
-    prompt: PromptName = "round_trip/answer", project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    model: ModelName,
+    shown: list[FieldName],
+    field: FieldName = "answer",
+    kind: Kind = "text",
+    min_f1: float = 0.5,
+    prompt: PromptName = "round_trip/answer",
+    project: Project,
+) -> Filter:
     """Drop records whose `field` a model does not find again from the `shown` fields alone. Costs one request a record.
 
     Texts are found again where their words overlap by `min_f1` (token F1), other kinds where the final answers are equal. For
@@ -34,7 +40,9 @@ def round_trip(
         messages = asked.render({"fields": record.values(shown)})
         return [Request(model, messages, sampling=asked.front.sampling.given(), schema=asked.form.schema)]
 
-    def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[dict[str, float]]:
+    def measure(
+        records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]
+    ) -> list[dict[str, float]]:
         return [compare(r.text(field), given.text) for r, ((given,),) in zip(records, answers, strict=True)]
 
     def compare(there: str, back: str) -> dict[str, float]:

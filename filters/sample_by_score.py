@@ -7,7 +7,9 @@ from distillgen import ConfigError, FieldName, Filter, Record
 from distillgen.errors import did_you_mean
 
 
-def sample_by_score(*, by: str, per: list[FieldName], n: int, best: int | None = None, seed: int = 0) -> Filter:
+def sample_by_score(
+    *, by: str, per: list[FieldName], n: int, best: int | None = None, seed: int = 0
+) -> Filter:
     """Drop what is not drawn among the best of a group, each with a chance in proportion to a score.
 
     Draws `n` of the `best` (default: 2 n) of the records that follow each other with the same fields `per`, by the score
@@ -34,7 +36,9 @@ def sample_by_score(*, by: str, per: list[FieldName], n: int, best: int | None =
 
     def score(record: Record) -> float:
         if (value := record.scores.get(by, record.fields.get(by))) is None:
-            raise ConfigError(f"sample_by_score: no earlier filter measures '{by}'{did_you_mean(by, record.scores)}")
+            raise ConfigError(
+                f"sample_by_score: no earlier filter measures '{by}'{did_you_mean(by, record.scores)}"
+            )
         return float(value) if isinstance(value, int | float) else 0.0
 
     def lot(record: Record, weight: float) -> float:

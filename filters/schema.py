@@ -8,7 +8,9 @@ from distillgen import FieldName, Filter, Record
 from distillgen.record import dumps, loads, text_of
 
 
-def schema(*, field: FieldName = "response", json_schema: dict[str, Any] | None = None, pattern: str | None = None) -> Filter:
+def schema(
+    *, field: FieldName = "response", json_schema: dict[str, Any] | None = None, pattern: str | None = None
+) -> Filter:
     """Drop records whose field breaks a JSON schema, or does not match a regular expression as a whole. Costs nothing.
 
     A text is held against the schema as it stands, or else as the JSON that it holds. Measures the places that break it.
@@ -42,7 +44,9 @@ def schema(*, field: FieldName = "response", json_schema: dict[str, Any] | None 
     def decide(found: dict[str, float]) -> str | None:
         if not found["json"]:
             return "not JSON"
-        breaks = "does not match the pattern" if form else f"breaks the schema at {found['places']:.0f} places"
+        breaks = (
+            "does not match the pattern" if form else f"breaks the schema at {found['places']:.0f} places"
+        )
         return breaks if found["places"] else None
 
     return Filter(measure, decide)

@@ -9,7 +9,11 @@ from distillgen.stages.filter import siblings
 
 
 def self_consistency(
-    *, field: FieldName = "answer", kind: Kind = "text", by: list[FieldName] | None = None, min_share: float = 0.0
+    *,
+    field: FieldName = "answer",
+    kind: Kind = "text",
+    by: list[FieldName] | None = None,
+    min_share: float = 0.0,
 ) -> Filter:
     """Drop answers with which too few of their samples agree; by default none, for the score alone. Costs nothing.
 

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from distillgen import FieldName, Filter, Record
 from distillgen.text.words import content
 
-_SOURCE, _PART = r"(?:text|passage|article|excerpt)s?", r"(?:paragraph|section|document|chapter|sentence|table|figure|example)s?"
+_SOURCE, _PART = (
+    r"(?:text|passage|article|excerpt)s?",
+    r"(?:paragraph|section|document|chapter|sentence|table|figure|example)s?",
+)
 _SAYS = r"says?|said|states?|describes?|mentions?|argues?|claims?|suggests?|explains?|means?|writes?|gives?|presents?|believes?"
 POINTERS = re.compile(
     rf"""\b(?:the|this|that|these|those)\ (?:(?:following|given|provided|above)\ )?{_SOURCE}\b
@@ -21,7 +24,11 @@ POINTERS = re.compile(
 )
 MANY, ONE, SOMEBODY = (
     frozenset(some.split())
-    for some in ("they them their theirs themselves these those", "it its itself this that", "he him his himself she her herself")
+    for some in (
+        "they them their theirs themselves these those",
+        "it its itself this that",
+        "he him his himself she her herself",
+    )
 )
 _PLURALS = frozenset("people children men women feet teeth mice data police couple family team".split())
 _PERSONS = re.compile(
@@ -32,7 +39,9 @@ _BEFORE_NOUN = frozenset(
     """a an the of in on at to for from by with into onto over under about than through between against without
     after before during and or which whose my your our no any each every some many most all both few several""".split()
 )
-_AUXILIARIES = frozenset("do does did is are was were can could will would may might must should has have had".split())
+_AUXILIARIES = frozenset(
+    "do does did is are was were can could will would may might must should has have had".split()
+)
 _BE = frozenset("is are was were be been".split())
 _VERBS = frozenset(
     """get keep take give go come happen show mean say see look make use find claim need want like begin start stop

@@ -13,9 +13,16 @@ from distillgen.text.words import content
 
 
 def supported(
-    *, field: FieldName = "answer", knowledge: FileName, model: ScriptName | None = None, embedder: str | None = None,
-    passages: int = 3, min_support: float = 0.5, min_mean: float = 0.0, project: Project,
-) -> Filter:  # fmt: skip
+    *,
+    field: FieldName = "answer",
+    knowledge: FileName,
+    model: ScriptName | None = None,
+    embedder: str | None = None,
+    passages: int = 3,
+    min_support: float = 0.5,
+    min_mean: float = 0.0,
+    project: Project,
+) -> Filter:
     """Drop texts with a sentence that no passage of a knowledge base supports.
 
     `knowledge` is a folder of texts or a file of rows. Passages are looked up by BM25, and by an `embedder` too where one is
@@ -61,7 +68,11 @@ def supported(
     def decide(found: dict[str, float]) -> str | None:
         if found["least"] < min_support:
             return f"a sentence without support in {knowledge}: {what} {found['least']:.2f} < {min_support:g}"
-        return None if found["mean"] >= min_mean else f"support in {knowledge} is {found['mean']:.2f} on average < {min_mean:g}"
+        return (
+            None
+            if found["mean"] >= min_mean
+            else f"support in {knowledge} is {found['mean']:.2f} on average < {min_mean:g}"
+        )
 
     files = {"knowledge": file_sha256(project.file(knowledge)), "model": identity, "embedder": embedder}
     return Filter(measure, decide, depends_on={"version": 1, "field": field, "passages": passages, **files})

@@ -8,7 +8,9 @@ from distillgen.answers.algebra import LATE, VERDICTS, compare_expressions
 from distillgen.extras import need
 
 
-def symbolic(*, field: FieldName = "answer", gold: FieldName = "gold", lenient: bool = True, timeout_s: float = 5.0) -> Filter:
+def symbolic(
+    *, field: FieldName = "answer", gold: FieldName = "gold", lenient: bool = True, timeout_s: float = 5.0
+) -> Filter:
     r"""Drop answers that computer algebra does not find equal to the `gold` one, or to one of a list.
 
     Compared are expressions, sets, intervals, equations and matrices, in LaTeX or plain notation: in the last \boxed{…}, what is
@@ -25,7 +27,10 @@ def symbolic(*, field: FieldName = "answer", gold: FieldName = "gold", lenient: 
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         texts, wanted = [r.text(field) for r in records], [r.fields[gold] for r in records]
-        return [found.numbers for found in compare_expressions(texts, wanted, lenient=lenient, timeout_s=timeout_s)]
+        return [
+            found.numbers
+            for found in compare_expressions(texts, wanted, lenient=lenient, timeout_s=timeout_s)
+        ]
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if found["right"]:

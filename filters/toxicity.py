@@ -11,7 +11,11 @@ from distillgen.project import file_sha256
 
 
 def toxicity(
-    *, field: FieldName = "response", classifier: str = "unitary/toxic-bert", label: str = "toxic", max_score: float = 0.5
+    *,
+    field: FieldName = "response",
+    classifier: str = "unitary/toxic-bert",
+    label: str = "toxic",
+    max_score: float = 0.5,
 ) -> Filter:
     """Drop texts to which a classifier gives a label with more than `max_score`. Costs a forward pass of its model a record.
 
@@ -33,7 +37,9 @@ def toxicity(
     def score(labels: list[dict[str, Any]]) -> float:
         scores = {each["label"]: each["score"] for each in labels}
         if label not in scores:
-            raise ConfigError(f"filter 'toxicity': '{classifier}' gives no label '{label}'; it gives {', '.join(sorted(scores))}")
+            raise ConfigError(
+                f"filter 'toxicity': '{classifier}' gives no label '{label}'; it gives {', '.join(sorted(scores))}"
+            )
         return float(scores[label])
 
     folder = Path(classifier)
@@ -41,9 +47,11 @@ def toxicity(
         measure,
         lambda found: f"{label} {found:.2f} > {max_score}" if found > max_score else None,
         depends_on={
-            "field": field, "label": label, "classifier": file_sha256(folder) if folder.is_dir() else classifier
+            "field": field,
+            "label": label,
+            "classifier": file_sha256(folder) if folder.is_dir() else classifier,
         },
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -54,4 +62,6 @@ def loaded(classifier: str) -> Any:
     try:
         return pipeline("text-classification", model=classifier)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"filter 'toxicity': the classifier '{classifier}' cannot be loaded: {error}") from error
+        raise ConfigError(
+            f"filter 'toxicity': the classifier '{classifier}' cannot be loaded: {error}"
+        ) from error

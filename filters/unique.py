@@ -25,4 +25,6 @@ def unique(*, by: list[FieldName]) -> Filter:
             seen[key] = counts[-1] + 1
         return [float(count) for count in counts]
 
-    return Filter(measure, lambda earlier: f"the same as {earlier:.0f} before it" if earlier else None, whole_set=True)
+    return Filter(
+        measure, lambda earlier: f"the same as {earlier:.0f} before it" if earlier else None, whole_set=True
+    )

@@ -24,9 +24,16 @@ WAYS = (FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH)
 
 
 def unit_tests(
-    *, field: FieldName = "answer", tests: FieldName = "tests", entry_point: FieldName | None = None, min_share: float = 1.0,
-    timeout_s: float = 10.0, cpu_s: int = 5, memory_mb: int = 1024, unconfined: bool = False,
-) -> Filter:  # fmt: skip
+    *,
+    field: FieldName = "answer",
+    tests: FieldName = "tests",
+    entry_point: FieldName | None = None,
+    min_share: float = 1.0,
+    timeout_s: float = 10.0,
+    cpu_s: int = 5,
+    memory_mb: int = 1024,
+    unconfined: bool = False,
+) -> Filter:
     """Drop Python programs that pass too small a share of their tests. Costs a process of 80 ms a record, or a case of output.
 
     The program is an answer's fenced code. `tests` is Python code, or a list of it (asserts, functions test_…, or
@@ -47,7 +54,9 @@ def unit_tests(
     """
     if not unconfined and (missing := lacking()):
         remedy = "mend that; or run in a container of its own, and give unconfined: true"
-        raise ConfigError(f"this machine cannot confine strangers' code, for lack of {' and '.join(missing)}; {remedy}")
+        raise ConfigError(
+            f"this machine cannot confine strangers' code, for lack of {' and '.join(missing)}; {remedy}"
+        )
     limits = Limits(timeout_s=timeout_s, cpu_s=cpu_s, memory_mb=memory_mb)
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
@@ -70,7 +79,9 @@ def unit_tests(
     def talked(program: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         passed, ended = 0, FINISHED
         for case in cases:
-            found = run_program(program, stdin=text_of(case.get("input", "")), limits=limits, confined=not unconfined)
+            found = run_program(
+                program, stdin=text_of(case.get("input", "")), limits=limits, confined=not unconfined
+            )
             passed += found.ended == FINISHED and lines(found.output) == lines(text_of(case["output"]))
             ended = ended if found.ended in (FINISHED, LEFT) else found.ended
         return {"tests": len(cases), "passed": passed, "ended": WAYS.index(ended)}
@@ -85,7 +96,13 @@ def unit_tests(
         if found["passed"] >= min_share * found["tests"]:
             return None
         ended = WAYS[int(found["ended"])]
-        return f"{found['passed']:.0f} of {found['tests']:.0f} tests passed" + (f"; it {ended}" if ended != FINISHED else "")
+        return f"{found['passed']:.0f} of {found['tests']:.0f} tests passed" + (
+            f"; it {ended}" if ended != FINISHED else ""
+        )
 
-    given = {"fields": [field, tests, entry_point], "limits": [timeout_s, cpu_s, memory_mb], "unconfined": unconfined}
+    given = {
+        "fields": [field, tests, entry_point],
+        "limits": [timeout_s, cpu_s, memory_mb],
+        "unconfined": unconfined,
+    }
     return Filter(measure, decide, depends_on={"version": 1, **given})

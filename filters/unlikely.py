@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from distillgen import Filter, Record
 
 
-def unlikely(*, stage: str = "generate", min_logprob: float | None = None, min_mean_logprob: float | None = None) -> Filter:
+def unlikely(
+    *, stage: str = "generate", min_logprob: float | None = None, min_mean_logprob: float | None = None
+) -> Filter:
     """Drop records whose log-probability, in nats, is below a limit: the sum over tokens, or their mean. Costs nothing.
 
     Reads what `stage` has recorded: a generate stage with `logprobs: 0` or more, or a score stage. A record without is dropped.

@@ -20,7 +20,9 @@ PROOF = re.compile(
 )
 
 
-def verifiable(*, field: FieldName = "question", gold: FieldName = "gold", answer: Literal["number", "any"] = "number") -> Filter:
+def verifiable(
+    *, field: FieldName = "question", gold: FieldName = "gold", answer: Literal["number", "any"] = "number"
+) -> Filter:
     r"""Drop problems that need an image, ask for a proof, have no answer, or one that is not a number. Costs nothing.
 
     With answer: any, it need not be a number. Gold is the answer, one of a list, or a text with its \boxed{…}. English.
@@ -38,11 +40,13 @@ def verifiable(*, field: FieldName = "question", gold: FieldName = "gold", answe
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [
             {
-                "image": IMAGE.search(r.text(field)) is not None, "proof": PROOF.search(r.text(field)) is not None,
-                "labelled": bool(label(r.fields[gold])), "number": read_number(label(r.fields[gold])) is not None,
+                "image": IMAGE.search(r.text(field)) is not None,
+                "proof": PROOF.search(r.text(field)) is not None,
+                "labelled": bool(label(r.fields[gold])),
+                "number": read_number(label(r.fields[gold])) is not None,
             }
             for r in records
-        ]  # fmt: skip
+        ]
 
     def decide(found: Mapping[str, Any]) -> str | None:
         if found["image"]:

@@ -12,7 +12,10 @@ STATES = ("validating", "in_progress", "finalizing")
 
 def line_error(code: str) -> dict:
     """What a line says that was never asked."""
-    return {"response": None, "error": {"code": code, "message": f"the request met {code} with the key secret-key-123"}}
+    return {
+        "response": None,
+        "error": {"code": code, "message": f"the request met {code} with the key secret-key-123"},
+    }
 
 
 class BatchEndpoint(Endpoint):
@@ -24,7 +27,9 @@ class BatchEndpoint(Endpoint):
 
     flaw, flawed = "", 0
 
-    def __init__(self, behave=None, *, fate=lambda number: "completed", step=lambda name: False, key="secret-key-123"):
+    def __init__(
+        self, behave=None, *, fate=lambda number: "completed", step=lambda name: False, key="secret-key-123"
+    ):
         super().__init__(behave)
         self.fate, self.step, self.key = fate, step, key
         self.files: dict[str, bytes] = {}
@@ -61,13 +66,27 @@ class BatchEndpoint(Endpoint):
         file = f"file-{len(self.files)}"
         self.files[file] = bytes(parts["file"])
         self.reach("uploaded")
-        return web.json_response({"id": file, "object": "file", "bytes": len(self.files[file]), "created_at": 1,
-                                  "filename": "x.jsonl", "purpose": "batch", "status": "processed"})  # fmt: skip
+        return web.json_response(
+            {
+                "id": file,
+                "object": "file",
+                "bytes": len(self.files[file]),
+                "created_at": 1,
+                "filename": "x.jsonl",
+                "purpose": "batch",
+                "status": "processed",
+            }
+        )
 
     async def _content(self, request: web.Request) -> web.Response:
         self.reach("download")
         content = self.files[request.match_info["id"]]
-        if self.flaw and self.flaw != "no file" and self.flawed > 0 and not request.match_info["id"].endswith("error"):
+        if (
+            self.flaw
+            and self.flaw != "no file"
+            and self.flawed > 0
+            and not request.match_info["id"].endswith("error")
+        ):
             self.flawed -= 1
             if self.flaw in ("404", "500"):
                 return refused(int(self.flaw), "no such file yet")
@@ -79,15 +98,27 @@ class BatchEndpoint(Endpoint):
         self.reach("create")
         if asked["input_file_id"] not in self.files:
             return refused(400, "no such file")
-        batch = {"id": f"batch_{len(self.batches)}", "object": "batch", "status": "validating", "created_at": len(self.batches), **asked}
+        batch = {
+            "id": f"batch_{len(self.batches)}",
+            "object": "batch",
+            "status": "validating",
+            "created_at": len(self.batches),
+            **asked,
+        }
         self.batches[batch["id"]] = batch
         lines = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
-        batch["fate"], batch["errors"] = self.fate(len(self.batches) - 1), self.validated(lines, asked["endpoint"])
+        batch["fate"], batch["errors"] = (
+            self.fate(len(self.batches) - 1),
+            self.validated(lines, asked["endpoint"]),
+        )
         if batch["errors"]:
             batch["fate"] = "failed"
         elif batch["fate"] == "full":
             message = "Enqueued token limit reached for m. Limit: 9 enqueued tokens."
-            batch["fate"], batch["errors"] = "failed", {"data": [{"code": "token_limit_exceeded", "message": message, "line": None}]}
+            batch["fate"], batch["errors"] = (
+                "failed",
+                {"data": [{"code": "token_limit_exceeded", "message": message, "line": None}]},
+            )
         if batch["fate"] != "failed":
             self.lines.update(line["custom_id"] for line in lines)
             batch["request_counts"] = {"total": len(lines), "completed": len(lines) // 3, "failed": 0}
@@ -95,10 +126,20 @@ class BatchEndpoint(Endpoint):
         return web.json_response(batch)
 
     def validated(self, lines, endpoint) -> dict | None:
-        assert len(lines) <= 50_000 and endpoint == lines[0]["url"] and all(line["method"] == "POST" for line in lines)
-        assert len({line["custom_id"] for line in lines}) == len(lines) and all(len(line["custom_id"]) <= 64 for line in lines)
+        assert (
+            len(lines) <= 50_000
+            and endpoint == lines[0]["url"]
+            and all(line["method"] == "POST" for line in lines)
+        )
+        assert len({line["custom_id"] for line in lines}) == len(lines) and all(
+            len(line["custom_id"]) <= 64 for line in lines
+        )
         wrong = [i for i, line in enumerate(lines, 1) if line["body"]["model"] != "m"]
-        return {"data": [{"code": "model_not_found", "message": "no such model", "line": i} for i in wrong]} if wrong else None
+        return (
+            {"data": [{"code": "model_not_found", "message": "no such model", "line": i} for i in wrong]}
+            if wrong
+            else None
+        )
 
     async def _list(self, request: web.Request) -> web.Response:
         """Newest first, never more than two at once."""
@@ -120,7 +161,13 @@ class BatchEndpoint(Endpoint):
                 self.end(batch)
         if self.flaw == "no file" and self.flawed > 0 and batch["status"] not in STATES:
             self.flawed -= 1
-            return web.json_response({name: value for name, value in batch.items() if name not in ("output_file_id", "error_file_id")})
+            return web.json_response(
+                {
+                    name: value
+                    for name, value in batch.items()
+                    if name not in ("output_file_id", "error_file_id")
+                }
+            )
         return web.json_response(batch)
 
     def end(self, batch: dict) -> None:
@@ -138,7 +185,11 @@ class BatchEndpoint(Endpoint):
             if some:
                 batch[f"{name}_file_id"] = file = f"file-{batch['id']}-{name}"
                 self.files[file] = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in some).encode()
-        batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(results) - len(good)}
+        batch["request_counts"] = {
+            "total": len(lines),
+            "completed": len(good),
+            "failed": len(results) - len(good),
+        }
 
     def result(self, body: dict) -> dict:
         key = json.dumps(body)
@@ -146,10 +197,18 @@ class BatchEndpoint(Endpoint):
         self.bodies.append(body)
         given = self.behave(body, self.asked[key]) if self.behave else None
         if isinstance(given, web.Response):
-            return {"response": {"status_code": given.status, "request_id": "x", "body": json.loads(given.text)}}
+            return {
+                "response": {"status_code": given.status, "request_id": "x", "body": json.loads(given.text)}
+            }
         if isinstance(given, dict) and "response" in given:
             return given
-        return {"response": {"status_code": 200, "request_id": "x", "body": completion(body) if given is None else given}}
+        return {
+            "response": {
+                "status_code": 200,
+                "request_id": "x",
+                "body": completion(body) if given is None else given,
+            }
+        }
 
 
 def refused(status: int, message: str) -> web.Response:

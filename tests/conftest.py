@@ -28,25 +28,41 @@ class ProjectFolder:
     def rows(self, name: str, rows) -> Path:
         return self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def cli(self, *args, check: int | None = 0, env: dict | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
+    def cli(
+        self, *args, check: int | None = 0, env: dict | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess:
         """Run `python -m distillgen ARGS` here; `check` is the exit code to expect, None for any."""
         done = subprocess.run(
-            [sys.executable, "-m", "distillgen", *map(str, args)], cwd=self.path, capture_output=True, text=True,
-            timeout=timeout, env=self.env() | (env or {}),
+            [sys.executable, "-m", "distillgen", *map(str, args)],
+            cwd=self.path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.env() | (env or {}),
         )
         if check is not None:
-            assert done.returncode == check, f"exit {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == check, (
+                f"exit {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     @staticmethod
     def env() -> dict:
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME", "PYTHONPATH")}
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if k in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME", "PYTHONPATH")
+        }
         return kept | {"COLUMNS": "120", "PYTHONWARNINGS": "error::RuntimeWarning"}
 
     def read(self, name: str) -> list[dict]:
-        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line]
+        return [
+            json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line
+        ]
 
-    def ask_pipeline(self, url: str, rows: int = 20, *, model: str = "", stage: str = "", after: str = "") -> Path:
+    def ask_pipeline(
+        self, url: str, rows: int = 20, *, model: str = "", stage: str = "", after: str = ""
+    ) -> Path:
         """A pipeline that asks an endpoint one question a row; `model` and `stage` are further options, as YAML."""
         self.rows("data/seeds.jsonl", [{"question": f"What is {i}?", "number": i} for i in range(rows)])
         return self.write(

@@ -21,7 +21,11 @@ def completion(body: dict, **changes) -> dict:
         {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": reply(body, i)}}
         for i in range(body.get("n", 1))
     ]
-    usage = {"prompt_tokens": 10, "completion_tokens": 5 * len(choices), "total_tokens": 10 + 5 * len(choices)}
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 5 * len(choices),
+        "total_tokens": 10 + 5 * len(choices),
+    }
     return {"object": "chat.completion", "model": body["model"], "choices": choices, "usage": usage} | changes
 
 

@@ -40,12 +40,17 @@ class Hub(Endpoint):
         router.add_route("*", "/{path:.*}", self._any)
 
     def repository(self, name: str, kind: str = "dataset", *, private: bool = True) -> dict:
-        return self.repositories.setdefault((kind, name), {"private": private, "files": {}, "commits": ["0" * 40]})
+        return self.repositories.setdefault(
+            (kind, name), {"private": private, "files": {}, "commits": ["0" * 40]}
+        )
 
     def files(self, name: str, kind: str = "dataset") -> dict[str, bytes]:
         """What a repository holds, with LFS pointers resolved."""
         held = self.repositories[kind, name]["files"]
-        return {path: self.objects[content] if isinstance(content, str) else content for path, content in held.items()}
+        return {
+            path: self.objects[content] if isinstance(content, str) else content
+            for path, content in held.items()
+        }
 
     async def _any(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(f"{request.method} {request.path}")
@@ -67,7 +72,9 @@ class Hub(Endpoint):
             return _validated(await request.json())
         if path == "/api/repos/create":
             return await self._create(request, token)
-        if found := re.fullmatch(r"/api/(dataset|model)s/([\w.-]+/[\w.-]+)(?:/(\w[\w-]*)(?:/([^/]+)(?:/(.*))?)?)?", path):
+        if found := re.fullmatch(
+            r"/api/(dataset|model)s/([\w.-]+/[\w.-]+)(?:/(\w[\w-]*)(?:/([^/]+)(?:/(.*))?)?)?", path
+        ):
             return await self._api(request, token, *found.groups())
         if found := re.fullmatch(r"/(datasets/)?([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", path):
             return await self._batch(request)
@@ -83,7 +90,9 @@ class Hub(Endpoint):
             return web.json_response({"error": "You already created this repo", "url": url}, status=409)
         if token == "hf_read" or not name.startswith("me/"):
             return _error(403, "You don't have the rights to create this")
-        self.repository(name, kind, private=asked.get("visibility") == "private" or bool(asked.get("private")))
+        self.repository(
+            name, kind, private=asked.get("visibility") == "private" or bool(asked.get("private"))
+        )
         return web.json_response({"url": url, "name": name, "id": "1"})
 
     async def _api(self, request, token, kind, name, verb, revision, path):
@@ -93,11 +102,24 @@ class Hub(Endpoint):
         files, sha = held["files"], held["commits"][-1]
         if verb in (None, "revision"):
             siblings = [{"rfilename": own} for own in files]
-            return web.json_response({
-                "_id": "1", "id": name, "sha": sha, "private": held["private"], "siblings": siblings, "tags": [], "downloads": 0,
-                "likes": 0, "gated": False, "disabled": False, "lastModified": "2026-01-01T00:00:00.000Z",
-                "createdAt": "2026-01-01T00:00:00.000Z", "author": name.split("/")[0], "cardData": {},
-            })  # fmt: skip
+            return web.json_response(
+                {
+                    "_id": "1",
+                    "id": name,
+                    "sha": sha,
+                    "private": held["private"],
+                    "siblings": siblings,
+                    "tags": [],
+                    "downloads": 0,
+                    "likes": 0,
+                    "gated": False,
+                    "disabled": False,
+                    "lastModified": "2026-01-01T00:00:00.000Z",
+                    "createdAt": "2026-01-01T00:00:00.000Z",
+                    "author": name.split("/")[0],
+                    "cardData": {},
+                }
+            )
         if verb in ("preupload", "commit") and token == "hf_read":
             return _error(403, "This token may not write")
         if verb == "preupload":
@@ -108,9 +130,17 @@ class Hub(Endpoint):
         inside = f"{path}/" if path else ""
         if verb == "tree":
             found = [self._entry(own, content) for own, content in files.items() if own.startswith(inside)]
-            return web.json_response(found) if found or not path else _error(404, "no such folder", code="EntryNotFound")
+            return (
+                web.json_response(found)
+                if found or not path
+                else _error(404, "no such folder", code="EntryNotFound")
+            )
         if verb == "paths-info":
-            wanted = (await request.post()).getall("paths", []) if request.content_type != "application/json" else (await request.json())["paths"]
+            wanted = (
+                (await request.post()).getall("paths", [])
+                if request.content_type != "application/json"
+                else (await request.json())["paths"]
+            )
             return web.json_response([self._entry(own, files[own]) for own in wanted if own in files])
         return _error(404, "no such thing")
 
@@ -118,11 +148,20 @@ class Hub(Endpoint):
         held = files.get(file["path"])
         oid = held if isinstance(held, str) else _git(held) if held is not None else None
         large = file["size"] > REGULAR_BYTES or file["path"].endswith((".parquet", ".safetensors", ".arrow"))
-        return {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
+        return {
+            "path": file["path"],
+            "uploadMode": "lfs" if large else "regular",
+            "shouldIgnore": False,
+            "oid": oid,
+        }
 
     def _entry(self, path, content):
         data = self.objects[content] if isinstance(content, str) else content
-        lfs = {"lfs": {"oid": content, "size": len(data), "pointerSize": 130}} if isinstance(content, str) else {}
+        lfs = (
+            {"lfs": {"oid": content, "size": len(data), "pointerSize": 130}}
+            if isinstance(content, str)
+            else {}
+        )
         return {"type": "file", "path": path, "size": len(data), "oid": _git(data), **lfs}
 
     async def _batch(self, request):
@@ -151,7 +190,9 @@ class Hub(Endpoint):
                 assert value["oid"] in self.objects
                 held["files"][value["path"]] = value["oid"]
         held["commits"].append(hashlib.sha1(json.dumps([held["commits"], lines]).encode()).hexdigest())
-        return web.json_response({"commitUrl": f"{self.url}/{name}/commit/1", "commitOid": held["commits"][-1], "success": True})
+        return web.json_response(
+            {"commitUrl": f"{self.url}/{name}/commit/1", "commitOid": held["commits"][-1], "success": True}
+        )
 
     def _resolve(self, request, kind, name, path):
         held = self.repositories.get((kind, name))
@@ -164,7 +205,9 @@ class Hub(Endpoint):
             begin, end = int(asked[1]), min(int(asked[2] or total - 1), total - 1)
             data, status = data[begin : end + 1], 206
             headers["Content-Range"] = f"bytes {begin}-{end}/{total}"
-        return web.Response(body=data, status=status, headers=headers, content_type="application/octet-stream")
+        return web.Response(
+            body=data, status=status, headers=headers, content_type="application/octet-stream"
+        )
 
 
 def _validated(asked) -> web.Response:
@@ -179,7 +222,9 @@ def _validated(asked) -> web.Response:
         for config in front.get("configs", []):
             with suppress(TypeError):
                 wrong += [f"{config}" for _ in [0] if not config["config_name"] or not config["data_files"]]
-    return web.json_response({"errors": [{"message": text} for text in wrong], "warnings": []}, status=400 if wrong else 200)
+    return web.json_response(
+        {"errors": [{"message": text} for text in wrong], "warnings": []}, status=400 if wrong else 200
+    )
 
 
 def _git(content: bytes) -> str:

@@ -30,7 +30,12 @@ class Triples:
         words = [*draw.choices(tail, k=2), *draw.choices(HEADS, k=1)]
         draw.shuffle(words)
         head = "PersonX " + " ".join(draw.choices(HEADS, k=2))
-        return {"head": head, "relation": draw.choice(list(RELATIONS)), "tail": " ".join(words), "truth": truth}
+        return {
+            "head": head,
+            "relation": draw.choice(list(RELATIONS)),
+            "tail": " ".join(words),
+            "truth": truth,
+        }
 
     def labels(self, count: int, *, shuffled: bool = False) -> list[dict]:
         """What a person says, wrong in 8 % of cases, in ATOMIC's grades; triples of negative numbers, so that no run has them."""

@@ -43,7 +43,10 @@ def walked(project):
 
 
 def test_filter_prompt_and_recipe(walked):
-    assert "shouting" in walked.cli("list", "filters").stdout and "riddle    " in walked.cli("list", "prompts").stdout
+    assert (
+        "shouting" in walked.cli("list", "filters").stdout
+        and "riddle    " in walked.cli("list", "prompts").stdout
+    )
     assert "riddles about everyday things" in walked.cli("list").stdout
     walked.cli("check", "riddles")
     assert "requests" in walked.cli("plan", "riddles").stdout
@@ -55,7 +58,9 @@ def test_filter_prompt_and_recipe(walked):
 
 
 def test_a_stage_is_one_new_file(walked):
-    shutil.copytree(ROOT / "distillgen", walked.path / "distillgen", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "distillgen", walked.path / "distillgen", ignore=shutil.ignore_patterns("__pycache__")
+    )
     walked.write("distillgen/stages/rename.py", code("A stage"))
     walked.write("pipelines/riddles.yaml", RECIPE + "  - rename: {fields: {answer: riddle}}\n")
     walked.cli("run", "riddles")  # `python -m` finds the copy in the working directory first
@@ -68,6 +73,9 @@ def test_its_code_is_of_the_house_style(walked):
     for title, file in (("A filter", "filters/shouting.py"), ("A stage", "distillgen/stages/rename.py")):
         walked.write(file, code(title))
         done = subprocess.run(
-            [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", file], cwd=walked.path, capture_output=True, text=True
+            [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", file],
+            cwd=walked.path,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout

@@ -31,7 +31,9 @@ def test_an_extra_brings_its_modules(extra):
     assert wanted <= {name.replace("_", "-") for name in brought(extra)}
 
 
-@pytest.mark.parametrize("extra", ["lexical", "duplicates", "search", "math", "graph", "embedded", "critics", "datasets"])
+@pytest.mark.parametrize(
+    "extra", ["lexical", "duplicates", "search", "math", "graph", "embedded", "critics", "datasets"]
+)
 def test_what_needs_no_torch_brings_none(extra):
     assert not brought(extra) & {"torch", "transformers", "sentence-transformers", "trl"}
 
@@ -51,5 +53,7 @@ def test_what_needs_no_torch_brings_none(extra):
 def test_the_message_names_the_smallest_extra_and_its_size(monkeypatch, modules, extra, size):
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=rf"^it needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]' .*{size}"):
+    with pytest.raises(
+        ConfigError, match=rf"^it needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]' .*{size}"
+    ):
         need("it", *modules)

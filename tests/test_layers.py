@@ -56,7 +56,9 @@ def imports(path: Path) -> Iterator[tuple[Path, int]]:
                     break
 
 
-FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in CONTENT)
+FILES = sorted(
+    path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in CONTENT
+)
 
 
 TO_MEND = {
@@ -92,12 +94,20 @@ def mistake(path: Path, other: Path) -> str | None:
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_imports_point_down_only(path):
-    mistakes = [f"{path}:{line} imports {other}: {wrong}" for other, line in imports(path) if (wrong := mistake(path, other))]
+    mistakes = [
+        f"{path}:{line} imports {other}: {wrong}"
+        for other, line in imports(path)
+        if (wrong := mistake(path, other))
+    ]
     assert not mistakes, "\n".join(mistakes)
 
 
 def test_no_file_imports_itself_through_others():
-    reached: dict[Path, set[Path]] = {path: {other for other, _ in imports(path) if (str(path), str(other)) not in TO_MEND} - {path} for path in FILES if path.name not in FACES}
+    reached: dict[Path, set[Path]] = {
+        path: {other for other, _ in imports(path) if (str(path), str(other)) not in TO_MEND} - {path}
+        for path in FILES
+        if path.name not in FACES
+    }
     while True:
         leaves = {path for path, others in reached.items() if not others & reached.keys()}
         if not leaves:
@@ -127,14 +137,24 @@ def test_both_forms_of_import_are_seen(tmp_path, monkeypatch):
     for name in ("a/__init__.py", "a/b.py", "c.py", "__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "a/x.py").write_text("from distillgen.a import b\nfrom distillgen import c\nimport distillgen.c\ndef f():\n    from . import b\n")
-    assert [(str(other), line) for other, line in imports(Path("a/x.py"))] == [("a/b.py", 1), ("c.py", 2), ("c.py", 3), ("a/b.py", 5)]
+    (tmp_path / "a/x.py").write_text(
+        "from distillgen.a import b\nfrom distillgen import c\nimport distillgen.c\ndef f():\n    from . import b\n"
+    )
+    assert [(str(other), line) for other, line in imports(Path("a/x.py"))] == [
+        ("a/b.py", 1),
+        ("c.py", 2),
+        ("c.py", 3),
+        ("a/b.py", 5),
+    ]
 
 
 def test_every_folder_is_on_the_list_and_says_what_it_holds():
     folders = {folder_of(path) for path in FILES}
     assert folders == LEVEL.keys()
-    assert all(ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())) for folder in folders - {"."})
+    assert all(
+        ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text()))
+        for folder in folders - {"."}
+    )
 
 
 def test_no_drawer_for_odds_and_ends():
@@ -143,7 +163,19 @@ def test_no_drawer_for_odds_and_ends():
 
 
 def test_start_up_stays_light():
-    heavy = ("torch", "transformers", "datasets", "vllm", "openai", "pydantic", "jinja2", "rich", "pyarrow", "numpy", "rensa")
+    heavy = (
+        "torch",
+        "transformers",
+        "datasets",
+        "vllm",
+        "openai",
+        "pydantic",
+        "jinja2",
+        "rich",
+        "pyarrow",
+        "numpy",
+        "rensa",
+    )
     code = f"import sys, distillgen.cli.main; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -46,7 +46,9 @@ def test_it_says_where_it_stands_and_is_short(name):
     assert text.startswith(f"# {name}.yaml: ") and len(lines) <= 60
     if name not in PLAIN:
         system = yaml.safe_load(text)["system"]
-        assert all(system[key] for key in ("paper", "elicitation", "algorithm", "skill", "vertical", "access"))
+        assert all(
+            system[key] for key in ("paper", "elicitation", "algorithm", "skill", "vertical", "access")
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,16 +65,35 @@ def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
         pytest.skip("all of it needs torch; its own tests carry it out")
     until = "" if until == pipeline.stages[-1].name else until
     command = [sys.executable, "-c", CARRY_OUT, name]
-    whole = subprocess.run([*command, "whole", until, *models], cwd=project.path, capture_output=True, text=True, env=project.env())
+    whole = subprocess.run(
+        [*command, "whole", until, *models],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        env=project.env(),
+    )
     assert whole.returncode == 0, whole.stderr
     for wait_s in (0.6, 0.9):
-        process = subprocess.Popen([*command, "killed", until, *models], cwd=project.path, stderr=subprocess.DEVNULL, env=project.env())
+        process = subprocess.Popen(
+            [*command, "killed", until, *models],
+            cwd=project.path,
+            stderr=subprocess.DEVNULL,
+            env=project.env(),
+        )
         time.sleep(wait_s)
         process.kill()
         process.wait()
-    again = subprocess.run([*command, "killed", until, *models], cwd=project.path, capture_output=True, text=True, env=project.env())
+    again = subprocess.run(
+        [*command, "killed", until, *models],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        env=project.env(),
+    )
     assert again.returncode == 0, again.stderr
     files = sorted(path.name for path in (project.path / "whole/stages").iterdir())
     assert len(files) >= 2
     for file in files:
-        assert (project.path / "killed/stages" / file).read_bytes() == (project.path / "whole/stages" / file).read_bytes(), file
+        assert (project.path / "killed/stages" / file).read_bytes() == (
+            project.path / "whole/stages" / file
+        ).read_bytes(), file

@@ -52,7 +52,9 @@ def test_surrogates():
     assert dumps({"a\udfff": "\ud800"}) == b'{"a?":"?"}'
 
 
-@pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "-1e999", "[" * 100_000, "{", "", "1" * 5000])
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "-1e999", "[" * 100_000, "{", "", "1" * 5000]
+)
 def test_what_is_not_json_is_a_value_error(text):
     for given_as in (text, text.encode()):
         with pytest.raises(ValueError):
@@ -72,9 +74,12 @@ def test_an_id_depends_on_content_and_parents_and_on_nothing_else():
     made = {"stage": "generate"}
     child = first.derive({"c": 3}, made, 0)
     others = [
-        first.derive({"c": 4}, made, 0), first.derive({"c": 3}, made, 1), first.derive({"c": 3}, {"stage": "other"}, 0),
-        Record.read({"a": 2}, "").derive({"c": 3}, made, 0), first,
-    ]  # fmt: skip
+        first.derive({"c": 4}, made, 0),
+        first.derive({"c": 3}, made, 1),
+        first.derive({"c": 3}, {"stage": "other"}, 0),
+        Record.read({"a": 2}, "").derive({"c": 3}, made, 0),
+        first,
+    ]
     assert len({record.id for record in (child, *others)}) == 6
     assert first.derive({"c": 3}, {"stage": "generate", "model": "m"}, 0).id == child.id
     assert first.scored({"s": 1.0}).id == first.drop("filter", "f", "r").id == first.id
@@ -88,10 +93,22 @@ def test_a_child_keeps_what_it_came_from():
     assert child.parents == (first.derive({"b": 2}, {"stage": "one"}, 0).id,) and child.source == "x.jsonl:1"
 
 
-@given(fields, st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)), st.lists(st.text()), st.booleans())
+@given(
+    fields,
+    st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)),
+    st.lists(st.text()),
+    st.booleans(),
+)
 @settings(max_examples=100, deadline=None)
 def test_a_row_and_back(given_fields, scores, parents, dropped):
-    record = Record(digest(given_fields), given_fields, tuple(parents), "x:1", ({"stage": "generate", "sample": 0},), scores)
+    record = Record(
+        digest(given_fields),
+        given_fields,
+        tuple(parents),
+        "x:1",
+        ({"stage": "generate", "sample": 0},),
+        scores,
+    )
     if dropped:
         record = record.drop("stage", "filter", "reason")
     assert Record.from_row(loads(dumps(record.row(), sort_keys=False))) == record
@@ -100,10 +117,17 @@ def test_a_row_and_back(given_fields, scores, parents, dropped):
 def test_the_shape_of_a_row():
     record = Record.read({"b": 1, "a": 2}, "x.jsonl:1").scored({"s": 1.0}).scored({"t": 2.0})
     assert record.row() == {
-        "b": 1, "a": 2, "meta": {
-            "id": record.id, "item": record.item, "made": [], "parents": [], "scores": {"s": 1.0, "t": 2.0}, "source": "x.jsonl:1"
-        }
-    }  # fmt: skip
+        "b": 1,
+        "a": 2,
+        "meta": {
+            "id": record.id,
+            "item": record.item,
+            "made": [],
+            "parents": [],
+            "scores": {"s": 1.0, "t": 2.0},
+            "source": "x.jsonl:1",
+        },
+    }
     assert list(record.row()) == ["b", "a", "meta"]
     dropped = record.drop("judge", "brevity", "too long")
     assert record.dropped is None and dropped.dropped == Dropped("judge", "brevity", "too long")
@@ -113,7 +137,9 @@ def test_the_shape_of_a_row():
 def test_a_row_of_an_earlier_corpus_is_a_parent():
     earlier = Record.read({"a": 1}, "x.jsonl:1").derive({"b": 2}, {"stage": "generate"}, 0)
     again = Record.read(earlier.row(), "corpus.jsonl:1")
-    assert again.parents == (earlier.id,) and again.id != earlier.id and dict(again.fields) == {"a": 1, "b": 2}
+    assert (
+        again.parents == (earlier.id,) and again.id != earlier.id and dict(again.fields) == {"a": 1, "b": 2}
+    )
     assert again.made == () and again.source == "corpus.jsonl:1"
     assert again.id != Record.read({"a": 1, "b": 2}, "corpus.jsonl:1").id
 
@@ -129,7 +155,23 @@ def test_what_is_not_finite_is_null_whatever_stands_beside_it(beside, number):
     assert loads_own(dumps({"a": [number, beside]}))["a"][0] is None
 
 
-@pytest.mark.parametrize("value", [0, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**30, 1e300, -0.5, "1" * 30, "\u00e9\ud800"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        2**63 - 1,
+        2**63,
+        2**64 - 1,
+        2**64,
+        -(2**63),
+        -(2**63) - 1,
+        10**30,
+        1e300,
+        -0.5,
+        "1" * 30,
+        "\u00e9\ud800",
+    ],
+)
 def test_what_is_written_is_read_back_to_the_digit(value):
     back = loads_own(dumps({"a": [value], "n": {"b": value}}))
     assert back == {"a": [back["a"][0]], "n": {"b": back["a"][0]}} and type(back["a"][0]) is type(value)

@@ -92,9 +92,16 @@ def test_what_jinja_brings_is_no_field(stranger, endpoint, template):
     import distillgen
 
     ask_with(stranger, endpoint, template)
-    with pytest.raises(distillgen.ConfigError, match="'template' needs the field '(lipsum|cycler|range|self)'"):
+    with pytest.raises(
+        distillgen.ConfigError, match="'template' needs the field '(lipsum|cycler|range|self)'"
+    ):
         distillgen.run("ask")
-    ask_with(stranger, endpoint, template, [dict.fromkeys(["question", "lipsum", "cycler", "range", "self"], {"tags": "x"})])
+    ask_with(
+        stranger,
+        endpoint,
+        template,
+        [dict.fromkeys(["question", "lipsum", "cycler", "range", "self"], {"tags": "x"})],
+    )
     run = distillgen.run("ask")
     assert not (stranger.path / "ran").exists() and not endpoint.bodies and len(run.dropped) == 1
 
@@ -111,8 +118,18 @@ def test_a_template_does_not_leave_its_sandbox(stranger, endpoint, template):
     assert record.dropped.filter == "unrenderable" and record.fields["tags"] == ["x"]
 
 
-@pytest.mark.parametrize("name", ["secret.txt", "../outside/secret.txt", "data/seeds.jsonl", "{{ question }}"])
-@pytest.mark.parametrize("statement", ["{%% include '%s' %%}", "{%% import '%s' as x %%}", "{%% from '%s' import x %%}", "{%% extends '%s' %%}"])
+@pytest.mark.parametrize(
+    "name", ["secret.txt", "../outside/secret.txt", "data/seeds.jsonl", "{{ question }}"]
+)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "{%% include '%s' %%}",
+        "{%% import '%s' as x %%}",
+        "{%% from '%s' import x %%}",
+        "{%% extends '%s' %%}",
+    ],
+)
 def test_a_template_reads_no_file(project, name, statement):
     import distillgen
 
@@ -126,7 +143,11 @@ class _Nowhere(Endpoint):
 
 
 def test_an_innocent_template_is_filled_in(project, endpoint):
-    ask_with(project, endpoint, "{% for t in tags %}{{ t|upper * 3 }}{% endfor %} {{ question.title() }} {{ 2 ** 10 }}")
+    ask_with(
+        project,
+        endpoint,
+        "{% for t in tags %}{{ t|upper * 3 }}{% endfor %} {{ question.title() }} {{ 2 ** 10 }}",
+    )
     project.cli("run", "ask")
     assert endpoint.bodies[0]["messages"] == [{"role": "user", "content": "XXX Abc 1024"}]
 
@@ -149,7 +170,11 @@ def test_yaml_runs_no_code(stranger, endpoint, tag):
     import distillgen
 
     good = stranger.ask_pipeline(endpoint.url).read_text()
-    for text in (good.replace("model: m,", f"model: {tag.split(' ')[0]} x,"), f"seed: {tag}\n{good}", f"{good}# \n? {tag}\n: 1\n"):
+    for text in (
+        good.replace("model: m,", f"model: {tag.split(' ')[0]} x,"),
+        f"seed: {tag}\n{good}",
+        f"{good}# \n? {tag}\n: 1\n",
+    ):
         stranger.write("pipelines/ask.yaml", text)
         with pytest.raises(distillgen.ConfigError, match="tag|plain"):
             distillgen.run("ask")
@@ -191,12 +216,16 @@ def test_no_name_leads_out_of_the_project(stranger, endpoint, way):
         good.replace("provider: openai, model: m", f'provider: scripted, model: "{data}/evil.py:evil"').replace(f'base_url: "{endpoint.url}", api_key: secret-key-123', ""),
         good.replace('template: "{{ question }}", output: answer', "prompt: p"),
     ]  # fmt: skip
-    stranger.write("prompts/p.md", f"---\nfew_shot: {{n: 1, examples: '{data}/secret.jsonl'}}\n---\n{{{{ question }}}}\n")
+    stranger.write(
+        "prompts/p.md", f"---\nfew_shot: {{n: 1, examples: '{data}/secret.jsonl'}}\n---\n{{{{ question }}}}\n"
+    )
     for text in hostile:
         stranger.write("pipelines/ask.yaml", text)
         with pytest.raises(distillgen.ConfigError) as told:
             distillgen.run("ask")
-        assert re.search("outside the project|there is no (prompt|filter|script|file)", str(told.value)), told.value
+        assert re.search("outside the project|there is no (prompt|filter|script|file)", str(told.value)), (
+            told.value
+        )
         assert SECRET not in str(told.value)
     with pytest.raises(distillgen.ConfigError):
         distillgen.run(f"{folder}/evil")
@@ -237,11 +266,17 @@ INJECTIONS = [
 def test_what_a_row_says_is_plain_text(project, endpoint, text):
     import distillgen
 
-    project.write("prompts/p.md", "---\nfew_shot: {n: 1, examples: data/few.jsonl}\nvary: {tone: [\"{{ 7*7 }}\\n@system\"]}\n---\n@system\n{{ tone }}\n@user\nQ: {{ question }}.\n")
+    project.write(
+        "prompts/p.md",
+        '---\nfew_shot: {n: 1, examples: data/few.jsonl}\nvary: {tone: ["{{ 7*7 }}\\n@system"]}\n---\n@system\n{{ tone }}\n@user\nQ: {{ question }}.\n',
+    )
     project.rows("data/few.jsonl", [{"question": f"few {text}", "answer": f"shot {text}"}])
     path = project.ask_pipeline(endpoint.url)
     project.rows("data/seeds.jsonl", [{"question": text}])
-    path.write_text(path.read_text().replace('template: "{{ question }}"', "prompt: p") + "  - format: {fields: {shaped: '[{{ question }}]'}}\n")
+    path.write_text(
+        path.read_text().replace('template: "{{ question }}"', "prompt: p")
+        + "  - format: {fields: {shaped: '[{{ question }}]'}}\n"
+    )
     distillgen.run("ask")
     assert endpoint.bodies[0]["messages"] == [
         {"role": "system", "content": "{{ 7*7 }}\n@system"},
@@ -276,7 +311,9 @@ def behave_badly(body, times):
 def hostile_pipeline(project, endpoint):
     path = project.ask_pipeline(endpoint.url, 4, stage=", reasoning: why", model=", max_retries: 1")
     path.write_text(path.read_text() + "  - filter: [odd]\n")
-    project.rows("data/seeds.jsonl", [{"question": f"{i} {HOSTILE}", f"field {HOSTILE}": HOSTILE} for i in range(6)])
+    project.rows(
+        "data/seeds.jsonl", [{"question": f"{i} {HOSTILE}", f"field {HOSTILE}": HOSTILE} for i in range(6)]
+    )
     project.write(
         "filters/odd.py",
         "from distillgen import Filter\n\n\ndef odd() -> Filter:\n    return Filter(\n"
@@ -287,7 +324,9 @@ def hostile_pipeline(project, endpoint):
 
 def assert_obeys_nothing(done):
     for text in (done.stdout, done.stderr):
-        assert not OBEYED.search(text), ascii(OBEYED.search(text)[0] + " in " + text[max(0, OBEYED.search(text).start() - 80) :][:160])
+        assert not OBEYED.search(text), ascii(
+            OBEYED.search(text)[0] + " in " + text[max(0, OBEYED.search(text).start() - 80) :][:160]
+        )
         assert "Traceback" not in text
 
 
@@ -298,14 +337,26 @@ def test_nothing_that_was_answered_or_read_is_obeyed_by_the_terminal(project, ca
         assert "PWNED" in done.stdout  # shown, not obeyed
         outputs = [done, project.cli("preview", "ask", "-n", "4")]
     kept, dropped = (
-        [json.loads(line) for line in (project.path / f"runs/ask/{name}.jsonl").read_bytes().splitlines()] for name in ("corpus", "dropped")
+        [json.loads(line) for line in (project.path / f"runs/ask/{name}.jsonl").read_bytes().splitlines()]
+        for name in ("corpus", "dropped")
     )
     assert len(kept) == 3 and kept[0]["answer"] == f"answer {HOSTILE}" and len(dropped) == 3
     ids = [row["meta"]["id"] for row in (kept[0], dropped[0], dropped[-1])]
-    for args in (["show"], ["show", "--dropped"], ["show", "--filter", "odd"], ["status"], *(["show", "--id", i] for i in ids)):
+    for args in (
+        ["show"],
+        ["show", "--dropped"],
+        ["show", "--filter", "odd"],
+        ["status"],
+        *(["show", "--id", i] for i in ids),
+    ):
         for json_too in ([], ["--json"]):
-            outputs.append(subprocess.CompletedProcess(args, *here(capfd, args[0], "ask", *args[1:], *json_too)))
-    outputs += [subprocess.CompletedProcess(a, *here(capfd, *a)) for a in (["check", "ask"], ["check", "ask", "--json"], ["plan", "ask"])]
+            outputs.append(
+                subprocess.CompletedProcess(args, *here(capfd, args[0], "ask", *args[1:], *json_too))
+            )
+    outputs += [
+        subprocess.CompletedProcess(a, *here(capfd, *a))
+        for a in (["check", "ask"], ["check", "ask", "--json"], ["plan", "ask"])
+    ]
     assert not any(done.returncode for done in outputs[1:])
     outputs.append(project.cli("run", "ask", "--json", check=3))
     for done in outputs:
@@ -361,7 +412,14 @@ def test_a_terminal_gets_no_sequence_that_is_not_ours(project):
         hostile_pipeline(project, endpoint)
         parent, child = pty.openpty()
         command = [sys.executable, "-m", "distillgen", "run", "ask"]
-        with subprocess.Popen(command, cwd=project.path, stdin=child, stdout=child, stderr=child, env=project.env() | {"TERM": "xterm"}):
+        with subprocess.Popen(
+            command,
+            cwd=project.path,
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            env=project.env() | {"TERM": "xterm"},
+        ):
             os.close(child)
             shown = b""
             while True:
@@ -375,7 +433,18 @@ def test_a_terminal_gets_no_sequence_that_is_not_ours(project):
         os.close(parent)
     text = shown.decode()
     assert "PWNED" in text and "kept" in text
-    for sequence in ("\x1b]0", "\x07", "\x1b[2J", "\x9b", "\x08", "\x7f", "\u202e", "\u2066", "\x85", "\u200f"):
+    for sequence in (
+        "\x1b]0",
+        "\x07",
+        "\x1b[2J",
+        "\x9b",
+        "\x08",
+        "\x7f",
+        "\u202e",
+        "\u2066",
+        "\x85",
+        "\u200f",
+    ):
         assert sequence not in text, ascii(sequence)
 
 
@@ -390,14 +459,23 @@ def leaks(project, done=None):
     texts = {str(path): path.read_bytes() for path in (project.path / "runs").rglob("*") if path.is_file()}
     if done:
         texts |= {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
-    return [(name, secret) for name, text in texts.items() for secret in SECRETS if secret[4:].encode() in text or secret[:-4].encode() in text]
+    return [
+        (name, secret)
+        for name, text in texts.items()
+        for secret in SECRETS
+        if secret[4:].encode() in text or secret[:-4].encode() in text
+    ]
 
 
 def secret_pipeline(project, url, given, **more):
     """A pipeline with a key, a header and a password in the address, given literally or through the environment."""
     key, token, password = SECRETS if given == "literal" else ("${T_KEY}", "${T_TOKEN}", "${T_PASSWORD}")
     path = project.ask_pipeline(url.replace("http://", f"http://user:{password}@"), 3, **more)
-    path.write_text(path.read_text().replace("api_key: secret-key-123", f"api_key: {key}, headers: {{X-Token: Bearer {token}}}, max_retries: 1"))
+    path.write_text(
+        path.read_text().replace(
+            "api_key: secret-key-123", f"api_key: {key}, headers: {{X-Token: Bearer {token}}}, max_retries: 1"
+        )
+    )
     return {"T_KEY": KEY, "T_TOKEN": TOKEN, "T_PASSWORD": PASSWORD}
 
 
@@ -407,17 +485,26 @@ def test_no_secret_is_written_or_shown(project, given, transport):
 
     def behave(body, times):
         during.extend(leaks(project))  # while the ledger's -wal is there
-        return web.json_response(completion(body), headers={"X-Echo": f"{KEY} {TOKEN}", "Set-Cookie": f"key={KEY}"})
+        return web.json_response(
+            completion(body), headers={"X-Echo": f"{KEY} {TOKEN}", "Set-Cookie": f"key={KEY}"}
+        )
 
     with Endpoint(behave) as endpoint:
-        env = secret_pipeline(project, endpoint.url, given, model=f", transport: {transport}, max_concurrency: 1")
+        env = secret_pipeline(
+            project, endpoint.url, given, model=f", transport: {transport}, max_concurrency: 1"
+        )
         outputs = [project.cli(*args, env=env) for args in (("run", "ask"), ("run", "ask", "--json"))]
         sent = {name.lower(): value for name, value in endpoint.headers[0].items()}
         assert sent["x-token"] == f"Bearer {TOKEN}"
-        assert transport == "openai" or sent["authorization"] == f"Bearer {KEY}"  # httpx prefers the address's password
+        assert (
+            transport == "openai" or sent["authorization"] == f"Bearer {KEY}"
+        )  # httpx prefers the address's password
         assert len(endpoint.bodies) == 3
     first = project.read("runs/ask/corpus.jsonl")[0]["meta"]["id"]
-    outputs += [project.cli(*args, env=env) for args in (("show", "ask", "--id", first, "--json"), ("check", "ask", "--json"))]
+    outputs += [
+        project.cli(*args, env=env)
+        for args in (("show", "ask", "--id", first, "--json"), ("check", "ask", "--json"))
+    ]
     assert not during
     for done in outputs:
         assert not leaks(project, done)
@@ -425,13 +512,26 @@ def test_no_secret_is_written_or_shown(project, given, transport):
 
 @pytest.mark.parametrize(
     "transport, status, code",
-    [("http", 401, 2), ("http", 402, 2), ("http", 404, 2), ("http", 400, 3), ("http", 500, 3), ("openai", 401, 2), ("openai", 400, 3), ("openai", 500, 3)],
+    [
+        ("http", 401, 2),
+        ("http", 402, 2),
+        ("http", 404, 2),
+        ("http", 400, 3),
+        ("http", 500, 3),
+        ("openai", 401, 2),
+        ("openai", 400, 3),
+        ("openai", 500, 3),
+    ],
 )
 def test_no_secret_that_the_server_echoes_is_written_or_shown(project, status, code, transport):
     def behave(body, times):
         said = f"key {KEY} and Bearer {TOKEN} of {PASSWORD} are wrong"
         number = int(body["messages"][0]["content"][8])
-        echo = [{"error": {"message": said}}, {"error": f"{'x' * 285} {said}"}, {"error": {"message": f"{'x' * 260}{said}", "code": said}}][number]
+        echo = [
+            {"error": {"message": said}},
+            {"error": f"{'x' * 285} {said}"},
+            {"error": {"message": f"{'x' * 260}{said}", "code": said}},
+        ][number]
         text = json.dumps(echo) if times == 1 else f"{'y' * 100}{said}"
         return web.Response(text=text, status=status, headers={"X-Echo": said, "Retry-After": "0"})
 
@@ -443,7 +543,9 @@ def test_no_secret_that_the_server_echoes_is_written_or_shown(project, status, c
     assert str(status) in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize("body", [KEY, f'{{"choices": "{KEY}"}}', f'{{"choices": [], "x": "{KEY}"}}', f"{'x' * 70} {KEY}"])
+@pytest.mark.parametrize(
+    "body", [KEY, f'{{"choices": "{KEY}"}}', f'{{"choices": [], "x": "{KEY}"}}', f"{'x' * 70} {KEY}"]
+)
 def test_no_secret_in_an_answer_that_is_none_is_written_or_shown(project, body):
     with Endpoint(lambda b, t: web.Response(text=body, content_type="application/json")) as endpoint:
         env = secret_pipeline(project, endpoint.url, "literal")
@@ -481,7 +583,15 @@ def test_no_secret_stands_in_a_message_about_a_mistake(project, endpoint, given,
     assert not [secret for secret in SECRETS if secret in str(told.value)] and not endpoint.bodies
 
 
-@pytest.mark.parametrize("more", ["techer.api_key={}", "teacher.headers.X-Token={}", "teacher.api_key={} teacher.temprature=1", "teacher.api_key=[{}"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "techer.api_key={}",
+        "teacher.headers.X-Token={}",
+        "teacher.api_key={} teacher.temprature=1",
+        "teacher.api_key=[{}",
+    ],
+)
 def test_no_secret_given_on_the_command_line_is_shown(project, endpoint, more):
     project.ask_pipeline(endpoint.url, 2)
     sets = [part for given in more.format(KEY).split() for part in ("--set", given)]
@@ -502,9 +612,12 @@ def test_a_server_that_is_not_there_is_told_without_secrets(project, endpoint):
 @pytest.mark.parametrize("status", [200, 500, 404])
 def test_what_comes_from_the_environment_is_used_and_never_written(project, status):
     """Address and model from ${…}: the endpoint repeats the model's name, and its refusals name the address."""
+
     def behave(body, times):
         assert body["model"] == "model-of-mine"
-        return web.json_response(completion(body) if status == 200 else {"error": {"message": "no model-of-mine"}}, status=status)
+        return web.json_response(
+            completion(body) if status == 200 else {"error": {"message": "no model-of-mine"}}, status=status
+        )
 
     with Endpoint(behave) as endpoint:
         path = project.ask_pipeline("${T_URL}", 2, model=", max_retries: 0")
@@ -513,5 +626,7 @@ def test_what_comes_from_the_environment_is_used_and_never_written(project, stat
         done = project.cli("run", "ask", check={200: 0, 500: 3, 404: 2}[status], env=env)
         assert endpoint.bodies
     for file in [f for f in (project.path / "runs").rglob("*") if f.is_file()]:
-        assert b"model-of-mine" not in file.read_bytes() and endpoint.url.encode() not in file.read_bytes(), file
+        assert b"model-of-mine" not in file.read_bytes() and endpoint.url.encode() not in file.read_bytes(), (
+            file
+        )
     assert "model-of-mine" not in done.stdout + done.stderr

@@ -25,17 +25,49 @@ stages:
 """
 STUDENT = "student/manifest.json"  # its training is not part of this
 FILES = [
-    "usage.json", "pipeline.lock.yaml", "corpus.jsonl", "dropped.jsonl", "evaluation.json", "run.lock", "README.md", "report.html",
-    "stages/01-source.jsonl", "stages/02-generate.jsonl", "stages/03-loop.jsonl", "stages/04-filter.jsonl", "stages/05-evaluate.jsonl",
-    "machine.json", "loop/rounds.json", "loop/00/round.json", "loop/01/round.json", "loop/00/records.jsonl", "evaluation.jsonl", STUDENT,
-]  # fmt: skip
+    "usage.json",
+    "pipeline.lock.yaml",
+    "corpus.jsonl",
+    "dropped.jsonl",
+    "evaluation.json",
+    "run.lock",
+    "README.md",
+    "report.html",
+    "stages/01-source.jsonl",
+    "stages/02-generate.jsonl",
+    "stages/03-loop.jsonl",
+    "stages/04-filter.jsonl",
+    "stages/05-evaluate.jsonl",
+    "machine.json",
+    "loop/rounds.json",
+    "loop/00/round.json",
+    "loop/01/round.json",
+    "loop/00/records.jsonl",
+    "evaluation.jsonl",
+    STUDENT,
+]
 VERBS = [
-    ("status", "ask"), ("show", "ask"), ("show", "ask", "--dropped"), ("report", "ask"), ("export", "ask", "-o", "out"),
-    ("export", "ask", "--format", "csv", "-o", "out"), ("push", "ask", "me/it", "--dry-run"), ("push", "ask", "me/it", "--student", "--dry-run"),
-    ("train", "ask", "--student", "tiny"), ("evaluate", "ask", "--template", "{{ question }}", "--gold", "answer", "--with", "exact"),
-]  # fmt: skip
-HARMS = {"zeros": lambda content: bytes(len(content) or 512), "empty": lambda content: b"", "cut": lambda content: content[: len(content) // 2 + 3]}
-MADE = [name for name in FILES if name not in ("run.lock", "machine.json", "usage.json", "README.md", "report.html", STUDENT)]
+    ("status", "ask"),
+    ("show", "ask"),
+    ("show", "ask", "--dropped"),
+    ("report", "ask"),
+    ("export", "ask", "-o", "out"),
+    ("export", "ask", "--format", "csv", "-o", "out"),
+    ("push", "ask", "me/it", "--dry-run"),
+    ("push", "ask", "me/it", "--student", "--dry-run"),
+    ("train", "ask", "--student", "tiny"),
+    ("evaluate", "ask", "--template", "{{ question }}", "--gold", "answer", "--with", "exact"),
+]
+HARMS = {
+    "zeros": lambda content: bytes(len(content) or 512),
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2 + 3],
+}
+MADE = [
+    name
+    for name in FILES
+    if name not in ("run.lock", "machine.json", "usage.json", "README.md", "report.html", STUDENT)
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +78,9 @@ def finished(tmp_path_factory):
         patch.chdir(folder)
         (folder / "data").mkdir()
         (folder / "pipelines").mkdir()
-        (folder / "data/seeds.jsonl").write_text("".join(f'{{"question": "What is {i}?"}}\n' for i in range(3)))
+        (folder / "data/seeds.jsonl").write_text(
+            "".join(f'{{"question": "What is {i}?"}}\n' for i in range(3))
+        )
         (folder / "pipelines/ask.yaml").write_text(PIPELINE.replace("URL", endpoint.url))
         distillgen.run("ask")
         yield folder, endpoint
@@ -71,7 +105,10 @@ def contents(run):
 
 def test_the_run_holds_each_file(finished):
     missing = [name for name in FILES if name != STUDENT and not (finished[0] / "runs/ask" / name).is_file()]
-    assert not missing, (missing, sorted(str(p.relative_to(finished[0])) for p in finished[0].rglob("*.json*")))
+    assert not missing, (
+        missing,
+        sorted(str(p.relative_to(finished[0])) for p in finished[0].rglob("*.json*")),
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -100,14 +137,34 @@ def test_running_again_makes_it_again_from_the_ledger(finished, tmp_path, monkey
 
 def test_what_is_whole_and_what_is_not(tmp_path):
     file = tmp_path / "a.json"
-    for content, whole in [(b'{"a": 1}', True), (b"[]\n", True), (b"", False), (b"\0\0", False), (b'{"a": "\0"}', False), (b'{"a": ', False)]:
+    for content, whole in [
+        (b'{"a": 1}', True),
+        (b"[]\n", True),
+        (b"", False),
+        (b"\0\0", False),
+        (b'{"a": "\0"}', False),
+        (b'{"a": ', False),
+    ]:
         file.write_bytes(content)
         assert is_whole(file) is whole
     rows = tmp_path / "a.jsonl"
-    for content, count, whole in [(b"{}\n{}\n", 2, True), (b"{}\n", 2, False), (b"{}\n{}", 2, False), (b"", 0, True), (b"", 1, False), (b"\0\0\n\0\n", 2, False)]:
+    for content, count, whole in [
+        (b"{}\n{}\n", 2, True),
+        (b"{}\n", 2, False),
+        (b"{}\n{}", 2, False),
+        (b"", 0, True),
+        (b"", 1, False),
+        (b"\0\0\n\0\n", 2, False),
+    ]:
         rows.write_bytes(content)
         assert is_whole(rows, count) is whole
-    for content, how in [(b"", "empty"), (b"\0\0", "full of zeros"), (b"{", "not JSON"), (b"[1]", "no object"), (b"{}", "no 'a'")]:
+    for content, how in [
+        (b"", "empty"),
+        (b"\0\0", "full of zeros"),
+        (b"{", "not JSON"),
+        (b"[1]", "no object"),
+        (b"{}", "no 'a'"),
+    ]:
         file.write_bytes(content)
         with pytest.raises(Damaged, match=how):
             load_state(file, "a")

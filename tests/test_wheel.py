@@ -17,9 +17,13 @@ def test_the_wheel_runs_every_shipped_pipeline_as_the_checkout_does(project, tmp
     built = tmp_path / "dist"
     subprocess.run([sys.executable, "-m", "build", "-q", "--wheel", "--outdir", built, ROOT], check=True)
     wheel = next(built.glob("*.whl"))
-    names = subprocess.run([sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True
+    ).stdout
     top = {line.split("/")[0] for line in names.splitlines()[1:]}
-    assert {name.split("-")[0] for name in top} == {"distillgen"}, "something but our package lands in site-packages"
+    assert {name.split("-")[0] for name in top} == {"distillgen"}, (
+        "something but our package lands in site-packages"
+    )
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
     subprocess.run([python, "-m", "pip", "install", "-q", f"{wheel}[embedded]"], check=True)
@@ -36,18 +40,34 @@ for name in sys.argv[1:]:
         continue
     distillgen.run(name, out=f"wheel/{name}", teachers=dict.fromkeys(models, instance))
 """
-    recipes = sorted(path.stem for path in home("pipelines").glob("*.yaml") if "- train:" not in path.read_text())  # torch is no part of it
+    recipes = sorted(
+        path.stem for path in home("pipelines").glob("*.yaml") if "- train:" not in path.read_text()
+    )  # torch is no part of it
     assert "quickstart" in recipes
-    elsewhere = {name: value for name, value in project.env().items() if name != "PYTHONPATH"}  # or it finds the checkout
-    subprocess.run([python, "-W", "error::RuntimeWarning", "-c", code, *recipes], check=True, cwd=project.path, env=elsewhere)
+    elsewhere = {
+        name: value for name, value in project.env().items() if name != "PYTHONPATH"
+    }  # or it finds the checkout
+    subprocess.run(
+        [python, "-W", "error::RuntimeWarning", "-c", code, *recipes],
+        check=True,
+        cwd=project.path,
+        env=elsewhere,
+    )
     checkout = code.replace("wheel/", "checkout/").replace("assert Path", "# assert Path")
-    subprocess.run([sys.executable, "-c", checkout, *recipes], check=True, cwd=project.path, env=project.env())
+    subprocess.run(
+        [sys.executable, "-c", checkout, *recipes], check=True, cwd=project.path, env=project.env()
+    )
     ran = [path.name for path in (project.path / "wheel").iterdir()]
     assert "quickstart" in ran
     for name in ran:
         for file in ("corpus.jsonl", "dropped.jsonl"):
             mine, theirs = (project.path / folder / name / file for folder in ("wheel", "checkout"))
-            assert mine.read_bytes() == theirs.read_bytes() and (project.path / "wheel" / name / "report.html").exists()
+            assert (
+                mine.read_bytes() == theirs.read_bytes()
+                and (project.path / "wheel" / name / "report.html").exists()
+            )
     script = tmp_path / "venv/bin/distillgen"
-    listed = subprocess.run([script, "list"], capture_output=True, text=True, check=True, cwd=project.path).stdout
+    listed = subprocess.run(
+        [script, "list"], capture_output=True, text=True, check=True, cwd=project.path
+    ).stdout
     assert "quickstart" in listed

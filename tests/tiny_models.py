@@ -14,10 +14,20 @@ def words(folder: Path, texts: list[str], *, bert: bool = False):
     tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=special))
     if bert:
         ends = [("[CLS]", 2), ("[SEP]", 3)]
-        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+        )
     else:
-        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 4)])
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "eos_token": "</s>"}
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", 4)]
+        )
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "eos_token": "</s>",
+    }
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
     made.save_pretrained(folder)
     return made
@@ -30,7 +40,13 @@ def bert(folder: Path, texts: list[str]) -> Path:
 
     tokenizer = words(folder, texts, bert=True)
     torch.manual_seed(0)
-    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 64}
+    shape = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "max_position_embeddings": 64,
+    }
     BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
     return folder
 

@@ -19,7 +19,9 @@ def factors(ratios: Sequence[Mapping[str, float]], *, alpha: float = 0.5) -> dic
         return {}
     share = _softmax(ratios[0])
     for ratio in ratios[1:]:
-        moved = _softmax({name: math.log(share[name]) + ratio[name] if share[name] else -math.inf for name in share})
+        moved = _softmax(
+            {name: math.log(share[name]) + ratio[name] if share[name] else -math.inf for name in share}
+        )
         share = {name: alpha * moved[name] + (1 - alpha) / len(share) for name in share}
     return share
 
@@ -61,7 +63,9 @@ def equilibrium(gains: Sequence[float], wrong: float) -> list[float]:
     gain has no chance beside others. Where no draw is worth anything, because all that have a gain may be wrong,
     these have the same chance.
     """
-    order = sorted((i for i, gain in enumerate(gains) if gain > NO_GAIN), key=lambda i: -gains[i]) or [*range(len(gains))]
+    order = sorted((i for i, gain in enumerate(gains) if gain > NO_GAIN), key=lambda i: -gains[i]) or [
+        *range(len(gains))
+    ]
     costs = [1 / max(gains[i], NO_GAIN) for i in order]
     worth = [(k - wrong) / total for k, total in enumerate(accumulate(costs), 1)]
     chances = [0.0] * len(gains)

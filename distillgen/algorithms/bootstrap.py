@@ -118,7 +118,9 @@ def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, float |
     least = abs(sum(unequal)) - 1e-12
     if 2 ** len(unequal) <= RESAMPLES:
         flips = [*product((1, -1), repeat=len(unequal))]
-        p = fmean(abs(sum(s * each for s, each in zip(signs, unequal, strict=True))) >= least for signs in flips)
+        p = fmean(
+            abs(sum(s * each for s, each in zip(signs, unequal, strict=True))) >= least for signs in flips
+        )
     else:
         chance, as_far = random.Random(0), 0
         for _ in range(RESAMPLES):

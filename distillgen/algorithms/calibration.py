@@ -35,7 +35,9 @@ def curve(scored: Scored) -> list[Point]:
     return points[::-1]
 
 
-def reach(scored: Scored, *, recall: float | None = None, precision: float | None = None, confidence: float) -> Point | None:
+def reach(
+    scored: Scored, *, recall: float | None = None, precision: float | None = None, confidence: float
+) -> Point | None:
     """The first point, as the threshold rises, at which recall has come down to its target: on new records it is as often
     below as above. Or at which the exact lower bound of precision has come up to its own, with this confidence: the first
     at which precision itself has would be a lucky one.
@@ -45,7 +47,10 @@ def reach(scored: Scored, *, recall: float | None = None, precision: float | Non
     points = curve(scored)
     if recall is not None:
         return next((point for point in points if point.recall <= recall), points[-1])
-    return next((p for p in points if precision is not None and assured(p, len(scored), confidence) >= precision), None)
+    return next(
+        (p for p in points if precision is not None and assured(p, len(scored), confidence) >= precision),
+        None,
+    )
 
 
 def assured(point: Point, rows: int, confidence: float) -> float:

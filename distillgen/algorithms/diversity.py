@@ -31,14 +31,18 @@ def self_bleu(texts: Tokens, n: int = 4) -> float:
     logs = [0.0] * len(texts)
     for size in range(1, n + 1):
         counts = [Counter(_grams(text, size)) for text in texts]
-        most: dict[tuple[str, ...], tuple[int, int, int]] = {}  # the largest count, whose, and the largest of the others
+        most: dict[
+            tuple[str, ...], tuple[int, int, int]
+        ] = {}  # the largest count, whose, and the largest of the others
         for i, own in enumerate(counts):
             for gram, count in own.items():
                 first, whose, second = most.get(gram, (0, i, 0))
                 most[gram] = (count, i, first) if count > first else (first, whose, max(second, count))
         for i, own in enumerate(counts):
             if own:
-                known = sum(min(count, most[gram][2 if most[gram][1] == i else 0]) for gram, count in own.items())
+                known = sum(
+                    min(count, most[gram][2 if most[gram][1] == i else 0]) for gram, count in own.items()
+                )
                 logs[i] += math.log(max(known, 0.1) / own.total())
     scores = []
     for text, log in zip(texts, logs, strict=True):
@@ -53,7 +57,9 @@ def vendi(vectors: Any) -> float:
     """
     import numpy as np
 
-    small = vectors if vectors.shape[0] < vectors.shape[1] else vectors.T  # the other Gram matrix has the same eigenvalues
+    small = (
+        vectors if vectors.shape[0] < vectors.shape[1] else vectors.T
+    )  # the other Gram matrix has the same eigenvalues
     shares = np.linalg.eigvalsh(small.astype(np.float64) @ small.T.astype(np.float64) / len(vectors))
     shares = shares[shares > 1e-12]
     return float(np.exp(-(shares * np.log(shares)).sum()))

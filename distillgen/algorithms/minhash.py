@@ -73,7 +73,11 @@ class Index:
         matches, kept, kept_numbers = [], [], []
         for row, (name, sketch, own) in enumerate(zip(ids, sketches, keys.tolist(), strict=True)):
             others = candidates[row].union(*(near.get(key, ()) for key in own))
-            match = max((Match(n, jaccard(sketch, self._sketch(n))) for n in sorted(others)), key=_similarity, default=_NONE)
+            match = max(
+                (Match(n, jaccard(sketch, self._sketch(n))) for n in sorted(others)),
+                key=_similarity,
+                default=_NONE,
+            )
             matches.append(match)
             if match.similarity < self._threshold:
                 number = self._keep(name, sketch)
@@ -97,7 +101,9 @@ class Index:
         small = (flat >> np.uint64(32)).astype(np.uint32)
         sketches = [np.unique(small[start:end])[:SKETCH] for start, end in zip(ends, ends[1:], strict=False)]
         offsets = np.array(ends, np.uint64)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, self._bands * self._rows, self._seed)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            flat, offsets, self._bands * self._rows, self._seed
+        )
         signatures = np.array(matrix.to_rows(), np.uint64).reshape(-1, self._bands, self._rows)
         keys = np.broadcast_to(np.arange(self._bands, dtype=np.uint64), signatures.shape[:2])
         for row in range(self._rows):

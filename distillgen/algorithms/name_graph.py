@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     import networkx as nx
 
 DRAWN = 60  # nodes in a picture at most
-WIDTH, HEIGHT, LETTER, LINE = 1000.0, 640.0, 7.2, 17.0  # of a picture, of a letter of its labels, and of a line of them
+WIDTH, HEIGHT, LETTER, LINE = (
+    1000.0,
+    640.0,
+    7.2,
+    17.0,
+)  # of a picture, of a letter of its labels, and of a line of them
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _PLURAL = re.compile(r"(?<=..[^isu])s$")
@@ -42,7 +47,10 @@ def communities(graph: nx.Graph, method: Literal["louvain", "girvan_newman"], se
     """
     import networkx as nx
 
-    names, numbered = list(graph), nx.convert_node_labels_to_integers(graph)  # sets of numbers have one order in every process
+    names, numbered = (
+        list(graph),
+        nx.convert_node_labels_to_integers(graph),
+    )  # sets of numbers have one order in every process
     parts = [{node} for node in numbered]
     if method == "louvain" and numbered.number_of_edges():
         parts = nx.community.louvain_communities(numbered, seed=seed)
@@ -65,7 +73,10 @@ def mentioned(names: Iterable[str], text: str) -> list[str]:
     """The names that a text speaks of, in the order of the text: all their content words stand in it, and no longer name has
     them all.
     """
-    place = {word: i for i, word in reversed(list(enumerate(stem for told in words(text) for stem in content(told))))}
+    place = {
+        word: i
+        for i, word in reversed(list(enumerate(stem for told in words(text) for stem in content(told))))
+    }
     found = {name: own for name in names if (own := frozenset(content(name))) and own <= place.keys()}
     longest = (name for name, own in found.items() if not any(own < other for other in found.values()))
     return sorted(longest, key=lambda name: (min(place[word] for word in found[name]), name))

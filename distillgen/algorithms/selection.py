@@ -26,7 +26,9 @@ def k_center(vectors: Array) -> Iterator[int]:
     distances = np.full(len(vectors), np.inf, vectors.dtype)  # squared
     for _ in range(len(vectors)):
         yield chosen
-        np.minimum(distances, np.maximum(norms - 2 * (vectors @ vectors[chosen]) + norms[chosen], 0), out=distances)
+        np.minimum(
+            distances, np.maximum(norms - 2 * (vectors @ vectors[chosen]) + norms[chosen], 0), out=distances
+        )
         distances[chosen] = -1.0  # below every other for ever
         chosen = int(distances.argmax())
 
@@ -57,7 +59,11 @@ def facility_location(vectors: Array, wanted: int, seed: int = 0) -> Iterator[in
     covered = np.zeros(len(vectors), vectors.dtype)
     size = max(SAMPLE, math.ceil(len(vectors) / max(1, wanted) * math.log(1 / 0.05)))
     while len(left):
-        places = chance.choice(len(left), size, replace=False, shuffle=False) if size < len(left) else np.arange(len(left))
+        places = (
+            chance.choice(len(left), size, replace=False, shuffle=False)
+            if size < len(left)
+            else np.arange(len(left))
+        )
         candidates, gains = vectors[left[places]], np.zeros(len(places))
         for start in range(0, len(vectors), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -89,7 +95,9 @@ def in_turn(groups: Sequence[Sequence[int]], *, proportional: bool) -> Iterator[
     for turn in range(1, total + 1):
         while early and early[0][0] <= turn:
             _, place, taken = heapq.heappop(early)
-            heapq.heappush(due, (((taken + 1) * parts - 1) / sizes[place], place, taken))  # the last turn, but for a factor
+            heapq.heappush(
+                due, (((taken + 1) * parts - 1) / sizes[place], place, taken)
+            )  # the last turn, but for a factor
         _, place, taken = heapq.heappop(due)
         yield groups[place][taken]
         if taken + 1 < sizes[place]:
@@ -114,7 +122,9 @@ def leaders(vectors: Array, min_cosine: float) -> tuple[Array, Array]:
                 leader[start + row], cosine[start + row] = of[row], best[row]
             else:
                 leading.append(start + row)
-                _improve(best[row + 1 :], of[row + 1 :], among[row + 1 :, row : row + 1], np.array([start + row]))
+                _improve(
+                    best[row + 1 :], of[row + 1 :], among[row + 1 :, row : row + 1], np.array([start + row])
+                )
     return leader, cosine
 
 

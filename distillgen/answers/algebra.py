@@ -17,7 +17,13 @@ from distillgen.answers.final_answer import Comparison, announced, boxed, golds
 from distillgen.answers.sandbox import confine, lacking, limit_memory
 from distillgen.errors import ConfigError
 
-EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE = "equal", "unequal", "unreadable", "gold unreadable", "late"
+EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE = (
+    "equal",
+    "unequal",
+    "unreadable",
+    "gold unreadable",
+    "late",
+)
 VERDICTS = (EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE)
 _START_S, _MEMORY_MB, _MOST_CHARACTERS = 60, 2048, 1000
 _MOST_PAIRS = 1000  # of one process: what sympy remembers goes with it
@@ -33,7 +39,11 @@ def compare_expressions(
     wanted = [golds(each) for each in gold]
     said = [announced(text) or (text.strip()[-_TAIL:] if lenient else "") for text in texts]
     both = list(zip(said, wanted, strict=True))
-    verdicts = iter(equality([(text, boxed(each) or each) for text, own in both if text for each in own], timeout_s=timeout_s))
+    verdicts = iter(
+        equality(
+            [(text, boxed(each) or each) for text, own in both if text for each in own], timeout_s=timeout_s
+        )
+    )
     found = [[next(verdicts) if text else UNREADABLE for _ in own] for text, own in both]
     return [_compared(text, own) for text, own in zip(said, found, strict=True)]
 
@@ -41,7 +51,9 @@ def compare_expressions(
 def _compared(text: str, verdicts: Sequence[str]) -> Comparison:
     best = min(verdicts, key=VERDICTS.index, default=GOLD_UNREADABLE)
     usable = sum(verdict != GOLD_UNREADABLE for verdict in verdicts)
-    return Comparison(usable, bool(text) and best != UNREADABLE, best == EQUAL, {"verdict": VERDICTS.index(best)})
+    return Comparison(
+        usable, bool(text) and best != UNREADABLE, best == EQUAL, {"verdict": VERDICTS.index(best)}
+    )
 
 
 def equality(pairs: Sequence[tuple[str, str]], *, timeout_s: float = 5.0) -> list[str]:
@@ -70,7 +82,9 @@ class _Process:
 
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-m", "distillgen.answers.algebra"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, bufsize=0)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, bufsize=0
+        )
         self.asked = 0
         atexit.register(self.end)
         if self._line(_START_S) != b"ready\n":
@@ -127,7 +141,10 @@ def _serve() -> None:
             wanted = read(gold)
             said = read(text) if wanted else []
             same = bool(said) and verify(wanted, said, timeout_seconds=None)
-            print(GOLD_UNREADABLE if not wanted else UNREADABLE if not said else EQUAL if same else UNEQUAL, flush=True)  # noqa: T201
+            print(  # noqa: T201
+                GOLD_UNREADABLE if not wanted else UNREADABLE if not said else EQUAL if same else UNEQUAL,
+                flush=True,
+            )
         except Exception:  # whatever sympy raises, it could not compare the two
             print(UNREADABLE, flush=True)  # noqa: T201
 

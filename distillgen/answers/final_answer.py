@@ -81,7 +81,9 @@ def number(text: str, *, lenient: bool = True) -> tuple[Number, str] | None:
 # Multiple choice
 
 _MARKER = re.compile(r"(?:^|(?<=\s))(?:\(([A-Z])\)|([A-Z])[).:])\s+|^[-*•]\s+(?=\S)", re.M)
-_LETTER_FIRST = re.compile(r"[\W_]*+(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\W+)?([A-Z])(?:[).:,*\]]|\W*+$|\s+(?:because|since)\b)")
+_LETTER_FIRST = re.compile(
+    r"[\W_]*+(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\W+)?([A-Z])(?:[).:,*\]]|\W*+$|\s+(?:because|since)\b)"
+)
 _LETTER = re.compile(r"\(([A-Z])\)|\*\*([A-Z])[).:]?\*\*|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b")
 _UNWRAPPED = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|operatorname)\{([^{}]*)\}")
 
@@ -91,7 +93,9 @@ def options_of(value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
         return {str(letter).strip("(). ").upper(): text_of(content) for letter, content in value.items()}
     if isinstance(value, list | tuple):
-        return {letter: text_of(content) for letter, content in zip(string.ascii_uppercase, value, strict=False)}
+        return {
+            letter: text_of(content) for letter, content in zip(string.ascii_uppercase, value, strict=False)
+        }
     text, marks = text_of(value), list[tuple[int, int]]()
     for found in _MARKER.finditer(text):
         letter = found[1] or found[2]
@@ -115,7 +119,11 @@ def choice(text: str, options: Mapping[str, str], *, lenient: bool = True) -> st
         said = said.rpartition("\n")[2] if lenient else said
     known = options or dict.fromkeys(string.ascii_uppercase, "")
     first, alone = _LETTER_FIRST.match(said), said.strip("().*_$ ").upper()
-    if first and first[1] in known and (part or normalised(said[first.end() :]) in ("", normalised(known[first[1]]))):
+    if (
+        first
+        and first[1] in known
+        and (part or normalised(said[first.end() :]) in ("", normalised(known[first[1]])))
+    ):
         return first[1]
     if alone in known:
         return alone
@@ -141,8 +149,16 @@ def option_of(gold: Any, options: Mapping[str, str]) -> str | None:
 def _by_content(line: str, options: Mapping[str, str]) -> str | None:
     """The one option whose content stands in the line, and not only within another one's that does."""
     contents = {own: f" {normalised(content)} " for own, content in options.items()}
-    there = {own: content for own, content in contents.items() if content.strip() and content in f" {normalised(line)} "}
-    longest = [own for own, each in there.items() if not any(each != other and each in other for other in there.values())]
+    there = {
+        own: content
+        for own, content in contents.items()
+        if content.strip() and content in f" {normalised(line)} "
+    }
+    longest = [
+        own
+        for own, each in there.items()
+        if not any(each != other and each in other for other in there.values())
+    ]
     return longest[0] if len(longest) == 1 else None
 
 
@@ -204,7 +220,9 @@ def program(text: str) -> str:
 
 def golds(value: Any) -> list[str]:
     """The gold answers that a field holds: one, or a list of which each will do."""
-    return [text_of(gold) for gold in (value if isinstance(value, list | tuple) else [value]) if gold is not None]
+    return [
+        text_of(gold) for gold in (value if isinstance(value, list | tuple) else [value]) if gold is not None
+    ]
 
 
 def final_answer(text: str, kind: Kind, *, lenient: bool = True) -> Answer | None:
@@ -229,7 +247,13 @@ Wanted = Literal["figure", "time", "cause", "name", "yes or no"]
 _SIZES = """many much long tall high deep thick wide large big small far old fast quickly slowly soon hot cold warm
 often heavy strong"""
 _ASKED: tuple[tuple[Wanted, re.Pattern[str]], ...] = (
-    ("time", re.compile(r"^(?:(?:since|until|from|by) )?when\b|^(?:\w+ )?(?:what|which) (?:year|date|time|day|month)\b", re.I)),
+    (
+        "time",
+        re.compile(
+            r"^(?:(?:since|until|from|by) )?when\b|^(?:\w+ )?(?:what|which) (?:year|date|time|day|month)\b",
+            re.I,
+        ),
+    ),
     (
         "figure",
         re.compile(
@@ -243,7 +267,8 @@ _ASKED: tuple[tuple[Wanted, re.Pattern[str]], ...] = (
     (
         "yes or no",
         re.compile(
-            "^(?:is|are|was|were|am|do|does|did|can|could|may|might|must|should|shall|will|would|has|have|had)\\b", re.I
+            "^(?:is|are|was|were|am|do|does|did|can|could|may|might|must|should|shall|will|would|has|have|had)\\b",
+            re.I,
         ),
     ),
 )
@@ -263,8 +288,12 @@ _TIME = re.compile(
     re.I | re.X,
 )
 _VAGUE = re.compile(r"\b(?:after|before|in) (?:a|some|the) (?:\w+ )?(?:while|time|past|future)\b", re.I)
-_CAUSE = re.compile(r"\b(?:because|since|so|as|to|for|due|which|by|from|otherwise|would|therefore|thus|hence)\b", re.I)
-_DEFINES = re.compile(r"^\W*(?:\w+ ){1,4}?(?:is|are|was|were) (?:an?|the|one|called|known|named|found)\b", re.I)
+_CAUSE = re.compile(
+    r"\b(?:because|since|so|as|to|for|due|which|by|from|otherwise|would|therefore|thus|hence)\b", re.I
+)
+_DEFINES = re.compile(
+    r"^\W*(?:\w+ ){1,4}?(?:is|are|was|were) (?:an?|the|one|called|known|named|found)\b", re.I
+)
 _NAME_OR_ROLE = re.compile(
     r"[A-Z]|\b(?:people|friends|\w{3,}(?:ers|ors|ists|ees|ants)|(?:an?|the|your|my) \w{3,}(?:er|or|ist|ee|ant))\b"
 )
@@ -320,7 +349,13 @@ class Comparison:
 
 
 def compare_numbers(
-    text: str, gold: Any, *, rel_tol: float = 1e-6, abs_tol: float = 0.0, units: bool = False, lenient: bool = True
+    text: str,
+    gold: Any,
+    *,
+    rel_tol: float = 1e-6,
+    abs_tol: float = 0.0,
+    units: bool = False,
+    lenient: bool = True,
 ) -> Comparison:
     """By the number: equal is what differs by at most `abs_tol`, or `rel_tol` of gold. With `units`, 1.5 km is 1500 m, and where
     gold has a unit, the answer needs one of its kind. Also: both numbers, and whether the unit is of the kind.
@@ -368,5 +403,8 @@ def compare_texts(text: str, gold: Any, *, part: Literal["all", "announced"] = "
         return Comparison(len(wanted), False, also={"exact": False, "f1": 0.0})
     f1 = max((token_f1(said, each) for each in wanted), default=0.0)
     return Comparison(
-        len(wanted), True, normalised(said) in map(normalised, wanted), {"exact": said in map(str.strip, wanted), "f1": f1}
-    )  # fmt: skip
+        len(wanted),
+        True,
+        normalised(said) in map(normalised, wanted),
+        {"exact": said in map(str.strip, wanted), "f1": f1},
+    )

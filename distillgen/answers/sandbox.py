@@ -54,18 +54,29 @@ class Unconfined(Exception):
     """The process could not be confined; nothing of the code was run."""
 
 
-FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH = "finished", "left before the end of the tests", "ran out of time", "wrote too much"
+FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH = (
+    "finished",
+    "left before the end of the tests",
+    "ran out of time",
+    "wrote too much",
+)
 
 
 def lacking() -> list[str]:
     """What this machine lacks for confinement; empty where all is there."""
     if platform.system() != "Linux":
         return [f"Linux (this is {platform.system()})"]
-    missing = [] if _landlock_version() > 0 else ["Landlock (Linux 5.13 or newer, with 'landlock' among its security modules)"]
+    missing = (
+        []
+        if _landlock_version() > 0
+        else ["Landlock (Linux 5.13 or newer, with 'landlock' among its security modules)"]
+    )
     return missing if _seccomp() else [*missing, "libseccomp.so.2 (apt install libseccomp2)"]
 
 
-def run_tests(code: str, tests: list[str], *, entry_point: str = "", limits: Limits, confined: bool = True) -> Outcome:
+def run_tests(
+    code: str, tests: list[str], *, entry_point: str = "", limits: Limits, confined: bool = True
+) -> Outcome:
     """Run `code`, then each of the `tests`, which are Python code as well: asserts, functions test_…, or a function `check`
     of what `entry_point` names. Raises Unconfined.
 
@@ -86,21 +97,31 @@ def run_program(code: str, *, stdin: str = "", limits: Limits, confined: bool = 
     return Outcome(ended, output)
 
 
-def _run(job: Mapping[str, Any], stdin: str, limits: Limits, confined: bool) -> tuple[str, str, Mapping[str, Any]]:
+def _run(
+    job: Mapping[str, Any], stdin: str, limits: Limits, confined: bool
+) -> tuple[str, str, Mapping[str, Any]]:
     """How it ended, what was printed, and the message from inside. All passes through files, so that nothing can block."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-"))
         given, said, read, printed = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
-        given.write(json.dumps({**job, "limits": asdict(limits), "confined": confined, "folder": folder}).encode())
+        given.write(
+            json.dumps({**job, "limits": asdict(limits), "confined": confined, "folder": folder}).encode()
+        )
         read.write(stdin.encode("utf-8", "replace"))
         for file in (given, read):
             file.seek(0)
         descriptors = (given.fileno(), said.fileno())
         command = [sys.executable, "-I", "-B", "-X", "utf8", __file__, *map(str, descriptors)]
         process = subprocess.Popen(
-            command, cwd=folder, env={}, stdin=read, stdout=printed, stderr=subprocess.DEVNULL, pass_fds=descriptors,
+            command,
+            cwd=folder,
+            env={},
+            stdin=read,
+            stdout=printed,
+            stderr=subprocess.DEVNULL,
+            pass_fds=descriptors,
             start_new_session=True,
-        )  # fmt: skip
+        )
         ended = _watch(process, Path(folder), limits)
         said.seek(0)
         printed.seek(0)
@@ -209,7 +230,9 @@ def _passed(code: str, tests: list[str], entry_point: str) -> int:
 def limit(limits: Limits) -> None:
     """Set this process's limits."""
     limit_memory(limits.memory_mb)
-    _limit(resource.RLIMIT_CPU, limits.cpu_s, spare=1)  # where none is to spare, it is killed without a reason
+    _limit(
+        resource.RLIMIT_CPU, limits.cpu_s, spare=1
+    )  # where none is to spare, it is killed without a reason
     _limit(resource.RLIMIT_FSIZE, limits.written_mb << 20)
     _limit(resource.RLIMIT_NOFILE, limits.open_files)
     _limit(resource.RLIMIT_MEMLOCK, 0)
@@ -232,7 +255,9 @@ def confine(folder: str | None = None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     _need(libc.prctl(38, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     _restrict_files(folder)
-    nothing = struct.pack("<IiIIIIII", 0x20080522, 0, 0, 0, 0, 0, 0, 0)  # capset: version 3, this process, no capabilities
+    nothing = struct.pack(
+        "<IiIIIIII", 0x20080522, 0, 0, 0, 0, 0, 0, 0
+    )  # capset: version 3, this process, no capabilities
     _need(libc.capset(nothing[:8], nothing[8:] + bytes(8)), "capset")
     _restrict_calls()
 
@@ -255,9 +280,23 @@ def _restrict_files(folder: str | None) -> None:
     everything = _ALL_BY_VERSION[max(0, min(version, len(_ALL_BY_VERSION)) - 1)]
     # files, TCP (from 4), and from 6 abstract sockets and signals to others
     rules = struct.pack("<QQQ", everything, 0b11, 0b11)[: 8 if version < 4 else 16 if version < 6 else 24]
-    rules_fd = _need(_landlock(_LANDLOCK_CREATE, rules, ctypes.c_size_t(len(rules)), 0), "landlock_create_ruleset")
-    readable = {sys.prefix, sys.base_prefix, "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"}
-    allowed = {**dict.fromkeys(readable, _READ), "/dev/null": _READ_FILE | _WRITE_FILE | _TRUNCATE, "/dev/urandom": _READ_FILE}
+    rules_fd = _need(
+        _landlock(_LANDLOCK_CREATE, rules, ctypes.c_size_t(len(rules)), 0), "landlock_create_ruleset"
+    )
+    readable = {
+        sys.prefix,
+        sys.base_prefix,
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/share/zoneinfo",
+    }
+    allowed = {
+        **dict.fromkeys(readable, _READ),
+        "/dev/null": _READ_FILE | _WRITE_FILE | _TRUNCATE,
+        "/dev/urandom": _READ_FILE,
+    }
     for path, access in {**allowed, **({folder: everything} if folder else {})}.items():
         with suppress(FileNotFoundError):
             path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -277,13 +316,21 @@ _REFUSED = """
     setpriority sched_setaffinity sched_setscheduler sched_setparam sched_setattr ioprio_set migrate_pages move_pages
     shmget msgget semget mq_open memfd_create memfd_secret userfaultfd bpf perf_event_open keyctl add_key request_key sync syncfs
     """.split()
-_REFUSED_BY_NUMBER = (452, 463, 466, 469)  # fchmodat2, setxattrat, removexattrat, file_setattr: too new for some libseccomp
+_REFUSED_BY_NUMBER = (
+    452,
+    463,
+    466,
+    469,
+)  # fchmodat2, setxattrat, removexattrat, file_setattr: too new for some libseccomp
 _THREAD = 0x10000  # CLONE_THREAD
 _EQUAL, _NOT_EQUAL, _MASKED_EQUAL = 4, 1, 7
 _REFUSED_WITH = (
-    ("clone", 0, _MASKED_EQUAL, _THREAD, 0), ("prlimit64", 0, _NOT_EQUAL, 0, 0),
-    *(("fcntl", 1, _EQUAL, command, 0) for command in (8, 10, 15)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals to others
-)  # fmt: skip
+    ("clone", 0, _MASKED_EQUAL, _THREAD, 0),
+    ("prlimit64", 0, _NOT_EQUAL, 0, 0),
+    *(
+        ("fcntl", 1, _EQUAL, command, 0) for command in (8, 10, 15)
+    ),  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals to others
+)
 """Calls that are refused with certain arguments: name, argument, comparison, its two operands."""
 
 
@@ -309,9 +356,14 @@ def _restrict_calls() -> None:
     allow, refuse = ctypes.c_uint32(0x7FFF0000), 0x00050000
     context = ctypes.c_void_p(library.seccomp_init(allow))
     numbers = [library.seccomp_syscall_resolve_name(name.encode()) for name in _REFUSED]
-    rules: list[tuple[int, int, list[_Comparison]]] = [(n, errno.EPERM, []) for n in (*numbers, *_REFUSED_BY_NUMBER)]
+    rules: list[tuple[int, int, list[_Comparison]]] = [
+        (n, errno.EPERM, []) for n in (*numbers, *_REFUSED_BY_NUMBER)
+    ]
     rules += [(library.seccomp_syscall_resolve_name(b"clone3"), errno.ENOSYS, [])]
-    rules += [(library.seccomp_syscall_resolve_name(n.encode()), errno.EPERM, [_Comparison(*c)]) for n, *c in _REFUSED_WITH]
+    rules += [
+        (library.seccomp_syscall_resolve_name(n.encode()), errno.EPERM, [_Comparison(*c)])
+        for n, *c in _REFUSED_WITH
+    ]
     for number, error, comparisons in rules:
         if number == -1:  # a call that this libseccomp does not know
             continue

@@ -10,7 +10,9 @@ from typing import Any
 from distillgen.text.numbers import Number
 
 _NAME = r"(?:[^\W\d_]|[°%µμΩ])+"
-_UNIT = re.compile(rf"\s?-?\s?({_NAME}(?:\s?(?:[*/·]|\^?[-−]?\d(?!\d)|\*\*)\s?|\s(?!(?:in|a|at|as|are)\b)|{_NAME}){{0,12}})")
+_UNIT = re.compile(
+    rf"\s?-?\s?({_NAME}(?:\s?(?:[*/·]|\^?[-−]?\d(?!\d)|\*\*)\s?|\s(?!(?:in|a|at|as|are)\b)|{_NAME}){{0,12}})"
+)
 _LATEX = re.compile(r"\\(?:text|mathrm|mbox|,|;|!)|[{}$]")
 
 
@@ -40,4 +42,11 @@ def _registry() -> tuple[Any, tuple[type[Exception], ...]]:
     import pint
 
     # besides its own errors, pint's parser of units raises these on texts that are none
-    return pint.UnitRegistry(), (pint.PintError, AttributeError, TypeError, ValueError, ArithmeticError, AssertionError)
+    return pint.UnitRegistry(), (
+        pint.PintError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AssertionError,
+    )

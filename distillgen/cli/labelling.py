@@ -53,7 +53,11 @@ def sample(run: Run, count: int, *, fields: Sequence[str], seed: int) -> list[Re
         what = f" with the field '{missing}'{did_you_mean(missing, known)}" if missing else ""
         raise ConfigError(f"there is no record to label in {run.directory}{what}")
     ordered = [
-        ((rank + 0.5) / totals[why], number, record)  # how far into its own kind: those of every kind are spread evenly
+        (
+            (rank + 0.5) / totals[why],
+            number,
+            record,
+        )  # how far into its own kind: those of every kind are spread evenly
         for why, some in chosen.items()
         for rank, (_, number, record) in enumerate(sorted(some, reverse=True))
     ]
@@ -77,7 +81,11 @@ class Labelling:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for line, row in read_rows(self.path) if self.path.exists() else ():
             if isinstance(row, str) or self.label not in row:
-                message = row if isinstance(row, str) else f"the row has no '{self.label}'; give another --label or --out"
+                message = (
+                    row
+                    if isinstance(row, str)
+                    else f"the row has no '{self.label}'; give another --label or --out"
+                )
                 raise ConfigError(message, path=self.path, line=line)
             value, meta = row[self.label], row.get(META)
             if value is not None and value not in [value for value, _ in self.choices.values()]:
@@ -87,7 +95,9 @@ class Labelling:
             if isinstance(meta, dict) and "id" in meta:
                 self.said[str(meta["id"])] = value
         if taken := next((record for record in self.records if self.label in record.fields), None):
-            raise ConfigError(f"the records have a field '{self.label}' ({taken.source}); name the labels' own with --label")
+            raise ConfigError(
+                f"the records have a field '{self.label}' ({taken.source}); name the labels' own with --label"
+            )
         self.on(0)
 
     @property
@@ -98,7 +108,12 @@ class Labelling:
     @property
     def keys(self) -> dict[str, str]:
         """What each key does."""
-        return {**{key: meaning for key, (_, meaning) in self.choices.items()}, SKIP: "skip", BACK: "back", QUIT: "quit"}
+        return {
+            **{key: meaning for key, (_, meaning) in self.choices.items()},
+            SKIP: "skip",
+            BACK: "back",
+            QUIT: "quit",
+        }
 
     @property
     def current(self) -> Record | None:
@@ -114,8 +129,13 @@ class Labelling:
             value = self.choices[key][0] if key in self.choices else None
             with self.path.open("a+b") as stream:
                 stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
-                broken = stream.read(1) not in (b"", b"\n")  # a file that was written by hand may end within its last line
-                stream.write(b"\n" * broken + dumps({**record.row(), self.label: value}, sort_keys=False) + b"\n")
+                broken = stream.read(1) not in (
+                    b"",
+                    b"\n",
+                )  # a file that was written by hand may end within its last line
+                stream.write(
+                    b"\n" * broken + dumps({**record.row(), self.label: value}, sort_keys=False) + b"\n"
+                )
                 stream.flush()
                 os.fsync(stream.fileno())
             self.said[record.id] = value
@@ -132,8 +152,14 @@ class Labelling:
         assert self.current
         names = self.fields or [name for name in self.current.fields if name != "messages"] or ["messages"]
         texts = {name: self.current.fields[name] for name in names}
-        texts = {name: value if isinstance(value, str) else dumps(value).decode() for name, value in texts.items()}
-        longer = {name: f"\n… and {len(text) - LONGEST:,} more characters" for name, text in texts.items() if len(text) > LONGEST}
+        texts = {
+            name: value if isinstance(value, str) else dumps(value).decode() for name, value in texts.items()
+        }
+        longer = {
+            name: f"\n… and {len(text) - LONGEST:,} more characters"
+            for name, text in texts.items()
+            if len(text) > LONGEST
+        }
         return [(name, text[:LONGEST] + longer.get(name, "")) for name, text in texts.items()]
 
     def before(self) -> str:
@@ -146,7 +172,11 @@ class Labelling:
     def progress(self) -> str:
         """`12 of 200: 9 valid, 2 not valid, 1 skipped`."""
         said = Counter(self.said.get(record.id, -1) for record in self.records if record.id in self.said)
-        counted = [f"{said[value]} {meaning}" for value, meaning in [*self.choices.values(), (None, "skipped")] if said[value]]
+        counted = [
+            f"{said[value]} {meaning}"
+            for value, meaning in [*self.choices.values(), (None, "skipped")]
+            if said[value]
+        ]
         return f"{said.total()} of {len(self.records)}" + (f": {', '.join(counted)}" if counted else "")
 
 
@@ -159,7 +189,10 @@ def in_terminal(labelling: Labelling) -> None:
         for name, text in labelling.shown():
             say(f"\n{display.clipped(name, width)}", bold=True)
             for line in display.visible(text).split("\n"):
-                say("\n".join(textwrap.wrap(line, width - 2, initial_indent="  ", subsequent_indent="  ")) or "")
+                say(
+                    "\n".join(textwrap.wrap(line, width - 2, initial_indent="  ", subsequent_indent="  "))
+                    or ""
+                )
         if before := labelling.before():
             say(f"\nyou said: {before}")
         say("\n" + "   ".join(f"{key} {meaning}" for key, meaning in labelling.keys.items()))
@@ -200,7 +233,9 @@ def on_page(labelling: Labelling, port: int, ready: Callable[[str], None]) -> No
             form = parse_qs(self.rfile.read(int(size)).decode("ascii", "replace"))
             key, asked = (form.get(name, [""])[0] for name in ("key", "id"))
             with lock:
-                if key == QUIT or asked == (labelling.current.id if labelling.current else ""):  # else a key pressed twice
+                if key == QUIT or asked == (
+                    labelling.current.id if labelling.current else ""
+                ):  # else a key pressed twice
                     labelling.press(key)
                 if key == QUIT or not labelling.current:
                     self._show(over=True)
@@ -213,10 +248,16 @@ def on_page(labelling: Labelling, port: int, ready: Callable[[str], None]) -> No
 
         def _show(self, *, over: bool = False) -> None:
             nonce = secrets.token_urlsafe(16)
-            page = template(Path(__file__).with_name("labelling.html.jinja"), display.visible, autoescape=True).render(
-                labelling=labelling, record=None if over else labelling.current, nonce=nonce,
-                done=sum(record.id in labelling.said for record in labelling.records),
-            ).encode()  # fmt: skip
+            page = (
+                template(Path(__file__).with_name("labelling.html.jinja"), display.visible, autoescape=True)
+                .render(
+                    labelling=labelling,
+                    record=None if over else labelling.current,
+                    nonce=nonce,
+                    done=sum(record.id in labelling.said for record in labelling.records),
+                )
+                .encode()
+            )
             own = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; form-action 'self'"
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
@@ -233,7 +274,9 @@ def on_page(labelling: Labelling, port: int, ready: Callable[[str], None]) -> No
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), Page)
     except OSError as error:
-        raise ConfigError(f"port {port} cannot be used: {error.strerror}; give another --port, or none") from error
+        raise ConfigError(
+            f"port {port} cannot be used: {error.strerror}; give another --port, or none"
+        ) from error
     server.daemon_threads = True
     with server:
         ready(f"http://127.0.0.1:{server.server_port}{path}")

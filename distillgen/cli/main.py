@@ -27,13 +27,34 @@ if TYPE_CHECKING:
     from distillgen.runs.directory import Run
     from distillgen.runs.execute import Options
 
-HELLO = ("pipelines/hello.yaml", "prompts/hello.md", "filters/word_count.py", "data/hello.jsonl", "data/hello.py")
+HELLO = (
+    "pipelines/hello.yaml",
+    "prompts/hello.md",
+    "filters/word_count.py",
+    "data/hello.jsonl",
+    "data/hello.py",
+)
 
 
-ENVIRONMENT = frozenset({
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE,
-    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENOMEM,
-})  # fmt: skip
+ENVIRONMENT = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENXIO,
+        errno.ENOMEM,
+    }
+)
 """What a disk, a folder or the machine refuses: its owner can mend it, and no traceback helps with that."""
 
 
@@ -66,7 +87,9 @@ class Program(click.Group):
                 raise
             where = f" '{error.filename}'" if error.filename else ""
             safe = "The answers that were paid for are safe; mend it and give the same command again"
-            show.say(f"cannot read or write{where}: {(error.strerror or str(error)).lower()}. {safe}", error=True)
+            show.say(
+                f"cannot read or write{where}: {(error.strerror or str(error)).lower()}. {safe}", error=True
+            )
             ctx.exit(ConfigError.exit_code)
 
 
@@ -106,11 +129,22 @@ PIPELINE = click.argument("pipeline")
 RUN = click.argument("run", metavar="RUN", callback=_find_run)
 DATA = click.argument("data", metavar="RUN|DATA", callback=_find_data)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-SETS = click.option("--set", "sets", multiple=True, metavar="NAME.OPTION=VALUE", help="Override an option of a model or stage.")
+SETS = click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME.OPTION=VALUE",
+    help="Override an option of a model or stage.",
+)
 LIMIT = click.option("-n", "--limit", type=click.IntRange(min=1), help="Only the first so many source rows.")
-COUNT = click.option("-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many rows.")
+COUNT = click.option(
+    "-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many rows."
+)
 OUT = click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/PIPELINE in its project."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The run directory; default: runs/PIPELINE in its project.",
 )
 
 
@@ -143,7 +177,9 @@ def init(folder: Path) -> None:
             kind, _, file = name.partition("/")
             (folder / kind).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(home(kind) / file, folder / name)
-        (folder / "pipelines/schema.json").write_text(json.dumps(json_schema(Project(folder)), indent=2) + "\n")
+        (folder / "pipelines/schema.json").write_text(
+            json.dumps(json_schema(Project(folder)), indent=2) + "\n"
+        )
         (folder / ".gitignore").write_text("runs/\n")
     except OSError as error:
         raise ConfigError(f"cannot write to '{folder}': {error.strerror}; choose a new folder") from error
@@ -153,11 +189,21 @@ def init(folder: Path) -> None:
 
 @main.command("list")
 @click.argument(
-    "kind", type=click.Choice(["pipelines", "prompts", "filters", "stages", "providers", "objectives"]), default="pipelines"
+    "kind",
+    type=click.Choice(["pipelines", "prompts", "filters", "stages", "providers", "objectives"]),
+    default="pipelines",
 )
 @AS_JSON
-@click.option("--schema", is_flag=True, help="Print the JSON Schema of pipeline files, the project's own filters included.")
-@click.option("--markdown", is_flag=True, help="Print the filters as a Markdown table: what each does, its cost and source.")
+@click.option(
+    "--schema",
+    is_flag=True,
+    help="Print the JSON Schema of pipeline files, the project's own filters included.",
+)
+@click.option(
+    "--markdown",
+    is_flag=True,
+    help="Print the filters as a Markdown table: what each does, its cost and source.",
+)
 def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
     """The pipelines (or prompts, filters, stages, providers, objectives) of this project and those that ship."""
     from distillgen.pipeline import catalog
@@ -197,7 +243,11 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
     entries = [entry for entry in manual if entry["name"] == topic]
     if not entries and command is None:
         near = get_close_matches(topic, [*(entry["name"] for entry in manual), *main.list_commands(ctx)], n=1)
-        remedy = f"did you mean '{near[0]}'?" if near else "distillgen list stages, or filters, providers, objectives, prompts"
+        remedy = (
+            f"did you mean '{near[0]}'?"
+            if near
+            else "distillgen list stages, or filters, providers, objectives, prompts"
+        )
         raise ConfigError(f"there is no manual of '{topic}'; {remedy}")
     if as_json:
         show.as_json(entries)
@@ -219,7 +269,9 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
     reached = zip(checked.stages, map(sorted, checked.fields), strict=True)
     stages = [{"name": stage.name, "kind": stage.kind, "fields": fields} for stage, fields in reached]
     if as_json:
-        show.as_json({"pipeline": checked.name, "ok": True, "stages": stages, "missing_env": list(checked.missing_env)})
+        show.as_json(
+            {"pipeline": checked.name, "ok": True, "stages": stages, "missing_env": list(checked.missing_env)}
+        )
         return
     for stage in stages:
         show.say(f"{stage['name']:<12} {', '.join(stage['fields'])}")
@@ -268,7 +320,9 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 
     checked = _load(pipeline, sets)
     directory = (out or checked.run_directory()) / "preview"
-    untrained = list(takewhile(lambda stage: stage.kind != "train", checked.stages))  # a few records teach nothing
+    untrained = list(
+        takewhile(lambda stage: stage.kind != "train", checked.stages)
+    )  # a few records teach nothing
     ledger = ledger_path(checked, directory.parent, Options())
     options = Options(limit=count, ledger=ledger, until=untrained[-1].name)
     execute(checked, directory, options, watch)
@@ -286,11 +340,25 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 @click.option("--stage", metavar="NAME", help="Only this stage, on what the stage before it left.")
 @click.option("--from", "first", metavar="NAME", help="From this stage on, on what the stage before it left.")
 @click.option("--until", metavar="NAME", help="Up to and with this stage.")
-@click.option("--retry-failed", is_flag=True, help="Ask again what failed, was cut off, refused or malformed, and only that.")
-@click.option("--retry-with", multiple=True, metavar="OPTION=VALUE", help="Sampling for --retry-failed: max_tokens=800.")
-@click.option("--max-cost-usd", type=click.FloatRange(min=0), help="Stop before the cost, resumes included, could exceed this.")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Ask again what failed, was cut off, refused or malformed, and only that.",
+)
+@click.option(
+    "--retry-with", multiple=True, metavar="OPTION=VALUE", help="Sampling for --retry-failed: max_tokens=800."
+)
+@click.option(
+    "--max-cost-usd",
+    type=click.FloatRange(min=0),
+    help="Stop before the cost, resumes included, could exceed this.",
+)
 @click.option("--concurrency", type=click.IntRange(min=1), help="Most requests in flight, for every model.")
-@click.option("--ledger", type=click.Path(path_type=Path, dir_okay=False), help="Where answers are kept; default: the project's.")
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where answers are kept; default: the project's.",
+)
 @click.option("--salvage", is_flag=True, help="Go on with what can be read of a damaged ledger.")
 @AS_JSON
 def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **given: Any) -> None:
@@ -311,12 +379,23 @@ def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **g
 
 @main.command("filter")
 @click.argument("data")
-@click.option("--with", "chosen", multiple=True, required=True, metavar="NAME[:OPTION=VALUE,…]", help="A filter, or more")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/<data>-filtered.")
+@click.option(
+    "--with",
+    "chosen",
+    multiple=True,
+    required=True,
+    metavar="NAME[:OPTION=VALUE,…]",
+    help="A filter, or more",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/<data>-filtered."
+)
 @SETS
 @LIMIT
 @AS_JSON
-def filter_(data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool) -> None:
+def filter_(
+    data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool
+) -> None:
     """Filter DATA (a file, a folder of texts, or a Hugging Face data set) without a pipeline.
 
     \b
@@ -328,24 +407,46 @@ def filter_(data: str, chosen: Sequence[str], out: Path | None, sets: Sequence[s
 
     stages = [{"source": origin(data)}, {"filter": [_filter(text) for text in chosen]}]
     checked = _load({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
-    _carry_out(checked, out or checked.run_directory(f"{Path(data).stem}-filtered"), Options(limit=limit), as_json)
+    _carry_out(
+        checked, out or checked.run_directory(f"{Path(data).stem}-filtered"), Options(limit=limit), as_json
+    )
 
 
 @main.command()
 @DATA
-@click.option("--model", "given", multiple=True, metavar="NAME=MODEL", help="Who answers: a folder, a Hub name, {provider: …}.")
+@click.option(
+    "--model",
+    "given",
+    multiple=True,
+    metavar="NAME=MODEL",
+    help="Who answers: a folder, a Hub name, {provider: …}.",
+)
 @click.option("--template", help="The question, such as '{{ question }}'; or --prompt.")
 @click.option("--prompt", help="A file in prompts/ with the question, without its ending.")
 @click.option("--gold", help="The field with the right answer.")
-@click.option("--with", "chosen", multiple=True, metavar="NAME[:OPTION=VALUE,…]", help="A metric: any filter; may be repeated")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/<data>-evaluated.")
+@click.option(
+    "--with",
+    "chosen",
+    multiple=True,
+    metavar="NAME[:OPTION=VALUE,…]",
+    help="A metric: any filter; may be repeated",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/<data>-evaluated."
+)
 @SETS
 @LIMIT
 @AS_JSON
 def evaluate(
-    data: Run | str, given: Sequence[str], chosen: Sequence[str], out: Path | None, sets: Sequence[str], limit: int | None,
-    as_json: bool, **question: str | None,
-) -> None:  # fmt: skip
+    data: Run | str,
+    given: Sequence[str],
+    chosen: Sequence[str],
+    out: Path | None,
+    sets: Sequence[str],
+    limit: int | None,
+    as_json: bool,
+    **question: str | None,
+) -> None:
     """Ask models about DATA (a run, a file or a data set) and measure their answers; of a run, what it holds out.
 
     \b
@@ -365,7 +466,9 @@ def evaluate(
     stage = {"models": list(models), "metrics": [_filter(text) for text in chosen], **asked}
     pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
     checked = _load(pipeline, sets, trusted=frozenset({path}))
-    _carry_out(checked, out or checked.run_directory(f"{_stem(data)}-evaluated"), Options(limit=limit), as_json)
+    _carry_out(
+        checked, out or checked.run_directory(f"{_stem(data)}-evaluated"), Options(limit=limit), as_json
+    )
 
 
 def _stem(data: Run | str) -> str:
@@ -381,7 +484,10 @@ def _model(text: str) -> tuple[str, Any]:
     if not equals or not value:
         raise ConfigError(f"--model takes NAME=MODEL, not '{text}'")
     entry = read_yaml(value, f"--model {name}")[0] if value.lstrip().startswith("{") else value
-    return name, entry if isinstance(entry, dict) else {"provider": "transformers", "model": _in_project(value)}
+    return name, entry if isinstance(entry, dict) else {
+        "provider": "transformers",
+        "model": _in_project(value),
+    }
 
 
 def _in_project(path: str | Path) -> str:
@@ -423,13 +529,26 @@ def _filter(text: str) -> dict[str, Any]:
 @main.command()
 @DATA
 @click.option("--objective", default="sft", show_default=True, help="How the student learns.")
-@click.option("--student", required=True, help="A model's folder, a .gguf file, owner/name on the Hub, or tiny.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: in RUN, or runs/<data>-student.")
+@click.option(
+    "--student", required=True, help="A model's folder, a .gguf file, owner/name on the Hub, or tiny."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The run directory; default: in RUN, or runs/<data>-student.",
+)
 @SETS
 @LIMIT
 @AS_JSON
 def train(
-    data: Run | str, objective: str, student: str, out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool
+    data: Run | str,
+    objective: str,
+    student: str,
+    out: Path | None,
+    sets: Sequence[str],
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """Train a student on RUN's corpus, or on DATA (a file, a folder of texts, or a Hugging Face data set).
 
@@ -447,10 +566,14 @@ def train(
     stages = [{"source": source}, {"train": {"objective": objective, "student": student}}]
     trusted = frozenset({corpus, student})
     checked = _load({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
-    directory = out or (run.directory / "training" if run else checked.run_directory(f"{_stem(data)}-student"))
+    directory = out or (
+        run.directory / "training" if run else checked.run_directory(f"{_stem(data)}-student")
+    )
     link = run.directory / "student" if run and not out else None
     if link and link.exists() and not link.is_symlink():
-        raise ConfigError(f"the pipeline of '{_stem(data)}' trains a student itself, {link}; give another directory with --out")
+        raise ConfigError(
+            f"the pipeline of '{_stem(data)}' trains a student itself, {link}; give another directory with --out"
+        )
     _carry_out(checked, directory, Options(limit=limit, ledger=run.ledger if run else None), as_json)
     if link and run:
         link.unlink(missing_ok=True)
@@ -474,7 +597,11 @@ def _carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, 
     if failed := state["failed"]:
         raise Unusable(f"{failed} answers could not be used; to ask just those again: --retry-failed")
     if state["stages"][-1]["complete"] and not state["kept"]:
-        why = f"all rows were dropped ({reasons(state['dropped'])})" if state["dropped"] else "the source has no rows"
+        why = (
+            f"all rows were dropped ({reasons(state['dropped'])})"
+            if state["dropped"]
+            else "the source has no rows"
+        )
         raise Unusable(f"nothing was kept: {why}; see: distillgen show {directory} --dropped")
 
 
@@ -491,7 +618,12 @@ def status(run: Run, as_json: bool) -> None:
 @COUNT
 @click.option("--dropped", is_flag=True, help="What did not survive, with the reasons.")
 @click.option("--filter", "by", metavar="NAME", help="Only what this filter dropped.")
-@click.option("--id", "wanted", metavar="ID", help="One record, by the beginning of its id: parents, prompts, answers, scores.")
+@click.option(
+    "--id",
+    "wanted",
+    metavar="ID",
+    help="One record, by the beginning of its id: parents, prompts, answers, scores.",
+)
 @AS_JSON
 def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | None, as_json: bool) -> None:
     """Print records of RUN readably."""
@@ -509,25 +641,53 @@ def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | Non
 
 @main.command()
 @DATA
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="A new folder, or a file by its ending; default: RUN/export.")
-@click.option("--format", "format_", metavar="NAME", help="jsonl (default), parquet, arrow, csv, ntriples, turtle, graphml.")
 @click.option(
-    "--shape", metavar="NAME[:PART=FIELD,…]",
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A new folder, or a file by its ending; default: RUN/export.",
+)
+@click.option(
+    "--format",
+    "format_",
+    metavar="NAME",
+    help="jsonl (default), parquet, arrow, csv, ntriples, turtle, graphml.",
+)
+@click.option(
+    "--shape",
+    metavar="NAME[:PART=FIELD,…]",
     help="messages, prompt_completion, alpaca, sharegpt, preference, labelled or triples; a part is a field, or a template.",
 )
-@click.option("--keep", metavar="FIELD,…", default="", help="Fields to keep, besides the shape's; default without a shape: all.")
-@click.option("--split", "splits", metavar="NAME=SHARE,…", default="", help="train=0.9,test=0.1, by source item.")
+@click.option(
+    "--keep",
+    metavar="FIELD,…",
+    default="",
+    help="Fields to keep, besides the shape's; default without a shape: all.",
+)
+@click.option(
+    "--split", "splits", metavar="NAME=SHARE,…", default="", help="train=0.9,test=0.1, by source item."
+)
 @click.option("--by", metavar="FIELD", help="With --split: rows with the same value here stay together.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the splits.")
 @click.option("--shard-rows", type=click.IntRange(min=1), help="Most rows in one file.")
 @click.option("--dropped", is_flag=True, help="What did not survive, with the reasons, instead of what did.")
-@click.option("--no-id", is_flag=True, help="Without the column by which `show --id` finds where a row came from.")
+@click.option(
+    "--no-id", is_flag=True, help="Without the column by which `show --id` finds where a row came from."
+)
 @click.option("--signals", is_flag=True, help="Log-probabilities and embeddings instead, as Parquet.")
 @AS_JSON
 def export(
-    data: Run | str, out: Path | None, format_: str | None, shape: str | None, keep: str, splits: str, no_id: bool, signals: bool,
-    as_json: bool, **given: Any,
-) -> None:  # fmt: skip
+    data: Run | str,
+    out: Path | None,
+    format_: str | None,
+    shape: str | None,
+    keep: str,
+    splits: str,
+    no_id: bool,
+    signals: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Write what RUN made, or any data set, in the format and shape that a trainer or tool reads.
 
     \b
@@ -550,8 +710,14 @@ def export(
     endings = {writer.suffix: name for name, writer in FORMATS.items()}
     name, parts = _assignments(shape, "--shape") if shape else (None, {})
     wanted = Wanted(
-        format_ or endings.get(path.suffix, "jsonl"), name, parts, _names(keep), _shares(splits), identify=not no_id, **given
-    )  # fmt: skip
+        format_ or endings.get(path.suffix, "jsonl"),
+        name,
+        parts,
+        _names(keep),
+        _shares(splits),
+        identify=not no_id,
+        **given,
+    )
     exported = export(data, path, wanted)
     if as_json:
         show.as_json({"out": str(path), **vars(exported)})
@@ -563,7 +729,9 @@ def export(
         show.say(f"note: in {count:,} rows stands {what}, which push refuses to publish", error=True)
     if exported.left_out:
         reasons = "; ".join(f"{count:,}: {why}" for why, count in Counter(exported.left_out).most_common(5))
-        raise Unusable(f"{sum(exported.left_out.values()):,} rows have no place in the shape and were left out ({reasons})")
+        raise Unusable(
+            f"{sum(exported.left_out.values()):,} rows have no place in the shape and were left out ({reasons})"
+        )
 
 
 def _names(text: str) -> list[str]:
@@ -577,7 +745,9 @@ def _assignments(text: str, option: str) -> tuple[str, dict[str, str]]:
     for assignment in re.split(r",(?=\w+=)", rest) if rest else ():
         part, equals, value = assignment.partition("=")
         if not equals or not value:
-            raise ConfigError(f"{option} {text}: a part is given as part=field or part='template', not '{assignment}'")
+            raise ConfigError(
+                f"{option} {text}: a part is given as part=field or part='template', not '{assignment}'"
+            )
         parts[part.strip()] = value
     return name, parts
 
@@ -592,7 +762,9 @@ def _shares(text: str) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"--split takes name=share, such as train=0.9,test=0.1, not '{item}'") from None
         if not re.fullmatch(r"\w+", split) or not 0 < shares[split] <= 1:
-            raise ConfigError(f"--split: '{item}' is no name (letters, digits, '_') with a share between 0 and 1")
+            raise ConfigError(
+                f"--split: '{item}' is no name (letters, digits, '_') with a share between 0 and 1"
+            )
     if shares and abs(sum(shares.values()) - 1) > 1e-6:
         raise ConfigError(f"--split: the shares add up to {sum(shares.values()):g}; they must add up to 1")
     return shares
@@ -601,13 +773,25 @@ def _shares(text: str) -> dict[str, float]:
 @main.command()
 @click.argument("data", metavar="RUN|FOLDER", callback=_find_data)
 @click.argument("repository", metavar="REPO")
-@click.option("--student", is_flag=True, help="RUN's student, an adapter or a whole model, instead of its data set.")
+@click.option(
+    "--student", is_flag=True, help="RUN's student, an adapter or a whole model, instead of its data set."
+)
 @click.option("--public", is_flag=True, help="For everybody to see; default: private.")
-@click.option("--dry-run", is_flag=True, help="Only show the files, their sizes and the repository; no network.")
-@click.option("--as-it-is", is_flag=True, help="Also where a path, an address or the name of this machine stands in it.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only show the files, their sizes and the repository; no network."
+)
+@click.option(
+    "--as-it-is", is_flag=True, help="Also where a path, an address or the name of this machine stands in it."
+)
 @AS_JSON
 def push(
-    data: Run | str, repository: str, student: bool, public: bool, dry_run: bool, as_it_is: bool, as_json: bool
+    data: Run | str,
+    repository: str,
+    student: bool,
+    public: bool,
+    dry_run: bool,
+    as_it_is: bool,
+    as_json: bool,
 ) -> None:
     """Upload the data set of RUN, a FOLDER that export wrote, or RUN's student to REPO (owner/name) on the Hugging Face Hub.
 
@@ -642,18 +826,28 @@ def push(
 
 @main.command()
 @RUN
-@click.option("-n", "count", type=click.IntRange(min=1), default=200, show_default=True, help="How many records.")
+@click.option(
+    "-n", "count", type=click.IntRange(min=1), default=200, show_default=True, help="How many records."
+)
 @click.option("--fields", metavar="NAME,NAME", default="", help="The fields to show; default: all.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("data/labels.jsonl"), show_default=True,
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("data/labels.jsonl"),
+    show_default=True,
     help="The file that labels are appended to.",
-)  # fmt: skip
+)
 @click.option("--label", default="label", show_default=True, help="What the label's field is called.")
 @click.option("--graded", is_flag=True, help="Grades from 1 to 5, instead of valid or not.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of records.")
 @click.option("--web", is_flag=True, help="On a web page, for this machine only.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the web page; default: any that is free.")
-def label(run: Run, count: int, fields: str, out: Path, label: str, graded: bool, seed: int, web: bool, port: int) -> None:
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Of the web page; default: any that is free."
+)
+def label(
+    run: Run, count: int, fields: str, out: Path, label: str, graded: bool, seed: int, web: bool, port: int
+) -> None:
     """Label records of RUN, kept and dropped, for a critic to learn from. Give the same command again to go on."""
     from distillgen.cli.labelling import Labelling, in_terminal, on_page, sample
 
@@ -663,13 +857,19 @@ def label(run: Run, count: int, fields: str, out: Path, label: str, graded: bool
     labelling = Labelling(sample(run, count, fields=shown, seed=seed), out, label, graded, shown)
     try:
         if web:
-            on_page(labelling, port, lambda address: show.say(f"open {address}\nit ends by itself; Ctrl-C ends it sooner"))
+            on_page(
+                labelling,
+                port,
+                lambda address: show.say(f"open {address}\nit ends by itself; Ctrl-C ends it sooner"),
+            )
         else:
             in_terminal(labelling)
     finally:
         show.say(f"{labelling.progress()}; in {out}")
         reads = ", ".join(shown) or "…"
-        show.say(f"for a critic to learn from: - critic: {{labels: {out}, fields: [{reads}], target_recall: 0.8}}")
+        show.say(
+            f"for a critic to learn from: - critic: {{labels: {out}, fields: [{reads}], target_recall: 0.8}}"
+        )
 
 
 @main.command()
@@ -703,7 +903,9 @@ def merge(into: str, others: Sequence[str], as_json: bool) -> None:
 
     path = _ledger_file(into)
     count = merge(path, [_ledger_file(other) for other in others])
-    show.as_json({"ledger": str(path), "answers": count}) if as_json else show.say(f"{count:,} answers came to {path}")
+    show.as_json({"ledger": str(path), "answers": count}) if as_json else show.say(
+        f"{count:,} answers came to {path}"
+    )
 
 
 def _ledger_file(name: str) -> Path:

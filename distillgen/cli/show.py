@@ -17,7 +17,16 @@ import click
 from distillgen.errors import ConfigError
 from distillgen.inference.ledger import LOST, UNUSABLE, Ledger
 from distillgen.record import IDENTICAL, META, Record
-from distillgen.text.display import clipped, dropped, duration, field_lines, money, number, stage_line, visible
+from distillgen.text.display import (
+    clipped,
+    dropped,
+    duration,
+    field_lines,
+    money,
+    number,
+    stage_line,
+    visible,
+)
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
@@ -38,7 +47,10 @@ def manual(entry: Mapping[str, Any]) -> None:
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     say(f"{entry['kind']} {entry['name']}", bold=True)
     for paragraph in (entry.get("text") or entry["about"]).split("\n\n"):
-        say(textwrap.fill(" ".join(paragraph.split()), width, initial_indent="  ", subsequent_indent="  ") + "\n")
+        say(
+            textwrap.fill(" ".join(paragraph.split()), width, initial_indent="  ", subsequent_indent="  ")
+            + "\n"
+        )
     for name, option in entry.get("options", {}).items():
         line = f"{name}: {option['type']}"
         if option["required"]:
@@ -47,7 +59,11 @@ def manual(entry: Mapping[str, Any]) -> None:
             line += f"; default: {json.dumps(option['default'], ensure_ascii=False)}"
         say(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="      "))
         if option["description"]:
-            say(textwrap.fill(option["description"], width, initial_indent="      ", subsequent_indent="      "))
+            say(
+                textwrap.fill(
+                    option["description"], width, initial_indent="      ", subsequent_indent="      "
+                )
+            )
     if entry["kind"] == "prompt" and "inputs" in entry:
         say(f"  reads: {', '.join(entry['inputs']) or 'no field'}\n  gives: {entry['output']}")
     say("")
@@ -64,8 +80,12 @@ def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], run: Pa
     if ready := [f"{row['stage']} {math.floor(100 * row['done'])} %" for row in stages if row["done"]]:
         say(f"already done, and taken off: {', '.join(ready)} (in {run})")
     for row in (row for row in stages if row["spared"]):
-        say(f"{row['stage']}: at least {row['spared']:,} records of the pool are not asked about, by what it allocates")
-    say("input tokens are estimated from the first 200 rows; the cost takes the longest of them for every row")
+        say(
+            f"{row['stage']}: at least {row['spared']:,} records of the pool are not asked about, by what it allocates"
+        )
+    say(
+        "input tokens are estimated from the first 200 rows; the cost takes the longest of them for every row"
+    )
     if totals["output_tokens"] is None:
         say("no bound: set max_tokens in the prompt's sampling, the model or the stage")
 
@@ -76,7 +96,11 @@ def records(found: Iterable[Record], width: int = 0) -> None:
     few = list(found)
     for record in few:
         why = record.dropped
-        say(f"{record.id}  {record.source}" + (f"  dropped by {why.stage}/{why.filter}: {why.reason}" if why else ""), bold=True)
+        say(
+            f"{record.id}  {record.source}"
+            + (f"  dropped by {why.stage}/{why.filter}: {why.reason}" if why else ""),
+            bold=True,
+        )
         for line in field_lines(record, width):
             say(f"  {line}")
         if record.scores:
@@ -102,7 +126,11 @@ def lineage(run: Run, beginning: str, machine: bool) -> None:
         ledger = Ledger(path, read_only=True)
         for made in chain[wanted].made:
             if kept := ledger.requested(bytes.fromhex(made["key"])):
-                answers[made["key"]] = {"made": made, "request": json.loads(kept[0]), "completion": json.loads(kept[1])}
+                answers[made["key"]] = {
+                    "made": made,
+                    "request": json.loads(kept[0]),
+                    "completion": json.loads(kept[1]),
+                }
         ledger.close_now()
     if machine:
         first, *parents = (record.row() for record in chain.values())
@@ -116,23 +144,32 @@ def _whole_id(run: Run, files: Sequence[Path], beginning: str) -> str:
     """The one id that begins so."""
     from distillgen.runs.directory import read_rows
 
-    found = {own for path in files for row in read_rows(path) if (own := row[META]["id"]).startswith(beginning)}
+    found = {
+        own for path in files for row in read_rows(path) if (own := row[META]["id"]).startswith(beginning)
+    }
     if not found:
         raise ConfigError(f"there is no record '{beginning}' in {run.directory}")
     if len(found) > 1 and beginning not in found:
         some = ", ".join(sorted(found)[:3])
-        raise ConfigError(f"'{beginning}' begins the ids of {len(found):,} records ({some}, …); give more of it")
+        raise ConfigError(
+            f"'{beginning}' begins the ids of {len(found):,} records ({some}, …); give more of it"
+        )
     return beginning if beginning in found else found.pop()
 
 
 def status(run: Run, *, error: bool = False) -> None:
     """How far a run is, a line a stage and a model, and how to go on."""
     state = run.state
-    safe = f"\n{state['totals']['answers']:,} answers are safe in {run.directory}; run the same command to go on"
+    safe = (
+        f"\n{state['totals']['answers']:,} answers are safe in {run.directory}; run the same command to go on"
+    )
     lines = [f"{state['pipeline']}: {state['state']}, {duration(state['seconds'])}, {state['updated_at']}"]
     lines += [stage_line(stage, state["source_rows"]) for stage in state["stages"]]
     lines += [f"{name:<12} {_used(used)}" for name, used in state["models"].items()]
-    unanswered = {UNUSABLE: "was billed for answers that cannot be used", LOST: "may be billed for requests without an answer"}
+    unanswered = {
+        UNUSABLE: "was billed for answers that cannot be used",
+        LOST: "may be billed for requests without an answer",
+    }
     for status, what in unanswered.items():
         if spent := sum(use["cost_usd"] for use in state["usage"] if use["status"] == status):
             lines.append(f"of that {money(spent)} {what}")
@@ -161,12 +198,17 @@ def evaluation(run: Run) -> None:
         for name, model in found["models"].items():
             further = {k: model[k] for k in ("perplexity", "ece", "failed", "cut_off") if model.get(k)}
             if further:
-                say(f"  {name}: " + ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in further.items()))
+                say(
+                    f"  {name}: "
+                    + ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in further.items())
+                )
             for figure, value in model.get("judges", {}).items():
                 say(f"  {name}: {figure} {number(value)}")
         for c in found["comparisons"]:
             interval = f"{100 * c['low']:+.1f} to {100 * c['high']:+.1f}, p {c['p']:.3f}"
-            say(f"  {c['first']} against {c['second']}, {c['metric']}: {100 * c['difference']:+.1f} points ({interval})")
+            say(
+                f"  {c['first']} against {c['second']}, {c['metric']}: {100 * c['difference']:+.1f} points ({interval})"
+            )
         if found["methods"]:
             say(f"  95 % intervals: {', '.join(found['methods'])}")
 
@@ -180,7 +222,10 @@ def summary(run: Run) -> None:
         say(f"the stages that were carried out are in {source.parent}")
         return
     given = {name for record in islice(read_records(source), 1) for name in record.fields}
-    for title, file, count in (("kept", "corpus", state["kept"]), ("dropped", "dropped", sum(state["dropped"].values()))):
+    for title, file, count in (
+        ("kept", "corpus", state["kept"]),
+        ("dropped", "dropped", sum(state["dropped"].values())),
+    ):
         first: dict[str, Record] = {}
         for record in islice(read_records(run.directory / f"{file}.jsonl"), 1_000):
             first.setdefault(record.dropped.filter if record.dropped else record.id, record)
@@ -191,12 +236,19 @@ def summary(run: Run) -> None:
             if record.dropped:
                 say(f"  {record.dropped.filter}: {clipped(record.dropped.reason)}")
             made = {name: value for name, value in record.fields.items() if name not in given}
-            say("".join(f"    {line}\n" for line in field_lines(replace(record, fields=made or record.fields), 150)))
+            say(
+                "".join(
+                    f"    {line}\n"
+                    for line in field_lines(replace(record, fields=made or record.fields), 150)
+                )
+            )
     say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
     for stage in state["stages"]:
         if same := stage["measured"].get(IDENTICAL):
             remedy = "for draws of their own give the stage n, or vary its prompt; temperature: 0 says that one is meant"
-            say(f"{stage['name']}: {same:,.0f} requests were identical to earlier ones and got their answers; {remedy}")
+            say(
+                f"{stage['name']}: {same:,.0f} requests were identical to earlier ones and got their answers; {remedy}"
+            )
     now, total, replayed = state["asked_now"], state["totals"], state["from_ledger"]
     took = (f", {replayed:,} answers from the ledger" if replayed else "") + f", {duration(state['seconds'])}"
     if now == total:

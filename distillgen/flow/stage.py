@@ -9,7 +9,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import repeat
@@ -32,10 +41,12 @@ Chunks: TypeAlias = AsyncGenerator[Chunk, None]
 CHUNK = 256
 WINDOW = 2048  # rows at least that wait side by side, so that one that is tried again holds up no other
 ABLE = {
-    "logprobs": "openai, embedded, vllm, transformers", "tools": "openai, embedded", "embeddings": "openai",
+    "logprobs": "openai, embedded, vllm, transformers",
+    "tools": "openai, embedded",
+    "embeddings": "openai",
     "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
     "score": "vllm, transformers, or openai with server: vllm",
-}  # fmt: skip
+}
 """Providers by capability, for the remedy in a message."""
 
 Question: TypeAlias = tuple[Teacher, Request, int, Any]
@@ -62,7 +73,9 @@ class Checking:
 
     def after(self, stage: Stage, fields: frozenset[str]) -> Checking:
         """What the stage after `stage` is checked against, which has left `fields`."""
-        return replace(self, fields=fields, stages=(*self.stages, stage), reached=(*self.reached, self.fields))
+        return replace(
+            self, fields=fields, stages=(*self.stages, stage), reached=(*self.reached, self.fields)
+        )
 
     def turns(self, name: str) -> Sequence[list[dict[str, Any]]]:
         """Chat turns as they stand in a field, of each order of roles that is known; none where it holds none, or is unknown."""
@@ -74,7 +87,9 @@ class Checking:
     def need(self, name: str, what: str) -> None:
         """Raise ConfigError where no record has the field."""
         if name not in self.fields:
-            raise ConfigError(f"{what} needs the field '{name}', which no earlier stage gives{did_you_mean(name, self.fields)}")
+            raise ConfigError(
+                f"{what} needs the field '{name}', which no earlier stage gives{did_you_mean(name, self.fields)}"
+            )
 
     def able(self, model: str, *capabilities: str) -> Spec:
         """The model of that name. Raises ConfigError where there is none or it cannot do what is wanted of it."""
@@ -149,7 +164,9 @@ class Stage(BaseModel):
     """Whether its check sees more where it may look at what lies elsewhere."""
     selects: ClassVar[bool] = False
     """Whether it drops records for what they are like, so that a control arm asks what is learnt with them."""
-    name: str = Field("", description="what messages, reports and file names call the stage; default: its kind")
+    name: str = Field(
+        "", description="what messages, reports and file names call the stage; default: its kind"
+    )
 
     def names(self) -> list[str]:
         """What may stand as the stage where it has dropped a record: its name, and those of stages inside it."""
@@ -274,7 +291,10 @@ async def marked(chunks: Chunks, stage: str, name: str, filters: Collection[str]
 
 
 def bounds(
-    before: Estimate, samples: Sequence[Record], given: Checking, asks: Callable[[Record], Sequence[tuple[str, int, int | None]]]
+    before: Estimate,
+    samples: Sequence[Record],
+    given: Checking,
+    asks: Callable[[Record], Sequence[tuple[str, int, int | None]]],
 ) -> Estimate:
     """The most that asking about every row can take: `asks` gives the model, the bytes (a token has at least one) and the
     most tokens of the answer of each request about one. A field that an earlier stage makes is as long as it can be.
@@ -290,12 +310,19 @@ def bounds(
     bounded = all(most is not None for some in each for _, _, most in some)
     written = max((sum(most or 0 for _, _, most in some) for some in each), default=0) * before.rows
     read = sum(size for some in each for _, size, _ in some) / max(1, len(each)) / 4 * before.rows
-    costs = [sum(given.models[model].most_usd(size, most or 0) for model, size, most in some) for some in each]
+    costs = [
+        sum(given.models[model].most_usd(size, most or 0) for model, size, most in some) for some in each
+    ]
     return Estimate(
-        before.rows, before.rows * max(map(len, each), default=0), round(read), written if bounded else None,
-        before.rows * max(costs, default=0.0) if bounded and before.made_bytes is not None or not priced else None,
+        before.rows,
+        before.rows * max(map(len, each), default=0),
+        round(read),
+        written if bounded else None,
+        before.rows * max(costs, default=0.0)
+        if bounded and before.made_bytes is not None or not priced
+        else None,
         before.made_bytes,
-    )  # fmt: skip
+    )
 
 
 def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
@@ -313,12 +340,20 @@ def answer_of(record: Record, stage: str, completion: Completion) -> Record:
 def likelihood(stage: str, completion: Completion) -> dict[str, float]:
     """The log-probability under its teacher of what it says or was shown, in nats: sum over tokens and mean."""
     values = [token[1] for token in completion.logprobs if token[1] is not None]
-    return {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)} if values else {}
+    return (
+        {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)}
+        if values
+        else {}
+    )
 
 
 def certainty(stage: str, completion: Completion) -> dict[str, float]:
     """How far the likeliest token is ahead of the next one, in probability, on average: where alternatives are recorded."""
-    tops = [sorted((math.exp(value) for _, value in token[2]), reverse=True)[:2] for token in completion.logprobs if token[2]]
+    tops = [
+        sorted((math.exp(value) for _, value in token[2]), reverse=True)[:2]
+        for token in completion.logprobs
+        if token[2]
+    ]
     ahead = [first - second for first, second in (top for top in tops if len(top) == 2)]
     return {f"{stage}.margin": sum(ahead) / len(ahead)} if ahead else {}
 
@@ -359,7 +394,9 @@ async def in_order(
                 for result in begin(chunk):
                     held += _size(result)
                     if not isinstance(result, list):
-                        waiting.append(asyncio.ensure_future(result) if asyncio.iscoroutine(result) else result)
+                        waiting.append(
+                            asyncio.ensure_future(result) if asyncio.iscoroutine(result) else result
+                        )
                     elif waiting and isinstance(last := waiting[-1], list) and len(last) < CHUNK:
                         last += result  # what is ready travels together
                     elif result:
@@ -400,15 +437,23 @@ def _size(result: Chunk | Awaitable[Chunk]) -> int:
 
 def _ready(result: Any) -> bool:
     """Whether a result need not be waited for, and is no error, which comes alone behind what was before it."""
-    return isinstance(result, list) or (succeeded(result) if isinstance(result, asyncio.Future) else result.ready)
+    return isinstance(result, list) or (
+        succeeded(result) if isinstance(result, asyncio.Future) else result.ready
+    )
 
 
 def ask_each(
-    chunks: Chunks, teachers: Sequence[Teacher], job: Job, stage: str, *, asker: str = "",
-    questions: Callable[[Record], Sequence[Question]], answered: Callable[[Record, Answers], Chunk],
+    chunks: Chunks,
+    teachers: Sequence[Teacher],
+    job: Job,
+    stage: str,
+    *,
+    asker: str = "",
+    questions: Callable[[Record], Sequence[Question]],
+    answered: Callable[[Record, Answers], Chunk],
     unusable: Callable[[Completion], bool] = lambda completion: completion.status != "ok",
     settled: Callable[[Chunk], Iterable[Record | None]] = lambda chunk: repeat(None),
-) -> Chunks:  # fmt: skip
+) -> Chunks:
     """Put the `questions` about every live record to `teachers`; `answered` makes its successors, which leave in source
     order as soon as they are there. `unusable` tells what --retry-failed asks again; `asker` is a part of the stage under
     whose name the ledger counts what was asked. `settled` gives for each record of a chunk its successor, where that is known
@@ -425,13 +470,17 @@ def ask_each(
                 todo.append((record.drop(stage, "unrenderable", str(error)), None))
         outcomes, place = {}, f"{stage}/{asker}" if asker else stage
         for teacher in teachers:
-            asks = [(request, n) for _, some in todo for asked, request, n, _ in some or () if asked is teacher]
+            asks = [
+                (request, n) for _, some in todo for asked, request, n, _ in some or () if asked is teacher
+            ]
             outcomes[teacher] = iter(teacher.begin(asks, stage=place, again=again, changed=job.retry_with))
         for record, some in todo:
             if some is None:
                 yield [record]
                 continue
-            answers: list[tuple[Any, Any]] = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
+            answers: list[tuple[Any, Any]] = [
+                (about, next(outcomes[teacher])) for teacher, _, _, about in some
+            ]
             if all(isinstance(outcome, list) for _, outcome in answers):
                 yield answered(record, answers)
             else:
@@ -465,5 +514,7 @@ class _Later:
     def __await__(self) -> Generator[Any, None, Chunk]:
         answers = []
         for about, outcome in self.outcomes:
-            answers.append((about, outcome if isinstance(outcome, list) else (yield from outcome.__await__())))
+            answers.append(
+                (about, outcome if isinstance(outcome, list) else (yield from outcome.__await__()))
+            )
         return self.answered(self.record, answers)

@@ -36,7 +36,9 @@ class Spool:
     def __enter__(self) -> Spool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
     def add(self, chunk: Chunk) -> None:
@@ -54,8 +56,12 @@ class Placed(Stage):
     """A stage that compares records by vectors."""
 
     field: str | None = Field(None, description="the text that is embedded")
-    embedder: str = Field("minilm", description="minilm, a local folder, a name on the Hugging Face Hub, or words")
-    vector: str | None = Field(None, description="a field that holds a list of numbers, which is taken instead of an embedding")
+    embedder: str = Field(
+        "minilm", description="minilm, a local folder, a name on the Hugging Face Hub, or words"
+    )
+    vector: str | None = Field(
+        None, description="a field that holds a list of numbers, which is taken instead of an embedding"
+    )
 
     def check_vectors(self, given: Checking) -> None:
         """Raise ConfigError where it cannot: before anything is paid for, and without loading a model."""
@@ -71,7 +77,9 @@ class Placed(Stage):
             try:
                 metadata.version(package)
             except metadata.PackageNotFoundError as error:
-                raise ConfigError(f"the embedder '{self.embedder}' needs its package: pip install {package}") from error
+                raise ConfigError(
+                    f"the embedder '{self.embedder}' needs its package: pip install {package}"
+                ) from error
 
 
 class Vectors:
@@ -124,7 +132,10 @@ async def embedded(texts: Sequence[str], model: str, ledger: Ledger) -> Array:
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if missing:
         vectors = (await asyncio.to_thread(embed, list(missing.values()), model=model)).astype(np.float16)
-        new = {key: base64.b64encode(vector.tobytes()).decode() for key, vector in zip(missing, vectors, strict=True)}
+        new = {
+            key: base64.b64encode(vector.tobytes()).decode()
+            for key, vector in zip(missing, vectors, strict=True)
+        }
         await ledger.add_scores(new)
         known |= new
     rows = [np.frombuffer(base64.b64decode(known[key]), np.float16) for key in keys]
@@ -134,4 +145,8 @@ async def embedded(texts: Sequence[str], model: str, ledger: Ledger) -> Array:
 def number_of(record: Record, name: str) -> float | None:
     """A score or a numeric field by its name, None where the record has neither."""
     value = record.scores.get(name, record.fields.get(name))
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        else None
+    )

@@ -46,7 +46,9 @@ class Claims:
     `find` reads what is committed.
     """
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor, write: Write, find: Find) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, thread: ThreadPoolExecutor, write: Write, find: Find
+    ) -> None:
         self._connection, self._thread, self._write, self._find = connection, thread, write, find
         self._owner = self._newest_known = 0
         self._renewed_at = 0.0
@@ -77,7 +79,9 @@ class Claims:
             await asyncio.shield(self._entering)
         rows = [(key, self._owner, run, stage, model, 0.0 if i else cost_usd) for i, key in enumerate(keys)]
         self._flying.update(zip(keys, rows, strict=True))
-        if not (self.shared or cost_usd):  # read after the line above: whoever sets it publishes what is in flight
+        if not (
+            self.shared or cost_usd
+        ):  # read after the line above: whoever sets it publishes what is in flight
             return True
         self._written.update(keys)
         await self._write(_CLAIM, rows)
@@ -88,7 +92,12 @@ class Claims:
 
     def elsewhere(self, keys: Sequence[bytes]) -> set[bytes]:
         """Those that another process has in flight."""
-        return {key for (key,) in self._find(f"SELECT key FROM claims WHERE owner != {self._owner} AND key IN ({{}})", keys)}
+        return {
+            key
+            for (key,) in self._find(
+                f"SELECT key FROM claims WHERE owner != {self._owner} AND key IN ({{}})", keys
+            )
+        }
 
     def release(self, keys: Sequence[bytes]) -> None:
         """Give up claims, in the transaction of what is written next."""
@@ -145,9 +154,15 @@ class Claims:
     def _beat(self) -> None:
         """Look whether this process is still alone; renew its lease."""
         owners = self._owners()
-        known = max((row[0] for row in owners), default=0) <= self._newest_known and any(row[0] == self._owner for row in owners)
+        known = max((row[0] for row in owners), default=0) <= self._newest_known and any(
+            row[0] == self._owner for row in owners
+        )
         self.shared = self.shared and len(owners) > 1
-        if known and all(_is_alive(*row[1:4]) for row in owners) and time.monotonic() - self._renewed_at < LEASE_S / 3:
+        if (
+            known
+            and all(_is_alive(*row[1:4]) for row in owners)
+            and time.monotonic() - self._renewed_at < LEASE_S / 3
+        ):
             return
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -177,7 +192,11 @@ class Claims:
 
     def _bury(self, dead: Sequence[int]) -> None:
         for owner in dead:
-            for statement in (_COUNT_LOST, "DELETE FROM claims WHERE owner = ?", "DELETE FROM owners WHERE id = ?"):
+            for statement in (
+                _COUNT_LOST,
+                "DELETE FROM claims WHERE owner = ?",
+                "DELETE FROM owners WHERE id = ?",
+            ):
                 self._connection.execute(statement, (owner,))
 
     def _leave(self) -> None:
@@ -186,7 +205,9 @@ class Claims:
             self._connection.execute("DELETE FROM owners WHERE id = ?", (self._owner,))
 
     def _owners(self) -> list[Any]:
-        return self._connection.execute("SELECT id, host, pid, lease_until, newest_known FROM owners").fetchall()
+        return self._connection.execute(
+            "SELECT id, host, pid, lease_until, newest_known FROM owners"
+        ).fetchall()
 
 
 def _is_alive(host: str, pid: int, lease_until: float) -> bool:

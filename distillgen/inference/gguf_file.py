@@ -17,9 +17,22 @@ VERSIONS = (2, 3)
 TEXT, ARRAY = 8, 9
 NUMBER_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 BLOCKS = {
-    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36), 10: (256, 84),
-    11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 30: (1, 2),
-}  # fmt: skip
+    0: (1, 4),
+    1: (1, 2),
+    2: (32, 18),
+    3: (32, 20),
+    6: (32, 22),
+    7: (32, 24),
+    8: (32, 34),
+    9: (32, 36),
+    10: (256, 84),
+    11: (256, 110),
+    12: (256, 144),
+    13: (256, 176),
+    14: (256, 210),
+    15: (256, 292),
+    30: (1, 2),
+}
 """For each type of tensor: the weights of a block, and its bytes. Of others, one byte at least is expected."""
 MOST_ENTRIES = 1 << 24  # of one array or table; more is a broken header
 
@@ -36,9 +49,13 @@ def check_gguf(path: Path) -> None:
             try:
                 promised = _Header(content).end_of_weights()
             except (struct.error, OverflowError, KeyError, UnicodeDecodeError) as error:
-                raise ConfigError(f"'{path.name}' has a broken or cut-off GGUF header; download it again") from error
+                raise ConfigError(
+                    f"'{path.name}' has a broken or cut-off GGUF header; download it again"
+                ) from error
     if size < promised:
-        raise ConfigError(f"'{path.name}' is cut off: {size:,} of at least {promised:,} bytes; download it again")
+        raise ConfigError(
+            f"'{path.name}' is cut off: {size:,} of at least {promised:,} bytes; download it again"
+        )
 
 
 class _Header:
@@ -51,7 +68,9 @@ class _Header:
         """The least size in bytes that the file must have."""
         version = self._number("<I")
         if version not in VERSIONS:
-            raise ConfigError(f"the .gguf file is of version {version}; versions {VERSIONS[0]} and {VERSIONS[1]} can be read")
+            raise ConfigError(
+                f"the .gguf file is of version {version}; versions {VERSIONS[0]} and {VERSIONS[1]} can be read"
+            )
         tensors, entries = self._count(), self._count()
         for _ in range(entries):
             name, kind = self._text(), self._number("<I")
@@ -96,4 +115,6 @@ class _Header:
     def _text(self) -> bytes:
         length = self._number("<Q")
         begin, self._at = self._at, self._at + length
-        return self._content[begin : self._at] if length < 64 else b""  # a longer one is no name that is looked for
+        return (
+            self._content[begin : self._at] if length < 64 else b""
+        )  # a longer one is no name that is looked for

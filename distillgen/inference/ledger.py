@@ -79,8 +79,13 @@ LABELS, COUNTS = Usage._fields[:4], Usage._fields[4:]
 _COLUMNS = ", ".join(Answer._fields)
 _USAGE = ", ".join((*LABELS, *COUNTS[1:]))
 _LATER = ("cache_write_tokens", "reasoning_tokens")  # columns that format 2 has not
-_UPGRADE = [*(f"ALTER TABLE answers ADD COLUMN {name} DEFAULT 0" for name in _LATER), "DROP INDEX IF EXISTS answers_usage"]
-_AS_NOW = f"CREATE TEMP VIEW answers AS SELECT *, {', '.join(f'0 AS {name}' for name in _LATER)} FROM main.answers"
+_UPGRADE = [
+    *(f"ALTER TABLE answers ADD COLUMN {name} DEFAULT 0" for name in _LATER),
+    "DROP INDEX IF EXISTS answers_usage",
+]
+_AS_NOW = (
+    f"CREATE TEMP VIEW answers AS SELECT *, {', '.join(f'0 AS {name}' for name in _LATER)} FROM main.answers"
+)
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS answers (id INTEGER PRIMARY KEY, {_COLUMNS}, at DEFAULT CURRENT_TIMESTAMP);
 CREATE INDEX IF NOT EXISTS answers_by_key ON answers (key);
@@ -115,7 +120,9 @@ class Ledger:
             self._read = _connect(path, read_only)
             version = self._read.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, 2, VERSION):
-                raise LedgerError(f"{path} is of another version of distillgen (format {version}, this one reads {VERSION})")
+                raise LedgerError(
+                    f"{path} is of another version of distillgen (format {version}, this one reads {VERSION})"
+                )
             if version == 2:
                 self._read.execute(_AS_NOW) if read_only else _upgrade(self._read)
             if not read_only:
@@ -132,7 +139,9 @@ class Ledger:
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, bytes, bytes | None]]:
         """The newest answer of each key that has one: its status, completion and signals."""
-        rows = self._rows("SELECT key, status, completion, signals FROM answers WHERE key IN ({}) ORDER BY id", keys)
+        rows = self._rows(
+            "SELECT key, status, completion, signals FROM answers WHERE key IN ({}) ORDER BY id", keys
+        )
         return {key: (status, completion, signals) for key, status, completion, signals in rows}
 
     def output_tokens(self, keys: Sequence[bytes]) -> dict[bytes, int]:
@@ -155,7 +164,12 @@ class Ledger:
 
     def requested(self, key: bytes) -> tuple[bytes, bytes] | None:
         """The request and the completion behind a ledger key, as JSON, for lineage."""
-        return next(self._rows("SELECT request, completion FROM answers WHERE key IN ({}) ORDER BY id DESC LIMIT 1", [key]), None)
+        return next(
+            self._rows(
+                "SELECT request, completion FROM answers WHERE key IN ({}) ORDER BY id DESC LIMIT 1", [key]
+            ),
+            None,
+        )
 
     def _rows(self, query: str, keys: Sequence[bytes | str]) -> Iterator[Any]:
         with _explained(self.path):
@@ -183,7 +197,9 @@ class Ledger:
         if self.last_id <= last_id or {labels[0] for labels in self._usage} <= {run}:
             return self.last_id < last_id
         older = "SELECT 1 FROM answers AS older WHERE older.key = newer.key AND older.id < newer.id"
-        query = f"SELECT EXISTS (SELECT 1 FROM answers AS newer WHERE id > ? AND run != ? AND EXISTS ({older}))"
+        query = (
+            f"SELECT EXISTS (SELECT 1 FROM answers AS newer WHERE id > ? AND run != ? AND EXISTS ({older}))"
+        )
         with _explained(self.path):
             return bool(self._read.execute(query, (last_id, run)).fetchone()[0])
 
@@ -220,7 +236,9 @@ class Ledger:
         """Carry a statement out for every row in the next group commit; returns when it is durable."""
         await self._enqueue(statement, rows)
 
-    async def claim(self, keys: Sequence[bytes], run: str, stage: str, model: str, cost_usd: float = 0.0) -> bool:
+    async def claim(
+        self, keys: Sequence[bytes], run: str, stage: str, model: str, cost_usd: float = 0.0
+    ) -> bool:
         """Claim what is about to be sent; False where another process has some of it in flight."""
         with _explained(self.path):
             return await self.claims.take(keys, run, stage, model, cost_usd)
@@ -262,7 +280,9 @@ class Ledger:
             if "full" not in str(error) or not self._reserve.exists():
                 raise
             self._reserve.unlink()
-            with contextlib.suppress(sqlite3.OperationalError):  # a checkpoint that does not fit either can wait
+            with contextlib.suppress(
+                sqlite3.OperationalError
+            ):  # a checkpoint that does not fit either can wait
                 self._write.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._execute(together)
             raise  # what was paid for is safe; nothing more is asked
@@ -277,7 +297,9 @@ class Ledger:
                     continue
                 for start in range(0, len(rows), ENOUGH):
                     some = rows[start : start + ENOUGH]
-                    self._write.execute(insert + values + ", ".join([row] * len(some)), list(chain.from_iterable(some)))
+                    self._write.execute(
+                        insert + values + ", ".join([row] * len(some)), list(chain.from_iterable(some))
+                    )
 
     async def close(self) -> None:
         """Commit what is pending, then close."""
@@ -314,9 +336,13 @@ def merge(into: Path, others: Sequence[Path]) -> int:
                     "SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key"
                     " AND (ours.status = 'ok' OR theirs.status != 'ok')) ORDER BY theirs.id"
                 ).rowcount
-                for (table,) in ledger._write.execute("SELECT name FROM other.sqlite_master WHERE type = 'table'"):
+                for (table,) in ledger._write.execute(
+                    "SELECT name FROM other.sqlite_master WHERE type = 'table'"
+                ):
                     if table in BESIDE:
-                        ledger._write.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")
+                        ledger._write.execute(
+                            f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"
+                        )
             ledger._write.execute("DETACH other")
     ledger.close_now()
     return count
@@ -355,7 +381,9 @@ def _columns_of(connection: sqlite3.Connection, database: str = "main") -> str:
 def _is_whole(answer: Answer) -> bool:
     """Whether the file ends in none of the row: what lies behind its end is read as zeros."""
     try:
-        return isinstance(orjson.loads(answer.request), dict) and isinstance(orjson.loads(answer.completion), dict)
+        return isinstance(orjson.loads(answer.request), dict) and isinstance(
+            orjson.loads(answer.completion), dict
+        )
     except (orjson.JSONDecodeError, TypeError):
         return False
 
@@ -363,9 +391,13 @@ def _is_whole(answer: Answer) -> bool:
 def _readable(path: Path, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
     """The rows that can still be read: a broken page costs the rows on it and no others; a row of a blank page is none."""
     key = columns.partition(",")[0]
-    query = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? AND {key} NOT NULL ORDER BY rowid"
+    query = (
+        f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? AND {key} NOT NULL ORDER BY rowid"
+    )
     with contextlib.closing(sqlite3.connect(path)) as source:
-        source.execute("PRAGMA writable_schema = ON")  # or SQLite refuses a file that is shorter than its header says
+        source.execute(
+            "PRAGMA writable_schema = ON"
+        )  # or SQLite refuses a file that is shorter than its header says
         at, step = 0, 1
         while step < 1 << 40:
             try:
@@ -422,7 +454,9 @@ def _refuse_truncated(path: Path) -> None:
     page = int.from_bytes(header[16:18], "big")
     promised = int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
     if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
-        raise _damaged(path, "it does not begin as a ledger does; if it is another file, give another --ledger")
+        raise _damaged(
+            path, "it does not begin as a ledger does; if it is another file, give another --ledger"
+        )
     if path.stat().st_size < promised and not path.with_name(path.name + "-wal").exists():
         raise _damaged(path, f"it is cut short: {path.stat().st_size:,} of {promised:,} bytes")
 

@@ -181,7 +181,9 @@ class Budget:
     def stop(self, why: str) -> BudgetStop:
         """The error that ends the run, with what would finish it."""
         more = self.outlook.text(self.spent) if self.outlook else ""
-        return BudgetStop(f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, and {why}{more}")
+        return BudgetStop(
+            f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, and {why}{more}"
+        )
 
     def settle(self, worst_usd: float, cost_usd: float) -> None:
         """Replace what was set aside by what it did cost."""

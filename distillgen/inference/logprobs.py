@@ -32,7 +32,9 @@ def pack(logprobs: Sequence[Sequence[Any]], embedding: Sequence[float]) -> bytes
             struct.pack("<IIII", len(sampled), len(alternatives), len(texts), len(embedding)),
             texts,
             struct.pack(f"<{len(sampled)}{_index(ids)}", *sampled),
-            struct.pack(f"<{len(sampled)}f", *(math.nan if value is None else value for _, value, _ in logprobs)),
+            struct.pack(
+                f"<{len(sampled)}f", *(math.nan if value is None else value for _, value, _ in logprobs)
+            ),
             struct.pack(f"<{len(sampled)}B", *(len(top) for _, _, top in logprobs)),
             struct.pack(f"<{len(alternatives)}{_index(ids)}", *alternatives),
             struct.pack(f"<{len(alternatives)}e", *(max(value, -65504.0) for _, value in others)),
@@ -59,7 +61,11 @@ def unpack(blob: bytes | None) -> tuple[Logprobs, list[float]]:
     sampled, values, counts = column(tokens, _index(texts)), column(tokens, "f"), column(tokens, "B")
     alternatives = iter(zip(column(others, _index(texts)), column(others, "e"), strict=True))
     logprobs = [
-        [texts[token], None if math.isnan(value) else value, [[texts[i], v] for i, v in (next(alternatives) for _ in range(n))]]
+        [
+            texts[token],
+            None if math.isnan(value) else value,
+            [[texts[i], v] for i, v in (next(alternatives) for _ in range(n))],
+        ]
         for token, value, n in zip(sampled, values, counts, strict=True)
     ]
     return logprobs, column(dimensions, "f")

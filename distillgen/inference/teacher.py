@@ -60,7 +60,9 @@ class Request:
     @cached_property
     def json(self) -> bytes:
         """Canonical JSON of what was given."""
-        return dumps({name: value for name in _SENT if (value := getattr(self, name)) not in (None, (), [], {})})
+        return dumps(
+            {name: value for name in _SENT if (value := getattr(self, name)) not in (None, (), [], {})}
+        )
 
     def keys(self, endpoint: str, samples: int) -> list[bytes]:
         """The ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, everything sent, and the index."""
@@ -127,7 +129,12 @@ class Retryable(Exception):
     """
 
     def __init__(
-        self, message: str, retry_after_s: float = 0.0, *, overloaded: bool = False, used: Completion | None = None
+        self,
+        message: str,
+        retry_after_s: float = 0.0,
+        *,
+        overloaded: bool = False,
+        used: Completion | None = None,
     ) -> None:
         super().__init__(message)
         self.retry_after_s, self.overloaded, self.used = retry_after_s, overloaded, used
@@ -164,13 +171,21 @@ class Price(BaseModel):
 
     input: float = Field(0.0, ge=0)
     output: float = Field(0.0, ge=0)
-    cached_input: float | None = Field(None, ge=0, description="of tokens read from the provider's cache; default: input")
-    cache_write: float | None = Field(
-        None, ge=0, description="of tokens written to the provider's cache, the dearest where that depends; default: input"
+    cached_input: float | None = Field(
+        None, ge=0, description="of tokens read from the provider's cache; default: input"
     )
-    batch: float = Field(1.0, ge=0, description="factor for answers through the batch API; 0.5 is half the price")
+    cache_write: float | None = Field(
+        None,
+        ge=0,
+        description="of tokens written to the provider's cache, the dearest where that depends; default: input",
+    )
+    batch: float = Field(
+        1.0, ge=0, description="factor for answers through the batch API; 0.5 is half the price"
+    )
 
-    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0) -> float:
+    def cost_usd(
+        self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
+    ) -> float:
         """What these tokens cost; those read from a cache and those written to it are among `input_tokens`."""
         cached = self.input if self.cached_input is None else self.cached_input
         written = self.input if self.cache_write is None else self.cache_write
@@ -184,12 +199,16 @@ class Spec(Sampling):
 
     provider: str = Field(description="the kind of teacher: openai, embedded, vllm, transformers or scripted")
     model: str = Field(description="the model's name at its endpoint")
-    max_concurrency: int | None = Field(None, ge=1, description="most requests in flight; default: found while asking")
+    max_concurrency: int | None = Field(
+        None, ge=1, description="most requests in flight; default: found while asking"
+    )
     rpm: float | None = Field(None, gt=0, description="most requests a minute")
     input_tpm: float | None = Field(None, gt=0, description="most prompt tokens a minute")
     output_tpm: float | None = Field(None, gt=0, description="most answer tokens a minute")
     price: Price | None = Field(None, description="US dollars for 1,000,000 tokens: {input, output, …}")
-    tokenizer: str | None = Field(None, description="a file or folder of the model's tokenizer, or its name; kept with signals")
+    tokenizer: str | None = Field(
+        None, description="a file or folder of the model's tokenizer, or its name; kept with signals"
+    )
     max_retries: int = Field(8, ge=0, description="tries after the first, for faults that pass")
     finish_reasons: list[str] = Field(
         default_factory=list,
@@ -212,7 +231,9 @@ class Spec(Sampling):
     def check(self, root: Path) -> None:
         """Raise ConfigError where the entry cannot work; nothing is asked."""
 
-    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0) -> float:
+    def cost_usd(
+        self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
+    ) -> float:
         """What these tokens cost, 0 where no price is given."""
         if self.price is None:
             return 0.0
@@ -272,7 +293,9 @@ class _Ask:
 
     def leave_out(self, answered: set[bytes]) -> None:
         """What is left is a request of its own."""
-        left = [(sample, key) for sample, key in zip(self.samples, self.keys, strict=True) if key not in answered]
+        left = [
+            (sample, key) for sample, key in zip(self.samples, self.keys, strict=True) if key not in answered
+        ]
         self.samples, self.keys, self.retries = [sample for sample, _ in left], [key for _, key in left], 0
 
 
@@ -342,9 +365,13 @@ class Teacher:
         """Free what the endpoint's client holds."""
 
     def begin(
-        self, asks: Sequence[tuple[Request, int]], *, stage: str, again: Callable[[Completion], bool] | None = None,
+        self,
+        asks: Sequence[tuple[Request, int]],
+        *,
+        stage: str,
+        again: Callable[[Completion], bool] | None = None,
         changed: Mapping[str, Any] | None = None,
-    ) -> list[list[Completion] | Awaitable[list[Completion]]]:  # fmt: skip
+    ) -> list[list[Completion] | Awaitable[list[Completion]]]:
         """For each (request, number of samples): its completions if the ledger has them all, else something to await.
 
         `again` picks stored completions that are to be asked once more, with the `changed` sampling parameters. Requests
@@ -355,7 +382,9 @@ class Teacher:
         stored = {key: Completion.stored(key, *row) for key, row in kept.items()}
         self.activity.replayed += len(stored)
         if allowed := self.spec.finish_reasons:
-            mended = {key: _allowed(c) for key, c in stored.items() if c.status == "failed" and c.finish in allowed}
+            mended = {
+                key: _allowed(c) for key, c in stored.items() if c.status == "failed" and c.finish in allowed
+            }
             stored |= mended
         outcomes: list[Any] = [None] * len(asks)
         together, loop = "n" in self.spec.capabilities, asyncio.get_running_loop()
@@ -420,7 +449,9 @@ class Teacher:
 
     def redact(self, text: str) -> str:
         """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
-        return hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))[:REASON]
+        return hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))[
+            :REASON
+        ]
 
     async def _fetch(self, ask: _Ask) -> list[Completion]:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
@@ -444,7 +475,9 @@ class Teacher:
             self.activity.failed += 1
             self._rejected += 1
             if self._rejected >= REJECTIONS and not self.activity.answered:
-                self._refusal = self.down(f"none of {self._rejected} requests was accepted; the last: {reason}")
+                self._refusal = self.down(
+                    f"none of {self._rejected} requests was accepted; the last: {reason}"
+                )
                 raise self._refusal from error
             failed = Completion(status="failed", error=self.apart(reason))
             return completions + await self._record(ask, [failed for _ in ask.samples])
@@ -471,7 +504,12 @@ class Teacher:
         return max(_backoff(SimpleNamespace(attempt_number=tries)), error.retry_after_s)  # type: ignore[arg-type]
 
     async def _try(self, ask: _Ask) -> list[Completion]:
-        request, activity, budget, ledger = ask.request, self.activity, self.services.budget, self.services.ledger
+        request, activity, budget, ledger = (
+            ask.request,
+            self.activity,
+            self.services.budget,
+            self.services.ledger,
+        )
         cost, estimate = 0.0, len(request.json) / 4
         order = self.services.order.get(ask.stage.partition("/")[0], 0)
         await self.slots.take(order)
@@ -493,7 +531,9 @@ class Teacher:
                     raise self._refusal
                 at_risk = worst if budget.max_cost_usd is not None and self.paid and not self.durable else 0.0
                 claim = ask.keys, self.services.run, ask.stage, self.name
-                if (at_risk or not ledger.claims.take_alone(*claim)) and not await ledger.claim(*claim, at_risk):
+                if (at_risk or not ledger.claims.take_alone(*claim)) and not await ledger.claim(
+                    *claim, at_risk
+                ):
                     return []
                 if ledger.claims.shared and (answers := self._answered(ask)):
                     return answers
@@ -503,7 +543,9 @@ class Teacher:
                 except (Retryable, Rejected, asyncio.CancelledError) as error:
                     used = getattr(error, "used", LOST_ANSWER if self.paid and not self.durable else None)
                     if used is not None:
-                        used = self._bounded(ask, [used._replace(error=self.redact(str(error) or "given up"))])[0]
+                        used = self._bounded(
+                            ask, [used._replace(error=self.redact(str(error) or "given up"))]
+                        )[0]
                         cost = self.cost_usd(used)
                         self._count([used], 0.0)
                         await self.services.ledger.add([self._row(ask, os.urandom(16), used)])
@@ -512,8 +554,14 @@ class Teacher:
                 self.slots.note(now)
                 if completions[0].uncounted:
                     completions = self._bounded(ask, completions)
-                if completions[0].cache_write_tokens and self.spec.price and self.spec.price.cache_write is None:
-                    self._doubt("the endpoint counts what it writes to a cache; without price.cache_write that costs as input")
+                if (
+                    completions[0].cache_write_tokens
+                    and self.spec.price
+                    and self.spec.price.cache_write is None
+                ):
+                    self._doubt(
+                        "the endpoint counts what it writes to a cache; without price.cache_write that costs as input"
+                    )
                 cost = sum(self.cost_usd(c) for c in completions)
                 activity.answered += 1
                 self._count(completions, estimate)
@@ -521,7 +569,9 @@ class Teacher:
             finally:
                 if cost > 1.000001 * worst > 0:
                     self._excess = max(self._excess, 2 * excess * cost / worst)
-                    self._doubt("an answer cost more than its request can; twice as much as that is set aside from now on")
+                    self._doubt(
+                        "an answer cost more than its request can; twice as much as that is set aside from now on"
+                    )
                 budget.settle(worst, cost)
                 ledger.claims.release(ask.keys)
                 activity.sending.pop(ask.task, None)
@@ -552,10 +602,18 @@ class Teacher:
         """The completions of a request with the most that they can have used, of what the endpoint does not say."""
         first, *others = completions
         most = _most_output(ask.request, len(ask.samples))
-        bounds = {"input_tokens": len(ask.request.json), "output_tokens": most or sum(len(c.json()) for c in completions)}
+        bounds = {
+            "input_tokens": len(ask.request.json),
+            "output_tokens": most or sum(len(c.json()) for c in completions),
+        }
         if first.status not in UNANSWERED:
-            self._doubt("the endpoint does not say what its answers use; they are counted with the most that they can")
-        return [first._replace(**{name: max(bounds[name], getattr(first, name)) for name in first.uncounted}), *others]
+            self._doubt(
+                "the endpoint does not say what its answers use; they are counted with the most that they can"
+            )
+        return [
+            first._replace(**{name: max(bounds[name], getattr(first, name)) for name in first.uncounted}),
+            *others,
+        ]
 
     def _doubt(self, why: str) -> None:
         """Say once why what is counted is not what is billed."""
@@ -593,10 +651,23 @@ class Teacher:
         if hidden:
             request = hide(request.decode(), hidden).encode()
         return Answer(
-            key, self.services.run, ask.stage, self.name, c.status, requests, ask.retries if requests else 0,
-            c.input_tokens, c.cached_tokens, c.output_tokens, self.cost_usd(c), request, c.json(),
-            pack(c.logprobs, c.embedding), c.cache_write_tokens, c.reasoning_tokens,
-        )  # fmt: skip
+            key,
+            self.services.run,
+            ask.stage,
+            self.name,
+            c.status,
+            requests,
+            ask.retries if requests else 0,
+            c.input_tokens,
+            c.cached_tokens,
+            c.output_tokens,
+            self.cost_usd(c),
+            request,
+            c.json(),
+            pack(c.logprobs, c.embedding),
+            c.cache_write_tokens,
+            c.reasoning_tokens,
+        )
 
     def apart(self, reason: str) -> str:
         """Why a request failed, as rows tell it: without where the endpoint is."""

@@ -52,7 +52,9 @@ def words(texts: Sequence[str]) -> Any:
         {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\w+"},
         {"analyzer": "char_wb", "ngram_range": (2, 4)},
     ]
-    return hstack([HashingVectorizer(n_features=BUCKETS, **kind).transform(texts) for kind in kinds], format="csr")
+    return hstack(
+        [HashingVectorizer(n_features=BUCKETS, **kind).transform(texts) for kind in kinds], format="csr"
+    )
 
 
 def features_of(kind: str, embedder: str) -> Features:
@@ -120,10 +122,16 @@ class Linear:
         from sklearn.metrics import log_loss
         from threadpoolctl import threadpool_limits
 
-        (seen, labels), (unseen, truth) = ((features(texts), valid) for texts, valid in map(_flat, (train, validation)))
-        with threadpool_limits(1):  # the steps are so small that on a busy machine more threads take ten times as long
+        (seen, labels), (unseen, truth) = (
+            (features(texts), valid) for texts, valid in map(_flat, (train, validation))
+        )
+        with threadpool_limits(
+            1
+        ):  # the steps are so small that on a busy machine more threads take ten times as long
             fits = [LogisticRegression(C=strength, max_iter=3000).fit(seen, labels) for strength in STRENGTHS]
-        best = min(fits, key=lambda fit: log_loss(truth, fit.predict_proba(unseen)[:, 1], labels=[False, True]))
+        best = min(
+            fits, key=lambda fit: log_loss(truth, fit.predict_proba(unseen)[:, 1], labels=[False, True])
+        )
         return cls(features, best.coef_[0], float(best.intercept_[0]))
 
     @classmethod
@@ -169,9 +177,17 @@ class Encoder:
 
     @classmethod
     def fit(
-        cls, name: str, train: Labelled, validation: Labelled, *, epochs: int, learning_rate: float, batch_size: int,
-        seed: int, stop: Event,
-    ) -> Encoder:  # fmt: skip
+        cls,
+        name: str,
+        train: Labelled,
+        validation: Labelled,
+        *,
+        epochs: int,
+        learning_rate: float,
+        batch_size: int,
+        seed: int,
+        stop: Event,
+    ) -> Encoder:
         """The epoch with the least loss on `validation`; every epoch sees another rendering of each thing.
 
         West et al. 2021 stop by precision at 80 % recall instead, which on few labels is a matter of chance.
@@ -181,12 +197,16 @@ class Encoder:
             torch.manual_seed(seed)
             made, shuffle = cls.load(name), random.Random(seed)
             prior = sum(valid for _, valid in train) / len(train)
-            heads = [m for m in made.model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
+            heads = [
+                m for m in made.model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1
+            ]
             torch.nn.init.constant_(heads[-1].bias, math.log(prior / (1 - prior)))
             steps = epochs * math.ceil(len(train) / batch_size)
             optimizer = torch.optim.AdamW(made.model.parameters(), lr=learning_rate)
             rise = max(1, steps // 10)  # a tenth of the steps to warm up, then linearly down
-            pace = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / rise, (steps - s) / max(1, steps - rise)))
+            pace = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda s: min((s + 1) / rise, (steps - s) / max(1, steps - rise))
+            )
             least, best = math.inf, {}
             for epoch in range(epochs):
                 made.model.train()
@@ -203,7 +223,10 @@ class Encoder:
                     flat = list(zip(*_flat(validation), strict=True))
                     loss = sum(float(made._loss(batch)) * len(batch) for batch in _batches(flat, batch_size))
                 if loss < least:
-                    least, best = loss, {name: value.clone() for name, value in made.model.state_dict().items()}
+                    least, best = (
+                        loss,
+                        {name: value.clone() for name, value in made.model.state_dict().items()},
+                    )
         if not best:
             raise ConfigError(f"the encoder '{name}' came to no finite loss; lower learning_rate")
         made.model.load_state_dict(best)
@@ -222,17 +245,23 @@ class Encoder:
 
     def _logits(self, texts: Sequence[str]) -> Any:
         most = min(MAX_TOKENS, self.tokenizer.model_max_length)
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt")
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt"
+        )
         return self.model(**tokens.to(self.device)).logits[:, 0]
 
     def _loss(self, batch: Sequence[tuple[str, bool]]) -> Any:
         labels = self.torch.tensor([float(valid) for _, valid in batch], device=self.device)
-        return self.torch.nn.functional.binary_cross_entropy_with_logits(self._logits([text for text, _ in batch]), labels)
+        return self.torch.nn.functional.binary_cross_entropy_with_logits(
+            self._logits([text for text, _ in batch]), labels
+        )
 
 
 def _flat(labelled: Labelled) -> tuple[list[str], list[bool]]:
     """Every rendering, and whether it is one of a valid thing."""
-    return [text for texts, _ in labelled for text in texts], [valid for texts, valid in labelled for _ in texts]
+    return [text for texts, _ in labelled for text in texts], [
+        valid for texts, valid in labelled for _ in texts
+    ]
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

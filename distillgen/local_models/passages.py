@@ -47,7 +47,9 @@ class Passages:
         """Those of a knowledge base: a folder of texts, or whatever else a source can be; of rows, the field `text` or all."""
         rows = map(_fields, Source(name="knowledge", path=path).records(project))
         shown = ([row["text"]] if "text" in row else row.values() for row in rows)
-        return cls(("\n\n".join(text for text in some if isinstance(text, str)) for some in shown), embedder=embedder)
+        return cls(
+            ("\n\n".join(text for text in some if isinstance(text, str)) for some in shown), embedder=embedder
+        )
 
     def about(self, statements: Sequence[str], n: int) -> list[list[str]]:
         """For each statement the `n` passages that are closest to it, by each way of looking it up; none that shares no word."""
@@ -55,7 +57,10 @@ class Passages:
             return [self.texts for _ in statements]
         looked_up = [sorted(content(statement)) for statement in statements]
         found, scores = self._index.retrieve(looked_up, k=n, show_progress=False)
-        best = [[int(i) for i, score in zip(*row, strict=True) if score > 0] for row in zip(found, scores, strict=True)]
+        best = [
+            [int(i) for i, score in zip(*row, strict=True) if score > 0]
+            for row in zip(found, scores, strict=True)
+        ]
         if self._embedder:
             near = embedder.embed(statements, model=self._embedder) @ self._vectors.T
             best = [[*own, *map(int, row.argsort()[::-1][:n])] for own, row in zip(best, near, strict=True)]
@@ -86,5 +91,7 @@ def probabilities(
 ) -> list[list[list[tuple[float, float, float]]]]:
     """For each record's statements, what each of its passages makes of it: all pairs go to the NLI model together."""
     together = zip(chain.from_iterable(statements), chain.from_iterable(passages), strict=True)
-    given = iter(entailment([(passage, statement) for statement, own in together for passage in own], model=model))
+    given = iter(
+        entailment([(passage, statement) for statement, own in together for passage in own], model=model)
+    )
     return [[[next(given) for _ in own] for own in found] for found in passages]

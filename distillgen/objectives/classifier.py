@@ -20,10 +20,18 @@ class TextClassifier(Objective):
 
     writes = False
     kinds = frozenset({"causal", "encoder"})
-    fields: list[FieldName] = Field(["text"], min_length=1, max_length=2, description="the text, or two that are read as a pair")
-    label: FieldName = Field("label", description="a class, or {class: probability, …}; with task: score, a number")
-    task: Literal["class", "score"] = Field("class", description="what is learnt: one of several classes, or a number")
-    head_only: bool = Field(False, description="leave the encoder as it is, and train the head on its embeddings")
+    fields: list[FieldName] = Field(
+        ["text"], min_length=1, max_length=2, description="the text, or two that are read as a pair"
+    )
+    label: FieldName = Field(
+        "label", description="a class, or {class: probability, …}; with task: score, a number"
+    )
+    task: Literal["class", "score"] = Field(
+        "class", description="what is learnt: one of several classes, or a number"
+    )
+    head_only: bool = Field(
+        False, description="leave the encoder as it is, and train the head on its embeddings"
+    )
 
     def check(self, given: Checking) -> None:
         """Texts and labels are there; a score is known only when records have it."""
@@ -59,18 +67,30 @@ class TextClassifier(Objective):
     def trainer(self, training: Training) -> Any:
         """Trainer of transformers, on a model for sequence classification."""
         from torch.nn.functional import cross_entropy, mse_loss
-        from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+        from transformers import (
+            AutoModelForSequenceClassification,
+            DataCollatorWithPadding,
+            Trainer,
+            TrainingArguments,
+        )
 
-        names = sorted({name for rows in training.rows.values() for row in rows for name in row.get("classes", ())})
+        names = sorted(
+            {name for rows in training.rows.values() for row in rows for name in row.get("classes", ())}
+        )
         heads: dict[str, Any] = {"num_labels": 1}
         if self.task == "class":
-            heads = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+            heads = {
+                "id2label": dict(enumerate(names)),
+                "label2id": {name: i for i, name in enumerate(names)},
+            }
         tokenizer = training.tokenizer()
         model = training.model(AutoModelForSequenceClassification, **heads)
         model.config.pad_token_id = tokenizer.pad_token_id
         if self.head_only:
             for name, weights in model.base_model.named_parameters():
-                weights.requires_grad_(name.startswith("pooler."))  # a pooler is of the head: few encoders bring one that fits
+                weights.requires_grad_(
+                    name.startswith("pooler.")
+                )  # a pooler is of the head: few encoders bring one that fits
 
         def tokenised(row: Row) -> Row:
             read = tokenizer(*row["texts"], truncation=True, max_length=training.max_length)
@@ -86,16 +106,25 @@ class TextClassifier(Objective):
 
         def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
             labels = labels.to(outputs.logits.dtype)
-            each = mse_loss(outputs.logits[:, 0], labels) if self.task == "score" else cross_entropy(outputs.logits, labels)
+            each = (
+                mse_loss(outputs.logits[:, 0], labels)
+                if self.task == "score"
+                else cross_entropy(outputs.logits, labels)
+            )
             return each / training.arguments["gradient_accumulation_steps"] if model.training else each
 
         parts = training.usable(why_not)
         parts = {name: rows.map(tokenised, remove_columns=rows.column_names) for name, rows in parts.items()}
         return Trainer(
-            training.adapted(model, "SEQ_CLS"), TrainingArguments(**training.arguments), train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"), processing_class=tokenizer, data_collator=DataCollatorWithPadding(tokenizer),
-            compute_loss_func=loss, compute_metrics=_correlation if self.task == "score" else _accuracy,
-        )  # fmt: skip
+            training.adapted(model, "SEQ_CLS"),
+            TrainingArguments(**training.arguments),
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_loss_func=loss,
+            compute_metrics=_correlation if self.task == "score" else _accuracy,
+        )
 
 
 def _is_share(value: Any) -> bool:

@@ -17,9 +17,22 @@ from distillgen.training.dialogue import CHAT, api_of, lengths, turns_of
 from distillgen.training.objective import Api, Objective, Row, Training, Unusable
 
 LOSSES = (
-    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
-    "apo_down", "discopop", "sft", "sigmoid_norm",
-)  # fmt: skip
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+)
 """What TRL 1.16's DPOTrainer has."""
 
 
@@ -36,12 +49,20 @@ class Dpo(Objective):
     prompt: FieldName = Field("prompt", description="a text or chat turns")
     chosen: FieldName = Field("chosen", description="the better answer")
     rejected: FieldName = Field("rejected", description="the worse answer")
-    loss: str | list[str] = Field("sigmoid", description="TRL's loss type, or several that are added up: [sigmoid, sft]")
+    loss: str | list[str] = Field(
+        "sigmoid", description="TRL's loss type, or several that are added up: [sigmoid, sft]"
+    )
     loss_weights: list[float] | None = Field(None, description="of several losses; default: 1 each")
     beta: float = Field(0.1, gt=0, description="how close the student stays to the reference")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs that are taken to be the wrong way round")
-    reference_chosen: str | None = Field(None, description="a score or field: a teacher's log-probability of the chosen answer")
-    reference_rejected: str | None = Field(None, description="that of the rejected answer: the sum over its tokens, in nats")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of pairs that are taken to be the wrong way round"
+    )
+    reference_chosen: str | None = Field(
+        None, description="a score or field: a teacher's log-probability of the chosen answer"
+    )
+    reference_rejected: str | None = Field(
+        None, description="that of the rejected answer: the sum over its tokens, in nats"
+    )
 
     @model_validator(mode="after")
     def _sense(self) -> Dpo:
@@ -51,7 +72,9 @@ class Dpo(Objective):
         if (self.reference_chosen is None) != (self.reference_rejected is None):
             raise ValueError("give both 'reference_chosen' and 'reference_rejected', or neither")
         if self.loss_weights and len(self.loss_weights) != len(self.losses):
-            raise ValueError(f"'loss_weights' has {len(self.loss_weights)} numbers for {len(self.losses)} losses")
+            raise ValueError(
+                f"'loss_weights' has {len(self.loss_weights)} numbers for {len(self.losses)} losses"
+            )
         if "exo_pair" in self.losses and not self.label_smoothing:
             raise ValueError("loss: exo_pair needs a label_smoothing above 0")
         return self
@@ -71,7 +94,9 @@ class Dpo(Objective):
             name = getattr(self, option)
             if name and name not in given.fields | scoring and not lineage:
                 known = {*given.fields, *scoring}
-                raise ConfigError(f"'{option}' names '{name}', which no earlier stage gives{did_you_mean(name, known)}")
+                raise ConfigError(
+                    f"'{option}' names '{name}', which no earlier stage gives{did_you_mean(name, known)}"
+                )
 
     def chats(self, given: Checking) -> Sequence[Turns]:
         """Those of the prompt where it is made of turns, with an answer."""
@@ -80,7 +105,9 @@ class Dpo(Objective):
     def answers(self) -> tuple[str, ...]:
         """Both answers."""
         if self.reference_chosen:
-            raise ConfigError("on: shuffled: the recorded reference holds for the answers to their own prompts; leave it out")
+            raise ConfigError(
+                "on: shuffled: the recorded reference holds for the answers to their own prompts; leave it out"
+            )
         return "chosen", "rejected"
 
     def api(self, row: Row) -> Api:
@@ -89,15 +116,24 @@ class Dpo(Objective):
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """Prompt, answers and, where it was recorded, the reference's log-probability of each."""
-        prompt, chosen, rejected = (record.fields.get(name) for name in (self.prompt, self.chosen, self.rejected))
+        prompt, chosen, rejected = (
+            record.fields.get(name) for name in (self.prompt, self.chosen, self.rejected)
+        )
         if not all(isinstance(text, str) for text in (prompt, chosen, rejected)):
-            prompt, chosen, rejected = turns_of(prompt, self.prompt, "user"), *(
-                turns_of(answer, name, "assistant") for answer, name in ((chosen, self.chosen), (rejected, self.rejected))
-            )  # fmt: skip
+            prompt, chosen, rejected = (
+                turns_of(prompt, self.prompt, "user"),
+                *(
+                    turns_of(answer, name, "assistant")
+                    for answer, name in ((chosen, self.chosen), (rejected, self.rejected))
+                ),
+            )
         if chosen == rejected:
             raise Unusable("both answers are the same")
         row: Row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-        for column, name in (("ref_chosen_logps", self.reference_chosen), ("ref_rejected_logps", self.reference_rejected)):
+        for column, name in (
+            ("ref_chosen_logps", self.reference_chosen),
+            ("ref_rejected_logps", self.reference_rejected),
+        ):
             if name:
                 row[column] = number_of(record, name)
                 if row[column] is None or row[column] > 0:
@@ -116,13 +152,24 @@ class Dpo(Objective):
                 return dataset
 
         tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
-        parts = training.fitting(lambda row: lengths(tokenizer, row["prompt"], row["chosen"], row["rejected"]))
+        parts = training.fitting(
+            lambda row: lengths(tokenizer, row["prompt"], row["chosen"], row["rejected"])
+        )
         recorded = self.reference_chosen is not None
         config = DPOConfig(
-            **training.arguments, max_length=training.max_length, beta=self.beta, loss_type=self.losses,
-            loss_weights=self.loss_weights, label_smoothing=self.label_smoothing, precompute_ref_log_probs=recorded,
-        )  # fmt: skip
+            **training.arguments,
+            max_length=training.max_length,
+            beta=self.beta,
+            loss_type=self.losses,
+            loss_weights=self.loss_weights,
+            label_smoothing=self.label_smoothing,
+            precompute_ref_log_probs=recorded,
+        )
         return (Recorded if recorded else DPOTrainer)(
-            model, args=config, train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            model,
+            args=config,
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            processing_class=tokenizer,
             peft_config=training.peft("CAUSAL_LM"),
-        )  # fmt: skip
+        )

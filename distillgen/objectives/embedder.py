@@ -17,25 +17,35 @@ class Embedder(Pairs):
     unscored: ClassVar = frozenset({"ranking"})
 
     loss: Literal["cosent", "cosine", "margin_mse", "ranking"] = Field(
-        "cosent", description="cosent: the order of scores; cosine: scores from -1 to 1; margin_mse: a cross-encoder's margins; "
+        "cosent",
+        description="cosent: the order of scores; cosine: scores from -1 to 1; margin_mse: a cross-encoder's margins; "
         "ranking: what else is in the batch does not fit",
-    )  # fmt: skip
+    )
 
     def trainer(self, training: Training) -> Any:
         """SentenceTransformerTrainer."""
-        from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+        from sentence_transformers import (
+            SentenceTransformer,
+            SentenceTransformerTrainer,
+            SentenceTransformerTrainingArguments,
+        )
         from sentence_transformers.sentence_transformer import losses
 
         kinds = {
-            "cosent": losses.CoSENTLoss, "cosine": losses.CosineSimilarityLoss, "margin_mse": losses.MarginMSELoss,
+            "cosent": losses.CoSENTLoss,
+            "cosine": losses.CosineSimilarityLoss,
+            "margin_mse": losses.MarginMSELoss,
             "ranking": losses.MultipleNegativesRankingLoss,
-        }  # fmt: skip
+        }
         device = "cpu" if training.arguments["use_cpu"] else None
         model = SentenceTransformer(training.student, revision=training.revision, device=device)
         training.max_length = min(training.max_length, model.max_seq_length or training.max_length)
         model.max_seq_length = training.max_length
         parts = self.counted(training, training.tokenizer())
         return SentenceTransformerTrainer(
-            model, SentenceTransformerTrainingArguments(**training.arguments), train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"), loss=kinds[self.loss](model),
-        )  # fmt: skip
+            model,
+            SentenceTransformerTrainingArguments(**training.arguments),
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            loss=kinds[self.loss](model),
+        )

@@ -26,8 +26,12 @@ class Gkd(Dialogue):
     packages = ("trl",)
 
     teacher: str = Field(description="a model's folder, or owner/name on the Hugging Face Hub")
-    on_policy: float = Field(0.5, ge=0, le=1, description="share of the steps on answers that the student writes itself")
-    divergence: float = Field(0.5, ge=0, le=1, description="0: forward KL, 1: reverse KL, between: Jensen-Shannon's mixture")
+    on_policy: float = Field(
+        0.5, ge=0, le=1, description="share of the steps on answers that the student writes itself"
+    )
+    divergence: float = Field(
+        0.5, ge=0, le=1, description="0: forward KL, 1: reverse KL, between: Jensen-Shannon's mixture"
+    )
     temperature: float = Field(0.9, gt=0, description="at which the student writes")
     max_new_tokens: int = Field(128, ge=1, description="tokens of an answer that the student writes")
 
@@ -50,21 +54,28 @@ class Gkd(Dialogue):
         if teacher.kind and teacher.kind not in self.kinds:
             raise ConfigError(f"the teacher '{self.teacher}' is no model that writes texts")
         if known.template == students.CHAT and known.vocabulary is None:
-            raise ConfigError("a tiny student gets a vocabulary of its own; give a model that has the teacher's")
+            raise ConfigError(
+                "a tiny student gets a vocabulary of its own; give a model that has the teacher's"
+            )
         if teacher.vocabulary and known.vocabulary and teacher.vocabulary != known.vocabulary:
             raise ConfigError(_apart(known.vocabulary, teacher.vocabulary))
 
     def answers(self) -> tuple[str, ...]:
         """The completion, unless the student writes all that is learnt."""
         if self.on_policy == 1:
-            raise ConfigError("on: shuffled: with on_policy: 1 no recorded answer is learnt, so that the arm could not differ")
+            raise ConfigError(
+                "on: shuffled: with on_policy: 1 no recorded answer is learnt, so that the arm could not differ"
+            )
         return super().answers()
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """Chat turns."""
         row = self.example(record)
         if isinstance(row["prompt"], str):
-            row = {"prompt": [_turn("user", row["prompt"])], "completion": [_turn("assistant", row["completion"])]}
+            row = {
+                "prompt": [_turn("user", row["prompt"])],
+                "completion": [_turn("assistant", row["completion"])],
+            }
         return row
 
     def trainer(self, training: Training) -> Any:
@@ -83,20 +94,35 @@ class Gkd(Dialogue):
 
         def why_not(row: Row) -> str | None:
             _, whole = lengths(tokenizer, row["prompt"], row["completion"])
-            return f"longer than max_length ({training.max_length}) tokens" if whole > training.max_length else None
+            return (
+                f"longer than max_length ({training.max_length}) tokens"
+                if whole > training.max_length
+                else None
+            )
 
         parts = {
-            name: rows.map(lambda row: {"messages": row["prompt"] + row["completion"]}, remove_columns=rows.column_names)
+            name: rows.map(
+                lambda row: {"messages": row["prompt"] + row["completion"]}, remove_columns=rows.column_names
+            )
             for name, rows in training.usable(why_not).items()
         }
         config = GKDConfig(
-            **training.arguments, max_length=training.max_length, lmbda=self.on_policy, beta=self.divergence,
-            temperature=self.temperature, max_new_tokens=self.max_new_tokens,
-        )  # fmt: skip
+            **training.arguments,
+            max_length=training.max_length,
+            lmbda=self.on_policy,
+            beta=self.divergence,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+        )
         return GKDTrainer(
-            model, teacher, config, train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            model,
+            teacher,
+            config,
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            processing_class=tokenizer,
             peft_config=training.peft("CAUSAL_LM"),
-        )  # fmt: skip
+        )
 
 
 def _apart(student: int, teacher: int) -> str:

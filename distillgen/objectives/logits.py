@@ -36,9 +36,15 @@ class Logits(Dialogue):
 
     signals = True
 
-    stage: str | None = Field(None, description="the stage whose answers are learnt; default: the last that recorded")
-    divergence: Divergence = Field("forward", description="KL from teacher to student, the reverse, or Jensen-Shannon")
-    cross_entropy: float = Field(0.5, ge=0, le=1, description="its share of the loss; the rest is the divergence's")
+    stage: str | None = Field(
+        None, description="the stage whose answers are learnt; default: the last that recorded"
+    )
+    divergence: Divergence = Field(
+        "forward", description="KL from teacher to student, the reverse, or Jensen-Shannon"
+    )
+    cross_entropy: float = Field(
+        0.5, ge=0, le=1, description="its share of the loss; the rest is the divergence's"
+    )
 
     def check(self, given: Checking) -> None:
         """An earlier stage records what is needed, and there is a prompt."""
@@ -46,10 +52,14 @@ class Logits(Dialogue):
         recording = [stage.name for stage in given.stages if stage.records_logprobs(given)]
         named = [stage for stage in given.stages if stage.name == self.stage]
         if self.stage and not named:
-            raise ConfigError(f"there is no earlier stage '{self.stage}'{did_you_mean(self.stage, recording)}")
+            raise ConfigError(
+                f"there is no earlier stage '{self.stage}'{did_you_mean(self.stage, recording)}"
+            )
         if not recording or (named and not named[0].records_logprobs(given)):
             remedy = "set logprobs: 5 on a generate stage, its model or its prompt, or on a stage score"
-            raise ConfigError(f"it learns from recorded log-probabilities, and no earlier stage records any; {remedy}")
+            raise ConfigError(
+                f"it learns from recorded log-probabilities, and no earlier stage records any; {remedy}"
+            )
 
     def answers(self) -> tuple[str, ...]:
         """The tokens with all that was recorded of them."""
@@ -58,18 +68,28 @@ class Logits(Dialogue):
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """The prompt, and the answer's tokens with their alternatives."""
         example = self.example(record)
-        found = signals.get(self.stage) if self.stage else next(reversed([s for s in signals.values() if _has_top(s)]), None)
+        found = (
+            signals.get(self.stage)
+            if self.stage
+            else next(reversed([s for s in signals.values() if _has_top(s)]), None)
+        )
         if not found or not _has_top(found):
             raise Unusable("no log-probabilities with alternatives were recorded of its answer")
         found = [token for token in found if token[0]]  # an end that has no text
-        text = example["completion"] if isinstance(example["completion"], str) else example["completion"][-1]["content"]
+        text = (
+            example["completion"]
+            if isinstance(example["completion"], str)
+            else example["completion"][-1]["content"]
+        )
         if "".join(token for token, _, _ in found).strip() != text.strip():
             raise Unusable("its text is not what the recorded tokens say")
         return {
-            "prompt": example["prompt"], "tokens": [token for token, _, _ in found],
-            "logprobs": [value for _, value, _ in found], "top_tokens": [[t for t, _ in top] for _, _, top in found],
+            "prompt": example["prompt"],
+            "tokens": [token for token, _, _ in found],
+            "logprobs": [value for _, value, _ in found],
+            "top_tokens": [[t for t, _ in top] for _, _, top in found],
             "top_logprobs": [[value for _, value in top] for _, _, top in found],
-        }  # fmt: skip
+        }
 
     def trainer(self, training: Training) -> Any:
         """Rows of ids, with the ids and log-probabilities of the alternatives of each token that is learnt."""
@@ -86,24 +106,41 @@ class Logits(Dialogue):
             return "a token of the teacher is none of the student's vocabulary" if missing else None
 
         training.rows = training.usable(why_not)
-        most = 1 + max(len(top) for rows in training.rows.values() for row in rows for top in row["top_tokens"])
+        most = 1 + max(
+            len(top) for rows in training.rows.values() for row in rows for top in row["top_tokens"]
+        )
 
         def tokenised(row: Row) -> Row:
-            before, after = tokens(tokenizer, row["prompt"], opened=True), [ids[token] for token in row["tokens"]]
-            each = [alternatives(*token, ids, most) for token in zip(
-                row["tokens"], row["logprobs"], row["top_tokens"], row["top_logprobs"], strict=True
-            )]  # fmt: skip
-            if after[-1] != tokenizer.eos_token_id:  # endpoints leave out the end; it is learnt as a hard label
+            before, after = (
+                tokens(tokenizer, row["prompt"], opened=True),
+                [ids[token] for token in row["tokens"]],
+            )
+            each = [
+                alternatives(*token, ids, most)
+                for token in zip(
+                    row["tokens"], row["logprobs"], row["top_tokens"], row["top_logprobs"], strict=True
+                )
+            ]
+            if (
+                after[-1] != tokenizer.eos_token_id
+            ):  # endpoints leave out the end; it is learnt as a hard label
                 after, each = [*after, tokenizer.eos_token_id], [*each, ([0] * most, [0.0] * most)]
             learnt = min(len(after), max(0, training.max_length - len(before)))
             whole = (before + after)[: training.max_length]
             return {
-                "input_ids": whole, "attention_mask": [1] * len(whole), "labels": ([-100] * len(before) + after)[: len(whole)],
-                "top_ids": [some for some, _ in each][:learnt], "top_probabilities": [some for _, some in each][:learnt],
-                "prompt_tokens": len(before), "whole_tokens": len(before) + len(after),
-            }  # fmt: skip
+                "input_ids": whole,
+                "attention_mask": [1] * len(whole),
+                "labels": ([-100] * len(before) + after)[: len(whole)],
+                "top_ids": [some for some, _ in each][:learnt],
+                "top_probabilities": [some for _, some in each][:learnt],
+                "prompt_tokens": len(before),
+                "whole_tokens": len(before) + len(after),
+            }
 
-        training.rows = {name: rows.map(tokenised, remove_columns=rows.column_names) for name, rows in training.rows.items()}
+        training.rows = {
+            name: rows.map(tokenised, remove_columns=rows.column_names)
+            for name, rows in training.rows.items()
+        }
         parts = training.fitting(lambda row: (row["prompt_tokens"], row["whole_tokens"]))
         parts = {name: rows.remove_columns(["prompt_tokens", "whole_tokens"]) for name, rows in parts.items()}
 
@@ -116,10 +153,14 @@ class Logits(Dialogue):
             return hard * self.cross_entropy + soft.where(recorded, hard) * (1 - self.cross_entropy)
 
         return RowLossTrainer(
-            training.adapted(model, "CAUSAL_LM"), TrainingArguments(**training.arguments, remove_unused_columns=False),
-            losses=losses, train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            training.adapted(model, "CAUSAL_LM"),
+            TrainingArguments(**training.arguments, remove_unused_columns=False),
+            losses=losses,
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            processing_class=tokenizer,
             data_collator=collator(tokenizer.pad_token_id),
-        )  # fmt: skip
+        )
 
 
 def divergence(logits: Any, ids: Any, probabilities: Any, kind: Divergence) -> Any:
@@ -137,7 +178,9 @@ def divergence(logits: Any, ids: Any, probabilities: Any, kind: Divergence) -> A
     rest = outside.masked_fill(whole, 0.0).logsumexp(-1, keepdim=True)
     q = torch.cat([logits.gather(-1, ids), rest], -1) - logits.logsumexp(-1, keepdim=True)
     total = probabilities.sum(-1, keepdim=True)
-    top = probabilities / total.where(whole, total.clamp(min=1.0))  # rounded numbers sum to a little more than 1
+    top = probabilities / total.where(
+        whole, total.clamp(min=1.0)
+    )  # rounded numbers sum to a little more than 1
     p = torch.cat([top, (1 - top.sum(-1, keepdim=True)).clamp(min=0.0).masked_fill(whole, 0.0)], -1)
     outcomes = torch.cat([filled, ~whole], -1)
     q = q.where(outcomes, torch.zeros_like(q))
@@ -152,7 +195,12 @@ def divergence(logits: Any, ids: Any, probabilities: Any, kind: Divergence) -> A
 
 
 def alternatives(
-    token: str, logprob: float | None, top: Sequence[str], logprobs: Sequence[float], ids: Mapping[str, int], most: int
+    token: str,
+    logprob: float | None,
+    top: Sequence[str],
+    logprobs: Sequence[float],
+    ids: Mapping[str, int],
+    most: int,
 ) -> tuple[list[int], list[float]]:
     """Ids and probabilities of what could have stood at a place, the token that does among it, filled up to `most`.
 
@@ -170,7 +218,9 @@ def ids_by_text(tokenizer: Any) -> dict[str, int]:
     texts: dict[str, int] = {}
     for piece, number in sorted(tokenizer.get_vocab().items(), key=lambda item: -item[1]):
         text = tokenizer.convert_tokens_to_string([piece])
-        if piece.startswith("▁") and not text.startswith(" "):  # SentencePiece decodes a first word without its space
+        if piece.startswith("▁") and not text.startswith(
+            " "
+        ):  # SentencePiece decodes a first word without its space
             text = " " + text
         texts[text] = number
     return texts

@@ -24,12 +24,16 @@ class Rationale(Objective):
     kinds = frozenset({"causal", "seq2seq"})
     templated = False
 
-    prompt: FieldName = Field("prompt", description="the question: a text, which a student with a chat template gets as a turn")
+    prompt: FieldName = Field(
+        "prompt", description="the question: a text, which a student with a chat template gets as a turn"
+    )
     rationale: FieldName = Field("rationale", description="the teacher's reasons")
     label: FieldName = Field("label", description="the answer alone")
     weight: float = Field(1.0, ge=0, description="of the rationale's loss; the label's has 1")
     label_prefix: str = Field("[label] ", description="text before a prompt that asks for the label")
-    rationale_prefix: str = Field("[rationale] ", description="text before a prompt that asks for the rationale")
+    rationale_prefix: str = Field(
+        "[rationale] ", description="text before a prompt that asks for the rationale"
+    )
 
     def check(self, given: Checking) -> None:
         """All three fields are there."""
@@ -87,16 +91,27 @@ class Rationale(Objective):
         def too_long(row: Row) -> str | None:
             texts = (asked(row, "rationale")[0], row["label"], row["rationale"])
             longest = max(len(ids) for ids in tokenizer(list(texts))["input_ids"])
-            return f"longer than max_length ({training.max_length}) tokens" if longest > training.max_length else None
+            return (
+                f"longer than max_length ({training.max_length}) tokens"
+                if longest > training.max_length
+                else None
+            )
 
         parts = training.usable(too_long) if both else training.fitting(measured)
         for name, rows in parts.items():
             own = rows.column_names
-            tasks = [rows.map(tokenised, fn_kwargs={"task": task}, remove_columns=own) for task in ("label", "rationale")]
+            tasks = [
+                rows.map(tokenised, fn_kwargs={"task": task}, remove_columns=own)
+                for task in ("label", "rationale")
+            ]
             parts[name] = concatenate_datasets(tasks)
         model = training.adapted(model, "SEQ_2_SEQ_LM" if both else "CAUSAL_LM")
         return RowLossTrainer(
-            model, TrainingArguments(**training.arguments, remove_unused_columns=False), losses=hard,
-            train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            model,
+            TrainingArguments(**training.arguments, remove_unused_columns=False),
+            losses=hard,
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            processing_class=tokenizer,
             data_collator=collator(tokenizer.pad_token_id),
-        )  # fmt: skip
+        )

@@ -26,7 +26,9 @@ class Sft(Dialogue):
     loss: Literal["completion", "assistant", "all"] = Field(
         "completion", description="the tokens learnt: the last answer's, every assistant turn's, or all"
     )
-    packing: bool = Field(False, description="put several rows into one sequence of max_length, which cannot see each other")
+    packing: bool = Field(
+        False, description="put several rows into one sequence of max_length, which cannot see each other"
+    )
 
     def check(self, given: Checking) -> None:
         """Every assistant turn can be learnt from where there are turns."""
@@ -38,7 +40,9 @@ class Sft(Dialogue):
         """An encoder-decoder learns completions; what the assistant says can be told where every turn of its is learnt."""
         super().check_student(known, given)
         if known.kind == "seq2seq" and (self.loss != "completion" or self.packing):
-            raise ConfigError("an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'")
+            raise ConfigError(
+                "an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'"
+            )
         if self.loss == "assistant" and known.template:
             for turns in self.chats(given):
                 if not marks_answers(known.template, turns, known.special):
@@ -49,7 +53,9 @@ class Sft(Dialogue):
     def answers(self) -> tuple[str, ...]:
         """The completion; a chat of which every answer is learnt has none."""
         if self.loss == "assistant":
-            raise ConfigError("on: shuffled: with loss: assistant whole chats are learnt, which have no one answer to exchange")
+            raise ConfigError(
+                "on: shuffled: with loss: assistant whole chats are learnt, which have no one answer to exchange"
+            )
         return super().answers()
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
@@ -79,19 +85,34 @@ class Sft(Dialogue):
 
         parts = training.fitting(measured)
         config = SFTConfig(
-            **training.arguments, max_length=training.max_length, packing=self.packing, eval_packing=False,
-            completion_only_loss=self.loss == "completion", assistant_only_loss=self.loss == "assistant",
-        )  # fmt: skip
+            **training.arguments,
+            max_length=training.max_length,
+            packing=self.packing,
+            eval_packing=False,
+            completion_only_loss=self.loss == "completion",
+            assistant_only_loss=self.loss == "assistant",
+        )
         return SFTTrainer(
-            model, config, train_dataset=parts["train"], eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            model,
+            config,
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            processing_class=tokenizer,
             peft_config=training.peft("CAUSAL_LM"),
-        )  # fmt: skip
+        )
 
     def _sequence_to_sequence(self, training: Training) -> Any:
-        from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+        from transformers import (
+            AutoModelForSeq2SeqLM,
+            DataCollatorForSeq2Seq,
+            Seq2SeqTrainer,
+            Seq2SeqTrainingArguments,
+        )
 
         if self.loss != "completion" or self.packing:
-            raise ConfigError("an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'")
+            raise ConfigError(
+                "an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'"
+            )
         tokenizer, model = training.tokenizer(), training.model(AutoModelForSeq2SeqLM)
 
         def plain(text: Any) -> str:
@@ -103,13 +124,23 @@ class Sft(Dialogue):
 
         def why_not(row: Row) -> str | None:
             longest = max(len(row["input_ids"]), len(row["labels"]))
-            return f"longer than max_length ({training.max_length}) tokens" if longest > training.max_length else None
+            return (
+                f"longer than max_length ({training.max_length}) tokens"
+                if longest > training.max_length
+                else None
+            )
 
-        training.rows = {name: rows.map(tokenised, remove_columns=rows.column_names) for name, rows in training.rows.items()}
+        training.rows = {
+            name: rows.map(tokenised, remove_columns=rows.column_names)
+            for name, rows in training.rows.items()
+        }
         parts = training.usable(why_not)
         model = training.adapted(model, "SEQ_2_SEQ_LM")
         return Seq2SeqTrainer(
-            model, Seq2SeqTrainingArguments(**training.arguments), train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"), processing_class=tokenizer,
+            model,
+            Seq2SeqTrainingArguments(**training.arguments),
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            processing_class=tokenizer,
             data_collator=DataCollatorForSeq2Seq(tokenizer, model),
-        )  # fmt: skip
+        )

@@ -35,7 +35,10 @@ def pipelines(project: Project) -> list[dict[str, Any]]:
         system = validate(System, given, what="'system'", places=places, place=("system",))
         return {"about": about_line(text), **system.model_dump()}
 
-    return [{**System().model_dump(), **entry} for entry in _listed(project.names("pipelines", ".yaml"), described)]
+    return [
+        {**System().model_dump(), **entry}
+        for entry in _listed(project.names("pipelines", ".yaml"), described)
+    ]
 
 
 def prompts(project: Project) -> list[dict[str, Any]]:
@@ -85,7 +88,13 @@ def objectives(project: Project) -> list[dict[str, Any]]:
 
 def manual(project: Project) -> list[dict[str, Any]]:
     """Every stage, provider, objective, filter and prompt, each with its kind."""
-    kinds = {"stage": stages, "provider": providers, "objective": objectives, "filter": filters, "prompt": prompts}
+    kinds = {
+        "stage": stages,
+        "provider": providers,
+        "objective": objectives,
+        "filter": filters,
+        "prompt": prompts,
+    }
     return [{"kind": kind, **entry} for kind, listed in kinds.items() for entry in listed(project)]
 
 
@@ -98,7 +107,9 @@ def _declared(name: str, declaration: type[BaseModel]) -> dict[str, Any]:
 def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
     """Each option's type in words, default, whether it is required, and description; what others declare too comes last."""
     declared = {}
-    for name, option in sorted(declaration.model_fields.items(), key=lambda own: own[0] not in declaration.__annotations__):
+    for name, option in sorted(
+        declaration.model_fields.items(), key=lambda own: own[0] not in declaration.__annotations__
+    ):
         default = option.get_default(call_default_factory=True)
         declared[option.alias or name] = {
             "type": _type(option.annotation, option.metadata),
@@ -116,13 +127,29 @@ def _plain(value: Any) -> Any:
     return [*value] if isinstance(value, tuple | set | frozenset) else value
 
 
-_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", dict: "mapping", Any: "anything"}
+_NAMES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    dict: "mapping",
+    Any: "anything",
+}
 _TEXTS = {
-    "field": "field name", "model": "model name", "prompt": "prompt name", "file": "file in the project",
+    "field": "field name",
+    "model": "model name",
+    "prompt": "prompt name",
+    "file": "file in the project",
     "script": "name, folder or file.py:function",
-}  # fmt: skip
+}
 _PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name")
-_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "min_length": "entries: at least"}
+_BOUNDS = {
+    "ge": "at least",
+    "gt": "more than",
+    "le": "at most",
+    "lt": "less than",
+    "min_length": "entries: at least",
+}
 
 
 def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -130,8 +157,12 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if get_origin(annotation) is Annotated:
         annotation, *metadata = get_args(annotation)
     named = next((_TEXTS[mark] for mark in metadata if isinstance(mark, str) and mark in _TEXTS), "")
-    bounds = [f"{words} {value}" for mark in metadata for bound, words in _BOUNDS.items()
-              if (value := getattr(mark, bound, None)) is not None]  # fmt: skip
+    bounds = [
+        f"{words} {value}"
+        for mark in metadata
+        for bound, words in _BOUNDS.items()
+        if (value := getattr(mark, bound, None)) is not None
+    ]
     return ", ".join([named or _words(annotation), *bounds])
 
 
@@ -147,15 +178,22 @@ def _words(annotation: Any) -> str:
     if origin is dict:
         return f"mapping of {_type(inside[0])} to {_type(inside[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "mapping: " + ", ".join(option.alias or name for name, option in annotation.model_fields.items())
+        return "mapping: " + ", ".join(
+            option.alias or name for name, option in annotation.model_fields.items()
+        )
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def filter_table(project: Project) -> str:
     """The filters as a Markdown table, for the README."""
-    rows = [(f"`{entry['name']}`", *(entry.get(key, "") for key in ("about", "cost", "source"))) for entry in filters(project)]
+    rows = [
+        (f"`{entry['name']}`", *(entry.get(key, "") for key in ("about", "cost", "source")))
+        for entry in filters(project)
+    ]
     head = [("filter", "what it does", "cost", "source"), ("---",) * 4]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in [*head, *rows])
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in [*head, *rows]
+    )
 
 
 def _listed(names: Iterable[str], described: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
@@ -172,9 +210,17 @@ def _listed(names: Iterable[str], described: Callable[[str], dict[str, Any]]) ->
 def _training(objective: str) -> Any:
     """The options of the stage train, with those of an objective."""
     make: Any = create_model
-    own = {name: (option.annotation, option) for name, option in objective_class(objective).model_fields.items()}
+    own = {
+        name: (option.annotation, option) for name, option in objective_class(objective).model_fields.items()
+    }
     of = (Literal[objective], "sft") if objective == "sft" else (Literal[objective], ...)
-    return make(f"train: {objective}", __base__=stage_class("train"), __cls_kwargs__={"extra": "forbid"}, objective=of, **own)
+    return make(
+        f"train: {objective}",
+        __base__=stage_class("train"),
+        __cls_kwargs__={"extra": "forbid"},
+        objective=of,
+        **own,
+    )
 
 
 def json_schema(project: Project) -> dict[str, Any]:
@@ -182,17 +228,33 @@ def json_schema(project: Project) -> dict[str, Any]:
     make: Any = create_model  # from types that are known only now
     one_of: Any = Union
     forbid = ConfigDict(extra="forbid")
-    label = (str | None, Field(None, description="what scores and drops are called; default: the filter's name"))
+    label = (
+        str | None,
+        Field(None, description="what scores and drops are called; default: the filter's name"),
+    )
     filters: list[Any] = []
     for name in project.names("filters", ".py"):
         options = make(name, __base__=options_of(project.filter(name)), name=label)
-        filters += [Literal[name], make(f"{name}: …", __config__=forbid, options=(options | None, Field(alias=name)))]
+        filters += [
+            Literal[name],
+            make(f"{name}: …", __config__=forbid, options=(options | None, Field(alias=name))),
+        ]
     forms: dict[str, Any] = {kind: stage_class(kind) for kind in stage_kinds()}
     forms["filter"] = one_of[GenericAlias(list, one_of[tuple(filters)]), dict[str, Any]]
     forms["train"] = one_of[tuple(_training(name) for name in objective_names())]
     stages = [make(f"{kind}: …", __config__=forbid, **{kind: (form, ...)}) for kind, form in forms.items()]
     specs = {name: teacher_class(name).spec_type for name in teacher_names()}
-    models = [make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()]
-    models_type, stages_type = GenericAlias(dict, (str, one_of[tuple(models)])), GenericAlias(list, one_of[tuple(stages)])
-    top = make("a distillgen pipeline", __base__=Top, models=(models_type, {}), stages=(stages_type, Field(min_length=1)))
+    models = [
+        make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()
+    ]
+    models_type, stages_type = (
+        GenericAlias(dict, (str, one_of[tuple(models)])),
+        GenericAlias(list, one_of[tuple(stages)]),
+    )
+    top = make(
+        "a distillgen pipeline",
+        __base__=Top,
+        models=(models_type, {}),
+        stages=(stages_type, Field(min_length=1)),
+    )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top.model_json_schema()}

@@ -33,11 +33,15 @@ class System(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paper: str = ""
-    elicitation: Literal["", "labeling", "expansion", "curation", "feature", "feedback", "self-knowledge"] = ""
+    elicitation: Literal["", "labeling", "expansion", "curation", "feature", "feedback", "self-knowledge"] = (
+        ""
+    )
     algorithm: str = ""
     skill: str = ""
     vertical: str = ""
-    access: Literal["", "text", "signals", "weights"] = Field("", description="what the recipe needs of its teacher")
+    access: Literal["", "text", "signals", "weights"] = Field(
+        "", description="what the recipe needs of its teacher"
+    )
 
 
 class Top(BaseModel):
@@ -48,7 +52,9 @@ class Top(BaseModel):
     version: Literal[1] = Field(description="the version of this format: 1")
     seed: int = Field(0, description="of every draw that distillgen makes")
     system: System = System()
-    card: Statement = Field(Statement(), description="what only its maker knows of what it makes, for the card")
+    card: Statement = Field(
+        Statement(), description="what only its maker knows of what it makes, for the card"
+    )
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     stages: list[dict[str, Any]] = Field(min_length=1, description="a list of stages, the first a source")
 
@@ -64,7 +70,9 @@ class Done(NamedTuple):
     def taken_off(self, estimate: Estimate) -> Estimate:
         """What is left of the bounds."""
         counts = {name: getattr(estimate, name) for name in ("requests", "input_tokens", "output_tokens")}
-        left: dict[str, Any] = {n: None if c is None else math.ceil(c * (1 - self.share)) for n, c in counts.items()}
+        left: dict[str, Any] = {
+            n: None if c is None else math.ceil(c * (1 - self.share)) for n, c in counts.items()
+        }
         if estimate.max_cost_usd is not None:
             left["max_cost_usd"] = estimate.max_cost_usd * (1 - self.share)
         if self.kept is not None:
@@ -125,10 +133,14 @@ class Pipeline:
             "system": self.system.model_dump(),
             "card": self.card.model_dump(exclude_defaults=True),
             "models": dict(self.shown_models),
-            "stages": [{stage.kind: stage.model_dump(exclude_none=True, by_alias=True)} for stage in self.stages],
+            "stages": [
+                {stage.kind: stage.model_dump(exclude_none=True, by_alias=True)} for stage in self.stages
+            ],
             "files": self.files,
         }
-        resolved["models"] = {name: {**shown, "model": name_of(shown["model"])} for name, shown in self.shown_models.items()}
+        resolved["models"] = {
+            name: {**shown, "model": name_of(shown["model"])} for name, shown in self.shown_models.items()
+        }
         return dict(public(resolved, self.project.root))
 
     def fingerprints(self, limit: int | None) -> list[str]:
@@ -172,9 +184,13 @@ class Pipeline:
 
 
 def load(
-    pipeline: str | Path | Mapping[str, Any], sets: Sequence[str] = (), *, need_env: bool = True,
-    trusted: frozenset[str] = frozenset(), scripted: Collection[str] = (),
-) -> Pipeline:  # fmt: skip
+    pipeline: str | Path | Mapping[str, Any],
+    sets: Sequence[str] = (),
+    *,
+    need_env: bool = True,
+    trusted: frozenset[str] = frozenset(),
+    scripted: Collection[str] = (),
+) -> Pipeline:
     """Read and check a pipeline from a path, a name, or the same structure built in Python.
 
     `sets` are dotted overrides, such as `teacher.temperature=0.3`. Raises ConfigError for the first mistake, with its
@@ -194,7 +210,9 @@ def load(
         text = read_text(path)
         data, places = read_yaml(text, path)
     if not isinstance(data, dict):
-        raise ConfigError("a pipeline is a mapping with the keys version, models and stages", path=path, line=1)
+        raise ConfigError(
+            "a pipeline is a mapping with the keys version, models and stages", path=path, line=1
+        )
     top = validate(Top, data, what="the pipeline", places=places)
     project, notes = Project(root, trusted), list[str]()
     if sets:
@@ -206,15 +224,35 @@ def load(
         top = validate(Top, raw, what="the pipeline", places=places)
     missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
     if missing and need_env:
-        message = f"'${{{missing[0]}}}': the environment variable {missing[0]} is not set: export {missing[0]}=…"
+        message = (
+            f"'${{{missing[0]}}}': the environment variable {missing[0]} is not set: export {missing[0]}=…"
+        )
         raise places.quoting(message, "models")
-    models = {label: _model(label, raw, places, None if label in scripted else project) for label, raw in top.models.items()}
-    shown = {label: {**models[label].model_dump(exclude_none=True), **_shown(raw)} for label, raw in top.models.items()}
+    models = {
+        label: _model(label, raw, places, None if label in scripted else project)
+        for label, raw in top.models.items()
+    }
+    shown = {
+        label: {**models[label].model_dump(exclude_none=True), **_shown(raw)}
+        for label, raw in top.models.items()
+    }
     stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
     return Pipeline(
-        path.stem, path, about_line(text), top.seed, top.system, top.card, models, shown, stages, project,
-        tuple(dict.fromkeys(missing)), fields, tuple(_shown_set(each, root) for each in sets), tuple(notes),
-    )  # fmt: skip
+        path.stem,
+        path,
+        about_line(text),
+        top.seed,
+        top.system,
+        top.card,
+        models,
+        shown,
+        stages,
+        project,
+        tuple(dict.fromkeys(missing)),
+        fields,
+        tuple(_shown_set(each, root) for each in sets),
+        tuple(notes),
+    )
 
 
 def _file(path: Path) -> Path:
@@ -283,7 +321,9 @@ def from_environment(value: Any) -> dict[str, str]:
     """
     names = VARIABLE.findall(str(value))
     values = {name: os.environ.get(name, "") for name in names}
-    spellings = {spelling: name for name, own in values.items() for spelling in (own, own.strip().strip("\ufeff"))}
+    spellings = {
+        spelling: name for name, own in values.items() for spelling in (own, own.strip().strip("\ufeff"))
+    }
     return {spelling: f"${{{name}}}" for spelling, name in spellings.items() if len(spelling) > 6}
 
 
@@ -316,16 +356,22 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
                 target[option] = values[-1]
                 if values[-1] is None and owner[0] in data["models"]:
                     del target[option]
-            users = {name: own for name, own in stages.items() if [each.get("model") for each in own] == owner}
+            users = {
+                name: own for name, own in stages.items() if [each.get("model") for each in own] == owner
+            }
             if option in Sampling.model_fields and users and all(option in own[0] for own in users.values()):
-                raise ConfigError(f"it changes nothing: the stage sets it itself; use --set {next(iter(users))}.{option}={text}")
+                raise ConfigError(
+                    f"it changes nothing: the stage sets it itself; use --set {next(iter(users))}.{option}={text}"
+                )
     return frozenset(value for value in values if isinstance(value, str))
 
 
 def _replace(data: dict[str, Any], name: str, value: Any) -> None:
     """Another model, or other options of a stage or filter, in the place of what has this name; null leaves it out."""
     if not isinstance(value, dict | None):
-        raise ConfigError(f"it takes options, as {name}.option=…, or all of them, as '{name}={{option: …}}', or null")
+        raise ConfigError(
+            f"it takes options, as {name}.option=…, or all of them, as '{name}={{option: …}}', or null"
+        )
     if name in data["models"]:
         del data["models"][name]
         data["models"] |= {} if value is None else {name: value}
@@ -345,7 +391,9 @@ def _fitted(before: Mapping[str, Any], after: dict[str, Any]) -> list[str]:
     for label, model in after.items():
         providers = [str(each.get("provider", "openai")) for each in (before.get(label, model), model)]
         was, now = (set(teacher_class(provider).spec_type.model_fields) for provider in providers)
-        for option in [option for option in model if option in was - now and model[option] == before[label].get(option)]:
+        for option in [
+            option for option in model if option in was - now and model[option] == before[label].get(option)
+        ]:
             del model[option]
             notes.append(f"{label}.{option} is left out: provider '{providers[1]}' has no such option")
     return notes
@@ -400,5 +448,9 @@ def _leave_out(entries: list[Any], unwanted: Sequence[dict[str, Any]]) -> None:
 
 def _lists(options: Any) -> list[list[Any]]:
     """The lists of filters, metrics and stages in a stage's options."""
-    inside = [options.get(part) for part in ("filters", "metrics", "stages")] if isinstance(options, dict) else [options]
+    inside = (
+        [options.get(part) for part in ("filters", "metrics", "stages")]
+        if isinstance(options, dict)
+        else [options]
+    )
     return [each for each in inside if isinstance(each, list)]

@@ -70,7 +70,13 @@ def report(told: Told) -> list[tuple[Item, str, str]]:
     stated = told.lock.get("card", {}).get("stated", {})
     answers = []
     for item in ITEMS:
-        evidence = str(stated[item.key]) if item.key in stated else _EVIDENCE[item.key](told) if item.key in _EVIDENCE else ""
+        evidence = (
+            str(stated[item.key])
+            if item.key in stated
+            else _EVIDENCE[item.key](told)
+            if item.key in _EVIDENCE
+            else ""
+        )
         answers.append((item, "yes" if evidence else "unknown", evidence))
     return answers
 
@@ -96,19 +102,34 @@ def _distribution(told: Told) -> str:
 def _selection(told: Told) -> str:
     kinds = ("filter", "critic", "select")
     names = [options["name"] for kind in kinds for options in told.stages(kind)]
-    return f"{', '.join(names)}: options in pipeline.lock.yaml, counts above" if names else "nothing is selected or filtered"
+    return (
+        f"{', '.join(names)}: options in pipeline.lock.yaml, counts above"
+        if names
+        else "nothing is selected or filtered"
+    )
 
 
 def _synthesis(told: Told) -> str:
-    asked = [f"{options['name']} ({options.get('prompt') or 'template in the lock'})" for options in told.stages("generate")]
-    return f"{', '.join(asked)}; prompts' SHA-256 and sampling in pipeline.lock.yaml" if asked else "nothing is synthesised"
+    asked = [
+        f"{options['name']} ({options.get('prompt') or 'template in the lock'})"
+        for options in told.stages("generate")
+    ]
+    return (
+        f"{', '.join(asked)}; prompts' SHA-256 and sampling in pipeline.lock.yaml"
+        if asked
+        else "nothing is synthesised"
+    )
 
 
 def _hardware(told: Told) -> str:
     if not told.student:
         return ""
     hardware = told.student.get("hardware")
-    shown = ", ".join(f"{name} {value}" for name, value in hardware.items()) if isinstance(hardware, Mapping) else hardware
+    shown = (
+        ", ".join(f"{name} {value}" for name, value in hardware.items())
+        if isinstance(hardware, Mapping)
+        else hardware
+    )
     return f"{shown}; {told.student.get('seconds', 'unknown')} s, energy {told.student.get('energy_joules', 'unknown')} J"
 
 
@@ -145,7 +166,11 @@ _EVIDENCE: Mapping[str, Callable[[Told], str]] = {
     "post_training_data": lambda told: "beside this card" if told.publishes == "data" else "",
     "synthetic_data": lambda told: "beside this card" if told.publishes == "data" else "",
     "weights": lambda told: "beside this card" if told.publishes == "student" else "",
-    "training_code": lambda told: f"distillgen {told.lock['distillgen']}, stage train" if told.student else "",
-    "evaluation_code": lambda told: f"distillgen {told.lock['distillgen']}, stage evaluate" if told.evaluation else "",
+    "training_code": lambda told: (
+        f"distillgen {told.lock['distillgen']}, stage train" if told.student else ""
+    ),
+    "evaluation_code": lambda told: (
+        f"distillgen {told.lock['distillgen']}, stage evaluate" if told.evaluation else ""
+    ),
     "guidance": lambda told: "this card",
 }

@@ -35,7 +35,9 @@ _COMMAND = re.compile(
 _FENCE = re.compile(r"^\s*```[a-z]*\s*\n(.*?)\n?\s*```\s*$", re.S | re.I)
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+)?")
 _NUMBER = re.compile(r"^\s*\d+[ \t]*[.):](?!\d)", re.M)
-_TURN = re.compile(r"^\s*\**(user|human|student|question|assistant|ai|teacher|answer)\**[ \t]*:\**", re.M | re.I)
+_TURN = re.compile(
+    r"^\s*\**(user|human|student|question|assistant|ai|teacher|answer)\**[ \t]*:\**", re.M | re.I
+)
 _USER = {"user", "human", "student", "question"}
 
 
@@ -63,9 +65,11 @@ class Form:
         """From front matter: `text`, `lines`, `numbered`, `turns`, or one of {regex: …}, {json: …},
         {sections: […]}.
         """
-        kind, argument = next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else (value, None)
+        kind, argument = (
+            next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else (value, None)
+        )
         match kind, argument:
-            case ("text" | "lines" | "numbered" | "turns"), None:
+            case (("text" | "lines" | "numbered" | "turns"), None):
                 return cls(kind, many=kind in ("lines", "numbered"))
             case "regex", str():
                 try:
@@ -73,13 +77,15 @@ class Form:
                 except re.error as error:
                     raise ConfigError(f"output: the regular expression is wrong: {error}") from error
                 if not pattern.groupindex:
-                    raise ConfigError("output: the regular expression needs named groups, (?P<field>…): they name the fields")
+                    raise ConfigError(
+                        "output: the regular expression needs named groups, (?P<field>…): they name the fields"
+                    )
                 return cls(kind, pattern, tuple(pattern.groupindex))
             case "sections", [str(), *_] if all(isinstance(tag, str) for tag in argument):
                 return cls(kind, names=tuple(argument))
             case "json", Mapping() | list() if argument:
                 return cls._json(argument)
-            case ("regex" | "json" | "sections"), _:
+            case (("regex" | "json" | "sections"), _):
                 raise ConfigError(f"output: '{kind}' needs {NAMED[kind]}, as in {{{kind}: …}}")
         raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(kind), [*PLAIN, *NAMED])}")
 
@@ -116,7 +122,12 @@ class Form:
         schema: dict[str, Any] | None = self.checker.schema if self.kind == "json" else None
         if not self.many or not schema:
             return schema
-        return {"type": "object", "properties": {"items": schema}, "required": ["items"], "additionalProperties": False}
+        return {
+            "type": "object",
+            "properties": {"items": schema},
+            "required": ["items"],
+            "additionalProperties": False,
+        }
 
     def parse(self, text: str, output: str | None = None) -> list[dict[str, Any]]:
         """The rows of an answer, all of them good: at least one. Raises Unparsable."""
@@ -145,7 +156,9 @@ class Form:
                     raise Unparsable(f"the answer does not match {self.checker.pattern!r}")
                 return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
             case "lines":
-                items = [item for line in _unfenced(text).splitlines() if (item := _BULLET.sub("", line).strip())]
+                items = [
+                    item for line in _unfenced(text).splitlines() if (item := _BULLET.sub("", line).strip())
+                ]
             case "numbered":
                 pieces = [piece.strip() for piece in _NUMBER.split(_unfenced(text))[1:]]
                 items = [re.sub(r"\s*\n\s*", " ", piece) for piece in pieces if piece]
@@ -167,7 +180,9 @@ class Form:
             values.insert(0, (listed, sum(piece.size for piece in objects), objects[-1].cut))
         wrong = list[tuple[int, Unparsable]]()
         for value, size, cut in reversed(values):
-            if self.many and isinstance(value, dict) and list(value) == ["items"]:  # the root that `schema` wants
+            if (
+                self.many and isinstance(value, dict) and list(value) == ["items"]
+            ):  # the root that `schema` wants
                 value = value["items"]
             try:
                 return self._rows_of(value, cut)
@@ -206,9 +221,16 @@ def _object(argument: Any) -> Any:
         return argument
     for name, kind in argument.items():
         if not isinstance(kind, Mapping) and str(kind) not in _JSON_TYPES:
-            raise ConfigError(f"output: field '{name}' has no JSON type {kind!r}{did_you_mean(str(kind), _JSON_TYPES)}")
+            raise ConfigError(
+                f"output: field '{name}' has no JSON type {kind!r}{did_you_mean(str(kind), _JSON_TYPES)}"
+            )
     properties = {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in argument.items()}
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 class Piece(NamedTuple):
@@ -236,7 +258,9 @@ def read_pieces(text: str) -> list[Piece]:
             at = start.start() + pieces[-1].size
         except BreaksOff as error:
             flaw = error
-            if _OPENS_JSON.match(text, start.start()):  # neither what stands before it nor within it is the answer
+            if _OPENS_JSON.match(
+                text, start.start()
+            ):  # neither what stands before it nor within it is the answer
                 pieces[-1:] = [piece._replace(cut=True) for piece in pieces[-1:]]
                 break
         except Unparsable as error:
@@ -285,7 +309,7 @@ def _outline(text: str, start: int) -> _Outline:
             if character == quote and _ENDS_TEXT.match(text, token.end()):
                 quote = ""
         elif character in "\"'":
-            before = text[:token.start()].rstrip()[-1:]
+            before = text[: token.start()].rstrip()[-1:]
             quote = character if character == '"' or before in "{[,:" else ""
         elif character in "{[":
             if character == "[" and brackets in ("", "{"):

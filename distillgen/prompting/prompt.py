@@ -49,14 +49,22 @@ class Sampling(BaseModel):
     temperature: float | None = Field(None, ge=0, description="0 is greedy")
     top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass")
     top_k: int | None = Field(None, ge=0, description="most likely tokens to draw from")
-    min_p: float | None = Field(None, ge=0, le=1, description="least probability, relative to the likeliest token")
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="least probability, relative to the likeliest token"
+    )
     max_tokens: int | None = Field(None, gt=0, description="most tokens of an answer")
     stop: list[str] | str | None = Field(None, description="texts that end the answer")
     presence_penalty: float | None = Field(None, description="lowers the chance of tokens that occurred")
-    frequency_penalty: float | None = Field(None, description="lowers it with each time that a token occurred")
+    frequency_penalty: float | None = Field(
+        None, description="lowers it with each time that a token occurred"
+    )
     seed: int | None = Field(None, description="sampling seed sent to the endpoint; sample i gets seed + i")
-    logprobs: int | None = Field(None, ge=0, le=20, description="how many likeliest tokens to record with each token")
-    extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent as they are")
+    logprobs: int | None = Field(
+        None, ge=0, le=20, description="how many likeliest tokens to record with each token"
+    )
+    extra: dict[str, Any] | None = Field(
+        None, description="further keys of the request body, sent as they are"
+    )
 
     def given(self) -> dict[str, Any]:
         """The sampling options that were set, here or in a class that has others besides."""
@@ -69,10 +77,16 @@ class FewShot(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     n: int | None = Field(None, ge=1, description="examples in a request; default: all")
-    examples: list[dict[str, Any]] | str = Field([], description="the examples, or a JSONL file that holds them")
+    examples: list[dict[str, Any]] | str = Field(
+        [], description="the examples, or a JSONL file that holds them"
+    )
     answer: str = Field("answer", description="the key of an example that holds the ideal answer")
-    shuffle: bool = Field(True, description="draw and order them anew for each request; false takes the first n")
-    match: list[str] = Field([], description="take only examples that agree with the record in these fields, such as a task")
+    shuffle: bool = Field(
+        True, description="draw and order them anew for each request; false takes the first n"
+    )
+    match: list[str] = Field(
+        [], description="take only examples that agree with the record in these fields, such as a task"
+    )
 
 
 class Pick(BaseModel):
@@ -98,10 +112,14 @@ class Front(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     about: str = ""
-    output: Any = Field("text", description="the form of an answer: text, lines, numbered, turns, regex, json, sections")
+    output: Any = Field(
+        "text", description="the form of an answer: text, lines, numbered, turns, regex, json, sections"
+    )
     sampling: Sampling = Sampling()
     few_shot: FewShot = FewShot()
-    vary: dict[str, list[Any] | Pick] = Field(default_factory=dict, description="nuisance variables and their values")
+    vary: dict[str, list[Any] | Pick] = Field(
+        default_factory=dict, description="nuisance variables and their values"
+    )
     inputs: list[str] | None = Field(None, description="the fields that the template must use, and no others")
 
 
@@ -154,7 +172,9 @@ class Prompt:
         if name and _FRONT.match(text):
             _, head, body = (*_FRONT.split(text, 2), "")[:3]
             if not body.strip():
-                raise ConfigError("the front matter does not end ('---'), or nothing follows it", path=path, line=1)
+                raise ConfigError(
+                    "the front matter does not end ('---'), or nothing follows it", path=path, line=1
+                )
             data, places = read_yaml(head, path, first_line=2)
             front = validate(Front, data, what="the front matter", places=places)
             body_line = head.count("\n") + 3
@@ -164,10 +184,17 @@ class Prompt:
         used = {name: line for _, template in turns[::-1] for name, line in template.used.items()}
         examples = _examples(front.few_shot, project, places)
         lays_out = "examples" in used and bool(examples)
-        inputs = {name: line for name, line in used.items() if name not in front.vary and not (lays_out and name == "examples")}
+        inputs = {
+            name: line
+            for name, line in used.items()
+            if name not in front.vary and not (lays_out and name == "examples")
+        }
         sha256 = hashlib.sha256(text.encode() + dumps(examples)).hexdigest()
         needed = frozenset().union(*(template.needed for _, template in turns)) & inputs.keys()
-        plain = frozenset().union(*(template.plain for role, template in turns if role != "system")) & inputs.keys()
+        plain = (
+            frozenset().union(*(template.plain for role, template in turns if role != "system"))
+            & inputs.keys()
+        )
         prompt = cls(name, path, sha256, front, form, turns, inputs, needed, plain, examples, lays_out)
         prompt._check(set(used), places)
         return prompt
@@ -179,7 +206,9 @@ class Prompt:
             if name not in used:
                 raise places.wrong(f"vary: the template does not use '{name}'", "vary", name)
             if isinstance(values, Pick) and values.n > len(values.of):
-                raise places.wrong(f"vary: '{name}' wants {values.n} of {len(values.of)} values", "vary", name)
+                raise places.wrong(
+                    f"vary: '{name}' wants {values.n} of {len(values.of)} values", "vary", name
+                )
             written = any(name in template.plain for _, template in self.turns)
             if written and None in (values.of if isinstance(values, Pick) else values):
                 raise places.wrong(f"vary: '{name}' can be null, which has no text; write ''", "vary", name)
@@ -190,7 +219,11 @@ class Prompt:
             raise places.wrong(f"inputs does not declare '{name}', which the template uses", "inputs")
         for i, example in enumerate(self.examples):
             if missing := [name for name in front.few_shot.match if name not in example]:
-                raise places.wrong(f"few_shot: example {i + 1} has no '{missing[0]}', by which they match", "few_shot", "match")
+                raise places.wrong(
+                    f"few_shot: example {i + 1} has no '{missing[0]}', by which they match",
+                    "few_shot",
+                    "match",
+                )
         for i, example in enumerate(() if self.lays_out_examples else self.examples):
             if mistake := self._mistake(example, f"example {i + 1}"):
                 raise places.wrong(f"few_shot: {mistake}", "few_shot", "examples", i)
@@ -229,10 +262,17 @@ class Prompt:
         if not self.examples and not self.front.vary:
             return NOTHING
         rng, few = random.Random(seed), self.front.few_shot
-        alike = [i for i, e in enumerate(self.examples) if all(e[name] == record.get(name) for name in few.match)]
+        alike = [
+            i for i, e in enumerate(self.examples) if all(e[name] == record.get(name) for name in few.match)
+        ]
         if few.match and not alike:
-            raise Unrenderable(f"prompt {self.name}: no example has {', '.join(f'{n} {record.get(n)!r}' for n in few.match)}")
-        asked = {i: {name: self.examples[i][name] for name in self.inputs if name in self.examples[i]} for i in alike}
+            raise Unrenderable(
+                f"prompt {self.name}: no example has {', '.join(f'{n} {record.get(n)!r}' for n in few.match)}"
+            )
+        asked = {
+            i: {name: self.examples[i][name] for name in self.inputs if name in self.examples[i]}
+            for i in alike
+        }
         others = [i for i, fields in asked.items() if not fields or not fields.items() <= record.items()]
         n = min(few.n or len(others), len(others))
         chosen = rng.sample(others, n) if few.shuffle else others[:n]
@@ -240,10 +280,15 @@ class Prompt:
 
     def typical(self, fields: Mapping[str, Any]) -> Draw:
         """A draw for an estimate, of a record of which an earlier stage will make the fields by which examples match."""
-        return self.draw("plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}})
+        return self.draw(
+            "plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}}
+        )
 
     def render(
-        self, fields: Mapping[str, Any], draw: Draw = NOTHING, params: Mapping[str, Any] = MappingProxyType({})
+        self,
+        fields: Mapping[str, Any],
+        draw: Draw = NOTHING,
+        params: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[dict[str, Any]]:
         """Chat messages for one record, of which all share the values `params`. Raises Unrenderable where a field that the
         template uses is missing, null or no text, or where all that it would say of the record is empty.
@@ -261,7 +306,9 @@ class Prompt:
             messages.append({"role": "assistant", "content": self._ideal(example)})
         return messages + self._fill(asked, variables)
 
-    def _fill(self, turns: Sequence[tuple[str, Template]], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _fill(
+        self, turns: Sequence[tuple[str, Template]], variables: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
         """The turns' messages."""
         messages = []
         for role, template in turns:
@@ -284,7 +331,9 @@ def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[str, Template]
         body, line = "@user\n" + body, line - 1
     before, *marked = _ROLE.split(body)
     if before.strip():
-        raise ConfigError("text stands before the first @system, @user or @assistant line", path=path, line=line)
+        raise ConfigError(
+            "text stands before the first @system, @user or @assistant line", path=path, line=line
+        )
     first_line, line = line, line + before.count("\n")
     turns: list[tuple[str, Template]] = []
     for role, source in zip(marked[::2], marked[1::2], strict=True):
@@ -307,5 +356,7 @@ def _examples(few: FewShot, project: Project, places: Places) -> tuple[Mapping[s
                 raise ConfigError(f"few_shot: {row}", path=file, line=number)
             rows.append(row)
     if len(rows) < (few.n or 0):
-        raise places.wrong(f"few_shot: n is {few.n}, but there are {len(rows)} examples", "few_shot", "examples")
+        raise places.wrong(
+            f"few_shot: n is {few.n}, but there are {len(rows)} examples", "few_shot", "examples"
+        )
     return tuple(rows)

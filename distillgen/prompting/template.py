@@ -32,9 +32,27 @@ MAX_TEXT = 10_000_000  # characters that one expression in a template may make
 _GUARDS = ("default", "d", "defined", "undefined", "none")
 """Filters and tests that ask whether a field is there at all."""
 _OF_TEXTS = (
-    "capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "replace", "safe", "string", "striptags",
-    "title", "trim", "truncate", "upper", "urlencode", "urlize", "wordcount", "wordwrap",
-)  # fmt: skip
+    "capitalize",
+    "center",
+    "e",
+    "escape",
+    "forceescape",
+    "format",
+    "indent",
+    "lower",
+    "replace",
+    "safe",
+    "string",
+    "striptags",
+    "title",
+    "trim",
+    "truncate",
+    "upper",
+    "urlencode",
+    "urlize",
+    "wordcount",
+    "wordwrap",
+)
 """Jinja's filters that would write whatever they are given as Python does."""
 
 
@@ -111,7 +129,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         size = max((len(side) for side in (left, right) if isinstance(side, (str, list, tuple))), default=0)
         times = max((side for side in (left, right) if isinstance(side, int)), default=0)
-        if operator == "*" and size * times > MAX_TEXT or (operator == "**" and isinstance(right, int) and right > 64):
+        if (
+            operator == "*"
+            and size * times > MAX_TEXT
+            or (operator == "**" and isinstance(right, int) and right > 64)
+        ):
             raise SecurityError("the expression makes too large a value")
         if operator == "%" and isinstance(left, str):
             right = tuple(_told(part) for part in right) if isinstance(right, tuple) else _told(right)
@@ -161,7 +183,9 @@ def _of_texts(convert: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(convert)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        parts = [part if isinstance(part, bool) and i else _told(part) for i, part in enumerate(args[context:])]
+        parts = [
+            part if isinstance(part, bool) and i else _told(part) for i, part in enumerate(args[context:])
+        ]
         return convert(*args[:context], *parts, **kwargs)
 
     return checked
@@ -175,11 +199,16 @@ def _joined(values: Any, separator: str = "", attribute: Any = None) -> str:
 
 def _as_json(value: Any, indent: int | None = None) -> str:
     """A value as JSON, in the order in which it was written."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=lambda other: _written(other, "a part"))
+    return json.dumps(
+        value, ensure_ascii=False, indent=indent, default=lambda other: _written(other, "a part")
+    )
 
 
 _ENVIRONMENT = _Environment(undefined=Missing)
-_ENVIRONMENT.functions, _ENVIRONMENT.globals = dict(_ENVIRONMENT.globals), {}  # where a row lacks a field, none stands for it
+_ENVIRONMENT.functions, _ENVIRONMENT.globals = (
+    dict(_ENVIRONMENT.globals),
+    {},
+)  # where a row lacks a field, none stands for it
 _ENVIRONMENT.filters["rename"] = rename
 _ENVIRONMENT.filters |= {name: _of_texts(_ENVIRONMENT.filters[name]) for name in _OF_TEXTS}
 _ENVIRONMENT.filters |= {"join": _joined, "json": _as_json, "_present": _present, "_told": _told}
@@ -215,7 +244,9 @@ class _Strict(NodeTransformer):
     def _called(self, node: nodes.Call) -> nodes.Call:
         """A call with its parts visited; the method that it calls stays one."""
         if _is_function(node.node):
-            function = nodes.Getitem(nodes.EnvironmentAttribute("functions"), nodes.Const(node.node.name), "load")
+            function = nodes.Getitem(
+                nodes.EnvironmentAttribute("functions"), nodes.Const(node.node.name), "load"
+            )
             node.node = nodes.Const(None)
             self.generic_visit(node)
             node.node = function
@@ -294,7 +325,9 @@ class Template:
             return "".join(self._code.root_render_func(context))
         except UndefinedError as error:
             raise Unrenderable(error.message or "a field is missing") from error
-        except Exception as error:  # an expression can fail on a row's value in any way; the row carries the reason
+        except (
+            Exception
+        ) as error:  # an expression can fail on a row's value in any way; the row carries the reason
             raise Unrenderable(f"{type(error).__name__}: {error}") from error
 
     def empty(self, fields: Mapping[str, Any]) -> str:
@@ -324,9 +357,10 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> Temp
         used = {name: lines[name] for name in sorted(free)}
         plain = frozenset(name for node in tree.body for name in _plain_names(node)) & free
         optional = {
-            node.node.name for node in tree.find_all((nodes.Filter, nodes.Test))
+            node.node.name
+            for node in tree.find_all((nodes.Filter, nodes.Test))
             if node.name in _GUARDS and isinstance(node.node, nodes.Name)
-        }  # fmt: skip
+        }
         _Strict().visit(tree)
         tree.set_environment(_ENVIRONMENT)
         for part in tree.find_all(nodes.Node):
@@ -335,7 +369,9 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> Temp
         return Template(used, frozenset(free - optional), plain, code)
     except TemplateSyntaxError as error:
         unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
-        known = [name for name in getattr(_ENVIRONMENT, f"{unknown[1]}s") if name[0] != "_"] if unknown else []
+        known = (
+            [name for name in getattr(_ENVIRONMENT, f"{unknown[1]}s") if name[0] != "_"] if unknown else []
+        )
         hint = did_you_mean(unknown[2], known) if unknown else ""
         message = f"template: {(error.message or '').rstrip('.')}{hint}"
         raise ConfigError(message, path=path, line=error.lineno + first_line - 1) from error

@@ -22,7 +22,9 @@ def grams(told: Sequence[str], length: int) -> Iterator[int]:
 def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Every item of an evaluation set with its line: a row of JSONL, or a line of text, as the field `text`."""
     if not any(ending.lower() in ROWS for ending in path.suffixes[-2:]):
-        yield from ((line, {"text": text}) for line, text in enumerate(read_text(path).split("\n"), 1) if text.strip())
+        yield from (
+            (line, {"text": text}) for line, text in enumerate(read_text(path).split("\n"), 1) if text.strip()
+        )
         return
     for line, row in read_rows(path):
         if isinstance(row, str):
@@ -35,6 +37,8 @@ def texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        yield from (text for name, inner in value.items() if name not in (META, SPLIT) for text in texts(inner))
+        yield from (
+            text for name, inner in value.items() if name not in (META, SPLIT) for text in texts(inner)
+        )
     elif isinstance(value, list):
         yield from (text for inner in value for text in texts(inner))

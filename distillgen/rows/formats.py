@@ -72,7 +72,9 @@ class Csv(Writer):
         """Append rows."""
         for row in rows:
             cells = (row[name] for name in self.columns)
-            self.csv.writerow([dumps(cell).decode() if isinstance(cell, dict | list | bool) else cell for cell in cells])
+            self.csv.writerow(
+                [dumps(cell).decode() if isinstance(cell, dict | list | bool) else cell for cell in cells]
+            )
 
 
 class Parquet(Writer):
@@ -85,7 +87,11 @@ class Parquet(Writer):
         """Begin the file."""
         from pyarrow.parquet import ParquetWriter
 
-        self.schema, self.writer, self.gathered = schema, ParquetWriter(path, schema), list[Mapping[str, Any]]()
+        self.schema, self.writer, self.gathered = (
+            schema,
+            ParquetWriter(path, schema),
+            list[Mapping[str, Any]](),
+        )
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows, in groups large enough to be read fast."""
@@ -140,7 +146,10 @@ class Triples(Writer):
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows."""
         for row in rows:
-            parts = [self._name(kind, row[part]) for kind, part in zip(("node", "relation", "node"), TRIPLE, strict=True)]
+            parts = [
+                self._name(kind, row[part])
+                for kind, part in zip(("node", "relation", "node"), TRIPLE, strict=True)
+            ]
             self.stream.write(f"{' '.join(parts)} .\n")
             if self.identifier:
                 statement = f"<{_BASE}record:{quote(row[self.identifier], safe='')}>"
@@ -185,7 +194,9 @@ class GraphML(Writer):
             head, tail = self._node(row["head"]), self._node(row["tail"])
             own = f" id={quoteattr(row[self.identifier])}" if self.identifier else ""
             relation = _xml(row["relation"])
-            self.stream.write(f'<edge{own} source="{head}" target="{tail}"><data key="relation">{relation}</data></edge>\n')
+            self.stream.write(
+                f'<edge{own} source="{head}" target="{tail}"><data key="relation">{relation}</data></edge>\n'
+            )
 
     def _node(self, text: str) -> str:
         name = hashlib.sha256(text.encode()).hexdigest()[:24]
@@ -200,8 +211,14 @@ class GraphML(Writer):
 
 
 FORMATS: dict[str, type[Writer]] = {
-    "jsonl": Jsonl, "parquet": Parquet, "arrow": Arrow, "csv": Csv, "ntriples": Triples, "turtle": Turtle, "graphml": GraphML,
-}  # fmt: skip
+    "jsonl": Jsonl,
+    "parquet": Parquet,
+    "arrow": Arrow,
+    "csv": Csv,
+    "ntriples": Triples,
+    "turtle": Turtle,
+    "graphml": GraphML,
+}
 
 
 def _xml(text: str) -> str:
@@ -224,7 +241,9 @@ def table(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
 
     voided = [field.name for field in schema if pa.types.is_null(field.type) or _holds_null(field.type)]
     if voided:
-        rows = [{**row, **{name: _voided(row[name], schema.field(name).type) for name in voided}} for row in rows]
+        rows = [
+            {**row, **{name: _voided(row[name], schema.field(name).type) for name in voided}} for row in rows
+        ]
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 

@@ -40,7 +40,9 @@ def _dialogue(turns: Turns) -> dict[str, Any]:
 
 
 def _turns(parts: Fields) -> list[dict[str, Any]]:
-    return [{"role": role, "content": parts[role]} for role in ("system", "user", "assistant") if role in parts]
+    return [
+        {"role": role, "content": parts[role]} for role in ("system", "user", "assistant") if role in parts
+    ]
 
 
 def _sharegpt(turns: Turns) -> dict[str, Any]:
@@ -57,24 +59,32 @@ def _last_turn_apart(turns: Turns) -> dict[str, Any]:
 
 def _alpaca(turns: Turns) -> dict[str, Any]:
     if (roles := [turn["role"] for turn in turns]) != ["user", "assistant"]:
-        raise Unrenderable(f"Alpaca holds one question and its answer, not the turns {', '.join(roles) or 'of nobody'}")
+        raise Unrenderable(
+            f"Alpaca holds one question and its answer, not the turns {', '.join(roles) or 'of nobody'}"
+        )
     return {"instruction": turns[0]["content"], "input": "", "output": turns[1]["content"]}
 
 
 _CHAT = {"system": (), "user": _ASKED, "assistant": _ANSWERED}
 SHAPES = {
     "messages": Shape(_CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue),
-    "sharegpt": Shape(_CHAT, {"system": None}, "conversations", lambda parts: _sharegpt(_turns(parts)), _sharegpt),
+    "sharegpt": Shape(
+        _CHAT, {"system": None}, "conversations", lambda parts: _sharegpt(_turns(parts)), _sharegpt
+    ),
     "prompt_completion": Shape(
         {"prompt": _ASKED[1:], "completion": _ANSWERED[1:]}, from_turns=_last_turn_apart, holds="dialogues"
     ),
     "alpaca": Shape(
-        {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERED[:3]}, {"input": ""}, from_turns=_alpaca
+        {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERED[:3]},
+        {"input": ""},
+        from_turns=_alpaca,
     ),
-    "preference": Shape({"prompt": _ASKED[1:], "chosen": (), "rejected": ()}, {"prompt": None}, holds="dialogues"),
+    "preference": Shape(
+        {"prompt": _ASKED[1:], "chosen": (), "rejected": ()}, {"prompt": None}, holds="dialogues"
+    ),
     "labelled": Shape({"text": ("sentence", "document"), "label": ()}, holds="values"),
     "triples": Shape(
-        {"head": ("subject", "node_1"), "relation": ("predicate", "edge"), "tail": ("object", "node_2")},
+        {"head": ("subject", "node_1"), "relation": ("predicate", "edge"), "tail": ("object", "node_2")}
     ),
 }
 
@@ -102,7 +112,11 @@ def shaper(name: str, given: Mapping[str, str], fields: Collection[str]) -> Shap
             raise ConfigError(f"the shape '{name}' has no part '{part}'{did_you_mean(part, shape.parts)}")
     needed = shape.parts.keys() - shape.optional.keys()
     if shape.from_turns and MESSAGES in fields and not given and not needed <= set(fields):
-        return Shaper((shape.column,) if shape.column else tuple(shape.parts), {name: MESSAGES}, _of_turns(shape.from_turns))
+        return Shaper(
+            (shape.column,) if shape.column else tuple(shape.parts),
+            {name: MESSAGES},
+            _of_turns(shape.from_turns),
+        )
     getters: dict[str, Callable[[Fields], Any]] = {}
     taken: dict[str, str] = {}
     for part, others in shape.parts.items():
@@ -113,10 +127,14 @@ def shaper(name: str, given: Mapping[str, str], fields: Collection[str]) -> Shap
         elif shape.optional[part] is not None:
             getters[part] = lambda _, value=shape.optional[part]: value  # type: ignore[misc]
     columns = (shape.column,) if shape.column else tuple(getters)
-    return Shaper(columns, taken, lambda row: shape.assemble({part: get(row) for part, get in getters.items()}))
+    return Shaper(
+        columns, taken, lambda row: shape.assemble({part: get(row) for part, get in getters.items()})
+    )
 
 
-def _known(shape: str, part: str, names: Sequence[str], fields: Collection[str], optional: bool) -> str | None:
+def _known(
+    shape: str, part: str, names: Sequence[str], fields: Collection[str], optional: bool
+) -> str | None:
     """The field that a part is made of, where nobody says."""
     if part in fields:
         return part
@@ -127,28 +145,40 @@ def _known(shape: str, part: str, names: Sequence[str], fields: Collection[str],
         return None
     remedy = f"say which field it is: {shape}:{part}=…"
     if found:
-        raise ConfigError(f"the shape '{shape}' needs '{part}', which could be {' or '.join(map(repr, found))}; {remedy}")
-    raise ConfigError(f"the shape '{shape}' needs '{part}', and there is no such field{did_you_mean(part, fields)}; {remedy}")
+        raise ConfigError(
+            f"the shape '{shape}' needs '{part}', which could be {' or '.join(map(repr, found))}; {remedy}"
+        )
+    raise ConfigError(
+        f"the shape '{shape}' needs '{part}', and there is no such field{did_you_mean(part, fields)}; {remedy}"
+    )
 
 
-def _getter(shape: str, part: str, source: str, fields: Collection[str], kind: str) -> Callable[[Fields], Any]:
+def _getter(
+    shape: str, part: str, source: str, fields: Collection[str], kind: str
+) -> Callable[[Fields], Any]:
     """What takes a part out of a record's fields."""
     template = None
     if "{{" in source or "{%" in source:
         try:
             template = compile_template(source, "")
         except ConfigError as error:
-            raise ConfigError(f"{shape}: the template of '{part}': {error.message.removeprefix('template: ')}") from error
+            raise ConfigError(
+                f"{shape}: the template of '{part}': {error.message.removeprefix('template: ')}"
+            ) from error
     for name in sorted(template.needed) if template else [source]:
         if name not in fields:
-            raise ConfigError(f"{shape}: '{part}' needs the field '{name}', and there is none{did_you_mean(name, fields)}")
+            raise ConfigError(
+                f"{shape}: '{part}' needs the field '{name}', and there is none{did_you_mean(name, fields)}"
+            )
 
     def get(row: Fields) -> Any:
         if template:
             return template.render(row)
         value = row.get(source)
         if value is None:
-            raise Unrenderable(f"'{source}' is null" if source in row else f"there is no '{source}' in the row")
+            raise Unrenderable(
+                f"'{source}' is null" if source in row else f"there is no '{source}' in the row"
+            )
         if isinstance(value, str) or kind == "values":
             return value
         if isinstance(value, list) and kind == "dialogues" and _are_turns(value):

@@ -58,7 +58,11 @@ def card(directory: Path, census: Census, data_files: str | Mapping[str, Sequenc
     """The card of a data set made by the run in `directory`, whose files are `data_files` (by split)."""
     facts = _facts(directory, "data")
     stated, fields = facts["stated"], census.fields
-    files = data_files if isinstance(data_files, str) else [{"split": s, "path": list(own)} for s, own in data_files.items()]
+    files = (
+        data_files
+        if isinstance(data_files, str)
+        else [{"split": s, "path": list(own)} for s, own in data_files.items()]
+    )
     front = {
         **({"configs": [{"config_name": "default", "data_files": files}]} if data_files else {}),
         **_licence(stated),
@@ -67,7 +71,9 @@ def card(directory: Path, census: Census, data_files: str | Mapping[str, Sequenc
         "tags": ["synthetic", "distillgen"],
         "size_categories": [_SIZES[max(len(str(census.rows)) - 3, 0)]],
     }
-    return _rendered(facts, front, rows=census.rows, fields=fields, marked=data_files == "corpus.jsonl", publishes="data")
+    return _rendered(
+        facts, front, rows=census.rows, fields=fields, marked=data_files == "corpus.jsonl", publishes="data"
+    )
 
 
 def student_card(directory: Path) -> str:
@@ -131,8 +137,21 @@ def terms_of(model: Mapping[str, Any]) -> list[dict[str, str]]:
     which is known by its name.
     """
     if model["provider"] == "scripted":
-        return [{"teacher": "a script", "restricts": "no", "says": "No model was asked.", "version": "", "address": ""}]
-    host = urlsplit(str(model.get("base_url", "https://api.openai.com" if model["provider"] == "openai" else ""))).hostname or ""
+        return [
+            {
+                "teacher": "a script",
+                "restricts": "no",
+                "says": "No model was asked.",
+                "version": "",
+                "address": "",
+            }
+        ]
+    host = (
+        urlsplit(
+            str(model.get("base_url", "https://api.openai.com" if model["provider"] == "openai" else ""))
+        ).hostname
+        or ""
+    )
     name = str(model["model"]).lower()
     names = (name, name.removeprefix("hub:").rpartition("/")[2])
     found = [entry for entry in _table() if host and entry.get("host") == host]
@@ -146,7 +165,9 @@ def terms_of(model: Mapping[str, Any]) -> list[dict[str, str]]:
 @cache
 def _table() -> list[dict[str, str]]:
     """What `terms.yaml` says of well-known teachers."""
-    table: list[dict[str, str]] = yaml.safe_load(Path(__file__).parent.with_name("terms.yaml").read_text(encoding="utf-8"))
+    table: list[dict[str, str]] = yaml.safe_load(
+        Path(__file__).parent.with_name("terms.yaml").read_text(encoding="utf-8")
+    )
     return [entry | {"address": Markup(entry["address"])} for entry in table]
 
 

@@ -43,7 +43,10 @@ class Run:
         """What `pipeline.lock.yaml` holds: the pipeline as it was carried out."""
         import yaml
 
-        fast, path = getattr(yaml, "CSafeLoader", yaml.SafeLoader), self.directory / "pipeline.lock.yaml"  # of libyaml
+        fast, path = (
+            getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+            self.directory / "pipeline.lock.yaml",
+        )  # of libyaml
         try:
             return dict(yaml.load(path.read_bytes(), Loader=fast))
         except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -52,7 +55,11 @@ class Run:
     def check(self) -> None:
         """Raise Damaged where a file of rows does not hold those that were written to it."""
         state = self.state
-        rows = {stage_file(self.directory, i, s["name"]): s["rows"] for i, s in enumerate(state["stages"]) if s["complete"]}
+        rows = {
+            stage_file(self.directory, i, s["name"]): s["rows"]
+            for i, s in enumerate(state["stages"])
+            if s["complete"]
+        }
         if state["stages"] and (last := state["stages"][-1])["complete"]:
             rows[self.directory / "corpus.jsonl"] = last["kept"]
             rows[self.directory / "dropped.jsonl"] = last["rows"] - last["kept"]
@@ -92,7 +99,10 @@ def guard_of(directory: Path) -> Guard:
     """What finds in what is published what the run in `directory`, or one in the working directory, has of this machine."""
     machine = directory / MACHINE
     here = load_state(machine, "paths", "addresses") if machine.is_file() else {"paths": [], "addresses": []}
-    addresses = [VARIABLE.sub(lambda variable: os.environ.get(variable[1], ""), address) for address in here["addresses"]]
+    addresses = [
+        VARIABLE.sub(lambda variable: os.environ.get(variable[1], ""), address)
+        for address in here["addresses"]
+    ]
     return Guard([*here["paths"], directory.resolve(), Path.cwd()], addresses)
 
 
@@ -105,10 +115,18 @@ def evaluations(directory: Path) -> list[dict[str, Any]]:
         told: dict[str, Any] = public(load_state(path, "models"))
         metrics = dict.fromkeys(metric for model in told["models"].values() for metric in model["metrics"])
         models = told["models"].values()
-        shares = [each for model in models for each in (*model["metrics"].values(), model.get("likeliest_option", {}))]
-        methods = dict.fromkeys(each["method"] for each in (*shares, *told["comparisons"]) if each.get("method"))
+        shares = [
+            each
+            for model in models
+            for each in (*model["metrics"].values(), model.get("likeliest_option", {}))
+        ]
+        methods = dict.fromkeys(
+            each["method"] for each in (*shares, *told["comparisons"]) if each.get("method")
+        )
         name = path.stem.partition("-")[2] or path.stem
-        found.append({"file": path.stem, "name": name, "metrics": list(metrics), "methods": list(methods), **told})
+        found.append(
+            {"file": path.stem, "name": name, "metrics": list(metrics), "methods": list(methods), **told}
+        )
     return found
 
 
@@ -180,7 +198,9 @@ def ended(run: Run, *, dropped: bool) -> Iterator[Record]:
     stages = run.state["stages"]
     if reached(stages) == stages:
         return read_records(run.directory / ("dropped.jsonl" if dropped else "corpus.jsonl"))
-    return (record for record in read_records(furthest(run.directory, stages)) if bool(record.dropped) == dropped)
+    return (
+        record for record in read_records(furthest(run.directory, stages)) if bool(record.dropped) == dropped
+    )
 
 
 def is_running(directory: Path) -> bool:

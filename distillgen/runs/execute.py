@@ -51,7 +51,9 @@ COLLECT_AFTER = 20_000  # objects made and not freed, before the garbage collect
 TURN_S = 0.00005  # after which one thread hands Python to another that waits for it
 MOST_WARNINGS = 20  # that are shown; run.log holds all
 LOOK_S = 0.02  # between two looks at whether another row can be paid for
-STALL_S = 1.0  # without a request or a row that moves, after which more rows are let in whatever they may cost
+STALL_S = (
+    1.0  # without a request or a row that moves, after which more rows are let in whatever they may cost
+)
 FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
 BUFFER_BYTES = 1 << 17
 _WORDS = {4: "stopped by budget", 130: "interrupted"}
@@ -143,7 +145,9 @@ class Live:
             "kept": self.stages[-1].kept,
             "failed": sum(dropped[name] for name in FAILURES),
             "dropped": dict(dropped.most_common()),
-            "stages": [asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages],
+            "stages": [
+                asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages
+            ],
             "models": models,
             "usage": [used._asdict() for used in usage],
             "totals": totals,
@@ -157,9 +161,13 @@ class Live:
 
 
 def run(
-    pipeline: str | Path | Mapping[str, Any], *, out: str | Path | None = None, sets: Sequence[str] = (),
-    teachers: Mapping[str, Script] | None = None, **options: Any,
-) -> Run:  # fmt: skip
+    pipeline: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    sets: Sequence[str] = (),
+    teachers: Mapping[str, Script] | None = None,
+    **options: Any,
+) -> Run:
     """Carry a pipeline out and return its run.
 
     `pipeline` is a path, a name, or the same structure as a dict; `out` the directory (default runs/<name> in its project);
@@ -210,7 +218,10 @@ def _interpreter_at_ease() -> Iterator[None]:
 
 async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None) -> Live:
     if options.concurrency:
-        models = {n: s.model_copy(update={"max_concurrency": options.concurrency}) for n, s in pipeline.models.items()}
+        models = {
+            n: s.model_copy(update={"max_concurrency": options.concurrency})
+            for n, s in pipeline.models.items()
+        }
         pipeline = replace(pipeline, models=models)
     _check_budget(pipeline, options)
     first, last = _range(pipeline, options)
@@ -244,7 +255,9 @@ def _in_use(path: Path, options: Options) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(f"the ledger {path} is in use by another run; wait for it before --salvage") from None
+                raise ConfigError(
+                    f"the ledger {path} is in use by another run; wait for it before --salvage"
+                ) from None
             count, kept = salvage(path)
             log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
         fcntl.flock(handle, fcntl.LOCK_SH)
@@ -268,7 +281,9 @@ def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger") from error
+        raise ConfigError(
+            f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger"
+        ) from error
     return path
 
 
@@ -297,10 +312,19 @@ def _prepared(
         why = "has changed since it was run" if complete else "has not been run to its end"
         raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
     local = bool(pipeline.source.files(pipeline.project))  # what lies elsewhere may have changed unseen
-    seen = stored.get("ledger_seen", -1) if os.path.relpath(ledger.path, directory) == stored.get("ledger") else -1
+    seen = (
+        stored.get("ledger_seen", -1)
+        if os.path.relpath(ledger.path, directory) == stored.get("ledger")
+        else -1
+    )
     if options.first:
         pass
-    elif local and not (options.retry_failed or options.salvage) and seen >= 0 and not ledger.superseded_since(seen, name):
+    elif (
+        local
+        and not (options.retry_failed or options.salvage)
+        and seen >= 0
+        and not ledger.superseded_since(seen, name)
+    ):
         first, seen = min(len(standing), last + 1), ledger.last_id
     else:
         seen = ledger.last_id
@@ -312,7 +336,9 @@ def _prepared(
         total = options.limit if total is None else min(total, options.limit)
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
     path = directory / "pipeline.lock.yaml"
-    lock = pipeline.lock() | {"tokenizers": {name: name_of(teachers[name].tokenizer) for name in pipeline.models}}
+    lock = pipeline.lock() | {
+        "tokenizers": {name: name_of(teachers[name].tokenizer) for name in pipeline.models}
+    }
     for name in pipeline.models:
         if teachers[name].model != pipeline.models[name].model:  # it lies on this machine
             lock["models"][name]["model"] = teachers[name].model
@@ -323,7 +349,9 @@ def _prepared(
     _write(directory / MACHINE, json.dumps(here, indent=2))
     if not path.exists() or path.read_bytes() != text.encode():
         _write(path, text)
-    return Live(pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last), first
+    return Live(
+        pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last
+    ), first
 
 
 def _fingerprints(pipeline: Pipeline, teachers: Mapping[str, Teacher], limit: int | None) -> list[str]:
@@ -358,14 +386,19 @@ def _commands(pipeline: Pipeline, directory: Path, options: Options, before: Map
     folder = directory.resolve()
     out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
     words = ["distillgen", "run", pipeline.name, "--out", out]
-    words += ["-n", str(options.limit)] * (options.limit is not None) + ["--until", options.until or ""] * bool(options.until)
+    words += ["-n", str(options.limit)] * (options.limit is not None) + [
+        "--until",
+        options.until or "",
+    ] * bool(options.until)
     words += [word for given in pipeline.sets for word in ("--set", given)]
     commands = [command(words)]
     known = before.get("commands", [])
     if known[:1] == commands:
         commands = known
     if options.retry_failed:
-        changed = [word for name, value in options.retry_with.items() for word in ("--retry-with", f"{name}={value}")]
+        changed = [
+            word for name, value in options.retry_with.items() for word in ("--retry-with", f"{name}={value}")
+        ]
         commands = [*commands, command([*words, "--retry-failed", *changed])]
     return list(dict.fromkeys(commands))
 
@@ -410,9 +443,17 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
     log.info("run: %s in %s", live.pipeline.name, live.directory)
     pipeline = live.pipeline
     job = Job(
-        pipeline.project, live.teachers, live.ledger, pipeline.seed, options.limit, options.retry_failed, options.retry_with,
-        directory=live.directory, notes=live.notes, teacher=live.teacher,
-    )  # fmt: skip
+        pipeline.project,
+        live.teachers,
+        live.ledger,
+        pipeline.seed,
+        options.limit,
+        options.retry_failed,
+        options.retry_with,
+        directory=live.directory,
+        notes=live.notes,
+        teacher=live.teacher,
+    )
     consume = asyncio.create_task(_pull(live, job, first))
     beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]
     error: Exception | None = None
@@ -439,7 +480,9 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
         for task in beside:
             task.cancel()
         for ended in await asyncio.gather(*beside, return_exceptions=True):
-            if isinstance(ended, Exception):  # neither the display nor usage.json may end a run, nor go wrong unheard
+            if isinstance(
+                ended, Exception
+            ):  # neither the display nor usage.json may end a run, nor go wrong unheard
                 log.error("beside the run: %s: %s", type(ended).__name__, ended)
     for teacher in live.teachers.values():
         await teacher.close()
@@ -523,7 +566,10 @@ def _outlook(live: Live, first: int) -> Outlook:
     plan = live.pipeline.plan(live.total)
     rows = plan[0][1].rows
     names = [stage.name for stage, _ in plan]
-    worst = [None if cost is None or not rows else cost / rows for cost in (estimate.max_cost_usd for _, estimate in plan)]
+    worst = [
+        None if cost is None or not rows else cost / rows
+        for cost in (estimate.max_cost_usd for _, estimate in plan)
+    ]
 
     def finished() -> list[int]:
         return [count.sources for count in live.stages[first : live.last + 1]]
@@ -539,7 +585,12 @@ def _outlook(live: Live, first: int) -> Outlook:
 
 
 async def _written(
-    chunks: Chunks, live: Live, index: int, out: IO[bytes], corpus: IO[bytes] | None, dropped: IO[bytes] | None
+    chunks: Chunks,
+    live: Live,
+    index: int,
+    out: IO[bytes],
+    corpus: IO[bytes] | None,
+    dropped: IO[bytes] | None,
 ) -> Chunks:
     """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
     count, source, flushed = live.stages[index], "", 0.0
@@ -619,7 +670,9 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
     if options.max_cost_usd is None:
         return
     for stage, estimate in pipeline.plan(options.limit):
-        asked = {name: pipeline.models[name] for name in stage.models(pipeline.project) if name in pipeline.models}
+        asked = {
+            name: pipeline.models[name] for name in stage.models(pipeline.project) if name in pipeline.models
+        }
         paid = [name for name, spec in asked.items() if teacher_class(spec.provider).paid]
         for name in paid:
             if asked[name].price is None:
@@ -627,7 +680,9 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
                 raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
         if paid and estimate.output_tokens is None:
             remedy = "set it in the prompt's sampling, the model or the stage"
-            raise ConfigError(f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer has no bound; {remedy}")
+            raise ConfigError(
+                f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer has no bound; {remedy}"
+            )
 
 
 @contextlib.contextmanager
@@ -637,7 +692,9 @@ def _locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         stream = (directory / "run.lock").open("a+")
     except OSError as error:
-        raise ConfigError(f"cannot write to '{directory}': {error.strerror}. Choose another directory with --out") from error
+        raise ConfigError(
+            f"cannot write to '{directory}': {error.strerror}. Choose another directory with --out"
+        ) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -657,7 +714,9 @@ def _locked(directory: Path) -> Iterator[None]:
 class _Formatter(logging.Formatter):
     """Records and their tracebacks without secrets."""
 
-    def __init__(self, hidden: Mapping[str, str], form: str = "%(asctime)s %(levelname)s %(message)s") -> None:
+    def __init__(
+        self, hidden: Mapping[str, str], form: str = "%(asctime)s %(levelname)s %(message)s"
+    ) -> None:
         super().__init__(form)
         self._hidden = hidden
 

@@ -91,7 +91,9 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
     census = Census()
     private = Counter[str]()
     guard = guard_of(data.directory if isinstance(data, Run) else Path())
-    schema = _surveyed(rows, counts, census, writer, lambda row: private.update(filter(None, [guard.finding(dumps(row))])))
+    schema = _surveyed(
+        rows, counts, census, writer, lambda row: private.update(filter(None, [guard.finding(dumps(row))]))
+    )
     with _appearing(out, one_file) as folder:
         files = {out.stem: [out.name]} if one_file else _files(wanted, counts, writer.suffix)
         _write(rows, folder, files, wanted.shard_rows, schema)
@@ -101,13 +103,17 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
             data_files = files if wanted.format in ("jsonl", "parquet", "csv") else {}
             (folder / "README.md").write_text(card(data.directory, census, data_files), encoding="utf-8")
     taken = rows.shaper.taken if rows.shaper else {}
-    return Exported(counts, [name for names in files.values() for name in names], rows.left_out, taken, private)
+    return Exported(
+        counts, [name for names in files.values() for name in names], rows.left_out, taken, private
+    )
 
 
 def _check_whole(run: Run) -> None:
     """What is still being written is not exported."""
     if run.state["state"] == "running":
-        raise ConfigError(f"'{run.directory}' is being carried out; wait for it (distillgen status {run.directory})")
+        raise ConfigError(
+            f"'{run.directory}' is being carried out; wait for it (distillgen status {run.directory})"
+        )
     if not (run.directory / "corpus.jsonl").exists():
         raise ConfigError(f"'{run.directory}' has no corpus yet; run it to its end first")
 
@@ -129,7 +135,11 @@ class _Rows:
         self.splits = own or wanted.splits
         for split in self.splits:
             if not SPLIT_NAME.fullmatch(split) or split == "all":
-                what = "is what data sets call all of them together" if split == "all" else "is no name that data sets have"
+                what = (
+                    "is what data sets call all of them together"
+                    if split == "all"
+                    else "is no name that data sets have"
+                )
                 remedy = "letters, digits, '_' and single dots make one; change it with a format stage, or leave the field out"
                 raise ConfigError(f"the split {clipped(repr(split), 60)} {what}: {remedy}")
         if len({split.lower() for split in self.splits}) < len(self.splits):
@@ -140,21 +150,29 @@ class _Rows:
                 raise ConfigError(f"{option}: there is no field '{name}'{did_you_mean(name, fields)}")
         shape = wanted.shape or ("triples" if writer.of_triples else None)
         if writer.of_triples and shape != "triples":
-            raise ConfigError(f"{wanted.format} holds triples, and nothing of the shape '{shape}'; give --shape triples or none")
+            raise ConfigError(
+                f"{wanted.format} holds triples, and nothing of the shape '{shape}'; give --shape triples or none"
+            )
         self.shaper: Shaper | None = shaper(shape, wanted.parts, fields) if shape else None
         made = self.shaper.columns if self.shaper else ()
         self.kept = [name for name in wanted.keep or ([] if self.shaper else fields) if name not in made]
-        columns: list[str] = list(dict.fromkeys([*made, *self.kept, *(("dropped_by", "reason") if wanted.dropped else ())]))
+        columns: list[str] = list(
+            dict.fromkeys([*made, *self.kept, *(("dropped_by", "reason") if wanted.dropped else ())])
+        )
         self.identifier = "id" if wanted.identify else ""
         if "id" in columns and isinstance(data, Run):  # a field of the user's; of a data set it is the id
             self.identifier = self.identifier and "record_id"
             if "record_id" in columns and wanted.identify:
-                raise ConfigError("the fields 'id' and 'record_id' are both taken; leave one out (--keep), or give --no-id")
+                raise ConfigError(
+                    "the fields 'id' and 'record_id' are both taken; leave one out (--keep), or give --no-id"
+                )
         self.columns = list(dict.fromkeys([self.identifier, *columns] if self.identifier else columns))
 
     def _records(self) -> Iterator[Record]:
         if isinstance(self.data, Run):
-            return read_records(self.data.directory / ("dropped.jsonl" if self.wanted.dropped else "corpus.jsonl"))
+            return read_records(
+                self.data.directory / ("dropped.jsonl" if self.wanted.dropped else "corpus.jsonl")
+            )
         return _records_of(self.data)
 
     def batches(self) -> Iterator[tuple[str, Batch]]:
@@ -204,7 +222,9 @@ def _named_split(record: Record) -> str:
     name = record.fields[SPLIT]
     if not isinstance(name, str):
         what = "null" if name is None else f"{clipped(text_of(name), 60)}, which is no text"
-        raise ConfigError(f"the field '{SPLIT}' of {record.source or record.id} is {what}; say train or test, or leave it out")
+        raise ConfigError(
+            f"the field '{SPLIT}' of {record.source or record.id} is {what}; say train or test, or leave it out"
+        )
     return name
 
 
@@ -221,7 +241,10 @@ def _records_of(data: str) -> Iterator[Record]:
     for line, row in read_any_rows(project.file(data)):
         if isinstance(row, str):
             yield Record("", {}).drop("source", "unreadable", row)
-        elif isinstance(meta := row.get(META), dict) and {"id", "made", "parents", "scores", "source"} <= meta.keys():
+        elif (
+            isinstance(meta := row.get(META), dict)
+            and {"id", "made", "parents", "scores", "source"} <= meta.keys()
+        ):
             yield Record.from_row(row)
         else:
             yield _by_own_id(Record(digest(row), row, source=f"{data}:{line}", item=item_of(row)))
@@ -233,7 +256,11 @@ def _by_own_id(record: Record) -> Record:
 
 
 def _surveyed(
-    rows: _Rows, counts: dict[str, int], census: Census, writer: type[Writer], look: Callable[[Mapping[str, Any]], None]
+    rows: _Rows,
+    counts: dict[str, int],
+    census: Census,
+    writer: type[Writer],
+    look: Callable[[Mapping[str, Any]], None],
 ) -> Any:
     """Count the rows of each split, and find the schema that they fit where one is needed, without writing anything."""
 
@@ -252,7 +279,9 @@ def _surveyed(
     for split, count in counts.items():
         if not count:
             reasons = "".join(f"; {n} rows: {why}" for why, n in rows.left_out.most_common(1))
-            remedy = "give it a larger share, or take another --seed" if len(counts) > 1 else "nothing was written"
+            remedy = (
+                "give it a larger share, or take another --seed" if len(counts) > 1 else "nothing was written"
+            )
             raise ConfigError(f"there are no rows for the split '{split}'{reasons}; {remedy}")
     return schema
 
@@ -267,7 +296,9 @@ def _files(wanted: Wanted, counts: Mapping[str, int], suffix: str) -> dict[str, 
     return files
 
 
-def _write(rows: _Rows, folder: Path, files: Mapping[str, Sequence[str]], shard_rows: int | None, schema: Any) -> None:
+def _write(
+    rows: _Rows, folder: Path, files: Mapping[str, Sequence[str]], shard_rows: int | None, schema: Any
+) -> None:
     writer = FORMATS[rows.wanted.format]
     names = {split: iter(own) for split, own in files.items()}
     only = next(iter(files)) if len(files) == 1 else ""
@@ -278,7 +309,10 @@ def _write(rows: _Rows, folder: Path, files: Mapping[str, Sequence[str]], shard_
             if split not in open_now:
                 path = folder / next(names[split])
                 path.parent.mkdir(exist_ok=True)
-                open_now[split] = writer(path, rows.columns, schema, rows.identifier), shard_rows or sys.maxsize
+                open_now[split] = (
+                    writer(path, rows.columns, schema, rows.identifier),
+                    shard_rows or sys.maxsize,
+                )
             file, room = open_now.pop(split)
             file.write(batch[:room])
             if room > len(batch):
@@ -290,7 +324,9 @@ def _write(rows: _Rows, folder: Path, files: Mapping[str, Sequence[str]], shard_
         file.close()
 
 
-def _for_load_from_disk(folder: Path, files: Mapping[str, Sequence[str]], schema: Any, wanted: Wanted) -> None:
+def _for_load_from_disk(
+    folder: Path, files: Mapping[str, Sequence[str]], schema: Any, wanted: Wanted
+) -> None:
     """What `datasets.load_from_disk` reads beside the Arrow files."""
     from datasets import DatasetInfo, Features
 
@@ -298,9 +334,14 @@ def _for_load_from_disk(folder: Path, files: Mapping[str, Sequence[str]], schema
         own = folder / split if wanted.splits else folder
         DatasetInfo(features=Features.from_arrow_schema(schema)).write_to_directory(str(own))
         state: dict[str, Any] = {
-            "_data_files": [{"filename": Path(name).name} for name in names], "_fingerprint": digest([split, names], 16),
-            "_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": split,
-        }  # fmt: skip
+            "_data_files": [{"filename": Path(name).name} for name in names],
+            "_fingerprint": digest([split, names], 16),
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": split,
+        }
         (own / "state.json").write_text(json.dumps(state))
     if wanted.splits:
         (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(files)}))
@@ -349,10 +390,17 @@ def export_signals(run: Run, path: Path) -> int:
         raise ConfigError(f"signals are exported as Parquet: give a name like {path.with_suffix('.parquet')}")
     strings, floats = pa.list_(pa.string()), pa.list_(pa.float32())
     columns = {
-        "id": pa.string(), "stage": pa.string(), "teacher": pa.string(), "tokenizer": pa.string(), "top_k": pa.int32(),
-        "tokens": strings, "logprobs": floats, "top_tokens": pa.list_(strings), "top_logprobs": pa.list_(floats),
+        "id": pa.string(),
+        "stage": pa.string(),
+        "teacher": pa.string(),
+        "tokenizer": pa.string(),
+        "top_k": pa.int32(),
+        "tokens": strings,
+        "logprobs": floats,
+        "top_tokens": pa.list_(strings),
+        "top_logprobs": pa.list_(floats),
         "embedding": floats,
-    }  # fmt: skip
+    }
     rows, count = _signals(run), 0
     with parquet.ParquetWriter(path, pa.schema(list(columns.items()))) as writer:
         while batch := list(islice(rows, BATCH)):
@@ -363,7 +411,9 @@ def export_signals(run: Run, path: Path) -> int:
 
 def _signals(run: Run) -> Iterator[dict[str, Any]]:
     lock = run.lock
-    asked = {options["name"]: options.get("model", "") for stage in lock["stages"] for options in stage.values()}
+    asked = {
+        options["name"]: options.get("model", "") for stage in lock["stages"] for options in stage.values()
+    }
     ledger = Ledger(run.ledger, read_only=True)
     rows = read_rows(run.directory / "corpus.jsonl")
     try:
@@ -374,12 +424,16 @@ def _signals(run: Run) -> Iterator[dict[str, Any]]:
                 logprobs, embedding = unpack(found[bytes.fromhex(each["key"])][2])
                 if logprobs or embedding:
                     yield {
-                        "id": record, "stage": each["stage"], "teacher": each["model"],
+                        "id": record,
+                        "stage": each["stage"],
+                        "teacher": each["model"],
                         "tokenizer": lock["tokenizers"].get(asked[each["stage"]], ""),
                         "top_k": max((len(top) for _, _, top in logprobs), default=0),
-                        "tokens": [token for token, _, _ in logprobs], "logprobs": [value for _, value, _ in logprobs],
+                        "tokens": [token for token, _, _ in logprobs],
+                        "logprobs": [value for _, value, _ in logprobs],
                         "top_tokens": [[token for token, _ in top] for _, _, top in logprobs],
-                        "top_logprobs": [[value for _, value in top] for _, _, top in logprobs], "embedding": embedding,
-                    }  # fmt: skip
+                        "top_logprobs": [[value for _, value in top] for _, _, top in logprobs],
+                        "embedding": embedding,
+                    }
     finally:
         ledger.close_now()

@@ -28,8 +28,17 @@ HELD = "what "  # is how a secret is told of, which nothing publishes
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 MOST_JSON = 1 << 20  # bytes; what is larger is a vocabulary
 OF_A_RUN = ("README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json")
-NOT_OF_A_STUDENT = ("checkpoint-*", "*.partial", ".*", "optimizer.*", "scheduler.pt", "rng_state*.pth", "trainer_state.json",
-                    "training_args.bin", "runs")  # fmt: skip
+NOT_OF_A_STUDENT = (
+    "checkpoint-*",
+    "*.partial",
+    ".*",
+    "optimizer.*",
+    "scheduler.pt",
+    "rng_state*.pth",
+    "trainer_state.json",
+    "training_args.bin",
+    "runs",
+)
 """Of a file or of a folder above it: what training goes on from, and what only this machine can read."""
 
 
@@ -60,9 +69,15 @@ def data_files(data: Run | str) -> list[File]:
     if isinstance(data, str):
         folder = Path(data)
         if not (folder / "README.md").is_file():
-            raise ConfigError(f"'{data}' is neither a run nor a folder that 'distillgen export RUN' has written: no README.md")
+            raise ConfigError(
+                f"'{data}' is neither a run nor a folder that 'distillgen export RUN' has written: no README.md"
+            )
         names = (path.relative_to(folder) for path in _inside(folder))
-        files = [File(name.as_posix(), folder / name) for name in names if not any(part.startswith(".") for part in name.parts)]
+        files = [
+            File(name.as_posix(), folder / name)
+            for name in names
+            if not any(part.startswith(".") for part in name.parts)
+        ]
         if not any(file.size for file in files if file.name != "README.md"):
             raise ConfigError(f"'{data}' has no rows to push: no file in it but README.md holds anything")
         return files
@@ -70,19 +85,32 @@ def data_files(data: Run | str) -> list[File]:
         raise ConfigError(f"'{data.directory}' has no {missing[0]} yet; run it to its end first")
     whole = data.state
     if whole["state"] == "running":
-        raise ConfigError(f"'{data.directory}' is being carried out; wait for it (distillgen status {data.directory})")
+        raise ConfigError(
+            f"'{data.directory}' is being carried out; wait for it (distillgen status {data.directory})"
+        )
     if whole["state"] != "finished" or not whole["stages"][-1]["complete"]:
-        ended = "has stages that were not carried out" if whole["state"] == "finished" else f"is not finished ({whole['state']})"
+        ended = (
+            "has stages that were not carried out"
+            if whole["state"] == "finished"
+            else f"is not finished ({whole['state']})"
+        )
         raise ConfigError(f"'{data.directory}' {ended}; run it to its end first")
     if not whole["kept"]:
-        raise ConfigError(f"'{data.directory}' has no rows to push; see: distillgen show {data.directory} --dropped")
+        raise ConfigError(
+            f"'{data.directory}' has no rows to push; see: distillgen show {data.directory} --dropped"
+        )
     state = load_state(data.directory / "usage.json")
     state["ledger"] = Path(state["ledger"]).name  # where it lies is nobody's business
-    state["stages"] = [{name: value for name, value in stage.items() if name != "fingerprint"} for stage in state["stages"]]
+    state["stages"] = [
+        {name: value for name, value in stage.items() if name != "fingerprint"} for stage in state["stages"]
+    ]
     state["usage"] = [{**used, "run": data.directory.resolve().name} for used in state["usage"]]
     return [
         File("README.md", data.directory / "README.md"),
-        File("corpus.jsonl", _without_keys(data.directory / "corpus.jsonl", data.directory / ".published.jsonl")),
+        File(
+            "corpus.jsonl",
+            _without_keys(data.directory / "corpus.jsonl", data.directory / ".published.jsonl"),
+        ),
         File("pipeline.lock.yaml", data.directory / "pipeline.lock.yaml"),
         File("usage.json", json.dumps(state, indent=2).encode()),
     ]
@@ -132,9 +160,15 @@ def student_files(run: Run) -> list[File]:
     """What a student is made of, an adapter or a whole model, with a card of its own."""
     folder = run.directory / "student"
     found = [path.relative_to(folder) for path in _inside(folder)]
-    names = [p for p in found if not any(fnmatch.fnmatch(part, pattern) for part in p.parts for pattern in NOT_OF_A_STUDENT)]
+    names = [
+        p
+        for p in found
+        if not any(fnmatch.fnmatch(part, pattern) for part in p.parts for pattern in NOT_OF_A_STUDENT)
+    ]
     if not names:
-        raise ConfigError(f"'{run.directory}' has no student; train one first, with the stage train or distillgen train")
+        raise ConfigError(
+            f"'{run.directory}' has no student; train one first, with the stage train or distillgen train"
+        )
     files = [_described(name, folder) for name in names if name != Path("README.md")]
     return [File("README.md", student_card(run.directory).encode()), *files]
 
@@ -168,17 +202,23 @@ def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> 
         disable_progress_bars()
     hub = HfApi(library_name="distillgen", library_version=__version__)
     if get_token() is None:
-        raise ConfigError(f"there is no Hugging Face token; make one with write permission at {TOKENS}, then {LOG_IN}")
+        raise ConfigError(
+            f"there is no Hugging Face token; make one with write permission at {TOKENS}, then {LOG_IN}"
+        )
     try:
         owner = hub.whoami()["name"]
         repository = repository if "/" in repository else f"{owner}/{repository}"
         other = {"dataset": "model", "model": "dataset"}[kind]
         if not hub.repo_exists(repository, repo_type=kind) and hub.repo_exists(repository, repo_type=other):
-            raise ConfigError(f"'{repository}' is a {other} repository on the Hub; give the {kind} a name of its own")
+            raise ConfigError(
+                f"'{repository}' is a {other} repository on the Hub; give the {kind} a name of its own"
+            )
         made = hub.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
         private = bool(hub.repo_info(repository, repo_type=kind).private)
         if not private and not public:
-            raise ConfigError(f"'{repository}' is public already; give --public to publish there, or another repository")
+            raise ConfigError(
+                f"'{repository}' is public already; give --public to publish there, or another repository"
+            )
         additions = [CommitOperationAdd(file.name, _readable(file)) for file in files]
         message = f"Upload with distillgen {__version__}"
         hub.create_commit(repository, additions, commit_message=message, repo_type=kind)
@@ -208,7 +248,9 @@ def _explained(error: BaseException, repository: str, endpoint: str) -> Distillg
     if "OfflineModeIsEnabled" in names:
         return DistillgenError("HF_HUB_OFFLINE is set, so that nothing is uploaded; unset it")
     if "HFValidationError" in names:
-        return ConfigError(f"'{repository}' is no name for a repository: letters, digits, '-', '_' and '.', as owner/name")
+        return ConfigError(
+            f"'{repository}' is no name for a repository: letters, digits, '-', '_' and '.', as owner/name"
+        )
     if response is not None:
         status = response.status_code
         said = next((found for one in causes if (found := getattr(one, "server_message", None))), "")
@@ -216,18 +258,28 @@ def _explained(error: BaseException, repository: str, endpoint: str) -> Distillg
             401: f"does not accept the token; make a new one with write permission at {TOKENS}, then {LOG_IN}",
             403: f"does not let this token write to '{repository}'; make one that may at {TOKENS}, or give another repository",
             404: f"has no '{repository}' that this token may write to; look at its name and its owner",
-        }.get(status, f"answered {status}; {GO_ON}" if status >= 500 or status == 429 else f"refuses it ({status})")
-        return DistillgenError(f"the Hub {remedy}" + (f": {clipped(said, 300)}" if status == 400 and said else ""))
+        }.get(
+            status,
+            f"answered {status}; {GO_ON}" if status >= 500 or status == 429 else f"refuses it ({status})",
+        )
+        return DistillgenError(
+            f"the Hub {remedy}" + (f": {clipped(said, 300)}" if status == 400 and said else "")
+        )
     if isinstance(error, ValueError):
         return DistillgenError(f"the Hub refuses it: {clipped(error, 300)}")
     if names & {"TransportError", "ConnectionError", "TimeoutError", "RequestException"}:
-        return DistillgenError(f"cannot reach {endpoint} ({type(causes[-1]).__name__}); look at the network, then {GO_ON}")
+        return DistillgenError(
+            f"cannot reach {endpoint} ({type(causes[-1]).__name__}); look at the network, then {GO_ON}"
+        )
     return None
 
 
 def listing(files: Sequence[File], repository: str, kind: str, public: bool) -> dict[str, Any]:
     """What would be pushed, for --dry-run."""
     return {
-        "repository": repository, "type": kind, "private": not public, "bytes": sum(file.size for file in files),
+        "repository": repository,
+        "type": kind,
+        "private": not public,
+        "bytes": sum(file.size for file in files),
         "files": [{"name": file.name, "bytes": file.size} for file in files],
-    }  # fmt: skip
+    }

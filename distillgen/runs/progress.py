@@ -70,7 +70,11 @@ def _lines(live: Live, seconds: float, rows: int, answered: Mapping[str, int]) -
         costs[used.model] = costs.get(used.model, 0.0) + used.cost_usd
     for name, teacher in live.teachers.items():
         a = teacher.activity
-        parts = [f"{len(a.sending)} in flight", f"{a.answered:,} answered", f"{answered[name] / (seconds or 1):.1f}/s"]
+        parts = [
+            f"{len(a.sending)} in flight",
+            f"{a.answered:,} answered",
+            f"{answered[name] / (seconds or 1):.1f}/s",
+        ]
         parts += [f"{a.input_tokens + a.output_tokens:,} tokens"]
         parts += [money(costs[name])] if teacher.spec.price else []
         parts += [f"{a.retries} retries ({clipped(a.trouble, 60)})"] if a.retries else []
@@ -83,7 +87,9 @@ def _lines(live: Live, seconds: float, rows: int, answered: Mapping[str, int]) -
     flying = sum(len(teacher.activity.sending) for teacher in live.teachers.values() if teacher.paid)
     if live.stopping and flying:
         yield f"stopping; {flying} answers that are paid for are on their way (Ctrl-C again gives them up)"
-    still = time.monotonic() - max([live.started, *(teacher.activity.moved_at for teacher in live.teachers.values())])
+    still = time.monotonic() - max(
+        [live.started, *(teacher.activity.moved_at for teacher in live.teachers.values())]
+    )
     if still >= SILENCE_S and not live.notes:
         asked = [_asked(name, teacher) for name, teacher in live.teachers.items() if teacher.activity.sending]
         yield f"nothing has moved for {still:.0f} s; waiting for {'; '.join(asked) or 'a stage to finish'}"

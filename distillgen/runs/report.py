@@ -25,7 +25,10 @@ from distillgen.state_files import load_state
 from distillgen.text import display
 
 SAMPLE = 5_000  # rows from which reasons and scores are told
-EXAMPLES, DROPPED_EXAMPLES = 12, 40  # of those that were kept, or that one filter dropped; of all dropped ones
+EXAMPLES, DROPPED_EXAMPLES = (
+    12,
+    40,
+)  # of those that were kept, or that one filter dropped; of all dropped ones
 BARS = 32
 TONES = 8  # communities of a graph that have a colour of their own
 FEW = 10  # a precision over fewer kept labels than this is not drawn
@@ -134,32 +137,52 @@ def _histogram(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
         bars[bar(value)][tone] += 1
     tones = {tone: [value for value, own in found if own == tone] for tone in "kle"}
     return {
-        "total": len(found), "tones": tones, "bars": bars, "tallest": max(bar.total() for bar in bars),
-        "least": least, "low": low, "high": high, "most": most,
-    }  # fmt: skip
+        "total": len(found),
+        "tones": tones,
+        "bars": bars,
+        "tallest": max(bar.total() for bar in bars),
+        "least": least,
+        "low": low,
+        "high": high,
+        "most": most,
+    }
 
 
 def _costs(state: Mapping[str, Any], priced: Container[str]) -> list[dict[str, Any]]:
     """What each filter cost, and how many records another order of the list would have spared one that asks models."""
     rows = []
     for stage in state["stages"]:
-        asked = {label: [use for use in state["usage"] if use["stage"] == f"{stage['name']}/{label}"] for label in stage["costs"]}
+        asked = {
+            label: [use for use in state["usage"] if use["stage"] == f"{stage['name']}/{label}"]
+            for label in stage["costs"]
+        }
         for label, cost in stage["costs"].items():
             behind = list(asked)[list(asked).index(label) + 1 :]
-            spared = sum(stage["dropped"].get(other, 0) for other in behind if not asked[other]) if asked[label] else 0
+            spared = (
+                sum(stage["dropped"].get(other, 0) for other in behind if not asked[other])
+                if asked[label]
+                else 0
+            )
             total = {key: sum(use[key] for use in asked[label]) for key in ("requests", "cost_usd")}
             known = all(use["model"] in priced for use in asked[label])
-            rows.append({"stage": stage["name"], "filter": label, **cost, **total, "priced": known, "spared": spared})
+            rows.append(
+                {"stage": stage["name"], "filter": label, **cost, **total, "priced": known, "spared": spared}
+            )
     return rows
 
 
 def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each critic tells of itself, and its curves as SVG paths, 200 wide and 100 high: precision over recall."""
-    names = [options["name"] for stage in lock["stages"] for kind, options in stage.items() if kind == "critic"]
+    names = [
+        options["name"] for stage in lock["stages"] for kind, options in stage.items() if kind == "critic"
+    ]
     critics = []
     for told in (load_state(path) for name in names if (path := directory / f"critic-{name}.json").exists()):
         counts = told["counts"]
-        points = {part: [p for p in some if p[3] * counts[part]["rows"] >= FEW] or some for part, some in told["curves"].items()}
+        points = {
+            part: [p for p in some if p[3] * counts[part]["rows"] >= FEW] or some
+            for part, some in told["curves"].items()
+        }
         lowest = min(point[2] for some in points.values() for point in some)
         floor = min(int(lowest * 10) / 10, 0.9)
 
@@ -168,7 +191,11 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
 
         thinned = {part: [*some[:: len(some) // 200 + 1], some[-1]] for part, some in points.items()}
         curves = {part: "M" + "L".join(spot(*point[1:3]) for point in some) for part, some in thinned.items()}
-        spots = {part: spot(at["recall"], at["precision"]) for part in curves if (at := told[part])["precision"] is not None}
+        spots = {
+            part: spot(at["recall"], at["precision"])
+            for part in curves
+            if (at := told[part])["precision"] is not None
+        }
         total = {key: sum(count[key] for count in counts.values()) for key in ("rows", "valid")}
         critics.append({**told, "floor": floor, "paths": curves, "spots": spots, "total": total})
     return critics
@@ -177,12 +204,17 @@ def _critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _loops(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Why each loop ended, and its measures over the rounds as SVG paths, 200 wide and 100 high, those that end it first."""
     loops = []
-    for options in (options for stage in lock["stages"] for kind, options in stage.items() if kind == "rounds"):
+    for options in (
+        options for stage in lock["stages"] for kind, options in stage.items() if kind == "rounds"
+    ):
         if not (path := directory / options["name"] / "rounds.json").exists():
             continue
         told = load_state(path, "rounds")
         watched = {"kept": None, **options["until"], **options["guard"]}
-        lines = {name: _line([measured.get(name) for measured in told["rounds"]]) for name in {**watched, **told["rounds"][-1]}}
+        lines = {
+            name: _line([measured.get(name) for measured in told["rounds"]])
+            for name in {**watched, **told["rounds"][-1]}
+        }
         loops.append({"name": options["name"], "watched": watched, "lines": lines, **told})
     return loops
 
@@ -190,25 +222,44 @@ def _loops(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _line(values: Sequence[float | None]) -> dict[str, Any]:
     """A measure over the rounds that have it, with its first and last value."""
     known = [(i, value) for i, value in enumerate(values) if value is not None]
-    low, high = min((value for _, value in known), default=0.0), max((value for _, value in known), default=0.0)
+    low, high = (
+        min((value for _, value in known), default=0.0),
+        max((value for _, value in known), default=0.0),
+    )
     right, up = 200 / max(1, len(values) - 1), 100 / (high - low or 1.0)
     spots = [f"{right * i:.1f} {100 - up * (value - low) if high > low else 50:.1f}" for i, value in known]
-    return {"path": "M" + "L".join(spots) if spots else "", "spots": spots, "first": known[0][1] if known else 0.0,
-            "last": known[-1][1] if known else 0.0, "low": low, "high": high}  # fmt: skip
+    return {
+        "path": "M" + "L".join(spots) if spots else "",
+        "spots": spots,
+        "first": known[0][1] if known else 0.0,
+        "last": known[-1][1] if known else 0.0,
+        "low": low,
+        "high": high,
+    }
 
 
 def _students(directory: Path) -> list[dict[str, Any]]:
     """What each student's manifest tells, and its loss over the steps as an SVG path, 200 wide and 100 high."""
-    manifests = [path for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"]
-    told: list[dict[str, Any]] = [public(load_state(path, "loss_curve", "steps", "data")) for path in manifests]
+    manifests = [
+        path for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"
+    ]
+    told: list[dict[str, Any]] = [
+        public(load_state(path, "loss_curve", "steps", "data")) for path in manifests
+    ]
     for student in told:
         curve = student["loss_curve"]
         losses = [loss for _, loss in curve if math.isfinite(loss)] or [0.0]
         low, high = student["low"], student["high"] = min(losses), max(losses)
         right, up = 200 / max(1, student["steps"] - 1), 100 / (high - low or 1.0)
-        spots = [f"{right * (step - 1):.1f} {100 - up * (loss - low):.1f}" for step, loss in curve if math.isfinite(loss)]
+        spots = [
+            f"{right * (step - 1):.1f} {100 - up * (loss - low):.1f}"
+            for step, loss in curve
+            if math.isfinite(loss)
+        ]
         student["path"] = "M" + "L".join(spots)
-        student["lost"] = {why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")}
+        student["lost"] = {
+            why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")
+        }
     return told
 
 
@@ -217,11 +268,18 @@ def _graphs(directory: Path) -> list[dict[str, Any]]:
     graphs = []
     for path in sorted(directory.glob("graph*.json")):
         told = load_state(path, "nodes")
-        drawn = {node["id"]: {**node, "tone": min(node["community"], TONES)} for node in told["nodes"] if "x" in node}
+        drawn = {
+            node["id"]: {**node, "tone": min(node["community"], TONES)}
+            for node in told["nodes"]
+            if "x" in node
+        }
         parts = defaultdict[int, list[str]](list)
         for node in told["nodes"]:
             parts[min(node["community"], TONES)].append(node["id"])
-        legend = [("others" if tone == TONES else ", ".join(some[:3]), tone, len(some)) for tone, some in sorted(parts.items())]
+        legend = [
+            ("others" if tone == TONES else ", ".join(some[:3]), tone, len(some))
+            for tone, some in sorted(parts.items())
+        ]
         graphs.append({**told, "file": path.stem, "drawn": drawn, "legend": legend})
     return graphs
 
@@ -231,7 +289,10 @@ def _budgets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     budgets = []
     for metric in found["metrics"]:
         points = {
-            name: [(int(k) * model["tokens"], share) for k, share in model["metrics"][metric]["majority_at_k"].items()]
+            name: [
+                (int(k) * model["tokens"], share)
+                for k, share in model["metrics"][metric]["majority_at_k"].items()
+            ]
             for name, model in found["models"].items()
             if model.get("tokens") and model["metrics"].get(metric, {}).get("majority_at_k")
         }
@@ -240,7 +301,9 @@ def _budgets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             low, high = min(spent), max(spent)
             right = 200 / (math.log(high / low) or 1.0)
             spots = {
-                name: [f"{right * math.log(tokens / low):.1f} {100 - 100 * share:.1f}" for tokens, share in some]
+                name: [
+                    f"{right * math.log(tokens / low):.1f} {100 - 100 * share:.1f}" for tokens, share in some
+                ]
                 for name, some in points.items()
             }
             paths = {name: "M" + "L".join(some) for name, some in spots.items()}
@@ -268,11 +331,17 @@ def _compiled() -> _Compiled | None:
 def template(path: Path, escape: Callable[[str], str], *, autoescape: bool) -> jinja2.Template:
     """A template of which every text that it puts out passes through `escape` first."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(path.parent), autoescape=autoescape, undefined=jinja2.StrictUndefined,
-        finalize=lambda value: escape(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        loader=jinja2.FileSystemLoader(path.parent),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: (
+            escape(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        ),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
         bytecode_cache=_compiled(),
-    )  # fmt: skip
+    )
     environment.filters |= {"money": display.money, "duration": display.duration, "number": display.number}
     environment.filters |= {"grouped": "{:,}".format, "share": "{:.1%}".format}
     environment.filters["compact"] = lambda value: json.dumps(value, ensure_ascii=False)

@@ -47,14 +47,20 @@ class Answered:
     def told(self, vote: Kind | None) -> dict[str, Any]:
         """What the report shows."""
         statuses = Counter(completion.status for completion in self.completions)
-        said = [*self.by_item([final_answer(completion.text, vote) for completion in self.completions])] if vote else None
+        said = (
+            [*self.by_item([final_answer(completion.text, vote) for completion in self.completions])]
+            if vote
+            else None
+        )
         told: dict[str, Any] = {
-            "answers": statuses.total(), "tokens": self.tokens, "cut_off": statuses["length"],
+            "answers": statuses.total(),
+            "tokens": self.tokens,
+            "cut_off": statuses["length"],
             "failed": statuses["failed"] + statuses["refused"],
             "metrics": {metric: self._metric(metric, said) for metric in self.passed},
             "numbers": {name: fmean(values) for name, values in self.numbers.items()},
             "judges": self.judges,
-        }  # fmt: skip
+        }
         if known := [value for value in self.log_likelihoods if value is not None]:
             told["perplexity"] = perplexity(known)
         if chosen := [choice for choice in self.choices if choice is not None]:
@@ -66,7 +72,9 @@ class Answered:
         """For each group its items, the figures of these, and the intervals of the shares among them."""
         told = {}
         for group, some in self._places().items():
-            intervals = {name: found._asdict() for name, own in self._shares(some) if (found := interval(own))}
+            intervals = {
+                name: found._asdict() for name, own in self._shares(some) if (found := interval(own))
+            }
             told[group] = {"items": len(some), **dict(self._figures(some)), "intervals": intervals}
         return told
 
@@ -87,14 +95,18 @@ class Answered:
 
     def figures(self) -> Iterator[tuple[str, float]]:
         """The share that each metric let pass, and what else is one number; then the same of each group, and of the judges."""
-        yield from self._figures(range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices))))
+        yield from self._figures(
+            range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices)))
+        )
         yield from self.judges.items()
         for group, some in self._places().items():
             yield from ((f"{name} in {group}", value) for name, value in self._figures(some))
 
     def _figures(self, items: Sequence[int]) -> Iterator[tuple[str, float]]:
         yield from ((name, fmean(own)) for name, own in self._shares(items))
-        if self.log_likelihoods and (known := [value for i in items if (value := self.log_likelihoods[i]) is not None]):
+        if self.log_likelihoods and (
+            known := [value for i in items if (value := self.log_likelihoods[i]) is not None]
+        ):
             yield "perplexity", perplexity(known)
 
     def _shares(self, items: Sequence[int]) -> Iterator[tuple[str, list[float]]]:
@@ -117,17 +129,26 @@ class Answered:
         if self.n > 1:
             told["pass_at_k"] = {k: fmean(pass_at_k(self.n, sum(row), k) for row in rows) for k in sizes}
         if said is not None:
-            told["majority_at_k"] = {k: fmean(map(partial(majority_at_k, k), [said[i] for i in means], rows)) for k in sizes}
+            told["majority_at_k"] = {
+                k: fmean(map(partial(majority_at_k, k), [said[i] for i in means], rows)) for k in sizes
+            }
         return told
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Each answer, with its item, its scores, and why a metric holds it wrong."""
         for i, (record, completion) in enumerate(zip(self.records, self.completions, strict=True)):
             yield {
-                "item": record.parents[0], "source": record.source, "model": self.name, "sample": i % self.n,
-                "status": completion.status, "answer": completion.text, "gold": record.fields.get(GOLD),
-                "scores": self.scores.get(record.id, {}), "reasons": self.reasons.get(record.id, {}), "key": completion.key.hex(),
-            }  # fmt: skip
+                "item": record.parents[0],
+                "source": record.source,
+                "model": self.name,
+                "sample": i % self.n,
+                "status": completion.status,
+                "answer": completion.text,
+                "gold": record.fields.get(GOLD),
+                "scores": self.scores.get(record.id, {}),
+                "reasons": self.reasons.get(record.id, {}),
+                "key": completion.key.hex(),
+            }
 
 
 def perplexity(known: Sequence[tuple[float, int]]) -> float:
@@ -147,4 +168,9 @@ def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:
         pairs = zip(one.means(metric), other.means(metric), strict=True)
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         if both:
-            yield {"metric": metric, "first": one.name, "second": other.name, **paired(*map(list, zip(*both, strict=True)))}
+            yield {
+                "metric": metric,
+                "first": one.name,
+                "second": other.name,
+                **paired(*map(list, zip(*both, strict=True))),
+            }

@@ -63,14 +63,18 @@ def checked(
             given = given.after(stage, after)
             for name, spec in stage.makes(Path()).items():
                 if given.models.get(name, spec) != spec:
-                    raise ConfigError(f"it makes a model of the name '{name}', which another one has; rename that")
+                    raise ConfigError(
+                        f"it makes a model of the name '{name}', which another one has; rename that"
+                    )
                 given = replace(given, models={**given.models, name: spec})
         found[stage.name] = stage, given.fields
     stages, fields = zip(*found.values(), strict=True)
     return stages, fields
 
 
-def guarded(written: Sequence[Mapping[str, Any]], project: Project, *, split: bool, inside: str) -> list[Mapping[str, Any]]:
+def guarded(
+    written: Sequence[Mapping[str, Any]], project: Project, *, split: bool, inside: str
+) -> list[Mapping[str, Any]]:
     """A list of stages with what `checked` would put between them, for records that are `split`, or not."""
     guard = _guard(written, project, inside)
     at = next((i for i, item in enumerate(written) if _any(item, "train", "evaluate")), len(written))
@@ -84,11 +88,15 @@ def _check_guards(written: Sequence[Mapping[str, Any]], project: Project, places
     """
     at = next((i for i, item in enumerate(written) if _any(item, "train")), len(written))
     guards = {i: options for i, item in enumerate(written) for options in _of(item, "decontaminate")}
-    sets = {str(options["data"]) for item in written for options in _of(item, "evaluate") if options.get("data")}
+    sets = {
+        str(options["data"]) for item in written for options in _of(item, "evaluate") if options.get("data")
+    }
     evaluated = any(_any(item, "evaluate") for item in written)
     if at < len(written) and guards and evaluated:
         if min(guards) > at:
-            message = "'decontaminate' stands behind the first stage that trains, which would learn what it drops"
+            message = (
+                "'decontaminate' stands behind the first stage that trains, which would learn what it drops"
+            )
             raise places.wrong(f"{message}; put it before that", "stages", min(guards))
         known = {name for i, options in guards.items() if i <= at for name in options.get("against") or ()}
         for name in sorted(sets - known):
@@ -119,7 +127,9 @@ def _guard(written: Sequence[Mapping[str, Any]], project: Project, inside: str) 
     """The options of the stage that keeps what is evaluated on out of what is trained on; none where nothing is evaluated."""
     sets, questions = list[str](), list[list[str]]()
     for options in (item["evaluate"] for item in written if "evaluate" in item):
-        from distillgen.stages.evaluate import Evaluate  # not before it is needed: a twentieth of the time to start
+        from distillgen.stages.evaluate import (
+            Evaluate,
+        )  # not before it is needed: a twentieth of the time to start
 
         with suppress(ValueError, ConfigError):  # a mistake in it is told where it is checked
             stage = Evaluate.model_validate(options)

@@ -35,14 +35,25 @@ class Allocate(Stage):
     selects = True
 
     budget: int = Field(ge=1, description="records of a round that go on")
-    group: str | None = Field(None, description="the field with a record's domain; default: there is only one")
-    student: str | None = Field(None, description="the measure of the student by group, such as evaluate.student.perplexity")
+    group: str | None = Field(
+        None, description="the field with a record's domain; default: there is only one"
+    )
+    student: str | None = Field(
+        None, description="the measure of the student by group, such as evaluate.student.perplexity"
+    )
     teacher: str | None = Field(None, description="that of the teacher")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the gaps; the rest is shared equally")
-    by: Literal["uniform", "margin", "equilibrium"] = Field("uniform", description="how records of a group are chosen")
-    confidence: str | None = Field(None, description="the score or field that says how sure the student is, 0 to 1 or a logprob")
+    by: Literal["uniform", "margin", "equilibrium"] = Field(
+        "uniform", description="how records of a group are chosen"
+    )
+    confidence: str | None = Field(
+        None, description="the score or field that says how sure the student is, 0 to 1 or a logprob"
+    )
     wrong: float | None = Field(
-        None, ge=0, lt=1, description="share of the teacher's answers that are wrong; default: as measured, where by accuracy"
+        None,
+        ge=0,
+        lt=1,
+        description="share of the teacher's answers that are wrong; default: as measured, where by accuracy",
     )
 
     @model_validator(mode="after")
@@ -53,8 +64,14 @@ class Allocate(Stage):
             raise ValueError("'student' and 'teacher' are measures by group: give 'group'")
         if (self.by == "uniform") != (self.confidence is None):
             raise ValueError("'by: margin' and 'by: equilibrium' go by a 'confidence', and 'uniform' by none")
-        if self.by == "equilibrium" and self.wrong is None and (self.teacher is None or _perplexity(self.teacher)):
-            raise ValueError("'by: equilibrium' needs 'wrong', the share of the teacher's answers to expect wrong")
+        if (
+            self.by == "equilibrium"
+            and self.wrong is None
+            and (self.teacher is None or _perplexity(self.teacher))
+        ):
+            raise ValueError(
+                "'by: equilibrium' needs 'wrong', the share of the teacher's answers to expect wrong"
+            )
         return self
 
     def check(self, given: Checking) -> frozenset[str]:
@@ -78,15 +95,25 @@ class Allocate(Stage):
                 spool.add(chunk)
                 for record in chunk:
                     if self._waits(record):
-                        confidence[self._group(record)].append(number_of(record, self.confidence) if self.confidence else None)
+                        confidence[self._group(record)].append(
+                            number_of(record, self.confidence) if self.confidence else None
+                        )
             there.update({group: len(some) for group, some in confidence.items()})
-            measured = {f"{stage}.{name}": value for stage, found in job.measured.items() for name, value in found.items()}
+            measured = {
+                f"{stage}.{name}": value
+                for stage, found in job.measured.items()
+                for name, value in found.items()
+            }
             shares, told = self._shares([*job.history, measured], sorted(there))
             counts = apportion(self.budget, shares, there)
-            chosen = {g: self._chosen(g, some, counts[g], told, job) for g, some in sorted(confidence.items())}
+            chosen = {
+                g: self._chosen(g, some, counts[g], told, job) for g, some in sorted(confidence.items())
+            }
             asked = sum(map(len, chosen.values()))
             told |= {"drawn": asked, "not drawn": there.total() - asked}
-            job.measured[self.name] = told | {f"share of {group}": share for group, share in shares.items() if self.group}
+            job.measured[self.name] = told | {
+                f"share of {group}": share for group, share in shares.items() if self.group
+            }
             seen = Counter[str]()
             for chunk in spool.chunks():
                 out = []
@@ -95,7 +122,9 @@ class Allocate(Stage):
                         group = self._group(record)
                         if seen[group] not in chosen[group]:
                             why = f"not among the {counts[group]} drawn of {there[group]}"
-                            record = record.drop(self.name, "not_drawn", f"{why} in {group}" if self.group else why)
+                            record = record.drop(
+                                self.name, "not_drawn", f"{why} in {group}" if self.group else why
+                            )
                         seen[group] += 1
                     out.append(record)
                 yield out
@@ -106,7 +135,9 @@ class Allocate(Stage):
     def _group(self, record: Record) -> str:
         return text_of(record.fields.get(self.group)) if self.group else ""
 
-    def _shares(self, history: Sequence[Mapping[str, float]], groups: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    def _shares(
+        self, history: Sequence[Mapping[str, float]], groups: Sequence[str]
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """The share of each group, and what it follows from: the last gaps, and the share of wrong answers, by group."""
         if not self.student or not self.teacher:
             return {group: 1 / len(groups) for group in groups}, {}
@@ -116,18 +147,26 @@ class Allocate(Stage):
             if len(history) > 1:
                 known = {name.partition(" in ")[0] for found in history for name in found}
                 remedy = did_you_mean(self.student, known)
-                raise ConfigError(f"stage '{self.name}': no round has measured '{self.student}' by group{remedy}")
+                raise ConfigError(
+                    f"stage '{self.name}': no round has measured '{self.student}' by group{remedy}"
+                )
             return {group: 1 / len(groups) for group in groups}, {}
         domains = [name.removeprefix(marks[0]) for name in seen[0] if name.startswith(marks[0])]
         for group in {*groups, *domains}:
             for mark in marks:
                 if any(mark + group not in found for found in seen):
-                    raise ConfigError(f"stage '{self.name}': '{mark}{group}' is not measured; evaluate items of every group")
-        ratios = [{d: self._ratio(found[marks[0] + d], found[marks[1] + d]) for d in domains} for found in seen]
+                    raise ConfigError(
+                        f"stage '{self.name}': '{mark}{group}' is not measured; evaluate items of every group"
+                    )
+        ratios = [
+            {d: self._ratio(found[marks[0] + d], found[marks[1] + d]) for d in domains} for found in seen
+        ]
         kind = "perplexity" if _perplexity(self.student) else "accuracy, a surrogate"
         told = {f"gap in {domain}, by {kind}": ratio for domain, ratio in ratios[-1].items()}
         if not _perplexity(self.teacher):
-            told |= {f"teacher's wrong share in {domain}": 1 - seen[-1][marks[1] + domain] for domain in domains}
+            told |= {
+                f"teacher's wrong share in {domain}": 1 - seen[-1][marks[1] + domain] for domain in domains
+            }
         return factors(ratios, alpha=self.alpha), told
 
     def _ratio(self, student: float, teacher: float) -> float:
@@ -138,10 +177,12 @@ class Allocate(Stage):
 
     def _chosen(
         self, group: str, confidence: Sequence[float | None], count: int, told: Mapping[str, float], job: Job
-    ) -> set[int]:  # fmt: skip
+    ) -> set[int]:
         """The places of the drawn among the records of a group."""
         chance = random.Random(digest([job.seed, self.name, len(job.history), group]))
-        if self.confidence is None or all(value is None for value in confidence):  # as before a student is trained
+        if self.confidence is None or all(
+            value is None for value in confidence
+        ):  # as before a student is trained
             return set(chance.sample(range(len(confidence)), count))
         certain = math.exp if self.confidence.endswith("logprob") else float
         gains = [1.0 if value is None else min(1.0, max(0.0, 1 - certain(value))) for value in confidence]

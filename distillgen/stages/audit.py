@@ -23,7 +23,9 @@ class Audit(Stage):
 
     kind = "audit"
 
-    edits: str = Field(description="a JSONL file: {id: 3f2a, veto: rude} or {where: {topic: x}, set: {rule: Be brief.}}")
+    edits: str = Field(
+        description="a JSONL file: {id: 3f2a, veto: rude} or {where: {topic: x}, set: {rule: Be brief.}}"
+    )
 
     def files(self, project: Project) -> dict[str, Path]:
         """The edits."""
@@ -35,8 +37,14 @@ class Audit(Stage):
         for line, row in read_rows(path):
             if isinstance(row, str):
                 raise ConfigError(f"audit: {row}", path=path, line=line)
-            if ("id" in row) == ("where" in row) or ("veto" in row) == ("set" in row) or META in row.get("set", {}):
-                raise ConfigError("audit: an edit has 'id' or 'where', and 'veto' or 'set'", path=path, line=line)
+            if (
+                ("id" in row) == ("where" in row)
+                or ("veto" in row) == ("set" in row)
+                or META in row.get("set", {})
+            ):
+                raise ConfigError(
+                    "audit: an edit has 'id' or 'where', and 'veto' or 'set'", path=path, line=line
+                )
             edits.append(row)
         return edits
 
@@ -71,4 +79,6 @@ def _named(edit: Mapping[str, Any], record: Record) -> bool:
     """Whether it is this record that an edit is about."""
     if "id" in edit:
         return record.id.startswith(str(edit["id"]))
-    return all(name in record.fields and record.fields[name] == value for name, value in edit["where"].items())
+    return all(
+        name in record.fields and record.fields[name] == value for name, value in edit["where"].items()
+    )

@@ -29,9 +29,15 @@ class Cluster(Placed):
     kind = "cluster"
     selects = True
 
-    min_cosine: float = Field(0.9, gt=-1, le=1, description="from which cosine on records mean nearly the same")
-    by: str | None = Field(None, description="the score or numeric field whose largest is the best; default: the first")
-    keep: Literal["one", "all"] = Field("one", description="all: drop none; the score <name>.id is then the cluster's number")
+    min_cosine: float = Field(
+        0.9, gt=-1, le=1, description="from which cosine on records mean nearly the same"
+    )
+    by: str | None = Field(
+        None, description="the score or numeric field whose largest is the best; default: the first"
+    )
+    keep: Literal["one", "all"] = Field(
+        "one", description="all: drop none; the score <name>.id is then the cluster's number"
+    )
 
     def check(self, given: Checking) -> frozenset[str]:
         """The fields and packages are there."""
@@ -51,7 +57,10 @@ class Cluster(Placed):
             found = await asyncio.to_thread(_clustered, vectors.all(), values, ids, self.min_cosine)
             numbers = count()
             for chunk in spool.chunks():
-                yield [record if record.dropped else self._settled(record, next(numbers), found) for record in chunk]
+                yield [
+                    record if record.dropped else self._settled(record, next(numbers), found)
+                    for record in chunk
+                ]
 
     def _worth(self, record: Record) -> float:
         value = number_of(record, self.by) if self.by else 0.0
@@ -63,7 +72,11 @@ class Cluster(Placed):
         if self.keep == "all":
             return record.scored({f"{self.name}.id": leader, f"{self.name}.size": len(members)})
         if leader != i:
-            return record.drop(self.name, "near", f"cosine {found.cosine[i]:.2f} to {found.ids[leader]} >= {self.min_cosine:g}")
+            return record.drop(
+                self.name,
+                "near",
+                f"cosine {found.cosine[i]:.2f} to {found.ids[leader]} >= {self.min_cosine:g}",
+            )
         others = (found.ids[other] for other in members if other != i)
         return replace(record.scored({f"{self.name}.size": len(members)}), parents=(*record.parents, *others))
 

@@ -21,11 +21,27 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from pydantic import Field, model_validator
 
-from distillgen.algorithms.calibration import Point, Scored, assured, calibration_error, curve, reach, realised
+from distillgen.algorithms.calibration import (
+    Point,
+    Scored,
+    assured,
+    calibration_error,
+    curve,
+    reach,
+    realised,
+)
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.flow.stage import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
-from distillgen.local_models.critic_model import Classifier, Encoder, Linear, Renderings, Scoring, averaged, features_of
+from distillgen.local_models.critic_model import (
+    Classifier,
+    Encoder,
+    Linear,
+    Renderings,
+    Scoring,
+    averaged,
+    features_of,
+)
 from distillgen.project import Project
 from distillgen.prompting.prompt import Pick, drawn
 from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, read_rows, text_of
@@ -52,22 +68,48 @@ class Critic(Stage):
     selects = True
 
     labels: str = Field(description="a JSONL file of labelled rows, as `distillgen label` makes it")
-    label: str = Field("label", description="the field of a labelled row that says how good it is; null: left out")
-    valid_above: float = Field(0.0, description="a label above this is valid: 0 for 0/1 and 2, 1, -1, -2; 3 for grades 1 to 5")
-    fields: list[str] | None = Field(None, min_length=1, description="fields that the critic reads, joined in this order")
+    label: str = Field(
+        "label", description="the field of a labelled row that says how good it is; null: left out"
+    )
+    valid_above: float = Field(
+        0.0, description="a label above this is valid: 0 for 0/1 and 2, 1, -1, -2; 3 for grades 1 to 5"
+    )
+    fields: list[str] | None = Field(
+        None, min_length=1, description="fields that the critic reads, joined in this order"
+    )
     template: str | None = Field(None, description="the text that it reads, instead of fields")
-    vary: dict[str, list[Any] | Pick] = Field({}, description="nuisance variables of the template and their values")
-    passes: int = Field(5, ge=1, description="with vary: renderings, each redrawn, over which a probability is averaged")
-    target_recall: float | None = Field(None, gt=0, le=1, description="share of the valid to keep, on average")
-    target_precision: float | None = Field(None, gt=0, le=1, description="share of what is kept that is to be valid")
-    confidence: float = Field(0.8, ge=0.5, lt=1, description="how surely target_precision is reached on new records")
-    group: str | None = Field(None, description="rows equal in this field stay in one part; default: equal texts or questions")
-    validation: float = Field(0.2, gt=0, lt=1, description="share of the labels that the threshold is chosen on")
+    vary: dict[str, list[Any] | Pick] = Field(
+        {}, description="nuisance variables of the template and their values"
+    )
+    passes: int = Field(
+        5, ge=1, description="with vary: renderings, each redrawn, over which a probability is averaged"
+    )
+    target_recall: float | None = Field(
+        None, gt=0, le=1, description="share of the valid to keep, on average"
+    )
+    target_precision: float | None = Field(
+        None, gt=0, le=1, description="share of what is kept that is to be valid"
+    )
+    confidence: float = Field(
+        0.8, ge=0.5, lt=1, description="how surely target_precision is reached on new records"
+    )
+    group: str | None = Field(
+        None, description="rows equal in this field stay in one part; default: equal texts or questions"
+    )
+    validation: float = Field(
+        0.2, gt=0, lt=1, description="share of the labels that the threshold is chosen on"
+    )
     test: float = Field(0.2, gt=0, lt=1, description="share of the labels that only the report sees")
     seed: int = Field(0, description="of the split, the nuisance draws and an encoder's training")
-    features: Literal["embeddings", "words"] = Field("embeddings", description="words: hashed n-grams; needs scikit-learn only")
-    embedder: str = Field("minilm", description="of the embeddings: minilm, a local folder, or a name on the Hugging Face Hub")
-    encoder: str | None = Field(None, description="a transformer to fine-tune instead: a local folder or a name on the Hub")
+    features: Literal["embeddings", "words"] = Field(
+        "embeddings", description="words: hashed n-grams; needs scikit-learn only"
+    )
+    embedder: str = Field(
+        "minilm", description="of the embeddings: minilm, a local folder, or a name on the Hugging Face Hub"
+    )
+    encoder: str | None = Field(
+        None, description="a transformer to fine-tune instead: a local folder or a name on the Hub"
+    )
     epochs: int = Field(5, ge=1, description="of an encoder's training")
     learning_rate: float = Field(2e-5, gt=0, description="of an encoder's training")
     batch_size: int = Field(16, ge=1, description="of an encoder's training")
@@ -79,7 +121,9 @@ class Critic(Stage):
         if (self.target_recall is None) == (self.target_precision is None):
             raise ValueError("give either 'target_recall' or 'target_precision'")
         if self.target_precision is None and self.confidence != Critic.model_fields["confidence"].default:
-            raise ValueError("'confidence' is that of 'target_precision'; a target_recall is reached on average")
+            raise ValueError(
+                "'confidence' is that of 'target_precision'; a target_recall is reached on average"
+            )
         if self.vary and self.template is None:
             raise ValueError("'vary' redraws variables of a 'template', and there is none")
         if self.validation + self.test >= 1:
@@ -119,26 +163,38 @@ class Critic(Stage):
 
     def read(self, project: Project) -> Labels:
         """The labels by part. A record that was labelled twice counts with the later one. Raises ConfigError."""
-        path, texts, rows = project.file(self.labels), self._reader(), dict[Any, tuple[str, Renderings, bool] | None]()
+        path, texts, rows = (
+            project.file(self.labels),
+            self._reader(),
+            dict[Any, tuple[str, Renderings, bool] | None](),
+        )
         for line, row in read_rows(path):
             if isinstance(row, str):
                 raise ConfigError(row, path=path, line=line)
             if self.label not in row:
-                raise ConfigError(f"the row has no '{self.label}'{did_you_mean(self.label, row)}", path=path, line=line)
+                raise ConfigError(
+                    f"the row has no '{self.label}'{did_you_mean(self.label, row)}", path=path, line=line
+                )
             label, meta = row[self.label], row.get(META)
             same = str(meta["id"]) if isinstance(meta, dict) and "id" in meta else line
             if label is None:
                 rows[same] = None
                 continue
             if not isinstance(label, int | float):
-                raise ConfigError(f"the label {str(label)[:40]!r} is not a number: 1 or 0, or grades", path=path, line=line)
+                raise ConfigError(
+                    f"the label {str(label)[:40]!r} is not a number: 1 or 0, or grades", path=path, line=line
+                )
             try:
                 if self.group is not None and self.group not in row:
                     raise Unrenderable(f"there is no field '{self.group}'{did_you_mean(self.group, row)}")
                 rendered = texts(row)
             except Unrenderable as error:
-                raise ConfigError(f"the labelled row cannot be used: {error}", path=path, line=line) from error
-            together = digest([self.seed, self._item(row, rendered) if self.group is None else row[self.group]], 8)
+                raise ConfigError(
+                    f"the labelled row cannot be used: {error}", path=path, line=line
+                ) from error
+            together = digest(
+                [self.seed, self._item(row, rendered) if self.group is None else row[self.group]], 8
+            )
             rows[same] = self._part(int(together, 16) / 16**8), rendered, label > self.valid_above
         parts: Labels = {name: [] for name in PARTS}
         for part, rendered, valid in filter(None, rows.values()):
@@ -152,14 +208,20 @@ class Critic(Stage):
 
     def _item(self, row: Mapping[str, Any], rendered: Renderings) -> Any:
         """What stays in one part: the same text, or where the critic reads a question and an answer, the same question."""
-        read = self.fields if self.fields is not None else [name for name in Text(self.template or "").used if name in row]
+        read = (
+            self.fields
+            if self.fields is not None
+            else [name for name in Text(self.template or "").used if name in row]
+        )
         own = {name: row[name] for name in read}
         item = item_of(own)
         return rendered if item == digest(own) else item
 
     def _part(self, share: float) -> str:
         """Where a row goes by its group's hash: further labels never move it to another part."""
-        return "test" if share < self.test else "validation" if share < self.test + self.validation else "train"
+        return (
+            "test" if share < self.test else "validation" if share < self.test + self.validation else "train"
+        )
 
     def _reader(self) -> Callable[[Mapping[str, Any]], Renderings]:
         """What renders a row, once for each pass. It raises Unrenderable."""
@@ -176,8 +238,12 @@ class Critic(Stage):
         def rendered(fields: Mapping[str, Any]) -> Renderings:
             assert text
             own = digest({name: fields[name] for name in text.used if name in fields})
-            chances = [random.Random(f"{self.seed}/{own}/{i}") for i in range(self.passes if self.vary else 1)]
-            return tuple(_plain(text.render(Record("", {**fields, **drawn(self.vary, chance)}))) for chance in chances)
+            chances = [
+                random.Random(f"{self.seed}/{own}/{i}") for i in range(self.passes if self.vary else 1)
+            ]
+            return tuple(
+                _plain(text.render(Record("", {**fields, **drawn(self.vary, chance)}))) for chance in chances
+            )
 
         return rendered if text else joined
 
@@ -236,18 +302,33 @@ class Critic(Stage):
             made: Classifier
             if self.encoder:
                 made = Encoder.fit(
-                    self.encoder, train, validation, epochs=self.epochs, learning_rate=self.learning_rate,
-                    batch_size=self.batch_size, seed=self.seed, stop=stop,
-                )  # fmt: skip
+                    self.encoder,
+                    train,
+                    validation,
+                    epochs=self.epochs,
+                    learning_rate=self.learning_rate,
+                    batch_size=self.batch_size,
+                    seed=self.seed,
+                    stop=stop,
+                )
             else:
                 made = Linear.fit(features_of(self.features, self.embedder), train, validation)
-            partial = folder.with_name(f"{folder.name}.{os.getpid()}")  # others may train the same one: the first to end counts
+            partial = folder.with_name(
+                f"{folder.name}.{os.getpid()}"
+            )  # others may train the same one: the first to end counts
             partial.mkdir(parents=True, exist_ok=True)
             made.save(partial)
             scored = {
-                part: list(zip(averaged(made, [texts for texts, _ in some]), [valid for _, valid in some], strict=True))
-                for part, some in labels.items() if part != "train"
-            }  # fmt: skip
+                part: list(
+                    zip(
+                        averaged(made, [texts for texts, _ in some]),
+                        [valid for _, valid in some],
+                        strict=True,
+                    )
+                )
+                for part, some in labels.items()
+                if part != "train"
+            }
             (partial / "held-out.json").write_bytes(dumps(scored))
             shutil.rmtree(partial) if folder.exists() else partial.rename(folder)
             log.info("%s: trained on %d labels", self.name, len(train))
@@ -255,28 +336,44 @@ class Critic(Stage):
         return kept
 
     def _load(self, folder: Path) -> Classifier:
-        return Encoder.load(str(folder)) if self.encoder else Linear.load(features_of(self.features, self.embedder), folder)
+        return (
+            Encoder.load(str(folder))
+            if self.encoder
+            else Linear.load(features_of(self.features, self.embedder), folder)
+        )
 
     def _report(self, labels: Labels, scored: Mapping[str, Scored], job: Job) -> float:
         """Choose the threshold, on the validation labels, and write down what is known of it; returns it."""
         labelled = scored["validation"]
-        chosen = reach(labelled, recall=self.target_recall, precision=self.target_precision, confidence=self.confidence)
+        chosen = reach(
+            labelled, recall=self.target_recall, precision=self.target_precision, confidence=self.confidence
+        )
         if chosen is None:
             sure = {point: assured(point, len(labelled), self.confidence) for point in curve(labelled)}
             most = max(sure, key=lambda point: sure[point])
             message = f"no threshold assures a precision of {self.target_precision:.0%} on the {len(labelled)} validation labels"
             found = f"the most is {sure[most]:.0%} with a confidence of {self.confidence:.0%}, where it is {most.precision:.0%}"
             remedy = "label more, or lower target_precision or confidence"
-            raise ConfigError(f"stage '{self.name}': {message}; {found} at {most.recall:.0%} recall: {remedy}")
+            raise ConfigError(
+                f"stage '{self.name}': {message}; {found} at {most.recall:.0%} recall: {remedy}"
+            )
         told: dict[str, Any] = {
             "critic": self.name,
             "labels": self.labels,
             "model": self.encoder or ("words" if self.features == "words" else self.embedder),
-            "counts": {part: {"rows": len(some), "valid": sum(valid for _, valid in some)} for part, some in labels.items()},
-            "target": {"recall": self.target_recall} if self.target_recall else {"precision": self.target_precision},
+            "counts": {
+                part: {"rows": len(some), "valid": sum(valid for _, valid in some)}
+                for part, some in labels.items()
+            },
+            "target": {"recall": self.target_recall}
+            if self.target_recall
+            else {"precision": self.target_precision},
             "confidence": self.confidence if self.target_precision else None,
             "threshold": chosen.threshold,
-            **{part: {**realised(some, chosen.threshold), "ece": calibration_error(some)} for part, some in scored.items()},
+            **{
+                part: {**realised(some, chosen.threshold), "ece": calibration_error(some)}
+                for part, some in scored.items()
+            },
             "points": list(Point._fields),
             "curves": {part: list(map(list, curve(some))) for part, some in scored.items()},
         }
@@ -284,7 +381,10 @@ class Critic(Stage):
         log.info("%s: keeps a probability above %.4f", self.name, chosen.threshold)
         low, high = (told["test"]["intervals"]["recall"][end] for end in ("low", "high"))
         if high - low > UNSURE:
-            about, few = f"between {low:.0%} and {high:.0%}", f"{told['counts']['test']['valid']} valid test labels"
+            about, few = (
+                f"between {low:.0%} and {high:.0%}",
+                f"{told['counts']['test']['valid']} valid test labels",
+            )
             log.warning("%s: its recall lies %s, by %s: label more", self.name, about, few)
         return chosen.threshold
 

@@ -20,7 +20,9 @@ class Cross(Stage):
 
     kind = "cross"
 
-    rows: list[dict[str, Any]] | str = Field(min_length=1, description="rows of fields, or a JSONL file that holds them")
+    rows: list[dict[str, Any]] | str = Field(
+        min_length=1, description="rows of fields, or a JSONL file that holds them"
+    )
 
     def read(self, project: Project) -> list[dict[str, Any]]:
         """The rows. Raises ConfigError for a bad one."""
@@ -47,7 +49,9 @@ class Cross(Stage):
                 raise ConfigError(f"row {i} of 'rows' gives {sorted(row)}, the first one {sorted(first)}")
         for name in first:
             if name in given.fields or name == META:
-                raise ConfigError(f"'rows' give the field '{name}', which the records have; give it another name")
+                raise ConfigError(
+                    f"'rows' give the field '{name}', which the records have; give it another name"
+                )
         if len({dumps(row) for row in rows}) < len(rows):
             raise ConfigError("a row stands twice in 'rows'")
         return given.fields | first.keys()
@@ -65,7 +69,10 @@ class Cross(Stage):
 
         def each(record: Record) -> list[Record]:
             fields = ({**record.fields, **row} for row in rows)
-            return [replace(record, id=digest([record.id, self.name, all]), fields=all, parents=(record.id,)) for all in fields]
+            return [
+                replace(record, id=digest([record.id, self.name, all]), fields=all, parents=(record.id,))
+                for all in fields
+            ]
 
         async for chunk in chunks:
             yield splice(chunk, (each(record) for record in chunk if not record.dropped))

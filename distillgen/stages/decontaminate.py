@@ -33,9 +33,13 @@ class Decontaminate(Stage):
 
     kind = "decontaminate"
 
-    against: list[str] = Field([], description="evaluation sets, JSONL or text, besides what the source holds out")
+    against: list[str] = Field(
+        [], description="evaluation sets, JSONL or text, besides what the source holds out"
+    )
     n: int = Field(13, ge=SHORTEST, description="words in a row that two texts must share")
-    questions: list[list[str]] = Field([], description="fields that together are an item's question, in one list for each kind")
+    questions: list[list[str]] = Field(
+        [], description="fields that together are an item's question, in one list for each kind"
+    )
 
     def files(self, project: Project) -> dict[str, Path]:
         """The evaluation sets."""
@@ -46,7 +50,9 @@ class Decontaminate(Stage):
         for file in self.files(given.project).values():
             next(items(file), None)
         if not self.against and SPLIT not in given.fields:
-            raise ConfigError("there is nothing to look for: give 'against', a file of evaluation items, or the source held_out")
+            raise ConfigError(
+                "there is nothing to look for: give 'against', a file of evaluation items, or the source held_out"
+            )
         return given.fields
 
     def sets(self, project: Project) -> Seen:
@@ -68,7 +74,10 @@ class Decontaminate(Stage):
                 spool.add(chunk)
             seen.settle()
             for chunk in spool.chunks():
-                yield [record if record.dropped or record.held_out else self._cleared(record, seen) for record in chunk]
+                yield [
+                    record if record.dropped or record.held_out else self._cleared(record, seen)
+                    for record in chunk
+                ]
 
     def _cleared(self, record: Record, seen: Seen) -> Record:
         found = seen.find(record.fields)
@@ -92,7 +101,9 @@ class Seen:
 
     def settle(self) -> None:
         """Learn the items' n-grams, but for stretches that too many of them have."""
-        having = Counter(gram for _, own in self._items for gram in {gram for told in own for gram in self._grams(told)})
+        having = Counter(
+            gram for _, own in self._items for gram in {gram for told in own for gram in self._grams(told)}
+        )
         most = max(2, COMMON * len(self._items))
         for name, own in self._items:
             for told in own:
@@ -115,7 +126,7 @@ class Seen:
             for length, known in self._of.items():
                 for start, gram in enumerate(grams(told, length)):
                     if name := known.get(gram):
-                        return f"repeats {length} words of {name}: \"{' '.join(told[start : start + length])}\""
+                        return f'repeats {length} words of {name}: "{" ".join(told[start : start + length])}"'
         return ""
 
     def _grams(self, told: Sequence[str]) -> Iterator[int]:
@@ -125,4 +136,7 @@ class Seen:
         """An item's questions, levelled, those of which it has all the fields."""
         for names in self._kinds:
             if all(name in fields for name in names):
-                yield (*names, *(tuple(words(text_of(fields[name]))) or text_of(fields[name]) for name in names))
+                yield (
+                    *names,
+                    *(tuple(words(text_of(fields[name]))) or text_of(fields[name]) for name in names),
+                )

@@ -33,8 +33,12 @@ class Diversity(Placed):
     kind = "diversity"
 
     field: str = Field(description="the text that is measured, and embedded")
-    measures: list[Measure] = Field(["distinct_1", "distinct_2", "self_bleu"], min_length=1, description="what to measure")
-    sample: int = Field(1000, ge=2, description="texts that are measured; numbers of samples of one size compare")
+    measures: list[Measure] = Field(
+        ["distinct_1", "distinct_2", "self_bleu"], min_length=1, description="what to measure"
+    )
+    sample: int = Field(
+        1000, ge=2, description="texts that are measured; numbers of samples of one size compare"
+    )
 
     def check(self, given: Checking) -> frozenset[str]:
         """The text is there, and what embeds it where that is asked for."""

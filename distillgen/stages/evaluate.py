@@ -43,18 +43,30 @@ class Evaluate(Stage, Sampling):
 
     kind = "evaluate"
 
-    asked: list[str] = Field(min_length=1, alias="models", description="who answers: models of the pipeline, student, base")
+    asked: list[str] = Field(
+        min_length=1, alias="models", description="who answers: models of the pipeline, student, base"
+    )
     data: str | None = Field(None, description="a JSONL file of items; default: what the source holds out")
     prompt: str | None = Field(None, description="a file in prompts/ with the question, without its ending")
     template: str | None = Field(None, description="the question in place, instead of a file")
-    params: dict[str, Any] = Field(default_factory=dict, alias="with", description="values for the question, for all items alike")
-    by: str | None = Field(None, description="the item's field by whose values figures are also told apart, such as a domain")
-    gold: str | None = Field(None, description="the item's field with the right answer, or a list of right ones")
+    params: dict[str, Any] = Field(
+        default_factory=dict, alias="with", description="values for the question, for all items alike"
+    )
+    by: str | None = Field(
+        None, description="the item's field by whose values figures are also told apart, such as a domain"
+    )
+    gold: str | None = Field(
+        None, description="the item's field with the right answer, or a list of right ones"
+    )
     output: str = Field("answer", description="the field in which a metric finds a model's answer")
     n: int = Field(1, ge=1, description="samples of each answer; from 2 on, also pass@k")
-    vote: Kind | None = Field(None, description="also majority@k, over answers of this kind: number, choice, boxed or text")
+    vote: Kind | None = Field(
+        None, description="also majority@k, over answers of this kind: number, choice, boxed or text"
+    )
     metrics: Entries = Field([], description="filters by name, each with its options")
-    options: str | None = Field(None, description="the item's field with a question's options, the likeliest of which is chosen")
+    options: str | None = Field(
+        None, description="the item's field with a question's options, the likeliest of which is chosen"
+    )
     perplexity: bool = Field(False, description="also how likely each model holds the right answer")
 
     @model_validator(mode="after")
@@ -90,7 +102,9 @@ class Evaluate(Stage, Sampling):
         files = {self.data: project.file(self.data)} if self.data else {}
         if self.prompt:
             files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
-        return files | dict(chain.from_iterable(self.metric(entry).files(project).items() for entry in self.metrics))
+        return files | dict(
+            chain.from_iterable(self.metric(entry).files(project).items() for entry in self.metrics)
+        )
 
     def models(self, project: Project) -> list[str]:
         """Who is asked, and who judges."""
@@ -135,7 +149,9 @@ class Evaluate(Stage, Sampling):
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
             fields = {**record.fields, **self.params}
             size = size_of(prompt.render(record.fields, prompt.typical(fields), self.params))
-            most = [self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked]
+            most = [
+                self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked
+            ]
             asked = zip(self.asked if self.metrics else (), most, strict=False)
             return [(name, size, tokens and tokens * self.n) for name, tokens in asked]
 
@@ -148,7 +164,9 @@ class Evaluate(Stage, Sampling):
         for line, row in read_rows(path):
             if isinstance(row, str):
                 raise ConfigError(f"evaluate: {row}", path=path, line=line)
-            yield Record.read({name: value for name, value in row.items() if name != META}, f"{self.data}:{line}")
+            yield Record.read(
+                {name: value for name, value in row.items() if name != META}, f"{self.data}:{line}"
+            )
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Let all records through, then ask: what trains a student is an earlier stage."""
@@ -158,9 +176,13 @@ class Evaluate(Stage, Sampling):
                 items += [r for r in chunk if not r.dropped and (r.held_out or SPLIT not in r.fields)]
             yield chunk
         if not items:
-            raise ConfigError(f"stage '{self.name}': no record is left to ask about: give 'data', or a larger held_out")
+            raise ConfigError(
+                f"stage '{self.name}': no record is left to ask about: give 'data', or a larger held_out"
+            )
         if self.gold:
-            items = [replace(item, fields={**item.fields, GOLD: item.fields.get(self.gold)}) for item in items]
+            items = [
+                replace(item, fields={**item.fields, GOLD: item.fields.get(self.gold)}) for item in items
+            ]
         await self._evaluate(items, job)
 
     async def _evaluate(self, items: Sequence[Record], job: Job) -> None:
@@ -173,10 +195,16 @@ class Evaluate(Stage, Sampling):
                 log.warning("%s: the item %s is left out: %s", self.name, item.source, why)
         items = [item for item, why in zip(items, reasons, strict=True) if not why]
         if not items:
-            raise ConfigError(f"stage '{self.name}': no item can be asked about: {left_out.most_common(1)[0][0]}")
+            raise ConfigError(
+                f"stage '{self.name}': no item can be asked about: {left_out.most_common(1)[0][0]}"
+            )
         said: dict[str, list[Completion]] = {}
         for name in self.asked:  # one after the other: two models rarely fit into one memory
-            answers = await asking.all(name, [(item, None) for item in items], samples=self.n) if self.metrics else []
+            answers = (
+                await asking.all(name, [(item, None) for item in items], samples=self.n)
+                if self.metrics
+                else []
+            )
             said[name] = [*chain.from_iterable(answers)]
         found = []
         for name, completions in said.items():
@@ -198,12 +226,20 @@ class Evaluate(Stage, Sampling):
             if self.options:
                 answered.choices = await asking.choices(name, items, self.options)
         told = {
-            "items": len(items), "left_out": dict(left_out), "of": self.data or "the source", "samples": self.n,
+            "items": len(items),
+            "left_out": dict(left_out),
+            "of": self.data or "the source",
+            "samples": self.n,
             "models": {each.name: each.told(self.vote) for each in found},
-            "by": self.by, "groups": {each.name: each.told_by_group() for each in found} if self.by else {},
-            "comparisons": [difference for one, other in combinations(found, 2) for difference in compared(one, other)],
-        }  # fmt: skip
-        job.measured[self.name] = {f"{each.name}.{name}": value for each in found for name, value in each.figures()}
+            "by": self.by,
+            "groups": {each.name: each.told_by_group() for each in found} if self.by else {},
+            "comparisons": [
+                difference for one, other in combinations(found, 2) for difference in compared(one, other)
+            ],
+        }
+        job.measured[self.name] = {
+            f"{each.name}.{name}": value for each in found for name, value in each.figures()
+        }
         if left_out:
             job.measured[self.name]["items left out"] = left_out.total()
         lines = [dumps(row, sort_keys=False) + b"\n" for answered in found for row in answered.rows()]
@@ -255,7 +291,10 @@ class _Asking:
         again = (lambda completion: completion.status == "failed") if job.retry_failed else None
         found: list[Sequence[Completion]] = []
         for start in range(0, len(asked), CHUNK):
-            some = [(self._request(teacher, item, target), samples) for item, target in asked[start : start + CHUNK]]
+            some = [
+                (self._request(teacher, item, target), samples)
+                for item, target in asked[start : start + CHUNK]
+            ]
             begun = teacher.begin(some, stage=self._stage.name, again=again)
             found += [each if isinstance(each, list) else await each for each in begun]
         return found
@@ -264,7 +303,11 @@ class _Asking:
         """Why the item cannot be asked about; nothing where it can."""
         stage, prompt = self._stage, self._prompt
         if stage.gold and item.fields.get(GOLD) is None:
-            return f"'{stage.gold}' is null" if stage.gold in item.fields else f"there is no field '{stage.gold}' in the row"
+            return (
+                f"'{stage.gold}' is null"
+                if stage.gold in item.fields
+                else f"there is no field '{stage.gold}' in the row"
+            )
         try:
             prompt.render(item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params)
         except Unrenderable as error:
@@ -273,7 +316,9 @@ class _Asking:
 
     def _request(self, teacher: Teacher, item: Record, target: str | None) -> Request:
         prompt, stage = self._prompt, self._stage
-        messages = prompt.render(item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params)
+        messages = prompt.render(
+            item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params
+        )
         sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
         return Request(teacher.model, sampling=sampling, target=target, **teacher.asked(messages))
 
@@ -283,11 +328,15 @@ class _Asking:
         tokens = [[token[1] for token in each.logprobs if token[1] is not None] for (each,) in answers]
         return [(sum(values), len(values)) if values else None for values in tokens]
 
-    async def choices(self, model: str, items: Sequence[Record], field: str) -> list[tuple[float, bool] | None]:
+    async def choices(
+        self, model: str, items: Sequence[Record], field: str
+    ) -> list[tuple[float, bool] | None]:
         """For each question with options the probability of the likeliest among them, and whether it is the right one."""
         given = [options_of(item.fields.get(field)) for item in items]
         flat = [(item, text) for item, options in zip(items, given, strict=True) for text in options.values()]
-        sums = (likelihood("it", each).get("it.logprob", -math.inf) for (each,) in await self.all(model, flat))
+        sums = (
+            likelihood("it", each).get("it.logprob", -math.inf) for (each,) in await self.all(model, flat)
+        )
         found = list[tuple[float, bool] | None]()
         for item, options in zip(items, given, strict=True):
             values = {letter: next(sums) for letter in options}

@@ -41,7 +41,16 @@ from distillgen.inference.teacher import Request, Spec
 from distillgen.located_yaml import NAME, Places, validate
 from distillgen.project import Project, code_sha256, imported, user_error
 from distillgen.prompting.output_form import Unparsable
-from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, Unrenderable, digest
+from distillgen.record import (
+    FieldName,
+    FileName,
+    ModelName,
+    PromptName,
+    Record,
+    ScriptName,
+    Unrenderable,
+    digest,
+)
 
 PIECE = 32  # records that a costly measure is handed at once: what a stop waits for
 SAVE_EVERY_S = 0.5  # how much measuring a kill loses, besides a piece
@@ -80,7 +89,9 @@ class Filter:
 
     def __post_init__(self) -> None:
         if self.together and (self.asks or self.whole_set):
-            raise ValueError("a filter that measures records together neither asks about each of them nor sees the whole set")
+            raise ValueError(
+                "a filter that measures records together neither asks about each of them nor sees the whole set"
+            )
 
 
 def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
@@ -117,12 +128,16 @@ def _entries(value: Any) -> Any:
         if label != name and not NAME.fullmatch(label):
             raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
         if label in [entry.label for entry in entries]:
-            raise ValueError(f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}")
+            raise ValueError(
+                f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}"
+            )
         entries.append(Entry(filter=name, label=label, options=options))
     return entries
 
 
-Entries: TypeAlias = Annotated[list[Entry], BeforeValidator(_entries, json_schema_input_type=list[str | dict[str, Any]])]
+Entries: TypeAlias = Annotated[
+    list[Entry], BeforeValidator(_entries, json_schema_input_type=list[str | dict[str, Any]])
+]
 """Filters as a pipeline lists them."""
 
 
@@ -134,8 +149,9 @@ class FilterStage(Stage):
 
     filters: Entries = Field(min_length=1, description="filters by name, each with its options")
     mark: str | None = Field(
-        None, description="a field that says whether a record passes, and <field>_why that says why not; then none is dropped"
-    )  # fmt: skip
+        None,
+        description="a field that says whether a record passes, and <field>_why that says why not; then none is dropped",
+    )
 
     def build(self, project: Project) -> list[tuple[Entry, Filter]]:
         """The filters as written and made. Raises ConfigError for unknown names and options."""
@@ -156,7 +172,10 @@ class FilterStage(Stage):
             file = project.find("filters", entry.filter, ".py")
             if not isinstance(made, Filter):
                 given = type(made).__name__
-                raise ConfigError(f"'{entry.filter}' gives {given}, not a Filter: return Filter(measure=…, decide=…)", path=file)
+                raise ConfigError(
+                    f"'{entry.filter}' gives {given}, not a Filter: return Filter(measure=…, decide=…)",
+                    path=file,
+                )
             if made.depends_on is not None:
                 made = replace(made, depends_on={**made.depends_on, "code": code_sha256(file)})
             built.append((entry, made))
@@ -190,7 +209,11 @@ class FilterStage(Stage):
         hints, defaults = _hints(factory), inspect.signature(factory).parameters
         options = [name for name, hint in hints.items() if name != "return" and _mentions(hint, kind)]
         values = [(option, entry.options.get(option, defaults[option].default)) for option in options]
-        return [(option, name) for option, given in values for name in ([given] if isinstance(given, str) else given or ())]
+        return [
+            (option, name)
+            for option, given in values
+            for name in ([given] if isinstance(given, str) else given or ())
+        ]
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """What the filters ask at most, were no record dropped before them."""
@@ -198,14 +221,18 @@ class FilterStage(Stage):
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
             requests = [request for judge in judges for request in judge.requests(record, given.models)]
-            most = [_sent(request, given.models[request.model]).sampling.get("max_tokens") for request in requests]
+            most = [
+                _sent(request, given.models[request.model]).sampling.get("max_tokens") for request in requests
+            ]
             return [(r.model, size_of(r.messages), tokens) for r, tokens in zip(requests, most, strict=True)]
 
         return bounds(before, samples, given, asks)
 
     def files(self, project: Project) -> dict[str, Path]:
         """The filters' files, what they import of the project, and the prompts and files that their options name."""
-        files = {f"filters/{entry.filter}": project.find("filters", entry.filter, ".py") for entry in self.filters}
+        files = {
+            f"filters/{entry.filter}": project.find("filters", entry.filter, ".py") for entry in self.filters
+        }
         for entry in self.filters:
             for _, name in self._named(entry, project, PromptName):
                 files[f"prompts/{name}"] = project.find("prompts", name, ".md")
@@ -221,10 +248,16 @@ class FilterStage(Stage):
         """
         chunks = self._unjudged(chunks)
         for entry, each in self.build(job.project):
-            costs = job.costs.setdefault(self.name, {}).setdefault(entry.label, {"rows": 0, "measured": 0, "seconds": 0.0})
+            costs = job.costs.setdefault(self.name, {}).setdefault(
+                entry.label, {"rows": 0, "measured": 0, "seconds": 0.0}
+            )
             judge = Judge(self.name, entry, each, costs)
-            chunks = self._having(chunks, entry, [name for _, name in self._named(entry, job.project, FieldName)])
-            if each.depends_on is not None and not each.asks:  # what arrives while it measures is measured together
+            chunks = self._having(
+                chunks, entry, [name for _, name in self._named(entry, job.project, FieldName)]
+            )
+            if (
+                each.depends_on is not None and not each.asks
+            ):  # what arrives while it measures is measured together
                 chunks = in_order(chunks, lambda chunk: [chunk], window=lambda: CHUNK)
             chunks = whole_groups(chunks, judge.together) if each.together else chunks
             chunks = (self._asked if each.asks else self._judged)(chunks, judge, job)
@@ -235,14 +268,17 @@ class FilterStage(Stage):
         """The same records; those that lack a field which the filter reads are dropped: no measure sees them."""
 
         def missing(record: Record) -> str | None:
-            return None if record.dropped else next((name for name in names if name not in record.fields), None)
+            return (
+                None if record.dropped else next((name for name in names if name not in record.fields), None)
+            )
 
         async for chunk in chunks:
             yield [
-                record if (name := missing(record)) is None
+                record
+                if (name := missing(record)) is None
                 else record.drop(self.name, entry.label, f"there is no field '{name}' in the row")
                 for record in chunk
-            ]  # fmt: skip
+            ]
 
     async def _unjudged(self, chunks: Chunks) -> Chunks:
         """The same records; live ones without scores that another run, or an earlier round, gave them under the labels of these
@@ -251,10 +287,14 @@ class FilterStage(Stage):
         labels = self.score_labels().keys()
         async for chunk in chunks:
             yield [
-                record if record.dropped or labels.isdisjoint(map(_label, record.scores))
-                else replace(record, scores={name: n for name, n in record.scores.items() if _label(name) not in labels})
+                record
+                if record.dropped or labels.isdisjoint(map(_label, record.scores))
+                else replace(
+                    record,
+                    scores={name: n for name, n in record.scores.items() if _label(name) not in labels},
+                )
                 for record in chunk
-            ]  # fmt: skip
+            ]
 
     async def _noted(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
         """Note what the filter's numbers show together, once all have passed."""
@@ -266,7 +306,9 @@ class FilterStage(Stage):
         entry, each, costs = judge.entry, judge.filter, judge.costs
         asked = {name: job.teachers[name] for _, name in self._named(entry, job.project, ModelName)}
         teachers = [*asked.values()]
-        models = [[t.identity, t.model, t.spec.given(), "json_schema" in t.spec.capabilities] for t in teachers]
+        models = [
+            [t.identity, t.model, t.spec.given(), "json_schema" in t.spec.capabilities] for t in teachers
+        ]
         new: dict[bytes, Number] = {}
 
         def settled(chunk: Chunk) -> list[Record | None]:
@@ -280,7 +322,10 @@ class FilterStage(Stage):
 
         def questions(record: Record) -> list[Question]:
             requests = judge.requests(record, asked)
-            return [(asked[r.model], _sent(r, asked[r.model].spec, asked[r.model].model), 1, None) for r in requests]
+            return [
+                (asked[r.model], _sent(r, asked[r.model].spec, asked[r.model].model), 1, None)
+                for r in requests
+            ]
 
         def answered(record: Record, answers: Answers) -> Chunk:
             completions = [given for _, given in answers]
@@ -301,8 +346,15 @@ class FilterStage(Stage):
             return [judge(record, number)]
 
         judged = ask_each(
-            chunks, teachers, job, self.name, asker=entry.label, questions=questions, answered=answered, settled=settled
-        )  # fmt: skip
+            chunks,
+            teachers,
+            job,
+            self.name,
+            asker=entry.label,
+            questions=questions,
+            answered=answered,
+            settled=settled,
+        )
         async with aclosing(judged):
             async for chunk in judged:
                 yield chunk
@@ -316,8 +368,12 @@ class FilterStage(Stage):
         each = judge.filter
 
         async def work(chunk: Chunk) -> Chunk:
-            groups = (list(group) for _, group in groupby(chunk, judge.together)) if each.together else [chunk]
-            live = [alive for group in groups if (alive := [record for record in group if not record.dropped])]
+            groups = (
+                (list(group) for _, group in groupby(chunk, judge.together)) if each.together else [chunk]
+            )
+            live = [
+                alive for group in groups if (alive := [record for record in group if not record.dropped])
+            ]
             numbers = zip(chain(*live), await measured(judge, live, job.ledger), strict=True)
             return splice(chunk, ([judge(record, number)] for record, number in numbers))
 
@@ -345,7 +401,9 @@ class Judge:
     def __call__(self, record: Record, number: Number) -> Record:
         """The record with its scores, dropped where `decide` gives a reason."""
         label, named = self.entry.label, number if isinstance(number, Mapping) else {"": number}
-        record = record.scored({f"{label}.{name}" if name else label: float(value) for name, value in named.items()})
+        record = record.scored(
+            {f"{label}.{name}" if name else label: float(value) for name, value in named.items()}
+        )
         if self.filter.over_run:
             self.numbers[tuple(named.items())] += 1
         try:
@@ -401,7 +459,9 @@ class Judge:
 def _sent(request: Request, spec: Spec, model: str = "") -> Request:
     """A filter's request as the model of that name gets it, whose own sampling wins over the prompt's."""
     schema = request.schema if "json_schema" in spec.capabilities else None
-    return replace(request, model=model or spec.model, schema=schema, sampling={**request.sampling, **spec.given()})
+    return replace(
+        request, model=model or spec.model, schema=schema, sampling={**request.sampling, **spec.given()}
+    )
 
 
 def _mentions(hint: Any, kind: Any) -> bool:
@@ -489,8 +549,13 @@ def _numbers(given: Any, count: int, label: str) -> list[Number]:
     except TypeError as error:
         raise ConfigError(f"filter '{label}': measure gives a list of numbers, not {given!r}") from error
     if len(numbers) != count:
-        raise ConfigError(f"filter '{label}' measured {len(numbers)} of {count} records; it owes a number for each")
-    return [{k: _finite(v, label) for k, v in n.items()} if isinstance(n, Mapping) else _finite(n, label) for n in numbers]
+        raise ConfigError(
+            f"filter '{label}' measured {len(numbers)} of {count} records; it owes a number for each"
+        )
+    return [
+        {k: _finite(v, label) for k, v in n.items()} if isinstance(n, Mapping) else _finite(n, label)
+        for n in numbers
+    ]
 
 
 def _finite(value: Any, label: str) -> float:
@@ -516,11 +581,15 @@ def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
             continue
         if parameter.kind is not parameter.KEYWORD_ONLY:
             file = inspect.getsourcefile(factory)
-            raise ConfigError(f"'{name}' must be keyword-only: def {factory.__name__}(*, {name}: …)", path=file)
+            raise ConfigError(
+                f"'{name}' must be keyword-only: def {factory.__name__}(*, {name}: …)", path=file
+            )
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), Field(default, description=descriptions.get(name)))
     if unknown := [name for name in descriptions if name not in fields]:
-        message = f"the docstring describes '{unknown[0]}', which is no option{did_you_mean(unknown[0], fields)}"
+        message = (
+            f"the docstring describes '{unknown[0]}', which is no option{did_you_mean(unknown[0], fields)}"
+        )
         raise ConfigError(message, path=inspect.getsourcefile(factory))
     forbid = ConfigDict(extra="forbid", frozen=True)
     return create_model(factory.__name__, __config__=forbid, __doc__=about, **fields)
@@ -533,4 +602,6 @@ def _hints(factory: Callable[..., Filter]) -> dict[str, Any]:
     except NameError as error:
         remedy = "import it outside of 'if TYPE_CHECKING'"
         path, line = inspect.getsourcefile(factory), factory.__code__.co_firstlineno
-        raise ConfigError(f"the types of its options cannot be read: {error}; {remedy}", path=path, line=line) from error
+        raise ConfigError(
+            f"the types of its options cannot be read: {error}; {remedy}", path=path, line=line
+        ) from error

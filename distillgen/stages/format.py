@@ -24,11 +24,12 @@ class Format(Stage):
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
     messages: list[dict[str, str]] | dict[str, list[dict[str, str]]] | None = Field(
-        None, description="chat turns, [{user: …}, {assistant: …}], into messages; or such lists by the field that each goes to"
+        None,
+        description="chat turns, [{user: …}, {assistant: …}], into messages; or such lists by the field that each goes to",
     )
     shape: str | dict[str, dict[str, str]] | None = Field(
         None, description="a shape by name (alpaca, sharegpt, …), or {name: {part: field or template}}"
-    )  # fmt: skip
+    )
     keep: list[str] | None = Field(None, description="fields to keep, besides those made here; default: all")
 
     @model_validator(mode="after")
@@ -45,7 +46,13 @@ class Format(Stage):
     @property
     def dialogues(self) -> dict[str, list[dict[str, str]]]:
         """Chat turns by their field."""
-        return self.messages if isinstance(self.messages, dict) else {"messages": self.messages} if self.messages else {}
+        return (
+            self.messages
+            if isinstance(self.messages, dict)
+            else {"messages": self.messages}
+            if self.messages
+            else {}
+        )
 
     def texts(self) -> list[tuple[str, Text]]:
         """(field or role, template) in order, those of `fields` first."""
@@ -55,7 +62,9 @@ class Format(Stage):
             try:
                 made.append((name, Text(source)))
             except ConfigError as error:
-                raise ConfigError(f"the template of '{name}': {error.message.removeprefix('template: ')}") from error
+                raise ConfigError(
+                    f"the template of '{name}': {error.message.removeprefix('template: ')}"
+                ) from error
         return made
 
     def turns(self, project: Project) -> dict[str, list[list[dict[str, Any]]]]:
@@ -67,7 +76,9 @@ class Format(Stage):
 
     def shaper(self, fields: Collection[str]) -> Shaper:
         """What makes rows of `shape` from records with `fields`."""
-        name, parts = next(iter(self.shape.items())) if isinstance(self.shape, dict) else (self.shape or "", {})
+        name, parts = (
+            next(iter(self.shape.items())) if isinstance(self.shape, dict) else (self.shape or "", {})
+        )
         return shaper(name, parts, fields)
 
     def check(self, given: Checking) -> frozenset[str]:
@@ -97,7 +108,9 @@ class Format(Stage):
                     made |= of(frozenset(record.fields)).row(record.fields)
             except (Unrenderable, ConfigError) as error:
                 raise Unrenderable(str(error)) from error
-            kept = {name: value for name, value in record.fields.items() if self.keep is None or name in self.keep}
+            kept = {
+                name: value for name, value in record.fields.items() if self.keep is None or name in self.keep
+            }
             return replace(record, fields={**kept, **made})
 
         return shaped

@@ -38,7 +38,10 @@ from distillgen.prompting.prompt import Draw, Prompt, Sampling
 from distillgen.record import IDENTICAL, META, Record
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
-FAILURES = (*_STATUS.values(), "malformed")  # the names under which an answer that could not be used is dropped
+FAILURES = (
+    *_STATUS.values(),
+    "malformed",
+)  # the names under which an answer that could not be used is dropped
 
 
 class Generate(Stage, Sampling):
@@ -51,15 +54,26 @@ class Generate(Stage, Sampling):
     template: str | None = Field(None, description="a prompt in place, instead of a file")
     output: str | None = Field(None, description="the field that receives the text; default: response")
     n: int = Field(1, ge=1, description="samples of each request")
-    draws: int = Field(1, ge=1, description="requests a record, each with its examples and nuisance variables redrawn")
-    params: dict[str, Any] = Field(default_factory=dict, alias="with", description="values for the prompt, for all records alike")
-    reasoning: str | None = Field(None, description="a field that receives the teacher's reasoning text, if it gives any")
-    tools: list[dict[str, Any]] | None = Field(None, description="tools it may call; its calls go to the field tool_calls")
+    draws: int = Field(
+        1, ge=1, description="requests a record, each with its examples and nuisance variables redrawn"
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict, alias="with", description="values for the prompt, for all records alike"
+    )
+    reasoning: str | None = Field(
+        None, description="a field that receives the teacher's reasoning text, if it gives any"
+    )
+    tools: list[dict[str, Any]] | None = Field(
+        None, description="tools it may call; its calls go to the field tool_calls"
+    )
     grammar: str | None = Field(None, description="a GBNF grammar that the answer must follow")
-    take_cut_off: bool = Field(False, description="take an answer that was cut off at max_tokens as far as it goes")
+    take_cut_off: bool = Field(
+        False, description="take an answer that was cut off at max_tokens as far as it goes"
+    )
     mark: str | None = Field(
-        None, description="a field that says whether an answer could be used, and <field>_why that says why not; none is dropped"
-    )  # fmt: skip
+        None,
+        description="a field that says whether an answer could be used, and <field>_why that says why not; none is dropped",
+    )
     max_items: int = Field(50, ge=1, description="most records from one answer of a list form")
 
     @model_validator(mode="after")
@@ -94,16 +108,29 @@ class Generate(Stage, Sampling):
         what = f"prompt '{self.prompt}'" if self.prompt else "'template'"
         for name in sorted(self.params):
             if name not in prompt.inputs:
-                raise ConfigError(f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}")
+                raise ConfigError(
+                    f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}"
+                )
         for name in sorted(prompt.needed - self.params.keys()):
-            given.need(name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what)
+            given.need(
+                name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what
+            )
         for name in prompt.front.few_shot.match:
             given.need(name, f"few_shot.match of {what}")
         if self.output and prompt.form.kind in NAMED:
-            raise ConfigError(f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields")
-        wants = {"logprobs": self.sampling(spec, prompt).get("logprobs"), "tools": self.tools, "grammar": self.grammar}
+            raise ConfigError(
+                f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields"
+            )
+        wants = {
+            "logprobs": self.sampling(spec, prompt).get("logprobs"),
+            "tools": self.tools,
+            "grammar": self.grammar,
+        }
         given.able(self.model, *(capability for capability, wanted in wants.items() if wanted is not None))
-        added = [*prompt.form.fields(self.output), *filter(None, [self.reasoning, "tool_calls" if self.tools else None])]
+        added = [
+            *prompt.form.fields(self.output),
+            *filter(None, [self.reasoning, "tool_calls" if self.tools else None]),
+        ]
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; name the output otherwise")
         return given.fields | set(added) | marks(self.mark)
@@ -136,7 +163,13 @@ class Generate(Stage, Sampling):
         teacher = job.teachers[self.model]
         asking = _Asking(self, self.load_prompt(job.project), teacher, job.seed)
         answered = ask_each(
-            chunks, [teacher], job, self.name, questions=asking.questions, answered=asking.children, unusable=asking.unusable
+            chunks,
+            [teacher],
+            job,
+            self.name,
+            questions=asking.questions,
+            answered=asking.children,
+            unusable=asking.unusable,
         )
         counted = self._counted(answered, asking, job)
         return marked(counted, self.name, self.mark, FAILURES) if self.mark else counted
@@ -169,7 +202,10 @@ class _Asking:
 
     @cached_property
     def made(self) -> dict[str, Any]:
-        return {"stage": self.stage.name, "prompt": f"{self.stage.prompt or 'template'}@{self.prompt.sha256[:12]}"}
+        return {
+            "stage": self.stage.name,
+            "prompt": f"{self.stage.prompt or 'template'}@{self.prompt.sha256[:12]}",
+        }
 
     def questions(self, record: Record) -> list[Question]:
         seeds = (f"{self.seed}/{self.stage.name}/{record.id}/{i}" for i in range(self.stage.draws))
@@ -177,15 +213,21 @@ class _Asking:
         requests = [self.request(record, draw) for draw in draws]
         if self.sampling.get("temperature") != 0:
             self.drawn.extend(hash(request.json) for request in requests)
-        return [(self.teacher, request, self.stage.n, draw) for request, draw in zip(requests, draws, strict=True)]
+        return [
+            (self.teacher, request, self.stage.n, draw) for request, draw in zip(requests, draws, strict=True)
+        ]
 
     def request(self, record: Record, draw: Draw) -> Request:
         stage, prompt = self.stage, self.prompt
         messages = prompt.render(record.fields, draw, stage.params)
         return Request(
-            model=self.teacher.model, sampling=self.sampling, grammar=stage.grammar, tools=stage.tools,
-            schema=self.schema, **self.teacher.asked(messages),
-        )  # fmt: skip
+            model=self.teacher.model,
+            sampling=self.sampling,
+            grammar=stage.grammar,
+            tools=stage.tools,
+            schema=self.schema,
+            **self.teacher.asked(messages),
+        )
 
     def unusable(self, completion: Completion) -> bool:
         """Whether --retry-failed asks a stored answer once more: failed, cut off, refused or malformed."""
@@ -224,7 +266,12 @@ class _Asking:
         children: Chunk = []
         for draw, completions in answers:
             for sample, completion in enumerate(completions):
-                how = {"model": name_of(completion.model), "key": completion.key.hex(), "sample": sample, "draw": draw.text()}
+                how = {
+                    "model": name_of(completion.model),
+                    "key": completion.key.hex(),
+                    "sample": sample,
+                    "draw": draw.text(),
+                }
                 if completion.left_out:
                     how["left_out"] = list(completion.left_out)
                 children += self.rows(record, completion, self.made | how, len(children))
@@ -246,13 +293,17 @@ class _Asking:
             status = _STATUS.get(completion.status, "malformed")
             return [record.derive(raw, made, ordinal).drop(stage.name, status, str(error))]
         children = [
-            record.derive(raw, made, ordinal + i).drop(stage.name, "item", str(row)) if isinstance(row, Unparsable)
+            record.derive(raw, made, ordinal + i).drop(stage.name, "item", str(row))
+            if isinstance(row, Unparsable)
             else record.derive({**row, **extra}, made, ordinal + i)
             for i, row in enumerate(rows)
-        ]  # fmt: skip
+        ]
         if completion.logprobs:
             scores = likelihood(stage.name, completion) | certainty(stage.name, completion)
             children = [child.scored(scores) for child in children]
         most = stage.max_items
-        over = [c.drop(stage.name, "max_items", f"one of {len(rows)} items, {most} are taken") for c in children[most:]]
+        over = [
+            c.drop(stage.name, "max_items", f"one of {len(rows)} items, {most} are taken")
+            for c in children[most:]
+        ]
         return children[:most] + over

@@ -57,14 +57,24 @@ class Graph(Stage):
     head: str = Field("head", description="the field that names where an edge begins")
     relation: str = Field("relation", description="the field that says what the edge means")
     tail: str = Field("tail", description="the field that names where it ends")
-    min_cosine: float | None = Field(0.9, gt=0, le=1, description="from which cosine on two names are one node; null: never")
-    embedder: str = Field("minilm", description="minilm, a local folder, a name on the Hub; words: of the same content words")
-    proximity: bool = Field(False, description=f"join nodes that stand together in more than one text, too: '{NEAR}'")
-    text: str | None = Field(None, description="the field that tells texts apart, for proximity; default: the record's source")
+    min_cosine: float | None = Field(
+        0.9, gt=0, le=1, description="from which cosine on two names are one node; null: never"
+    )
+    embedder: str = Field(
+        "minilm", description="minilm, a local folder, a name on the Hub; words: of the same content words"
+    )
+    proximity: bool = Field(
+        False, description=f"join nodes that stand together in more than one text, too: '{NEAR}'"
+    )
+    text: str | None = Field(
+        None, description="the field that tells texts apart, for proximity; default: the record's source"
+    )
     communities: Literal["louvain", "girvan_newman"] = Field(
         "louvain", description="girvan_newman takes 2 s for 200 edges, 11 s for 400"
     )
-    component: Literal["all", "giant"] = Field("all", description="giant: only the largest connected part is kept")
+    component: Literal["all", "giant"] = Field(
+        "all", description="giant: only the largest connected part is kept"
+    )
 
     @property
     def file(self) -> str:
@@ -107,12 +117,22 @@ class Graph(Stage):
             for chunk in spool.chunks():
                 yield [record if record.dropped else settled(record) for record in chunk]
             near = (ends for *ends, edge in graph.edges(data=True) if not edge["triples"])
-            while records := [self._kept(Record(digest([self.name, ends]), {}), ends, graph) for ends in islice(near, CHUNK)]:
+            while records := [
+                self._kept(Record(digest([self.name, ends]), {}), ends, graph) for ends in islice(near, CHUNK)
+            ]:
                 yield records
 
     def _triple(self, record: Record) -> Triple:
-        head, relation, tail = (_line(record.fields.get(name)) for name in (self.head, self.relation, self.tail))
-        return Triple(record.id, head, relation, tail, text_of(record.fields.get(self.text)) if self.text else record.source)
+        head, relation, tail = (
+            _line(record.fields.get(name)) for name in (self.head, self.relation, self.tail)
+        )
+        return Triple(
+            record.id,
+            head,
+            relation,
+            tail,
+            text_of(record.fields.get(self.text)) if self.text else record.source,
+        )
 
     async def _nodes(self, triples: Sequence[Triple], job: Job) -> dict[str, str]:
         """The node that each spelling of a name stands for; none for one that names nothing."""
@@ -131,10 +151,16 @@ class Graph(Stage):
         elif self.min_cosine is not None and names:
             vectors = await embedded(names, self.embedder, job.ledger)
             near = (await asyncio.to_thread(leaders, vectors, self.min_cosine))[0].tolist()
-            leader = [to if _figures(names[to]) == _figures(names[own]) else own for own, to in enumerate(near)]
-        return {spelling: names[to] for to, some in zip(leader, named.values(), strict=True) for spelling in some}
+            leader = [
+                to if _figures(names[to]) == _figures(names[own]) else own for own, to in enumerate(near)
+            ]
+        return {
+            spelling: names[to] for to, some in zip(leader, named.values(), strict=True) for spelling in some
+        }
 
-    def _made(self, triples: Sequence[Triple], nodes: Mapping[str, str], job: Job) -> tuple[nx.DiGraph, Dropped]:
+    def _made(
+        self, triples: Sequence[Triple], nodes: Mapping[str, str], job: Job
+    ) -> tuple[nx.DiGraph, Dropped]:
         """The graph, written down, and why triples are dropped."""
         import networkx as nx
 
@@ -171,7 +197,9 @@ class Graph(Stage):
     def _near(self, graph: nx.DiGraph, texts: Mapping[str, set[str]]) -> dict[str, float]:
         """Join pairs that no triple joins and more than one text names; tells how many one text alone names."""
         pairs = Counter(pair for nodes in texts.values() for pair in combinations(sorted(nodes), 2))
-        new = {pair: n for pair, n in pairs.items() if not (graph.has_edge(*pair) or graph.has_edge(*pair[::-1]))}
+        new = {
+            pair: n for pair, n in pairs.items() if not (graph.has_edge(*pair) or graph.has_edge(*pair[::-1]))
+        }
         graph.add_edges_from((*pair, {"triples": [], "count": n}) for pair, n in new.items() if n > 1)
         return {"pairs near each other in one text only": sum(n == 1 for n in new.values())}
 
@@ -186,20 +214,30 @@ class Graph(Stage):
             names[node].add(spelling)
         for number, part in enumerate(parts):
             for node in part:
-                told = {"community": number, "degree": plain.degree[node], "names": "; ".join(sorted(names[node]))}
+                told = {
+                    "community": number,
+                    "degree": plain.degree[node],
+                    "names": "; ".join(sorted(names[node])),
+                }
                 graph.nodes[node].update(told, **dict(zip("xy", places.get(node, ()), strict=False)))
         return {
-            "nodes": len(graph), "spellings": sum(len(names[node]) for node in graph), "communities": len(parts),
+            "nodes": len(graph),
+            "spellings": sum(len(names[node]) for node in graph),
+            "communities": len(parts),
             "modularity": float(nx.community.modularity(plain, parts)) if plain.edges else 0.0,
             "share of nodes in the largest part": len(largest(plain)) / (len(plain) or 1),
-        }  # fmt: skip
+        }
 
     def _write(self, graph: nx.DiGraph, directory: Path) -> None:
         import networkx as nx
 
         told = nx.DiGraph()
-        told.add_nodes_from(sorted(graph.nodes(data=True), key=lambda n: (n[1]["community"], -n[1]["degree"], n[0])))
-        told.add_edges_from((a, b, {"relation": e["relation"], "count": e["count"]}) for a, b, e in graph.edges(data=True))
+        told.add_nodes_from(
+            sorted(graph.nodes(data=True), key=lambda n: (n[1]["community"], -n[1]["degree"], n[0]))
+        )
+        told.add_edges_from(
+            (a, b, {"relation": e["relation"], "count": e["count"]}) for a, b, e in graph.edges(data=True)
+        )
         graphml, plain = self.products(directory)
         nx.write_graphml(told, graphml)
         plain.write_bytes(dumps(nx.node_link_data(told, edges="edges"), sort_keys=False) + b"\n")
@@ -208,11 +246,14 @@ class Graph(Stage):
         """The record of an edge of the graph."""
         edge, (head, tail) = graph.edges[ends], ends
         scores = {
-            "count": edge["count"], "community": graph.nodes[head]["community"],
+            "count": edge["count"],
+            "community": graph.nodes[head]["community"],
             "degree": min(graph.nodes[end]["degree"] for end in ends),
-        }  # fmt: skip
+        }
         fields = {**record.fields, self.head: head, self.relation: edge["relation"], self.tail: tail}
-        return replace(record, fields=fields).scored({f"{self.name}.{key}": value for key, value in scores.items()})
+        return replace(record, fields=fields).scored(
+            {f"{self.name}.{key}": value for key, value in scores.items()}
+        )
 
 
 def _line(value: Any) -> str:

@@ -33,7 +33,9 @@ class LmEval(Stage):
 
     kind = "lm_eval"
 
-    asked: list[str] = Field(min_length=1, alias="models", description="who is asked: student, base, or provider transformers")
+    asked: list[str] = Field(
+        min_length=1, alias="models", description="who is asked: student, base, or provider transformers"
+    )
     tasks: list[str] = Field(min_length=1, description="tasks or groups, as `lm-eval ls tasks` names them")
     include_path: str | None = Field(None, description="a folder with tasks of your own, as YAML")
     num_fewshot: int | None = Field(None, ge=0, description="worked examples; default: the task's own")
@@ -52,7 +54,9 @@ class LmEval(Stage):
         """The models are on this machine, and the harness is there."""
         for name in self.asked:
             if not isinstance(given.able(name), TransformersSpec):
-                raise ConfigError(f"model '{name}' is none on this machine: lm-eval takes student, base, provider transformers")
+                raise ConfigError(
+                    f"model '{name}' is none on this machine: lm-eval takes student, base, provider transformers"
+                )
         self.files(given.project)
         if util.find_spec("lm_eval") is None:
             raise ConfigError("it needs the package lm-eval: pip install lm-eval")
@@ -64,11 +68,21 @@ class LmEval(Stage):
             yield chunk
         found = {name: await self._results(job.teachers[name], job) for name in self.asked}
         told = {
-            "items": max(result["n-samples"][task]["effective"] for result in found.values() for task in result["n-samples"]),
-            "of": f"{', '.join(self.tasks)} (lm-eval)", "samples": 1,
-            "models": {name: {"answers": 0, "metrics": _metrics(result), "numbers": {}} for name, result in found.items()},
-            "comparisons": [each for one, other in combinations(found, 2) for each in _compared(one, other, found)],
-        }  # fmt: skip
+            "items": max(
+                result["n-samples"][task]["effective"]
+                for result in found.values()
+                for task in result["n-samples"]
+            ),
+            "of": f"{', '.join(self.tasks)} (lm-eval)",
+            "samples": 1,
+            "models": {
+                name: {"answers": 0, "metrics": _metrics(result), "numbers": {}}
+                for name, result in found.items()
+            },
+            "comparisons": [
+                each for one, other in combinations(found, 2) for each in _compared(one, other, found)
+            ],
+        }
         (job.directory / f"evaluation-{self.name}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
 
     async def _results(self, teacher: Teacher, job: Job) -> dict[str, Any]:
@@ -88,16 +102,28 @@ class LmEval(Stage):
         model, adapter = folders(teacher)
         args = {"pretrained": model, "peft": adapter, "dtype": getattr(teacher.spec, "dtype", None)}
         options = {
-            "--model": "hf", "--model_args": ",".join(f"{key}={value}" for key, value in args.items() if value),
-            "--tasks": ",".join(self.tasks), "--output_path": folder, "--batch_size": self.batch_size, "--limit": self.items,
-            "--num_fewshot": self.num_fewshot, "--device": getattr(teacher.spec, "device", None),
+            "--model": "hf",
+            "--model_args": ",".join(f"{key}={value}" for key, value in args.items() if value),
+            "--tasks": ",".join(self.tasks),
+            "--output_path": folder,
+            "--batch_size": self.batch_size,
+            "--limit": self.items,
+            "--num_fewshot": self.num_fewshot,
+            "--device": getattr(teacher.spec, "device", None),
             "--include_path": self.include_path and job.project.file(self.include_path),
-        }  # fmt: skip
+        }
         given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
         output = job.directory / "lm-eval" / "output.txt"
         with output.open("ab") as stream:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "lm_eval", "run", *given, stdout=stream, stderr=stream, start_new_session=True
+                sys.executable,
+                "-m",
+                "lm_eval",
+                "run",
+                *given,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
             )
         try:
             await process.wait()
@@ -107,7 +133,9 @@ class LmEval(Stage):
                 await process.wait()
         if process.returncode:
             last = " | ".join(output.read_text(errors="replace").strip().splitlines()[-2:])
-            raise DistillgenError(f"stage '{self.name}': lm-eval failed on '{teacher.name}': {last} (more in {output})")
+            raise DistillgenError(
+                f"stage '{self.name}': lm-eval failed on '{teacher.name}': {last} (more in {output})"
+            )
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -124,7 +152,11 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 size = result["n-samples"].get(task, {}).get("effective", 0)
                 about = Interval(value, value, "")
                 if isinstance(error, float | int):
-                    share = size > 1 and 0 <= value <= 1 and error**2 * (size - 1) <= value * (1 - value) * (1 + 1e-6)
+                    share = (
+                        size > 1
+                        and 0 <= value <= 1
+                        and error**2 * (size - 1) <= value * (1 - value) * (1 + 1e-6)
+                    )
                     about = wilson_interval(value, error**2 * size, size) if share else _around(value, error)
                 found[label] = {"mean": float(value), **about._asdict(), "n": size or 1}
     return found
@@ -144,10 +176,16 @@ def _compared(one: str, other: str, found: Mapping[str, Mapping[str, Any]]) -> S
         about = unpaired(a["mean"], _interval(a), b["mean"], _interval(b))
         error = (difference - about.low if difference > 0 else about.high - difference) / 1.96
         p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else 1.0
-        told.append({
-            "metric": metric, "first": one, "second": other, "difference": difference, **about._asdict(),
-            "p": max(p, sys.float_info.min),
-        })  # fmt: skip
+        told.append(
+            {
+                "metric": metric,
+                "first": one,
+                "second": other,
+                "difference": difference,
+                **about._asdict(),
+                "p": max(p, sys.float_info.min),
+            }
+        )
     return sorted(told, key=lambda each: str(each["metric"]))
 
 

@@ -43,15 +43,21 @@ class Retrieve(Stage):
 
     kind = "retrieve"
 
-    memory: str | None = Field(None, alias="from", description="a file or folder, as of a source; default: the earlier rounds")
+    memory: str | None = Field(
+        None, alias="from", description="a file or folder, as of a source; default: the earlier rounds"
+    )
     query: str = Field(description="the record's field that is looked up")
     key: str | None = Field(None, description="the entries' field in which it is looked up")
-    path: list[str] | None = Field(None, min_length=2, max_length=2, description="instead: the fields with an edge's two nodes")
+    path: list[str] | None = Field(
+        None, min_length=2, max_length=2, description="instead: the fields with an edge's two nodes"
+    )
     into: str = Field("retrieved", description="the field that receives the entries, nearest first")
     keep: list[str] | None = Field(None, description="fields of an entry to bring; default: all")
     k: int = Field(1, ge=1, description="most entries")
     min_cosine: float = Field(0.0, ge=-1, le=1, description="an entry that is less close is not brought")
-    embedder: str = Field("minilm", description="minilm, a local folder, a name on the Hugging Face Hub, or words")
+    embedder: str = Field(
+        "minilm", description="minilm, a local folder, a name on the Hugging Face Hub, or words"
+    )
     shuffle: bool = Field(False, description="as a control: every entry is found where another one belongs")
 
     @model_validator(mode="after")
@@ -59,7 +65,9 @@ class Retrieve(Stage):
         if self.into == META:
             raise ValueError(f"the field '{META}' is distillgen's own")
         if (self.key is None) == (self.path is None):
-            raise ValueError("give either 'key', the entries' field to look in, or 'path', the fields of an edge's two nodes")
+            raise ValueError(
+                "give either 'key', the entries' field to look in, or 'path', the fields of an edge's two nodes"
+            )
         if self.path and (useless := sorted({"embedder", "min_cosine"} & self.model_fields_set)):
             raise ValueError(f"'{useless[0]}' has no use here, with 'path': nodes are found by their names")
         return self
@@ -84,7 +92,9 @@ class Retrieve(Stage):
         else:
             fields = frozenset(chain.from_iterable(self._rows(given.project)))
             for name in self.wanted:
-                replace(given, fields=fields).need(name, f"'{'path' if self.path else 'key'}' in {self.memory}")
+                replace(given, fields=fields).need(
+                    name, f"'{'path' if self.path else 'key'}' in {self.memory}"
+                )
         if self.key:
             check_embedder(self.embedder)
         else:
@@ -114,7 +124,11 @@ class Retrieve(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Look every live record up."""
-        found = self._rows(job.project) if self.memory else [r.fields for r in chain.from_iterable(map(kept_of, job.earlier))]
+        found = (
+            self._rows(job.project)
+            if self.memory
+            else [r.fields for r in chain.from_iterable(map(kept_of, job.earlier))]
+        )
         entries = [entry for entry in found if all(name in entry for name in self.wanted)]
         shown = [{name: entry[name] for name in self.keep or entry if name in entry} for entry in entries]
         if self.shuffle:
@@ -122,8 +136,12 @@ class Retrieve(Stage):
             shown = [shown[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
         find = self._along(entries, shown) if self.path else await self._near(entries, shown, job)
         async for chunk in chunks:
-            brought = iter(await find([text_of(record.fields.get(self.query)) for record in chunk if not record.dropped]))
-            yield [r if r.dropped else replace(r, fields={**r.fields, self.into: next(brought)}) for r in chunk]
+            brought = iter(
+                await find([text_of(record.fields.get(self.query)) for record in chunk if not record.dropped])
+            )
+            yield [
+                r if r.dropped else replace(r, fields={**r.fields, self.into: next(brought)}) for r in chunk
+            ]
 
     def _along(self, entries: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Find:
         """Brings, for each query, the edges of paths between the nodes that it names."""
@@ -161,5 +179,7 @@ class Retrieve(Stage):
         for place in places:
             near = (keys @ place).tolist()
             order = sorted(range(len(near)), key=lambda i: -near[i])[: self.k]
-            found.append([(i, round(near[i], 4)) for i in order if near[i] > 0 and near[i] >= self.min_cosine])
+            found.append(
+                [(i, round(near[i], 4)) for i in order if near[i] > 0 and near[i] >= self.min_cosine]
+            )
         return found

@@ -30,7 +30,10 @@ from distillgen.state_files import Damaged, load_state
 
 LAST = ", last round"  # said once, also of a loop in a loop
 ASKED = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
-ROUND, ITEM = "round", "item"  # the fields that tell the round that a record belongs to, and its record in the pool
+ROUND, ITEM = (
+    "round",
+    "item",
+)  # the fields that tell the round that a record belongs to, and its record in the pool
 
 
 class Rounds(Stage):
@@ -48,18 +51,26 @@ class Rounds(Stage):
     kind = "rounds"
     fetches = True
 
-    stages: list[dict[str, Any]] = Field(min_length=1, description="the stages of a round, as in a pipeline, without a source")
+    stages: list[dict[str, Any]] = Field(
+        min_length=1, description="the stages of a round, as in a pipeline, without a source"
+    )
     n: int = Field(3, ge=1, description="most rounds")
     repeat: bool = Field(False, description="offer what a round has kept in the next ones, too")
-    carry: list[str] = Field([], description="fields that a record takes over from what became of it; empty in the first round")
+    carry: list[str] = Field(
+        [], description="fields that a record takes over from what became of it; empty in the first round"
+    )
     until: dict[str, float] = Field({}, description="end when each of these measures is at least so large")
-    guard: dict[str, float] = Field({}, description="end when one of these falls by more than this share below its best so far")
+    guard: dict[str, float] = Field(
+        {}, description="end when one of these falls by more than this share below its best so far"
+    )
 
     def within(self, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
         """The stages of a round and the fields after each; what they train can be asked from the first one on."""
         models = {name: spec for stage in self._likely() for name, spec in stage.makes(Path()).items()}
         fields = given.fields | {ROUND, ITEM, *self.carry}
-        inside = replace(given.after(self, fields), models={**given.models, **models}, loops=(*given.loops, self))
+        inside = replace(
+            given.after(self, fields), models={**given.models, **models}, loops=(*given.loops, self)
+        )
         return checked(self.stages, Places(), inside, inside=self.name)
 
     def _likely(self, written: Sequence[Mapping[str, Any]] = ()) -> Iterator[Stage]:
@@ -84,7 +95,11 @@ class Rounds(Stage):
 
     def names(self) -> list[str]:
         """Its own and its stages'."""
-        return [self.name, guard_name(self.name), *(name for stage in self._likely() for name in stage.names())]
+        return [
+            self.name,
+            guard_name(self.name),
+            *(name for stage in self._likely() for name in stage.names()),
+        ]
 
     def score_labels(self) -> dict[str, tuple[str, str]]:
         """Those of its stages' filters."""
@@ -92,18 +107,26 @@ class Rounds(Stage):
 
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """What the last round trained."""
-        return {name: spec for stage in self._likely() for name, spec in stage.makes(directory / self.name / "last").items()}
+        return {
+            name: spec
+            for stage in self._likely()
+            for name, spec in stage.makes(directory / self.name / "last").items()
+        }
 
     def check(self, given: Checking) -> frozenset[str]:
         """The nested stages fit together, in the first round and in the next ones."""
         for name in (ROUND, ITEM):
             if name in given.fields and not any(isinstance(stage, Rounds) for stage in given.stages):
-                raise ConfigError(f"the records have a field '{name}', which tells of rounds; give it another name")
+                raise ConfigError(
+                    f"the records have a field '{name}', which tells of rounds; give it another name"
+                )
         stages, fields = self.within(given)
         for name in (*self.until, *self.guard):
             stage = name.partition(".")[0]
             if name != "kept" and stage not in [each.name for each in stages]:
-                raise ConfigError(f"'{name}' is no measure: it begins with the name of a nested stage, or is 'kept'")
+                raise ConfigError(
+                    f"'{name}' is no measure: it begins with the name of a nested stage, or is 'kept'"
+                )
         return fields[-1]
 
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
@@ -116,14 +139,18 @@ class Rounds(Stage):
             asked = {name: _sum(asked[name], getattr(last, name)) for name in ASKED}
             spared += last.spared
         every = {name: None if value is None else value * self.n for name, value in asked.items()}
-        rows = last.rows * self.n if last.rows is not None and (self.repeat or spared) else last.rows  # else each is kept once
+        rows = (
+            last.rows * self.n if last.rows is not None and (self.repeat or spared) else last.rows
+        )  # else each is kept once
         return replace(last, rows=rows, spared=self._spared(before, spared), **every)
 
     def _spared(self, before: Estimate, of_a_round: int) -> int:
         """How many records are never asked about: unless it repeats, a loop asks about each once at most."""
         if not of_a_round or before.rows is None:
             return 0
-        return of_a_round * self.n if self.repeat else max(0, before.rows - (before.rows - of_a_round) * self.n)
+        return (
+            of_a_round * self.n if self.repeat else max(0, before.rows - (before.rows - of_a_round) * self.n)
+        )
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the rounds out that are not yet, then let their records go."""
@@ -136,7 +163,9 @@ class Rounds(Stage):
                 split = split or any(SPLIT in record.fields for record in chunk)
             stages = list(self._likely(guarded(self.stages, job.project, split=split, inside=self.name)))
             for chunk in pool.chunks():
-                loop.outside |= {r.id: {ROUND: r.fields[ROUND], ITEM: r.fields[ITEM]} for r in chunk if ITEM in r.fields}
+                loop.outside |= {
+                    r.id: {ROUND: r.fields[ROUND], ITEM: r.fields[ITEM]} for r in chunk if ITEM in r.fields
+                }
                 loop.waiting += sum(not record.dropped and not record.held_out for record in chunk)
                 if out := [record for record in chunk if record.dropped]:
                     yield out
@@ -146,8 +175,16 @@ class Rounds(Stage):
                 if job.retry_failed or _told(place).get("state") != state:
                     live = (record for chunk in pool.chunks() for record in chunk if not record.dropped)
                     due = (r for r in live if self.repeat or r.held_out or r.id not in loop.kept)
-                    offered = (self._offered(record, number, loop.carried.get(record.id, {})) for record in due)
-                    within = replace(job, directory=place, earlier=tuple(loop.done), history=tuple(loop.history), measured={})
+                    offered = (
+                        self._offered(record, number, loop.carried.get(record.id, {})) for record in due
+                    )
+                    within = replace(
+                        job,
+                        directory=place,
+                        earlier=tuple(loop.done),
+                        history=tuple(loop.history),
+                        measured={},
+                    )
                     await self._round(number, offered, stages, state, within)
                 told = _told(place)
                 state = digest([state, told["sha256"]])
@@ -179,7 +216,9 @@ class Rounds(Stage):
         fields = {**dict.fromkeys(self.carry, ""), **record.fields, **carried, ROUND: number, ITEM: record.id}
         return replace(record, id=digest([record.id, self.name, number]), fields=fields, parents=(record.id,))
 
-    async def _round(self, number: int, offered: Iterator[Record], stages: Sequence[Stage], state: str, job: Job) -> None:
+    async def _round(
+        self, number: int, offered: Iterator[Record], stages: Sequence[Stage], state: str, job: Job
+    ) -> None:
         """Carry one round out in its directory; `round.json` is written last."""
         place = job.directory
         place.mkdir(parents=True, exist_ok=True)
@@ -218,7 +257,9 @@ class Rounds(Stage):
                 await teacher.stop(Stopped("the round is over"))
                 await teacher.close()
         partial.replace(place / "records.jsonl")
-        measured = {f"{stage}.{name}": value for stage, found in job.measured.items() for name, value in found.items()}
+        measured = {
+            f"{stage}.{name}": value for stage, found in job.measured.items() for name, value in found.items()
+        }
         told = {"state": state, "sha256": sha.hexdigest(), "measured": {"kept": kept, **measured}}
         (place / "round.json").write_bytes(dumps(told) + b"\n")
 
@@ -226,7 +267,9 @@ class Rounds(Stage):
         """Why the loop ends after the last of its rounds; nothing where it goes on."""
         last = loop.history[-1]
         if self.until and all(last.get(name, float("-inf")) >= least for name, least in self.until.items()):
-            return "reached " + ", ".join(f"{name} {last[name]:g} >= {least:g}" for name, least in self.until.items())
+            return "reached " + ", ".join(
+                f"{name} {last[name]:g} >= {least:g}" for name, least in self.until.items()
+            )
         for name, share in self.guard.items():
             best = max(measured.get(name, float("-inf")) for measured in loop.history)
             if last.get(name, best) < best - share * abs(best):
@@ -279,7 +322,11 @@ async def _in_chunks(records: Iterator[Record]) -> Chunks:
 
 def _untrained(made: Mapping[str, Spec], place: Path) -> dict[str, Spec]:
     """For the first round, what a student is made from in its place; nothing where the round itself makes that."""
-    base = [spec for name, spec in made.items() if name.startswith("base") and not Path(spec.model).is_relative_to(place)]
+    base = [
+        spec
+        for name, spec in made.items()
+        if name.startswith("base") and not Path(spec.model).is_relative_to(place)
+    ]
     return {name: base[0] for name in made} if base else {}
 
 

@@ -17,7 +17,11 @@ from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
 from distillgen.record import Record, digest, text_of
 from distillgen.text.words import words
 
-VECTORS, GROUPS, SCORES = ("k_center", "herding", "facility_location"), ("stratified", "round_robin"), ("top", "bottom")
+VECTORS, GROUPS, SCORES = (
+    ("k_center", "herding", "facility_location"),
+    ("stratified", "round_robin"),
+    ("top", "bottom"),
+)
 
 
 class Select(Placed):
@@ -33,17 +37,27 @@ class Select(Placed):
     kind = "select"
     selects = True
 
-    by: Literal["top", "bottom", "random", "k_center", "herding", "facility_location", "stratified", "round_robin"] = Field(
+    by: Literal[
+        "top", "bottom", "random", "k_center", "herding", "facility_location", "stratified", "round_robin"
+    ] = Field(
         description="largest or smallest score; at random; by vectors: the most spread out, those of the same mean, those "
         "nearest to all; as many of each group as it has a share of all (stratified), or equally many (round_robin)"
     )
     n: int | None = Field(None, ge=1, description="how many to keep")
     share: float | None = Field(None, gt=0, lt=1, description="which share of the live records to keep")
-    budget: float | None = Field(None, gt=0, description="take them in the order of choice while their cost fits: words, or")
-    cost: str | None = Field(None, description="the score or field that holds a record's cost; default: the words in its texts")
-    score: str | None = Field(None, description="a score or numeric field; within groups the largest goes first, else chance")
+    budget: float | None = Field(
+        None, gt=0, description="take them in the order of choice while their cost fits: words, or"
+    )
+    cost: str | None = Field(
+        None, description="the score or field that holds a record's cost; default: the words in its texts"
+    )
+    score: str | None = Field(
+        None, description="a score or numeric field; within groups the largest goes first, else chance"
+    )
     over: str | None = Field(None, description="a score or numeric field by which 'score' is divided")
-    group: str | None = Field(None, description="the field or score whose values are the groups, such as cluster.id")
+    group: str | None = Field(
+        None, description="the field or score whose values are the groups, such as cluster.id"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Select:
@@ -54,7 +68,12 @@ class Select(Placed):
             raise ValueError(f"'by: {self.by}' needs 'score'")
         if grouped and self.group is None:
             raise ValueError(f"'by: {self.by}' needs 'group'")
-        useless = {"score": not (ranked or grouped), "group": not grouped, "field": not placed, "vector": not placed}
+        useless = {
+            "score": not (ranked or grouped),
+            "group": not grouped,
+            "field": not placed,
+            "vector": not placed,
+        }
         useless |= {"over": self.score is None, "cost": self.budget is None}
         for option, without_use in useless.items():
             if without_use and getattr(self, option) is not None:
@@ -94,11 +113,16 @@ class Select(Placed):
             ranks = await asyncio.to_thread(self._ranks, found, job.seed) if found.values else {}
             numbers = count()
             for chunk in spool.chunks():
-                yield [r if r.dropped else self._settled(r, ranks.get(next(numbers)), len(ranks)) for r in chunk]
+                yield [
+                    r if r.dropped else self._settled(r, ranks.get(next(numbers)), len(ranks)) for r in chunk
+                ]
 
     def _usable(self, record: Record) -> Record:
         """The record, dropped where it lacks a number that decides."""
-        for name, missing in (("score", self.score and self._value(record) is None), ("cost", self._cost(record) is None)):
+        for name, missing in (
+            ("score", self.score and self._value(record) is None),
+            ("cost", self._cost(record) is None),
+        ):
             if missing:
                 what = "/".join(filter(None, (self.score, self.over))) if name == "score" else self.cost
                 return record.drop(self.name, self.by, f"has no number '{what}'")
@@ -122,7 +146,9 @@ class Select(Placed):
         for name in filter(None, (self.score, self.over, self.cost)):
             if name not in names:
                 known = ", ".join(sorted(names))
-                raise ConfigError(f"stage '{self.name}': no record has '{name}'{did_you_mean(name, names)}; they have: {known}")
+                raise ConfigError(
+                    f"stage '{self.name}': no record has '{name}'{did_you_mean(name, names)}; they have: {known}"
+                )
 
     def _ranks(self, found: _Found, seed: int) -> dict[int, int]:
         """The place among the chosen, from 1, of each that is."""
@@ -131,7 +157,9 @@ class Select(Placed):
         if self.budget is not None:  # about
             wanted = min(total, round(self.budget * total / max(1, sum(found.costs))))
         order = self._order(found, wanted, random.Random(digest([seed, self.name])))
-        chosen = islice(order, wanted) if self.budget is None else _affordable(order, found.costs, self.budget)
+        chosen = (
+            islice(order, wanted) if self.budget is None else _affordable(order, found.costs, self.budget)
+        )
         return {i: rank for rank, i in enumerate(chosen, 1)}
 
     def _order(self, found: _Found, wanted: int, chance: random.Random) -> Iterator[int]:
@@ -146,7 +174,9 @@ class Select(Placed):
                 return facility_location(vectors, wanted, seed=chance.getrandbits(32))
             return (herding if self.by == "herding" else k_center)(vectors)
         sign = 1 if self.by == "bottom" else -1
-        ranked = sorted(range(len(found.values)), key=lambda i: sign * found.values[i]) if self.score else shuffled
+        ranked = (
+            sorted(range(len(found.values)), key=lambda i: sign * found.values[i]) if self.score else shuffled
+        )
         if self.by in SCORES:
             return iter(ranked)
         from distillgen.algorithms.selection import in_turn

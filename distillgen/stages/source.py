@@ -44,7 +44,9 @@ def origin(data: str) -> dict[str, str]:
     if Path(data).exists() or _ending(Path(data)) in READERS:
         return {"path": data}
     if "/" not in data:
-        raise ConfigError(f"there is no run, file or folder '{data}'; a data set on the Hub is named owner/name")
+        raise ConfigError(
+            f"there is no run, file or folder '{data}'; a data set on the Hub is named owner/name"
+        )
     return {"dataset": data}
 
 
@@ -53,24 +55,41 @@ class Source(Stage):
 
     kind = "source"
 
-    path: str | None = Field(None, description="a .jsonl, .json, .csv, .tsv, .parquet, .txt or .md file, or a folder of them")
+    path: str | None = Field(
+        None, description="a .jsonl, .json, .csv, .tsv, .parquet, .txt or .md file, or a folder of them"
+    )
     dataset: str | None = Field(None, description="a Hugging Face data set, instead of a path")
     config: str | None = Field(None, description="the data set's configuration")
     split: str = Field("train", description="the data set's split")
-    format: Literal["jsonl", "csv", "parquet", "text"] | None = Field(None, description="default: by the file's ending")
-    fields: dict[str, str] | None = Field(None, description="fields to keep: new name: name in the source; default: all")
-    lineage: bool = Field(False, description="rows of an earlier run keep their id, scores and answers; for its own ledger only")
-    chunk_words: int | None = Field(
-        None, ge=10, description="cut texts into pieces of so many words at most: before headings, between blocks and sentences"
+    format: Literal["jsonl", "csv", "parquet", "text"] | None = Field(
+        None, description="default: by the file's ending"
     )
-    overlap_words: int = Field(0, ge=0, description="words that a piece repeats from the one before, in whole sentences")
+    fields: dict[str, str] | None = Field(
+        None, description="fields to keep: new name: name in the source; default: all"
+    )
+    lineage: bool = Field(
+        False, description="rows of an earlier run keep their id, scores and answers; for its own ledger only"
+    )
+    chunk_words: int | None = Field(
+        None,
+        ge=10,
+        description="cut texts into pieces of so many words at most: before headings, between blocks and sentences",
+    )
+    overlap_words: int = Field(
+        0, ge=0, description="words that a piece repeats from the one before, in whole sentences"
+    )
     held_out: float | None = Field(
-        None, gt=0, lt=1, description="share of rows (of texts: of files) that nothing is trained on: `split` is test, not train"
+        None,
+        gt=0,
+        lt=1,
+        description="share of rows (of texts: of files) that nothing is trained on: `split` is test, not train",
     )
     item: list[str] | None = Field(
-        None, min_length=1, description="fields in which rows of one item are equal, which no split parts; default: all but "
-        "those that number or answer it, such as id, answer and label"
-    )  # fmt: skip
+        None,
+        min_length=1,
+        description="fields in which rows of one item are equal, which no split parts; default: all but "
+        "those that number or answer it, such as id, answer and label",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -104,7 +123,9 @@ class Source(Stage):
         fields = frozenset(name for record in first for name in record.fields)
         for name in self.item or ():
             if name not in fields:
-                raise ConfigError(f"'item' names the field '{name}', which no row has{did_you_mean(name, fields)}")
+                raise ConfigError(
+                    f"'item' names the field '{name}', which no row has{did_you_mean(name, fields)}"
+                )
         return fields
 
     def records_logprobs(self, given: Checking) -> bool:
@@ -142,7 +163,11 @@ class Source(Stage):
         found: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
         for record in self.samples(project, CHECKED_ROWS):
             for name, value in record.fields.items():
-                if isinstance(value, list) and value and all(isinstance(turn, dict) and "role" in turn for turn in value):
+                if (
+                    isinstance(value, list)
+                    and value
+                    and all(isinstance(turn, dict) and "role" in turn for turn in value)
+                ):
                     found.setdefault(name, {}).setdefault(tuple(str(turn["role"]) for turn in value), value)
         return {name: [*rows.values()] for name, rows in found.items()}
 
@@ -211,7 +236,9 @@ def _csv(source: Source, path: Path) -> Rows:
     delimiter = "\t" if ".tsv" in [ending.lower() for ending in path.suffixes] else ","
     with opened(path, page=True) as (stream, encoding):
         encoding = "utf-8-sig" if encoding == "utf-8" else encoding
-        text = io.TextIOWrapper(stream, encoding, newline="", errors="surrogateescape" if encoding == "utf-8-sig" else "strict")
+        text = io.TextIOWrapper(
+            stream, encoding, newline="", errors="surrogateescape" if encoding == "utf-8-sig" else "strict"
+        )
         rows = csv.DictReader(text, delimiter=delimiter, strict=True)
         row: Row | None
         names = _columns(rows, path)
@@ -259,16 +286,26 @@ def _typed(source: Source, path: Path) -> Rows:
             file = ParquetFile(path)
             names = file.schema_arrow.names
             if twice := [name for name in names if names.count(name) > 1]:
-                raise ConfigError(f"the column '{twice[0]}' stands twice; give one of them another name", path=path)
+                raise ConfigError(
+                    f"the column '{twice[0]}' stands twice; give one of them another name", path=path
+                )
             rows = (row for batch in file.iter_batches(CHUNK) for row in batch.to_pylist())
         chosen = set(source.fields.values()) if source.fields else None
         for number, row in enumerate(rows, 1):
-            yield f":{number}", _plain({n: v for n, v in row.items() if chosen is None or n in (*chosen, META)}, row), ""
+            yield (
+                f":{number}",
+                _plain({n: v for n, v in row.items() if chosen is None or n in (*chosen, META)}, row),
+                "",
+            )
     except ConfigError:
         raise
-    except Exception as error:  # the packages raise anything from OSError to their own; all mean the same here
+    except (
+        Exception
+    ) as error:  # the packages raise anything from OSError to their own; all mean the same here
         remedy = ": pip install 'distillgen[datasets]'" if isinstance(error, ImportError) else ""
-        raise ConfigError(f"'{source.origin}' cannot be read: {type(error).__name__}: {error}{remedy}") from error
+        raise ConfigError(
+            f"'{source.origin}' cannot be read: {type(error).__name__}: {error}{remedy}"
+        ) from error
 
 
 def _plain(row: dict[str, Any], every: Mapping[str, Any]) -> Row:
@@ -293,17 +330,25 @@ def _as_json(value: Any) -> Any:
         return [_as_json(part) for part in value]
     if isinstance(value, bytes):
         with suppress(UnicodeDecodeError):
-            if (text := value.decode()).isprintable() or not any(ord(letter) < 32 and letter not in "\t\n\r" for letter in text):
+            if (text := value.decode()).isprintable() or not any(
+                ord(letter) < 32 and letter not in "\t\n\r" for letter in text
+            ):
                 return text
         raise TypeError("bytes that are no text")
     if hasattr(value, "tolist"):  # a NumPy array or number
         return _as_json(value.tolist())
-    raise TypeError(f"{'an image' if 'Image' in type(value).__name__ else f'a value of type {type(value).__name__}'}")
+    raise TypeError(
+        f"{'an image' if 'Image' in type(value).__name__ else f'a value of type {type(value).__name__}'}"
+    )
 
 
 def _folder(source: Source, path: Path) -> Rows:
     """The texts of a folder, or the rows of its files, in the order of their names."""
-    files = [file for file in inner_files(path) if _ending(file) in (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", *TEXTS)]
+    files = [
+        file
+        for file in inner_files(path)
+        if _ending(file) in (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", *TEXTS)
+    ]
     if source.format:
         files = [file for file in files if FORMATS[READERS[_ending(file)]] == source.format]
     texts = [file for file in files if _ending(file) in TEXTS]
@@ -321,7 +366,9 @@ def _folder(source: Source, path: Path) -> Rows:
         elif file in texts:
             yield from _text(source, file, place, inside=True)
         else:
-            yield from ((place + inside, row, item) for inside, row, item in READERS[_ending(file)](source, file))
+            yield from (
+                (place + inside, row, item) for inside, row, item in READERS[_ending(file)](source, file)
+            )
 
 
 def _texts(source: Source, path: Path) -> Rows:
@@ -337,12 +384,20 @@ def _text(source: Source, file: Path, place: str, *, inside: bool) -> Rows:
         return
     title = next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), _stem(file))
     notes: list[str] = []
-    pieces = chunks(text, source.chunk_words, source.overlap_words, notes) if source.chunk_words else [text.strip()]
+    pieces = (
+        chunks(text, source.chunk_words, source.overlap_words, notes)
+        if source.chunk_words
+        else [text.strip()]
+    )
     for note in notes:
         log.info("%s: %s", file.name, note)
     item = digest(text) if inside else ""
     for i, piece in enumerate(filter(None, pieces), 1):
-        yield f"{place}#{i}", {"text": piece, "title": title, "file": place[1:] or file.name, "piece": i}, item
+        yield (
+            f"{place}#{i}",
+            {"text": piece, "title": title, "file": place[1:] or file.name, "piece": i},
+            item,
+        )
 
 
 def _ending(path: Path) -> str:
@@ -357,7 +412,17 @@ def _stem(file: Path) -> str:
 
 TEXTS = (".txt", ".md", ".text")
 READERS: dict[str, Callable[[Source, Path], Rows]] = {
-    ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _typed,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _jsonl,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _typed,
     **dict.fromkeys(TEXTS, _texts),
-}  # fmt: skip
-FORMATS: dict[Callable[[Source, Path], Rows], str] = {_jsonl: "jsonl", _csv: "csv", _typed: "parquet", _texts: "text"}
+}
+FORMATS: dict[Callable[[Source, Path], Rows], str] = {
+    _jsonl: "jsonl",
+    _csv: "csv",
+    _typed: "parquet",
+    _texts: "text",
+}

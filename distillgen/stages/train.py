@@ -68,41 +68,62 @@ class Train(Stage):
     objective: str = Field("sft", description="how it learns: a file in objectives/, without its ending")
     student: str = Field(
         description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or what an earlier stage trained"
-    )  # fmt: skip
+    )
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
     warm_start: bool = Field(
-        False, description="inside rounds: begin as what the round before has trained; the first begins as `student`"
+        False,
+        description="inside rounds: begin as what the round before has trained; the first begins as `student`",
     )
-    lora: Lora | None = Field(None, description="train an adapter: {r: 16}; with bits: 4 as QLoRA; default: all weights")
+    lora: Lora | None = Field(
+        None, description="train an adapter: {r: 16}; with bits: 4 as QLoRA; default: all weights"
+    )
     epochs: float = Field(3.0, gt=0, description="how often every row is seen")
-    max_steps: int | None = Field(None, ge=1, description="updates of the weights after which it ends, whatever the epochs")
+    max_steps: int | None = Field(
+        None, ge=1, description="updates of the weights after which it ends, whatever the epochs"
+    )
     batch_size: int = Field(8, ge=1, description="rows that a process computes at a time")
     accumulate: int = Field(1, ge=1, description="batches that one update of the weights is made of")
-    learning_rate: float | None = Field(None, gt=0, description="default: the objective's own; ten times that with lora")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how the learning rate falls")
+    learning_rate: float | None = Field(
+        None, gt=0, description="default: the objective's own; ten times that with lora"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the learning rate falls"
+    )
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="decay of the weights, as AdamW applies it")
     max_length: int = Field(1024, ge=8, description="tokens of a row; what is longer is cut at its end")
-    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="default: float32; for lora on a GPU bfloat16")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="default: float32; for lora on a GPU bfloat16"
+    )
     gradient_checkpointing: bool = Field(False, description="less memory, a fifth more time")
-    chat_template: str | None = Field(None, description="a Jinja file, instead of the student's own chat template")
+    chat_template: str | None = Field(
+        None, description="a Jinja file, instead of the student's own chat template"
+    )
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
-        "kept", description="or a control arm of as many rows: raw (the first of the kept and of what filters "
+        "kept",
+        description="or a control arm of as many rows: raw (the first of the kept and of what filters "
         "dropped), random (any of these), or shuffled (the kept with each other's answers)",
-    )  # fmt: skip
+    )
     where: str | None = Field(
-        None, description="a template: only records for which it says yes (not nothing, false, no or 0) are learnt from"
-    )  # fmt: skip
-    held_out: float = Field(0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated")
+        None,
+        description="a template: only records for which it says yes (not nothing, false, no or 0) are learnt from",
+    )
+    held_out: float = Field(
+        0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated"
+    )
     seed: int = Field(0, ge=0, description="of the split, new weights, dropout and the order of rows")
     save_every_s: float = Field(120.0, ge=0, description="seconds between checkpoints: what a kill can lose")
     processes: int | None = Field(None, ge=1, description="processes that train together; default: one a GPU")
-    accelerate: str | None = Field(None, description="a configuration file of accelerate's launcher, instead of processes")
+    accelerate: str | None = Field(
+        None, description="a configuration file of accelerate's launcher, instead of processes"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Train:
         if self.processes and self.accelerate:
-            raise ValueError("give either 'processes' or 'accelerate': the launcher's file says how many processes")
+            raise ValueError(
+                "give either 'processes' or 'accelerate': the launcher's file says how many processes"
+            )
         return self
 
     @property
@@ -112,7 +133,9 @@ class Train(Stage):
         for option in given:
             if option not in found.model_fields:
                 known = sorted({*Train.model_fields, *found.model_fields})
-                raise ConfigError(f"objective '{self.objective}' has no option '{option}'{did_you_mean(option, known)}")
+                raise ConfigError(
+                    f"objective '{self.objective}' has no option '{option}'{did_you_mean(option, known)}"
+                )
         return validate(found, given, what=f"objective '{self.objective}'", places=Places())
 
     def folder(self, directory: Path) -> Path:
@@ -142,7 +165,9 @@ class Train(Stage):
         if not students.is_gguf(self.student):  # which is converted before it can be asked
             base = str(folder / "base") if self.student == students.TINY else self.start(directory)
             models[folder.name.replace("student", "base", 1)] = base
-        return {name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()}
+        return {
+            name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()
+        }
 
     def products(self, directory: Path) -> list[Path]:
         """The student's manifest, which is written last."""
@@ -167,11 +192,15 @@ class Train(Stage):
         if self.lora and not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         if self.lora and (self.model_extra or {}).get("head_only"):
-            raise ConfigError("head_only leaves the encoder as it is, which lora is to change: leave one of them out")
+            raise ConfigError(
+                "head_only leaves the encoder as it is, which lora is to change: leave one of them out"
+            )
         if self.lora and self.lora.bits:
             if not any(path for kind in ("nvidia[0-9]*", "kfd", "dxg") for path in Path("/dev").glob(kind)):
                 remedy = "leave out bits, or train on a machine with one"
-                raise ConfigError(f"lora: bits: {self.lora.bits} (QLoRA) needs a GPU, and this machine has none; {remedy}")
+                raise ConfigError(
+                    f"lora: bits: {self.lora.bits} (QLoRA) needs a GPU, and this machine has none; {remedy}"
+                )
             if importlib.util.find_spec("bitsandbytes") is None:
                 raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
         needed = [*ALWAYS, *learning.packages, *(["peft"] if self.lora else [])]
@@ -187,10 +216,16 @@ class Train(Stage):
     def _check_student(self, given: Checking, learning: Objective) -> None:
         """The objective can train such a student, and its chat template takes such turns. Raises ConfigError."""
         first, template = self, ""
-        while students.OF_STAGE.fullmatch(first.student):  # what it begins as, of what the stage before it began as, …
-            before = [s for s in given.stages if isinstance(s, Train) and s.folder(Path()).name == first.student]
+        while students.OF_STAGE.fullmatch(
+            first.student
+        ):  # what it begins as, of what the stage before it began as, …
+            before = [
+                s for s in given.stages if isinstance(s, Train) and s.folder(Path()).name == first.student
+            ]
             if not before[0].learning.writes and (before[0].objective != self.objective or before[0].lora):
-                raise ConfigError(f"'{first.student}' was trained by '{before[0].objective}', and cannot go on with this")
+                raise ConfigError(
+                    f"'{first.student}' was trained by '{before[0].objective}', and cannot go on with this"
+                )
             first, template = before[0], template or first.chat_template or ""
         known = students.outline(first.student, given.project.root, first.revision, fetch=given.fetch)
         named = template or first.chat_template
@@ -201,18 +236,26 @@ class Train(Stage):
         try:
             learning.check_student(known, given)
         except ConfigError as error:
-            raise ConfigError(f"objective '{self.objective}', student '{self.student}': {error.message}") from error
+            raise ConfigError(
+                f"objective '{self.objective}', student '{self.student}': {error.message}"
+            ) from error
         if self.lora and known.layers and not self.lora.fits(known.layers):
-            raise ConfigError(f"lora: 'target' names no layer of '{self.student}'; it has {_ends(known.layers)}")
+            raise ConfigError(
+                f"lora: 'target' names no layer of '{self.student}'; it has {_ends(known.layers)}"
+            )
         if self.chat_template and not learning.chats(given):
-            raise ConfigError(f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; leave it out")
+            raise ConfigError(
+                f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; leave it out"
+            )
 
     def _check_arm(self, given: Checking, learning: Objective) -> None:
         """A control arm can differ from what was kept. Raises ConfigError."""
         if self.on == "shuffled":
             learning.answers()
         if self.where is not None and self.on in FROM_DROPPED:
-            raise ConfigError(f"on: {self.on} has what filters dropped, and 'where' drops nothing: use filters, or on: shuffled")
+            raise ConfigError(
+                f"on: {self.on} has what filters dropped, and 'where' drops nothing: use filters, or on: shuffled"
+            )
         if self.on in FROM_DROPPED and not any(self._learns(given, *step) for step in _steps(given)):
             raise ConfigError(
                 f"on: {self.on}: the arm would be the kept rows once more: no stage before it selects among records that "
@@ -272,13 +315,19 @@ class Train(Stage):
                 sha.update(part.encode() + line)
         if not counts["train"]:
             shutil.rmtree(fresh)
-            lost = Counter(record.dropped.filter for chunk in spool.chunks() for record in chunk if record.dropped)
+            lost = Counter(
+                record.dropped.filter for chunk in spool.chunks() for record in chunk if record.dropped
+            )
             reasons = [f"{n} {why}" for why, n in counts.items() if n and why not in PARTS]
             reasons += [f"{n} dropped by {name}" for name, n in lost.most_common()]
             what = ", ".join(reasons) or "no record came so far"
             raise ConfigError(f"stage '{self.name}': there is nothing to train on: {what}")
         if counts.get(DIFFERENT) == 0:
-            log.warning("stage '%s': no row of the arm '%s' differs from the kept: it is no control", self.name, self.on)
+            log.warning(
+                "stage '%s': no row of the arm '%s' differs from the kept: it is no control",
+                self.name,
+                self.on,
+            )
         how = self.model_dump(exclude={"name", "save_every_s"})
         start = self.start(job.directory.resolve(), job.earlier)
         if start != self.student:
@@ -289,14 +338,21 @@ class Train(Stage):
         own = {name: file_sha256(path) for name, path in self.files(job.project).items()}
         versions = {"python": ".".join(map(str, sys.version_info[:3])), **_versions()}
         told = {
-            "fingerprint": digest([sha.hexdigest(), how, own, versions], 64), "stage": self.model_dump(), "versions": versions,
-            "root": str(job.project.root), "data": {"sha256": sha.hexdigest(), "rows": dict(counts)}, "files": own,
-            "start": start, "to": str(self.folder(job.directory).resolve()),
-        }  # fmt: skip
+            "fingerprint": digest([sha.hexdigest(), how, own, versions], 64),
+            "stage": self.model_dump(),
+            "versions": versions,
+            "root": str(job.project.root),
+            "data": {"sha256": sha.hexdigest(), "rows": dict(counts)},
+            "files": own,
+            "start": start,
+            "to": str(self.folder(job.directory).resolve()),
+        }
         if _fingerprint(work / "job.json") != told["fingerprint"]:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            if (base := Path(start) / "base").is_dir() and not self.lora:  # what a tiny student began as, for `evaluate`
+            if (
+                base := Path(start) / "base"
+            ).is_dir() and not self.lora:  # what a tiny student began as, for `evaluate`
                 shutil.copytree(base, work / "base")
         for file in fresh.iterdir():
             file.rename(work / file.name)
@@ -324,7 +380,10 @@ class Train(Stage):
                 answers = self.learning.answers()
                 for i, other in enumerate(_others(len(lines), chance)):
                     row, source = orjson.loads(lines[i]), orjson.loads(lines[other])
-                    yield "train", _line({**row, **{name: source[name] for name in answers if name in source}})
+                    yield (
+                        "train",
+                        _line({**row, **{name: source[name] for name in answers if name in source}}),
+                    )
                 return
             counts[DIFFERENT] = 0
             for i in range(kept) if self.on == "raw" else _drawn(kept, len(lines), chance):
@@ -354,7 +413,9 @@ class Train(Stage):
         kept = (taught([record for record in chunk if not record.dropped]) for chunk in spool.chunks())
         first = next((row for some in kept for _, row in some if isinstance(row, dict)), {})
         for chunk in spool.chunks():
-            some = [record for record in chunk if not record.dropped or form and self.part(record) == PARTS[0]]
+            some = [
+                record for record in chunk if not record.dropped or form and self.part(record) == PARTS[0]
+            ]
             for record, row in taught(some):
                 why = row if isinstance(row, Unusable) else _misfit(row, first)
                 if isinstance(row, dict) and not why:
@@ -385,7 +446,9 @@ class Train(Stage):
             assert record.dropped
             place = places.get(record.dropped.stage)
             if place is None or not stages[place].chooses():
-                raise Unusable(f"stage '{record.dropped.stage}' let none of it go on ({record.dropped.filter})")
+                raise Unusable(
+                    f"stage '{record.dropped.stage}' let none of it go on ({record.dropped.filter})"
+                )
             raw = record
             for name, former in formers(place):
                 try:
@@ -403,9 +466,16 @@ class Train(Stage):
         (work / "error.json").unlink(missing_ok=True)
         with (work / "output.txt").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "distillgen.training.process", str(work / "job.json"), env={**os.environ, **QUIET},
-                stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
-            )  # fmt: skip
+                sys.executable,
+                "-m",
+                "distillgen.training.process",
+                str(work / "job.json"),
+                env={**os.environ, **QUIET},
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         job.notes[self.name] = "starting"
         ended = asyncio.create_task(process.wait())
         try:
@@ -423,7 +493,9 @@ class Train(Stage):
         """What the process said of its end; else what it printed last."""
         with suppress(FileNotFoundError):
             told = orjson.loads((work / "error.json").read_bytes())
-            return (ConfigError if told["mistake"] else DistillgenError)(f"stage '{self.name}': {told['message']}")
+            return (ConfigError if told["mistake"] else DistillgenError)(
+                f"stage '{self.name}': {told['message']}"
+            )
         how = "was killed (is there memory enough?)" if code < 0 else f"ended with exit code {code}"
         lines = (work / "output.txt").read_text(errors="replace").strip().splitlines()[-3:]
         message = f"the training {how}: {' | '.join(lines)} (all that it printed is in {work / 'output.txt'})"
@@ -440,7 +512,9 @@ def _flat(stages: Iterable[Stage], project: Project) -> Iterator[Stage]:
 def _steps(given: Checking) -> Iterator[tuple[int, Stage, Fields]]:
     """The stages from which records can come, and those inside them, with their places and what reaches each."""
 
-    def steps(stages: Sequence[Stage], reached: Sequence[Fields], given: Checking) -> Iterator[tuple[Stage, Fields]]:
+    def steps(
+        stages: Sequence[Stage], reached: Sequence[Fields], given: Checking
+    ) -> Iterator[tuple[Stage, Fields]]:
         for stage, fields in zip(stages, reached, strict=True):
             yield stage, fields
             inside, after = stage.within(replace(given, fields=fields))
@@ -497,7 +571,9 @@ class _Lines:
     def __enter__(self) -> _Lines:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
     def __len__(self) -> int:
@@ -519,7 +595,9 @@ def _signals(records: Chunk, job: Job) -> list[dict[str, Logprobs]]:
     found = job.ledger.find(list(keys.values()))
 
     def of(record: Record) -> dict[str, Logprobs]:
-        blobs = {made["stage"]: found[keys[made["key"]]][2] for made in record.made if keys[made["key"]] in found}
+        blobs = {
+            made["stage"]: found[keys[made["key"]]][2] for made in record.made if keys[made["key"]] in found
+        }
         return {stage: unpack(blob)[0] for stage, blob in blobs.items() if blob}
 
     return [of(record) for record in records]

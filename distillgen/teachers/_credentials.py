@@ -30,7 +30,9 @@ def check_header(option: str, name: str, value: str) -> None:
     if not _VALUE.fullmatch(value):
         place = next(i for i, character in enumerate(value) if not _VALUE.fullmatch(character))
         what = "a line end" if value[place] in "\r\n" else f"the character U+{ord(value[place]):04X}"
-        raise ConfigError(f"'{option}' holds {what} at position {place + 1}, which no HTTP header can carry; copy it again")
+        raise ConfigError(
+            f"'{option}' holds {what} at position {place + 1}, which no HTTP header can carry; copy it again"
+        )
 
 
 def credentials(api_key: str | None, headers: Mapping[str, str], base_url: str) -> set[str]:
@@ -58,8 +60,14 @@ def _of_address(base_url: str) -> Iterator[str]:
         user, password = parts.username or "", parts.password or ""
     except ValueError:  # no address, as its own check says
         return
-    for value in (user, password, *(value for name, value in parse_qsl(parts.query) if _PRIVATE.search(name))):
+    for value in (
+        user,
+        password,
+        *(value for name, value in parse_qsl(parts.query) if _PRIVATE.search(name)),
+    ):
         yield from (value, unquote(value))
-    yield from (pair.partition("=")[2] for pair in parts.query.split("&") if _PRIVATE.search(pair.partition("=")[0]))
+    yield from (
+        pair.partition("=")[2] for pair in parts.query.split("&") if _PRIVATE.search(pair.partition("=")[0])
+    )
     if user or password:
         yield b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()

@@ -15,7 +15,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from distillgen.inference.teacher import LOST_ANSWER, Completion, Rejected, Request, Retryable, TeacherDown, succeeded
+from distillgen.inference.teacher import (
+    LOST_ANSWER,
+    Completion,
+    Rejected,
+    Request,
+    Retryable,
+    TeacherDown,
+    succeeded,
+)
 from distillgen.record import dumps
 from distillgen.teachers._openai_wire import completions_of, read_json
 from distillgen.teachers.openai import NothingThere, NotTaken, OpenAI, Place
@@ -68,7 +76,12 @@ class Batches:
     """
 
     def __init__(self, teacher: OpenAI, place: Place) -> None:
-        self.teacher, self.spec, self.place, self.ledger = teacher, teacher.spec, place, teacher.services.ledger
+        self.teacher, self.spec, self.place, self.ledger = (
+            teacher,
+            teacher.spec,
+            place,
+            teacher.services.ledger,
+        )
         self._path = "/v1/completions" if self.spec.api == "completions" else "/v1/chat/completions"
         self._tasks: dict[str, asyncio.Task[Outcomes]] = {}
         self._gathering: asyncio.Task[Outcomes]
@@ -122,7 +135,12 @@ class Batches:
         """Put a line into the batch that is being gathered, or into the next one where that is full."""
         if self._stopped:
             raise self._stopped
-        line = dumps({"custom_id": custom_id, "method": "POST", "url": self._path, "body": body}, sort_keys=False) + b"\n"
+        line = (
+            dumps(
+                {"custom_id": custom_id, "method": "POST", "url": self._path, "body": body}, sort_keys=False
+            )
+            + b"\n"
+        )
         self._bytes += len(line)
         if not self._lines or len(self._lines) == self.spec.batch_size or self._bytes > FILE_BYTES:
             self._lines, self._bytes, uuid = {}, len(line), uuid4().hex
@@ -169,10 +187,14 @@ class Batches:
         if ended.status == "failed" and not (ended.output_file_id or ended.error_file_id):
             await self.ledger.forget_batch(uuid)
             errors = (ended.errors.data if ended.errors else None) or []
-            why = "; ".join(f"{e.code}: {e.message}{f' (line {e.line})' if e.line else ''}" for e in errors[:3])
+            why = "; ".join(
+                f"{e.code}: {e.message}{f' (line {e.line})' if e.line else ''}" for e in errors[:3]
+            )
             if _QUEUE_FULL.search(why):
                 raise QueueFull(self.teacher.redact(why))
-            raise self.teacher.down(f"{batch} was not accepted: {why}. None of it was asked; mend that and run again")
+            raise self.teacher.down(
+                f"{batch} was not accepted: {why}. None of it was asked; mend that and run again"
+            )
         pause_s, lines = min(1.0, self.spec.poll_s), self.ledger.lines_of_batch(uuid)
         for _ in range(LOOKS):
             outcomes, results, flaw = await self._results(ended)
@@ -211,13 +233,17 @@ class Batches:
             except NothingThere as error:
                 flaw = f"its file {file} is not there: {error}"
                 continue
-            for line in content.content.splitlines():  # as bytes: a text has more ends of lines than JSON knows
+            for (
+                line
+            ) in content.content.splitlines():  # as bytes: a text has more ends of lines than JSON knows
                 try:
                     result = read_json(line)
                     custom_id = result["custom_id"]
                     outcome = self._outcome(result.get("response") or {}, result.get("error") or {})
                 except (Retryable, AttributeError, KeyError, TypeError) as error:
-                    flaw = f"a line of its file {file} cannot be read: {self.teacher.redact(repr(error))[:80]}"
+                    flaw = (
+                        f"a line of its file {file} cannot be read: {self.teacher.redact(repr(error))[:80]}"
+                    )
                     continue
                 results += 1
                 if outcome:
@@ -234,7 +260,10 @@ class Batches:
                 if report.status in ("completed", "expired", "cancelled", "failed"):
                     return report
                 n = report.request_counts
-                self._tell(batch, f"{n.completed + n.failed:,} of {n.total:,} done" if n and n.total else report.status)
+                self._tell(
+                    batch,
+                    f"{n.completed + n.failed:,} of {n.total:,} done" if n and n.total else report.status,
+                )
                 await self._pause(pause_s)
                 pause_s = min(1.5 * pause_s, self.spec.poll_s)
         finally:
@@ -248,7 +277,9 @@ class Batches:
     def _tell(self, batch: str, how: str = "") -> None:
         """Say how the batches stand that are waited for; without `how`, this one no longer is."""
         self._standing = {name: said for name, said in {**self._standing, batch: how}.items() if said}
-        self.teacher.activity.note = "; ".join(f"batch {name}: {said}" for name, said in self._standing.items())
+        self.teacher.activity.note = "; ".join(
+            f"batch {name}: {said}" for name, said in self._standing.items()
+        )
 
     def _outcome(self, response: Mapping[str, Any], error: Mapping[str, Any]) -> Outcome | None:
         """What a result says, understood as it would be online; None where the batch had ended before it was asked."""
@@ -258,7 +289,9 @@ class Batches:
             except Retryable as unusable:
                 return unusable
         if response:
-            refusal = self.teacher.refusal_of(self.place, response["status_code"], dumps(response.get("body")), {})
+            refusal = self.teacher.refusal_of(
+                self.place, response["status_code"], dumps(response.get("body")), {}
+            )
             if not isinstance(refusal, NotTaken):
                 return refusal
             self.teacher.learn(frozenset({refusal.name}))
@@ -266,17 +299,23 @@ class Batches:
         code = str(error.get("code"))
         if code in ("batch_expired", "batch_cancelled"):
             return None
-        return (Rejected if "invalid" in code else Retryable)(self.teacher.redact(f"{code}: {error.get('message')}"))
+        return (Rejected if "invalid" in code else Retryable)(
+            self.teacher.redact(f"{code}: {error.get('message')}")
+        )
 
     async def _upload(self, content: bytes) -> str:
         options: Any = {"file": ("distillgen.jsonl", content), "purpose": "batch"}
-        made = await self._call(lambda client: client.with_options(max_retries=UPLOADS).files.create(**options))
+        made = await self._call(
+            lambda client: client.with_options(max_retries=UPLOADS).files.create(**options)
+        )
         return _id_of(made)
 
     async def _create(self, uuid: str, file: str) -> str:
         options: Any = {"endpoint": self._path, "completion_window": "24h", "metadata": {"distillgen": uuid}}
         try:
-            return _id_of(await self._call(lambda client: client.batches.create(input_file_id=file, **options)))
+            return _id_of(
+                await self._call(lambda client: client.batches.create(input_file_id=file, **options))
+            )
         except Retryable:
             if made := await self._find(uuid):  # it was made, and only the answer did not come
                 return made
@@ -286,7 +325,11 @@ class Batches:
         """The batch that was made with our uuid, if any; one that was made a moment ago may not be listed yet."""
 
         async def find(client: AsyncOpenAI) -> list[str]:
-            return [b.id async for b in client.batches.list(limit=100) if (b.metadata or {}).get("distillgen") == uuid]
+            return [
+                b.id
+                async for b in client.batches.list(limit=100)
+                if (b.metadata or {}).get("distillgen") == uuid
+            ]
 
         for pause_s in (0.0, self.spec.poll_s):
             await self._pause(pause_s)
@@ -310,7 +353,9 @@ class Batches:
                 await self._wait_out(str(error), self.spec.poll_s)
 
     async def _wait_out(self, reason: str, pause_s: float) -> None:
-        self.teacher.activity.note = self.teacher.redact(" ".join(f"waiting for the batch API: {reason}".split()))
+        self.teacher.activity.note = self.teacher.redact(
+            " ".join(f"waiting for the batch API: {reason}".split())
+        )
         log.warning("%s: %s", self.teacher.name, self.teacher.activity.note)
         await self._pause(pause_s)
 
@@ -320,7 +365,9 @@ class Batches:
         await asyncio.sleep(pause_s)
 
     async def _call(
-        self, send: Callable[[AsyncOpenAI], Awaitable[T]], remedy: str = "none of it was asked; mend that and run again"
+        self,
+        send: Callable[[AsyncOpenAI], Awaitable[T]],
+        remedy: str = "none of it was asked; mend that and run again",
     ) -> T:
         """Ask the batch API for something; what it rejects is the fault of no row."""
         try:

@@ -64,8 +64,18 @@ def _usual(payload: Any) -> Completion | None:
     if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
         return None
     choice = choices[0]
-    message, finish, counts = choice.get("message"), choice.get("finish_reason"), usual_counts(payload.get("usage"))
-    if type(message) is not dict or type(finish) is not str or not finish or counts is None or choice.get("logprobs"):
+    message, finish, counts = (
+        choice.get("message"),
+        choice.get("finish_reason"),
+        usual_counts(payload.get("usage")),
+    )
+    if (
+        type(message) is not dict
+        or type(finish) is not str
+        or not finish
+        or counts is None
+        or choice.get("logprobs")
+    ):
         return None
     text, model = message.get("content"), payload.get("model")
     if type(text) is not str or type(model) is not str or (text and not counts[1]):
@@ -123,19 +133,19 @@ def score_of(payload: Any, target: str) -> Completion:
 
 def _read(choice: Any) -> dict[str, Any]:
     """What one choice says, of either protocol."""
-    if not isinstance(choice, dict) or not (
-        isinstance(choice.get("message"), dict) or "text" in choice
-    ):
+    if not isinstance(choice, dict) or not (isinstance(choice.get("message"), dict) or "text" in choice):
         return {"status": "failed", "error": f"a choice of the answer has no message: {str(choice)[:60]}"}
     message = _mapping(choice.get("message"))
     content = message.get("content") if message else choice.get("text")
     text, thought, other = _content(content)
     finish = choice.get("finish_reason")
     known: dict[str, Any] = {
-        "text": text, "reasoning": "\n".join(filter(None, (_thought_apart(message), thought))),
-        "tool_calls": _tool_calls(message), "logprobs": _logprobs(choice.get("logprobs")),
+        "text": text,
+        "reasoning": "\n".join(filter(None, (_thought_apart(message), thought))),
+        "tool_calls": _tool_calls(message),
+        "logprobs": _logprobs(choice.get("logprobs")),
         "finish": MISSING if finish is None else str(finish) or MISSING,
-    }  # fmt: skip
+    }
     if refusal := _text(message.get("refusal")) or (text if other == "refusal" else ""):
         return known | {"text": refusal, "status": "refused"}
     if other:

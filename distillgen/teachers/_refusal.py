@@ -19,7 +19,9 @@ from distillgen.record import loads
 
 Kind = Literal["prompt", "money", "day", "account", "address", "moment", "other"]
 
-LONGEST_WAIT_S = 600.0  # that an endpoint may ask for; after it the run stops, and goes on when the command is given again
+LONGEST_WAIT_S = (
+    600.0  # that an endpoint may ask for; after it the run stops, and goes on when the command is given again
+)
 
 _SAYING = frozenset(
     "error errors message msg code type status reason reasons detail details title param loc raw metadata"
@@ -78,7 +80,9 @@ _NOT_TAKEN = _any(
     r"can ?not be (used|set|specified)|invalid (parameter|argument|field|key)",
 )
 _ONE = _any(r"(must be( equal to)?|at most|less than or equal to|only( n ?=)?) ?(1|one)\b")
-_STREAM = _any(r"(only|must|requires?|enable)[^.\n]{0,40}stream|stream[^.\n]{0,30}(must|required|only|should be true)")
+_STREAM = _any(
+    r"(only|must|requires?|enable)[^.\n]{0,40}stream|stream[^.\n]{0,30}(must|required|only|should be true)"
+)
 _NAMES = {
     "response_format": r"response[_ ]format|json[_ ]schema|structured[_ ]outputs?",
     "logprobs": r"(top_)?logprobs|log[ -]?prob\w*",
@@ -87,8 +91,10 @@ _NAMES = {
 }
 _ALWAYS = frozenset({"model", "messages", "prompt", "input", "tools", "grammar", "stream", "suffix"})
 """What a request cannot go without."""
-COMMON = frozenset("max_tokens max_completion_tokens temperature top_p top_k min_p stop seed n logprobs response_format"
-                   " presence_penalty frequency_penalty stream_options".split())  # fmt: skip
+COMMON = frozenset(
+    "max_tokens max_completion_tokens temperature top_p top_k min_p stop seed n logprobs response_format"
+    " presence_penalty frequency_penalty stream_options".split()
+)
 """Parameters that a refusal may be about, where the request is not at hand."""
 
 
@@ -197,7 +203,9 @@ def refused_parameter(status: int, said: Saying, sent: Iterable[str]) -> str:
     return min(places, key=lambda name: places[name], default="")
 
 
-_WAIT = re.compile(r"(?:retry|again|replenished|wait|available|reset)\w* (?:in|after|for) ((?:[\d.:]+ ?[a-z]*,? ?)+)")
+_WAIT = re.compile(
+    r"(?:retry|again|replenished|wait|available|reset)\w* (?:in|after|for) ((?:[\d.:]+ ?[a-z]*,? ?)+)"
+)
 
 
 def wait_of(headers: Mapping[str, str], said: Saying, *, limited: bool) -> float:
@@ -214,7 +222,11 @@ def wait_of(headers: Mapping[str, str], said: Saying, *, limited: bool) -> float
             return wait_s
     if match := re.search(r"^(\d+(?:\.\d+)?)s$", said.words, re.MULTILINE):  # Google's retryDelay
         return float(match[1])
-    return max((_reset_s(headers, name) for name in headers if "reset" in name.lower()), default=0.0) if limited else 0.0
+    return (
+        max((_reset_s(headers, name) for name in headers if "reset" in name.lower()), default=0.0)
+        if limited
+        else 0.0
+    )
 
 
 def _reset_s(headers: Mapping[str, str], name: str) -> float:
@@ -276,7 +288,11 @@ def unstreamed(content: bytes) -> dict[str, Any] | None:
             ended = _joined(choices.setdefault(piece.get("index") or 0, {}), piece) or ended
     if not ended or not choices:
         return None
-    return {**answer, "object": "chat.completion", "choices": [choices[index] | {"index": index} for index in sorted(choices)]}
+    return {
+        **answer,
+        "object": "chat.completion",
+        "choices": [choices[index] | {"index": index} for index in sorted(choices)],
+    }
 
 
 def _joined(choice: dict[str, Any], piece: Mapping[str, Any]) -> bool:
@@ -291,7 +307,11 @@ def _joined(choice: dict[str, Any], piece: Mapping[str, Any]) -> bool:
             elif name == "role" or value is None:
                 continue
             else:
-                message[name] = message[name] + value if isinstance(message.get(name), str) and isinstance(value, str) else value
+                message[name] = (
+                    message[name] + value
+                    if isinstance(message.get(name), str) and isinstance(value, str)
+                    else value
+                )
     for name, values in (piece.get("logprobs") or {}).items():
         kept = choice.setdefault("logprobs", {})
         kept[name] = (kept.get(name) or []) + values if isinstance(values, list) else values

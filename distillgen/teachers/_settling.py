@@ -63,7 +63,12 @@ def settled(
     template opened a thought, `allowed` holds further words that end a whole answer.
     """
     c = completion
-    if c.finish == "stop" and c.status == "ok" and not (opened or c.reasoning or c.tool_calls) and request.messages:
+    if (
+        c.finish == "stop"
+        and c.status == "ok"
+        and not (opened or c.reasoning or c.tool_calls)
+        and request.messages
+    ):
         plain = not any(sign in c.text for sign in SIGNS) and not c.text.lstrip().startswith("analysis")
         if plain and request.messages[-1].get("role") != "assistant" and "logprobs" not in request.sampling:
             return c._replace(finish="")  # as most are

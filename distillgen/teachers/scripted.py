@@ -46,7 +46,9 @@ def _fit(schema: Mapping[str, Any], words: Sequence[str], draw: random.Random) -
         case "object":
             return {name: _fit(inner, words, draw) for name, inner in schema.get("properties", {}).items()}
         case "array":
-            return [_fit(schema.get("items", {}), words, draw) for _ in range(max(1, schema.get("minItems", 1)))]
+            return [
+                _fit(schema.get("items", {}), words, draw) for _ in range(max(1, schema.get("minItems", 1)))
+            ]
         case "integer" | "number":
             return schema.get("minimum", draw.randrange(10))
         case "boolean":
@@ -71,7 +73,9 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
     script_file = next((path for path in paths if path.is_file()), None)
     if script_file is None:
         known = did_you_mean(file, BUILT_IN)
-        raise ConfigError(f"there is no script '{file}' inside the project{known}, or give 'file.py:function'")
+        raise ConfigError(
+            f"there is no script '{file}' inside the project{known}, or give 'file.py:function'"
+        )
     script = getattr(load_module(script_file), name, None)
     if not callable(script):
         raise ConfigError(f"'{file}' has no function '{name}'")
@@ -100,7 +104,11 @@ class Scripted(Teacher):
     def __init__(self, name: str, spec: Spec, services: Services, *, script: Script | None = None) -> None:
         """`script` is given from Python; from a pipeline file the spec's `model` names it."""
         super().__init__(name, spec, services)
-        given = (script, getattr(script, "__qualname__", "script")) if script else load_script(spec.model, services.root)
+        given = (
+            (script, getattr(script, "__qualname__", "script"))
+            if script
+            else load_script(spec.model, services.root)
+        )
         self._script, self.identity = given[0], f"scripted:{given[1]}"
         self._told = set[str]()
 

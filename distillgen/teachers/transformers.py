@@ -35,7 +35,8 @@ class TransformersSpec(Spec):
 
     max_concurrency: int = Field(16, ge=1, description="most sequences of one batch")
     api: Literal["chat", "completions"] | None = Field(
-        None, description="completions sends the prompt as one text; default: as a student of ours was trained, else chat"
+        None,
+        description="completions sends the prompt as one text; default: as a student of ours was trained, else chat",
     )
     dtype: str | None = Field(None, description="of the weights, such as bfloat16; default: as stored")
     device: str | None = Field(None, description="such as cuda:0 or cpu; default: a GPU where there is one")
@@ -48,7 +49,9 @@ class TransformersSpec(Spec):
     def check(self, root: Path) -> None:
         """Raise ConfigError where the model or the packages are missing."""
         need("provider 'transformers'", "torch", "transformers")
-        if place_of_model(self.model, root) is None and (self.model.startswith((".", "/", "~")) or self.model.count("/") > 1):
+        if place_of_model(self.model, root) is None and (
+            self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
+        ):
             raise ConfigError(f"there is no folder '{self.model}'; a name on the Hub is like owner/name")
 
 
@@ -61,7 +64,9 @@ class _Waiting:
     @property
     def kind(self) -> bytes:
         """What requests must have in common to be answered in one batch."""
-        return dumps([self.request.target is None, self.request.prompt is None, dict(self.request.sampling), self.n])
+        return dumps(
+            [self.request.target is None, self.request.prompt is None, dict(self.request.sampling), self.n]
+        )
 
 
 class Transformers(Teacher):
@@ -130,7 +135,9 @@ class Transformers(Teacher):
                 answers = [error] * len(batch)
             for each, answer in zip(batch, answers, strict=True):
                 if not each.done.done():
-                    each.done.set_exception(answer) if isinstance(answer, Exception) else each.done.set_result(answer)
+                    each.done.set_exception(answer) if isinstance(
+                        answer, Exception
+                    ) else each.done.set_result(answer)
 
     def _answer(self, batch: Sequence[_Waiting]) -> list[list[Completion] | Exception]:
         if not batch:
@@ -147,9 +154,15 @@ class Transformers(Teacher):
             first = able[0][0].request
             contexts = [ids for _, ids in able]
             if first.target is not None:
-                made = model.scored(contexts, [str(each.request.target) for each, _ in able], first.sampling.get("logprobs", 0))
+                made = model.scored(
+                    contexts,
+                    [str(each.request.target) for each, _ in able],
+                    first.sampling.get("logprobs", 0),
+                )
             else:
-                made = model.generated(contexts, able[0][0].n, first.sampling, seed=int(digest(first.json.hex(), 8), 16))
+                made = model.generated(
+                    contexts, able[0][0].n, first.sampling, seed=int(digest(first.json.hex(), 8), 16)
+                )
                 opened = [opens_thought(model.tokenizer.decode(ids[-12:])) for ids in contexts]
                 made = [
                     [settled(each.request, completion, opened=opens) for completion in some]
@@ -163,8 +176,12 @@ class Transformers(Teacher):
         self.activity.note = f"loading {self.spec.model}"
         try:
             return Model(*folders(self), self.spec, self._ended)
-        except Exception as error:  # the packages raise anything from OSError to their own; all mean the same here
-            raise TeacherDown(f"model '{self.name}': '{self.spec.model}' cannot be loaded: {error}") from error
+        except (
+            Exception
+        ) as error:  # the packages raise anything from OSError to their own; all mean the same here
+            raise TeacherDown(
+                f"model '{self.name}': '{self.spec.model}' cannot be loaded: {error}"
+            ) from error
         finally:
             self.activity.note = ""
 
@@ -184,7 +201,11 @@ def folders(teacher: Teacher) -> tuple[str, str | None]:
     """The folder or Hub name of a teacher's model, and its adapter's where it is one."""
     path = str(place_of_model(teacher.spec.model, teacher.services.root) or teacher.spec.model)
     adapter = Path(path) / "adapter_config.json"
-    return (json.loads(adapter.read_bytes())["base_model_name_or_path"], path) if adapter.is_file() else (path, None)
+    return (
+        (json.loads(adapter.read_bytes())["base_model_name_or_path"], path)
+        if adapter.is_file()
+        else (path, None)
+    )
 
 
 class Model:
@@ -214,7 +235,9 @@ class Model:
         self.tokenizer = AutoTokenizer.from_pretrained(adapter if own else path)
         end = getattr(model.generation_config, "eos_token_id", None)
         self.ends = set(end) if isinstance(end, list) else {end, self.tokenizer.eos_token_id} - {None}
-        self.pad = next((token for token in (self.tokenizer.pad_token_id, *self.ends) if token is not None), 0)
+        self.pad = next(
+            (token for token in (self.tokenizer.pad_token_id, *self.ends) if token is not None), 0
+        )
 
     def tokens(self, request: Request) -> list[int]:
         """A prompt as it is, or messages in the model's own chat template (without one: their texts), ready to be answered."""
@@ -235,29 +258,47 @@ class Model:
 
         temperature, top = sampling.get("temperature", 1.0), sampling.get("logprobs")
         most = sampling.get("max_tokens", MAX_TOKENS)
-        how: dict[str, Any] = {"do_sample": False} if temperature == 0 else {"do_sample": True, "temperature": temperature}
+        how: dict[str, Any] = (
+            {"do_sample": False} if temperature == 0 else {"do_sample": True, "temperature": temperature}
+        )
         if temperature:
-            how |= {"top_k": 0} | {key: sampling[key] for key in ("top_p", "top_k", "min_p") if key in sampling}
+            how |= {"top_k": 0} | {
+                key: sampling[key] for key in ("top_p", "top_k", "min_p") if key in sampling
+            }
         if "stop" in sampling:
             how |= {"stop_strings": sampling["stop"], "tokenizer": self.tokenizer}
         how["stopping_criteria"] = StoppingCriteriaList([self._stopping])
         width = max(map(len, contexts))
         padded = torch.tensor([[self.pad] * (width - len(ids)) + ids for ids in contexts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts], device=self.device)
+        mask = torch.tensor(
+            [[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts], device=self.device
+        )
         torch.manual_seed(sampling.get("seed", seed))
         with torch.inference_mode():
             output = self.model.generate(
-                input_ids=padded, attention_mask=mask, max_new_tokens=most, num_return_sequences=n if temperature else 1,
-                pad_token_id=self.pad, return_dict_in_generate=True, output_logits=top is not None, **how,
-            )  # fmt: skip
+                input_ids=padded,
+                attention_mask=mask,
+                max_new_tokens=most,
+                num_return_sequences=n if temperature else 1,
+                pad_token_id=self.pad,
+                return_dict_in_generate=True,
+                output_logits=top is not None,
+                **how,
+            )
         self._go_on()
         made = output.sequences[:, 1 if self.seq2seq else width :].tolist()
         logits = torch.stack(output.logits, 1) if top is not None else None
-        each = [self._completion(ids, most, sampling, None if logits is None else logits[i], top) for i, ids in enumerate(made)]
+        each = [
+            self._completion(ids, most, sampling, None if logits is None else logits[i], top)
+            for i, ids in enumerate(made)
+        ]
         if not temperature:  # the samples of a greedy answer are one and the same
             each = [completion for completion in each for _ in range(n)]
         return [
-            [c._replace(input_tokens=len(ids) if i == 0 else 0) for i, c in enumerate(each[n * place : n * place + n])]
+            [
+                c._replace(input_tokens=len(ids) if i == 0 else 0)
+                for i, c in enumerate(each[n * place : n * place + n])
+            ]
             for place, ids in enumerate(contexts)
         ]
 
@@ -269,7 +310,9 @@ class Model:
         if self.ended.is_set():
             raise Stopped("stopped before this was answered")
 
-    def _completion(self, ids: list[int], most: int, sampling: Mapping[str, Any], logits: Any, top: int | None) -> Completion:
+    def _completion(
+        self, ids: list[int], most: int, sampling: Mapping[str, Any], logits: Any, top: int | None
+    ) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         stops = sampling.get("stop", [])
@@ -280,7 +323,9 @@ class Model:
         written = min(end + 1, len(ids))
         return Completion(text, finish=finish, logprobs=signals, model=self.name, output_tokens=written)
 
-    def scored(self, contexts: Sequence[list[int]], targets: Sequence[str], top: int) -> list[list[Completion]]:
+    def scored(
+        self, contexts: Sequence[list[int]], targets: Sequence[str], top: int
+    ) -> list[list[Completion]]:
         """Each target's tokens with their log-probabilities after its context; it is cut into tokens by itself."""
         import torch
 
@@ -291,7 +336,9 @@ class Model:
                 self._go_on()
                 if self.seq2seq:
                     given = torch.tensor([before], device=self.device)
-                    logits = self.model(input_ids=given, labels=torch.tensor([after], device=self.device)).logits[0]
+                    logits = self.model(
+                        input_ids=given, labels=torch.tensor([after], device=self.device)
+                    ).logits[0]
                 else:
                     both = torch.tensor([before + after], device=self.device)
                     logits = self.model(input_ids=both).logits[0, len(before) - 1 : len(both[0]) - 1]
@@ -306,13 +353,18 @@ class Model:
         import torch
 
         chances = torch.log_softmax(logits[: len(ids)].float(), -1)
-        own = chances.gather(1, torch.tensor(ids, device=chances.device, dtype=torch.long)[:, None])[:, 0].tolist()
+        own = chances.gather(1, torch.tensor(ids, device=chances.device, dtype=torch.long)[:, None])[
+            :, 0
+        ].tolist()
         likeliest = chances.topk(top) if top else None
         signals = []
         for i, (token, value) in enumerate(zip(ids, own, strict=True)):
             pairs: list[list[Any]] = []
             if likeliest:
                 tokens, values = likeliest.indices[i].tolist(), likeliest.values[i].tolist()
-                pairs = [[self.tokenizer.decode([each]), chance] for each, chance in zip(tokens, values, strict=True)]
+                pairs = [
+                    [self.tokenizer.decode([each]), chance]
+                    for each, chance in zip(tokens, values, strict=True)
+                ]
             signals.append([self.tokenizer.decode([token]), value, pairs])
         return signals

@@ -36,7 +36,14 @@ ENVIRONMENT = {  # what is set already stays
     "VLLM_NO_USAGE_STATS": "1",
     "DISTILLGEN_ENGINE": "1",  # tells the engine's processes whose they are
 }
-ARGUMENTS = ("dtype", "quantization", "max_model_len", "tensor_parallel_size", "gpu_memory_utilization", "enforce_eager")
+ARGUMENTS = (
+    "dtype",
+    "quantization",
+    "max_model_len",
+    "tensor_parallel_size",
+    "gpu_memory_utilization",
+    "enforce_eager",
+)
 _SPEED = re.compile(r"max_\w+|\w+_size")  # further arguments that no answer depends on
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt"}
 _numbers = itertools.count()
@@ -45,16 +52,28 @@ _numbers = itertools.count()
 class VLLMSpec(Spec):
     """`model` is a folder or a name on the Hugging Face Hub; what is not given is as vLLM has it."""
 
-    max_concurrency: int = Field(1024, ge=1, description="requests in the engine's hands; it runs as many at a time as fit")
-    api: Literal["chat", "completions"] = Field("chat", description="completions sends the prompt as one text")
+    max_concurrency: int = Field(
+        1024, ge=1, description="requests in the engine's hands; it runs as many at a time as fit"
+    )
+    api: Literal["chat", "completions"] = Field(
+        "chat", description="completions sends the prompt as one text"
+    )
     dtype: str | None = Field(None, description="of the weights, such as bfloat16")
     quantization: str | None = Field(None, description="how the weights are quantized, such as fp8 or awq")
     max_model_len: int | None = Field(None, ge=2, description="tokens of one request and its answer together")
     tensor_parallel_size: int | None = Field(None, ge=1, description="GPUs that share the model")
-    gpu_memory_utilization: float | None = Field(None, gt=0, le=1, description="the share of a GPU's memory that it takes")
-    enforce_eager: bool | None = Field(None, description="without CUDA graphs: a faster start, slower answers")
-    engine: dict[str, Any] = Field(default_factory=dict, description="further arguments of the engine, as vLLM names them")
-    lora: dict[str, str] = Field(default_factory=dict, description="adapters that the engine holds: name to folder or Hub name")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="the share of a GPU's memory that it takes"
+    )
+    enforce_eager: bool | None = Field(
+        None, description="without CUDA graphs: a faster start, slower answers"
+    )
+    engine: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of the engine, as vLLM names them"
+    )
+    lora: dict[str, str] = Field(
+        default_factory=dict, description="adapters that the engine holds: name to folder or Hub name"
+    )
     adapter: str | None = Field(None, description="which of 'lora' answers; default: the model without one")
 
     @property
@@ -68,11 +87,15 @@ class VLLMSpec(Spec):
         for what, name, file in [("model", self.model, "config.json"), *adapters]:
             place = place_of_model(name, root)
             if place is None and not re.fullmatch(r"\w[\w.-]*(/[\w.:-]+)?", name):
-                raise ConfigError(f"there is no folder '{name}' for the {what}; a name on the Hub is like owner/name")
+                raise ConfigError(
+                    f"there is no folder '{name}' for the {what}; a name on the Hub is like owner/name"
+                )
             if place is not None and place.is_dir() and not (place / file).is_file():
                 raise ConfigError(f"the folder '{name}' for the {what} has no {file}")
         if self.adapter is not None and self.adapter not in self.lora:
-            raise ConfigError(f"'lora' has no adapter '{self.adapter}'{did_you_mean(self.adapter, self.lora)}")
+            raise ConfigError(
+                f"'lora' has no adapter '{self.adapter}'{did_you_mean(self.adapter, self.lora)}"
+            )
         if "hf_token" in self.engine:
             raise ConfigError("'hf_token' is a secret: export HF_TOKEN=… instead, which vLLM reads by itself")
         need("provider 'vllm'", "vllm")
@@ -82,8 +105,14 @@ class VLLMSpec(Spec):
         given = {name: value for name in ARGUMENTS if (value := getattr(self, name)) is not None}
         if self.lora:
             folders = [place for path in self.lora.values() if (place := place_of_model(path, root))]
-            most = max([16, *(json.loads((folder / "adapter_config.json").read_bytes())["r"] for folder in folders)])
-            given |= {"enable_lora": True, "max_loras": len(self.lora), "max_lora_rank": 1 << (most - 1).bit_length()}
+            most = max(
+                [16, *(json.loads((folder / "adapter_config.json").read_bytes())["r"] for folder in folders)]
+            )
+            given |= {
+                "enable_lora": True,
+                "max_loras": len(self.lora),
+                "max_lora_rank": 1 << (most - 1).bit_length(),
+            }
         ours = {"enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False}
         return {**ours, **given, **self.engine, "model": str(place_of_model(self.model, root) or self.model)}
 
@@ -107,9 +136,14 @@ class Engine:
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            batches = UsageContext.LLM_CLASS  # as large as offline work has them; vLLM's other defaults are smaller
+            batches = (
+                UsageContext.LLM_CLASS
+            )  # as large as offline work has them; vLLM's other defaults are smaller
             self.llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=batches)
-            self.tokenizer, self.sampling = self.llm.get_tokenizer(), self.llm.model_config.get_diff_sampling_param()
+            self.tokenizer, self.sampling = (
+                self.llm.get_tokenizer(),
+                self.llm.model_config.get_diff_sampling_param(),
+            )
             self.started.set_result(None)
         except Exception as error:
             self.started.set_exception(error)
@@ -124,7 +158,9 @@ class Engine:
     def _stop(self, started: Future[None]) -> None:
         if not started.exception():
             self.llm.shutdown()
-            self.llm = self.tokenizer = None  # whatever holds on to this engine, nothing of it is left to end badly at exit
+            self.llm = self.tokenizer = (
+                None  # whatever holds on to this engine, nothing of it is left to end badly at exit
+            )
 
 
 def end_with_run() -> None:
@@ -170,12 +206,22 @@ class VLLM(Teacher):
             scored = await self.score(context, request.target, top=sampling.get("logprobs", 0))
             return [Completion(logprobs=scored, model=model, input_tokens=len(scored))]
         if "seed" in sampling and samples[-1] - samples[0] >= len(samples):
-            return [completion for sample in samples for completion in await self.answer(request, [sample], attempt)]
+            return [
+                completion
+                for sample in samples
+                for completion in await self.answer(request, [sample], attempt)
+            ]
         if "seed" in sampling:
             sampling["seed"] += samples[0] + 1_000_003 * attempt
         sampling |= sampling.pop("extra", {})
         template = sampling.pop("chat_template_kwargs", {})
-        form = {"json": dict(request.schema)} if request.schema else {"grammar": request.grammar} if request.grammar else {}
+        form = (
+            {"json": dict(request.schema)}
+            if request.schema
+            else {"grammar": request.grammar}
+            if request.grammar
+            else {}
+        )
         engine = await self._started()
         sampling = {"max_tokens": None, **engine.sampling, **sampling, "n": len(samples)}
         output, tokens = await self._generate(engine, context, sampling, form=form, template=template)
@@ -185,19 +231,29 @@ class VLLM(Teacher):
         made[0] = made[0]._replace(input_tokens=tokens, cached_tokens=output.num_cached_tokens or 0)
         return [settled(request, each, self.spec.finish_reasons, opened=opened) for each in made]
 
-    async def score(self, context: str | Sequence[Mapping[str, Any]], target: str, *, top: int = 0) -> list[list[Any]]:
+    async def score(
+        self, context: str | Sequence[Mapping[str, Any]], target: str, *, top: int = 0
+    ) -> list[list[Any]]:
         """Each token of `target` with its log-probability, in nats, after `context` (a text, or messages to be answered) and
         the `top` likeliest in its place. The target is cut into tokens by itself, as if it had been generated.
         """
         engine = await self._started()
-        output, before = await self._generate(engine, context, {"max_tokens": 1, "prompt_logprobs": top}, target=target)
+        output, before = await self._generate(
+            engine, context, {"max_tokens": 1, "prompt_logprobs": top}, target=target
+        )
         ids, found = output.prompt_token_ids[before:], output.prompt_logprobs[before:]
         return [_signal(token, among, top) for token, among in zip(ids, found, strict=True)]
 
     async def _generate(
-        self, engine: Engine, context: str | Sequence[Mapping[str, Any]], sampling: Mapping[str, Any], *,
-        form: Mapping[str, Any] | None = None, template: Mapping[str, Any] | None = None, target: str = "",
-    ) -> tuple[Any, int]:  # fmt: skip
+        self,
+        engine: Engine,
+        context: str | Sequence[Mapping[str, Any]],
+        sampling: Mapping[str, Any],
+        *,
+        form: Mapping[str, Any] | None = None,
+        template: Mapping[str, Any] | None = None,
+        target: str = "",
+    ) -> tuple[Any, int]:
         """The engine's output for `context` and `target`, when it is whole, and how many tokens the context has."""
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
@@ -208,23 +264,39 @@ class VLLM(Teacher):
         if self.spec.adapter is not None:
             path = self.spec.lora[self.spec.adapter]
             path = str(place_of_model(path, self.services.root) or path)
-            lora = LoRARequest(path, int(digest(path, 7), 16), path)  # vLLM's caches go by the name and the number
+            lora = LoRARequest(
+                path, int(digest(path, 7), 16), path
+            )  # vLLM's caches go by the name and the number
         try:
             before = _tokens(engine.tokenizer, context, template or {})
             after = engine.tokenizer.encode(target, add_special_tokens=False) if target else []
             if after and not before:
                 raise ValueError("the first token of a text has no log-probability; give it a context")
             structured = StructuredOutputsParams(**form) if form else None
-            params = SamplingParams(**sampling, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY)
-            asked = {"type": "token", "prompt_token_ids": before + after}  # the type says that nothing is left to prepare
-            (output,) = [each async for each in engine.llm.generate(asked, params, str(next(_numbers)), lora_request=lora)]
+            params = SamplingParams(
+                **sampling, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY
+            )
+            asked = {
+                "type": "token",
+                "prompt_token_ids": before + after,
+            }  # the type says that nothing is left to prepare
+            (output,) = [
+                each
+                async for each in engine.llm.generate(asked, params, str(next(_numbers)), lora_request=lora)
+            ]
         except EngineDeadError as error:
             raise self.down("vLLM's engine has ended; what it said stands above") from error
-        except Exception as error:  # a request that cannot be answered: of other kinds in every release of vLLM
+        except (
+            Exception
+        ) as error:  # a request that cannot be answered: of other kinds in every release of vLLM
             cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ else error
             if "chat_template is not set" in str(cause):
-                raise self.down(f"'{self.spec.model}' has no chat template; a base model takes api: completions") from error
-            passing = isinstance(error, EngineGenerateError) and not isinstance(cause, (ValueError, TypeError))
+                raise self.down(
+                    f"'{self.spec.model}' has no chat template; a base model takes api: completions"
+                ) from error
+            passing = isinstance(error, EngineGenerateError) and not isinstance(
+                cause, (ValueError, TypeError)
+            )
             raise (Retryable if passing else Rejected)(f"{type(cause).__name__}: {cause}") from error
         if any(each.finish_reason in ("abort", "error") for each in output.outputs):
             raise Retryable("vLLM gave the request up")
@@ -255,25 +327,36 @@ class VLLM(Teacher):
             self._engine = None
 
 
-def _tokens(tokenizer: Any, context: str | Sequence[Mapping[str, Any]], template: Mapping[str, Any]) -> list[int]:
+def _tokens(
+    tokenizer: Any, context: str | Sequence[Mapping[str, Any]], template: Mapping[str, Any]
+) -> list[int]:
     """A text as it is, or messages in the model's own chat template, ready to be answered."""
     if isinstance(context, str):
         return list(tokenizer.encode(context))
     messages = [{**message, "content": chat_text(message["content"])} for message in context]
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template))
+    return list(
+        tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template
+        )
+    )
 
 
 def chat_text(content: Any) -> Any:
     """The text of a message, of which all parts must be texts."""
     parts = content if isinstance(content, list) else []
     if other := [part.get("type") for part in parts if part.get("type") != "text"]:
-        raise ValueError(f"provider vllm takes text, not '{other[0]}'; `vllm serve` and provider openai take it")
+        raise ValueError(
+            f"provider vllm takes text, not '{other[0]}'; `vllm serve` and provider openai take it"
+        )
     return "\n".join(part["text"] for part in parts) if parts else content
 
 
 def _completion(output: Any, top: int, **known: Any) -> Completion:
     """One of the engine's answers, as it came."""
-    signals = [_signal(token, among, top) for token, among in zip(output.token_ids, output.logprobs or (), strict=False)]
+    signals = [
+        _signal(token, among, top)
+        for token, among in zip(output.token_ids, output.logprobs or (), strict=False)
+    ]
     finish = output.finish_reason or MISSING
     written = len(output.token_ids)
     return Completion(output.text, finish=finish, logprobs=signals, output_tokens=written, **known)
@@ -302,5 +385,7 @@ def weights(name: str, root: Path) -> str:
     """What names a model or an adapter in ledger keys: its name on the Hub, or a digest of its folder's files."""
     if (place := place_of_model(name, root)) is None:
         return name
-    files = [place] if place.is_file() else sorted(each for each in place.iterdir() if each.suffix in _WEIGHTS)
+    files = (
+        [place] if place.is_file() else sorted(each for each in place.iterdir() if each.suffix in _WEIGHTS)
+    )
     return digest([[each.name, identity_of(str(each.resolve()), root)] for each in files])

@@ -13,7 +13,9 @@ _FENCE = re.compile(r"[ \t>]*(`{3,}(?!.*`)|~{3,})")
 _HEADING = re.compile(r" {0,3}#{1,6}(?:[ \t]|$)")
 _ITEM = re.compile(r"[ \t]*(?:[-*+•]|\d{1,3}[.)])[ \t]+\S")
 _ROW = re.compile(r"[ \t]*\|")
-_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)+$")  # the line under a table's heading
+_RULE = re.compile(
+    r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)+$"
+)  # the line under a table's heading
 _SENTENCE = re.compile(r"""[.!?…。！？]["'”’)\]]*\s+(?=\S)""")
 
 HEADING, BLOCK, SENTENCE, NOWHERE = 3, 2, 1, 0
@@ -49,7 +51,9 @@ def chunks(text: str, most_words: int, overlap_words: int = 0, notes: list[str] 
         new = end
         if new < len(units):
             least = max(ends[new] - overlap_words, ends[new + 1] - most_words)
-            again = (i for i in range(new) if units[i].before and 0 < ends[i] < ends[new] and ends[i] >= least)
+            again = (
+                i for i in range(new) if units[i].before and 0 < ends[i] < ends[new] and ends[i] >= least
+            )
             begin = next(again, new)
     return pieces
 
@@ -75,8 +79,13 @@ def _fitting(unit: _Unit, most: int, notes: list[str] | None) -> Iterator[_Unit]
             notes.append(f"a {unit.whole} of {len(unit.text.split())} words is cut between its lines")
         lines = unit.text.splitlines(keepends=True)
         last = max(i for i, line in enumerate(lines) if line.strip())
-        lines = [*lines[: max(0, last - 1)], "".join(lines[max(0, last - 1) :])]  # what closes it is not left alone
-        parts = [_Unit(line, unit.before if i == 0 else SENTENCE) for i, line in enumerate(filter(None, lines))]
+        lines = [
+            *lines[: max(0, last - 1)],
+            "".join(lines[max(0, last - 1) :]),
+        ]  # what closes it is not left alone
+        parts = [
+            _Unit(line, unit.before if i == 0 else SENTENCE) for i, line in enumerate(filter(None, lines))
+        ]
     else:
         words = re.findall(r"\s*\S+\s*", unit.text)
         begins = range(0, len(words), most)
@@ -99,7 +108,9 @@ def _units(text: str) -> Iterator[_Unit]:
                 if block[begin:end]:
                     yield _Unit(block[begin:end], before if begin == 0 else SENTENCE)
                 begin = end
-        before = NOWHERE if kind == "heading" else BLOCK if kind != "item" or block.endswith("\n\n") else SENTENCE
+        before = (
+            NOWHERE if kind == "heading" else BLOCK if kind != "item" or block.endswith("\n\n") else SENTENCE
+        )
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
@@ -110,7 +121,11 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
         following = lines[i + 1] if i + 1 < len(lines) else ""
         if fence:
             block += line
-            if (closing := _FENCE.match(line)) and closing[1].startswith(fence) and not line[closing.end() :].strip():
+            if (
+                (closing := _FENCE.match(line))
+                and closing[1].startswith(fence)
+                and not line[closing.end() :].strip()
+            ):
                 fence = ""
                 kind = "fence ended"
             continue
@@ -120,11 +135,18 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
             continue
         opening = _FENCE.match(line)
         own = (
-            "code" if line.startswith(("    ", "\t")) and (not kind or kind.endswith(" ended") or kind == "code")
-            else "fence" if opening else "heading" if _HEADING.match(line)
-            else "table" if _ROW.match(line) or "|" in line and _RULE.match(following) or kind == "table" and "|" in line
-            else "item" if _ITEM.match(line) else "paragraph"
-        )  # fmt: skip
+            "code"
+            if line.startswith(("    ", "\t")) and (not kind or kind.endswith(" ended") or kind == "code")
+            else "fence"
+            if opening
+            else "heading"
+            if _HEADING.match(line)
+            else "table"
+            if _ROW.match(line) or "|" in line and _RULE.match(following) or kind == "table" and "|" in line
+            else "item"
+            if _ITEM.match(line)
+            else "paragraph"
+        )
         goes_on = own == "code" and kind in ("code", "code ended") or own == kind == "table"
         goes_on = goes_on or own == "paragraph" and kind in ("paragraph", "item")
         if kind and not goes_on:

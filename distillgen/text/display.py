@@ -28,7 +28,9 @@ def clipped(value: object, width: int = 160) -> str:
 
 def field_lines(record: Record, width: int) -> list[str]:
     """A record's own fields, a line each; messages, which repeat the others, only where they stand alone."""
-    shown = {name: value for name, value in record.fields.items() if name != "messages" or len(record.fields) == 1}
+    shown = {
+        name: value for name, value in record.fields.items() if name != "messages" or len(record.fields) == 1
+    }
     return [f"{clipped(name, 20)}: {clipped(value, width - len(name) - 4)}" for name, value in shown.items()]
 
 
@@ -64,5 +66,7 @@ def number(value: float) -> str:
 def stage_line(stage: Mapping[str, Any], total: int | None) -> str:
     """One stage of a run, as `usage.json` tells of it: how far, kept, dropped."""
     done = f"{stage['sources']:,}" + (f"/{total:,}" if total is not None else "")
-    said = ", ".join(filter(None, (dropped(stage["dropped"]), *(f"{k} {number(v)}" for k, v in stage["measured"].items()))))
+    said = ", ".join(
+        filter(None, (dropped(stage["dropped"]), *(f"{k} {number(v)}" for k, v in stage["measured"].items())))
+    )
     return f"{stage['name']:<12} {done:>13}  kept {stage['kept']:<6,}  {said}".rstrip()

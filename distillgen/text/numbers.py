@@ -54,7 +54,9 @@ _NUMBER = re.compile(
 _DIGITS = "one two three four five six seven eight nine"
 _TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = {w: i for i, w in enumerate(f"zero {_DIGITS} {_TEENS}".split())} | {w: 10 * i for i, w in enumerate(_TENS.split(), 2)}
+_WORDS = {w: i for i, w in enumerate(f"zero {_DIGITS} {_TEENS}".split())} | {
+    w: 10 * i for i, w in enumerate(_TENS.split(), 2)
+}
 _DIGIT, _TEEN, _TEN = (some.replace(" ", "|") for some in (_DIGITS, _TEENS, _TENS))
 _BELOW_100 = rf"(?:(?:{_TEN})(?:[\s-](?:{_DIGIT})\b)?|{_TEEN}|{_DIGIT}|zero)"
 _BELOW_1000 = rf"(?:{_BELOW_100}(?:[\s-]hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)?|hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)"
@@ -103,7 +105,9 @@ def _read(matches: Iterable[re.Match[str]]) -> Iterator[Number]:
 def _value(found: re.Match[str]) -> Fraction | None:
     """What a figure stands for; None where no float holds it, or it divides by zero."""
     given = {name.rstrip("1234"): text for name, text in found.groupdict().items() if text}
-    power = int((given.get("e") or given.get("power") or given.get("superscript") or "0")[:9].translate(_PLAIN_DIGITS))
+    power = int(
+        (given.get("e") or given.get("power") or given.get("superscript") or "0")[:9].translate(_PLAIN_DIGITS)
+    )
     if len(found[0]) > _MOST_CHARACTERS or abs(power) > _MOST_POWER:
         return None
     if "vulgar" in given:
@@ -112,7 +116,11 @@ def _value(found: re.Match[str]) -> Fraction | None:
         part = _plain(given["top"]) / bottom
     else:
         return None
-    value = (int(given.get("whole", "0")) + part) * Fraction(10) ** power * _SCALES.get(given.get("scale", "").lower(), 1)
+    value = (
+        (int(given.get("whole", "0")) + part)
+        * Fraction(10) ** power
+        * _SCALES.get(given.get("scale", "").lower(), 1)
+    )
     if value > _MOST:
         return None
     return -value if "sign" in given else value

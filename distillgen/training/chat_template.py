@@ -37,7 +37,9 @@ class _Generation(Extension):
         return text
 
 
-def rendered(template: str, turns: Turns, special: Mapping[str, str], *, opened: bool = False) -> tuple[str, list[str]]:
+def rendered(
+    template: str, turns: Turns, special: Mapping[str, str], *, opened: bool = False
+) -> tuple[str, list[str]]:
     """The text of chat turns, as transformers renders it, and the parts of it that are marked as the assistant's. Raises
     ValueError with the template's own words where it refuses them.
     """
@@ -49,9 +51,15 @@ def rendered(template: str, turns: Turns, special: Mapping[str, str], *, opened:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
     marked: list[str] = []
-    environment.globals |= {"raise_exception": refuse, "strftime_now": datetime.now().strftime, "marked": marked}
+    environment.globals |= {
+        "raise_exception": refuse,
+        "strftime_now": datetime.now().strftime,
+        "marked": marked,
+    }
     try:
-        text = environment.from_string(template).render(messages=turns, add_generation_prompt=opened, **special)
+        text = environment.from_string(template).render(
+            messages=turns, add_generation_prompt=opened, **special
+        )
     except Exception as error:  # a template can fail on turns in any way
         raise ValueError(str(error) or type(error).__name__) from error
     return text, marked

@@ -23,9 +23,13 @@ class Dialogue(Objective):
     Chat turns are put into the student's own chat template; texts are taken as they are.
     """
 
-    messages: FieldName = Field("messages", description="chat turns, the last of them the assistant's; taken where there are any")
+    messages: FieldName = Field(
+        "messages", description="chat turns, the last of them the assistant's; taken where there are any"
+    )
     prompt: FieldName = Field("prompt", description="a text or chat turns, where there are no messages")
-    completion: FieldName = Field("completion", description="what the student is to answer, as a text or a chat turn")
+    completion: FieldName = Field(
+        "completion", description="what the student is to answer, as a text or a chat turn"
+    )
 
     def check(self, given: Checking) -> None:
         """There are chat turns, or a prompt and a completion."""
@@ -84,7 +88,10 @@ def _turns(turns: Any, name: str) -> list[dict[str, str]]:
     """Chat turns of text. Raises Unusable."""
     if not isinstance(turns, list) or not turns:
         raise Unusable(f"'{name}' holds no chat turns")
-    if not all(isinstance(t, dict) and isinstance(t.get("content"), str) and isinstance(t.get("role"), str) for t in turns):
+    if not all(
+        isinstance(t, dict) and isinstance(t.get("content"), str) and isinstance(t.get("role"), str)
+        for t in turns
+    ):
         raise Unusable(f"a turn in '{name}' is not a role with a text")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 

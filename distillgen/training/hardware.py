@@ -34,7 +34,9 @@ class Energy:
 
     def __init__(self, rapl: Path = RAPL) -> None:
         self._packages = sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj"))
-        self._packages = [path for path in self._packages if path.parent.name.count(":") == 1]  # the rest are parts of these
+        self._packages = [
+            path for path in self._packages if path.parent.name.count(":") == 1
+        ]  # the rest are parts of these
         self._gpus = _gpu_counters()
         self._before = self._read()
         self._joules = 0.0
@@ -72,4 +74,6 @@ def _gpu_counters() -> list[Any]:
             nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except nvml.NVMLError:  # no driver, or a GPU that does not count
         return []
-    return [lambda handle=handle: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles]
+    return [
+        lambda handle=handle: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles
+    ]

@@ -27,8 +27,10 @@ Row: TypeAlias = dict[str, Any]
 """What a record teaches, of one shape in all rows of a training."""
 
 MODELS: Mapping[students.Kind, str] = {
-    "causal": "a model that writes texts (causal)", "seq2seq": "an encoder-decoder", "encoder": "an encoder"
-}  # fmt: skip
+    "causal": "a model that writes texts (causal)",
+    "seq2seq": "an encoder-decoder",
+    "encoder": "an encoder",
+}
 NO_TEMPLATE = "give one with chat_template: FILE.jinja, or train on texts: prompt and completion"
 Api = Literal["chat", "completions"]
 
@@ -48,7 +50,9 @@ class Lora(BaseModel):
     alpha: int | None = Field(None, ge=1, description="they are scaled by alpha / r; default: twice r")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of their inputs that is left out by chance")
     target: str | list[str] = Field("all-linear", description="the layers that get one")
-    bits: Literal[4] | None = Field(None, description="4: hold the student's own weights in 4 bits (QLoRA); needs a GPU")
+    bits: Literal[4] | None = Field(
+        None, description="4: hold the student's own weights in 4 bits (QLoRA); needs a GPU"
+    )
 
     def fits(self, layers: Iterable[str]) -> bool:
         """Whether some layer gets an addition, as PEFT reads `target`: the ends of names, or one pattern of a whole name."""
@@ -86,7 +90,9 @@ class Training:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.student, revision=self.revision)
-        tokenizer.chat_template = (self.chat_template or tokenizer.chat_template) if self.api == "chat" else None
+        tokenizer.chat_template = (
+            (self.chat_template or tokenizer.chat_template) if self.api == "chat" else None
+        )
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         self.max_length = min(self.max_length, tokenizer.model_max_length)
         return tokenizer
@@ -97,10 +103,17 @@ class Training:
             from transformers import BitsAndBytesConfig
 
             options["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="bfloat16"
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype="bfloat16",
             )
-        model = kind.from_pretrained(self.student, revision=self.revision, dtype=self.dtype or "float32", **options)
-        self.max_length = min(self.max_length, getattr(model.config, "max_position_embeddings", None) or self.max_length)
+        model = kind.from_pretrained(
+            self.student, revision=self.revision, dtype=self.dtype or "float32", **options
+        )
+        self.max_length = min(
+            self.max_length, getattr(model.config, "max_position_embeddings", None) or self.max_length
+        )
         return model
 
     def peft(self, task: str) -> Any:
@@ -110,9 +123,12 @@ class Training:
         from peft import LoraConfig
 
         return LoraConfig(
-            r=self.lora.r, lora_alpha=self.lora.alpha or 2 * self.lora.r, lora_dropout=self.lora.dropout,
-            target_modules=self.lora.target, task_type=task,
-        )  # fmt: skip
+            r=self.lora.r,
+            lora_alpha=self.lora.alpha or 2 * self.lora.r,
+            lora_dropout=self.lora.dropout,
+            target_modules=self.lora.target,
+            task_type=task,
+        )
 
     def adapted(self, model: Any, task: str) -> Any:
         """The model with an adapter where one is wanted, for trainers that know nothing of PEFT."""
@@ -120,7 +136,9 @@ class Training:
             return model
         from peft import get_peft_model, prepare_model_for_kbit_training
 
-        return get_peft_model(prepare_model_for_kbit_training(model) if self.lora.bits else model, self.peft(task))
+        return get_peft_model(
+            prepare_model_for_kbit_training(model) if self.lora.bits else model, self.peft(task)
+        )
 
     def fitting(self, lengths: Callable[[Row], tuple[int, int]]) -> dict[str, Any]:
         """The rows that have something to learn within `max_length`, by the tokens of their prompt and of the whole; the
@@ -136,7 +154,9 @@ class Training:
             self.counts.update(f"left out: {why}" for why in reasons if why)
             parts[name] = rows.select([i for i, why in enumerate(reasons) if why is None])
         if not len(parts["train"]):
-            raise ConfigError(f"no row is left to train on: {', '.join(f'{n} {why}' for why, n in self.counts.items())}")
+            raise ConfigError(
+                f"no row is left to train on: {', '.join(f'{n} {why}' for why, n in self.counts.items())}"
+            )
         return {name: rows for name, rows in parts.items() if len(rows)}
 
     def _place(self, prompt: int, whole: int) -> str | None:
@@ -196,7 +216,9 @@ class Objective(BaseModel):
             except ValueError as error:
                 roles = ", ".join(str(turn["role"]) for turn in turns)
                 remedy = "leave such turns out, or give another template with chat_template: FILE.jinja"
-                raise ConfigError(f"its chat template does not take the turns {roles}: {error}; {remedy}") from error
+                raise ConfigError(
+                    f"its chat template does not take the turns {roles}: {error}; {remedy}"
+                ) from error
 
     def answers(self) -> tuple[str, ...]:
         """The columns of a row that a control arm takes from another row. Raises ConfigError where no arm can."""

@@ -28,8 +28,12 @@ class Pairs(Objective):
     unscored: ClassVar[frozenset[str]] = frozenset()
     """Losses that need no score."""
 
-    fields: list[FieldName] = Field(min_length=2, max_length=3, description="the texts: a pair, or a query with two answers")
-    score: str | None = Field(None, description="the score or field with the teacher's number; of three texts: its margin")
+    fields: list[FieldName] = Field(
+        min_length=2, max_length=3, description="the texts: a pair, or a query with two answers"
+    )
+    score: str | None = Field(
+        None, description="the score or field with the teacher's number; of three texts: its margin"
+    )
 
     def check(self, given: Checking) -> None:
         """The texts are there, as many as the loss takes, and a score where it needs one."""

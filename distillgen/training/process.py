@@ -72,11 +72,26 @@ def _end_with_parent() -> None:
 
 def _launch(file: str, stage: Train, root: Path, processes: int) -> None:
     """Become accelerate's own launcher, which starts this module in every process."""
-    how = ["--num_processes", str(processes), *(["--multi_gpu"] if processes > 1 else []), "--num_machines", "1"]
+    how = [
+        "--num_processes",
+        str(processes),
+        *(["--multi_gpu"] if processes > 1 else []),
+        "--num_machines",
+        "1",
+    ]
     how += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     if stage.accelerate:
         how = ["--config_file", str(Project(root).file(stage.accelerate))]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *how, "-m", "distillgen.training.process", file, "launched"]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *how,
+        "-m",
+        "distillgen.training.process",
+        file,
+        "launched",
+    ]
     os.execv(sys.executable, command)
 
 
@@ -92,10 +107,18 @@ def train(folder: Path, job: dict[str, Any], stage: Train) -> None:
     gpu = torch.cuda.is_available()
     learning = stage.learning
     training = Training(
-        student, folder, _rows(folder), _arguments(folder, stage, learning.learning_rate), stage.max_length, stage.revision,
-        stage.dtype or ("bfloat16" if stage.lora and gpu else "float32"), stage.lora, template, project.root,
+        student,
+        folder,
+        _rows(folder),
+        _arguments(folder, stage, learning.learning_rate),
+        stage.max_length,
+        stage.revision,
+        stage.dtype or ("bfloat16" if stage.lora and gpu else "float32"),
+        stage.lora,
+        template,
+        project.root,
         learning.api(_first(folder)),
-    )  # fmt: skip
+    )
     progress.say("counting tokens")
     trainer = learning.trainer(training)
     trainer.add_callback(progress)
@@ -111,7 +134,9 @@ def train(folder: Path, job: dict[str, Any], stage: Train) -> None:
         after = _plain(trainer.evaluate())
     trainer.save_model(str(folder / "student"))
     if is_main():
-        (folder / "student" / "training_args.bin").unlink(missing_ok=True)  # a pickle, of nothing but what the manifest says
+        (folder / "student" / "training_args.bin").unlink(
+            missing_ok=True
+        )  # a pickle, of nothing but what the manifest says
         if (folder / "base").exists():
             (folder / "base").rename(folder / "student" / "base")
         _write_manifest(folder, job, stage, trainer, training, progress, after)
@@ -121,7 +146,11 @@ def _rows(folder: Path) -> dict[str, Any]:
     """The rows as memory-mapped data sets, whose cache lies beside them and goes with them."""
     files = {name: folder / f"{name}.jsonl" for name in PARTS}
     cache = str(folder / "cache")
-    return {name: Dataset.from_json(str(path), cache_dir=cache) for name, path in files.items() if path.stat().st_size}
+    return {
+        name: Dataset.from_json(str(path), cache_dir=cache)
+        for name, path in files.items()
+        if path.stat().st_size
+    }
 
 
 def _first(folder: Path) -> Row:
@@ -150,16 +179,30 @@ def _arguments(folder: Path, stage: Train, learning_rate: float) -> dict[str, An
     """What every trainer is told."""
     gpu = torch.cuda.is_available()
     return {
-        "output_dir": str(folder / "checkpoints"), "seed": stage.seed, "data_seed": stage.seed,
-        "num_train_epochs": stage.epochs, "max_steps": stage.max_steps or -1,
-        "per_device_train_batch_size": stage.batch_size, "per_device_eval_batch_size": stage.batch_size,
-        "gradient_accumulation_steps": stage.accumulate, "gradient_checkpointing": stage.gradient_checkpointing,
+        "output_dir": str(folder / "checkpoints"),
+        "seed": stage.seed,
+        "data_seed": stage.seed,
+        "num_train_epochs": stage.epochs,
+        "max_steps": stage.max_steps or -1,
+        "per_device_train_batch_size": stage.batch_size,
+        "per_device_eval_batch_size": stage.batch_size,
+        "gradient_accumulation_steps": stage.accumulate,
+        "gradient_checkpointing": stage.gradient_checkpointing,
         "learning_rate": stage.learning_rate or learning_rate * (10 if stage.lora else 1),
-        "lr_scheduler_type": stage.schedule, "warmup_steps": stage.warmup, "weight_decay": stage.weight_decay,
-        "bf16": gpu and torch.cuda.is_bf16_supported(), "use_cpu": not gpu,
-        "logging_steps": 1 / POINTS, "logging_first_step": True, "eval_strategy": "no", "save_strategy": "no",
-        "save_total_limit": 1, "report_to": [], "disable_tqdm": True, "dataloader_pin_memory": gpu,
-    }  # fmt: skip
+        "lr_scheduler_type": stage.schedule,
+        "warmup_steps": stage.warmup,
+        "weight_decay": stage.weight_decay,
+        "bf16": gpu and torch.cuda.is_bf16_supported(),
+        "use_cpu": not gpu,
+        "logging_steps": 1 / POINTS,
+        "logging_first_step": True,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "save_total_limit": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": gpu,
+    }
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
@@ -169,11 +212,19 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self._folder, self._save_every_s = folder, save_every_s
         self._energy = Energy()
         self._file = folder / "sessions.json"
-        self.sessions: list[dict[str, Any]] = json.loads(self._file.read_bytes()) if self._file.exists() else []
+        self.sessions: list[dict[str, Any]] = (
+            json.loads(self._file.read_bytes()) if self._file.exists() else []
+        )
         self.sessions.append({"seconds": 0.0, "joules": None, "from_step": 0})
         self._began = self._saved = time.monotonic()
         self._first = self._written = 0.0
-        self._told: dict[str, Any] = {"doing": "loading the student", "step": 0, "steps": 0, "loss": None, "left_s": None}
+        self._told: dict[str, Any] = {
+            "doing": "loading the student",
+            "step": 0,
+            "steps": 0,
+            "loss": None,
+            "left_s": None,
+        }
         self.say("loading the student")
 
     def say(self, doing: str) -> None:
@@ -232,12 +283,20 @@ def _point_home(trainer: Any, student: str, folder: Path, to: Path) -> None:
 def _plain(metrics: dict[str, float]) -> dict[str, float]:
     """Measurements of the held-out rows, without what they say of speed, and without what is no number."""
     speed = ("runtime", "_per_second", "epoch", "num_tokens", "preparation_time")
-    kept = {name: value for name, value in metrics.items() if not name.endswith(speed) and math.isfinite(value)}
+    kept = {
+        name: value for name, value in metrics.items() if not name.endswith(speed) and math.isfinite(value)
+    }
     return {name.removeprefix("eval_"): value for name, value in kept.items()}
 
 
 def _write_manifest(
-    folder: Path, job: dict[str, Any], stage: Train, trainer: Any, training: Training, progress: Progress, after: Any
+    folder: Path,
+    job: dict[str, Any],
+    stage: Train,
+    trainer: Any,
+    training: Training,
+    progress: Progress,
+    after: Any,
 ) -> None:
     """What the student is, of what and how it was made: written last, so that a student with one is whole."""
     progress.say("writing the student")
@@ -248,18 +307,29 @@ def _write_manifest(
         training.counts["of the loss's points no number: take a smaller learning rate"] = lost
     rows = job["data"]["rows"] | dict(training.counts)
     manifest = {
-        "student": stage.student, "base": "base" if (folder / "student" / "base").exists() else training.student,
-        "revision": stage.revision or getattr(config, "_commit_hash", None), "kind": "adapter" if stage.lora else "model",
-        "api": training.api, "objective": stage.objective,
-        "options": stage.model_dump(), "fingerprint": job["fingerprint"], "seed": stage.seed,
-        "versions": job["versions"], "data": {**job["data"], "rows": rows}, "files": job["files"],
-        "hardware": described(), "processes": trainer.args.world_size,
+        "student": stage.student,
+        "base": "base" if (folder / "student" / "base").exists() else training.student,
+        "revision": stage.revision or getattr(config, "_commit_hash", None),
+        "kind": "adapter" if stage.lora else "model",
+        "api": training.api,
+        "objective": stage.objective,
+        "options": stage.model_dump(),
+        "fingerprint": job["fingerprint"],
+        "seed": stage.seed,
+        "versions": job["versions"],
+        "data": {**job["data"], "rows": rows},
+        "files": job["files"],
+        "hardware": described(),
+        "processes": trainer.args.world_size,
         "seconds": round(sum(session["seconds"] for session in progress.sessions), 1),
-        "energy_joules": sum(joules) if None not in joules else "unknown", "sessions": progress.sessions,
+        "energy_joules": sum(joules) if None not in joules else "unknown",
+        "sessions": progress.sessions,
         "steps": state.global_step,
         "loss_curve": [point for point in curve if math.isfinite(point[1])],
-        "held_out": {"base": json.loads((folder / "base.json").read_bytes()), "student": after} if after else None,
-    }  # fmt: skip
+        "held_out": {"base": json.loads((folder / "base.json").read_bytes()), "student": after}
+        if after
+        else None,
+    }
     _write(folder / "student" / "manifest.json", manifest)
 
 

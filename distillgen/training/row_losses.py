@@ -20,7 +20,9 @@ class RowLossTrainer(Trainer):  # type: ignore[misc]
 
     loss_is_scaled_for_ga = False
 
-    def __init__(self, *args: Any, losses: Callable[[Any, Any, Mapping[str, Any]], Any], **options: Any) -> None:
+    def __init__(
+        self, *args: Any, losses: Callable[[Any, Any, Mapping[str, Any]], Any], **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self._losses = losses
 

@@ -31,7 +31,9 @@ VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
 """Of the tiny student: with its vocabulary, 0.9 million weights."""
 WIDE = 8 * VOCABULARY  # where each token of a teacher must have one of the student's
-LAYERS = [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
+LAYERS = [f"self_attn.{part}_proj" for part in "qkvo"] + [
+    f"mlp.{part}_proj" for part in ("gate", "up", "down")
+]
 
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
@@ -54,7 +56,11 @@ def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
         remedy = f"; a folder of this name is ./{student}" if local(student, root) else ""
         raise ConfigError(f"no earlier stage trains '{student}'{did_you_mean(student, trained)}{remedy}")
     path = local(student, root)
-    if path and path.is_dir() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if (
+        path
+        and path.is_dir()
+        and not any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+    ):
         raise ConfigError(f"the folder '{student}' holds no model: it has no config.json")
     if path and path.is_file() and path.suffix != ".gguf":
         raise ConfigError(f"the student '{student}' is a file; give a model's folder, or a .gguf file")
@@ -87,7 +93,9 @@ def outline(student: str, root: Path, revision: str | None = None, *, fetch: boo
     """
     if student == TINY:
         special = {"eos_token": "<|im_end|>", "pad_token": "<|end|>"}
-        return Outline("causal", CHAT, special=special, layers=frozenset(f"model.layers.0.{name}" for name in LAYERS))
+        return Outline(
+            "causal", CHAT, special=special, layers=frozenset(f"model.layers.0.{name}" for name in LAYERS)
+        )
     if student in SHIPPED:
         return Outline("encoder")
     if is_gguf(student):
@@ -104,7 +112,9 @@ def outline(student: str, root: Path, revision: str | None = None, *, fetch: boo
         try:
             return Path(hf_hub_download(student, name, revision=revision))
         except LocalEntryNotFoundError as error:
-            raise ConfigError(f"the student '{student}' cannot be fetched: the Hub cannot be reached") from error
+            raise ConfigError(
+                f"the student '{student}' cannot be fetched: the Hub cannot be reached"
+            ) from error
         except EntryNotFoundError:
             return Path(name, "is", "missing")
         except (HfHubHTTPError, OSError) as error:
@@ -117,7 +127,11 @@ def outline(student: str, root: Path, revision: str | None = None, *, fetch: boo
 def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
     """From a model's folder, or an adapter's, whose base tells what it lacks itself."""
     adapter = _json(file("adapter_config.json"))
-    base = outline(str(adapter["base_model_name_or_path"]), root) if "base_model_name_or_path" in adapter else Outline()
+    base = (
+        outline(str(adapter["base_model_name_or_path"]), root)
+        if "base_model_name_or_path" in adapter
+        else Outline()
+    )
     config, tokenizer = _json(file("config.json")), _json(file("tokenizer_config.json"))
     named = tokenizer.get("chat_template")
     if isinstance(named, list):  # variants by name
@@ -180,7 +194,9 @@ def is_gguf(student: str) -> bool:
     return student in KNOWN or student.endswith(".gguf")
 
 
-def ready(student: str, root: Path, folder: Path, texts: Iterable[str], *, vocabulary: int = VOCABULARY) -> str:
+def ready(
+    student: str, root: Path, folder: Path, texts: Iterable[str], *, vocabulary: int = VOCABULARY
+) -> str:
     """What `from_pretrained` takes. `folder` receives a tiny student, whose tokenizer is trained on `texts`, or the sum of an
     adapter and its base; a GGUF file is converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
     """
@@ -208,14 +224,20 @@ def _tiny(folder: Path, texts: Iterable[str], vocabulary: int) -> Path:
     special, alphabet = ["<|end|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )  # fmt: skip
+    )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|end|>", model_max_length=CONTEXT
-    )  # fmt: skip
+    )
     tokenizer.chat_template = CHAT
-    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **SHAPE, **ends))
+    ends = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **SHAPE, **ends)
+    )
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
@@ -247,9 +269,13 @@ def _converted(file: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as partial:
             whole = Path(partial) / "model"
             plain = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
-            AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **plain).save_pretrained(whole)
+            AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **plain).save_pretrained(
+                whole
+            )
             AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(whole)
             whole.rename(folder)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"the GGUF file {file} cannot be converted: {error}. Is the package gguf installed?") from error
+        raise ConfigError(
+            f"the GGUF file {file} cannot be converted: {error}. Is the package gguf installed?"
+        ) from error
     return folder

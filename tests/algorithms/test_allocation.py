@@ -28,7 +28,9 @@ def test_the_first_factors_are_a_softmax_and_each_further_one_is_the_formulas():
 def test_factors_sum_to_one_never_fall_below_their_floor_and_are_equal_without_weight(alpha):
     for seed in range(20):
         r = factors(estimates(9, seed), alpha=alpha)
-        assert sum(r.values()) == pytest.approx(1, abs=1e-12) and min(r.values()) >= (1 - alpha) / len(r) - 1e-12
+        assert (
+            sum(r.values()) == pytest.approx(1, abs=1e-12) and min(r.values()) >= (1 - alpha) / len(r) - 1e-12
+        )
         if alpha == 0:
             assert set(r.values()) == {1 / len(DOMAINS)}
 
@@ -47,7 +49,11 @@ def test_gaps_too_large_for_exp_are_no_trouble():
 
 
 def test_budgets_follow_the_shares_and_what_a_domain_lacks_goes_to_the_others():
-    assert apportion(10, {"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 99, "b": 99, "c": 99}) == {"a": 5, "b": 3, "c": 2}
+    assert apportion(10, {"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 99, "b": 99, "c": 99}) == {
+        "a": 5,
+        "b": 3,
+        "c": 2,
+    }
     assert apportion(10, {"a": 0.8, "b": 0.2}, {"a": 3, "b": 99}) == {"a": 3, "b": 7}
     assert apportion(10, {"a": 0.8, "b": 0.2}, {"a": 3, "b": 2}) == {"a": 3, "b": 2}
 
@@ -87,7 +93,11 @@ def value(chances, gains, wrong):
     """What a draw is worth when the adversary takes the largest of q g, the last one in part."""
     at_stake = sorted((q * g for q, g in zip(chances, gains, strict=True)), reverse=True)
     whole = int(wrong)
-    return sum(at_stake) - sum(at_stake[:whole]) - (wrong - whole) * (at_stake[whole] if whole < len(at_stake) else 0)
+    return (
+        sum(at_stake)
+        - sum(at_stake[:whole])
+        - (wrong - whole) * (at_stake[whole] if whole < len(at_stake) else 0)
+    )
 
 
 def test_the_equilibrium_is_that_of_a_linear_program():
@@ -99,7 +109,10 @@ def test_the_equilibrium_is_that_of_a_linear_program():
         gains = [chance.uniform(0.05, 1) for _ in range(n)]
         # max sum(q g) - m t - sum(u), where u_i >= q_i g_i - t: the dual of the adversary's choice
         cost = [*(-g for g in gains), m, *[1] * n]
-        above = [[*(gains[i] if j == i else 0 for j in range(n)), -1, *(-1 if j == i else 0 for j in range(n))] for i in range(n)]
+        above = [
+            [*(gains[i] if j == i else 0 for j in range(n)), -1, *(-1 if j == i else 0 for j in range(n))]
+            for i in range(n)
+        ]
         solved = optimize.linprog(cost, A_ub=above, b_ub=[0] * n, A_eq=[[*[1] * n, 0, *[0] * n]], b_eq=[1])
         q = equilibrium(gains, m)
         assert sum(q) == pytest.approx(1) and value(q, gains, m) == pytest.approx(-solved.fun, abs=1e-9)
@@ -127,7 +140,9 @@ def test_where_few_are_unsure_and_all_of_them_may_be_wrong_they_are_drawn_all_th
     assert sum(chances) == pytest.approx(1)
     assert chance_of_being_drawn(chances, gains, 20, unsure) > (0.15 if sure > 1e-9 else 0.99)
     if sure > 1e-9:
-        assert chance_of_being_drawn(best, gains, 20, unsure) < 0.02, "the control: the equilibrium alone asks about them too"
+        assert chance_of_being_drawn(best, gains, 20, unsure) < 0.02, (
+            "the control: the equilibrium alone asks about them too"
+        )
 
 
 def test_no_chance_is_below_one_at_random_and_an_even_equilibrium_stays_as_it_is():
@@ -137,9 +152,15 @@ def test_no_chance_is_below_one_at_random_and_an_even_equilibrium_stays_as_it_is
         before = equilibrium(gains, chance.uniform(0, 15))
         after = with_unsure(before)
         assert sum(before) == pytest.approx(1) == sum(after)
-        assert all(new == 0 if not old else new >= 1 / 20 - 1e-12 for old, new in zip(before, after, strict=True))
+        assert all(
+            new == 0 if not old else new >= 1 / 20 - 1e-12 for old, new in zip(before, after, strict=True)
+        )
         assert not any(own for own, gain in zip(before, gains, strict=True) if not gain and any(gains))
-    assert with_unsure([0, 1, 0, 0]) == [0, 1, 0, 0] and with_unsure([0.25] * 4) == [0.25] * 4 and with_unsure([]) == []
+    assert (
+        with_unsure([0, 1, 0, 0]) == [0, 1, 0, 0]
+        and with_unsure([0.25] * 4) == [0.25] * 4
+        and with_unsure([]) == []
+    )
 
 
 def test_draws_follow_their_chances():
@@ -162,7 +183,9 @@ def test_it_beats_margin_sampling_on_digits_with_a_weak_teacher(budget, least):
     for seed in range(25):
         order = np.random.RandomState(seed).permutation(len(x))
         labelled, taught, test, pool = order[:20], order[:300], order[400:800], order[800:]
-        teacher = ensemble.RandomForestClassifier(15, max_depth=7, random_state=seed).fit(x[taught], y[taught])
+        teacher = ensemble.RandomForestClassifier(15, max_depth=7, random_state=seed).fit(
+            x[taught], y[taught]
+        )
         said = teacher.predict(x[pool])
         student = LogisticRegression(max_iter=300).fit(x[labelled], y[labelled])
         top = np.sort(student.predict_proba(x[pool]), axis=1)
@@ -172,7 +195,9 @@ def test_it_beats_margin_sampling_on_digits_with_a_weak_teacher(budget, least):
             chosen = drawn(chances, gains, budget, chance)
             labels[name].append((said[chosen] == y[pool][chosen]).mean())
             known = np.concatenate([y[labelled], said[chosen]])
-            again = LogisticRegression(max_iter=300).fit(np.concatenate([x[labelled], x[pool][chosen]]), known)
+            again = LogisticRegression(max_iter=300).fit(
+                np.concatenate([x[labelled], x[pool][chosen]]), known
+            )
             reached[name] = again.score(x[test], y[test])
         wins += reached["equilibrium"] > reached["margin"]
     assert wins >= least and np.mean(labels["equilibrium"]) > np.mean(labels["margin"])

@@ -42,7 +42,10 @@ def sampled(alpha, beta, n, times, samples=4, seed=0):
     """Means of four samples for each of n items, of unequal difficulty."""
     chance = random.Random(seed)
     return [
-        [sum(chance.random() < p for _ in range(samples)) / samples for p in (chance.betavariate(alpha, beta) for _ in range(n))]
+        [
+            sum(chance.random() < p for _ in range(samples)) / samples
+            for p in (chance.betavariate(alpha, beta) for _ in range(n))
+        ]
         for _ in range(times)
     ]
 
@@ -101,8 +104,12 @@ def test_an_interval_of_means_is_narrower_than_that_of_as_many_single_answers_an
     for values in ([0.5] * 5, [0.5], [1.0], [1 / 3] * 2):
         found = interval(values)
         assert 0 <= found.low < values[0] <= found.high <= 1 and found.high - found.low > 0.3
-    assert interval([0.5]).method.startswith("Wilson") and interval([1.0]).method.startswith("Clopper-Pearson")
-    assert wilson_interval(0.4, 0.24, 10_000).low == pytest.approx(0.4 - 1.96 * math.sqrt(0.24 / 10_000), abs=2e-4)
+    assert interval([0.5]).method.startswith("Wilson") and interval([1.0]).method.startswith(
+        "Clopper-Pearson"
+    )
+    assert wilson_interval(0.4, 0.24, 10_000).low == pytest.approx(
+        0.4 - 1.96 * math.sqrt(0.24 / 10_000), abs=2e-4
+    )
 
 
 def differences(better, worse, n, times, seed=0):
@@ -119,12 +126,18 @@ def test_differences_are_covered_with_ties_too(n, better, worse):
 def test_the_percentile_bootstrap_does_not_cover_differences_that_are_mostly_ties():
     draws = differences(0.1, 0.0, 15, 400)
     assert coverage(percentile_bootstrap, 0.1, draws) < 0.85
-    assert difference_interval([0.0] * 30).high == pytest.approx(-difference_interval([0.0] * 30).low) and difference_interval([0.0]).high > 0.3
+    assert (
+        difference_interval([0.0] * 30).high == pytest.approx(-difference_interval([0.0] * 30).low)
+        and difference_interval([0.0]).high > 0.3
+    )
 
 
 def test_few_differences_are_permuted_exactly_and_many_by_a_sample_that_agrees():
     some = [1.0, 1.0, 1.0, 0.5, -0.5, 1.0, 0.0, 0.0]
-    every = [sum(sign * each for sign, each in zip(signs, some, strict=True)) for signs in product((1, -1), repeat=len(some))]
+    every = [
+        sum(sign * each for sign, each in zip(signs, some, strict=True))
+        for signs in product((1, -1), repeat=len(some))
+    ]
     exact = fmean(abs(each) >= abs(sum(some)) - 1e-12 for each in every)
     assert paired(some, [0.0] * len(some))["p"] == exact == 0.09375
     many = [1.0] * 15 + [-1.0] * 5 + [0.0] * 40
@@ -148,5 +161,9 @@ def test_equal_models_are_called_different_as_often_as_the_level_says():
 def test_a_difference_of_two_intervals_is_as_wide_as_both():
     one, other = exact_interval(20, 20), exact_interval(12, 20)
     found = unpaired(1.0, one, 0.6, other)
-    assert found.low < 0.4 < found.high and found.high - found.low > one.high - one.low and pvariance(found[:2]) > 0
+    assert (
+        found.low < 0.4 < found.high
+        and found.high - found.low > one.high - one.low
+        and pvariance(found[:2]) > 0
+    )
     assert unpaired(0.6, other, 1.0, one)[:2] == pytest.approx((-found.high, -found.low))

@@ -77,7 +77,9 @@ def test_where_all_are_equal_all_are_kept():
     assert [point.kept for point in curve([(0.0, True), (0.0, False)])] == [1.0]
 
 
-SCORED = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40).filter(lambda s: any(v for _, v in s))
+SCORED = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40).filter(
+    lambda s: any(v for _, v in s)
+)
 
 
 @given(SCORED, st.floats(0.01, 1))
@@ -85,7 +87,11 @@ def test_a_point_tells_what_its_threshold_keeps(scored, target):
     points = curve(scored)
     for point in points:
         told = realised(scored, point.threshold)
-        assert (told["recall"], told["precision"], told["kept"]) == (point.recall, point.precision, point.kept)
+        assert (told["recall"], told["precision"], told["kept"]) == (
+            point.recall,
+            point.precision,
+            point.kept,
+        )
         assert all(about["low"] <= told[name] <= about["high"] for name, about in told["intervals"].items())
     assert points[0].kept == 1.0 and [p.threshold for p in points] == sorted(p.threshold for p in points)
     chosen = reach(scored, recall=target, confidence=0.8)
@@ -101,5 +107,7 @@ def test_the_error_of_probabilities():
 
 def test_nothing_kept_has_no_precision():
     told = realised(BY_HAND, 1.0)
-    assert (told["recall"], told["precision"], told["kept"]) == (0.0, None, 0.0) and set(told["intervals"]) == {"recall", "kept"}
+    assert (told["recall"], told["precision"], told["kept"]) == (0.0, None, 0.0) and set(
+        told["intervals"]
+    ) == {"recall", "kept"}
     assert told["intervals"]["recall"]["high"] == pytest.approx(1 - 0.025 ** (1 / 4))

@@ -41,7 +41,10 @@ def plain_self_bleu(texts, n):
         others, log = texts[:i] + texts[i + 1 :], 0.0
         for size in range(1, min(n, len(text)) + 1):
             grams = [tuple(text[k : k + size]) for k in range(len(text) - size + 1)]
-            most = {g: max(sum(tuple(o[k : k + size]) == g for k in range(len(o) - size + 1)) for o in others) for g in grams}
+            most = {
+                g: max(sum(tuple(o[k : k + size]) == g for k in range(len(o) - size + 1)) for o in others)
+                for g in grams
+            }
             known = sum(min(grams.count(g), most[g]) for g in set(grams))
             log += math.log(max(known, 0.1) / len(grams))
         nearest = min((abs(len(o) - len(text)), len(o)) for o in others)[1]
@@ -70,6 +73,8 @@ def test_coverage():
 
 def test_what_is_more_diverse_measures_so():
     chance = random.Random(0)
-    framed = [f"tell me about the {a} of the {b}".split() for a, b in itertools.product("abcdefgh", "ijklmnop")]
+    framed = [
+        f"tell me about the {a} of the {b}".split() for a, b in itertools.product("abcdefgh", "ijklmnop")
+    ]
     free = [[chance.choice("abcdefghijklmnopqrstuvwxyz") * 2 for _ in range(8)] for _ in range(64)]
     assert distinct(free, 2) > distinct(framed, 2) and self_bleu(free) < self_bleu(framed)

@@ -62,11 +62,19 @@ def test_facility_location_is_the_plain_greedy_choice(seed, monkeypatch):
 def test_facility_location_from_samples_comes_near_the_greedy_choice(seed, monkeypatch):
     vectors = unit(seed, 400, 6)
     sampled = first(facility_location(vectors, 30, seed=seed), 30)
-    assert sampled == first(facility_location(vectors, 30, seed=seed), 30) != first(facility_location(vectors, 30, seed=seed + 1), 30)
+    assert (
+        sampled
+        == first(facility_location(vectors, 30, seed=seed), 30)
+        != first(facility_location(vectors, 30, seed=seed + 1), 30)
+    )
     chance = np.random.default_rng(seed)
     monkeypatch.setattr(selection, "SAMPLE", 400)
     greedy = covered(vectors, first(facility_location(vectors, 30), 30))
-    assert covered(vectors, sampled) > 0.97 * greedy > max(covered(vectors, chance.permutation(400)[:30]) for _ in range(50))
+    assert (
+        covered(vectors, sampled)
+        > 0.97 * greedy
+        > max(covered(vectors, chance.permutation(400)[:30]) for _ in range(50))
+    )
 
 
 def test_herding_keeps_the_mean_better_than_chance():
@@ -75,7 +83,10 @@ def test_herding_keeps_the_mean_better_than_chance():
         chance = np.random.default_rng(seed)
         for n in (5, 20, 50):
             off = np.linalg.norm(vectors[first(herding(vectors), n)].mean(0) - vectors.mean(0))
-            others = [np.linalg.norm(vectors[chance.permutation(200)[:n]].mean(0) - vectors.mean(0)) for _ in range(50)]
+            others = [
+                np.linalg.norm(vectors[chance.permutation(200)[:n]].mean(0) - vectors.mean(0))
+                for _ in range(50)
+            ]
             assert off < np.mean(others) / 2
 
 
@@ -109,7 +120,9 @@ def webster(sizes):
     """The control: by the largest size / (places + 1/2), as groups were taken before."""
     taken = [0] * len(sizes)
     for _ in range(sum(sizes)):
-        place = max(range(len(sizes)), key=lambda i: sizes[i] / (taken[i] + 0.5) if taken[i] < sizes[i] else 0)
+        place = max(
+            range(len(sizes)), key=lambda i: sizes[i] / (taken[i] + 0.5) if taken[i] < sizes[i] else 0
+        )
         taken[place] += 1
         yield place
 
@@ -118,11 +131,15 @@ def furthest_off(places, sizes):
     taken, furthest = [0] * len(sizes), 0.0
     for n, place in enumerate(places, 1):
         taken[place] += 1
-        furthest = max(furthest, *(abs(own - n * size / sum(sizes)) for own, size in zip(taken, sizes, strict=True)))
+        furthest = max(
+            furthest, *(abs(own - n * size / sum(sizes)) for own, size in zip(taken, sizes, strict=True))
+        )
     return furthest
 
 
-@pytest.mark.parametrize("sizes", [[100] + [1] * 30, [1] * 50 + [7, 7], [60, 1, 1, 2, 3], [5], [1, 1], [33, 1, 33, 1, 33]])
+@pytest.mark.parametrize(
+    "sizes", [[100] + [1] * 30, [1] * 50 + [7, 7], [60, 1, 1, 2, 3], [5], [1, 1], [33, 1, 33, 1, 33]]
+)
 def test_no_group_is_off_its_share_by_one_after_any_number(sizes):
     groups = [[place] * size for place, size in enumerate(sizes)]
     assert furthest_off(in_turn(groups, proportional=True), sizes) < 1
@@ -143,7 +160,9 @@ def test_leaders_are_those_of_the_plain_loop(monkeypatch, block, min_cosine):
     for i, vector in enumerate(vectors):
         cosines = vectors[leading] @ vector if leading else np.array([-2.0])
         if cosines.max() >= min_cosine:
-            assert leader[i] == leading[cosines.argmax()] and cosine[i] == pytest.approx(cosines.max(), abs=1e-6)
+            assert leader[i] == leading[cosines.argmax()] and cosine[i] == pytest.approx(
+                cosines.max(), abs=1e-6
+            )
         else:
             assert leader[i] == i and cosine[i] == 1
             leading.append(i)
@@ -161,7 +180,9 @@ def test_nothing_and_one():
 
 @pytest.mark.slow
 def test_a_hundred_thousand_vectors_take_no_square_of_memory():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes: other tests load models into this process
+    before = resource.getrusage(
+        resource.RUSAGE_SELF
+    ).ru_maxrss  # kilobytes: other tests load models into this process
     vectors = unit(0, 100_000, 64)
     for order in (k_center(vectors), herding(vectors), facility_location(vectors, 10_000)):
         assert len(set(first(order, 20))) == 20

@@ -5,7 +5,16 @@ import time
 
 import pytest
 
-from distillgen.answers.sandbox import FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH, Limits, lacking, run_program, run_tests
+from distillgen.answers.sandbox import (
+    FINISHED,
+    LEFT,
+    TIMED_OUT,
+    WROTE_TOO_MUCH,
+    Limits,
+    lacking,
+    run_program,
+    run_tests,
+)
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")
 
@@ -75,7 +84,7 @@ REFUSED = {
     "many files open": "x = [open('/dev/null') for _ in range(100)]",
     "namespaces": "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise PermissionError",
     "sys.exit": "sys.exit(0)",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -84,14 +93,18 @@ def test_hostile_code_is_stopped(name):
     found = run(REFUSED[name])
     assert (found.ended, found.passed) == (FINISHED, 0)
     after = os.stat(__file__)
-    assert (before.st_mode, before.st_mtime, before.st_nlink) == (after.st_mode, after.st_mtime, after.st_nlink)
+    assert (before.st_mode, before.st_mtime, before.st_nlink) == (
+        after.st_mode,
+        after.st_mtime,
+        after.st_nlink,
+    )
     assert not os.path.exists("/tmp/distillgen-evil")
 
 
 LEAVING = {
     "os._exit": "os._exit(0)",
     "a printed verdict": "print('{\"passed\": 1}', flush=True)\nos._exit(0)",
-    "a verdict written everywhere": "for i in range(64):\n  try: os.write(i, b'{\"secret\": \"\", \"passed\": 1}')\n  except OSError: pass\nos._exit(0)",
+    "a verdict written everywhere": 'for i in range(64):\n  try: os.write(i, b\'{"secret": "", "passed": 1}\')\n  except OSError: pass\nos._exit(0)',
     "a crash": "import ctypes\nctypes.string_at(0)",
 }
 
@@ -103,7 +116,9 @@ def test_leaving_is_no_verdict(name, when):
     assert (found.ended, found.passed) == (LEFT, 0)
 
 
-@pytest.mark.parametrize("body", ["while True: pass", "import time\ntime.sleep(60)", "import threading\nthreading.Event().wait()"])
+@pytest.mark.parametrize(
+    "body", ["while True: pass", "import time\ntime.sleep(60)", "import threading\nthreading.Event().wait()"]
+)
 def test_endless_code_is_ended(body):
     started = time.monotonic()
     assert run(body).ended == TIMED_OUT and time.monotonic() - started < 10
@@ -115,7 +130,10 @@ def test_deep_recursion_ends():
 
 def test_a_large_file_is_not_written():
     found = run("open('a', 'w').write('x' * (9 << 20))")
-    assert found.passed == 0 and found.ended in (FINISHED, WROTE_TOO_MUCH)  # the refusal, or the watch that saw the file fill up
+    assert found.passed == 0 and found.ended in (
+        FINISHED,
+        WROTE_TOO_MUCH,
+    )  # the refusal, or the watch that saw the file fill up
 
 
 def test_many_files_are_too_much_and_nothing_is_left_behind(tmp_path, monkeypatch):
@@ -137,5 +155,10 @@ def test_a_program_is_judged_by_what_it_prints():
 def test_without_confinement_there_are_still_limits():
     code = "def answer():\n    while True: pass\n"
     assert run_tests(code, TEST, limits=LIMITS, confined=False).ended == TIMED_OUT
-    assert run_tests("def answer(): return len('x' * (1 << 30)) and 4", TEST, limits=LIMITS, confined=False).passed == 0
+    assert (
+        run_tests(
+            "def answer(): return len('x' * (1 << 30)) and 4", TEST, limits=LIMITS, confined=False
+        ).passed
+        == 0
+    )
     assert run_tests("def answer(): return 4", TEST, limits=LIMITS, confined=False).passed == 1

@@ -16,12 +16,24 @@ import tempfile
 import time
 from pathlib import Path
 
-ANSWER = json.dumps({
-    "id": "x", "object": "chat.completion", "model": "m",
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a short answer of a few words"}}],
-    "usage": {"prompt_tokens": 20, "completion_tokens": 8, "total_tokens": 28},
-}).encode()  # fmt: skip
-RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
+ANSWER = json.dumps(
+    {
+        "id": "x",
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "a short answer of a few words"},
+            }
+        ],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 8, "total_tokens": 28},
+    }
+).encode()
+RESPONSE = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
+)
 
 
 def serve(port, latency_s: float) -> None:
@@ -61,7 +73,9 @@ def bare(url: str, rows: int, concurrency: int, out: Path) -> None:
                         body = {"model": "m", "messages": [{"role": "user", "content": f"What is {i}?"}]}
                         async with session.post(url + "/chat/completions", json=body) as response:
                             answer = await response.json()
-                    stream.write(json.dumps({"number": i, "answer": answer["choices"][0]["message"]["content"]}) + "\n")
+                    stream.write(
+                        json.dumps({"number": i, "answer": answer["choices"][0]["message"]["content"]}) + "\n"
+                    )
 
                 await asyncio.gather(*(one(i) for i in range(rows)))
 
@@ -77,7 +91,9 @@ def ours(url: str, rows: int, concurrency: int, out: Path) -> None:
             stream.writelines(f'{{"number": {i}}}\n' for i in range(rows))
     pipeline = {
         "version": 1,
-        "models": {"t": {"provider": "openai", "model": "m", "base_url": url, "max_concurrency": concurrency}},
+        "models": {
+            "t": {"provider": "openai", "model": "m", "base_url": url, "max_concurrency": concurrency}
+        },
         "stages": [
             {"source": {"path": str(seeds)}},
             {"generate": {"model": "t", "template": "What is {{ number }}?", "output": "answer"}},
@@ -134,11 +150,15 @@ def main() -> None:
                     with tempfile.TemporaryDirectory() as folder:
                         there.append(measured(bare, url, rows, concurrency, Path(folder) / "bare"))
                         here.append(measured(ours, url, rows, concurrency, Path(folder) / "ours"))
-                (bare_s, _, _), (our_s, cpu_s, _) = ([statistics.median(column) for column in zip(*those, strict=True)] for those in (there, here))
+                (bare_s, _, _), (our_s, cpu_s, _) = (
+                    [statistics.median(column) for column in zip(*those, strict=True)]
+                    for those in (there, here)
+                )
                 print(
                     f"{latency_ms:4g} ms, {concurrency:4} at once {rows / bare_s:8,.0f} rows/s {rows / our_s:8,.0f} rows/s "
-                    f"{1000 * cpu_s / rows:8.3f} ms/row {max(turn[2] for turn in here):8.0f} MB {bare_s / our_s:6.2f}", flush=True,
-                )  # fmt: skip
+                    f"{1000 * cpu_s / rows:8.3f} ms/row {max(turn[2] for turn in here):8.0f} MB {bare_s / our_s:6.2f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

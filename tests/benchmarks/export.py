@@ -25,17 +25,42 @@ def main() -> None:
             data = Path(folder) / f"{rows}.jsonl"
             with data.open("w") as stream:
                 for i in range(rows):
-                    stream.write(json.dumps({"question": f"What is {i}?", "answer": f"It is the number {i}, which " + "follows another " * 12}) + "\n")
+                    stream.write(
+                        json.dumps(
+                            {
+                                "question": f"What is {i}?",
+                                "answer": f"It is the number {i}, which " + "follows another " * 12,
+                            }
+                        )
+                        + "\n"
+                    )
             for name in given.formats.split(","):
                 out = Path(folder) / f"{name}-{rows}"
-                command = [sys.executable, "-m", "distillgen", "export", data, "--format", name, "--shape", "messages", "--split", "train=0.99,test=0.01"]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "distillgen",
+                    "export",
+                    data,
+                    "--format",
+                    name,
+                    "--shape",
+                    "messages",
+                    "--split",
+                    "train=0.99,test=0.01",
+                ]
                 begun = time.perf_counter()
-                process = subprocess.Popen([*map(str, command), "--shard-rows", "100000", "-o", str(out)], stdout=subprocess.DEVNULL)
+                process = subprocess.Popen(
+                    [*map(str, command), "--shard-rows", "100000", "-o", str(out)], stdout=subprocess.DEVNULL
+                )
                 peak = os.wait4(process.pid, 0)[2].ru_maxrss / 1024
                 process.returncode = 0
                 took = time.perf_counter() - begun
                 size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6
-                print(f"{name:<8} {rows:>10,} rows {took:7.1f} s {rows / took:9,.0f} rows/s {peak:5.0f} MB peak {size:7.0f} MB written", flush=True)
+                print(
+                    f"{name:<8} {rows:>10,} rows {took:7.1f} s {rows / took:9,.0f} rows/s {peak:5.0f} MB peak {size:7.0f} MB written",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ async def measure(path: Path, rows: int, at_once: int) -> None:
 
     async def worker() -> None:
         for key in waiting:
-            await ledger.add([Answer(key, "run", "stage", "model", "ok", 1, 0, 20, 0, 8, 0.001, request, completion)])
+            await ledger.add(
+                [Answer(key, "run", "stage", "model", "ok", 1, 0, 20, 0, 8, 0.001, request, completion)]
+            )
 
     begun = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(at_once)))

@@ -24,7 +24,12 @@ WORDS, THRESHOLD = 30, 0.7
 
 def word(chance: random.Random) -> str:
     """One of 30,976 words without digits, which datatrove takes for one another."""
-    return "".join(a + b for a, b in zip(chance.choices("bcdfgklmnprstvwz", k=2), chance.choices("aeiouyäöüåé", k=2), strict=True))
+    return "".join(
+        a + b
+        for a, b in zip(
+            chance.choices("bcdfgklmnprstvwz", k=2), chance.choices("aeiouyäöüåé", k=2), strict=True
+        )
+    )
 
 
 def text(number: int) -> str:
@@ -40,7 +45,10 @@ def text(number: int) -> str:
 def distillgen(source: str, out: str) -> None:
     import distillgen
 
-    stages = [{"source": {"path": source}}, {"filter": [{"near_duplicate": {"by": ["text"], "threshold": THRESHOLD}}]}]
+    stages = [
+        {"source": {"path": source}},
+        {"filter": [{"near_duplicate": {"by": ["text"], "threshold": THRESHOLD}}]},
+    ]
     run = distillgen.run({"version": 1, "stages": stages}, out=out, sets=[f"source.path={source}"])
     os.link(run.directory / "corpus.jsonl", Path(out) / "kept.jsonl")
 
@@ -88,7 +96,9 @@ def datasketch(source: str, out: str) -> None:
         for number, line in enumerate(lines):
             words = json.loads(line)["text"].lower().split()
             signature = MinHash(num_perm=128)
-            signature.update_batch([" ".join(gram).encode() for gram in zip(words, words[1:], words[2:], strict=False)])
+            signature.update_batch(
+                [" ".join(gram).encode() for gram in zip(words, words[1:], words[2:], strict=False)]
+            )
             if not index.query(signature):
                 index.insert(number, signature)
                 kept.write(line)
@@ -99,18 +109,26 @@ def measured(python: str, what: str, source: Path, out: Path) -> tuple[float, fl
     out.mkdir()
     begun = time.perf_counter()
     one = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
-    process = subprocess.Popen([python, __file__, "--only", what, str(source), str(out)], env=os.environ | one)
+    process = subprocess.Popen(
+        [python, __file__, "--only", what, str(source), str(out)], env=os.environ | one
+    )
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{what} failed")
-    peak = (out / "peak").read_text()  # ru_maxrss would count what the process was before it became Python, too
+    peak = (
+        out / "peak"
+    ).read_text()  # ru_maxrss would count what the process was before it became Python, too
     return time.perf_counter() - begun, used.ru_utime + used.ru_stime, int(peak) / 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=1_000_000)
-    parser.add_argument("--peers", type=Path, help="a virtual environment with the peers, made there if there is none")
+    parser.add_argument(
+        "--peers", type=Path, help="a virtual environment with the peers, made there if there is none"
+    )
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
@@ -129,13 +147,20 @@ def main() -> None:
         with source.open("w") as stream:
             stream.writelines(json.dumps({"id": str(i), "text": text(i)}) + "\n" for i in range(given.texts))
         planted = given.texts // 10
-        for what, python in (("distillgen", sys.executable), ("datatrove", peers / "bin/python"), ("datasketch", peers / "bin/python")):
+        for what, python in (
+            ("distillgen", sys.executable),
+            ("datatrove", peers / "bin/python"),
+            ("datasketch", peers / "bin/python"),
+        ):
             out = Path(folder) / what
             seconds, cpu_s, peak_mb = measured(str(python), what, source, out)
             with (out / "kept.jsonl").open() as kept:
                 dropped = given.texts - sum(1 for _ in kept)
-            print(f"{what:<12} {given.texts / seconds:8,.0f} documents/s  {given.texts / cpu_s:8,.0f} a CPU second  "
-                  f"{peak_mb:7,.0f} MB peak  dropped {dropped:,} of {planted:,} planted", flush=True)  # fmt: skip
+            print(
+                f"{what:<12} {given.texts / seconds:8,.0f} documents/s  {given.texts / cpu_s:8,.0f} a CPU second  "
+                f"{peak_mb:7,.0f} MB peak  dropped {dropped:,} of {planted:,} planted",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

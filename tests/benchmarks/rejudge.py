@@ -43,7 +43,9 @@ def embedder(folder: Path) -> None:
     from model2vec import StaticModel
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[UNK]", *WORDS])}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(["[UNK]", *WORDS])}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     vectors = numpy.random.default_rng(0).normal(size=(len(WORDS) + 1, 64)).astype(numpy.float32)
     StaticModel(vectors, tokenizer).save_pretrained(str(folder))
@@ -54,16 +56,22 @@ def carried_out(folder: Path, what: str, **thresholds: float) -> dict:
     (folder / "pipeline.yaml").write_text(PIPELINE.format(**thresholds))
     command = [sys.executable, "-m", "distillgen", "run", "pipeline.yaml", "--out", "out", "--json"]
     begun = time.perf_counter()
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         _, status, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begun
     assert status == 0, f"the run ended with {status}; look at {folder / 'out/run.log'}"
     state = json.loads((folder / "out/usage.json").read_text())
-    measured = ", ".join(f"{name} {cost['measured']:,.0f} of {cost['rows']:,.0f}" for name, cost in state["stages"][-1]["costs"].items())
+    measured = ", ".join(
+        f"{name} {cost['measured']:,.0f} of {cost['rows']:,.0f}"
+        for name, cost in state["stages"][-1]["costs"].items()
+    )
     print(
         f"{what}: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, {used.ru_maxrss / 1024:.0f} MB peak; {state['kept']:,} kept; "
-        f"measured anew: {measured}; {state['totals']['requests']:,} requests since the beginning", flush=True,
-    )  # fmt: skip
+        f"measured anew: {measured}; {state['totals']['requests']:,} requests since the beginning",
+        flush=True,
+    )
     return state
 
 
@@ -80,9 +88,16 @@ def main() -> None:
         embedder(folder / "embedder")
         with (folder / "questions.jsonl").open("w") as stream:
             for i in range(given.rows):
-                stream.write(json.dumps({"question": f"Where is the {WORDS[i % 16]} {WORDS[i // 16 % 16]} of number {i}?"}) + "\n")
+                stream.write(
+                    json.dumps(
+                        {"question": f"Where is the {WORDS[i % 16]} {WORDS[i // 16 % 16]} of number {i}?"}
+                    )
+                    + "\n"
+                )
         first = carried_out(folder, "asked and measured", at_least=3, min_cosine=0.0, min_score=3)
-        again = carried_out(folder, "judged again with other thresholds", at_least=4, min_cosine=0.05, min_score=5)
+        again = carried_out(
+            folder, "judged again with other thresholds", at_least=4, min_cosine=0.05, min_score=5
+        )
         assert again["totals"]["requests"] == first["totals"]["requests"] and again["kept"] < first["kept"]
         assert not any(again["stages"][-1]["costs"][name]["measured"] for name in ("relevance", "judge"))
 

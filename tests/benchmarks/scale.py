@@ -24,13 +24,18 @@ def main() -> None:
         few, many = Path(folder) / "few", Path(folder) / "many"
 
         def tell(what: str, rows: int, result: tuple[float, float, float]) -> None:
-            print(f"{what:<44}{rows:>10,} rows {result[0]:8.1f} s {rows / result[0]:9,.0f} rows/s {result[2]:5.0f} MB peak", flush=True)
+            print(
+                f"{what:<44}{rows:>10,} rows {result[0]:8.1f} s {rows / result[0]:9,.0f} rows/s {result[2]:5.0f} MB peak",
+                flush=True,
+            )
 
         tell("asked", given.few, measured(ours, url, given.few, 256, few))
         tell("asked", given.rows, measured(ours, url, given.rows, 256, many))
         tell("run again: nothing is left to ask", given.rows, measured(ours, url, given.rows, 256, many))
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "distillgen", "status", str(many)], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "distillgen", "status", str(many)], check=True, capture_output=True
+        )
         print(f"status: {time.perf_counter() - begun:.2f} s")
         shutil.rmtree(many / "stages")
         tell("run again from the ledger alone", given.rows, measured(ours, url, given.rows, 256, many))

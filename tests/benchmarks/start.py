@@ -19,13 +19,27 @@ def main() -> None:
         project = ProjectFolder(Path(folder))
         for _ in range(5):
             moments: list[float] = []
-            with Endpoint(lambda body, times, moments=moments: moments.append(time.perf_counter())) as endpoint:
+            with Endpoint(
+                lambda body, times, moments=moments: moments.append(time.perf_counter())
+            ) as endpoint:
                 project.ask_pipeline(endpoint.url, 10)
                 begun = time.perf_counter()
                 own = tempfile.mkdtemp(dir=folder)
-                command = [sys.executable, "-m", "distillgen", "run", "ask", "-o", own, "--ledger", f"{own}.sqlite3"]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "distillgen",
+                    "run",
+                    "ask",
+                    "-o",
+                    own,
+                    "--ledger",
+                    f"{own}.sqlite3",
+                ]
                 subprocess.run(command, cwd=folder, env=project.env(), check=True, capture_output=True)
-                print(f"{moments[0] - begun:.2f} s to the first request, {time.perf_counter() - begun:.2f} s in all")
+                print(
+                    f"{moments[0] - begun:.2f} s to the first request, {time.perf_counter() - begun:.2f} s in all"
+                )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ from tests.tiny_llama import CPU, ENGINE, make_model
 
 def questions(rows: int) -> list[str]:
     """Prompts that begin alike, as a stage's do."""
-    return [f"Answer in one sentence, and as a friend would: what is special about the number {i}?" for i in range(rows)]
+    return [
+        f"Answer in one sentence, and as a friend would: what is special about the number {i}?"
+        for i in range(rows)
+    ]
 
 
 def now() -> tuple[float, float]:
@@ -54,9 +57,17 @@ def ours(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> lis
 
     seeds = out / "seeds.jsonl"
     seeds.write_text("".join(json.dumps({"question": question}) + "\n" for question in questions(rows)))
-    teacher = {"provider": "vllm", "model": model, "engine": engine, "max_tokens": max_tokens, "extra": {"ignore_eos": True}}
+    teacher = {
+        "provider": "vllm",
+        "model": model,
+        "engine": engine,
+        "max_tokens": max_tokens,
+        "extra": {"ignore_eos": True},
+    }
     stages = [{"source": {"path": "x"}}, {"generate": {"model": "teacher", "template": "{{ question }}"}}]
-    pipeline = load({"version": 1, "models": {"teacher": teacher}, "stages": stages}, [f"source.path={seeds}"])
+    pipeline = load(
+        {"version": 1, "models": {"teacher": teacher}, "stages": stages}, [f"source.path={seeds}"]
+    )
     moments = []
 
     async def watch(live) -> None:
@@ -77,7 +88,10 @@ def ours(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> lis
 
 def measured(what, *args) -> tuple[float, float]:
     """Seconds between the two moments that a function returns, wall and CPU, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+    ):
         (wall, cpu), (wall_after, cpu_after) = pool.submit(what, *args, Path(folder)).result()
         return wall_after - wall, cpu_after - cpu
 
@@ -88,7 +102,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--engine", type=json.loads, default=ENGINE, help=f"the engine's arguments; default: {json.dumps(ENGINE)}")
+    parser.add_argument(
+        "--engine",
+        type=json.loads,
+        default=ENGINE,
+        help=f"the engine's arguments; default: {json.dumps(ENGINE)}",
+    )
     given = parser.parse_args()
     os.environ |= CPU | {"VLLM_LOGGING_LEVEL": "ERROR"} | os.environ
     print("python -m tests.benchmarks.vllm", shlex.join(sys.argv[1:]))
@@ -103,9 +122,14 @@ def main() -> None:
                 wall, cpu = measured(what, model, given.engine, given.rows, given.max_tokens)
                 rates[name] = given.rows / wall
                 tokens = rates[name] * given.max_tokens
-                print(f"{name:<12} {rates[name]:8,.1f} rows/s  {tokens:8,.0f} tokens/s  {1000 * cpu / given.rows:6.2f} ms CPU a row", flush=True)
+                print(
+                    f"{name:<12} {rates[name]:8,.1f} rows/s  {tokens:8,.0f} tokens/s  {1000 * cpu / given.rows:6.2f} ms CPU a row",
+                    flush=True,
+                )
             ratios.append(rates["distillgen"] / rates["LLM.chat"])
-    print(f"ratio to LLM.chat {statistics.median(ratios):.2f} (median of {', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))})")
+    print(
+        f"ratio to LLM.chat {statistics.median(ratios):.2f} (median of {', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))})"
+    )
 
 
 if __name__ == "__main__":

@@ -25,8 +25,21 @@ def test_the_command_of_the_card_gives_the_same_bytes(project, endpoint):
     project.ask_pipeline(endpoint.url, 12)
     sets = ("--set", "generate.template='It is {{ question }} \"now\"'", "--set", "teacher.temperature=0.3")
     project.cli("run", "ask", "-n", 5, *sets, "--until", "generate")
-    project.cli("run", "ask", "-n", 4, *sets, "--max-cost-usd", "9", "--set", "teacher.price={input: 1, output: 1}", "--set",
-                "teacher.max_tokens=9", "--concurrency", 2)  # fmt: skip
+    project.cli(
+        "run",
+        "ask",
+        "-n",
+        4,
+        *sets,
+        "--max-cost-usd",
+        "9",
+        "--set",
+        "teacher.price={input: 1, output: 1}",
+        "--set",
+        "teacher.max_tokens=9",
+        "--concurrency",
+        2,
+    )
     (command,) = told(project)
     assert "-n 4" in command and "--until" not in command and "--concurrency" not in command
     corpus, asked = (project.path / "runs/ask/corpus.jsonl").read_bytes(), len(endpoint.bodies)
@@ -36,11 +49,17 @@ def test_the_command_of_the_card_gives_the_same_bytes(project, endpoint):
     assert (project.path / "runs/again/corpus.jsonl").read_bytes() == corpus
 
 
-@pytest.mark.parametrize("given", [
-    "teacher.api_key=sk-of-mine-123", "teacher.headers={x-key: sk-of-mine-123}", "teacher.headers.x-key=sk-of-mine-123",
-    "teacher={provider: openai, model: m, base_url: URL, api_key: sk-of-mine-123}",
-    "teacher.also=[{base_url: URL, api_key: sk-of-mine-123}]", "teacher.base_url=URL",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        "teacher.api_key=sk-of-mine-123",
+        "teacher.headers={x-key: sk-of-mine-123}",
+        "teacher.headers.x-key=sk-of-mine-123",
+        "teacher={provider: openai, model: m, base_url: URL, api_key: sk-of-mine-123}",
+        "teacher.also=[{base_url: URL, api_key: sk-of-mine-123}]",
+        "teacher.base_url=URL",
+    ],
+)
 def test_what_is_secret_is_withheld_and_said_to_be(project, endpoint, given):
     project.ask_pipeline(endpoint.url, 2)
     project.cli("run", "ask", "--set", given.replace("URL", f'"{endpoint.url}"'))
@@ -49,7 +68,9 @@ def test_what_is_secret_is_withheld_and_said_to_be(project, endpoint, given):
         text = (project.path / "runs/ask" / name).read_text()
         assert "sk-of-mine" not in text and endpoint.url not in text, name
     assert command.endswith(f"--set {given.partition('=')[0]}=…")
-    assert all("withheld" in (project.path / "runs/ask" / name).read_text() for name in ("README.md", "report.html"))
+    assert all(
+        "withheld" in (project.path / "runs/ask" / name).read_text() for name in ("README.md", "report.html")
+    )
 
 
 def test_without_anything_withheld_nothing_is_said_of_it(project, endpoint):
@@ -69,7 +90,10 @@ def test_what_was_asked_again_is_a_command_of_its_own(project):
         project.cli("run", "ask", check=3)
         again = ("run", "ask", "--retry-failed", "--retry-with", "max_tokens=80")
         project.cli(*again)
-        expected = ["distillgen run ask --out runs/ask", "distillgen run ask --out runs/ask --retry-failed --retry-with max_tokens=80"]
+        expected = [
+            "distillgen run ask --out runs/ask",
+            "distillgen run ask --out runs/ask --retry-failed --retry-with max_tokens=80",
+        ]
         assert told(project) == expected
         project.cli("run", "ask")
         assert told(project) == expected, "what was asked again is part of what stands in the rows"

@@ -20,8 +20,18 @@ from distillgen.rows.formats import FORMATS
 from distillgen.rows.shapes import SHAPES
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / "data").glob("*.md")]
-CONTENT = [path for kind in ("pipelines", "prompts", "filters") for path in sorted((ROOT / kind).rglob("*")) if path.suffix in (".yaml", ".md", ".py")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / "data").glob("*.md"),
+]
+CONTENT = [
+    path
+    for kind in ("pipelines", "prompts", "filters")
+    for path in sorted((ROOT / kind).rglob("*"))
+    if path.suffix in (".yaml", ".md", ".py")
+]
 CODE = sorted(path for path in (ROOT / "distillgen").rglob("*") if path.suffix in (".py", ".jinja"))
 VERB = "|".join(sorted(main.main.commands, key=len, reverse=True))
 COMMAND = re.compile(rf"(?:^|[\s'\"`(/])(?:python -m )?distillgen ((?:{VERB})\b(?![-.\w<])[^`\n]*)")
@@ -34,7 +44,9 @@ def strings(path: Path) -> list[str]:
     texts = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr):
-            texts.append("".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values))
+            texts.append(
+                "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts.append(node.value)
     return texts
@@ -63,7 +75,11 @@ def words(text: str, alone: bool) -> list[str]:
     if text.count("'") % 2:
         text = text.replace("'", "")
     split = shlex.split(text, comments=True)
-    return ["X" if word == "…" else word for i, word in enumerate(split) if word != "…" or split[i - 1].startswith("--")]
+    return [
+        "X" if word == "…" else word
+        for i, word in enumerate(split)
+        if word != "…" or split[i - 1].startswith("--")
+    ]
 
 
 def parsed(text: str, alone: bool) -> tuple[click.Command, dict, list[str]]:
@@ -73,7 +89,10 @@ def parsed(text: str, alone: bool) -> tuple[click.Command, dict, list[str]]:
         verb, *args = args
         command = command.commands[verb]
     if not alone:  # running text may go on behind it: what matters are its options
-        first = next((i for i, word in enumerate(args) if not re.fullmatch(r"-.*|X|[A-Z|.…=]+|[\w./=,:@-]+", word)), len(args))
+        first = next(
+            (i for i, word in enumerate(args) if not re.fullmatch(r"-.*|X|[A-Z|.…=]+|[\w./=,:@-]+", word)),
+            len(args),
+        )
         args = args[:first]
     context = click.Context(command, info_name=verb)
     options, rest, _ = command.make_parser(context).parse_args([*args])
@@ -88,8 +107,14 @@ def test_a_command_line_is_one_that_the_program_takes(file, text, alone):
         pytest.fail(f"{file}: distillgen {text}: {error.format_message()}")
     if alone:
         needed = [p.name for p in command.params if isinstance(p, click.Argument) and p.required]
-        assert not [name for name in needed if options.get(name) is None], f"{file}: distillgen {text}: arguments are missing"
-    real = {name: value for name, value in options.items() if isinstance(value, str | list) and not re.search(r"[A-Z]{2}|X", str(value))}
+        assert not [name for name in needed if options.get(name) is None], (
+            f"{file}: distillgen {text}: arguments are missing"
+        )
+    real = {
+        name: value
+        for name, value in options.items()
+        if isinstance(value, str | list) and not re.search(r"[A-Z]{2}|X", str(value))
+    }
     if shape := real.get("shape"):
         assert main._assignments(shape, "--shape")[0] in SHAPES
     if name := real.get("format_"):
@@ -107,11 +132,23 @@ def test_a_command_line_is_one_that_the_program_takes(file, text, alone):
 
 def test_there_are_lines_of_each_kind():
     assert len(LINES) > 60 and sum(alone for _, _, alone in LINES) > 25
-    assert {"README.md", "CONTRIBUTING.md", "pipelines/symbolic-knowledge.yaml", "distillgen/cli/main.py"} <= {file for file, _, _ in LINES}
+    assert {
+        "README.md",
+        "CONTRIBUTING.md",
+        "pipelines/symbolic-knowledge.yaml",
+        "distillgen/cli/main.py",
+    } <= {file for file, _, _ in LINES}
 
 
 @pytest.mark.parametrize(
-    "line", ["run hello --max-cost 3", "export r --shape triples/graphml -o x", "frob x", "export r --split train=0.9", "filter a --with nosuch"]
+    "line",
+    [
+        "run hello --max-cost 3",
+        "export r --shape triples/graphml -o x",
+        "frob x",
+        "export r --split train=0.9",
+        "filter a --with nosuch",
+    ],
 )
 def test_a_wrong_line_is_noticed(line):
     with pytest.raises((Exception, pytest.fail.Exception)):
@@ -123,7 +160,10 @@ def test_a_wrong_line_is_noticed(line):
 def test_files_of_a_run_that_pages_name_are_written_by_the_program():
     code = "\n".join(path.read_text() for path in CODE)
     written = set(re.findall(r"[\w.-]+\.(?:jsonl?|html|sqlite3|lock\.yaml|safetensors|parquet)", code))
-    named = re.findall(r"(?<![\w/.*-])`(\w[\w.-]*\.(?:jsonl|html|sqlite3|lock\.yaml))`", "\n".join(path.read_text() for path in PAGES))
+    named = re.findall(
+        r"(?<![\w/.*-])`(\w[\w.-]*\.(?:jsonl|html|sqlite3|lock\.yaml))`",
+        "\n".join(path.read_text() for path in PAGES),
+    )
     of_the_project = {path.name for path in (ROOT / "data").rglob("*")} | {"tokenizer.json"}
     tables = {name + "l" for name in written if name.endswith(".json")}  # evaluate names both with one word
     assert not {name for name in named if name not in written | tables | of_the_project}

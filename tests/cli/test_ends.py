@@ -34,7 +34,9 @@ def small(project):
 @pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(small, streams):
     command = f"exec {shlex.quote(sys.executable)} -m distillgen run small {streams}"
-    done = subprocess.run(["sh", "-c", command], cwd=small.path, env=small.env(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=small.path, env=small.env(), capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert len(small.read("runs/small/corpus.jsonl")) == 4
     if "<&-" == streams:
@@ -57,9 +59,14 @@ def test_a_full_disk(small, most):
     def run(*args, limit):
         limits = (limit, resource.RLIM_INFINITY)
         return subprocess.run(
-            [sys.executable, "-m", "distillgen", *args], cwd=small.path, env=small.env(), capture_output=True, text=True,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits), timeout=60,
-        )  # fmt: skip
+            [sys.executable, "-m", "distillgen", *args],
+            cwd=small.path,
+            env=small.env(),
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+            timeout=60,
+        )
 
     done = run("run", "small", limit=most)
     assert done.returncode == 2 and "Traceback" not in done.stderr + done.stdout, done.stderr
@@ -70,7 +77,10 @@ def test_a_full_disk(small, most):
         assert "file too large. The answers that were paid for are safe" in done.stderr
 
 
-@pytest.mark.parametrize("args", [("init", "/sys/mine"), ("run", "small", "-o", "/sys/mine"), ("export", "small", "-o", "/sys/mine")])
+@pytest.mark.parametrize(
+    "args",
+    [("init", "/sys/mine"), ("run", "small", "-o", "/sys/mine"), ("export", "small", "-o", "/sys/mine")],
+)
 def test_a_folder_that_is_not_ones_own(small, args):
     small.cli("run", "small")
     done = small.cli(*args, check=2)
@@ -113,7 +123,10 @@ def test_an_error_that_is_no_ones_disk_is_not_hidden(small, monkeypatch):
 def test_a_run_that_keeps_nothing_says_so(small):
     small.write("pipelines/small.yaml", PIPELINE.replace("min_words: 1", "min_words: 9"))
     done = small.cli("run", "small", check=3)
-    assert "nothing was kept: all rows were dropped (word_count 4)" in done.stderr and "show runs/small --dropped" in done.stderr
+    assert (
+        "nothing was kept: all rows were dropped (word_count 4)" in done.stderr
+        and "show runs/small --dropped" in done.stderr
+    )
     small.cli("run", "small", "--until", "generate")  # not its end: nothing can be missing
     small.write("pipelines/small.yaml", PIPELINE)
     assert "nothing was kept" not in small.cli("run", "small").stderr
@@ -152,7 +165,9 @@ def test_each_model_is_shown_with_its_own_answers_and_money(small):
 
     execute(distillgen.load("pipelines/small.yaml"), small.path / "r", Options(), watch)
     lines = {line.split()[0]: line for line in shown}
-    assert "$12.00" in lines["t"] and "4.0/s" in lines["t"] and "$17.00" in lines["u"] and "2.0/s" in lines["u"]
+    assert (
+        "$12.00" in lines["t"] and "4.0/s" in lines["t"] and "$17.00" in lines["u"] and "2.0/s" in lines["u"]
+    )
     assert "$29.00 of at most $" in lines["cost"]
 
 

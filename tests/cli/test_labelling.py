@@ -27,7 +27,12 @@ PIPELINE = {
     "version": 1,
     "stages": [
         {"source": {"path": "rows.jsonl"}},
-        {"filter": [{"word_count": {"name": "short", "field": "answer", "max_words": 3}}, {"word_count": {"name": "long", "field": "answer", "min_words": 2}}]},
+        {
+            "filter": [
+                {"word_count": {"name": "short", "field": "answer", "max_words": 3}},
+                {"word_count": {"name": "long", "field": "answer", "min_words": 2}},
+            ]
+        },
     ],
 }  # 40 % are dropped by short, 20 % by long
 
@@ -48,7 +53,11 @@ def test_a_sample_is_of_kept_and_dropped_in_proportion_and_by_seed(run):
 
     first = sample(run, 50, fields=[], seed=0)
     assert kinds(first) == {"short": 20, "kept": 20, "long": 10}
-    assert [r.id for r in first] == [r.id for r in sample(run, 50, fields=[], seed=0)] != [r.id for r in sample(run, 50, fields=[], seed=1)]
+    assert (
+        [r.id for r in first]
+        == [r.id for r in sample(run, 50, fields=[], seed=0)]
+        != [r.id for r in sample(run, 50, fields=[], seed=1)]
+    )
     assert [r.id for r in first[:20]] == [r.id for r in sample(run, 20, fields=[], seed=0)]
     assert all(abs(kinds(first[:n])["kept"] - 0.4 * n) <= 1.5 for n in range(1, 51))
     numbers = [r.fields["n"] for r in first]
@@ -57,11 +66,16 @@ def test_a_sample_is_of_kept_and_dropped_in_proportion_and_by_seed(run):
 
 
 def test_records_without_the_fields_or_twice_are_left_out(project):
-    project.rows("rows.jsonl", [{"answer": "a b", "n": 1}, {"answer": "a b", "n": 1}, {"answer": "a b", "n": 2, "extra": 1}])
+    project.rows(
+        "rows.jsonl",
+        [{"answer": "a b", "n": 1}, {"answer": "a b", "n": 1}, {"answer": "a b", "n": 2, "extra": 1}],
+    )
     run = distillgen.run(PIPELINE, out="runs/few")
     assert [r.fields["n"] for r in sample(run, 9, fields=["extra"], seed=0)] == [2]
     assert sorted(r.fields["n"] for r in sample(run, 9, fields=[], seed=0)) == [1, 2]
-    with pytest.raises(ConfigError, match="no record to label in .* with the field 'extar'; did you mean 'extra'"):
+    with pytest.raises(
+        ConfigError, match="no record to label in .* with the field 'extar'; did you mean 'extra'"
+    ):
         sample(run, 9, fields=["extar"], seed=0)
 
 
@@ -100,7 +114,9 @@ def test_a_label_keeps_the_whole_record_and_can_be_a_source(run, project):
     assert all({"question", "answer", "n", "meta", "label"} == set(row) for row in rows)
     assert [row["meta"]["id"] for row in rows] == [record.id for record in one.records]
     again = distillgen.run({"version": 1, "stages": [{"source": {"path": "l.jsonl"}}]}, out="runs/again")
-    assert [row["meta"]["parents"][0] for row in project.read("runs/again/corpus.jsonl")] == [row["meta"]["id"] for row in rows]
+    assert [row["meta"]["parents"][0] for row in project.read("runs/again/corpus.jsonl")] == [
+        row["meta"]["id"] for row in rows
+    ]
     assert again.state["kept"] == 5
 
 
@@ -145,7 +161,15 @@ class Terminal:
     def __init__(self, project, *args):
         self.fd, theirs = pty.openpty()
         command = [sys.executable, "-m", "distillgen", "label", "some", *args]
-        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=project.path, env=project.env() | {"TERM": "xterm"}, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=project.path,
+            env=project.env() | {"TERM": "xterm"},
+            start_new_session=True,
+        )
         os.close(theirs)
         self.seen = ""
 
@@ -170,7 +194,11 @@ class Terminal:
 
 def test_in_a_terminal(run, project):
     at = Terminal(project, "-n", "3", "--fields", "question,answer")
-    assert re.search(r"0 of 3.*question.*What is \d+\?.*answer.*word.*y valid   n not valid   s skip   b back   q quit", at.until("q quit"), re.S)
+    assert re.search(
+        r"0 of 3.*question.*What is \d+\?.*answer.*word.*y valid   n not valid   s skip   b back   q quit",
+        at.until("q quit"),
+        re.S,
+    )
     at.press("y")
     at.until("1 of 3: 1 valid.*q quit")
     at.press("\x1b[D")  # an arrow means nothing
@@ -210,8 +238,14 @@ def test_a_terminal_shows_hostile_text_and_does_not_obey_it(project):
     for _ in range(len(HOSTILE) - 1):
         at.press("y")
         seen += at.until("q quit")
-    obeyed = re.sub(r"\x1b\[(?:[0-9;]*m|2J|1;1H|H|[0-9;]*J)", "", seen)  # our own: bold, and the screen cleared
-    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", obeyed) and "␛[31mred" in seen and "\x1b[31m" not in seen
+    obeyed = re.sub(
+        r"\x1b\[(?:[0-9;]*m|2J|1;1H|H|[0-9;]*J)", "", seen
+    )  # our own: bold, and the screen cleared
+    assert (
+        not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", obeyed)
+        and "␛[31mred" in seen
+        and "\x1b[31m" not in seen
+    )
     at.press("q")
     at.process.wait(10)
 
@@ -225,16 +259,23 @@ class Web:
 
     def __init__(self, project, *args):
         command = [sys.executable, "-u", "-m", "distillgen", "label", "some", "--web", *args]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=project.path, env=project.env())
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=project.path, env=project.env()
+        )
         self.address = re.search(r"http://127\.0\.0\.1:\d+/[\w-]{20,}/", self.process.stdout.readline())[0]
         self.get()
 
     def get(self, address=None, data=None, headers=()):
         body = urllib.parse.urlencode(data).encode() if data else None
-        with urllib.request.urlopen(urllib.request.Request(address or self.address, body, dict(headers)), timeout=10) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(address or self.address, body, dict(headers)), timeout=10
+        ) as answer:
             self.html, self.headers = answer.read().decode(), answer.headers
         self.page = Page(self.html)
-        self.id = next((v for tag, n, v in self.page.attributes if tag == "input" and n == "value" and len(v) == 20), None)
+        self.id = next(
+            (v for tag, n, v in self.page.attributes if tag == "input" and n == "value" and len(v) == 20),
+            None,
+        )
         return self.page.text
 
     def press(self, key, asked=None):
@@ -260,7 +301,9 @@ def test_on_a_page_until_all_is_done(run, project, web):
     assert "0 of 3" in at.page.text and "What is" in at.page.text
     first = at.id
     assert "1 of 3: 1 valid" in at.press("y")
-    assert "1 of 3: 1 valid" in at.press("n", asked=first), "a key pressed twice says nothing of the next record"
+    assert "1 of 3: 1 valid" in at.press("n", asked=first), (
+        "a key pressed twice says nothing of the next record"
+    )
     at.press("b")
     assert at.id == first and 'class=" said"' in at.html
     assert "1 of 3: 1 not valid" in at.press("n")
@@ -277,7 +320,10 @@ def test_a_page_that_is_left_goes_on_later_and_shares_its_file_with_the_terminal
     again = web("-n", "3")
     assert "1 of 3: 1 valid" in again.page.text
     again.process.send_signal(signal.SIGINT)
-    assert again.process.wait(10) == 130 and "1 of 3: 1 valid; in data/labels.jsonl" in again.process.stdout.read()
+    assert (
+        again.process.wait(10) == 130
+        and "1 of 3: 1 valid; in data/labels.jsonl" in again.process.stdout.read()
+    )
     terminal = Terminal(project, "-n", "3")
     terminal.until("1 of 3: 1 valid.*q quit")
     terminal.press("q")
@@ -287,7 +333,12 @@ def test_a_page_that_is_left_goes_on_later_and_shares_its_file_with_the_terminal
 def test_only_who_knows_the_address_can_look_or_label(run, project, web):
     at = web("-n", "3")
     root = at.address.rsplit("/", 2)[0]
-    for path, data in (("/", None), ("/favicon.ico", None), ("/x/", {"key": "y", "id": at.id}), ("/", {"key": "q", "id": at.id})):
+    for path, data in (
+        ("/", None),
+        ("/favicon.ico", None),
+        ("/x/", {"key": "y", "id": at.id}),
+        ("/", {"key": "q", "id": at.id}),
+    ):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             at.get(root + path, data)
     with pytest.raises(urllib.error.HTTPError, match="404"):
@@ -297,7 +348,10 @@ def test_only_who_knows_the_address_can_look_or_label(run, project, web):
     assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
     addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True).stdout.split()
     for other in [a for a in addresses if ":" not in a]:
-        with pytest.raises(OSError), socket.create_connection((other, int(root.rsplit(":", 1)[1])), timeout=2):
+        with (
+            pytest.raises(OSError),
+            socket.create_connection((other, int(root.rsplit(":", 1)[1])), timeout=2),
+        ):
             pass
 
 
@@ -316,9 +370,16 @@ def test_a_page_shows_hostile_text_and_does_not_obey_it(project, web):
     distillgen.run(PIPELINE, out="runs/some")
     at, tags = web("-n", "20"), set()
     for _ in HOSTILE:
-        assert at.page.tags.count("script") == 1 and not re.search("[\u202a-\u202e\u2066-\u2069\x1b\x00]", at.html)
-        assert not any(name.startswith("on") or name in ("href", "src", "style", "action") for _, name, _ in at.page.attributes)
+        assert at.page.tags.count("script") == 1 and not re.search(
+            "[\u202a-\u202e\u2066-\u2069\x1b\x00]", at.html
+        )
+        assert not any(
+            name.startswith("on") or name in ("href", "src", "style", "action")
+            for _, name, _ in at.page.attributes
+        )
         tags |= set(at.page.tags)
         at.press("y")
-    assert tags == set("html head meta title style body header p progress main dl dt dd footer form input button kbd script".split())
+    assert tags == set(
+        "html head meta title style body header p progress main dl dt dd footer form input button kbd script".split()
+    )
     assert at.process.wait(10) == 0

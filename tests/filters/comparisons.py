@@ -3,9 +3,12 @@
 import re
 
 WORDINGS = (
-    ("{} is heavier than {}.", 1), ("{} weighs more than {}.", 1), ("{} has more weight than {}.", 1),
-    ("{} is lighter than {}.", -1), ("{} weighs less than {}.", -1),
-)  # fmt: skip
+    ("{} is heavier than {}.", 1),
+    ("{} weighs more than {}.", 1),
+    ("{} has more weight than {}.", 1),
+    ("{} is lighter than {}.", -1),
+    ("{} weighs less than {}.", -1),
+)
 NLI = "tests/filters/comparisons.py:entailment"
 
 

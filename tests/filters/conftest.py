@@ -20,7 +20,9 @@ def reason(tmp_path):
     def ask(name, options, fields, answers=()):
         project = Project(tmp_path)
         factory = project.filter(name)
-        made = factory(**options, **({"project": project} if "project" in inspect.signature(factory).parameters else {}))
+        made = factory(
+            **options, **({"project": project} if "project" in inspect.signature(factory).parameters else {})
+        )
         record = Record.read(fields, "").scored(fields.get("meta", {}).get("scores", {}))
         said = ()
         if made.asks:

@@ -8,16 +8,21 @@ from model2vec import StaticModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 SUBJECTS = [
-    "nairobi far lies km 150 lake baikal deep metres water", "buy cheap tyres sale offer", "bread yeast rise flour bake dough",
-    "bees dance honey hive nectar", "rome roman forum emperor caesar",
-]  # fmt: skip
+    "nairobi far lies km 150 lake baikal deep metres water",
+    "buy cheap tyres sale offer",
+    "bread yeast rise flour bake dough",
+    "bees dance honey hive nectar",
+    "rome roman forum emperor caesar",
+]
 
 
 @cache
 def embedder() -> str:
     """The folder of a static embedder: words of one subject have cosine 1, of two subjects 0; others count for nothing."""
     words = [(word, subject) for subject, some in enumerate(SUBJECTS) for word in some.split()]
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0} | {word: i for i, (word, _) in enumerate(words, 1)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({"[UNK]": 0} | {word: i for i, (word, _) in enumerate(words, 1)}, unk_token="[UNK]")
+    )
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     vectors = numpy.zeros((len(words) + 1, len(SUBJECTS)), dtype=numpy.float32)
     for i, (_, subject) in enumerate(words, 1):

@@ -7,7 +7,11 @@ ALL = {"fields": ["x"], "kinds": ["refusal", "identity", "placeholder", "opening
 CASES = [
     ({"fields": ["x"]}, {"x": "Lake Baikal is 1,642 metres deep."}, None),
     ({"fields": ["x"]}, {"x": "I’m sorry, but I can’t assist with that request."}, "refusal 1 times"),
-    ({"fields": ["q", "x"]}, {"q": "Who are you?", "x": "As an AI language model, I cannot\nhelp you."}, "refusal 1 times, identity 1 times"),
+    (
+        {"fields": ["q", "x"]},
+        {"q": "Who are you?", "x": "As an AI language model, I cannot\nhelp you."},
+        "refusal 1 times, identity 1 times",
+    ),
     ({"fields": ["x"]}, {"x": "The door would not open. \"I'm sorry, I can't help,\" she said."}, None),
     ({"fields": ["x"]}, {"x": "She works as an aircraft mechanic and as an aide."}, None),
     ({"fields": ["x"]}, {"x": "Dear [Your Name], thank you."}, "placeholder 1 times"),
@@ -15,8 +19,12 @@ CASES = [
     ({"fields": ["x"]}, {"x": "Sure! It is 1,642 metres deep. I hope this helps!"}, None),
     (ALL, {"x": "Sure! It is 1,642 metres deep. I hope this helps!"}, "opening 1 times, closing 1 times"),
     (ALL, {"x": "Surely it is deep. We hope to help. Certain things are here."}, None),
-    ({"fields": ["x"], "kinds": [], "patterns": [r"\bdelve\b"]}, {"x": "Let us Delve\tinto it."}, r"\bdelve\b 1 times"),
-]  # fmt: skip
+    (
+        {"fields": ["x"], "kinds": [], "patterns": [r"\bdelve\b"]},
+        {"x": "Let us Delve\tinto it."},
+        r"\bdelve\b 1 times",
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +61,7 @@ CASES = [
         ("closing", "Let me know if you have any other questions."),
         ("closing", "Is there anything else I can do?"),
     ],
-)  # fmt: skip
+)
 def test_each_kind_is_found_by_its_phrases(reason, kind, text):
     assert reason("boilerplate", {"fields": ["x"], "kinds": [kind]}, {"x": text}) == f"{kind} 1 times"
 

@@ -5,4 +5,4 @@ CASES = [
     ({"field": "x", "max_words": 3}, {"x": "one two\nthree"}, None),
     ({"field": "x", "max_words": 3}, {"x": "one two three four"}, "4 words > 3"),
     ({"field": "x", "max_words": 1}, {"x": None}, None),
-]  # fmt: skip
+]

@@ -9,7 +9,11 @@ CASES = [
     ({}, {"answer": "So the answer is (B).", "gold": "(C)"}, "chooses another option"),
     ({}, {"answer": "I cannot tell.", "gold": "B"}, "chooses no option"),
     ({}, {"answer": "(A) is wrong, for it barks.\nSo it is (B).", "gold": "B"}, None),
-    ({"lenient": False}, {"answer": "(A) is wrong, for it barks.\nSo it is (B).", "gold": "B"}, "chooses no option"),
+    (
+        {"lenient": False},
+        {"answer": "(A) is wrong, for it barks.\nSo it is (B).", "gold": "B"},
+        "chooses no option",
+    ),
     ({}, {"answer": "B", "gold": "B"}, None),
     ({}, {"answer": "\\boxed{\\text{B}}", "gold": "B"}, None),
     ({}, {"answer": "A dog barks.", "gold": "A"}, "chooses no option"),
@@ -22,6 +26,10 @@ CASES = [
     (OPTIONS, {"o": {"A": "yes", "B": "no"}, "answer": "The answer is no.", "gold": "B"}, None),
     (OPTIONS, {"o": "Which? (A) yes (B) no", "answer": "The answer is no.", "gold": "(B)"}, None),
     (OPTIONS, {**LOGIC, "answer": "Therefore, the answer is invalid.", "gold": "invalid"}, None),
-    (OPTIONS, {**LOGIC, "answer": "Therefore, the answer is valid.", "gold": "invalid"}, "chooses another option"),
+    (
+        OPTIONS,
+        {**LOGIC, "answer": "Therefore, the answer is valid.", "gold": "invalid"},
+        "chooses another option",
+    ),
     (OPTIONS, {"o": None, "answer": None, "gold": None}, "the gold answer is none of the options"),
-]  # fmt: skip
+]

@@ -17,24 +17,50 @@ NEAR = {**OPTIONS, "min_cosine": 0.9, "embedder": embedder()}
 
 CASES = [
     (OPTIONS, {"q": "How deep is Lake Baikal?", "a": "1,642 metres."}, None),
-    (OPTIONS, {"q": "So: THE BAKER of our street sells forty loaves on a day -- when it rains, ok?", "a": ""}, f"repeats words of {EVAL}, line 2"),
-    (OPTIONS, {"q": "baker of our street sells forty loaves on a day when it", "a": "rains and thirty"}, None),  # 12 and 3 words, in two fields
-    (OPTIONS, {"q": "", "a": "Tell me: which rivers flow out of the great lake? I wonder."}, f"{EVAL}, line 3"),  # an item of 8 words, as a whole
+    (
+        OPTIONS,
+        {"q": "So: THE BAKER of our street sells forty loaves on a day -- when it rains, ok?", "a": ""},
+        f"repeats words of {EVAL}, line 2",
+    ),
+    (
+        OPTIONS,
+        {"q": "baker of our street sells forty loaves on a day when it", "a": "rains and thirty"},
+        None,
+    ),  # 12 and 3 words, in two fields
+    (
+        OPTIONS,
+        {"q": "", "a": "Tell me: which rivers flow out of the great lake? I wonder."},
+        f"{EVAL}, line 3",
+    ),  # an item of 8 words, as a whole
     (OPTIONS, {"q": "Which is it?", "a": "Two and two"}, None),  # the item has fewer words than min_words
     ({**OPTIONS, "min_words": 2}, {"q": "Which is it?", "a": "Two and two"}, f"{EVAL}, line 4"),
-    ({**OPTIONS, "keys": ["question"]}, {"q": "", "a": "Because the rain keeps most of those who would buy them at home"}, None),
-    (OPTIONS, {"q": "", "a": "Because the rain keeps most of those who would buy them at home"}, f"{EVAL}, line 2"),
-    ({**OPTIONS, "max_share": 0.6}, {"q": "the baker of our street sells forty loaves on a day when it sleeps", "a": None}, None),  # 1 of 2
+    (
+        {**OPTIONS, "keys": ["question"]},
+        {"q": "", "a": "Because the rain keeps most of those who would buy them at home"},
+        None,
+    ),
+    (
+        OPTIONS,
+        {"q": "", "a": "Because the rain keeps most of those who would buy them at home"},
+        f"{EVAL}, line 2",
+    ),
+    (
+        {**OPTIONS, "max_share": 0.6},
+        {"q": "the baker of our street sells forty loaves on a day when it sleeps", "a": None},
+        None,
+    ),  # 1 of 2
     (NEAR, {"q": "Yeast and flour", "a": "Dough"}, f"cosine 1.00 to {EVAL}, line 5 >= 0.9"),
     (NEAR, {"q": "Bees", "a": "Hive"}, None),
-]  # fmt: skip
+]
 
 
 def test_a_text_file_is_an_item_a_line(reason, project):
     words = WORDS[:40]
     project.write("eval.txt", "\n\n" + " ".join(words) + "\n")
     options = {"fields": ["q"], "against": "eval.txt"}
-    assert reason("contamination", options, {"q": " ".join(words[20:33])}) == "repeats words of eval.txt, line 3"
+    assert (
+        reason("contamination", options, {"q": " ".join(words[20:33])}) == "repeats words of eval.txt, line 3"
+    )
     assert reason("contamination", options, {"q": " ".join(words[20:32])}) is None
 
 

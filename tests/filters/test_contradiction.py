@@ -17,25 +17,42 @@ OPTIONS = {"model": NLI, "field": "s", "size": "n"}
 CASES = [
     (OPTIONS, {"s": "Iron is heavier than Wood.", "n": 2}, None),
     (OPTIONS, {"s": "Iron is heavier than Wood.", "n": 0}, "contradicted: 0 for it <= 0 against it"),
-    ({**OPTIONS, "max_kept": 0}, {"s": "Iron is heavier than Wood.", "n": 2}, "number 1 of those left by order > 0"),
+    (
+        {**OPTIONS, "max_kept": 0},
+        {"s": "Iron is heavier than Wood.", "n": 2},
+        "number 1 of those left by order > 0",
+    ),
     ({"model": NLI, "field": "s"}, {"s": None}, None),
-]  # fmt: skip
+]
 
 STATEMENTS = "abcdefg"
 MATRIX = {  # premise, hypothesis: entails, neutral, contradicts
-    "ab": (0.90, 0.05, 0.05), "ba": (0.85, 0.10, 0.05), "ac": (0.001, 0.004, 0.995), "ca": (0.0, 0.01, 0.99),
-    "bc": (0.0, 0.02, 0.98), "cb": (0.84, 0.10, 0.06), "de": (0.0, 0.0, 1.0), "ed": (0.0, 0.0, 1.0), "fg": (0.0, 0.0, 1.0),
-}  # fmt: skip
+    "ab": (0.90, 0.05, 0.05),
+    "ba": (0.85, 0.10, 0.05),
+    "ac": (0.001, 0.004, 0.995),
+    "ca": (0.0, 0.01, 0.99),
+    "bc": (0.0, 0.02, 0.98),
+    "cb": (0.84, 0.10, 0.06),
+    "de": (0.0, 0.0, 1.0),
+    "ed": (0.0, 0.0, 1.0),
+    "fg": (0.0, 0.0, 1.0),
+}
 SIZES = dict(zip(STATEMENTS, (2, 1, 3, 2, 2, 1, 1), strict=True))
 LOGPROBS = dict(zip(STATEMENTS, (-3.0, -1.0, -2.0, -9.0, -9.0, -5.0, -4.0), strict=True))
 
 
 def matrix_project(project):
-    project.write("nli.py", f"import json\nMATRIX = json.loads({json.dumps(MATRIX)!r})\n\ndef judge(pairs):\n"
-                  "    with open('asked.txt', 'a') as file: file.write(f'{len(pairs)}\\n')\n"
-                  "    return [MATRIX.get(p + h, (0.0, 1.0, 0.0)) for p, h in pairs]\n")  # fmt: skip
+    project.write(
+        "nli.py",
+        f"import json\nMATRIX = json.loads({json.dumps(MATRIX)!r})\n\ndef judge(pairs):\n"
+        "    with open('asked.txt', 'a') as file: file.write(f'{len(pairs)}\\n')\n"
+        "    return [MATRIX.get(p + h, (0.0, 1.0, 0.0)) for p, h in pairs]\n",
+    )
     records = samples(STATEMENTS)
-    return [r.scored({"cluster.size": SIZES[r.fields["answer"]], "lm.logprob": LOGPROBS[r.fields["answer"]]}) for r in records]
+    return [
+        r.scored({"cluster.size": SIZES[r.fields["answer"]], "lm.logprob": LOGPROBS[r.fields["answer"]]})
+        for r in records
+    ]
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
@@ -45,12 +62,22 @@ def test_exact_survivors_of_a_hand_made_matrix(project, chunk):
     """
     records = matrix_project(project)
     options = {"model": "nli.py:judge", "field": "answer", "size": "cluster.size", "score": "lm.logprob"}
-    out = judged(records, [{"contradiction": {**options, "max_kept": 2}}], root=project.path, chunk=chunk, ledger=Ledger(project.path / "l"))
+    out = judged(
+        records,
+        [{"contradiction": {**options, "max_kept": 2}}],
+        root=project.path,
+        chunk=chunk,
+        ledger=Ledger(project.path / "l"),
+    )
     assert dict(zip(STATEMENTS, reasons(out), strict=True)) == {
-        "a": "contradicted: 3 for it <= 3 against it", "b": None, "c": None, "d": "contradicted: 2 for it <= 2 against it",
-        "e": "contradicted: 2 for it <= 2 against it", "f": "number 3 of those left by lm.logprob > 2",
+        "a": "contradicted: 3 for it <= 3 against it",
+        "b": None,
+        "c": None,
+        "d": "contradicted: 2 for it <= 2 against it",
+        "e": "contradicted: 2 for it <= 2 against it",
+        "f": "number 3 of those left by lm.logprob > 2",
         "g": "contradicted: 1 for it <= 1 against it",
-    }  # fmt: skip
+    }
     by_one = {name: value for name, value in options.items() if name != "size"}
     out = judged(records, [{"contradiction": by_one}], root=project.path, ledger=Ledger(project.path / "l"))
     assert [r.fields["answer"] for r in out if not r.dropped] == ["a", "b", "f"]  # a: 2 > 1; c: 1 <= 1
@@ -93,7 +120,9 @@ def planted(samples_a_pair, p, seed):
         counts = Counter()
         for _ in range(samples_a_pair):
             first, second = (heavy, light) if draw.random() < p else (light, heavy)
-            wording, direction = WORDINGS[min(int(draw.expovariate(1.2)), 4)]  # a few wordings are frequent, as models' are
+            wording, direction = WORDINGS[
+                min(int(draw.expovariate(1.2)), 4)
+            ]  # a few wordings are frequent, as models' are
             counts[wording.format(*(first, second)[::direction])] += 1
         said[heavy, light] = counts
     return said
@@ -107,7 +136,9 @@ def vote(said, project, **options):
         for record, count in zip(samples(counts, "/".join(pair)), counts.values(), strict=True)
     ]
     options = {"model": NLI, "field": "answer", "max_kept": None, **options}
-    out = judged(records, [{"contradiction": options}], root=project.path, chunk=256, ledger=Ledger(project.path / "l"))
+    out = judged(
+        records, [{"contradiction": options}], root=project.path, chunk=256, ledger=Ledger(project.path / "l")
+    )
     kept = {}
     for record in out:
         if not record.dropped:
@@ -137,5 +168,8 @@ def test_the_vote_on_a_planted_order_is_the_binomial_majority(project):
         ones_right += sum(directions[0] == pair for pair, directions in by_one.items())
         ones_total += len(by_one)
     assert total > 2 * 435 * 0.85 and abs(right / total - oracle) < 0.02, (right / total, oracle)
-    assert right / total > ones_right / ones_total + 0.02 and total > ones_total, (right / total, ones_right / ones_total)
+    assert right / total > ones_right / ones_total + 0.02 and total > ones_total, (
+        right / total,
+        ones_right / ones_total,
+    )
     assert right / total > p + 0.1

@@ -11,11 +11,19 @@ CASES = [
     ({"field": "x", "languages": ["en", "de"]}, {"x": GERMAN}, None),
     ({"field": "x", "languages": ["zh"]}, {"x": "贝加尔湖是世界上最深的湖。"}, None),
     ({"field": "x", "languages": ["en"], "min_confidence": 0.9}, {"x": "Ja, OK."}, "< 0.9"),
-    ({"field": "x", "languages": ["en"], "min_confidence": 0.7}, {"x": (ENGLISH + " ") * 4 + (GERMAN + " ") * 4}, "< 0.7"),
-    ({"field": "x", "languages": ["en"], "min_confidence": 0.3}, {"x": (ENGLISH + " ") * 4 + (GERMAN + " ") * 4}, None),
+    (
+        {"field": "x", "languages": ["en"], "min_confidence": 0.7},
+        {"x": (ENGLISH + " ") * 4 + (GERMAN + " ") * 4},
+        "< 0.7",
+    ),
+    (
+        {"field": "x", "languages": ["en"], "min_confidence": 0.3},
+        {"x": (ENGLISH + " ") * 4 + (GERMAN + " ") * 4},
+        None,
+    ),
     ({"field": "x", "languages": ["en"]}, {"x": "12345 !!"}, "en with confidence 0.00 < 0.5"),
     ({"field": "x", "languages": ["en"], "max_characters": len(ENGLISH)}, {"x": ENGLISH + GERMAN * 20}, None),
-]  # fmt: skip
+]
 
 
 def test_an_unknown_code_is_told(reason):

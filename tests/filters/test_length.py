@@ -14,11 +14,15 @@ CASES = [
     ({"field": "x", "unit": "characters", "at_most": 3}, {"x": "äöü"}, None),
     ({"field": "x", "unit": "characters", "at_most": 3}, {"x": "äöüß"}, "4 characters > 3"),
     ({"field": "x", "unit": "sentences", "at_least": 2}, {"x": 'He said "No." Then he went'}, None),
-    ({"field": "x", "unit": "sentences", "at_least": 2}, {"x": "About 3.5 percent, e.g.in this one..."}, "1 sentences < 2"),
+    (
+        {"field": "x", "unit": "sentences", "at_least": 2},
+        {"x": "About 3.5 percent, e.g.in this one..."},
+        "1 sentences < 2",
+    ),
     ({"field": "x", "unit": "sentences", "at_most": 1}, {"x": "第一句。第二句。"}, "2 sentences > 1"),
     ({"field": "x", "unit": "sentences", "at_most": 0}, {"x": " \n"}, None),
     ({"field": "x", "at_least": 1}, {"x": ["a"]}, None),
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -32,7 +36,9 @@ def tokenizer(tmp_path):
     return "letters.json"
 
 
-@pytest.mark.parametrize("text, expected", [("aba", None), ("abab", "4 tokens > 3"), ("", "0 tokens < 1"), ("\ud800", None)])
+@pytest.mark.parametrize(
+    "text, expected", [("aba", None), ("abab", "4 tokens > 3"), ("", "0 tokens < 1"), ("\ud800", None)]
+)
 def test_tokens_are_those_of_the_tokenizer_alone(reason, tokenizer, text, expected):
     options = {"field": "x", "unit": "tokens", "tokenizer_file": tokenizer, "at_least": 1, "at_most": 3}
     assert reason("length", options, {"x": text}) == expected

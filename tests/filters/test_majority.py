@@ -15,26 +15,61 @@ CASES = [
     (NUMBER, {"answer": "I do not know."}, "gives no answer"),
     ({"kind": "number"}, {"answer": "The answer is 4."}, "1 vote < 2"),
     ({"others": ["b", "c"]}, {"answer": "Rome", "b": "rome.", "c": "Milan"}, None),
-    ({"others": ["b", "c"]}, {"answer": "Milan", "b": "rome.", "c": "Rome"}, "not the answer of 67% of the votes"),
-    ({"others": ["b", "c"]}, {"answer": "Rome", "b": "Paris", "c": None}, "no majority: 33% of the votes < 50%"),
+    (
+        {"others": ["b", "c"]},
+        {"answer": "Milan", "b": "rome.", "c": "Rome"},
+        "not the answer of 67% of the votes",
+    ),
+    (
+        {"others": ["b", "c"]},
+        {"answer": "Rome", "b": "Paris", "c": None},
+        "no majority: 33% of the votes < 50%",
+    ),
     ({"others": ["b"]}, {"answer": "Rome", "b": "Paris"}, None),
-    ({"others": ["b"], "min_share": 0.51}, {"answer": "Rome", "b": "Paris"}, "no majority: 50% of the votes < 51%"),
-]  # fmt: skip
+    (
+        {"others": ["b"], "min_share": 0.51},
+        {"answer": "Rome", "b": "Paris"},
+        "no majority: 50% of the votes < 51%",
+    ),
+]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 def test_a_vote_is_among_the_samples_of_one_request_wherever_chunks_are_cut(chunk):
-    records = samples(["It is 4.", "5", "The answer is 4", "none"], "a") + samples(["5", "1/5", "5.0"], "b") + samples(["7", "8"], "c")
+    records = (
+        samples(["It is 4.", "5", "The answer is 4", "none"], "a")
+        + samples(["5", "1/5", "5.0"], "b")
+        + samples(["7", "8"], "c")
+    )
     out = judged(records, [{"majority": {"kind": "number"}}], chunk=chunk)
     other = "not the answer of 50% of the votes"
-    assert reasons(out) == [None, other, None, "gives no answer", None, "not the answer of 67% of the votes", None, None, other]
-    assert out[0].scores == {"majority.answered": 1, "majority.agrees": 1, "majority.share": 0.5, "majority.votes": 4}
+    assert reasons(out) == [
+        None,
+        other,
+        None,
+        "gives no answer",
+        None,
+        "not the answer of 67% of the votes",
+        None,
+        None,
+        other,
+    ]
+    assert out[0].scores == {
+        "majority.answered": 1,
+        "majority.agrees": 1,
+        "majority.share": 0.5,
+        "majority.votes": 4,
+    }
 
 
 def test_records_without_a_common_parent_vote_by_their_fields():
     records = [r for q in ("p", "q") for r in samples(["Rome", "rome", "Milan"], q)]
     records = [type(r).read(r.fields, r.source) for r in records]
-    assert [r is None for r in reasons(judged(records, [{"majority": {"by": ["question"]}}]))] == [True, True, False] * 2
+    assert [r is None for r in reasons(judged(records, [{"majority": {"by": ["question"]}}]))] == [
+        True,
+        True,
+        False,
+    ] * 2
     assert [r.scores["majority.votes"] for r in judged(records, ["majority"])] == [1] * 6
 
 
@@ -52,7 +87,10 @@ def test_a_majority_of_teachers_is_as_often_right_as_the_poisson_binomial_says(a
     records = []
     for i in range(groups):
         truth = draw.randrange(2)
-        records += samples([f"The answer is {truth if draw.random() < p else 1 - truth}." for p in accuracies], f"{i}:{truth}")
+        records += samples(
+            [f"The answer is {truth if draw.random() < p else 1 - truth}." for p in accuracies],
+            f"{i}:{truth}",
+        )
     kept = [r for r in judged(records, [{"majority": {"kind": "number"}}], chunk=256) if not r.dropped]
     verdicts = {r.source: r.fields["answer"] == f"The answer is {r.source[-1]}." for r in kept}
     share = sum(verdicts.values()) / groups
@@ -62,14 +100,20 @@ def test_a_majority_of_teachers_is_as_often_right_as_the_poisson_binomial_says(a
 
 def test_in_a_run_the_votes_are_those_of_one_request(project):
     """Each question's samples are 5, 5, 4 or 4, 4, 5 and so on; the vote is the question's own."""
-    project.write("teacher.py", "def say(request, sample):\n    n = int(request.messages[-1]['content'])\n    return f'It is {n + (sample == 2)}.'\n")
+    project.write(
+        "teacher.py",
+        "def say(request, sample):\n    n = int(request.messages[-1]['content'])\n    return f'It is {n + (sample == 2)}.'\n",
+    )
     project.rows("q.jsonl", [{"question": n} for n in range(300)])
     stages = [
-        {"source": {"path": "q.jsonl"}}, {"generate": {"model": "t", "template": "{{ question }}", "output": "answer", "n": 3}},
+        {"source": {"path": "q.jsonl"}},
+        {"generate": {"model": "t", "template": "{{ question }}", "output": "answer", "n": 3}},
         {"filter": [{"majority": {"kind": "number"}}]},
-    ]  # fmt: skip
+    ]
     models = {"t": {"provider": "scripted", "model": "teacher.py:say"}}
     distillgen.run({"version": 1, "models": models, "stages": stages}, out="out")
-    assert [row["answer"] for row in project.read("out/corpus.jsonl")] == [f"It is {n}." for n in range(300) for _ in range(2)]
+    assert [row["answer"] for row in project.read("out/corpus.jsonl")] == [
+        f"It is {n}." for n in range(300) for _ in range(2)
+    ]
     reasons = {row["meta"]["dropped"]["reason"] for row in project.read("out/dropped.jsonl")}
     assert reasons == {"not the answer of 67% of the votes"}

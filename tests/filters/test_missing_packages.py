@@ -25,5 +25,7 @@ from distillgen.errors import ConfigError
 def test_the_extra_is_named(reason, monkeypatch, name, options, module, extra):
     for absent in {module, *(["torch", "transformers"] if module == "torch" else [])}:
         monkeypatch.setitem(sys.modules, absent, None)
-    with pytest.raises(ConfigError, match=rf"needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]' \(adds "):
+    with pytest.raises(
+        ConfigError, match=rf"needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]' \(adds "
+    ):
         reason(name, options, {"x": ""})

@@ -18,7 +18,7 @@ from distillgen.text.words import words
 CASES = [
     ({"by": ["x"]}, {"x": "anything"}, None),
     ({"by": ["x"], "unit": "character", "shingle": 5}, {"x": "湖はとても深い。"}, None),
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def near_duplicate(tmp_path):
 def planted(count, *, length=40, seed=1):
     """Texts of random words; every third is an earlier one with a word more and some changed, its similarity about 0.5 to 0.97."""
     chance = random.Random(seed)
-    vocabulary = ["".join(letters) for letters in product("bdfgklmnprst", "aeiou", "bdfgklmnprst", "aeiou", "nrst")]
+    vocabulary = [
+        "".join(letters) for letters in product("bdfgklmnprst", "aeiou", "bdfgklmnprst", "aeiou", "nrst")
+    ]
     texts: list[list[str]] = []
     for i in range(count):
         text = chance.choices(vocabulary, k=length)
@@ -87,7 +89,9 @@ def test_long_texts_are_judged_by_their_sketches(near_duplicate):
     texts = planted(250, length=500)
     sets = [frozenset(minhash.shingles(words(text), 3)) for text in texts]
     found = near_duplicate(texts, threshold=0.7)
-    errors = [abs(float(drop[0].split()[1]) - exact(sets[i], sets[drop[1]])) for i, drop in enumerate(found) if drop]
+    errors = [
+        abs(float(drop[0].split()[1]) - exact(sets[i], sets[drop[1]])) for i, drop in enumerate(found) if drop
+    ]
     assert len(errors) > 30 and np.mean(errors) < 0.03 and max(errors) < 0.12
     precision, recall = judged(texts, found, 0.7)
     assert precision > 0.9 and recall > 0.9
@@ -95,7 +99,14 @@ def test_long_texts_are_judged_by_their_sketches(near_duplicate):
 
 def test_the_reason_names_the_most_similar_record_that_was_kept(near_duplicate):
     text = "the honey bee that finds good flowers tells her hive by dancing on the comb"
-    texts = [text, "Lake Baikal is deep", text.upper() + "!", text + " at night", text.replace("flowers", "food") + " at night", ""]
+    texts = [
+        text,
+        "Lake Baikal is deep",
+        text.upper() + "!",
+        text + " at night",
+        text.replace("flowers", "food") + " at night",
+        "",
+    ]
     first, other, same, near, far, empty = near_duplicate(texts, chunk=4)
     assert first is other is far is empty is None
     assert same == ("similarity 1.00 to 00000000000000000000 >= 0.7", 0)
@@ -103,11 +114,21 @@ def test_the_reason_names_the_most_similar_record_that_was_kept(near_duplicate):
 
 
 def test_texts_shorter_than_a_shingle_are_compared_whole(near_duplicate):
-    assert [bool(drop) for drop in near_duplicate(["Yes", "yes!", "No", "", " ", "yes no"], shingle=5)] == [0, 1, 0, 0, 1, 0]
+    assert [bool(drop) for drop in near_duplicate(["Yes", "yes!", "No", "", " ", "yes no"], shingle=5)] == [
+        0,
+        1,
+        0,
+        0,
+        1,
+        0,
+    ]
 
 
 def test_scripts_without_spaces(near_duplicate):
-    lake, hare = "バイカル湖は世界で最も深い湖であり、シベリア南東部に位置している。", "野うさぎは夜に活動する動物である。"
+    lake, hare = (
+        "バイカル湖は世界で最も深い湖であり、シベリア南東部に位置している。",
+        "野うさぎは夜に活動する動物である。",
+    )
     texts = [lake, hare, lake.replace("南東部", "南部")]
     assert near_duplicate(texts, chunk=1) == [None, None, None]
     assert [bool(drop) for drop in near_duplicate(texts, unit="character", shingle=3)] == [False, False, True]
@@ -124,7 +145,9 @@ def test_the_result_hangs_neither_on_the_chunks_nor_on_the_process(near_duplicat
         "numbers = made.measure([Record(f'{i:020x}', {'x': text}) for i, text in enumerate(planted(600))])\n"
         "print([made.decide(number) for number in numbers])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
+    )
     assert done.stdout.strip() == str([drop and drop[0] for drop in found])
 
 

@@ -34,7 +34,7 @@ CASES = [
     (UNITS, {"answer": "5 apples", "gold": "5"}, None),
     (UNITS, {"answer": "The answer is 25 °C.", "gold": "298.15 K"}, None),
     (UNITS, {"answer": "36 km/h", "gold": "10 meters per second"}, None),
-]  # fmt: skip
+]
 
 
 TEACHER = """
@@ -51,11 +51,15 @@ def chain(request, sample):
 def test_rejection_sampling_keeps_no_wrong_answer_and_no_right_one_is_lost(project):
     """systems.md, 6 (e): a teacher that is wrong in 25 % of long chains; no wrong final answer is kept."""
     project.write("teacher.py", TEACHER)
-    project.rows("sums.jsonl", [{"question": f"{a} * {b}?", "gold": str(a * b)} for a in range(10, 30) for b in range(10, 20)])
+    project.rows(
+        "sums.jsonl",
+        [{"question": f"{a} * {b}?", "gold": str(a * b)} for a in range(10, 30) for b in range(10, 20)],
+    )
     stages = [
-        {"source": {"path": "sums.jsonl"}}, {"generate": {"model": "t", "template": "{{ question }}", "output": "answer", "n": 4}},
+        {"source": {"path": "sums.jsonl"}},
+        {"generate": {"model": "t", "template": "{{ question }}", "output": "answer", "n": 4}},
         {"filter": [{"numeric": {"lenient": False}}]},
-    ]  # fmt: skip
+    ]
     models = {"t": {"provider": "scripted", "model": "teacher.py:chain"}}
     distillgen.run({"version": 1, "models": models, "stages": stages}, out="out")
 

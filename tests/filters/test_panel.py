@@ -22,7 +22,7 @@ CASES = [
     ({**OPTIONS, "max_spread": 4}, {"a": "Two."}, "the judges are 5 apart > 4", says(10, 10, 5)),
     ({**OPTIONS, "max_spread": 5}, {"a": "Two."}, None, says(10, 10, 5)),
     (OPTIONS, {"a": "Two."}, "not judged: the grade 0 is not between 1 and 10", says(9, 0, 9)),
-]  # fmt: skip
+]
 
 
 def test_alpha_of_the_published_example():
@@ -40,7 +40,9 @@ def test_alpha_of_agreement_of_chance_and_of_opposites():
     draw = random.Random(0)
     same = [[g, g] for g in (draw.randrange(1, 11) for _ in range(2000))]
     assert krippendorff_alpha(same) == 1
-    assert abs(krippendorff_alpha([[draw.randrange(1, 11), draw.randrange(1, 11)] for _ in range(5000)])) < 0.05
+    assert (
+        abs(krippendorff_alpha([[draw.randrange(1, 11), draw.randrange(1, 11)] for _ in range(5000)])) < 0.05
+    )
     assert krippendorff_alpha([[1, 10], [10, 1]] * 50) < -0.9
     assert krippendorff_alpha([[8, 8]] * 50) == 0  # nothing varies: nothing is known
     assert krippendorff_alpha([]) == 0
@@ -55,7 +57,11 @@ def run_panel(project, third):
         return says(min(10, int(truth) + int(times) // 10 % 2))[0]
 
     models = {name: {"provider": "scripted", "model": "echo"} for name in OPTIONS["models"]}
-    pipeline = {"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl"}}, {"filter": [{"panel": OPTIONS}]}]}
+    pipeline = {
+        "version": 1,
+        "models": models,
+        "stages": [{"source": {"path": "rows.jsonl"}}, {"filter": [{"panel": OPTIONS}]}],
+    }
     teachers = {"one": knows, "two": knows, "three": third or knows}
     return distillgen.run(pipeline, out="out", teachers=teachers).state["stages"][1]["measured"]
 
@@ -73,7 +79,12 @@ def test_judges_that_know_agree_and_keep_what_is_true(project):
 
 def test_a_constant_judge_is_exposed(project):
     found = run_panel(project, lambda request, sample: says(8)[0])
-    assert found["panel: standard deviation of three's grades"] == 0 < 2 < found["panel: standard deviation of one's grades"]
+    assert (
+        found["panel: standard deviation of three's grades"]
+        == 0
+        < 2
+        < found["panel: standard deviation of one's grades"]
+    )
     assert found[ALPHA] < 0.6
 
 

@@ -9,20 +9,32 @@ CLEAN = (
 
 CASES = [
     ({"fields": ["x"]}, {"x": CLEAN}, None),
-    ({"fields": ["q", "x"]}, {"q": "Who?", "x": "Write to jane.doe+a@mail.example.com, or j@example.org."}, "email 2 times"),
+    (
+        {"fields": ["q", "x"]},
+        {"q": "Who?", "x": "Write to jane.doe+a@mail.example.com, or j@example.org."},
+        "email 2 times",
+    ),
     ({"fields": ["x"]}, {"x": "Call (650) 253-0000 or +44 20 7946 0958."}, "phone 2 times"),
     ({"fields": ["x"], "region": "DE"}, {"x": "Ruf an: 030 303986300."}, "phone 1 times"),
     ({"fields": ["x"]}, {"x": "Ruf an: 030 303986300."}, None),
-    ({"fields": ["x"], "kinds": ["card"]}, {"x": "Card 4111 1111 1111 1111, 3782-822463-10005."}, "card 2 times"),
+    (
+        {"fields": ["x"], "kinds": ["card"]},
+        {"x": "Card 4111 1111 1111 1111, 3782-822463-10005."},
+        "card 2 times",
+    ),
     ({"fields": ["x"], "kinds": ["card"]}, {"x": "Card 4111 1111 1111 1112."}, None),
-    ({"fields": ["x"], "kinds": ["iban"]}, {"x": "Pay to DE89 3704 0044 0532 0130 00 NOW, GB82WEST12345698765432."}, "iban 2 times"),
+    (
+        {"fields": ["x"], "kinds": ["iban"]},
+        {"x": "Pay to DE89 3704 0044 0532 0130 00 NOW, GB82WEST12345698765432."},
+        "iban 2 times",
+    ),
     ({"fields": ["x"], "kinds": ["iban"]}, {"x": "Pay to DE88 3704 0044 0532 0130 00."}, None),
     ({"fields": ["x"]}, {"x": "From 8.8.8.8, and 2606:4700:4700::1111."}, "ip 2 times"),
     ({"fields": ["x"]}, {"x": "From 10.0.0.1, fe80::1, 127.0.0.1 and 999.8.8.8."}, None),
     ({"fields": ["x"], "kinds": ["ssn"]}, {"x": "His number is 536-90-4399."}, "ssn 1 times"),
     ({"fields": ["x"], "kinds": ["ssn"]}, {"x": "The specimen 078-05-1120, and 000-12-3456."}, None),
     ({"fields": ["x"]}, {"x": {"mail": "j@example.org"}}, "email 1 times"),
-]  # fmt: skip
+]
 
 
 def test_the_reason_names_the_kind_and_never_the_value(reason):

@@ -1,6 +1,8 @@
 """Quotations and figures that are not in the source."""
 
-SOURCE = {"s": "The report of 1998 says: “We found 1,642 new kinds of moss, most of them rare”, and thanks nobody."}
+SOURCE = {
+    "s": "The report of 1998 says: “We found 1,642 new kinds of moss, most of them rare”, and thanks nobody."
+}
 OPTIONS = {"field": "a", "sources": ["s"]}
 
 CASES = [
@@ -14,4 +16,4 @@ CASES = [
     (OPTIONS, {**SOURCE, "a": 'They "ound 1,642" it.'}, "1 quotations"),
     (OPTIONS, {**SOURCE, "a": 'A pipe of 1998" and no more'}, None),
     (OPTIONS, {**SOURCE, "a": None}, None),
-]  # fmt: skip
+]

@@ -20,13 +20,21 @@ CASES = [
     ({"field": "x"}, {"x": "ha ha ha"}, None),
     ({"field": "x"}, {"x": "ha " * 100}, "compresses"),
     ({"field": "x", "max_compression": 100}, {"x": "ha " * 49}, None),
-    ({"field": "x", "max_compression": 100, "max_top_ngrams": {}, "max_duplicate_ngrams": {}}, {"x": "ha " * 60}, None),
+    (
+        {"field": "x", "max_compression": 100, "max_top_ngrams": {}, "max_duplicate_ngrams": {}},
+        {"x": "ha " * 60},
+        None,
+    ),
     ({"field": "x", "max_compression": 100}, {"x": "ha " * 60}, "top 2-gram: 100% repeated > 20%"),
     ({"field": "x"}, {"x": f"{PROSE} {PROSE}"}, "duplicate 5-grams: 50% repeated > 15%"),
     ({"field": "x"}, {"x": f"{PROSE}\n{PROSE}"}, "lines: 50% repeated > 30%"),
-    ({"field": "x", "max_lines": 1, "max_line_characters": 1}, {"x": f"{PROSE}\n \n{PROSE}"}, "paragraphs: 50% repeated > 30%"),
+    (
+        {"field": "x", "max_lines": 1, "max_line_characters": 1},
+        {"x": f"{PROSE}\n \n{PROSE}"},
+        "paragraphs: 50% repeated > 30%",
+    ),
     ({"field": "x"}, {"x": f"{LINES}\n{PROSE}\n{PROSE}"}, "line characters: "),
-]  # fmt: skip
+]
 
 
 def numbers(text):
@@ -35,7 +43,9 @@ def numbers(text):
 
 
 def test_the_shares_by_hand():
-    found = numbers("a b c d e f a b c d e g")  # the 5-gram "a b c d e" stands twice: 5 of 12 letters are covered
+    found = numbers(
+        "a b c d e f a b c d e g"
+    )  # the 5-gram "a b c d e" stands twice: 5 of 12 letters are covered
     assert found["duplicate 5-grams"] == pytest.approx(5 / 12) and found["duplicate 6-grams"] == 0
     assert found["top 2-gram"] == pytest.approx(4 / 12) and found["top 4-gram"] == pytest.approx(8 / 12)
     found = numbers("one\ntwo\n\none\none one")

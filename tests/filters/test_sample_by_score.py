@@ -14,12 +14,16 @@ from distillgen.stages.filter import FilterStage
 CASES = [
     ({"by": "s", "per": ["q"], "n": 1}, {"q": "Why?", "s": 0.3}, None),
     ({"by": "s", "per": ["q"], "n": 1}, {"q": "Why?", "s": "much"}, None),
-]  # fmt: skip
+]
 
 
 def draw(project, groups, options, chunk=3, scores=(4.0, 3.0, 2.0, 1.0, 0.5)):
     """Which places of each group are kept."""
-    records = [Record.read({"q": g, "i": i}, "").scored({"fact": s}) for g in range(groups) for i, s in enumerate(scores)]
+    records = [
+        Record.read({"q": g, "i": i}, "").scored({"fact": s})
+        for g in range(groups)
+        for i, s in enumerate(scores)
+    ]
 
     async def main():
         async def chunks():
@@ -36,7 +40,9 @@ def draw(project, groups, options, chunk=3, scores=(4.0, 3.0, 2.0, 1.0, 0.5)):
 
 def test_one_draw_is_distributed_as_the_scores_are(project):
     """Chi-square over 10,000 draws: among the best four of five, 0.4, 0.3, 0.2 and 0.1 (0.999 quantile of 3 degrees: 16.3)."""
-    kept = Counter(r.fields["i"] for r in draw(project, 10_000, {"n": 1, "best": 4}, chunk=256) if not r.dropped)
+    kept = Counter(
+        r.fields["i"] for r in draw(project, 10_000, {"n": 1, "best": 4}, chunk=256) if not r.dropped
+    )
     expected = [4000, 3000, 2000, 1000]
     assert kept[4] == 0 and sum(kept.values()) == 10_000
     assert sum((kept[i] - e) ** 2 / e for i, e in enumerate(expected)) < 16.3
@@ -46,9 +52,15 @@ def test_one_draw_is_distributed_as_the_scores_are(project):
 def test_two_draws_are_without_replacement(project):
     """A pair's chance is p_i p_j / (1 - p_i) + p_j p_i / (1 - p_j) (0.999 quantile of 5 degrees: 20.5)."""
     out = draw(project, 10_000, {"n": 2}, chunk=256)
-    pairs = Counter(tuple(r.fields["i"] for r in out[at : at + 5] if not r.dropped) for at in range(0, len(out), 5))
+    pairs = Counter(
+        tuple(r.fields["i"] for r in out[at : at + 5] if not r.dropped) for at in range(0, len(out), 5)
+    )
     p = [0.4, 0.3, 0.2, 0.1]
-    expected = {(i, j): 10_000 * p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j])) for i in range(4) for j in range(i + 1, 4)}
+    expected = {
+        (i, j): 10_000 * p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j]))
+        for i in range(4)
+        for j in range(i + 1, 4)
+    }
     assert pairs.keys() == expected.keys()
     assert sum((pairs[pair] - e) ** 2 / e for pair, e in expected.items()) < 20.5
 
@@ -61,8 +73,13 @@ def test_groups_are_whole_whatever_the_chunks_and_a_seed_changes_the_draw(projec
 
 def test_reasons(project):
     reasons = {r.dropped.reason for r in draw(project, 40, {"n": 2}) if r.dropped}
-    assert reasons == {"not drawn among the 4 with the highest fact", "not among the 4 with the highest fact: place 5"}
-    with pytest.raises(ConfigError, match="sample_by_score: no earlier filter measures 'facts'; did you mean 'fact'?"):
+    assert reasons == {
+        "not drawn among the 4 with the highest fact",
+        "not among the 4 with the highest fact: place 5",
+    }
+    with pytest.raises(
+        ConfigError, match="sample_by_score: no earlier filter measures 'facts'; did you mean 'fact'?"
+    ):
         draw(project, 1, {"n": 1, "by": "facts"})
     with pytest.raises(ConfigError, match="'n' must be at least 1 and at most 'best'"):
         draw(project, 1, {"n": 3, "best": 2})

@@ -4,7 +4,12 @@ import re
 
 import pytest
 
-POINT = {"type": "object", "properties": {"x": {"type": "integer"}, "y": {"$ref": "#/$defs/n"}}, "required": ["x"], "$defs": {"n": {"type": "number"}}}
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer"}, "y": {"$ref": "#/$defs/n"}},
+    "required": ["x"],
+    "$defs": {"n": {"type": "number"}},
+}
 
 CASES = [
     ({"field": "a", "json_schema": POINT}, {"a": '{"x": 1, "y": 2.5}'}, None),
@@ -20,7 +25,7 @@ CASES = [
     ({"field": "a", "pattern": r"\d{4}-\d\d"}, {"a": "2024-05"}, None),
     ({"field": "a", "pattern": r"\d{4}-\d\d"}, {"a": "2024-05-01"}, "does not match the pattern"),
     ({"field": "a", "pattern": r"\d+"}, {"a": 12}, None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -29,8 +34,14 @@ CASES = [
         ({}, "give either 'json_schema' or 'pattern'"),
         ({"pattern": "("}, "'pattern' is not a regular expression"),
         ({"json_schema": {"type": "text"}}, "'json_schema' is wrong: 'text' is not valid"),
-        ({"json_schema": {"$ref": "http://127.0.0.1:9/schema"}}, "'json_schema' refers to 'http://127.0.0.1:9/schema', which is not in it"),
-        ({"json_schema": {"items": {"$ref": "#/$defs/none"}}}, "'json_schema' refers to '/$defs/none', which is not in it"),
+        (
+            {"json_schema": {"$ref": "http://127.0.0.1:9/schema"}},
+            "'json_schema' refers to 'http://127.0.0.1:9/schema', which is not in it",
+        ),
+        (
+            {"json_schema": {"items": {"$ref": "#/$defs/none"}}},
+            "'json_schema' refers to '/$defs/none', which is not in it",
+        ),
     ],
 )
 def test_a_wrong_schema_is_told_and_nothing_is_fetched(reason, options, message):

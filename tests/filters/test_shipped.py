@@ -33,7 +33,11 @@ def test_decision(reason, name, case):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_filter_has_cases_that_it_keeps_and_that_it_drops(name):
-    assert {case[2] is None for case in CASES[name]} == {True, False} or name in ("unique", "near_duplicate", "sample_by_score")
+    assert {case[2] is None for case in CASES[name]} == {True, False} or name in (
+        "unique",
+        "near_duplicate",
+        "sample_by_score",
+    )
 
 
 TEXTS = st.text(max_size=300) | st.text(alphabet="\x00\x1b\u202e\u200f .?the1,it{}[]$\\\\", max_size=200)
@@ -44,14 +48,26 @@ TEXTS = st.text(max_size=300) | st.text(alphabet="\x00\x1b\u202e\u200f .?the1,it
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_no_text_makes_a_filter_crash(reason, name, texts):
     for options, fields, _, *answers in CASES[name]:
-        odd = {key: texts[i % len(texts)] if isinstance(value, str) else value for i, (key, value) in enumerate(fields.items())}
+        odd = {
+            key: texts[i % len(texts)] if isinstance(value, str) else value
+            for i, (key, value) in enumerate(fields.items())
+        }
         for said in (answers, [texts] if answers else []):
             found = reason(name, options, odd, *said)
             assert found is None or (isinstance(found, str) and found)
 
 
-@pytest.mark.parametrize("text", ["", "a" * 1_000_000, "word " * 200_000, "\ud800", "\u200f\u202e\x00"], ids=["empty", "one word", "many words", "surrogate", "controls"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "a" * 1_000_000, "word " * 200_000, "\ud800", "\u200f\u202e\x00"],
+    ids=["empty", "one word", "many words", "surrogate", "controls"],
+)
 @pytest.mark.parametrize("name", [param(name) for name in NAMES])
 def test_a_text_of_any_size_is_measured(reason, name, text):
     options, fields, _, *answers = CASES[name][0]
-    reason(name, options, {key: text if isinstance(value, str) else value for key, value in fields.items()}, *answers)
+    reason(
+        name,
+        options,
+        {key: text if isinstance(value, str) else value for key, value in fields.items()},
+        *answers,
+    )

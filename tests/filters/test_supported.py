@@ -9,28 +9,40 @@ OPTIONS = {"field": "a", "knowledge": "tests/filters/knowledge", "passages": 1}
 
 CASES = [
     (OPTIONS, {"a": "Lake Baikal is 1,642 metres deep. Yeast makes bread rise."}, None),
-    (OPTIONS, {"a": "Lake Baikal is deep. Monks painted icons."}, "a sentence without support in tests/filters/knowledge: its words at most 0.00 < 0.5"),
+    (
+        OPTIONS,
+        {"a": "Lake Baikal is deep. Monks painted icons."},
+        "a sentence without support in tests/filters/knowledge: its words at most 0.00 < 0.5",
+    ),
     (OPTIONS, {"a": "Baikal has monks."}, None),  # one of its two words
     ({**OPTIONS, "min_support": 0.51}, {"a": "Baikal has monks."}, "its words at most 0.50 < 0.51"),
-    ({**OPTIONS, "min_mean": 0.9}, {"a": "Yeast makes bread. Baikal has monks."}, "support in tests/filters/knowledge is 0.75 on average < 0.9"),
+    (
+        {**OPTIONS, "min_mean": 0.9},
+        {"a": "Yeast makes bread. Baikal has monks."},
+        "support in tests/filters/knowledge is 0.75 on average < 0.9",
+    ),
     ({**OPTIONS, "model": NLI}, {"a": "It is 1,642 metres deep."}, None),
     ({**OPTIONS, "model": NLI}, {"a": "It is 1,700 metres deep and cold."}, "entailed with 0.33 < 0.5"),
     ({**OPTIONS, "embedder": embedder(), "min_support": 0.0}, {"a": "Dough."}, None),
     (OPTIONS, {"a": ""}, "without support"),
     (OPTIONS, {"a": 7}, "without support"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
     "text, found",
     [
         ("One. Two!  Three?", ["One.", "Two!", "Three?"]),
-        ('He said "No." Then Dr. Smith, of St. Ives, left at 5 p.m. for home.', ['He said "No."', "Then Dr. Smith, of St. Ives, left at 5 p.m. for home."]),
+        (
+            'He said "No." Then Dr. Smith, of St. Ives, left at 5 p.m. for home.',
+            ['He said "No."', "Then Dr. Smith, of St. Ives, left at 5 p.m. for home."],
+        ),
         ("- a first\n- 2\n---\n\nlast", ["- a first", "- 2", "last"]),
         ("See e.g. The Sea by J. Banville. Good.", ["See e.g. The Sea by J. Banville.", "Good."]),
         ("水很深。面包！", ["水很深。", "面包！"]),
         ("It is 3.5 m", ["It is 3.5 m"]),
-        ("...", []), ("", []),
+        ("...", []),
+        ("", []),
     ],
 )
 def test_sentences(text, found):

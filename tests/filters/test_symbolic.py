@@ -5,7 +5,10 @@ from importlib.util import find_spec
 
 import pytest
 
-MARKS = [pytest.mark.slow, pytest.mark.skipif(find_spec("math_verify") is None, reason="needs the extra 'filters'")]
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("math_verify") is None, reason="needs the extra 'filters'"),
+]
 pytestmark = MARKS
 
 CASES = [
@@ -14,7 +17,7 @@ CASES = [
     ({"lenient": False}, {"answer": "x+1", "gold": "x+1"}, "announces no expression"),
     ({}, {"answer": "\\boxed{\\{2, 1\\}}", "gold": ["\\{1\\}", "\\{1, 2\\}"]}, None),
     ({}, {"answer": "5", "gold": None}, "the gold answer is no expression"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,12 @@ CASES = [
 )
 def test_what_is_equal(reason, answer, gold, expected):
     started = time.monotonic()
-    assert reason("symbolic", {"timeout_s": 2, "lenient": False}, {"answer": f"\\boxed{{{answer}}}", "gold": gold}) == expected
+    assert (
+        reason(
+            "symbolic", {"timeout_s": 2, "lenient": False}, {"answer": f"\\boxed{{{answer}}}", "gold": gold}
+        )
+        == expected
+    )
     assert time.monotonic() - started < 30
 
 
@@ -38,7 +46,14 @@ def test_one_that_hangs_does_not_harm_its_neighbours_and_an_expression_is_not_ru
     from distillgen.answers.algebra import equality
 
     hostile = f"__import__('os').system('touch {tmp_path}/run')"
-    pairs = [("1/2", "0.5"), ("9^{9^{9^{9^9}}}", "1"), (hostile, "1"), ("2", "2"), ("x" * 100_000, "y"), ("3", "4")]
+    pairs = [
+        ("1/2", "0.5"),
+        ("9^{9^{9^{9^9}}}", "1"),
+        (hostile, "1"),
+        ("2", "2"),
+        ("x" * 100_000, "y"),
+        ("3", "4"),
+    ]
     found = equality(pairs, timeout_s=3)
     assert (found[0], found[1], found[3], found[5]) == ("equal", "late", "equal", "unequal")
     assert not (tmp_path / "run").exists()

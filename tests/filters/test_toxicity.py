@@ -16,11 +16,22 @@ def classifier(tmp_path_factory):
     tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=32)
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=32,
-        hidden_dropout_prob=0, attention_probs_dropout_prob=0, id2label={0: "fine", 1: "toxic"}, label2id={"fine": 0, "toxic": 1},
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+        id2label={0: "fine", 1: "toxic"},
+        label2id={"fine": 0, "toxic": 1},
+    )
     model = transformers.BertForSequenceClassification(config)
-    texts, labels = ["lovely", "kind", "awful", "vile", "kind lovely", "vile awful"], torch.tensor([0, 0, 1, 1, 0, 1])
+    texts, labels = (
+        ["lovely", "kind", "awful", "vile", "kind lovely", "vile awful"],
+        torch.tensor([0, 0, 1, 1, 0, 1]),
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     for _ in range(60):
         optimizer.zero_grad()

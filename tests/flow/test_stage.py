@@ -67,7 +67,9 @@ def test_order_is_kept_and_what_runs_is_bounded(sizes, window, chance):
 def test_upstream_waits_for_a_slow_consumer():
     async def main():
         log: list = []
-        async with aclosing(in_order(source([1] * 1000, log), lambda chunk: [chunk], window=lambda: 4)) as chunks:
+        async with aclosing(
+            in_order(source([1] * 1000, log), lambda chunk: [chunk], window=lambda: 4)
+        ) as chunks:
             await anext(chunks)
             for _ in range(100):
                 await asyncio.sleep(0)
@@ -84,7 +86,11 @@ def test_what_is_ready_leaves_before_what_waits():
             await gate.wait()
             return chunk
 
-        chunks = in_order(source([1, 1, 1]), lambda chunk: [later(chunk) if chunk[0].fields["n"] == 1 else chunk], window=lambda: 4)
+        chunks = in_order(
+            source([1, 1, 1]),
+            lambda chunk: [later(chunk) if chunk[0].fields["n"] == 1 else chunk],
+            window=lambda: 4,
+        )
         async with aclosing(chunks):
             assert numbers([await asyncio.wait_for(anext(chunks), 5)]) == [0]
             gate.set()
@@ -187,7 +193,9 @@ def test_closed_early_it_leaves_nothing_behind():
                 raise
             return chunk
 
-        async with aclosing(in_order(source([1] * 100, log), lambda chunk: [later(chunk)], window=lambda: 3)) as chunks:
+        async with aclosing(
+            in_order(source([1] * 100, log), lambda chunk: [later(chunk)], window=lambda: 3)
+        ) as chunks:
             assert numbers([await anext(chunks)]) == [0]
             await asyncio.sleep(0.01)
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -213,15 +221,28 @@ def shape(records, **options):
         async def chunks():
             yield records
 
-        return [r async for chunk in Format(name="shape", **options).run(chunks(), Job(Project("."), {}, None)) for r in chunk]
+        return [
+            r
+            async for chunk in Format(name="shape", **options).run(chunks(), Job(Project("."), {}, None))
+            for r in chunk
+        ]
 
     return asyncio.run(main())
 
 
 def test_format_makes_messages_and_keeps_fields():
     row = Record.read({"q": "{{ a }}", "a": "A\n", "n": 1}, "x:1").scored({"s": 1.0})
-    (out,) = shape([row], fields={"text": "{{ q }}={{ a }}"}, messages=[{"system": "S"}, {"user": "{{ q }}"}, {"assistant": "{{ a }}"}], keep=["n"])
-    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "{{ a }}"}, {"role": "assistant", "content": "A\n"}]
+    (out,) = shape(
+        [row],
+        fields={"text": "{{ q }}={{ a }}"},
+        messages=[{"system": "S"}, {"user": "{{ q }}"}, {"assistant": "{{ a }}"}],
+        keep=["n"],
+    )
+    turns = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "{{ a }}"},
+        {"role": "assistant", "content": "A\n"},
+    ]
     assert out.fields == {"n": 1, "text": "{{ a }}=A\n", "messages": turns}
     assert out.id == row.id and out.scores == row.scores
     assert shape([row], fields={"n": "{{ n + 1 }}"})[0].fields == {"q": "{{ a }}", "a": "A\n", "n": "2"}
@@ -230,8 +251,14 @@ def test_format_makes_messages_and_keeps_fields():
 
 def test_format_drops_what_it_cannot_shape_and_leaves_the_dropped_alone():
     gone = Record.read({"q": 1}, "x:2").drop("s", "f", "r")
-    bad, same, good = shape([Record.read({"a": 1}, "x:1"), gone, Record.read({"q": 2}, "x:3")], fields={"t": "{{ q }}"})
-    assert bad.dropped.stage == "shape" and bad.dropped.filter == "unrenderable" and "there is no field 'q' in the row" in bad.dropped.reason
+    bad, same, good = shape(
+        [Record.read({"a": 1}, "x:1"), gone, Record.read({"q": 2}, "x:3")], fields={"t": "{{ q }}"}
+    )
+    assert (
+        bad.dropped.stage == "shape"
+        and bad.dropped.filter == "unrenderable"
+        and "there is no field 'q' in the row" in bad.dropped.reason
+    )
     assert same is gone and good.fields == {"q": 2, "t": "2"}
 
 
@@ -255,6 +282,10 @@ def test_what_format_leaves():
     given = Checking(frozenset({"q", "a"}), {}, Project("."))
     assert Format(fields={"t": "{{ q }}"}).check(given) == {"q", "a", "t"}
     assert Format(messages=[{"user": "{{ q }}"}], keep=["a"]).check(given) == {"a", "messages"}
-    for wrong, message in (({}, "nothing to do"), ({"messages": [{"robot": "x"}]}, "a turn is one of"), ({"messages": [{"user": "a", "system": "b"}]}, "a turn is one of")):
+    for wrong, message in (
+        ({}, "nothing to do"),
+        ({"messages": [{"robot": "x"}]}, "a turn is one of"),
+        ({"messages": [{"user": "a", "system": "b"}]}, "a turn is one of"),
+    ):
         with pytest.raises(ValueError, match=message):
             Format(**wrong)

@@ -25,13 +25,23 @@ def carry_out(project):
         distillgen.run({"version": 1, **top, "stages": stages}, out="out")
         every = project.read(f"out/stages/{len(stages):02d}-{next(iter(stages[-1]))}.jsonl")
         assert [row["n"] for row in every] == [row["n"] for row in rows]
-        return project.read("out/corpus.jsonl"), {row["n"]: row["meta"]["dropped"] for row in project.read("out/dropped.jsonl")}
+        return project.read("out/corpus.jsonl"), {
+            row["n"]: row["meta"]["dropped"] for row in project.read("out/dropped.jsonl")
+        }
 
     return carry_out
 
 
 def numbered(count=10, **more):
-    return [{"n": i, "text": f"number {i} of {count}", "topic": TOPICS[i % 10], **{k: f(i) for k, f in more.items()}} for i in range(count)]
+    return [
+        {
+            "n": i,
+            "text": f"number {i} of {count}",
+            "topic": TOPICS[i % 10],
+            **{k: f(i) for k, f in more.items()},
+        }
+        for i in range(count)
+    ]
 
 
 def angle(degrees):
@@ -60,7 +70,10 @@ def test_cluster_keeps_the_first_where_nothing_ranks_them(carry_out):
 
 def test_cluster_may_only_number_the_clusters_for_a_selection_in_turn(carry_out):
     rows = numbered(6, v=lambda i: angle([0, 0, 0, 90, 0, 90][i]))
-    stages = {"cluster": {"vector": "v", "keep": "all"}}, {"select": {"by": "round_robin", "group": "cluster.id", "n": 4}}
+    stages = (
+        {"cluster": {"vector": "v", "keep": "all"}},
+        {"select": {"by": "round_robin", "group": "cluster.id", "n": 4}},
+    )
     kept, dropped = carry_out(rows, *stages)
     assert sorted(row["meta"]["scores"]["cluster.id"] for row in kept) == [0, 0, 3, 3] and len(dropped) == 2
     assert {row["meta"]["scores"]["cluster.size"] for row in kept} == {4, 2}
@@ -71,31 +84,50 @@ def test_rows_without_a_vector_are_dropped_and_others_go_on(carry_out):
     kept, dropped = carry_out(numbered(8, v=lambda i: vectors[i]), {"cluster": {"vector": "v"}})
     assert [row["n"] for row in kept] == [0, 4, 7]
     assert dropped[2]["reason"] == "'v' holds 1 numbers, that of the first record 2"
-    assert {drop["reason"] for n, drop in dropped.items() if n != 2} == {"'v' holds no list of numbers"} and len(dropped) == 5
+    assert {drop["reason"] for n, drop in dropped.items() if n != 2} == {
+        "'v' holds no list of numbers"
+    } and len(dropped) == 5
 
 
 def test_select_the_largest_and_the_smallest(carry_out):
     rows = numbered(10, quality=lambda i: [3, 9, 9, 1, 5, 2, 8, 0, 7, 9][i])
     kept, dropped = carry_out(rows, {"select": {"by": "top", "score": "quality", "n": 4}})
     assert chosen(kept) == [1, 2, 9, 6]
-    assert dropped[0] == {"stage": "select", "filter": "top", "reason": "not among the 4 selected by top"} and len(dropped) == 6
-    assert chosen(carry_out(rows, {"select": {"by": "bottom", "score": "quality", "share": 0.2}})[0]) == [7, 3]
+    assert (
+        dropped[0] == {"stage": "select", "filter": "top", "reason": "not among the 4 selected by top"}
+        and len(dropped) == 6
+    )
+    assert chosen(carry_out(rows, {"select": {"by": "bottom", "score": "quality", "share": 0.2}})[0]) == [
+        7,
+        3,
+    ]
     kept, _ = carry_out(rows, {"select": {"by": "top", "score": "quality", "share": 0.8}})
     assert {row["n"] for row in kept} == set(range(10)) - {7, 3}
 
 
 def test_select_by_a_score_of_a_filter_and_by_a_ratio(carry_out):
-    stages = {"filter": ["word_count", {"word_count": {"name": "topic_words", "field": "topic"}}]}, {"select": {"by": "top", "score": "word_count", "over": "topic_words", "n": 3}}
-    rows = [{"n": i, "response": "word " * count, "topic": topic} for i, (count, topic) in enumerate([(6, "a b c"), (3, "a"), (8, "a b"), (0, "a"), (5, "")])]
+    stages = (
+        {"filter": ["word_count", {"word_count": {"name": "topic_words", "field": "topic"}}]},
+        {"select": {"by": "top", "score": "word_count", "over": "topic_words", "n": 3}},
+    )
+    rows = [
+        {"n": i, "response": "word " * count, "topic": topic}
+        for i, (count, topic) in enumerate([(6, "a b c"), (3, "a"), (8, "a b"), (0, "a"), (5, "")])
+    ]
     kept, dropped = carry_out(rows, *stages)
     assert chosen(kept) == [2, 1, 0]
-    assert dropped[4]["reason"] == "has no number 'word_count/topic_words'" and "not among the 3" in dropped[3]["reason"]
+    assert (
+        dropped[4]["reason"] == "has no number 'word_count/topic_words'"
+        and "not among the 3" in dropped[3]["reason"]
+    )
 
 
 def test_select_by_chance_is_that_of_the_seed(carry_out):
     stage = {"select": {"by": "random", "n": 5}}
     first = chosen(carry_out(numbered(40), stage)[0])
-    assert first == chosen(carry_out(numbered(40), stage)[0]) and first != chosen(carry_out(numbered(40), stage, seed=1)[0])
+    assert first == chosen(carry_out(numbered(40), stage)[0]) and first != chosen(
+        carry_out(numbered(40), stage, seed=1)[0]
+    )
     counts = [0] * 10
     for seed in range(60):
         for n in chosen(carry_out(numbered(10), {"select": {"by": "random", "n": 5}}, seed=seed)[0]):
@@ -103,11 +135,19 @@ def test_select_by_chance_is_that_of_the_seed(carry_out):
     assert min(counts) >= 15 and max(counts) <= 45
 
 
-@pytest.mark.parametrize("by, taken", [("stratified", {"lake": 3, "bee": 2, "bread": 0}), ("round_robin", {"lake": 2, "bee": 2, "bread": 1})])
+@pytest.mark.parametrize(
+    "by, taken",
+    [("stratified", {"lake": 3, "bee": 2, "bread": 0}), ("round_robin", {"lake": 2, "bee": 2, "bread": 1})],
+)
 def test_select_by_groups(carry_out, by, taken):
     kept, dropped = carry_out(numbered(10), {"select": {"by": by, "group": "topic", "n": 5}})
-    assert {topic: sum(row["topic"] == topic for row in kept) for topic in taken} == taken and len(dropped) == 5
-    kept, _ = carry_out(numbered(10, quality=lambda i: i), {"select": {"by": by, "group": "topic", "n": 2, "score": "quality"}})
+    assert {topic: sum(row["topic"] == topic for row in kept) for topic in taken} == taken and len(
+        dropped
+    ) == 5
+    kept, _ = carry_out(
+        numbered(10, quality=lambda i: i),
+        {"select": {"by": by, "group": "topic", "n": 2, "score": "quality"}},
+    )
     assert [row["n"] for row in kept] == [7, 9]
 
 
@@ -115,15 +155,23 @@ def test_select_what_fits_a_budget(carry_out):
     rows = numbered(6, quality=lambda i: -i, tokens=lambda i: [10, 20, 30, 25, 5, 1][i])
     kept, _ = carry_out(rows, {"select": {"by": "top", "score": "quality", "budget": 60, "cost": "tokens"}})
     assert chosen(kept) == [0, 1, 2]
-    kept, _ = carry_out(rows, {"select": {"by": "top", "score": "quality", "budget": 12}})  # "number 0 of 6", "lake": five words each
+    kept, _ = carry_out(
+        rows, {"select": {"by": "top", "score": "quality", "budget": 12}}
+    )  # "number 0 of 6", "lake": five words each
     assert chosen(kept) == [0, 1]
 
 
 @pytest.mark.parametrize("by, inner", [("k_center", 1), ("herding", 2), ("facility_location", 1)])
 def test_select_by_vectors(carry_out, by, inner):
     degrees = [0, 1, 2, 120, 240]
-    kept, dropped = carry_out(numbered(5, v=lambda i: angle(degrees[i])), {"select": {"by": by, "vector": "v", "n": 3}})
-    assert sum(row["n"] < 3 for row in kept) == inner and sum(row["n"] > 2 for row in kept) == 3 - inner and len(dropped) == 2
+    kept, dropped = carry_out(
+        numbered(5, v=lambda i: angle(degrees[i])), {"select": {"by": by, "vector": "v", "n": 3}}
+    )
+    assert (
+        sum(row["n"] < 3 for row in kept) == inner
+        and sum(row["n"] > 2 for row in kept) == 3 - inner
+        and len(dropped) == 2
+    )
     assert {drop["reason"] for drop in dropped.values()} == {f"not among the 3 selected by {by}"}
 
 
@@ -131,12 +179,22 @@ def test_what_was_dropped_before_stays_in_its_place_and_is_not_counted(carry_out
     rows = [{"n": i, "response": "word " * i, "v": angle(10 * i)} for i in range(8)]
     short = {"filter": [{"word_count": {"min_words": 4}}]}
     kept, dropped = carry_out(rows, short, {"select": {"by": "k_center", "vector": "v", "share": 0.5}})
-    assert {n: drop["filter"] for n, drop in dropped.items() if n < 4} == dict.fromkeys(range(4), "word_count") and len(kept) == 2
+    assert {n: drop["filter"] for n, drop in dropped.items() if n < 4} == dict.fromkeys(
+        range(4), "word_count"
+    ) and len(kept) == 2
     kept, dropped = carry_out(rows, short, {"cluster": {"vector": "v", "min_cosine": 0.98}})
     assert [row["n"] for row in kept] == [4, 6] and len(dropped) == 6
 
 
-@pytest.mark.parametrize("stage", [{"cluster": {"vector": "v"}}, {"select": {"by": "herding", "vector": "v", "n": 3}}, {"select": {"by": "top", "score": "n", "n": 3}}, {"diversity": {"field": "response"}}])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"cluster": {"vector": "v"}},
+        {"select": {"by": "herding", "vector": "v", "n": 3}},
+        {"select": {"by": "top", "score": "n", "n": 3}},
+        {"diversity": {"field": "response"}},
+    ],
+)
 def test_nothing_left_to_see(carry_out, stage):
     rows = [{"n": i, "response": "", "v": [1]} for i in range(3)]
     assert carry_out(rows, {"filter": [{"word_count": {"min_words": 4}}]}, stage)[0] == []
@@ -144,18 +202,33 @@ def test_nothing_left_to_see(carry_out, stage):
 
 def test_killed_in_the_middle_it_leaves_nothing_behind_and_gives_the_same_again(project):
     project.rows("rows.jsonl", numbered(6_000, v=lambda i: angle(i * 0.7), quality=lambda i: i * 7 % 100))
-    project.write("pipelines/all.yaml", """# all.yaml: the whole set
+    project.write(
+        "pipelines/all.yaml",
+        """# all.yaml: the whole set
 version: 1
 stages:
   - source: {path: rows.jsonl}
   - cluster: {vector: v, min_cosine: 0.999999, by: quality}
   - select: {by: facility_location, vector: v, n: 20}
-""")  # fmt: skip
+""",
+    )
     project.cli("run", "all", "--out", "whole")
     before = {path.name for path in (project.path / "whole").iterdir()}
-    command = [sys.executable, "-m", "distillgen", "run", "all", "--out", "killed", "--ledger", "killed.sqlite3"]
+    command = [
+        sys.executable,
+        "-m",
+        "distillgen",
+        "run",
+        "all",
+        "--out",
+        "killed",
+        "--ledger",
+        "killed.sqlite3",
+    ]
     for wait_s in (1.0, 1.3, 1.6, 1.9):
-        process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(wait_s)
         process.kill()
         process.wait()
@@ -167,13 +240,32 @@ stages:
 
 
 def test_diversity_stands_in_the_report_and_survives_a_run_that_makes_nothing_anew(project, carry_out):
-    rows = [{"n": i, "response": text, "v": v} for i, (text, v) in enumerate([("a b a b", [1, 0]), ("b a", [0, 1]), ("c", [0, 1])])]
-    stages = {"filter": [{"word_count": {"min_words": 2}}]}, {"diversity": {"field": "response", "vector": "v", "measures": ["distinct_1", "distinct_2", "self_bleu", "vendi", "coverage"]}}
+    rows = [
+        {"n": i, "response": text, "v": v}
+        for i, (text, v) in enumerate([("a b a b", [1, 0]), ("b a", [0, 1]), ("c", [0, 1])])
+    ]
+    stages = (
+        {"filter": [{"word_count": {"min_words": 2}}]},
+        {
+            "diversity": {
+                "field": "response",
+                "vector": "v",
+                "measures": ["distinct_1", "distinct_2", "self_bleu", "vendi", "coverage"],
+            }
+        },
+    )
     for _ in range(2):
         kept, _ = carry_out(rows, *stages)
         assert [row["n"] for row in kept] == [0, 1]
         measured = json.loads((project.path / "out/usage.json").read_text())["stages"][-1]["measured"]
-        assert measured == {"texts": 2, "distinct_1": 2 / 6, "distinct_2": 0.5, "self_bleu": pytest.approx(measured["self_bleu"]), "vendi": pytest.approx(2), "coverage": pytest.approx(1)}
+        assert measured == {
+            "texts": 2,
+            "distinct_1": 2 / 6,
+            "distinct_2": 0.5,
+            "self_bleu": pytest.approx(measured["self_bleu"]),
+            "vendi": pytest.approx(2),
+            "coverage": pytest.approx(1),
+        }
         assert 0 < measured["self_bleu"] < 1
         assert re.search(r"vendi 2<.*coverage 1<", (project.path / "out/report.html").read_text())
     assert "vendi 2, coverage 1" in project.cli("status", "out").stdout
@@ -181,8 +273,14 @@ def test_diversity_stands_in_the_report_and_survives_a_run_that_makes_nothing_an
 
 def test_coverage_falls_with_what_was_dropped(project, carry_out):
     rows = [{"n": i, "response": "word " * (1 + i), "v": angle(i * 60)} for i in range(4)]
-    carry_out(rows, {"filter": [{"word_count": {"min_words": 2}}]}, {"diversity": {"field": "response", "vector": "v", "measures": ["coverage"]}})
-    assert json.loads((project.path / "out/usage.json").read_text())["stages"][-1]["measured"]["coverage"] == pytest.approx(3.5 / 4)
+    carry_out(
+        rows,
+        {"filter": [{"word_count": {"min_words": 2}}]},
+        {"diversity": {"field": "response", "vector": "v", "measures": ["coverage"]}},
+    )
+    assert json.loads((project.path / "out/usage.json").read_text())["stages"][-1]["measured"][
+        "coverage"
+    ] == pytest.approx(3.5 / 4)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +308,9 @@ def test_mistakes_are_told_before_the_run(project, stage, message):
 
 def test_a_score_that_no_record_has_is_told_with_the_nearest(carry_out):
     stages = {"filter": ["word_count"]}, {"select": {"by": "top", "score": "word_cout", "n": 1}}
-    with pytest.raises(ConfigError, match="stage 'select': no record has 'word_cout'; did you mean 'word_count'?"):
+    with pytest.raises(
+        ConfigError, match="stage 'select': no record has 'word_cout'; did you mean 'word_count'?"
+    ):
         carry_out([{"n": 1, "response": "a b"}], *stages)
 
 
@@ -222,8 +322,15 @@ def test_plan_counts_what_a_selection_leaves(project):
 
 
 def planted_meanings():
-    same = [("The lake is very deep.", "This lake has a great depth."), ("Bees dance to show where flowers are.", "A bee tells its hive about flowers by dancing.")]
-    texts = ["Bread rises because yeast gives off gas.", *(text for pair in same for text in pair), "The parliament passed the budget on Friday."]
+    same = [
+        ("The lake is very deep.", "This lake has a great depth."),
+        ("Bees dance to show where flowers are.", "A bee tells its hive about flowers by dancing."),
+    ]
+    texts = [
+        "Bread rises because yeast gives off gas.",
+        *(text for pair in same for text in pair),
+        "The parliament passed the budget on Friday.",
+    ]
     return [{"n": i, "text": text} for i, text in enumerate(texts)]
 
 
@@ -242,7 +349,9 @@ def test_an_embedding_is_made_once(project, carry_out, monkeypatch):
     from distillgen.flow.stage import _whole_set
 
     made, embed = [], _whole_set.embed
-    monkeypatch.setattr(_whole_set, "embed", lambda texts, **options: made.extend(texts) or embed(texts, **options))
+    monkeypatch.setattr(
+        _whole_set, "embed", lambda texts, **options: made.extend(texts) or embed(texts, **options)
+    )
     for min_cosine in (0.6, 0.99):
         carry_out(planted_meanings(), {"cluster": {"field": "text", "min_cosine": min_cosine}})
     assert len(made) == 6

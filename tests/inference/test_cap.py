@@ -23,7 +23,9 @@ AFTER = "".join(
 
 def run(project, cap, out="ask", **options):
     with pytest.raises(BudgetStop) as stop:
-        distillgen.run(project.path / "pipelines/ask.yaml", out=project.path / "runs" / out, max_cost_usd=cap, **options)
+        distillgen.run(
+            project.path / "pipelines/ask.yaml", out=project.path / "runs" / out, max_cost_usd=cap, **options
+        )
     return str(stop.value)
 
 
@@ -39,20 +41,42 @@ def test_a_capped_run_finishes_rows_and_the_cap_that_it_names_finishes_all(proje
         spent = totals(project)
         rows = project.read("runs/ask/corpus.jsonl")
         assert spent["cost_usd"] <= 0.06 and spent["answers"] == endpoint.asked.total()
-        assert len(rows) >= 0.8 * spent["answers"] / 4 and len(rows) >= 40, "what was paid for was not finished"
+        assert len(rows) >= 0.8 * spent["answers"] / 4 and len(rows) >= 40, (
+            "what was paid for was not finished"
+        )
         assert [row["number"] for row in rows] == list(range(len(rows)))
-        finished, total, likely, enough = re.search(r"(\d+) of (\d+) rows are finished, all take about \$([\d.]+), and --max-cost-usd ([\d.]+)", said).groups()
+        finished, total, likely, enough = re.search(
+            r"(\d+) of (\d+) rows are finished, all take about \$([\d.]+), and --max-cost-usd ([\d.]+)", said
+        ).groups()
         assert (int(finished), total) == (len(rows), "300") and float(likely) == pytest.approx(0.3, rel=0.2)
-        done = distillgen.run(project.path / "pipelines/ask.yaml", out=project.path / "runs/ask", max_cost_usd=float(enough))
+        done = distillgen.run(
+            project.path / "pipelines/ask.yaml", out=project.path / "runs/ask", max_cost_usd=float(enough)
+        )
         assert done.state["kept"] == 300 and max(endpoint.asked.values()) == 1
 
 
 def test_judges_and_samples_count(project):
     """Each row takes one answer of three samples, and a judge of each."""
     filters = "  - filter: [judge: {model: teacher, rubric: good, fields: [answer], min_score: 1}]\n"
-    with Endpoint(lambda body, times: completion(body) if body.get("n") else completion(
-        body, choices=[{"index": 0, "finish_reason": "stop", "message": {"content": '{"reason": "r", "score": 8}'}}])) as endpoint:  # fmt: skip
-        project.ask_pipeline(endpoint.url, 200, model=PRICE + ", max_tokens: 20", stage=", n: 3", after=filters)
+    with Endpoint(
+        lambda body, times: (
+            completion(body)
+            if body.get("n")
+            else completion(
+                body,
+                choices=[
+                    {
+                        "index": 0,
+                        "finish_reason": "stop",
+                        "message": {"content": '{"reason": "r", "score": 8}'},
+                    }
+                ],
+            )
+        )
+    ) as endpoint:
+        project.ask_pipeline(
+            endpoint.url, 200, model=PRICE + ", max_tokens: 20", stage=", n: 3", after=filters
+        )
         run(project, 0.05)
         asked = Counter("n" in body for body in endpoint.bodies)
         assert len(project.read("runs/ask/corpus.jsonl")) >= 0.8 * 3 * asked[True] >= 30
@@ -72,14 +96,18 @@ def test_a_stage_that_sees_all_rows_first_holds_nothing_up_for_ever(project, who
     with Endpoint() as endpoint:
         after = AFTER.replace("  - generate: {name: s3", select + "  - generate: {name: s3")
         project.ask_pipeline(endpoint.url, 60, model=PRICE, stage=STAGE, after=after)
-        done = distillgen.run(project.path / "pipelines/ask.yaml", out=project.path / "runs/ask", max_cost_usd=0.08)
+        done = distillgen.run(
+            project.path / "pipelines/ask.yaml", out=project.path / "runs/ask", max_cost_usd=0.08
+        )
         assert done.state["kept"] == 60 and endpoint.asked.total() == 240
     assert ("nothing moves" in (project.path / "runs/ask/run.log").read_text()) == (whole is Deaf)
 
 
 def test_a_cap_that_is_enough_in_any_case_holds_nothing_back(project):
     with Endpoint(latency_s=0.05) as endpoint:
-        project.ask_pipeline(endpoint.url, 100, model=PRICE + ", max_concurrency: 50", stage=STAGE, after=AFTER)
+        project.ask_pipeline(
+            endpoint.url, 100, model=PRICE + ", max_concurrency: 50", stage=STAGE, after=AFTER
+        )
         distillgen.run(project.path / "pipelines/ask.yaml", out=project.path / "runs/ask", max_cost_usd=100)
         assert endpoint.most_in_flight == 50
 
@@ -98,6 +126,8 @@ def test_what_rows_will_cost():
     outlook = Outlook([2.0, 4.0, 8.0], 100, lambda: finished, lambda: paid)
     assert outlook.likely() == [1.0, 2.0, 8.0]
     assert outlook.rest(outlook.worst, 7, 3) == 1 * 2 + 2 * 4 + 7 * 8
-    assert outlook.affords(66, 7, 3) and not outlook.affords(65.9, 7, 3), "only the first two have been measured"
+    assert outlook.affords(66, 7, 3) and not outlook.affords(65.9, 7, 3), (
+        "only the first two have been measured"
+    )
     assert outlook.affords(1 * 1 + 2 * 2 + 4, 7, 2) and not outlook.affords(8.9, 7, 2)
     assert Outlook([None, 4.0], 9, lambda: [0, 0], lambda: [0.0, 0.0]).text(1.0) == ""

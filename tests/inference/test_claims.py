@@ -19,8 +19,26 @@ from tests.endpoint import Endpoint, completion
 
 
 def start(project, name, *args):
-    command = [sys.executable, "-m", "distillgen", "run", "ask", "-o", f"runs/{name}", "--ledger", "all.sqlite3", *map(str, args)]
-    return subprocess.Popen(command, cwd=project.path, env=project.env(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "distillgen",
+        "run",
+        "ask",
+        "-o",
+        f"runs/{name}",
+        "--ledger",
+        "all.sqlite3",
+        *map(str, args),
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=project.path,
+        env=project.env(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def ended(process, code=0):
@@ -112,12 +130,20 @@ def test_what_one_run_stops_at_its_cap_the_other_goes_on_with(project):
         second = start(project, "b")
         ended(first, 4)
         ended(second)
-        assert len(endpoint.asked) == 40 and max(endpoint.asked.values()) == 1 and totals(project, "a")["cost_usd"] <= 0.61
+        assert (
+            len(endpoint.asked) == 40
+            and max(endpoint.asked.values()) == 1
+            and totals(project, "a")["cost_usd"] <= 0.61
+        )
     assert len(project.read("runs/b/corpus.jsonl")) == 40
 
 
 def test_the_same_failures_are_asked_again_once_by_two_runs(project):
-    with Endpoint(lambda body, times: completion(body, choices=[{"finish_reason": "length", "message": {"content": "cut"}}])) as endpoint:
+    with Endpoint(
+        lambda body, times: completion(
+            body, choices=[{"finish_reason": "length", "message": {"content": "cut"}}]
+        )
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 10, model=", max_concurrency: 2")
         ended(start(project, "a"), 3)
         endpoint.behave, endpoint.latency_s = None, 0.3
@@ -132,7 +158,10 @@ def test_the_same_failures_are_asked_again_once_by_two_runs(project):
 def test_a_cap_holds_for_what_was_billed_though_the_run_was_killed_again_and_again(project, seed):
     rng = random.Random(seed)
     price = ", max_tokens: 10, price: {input: 1000, output: 10000}, max_concurrency: 8"
-    with Endpoint(lambda body, times: completion(body, usage={"prompt_tokens": 40, "completion_tokens": 10}), latency_s=0.1) as endpoint:
+    with Endpoint(
+        lambda body, times: completion(body, usage={"prompt_tokens": 40, "completion_tokens": 10}),
+        latency_s=0.1,
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 200, model=price)
         for _ in range(4):
             process = start(project, "a", "--max-cost-usd", 16)
@@ -156,7 +185,9 @@ def test_a_run_that_is_alone_writes_no_claims_and_one_that_only_replays_owns_not
         first = start(project, "a")
         while endpoint.asked.total() < 5:
             time.sleep(0.01)
-        assert len(rows_of(project, "SELECT * FROM owners")) == 1 and not rows_of(project, "SELECT * FROM claims")
+        assert len(rows_of(project, "SELECT * FROM owners")) == 1 and not rows_of(
+            project, "SELECT * FROM claims"
+        )
         ended(first)
         ended(start(project, "a"))
         assert rows_of(project, "SELECT seq FROM sqlite_sequence WHERE name = 'owners'") == [(1,)]
@@ -168,11 +199,15 @@ def test_who_holds_a_lease(monkeypatch):
     child.wait()
     assert claims._is_alive(here, os.getpid(), now + 5) and claims._is_alive("elsewhere", child.pid, now + 5)
     assert not claims._is_alive(here, child.pid, now + 5), "its process has ended"
-    assert not claims._is_alive(here, os.getpid(), now - 1) and not claims._is_alive("elsewhere", 1, now - 1), "its lease is over"
+    assert not claims._is_alive(here, os.getpid(), now - 1) and not claims._is_alive(
+        "elsewhere", 1, now - 1
+    ), "its lease is over"
     assert not claims._is_alive("elsewhere", 1, now + 1e6), "the clock of that lease was another start's"
 
 
-def test_a_lease_is_renewed_while_a_request_is_in_flight_and_the_other_waits_longer_than_it(project, monkeypatch):
+def test_a_lease_is_renewed_while_a_request_is_in_flight_and_the_other_waits_longer_than_it(
+    project, monkeypatch
+):
     """Two owners in this process, with leases of two seconds."""
     monkeypatch.setattr(claims, "LEASE_S", 2.0)
     monkeypatch.setattr(claims, "BEAT_S", 0.05)
@@ -183,7 +218,9 @@ def test_a_lease_is_renewed_while_a_request_is_in_flight_and_the_other_waits_lon
         assert not await two.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
         left = []
         while len(left) < 50:
-            left.append(two._read.execute("SELECT min(lease_until) FROM owners").fetchone()[0] - time.monotonic())
+            left.append(
+                two._read.execute("SELECT min(lease_until) FROM owners").fetchone()[0] - time.monotonic()
+            )
             await asyncio.sleep(0.05)
         assert min(left) > 0.5, "a lease was not renewed before it ended"
         assert not await two.claim([b"k"], "r", "s", "m"), "the lease was not renewed"
@@ -215,7 +252,10 @@ def test_a_claim_goes_in_the_transaction_of_its_answer(project):
         assert await ledger.claim([b"k" * 32], "r", "s", "m", 0.5)
         assert ledger._read.execute("SELECT cost_usd FROM claims").fetchall() == [(0.5,)]
         commit, seen = ledger._commit, []
-        ledger._commit = lambda together: (commit(together), seen.append(ledger._read.execute(state).fetchone()))
+        ledger._commit = lambda together: (
+            commit(together),
+            seen.append(ledger._read.execute(state).fetchone()),
+        )
         await ledger.add([Answer(b"k" * 32, "r", "s", "m", "ok", 1, 0, 0, 0, 2, 0.5, b"{}", b"{}")])
         await ledger.close()
         assert seen[0] == (1, 0)

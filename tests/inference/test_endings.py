@@ -26,7 +26,10 @@ def answered(choice, **more):
 
 
 def dropped(project):
-    return [(row["meta"]["dropped"]["filter"], row["meta"]["dropped"]["reason"]) for row in project.read("runs/ask/dropped.jsonl")]
+    return [
+        (row["meta"]["dropped"]["filter"], row["meta"]["dropped"]["reason"])
+        for row in project.read("runs/ask/dropped.jsonl")
+    ]
 
 
 def run(project, failed=0, sets=()):
@@ -35,16 +38,59 @@ def run(project, failed=0, sets=()):
     assert state["failed"] == failed, state["dropped"]
 
 
-WHOLE = ["stop", "STOP", "end_turn", "stop_sequence", "eos", "eos_token", "COMPLETE", "FINISH_REASON_STOP", "Stop"]
+WHOLE = [
+    "stop",
+    "STOP",
+    "end_turn",
+    "stop_sequence",
+    "eos",
+    "eos_token",
+    "COMPLETE",
+    "FINISH_REASON_STOP",
+    "Stop",
+]
 NOT_WHOLE = {
-    "truncated": ["length", "max_tokens", "MAX_TOKENS", "model_length", "model_context_window_exceeded", "max_output_tokens", "LENGTH"],
-    "refused": ["content_filter", "SAFETY", "RECITATION", "content_filtered", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "sensitive", "refusal"],
-    "failed": ["error", "abort", "network_error", "insufficient_system_resource", "OTHER", "no_word_that_is_known", "", None, 7, {"a": 1}, "tool_calls"],
-}  # fmt: skip
+    "truncated": [
+        "length",
+        "max_tokens",
+        "MAX_TOKENS",
+        "model_length",
+        "model_context_window_exceeded",
+        "max_output_tokens",
+        "LENGTH",
+    ],
+    "refused": [
+        "content_filter",
+        "SAFETY",
+        "RECITATION",
+        "content_filtered",
+        "PROHIBITED_CONTENT",
+        "BLOCKLIST",
+        "SPII",
+        "sensitive",
+        "refusal",
+    ],
+    "failed": [
+        "error",
+        "abort",
+        "network_error",
+        "insufficient_system_resource",
+        "OTHER",
+        "no_word_that_is_known",
+        "",
+        None,
+        7,
+        {"a": 1},
+        "tool_calls",
+    ],
+}
 
 
 def test_each_finish_reason_says_whether_the_answer_is_whole(project):
-    words = [*((word, "kept") for word in WHOLE), *((word, kind) for kind, some in NOT_WHOLE.items() for word in some)]
+    words = [
+        *((word, "kept") for word in WHOLE),
+        *((word, kind) for kind, some in NOT_WHOLE.items() for word in some),
+    ]
 
     def behave(body, times):
         number = int(body["messages"][0]["content"][8:-1])
@@ -56,16 +102,28 @@ def test_each_finish_reason_says_whether_the_answer_is_whole(project):
             run(project, len(words) - len(WHOLE))
         assert len(endpoint.bodies) == len(words)
     found = {row["number"]: "kept" for row in project.read("runs/ask/corpus.jsonl")}
-    found |= {row["number"]: row["meta"]["dropped"]["filter"] for row in project.read("runs/ask/dropped.jsonl")}
+    found |= {
+        row["number"]: row["meta"]["dropped"]["filter"] for row in project.read("runs/ask/dropped.jsonl")
+    }
     assert [found[i] for i in range(len(words))] == [kind for _, kind in words]
     reasons = " ".join(reason for _, reason in dropped(project))
-    for word in ("model_length", "SAFETY", "network_error", "no_word_that_is_known", "finish_reasons: [missing]"):
+    for word in (
+        "model_length",
+        "SAFETY",
+        "network_error",
+        "no_word_that_is_known",
+        "finish_reasons: [missing]",
+    ):
         assert word in reasons
 
 
 @pytest.mark.parametrize("how", ["completions", "batch", "package"])
 def test_on_every_way_in(project, how):
-    choice = {"text": "half", "finish_reason": "MAX_TOKENS"} if how == "completions" else chat("half", "MAX_TOKENS")
+    choice = (
+        {"text": "half", "finish_reason": "MAX_TOKENS"}
+        if how == "completions"
+        else chat("half", "MAX_TOKENS")
+    )
     with BatchEndpoint(lambda body, times: completion(body, choices=[choice])) as endpoint:
         more = {"completions": ", api: completions", "batch": BATCH, "package": ", transport: openai"}[how]
         project.ask_pipeline(endpoint.url, 2, model=more)
@@ -80,7 +138,10 @@ def test_an_unknown_word_is_allowed_later_and_nothing_is_asked_again(project):
         assert "finish_reasons: [all_said]" in dropped(project)[0][1]
         path.write_text(path.read_text().replace("model: m", "model: m, finish_reasons: [all_said]"))
         run(project)
-        assert len(endpoint.bodies) == 2 and [row["answer"] for row in project.read("runs/ask/corpus.jsonl")] == ["whole"] * 2
+        assert (
+            len(endpoint.bodies) == 2
+            and [row["answer"] for row in project.read("runs/ask/corpus.jsonl")] == ["whole"] * 2
+        )
         run(project)
         run(project, 2, ["teacher.finish_reasons=[missing]"])
         assert len(endpoint.bodies) == 2
@@ -98,7 +159,10 @@ def test_an_answer_that_an_earlier_version_kept_has_the_status_that_it_had(proje
     ledger.close()
     (project.path / "runs/ask/usage.json").unlink()
     run(project)
-    assert len(endpoint.bodies) == 1 and project.read("runs/ask/corpus.jsonl")[0]["answer"] == "<think>old</think> kept"
+    assert (
+        len(endpoint.bodies) == 1
+        and project.read("runs/ask/corpus.jsonl")[0]["answer"] == "<think>old</think> kept"
+    )
 
 
 @pytest.mark.parametrize("how", ["", ", api: completions", BATCH])
@@ -106,7 +170,9 @@ def test_thought_in_an_answer_is_kept_apart_and_one_without_an_end_is_no_answer(
     def behave(body, times):
         asked = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
         text = ["hm</think>\nyes", "\n<think>hm</think>yes", "<thinking>hm", "yes"][int(asked[8])]
-        return completion(body, choices=[{"text": text, "finish_reason": "stop"} if "prompt" in body else chat(text)])
+        return completion(
+            body, choices=[{"text": text, "finish_reason": "stop"} if "prompt" in body else chat(text)]
+        )
 
     with BatchEndpoint(behave) as endpoint:
         project.ask_pipeline(endpoint.url, 4, model=how, stage=", reasoning: thoughts")
@@ -118,7 +184,10 @@ def test_thought_in_an_answer_is_kept_apart_and_one_without_an_end_is_no_answer(
 
 def test_a_form_that_asks_for_a_tag_gets_it(project):
     with answered(chat("<reasoning>hm</reasoning> <answer>yes</answer>")) as endpoint:
-        project.write("prompts/p.md", "---\noutput: {sections: [reasoning, answer]}\n---\n{{ question }} As <reasoning>…</reasoning><answer>…</answer>.\n")
+        project.write(
+            "prompts/p.md",
+            "---\noutput: {sections: [reasoning, answer]}\n---\n{{ question }} As <reasoning>…</reasoning><answer>…</answer>.\n",
+        )
         path = project.ask_pipeline(endpoint.url, 1)
         path.write_text(path.read_text().replace('template: "{{ question }}", output: answer', "prompt: p"))
         run(project)
@@ -136,15 +205,21 @@ CALLS = [{"id": "1", "type": "function", "function": {"name": "look", "arguments
         (chat("I look.", "stop", tool_calls=CALLS), "'look'"),
         (chat("", "tool_calls"), "calls no tool"),
         (chat(None, "function_call", function_call={"name": "look", "arguments": "{}"}), "'look'"),
-        (chat(""), "the answer is empty"), (chat(None), "the answer is empty"), (chat([]), "the answer is empty"),
+        (chat(""), "the answer is empty"),
+        (chat(None), "the answer is empty"),
+        (chat([]), "the answer is empty"),
         (chat([{"type": "image_url", "image_url": {"url": "x"}}]), "'image_url'"),
         (chat([{"type": "text", "text": "so"}, {"type": "audio"}]), "'audio'"),
-        (chat({"type": "weather"}), "'weather'"), (chat(7), "'int'"), (chat([7]), "'int'"), (chat([None]), "'NoneType'"),
+        (chat({"type": "weather"}), "'weather'"),
+        (chat(7), "'int'"),
+        (chat([7]), "'int'"),
+        (chat([None]), "'NoneType'"),
         (chat([{"type": "refusal", "refusal": "No."}]), "the teacher refused: No."),
         (chat(None, refusal="No."), "the teacher refused: No."),
-        ({"finish_reason": "stop", "message": "text"}, "no message"), ({"finish_reason": "stop"}, "no message"),
+        ({"finish_reason": "stop", "message": "text"}, "no message"),
+        ({"finish_reason": "stop"}, "no message"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_answer_is_kept_as_what_it_is_and_not_bought_again(project, choice, why):
     with answered(choice) as endpoint:
         project.ask_pipeline(endpoint.url, 2)
@@ -155,7 +230,11 @@ def test_what_is_no_answer_is_kept_as_what_it_is_and_not_bought_again(project, c
 
 
 def test_text_in_parts_is_text_and_thought_in_parts_is_thought(project):
-    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "ye"}, "s"]
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "ye"},
+        "s",
+    ]
     with answered(chat(parts)) as endpoint:
         project.ask_pipeline(endpoint.url, 1, stage=", reasoning: thoughts")
         run(project)
@@ -171,7 +250,10 @@ def test_of_several_samples_one_that_cannot_be_used_takes_no_other_with_it(proje
     assert [row["answer"] for row in project.read("runs/ask/corpus.jsonl")] == ["one", "three"]
 
 
-TOKENS = [{"token": "ye", "logprob": -0.5, "top_logprobs": [{"token": "no", "logprob": -1.0}]}, {"token": "s", "logprob": -0.25, "top_logprobs": []}]
+TOKENS = [
+    {"token": "ye", "logprob": -0.5, "top_logprobs": [{"token": "no", "logprob": -1.0}]},
+    {"token": "s", "logprob": -0.25, "top_logprobs": []},
+]
 
 
 def with_first(**changes):
@@ -181,22 +263,43 @@ def with_first(**changes):
 @pytest.mark.parametrize(
     "logprobs, why",
     [
-        (None, "none that are numbers"), ({}, "none that are numbers"), ({"content": None}, "none that are numbers"), ("none", "none that are numbers"),
-        (with_first(logprob="-0.5"), "none that are numbers"), (with_first(logprob=None), "none that are numbers"), (with_first(token=7), "none that"),
-        (with_first(logprob=float("nan")), "none that are numbers"), (with_first(logprob=float("-inf")), "none that are numbers"), ([1, 2], "none that"),
-        ({"content": TOKENS[:1]}, "of 1 tokens only"), (with_first(top_logprobs=[]), "1 alternatives of each token"), (with_first(top_logprobs=None), "1 alt"),
+        (None, "none that are numbers"),
+        ({}, "none that are numbers"),
+        ({"content": None}, "none that are numbers"),
+        ("none", "none that are numbers"),
+        (with_first(logprob="-0.5"), "none that are numbers"),
+        (with_first(logprob=None), "none that are numbers"),
+        (with_first(token=7), "none that"),
+        (with_first(logprob=float("nan")), "none that are numbers"),
+        (with_first(logprob=float("-inf")), "none that are numbers"),
+        ([1, 2], "none that"),
+        ({"content": TOKENS[:1]}, "of 1 tokens only"),
+        (with_first(top_logprobs=[]), "1 alternatives of each token"),
+        (with_first(top_logprobs=None), "1 alt"),
     ],
-)  # fmt: skip
+)
 def test_signals_that_were_asked_for_and_did_not_come_are_missed(project, logprobs, why):
     with answered(chat("yes") | {"logprobs": logprobs}) as endpoint:
         project.ask_pipeline(endpoint.url, 2, stage=", logprobs: 1")
         run(project, 2)
         run(project, 2)
         assert len(endpoint.bodies) == 2
-    assert [kind for kind, _ in dropped(project)] == ["failed"] * 2 and all(why in reason for _, reason in dropped(project))
+    assert [kind for kind, _ in dropped(project)] == ["failed"] * 2 and all(
+        why in reason for _, reason in dropped(project)
+    )
 
 
-@pytest.mark.parametrize("alternatives", [[{"token": "no", "logprob": -1.0}, {"token": "x", "logprob": float("nan")}, 7, {"token": None, "logprob": -1}]])
+@pytest.mark.parametrize(
+    "alternatives",
+    [
+        [
+            {"token": "no", "logprob": -1.0},
+            {"token": "x", "logprob": float("nan")},
+            7,
+            {"token": None, "logprob": -1},
+        ]
+    ],
+)
 def test_an_alternative_that_is_no_number_is_left_out(project, alternatives):
     with answered(chat("yes") | {"logprobs": with_first(top_logprobs=alternatives)}) as endpoint:
         project.ask_pipeline(endpoint.url, 1, stage=", logprobs: 1")
@@ -215,13 +318,23 @@ def test_signals_of_every_spelling_of_a_text_count_as_all_of_it(project):
 def test_an_endpoint_that_never_gives_the_signals_is_not_paid_for_every_row(project):
     with answered(chat("yes")) as endpoint:
         project.ask_pipeline(endpoint.url, 300, stage=", logprobs: 1", model=", max_concurrency: 4")
-        with pytest.raises(distillgen.DistillgenError, match="log-probabilities that were asked for; leave 'logprobs' out"):
+        with pytest.raises(
+            distillgen.DistillgenError, match="log-probabilities that were asked for; leave 'logprobs' out"
+        ):
             run(project)
         assert 20 <= len(endpoint.bodies) < 40
 
 
-USAGES = [None, [], "many", 7, {"prompt_tokens": "12", "completion_tokens": None}, {"prompt_tokens": float("nan"), "completion_tokens": -3},
-          {"prompt_tokens": 1e300, "completion_tokens": {}}, {"prompt_tokens": 3.0, "prompt_tokens_details": 7}]  # fmt: skip
+USAGES = [
+    None,
+    [],
+    "many",
+    7,
+    {"prompt_tokens": "12", "completion_tokens": None},
+    {"prompt_tokens": float("nan"), "completion_tokens": -3},
+    {"prompt_tokens": 1e300, "completion_tokens": {}},
+    {"prompt_tokens": 3.0, "prompt_tokens_details": 7},
+]
 
 
 @pytest.mark.parametrize("usage", USAGES)
@@ -243,7 +356,9 @@ def test_a_choice_is_numbered_with_anything(project, index):
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf%s", b" \n%s\n"])
 def test_a_body_that_python_reads_otherwise_is_read(project, content):
     def behave(body, times):
-        return web.Response(body=content % json.dumps(completion(body)).encode(), content_type="application/json")
+        return web.Response(
+            body=content % json.dumps(completion(body)).encode(), content_type="application/json"
+        )
 
     with Endpoint(behave) as endpoint:
         project.ask_pipeline(endpoint.url, 1)
@@ -251,11 +366,17 @@ def test_a_body_that_python_reads_otherwise_is_read(project, content):
         assert len(endpoint.bodies) == 1
 
 
-@pytest.mark.parametrize("embedding, asked", [([1.0, float("nan")], 1), (["a"], 1), ([], 1), ("c29tZQ==", 1), (None, 1), ([True], 1)])
+@pytest.mark.parametrize(
+    "embedding, asked",
+    [([1.0, float("nan")], 1), (["a"], 1), ([], 1), ("c29tZQ==", 1), (None, 1), ([True], 1)],
+)
 def test_an_embedding_that_is_no_list_of_numbers_is_refused_and_not_bought_again(project, embedding, asked):
     with Endpoint(lambda body, times: {"data": [{"embedding": embedding}], "usage": None}) as endpoint:
         path = project.ask_pipeline(endpoint.url, 1)
-        path.write_text(path.read_text().partition("  - generate")[0] + "  - embed: {model: teacher, template: '{{ question }}'}\n")
+        path.write_text(
+            path.read_text().partition("  - generate")[0]
+            + "  - embed: {model: teacher, template: '{{ question }}'}\n"
+        )
         run(project, 1)
         assert len(endpoint.bodies) == asked
     assert "the embedding is not a list of finite numbers" in dropped(project)[0][1]
@@ -276,20 +397,34 @@ def test_identical_requests_get_one_answer_and_the_run_says_so(project, endpoint
     assert ("4 requests were identical to earlier ones" in capsys.readouterr().out) is bool(same)
 
 
-VALUES = st.sampled_from([None, "", "a text", 0, 3, 8, 11, -1, True, 2.0, [], ["x"], {}, {"content": []}, {"cached_tokens": 2}])
+VALUES = st.sampled_from(
+    [None, "", "a text", 0, 3, 8, 11, -1, True, 2.0, [], ["x"], {}, {"content": []}, {"cached_tokens": 2}]
+)
 
 
 @given(
-    message=st.dictionaries(st.sampled_from(["role", "content", "refusal", "tool_calls", "reasoning_content", "annotations"]), VALUES),
+    message=st.dictionaries(
+        st.sampled_from(["role", "content", "refusal", "tool_calls", "reasoning_content", "annotations"]),
+        VALUES,
+    ),
     choice=st.dictionaries(st.sampled_from(["index", "logprobs", "finish_reason", "text"]), VALUES),
     usage=st.one_of(
         VALUES,
-        st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "cost"]), VALUES),
+        st.dictionaries(
+            st.sampled_from(
+                ["prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "cost"]
+            ),
+            VALUES,
+        ),
     ),
     model=VALUES,
 )
-@example(message={"role": "assistant", "content": "a"}, choice={"finish_reason": "stop"}, model="m",
-         usage={"prompt_tokens": 8, "completion_tokens": 3, "total_tokens": 11})  # fmt: skip
+@example(
+    message={"role": "assistant", "content": "a"},
+    choice={"finish_reason": "stop"},
+    model="m",
+    usage={"prompt_tokens": 8, "completion_tokens": 3, "total_tokens": 11},
+)
 def test_the_short_way_of_usual_bodies_gives_what_the_long_way_gives(message, choice, usage, model):
     from distillgen.inference.teacher import _openai_wire as wire
 
@@ -315,7 +450,10 @@ def test_the_short_way_of_usual_bodies_gives_what_the_long_way_gives(message, ch
 def test_the_short_way_of_usual_answers_gives_what_the_long_way_gives(text, role):
     from distillgen.inference.teacher import _settling
 
-    asked, answer = Request("m", [{"role": role, "content": "Why? <think>"}]), Completion(text=text, finish="stop")
+    asked, answer = (
+        Request("m", [{"role": role, "content": "Why? <think>"}]),
+        Completion(text=text, finish="stop"),
+    )
     short = _settling.settled(asked, answer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_settling, "SIGNS", text[:1] or "x")  # every text holds a sign: none is usual

@@ -28,7 +28,9 @@ def whole(*, alignment: int = 32) -> bytes:
         text("first") + struct.pack("<IQQIQ", 2, 32, 2, 8, 0),
         text("second") + struct.pack("<IQIQ", 1, 3, 0, 96),
     ]
-    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(entries)) + b"".join(entries) + b"".join(tensors)
+    header = (
+        b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(entries)) + b"".join(entries) + b"".join(tensors)
+    )
     header += bytes(-len(header) % alignment)
     return header + bytes(96 + 3 * 4)
 
@@ -53,7 +55,10 @@ def test_a_whole_file_passes_and_no_beginning_of_it_does(tmp_path, alignment):
         (b"GGUF" + struct.pack("<I", 1) + bytes(40), "version 1; versions 2 and 3"),
         (b"GGUF" + b"\xff" * 200, "version 4294967295"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0) + bytes(40), "broken or cut-off"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("x") + struct.pack("<I", 99) + bytes(40), "broken or cut-off"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("x") + struct.pack("<I", 99) + bytes(40),
+            "broken or cut-off",
+        ),
     ],
 )
 def test_what_is_no_model_is_told_before_a_run_begins(tmp_path, content, message, monkeypatch):

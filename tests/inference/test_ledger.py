@@ -17,12 +17,24 @@ from distillgen.inference.teacher import Completion, Request
 from tests.endpoint import Endpoint
 
 BASE = Request(
-    model="m", messages=[{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], prompt=None,
-    sampling={"temperature": 0.5, "seed": 1}, schema={"type": "object"}, grammar="root ::= x", tools=[{"type": "function"}],
-)  # fmt: skip
+    model="m",
+    messages=[{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+    prompt=None,
+    sampling={"temperature": 0.5, "seed": 1},
+    schema={"type": "object"},
+    grammar="root ::= x",
+    tools=[{"type": "function"}],
+)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec="utf-8")),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -51,14 +63,28 @@ def test_every_field_of_a_request_has_a_case_here():
 @pytest.mark.parametrize("name", sorted(CHANGED))
 def test_changing_any_sent_field_asks_again(name):
     assert key(replace(BASE, **{name: CHANGED[name]})) != key()
-    assert key(replace(BASE, **{name: None if name != "model" else ""})) != key() or name in ("prompt", "target", "embed")
+    assert key(replace(BASE, **{name: None if name != "model" else ""})) != key() or name in (
+        "prompt",
+        "target",
+        "embed",
+    )
 
 
 @settings(max_examples=150, deadline=None)
-@given(name=st.sampled_from(["messages", "sampling", "schema", "tools", "grammar", "model"]), one=json_values, other=json_values)
+@given(
+    name=st.sampled_from(["messages", "sampling", "schema", "tools", "grammar", "model"]),
+    one=json_values,
+    other=json_values,
+)
 def test_two_requests_share_a_key_only_if_they_say_the_same(name, one, other):
-    wrap = {"messages": lambda v: [{"role": "user", "content": v}], "sampling": lambda v: {"extra": v}, "schema": lambda v: {"const": v},
-            "tools": lambda v: [{"x": v}], "grammar": repr, "model": repr}[name]  # fmt: skip
+    wrap = {
+        "messages": lambda v: [{"role": "user", "content": v}],
+        "sampling": lambda v: {"extra": v},
+        "schema": lambda v: {"const": v},
+        "tools": lambda v: [{"x": v}],
+        "grammar": repr,
+        "model": repr,
+    }[name]
     same = key(replace(BASE, **{name: wrap(one)})) == key(replace(BASE, **{name: wrap(other)}))
     assert same == (repr(_ordered(one)) == repr(_ordered(other)))
 
@@ -75,23 +101,40 @@ def test_endpoint_and_sample_are_part_of_the_key_and_the_order_of_options_is_not
 
 
 @pytest.mark.parametrize(
-    "option", ["api_key: another-key-456", "timeout_s: 5", "max_concurrency: 3", "rpm: 60000", "max_retries: 1", "headers: {x-a: hello-there}",
-               "price: {input: 1, output: 2}", "transport: openai"],
-)  # fmt: skip
+    "option",
+    [
+        "api_key: another-key-456",
+        "timeout_s: 5",
+        "max_concurrency: 3",
+        "rpm: 60000",
+        "max_retries: 1",
+        "headers: {x-a: hello-there}",
+        "price: {input: 1, output: 2}",
+        "transport: openai",
+    ],
+)
 def test_what_is_not_sent_does_not_ask_again(project, option):
     with Endpoint() as endpoint:
         path = project.ask_pipeline(endpoint.url, 3)
         project.cli("run", "ask")
-        text = path.read_text().replace(", api_key: secret-key-123", "" if option.startswith("api_key") else ", api_key: secret-key-123")
+        text = path.read_text().replace(
+            ", api_key: secret-key-123", "" if option.startswith("api_key") else ", api_key: secret-key-123"
+        )
         path.write_text(text.replace("provider: openai", f"provider: openai, {option}"))
         project.cli("run", "ask")
         assert len(endpoint.bodies) == 3
 
 
 @pytest.mark.parametrize(
-    "change", [("model: m,", "model: m2,"), ("/v1", "/v1/../v1"), ("output: answer", "output: answer, temperature: 0.1"),
-               ("output: answer", "output: answer, seed: 4"), ('"{{ question }}"', '"Say: {{ question }}"')],
-)  # fmt: skip
+    "change",
+    [
+        ("model: m,", "model: m2,"),
+        ("/v1", "/v1/../v1"),
+        ("output: answer", "output: answer, temperature: 0.1"),
+        ("output: answer", "output: answer, seed: 4"),
+        ('"{{ question }}"', '"Say: {{ question }}"'),
+    ],
+)
 def test_what_is_sent_does_ask_again(project, change):
     with Endpoint() as endpoint:
         path = project.ask_pipeline(endpoint.url, 3)
@@ -105,7 +148,11 @@ def answers(count, run="r", text="t", start=0):
     made = []
     for i in range(start, start + count):
         completion = Completion(text=f"{text}{i}").json()
-        made.append(Answer(i.to_bytes(32, "big"), run, "s", "m", "ok", 1, 0, 0, 0, 2, 0.5, b'{"model":"m"}', completion))
+        made.append(
+            Answer(
+                i.to_bytes(32, "big"), run, "s", "m", "ok", 1, 0, 0, 0, 2, 0.5, b'{"model":"m"}', completion
+            )
+        )
     return made
 
 
@@ -165,24 +212,41 @@ def test_merging_brings_what_filters_measured_and_keeps_its_own(tmp_path):
     keep_scores(tmp_path / "a", {b"one": 1, b"two": {"x": 2.5}})
     keep_scores(tmp_path / "b", {b"two": 7, b"three": 3})
     assert merge(tmp_path / "new", [tmp_path / "a", tmp_path / "b"]) == 0
-    assert scores_in(tmp_path / "new", [b"one", b"two", b"three"]) == {b"one": 1, b"two": {"x": 2.5}, b"three": 3}
+    assert scores_in(tmp_path / "new", [b"one", b"two", b"three"]) == {
+        b"one": 1,
+        b"two": {"x": 2.5},
+        b"three": 3,
+    }
 
 
 def test_a_whole_answer_is_taken_where_there_is_a_failed_one_and_not_the_other_way_round(tmp_path):
-    good, bad = answers(1, "good", "whole"), [answer._replace(status="failed") for answer in answers(1, "bad", "failed")]
+    good, bad = (
+        answers(1, "good", "whole"),
+        [answer._replace(status="failed") for answer in answers(1, "bad", "failed")],
+    )
     fill(tmp_path / "good", good)
     fill(tmp_path / "bad", bad)
-    assert merge(tmp_path / "bad", [tmp_path / "good"]) == 1 and contents(tmp_path / "bad")[0].popitem()[1] == "whole0"
+    assert (
+        merge(tmp_path / "bad", [tmp_path / "good"]) == 1
+        and contents(tmp_path / "bad")[0].popitem()[1] == "whole0"
+    )
     assert merge(tmp_path / "bad", [tmp_path / "good"]) == 0
     (tmp_path / "bad").unlink()
     fill(tmp_path / "bad", bad)
-    assert merge(tmp_path / "good", [tmp_path / "bad"]) == 0 and contents(tmp_path / "good")[0].popitem()[1] == "whole0"
+    assert (
+        merge(tmp_path / "good", [tmp_path / "bad"]) == 0
+        and contents(tmp_path / "good")[0].popitem()[1] == "whole0"
+    )
 
 
 def test_what_cannot_be_merged_is_told_and_nothing_is_made(tmp_path):
     fill(tmp_path / "a", answers(1))
     (tmp_path / "text").write_text("no ledger " * 99)
-    for other, told in (("none", "cannot be opened"), ("text", "it does not begin as a ledger does"), ("new", "into itself")):
+    for other, told in (
+        ("none", "cannot be opened"),
+        ("text", "it does not begin as a ledger does"),
+        ("new", "into itself"),
+    ):
         with pytest.raises(LedgerError, match=told):
             merge(tmp_path / "new", [tmp_path / "a", tmp_path / other])
         assert not (tmp_path / "new").exists()
@@ -195,7 +259,10 @@ def test_ledgers_of_two_machines_are_merged_by_command(project):
             project.rows("data/seeds.jsonl", [{"question": f"What is {i}?"} for i in part])
             project.cli("run", "ask", "-o", f"runs/{machine}", "--ledger", f"{machine}.sqlite3")
         asked = len(endpoint.bodies)
-        assert project.cli("ledger", "merge", "all.sqlite3", "one", "two.sqlite3").stdout == "9 answers came to all.sqlite3\n"
+        assert (
+            project.cli("ledger", "merge", "all.sqlite3", "one", "two.sqlite3").stdout
+            == "9 answers came to all.sqlite3\n"
+        )
         assert '"answers": 0' in project.cli("ledger", "merge", "all.sqlite3", "runs/two", "--json").stdout
         project.rows("data/seeds.jsonl", [{"question": f"What is {i}?"} for i in range(9)])
         project.cli("run", "ask", "-o", "runs/both", "--ledger", "all.sqlite3")
@@ -211,7 +278,9 @@ def test_salvaging_keeps_what_filters_measured(tmp_path):
         stream.write(os.urandom(4096))
     salvage(path)
     found = scores_in(path, [i.to_bytes(4, "big") for i in range(9000)])
-    assert len(found) > 8000 and all(value == {"n": int.from_bytes(key, "big")} for key, value in found.items())
+    assert len(found) > 8000 and all(
+        value == {"n": int.from_bytes(key, "big")} for key, value in found.items()
+    )
 
 
 FORMAT_2 = """
@@ -243,7 +312,9 @@ def test_a_ledger_of_the_former_format_is_read_merged_salvaged_and_upgraded_in_p
     fill(tmp_path / "a", answers(3))
     before = as_format_2(tmp_path / "a").read_bytes()
     looked_at = Ledger(tmp_path / "a", read_only=True)
-    assert len(looked_at.find([i.to_bytes(32, "big") for i in range(5)])) == 3 and looked_at.usage()[0][4:] == (3, 3, 0, 0, 0, 6, 1.5, 0, 0)
+    assert len(looked_at.find([i.to_bytes(32, "big") for i in range(5)])) == 3 and looked_at.usage()[0][
+        4:
+    ] == (3, 3, 0, 0, 0, 6, 1.5, 0, 0)
     looked_at.close_now()
     assert (tmp_path / "a").read_bytes() == before
     fill(tmp_path / "b", answers(2))
@@ -252,7 +323,12 @@ def test_a_ledger_of_the_former_format_is_read_merged_salvaged_and_upgraded_in_p
     assert salvage(tmp_path / "c")[0] == 3
     for name in ("a", "b", "c", "new"):
         rows, usage = contents(tmp_path / name)
-        assert len(rows) == 3 and usage[0].answers == 3 and usage[0].cost_usd == 1.5 and usage[0].reasoning_tokens == 0
+        assert (
+            len(rows) == 3
+            and usage[0].answers == 3
+            and usage[0].cost_usd == 1.5
+            and usage[0].reasoning_tokens == 0
+        )
         assert sqlite3.connect(tmp_path / name).execute("PRAGMA user_version").fetchone() == (VERSION,)
     fill(tmp_path / "a", answers(1, text="new", start=3))
     assert len(contents(tmp_path / "a")[0]) == 4
@@ -357,7 +433,11 @@ def test_a_damaged_ledger_stops_a_run_before_it_asks_and_salvage_asks_only_what_
         ledger = project.path / "runs/ledger.sqlite3"
         os.truncate(ledger, ledger.stat().st_size // 2)
         refused = project.cli("run", "ask", check=2)
-        assert "--salvage" in refused.stderr and "Traceback" not in refused.stderr and len(endpoint.bodies) == 300
+        assert (
+            "--salvage" in refused.stderr
+            and "Traceback" not in refused.stderr
+            and len(endpoint.bodies) == 300
+        )
         project.cli("run", "ask", "--salvage")
         assert 300 < len(endpoint.bodies) < 600
         assert (project.path / "runs/ask/corpus.jsonl").read_bytes() == corpus
@@ -372,7 +452,11 @@ def test_a_full_disk_keeps_what_was_paid_for_and_says_so(project):
             pytest.skip("a small file system can only be mounted by root")
         try:
             full = project.cli("run", "ask", "-o", folder, "--ledger", folder / "ledger.sqlite3", check=2)
-            assert "no space left" in full.stderr and "run again to go on" in full.stderr and "Traceback" not in full.stderr
+            assert (
+                "no space left" in full.stderr
+                and "run again to go on" in full.stderr
+                and "Traceback" not in full.stderr
+            )
             asked = len(endpoint.bodies)
             assert 100 < asked < 6000
             os.system(f"mount -o remount,size=60m {folder}")
@@ -391,17 +475,32 @@ def test_a_directory_that_cannot_be_written(project):
         assert "--out" in done.stderr and "Traceback" not in done.stderr and not endpoint.bodies
 
 
-@pytest.mark.parametrize("error, told", [
-    (sqlite3.OperationalError("database or disk is full"), "no space left on the disk. The answers that were paid for are safe"),
-    (OSError(28, "No space left on device"), "no space left on the disk. The answers that were paid for are safe"),
-    (sqlite3.OperationalError("database is locked"), "another program has been writing it for over 30 s"),
-    (sqlite3.OperationalError("attempt to write a readonly database"), "it cannot be written. Choose another"),
-    (sqlite3.OperationalError("unable to open database file"), "it cannot be opened. Choose another"),
-    (PermissionError(13, "Permission denied"), "it cannot be opened. Choose another"),
-    (sqlite3.DatabaseError("database disk image is malformed"), "is damaged .*Run again with --salvage"),
-    (sqlite3.DatabaseError("file is not a database"), "is damaged .*Run again with --salvage"),
-    (sqlite3.OperationalError("something that nobody has seen yet"), "ledger.sqlite3: something that nobody has seen yet"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (
+            sqlite3.OperationalError("database or disk is full"),
+            "no space left on the disk. The answers that were paid for are safe",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            "no space left on the disk. The answers that were paid for are safe",
+        ),
+        (sqlite3.OperationalError("database is locked"), "another program has been writing it for over 30 s"),
+        (
+            sqlite3.OperationalError("attempt to write a readonly database"),
+            "it cannot be written. Choose another",
+        ),
+        (sqlite3.OperationalError("unable to open database file"), "it cannot be opened. Choose another"),
+        (PermissionError(13, "Permission denied"), "it cannot be opened. Choose another"),
+        (sqlite3.DatabaseError("database disk image is malformed"), "is damaged .*Run again with --salvage"),
+        (sqlite3.DatabaseError("file is not a database"), "is damaged .*Run again with --salvage"),
+        (
+            sqlite3.OperationalError("something that nobody has seen yet"),
+            "ledger.sqlite3: something that nobody has seen yet",
+        ),
+    ],
+)
 def test_what_sqlite_or_the_disk_says_is_told_with_a_remedy(tmp_path, error, told):
     with pytest.raises(LedgerError, match=told) as raised, _explained(tmp_path / "ledger.sqlite3"):
         raise error

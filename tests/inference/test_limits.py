@@ -26,7 +26,9 @@ class Simulated:
                 busy = sum(1 for _, ok in flying if ok)
                 ok = (self.queues or busy < self.capacity) and self.chance.random() >= self.luck
                 behind = max(0, busy - self.capacity) / self.capacity if self.queues else 0
-                flying.append((now + (0.2 * (1 + behind) * self.chance.uniform(0.9, 1.1) if ok else 0.05), ok))
+                flying.append(
+                    (now + (0.2 * (1 + behind) * self.chance.uniform(0.9, 1.1) if ok else 0.05), ok)
+                )
             for end, ok in [each for each in flying if each[0] <= now]:
                 flying.remove((end, ok))
                 slots.note(end, overloaded=not ok)
@@ -127,11 +129,16 @@ def test_money_is_set_aside_by_its_worst_case_and_what_was_cheaper_lets_the_next
         budget.settle(0.4, 0.3)  # 0.3 spent, 0.4 set aside: neither 0.4 nor 0.5 fits
         await asyncio.sleep(0.01)
         assert not any(wait.done() for wait in waits)
-        budget.settle(0.4, 0.2)  # now one of them does, and the other one may, as soon as that has turned out cheap
+        budget.settle(
+            0.4, 0.2
+        )  # now one of them does, and the other one may, as soon as that has turned out cheap
         await asyncio.sleep(0.01)
         assert [wait.done() for wait in waits] == [True, False] and budget.reserved == pytest.approx(0.4)
         budget.settle(0.4, 0.05)
-        with pytest.raises(BudgetStop, match=r"stopped by --max-cost-usd 1: \$0.5500 is spent, and the next request could cost \$0.5000"):
+        with pytest.raises(
+            BudgetStop,
+            match=r"stopped by --max-cost-usd 1: \$0.5500 is spent, and the next request could cost \$0.5000",
+        ):
             await asyncio.wait_for(waits[1], 1)
         assert budget.spent == pytest.approx(0.55) and budget.reserved == pytest.approx(0)
 

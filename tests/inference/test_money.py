@@ -22,59 +22,184 @@ from tests.endpoint import Endpoint, completion
 
 USAGE = {
     "openai": (
-        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "prompt_tokens_details": {"cached_tokens": 60, "audio_tokens": 0},
-         "completion_tokens_details": {"reasoning_tokens": 15, "accepted_prediction_tokens": 2}}, (100, 60, 0, 20, 15)),
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "total_tokens": 120,
+            "prompt_tokens_details": {"cached_tokens": 60, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 15, "accepted_prediction_tokens": 2},
+        },
+        (100, 60, 0, 20, 15),
+    ),
     "openai responses": (
-        {"input_tokens": 100, "input_tokens_details": {"cached_tokens": 60}, "output_tokens": 20, "output_tokens_details": {"reasoning_tokens": 15},
-         "total_tokens": 120}, (100, 60, 0, 20, 15)),
+        {
+            "input_tokens": 100,
+            "input_tokens_details": {"cached_tokens": 60},
+            "output_tokens": 20,
+            "output_tokens_details": {"reasoning_tokens": 15},
+            "total_tokens": 120,
+        },
+        (100, 60, 0, 20, 15),
+    ),
     "openrouter writes": (
-        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30}},
-        (100, 60, 30, 20, 0)),
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "total_tokens": 120,
+            "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30},
+        },
+        (100, 60, 30, 20, 0),
+    ),
     "anthropic": (
-        {"input_tokens": 10, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 60, "output_tokens": 20}, (100, 60, 30, 20, 0)),
+        {
+            "input_tokens": 10,
+            "cache_creation_input_tokens": 30,
+            "cache_read_input_tokens": 60,
+            "output_tokens": 20,
+        },
+        (100, 60, 30, 20, 0),
+    ),
     "anthropic, by how long it is kept": (
-        {"input_tokens": 10, "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10}, "cache_read_input_tokens": 60,
-         "output_tokens": 20}, (100, 60, 30, 20, 0)),
+        {
+            "input_tokens": 10,
+            "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10},
+            "cache_read_input_tokens": 60,
+            "output_tokens": 20,
+        },
+        (100, 60, 30, 20, 0),
+    ),
     "litellm, among the prompt's": (
-        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 60},
-        (100, 60, 30, 20, 0)),
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "total_tokens": 120,
+            "cache_creation_input_tokens": 30,
+            "cache_read_input_tokens": 60,
+        },
+        (100, 60, 30, 20, 0),
+    ),
     "a proxy, beside the prompt's": (
-        {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 120, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 60},
-        (100, 60, 30, 20, 0)),
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "total_tokens": 120,
+            "cache_creation_input_tokens": 30,
+            "cache_read_input_tokens": 60,
+        },
+        (100, 60, 30, 20, 0),
+    ),
     "a proxy without a total": (
-        {"prompt_tokens": 10, "completion_tokens": 20, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 60}, (100, 60, 30, 20, 0)),
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "cache_creation_input_tokens": 30,
+            "cache_read_input_tokens": 60,
+        },
+        (100, 60, 30, 20, 0),
+    ),
     "bedrock": (
-        {"inputTokens": 10, "outputTokens": 20, "totalTokens": 120, "cacheReadInputTokens": 60, "cacheWriteInputTokens": 30}, (100, 60, 30, 20, 0)),
+        {
+            "inputTokens": 10,
+            "outputTokens": 20,
+            "totalTokens": 120,
+            "cacheReadInputTokens": 60,
+            "cacheWriteInputTokens": 30,
+        },
+        (100, 60, 30, 20, 0),
+    ),
     "qwen": (
-        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120,
-         "prompt_tokens_details": {"cached_tokens": 0, "cache_creation": {"ephemeral_5m_input_tokens": 90}, "cache_creation_input_tokens": 90}},
-        (100, 0, 90, 20, 0)),
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "total_tokens": 120,
+            "prompt_tokens_details": {
+                "cached_tokens": 0,
+                "cache_creation": {"ephemeral_5m_input_tokens": 90},
+                "cache_creation_input_tokens": 90,
+            },
+        },
+        (100, 0, 90, 20, 0),
+    ),
     "deepseek": (
-        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "prompt_cache_hit_tokens": 60, "prompt_cache_miss_tokens": 40,
-         "completion_tokens_details": {"reasoning_tokens": 15}}, (100, 60, 0, 20, 15)),
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 20,
+            "total_tokens": 120,
+            "prompt_cache_hit_tokens": 60,
+            "prompt_cache_miss_tokens": 40,
+            "completion_tokens_details": {"reasoning_tokens": 15},
+        },
+        (100, 60, 0, 20, 15),
+    ),
     "deepseek without a sum": (
-        {"completion_tokens": 20, "prompt_cache_hit_tokens": 60, "prompt_cache_miss_tokens": 40}, (100, 60, 0, 20, 0)),
-    "moonshot": ({"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "cached_tokens": 60}, (100, 60, 0, 20, 0)),
+        {"completion_tokens": 20, "prompt_cache_hit_tokens": 60, "prompt_cache_miss_tokens": 40},
+        (100, 60, 0, 20, 0),
+    ),
+    "moonshot": (
+        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "cached_tokens": 60},
+        (100, 60, 0, 20, 0),
+    ),
     "xai": (
-        {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 120, "prompt_tokens_details": {"cached_tokens": 60, "text_tokens": 100},
-         "completion_tokens_details": {"reasoning_tokens": 15}}, (100, 60, 0, 20, 15)),
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 5,
+            "total_tokens": 120,
+            "prompt_tokens_details": {"cached_tokens": 60, "text_tokens": 100},
+            "completion_tokens_details": {"reasoning_tokens": 15},
+        },
+        (100, 60, 0, 20, 15),
+    ),
     "reasoning beside, without a total": (
-        {"prompt_tokens": 100, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 15}}, (100, 0, 0, 20, 15)),
+        {"prompt_tokens": 100, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 15}},
+        (100, 0, 0, 20, 15),
+    ),
     "perplexity": (
-        {"prompt_tokens": 90, "completion_tokens": 5, "total_tokens": 95, "citation_tokens": 10, "reasoning_tokens": 15, "num_search_queries": 3},
-        (100, 0, 0, 20, 15)),
+        {
+            "prompt_tokens": 90,
+            "completion_tokens": 5,
+            "total_tokens": 95,
+            "citation_tokens": 10,
+            "reasoning_tokens": 15,
+            "num_search_queries": 3,
+        },
+        (100, 0, 0, 20, 15),
+    ),
     "gemini": (
-        {"promptTokenCount": 90, "toolUsePromptTokenCount": 10, "candidatesTokenCount": 5, "thoughtsTokenCount": 15, "cachedContentTokenCount": 60,
-         "totalTokenCount": 120, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 90}]}, (100, 60, 0, 20, 15)),
-    "gemini, through its compatible door": ({"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 120}, (100, 0, 0, 20, 0)),
+        {
+            "promptTokenCount": 90,
+            "toolUsePromptTokenCount": 10,
+            "candidatesTokenCount": 5,
+            "thoughtsTokenCount": 15,
+            "cachedContentTokenCount": 60,
+            "totalTokenCount": 120,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 90}],
+        },
+        (100, 60, 0, 20, 15),
+    ),
+    "gemini, through its compatible door": (
+        {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 120},
+        (100, 0, 0, 20, 0),
+    ),
     "vllm": (
-        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "prompt_tokens_details": None}, (100, 0, 0, 20, 0)),
+        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120, "prompt_tokens_details": None},
+        (100, 0, 0, 20, 0),
+    ),
     "llama.cpp": (
-        {"completion_tokens": 20, "prompt_tokens": 100, "total_tokens": 120, "prompt_tokens_details": {"cached_tokens": 99}}, (100, 99, 0, 20, 0)),
+        {
+            "completion_tokens": 20,
+            "prompt_tokens": 100,
+            "total_tokens": 120,
+            "prompt_tokens_details": {"cached_tokens": 99},
+        },
+        (100, 99, 0, 20, 0),
+    ),
     "ollama": ({"prompt_eval_count": 100, "eval_count": 20}, (100, 0, 0, 20, 0)),
     "no completion's, but a total": ({"prompt_tokens": 100, "total_tokens": 120}, (100, 0, 0, 20, 0)),
-    "numbers as texts": ({"prompt_tokens": "100", "completion_tokens": "20.0", "total_tokens": 120.0}, (100, 0, 0, 20, 0)),
-}  # fmt: skip
+    "numbers as texts": (
+        {"prompt_tokens": "100", "completion_tokens": "20.0", "total_tokens": 120.0},
+        (100, 0, 0, 20, 0),
+    ),
+}
 NAMES = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 
@@ -87,24 +212,62 @@ def test_the_usage_of_each_provider_is_read(name):
 
 @pytest.mark.parametrize(
     "usage, uncounted",
-    [(None, "both"), ({}, "both"), ([1], "both"), ("much", "both"), ({"total_tokens": 9}, "both"), ({"prompt_tokens": 9}, "output"),
-     ({"completion_tokens": 9}, "input"), ({"prompt_tokens": -5, "completion_tokens": 9}, "input"),
-     ({"prompt_tokens": 0, "completion_tokens": 9}, "input"), ({"prompt_tokens": 5, "completion_tokens": 1e300}, "output"),
-     ({"prompt_tokens": 5, "completion_tokens": float("nan")}, "output"), ({"prompt_tokens": 5, "completion_tokens": 10**30}, "output"),
-     ({"prompt_tokens": True, "completion_tokens": 9}, "input"), ({"prompt_tokens": "many", "completion_tokens": [9]}, "both"),
-     ({"prompt_tokens": 9, "completion_tokens": 9, "prompt_tokens_details": {"cache_write_tokens": -9}}, "input"),
-     ({"prompt_tokens": 9, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": "x"}}, "output")],
-)  # fmt: skip
+    [
+        (None, "both"),
+        ({}, "both"),
+        ([1], "both"),
+        ("much", "both"),
+        ({"total_tokens": 9}, "both"),
+        ({"prompt_tokens": 9}, "output"),
+        ({"completion_tokens": 9}, "input"),
+        ({"prompt_tokens": -5, "completion_tokens": 9}, "input"),
+        ({"prompt_tokens": 0, "completion_tokens": 9}, "input"),
+        ({"prompt_tokens": 5, "completion_tokens": 1e300}, "output"),
+        ({"prompt_tokens": 5, "completion_tokens": float("nan")}, "output"),
+        ({"prompt_tokens": 5, "completion_tokens": 10**30}, "output"),
+        ({"prompt_tokens": True, "completion_tokens": 9}, "input"),
+        ({"prompt_tokens": "many", "completion_tokens": [9]}, "both"),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 9, "prompt_tokens_details": {"cache_write_tokens": -9}},
+            "input",
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 9,
+                "completion_tokens_details": {"reasoning_tokens": "x"},
+            },
+            "output",
+        ),
+    ],
+)
 def test_what_is_no_count_is_uncounted(usage, uncounted):
-    sides = {"both": {"input_tokens", "output_tokens"}, "input": {"input_tokens"}, "output": {"output_tokens"}}
+    sides = {
+        "both": {"input_tokens", "output_tokens"},
+        "input": {"input_tokens"},
+        "output": {"output_tokens"},
+    }
     if isinstance(usage, dict) and usage.get("completion_tokens") == [9]:
         uncounted = "both"
     assert set(counts_of(usage)["uncounted"]) == sides[uncounted]
 
 
-NUMBERS = st.one_of(st.integers(-5, 500), st.just(10**30), st.floats(), st.text("0123456789.-e", max_size=4), st.none(), st.booleans(), st.just([1]))
-WORDS = sorted({name for usage, _ in USAGE.values() for name in usage} | {"cached_tokens", "cache_write_tokens", "reasoning_tokens"})
-FORMS = st.recursive(NUMBERS, lambda inner: st.dictionaries(st.sampled_from(WORDS), inner, max_size=6), max_leaves=12)
+NUMBERS = st.one_of(
+    st.integers(-5, 500),
+    st.just(10**30),
+    st.floats(),
+    st.text("0123456789.-e", max_size=4),
+    st.none(),
+    st.booleans(),
+    st.just([1]),
+)
+WORDS = sorted(
+    {name for usage, _ in USAGE.values() for name in usage}
+    | {"cached_tokens", "cache_write_tokens", "reasoning_tokens"}
+)
+FORMS = st.recursive(
+    NUMBERS, lambda inner: st.dictionaries(st.sampled_from(WORDS), inner, max_size=6), max_leaves=12
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -112,8 +275,16 @@ FORMS = st.recursive(NUMBERS, lambda inner: st.dictionaries(st.sampled_from(WORD
 def test_whatever_usage_says_the_counts_are_numbers_of_tokens_and_parts_of_their_sums(usage, answers):
     said = {name: 0 for name in NAMES} | counts_of(usage, answers=answers)
     assert all(type(said[name]) is int and 0 <= said[name] < 10**11 for name in NAMES)
-    assert said["cached_tokens"] + said["cache_write_tokens"] <= said["input_tokens"] and said["reasoning_tokens"] <= said["output_tokens"]
-    if isinstance(usage, dict) and type(total := usage.get("total_tokens")) is int and 0 <= total < 10**9 and not said.get("uncounted"):
+    assert (
+        said["cached_tokens"] + said["cache_write_tokens"] <= said["input_tokens"]
+        and said["reasoning_tokens"] <= said["output_tokens"]
+    )
+    if (
+        isinstance(usage, dict)
+        and type(total := usage.get("total_tokens")) is int
+        and 0 <= total < 10**9
+        and not said.get("uncounted")
+    ):
         assert said["input_tokens"] + said["output_tokens"] >= total
 
 
@@ -125,7 +296,11 @@ def test_usage_in_usage_without_end_is_no_traceback():
 
 
 def test_all_that_an_embedding_used_was_read():
-    assert counts_of({"total_tokens": 9}, answers=False)["input_tokens"] == counts_of({"prompt_tokens": 9, "total_tokens": 9}, answers=False)["input_tokens"] == 9
+    assert (
+        counts_of({"total_tokens": 9}, answers=False)["input_tokens"]
+        == counts_of({"prompt_tokens": 9, "total_tokens": 9}, answers=False)["input_tokens"]
+        == 9
+    )
 
 
 def test_each_kind_of_token_has_its_price():
@@ -150,19 +325,31 @@ class Biller(Endpoint):
 
     async def serve(self, body, times):
         size, most = len(json.dumps(body["messages"])) // 4, body["max_tokens"] * body.get("n", 1)
-        cached, written, output = self.chance.randrange(size // 2), self.chance.randrange(size // 2), self.chance.randrange(1, most)
+        cached, written, output = (
+            self.chance.randrange(size // 2),
+            self.chance.randrange(size // 2),
+            self.chance.randrange(1, most),
+        )
         fresh = size - cached - written
         self.billed += (fresh * 1000 + cached * 100 + written * 2000 + output * 10000) / 1e6
-        usage = {"prompt_tokens": size, "completion_tokens": output, "total_tokens": size + output,
-                 "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written}}  # fmt: skip
+        usage = {
+            "prompt_tokens": size,
+            "completion_tokens": output,
+            "total_tokens": size + output,
+            "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        }
         how = self.chance.choice(("whole", self.how)) if self.how != "beside" else self.how
         if how == "cut":
-            return web.Response(body=json.dumps(completion(body, usage=usage)).encode()[:-9], content_type="application/json")
+            return web.Response(
+                body=json.dumps(completion(body, usage=usage)).encode()[:-9], content_type="application/json"
+            )
         if how == "no choices":
             return completion(body, choices=[], usage=usage)
         if how == "one bad of three":
             whole = completion(body, usage=usage)
-            return whole | {"choices": [whole["choices"][0], {"index": 1, "message": 7}, *whole["choices"][2:]]}
+            return whole | {
+                "choices": [whole["choices"][0], {"index": 1, "message": 7}, *whole["choices"][2:]]
+            }
         if how == "too few":
             return completion({**body, "n": 1}, usage=usage)
         if how == "no usage":
@@ -175,13 +362,28 @@ class Biller(Endpoint):
             return completion(body, usage={"prompt_tokens": -3, "completion_tokens": "?"})
         if how == "beside":
             reasoning = self.chance.randrange(output)
-            usage |= {"completion_tokens": output - reasoning, "completion_tokens_details": {"reasoning_tokens": reasoning}}
+            usage |= {
+                "completion_tokens": output - reasoning,
+                "completion_tokens_details": {"reasoning_tokens": reasoning},
+            }
         return completion(body, usage=usage)
 
 
 @pytest.mark.parametrize(
-    "how", ["whole", "cut", "no choices", "one bad of three", "too few", "no usage", "broken", "gateway", "absurd", "beside"]
-)  # fmt: skip
+    "how",
+    [
+        "whole",
+        "cut",
+        "no choices",
+        "one bad of three",
+        "too few",
+        "no usage",
+        "broken",
+        "gateway",
+        "absurd",
+        "beside",
+    ],
+)
 def test_the_cap_holds_against_what_is_billed(project, how):
     """A cap that pays for a part of the rows; what the run says that it spent is at least what was billed."""
     with Biller(how) as endpoint:
@@ -196,17 +398,31 @@ def test_the_cap_holds_against_what_is_billed(project, how):
     assert (spent > 0) == (how in ("cut", "no choices", "broken", "gateway"))
     if how in ("whole", "too few", "beside", "cut", "one bad of three"):
         assert used["totals"]["cache_write_tokens"] > 0 and used["totals"]["cached_tokens"] > 0
-    assert used["totals"]["answers"] == sqlite3.connect(project.path / "all.sqlite3").execute(
-        "SELECT count(*) FROM answers WHERE length(key) = 32").fetchone()[0]  # fmt: skip
+    assert (
+        used["totals"]["answers"]
+        == sqlite3.connect(project.path / "all.sqlite3")
+        .execute("SELECT count(*) FROM answers WHERE length(key) = 32")
+        .fetchone()[0]
+    )
 
 
-@pytest.mark.parametrize("kind, price", [("cache_write_tokens", "cache_write"), ("cached_tokens", "cached_input")])
+@pytest.mark.parametrize(
+    "kind, price", [("cache_write_tokens", "cache_write"), ("cached_tokens", "cached_input")]
+)
 def test_the_cap_holds_where_every_token_is_of_the_dearest_kind(project, kind, price):
     """A token a byte, all of it written to the cache, or read from it, at a thousand times the price of other input."""
 
     def bill(body, times):
         size = len(json.dumps(body["messages"], ensure_ascii=False))
-        return completion(body, usage={"prompt_tokens": size, "completion_tokens": 1, "total_tokens": size + 1, "prompt_tokens_details": {kind: size}})
+        return completion(
+            body,
+            usage={
+                "prompt_tokens": size,
+                "completion_tokens": 1,
+                "total_tokens": size + 1,
+                "prompt_tokens_details": {kind: size},
+            },
+        )
 
     model = f", price: {{input: 1, {price}: 1000, output: 1}}, max_concurrency: 16"
     with Endpoint(bill, latency_s=0.1) as endpoint:
@@ -226,13 +442,19 @@ def test_without_a_price_for_cache_writes_the_cap_would_not_hold():
 def test_of_three_samples_of_which_one_is_bad_the_good_ones_are_kept_and_one_is_asked_again(project):
     def one_bad(body, times):
         whole = completion(body)
-        return whole | {"choices": [whole["choices"][0], 7, whole["choices"][2]]} if body.get("n") == 3 else None
+        return (
+            whole | {"choices": [whole["choices"][0], 7, whole["choices"][2]]} if body.get("n") == 3 else None
+        )
 
     with Endpoint(one_bad) as endpoint:
         project.ask_pipeline(endpoint.url, 1, stage=", n: 3")
         run = distillgen.run("ask")
         assert [body.get("n", 1) for body in endpoint.bodies] == [3, 1]
-    assert run.state["kept"] == 3 and run.state["totals"]["output_tokens"] == 20 and run.state["totals"]["requests"] == 2
+    assert (
+        run.state["kept"] == 3
+        and run.state["totals"]["output_tokens"] == 20
+        and run.state["totals"]["requests"] == 2
+    )
 
 
 def test_what_was_billed_for_no_answer_is_counted_once_and_in_the_next_session(project):
@@ -251,7 +473,9 @@ def test_an_endpoint_that_ignores_max_tokens_is_not_trusted_again(project):
         return completion(body, usage={"prompt_tokens": 10, "completion_tokens": 500, "total_tokens": 510})
 
     with Endpoint(long) as endpoint:
-        project.ask_pipeline(endpoint.url, 200, model=", price: {output: 1000}, max_concurrency: 4", stage=", max_tokens: 50")
+        project.ask_pipeline(
+            endpoint.url, 200, model=", price: {output: 1000}, max_concurrency: 4", stage=", max_tokens: 50"
+        )
         with pytest.raises(distillgen.errors.BudgetStop):
             distillgen.run("ask", max_cost_usd=20)
     assert 15 < state(project)["totals"]["cost_usd"] <= 20
@@ -259,7 +483,17 @@ def test_an_endpoint_that_ignores_max_tokens_is_not_trusted_again(project):
 
 
 @pytest.mark.parametrize("transport", ["http", "openai"])
-@pytest.mark.parametrize("how, status", [("cut", "unusable"), ("dropped", "lost"), ("slow", "lost"), ("gateway", "lost"), ("busy", ""), ("away", "")])
+@pytest.mark.parametrize(
+    "how, status",
+    [
+        ("cut", "unusable"),
+        ("dropped", "lost"),
+        ("slow", "lost"),
+        ("gateway", "lost"),
+        ("busy", ""),
+        ("away", ""),
+    ],
+)
 def test_what_was_sent_counts_by_what_is_known_of_it_over_both_transports(project, transport, how, status):
     async def behave(body, times):
         if how == "dropped":
@@ -272,14 +506,22 @@ def test_what_was_sent_counts_by_what_is_known_of_it_over_both_transports(projec
 
     model = f", transport: {transport}, timeout_s: 1, max_retries: 0, price: {{input: 1000, output: 1000}}"
     with Endpoint(behave) as endpoint:
-        project.ask_pipeline("http://127.0.0.1:9/v1" if how == "away" else endpoint.url, 1, model=model, stage=", max_tokens: 50")
+        project.ask_pipeline(
+            "http://127.0.0.1:9/v1" if how == "away" else endpoint.url,
+            1,
+            model=model,
+            stage=", max_tokens: 50",
+        )
         try:
             used = distillgen.run("ask").state["usage"]
         except distillgen.errors.DistillgenError:
             used = state(project)["usage"]
     billed = [use for use in used if use["cost_usd"]]
     assert [use["status"] for use in billed] == [status] * bool(status)
-    assert all(use["output_tokens"] == 50 and use["input_tokens"] > 20 and use["answers"] == use["requests"] == 0 for use in billed)
+    assert all(
+        use["output_tokens"] == 50 and use["input_tokens"] > 20 and use["answers"] == use["requests"] == 0
+        for use in billed
+    )
 
 
 def test_an_embedding_and_a_score_that_cannot_be_used_are_counted():
@@ -294,20 +536,33 @@ def test_an_embedding_and_a_score_that_cannot_be_used_are_counted():
 
 def test_lines_of_a_batch_that_cannot_be_used_are_counted_and_asked_again(project):
     def first_fails(body, times):
-        return {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 7}} if times == 1 else None
+        return (
+            {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 7}} if times == 1 else None
+        )
 
     with BatchEndpoint(first_fails) as endpoint:
         batch = ", mode: batch, gather_s: 0.2, poll_s: 0.1, price: {input: 1000, output: 1000, batch: 0.5}"
         project.ask_pipeline(endpoint.url, 3, model=batch)
         totals = distillgen.run("ask").state["totals"]
-    assert totals["answers"] == 3 and totals["input_tokens"] == 330 and totals["cost_usd"] == pytest.approx(3 * (107 + 15) / 2000)
+    assert (
+        totals["answers"] == 3
+        and totals["input_tokens"] == 330
+        and totals["cost_usd"] == pytest.approx(3 * (107 + 15) / 2000)
+    )
 
 
 def test_what_is_given_up_in_flight_is_counted_as_lost(project):
     """The second Ctrl-C waits for nothing."""
     with Endpoint(latency_s=30) as endpoint:
-        project.ask_pipeline(endpoint.url, 3, model=", price: {input: 1000, output: 1000}", stage=", max_tokens: 50")
-        process = subprocess.Popen([sys.executable, "-m", "distillgen", "run", "ask"], cwd=project.path, env=project.env(), stderr=subprocess.DEVNULL)
+        project.ask_pipeline(
+            endpoint.url, 3, model=", price: {input: 1000, output: 1000}", stage=", max_tokens: 50"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distillgen", "run", "ask"],
+            cwd=project.path,
+            env=project.env(),
+            stderr=subprocess.DEVNULL,
+        )
         while endpoint.asked.total() < 3:
             time.sleep(0.01)
         for _ in range(2):
@@ -315,12 +570,19 @@ def test_what_is_given_up_in_flight_is_counted_as_lost(project):
             time.sleep(0.5)
         assert process.wait(20) == 130
     (lost,) = state(project)["usage"]
-    assert lost["status"] == "lost" and lost["output_tokens"] == 150 and lost["cost_usd"] > 0.15 and lost["answers"] == 0
+    assert (
+        lost["status"] == "lost"
+        and lost["output_tokens"] == 150
+        and lost["cost_usd"] > 0.15
+        and lost["answers"] == 0
+    )
 
 
 def test_an_answer_that_does_not_say_what_it_used_counts_with_its_bound(project):
     with Endpoint(lambda body, times: completion(body, usage=None)) as endpoint:
-        project.ask_pipeline(endpoint.url, 1, model=", price: {input: 1000, output: 1000}", stage=", max_tokens: 50")
+        project.ask_pipeline(
+            endpoint.url, 1, model=", price: {input: 1000, output: 1000}", stage=", max_tokens: 50"
+        )
         totals = distillgen.run("ask").state["totals"]
         sent = len(json.dumps(endpoint.bodies[0]["messages"]))
     assert totals["output_tokens"] == 50 and sent < totals["input_tokens"] < sent + 100

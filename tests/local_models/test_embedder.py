@@ -25,7 +25,9 @@ def test_all_of_a_long_text_counts():
     assert near[0] @ near[1] > 0.99 and 0.09 < near[0] @ near[2] < 0.11
 
 
-@pytest.mark.parametrize("text", ["", "\ud800", "\x00\u200f", "a" * 1_000_000], ids=["empty", "surrogate", "controls", "long"])
+@pytest.mark.parametrize(
+    "text", ["", "\ud800", "\x00\u200f", "a" * 1_000_000], ids=["empty", "surrogate", "controls", "long"]
+)
 def test_any_text(text):
     assert embed([text], model=embedder()).shape == (1, 5)
 
@@ -38,8 +40,14 @@ def test_what_cannot_be_loaded(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"the embedder 'owner/name' needs the extra 'embeddings'.*6 GB"):
         check("owner/name")
     monkeypatch.setattr("distillgen.extras.find_spec", lambda name: name)
-    monkeypatch.setitem(__import__("distillgen.local_models.embedder").local_models.embedder.SHIPPED, "tiny", ("no-such-package", "x"))
-    with pytest.raises(ConfigError, match="the embedder 'tiny' needs its package: pip install no-such-package"):
+    monkeypatch.setitem(
+        __import__("distillgen.local_models.embedder").local_models.embedder.SHIPPED,
+        "tiny",
+        ("no-such-package", "x"),
+    )
+    with pytest.raises(
+        ConfigError, match="the embedder 'tiny' needs its package: pip install no-such-package"
+    ):
         check("tiny")
 
 
@@ -50,17 +58,31 @@ class TestMiniLM:
     @pytest.fixture(autouse=True)
     def offline(self, monkeypatch):
         pytest.importorskip("sentence_transformers", reason="needs the extra 'embeddings'")
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: pytest.fail(f"a network look-up: {given}"))
+        monkeypatch.setattr(
+            socket, "getaddrinfo", lambda *given, **more: pytest.fail(f"a network look-up: {given}")
+        )
 
     def test_near_is_near_and_a_batch_changes_nothing(self):
-        texts = ["A cat sat on the mat.", "There is a cat upon the rug.", "Shares fell on Monday.", "\ud800", "", "\u200f\x00"]
+        texts = [
+            "A cat sat on the mat.",
+            "There is a cat upon the rug.",
+            "Shares fell on Monday.",
+            "\ud800",
+            "",
+            "\u200f\x00",
+        ]
         vectors = embed(texts)
-        assert vectors.dtype == numpy.float32 and numpy.allclose(numpy.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert vectors.dtype == numpy.float32 and numpy.allclose(
+            numpy.linalg.norm(vectors, axis=1), 1, atol=1e-5
+        )
         assert vectors[0] @ vectors[1] > 0.6 > 0.2 > vectors[0] @ vectors[2]
         assert numpy.allclose(numpy.concatenate([embed([text]) for text in texts]), vectors, atol=1e-4)
 
     def test_what_stands_beyond_the_models_length_counts(self):
-        filler, told = "The committee met again, and again it put off what it had to decide. " * 40, "Honey bees dance to tell of nectar. " * 30
+        filler, told = (
+            "The committee met again, and again it put off what it had to decide. " * 40,
+            "Honey bees dance to tell of nectar. " * 30,
+        )
         alone, behind, without = embed([told, filler + told, filler + filler])
         assert alone @ behind > alone @ without + 0.2
 
@@ -77,10 +99,17 @@ class TestMiniLM:
 
     def test_it_is_quiet_and_leaves_torch_as_it_was(self):
         code = "import torch; n = torch.get_num_threads(); from distillgen.local_models.embedder import embed; embed(['x']); assert torch.get_num_threads() == n"
-        done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        done = subprocess.run(
+            [sys.executable, "-W", "error::UserWarning", "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_words_are_an_embedder_that_is_no_model():
-    same, other, half, none = embed(["The red apples!", "apple, red", "a red house", "seven ships"], model="words")
+    same, other, half, none = embed(
+        ["The red apples!", "apple, red", "a red house", "seven ships"], model="words"
+    )
     assert same @ other == pytest.approx(1) and same @ half == pytest.approx(0.5) and same @ none == 0

@@ -27,27 +27,53 @@ def record(scores: dict | None = None, **fields) -> Record:
 
 
 def turns(*texts: str) -> list[dict]:
-    return [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 9, texts, strict=False)]
+    return [
+        {"role": role, "content": text} for role, text in zip(["user", "assistant"] * 9, texts, strict=False)
+    ]
 
 
 # Rows, without torch
 
 
 def test_there_is_an_objective_a_file_and_each_says_what_it_is():
-    assert objectives() == ["classifier", "cross_encoder", "dpo", "embedder", "gkd", "logits", "rationale", "sft"]
-    assert all(objective_class(name).__doc__ and objective_class(name).__module__.endswith(name) for name in objectives())
+    assert objectives() == [
+        "classifier",
+        "cross_encoder",
+        "dpo",
+        "embedder",
+        "gkd",
+        "logits",
+        "rationale",
+        "sft",
+    ]
+    assert all(
+        objective_class(name).__doc__ and objective_class(name).__module__.endswith(name)
+        for name in objectives()
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "row"),
     [
         ({"messages": turns("a", "b")}, {"prompt": turns("a"), "completion": turns("a", "b")[1:]}),
-        ({"messages": turns("a", "b", "c", "d")}, {"prompt": turns("a", "b", "c"), "completion": turns("c", "d")[1:]}),
+        (
+            {"messages": turns("a", "b", "c", "d")},
+            {"prompt": turns("a", "b", "c"), "completion": turns("c", "d")[1:]},
+        ),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b"}),
-        ({"prompt": turns("a"), "completion": "b"}, {"prompt": turns("a"), "completion": turns("a", "b")[1:]}),
-        ({"messages": turns("a", "b", "c")}, "the last of several turns in 'messages' is not the assistant's"),
+        (
+            {"prompt": turns("a"), "completion": "b"},
+            {"prompt": turns("a"), "completion": turns("a", "b")[1:]},
+        ),
+        (
+            {"messages": turns("a", "b", "c")},
+            "the last of several turns in 'messages' is not the assistant's",
+        ),
         ({"messages": []}, "'messages' holds no chat turns"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "a turn in 'messages' is not a role with a text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "a turn in 'messages' is not a role with a text",
+        ),
         ({"prompt": 3, "completion": "b"}, "'prompt' holds no chat turns"),
     ],
 )
@@ -62,7 +88,13 @@ def test_sft_rows(fields, row):
 def test_dpo_rows_with_a_recorded_reference_from_scores_or_fields():
     dpo = Dpo(reference_chosen="won.logprob", reference_rejected="lost")
     row = dpo.row(record({"won.logprob": -3.5}, prompt="a", chosen="b", rejected="c", lost=-4), {})
-    assert row == {"prompt": "a", "chosen": "b", "rejected": "c", "ref_chosen_logps": -3.5, "ref_rejected_logps": -4.0}
+    assert row == {
+        "prompt": "a",
+        "chosen": "b",
+        "rejected": "c",
+        "ref_chosen_logps": -3.5,
+        "ref_rejected_logps": -4.0,
+    }
     with pytest.raises(Unusable, match="'won.logprob' holds no log-probability"):
         dpo.row(record(prompt="a", chosen="b", rejected="c", lost=-4), {})
     with pytest.raises(Unusable, match="both answers are the same"):
@@ -70,7 +102,11 @@ def test_dpo_rows_with_a_recorded_reference_from_scores_or_fields():
 
 
 def test_classifier_rows():
-    assert TextClassifier().row(record(text="a", label="x"), {}) == {"texts": ["a"], "classes": ["x"], "shares": [1.0]}
+    assert TextClassifier().row(record(text="a", label="x"), {}) == {
+        "texts": ["a"],
+        "classes": ["x"],
+        "shares": [1.0],
+    }
     soft = TextClassifier().row(record(text="a", label={"x": 0.6, "y": 0.2}), {})
     assert soft["classes"] == ["x", "y"] and soft["shares"] == pytest.approx([0.75, 0.25])
     scorer = TextClassifier(task="score", label="judge.score")
@@ -81,7 +117,11 @@ def test_classifier_rows():
 
 
 def test_rationale_rows():
-    assert Rationale().row(record(prompt="a", rationale="because", label=3), {}) == {"prompt": "a", "rationale": "because", "label": "3"}
+    assert Rationale().row(record(prompt="a", rationale="because", label=3), {}) == {
+        "prompt": "a",
+        "rationale": "because",
+        "label": "3",
+    }
     with pytest.raises(Unusable, match="'rationale' holds no text"):
         Rationale().row(record(prompt="a", rationale=" ", label=3), {})
 
@@ -90,7 +130,10 @@ TOP = [["Hel", -0.1, [["Hel", -0.1], ["Hi", -2.5]]], ["lo", -0.2, [["lo", -0.2],
 
 
 def test_logits_rows_come_from_the_answer_that_the_record_has():
-    row = Logits().row(record(prompt="a", completion="Hello"), {"score": [["Hello", -1.0, []]], "ask": [*TOP, ["", -0.1, []]]})
+    row = Logits().row(
+        record(prompt="a", completion="Hello"),
+        {"score": [["Hello", -1.0, []]], "ask": [*TOP, ["", -0.1, []]]},
+    )
     assert row["tokens"] == ["Hel", "lo"] and row["top_tokens"] == [["Hel", "Hi"], ["lo", "p"]]
     with pytest.raises(Unusable, match="its text is not what the recorded tokens say"):
         Logits().row(record(prompt="a", completion="Hallo"), {"ask": TOP})
@@ -102,16 +145,25 @@ def test_logits_rows_come_from_the_answer_that_the_record_has():
 
 def test_what_the_students_vocabulary_lacks_goes_to_the_tail_and_the_token_itself_is_always_there():
     ids = {"a": 1, "b": 2, "c": 3}
-    found, shares = alternatives("c", math.log(0.1), ["a", "b", "x"], [math.log(0.5), math.log(0.2), math.log(0.05)], ids, 4)
+    found, shares = alternatives(
+        "c", math.log(0.1), ["a", "b", "x"], [math.log(0.5), math.log(0.2), math.log(0.05)], ids, 4
+    )
     assert found == [1, 2, 3, 3] and shares == pytest.approx([0.5, 0.2, 0.1, 0.0])
 
 
 def test_renormalised_alternatives_are_refused():
-    raw = {"top_logprobs": [[math.log(0.7), math.log(0.2)]] * 40 + [[math.log(0.9995), math.log(0.0004)]] * 40}
+    raw = {
+        "top_logprobs": [[math.log(0.7), math.log(0.2)]] * 40 + [[math.log(0.9995), math.log(0.0004)]] * 40
+    }
     _refuse_renormalised([raw])
-    _refuse_renormalised([{"top_logprobs": [[math.log(0.9995), math.log(0.0004)]] * 80}])  # a teacher that is sure of all
+    _refuse_renormalised(
+        [{"top_logprobs": [[math.log(0.9995), math.log(0.0004)]] * 80}]
+    )  # a teacher that is sure of all
     renormalised = {"top_logprobs": [[math.log(0.7 / 0.9), math.log(0.2 / 0.9)]] * 80}
-    with pytest.raises(ConfigError, match="the alternatives of every one of 80 unsure tokens sum to 1: they were renormalised"):
+    with pytest.raises(
+        ConfigError,
+        match="the alternatives of every one of 80 unsure tokens sum to 1: they were renormalised",
+    ):
         _refuse_renormalised([renormalised])
 
 
@@ -141,8 +193,18 @@ def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> 
     folder.mkdir(parents=True)
     for name, some in (("train", rows[held_out:]), ("held_out", rows[:held_out])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
-    stage = Train.model_validate({"name": "train", "student": "tiny", "learning_rate": 3e-3, "max_steps": 60, **options})
-    job = {"root": str(folder), "files": {}, "start": stage.student, "to": str(folder / "student"), "fingerprint": "", "versions": {}, "data": {"rows": {}}}
+    stage = Train.model_validate(
+        {"name": "train", "student": "tiny", "learning_rate": 3e-3, "max_steps": 60, **options}
+    )
+    job = {
+        "root": str(folder),
+        "files": {},
+        "start": stage.student,
+        "to": str(folder / "student"),
+        "fingerprint": "",
+        "versions": {},
+        "data": {"rows": {}},
+    }
     train(folder, job, stage)
     return json.loads((folder / "student/manifest.json").read_text())
 
@@ -163,10 +225,16 @@ def training(tmp_path):
         texts = [text for row in rows for text in json.dumps(row).split('"')]
         student = students.ready("tiny", tmp_path, tmp_path / "base", texts)
         arguments = {
-            "output_dir": str(tmp_path / "out"), "use_cpu": True, "bf16": False, "report_to": [], "per_device_train_batch_size": 4,
+            "output_dir": str(tmp_path / "out"),
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": [],
+            "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 1,
         }
-        return Training(student, tmp_path, {"train": Dataset.from_list(rows)}, arguments, **{"max_length": 64, **options})
+        return Training(
+            student, tmp_path, {"train": Dataset.from_list(rows)}, arguments, **{"max_length": 64, **options}
+        )
 
     return made
 
@@ -177,20 +245,29 @@ class TestWhatIsLearnt:
     def learnt(self, trainer) -> list[str]:
         """The tokens of each batch's rows that count in the loss, decoded."""
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(trainer.train_dataset))])
-        return [trainer.processing_class.decode([i for i in row if i != -100]) for row in batch["labels"].tolist()]
+        return [
+            trainer.processing_class.decode([i for i in row if i != -100]) for row in batch["labels"].tolist()
+        ]
 
     def test_a_completion_is_only_the_last_answer_with_its_end(self, training):
-        rows = [Sft().row(record(messages=turns("Say one", "One.", "And two", "Two!")), {}), Sft().row(record(messages=turns("Hi", "Hello")), {})]
+        rows = [
+            Sft().row(record(messages=turns("Say one", "One.", "And two", "Two!")), {}),
+            Sft().row(record(messages=turns("Hi", "Hello")), {}),
+        ]
         trainer = Sft().trainer(training(rows))
         assert self.learnt(trainer) == ["Two!<|im_end|>\n", "Hello<|im_end|>\n"]
 
     def test_a_completion_of_text_ends_with_the_end(self, training):
-        assert self.learnt(Sft().trainer(training([{"prompt": "1 + 1 =", "completion": " 2"}]))) == [" 2<|im_end|>"]
+        assert self.learnt(Sft().trainer(training([{"prompt": "1 + 1 =", "completion": " 2"}]))) == [
+            " 2<|im_end|>"
+        ]
 
     def test_assistant_turns_are_all_of_them_and_nothing_else(self, training):
         messages = [{"role": "system", "content": "Be kind"}, *turns("Say one", "One.", "And two", "Two!")]
         objective = Sft(loss="assistant")
-        assert self.learnt(objective.trainer(training([objective.row(record(messages=messages), {})]))) == ["One.<|im_end|>Two!<|im_end|>"]
+        assert self.learnt(objective.trainer(training([objective.row(record(messages=messages), {})]))) == [
+            "One.<|im_end|>Two!<|im_end|>"
+        ]
 
     def test_all_is_all(self, training):
         row = Sft(loss="all").row(record(messages=turns("Hi", "Hello")), {})
@@ -202,19 +279,32 @@ class TestWhatIsLearnt:
         rows = [Sft().row(record(messages=turns(question, answer)), {}) for question, answer in questions(12)]
         apart, packed = Sft().trainer(training(rows)), Sft(packing=True).trainer(training(rows))
         assert len(packed.train_dataset) < 12
-        assert sorted("".join(self.learnt(packed)).split("\n")) == sorted("".join(self.learnt(apart)).split("\n"))
+        assert sorted("".join(self.learnt(packed)).split("\n")) == sorted(
+            "".join(self.learnt(apart)).split("\n")
+        )
         batch = packed.data_collator([packed.train_dataset[0]])
-        alone = [batch["input_ids"][:, start : start + size] for start, size in pieces(packed.train_dataset[0]["seq_lengths"])]
+        alone = [
+            batch["input_ids"][:, start : start + size]
+            for start, size in pieces(packed.train_dataset[0]["seq_lengths"])
+        ]
         with torch.no_grad():
-            together = packed.model.eval()(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+            together = packed.model.eval()(
+                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+            ).logits
             each = torch.cat([packed.model(input_ids=ids, use_cache=False).logits for ids in alone], 1)
         assert len(alone) > 1 and torch.allclose(together, each, atol=1e-4)
 
     def test_what_does_not_fit_is_counted_and_never_silent(self, training):
-        rows = [Sft().row(record(messages=turns(text, answer)), {}) for text, answer in (("a", "b"), ("a " * 80, "b"), ("a", "b " * 80))]
+        rows = [
+            Sft().row(record(messages=turns(text, answer)), {})
+            for text, answer in (("a", "b"), ("a " * 80, "b"), ("a", "b " * 80))
+        ]
         made = training(rows)
         trainer = Sft().trainer(made)
-        left_out, cut = "left out: the prompt alone has max_length (64) tokens or more", "cut at max_length (64) tokens"
+        left_out, cut = (
+            "left out: the prompt alone has max_length (64) tokens or more",
+            "cut at max_length (64) tokens",
+        )
         assert made.counts == {left_out: 1, cut: 1} and len(trainer.train_dataset) == 2
         with pytest.raises(ConfigError, match="no row is left to train on: 1 left out: the prompt alone"):
             Sft().trainer(training(rows[1:2]))
@@ -223,7 +313,10 @@ class TestWhatIsLearnt:
         row = Sft().row(record(messages=turns("Hi", "Hello")), {})
         made = training([row])
         (Path(made.student) / "chat_template.jinja").unlink()
-        with pytest.raises(ConfigError, match="the student has no chat template to put messages into; give one with chat_template"):
+        with pytest.raises(
+            ConfigError,
+            match="the student has no chat template to put messages into; give one with chat_template",
+        ):
             Sft().trainer(made)
         made.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
         assert self.learnt(Sft().trainer(made)) == ["Hello<|im_end|>"]
@@ -246,20 +339,31 @@ class TestObjectives:
         assert true["student"]["loss"] < 0.2 < 0.4 < mixed["student"]["loss"] < true["base"]["loss"]
 
     def test_rationale_learns_both_tasks_by_their_weights(self, tmp_path):
-        rows = [{"prompt": q, "rationale": f"The question ends with {c}.", "label": c} for q, c in questions(300)]
+        rows = [
+            {"prompt": q, "rationale": f"The question ends with {c}.", "label": c} for q, c in questions(300)
+        ]
         both = taught(tmp_path / "a", rows, objective="rationale", accumulate=2, batch_size=4, max_steps=100)
         alone = taught(tmp_path / "b", rows, objective="rationale", weight=0.0, max_steps=100)
         assert both["held_out"]["student"]["loss"] < 0.2 < 3 < both["held_out"]["base"]["loss"]
         assert self.said(tmp_path / "a", "[label] Which colour comes after 50? blue") == "blue"
-        assert self.said(tmp_path / "a", "[rationale] Which colour comes after 50? blue").endswith("ends with blue.")
+        assert self.said(tmp_path / "a", "[rationale] Which colour comes after 50? blue").endswith(
+            "ends with blue."
+        )
         assert "ends with" not in self.said(tmp_path / "b", "[rationale] Which colour comes after 50? blue")
-        assert alone["held_out"]["base"]["loss"] == pytest.approx(both["held_out"]["base"]["loss"] / 2, rel=0.15)
+        assert alone["held_out"]["base"]["loss"] == pytest.approx(
+            both["held_out"]["base"]["loss"] / 2, rel=0.15
+        )
 
     def said(self, folder: Path, asked: str) -> str:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        tokenizer, model = AutoTokenizer.from_pretrained(folder / "student"), AutoModelForCausalLM.from_pretrained(folder / "student")
-        ids = tokenizer.apply_chat_template(turns(asked), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        tokenizer, model = (
+            AutoTokenizer.from_pretrained(folder / "student"),
+            AutoModelForCausalLM.from_pretrained(folder / "student"),
+        )
+        ids = tokenizer.apply_chat_template(
+            turns(asked), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         out = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids["input_ids"].shape[1] :]
         return tokenizer.decode(out, skip_special_tokens=True).strip()
 
@@ -270,16 +374,34 @@ class TestObjectives:
         for question, colour in questions(300):
             wrong = chance.choice([other for other in COLOURS if other != colour])
             rows.append({"prompt": question, "chosen": f"It is {colour}.", "rejected": f"It is {wrong}."})
-        drawn = [row | dict(zip(("chosen", "rejected"), chance.sample([row["chosen"], row["rejected"]], 2), strict=True)) for row in rows]
+        drawn = [
+            row
+            | dict(
+                zip(("chosen", "rejected"), chance.sample([row["chosen"], row["rejected"]], 2), strict=True)
+            )
+            for row in rows
+        ]
         options = {"objective": "dpo", "loss": loss, "learning_rate": 1e-3, "max_steps": 80}
-        true, chance_only = taught(tmp_path / "a", rows, **options)["held_out"], taught(tmp_path / "b", drawn, **options)["held_out"]
-        assert true["student"]["rewards/accuracies"] > 0.95 and 0.3 < chance_only["student"]["rewards/accuracies"] < 0.75
+        true, chance_only = (
+            taught(tmp_path / "a", rows, **options)["held_out"],
+            taught(tmp_path / "b", drawn, **options)["held_out"],
+        )
+        assert (
+            true["student"]["rewards/accuracies"] > 0.95
+            and 0.3 < chance_only["student"]["rewards/accuracies"] < 0.75
+        )
         assert true["base"]["rewards/margins"] == 0.0
 
     def test_dpo_against_a_recorded_teacher_uses_its_numbers(self, tmp_path):
         rows = [{"prompt": q, "chosen": f"It is {c}.", "rejected": "It is none."} for q, c in questions(200)]
         recorded = [row | {"ref_chosen_logps": -5.0, "ref_rejected_logps": -25.0} for row in rows]
-        options = {"objective": "dpo", "learning_rate": 1e-3, "max_steps": 3, "reference_chosen": "w", "reference_rejected": "l"}
+        options = {
+            "objective": "dpo",
+            "learning_rate": 1e-3,
+            "max_steps": 3,
+            "reference_chosen": "w",
+            "reference_rejected": "l",
+        }
         base = taught(tmp_path / "a", recorded, **options)["held_out"]["base"]
         margin = 0.1 * ((base["logps/chosen"] + 5) - (base["logps/rejected"] + 25))
         assert base["rewards/margins"] == pytest.approx(margin, abs=1e-3) and margin < -1
@@ -288,10 +410,19 @@ class TestObjectives:
     def test_gkd_comes_close_to_a_teacher_on_this_machine(self, tmp_path):
         from transformers import AutoConfig
 
-        rows = [{"prompt": turns(question), "completion": turns(question, colour)[1:]} for question, colour in questions(300)]
+        rows = [
+            {"prompt": turns(question), "completion": turns(question, colour)[1:]}
+            for question, colour in questions(300)
+        ]
         taught(tmp_path / "teacher", rows)
         teacher = tmp_path / "teacher/student"
-        gkd = {"objective": "gkd", "teacher": str(teacher), "student": str(teacher / "base"), "max_new_tokens": 6, "max_steps": 40}
+        gkd = {
+            "objective": "gkd",
+            "teacher": str(teacher),
+            "student": str(teacher / "base"),
+            "max_new_tokens": 6,
+            "max_steps": 40,
+        }
         held_out = taught(tmp_path / "a", rows, **gkd)["held_out"]
         assert held_out["student"]["loss"] < held_out["base"]["loss"] / 3
         config = AutoConfig.from_pretrained(teacher)
@@ -312,14 +443,27 @@ class TestObjectives:
         for question, colour in questions(400):
             row = {"texts": [question], "classes": [colour], "shares": [1.0]}
             if kind == "probabilities":
-                row |= {"classes": list(COLOURS), "shares": [0.8 if other == colour else 0.1 for other in COLOURS]}
-            rows.append({"texts": [question], "label": float(COLOURS.index(colour))} if kind == "score" else row)
-        options |= {"score": {"task": "score"}, "head": {"head_only": True, "learning_rate": 3e-2}}.get(kind, {})
+                row |= {
+                    "classes": list(COLOURS),
+                    "shares": [0.8 if other == colour else 0.1 for other in COLOURS],
+                }
+            rows.append(
+                {"texts": [question], "label": float(COLOURS.index(colour))} if kind == "score" else row
+            )
+        options |= {"score": {"task": "score"}, "head": {"head_only": True, "learning_rate": 3e-2}}.get(
+            kind, {}
+        )
         texts = [row["texts"][0] for row in rows]
-        student = students.ready("tiny", tmp_path, tmp_path / "llama", texts) if kind == "head" else str(bert(tmp_path / "bert", texts))
+        student = (
+            students.ready("tiny", tmp_path, tmp_path / "llama", texts)
+            if kind == "head"
+            else str(bert(tmp_path / "bert", texts))
+        )
         columns = [name for name in rows[0] if name != "texts"]
         true = taught(tmp_path / "a", rows, student=student, **options)["held_out"]["student"]
-        mixed = taught(tmp_path / "b", shuffled(rows, *columns), student=student, **options)["held_out"]["student"]
+        mixed = taught(tmp_path / "b", shuffled(rows, *columns), student=student, **options)["held_out"][
+            "student"
+        ]
         measure, good, poor = ("correlation", 0.95, 0.5) if kind == "score" else ("accuracy", 0.95, 0.6)
         assert true[measure] > good and mixed[measure] < poor
         if kind == "probabilities":  # the entropy of 0.8, 0.1, 0.1 is 0.639 nats
@@ -331,15 +475,38 @@ class TestObjectives:
         pytest.importorskip("sentence_transformers")
         from tests.tiny_models import bert
 
-        rows = [{"text_0": question, "text_1": "a red thing", "score": float(colour == "red")} for question, colour in questions(400)]
+        rows = [
+            {"text_0": question, "text_1": "a red thing", "score": float(colour == "red")}
+            for question, colour in questions(400)
+        ]
         student = str(bert(tmp_path / "bert", ["a red thing", *(row["text_0"] for row in rows)]))
-        options = {"student": student, "fields": ["a", "b"], "score": "s", "max_steps": 300, "learning_rate": 1e-3}
+        options = {
+            "student": student,
+            "fields": ["a", "b"],
+            "score": "s",
+            "max_steps": 300,
+            "learning_rate": 1e-3,
+        }
         for objective, loss in (("embedder", "cosine"), ("cross_encoder", "bce")):
             true = taught(tmp_path / objective, rows, objective=objective, loss=loss, **options)["held_out"]
-            mixed = taught(tmp_path / f"{objective}2", shuffled(rows, "score"), objective=objective, loss=loss, **options)["held_out"]
-            assert true["student"]["loss"] < 0.3 * true["base"]["loss"] and mixed["student"]["loss"] > 3 * true["student"]["loss"]
+            mixed = taught(
+                tmp_path / f"{objective}2", shuffled(rows, "score"), objective=objective, loss=loss, **options
+            )["held_out"]
+            assert (
+                true["student"]["loss"] < 0.3 * true["base"]["loss"]
+                and mixed["student"]["loss"] > 3 * true["student"]["loss"]
+            )
 
-    @pytest.mark.parametrize(("objective", "loss"), [("embedder", "margin_mse"), ("embedder", "cosent"), ("embedder", "ranking"), ("cross_encoder", "mse"), ("cross_encoder", "margin_mse")])
+    @pytest.mark.parametrize(
+        ("objective", "loss"),
+        [
+            ("embedder", "margin_mse"),
+            ("embedder", "cosent"),
+            ("embedder", "ranking"),
+            ("cross_encoder", "mse"),
+            ("cross_encoder", "margin_mse"),
+        ],
+    )
     def test_the_other_losses_fall(self, tmp_path, objective, loss):
         pytest.importorskip("sentence_transformers")
         from tests.tiny_models import bert
@@ -347,11 +514,19 @@ class TestObjectives:
         three, rows = loss in ("margin_mse", "ranking"), []
         for question, colour in questions(300):
             row = {"text_0": question, "text_1": f"a {colour} thing" if three else "a red thing"}
-            rows.append(row | ({"text_2": "a thing of none"} if three else {}) | ({} if loss == "ranking" else {"score": 2.0 if three else float(colour == "red")}))
-        student = str(bert(tmp_path / "bert", [text for row in rows for name, text in row.items() if name != "score"]))
+            rows.append(
+                row
+                | ({"text_2": "a thing of none"} if three else {})
+                | ({} if loss == "ranking" else {"score": 2.0 if three else float(colour == "red")})
+            )
+        student = str(
+            bert(tmp_path / "bert", [text for row in rows for name, text in row.items() if name != "score"])
+        )
         fields = ["a", "b", "c"][: 3 if three else 2]
         score = {} if loss == "ranking" else {"score": "s"}
-        held_out = taught(tmp_path / "a", rows, objective=objective, loss=loss, student=student, fields=fields, **score)["held_out"]
+        held_out = taught(
+            tmp_path / "a", rows, objective=objective, loss=loss, student=student, fields=fields, **score
+        )["held_out"]
         assert held_out["student"]["loss"] < held_out["base"]["loss"] * 0.8
 
 
@@ -368,11 +543,19 @@ class TestHowItIsAsked:
     """A student is asked in the form in which it has read its prompts, and its folder says so to others, too."""
 
     pytestmark = trains
-    TOKENS = {"tokens": ["red"], "logprobs": [-0.5], "top_tokens": [["red", "green"]], "top_logprobs": [[-0.5, -1.5]]}
+    TOKENS = {
+        "tokens": ["red"],
+        "logprobs": [-0.5],
+        "top_tokens": [["red", "green"]],
+        "top_logprobs": [[-0.5, -1.5]],
+    }
     CASES = [
-        ("sft", {"completion": "red"}, {}), ("logits", TOKENS, {}), ("dpo", {"chosen": "red", "rejected": "green"}, {}),
-        ("rationale", {"rationale": "as it is red", "label": "red"}, {}), ("gkd", {"completion": "red"}, {}),
-    ]  # fmt: skip
+        ("sft", {"completion": "red"}, {}),
+        ("logits", TOKENS, {}),
+        ("dpo", {"chosen": "red", "rejected": "green"}, {}),
+        ("rationale", {"rationale": "as it is red", "label": "red"}, {}),
+        ("gkd", {"completion": "red"}, {}),
+    ]
 
     @pytest.mark.parametrize("as_text", [True, False])
     @pytest.mark.parametrize("objective, answer, options", CASES, ids=[case[0] for case in CASES])
@@ -388,7 +571,9 @@ class TestHowItIsAsked:
         for i in range(12):
             fields = {"prompt": f"Colour {i}?" if as_text else turns(f"Colour {i}?"), **answer}
             rows.append(fields if objective == "logits" else made.row(record(**fields), {}))
-        told = taught(tmp_path / "a", rows, held_out=0, objective=objective, student=student, max_steps=1, **options)
+        told = taught(
+            tmp_path / "a", rows, held_out=0, objective=objective, student=student, max_steps=1, **options
+        )
         expected = "completions" if as_text and objective not in ("rationale", "gkd") else "chat"
         assert told["api"] == expected
         template = AutoTokenizer.from_pretrained(tmp_path / "a/student").chat_template
@@ -404,21 +589,39 @@ class TestLogits:
         from distillgen.objectives.logits import divergence
 
         torch.manual_seed(0)
-        logits, ids = torch.randn(7, 20, dtype=torch.float64), torch.stack([torch.randperm(20)[:4] for _ in range(7)])
+        logits, ids = (
+            torch.randn(7, 20, dtype=torch.float64),
+            torch.stack([torch.randperm(20)[:4] for _ in range(7)]),
+        )
         p = torch.randn(7, 20, dtype=torch.float64).softmax(-1)
         top = p.gather(-1, ids)
         q = logits.softmax(-1).gather(-1, ids)
         p5, q5 = (torch.cat([some, 1 - some.sum(-1, keepdim=True)], -1) for some in (top, q))
         m = (p5 + q5) / 2
         exact = {
-            "forward": (p5 * (p5 / q5).log()).sum(-1), "reverse": (q5 * (q5 / p5).log()).sum(-1),
+            "forward": (p5 * (p5 / q5).log()).sum(-1),
+            "reverse": (q5 * (q5 / p5).log()).sum(-1),
             "jensen_shannon": ((p5 * (p5 / m).log()).sum(-1) + (q5 * (q5 / m).log()).sum(-1)) / 2,
         }
         for kind, value in exact.items():
             assert torch.allclose(divergence(logits, ids, top, kind), value, atol=1e-12)
-            padded = divergence(logits, torch.cat([ids, ids[:, :2]], -1), torch.cat([top, torch.zeros(7, 2)], -1), kind)
+            padded = divergence(
+                logits, torch.cat([ids, ids[:, :2]], -1), torch.cat([top, torch.zeros(7, 2)], -1), kind
+            )
             assert torch.allclose(padded, value)
-            assert divergence(top.new_zeros(7, 20).scatter(-1, ids, top.log() - ((1 - top.sum(-1, keepdim=True)) / 16).log()), ids, top, kind).abs().max() < 1e-9
+            assert (
+                divergence(
+                    top.new_zeros(7, 20).scatter(
+                        -1, ids, top.log() - ((1 - top.sum(-1, keepdim=True)) / 16).log()
+                    ),
+                    ids,
+                    top,
+                    kind,
+                )
+                .abs()
+                .max()
+                < 1e-9
+            )
         sure = torch.tensor([[100.0, *[0.0] * 19]], requires_grad=True)
         for kind in exact:
             divergence(sure, torch.tensor([[0, 1]]), torch.tensor([[0.9, 0.1]]), kind).sum().backward()
@@ -428,20 +631,40 @@ class TestLogits:
         # k = V = 2, student 1/2, 1/2: .9 ln 1.8 + .1 ln .2 | ln(5/9)/2 + ln(5)/2 | from m = (.7, .3)
         ([0.0, 0.0], [0.9, 0.1], 0.3680642071684971, 0.5108256237659907, 0.10174922507919574),
         # the same of a student with two tokens more, which it gives e^-1000 of its probability
-        ([0.0, 0.0, -1000.0, -1000.0], [0.9, 0.1], 0.3680642071684971, 0.5108256237659907, 0.10174922507919574),
+        (
+            [0.0, 0.0, -1000.0, -1000.0],
+            [0.9, 0.1],
+            0.3680642071684971,
+            0.5108256237659907,
+            0.10174922507919574,
+        ),
         # a teacher that is sure: -ln(1/4); m = (5/8, 3/8)
         ([0.0] * 4, [1.0], 1.3862943611198906, None, 0.38039566584857787),
         # one as sure as 1 - 1e-6, and the student is, too: nothing to learn
         ([math.log(1 - 1e-6), math.log(1e-6)], [1 - 1e-6], 0.0, 0.0, 0.0),
         # 1 - 1e-6 against 1/2: ln 2 - h(1e-6)
-        ([0.0, 0.0], [1 - 1e-6], math.log(2) + (1 - 1e-6) * math.log1p(-1e-6) + 1e-6 * math.log(1e-6), None, None),
+        (
+            [0.0, 0.0],
+            [1 - 1e-6],
+            math.log(2) + (1 - 1e-6) * math.log1p(-1e-6) + 1e-6 * math.log(1e-6),
+            None,
+            None,
+        ),
         # three of five: tail .1 against 2/5
-        ([0.0] * 5, [0.5, 0.3, 0.1], 0.5 * math.log(2.5) + 0.3 * math.log(1.5) - 0.1 * math.log(2) - 0.1 * math.log(4), None, None),
-    ]  # fmt: skip
+        (
+            [0.0] * 5,
+            [0.5, 0.3, 0.1],
+            0.5 * math.log(2.5) + 0.3 * math.log(1.5) - 0.1 * math.log(2) - 0.1 * math.log(4),
+            None,
+            None,
+        ),
+    ]
 
     @pytest.mark.parametrize("dtype, close", [("float64", 1e-9), ("float32", 2e-6)])
     @pytest.mark.parametrize("case", range(len(HAND)))
-    def test_the_divergence_is_exact_where_the_teacher_is_sure_or_the_alternatives_are_all(self, case, dtype, close):
+    def test_the_divergence_is_exact_where_the_teacher_is_sure_or_the_alternatives_are_all(
+        self, case, dtype, close
+    ):
         import torch
 
         from distillgen.objectives.logits import divergence
@@ -459,7 +682,9 @@ class TestLogits:
         divergence(wide, ids, p, "forward").sum().backward()
         shares, given = wide.detach().softmax(-1)[0], p[0]
         alone = torch.allclose(wide.grad[0, : len(top)], (shares[: len(top)] - given), atol=close)
-        assert alone, "the gradient of forward KL by a logit is what the student gives less what the teacher gives"
+        assert alone, (
+            "the gradient of forward KL by a logit is what the student gives less what the teacher gives"
+        )
 
     def test_the_best_student_is_the_teacher_itself_however_sure(self):
         """Followed to the minimum of the forward divergence: a clamp would pull a sure teacher down."""
@@ -512,10 +737,17 @@ class TestLogits:
                 optimizer.step()
             return float(cross_entropy(student[fresh], truth))
 
-        tail = loss_of(lambda logits: divergence(logits, top.indices, top.values, "forward") / 2 + cross_entropy(logits, sampled) / 2)
+        tail = loss_of(
+            lambda logits: (
+                divergence(logits, top.indices, top.values, "forward") / 2
+                + cross_entropy(logits, sampled) / 2
+            )
+        )
         hard = loss_of(lambda logits: cross_entropy(logits, sampled))
         renormalised = top.values / top.values.sum(-1, keepdim=True)
-        wrong = loss_of(lambda logits: -(renormalised * logits.log_softmax(-1).gather(-1, top.indices)).sum(-1))
+        wrong = loss_of(
+            lambda logits: -(renormalised * logits.log_softmax(-1).gather(-1, top.indices)).sum(-1)
+        )
         best = float(-(chain[fresh].gather(-1, truth[:, None])).log().mean())
         assert best < tail < hard < wrong and wrong > best + 0.5
 
@@ -529,18 +761,46 @@ class TestLogits:
             said = chance.choices(COLOURS, (6, 3, 1))[0]
             top = [["red", "green"]], [[math.log(0.6), math.log(0.3)]]
             logprob = math.log({"red": 0.6, "green": 0.3, "blue": 0.1}[said])
-            rows.append({"prompt": turns(f"Which colour is {i}?"), "tokens": [said], "logprobs": [logprob], "top_tokens": top[0], "top_logprobs": top[1]})
+            rows.append(
+                {
+                    "prompt": turns(f"Which colour is {i}?"),
+                    "tokens": [said],
+                    "logprobs": [logprob],
+                    "top_tokens": top[0],
+                    "top_logprobs": top[1],
+                }
+            )
         student = students.ready("tiny", tmp_path, tmp_path / "student", [*COLOURS, "Which colour is ?"] * 9)
         for kind in ("forward", "reverse", "jensen_shannon"):
             folder = tmp_path / kind
-            told = taught(folder, rows, objective="logits", divergence=kind, student=student, cross_entropy=0.2, max_steps=100)
+            told = taught(
+                folder,
+                rows,
+                objective="logits",
+                divergence=kind,
+                student=student,
+                cross_entropy=0.2,
+                max_steps=100,
+            )
             assert told["held_out"]["student"]["loss"] < told["held_out"]["base"]["loss"] / 3
-            tokenizer, model = AutoTokenizer.from_pretrained(folder / "student"), AutoModelForCausalLM.from_pretrained(folder / "student")
-            ids = tokenizer.apply_chat_template(turns("Which colour is 50?"), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            tokenizer, model = (
+                AutoTokenizer.from_pretrained(folder / "student"),
+                AutoModelForCausalLM.from_pretrained(folder / "student"),
+            )
+            ids = tokenizer.apply_chat_template(
+                turns("Which colour is 50?"),
+                add_generation_prompt=True,
+                return_tensors="pt",
+                return_dict=True,
+            )
             with torch.no_grad():
                 shares = model(**ids).logits[0, -1].softmax(-1)
             red, green, blue = (float(shares[tokenizer.convert_tokens_to_ids(colour)]) for colour in COLOURS)
-            assert red == pytest.approx(0.6, abs=0.1) and green == pytest.approx(0.3, abs=0.1) and blue == pytest.approx(0.1, abs=0.07)
+            assert (
+                red == pytest.approx(0.6, abs=0.1)
+                and green == pytest.approx(0.3, abs=0.1)
+                and blue == pytest.approx(0.1, abs=0.07)
+            )
 
     def test_a_tiny_student_gets_a_token_for_each_of_the_teachers(self, tmp_path):
         chance = random.Random(0)
@@ -549,13 +809,31 @@ class TestLogits:
         rows = []
         for i in range(0, 1200, 10):
             own = [words[i], *(f" {word}" for word in words[i + 1 : i + 10])]
-            rows.append({"prompt": "a", "tokens": own, "logprobs": [-0.5] * 10, "top_tokens": [[token, "a"] for token in own], "top_logprobs": [[-0.5, -1.5]] * 10})
+            rows.append(
+                {
+                    "prompt": "a",
+                    "tokens": own,
+                    "logprobs": [-0.5] * 10,
+                    "top_tokens": [[token, "a"] for token in own],
+                    "top_logprobs": [[-0.5, -1.5]] * 10,
+                }
+            )
         told = taught(tmp_path / "a", rows, held_out=0, objective="logits", student="tiny", max_steps=1)
         assert not [why for why in told["data"]["rows"] if "none of the student's vocabulary" in why]
 
     def test_a_teacher_with_other_tokens_is_left_out_and_counted(self, tmp_path):
-        rows = [{"prompt": "a", "tokens": ["red"], "logprobs": [-0.5], "top_tokens": [["red", "green"]], "top_logprobs": [[-0.5, -1.5]]}] * 70
+        rows = [
+            {
+                "prompt": "a",
+                "tokens": ["red"],
+                "logprobs": [-0.5],
+                "top_tokens": [["red", "green"]],
+                "top_logprobs": [[-0.5, -1.5]],
+            }
+        ] * 70
         rows += [rows[0] | {"tokens": ["vermilion-ish"], "top_tokens": [["vermilion-ish", "green"]]}] * 5
         student = students.ready("tiny", tmp_path, tmp_path / "student", ["red green"] * 9)
         told = taught(tmp_path / "a", rows, held_out=0, objective="logits", student=student, max_steps=2)
-        assert told["data"]["rows"] == {"left out: a token of the teacher is none of the student's vocabulary": 5}
+        assert told["data"]["rows"] == {
+            "left out: a token of the teacher is none of the student's vocabulary": 5
+        }

@@ -14,7 +14,9 @@ SHIPPED = [entry for entry in catalog.manual(Project(Path("/nowhere"))) if "opti
 
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: f"{entry['kind']} {entry['name']}")
 def test_every_option_is_described(entry):
-    assert not [name for name, option in entry["options"].items() if not option["description"] or not option["type"]]
+    assert not [
+        name for name, option in entry["options"].items() if not option["description"] or not option["type"]
+    ]
     assert entry["about"].endswith((".", ":")) and "cannot be read" not in entry["about"]
 
 
@@ -24,7 +26,10 @@ def test_every_option_is_described(entry):
         ("generate", ["stage generate", "n: whole number, at least 1; default: 1", "model: text; required"]),
         ("openai", ["provider openai", "base_url: text; default", "up to and without /chat/completions"]),
         ("sft", ["objective sft", "loss: "]),
-        ("grounded", ["filter grounded", "sources: list of field names; required", "min_share: number; default: 0.8"]),
+        (
+            "grounded",
+            ["filter grounded", "sources: list of field names; required", "min_share: number; default: 0.8"],
+        ),
         ("judge/rubric", ["prompt judge/rubric", "reads: fields, rubric"]),
         ("run", ["Usage: ", "--max-cost-usd"]),
         ("filter", ["stage filter", "Filter DATA"]),
@@ -46,7 +51,10 @@ def test_a_filter_of_ones_own_has_its_manual(project):
     assert "largest share of capitals in a kept text" in project.cli("help", "shouting").stdout
     (entry,) = json.loads(project.cli("help", "shouting", "--json").stdout)
     assert entry["options"]["max_share"] == {
-        "type": "number", "default": 0.5, "required": False, "description": "largest share of capitals in a kept text",
+        "type": "number",
+        "default": 0.5,
+        "required": False,
+        "description": "largest share of capitals in a kept text",
     }
     assert entry["about"] == "Drop texts with too large a share of capital letters."
     file.write_text(file.read_text().replace("max_share: largest", "max_shar: largest"))
@@ -60,7 +68,10 @@ def test_what_a_stage_alone_takes_comes_before_what_others_take_too(project):
     assert names[0] == "model" and names.index("max_items") < names.index("temperature") < names.index("name")
 
 
-@pytest.mark.parametrize("kind, some", [("stages", "generate"), ("providers", "vllm"), ("objectives", "dpo"), ("filters", "unique")])
+@pytest.mark.parametrize(
+    "kind, some",
+    [("stages", "generate"), ("providers", "vllm"), ("objectives", "dpo"), ("filters", "unique")],
+)
 def test_list(project, kind, some):
     assert some in [entry["name"] for entry in json.loads(project.cli("list", kind, "--json").stdout)]
     assert f"\n{some} " in "\n" + project.cli("list", kind).stdout

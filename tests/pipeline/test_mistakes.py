@@ -92,7 +92,9 @@ BASE = {
     "prompts/ask.md": PROMPT,
     "filters/short.py": SHORT,
     "filters/long.py": LONG,
-    "data/seeds.jsonl": "".join(json.dumps({"question": f"What is {i}?", "number": i}) + "\n" for i in range(4)),
+    "data/seeds.jsonl": "".join(
+        json.dumps({"question": f"What is {i}?", "number": i}) + "\n" for i in range(4)
+    ),
 }
 YAML, ASK, SEEDS = "pipelines/base.yaml", "prompts/ask.md", "data/seeds.jsonl"
 
@@ -331,7 +333,10 @@ class Case:
         for file, old, new in mistake.changes:
             assert old is None or files[file].count(old) >= 1, f"{old!r} is not in {file}"
             files[file] = new if old is None else files[file].replace(old, new, 1)
-        self.files = {name: text if isinstance(text, bytes) else text.replace("URL", self.endpoint.url) for name, text in files.items()}
+        self.files = {
+            name: text if isinstance(text, bytes) else text.replace("URL", self.endpoint.url)
+            for name, text in files.items()
+        }
         for name, text in self.files.items():
             self.project.write(name, "").write_bytes(text if isinstance(text, bytes) else text.encode())
         self.project.write("../outside.jsonl", '{"question": "secret", "answer": "secret"}\n')
@@ -345,7 +350,7 @@ class Case:
             return f"{mistake.file}:{mistake.at}: "
         text = self.files[mistake.file]
         assert mistake.at in text, f"{mistake.at!r} is not in {mistake.file}"
-        return f"{mistake.file}:{text[:text.index(mistake.at)].count(chr(10)) + 1}: "
+        return f"{mistake.file}:{text[: text.index(mistake.at)].count(chr(10)) + 1}: "
 
 
 @pytest.fixture
@@ -448,7 +453,15 @@ def test_a_mistake_in_any_command_is_told(args, says, case, capfd):
 
 
 def test_a_mistake_in_the_names_that_a_run_shows_is_told(case, capfd):
-    case.make(Mistake("none", ((YAML, "      - short\n", "      - short: {max_words: 1}\n"), ("data/seeds.jsonl", '"number": 0', '"number": 9'))))
+    case.make(
+        Mistake(
+            "none",
+            (
+                (YAML, "      - short\n", "      - short: {max_words: 1}\n"),
+                ("data/seeds.jsonl", '"number": 0', '"number": 9'),
+            ),
+        )
+    )
     case.endpoint.behave = None  # an answer that is not JSON is dropped as malformed
     assert here(capfd, "run", "base")[0] == 3
     for args, says in (
@@ -471,7 +484,11 @@ def test_a_mistake_is_a_config_error_from_python(case):
     with pytest.raises(distillgen.ConfigError, match="has no option 'limt'; did you mean 'limit'"):
         distillgen.run(YAML, limt=3)
     stages = [{"source": {"path": SEEDS}}, {"generate": {"model": "t", "template": "{{ qestion }}"}}]
-    built = {"version": 1, "models": {"t": {"provider": "openai", "model": "m", "base_url": case.endpoint.url}}, "stages": stages}
+    built = {
+        "version": 1,
+        "models": {"t": {"provider": "openai", "model": "m", "base_url": case.endpoint.url}},
+        "stages": stages,
+    }
     with pytest.raises(distillgen.ConfigError, match="needs the field 'qestion'.*did you mean 'question'"):
         distillgen.run(built, out="runs/built")
     assert not case.endpoint.bodies

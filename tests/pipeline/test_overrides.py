@@ -28,7 +28,9 @@ def every_package(monkeypatch):
 @pytest.fixture
 def base(project):
     project.rows("rows.jsonl", [{"q": "Who?"}])
-    project.write("pipelines/base.yaml", """# base.yaml: x
+    project.write(
+        "pipelines/base.yaml",
+        """# base.yaml: x
 version: 1
 models:
   teacher: {provider: embedded, model: qwen2.5-coder-1.5b-instruct, context: 1024, threads: 1, temperature: 0.3, max_tokens: 9}
@@ -37,7 +39,8 @@ stages:
   - source: {path: rows.jsonl}
   - generate: {model: teacher, template: "{{ q }}", output: a, n: 3}
   - filter: [brevity: {field: a, max_words: 5}]
-""")  # fmt: skip
+""",
+    )
     return project
 
 
@@ -45,13 +48,19 @@ stages:
 def test_every_recipe_takes_another_endpoint_in_the_words_of_the_readme(project, recipe, monkeypatch):
     monkeypatch.setattr("distillgen.local_models.embedder.shipped", lambda model: model)
     checked = distillgen.load(recipe, [word for word in words() if word != "--set"])
-    assert checked.models["teacher"].identity == VALUES["base_url"] and checked.models["teacher"].model == "some-model"
+    assert (
+        checked.models["teacher"].identity == VALUES["base_url"]
+        and checked.models["teacher"].model == "some-model"
+    )
     assert not any("student" in note for note in checked.notes)
 
 
 def test_the_command_of_the_readme_as_it_is_typed(project):
     done = project.cli("check", "quickstart", *words())  # without the package of the former provider
-    assert "note: teacher.context is left out: provider 'openai' has no such option" in done.stderr and "ok" in done.stdout
+    assert (
+        "note: teacher.context is left out: provider 'openai' has no such option" in done.stderr
+        and "ok" in done.stdout
+    )
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -63,15 +72,18 @@ def test_what_only_the_former_provider_had_is_dropped_and_nothing_else(base, ord
     assert "context" not in checked.shown_models["teacher"]
 
 
-@pytest.mark.parametrize("sets, said", [
-    (["teacher.provider=openai", "teacher.model=m", "teacher.context=512"], "has no option 'context'"),
-    (["teacher.contxt=512"], "did you mean 'context'?"),
-    (["teacher.provider=opnai"], "did you mean 'openai'?"),
-    (["teacher=5"], "--set teacher=5: it takes options"),
-    (["generate=5"], "--set generate=5: it takes options"),
-    (["teacher={provider: openai}"], "model 'teacher' needs 'model'"),
-    (["teachr={provider: openai}"], "teachr"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sets, said",
+    [
+        (["teacher.provider=openai", "teacher.model=m", "teacher.context=512"], "has no option 'context'"),
+        (["teacher.contxt=512"], "did you mean 'context'?"),
+        (["teacher.provider=opnai"], "did you mean 'openai'?"),
+        (["teacher=5"], "--set teacher=5: it takes options"),
+        (["generate=5"], "--set generate=5: it takes options"),
+        (["teacher={provider: openai}"], "model 'teacher' needs 'model'"),
+        (["teachr={provider: openai}"], "teachr"),
+    ],
+)
 def test_a_mistake_stays_one(base, sets, said):
     with pytest.raises(distillgen.ConfigError, match=re.escape(said)):
         distillgen.load("base", sets)
@@ -79,11 +91,22 @@ def test_a_mistake_stays_one(base, sets, said):
 
 def test_a_whole_model_stage_or_filter_and_null(base):
     whole = "teacher={provider: openai, model: m, base_url: 'http://localhost:1/v1'}"
-    checked = distillgen.load("base", [whole, "judge.price.batch=null", "generate={model: teacher, template: '{{ q }}!', output: a}",
-                                       "brevity={field: a, max_words: 2}"])  # fmt: skip
+    checked = distillgen.load(
+        "base",
+        [
+            whole,
+            "judge.price.batch=null",
+            "generate={model: teacher, template: '{{ q }}!', output: a}",
+            "brevity={field: a, max_words: 2}",
+        ],
+    )
     assert checked.models["teacher"].temperature is None and checked.models["judge"].price.batch == 1.0
     assert checked.stages[1].n == 1 and checked.stages[1].template == "{{ q }}!"
     assert checked.stages[2].filters[0].options == {"field": "a", "max_words": 2}
     checked = distillgen.load("base", ["teacher.max_tokens=null", "judge.price=null", "brevity=null"])
-    assert checked.models["teacher"].max_tokens is None and checked.models["judge"].price is None and len(checked.stages) == 2
+    assert (
+        checked.models["teacher"].max_tokens is None
+        and checked.models["judge"].price is None
+        and len(checked.stages) == 2
+    )
     assert set(distillgen.load("base", ["judge=null"]).models) == {"teacher"}

@@ -12,7 +12,12 @@ JUDGED = "  - generate: {name: again, model: teacher, template: '{{ answer }}?',
 
 @pytest.fixture
 def ask(project, endpoint):
-    project.ask_pipeline(endpoint.url, 8, model=", price: {input: 1, output: 1}, max_tokens: 20, max_concurrency: 1", after=JUDGED)
+    project.ask_pipeline(
+        endpoint.url,
+        8,
+        model=", price: {input: 1, output: 1}, max_tokens: 20, max_concurrency: 1",
+        after=JUDGED,
+    )
     project.endpoint = endpoint
     return project
 
@@ -27,7 +32,10 @@ def test_a_finished_run_leaves_nothing_to_ask(ask):
     assert requests == [0, 8, 8] and most > 0
     ask.cli("run", "ask")
     assert planned(ask) == ([0, 0, 0], 0.0)
-    assert "already done, and taken off: source 100 %, generate 100 %, again 100 %" in ask.cli("plan", "ask").stdout
+    assert (
+        "already done, and taken off: source 100 %, generate 100 %, again 100 %"
+        in ask.cli("plan", "ask").stdout
+    )
     assert planned(ask, "-o", "runs/other")[0] == [0, 8, 8], "another run has its own"
 
 
@@ -59,13 +67,21 @@ def test_what_a_stopped_run_has_done_is_taken_off_and_the_bound_holds(ask):
 
 def test_a_stage_that_dropped_rows_leaves_fewer_to_the_next(ask):
     path = ask.path / "pipelines/ask.yaml"
-    written = path.read_text().replace(JUDGED, "  - filter: [word_count: {field: question, min_words: 1}]\n" + JUDGED)
+    written = path.read_text().replace(
+        JUDGED, "  - filter: [word_count: {field: question, min_words: 1}]\n" + JUDGED
+    )
     path.write_text(written.replace("min_words: 1", "min_words: 99"))
     ask.cli("run", "ask", check=3)
-    path.write_text(written.replace("min_words: 1", "min_words: 99").replace("{{ answer }}?", "{{ answer }}!"))
+    path.write_text(
+        written.replace("min_words: 1", "min_words: 99").replace("{{ answer }}?", "{{ answer }}!")
+    )
     assert planned(ask)[0] == [0, 0, 0, 0], "the filter kept none of them"
 
 
 def test_a_bound_is_rounded_up():
     left = Done(0.55, None).taken_off(Estimate(8, 8, 100, None, 1.0))
-    assert (left.requests, left.input_tokens, left.output_tokens) == (4, 45, None) and 0.44 < left.max_cost_usd < 0.46
+    assert (left.requests, left.input_tokens, left.output_tokens) == (
+        4,
+        45,
+        None,
+    ) and 0.44 < left.max_cost_usd < 0.46

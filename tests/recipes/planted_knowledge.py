@@ -8,7 +8,9 @@ from functools import cached_property
 
 from distillgen.teachers.scripted import echo
 
-RELATIONS = {f"{verb}s": f"{verb}ed" for verb in "strengthen weaken contain block deflect surround soften pin".split()}
+RELATIONS = {
+    f"{verb}s": f"{verb}ed" for verb in "strengthen weaken contain block deflect surround soften pin".split()
+}
 TELLINGS = ("{head} {active} {tail}.", "{tail} is {passive} by {head}.", "It is {head} that {active} {tail}.")
 _SYLLABLES = "ba ke di lo mu na pe ri so tu va ze fi go hu".split()
 BROKEN = {
@@ -20,9 +22,9 @@ BROKEN = {
     "bare items": lambda text: text[1:-1],
     "bad item": lambda text: text[:-1] + ', {"head": "nothing"}]',
     "prose": lambda text: "I am afraid that I could not find any triples in this text.",
-    "cut off": lambda text: text[: text.rindex(':')],
+    "cut off": lambda text: text[: text.rindex(":")],
     "empty": lambda text: "",
-}  # fmt: skip
+}
 REPAIRABLE = frozenset(BROKEN) - {"prose", "cut off", "empty"}
 
 
@@ -61,11 +63,15 @@ class Planted:
         draw = random.Random(f"documents {self.seed}")
         told = [
             telling.format(head=head, active=relation, passive=RELATIONS[relation], tail=tail)
-            for head, relation, tail in self.triples for telling in TELLINGS
+            for head, relation, tail in self.triples
+            for telling in TELLINGS
         ]
         draw.shuffle(told)
         told = [sentence[0].upper() + sentence[1:] for sentence in told]
-        return {f"{i:02d}.md": f"# Document {i}\n\n" + " ".join(told[30 * i : 30 * i + 30]) for i in range(len(told) // 30)}
+        return {
+            f"{i:02d}.md": f"# Document {i}\n\n" + " ".join(told[30 * i : 30 * i + 30])
+            for i in range(len(told) // 30)
+        }
 
     @cached_property
     def bridges(self) -> list[tuple[str, str, str]]:
@@ -74,7 +80,9 @@ class Planted:
         for head, _, tail in self.triples:
             near[head].add(tail)
             near[tail].add(head)
-        found = [(a, near[a] & near[c], c) for a in self.names for c in self.names if a < c and c not in near[a]]
+        found = [
+            (a, near[a] & near[c], c) for a in self.names for c in self.names if a < c and c not in near[a]
+        ]
         return [(a, *common, c) for a, common, c in found if len(common) == 1]
 
 
@@ -85,8 +93,13 @@ def read(text: str) -> list[tuple[str, str, str]]:
         for telling in TELLINGS:
             form = re.escape(telling).replace(r"\{", "{").replace(r"\}", "}").replace(r"\ ", " ")
             name = r"(?P<{}>[a-z]+ [a-z]+)"
-            pattern = form.format(head=name.format("head"), tail=name.format("tail"), active=active, passive=passive)
-            found += [(m.start(), m["head"], active, m["tail"]) for m in re.finditer(rf"(?:(?<=^)|(?<=[.\n:] )) ?{pattern}", text, re.I)]
+            pattern = form.format(
+                head=name.format("head"), tail=name.format("tail"), active=active, passive=passive
+            )
+            found += [
+                (m.start(), m["head"], active, m["tail"])
+                for m in re.finditer(rf"(?:(?<=^)|(?<=[.\n:] )) ?{pattern}", text, re.I)
+            ]
     return [(head.lower(), relation, tail.lower()) for _, head, relation, tail in sorted(set(found))]
 
 
@@ -104,7 +117,10 @@ def reader(error: float = 0.0, broken: float = 0.0, seed: int = 0):
         triples = [triple for triple in told if draw.random() >= error]
         made_up = [draw.sample(here, 2) for _ in told if draw.random() < error]
         triples += [(head, draw.choice(list(RELATIONS)), tail) for head, tail in made_up]
-        rows = [{"head": spelt(head, draw), "relation": relation, "tail": spelt(tail, draw)} for head, relation, tail in triples]
+        rows = [
+            {"head": spelt(head, draw), "relation": relation, "tail": spelt(tail, draw)}
+            for head, relation, tail in triples
+        ]
         said = json.dumps(rows)
         if random.Random(f"{seed}/broken/{text}").random() < broken:
             way = count.setdefault(text, ways[len(count) % len(ways)])

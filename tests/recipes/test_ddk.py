@@ -28,7 +28,9 @@ class World:
         if request.target is not None:
             return Completion(logprobs=[["x", -FLOOR, []]])
         domain, number = request.messages[-1]["content"].split()[:2]
-        assert len(request.messages[-1]["content"].split()) == 2, "the teacher was asked to answer where only perplexity is measured"
+        assert len(request.messages[-1]["content"].split()) == 2, (
+            "the teacher was asked to answer where only perplexity is measured"
+        )
         self.learnt[domain] += random.Random(f"{self.seed}/{domain}/{number}").uniform(0.5, 1.5)
         self.calls.append(domain)
         return "x"
@@ -37,7 +39,9 @@ class World:
         domain, number = request.messages[-1]["content"].split()[:2]
         above, pace = PACE[domain]
         own = random.Random(f"{self.seed}/{number}").gauss(0, 0.1)
-        return Completion(logprobs=[["x", -FLOOR - max(0, above * math.exp(-self.learnt[domain] / pace) + own), []]])
+        return Completion(
+            logprobs=[["x", -FLOOR - max(0, above * math.exp(-self.learnt[domain] / pace) + own), []]]
+        )
 
 
 GAP = {"student": "evaluate.student.perplexity", "teacher": "evaluate.teacher.perplexity"}
@@ -45,23 +49,41 @@ GAP = {"student": "evaluate.student.perplexity", "teacher": "evaluate.teacher.pe
 
 def carried_out(project, seed, out, *, n=4, **allocate):
     """The world after the rounds, what each measured, and the largest ratio of perplexities that is left."""
-    project.rows("rows.jsonl", [{"domain": d, "question": f"{d} {i}", "answer": "x"} for d in PACE for i in range(80)])
+    project.rows(
+        "rows.jsonl", [{"domain": d, "question": f"{d} {i}", "answer": "x"} for d in PACE for i in range(80)]
+    )
     world = World(seed)
-    evaluate = {"models": ["student", "teacher"], "by": "domain", "template": "{{ question }} {{ round }}", "gold": "answer", "perplexity": True}
+    evaluate = {
+        "models": ["student", "teacher"],
+        "by": "domain",
+        "template": "{{ question }} {{ round }}",
+        "gold": "answer",
+        "perplexity": True,
+    }
     stages = [
         {"source": {"path": "rows.jsonl", "held_out": 0.25}},
-        {"rounds": {"n": n, "stages": [
-            {"allocate": {"budget": 12, "group": "domain", **allocate}},
-            {"generate": {"model": "teacher", "template": "{{ question }}", "output": "said"}},
-            {"evaluate": evaluate},
-        ]}},
-    ]  # fmt: skip
+        {
+            "rounds": {
+                "n": n,
+                "stages": [
+                    {"allocate": {"budget": 12, "group": "domain", **allocate}},
+                    {"generate": {"model": "teacher", "template": "{{ question }}", "output": "said"}},
+                    {"evaluate": evaluate},
+                ],
+            }
+        },
+    ]
     models = {name: {"provider": "scripted", "model": "echo"} for name in ("teacher", "student")}
     scripts = {"teacher": world.teacher, "student": world.student}
     run = distillgen.run({"version": 1, "models": models, "stages": stages}, out=out, teachers=scripts)
     told = json.loads((run.directory / "rounds/rounds.json").read_text())
     last = told["rounds"][-1]
-    return world, told["rounds"], max(last[f"{GAP['student']} in {d}"] / last[f"{GAP['teacher']} in {d}"] for d in PACE), run
+    return (
+        world,
+        told["rounds"],
+        max(last[f"{GAP['student']} in {d}"] / last[f"{GAP['teacher']} in {d}"] for d in PACE),
+        run,
+    )
 
 
 def test_the_worst_domain_lags_less_than_with_equal_shares_at_equal_teacher_calls(project):
@@ -81,9 +103,13 @@ def test_the_factors_are_those_of_the_measures_of_the_rounds_before(project):
     from distillgen.algorithms.allocation import factors
 
     _, rounds, _, _ = carried_out(project, 1, "out", **GAP, alpha=0.7)
-    ratios = [{d: r[f"{GAP['student']} in {d}"] / r[f"{GAP['teacher']} in {d}"] for d in PACE} for r in rounds]
+    ratios = [
+        {d: r[f"{GAP['student']} in {d}"] / r[f"{GAP['teacher']} in {d}"] for d in PACE} for r in rounds
+    ]
     for t in range(1, 4):
-        assert {d: rounds[t][f"allocate.share of {d}"] for d in PACE} == pytest.approx(factors(ratios[:t], alpha=0.7))
+        assert {d: rounds[t][f"allocate.share of {d}"] for d in PACE} == pytest.approx(
+            factors(ratios[:t], alpha=0.7)
+        )
         assert rounds[t]["allocate.gap in hard, by perplexity"] == pytest.approx(ratios[t - 1]["hard"])
     assert {rounds[0][f"allocate.share of {d}"] for d in PACE} == {1 / 3}
 
@@ -93,7 +119,11 @@ def test_what_no_round_draws_says_so_and_nobody_is_asked_about_it(project):
     kept = [r for r in read_records(run.directory / "corpus.jsonl") if not r.held_out]
     dropped = list(run.dropped)
     assert len(kept) == 48 and len({r.source for r in kept}) == 48, "a record was drawn twice"
-    assert {r.dropped.filter for r in dropped} == {"not_drawn"} and "drawn of" in dropped[0].dropped.reason and " in " in dropped[0].dropped.reason
+    assert (
+        {r.dropped.filter for r in dropped} == {"not_drawn"}
+        and "drawn of" in dropped[0].dropped.reason
+        and " in " in dropped[0].dropped.reason
+    )
     held_out = sum(1 for r in read_records(run.directory / "corpus.jsonl") if r.held_out)
     assert len(kept) + len(dropped) + held_out == 240 and len(world.calls) == 48 + held_out
     assert f"{len(dropped):,} records were drawn in no round" in (run.directory / "report.html").read_text()
@@ -101,12 +131,18 @@ def test_what_no_round_draws_says_so_and_nobody_is_asked_about_it(project):
     assert not again.calls
 
 
-@pytest.mark.parametrize("options, told", [
-    ({"student": "evaluate.student.exact"}, "give both 'student' and 'teacher'"),
-    ({"by": "equilibrium", "confidence": "draft.margin"}, "needs 'wrong'"),
-    ({"by": "margin"}, "go by a 'confidence'"),
-    ({"student": "evaluate.studnt.perplexity", "teacher": "evaluate.teacher.perplexity"}, "did you mean 'evaluate.student.perplexity'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"student": "evaluate.student.exact"}, "give both 'student' and 'teacher'"),
+        ({"by": "equilibrium", "confidence": "draft.margin"}, "needs 'wrong'"),
+        ({"by": "margin"}, "go by a 'confidence'"),
+        (
+            {"student": "evaluate.studnt.perplexity", "teacher": "evaluate.teacher.perplexity"},
+            "did you mean 'evaluate.student.perplexity'",
+        ),
+    ],
+)
 def test_a_mistake_is_told(project, options, told):
     with pytest.raises(ConfigError) as error:
         carried_out(project, 0, "out", n=2, **options)
@@ -118,10 +154,15 @@ def test_the_least_certain_are_drawn_and_those_that_the_teacher_may_answer_wrong
     project.rows("rows.jsonl", [{"question": f"{i}", "sure": 0.1 if i == 0 else 0.4} for i in range(40)])
 
     def drawn(**allocate):
-        stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 1, "stages": [{"allocate": {"budget": 1, "confidence": "sure", **allocate}}]}}]
+        stages = [
+            {"source": {"path": "rows.jsonl"}},
+            {"rounds": {"n": 1, "stages": [{"allocate": {"budget": 1, "confidence": "sure", **allocate}}]}},
+        ]
         found = []
         for seed in range(12):
-            run = distillgen.run({"version": 1, "seed": seed, "models": {}, "stages": stages}, out=f"out{seed}")
+            run = distillgen.run(
+                {"version": 1, "seed": seed, "models": {}, "stages": stages}, out=f"out{seed}"
+            )
             found += [r.fields["question"] for r in read_records(run.directory / "corpus.jsonl")]
         return found
 
@@ -129,7 +170,10 @@ def test_the_least_certain_are_drawn_and_those_that_the_teacher_may_answer_wrong
     assert len(set(drawn(by="equilibrium", wrong=0.5))) > 4
 
 
-@pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("torch", "trl", "xllamacpp")), reason="needs the recipe's extras")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("torch", "trl", "xllamacpp")),
+    reason="needs the recipe's extras",
+)
 def test_plan_shows_what_is_not_asked(project):
     done = project.cli("plan", "ddk")
     assert "at least 30 records of the pool are not asked about" in done.stdout
@@ -142,7 +186,10 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs pip install 'distillgen[train]'")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in PACKAGES),
+    reason="needs pip install 'distillgen[train]'",
+)
 def test_the_shipped_recipe_trains_a_tiny_student_that_steers(project):
     def teacher(request, sample):
         asked = request.messages[-1]["content"]
@@ -150,13 +197,28 @@ def test_the_shipped_recipe_trains_a_tiny_student_that_steers(project):
             one, other = (int(word.strip("?")) for word in asked.split() if word.strip("?").isdigit())
             return "Yes." if one > other else "No."
         if "French" in asked:
-            return "French" if any(c in asked for c in "éèêûç") or " la " in asked or " le " in asked else "Spanish" if any(c in asked for c in "áíóúñ") or " el " in asked.lower() else "English"
-        return "Negative" if any(word in asked for word in ("not", "rude", "late", "fell", "waste", "empty")) else "Positive"
+            return (
+                "French"
+                if any(c in asked for c in "éèêûç") or " la " in asked or " le " in asked
+                else "Spanish"
+                if any(c in asked for c in "áíóúñ") or " el " in asked.lower()
+                else "English"
+            )
+        return (
+            "Negative"
+            if any(word in asked for word in ("not", "rude", "late", "fell", "waste", "empty"))
+            else "Positive"
+        )
 
     sets = ["rounds.n=2", "train.epochs=4"]
     run = distillgen.run("ddk", out="out", sets=sets, teachers={"teacher": teacher})
     told = json.loads((run.directory / "rounds/rounds.json").read_text())["rounds"]
     assert all("allocate.gap in language, by accuracy, a surrogate" in measured for measured in told[1:])
-    assert all(measured["allocate.drawn"] == 15 for measured in told) and told[-1]["evaluate.student.exact"] > told[0]["evaluate.student.exact"] - 0.1
-    drafts = [r for r in read_records(run.directory / "rounds/01/records.jsonl") if "draft.margin" in r.scores]
+    assert (
+        all(measured["allocate.drawn"] == 15 for measured in told)
+        and told[-1]["evaluate.student.exact"] > told[0]["evaluate.student.exact"] - 0.1
+    )
+    drafts = [
+        r for r in read_records(run.directory / "rounds/01/records.jsonl") if "draft.margin" in r.scores
+    ]
     assert len(drafts) == 75 and "accuracy, a surrogate" in (run.directory / "report.html").read_text()

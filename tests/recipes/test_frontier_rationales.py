@@ -15,7 +15,9 @@ PACKAGES = ("torch", "transformers", "trl")
 
 def slow(test):
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    skip = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: pip install 'distillgen[train]'")
+    skip = pytest.mark.skipif(
+        bool(missing), reason=f"needs {', '.join(missing)}: pip install 'distillgen[train]'"
+    )
     return pytest.mark.slow(pytest.mark.filterwarnings("default")(skip(test)))
 
 
@@ -31,7 +33,9 @@ class Sums:
             places = [*zip(string.ascii_lowercase, [*digits, *"_" * (9 - len(digits))], strict=False)]
             question = " ".join(f"{place}{digit}" for place, digit in places)
             if question not in self.steps:
-                self.steps[question] = " ".join(f"{place}{digit} {sum(digits[: i + 1]) % 5}" for i, (place, digit) in enumerate(places))
+                self.steps[question] = " ".join(
+                    f"{place}{digit} {sum(digits[: i + 1]) % 5}" for i, (place, digit) in enumerate(places)
+                )
                 self.rows.append({"question": question, "gold": str(sum(digits) % 5)})
         self.gold = {row["question"]: row["gold"] for row in self.rows}
 
@@ -50,7 +54,11 @@ class Teacher:
             return final
         shown = question
         if self.misled:
-            alike = [other for other in self.sums.steps if other.count("_") == question.count("_") and other != question]
+            alike = [
+                other
+                for other in self.sums.steps
+                if other.count("_") == question.count("_") and other != question
+            ]
             shown = random.Random(question).choice(alike)
         return f"{self.sums.steps[shown]}. {final}"
 
@@ -62,7 +70,11 @@ def test_the_rich_prompt_is_the_teachers_alone_and_the_arms_differ_in_the_answer
 
     def teach(request, sample):
         asked.append(request.messages)
-        return "no idea" if request.messages[-1]["content"] == sums.rows[0]["question"] else Teacher(sums).answer(request, sample)
+        return (
+            "no idea"
+            if request.messages[-1]["content"] == sums.rows[0]["question"]
+            else Teacher(sums).answer(request, sample)
+        )
 
     sets = ["source.path=sums.jsonl", "train=null", "evaluate=null"]
     run = distillgen.run("frontier-rationales", out="run", sets=sets, teachers={"teacher": teach})
@@ -72,9 +84,15 @@ def test_the_rich_prompt_is_the_teachers_alone_and_the_arms_differ_in_the_answer
     assert len(rows) == 39 and run.dropped[0].dropped.filter == "parsable"
     for row in rows:
         arms = [row[arm] for arm in ("chain_of_thought", "vanilla", "ground_truth")]
-        assert all(turns[0] == {"role": "user", "content": row["question"]} and len(turns) == 2 for turns in arms)
+        assert all(
+            turns[0] == {"role": "user", "content": row["question"]} and len(turns) == 2 for turns in arms
+        )
         final = f"The answer is {row['gold']}."
-        assert [turns[1]["content"] for turns in arms] == [f"{sums.steps[row['question']]}. {final}", final, row["gold"]]
+        assert [turns[1]["content"] for turns in arms] == [
+            f"{sums.steps[row['question']]}. {final}",
+            final,
+            row["gold"],
+        ]
 
 
 def test_what_is_right_what_is_bare_and_what_a_grader_likes_are_told_apart(project):
@@ -87,17 +105,40 @@ def test_what_is_right_what_is_bare_and_what_a_grader_likes_are_told_apart(proje
         question = request.messages[-1]["content"]
         return Teacher(sums).answer(request, sample) if question.startswith("a1") else "no idea"
 
-    sets = ["source.path=sums.jsonl", "train=null", "parsable=null", "source.held_out=null", "evaluate.models=[teacher]"]
-    sets += ["models.grader={provider: scripted, model: echo}", "graded.model=grader"]  # nobody grades himself
-    run = distillgen.run("frontier-rationales", out="run", sets=sets, teachers={"teacher": teach, "grader": teach})
+    sets = [
+        "source.path=sums.jsonl",
+        "train=null",
+        "parsable=null",
+        "source.held_out=null",
+        "evaluate.models=[teacher]",
+    ]
+    sets += [
+        "models.grader={provider: scripted, model: echo}",
+        "graded.model=grader",
+    ]  # nobody grades himself
+    run = distillgen.run(
+        "frontier-rationales", out="run", sets=sets, teachers={"teacher": teach, "grader": teach}
+    )
     told = json.loads((run.directory / "evaluation.json").read_text())["models"]["teacher"]
     share = sum(row["question"].startswith("a1") for row in sums.rows) / 40
     assert 0 < share < 1 and told["metrics"]["right"]["mean"] == share == told["numbers"]["right.answered"]
     assert told["metrics"]["right_and_bare"]["mean"] == 0 and told["metrics"]["graded"]["mean"] == 1
 
 
-LEARNING = ["train.max_steps=250", "train.batch_size=16", "train.learning_rate=2e-3", "train.held_out=0", "source.path=sums.jsonl", "source.held_out=null"]
-LEARNING += ["evaluate.data=longer.jsonl", "evaluate.max_tokens=60", "evaluate.metrics=[numeric: {name: right}]", "ground-truth=null"]
+LEARNING = [
+    "train.max_steps=250",
+    "train.batch_size=16",
+    "train.learning_rate=2e-3",
+    "train.held_out=0",
+    "source.path=sums.jsonl",
+    "source.held_out=null",
+]
+LEARNING += [
+    "evaluate.data=longer.jsonl",
+    "evaluate.max_tokens=60",
+    "evaluate.metrics=[numeric: {name: right}]",
+    "ground-truth=null",
+]
 
 
 def trained(project, out, *, misled=False, sets=()):
@@ -105,11 +146,22 @@ def trained(project, out, *, misled=False, sets=()):
     sums, longer = Sums([3, 4, 6, 7, 9], 1500), Sums([5, 8], 100, seed=1)
     project.rows("sums.jsonl", sums.rows)
     project.rows("longer.jsonl", longer.rows)
-    run = distillgen.run("frontier-rationales", out=out, sets=[*LEARNING, *sets], teachers={"teacher": Teacher(sums, misled).answer})
+    run = distillgen.run(
+        "frontier-rationales",
+        out=out,
+        sets=[*LEARNING, *sets],
+        teachers={"teacher": Teacher(sums, misled).answer},
+    )
     told = json.loads((run.directory / "evaluation.json").read_text())["models"]
-    rows = {arm: json.loads((run.directory / f"student-{arm}" / "manifest.json").read_text())["data"]["rows"]["train"] for arm in
-            [model.removeprefix("student-") for model in told]}
-    return {model.removeprefix("student-"): each["metrics"]["right"]["mean"] for model, each in told.items()}, rows
+    rows = {
+        arm: json.loads((run.directory / f"student-{arm}" / "manifest.json").read_text())["data"]["rows"][
+            "train"
+        ]
+        for arm in [model.removeprefix("student-") for model in told]
+    }
+    return {
+        model.removeprefix("student-"): each["metrics"]["right"]["mean"] for model, each in told.items()
+    }, rows
 
 
 @slow
@@ -165,5 +217,7 @@ def test_thirty_right_answers_in_odd_forms_are_right_and_strict_readings_say_as_
     assert len(ODD) == 30
     lenient = [compare_numbers(text, gold).outcome for text, gold, _, _ in ODD]
     assert lenient == ["right"] * 30
-    assert [compare_numbers(text, gold, lenient=False).outcome for text, gold, *_ in ODD] == ["right" if a else "unanswered" for _, _, a, _ in ODD]
+    assert [compare_numbers(text, gold, lenient=False).outcome for text, gold, *_ in ODD] == [
+        "right" if a else "unanswered" for _, _, a, _ in ODD
+    ]
     assert [compare_texts(text, gold).right for text, gold, *_ in ODD] == [bare for *_, bare in ODD]

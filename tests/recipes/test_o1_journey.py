@@ -21,7 +21,9 @@ SCRIPTED = {"provider": "scripted", "model": "echo"}
 
 def slow(test):
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    skip = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: pip install 'distillgen[train]'")
+    skip = pytest.mark.skipif(
+        bool(missing), reason=f"needs {', '.join(missing)}: pip install 'distillgen[train]'"
+    )
     return pytest.mark.slow(pytest.mark.filterwarnings("default")(skip(test)))
 
 
@@ -29,7 +31,11 @@ def recipe(**source):
     """The shipped pipeline up to its corpus: with a scripted teacher, and without students."""
     shipped = yaml.safe_load((home("pipelines") / "o1-journey.yaml").read_text())
     stages = [stage for stage in shipped["stages"] if not stage.keys() & {"train", "evaluate"}]
-    return {"version": 1, "models": {"teacher": SCRIPTED}, "stages": [{"source": {**stages[0]["source"], **source}}, *stages[1:]]}
+    return {
+        "version": 1,
+        "models": {"teacher": SCRIPTED},
+        "stages": [{"source": {**stages[0]["source"], **source}}, *stages[1:]],
+    }
 
 
 class Sums:
@@ -67,9 +73,13 @@ class Sums:
             result = (first + digit) % self.base
             while draw.random() < 0.3:  # a try that the check refutes
                 tried = draw.choice([n for n in range(self.base) if n != result])
-                steps.append(f"{first} + {digit} = {tried} ? {tried} - {digit} = {(tried - digit) % self.base} , no")
+                steps.append(
+                    f"{first} + {digit} = {tried} ? {tried} - {digit} = {(tried - digit) % self.base} , no"
+                )
             result = (result + draw.randrange(1, self.base)) % self.base if i == slip else result
-            steps.append(f"{first} + {digit} = {result} ? {result} - {digit} = {(result - digit) % self.base} , yes")
+            steps.append(
+                f"{first} + {digit} = {result} ? {result} - {digit} = {(result - digit) % self.base} , yes"
+            )
             first = result
         return f"{' ; '.join(steps)} ; \\boxed{{{first}}}"
 
@@ -97,7 +107,9 @@ def test_no_chain_with_a_wrong_final_answer_is_kept_of_a_teacher_who_errs_in_a_q
     assert len(kept) + len(dropped) == 400 and 0.2 < 1 - fmean(right.values()) < 0.3
     assert all(right[record.fields["thought"]] for record in kept), "a wrong final answer was kept"
     lost = [record for record in dropped if record.dropped.filter == "boxed"]
-    assert not any(right[record.fields["thought"]] for record in lost) and {record.dropped.filter for record in dropped} <= {"boxed", "unique"}
+    assert not any(right[record.fields["thought"]] for record in lost) and {
+        record.dropped.filter for record in dropped
+    } <= {"boxed", "unique"}
     assert all(record.fields["messages"][1]["content"] == record.fields["thought"] for record in kept)
     assert any(", no ;" in record.fields["thought"] for record in kept), "the chains that go back are gone"
 
@@ -111,24 +123,39 @@ def test_with_shuffled_golds_next_to_nothing_passes(project):
     assert sum(1 for _ in read_records(run.directory / "corpus.jsonl")) < 0.2 * 400
 
 
-def test_of_the_shipped_problems_those_go_that_no_program_can_check_and_reasoning_that_comes_apart_is_kept(project):
-    problems = [json.loads(line) for line in (home("data") / "contest_problems.jsonl").read_text().splitlines()]
+def test_of_the_shipped_problems_those_go_that_no_program_can_check_and_reasoning_that_comes_apart_is_kept(
+    project,
+):
+    problems = [
+        json.loads(line) for line in (home("data") / "contest_problems.jsonl").read_text().splitlines()
+    ]
     golds = {row["question"]: row["gold"] for row in problems}
 
     def teach(request, sample):
         question = next(question for question in golds if question in request.messages[-1]["content"])
-        return distillgen.Completion(text=rf"So it is \boxed{{{golds[question]}}}, by way {sample}.", reasoning=f"Hm, {sample}. Wait.")
+        return distillgen.Completion(
+            text=rf"So it is \boxed{{{golds[question]}}}, by way {sample}.", reasoning=f"Hm, {sample}. Wait."
+        )
 
     run = distillgen.run(recipe(), out="run", teachers={"teacher": teach})
     reasons = [record.dropped.reason for record in run.dropped]
     assert sorted(reasons) == [
-        "asks for a proof", "asks for a proof", "has no gold answer", "its gold answer is not a number", "its gold answer is not a number",
-        "needs an image", "needs an image", "needs an image",
-    ]  # fmt: skip
+        "asks for a proof",
+        "asks for a proof",
+        "has no gold answer",
+        "its gold answer is not a number",
+        "its gold answer is not a number",
+        "needs an image",
+        "needs an image",
+        "needs an image",
+    ]
     kept = list(read_records(run.directory / "corpus.jsonl"))
     assert len(kept) == 2 * (len(problems) - len(reasons)) == 80
     assert kept[0].fields["messages"][1]["content"] == "Hm, 0. Wait.\n\n" + kept[0].fields["thought"]
-    held_out = [json.loads(line)["question"] for line in (home("data") / "contest_problems_held_out.jsonl").read_text().splitlines()]
+    held_out = [
+        json.loads(line)["question"]
+        for line in (home("data") / "contest_problems_held_out.jsonl").read_text().splitlines()
+    ]
     assert not set(held_out) & golds.keys()
 
 
@@ -142,13 +169,27 @@ def test_accuracy_grows_with_the_token_budget_by_majority_and_the_report_draws_i
             question = request.messages[-1]["content"]
             draw = random.Random(f"{share}/{question}/{sample}")
             right = sums.gold(question)
-            return "so " * words + rf"\boxed{{{right if draw.random() < share else draw.choice([n for n in range(10) if n != right])}}}"
+            return (
+                "so " * words
+                + rf"\boxed{{{right if draw.random() < share else draw.choice([n for n in range(10) if n != right])}}}"
+            )
 
         script.__qualname__ = f"solver({share}, {words})"
         return script
 
-    stage = {"models": ["able", "blind"], "template": "{{ question }}", "gold": "gold", "metrics": ["boxed"], "n": 8, "vote": "boxed"}
-    pipeline = {"version": 1, "models": {"able": SCRIPTED, "blind": SCRIPTED}, "stages": [{"source": {"path": "sums.jsonl"}}, {"evaluate": stage}]}
+    stage = {
+        "models": ["able", "blind"],
+        "template": "{{ question }}",
+        "gold": "gold",
+        "metrics": ["boxed"],
+        "n": 8,
+        "vote": "boxed",
+    }
+    pipeline = {
+        "version": 1,
+        "models": {"able": SCRIPTED, "blind": SCRIPTED},
+        "stages": [{"source": {"path": "sums.jsonl"}}, {"evaluate": stage}],
+    }
     scripts = {"able": solver(0.55, 40), "blind": solver(0.1, 10)}
     run = distillgen.run(pipeline, out="run", teachers=scripts)
     written = (run.directory / "evaluation.json").read_bytes()
@@ -158,14 +199,18 @@ def test_accuracy_grows_with_the_token_budget_by_majority_and_the_report_draws_i
     blind = [models["blind"]["metrics"]["boxed"]["majority_at_k"][k] for k in ("1", "8")]
     assert blind[1] < blind[0] + 0.1, "a vote made right answers of blind guesses"
     usage = {each["model"]: each["output_tokens"] / each["answers"] for each in run.state["usage"]}
-    assert {name: model["tokens"] for name, model in models.items()} == usage and usage["able"] > 2 * usage["blind"] > 0
+    assert {name: model["tokens"] for name, model in models.items()} == usage and usage["able"] > 2 * usage[
+        "blind"
+    ] > 0
     page = (run.directory / "report.html").read_text()
     paths = re.findall(r'<path class="curve"[^>]* d="(M[^"]+)"><title>(able|blind)</title>', page)
     assert [name for _, name in paths] == ["able", "blind"] and all(path.count("L") == 3 for path, _ in paths)
     heights = [float(spot.split()[1]) for spot in paths[0][0][1:].split("L")]
     assert heights == pytest.approx([100 - 100 * share for share in curve], abs=0.06)
     again = distillgen.run(pipeline, out="again", teachers=scripts, ledger=run.ledger)
-    assert (again.directory / "evaluation.json").read_bytes() == written, "answers from the ledger have other lengths"
+    assert (again.directory / "evaluation.json").read_bytes() == written, (
+        "answers from the ledger have other lengths"
+    )
 
 
 @slow
@@ -180,18 +225,43 @@ def test_the_second_training_goes_on_from_the_warm_up_and_turns_its_form_into_lo
     names = ["student-warm-up", "student-warm-shuffled", "student"]
     stages = [
         {"source": {"path": "sums.jsonl"}},
-        {"generate": {"name": "reformat", "model": "teacher", "prompt": "o1-journey/reformat", "output": "reformatted"}},
+        {
+            "generate": {
+                "name": "reformat",
+                "model": "teacher",
+                "prompt": "o1-journey/reformat",
+                "output": "reformatted",
+            }
+        },
         {"train": {"name": "warm-up", **warm_up}},
         {"train": {"name": "warm-shuffled", "on": "shuffled", **warm_up}},
-        {"generate": {"name": "thoughts", "model": "teacher", "prompt": "o1-journey/long-thought", "output": "thought"}},
+        {
+            "generate": {
+                "name": "thoughts",
+                "model": "teacher",
+                "prompt": "o1-journey/long-thought",
+                "output": "thought",
+            }
+        },
         {"filter": [{"boxed": {"field": "thought"}}]},
         {"train": {**how, "student": "student-warm-up", "max_steps": 80, "completion": "thought"}},
-        {"evaluate": {
-            "models": names, "data": "held_out.jsonl", "template": "{{ question }}", "gold": "gold", "metrics": ["boxed"],
-            "temperature": 0, "max_tokens": 160,
-        }},
-    ]  # fmt: skip
-    run = distillgen.run({"version": 1, "models": {"teacher": SCRIPTED}, "stages": stages}, out="run", teachers={"teacher": sums.teach})
+        {
+            "evaluate": {
+                "models": names,
+                "data": "held_out.jsonl",
+                "template": "{{ question }}",
+                "gold": "gold",
+                "metrics": ["boxed"],
+                "temperature": 0,
+                "max_tokens": 160,
+            }
+        },
+    ]
+    run = distillgen.run(
+        {"version": 1, "models": {"teacher": SCRIPTED}, "stages": stages},
+        out="run",
+        teachers={"teacher": sums.teach},
+    )
     told = json.loads((run.directory / "evaluation.json").read_text())["models"]
     short, shuffled, long = (told[name] for name in names)
     assert short["metrics"]["boxed"]["mean"] > 0.7 and shuffled["metrics"]["boxed"]["mean"] < 0.4
@@ -215,7 +285,11 @@ class Steps:
 
     def rows(self):
         return [
-            {"question": f"from {number} , {times} steps", "solution": self.short(number, times), "gold": str(self.path(number, times)[-1])}
+            {
+                "question": f"from {number} , {times} steps",
+                "solution": self.short(number, times),
+                "gold": str(self.path(number, times)[-1]),
+            }
             for number, times in self.asked
         ]
 
@@ -237,7 +311,11 @@ class Steps:
     def teach(self, request, sample):
         text = request.messages[-1]["content"]
         number, times = map(int, re.search(r"from (\d+) , (\d) steps", text).groups())
-        return self.short(number, times) if "short solution" in text else self.long(number, times, random.Random(f"{number} {times} {sample}"))
+        return (
+            self.short(number, times)
+            if "short solution" in text
+            else self.long(number, times, random.Random(f"{number} {times} {sample}"))
+        )
 
 
 @slow
@@ -247,30 +325,61 @@ def test_two_stages_need_less_than_half_the_chains_of_one(project):
     """
     steps = Steps()
     rows = steps.rows()
-    for name, some in {"all": rows[:162], "forty": rows[:40], "eighty": rows[:80], "held_out": rows[162:]}.items():
+    for name, some in {
+        "all": rows[:162],
+        "forty": rows[:40],
+        "eighty": rows[:80],
+        "held_out": rows[162:],
+    }.items():
         project.rows(f"{name}.jsonl", some)
     how = {"student": "tiny", "batch_size": 16, "learning_rate": 3e-3, "held_out": 0, "prompt": "question"}
-    evaluate = {"data": "held_out.jsonl", "template": "{{ question }}", "gold": "gold", "metrics": ["boxed"], "temperature": 0, "max_tokens": 120}
+    evaluate = {
+        "data": "held_out.jsonl",
+        "template": "{{ question }}",
+        "gold": "gold",
+        "metrics": ["boxed"],
+        "temperature": 0,
+        "max_tokens": 120,
+    }
 
     def taught(name, source, *stages):
         stages = [{"source": {"path": f"{source}.jsonl"}}, *stages]
-        run = distillgen.run({"version": 1, "models": {"teacher": SCRIPTED}, "stages": stages}, out=name, teachers={"teacher": steps.teach})
+        run = distillgen.run(
+            {"version": 1, "models": {"teacher": SCRIPTED}, "stages": stages},
+            out=name,
+            teachers={"teacher": steps.teach},
+        )
         told = json.loads((run.directory / "evaluation.json").read_text())["models"].values()
         return run, [model["metrics"]["boxed"]["mean"] for model in told]
 
     ask = {"model": "teacher", "n": 2, "prompt": "o1-journey/long-thought", "output": "thought"}
-    chains = [{"generate": {"name": "thoughts", **ask}}, {"filter": [{"boxed": {"field": "thought"}}, {"unique": {"by": ["question", "thought"]}}]}]
+    chains = [
+        {"generate": {"name": "thoughts", **ask}},
+        {"filter": [{"boxed": {"field": "thought"}}, {"unique": {"by": ["question", "thought"]}}]},
+    ]
     warm_up, [before] = taught(
-        "warm-up", "all",
-        {"generate": {"name": "reformat", "model": "teacher", "prompt": "o1-journey/reformat", "output": "reformatted"}},
+        "warm-up",
+        "all",
+        {
+            "generate": {
+                "name": "reformat",
+                "model": "teacher",
+                "prompt": "o1-journey/reformat",
+                "output": "reformatted",
+            }
+        },
         {"train": {"name": "warm-up", **how, "max_steps": 700, "completion": "reformatted"}},
         {"evaluate": {"models": ["student-warm-up"], **evaluate}},
-    )  # fmt: skip
+    )
     begin = {"student": str((warm_up.directory / "student-warm-up").resolve()), "learning_rate": 3e-4}
     second = {"train": {**how, **begin, "max_steps": 20, "completion": "thought"}}
     alone = {"train": {**how, "max_steps": 720, "completion": "thought"}}
-    two, [after] = taught("two-stages", "forty", *chains, second, {"evaluate": {"models": ["student"], **evaluate}})
-    one, [only] = taught("one-stage", "eighty", *chains, alone, {"evaluate": {"models": ["student"], **evaluate}})
+    two, [after] = taught(
+        "two-stages", "forty", *chains, second, {"evaluate": {"models": ["student"], **evaluate}}
+    )
+    one, [only] = taught(
+        "one-stage", "eighty", *chains, alone, {"evaluate": {"models": ["student"], **evaluate}}
+    )
     assert 2 * two.state["kept"] > 0.9 * one.state["kept"] > 60
     assert before > 0.75 and after > 0.6 and only < 0.4, (before, after, only)
 

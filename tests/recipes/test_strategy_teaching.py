@@ -16,10 +16,19 @@ from distillgen.runs.directory import read_records
 from tests.conftest import ROOT
 
 POLICY = {
-    "kettle": ("APOLOGY", "REPLACEMENT"), "invoice": ("LEDGER", "REFUND"), "parcel": ("TRACE", "RESEND"), "oven": ("TECHNICIAN", "LOAN"),
-    "dentist": ("CALENDAR", "CALLBACK"), "gym": ("PROOF", "CANCEL"), "passport": ("SAFE", "COURIER"), "appletree": ("WATERING", "PHOTO"),
-    "router": ("CHANNEL", "FIRMWARE"), "birthday": ("EXPRESS", "CARD"), "heating": ("PLUMBER", "DISCOUNT"), "bankcard": ("UNLOCK", "COURTESY"),
-}  # fmt: skip
+    "kettle": ("APOLOGY", "REPLACEMENT"),
+    "invoice": ("LEDGER", "REFUND"),
+    "parcel": ("TRACE", "RESEND"),
+    "oven": ("TECHNICIAN", "LOAN"),
+    "dentist": ("CALENDAR", "CALLBACK"),
+    "gym": ("PROOF", "CANCEL"),
+    "passport": ("SAFE", "COURIER"),
+    "appletree": ("WATERING", "PHOTO"),
+    "router": ("CHANNEL", "FIRMWARE"),
+    "birthday": ("EXPRESS", "CARD"),
+    "heating": ("PLUMBER", "DISCOUNT"),
+    "bankcard": ("UNLOCK", "COURTESY"),
+}
 KNOWN_WITHOUT = {"kettle", "gym"}  # what the student does rightly of its own accord
 ASIDES = "please today again really honestly somehow yesterday morning evening twice".split()
 
@@ -60,13 +69,29 @@ def teacher(request, sample):
     if "You coach" in text:
         first, second = POLICY[topic(request.messages[-1]["content"])]
         enough = "already followed" in text
-        return json.dumps({"missing": "acts", "strategy": f"When the customer has it, use {first}" + f" and {second}" * enough})
+        return json.dumps(
+            {
+                "missing": "acts",
+                "strategy": f"When the customer has it, use {first}" + f" and {second}" * enough,
+            }
+        )
     if "You compare" in text:
-        scenario, one, other = (text.partition(mark)[2].partition("\n\n")[0] for mark in ("scenario: ", "First answer: ", "Second answer: "))
-        better = "neither" if right(one, scenario) == right(other, scenario) else "first" if right(one, scenario) else "second"
+        scenario, one, other = (
+            text.partition(mark)[2].partition("\n\n")[0]
+            for mark in ("scenario: ", "First answer: ", "Second answer: ")
+        )
+        better = (
+            "neither"
+            if right(one, scenario) == right(other, scenario)
+            else "first"
+            if right(one, scenario)
+            else "second"
+        )
         return json.dumps({"reason": "the acts", "better": better})
     if "You grade" in text:
-        scenario, reply = (text.partition(mark)[2].partition("\n\n")[0] for mark in ("scenario: ", "answer: "))
+        scenario, reply = (
+            text.partition(mark)[2].partition("\n\n")[0] for mark in ("scenario: ", "answer: ")
+        )
         return json.dumps({"reason": "the acts", "score": 9 if right(reply, scenario) else 2})
     return "You get " + " and ".join(POLICY[topic(text)])
 
@@ -76,38 +101,73 @@ WORDS = ["library.embedder=words"]
 
 @pytest.fixture
 def world(project):
-    project.rows("customers.jsonl", [{"persona": f"a person with a {name}", "issue": f"the {name}", "policy": "as the house has it"} for name in POLICY])
+    project.rows(
+        "customers.jsonl",
+        [
+            {"persona": f"a person with a {name}", "issue": f"the {name}", "policy": "as the house has it"}
+            for name in POLICY
+        ],
+    )
     held_out = [(name, aside) for name in POLICY for aside in ("suddenly", "since Sunday")]
-    project.rows("held_out.jsonl", [{"scenario": f"Customer: {aside} the {name}, help me", "name": name, "policy": "as the house has it"} for name, aside in held_out])
+    project.rows(
+        "held_out.jsonl",
+        [
+            {
+                "scenario": f"Customer: {aside} the {name}, help me",
+                "name": name,
+                "policy": "as the house has it",
+            }
+            for name, aside in held_out
+        ],
+    )
     project.write("edits.jsonl", "")
     return project
 
 
 def teach(scripts=None, out="taught", sets=()):
     sets = ["source.path=customers.jsonl", "audit.edits=edits.jsonl", "novel.embedder=words", *WORDS, *sets]
-    return distillgen.run("strategy-teaching", out=out, sets=sets, teachers=scripts or {"teacher": teacher, "student": student})
+    return distillgen.run(
+        "strategy-teaching", out=out, sets=sets, teachers=scripts or {"teacher": teacher, "student": student}
+    )
 
 
 def use(library, out, pupil=student):
     """The share of right replies without, with and with a shuffled library; and the topics that went wrong with it."""
-    sets = ["source.path=held_out.jsonl", f"retrieve.from={library}", "retrieve.embedder=words", "retrieve.k=1"]
+    sets = [
+        "source.path=held_out.jsonl",
+        f"retrieve.from={library}",
+        "retrieve.embedder=words",
+        "retrieve.k=1",
+    ]
     run = distillgen.run("strategy-use", out=out, sets=sets, teachers={"teacher": teacher, "student": pupil})
     found = {}
     for arm in ("without", "with-library", "with-shuffled"):
         told = json.loads((run.directory / f"evaluation-{arm}.json").read_text())
         found[arm] = told["models"]["student"]["metrics"]["judge"]["mean"]
-    rows = [json.loads(line) for line in (run.directory / "evaluation-with-library.jsonl").read_text().splitlines()]
-    wrong = {int(row["source"].rpartition(":")[2]) for row in rows if row["model"] == "student" and "judge" in row["reasons"]}
+    rows = [
+        json.loads(line)
+        for line in (run.directory / "evaluation-with-library.jsonl").read_text().splitlines()
+    ]
+    wrong = {
+        int(row["source"].rpartition(":")[2])
+        for row in rows
+        if row["model"] == "student" and "judge" in row["reasons"]
+    }
     return found, wrong
 
 
-@pytest.mark.parametrize("option, value", [("from", "taught/corpus.jsonl"), ("k", "3"), ("embedder", "other/model")])
+@pytest.mark.parametrize(
+    "option, value", [("from", "taught/corpus.jsonl"), ("k", "3"), ("embedder", "other/model")]
+)
 def test_a_control_of_another_library_is_refused(world, option, value):
     """The shuffled arm says something only where it shuffles what the other arm reads."""
     teach()
     sets, scripted = ["source.path=held_out.jsonl", "retrieve.embedder=words"], ["teacher", "student"]
     distillgen.load("strategy-use", [*sets, "retrieve.from=taught/corpus.jsonl"], scripted=scripted)
-    with pytest.raises(ConfigError, match=f"'control': '{option}' is .* in 'library', of which it is the control; .* sets both"):
+    with pytest.raises(
+        ConfigError,
+        match=f"'control': '{option}' is .* in 'library', of which it is the control; .* sets both",
+    ):
         distillgen.load("strategy-use", [*sets, f"control.{option}={value}"], scripted=scripted)
 
 
@@ -120,11 +180,16 @@ def test_what_is_retrieved_teaches_what_is_shuffled_does_not_and_another_student
     assert {topic(r.fields["scenario"]) for r in entries(run)} == POLICY.keys() - KNOWN_WITHOUT
     found, wrong = use("taught/corpus.jsonl", "used")
     base = len(KNOWN_WITHOUT) / len(POLICY)
-    shown = [[{entry["strategy"] for entry in row.fields["known"]} for row in read_records(path)] for path in (
-        world.path / "used/stages/03-library.jsonl", world.path / "used/stages/05-control.jsonl"
-    )]  # fmt: skip
+    shown = [
+        [{entry["strategy"] for entry in row.fields["known"]} for row in read_records(path)]
+        for path in (world.path / "used/stages/03-library.jsonl", world.path / "used/stages/05-control.jsonl")
+    ]
     assert set().union(*shown[1]) == set().union(*shown[0]), "the control reads another library"
-    assert found["without"] == pytest.approx(base) and found["with-library"] >= 0.9 and abs(found["with-shuffled"] - base) <= 0.1, found
+    assert (
+        found["without"] == pytest.approx(base)
+        and found["with-library"] >= 0.9
+        and abs(found["with-shuffled"] - base) <= 0.1
+    ), found
     transferred, _ = use("taught/corpus.jsonl", "used-by-another", second_student)
     assert transferred["with-library"] >= 0.9 and transferred["without"] == pytest.approx(base)
 
@@ -132,7 +197,10 @@ def test_what_is_retrieved_teaches_what_is_shuffled_does_not_and_another_student
 def test_a_strategy_is_rewritten_until_the_reply_is_on_a_par(world):
     run = teach()
     told = json.loads((run.directory / "dialogues/00/improve/rounds.json").read_text())
-    assert [measured["kept"] for measured in told["rounds"]] == [0, len(POLICY) - len(KNOWN_WITHOUT)] and told["ended"] == "every record was kept"
+    assert [measured["kept"] for measured in told["rounds"]] == [
+        0,
+        len(POLICY) - len(KNOWN_WITHOUT),
+    ] and told["ended"] == "every record was kept"
     assert all(" and " in r.fields["strategy"] for r in entries(run))
     short = teach(out="short", sets=["improve.n=1"])
     assert not entries(short) and {r.dropped.filter for r in short.dropped} >= {"at_par"}
@@ -143,9 +211,14 @@ def test_a_known_scenario_is_no_lesson_again_and_the_dialogue_goes_on(world):
     told = json.loads((run.directory / "dialogues/rounds.json").read_text())
     assert [measured["kept"] for measured in told["rounds"]] == [10, 0]
     second = [r for r in read_records(run.directory / "dialogues/01/records.jsonl")]
-    assert all(r.fields["scenario"].count("Customer:") == 2 and "Agent: I offer" in r.fields["scenario"] for r in second)
+    assert all(
+        r.fields["scenario"].count("Customer:") == 2 and "Agent: I offer" in r.fields["scenario"]
+        for r in second
+    )
     taught = [r for r in second if topic(r.fields["scenario"]) not in KNOWN_WITHOUT]
-    assert all(right(r.fields["reply"], r.fields["scenario"]) for r in taught), "a strategy of the first round was not used in the second"
+    assert all(right(r.fields["reply"], r.fields["scenario"]) for r in taught), (
+        "a strategy of the first round was not used in the second"
+    )
 
 
 def test_a_vetoed_entry_hurts_its_neighbourhood_alone_and_nothing_else_is_asked_again(world):
@@ -158,7 +231,16 @@ def test_a_vetoed_entry_hurts_its_neighbourhood_alone_and_nothing_else_is_asked_
     counted.__qualname__ = "teacher"
     teach({"teacher": counted, "student": student})
     before = len(asked)
-    world.rows("edits.jsonl", [{"where": {"issue": "the oven"}, "veto": "we lend no ovens"}, {"where": {"issue": "the router"}, "set": {"strategy": "When it drops, use CHANNEL and FIRMWARE and a smile"}}])
+    world.rows(
+        "edits.jsonl",
+        [
+            {"where": {"issue": "the oven"}, "veto": "we lend no ovens"},
+            {
+                "where": {"issue": "the router"},
+                "set": {"strategy": "When it drops, use CHANNEL and FIRMWARE and a smile"},
+            },
+        ],
+    )
     run = teach({"teacher": counted, "student": student})
     kept = {topic(r.fields["scenario"]): r.fields["strategy"] for r in entries(run)}
     assert "oven" not in kept and kept["router"].endswith("a smile") and len(kept) == 9
@@ -170,17 +252,34 @@ def test_a_vetoed_entry_hurts_its_neighbourhood_alone_and_nothing_else_is_asked_
 
 def test_killed_inside_a_round_the_library_is_the_same_byte_for_byte(world):
     script = "import asyncio\nfrom tests.recipes import test_strategy_teaching as world\n" + "".join(
-        f"async def {name}(request, sample):\n    await asyncio.sleep(0.03)\n    return world.{name}(request, sample)\n" for name in ("teacher", "student")
+        f"async def {name}(request, sample):\n    await asyncio.sleep(0.03)\n    return world.{name}(request, sample)\n"
+        for name in ("teacher", "student")
     )
     world.write("models.py", script)
     sets = ["source.path=customers.jsonl", "audit.edits=edits.jsonl", "novel.embedder=words", *WORDS]
-    sets += [f"models.{name}={{provider: scripted, model: 'models.py:{name}', max_concurrency: 4}}" for name in ("teacher", "student")]
-    command = [sys.executable, "-m", "distillgen", "run", "strategy-teaching", *(word for each in sets for word in ("--set", each))]
+    sets += [
+        f"models.{name}={{provider: scripted, model: 'models.py:{name}', max_concurrency: 4}}"
+        for name in ("teacher", "student")
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "distillgen",
+        "run",
+        "strategy-teaching",
+        *(word for each in sets for word in ("--set", each)),
+    ]
     env = world.env() | {"PYTHONPATH": str(ROOT)}
     subprocess.run([*command, "--out", "whole"], cwd=world.path, env=env, check=True, capture_output=True)
     killed = 0
     for wait_s in (0.9, 1.1, 1.0, 1.2, 1.3):
-        process = subprocess.Popen([*command, "--out", "killed"], cwd=world.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, "--out", "killed"],
+            cwd=world.path,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(wait_s)
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)

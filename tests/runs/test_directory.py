@@ -40,9 +40,18 @@ def test_the_same_run_from_any_folder_goes_on_where_it_was(project, endpoint, tm
     elsewhere.cli("run", path)
     assert len(endpoint.bodies) == 6 and not any(elsewhere.path.iterdir())
     below, deep = at(project.path / "pipelines", project), at(project.path / "docs/more", project)
-    for there, name in ((project, "ask"), (project, "pipelines/ask.yaml"), (below, "ask.yaml"), (deep, "ask"), (deep, "../../pipelines/ask.yaml")):
+    for there, name in (
+        (project, "ask"),
+        (project, "pipelines/ask.yaml"),
+        (below, "ask.yaml"),
+        (deep, "ask"),
+        (deep, "../../pipelines/ask.yaml"),
+    ):
         told = there.cli("run", name).stdout
-        assert f"{Path(os.path.relpath(project.path, there.path)) / 'runs/ask/corpus.jsonl' if there is project else project.path / 'runs/ask/corpus.jsonl'}" in told
+        assert (
+            f"{Path(os.path.relpath(project.path, there.path)) / 'runs/ask/corpus.jsonl' if there is project else project.path / 'runs/ask/corpus.jsonl'}"
+            in told
+        )
         assert "finished" in there.cli("status", "ask").stdout and "answer" in there.cli("show", "ask").stdout
     assert len(endpoint.bodies) == 6 and len(project.read("runs/ask/corpus.jsonl")) == 6
     assert {p.name for p in (project.path / "runs").iterdir()} == {"ask", "ledger.sqlite3"}
@@ -53,11 +62,16 @@ def test_a_second_pipeline_with_the_same_requests_pays_nothing_and_each_run_tell
     first = project.ask_pipeline(endpoint.url, 6, model=PRICE)
     project.cli("run", "ask", "-n", 4)
     project.write("pipelines/other.yaml", first.read_text().replace("ask.yaml", "other.yaml"))
-    told = project.cli("run", "other", "--max-cost-usd", "0.125").stdout  # two answers more, whatever the first run has cost
+    told = project.cli(
+        "run", "other", "--max-cost-usd", "0.125"
+    ).stdout  # two answers more, whatever the first run has cost
     assert "2 requests, 30 tokens, $0.03, 4 answers from the ledger" in told
     assert len(endpoint.bodies) == 6
     assert usage(project)["totals"] | {"cost_usd": 0.06, "answers": 4} == usage(project)["totals"]
-    assert usage(project, "runs/other")["totals"] | {"cost_usd": 0.03, "answers": 2} == usage(project, "runs/other")["totals"]
+    assert (
+        usage(project, "runs/other")["totals"] | {"cost_usd": 0.03, "answers": 2}
+        == usage(project, "runs/other")["totals"]
+    )
     assert len(project.read("runs/other/corpus.jsonl")) == 6
 
 
@@ -77,9 +91,20 @@ def test_a_run_elsewhere_keeps_its_answers_in_the_ledger_of_the_project(project,
 def test_two_runs_of_one_name_in_two_folders_are_two(project, endpoint):
     project.ask_pipeline(endpoint.url, 4, model=PRICE)
     for folder, temperature in (("a", 0.1), ("b", 0.2)):
-        project.cli("run", "ask", "-o", f"{folder}/ask", "--set", f"teacher.temperature={temperature}", "--max-cost-usd", "0.17")
+        project.cli(
+            "run",
+            "ask",
+            "-o",
+            f"{folder}/ask",
+            "--set",
+            f"teacher.temperature={temperature}",
+            "--max-cost-usd",
+            "0.17",
+        )
     assert [usage(project, f"{folder}/ask")["totals"]["cost_usd"] for folder in "ab"] == [0.06, 0.06]
-    project.cli("run", "ask", "-o", "a/ask", "--set", "teacher.temperature=0.3", "--max-cost-usd", "0.17", check=4)
+    project.cli(
+        "run", "ask", "-o", "a/ask", "--set", "teacher.temperature=0.3", "--max-cost-usd", "0.17", check=4
+    )
     assert len(endpoint.bodies) == 8, "what a run has spent before counts for its cap"
 
 
@@ -87,10 +112,15 @@ def test_a_run_that_had_a_ledger_of_its_own_keeps_it(project, endpoint):
     path = project.ask_pipeline(endpoint.url, 5)
     project.cli("run", "ask", "-n", 3, "--ledger", "runs/ask.sqlite3")
     state = usage(project)
-    shutil.move(project.path / "runs/ask.sqlite3", project.path / "runs/ask/ledger.sqlite3")  # as an earlier version left it
+    shutil.move(
+        project.path / "runs/ask.sqlite3", project.path / "runs/ask/ledger.sqlite3"
+    )  # as an earlier version left it
     with sqlite3.connect(project.path / "runs/ask/ledger.sqlite3") as ledger:
         ledger.execute("UPDATE answers SET run = 'ask'")
-    state = {name: value for name, value in state.items() if name != "ledger_seen"} | {"ledger": "ledger.sqlite3", "ledger_rows": 3}
+    state = {name: value for name, value in state.items() if name != "ledger_seen"} | {
+        "ledger": "ledger.sqlite3",
+        "ledger_rows": 3,
+    }
     (project.path / "runs/ask/usage.json").write_text(json.dumps(state))
     project.cli("run", "ask")
     assert len(endpoint.bodies) == 5 and usage(project)["totals"]["requests"] == 5
@@ -104,7 +134,16 @@ def test_a_run_that_had_a_ledger_of_its_own_keeps_it(project, endpoint):
 def test_a_finished_run_stands_while_others_add_and_is_made_again_where_they_supersede(project):
     def behave(body, times):
         said = "" if body["messages"][0]["content"] == "What is 1?" and times == 1 else "good"
-        return completion(body, choices=[{"index": 0, "finish_reason": "stop" if said else "content_filter", "message": {"content": said}}])
+        return completion(
+            body,
+            choices=[
+                {
+                    "index": 0,
+                    "finish_reason": "stop" if said else "content_filter",
+                    "message": {"content": said},
+                }
+            ],
+        )
 
     with Endpoint(behave) as endpoint:
         path = project.ask_pipeline(endpoint.url, 4)
@@ -118,7 +157,9 @@ def test_a_finished_run_stands_while_others_add_and_is_made_again_where_they_sup
         project.write("pipelines/same.yaml", path.read_text())
         project.cli("run", "same", "--retry-failed")
         project.cli("run", "ask")
-        assert corpus.stat().st_mtime_ns != made and len(project.read(corpus)) == 4, "a newer answer counts for every run"
+        assert corpus.stat().st_mtime_ns != made and len(project.read(corpus)) == 4, (
+            "a newer answer counts for every run"
+        )
         made = corpus.stat().st_mtime_ns
         project.cli("run", "ask")
         assert corpus.stat().st_mtime_ns == made and len(endpoint.bodies) == 9
@@ -128,7 +169,10 @@ def test_what_another_process_supersedes_while_a_run_goes_on_is_noticed(project)
     """The other's newer answer is there before this run writes down what it has seen of the ledger."""
     project.rows("data/seeds.jsonl", [{"q": "a"}, {"q": "b"}])
     scripted, path = {"provider": "scripted", "model": "echo"}, project.path / "shared.sqlite3"
-    first = [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "t", "template": "{{ q }}", "output": "a"}}]
+    first = [
+        {"source": {"path": "data/seeds.jsonl"}},
+        {"generate": {"model": "t", "template": "{{ q }}", "output": "a"}},
+    ]
     made = {"version": 1, "models": {"t": scripted, "u": scripted}, "stages": first}
     later = {"generate": {"name": "later", "model": "u", "template": "{{ a }}", "output": "b"}}
     more = {**made, "stages": [*first, later]}
@@ -144,7 +188,9 @@ def test_what_another_process_supersedes_while_a_run_goes_on_is_noticed(project)
             other.execute(f"INSERT INTO answers ({columns}, run, completion) {newer}")
 
     distillgen.run(made, out="first", ledger=path, teachers={"u": slow})
-    execute.execute(distillgen.load(more), Path("first"), execute.Options(ledger=path, scripts={"u": slow}), supersede)
+    execute.execute(
+        distillgen.load(more), Path("first"), execute.Options(ledger=path, scripts={"u": slow}), supersede
+    )
     assert "newer" not in Path("first/corpus.jsonl").read_text(), "the stage that stands was carried out"
     run = distillgen.run(more, out="first", ledger=path, teachers={"u": slow})
     assert json.loads((run.directory / "corpus.jsonl").read_text().splitlines()[0])["a"] == "newer"
@@ -154,9 +200,16 @@ def test_processes_that_use_one_ledger_at_once_wait_for_each_other(project, endp
     path = project.ask_pipeline(endpoint.url, 60)
     commands = []
     for i in range(4):
-        project.write(f"pipelines/p{i}.yaml", path.read_text().replace("api_key", f"temperature: 0.{i}, api_key"))
+        project.write(
+            f"pipelines/p{i}.yaml", path.read_text().replace("api_key", f"temperature: 0.{i}, api_key")
+        )
         commands.append([sys.executable, "-m", "distillgen", "run", f"p{i}", "--json"])
-    started = [subprocess.Popen(c, cwd=project.path, env=project.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for c in commands]
+    started = [
+        subprocess.Popen(
+            c, cwd=project.path, env=project.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for c in commands
+    ]
     for process in started:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said.decode()
@@ -169,8 +222,14 @@ def test_processes_that_use_one_ledger_at_once_wait_for_each_other(project, endp
 def test_answers_of_python_functions_stay_with_their_run(project):
     """Functions of one name may be different ones: they may not answer for each other."""
     project.rows("data/seeds.jsonl", [{"q": "a"}])
-    made = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}},
-            "stages": [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "t", "template": "{{ q }}", "output": "a"}}]}  # fmt: skip
+    made = {
+        "version": 1,
+        "models": {"t": {"provider": "scripted", "model": "echo"}},
+        "stages": [
+            {"source": {"path": "data/seeds.jsonl"}},
+            {"generate": {"model": "t", "template": "{{ q }}", "output": "a"}},
+        ],
+    }
     texts = []
     for word in ("one", "two"):
         run = distillgen.run(made, out=word, teachers={"t": lambda request, sample, word=word: word})
@@ -179,17 +238,42 @@ def test_answers_of_python_functions_stay_with_their_run(project):
 
 
 def test_a_project_is_found_from_a_file_and_from_a_folder(tmp_path, monkeypatch):
-    for folder in ("p/pipelines/deep", "p/data", "p/docs", "q/prompts", "q/trials", "home/pipelines", "home/deep/x", "data", "free"):
+    for folder in (
+        "p/pipelines/deep",
+        "p/data",
+        "p/docs",
+        "q/prompts",
+        "q/trials",
+        "home/pipelines",
+        "home/deep/x",
+        "data",
+        "free",
+    ):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    found = {name: project_of(tmp_path / name).relative_to(tmp_path).as_posix() for name in (
-        "p/pipelines/a.yaml", "p/pipelines/deep/a.yaml", "p/a.yaml", "p/docs/a.yaml", "q/trials/a.yaml", "home/pipelines/a.yaml",
-        "home/deep/x/a.yaml", "free/a.yaml",
-    )}  # fmt: skip
+    found = {
+        name: project_of(tmp_path / name).relative_to(tmp_path).as_posix()
+        for name in (
+            "p/pipelines/a.yaml",
+            "p/pipelines/deep/a.yaml",
+            "p/a.yaml",
+            "p/docs/a.yaml",
+            "q/trials/a.yaml",
+            "home/pipelines/a.yaml",
+            "home/deep/x/a.yaml",
+            "free/a.yaml",
+        )
+    }
     assert found == {
-        "p/pipelines/a.yaml": "p", "p/pipelines/deep/a.yaml": "p", "p/a.yaml": "p", "p/docs/a.yaml": "p", "q/trials/a.yaml": "q",
-        "home/pipelines/a.yaml": "home", "home/deep/x/a.yaml": "home/deep/x", "free/a.yaml": "free",
-    }  # fmt: skip
+        "p/pipelines/a.yaml": "p",
+        "p/pipelines/deep/a.yaml": "p",
+        "p/a.yaml": "p",
+        "p/docs/a.yaml": "p",
+        "q/trials/a.yaml": "q",
+        "home/pipelines/a.yaml": "home",
+        "home/deep/x/a.yaml": "home/deep/x",
+        "free/a.yaml": "free",
+    }
     assert project_around(tmp_path / "p/docs") == tmp_path / "p"
 
 
@@ -198,9 +282,14 @@ def test_a_shipped_recipe_works_in_the_project_around_the_folder_where_it_is_ask
     (project.path / "sub").mkdir()
     monkeypatch.chdir(project.path / "sub")
     loaded = distillgen.load("hello")
-    assert loaded.path.is_relative_to(home("pipelines")) and loaded.run_directory() == project.path / "runs/hello"
+    assert (
+        loaded.path.is_relative_to(home("pipelines"))
+        and loaded.run_directory() == project.path / "runs/hello"
+    )
     assert distillgen.load(str(ROOT / "pipelines/hello.yaml")).project.root == ROOT, "a checkout is a project"
-    monkeypatch.setattr("distillgen.project.__file__", str(ROOT / "pipelines/project.py"))  # as in an installed distillgen
+    monkeypatch.setattr(
+        "distillgen.project.__file__", str(ROOT / "pipelines/project.py")
+    )  # as in an installed distillgen
     assert project_of(ROOT / "pipelines/hello.yaml") == project.path
 
 
@@ -211,7 +300,9 @@ def test_what_is_typed_is_meant_from_where_it_is_typed(project, typed):
     project.rows("sub/rows.jsonl", [{"a": "of here"}])
     there = at(project.path / "sub", project)
     there.cli("run", "x", "--set", f"source.path={typed}")
-    assert project.read("runs/x/corpus.jsonl")[0]["a"] == ("of here" if typed == "rows.jsonl" else "of the project")
+    assert project.read("runs/x/corpus.jsonl")[0]["a"] == (
+        "of here" if typed == "rows.jsonl" else "of the project"
+    )
     there.cli("filter", typed, "--with", "word_count:field=a,min_words=1")
     assert project.read("runs/rows-filtered/corpus.jsonl")
 
@@ -220,11 +311,15 @@ def test_a_ledger_that_another_run_uses_is_not_salvaged(project):
     with Endpoint(latency_s=0.3) as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=", max_concurrency: 2")
         command = [sys.executable, "-m", "distillgen", "run", "ask"]
-        running = subprocess.Popen(command, cwd=project.path, env=project.env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running = subprocess.Popen(
+            command, cwd=project.path, env=project.env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while endpoint.asked.total() < 4:
             time.sleep(0.02)
         refused = project.cli("run", "ask", "-o", "runs/other", "--salvage", check=2)
-        assert "in use by another run" in refused.stderr and not list((project.path / "runs").glob("*.damaged*"))
+        assert "in use by another run" in refused.stderr and not list(
+            (project.path / "runs").glob("*.damaged*")
+        )
         endpoint.latency_s = 0
         assert running.wait(60) == 0
         project.cli("run", "ask", "-o", "runs/other", "--salvage")

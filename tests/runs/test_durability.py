@@ -35,13 +35,17 @@ def judged(body, times):
     """A second stage's answers depend on the first's, so that a mixed-up answer shows in the corpus."""
     text = reply(body)
     if text[-1] in "01":
-        return completion(body, choices=[{"index": 0, "finish_reason": "length", "message": {"content": text}}])
+        return completion(
+            body, choices=[{"index": 0, "finish_reason": "length", "message": {"content": text}}]
+        )
     return None
 
 
 def pipeline(project, url, rows=ROWS):
     path = project.ask_pipeline(
-        url, rows, model=f", max_concurrency: {CONCURRENCY}",
+        url,
+        rows,
+        model=f", max_concurrency: {CONCURRENCY}",
         after='  - generate: {name: again, model: teacher, template: "Judge {{ answer }}", output: verdict}\n'
         "  - filter: [last_digit: {field: verdict, keep: 23456789abcdef}]\n",
     )
@@ -56,8 +60,13 @@ def hang_up():
 
 def start(project, *args, before=hang_up):
     return subprocess.Popen(
-        [sys.executable, "-m", "distillgen", "run", "ask", *args], cwd=project.path, env=project.env(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=before,
+        [sys.executable, "-m", "distillgen", "run", "ask", *args],
+        cwd=project.path,
+        env=project.env(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=before,
     )
 
 
@@ -108,7 +117,9 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(project, number
         assert "run the same command to go on" in errors.decode()
         state = json.loads((project.path / "runs/ask/usage.json").read_text())
         assert state["state"] == "interrupted"
-        assert state["totals"]["answers"] == endpoint.asked.total(), "an answer that was paid for was thrown away"
+        assert state["totals"]["answers"] == endpoint.asked.total(), (
+            "an answer that was paid for was thrown away"
+        )
         endpoint.latency_s = 0
         project.cli("run", "ask")
         assert max(endpoint.asked.values()) == 1
@@ -119,10 +130,22 @@ def test_a_terminal_that_is_closed_throws_no_answer_away(project):
     with Endpoint(latency_s=0.3) as endpoint:
         pipeline(project, endpoint.url)
         ours, theirs = pty.openpty()
-        command = [sys.executable, "-c", "import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-                   f"os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'distillgen', 'run', 'ask'])"]  # fmt: skip
-        process = subprocess.Popen(command, cwd=project.path, env=project.env() | {"TERM": "xterm"}, start_new_session=True,
-                                   preexec_fn=hang_up, stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
+        command = [
+            sys.executable,
+            "-c",
+            "import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+            f"os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'distillgen', 'run', 'ask'])",
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=project.path,
+            env=project.env() | {"TERM": "xterm"},
+            start_new_session=True,
+            preexec_fn=hang_up,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
         os.close(theirs)
         while endpoint.asked.total() < 3 * CONCURRENCY:
             os.read(ours, 1 << 16)

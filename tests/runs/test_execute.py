@@ -57,13 +57,17 @@ def test_a_changed_threshold_measures_and_asks_nothing_again(project, endpoint):
     path.write_text(path.read_text().replace("max_letters: 99", "max_letters: 5"))
     project.cli("run", "ask", check=3)
     assert endpoint.asked.total() == 12 and (project.path / "measured").read_text() == "x" * 6
-    assert {row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")} == {"19 letters > 5"}
+    assert {row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")} == {
+        "19 letters > 5"
+    }
 
 
 def test_a_changed_prompt_asks_only_the_changed_requests(project, endpoint):
     path = project.ask_pipeline(endpoint.url, 10)
     project.cli("run", "ask")
-    path.write_text(path.read_text().replace("{{ question }}", "{{ question }}{% if number == 3 %} Think.{% endif %}"))
+    path.write_text(
+        path.read_text().replace("{{ question }}", "{{ question }}{% if number == 3 %} Think.{% endif %}")
+    )
     project.cli("run", "ask")
     assert endpoint.asked.total() == 11
 
@@ -71,7 +75,11 @@ def test_a_changed_prompt_asks_only_the_changed_requests(project, endpoint):
 def test_retry_with_changed_sampling_asks_just_the_cut_off(project):
     def cut(body, times):
         short = body.get("max_tokens", 0) < 50 and body["messages"][0]["content"].endswith(("3?", "4?"))
-        return completion(body, choices=[{"finish_reason": "length", "message": {"content": "half"}}]) if short else None
+        return (
+            completion(body, choices=[{"finish_reason": "length", "message": {"content": "half"}}])
+            if short
+            else None
+        )
 
     with Endpoint(cut) as endpoint:
         project.ask_pipeline(endpoint.url, 10, stage=", max_tokens: 20")
@@ -104,10 +112,19 @@ def test_preview_shows_every_stage_and_its_answers_serve_the_run(project, endpoi
 
 def test_plan_bounds_what_the_run_then_costs(project, endpoint):
     price = ", max_tokens: 7, price: {input: 2.0, output: 8.0}"
-    project.ask_pipeline(endpoint.url, 10, model=price, stage=", n: 2",
-                         after="  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n")
+    project.ask_pipeline(
+        endpoint.url,
+        10,
+        model=price,
+        stage=", n: 2",
+        after="  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n",
+    )
     plan = json.loads(project.cli("plan", "ask", "--json").stdout)
-    assert not endpoint.asked and plan["totals"]["requests"] == 30 and plan["totals"]["output_tokens"] == 20 * 7 + 20 * 7
+    assert (
+        not endpoint.asked
+        and plan["totals"]["requests"] == 30
+        and plan["totals"]["output_tokens"] == 20 * 7 + 20 * 7
+    )
     assert "requests" in project.cli("plan", "ask", "-n", 4).stdout
     project.cli("run", "ask")
     assert endpoint.asked.total() == 30
@@ -124,14 +141,22 @@ def test_show_and_lineage(project, endpoint):
     told = json.loads(project.cli("show", "ask", "--id", row["meta"]["id"], "--json").stdout)
     assert [r["meta"]["id"] for r in told["parents"]] == row["meta"]["parents"]
     answer = told["answers"][row["meta"]["made"][0]["key"]]
-    assert answer["request"]["messages"][0]["content"] == row["question"] and answer["completion"]["text"] == row["answer"]
+    assert (
+        answer["request"]["messages"][0]["content"] == row["question"]
+        and answer["completion"]["text"] == row["answer"]
+    )
     assert "dropped by filter/short" in project.cli("show", "ask", "--id", row["meta"]["id"]).stdout
-    assert "nothing was dropped by 'shrt'; did you mean 'short'?" in project.cli("show", "ask", "--filter", "shrt", check=2).stderr
+    assert (
+        "nothing was dropped by 'shrt'; did you mean 'short'?"
+        in project.cli("show", "ask", "--filter", "shrt", check=2).stderr
+    )
 
 
 def test_show_tells_of_the_rows_that_came_furthest_where_a_run_did_not_reach_its_end(project, endpoint):
     project.write("filters/short.py", FILTER.replace("99", "5"))
-    project.ask_pipeline(endpoint.url, 4, after="  - filter: [short]\n  - format: {fields: {last: '{{ answer }}'}}\n")
+    project.ask_pipeline(
+        endpoint.url, 4, after="  - filter: [short]\n  - format: {fields: {last: '{{ answer }}'}}\n"
+    )
     project.cli("run", "ask", "--until", "generate")
     assert len(json.loads(project.cli("show", "ask", "--json").stdout)) == 4
     project.cli("run", "ask", "--until", "filter")
@@ -150,7 +175,12 @@ def test_the_python_interface(project):
             {"filter": [{"word_count": {"field": "answer", "min_words": 2}}]},
         ],
     }
-    run = distillgen.run(pipeline, out="runs/p", limit=4, teachers={"teacher": lambda request, sample: "two words" if "3" in str(request.messages) else "one"})
+    run = distillgen.run(
+        pipeline,
+        out="runs/p",
+        limit=4,
+        teachers={"teacher": lambda request, sample: "two words" if "3" in str(request.messages) else "one"},
+    )
     assert str(run) == "4 records: 1 kept, 3 word_count; 4 requests, 9 tokens, $0.00"
     assert {name: len(rows) for name, rows in run.dropped.group("filter").items()} == {"word_count": 3}
     assert len(run.dropped) == 3 and run.dropped[0].dropped.reason == "1 words < 2"
@@ -160,18 +190,36 @@ def test_the_python_interface(project):
 
 def test_set_reaches_models_stages_filters_and_the_pipeline(project):
     project.cli("init", "mine")
-    sets = ["teacher.model=echo", "teacher.price.input=2", "generate.n=2", "word_count.min_words=5", "seed=4", "system.skill=x"]
+    sets = [
+        "teacher.model=echo",
+        "teacher.price.input=2",
+        "generate.n=2",
+        "word_count.min_words=5",
+        "seed=4",
+        "system.skill=x",
+    ]
     loaded = distillgen.load("mine/pipelines/hello.yaml", sets)
     assert loaded.models["teacher"].model == "echo" and loaded.models["teacher"].price.input == 2
-    assert loaded.stages[1].n == 2 and loaded.stages[2].filters[0].options == {"field": "question", "min_words": 5}
+    assert loaded.stages[1].n == 2 and loaded.stages[2].filters[0].options == {
+        "field": "question",
+        "min_words": 5,
+    }
     assert loaded.seed == 4 and loaded.system.skill == "x"
 
 
 def test_a_script_that_raises_is_that_rows_failure(project):
     project.rows("data/seeds.jsonl", [{"a": i} for i in range(3)])
-    project.write("teach.py", "def teach(request, sample):\n    return str(10 / int(request.messages[0]['content']))\n")
-    made = {"version": 1, "models": {"t": {"provider": "scripted", "model": "teach.py:teach"}},
-            "stages": [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "t", "template": "{{ a }}"}}]}  # fmt: skip
+    project.write(
+        "teach.py", "def teach(request, sample):\n    return str(10 / int(request.messages[0]['content']))\n"
+    )
+    made = {
+        "version": 1,
+        "models": {"t": {"provider": "scripted", "model": "teach.py:teach"}},
+        "stages": [
+            {"source": {"path": "data/seeds.jsonl"}},
+            {"generate": {"model": "t", "template": "{{ a }}"}},
+        ],
+    }
     run = distillgen.run(made, out="runs/p")
     assert run.state["kept"] == 2 and "ZeroDivisionError" in run.dropped[0].dropped.reason
 
@@ -202,11 +250,22 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
     monkeypatch.setattr(progress, "SILENCE_S", 0.4)
     monkeypatch.setattr(progress, "PLAIN_EVERY", 1)
     project.rows("data/seeds.jsonl", [{"a": 1}])
-    made = {"version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
-            "stages": [{"source": {"path": "data/seeds.jsonl"}}, {"generate": {"model": "teacher", "template": "{{ a }}"}}]}  # fmt: skip
+    made = {
+        "version": 1,
+        "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "stages": [
+            {"source": {"path": "data/seeds.jsonl"}},
+            {"generate": {"model": "teacher", "template": "{{ a }}"}},
+        ],
+    }
     written = io.StringIO()
     console = Console(file=written, width=200)
-    execute(distillgen.load(made), project.path / "r", Options(scripts={"teacher": slow}), lambda live: progress.watch(live, console))
+    execute(
+        distillgen.load(made),
+        project.path / "r",
+        Options(scripts={"teacher": slow}),
+        lambda live: progress.watch(live, console),
+    )
     assert "waiting for 1 answers of teacher" in written.getvalue() and "first kept row" in written.getvalue()
 
 
@@ -218,11 +277,22 @@ def test_progress_is_plain_lines_without_a_terminal_and_stdout_is_for_machines(p
 
 
 def test_list_and_schema(project):
-    project.write("pipelines/mine.yaml", "# mine.yaml: something of my own\nversion: 1\nsystem: {paper: P, access: text}\nstages: []\n")
+    project.write(
+        "pipelines/mine.yaml",
+        "# mine.yaml: something of my own\nversion: 1\nsystem: {paper: P, access: text}\nstages: []\n",
+    )
     project.write("pipelines/broken.yaml", "a: [")
     found = {entry["name"]: entry for entry in json.loads(project.cli("list", "--json").stdout)}
-    assert found["mine"] == {"name": "mine", "about": "something of my own", "paper": "P", "elicitation": "", "algorithm": "", "skill": "",
-                             "vertical": "", "access": "text"}  # fmt: skip
+    assert found["mine"] == {
+        "name": "mine",
+        "about": "something of my own",
+        "paper": "P",
+        "elicitation": "",
+        "algorithm": "",
+        "skill": "",
+        "vertical": "",
+        "access": "text",
+    }
     assert "cannot be read" in found["broken"]["about"] and "quickstart" in found
 
 
@@ -233,21 +303,34 @@ def test_the_shipped_schema_is_up_to_date_and_accepts_the_shipped_pipelines(proj
     from distillgen.project import home
 
     schema = json.loads(project.cli("list", "--schema").stdout)
-    assert schema == json.loads((home("pipelines") / "schema.json").read_text()), "run: distillgen list --schema > pipelines/schema.json"
+    assert schema == json.loads((home("pipelines") / "schema.json").read_text()), (
+        "run: distillgen list --schema > pipelines/schema.json"
+    )
     validator = Draft202012Validator(schema)
     for path in home("pipelines").glob("*.yaml"):
         assert not list(validator.iter_errors(yaml.safe_load(path.read_text()))), path
-    wrong = {"version": 1, "models": {"t": {"provider": "openai", "modl": "x"}}, "stages": [{"source": {"pth": "x"}}]}
+    wrong = {
+        "version": 1,
+        "models": {"t": {"provider": "openai", "modl": "x"}},
+        "stages": [{"source": {"pth": "x"}}],
+    }
     assert list(validator.iter_errors(wrong))
 
 
 def test_the_filters_of_the_readme_are_those_that_ship(project):
     table = project.cli("list", "filters", "--markdown").stdout
-    assert table.count("\n") == 2 + len(list((ROOT / "filters").glob("[a-z]*.py"))) and "cannot be read" not in table
+    assert (
+        table.count("\n") == 2 + len(list((ROOT / "filters").glob("[a-z]*.py")))
+        and "cannot be read" not in table
+    )
     for line in table.splitlines()[2:]:
         name, what, cost, source = line.removeprefix("| ").removesuffix(" |").split(" | ")
-        assert what.endswith(".") and cost, f"{name}: its docstring begins with what it drops, and has a sentence 'Costs …'"
-    assert f"filters --markdown` -->\n{table}<!-- end" in (ROOT / "README.md").read_text(), "run: distillgen list filters --markdown"
+        assert what.endswith(".") and cost, (
+            f"{name}: its docstring begins with what it drops, and has a sentence 'Costs …'"
+        )
+    assert f"filters --markdown` -->\n{table}<!-- end" in (ROOT / "README.md").read_text(), (
+        "run: distillgen list filters --markdown"
+    )
 
 
 def test_init_makes_a_project_that_runs(project):
@@ -257,12 +340,23 @@ def test_init_makes_a_project_that_runs(project):
     assert json.loads(schema.read_text()) == json.loads(project.cli("list", "--schema").stdout)
     project.cli("run", "hello")
     first, *others = project.read("runs/hello/corpus.jsonl")
-    assert first["question"] == "Why is the sea salty?" and "Rivers wash salts" in first["answer"] and len(others) == 4
+    assert (
+        first["question"] == "Why is the sea salty?"
+        and "Rivers wash salts" in first["answer"]
+        and len(others) == 4
+    )
     project.rows("data/hello.jsonl", [{"topic": "why stars twinkle"}])
     project.cli("run", "hello", check=3)
     remedy = "no answer about 'why stars twinkle': write one there, or name a real teacher"
     assert remedy in project.read("runs/hello/dropped.jsonl")[0]["meta"]["dropped"]["reason"]
-    assert {p.name for p in project.path.iterdir()} == {"pipelines", "prompts", "filters", "data", ".gitignore", "runs"}
+    assert {p.name for p in project.path.iterdir()} == {
+        "pipelines",
+        "prompts",
+        "filters",
+        "data",
+        ".gitignore",
+        "runs",
+    }
     assert "not empty" in project.cli("init", ".", check=2).stderr
 
 
@@ -282,7 +376,12 @@ def test_stages_of_which_nothing_changed_are_not_carried_out_again(project, endp
     now = mtimes(project)
     assert {name for name in now if now[name] != before[name]} == {"03-filter.jsonl", "04-again.jsonl"}
     assert (project.path / "runs/ask/corpus.jsonl").read_bytes() == corpus and endpoint.asked.total() == 12
-    assert state(project)["stages"][0]["complete"] and [s["rows"] for s in state(project)["stages"]] == [6, 6, 6, 6]
+    assert state(project)["stages"][0]["complete"] and [s["rows"] for s in state(project)["stages"]] == [
+        6,
+        6,
+        6,
+        6,
+    ]
 
 
 @pytest.mark.parametrize("how", ["source", "missing", "limit"])
@@ -325,25 +424,42 @@ def test_killed_before_the_report_was_written_the_next_run_writes_it(project, en
 
 def test_filter_takes_any_data_set_without_a_pipeline(project, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "answers.jsonl"
-    elsewhere.write_text("".join(json.dumps({"answer": text}) + "\n" for text in ("one two, three", "one", "one two, three")))
-    done = project.cli("filter", elsewhere, "--with", "word_count:field=answer,min_words=3", "--with", "unique:by=[answer]")
+    elsewhere.write_text(
+        "".join(json.dumps({"answer": text}) + "\n" for text in ("one two, three", "one", "one two, three"))
+    )
+    done = project.cli(
+        "filter", elsewhere, "--with", "word_count:field=answer,min_words=3", "--with", "unique:by=[answer]"
+    )
     assert "1 kept" in done.stdout and "word_count" in done.stdout
     run = project.path / "runs/answers-filtered"
     assert [row["answer"] for row in project.read(run / "corpus.jsonl")] == ["one two, three"]
-    assert [row["meta"]["dropped"]["filter"] for row in project.read(run / "dropped.jsonl")] == ["word_count", "unique"]
-    assert json.loads(project.cli("filter", elsewhere, "--with", "word_count:field=answer", "-n", "2", "--json", "-o", "two").stdout)
+    assert [row["meta"]["dropped"]["filter"] for row in project.read(run / "dropped.jsonl")] == [
+        "word_count",
+        "unique",
+    ]
+    assert json.loads(
+        project.cli(
+            "filter", elsewhere, "--with", "word_count:field=answer", "-n", "2", "--json", "-o", "two"
+        ).stdout
+    )
 
 
-@pytest.mark.parametrize("args, said", [
-    (("nome.jsonl", "--with", "word_count"), "there is no file 'nome.jsonl'"),
-    (("nome", "--with", "word_count"), "there is no run, file or folder 'nome'; a data set on the Hub is named owner/name"),
-    (("rows.jsonl", "--with", "word_cuont"), "did you mean 'word_count'?"),
-    (("rows.jsonl", "--with", "word_count:min_word=3"), "did you mean 'min_words'?"),
-    (("rows.jsonl", "--with", "word_count:min_words"), "given as option=value, not 'min_words'"),
-    (("rows.jsonl", "--with", "word_count:min_words=[3"), "--with word_count:min_words=[3"),
-    (("rows.jsonl", "--with", "word_count:field=anwser"), "did you mean 'answer'?"),
-    (("rows.jsonl", "--with", "judge:model=judge,field=answer"), "judge"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (("nome.jsonl", "--with", "word_count"), "there is no file 'nome.jsonl'"),
+        (
+            ("nome", "--with", "word_count"),
+            "there is no run, file or folder 'nome'; a data set on the Hub is named owner/name",
+        ),
+        (("rows.jsonl", "--with", "word_cuont"), "did you mean 'word_count'?"),
+        (("rows.jsonl", "--with", "word_count:min_word=3"), "did you mean 'min_words'?"),
+        (("rows.jsonl", "--with", "word_count:min_words"), "given as option=value, not 'min_words'"),
+        (("rows.jsonl", "--with", "word_count:min_words=[3"), "--with word_count:min_words=[3"),
+        (("rows.jsonl", "--with", "word_count:field=anwser"), "did you mean 'answer'?"),
+        (("rows.jsonl", "--with", "judge:model=judge,field=answer"), "judge"),
+    ],
+)
 def test_a_mistake_in_filter_is_told(project, args, said):
     project.rows("rows.jsonl", [{"answer": "one two"}])
     told = project.cli("filter", *args, check=2).stderr
@@ -352,8 +468,12 @@ def test_a_mistake_in_filter_is_told(project, args, said):
 
 def test_what_a_later_stage_asks_goes_first(project):
     with Endpoint(latency_s=0.005) as endpoint:
-        project.ask_pipeline(endpoint.url, 100, model=", max_concurrency: 2",
-                             after="  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n")
+        project.ask_pipeline(
+            endpoint.url,
+            100,
+            model=", max_concurrency: 2",
+            after="  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n",
+        )
         project.cli("run", "ask")
         kinds = ["And" in body["messages"][0]["content"] for body in endpoint.bodies]
         assert sum(kinds[:60]) > 20, "the second stage waited for the first to be through"
@@ -362,11 +482,17 @@ def test_what_a_later_stage_asks_goes_first(project):
 def test_what_cannot_be_written_is_told_with_what_is_safe(project):
     project.rows("a.jsonl", [{"text": "a"}])
     (project.path / "out/stages/01-source.jsonl.partial").mkdir(parents=True)
-    with pytest.raises(distillgen.DistillgenError, match="cannot write to 'out': is a directory. The answers that were paid for are safe"):
+    with pytest.raises(
+        distillgen.DistillgenError,
+        match="cannot write to 'out': is a directory. The answers that were paid for are safe",
+    ):
         distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}]}, out="out")
     assert json.loads((project.path / "out/usage.json").read_text())["state"] == "failed"
     (project.path / "out/stages/01-source.jsonl.partial").rmdir()
-    assert distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}]}, out="out").state["state"] == "finished"
+    assert (
+        distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}]}, out="out").state["state"]
+        == "finished"
+    )
 
 
 def test_concurrency_bounds_what_every_model_is_asked_at_once(project):
@@ -381,7 +507,11 @@ def test_concurrency_bounds_what_every_model_is_asked_at_once(project):
         return "x"
 
     ask = {"generate": {"model": "m", "template": "{{ text }}", "output": "answer"}}
-    pipeline = {"version": 1, "models": {"m": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "a.jsonl"}}, ask]}
+    pipeline = {
+        "version": 1,
+        "models": {"m": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "a.jsonl"}}, ask],
+    }
     distillgen.run(pipeline, out="free", teachers={"m": script})
     assert max(most) > 3
     most[:] = [0]

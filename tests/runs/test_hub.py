@@ -19,7 +19,9 @@ from tests.hub import Hub
 from tests.pipeline.test_mistakes import here
 
 TOKEN = "hf_write"
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # how the Hub's client uses its own
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # how the Hub's client uses its own
 
 
 @pytest.fixture
@@ -45,7 +47,12 @@ def again(project, rows):
 
 
 def environment(project, url):
-    kept = {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(project.path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    kept = {
+        "HF_ENDPOINT": url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(project.path / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     return kept | {"HF_TOKEN": TOKEN}
 
 
@@ -72,33 +79,65 @@ def load(project, hub, name):
         "print(json.dumps({split: list(rows) for split, rows in loaded.items()}))"
     )
     env = project.env() | environment(project, hub.url) | {"PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-c", code, name], cwd=project.path, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, name],
+        cwd=project.path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def leaks(project):
     """Files in the project, but for what the client keeps of its own, in which the token stands."""
-    return [p for p in project.path.rglob("*") if p.is_file() and "hf" not in p.parts and TOKEN.encode() in p.read_bytes()]
+    return [
+        p
+        for p in project.path.rglob("*")
+        if p.is_file() and "hf" not in p.parts and TOKEN.encode() in p.read_bytes()
+    ]
 
 
 def test_a_run_goes_up_private_and_is_loaded_by_datasets(run, project, hub, push):
     done = push(hub.url, "r", "hello")
-    assert f"{hub.url}/datasets/me/hello" in done.stdout and hub.repositories["dataset", "me/hello"]["private"]
+    assert (
+        f"{hub.url}/datasets/me/hello" in done.stdout and hub.repositories["dataset", "me/hello"]["private"]
+    )
     files = hub.files("me/hello")
     assert files.keys() == {"README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json"}
     corpus = (run.directory / "corpus.jsonl").read_bytes()
-    assert files["corpus.jsonl"] == re.sub(rb'"key":"\w+",', b"", corpus) and hub.uploaded.total() == 2  # the card and the rows
-    assert b"path: pipeline\n" in files["pipeline.lock.yaml"] and str(project.path).encode() not in b"".join(files.values())
+    assert (
+        files["corpus.jsonl"] == re.sub(rb'"key":"\w+",', b"", corpus) and hub.uploaded.total() == 2
+    )  # the card and the rows
+    assert b"path: pipeline\n" in files["pipeline.lock.yaml"] and str(project.path).encode() not in b"".join(
+        files.values()
+    )
     rows = load(project, hub, "me/hello")["train"]
     corpus = [json.loads(line) for line in (run.directory / "corpus.jsonl").read_text().splitlines()]
-    assert [row["answer"] for row in rows] == ["An answer"] * 40 and [r["meta"]["id"] for r in rows] == [r["meta"]["id"] for r in corpus]
+    assert [row["answer"] for row in rows] == ["An answer"] * 40 and [r["meta"]["id"] for r in rows] == [
+        r["meta"]["id"] for r in corpus
+    ]
     assert not leaks(project) and TOKEN not in done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_an_export_with_splits_goes_up_and_is_loaded_by_datasets(run, project, hub, push):
-    project.cli("export", "r", "--format", "parquet", "--shape", "prompt_completion", "--split", "train=0.8,test=0.2", "--shard-rows", "15", "-o", "out")
+    project.cli(
+        "export",
+        "r",
+        "--format",
+        "parquet",
+        "--shape",
+        "prompt_completion",
+        "--split",
+        "train=0.8,test=0.2",
+        "--shard-rows",
+        "15",
+        "-o",
+        "out",
+    )
     push(hub.url, "out", "me/out", "--public")
     assert not hub.repositories["dataset", "me/out"]["private"]
     loaded = load(project, hub, "me/out")
@@ -134,7 +173,9 @@ def test_a_killed_push_goes_on_and_uploads_nothing_twice(run, project, push):
         command = [sys.executable, "-m", "distillgen", "push", "out", "me/out"]
         for reached in ("PUT", "commit"):
             hub.requests.clear()
-            process = subprocess.Popen(command, cwd=project.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, cwd=project.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             limit = time.monotonic() + 60
             while time.monotonic() < limit and process.poll() is None:
                 if hub.uploaded.total() >= 6 and any(reached in request for request in hub.requests):
@@ -156,19 +197,39 @@ def test_a_dry_run_shows_the_files_and_touches_no_network(run, project, push):
     for name in ("README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json"):
         assert f"{name}\n" in done.stdout
     size = (run.directory / ".published.jsonl").stat().st_size
-    assert f"{size:,}  corpus.jsonl" in done.stdout and "for the private dataset repository me/hello" in done.stdout
-    told = json.loads(push("http://127.0.0.1:9", "r", "me/hello", "--dry-run", "--public", "--json", token="").stdout)
+    assert (
+        f"{size:,}  corpus.jsonl" in done.stdout
+        and "for the private dataset repository me/hello" in done.stdout
+    )
+    told = json.loads(
+        push("http://127.0.0.1:9", "r", "me/hello", "--dry-run", "--public", "--json", token="").stdout
+    )
     assert {"name": "corpus.jsonl", "bytes": size} in told["files"] and told["private"] is False
     assert not (project.path / "hf").exists()
 
 
 def student(run, *, kind):
     folder = run.directory / "student"
-    names = {"adapter": ["adapter_config.json", "adapter_model.safetensors"], "model": ["config.json", "model.safetensors", "base/config.json"]}[kind]
-    for name in [*names, "tokenizer.json", "README.md", "checkpoint-4/model.safetensors", "checkpoint-4/optimizer.pt", "optimizer.pt", "trainer_state.json", "training_args.bin", ".cache/x"]:
+    names = {
+        "adapter": ["adapter_config.json", "adapter_model.safetensors"],
+        "model": ["config.json", "model.safetensors", "base/config.json"],
+    }[kind]
+    for name in [
+        *names,
+        "tokenizer.json",
+        "README.md",
+        "checkpoint-4/model.safetensors",
+        "checkpoint-4/optimizer.pt",
+        "optimizer.pt",
+        "trainer_state.json",
+        "training_args.bin",
+        ".cache/x",
+    ]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{kind} {name}")
-    (folder / "manifest.json").write_text(json.dumps({"base": "Qwen/Qwen2.5-0.5B", "kind": kind, "objective": "sft"}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"base": "Qwen/Qwen2.5-0.5B", "kind": kind, "objective": "sft"})
+    )
     return {*names, "tokenizer.json", "README.md", "manifest.json"}
 
 
@@ -178,7 +239,11 @@ def test_a_student_goes_up_without_its_checkpoints_and_with_a_card(run, project,
     assert {file.name for file in student_files(run)} == names and "checkpoint-*" in NOT_OF_A_STUDENT
     push(hub.url, "r", "me/student", "--student")
     files = hub.files("me/student", "model")
-    assert files.keys() == names and b"Objective: sft" in files["README.md"] and ("model", "me/student") in hub.repositories
+    assert (
+        files.keys() == names
+        and b"Objective: sft" in files["README.md"]
+        and ("model", "me/student") in hub.repositories
+    )
     assert (b"library_name: peft" in files["README.md"]) == (kind == "adapter")
     assert files["tokenizer.json"] == f"{kind} tokenizer.json".encode()
 
@@ -189,8 +254,14 @@ def test_a_student_is_downloaded_again_by_the_hubs_client(run, project, hub, pus
     push(hub.url, "r", "me/student", "--student")
     code = "import huggingface_hub, sys; huggingface_hub.snapshot_download(sys.argv[1], local_dir='got')"
     env = project.env() | environment(project, hub.url) | {"PYTHONWARNINGS": "ignore"}
-    subprocess.run([sys.executable, "-c", code, "me/student"], cwd=project.path, env=env, check=True, timeout=120)
-    got = {p.relative_to(project.path / "got").as_posix(): p.read_bytes() for p in (project.path / "got").rglob("*") if p.is_file() and ".cache" not in p.parts}
+    subprocess.run(
+        [sys.executable, "-c", code, "me/student"], cwd=project.path, env=env, check=True, timeout=120
+    )
+    got = {
+        p.relative_to(project.path / "got").as_posix(): p.read_bytes()
+        for p in (project.path / "got").rglob("*")
+        if p.is_file() and ".cache" not in p.parts
+    }
     assert got == hub.files("me/student", "model") and got.keys() == names
 
 
@@ -207,10 +278,18 @@ def test_a_student_is_downloaded_again_by_the_hubs_client(run, project, hub, pus
         (("r", "others/x"), TOKEN, "does not let this token write to 'others/x'"),
         (("r", "me/a b"), TOKEN, "'me/a b' is no name for a repository"),
         (("r", "me/a/b"), TOKEN, "'me/a/b' is no name for a repository"),
-        (("r", "me/model"), TOKEN, "'me/model' is a model repository on the Hub; give the dataset a name of its own"),
+        (
+            ("r", "me/model"),
+            TOKEN,
+            "'me/model' is a model repository on the Hub; give the dataset a name of its own",
+        ),
         (("r", "me/open"), TOKEN, "'me/open' is public already; give --public"),
         (("r", "me/x", "--student"), TOKEN, "has no student; train one first"),
-        (("data", "me/x"), TOKEN, "'data' is neither a run nor a folder that 'distillgen export RUN' has written"),
+        (
+            ("data", "me/x"),
+            TOKEN,
+            "'data' is neither a run nor a folder that 'distillgen export RUN' has written",
+        ),
         (("data", "me/x", "--student"), TOKEN, "--student is of a run"),
         (("rr", "me/x"), TOKEN, "'rr' is not a run directory; did you mean 'r'?"),
     ],
@@ -220,13 +299,20 @@ def test_a_mistake_is_one_line_with_what_to_do(run, project, hub, args, token, s
     hub.repository("me/model", "model")
     hub.repository("me/open", private=False)
     done = push(hub.url, *args, check=2, token=token)
-    assert says in done.stderr and done.stderr.count("\n") == 1 and (not token or token not in done.stderr + done.stdout)
+    assert (
+        says in done.stderr
+        and done.stderr.count("\n") == 1
+        and (not token or token not in done.stderr + done.stdout)
+    )
     assert not hub.uploaded and not hub.sent and not leaks(project)
 
 
 def test_no_network_is_told(run, project, push):
     done = push("http://127.0.0.1:9", "r", "me/x", check=2)
-    assert "cannot reach http://127.0.0.1:9 (" in done.stderr and "look at the network, then run the same command again" in done.stderr
+    assert (
+        "cannot reach http://127.0.0.1:9 (" in done.stderr
+        and "look at the network, then run the same command again" in done.stderr
+    )
     assert done.stderr.count("\n") == 1 and TOKEN not in done.stderr
 
 
@@ -240,7 +326,9 @@ def test_a_network_that_goes_while_uploading_is_told_and_the_same_command_goes_o
     gone = {"all": ""}
     with Hub(behave) as hub:
         done = push(hub.url, "r", "me/x", check=2)
-        assert f"cannot reach {hub.url} (" in done.stderr and done.stderr.splitlines()[-1].startswith("cannot reach")
+        assert f"cannot reach {hub.url} (" in done.stderr and done.stderr.splitlines()[-1].startswith(
+            "cannot reach"
+        )
         assert hub.uploaded.total() == 1 and not hub.files("me/x")
         gone.clear()
         push(hub.url, "r", "me/x")
@@ -250,11 +338,17 @@ def test_a_network_that_goes_while_uploading_is_told_and_the_same_command_goes_o
 def test_a_refused_upload_tells_no_token_and_no_signature(run, project, push):
     def behave(request):
         if request.method == "PUT":
-            return web.Response(status=403, text=f"no {TOKEN} s3cret", headers={"X-Error-Message": f"{TOKEN} s3cret"})
+            return web.Response(
+                status=403, text=f"no {TOKEN} s3cret", headers={"X-Error-Message": f"{TOKEN} s3cret"}
+            )
 
     with Hub(behave) as hub:
         done = push(hub.url, "r", "me/x", check=2)
-    assert "does not let this token write" in done.stderr and "s3cret" not in done.stderr and TOKEN not in done.stderr
+    assert (
+        "does not let this token write" in done.stderr
+        and "s3cret" not in done.stderr
+        and TOKEN not in done.stderr
+    )
     assert done.stderr.count("\n") == 1 and not leaks(project)
 
 
@@ -262,7 +356,11 @@ def test_a_card_that_the_hub_refuses_is_told(run, project, hub, push):
     card = run.directory / "README.md"
     card.write_text(card.read_text().replace("license: unknown", "license: nonsense"))
     done = push(hub.url, "r", "me/x", check=2)
-    assert "the Hub refuses it (400)" in done.stderr and "license must be one of the known ones" in done.stderr and not hub.uploaded
+    assert (
+        "the Hub refuses it (400)" in done.stderr
+        and "license must be one of the known ones" in done.stderr
+        and not hub.uploaded
+    )
 
 
 def test_a_login_of_the_hub_serves_as_the_token(run, project, hub, push):

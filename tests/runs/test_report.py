@@ -77,7 +77,15 @@ def write_project(root, rows, *, model="echo", about="demo.yaml: a demonstration
         teacher["price"] = {"input": 1.0, "output": 2.0}
     stages = [
         {"source": {"path": "seeds.jsonl"}},
-        {"generate": {"name": "ask", "model": "teacher", "template": "{{ question }}", "output": "answer", "n": n}},
+        {
+            "generate": {
+                "name": "ask",
+                "model": "teacher",
+                "template": "{{ question }}",
+                "output": "answer",
+                "n": n,
+            }
+        },
         {"filter": {"name": "check", "filters": [{"words": {"max_words": 3, "note": note}}]}},
         {"format": {"messages": [{"user": "{{ question }}"}, {"assistant": "{{ answer }}"}]}},
     ]
@@ -113,14 +121,25 @@ def assert_harmless(html):
         " table thead tbody tfoot tr th td svg rect path pre details summary".split()
     )
     for tag, name, value in page.attributes:
-        assert not name.startswith("on") and name not in ("href", "src", "action", "xlink:href", "srcdoc", "background")
+        assert not name.startswith("on") and name not in (
+            "href",
+            "src",
+            "action",
+            "xlink:href",
+            "srcdoc",
+            "background",
+        )
         assert name != "style" or re.fullmatch(r"width: [\d.]+%", value)
         assert name == "aria-label" or not re.search("//|javascript", value or "")
         assert tag == "meta" or "url(" not in (value or "")
     assert page.tags.count("style") == page.tags.count("h1") == 1
     style = html[html.index("<style>") : html.index("</style>")]
     assert "@import" not in style and "url(" not in style
-    assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in page.attributes
+    assert (
+        "meta",
+        "content",
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+    ) in page.attributes
     assert not CONTROL.search(html)
     return page
 
@@ -170,11 +189,15 @@ def test_what_filters_cost_and_what_another_order_would_have_spared(tmp_path):
         recipe["stages"][1:] = [{"filter": {"name": "check", "filters": order}}]
         pipeline.write_text(yaml.safe_dump(recipe))
         out = directory / str(requests)
-        distillgen.run(pipeline, out=out, teachers={"teacher": lambda request, sample: '{"reason": "so", "score": 9}'})
+        distillgen.run(
+            pipeline, out=out, teachers={"teacher": lambda request, sample: '{"reason": "so", "score": 9}'}
+        )
         page = page_of(out)
         assert re.search(rf"judge check.*? {requests} {requests} {requests} \$0\.00\d+", page.text), page.text
         assert re.search(r"words check 6 6 [\d,.e+]+ 0", page.text)
-        assert ("2 that it kept were dropped behind it by filters that ask nobody" in page.text) == (requests == 6)
+        assert ("2 that it kept were dropped behind it by filters that ask nobody" in page.text) == (
+            requests == 6
+        )
         assert len((out / "corpus.jsonl").read_text().splitlines()) == 4
         assert_harmless((out / "report.html").read_text())
 
@@ -205,7 +228,9 @@ def test_the_same_run_gives_the_same_bytes(finished):
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_where_nothing_temporary_can_be_kept_there_is_a_report_all_the_same(finished, monkeypatch, tmp_path, full):
+def test_where_nothing_temporary_can_be_kept_there_is_a_report_all_the_same(
+    finished, monkeypatch, tmp_path, full
+):
     def no_room(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
@@ -240,24 +265,35 @@ def test_hostile_text_is_only_ever_shown(tmp_path):
     assert not CONTROL.search(card)
     assert not re.search(r"(?<!\\)<", card.replace("n<1K", "")) and not re.search(r"(?<!\\)\]\(", card)
     tables = [block.splitlines() for block in card.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 5 and all(len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1 for table in tables)
+    assert len(tables) == 5 and all(
+        len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1 for table in tables
+    )
 
 
 def test_reasons_of_strangers_are_escaped(finished, tmp_path):
     directory = Path(shutil.copytree(finished, tmp_path / "copy"))
     for_all = "".join(HOSTILE)
-    row = Record("1", {"x": for_all}, (for_all,), for_all, ({"stage": for_all, "model": for_all, "new": {for_all: 1}},))
-    dropped = Record(**{name: getattr(row, name) for name in ("id", "fields", "parents", "source", "made")},
-                     scores={for_all: 1.5}, dropped=Dropped(for_all, for_all, for_all))  # fmt: skip
+    row = Record(
+        "1", {"x": for_all}, (for_all,), for_all, ({"stage": for_all, "model": for_all, "new": {for_all: 1}},)
+    )
+    dropped = Record(
+        **{name: getattr(row, name) for name in ("id", "fields", "parents", "source", "made")},
+        scores={for_all: 1.5},
+        dropped=Dropped(for_all, for_all, for_all),
+    )
     (directory / "stages" / "04-format.jsonl").write_bytes(dumps(dropped.row()) + b"\n")
     write_report(directory)
     assert_harmless((directory / "report.html").read_text(encoding="utf-8"))
 
 
 def test_nothing_kept(tmp_path):
-    directory = carry_out(tmp_path, [{"question": "a b c d"}] * 3, lambda request, sample: "one two three four")
+    directory = carry_out(
+        tmp_path, [{"question": "a b c d"}] * 3, lambda request, sample: "one two three four"
+    )
     page = page_of(directory)
-    assert "Kept 0 0.0%" in page.text and "Dropped 3 100.0%" in page.text and "No record was kept." in page.text
+    assert (
+        "Kept 0 0.0%" in page.text and "Dropped 3 100.0%" in page.text and "No record was kept." in page.text
+    )
     card = (directory / "README.md").read_text()
     assert "0 rows of synthetic data" in card and "- n<1K" in card
 
@@ -279,10 +315,15 @@ def answer(request, sample):
         os.kill(os.getpid(), signal.SIGINT)
     return "one"
 """
-    directory, errors, state = carry_out_elsewhere(tmp_path, [{"question": f"q {i}"} for i in range(400)], answer)
+    directory, errors, state = carry_out_elsewhere(
+        tmp_path, [{"question": f"q {i}"} for i in range(400)], answer
+    )
     assert "Stopped" in errors and state["state"] == "interrupted" and state["kept"] < 400
     page = page_of(directory)
-    assert "This run is not complete: interrupted." in page.text and "of 400 source records were read" in page.text
+    assert (
+        "This run is not complete: interrupted." in page.text
+        and "of 400 source records were read" in page.text
+    )
     assert page.text.index("not complete") < page.text.index("Requests")
     assert f"Kept {state['kept']}" in page.text
     assert "**Not complete**" in (directory / "README.md").read_text()
@@ -306,7 +347,10 @@ def test_a_run_up_to_a_stage_is_about_what_left_that_stage(tmp_path):
 
 
 def test_a_finished_run_does_not_say_that_it_is_not(finished):
-    assert "not complete" not in page_of(finished).text and "Not complete" not in (finished / "README.md").read_text()
+    assert (
+        "not complete" not in page_of(finished).text
+        and "Not complete" not in (finished / "README.md").read_text()
+    )
 
 
 def test_the_card_tells_what_is_known(finished):
@@ -319,7 +363,11 @@ def test_the_card_tells_what_is_known(finished):
         "tags": ["synthetic", "distillgen"],
         "size_categories": ["n<1K"],
     }
-    assert "27 rows of synthetic data" in body and "seeds.jsonl, 20 records read" in body and "Licence: not stated" in body
+    assert (
+        "27 rows of synthetic data" in body
+        and "seeds.jsonl, 20 records read" in body
+        and "Licence: not stated" in body
+    )
     assert re.search(r"\| ask \| 20 \| 36 \| 4 \| malformed 4 \|", body)
     assert re.search(r"\| check \| 36 \| 27 \| 9 \| words 9 \|", body)
     assert "| messages | chat turns | 27 |" in body and "| question | text | 27 |" in body
@@ -327,7 +375,10 @@ def test_the_card_tells_what_is_known(finished):
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.text(st.characters()), value=st.recursive(st.text(st.characters()) | st.none() | st.floats(), st.lists))
+@given(
+    name=st.text(st.characters()),
+    value=st.recursive(st.text(st.characters()) | st.none() | st.floats(), st.lists),
+)
 def test_any_text_can_be_shown(finished, tmp_path, name, value):
     directory = tmp_path / "any"
     if not directory.exists():
@@ -346,8 +397,13 @@ def test_memory_does_not_grow_with_the_rows(finished, tmp_path):
     path = directory / "stages" / "04-format.jsonl"
     with path.open("wb") as stream:
         for i in range(3000):
-            dropped = Record(str(i), {"text": f"{i} " * 800}, scores={"words": i / 7, "other": 1.5 ** (i % 900)})
-            stream.write(dumps(dropped.drop("check", "words", f"reason{'abcdefgh'[i % 8] * (i % 300)} {i}").row()) + b"\n")
+            dropped = Record(
+                str(i), {"text": f"{i} " * 800}, scores={"words": i / 7, "other": 1.5 ** (i % 900)}
+            )
+            stream.write(
+                dumps(dropped.drop("check", "words", f"reason{'abcdefgh'[i % 8] * (i % 300)} {i}").row())
+                + b"\n"
+            )
     assert path.stat().st_size > 10_000_000
     write_report(directory)  # compiles what is compiled once
     tracemalloc.start()
@@ -376,7 +432,9 @@ def test_what_is_dropped_first_behind_the_sample_has_its_example_too(finished, t
     directory = Path(shutil.copytree(finished, tmp_path / "large"))
     rows = [Record(str(i), {"text": f"plain {i}"}) for i in range(20 * SAMPLE)]
     rows[-2] = Record("late", {"text": "the late one"}).drop("check", "words", "came late")
-    (directory / "stages" / "04-format.jsonl").write_bytes(b"".join(dumps(row.row(), sort_keys=False) + b"\n" for row in rows))
+    (directory / "stages" / "04-format.jsonl").write_bytes(
+        b"".join(dumps(row.row(), sort_keys=False) + b"\n" for row in rows)
+    )
     write_report(directory)
     assert "the late one" in page_of(directory).text
 
@@ -398,21 +456,35 @@ def test_a_histogram_shows_the_threshold_and_keeps_an_outlier_out_of_the_way():
     assert [bool(bar["l"]) for bar in found["bars"]] == sorted(bool(bar["l"]) for bar in found["bars"])
 
 
-def test_reasons_that_differ_in_a_number_a_quotation_or_after_a_colon_are_counted_together(finished, tmp_path):
+def test_reasons_that_differ_in_a_number_a_quotation_or_after_a_colon_are_counted_together(
+    finished, tmp_path
+):
     directory = Path(shutil.copytree(finished, tmp_path / "copy"))
     rows = []
     for i in range(100):
         rows.append(Record(str(i), {}).drop("check", "words", f"{i + 4} words > 3"))
         rows.append(Record(str(i), {}).drop("ask", "malformed", f"there is no JSON in the answer 'no {i}'"))
-        rows.append(Record(str(i), {}).drop("ask", "malformed", f"the teacher said: {'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}"))
+        rows.append(
+            Record(str(i), {}).drop(
+                "ask", "malformed", f"the teacher said: {'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}"
+            )
+        )
     (directory / "stages" / "04-format.jsonl").write_bytes(b"".join(dumps(row.row()) + b"\n" for row in rows))
     write_report(directory)
     text = page_of(directory).text
-    assert "100 4 words > 3" in text and "100 there is no JSON in the answer 'no 0'" in text and "100 the teacher said: ak" in text
-    assert re.search("check · words 4 words > 3 .*ask · malformed there is no .*check · words 5 words > 3", text)
+    assert (
+        "100 4 words > 3" in text
+        and "100 there is no JSON in the answer 'no 0'" in text
+        and "100 the teacher said: ak" in text
+    )
+    assert re.search(
+        "check · words 4 words > 3 .*ask · malformed there is no .*check · words 5 words > 3", text
+    )
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to render with")
@@ -429,7 +501,9 @@ def test_a_browser_shows_the_figures_and_runs_nothing(tmp_path):
         f"--user-data-dir={profile}",
         "--dump-dom",
     ]
-    shown = subprocess.run([*command, (directory / "report.html").as_uri()], capture_output=True, timeout=90, check=True)
+    shown = subprocess.run(
+        [*command, (directory / "report.html").as_uri()], capture_output=True, timeout=90, check=True
+    )
     page = assert_harmless(shown.stdout.decode())
     state = json.loads((directory / "usage.json").read_text())
     assert f"Kept {state['kept']}" in page.text and state["kept"] > 0

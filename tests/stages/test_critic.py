@@ -28,7 +28,9 @@ READS = {"labels": "labels.jsonl", "fields": ["head", "tail"], "target_recall": 
 def needs(*packages):
     """Slow, for packages that the light install lacks."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    skip = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: pip install 'distillgen[filters]'")
+    skip = pytest.mark.skipif(
+        bool(missing), reason=f"needs {', '.join(missing)}: pip install 'distillgen[filters]'"
+    )
     return lambda test: pytest.mark.slow(skip(test))
 
 
@@ -41,7 +43,10 @@ def parts(project, rows=ROWS, **options):
 def test_labels_above_zero_are_valid(project):
     assert Counter(valid for part in parts(project).values() for _, valid in part) == {True: 60, False: 60}
     graded = [row | {"label": i % 5 + 1} for i, row in enumerate(ROWS)]
-    assert Counter(valid for part in parts(project, graded, valid_above=3).values() for _, valid in part) == {True: 48, False: 72}
+    assert Counter(valid for part in parts(project, graded, valid_above=3).values() for _, valid in part) == {
+        True: 48,
+        False: 72,
+    }
     truth = [row | {"label": row["label"] > 0} for row in ROWS]
     assert parts(project, truth) == parts(project)
 
@@ -71,9 +76,15 @@ def test_vary_redraws_for_every_pass_and_alike_for_the_same_row(project):
     options = {"fields": None, "template": "{{ head|replace('h', names[0]) }} {{ tail }}", "passes": 8}
     found = parts(project, vary={"names": {"of": ["Alex ", "Chris ", "Kim "], "n": 1}}, **options)
     assert {len(texts) for part in found.values() for texts, _ in part} == {8}
-    assert {text.split()[0] for part in found.values() for texts, _ in part for text in texts} == {"Alex", "Chris", "Kim"}
+    assert {text.split()[0] for part in found.values() for texts, _ in part for text in texts} == {
+        "Alex",
+        "Chris",
+        "Kim",
+    }
     others = [row | {"note": "not read"} for row in ROWS]
-    assert found == parts(project, others, vary={"names": {"of": ["Alex ", "Chris ", "Kim "], "n": 1}}, **options)
+    assert found == parts(
+        project, others, vary={"names": {"of": ["Alex ", "Chris ", "Kim "], "n": 1}}, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +113,10 @@ def test_options_that_do_not_fit_together(options, message):
         ({"head": "h", "tail": "t"}, r"labels.jsonl:121: the row has no 'label'"),
         ({"head": "h", "tail": "t", "lable": 1}, "the row has no 'label'; did you mean 'lable'"),
         ({"head": "h", "tail": "t", "label": "good"}, r"labels.jsonl:121: the label 'good' is not a number"),
-        ({"head": "h", "tale": "t", "label": 1}, "labels.jsonl:121: the labelled row cannot be used: there is no field 'tail'; did you mean 'tale'"),
+        (
+            {"head": "h", "tale": "t", "label": 1},
+            "labels.jsonl:121: the labelled row cannot be used: there is no field 'tail'; did you mean 'tale'",
+        ),
         (["no", "object"], "labels.jsonl:121: a row must be an object"),
     ],
 )
@@ -112,17 +126,29 @@ def test_a_labelled_row_that_cannot_be_used_is_told_with_its_line(project, row, 
 
 
 def test_every_part_needs_both_kinds(project):
-    with pytest.raises(ConfigError, match=r"the train part of 'labels.jsonl' has \d+ of 120 labels, \d+ of them valid; both kinds are needed"):
+    with pytest.raises(
+        ConfigError,
+        match=r"the train part of 'labels.jsonl' has \d+ of 120 labels, \d+ of them valid; both kinds are needed",
+    ):
         parts(project, [row | {"label": 1} for row in ROWS])
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"fields": ["head", "tial"]}, "'fields' needs the field 'tial', which no earlier stage gives; did you mean 'tail'"),
+        (
+            {"fields": ["head", "tial"]},
+            "'fields' needs the field 'tial', which no earlier stage gives; did you mean 'tail'",
+        ),
         ({"fields": None, "template": "{{ hed }}"}, "'template' needs the field 'hed'"),
-        ({"fields": None, "template": "{{ head }}", "vary": {"name": ["Kim"]}}, "vary: the template does not use 'name'"),
-        ({"fields": None, "template": "{{ name }}", "vary": {"name": {"of": ["Kim"], "n": 2}}}, "vary: 'name' wants 2 of 1 values"),
+        (
+            {"fields": None, "template": "{{ head }}", "vary": {"name": ["Kim"]}},
+            "vary: the template does not use 'name'",
+        ),
+        (
+            {"fields": None, "template": "{{ name }}", "vary": {"name": {"of": ["Kim"], "n": 2}}},
+            "vary: 'name' wants 2 of 1 values",
+        ),
         ({"labels": "lables.jsonl"}, "there is no file 'lables.jsonl'; did you mean 'labels.jsonl'"),
         ({"group": "haed"}, "there is no field 'haed'; did you mean 'head'"),
     ],
@@ -136,8 +162,14 @@ def test_a_critic_is_checked(project, options, message):
 def test_a_missing_package_is_told_before_anything_is_paid_for(project, monkeypatch):
     project.rows("labels.jsonl", ROWS)
     monkeypatch.setattr("distillgen.extras.find_spec", lambda name: None)
-    for options, extra in (({"features": "words"}, "critics"), ({"encoder": "x"}, "transformers"), ({}, "embeddings")):
-        with pytest.raises(ConfigError, match=rf"needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]'"):
+    for options, extra in (
+        ({"features": "words"}, "critics"),
+        ({"encoder": "x"}, "transformers"),
+        ({}, "embeddings"),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]'"
+        ):
             Critic(**READS | options).check(Checking(frozenset({"head", "tail"}), {}, Project(project.path)))
 
 
@@ -151,34 +183,59 @@ def test_the_report_shows_the_critic(project, name):
     (run.directory / "pipeline.lock.yaml").write_text(yaml.safe_dump(lock))
     draw = random.Random(0)
     scored = [(draw.random(), draw.random() < 0.7) for _ in range(900)]
-    held = {"recall": 0.79, "precision": 0.9, "kept": 0.5, "ece": 0.031, "intervals": {"recall": {"low": 0.7, "high": 0.85}}}
+    held = {
+        "recall": 0.79,
+        "precision": 0.9,
+        "kept": 0.5,
+        "ece": 0.031,
+        "intervals": {"recall": {"low": 0.7, "high": 0.85}},
+    }
     told = {
-        "critic": name, "labels": name, "model": name, "target": {"recall": 0.8}, "threshold": 0.4321, "validation": held,
+        "critic": name,
+        "labels": name,
+        "model": name,
+        "target": {"recall": 0.8},
+        "threshold": 0.4321,
+        "validation": held,
         "test": {"recall": 0.0, "precision": None, "kept": 0.0, "ece": 0.5},
         "counts": {part: {"rows": 1000, "valid": 700} for part in ("train", "validation", "test")},
         "curves": {part: list(map(list, curve(scored))) for part in ("validation", "test")},
-    }  # fmt: skip
+    }
     (run.directory / "critic-good.json").write_text(json.dumps(told))
     write_report(run.directory)
     html = (run.directory / "report.html").read_text()
     page = assert_harmless(html)
-    assert "trained on 1,000 of 3,000 labels" in page.text and "probability above 0.432 , for a recall of 80%, which new records reach on average" in page.text
-    assert name in page.text and "79.0% 70.0% to 85.0% 90.0% 50.0% 0.031" in page.text and "0.0% none 0.0% 0.5" in page.text
+    assert (
+        "trained on 1,000 of 3,000 labels" in page.text
+        and "probability above 0.432 , for a recall of 80%, which new records reach on average" in page.text
+    )
+    assert (
+        name in page.text
+        and "79.0% 70.0% to 85.0% 90.0% 50.0% 0.031" in page.text
+        and "0.0% none 0.0% 0.5" in page.text
+    )
     assert html.count('class="spot') == 1 and len(html) < 80_000
 
 
 @pytest.mark.parametrize("times, unsure", [(2, True), (40, False)])
 def test_too_few_test_labels_are_told(project, caplog, times, unsure):
     scored = {part: [(0.9, True), (0.1, False)] * times for part in ("validation", "test")}
-    labels = {part: [((str(p),), valid) for p, valid in some] for part, some in {"train": scored["test"], **scored}.items()}
+    labels = {
+        part: [((str(p),), valid) for p, valid in some]
+        for part, some in {"train": scored["test"], **scored}.items()
+    }
     with caplog.at_level("WARNING", "distillgen"):
         Critic(**READS, name="critic")._report(labels, scored, SimpleNamespace(directory=project.path))
     told = json.loads((project.path / "critic-critic.json").read_text())
     assert told["test"]["intervals"]["recall"]["high"] == 1 and told["confidence"] is None
-    assert ("critic: its recall lies between 16% and 100%, by 2 valid test labels: label more" in caplog.text) == unsure
+    assert (
+        "critic: its recall lies between 16% and 100%, by 2 valid test labels: label more" in caplog.text
+    ) == unsure
 
 
-PROMPT = "---\noutput: {json: {head: string, relation: string, tail: string, truth: boolean}}\n---\n{{ number }}\n"
+PROMPT = (
+    "---\noutput: {json: {head: string, relation: string, tail: string, truth: boolean}}\n---\n{{ number }}\n"
+)
 
 
 class Planted:
@@ -191,9 +248,14 @@ class Planted:
         project.rows("numbers.jsonl", [{"number": i} for i in range(rows)])
         project.write("prompts/triple.md", PROMPT)
         self.critic = {
-            "labels": "labels.jsonl", "fields": ["head", "relation", "tail"], "features": "words", "validation": 0.1, "test": 0.1,
-            "target_recall": 0.8, **critic,
-        }  # fmt: skip
+            "labels": "labels.jsonl",
+            "fields": ["head", "relation", "tail"],
+            "features": "words",
+            "validation": 0.1,
+            "test": 0.1,
+            "target_recall": 0.8,
+            **critic,
+        }
 
     def run(self, out="run", **critic):
         """The run, with what its critic tells."""
@@ -206,10 +268,16 @@ class Planted:
         stages = [
             {"source": {"path": "numbers.jsonl"}},
             {"generate": {"model": "teacher", "prompt": "triple"}},
-            {"critic": {name: value for name, value in {**self.critic, **critic}.items() if value is not None}},
+            {
+                "critic": {
+                    name: value for name, value in {**self.critic, **critic}.items() if value is not None
+                }
+            },
         ]
         models = {"teacher": {"provider": "scripted", "model": "echo", "max_concurrency": 64}}
-        run = distillgen.run({"version": 1, "models": models, "stages": stages}, out=out, teachers={"teacher": teach})
+        run = distillgen.run(
+            {"version": 1, "models": models, "stages": stages}, out=out, teachers={"teacher": teach}
+        )
         return run, json.loads((run.directory / "critic-critic.json").read_text())
 
     def trained(self, out="run"):
@@ -218,7 +286,11 @@ class Planted:
 
 def rows_of(run):
     """All rows of a run, the kept ones first."""
-    return [json.loads(line) for file in ("corpus", "dropped") for line in (run.directory / f"{file}.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for file in ("corpus", "dropped")
+        for line in (run.directory / f"{file}.jsonl").read_text().splitlines()
+    ]
 
 
 def accuracy(run):
@@ -247,12 +319,24 @@ def test_a_planted_truth_is_found_and_the_target_recall_is_realised(project, err
         for target in (0.9, 0.8, 0.5):
             run, told = planted.run(f"run-{seed}", target_recall=target)
             kept, recall, raw = accuracy(run)
-            for found, at, value in ((precise, target, kept), (precise, "raw", raw), (recalled, target, recall)):
+            for found, at, value in (
+                (precise, target, kept),
+                (precise, "raw", raw),
+                (recalled, target, recall),
+            ):
                 found.setdefault(at, []).append(value)
             labelled.setdefault(target, []).append(told["test"]["recall"])
         assert planted.trained(f"run-{seed}") == 1
-        assert precise["raw"][-1] + 0.05 < precise[0.9][-1] < precise[0.8][-1] < precise[0.5][-1], f"seed {seed}"
-    print(error, {t: (round(mean(precise[t]), 3), round(mean(recalled[t]), 3), round(mean(labelled[t]), 3)) for t in (0.9, 0.8, 0.5)})
+        assert precise["raw"][-1] + 0.05 < precise[0.9][-1] < precise[0.8][-1] < precise[0.5][-1], (
+            f"seed {seed}"
+        )
+    print(
+        error,
+        {
+            t: (round(mean(precise[t]), 3), round(mean(recalled[t]), 3), round(mean(labelled[t]), 3))
+            for t in (0.9, 0.8, 0.5)
+        },
+    )
     for target in (0.9, 0.8, 0.5):
         assert abs(mean(labelled[target]) - target) < 0.04
         assert abs(mean(recalled[target]) - target) < within
@@ -264,7 +348,11 @@ def test_shuffled_labels_lift_nothing(project):
     for target in (0.8, 0.5):
         lifts = []
         for seed in range(3):
-            kept, _, raw = accuracy(Planted(project, Triples(0.5, seed), labels=4000, shuffled=True).run(f"run-{seed}", target_recall=target)[0])
+            kept, _, raw = accuracy(
+                Planted(project, Triples(0.5, seed), labels=4000, shuffled=True).run(
+                    f"run-{seed}", target_recall=target
+                )[0]
+            )
             lifts.append(kept - raw)
         assert abs(mean(lifts)) < 0.03
 
@@ -274,7 +362,12 @@ def test_the_threshold_never_looks_at_the_test_labels(project):
     planted = Planted(project, Triples(0.23), rows=300, labels=3000)
     run, before = planted.run()
     tests = {texts[0] for texts, _ in Critic(**planted.critic).read(Project(project.path))["test"]}
-    flipped = [row | {"label": -row["label"]} if " | ".join([row["head"], row["relation"], row["tail"]]) in tests else row for row in planted.labels]
+    flipped = [
+        row | {"label": -row["label"]}
+        if " | ".join([row["head"], row["relation"], row["tail"]]) in tests
+        else row
+        for row in planted.labels
+    ]
     assert flipped != planted.labels
     corpus = (run.directory / "corpus.jsonl").read_bytes()
     project.rows("labels.jsonl", flipped)
@@ -297,7 +390,10 @@ def test_another_target_only_moves_the_threshold(project):
     kept = {row["number"]: row["meta"]["scores"] for row in rows_of(second) if "dropped" not in row["meta"]}
     assert set(kept) < {row["number"] for row in rows}
     assert all(kept.get(row["number"], row["meta"]["scores"]) == row["meta"]["scores"] for row in rows)
-    assert second.dropped[0].dropped.filter == "critic" and f"<= {later['threshold']:.3f}" in second.dropped[0].dropped.reason
+    assert (
+        second.dropped[0].dropped.filter == "critic"
+        and f"<= {later['threshold']:.3f}" in second.dropped[0].dropped.reason
+    )
     planted.run(target_recall=None, target_precision=0.9)
     assert planted.trained() == 1
     project.rows("labels.jsonl", planted.labels[:-50])
@@ -307,8 +403,20 @@ def test_another_target_only_moves_the_threshold(project):
 
 @needs("sklearn")
 def test_a_precision_out_of_reach_is_told_before_anything_is_asked(project):
-    planted = Planted(project, Triples(0.5), rows=20, labels=500, shuffled=True, validation=0.4, target_recall=None, target_precision=0.99)
-    with pytest.raises(ConfigError, match="no threshold assures a precision of 99% on the .* validation labels; the most is .* with a confidence of 80%"):
+    planted = Planted(
+        project,
+        Triples(0.5),
+        rows=20,
+        labels=500,
+        shuffled=True,
+        validation=0.4,
+        target_recall=None,
+        target_precision=0.99,
+    )
+    with pytest.raises(
+        ConfigError,
+        match="no threshold assures a precision of 99% on the .* validation labels; the most is .* with a confidence of 80%",
+    ):
         planted.run()
     assert planted.asked == 0
 
@@ -330,8 +438,13 @@ def test_the_same_records_score_alike_in_any_company(project):
 def test_odd_texts_are_scored_or_told(project):
     planted = Planted(project, Triples(0.23), rows=1, labels=600)
     odd = ["", "\x00\x1b\u202e", "word " * 50_000, "a" * 1_000_000, None, 7, ["x"], {"a": 1}]
-    project.rows("odd.jsonl", [{"head": "h", "relation": "r", "tail": text} for text in odd] + [{"head": "h", "relation": "r"}])
-    run = distillgen.run({"version": 1, "stages": [{"source": {"path": "odd.jsonl"}}, {"critic": planted.critic}]}, out="odd")
+    project.rows(
+        "odd.jsonl",
+        [{"head": "h", "relation": "r", "tail": text} for text in odd] + [{"head": "h", "relation": "r"}],
+    )
+    run = distillgen.run(
+        {"version": 1, "stages": [{"source": {"path": "odd.jsonl"}}, {"critic": planted.critic}]}, out="odd"
+    )
     assert sum("critic" in row["meta"]["scores"] for row in rows_of(run)) == len(odd) - 1
     reasons = [r.reason for r in (record.dropped for record in run.dropped) if r.filter == "unrenderable"]
     assert reasons == ["'tail' is null", "there is no field 'tail'; known: head, relation"]
@@ -341,11 +454,19 @@ def test_odd_texts_are_scored_or_told(project):
 def test_embeddings_tell_what_surface_words_do_not(project):
     animals = "cat dog horse sheep lion tiger wolf bear fox goat rabbit mouse cow pig hen duck eagle owl salmon shark".split()
     things = "chair table lamp hammer bottle window carpet spoon ladder bucket engine pencil mirror pillow basket kettle shovel helmet bench anchor".split()
-    said = [{"text": f"I saw a {w} {where}", "label": int(w in animals)} for w in animals[:14] + things[:14] for where in ("today", "at noon", "there", "again")]
+    said = [
+        {"text": f"I saw a {w} {where}", "label": int(w in animals)}
+        for w in animals[:14] + things[:14]
+        for where in ("today", "at noon", "there", "again")
+    ]
     project.rows("labels.jsonl", said)
-    project.rows("rows.jsonl", [{"text": f"I saw a {word} this morning"} for word in animals[14:] + things[14:]])
+    project.rows(
+        "rows.jsonl", [{"text": f"I saw a {word} this morning"} for word in animals[14:] + things[14:]]
+    )
     critic = {"labels": "labels.jsonl", "fields": ["text"], "target_recall": 0.9, "validation": 0.3}
-    run = distillgen.run({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, {"critic": critic}]}, out="run")
+    run = distillgen.run(
+        {"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, {"critic": critic}]}, out="run"
+    )
     scores = {row["text"].split()[3]: row["meta"]["scores"]["critic"] for row in rows_of(run)}
     ranked = sorted(scores, key=scores.__getitem__)
     assert len(set(ranked[6:]) & set(animals)) >= 5
@@ -359,8 +480,17 @@ def tiny_encoder(folder, texts):
     vocabulary = ["[PAD]", "[UNK]", *sorted({word for text in texts for word in text.split()})]
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32).save_pretrained(folder)
-    config = BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=40)
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
+    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=40,
+    )
     BertForSequenceClassification(config).save_pretrained(folder)
 
 
@@ -370,7 +500,14 @@ def test_an_encoder_is_fine_tuned_once(project):
     triples = Triples(0.5)
     texts = [f"{t['head']} | {t['relation']} | {t['tail']}" for t in map(triples.triple, range(-1500, 400))]
     tiny_encoder(project.path / "tiny", texts)
-    training = {"encoder": "tiny", "features": None, "learning_rate": 5e-3, "epochs": 4, "batch_size": 32, "target_recall": 0.5}
+    training = {
+        "encoder": "tiny",
+        "features": None,
+        "learning_rate": 5e-3,
+        "epochs": 4,
+        "batch_size": 32,
+        "target_recall": 0.5,
+    }
     planted = Planted(project, triples, rows=400, labels=1500, **training)
     run, told = planted.run()
     kept, _, raw = accuracy(run)
@@ -383,8 +520,14 @@ def test_an_encoder_is_fine_tuned_once(project):
 def test_the_stage_is_listed_in_the_schema_and_loads_from_yaml(project):
     project.rows("labels.jsonl", ROWS)
     project.rows("rows.jsonl", [{"head": "h", "tail": "t"}])
-    project.write("pipelines/p.yaml", "version: 1\nstages:\n  - source: {path: rows.jsonl}\n  - critic: {labels: labels.jsonl, fields: [head, tail], target_recal: 0.8}\n")
-    with pytest.raises(ConfigError, match=r"p.yaml:4: stage 'critic' has no option 'target_recal'; did you mean 'target_recall'"):
+    project.write(
+        "pipelines/p.yaml",
+        "version: 1\nstages:\n  - source: {path: rows.jsonl}\n  - critic: {labels: labels.jsonl, fields: [head, tail], target_recal: 0.8}\n",
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"p.yaml:4: stage 'critic' has no option 'target_recal'; did you mean 'target_recall'",
+    ):
         load("pipelines/p.yaml")
 
 
@@ -394,11 +537,19 @@ def test_answers_to_one_question_stay_in_one_part_and_other_labels_move_none(pro
 
     def parts(rows):
         project.rows("labels.jsonl", rows)
-        critic = Critic(name="critic", labels="labels.jsonl", fields=["question", "answer"], features="words", target_recall=0.9)
+        critic = Critic(
+            name="critic",
+            labels="labels.jsonl",
+            fields=["question", "answer"],
+            features="words",
+            target_recall=0.9,
+        )
         labels = critic.read(Project(project.path))
         return {text.split(" | ")[0]: part for part, some in labels.items() for (text,), _ in some}, labels
 
-    rows = [{"question": f"question {i % 60}", "answer": f"answer {i}", "label": i // 60 % 2} for i in range(180)]
+    rows = [
+        {"question": f"question {i % 60}", "answer": f"answer {i}", "label": i // 60 % 2} for i in range(180)
+    ]
     first, labels = parts(rows)
     for part, some in labels.items():
         others = {text.split(" | ")[0] for other in labels if other != part for (text,), _ in labels[other]}

@@ -20,14 +20,17 @@ def pipeline(project, *, tasks=TASKS, prompt=PROMPT, rows=3):
     project.rows("data/things.jsonl", [{"thing": f"thing {i}"} for i in range(rows)])
     project.rows("data/tasks.jsonl", tasks)
     project.write("prompts/ask.md", prompt)
-    return project.write("pipelines/p.yaml", """version: 1
+    return project.write(
+        "pipelines/p.yaml",
+        """version: 1
 models: {t: {provider: scripted, model: echo}}
 stages:
   - source: {path: data/things.jsonl}
   - cross: {rows: data/tasks.jsonl}
   - generate: {model: t, prompt: ask, output: said}
   - filter: {name: short, filters: [brevity: {field: said, max_words: 3}]}
-""")
+""",
+    )
 
 
 def rows_of(run, file="corpus"):
@@ -37,7 +40,9 @@ def rows_of(run, file="corpus"):
 def test_every_record_meets_every_row_in_order(project):
     run = distillgen.run(pipeline(project), out="run", sets=["short=null"])
     rows = rows_of(run)
-    assert [(row["thing"], row["task"]) for row in rows] == [(f"thing {i}", task) for i in range(3) for task in ("name", "use")]
+    assert [(row["thing"], row["task"]) for row in rows] == [
+        (f"thing {i}", task) for i in range(3) for task in ("name", "use")
+    ]
     assert len({row["meta"]["id"] for row in rows}) == 6 and rows[0]["said"] == "What is it called? thing 0"
     assert [(s.kind, e.rows) for s, e in load("p").plan()][1:3] == [("cross", 6), ("generate", 6)]
 
@@ -46,7 +51,9 @@ def test_only_examples_that_match_are_shown(project):
     seen = {}
 
     def answer(request, sample):
-        seen[request.messages[-1]["content"]] = sorted(m["content"] for m in request.messages if m["role"] == "assistant")
+        seen[request.messages[-1]["content"]] = sorted(
+            m["content"] for m in request.messages if m["role"] == "assistant"
+        )
         return "x"
 
     distillgen.run(pipeline(project, rows=1), out="run", teachers={"t": answer})
@@ -58,14 +65,23 @@ def test_a_record_that_no_example_matches_says_so(project):
     assert run.dropped[0].dropped.reason == "prompt ask: no example has task 'colour'"
 
 
-@pytest.mark.parametrize("given, told", [
-    ({"tasks": [TASKS[0], {"task": "use"}]}, "row 2 of 'rows' gives ['task'], the first one ['ask', 'task']"),
-    ({"tasks": [{"thing": 1}]}, "'rows' give the field 'thing', which the records have"),
-    ({"tasks": [TASKS[0], TASKS[0]]}, "a row stands twice in 'rows'"),
-    ({"tasks": []}, "'data/tasks.jsonl' has no rows"),
-    ({"tasks": [{"ask": "What?"}]}, "needs the field 'task'"),
-    ({"prompt": PROMPT.replace("match: [task]", "match: [kind]")}, "few_shot: example 1 has no 'kind', by which they match"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (
+            {"tasks": [TASKS[0], {"task": "use"}]},
+            "row 2 of 'rows' gives ['task'], the first one ['ask', 'task']",
+        ),
+        ({"tasks": [{"thing": 1}]}, "'rows' give the field 'thing', which the records have"),
+        ({"tasks": [TASKS[0], TASKS[0]]}, "a row stands twice in 'rows'"),
+        ({"tasks": []}, "'data/tasks.jsonl' has no rows"),
+        ({"tasks": [{"ask": "What?"}]}, "needs the field 'task'"),
+        (
+            {"prompt": PROMPT.replace("match: [task]", "match: [kind]")},
+            "few_shot: example 1 has no 'kind', by which they match",
+        ),
+    ],
+)
 def test_a_mistake_is_told_before_anything_is_asked(project, given, told):
     path = pipeline(project, **given)
     with pytest.raises(ConfigError) as error:
@@ -74,13 +90,16 @@ def test_a_mistake_is_told_before_anything_is_asked(project, given, told):
 
 
 def test_set_addresses_all_stages_of_a_kind_and_leaves_stages_and_filters_out(project):
-    path = project.write("p.yaml", """version: 1
+    path = project.write(
+        "p.yaml",
+        """version: 1
 stages:
   - source: {path: rows.jsonl}
   - format: {name: one, fields: {a: "{{ text }}"}}
   - format: {name: two, fields: {b: "{{ text }}"}}
   - filter: {name: last, filters: [brevity: {field: text, max_words: 1}, unique: {by: [text]}]}
-""")
+""",
+    )
     project.rows("rows.jsonl", [{"text": "a b"}, {"text": "a b"}])
     stages = {stage.name: stage for stage in load(path, ["format.keep=[text]"]).stages}
     assert stages["one"].keep == stages["two"].keep == ["text"]
@@ -92,8 +111,14 @@ stages:
 
 def test_several_dialogues_of_one_record(project):
     project.rows("rows.jsonl", [{"q": "1?", "a": "one", "b": "uno"}])
-    turns = {"en": [{"user": "{{ q }}"}, {"assistant": "{{ a }}"}], "es": [{"user": "{{ q }}"}, {"assistant": "{{ b }}"}]}
+    turns = {
+        "en": [{"user": "{{ q }}"}, {"assistant": "{{ a }}"}],
+        "es": [{"user": "{{ q }}"}, {"assistant": "{{ b }}"}],
+    }
     stages = [{"source": {"path": "rows.jsonl"}}, {"format": {"messages": turns, "keep": []}}]
     (row,) = rows_of(distillgen.run({"version": 1, "stages": stages}, out="run"))
-    assert [[turn["content"] for turn in row[field]] for field in ("en", "es")] == [["1?", "one"], ["1?", "uno"]]
+    assert [[turn["content"] for turn in row[field]] for field in ("en", "es")] == [
+        ["1?", "one"],
+        ["1?", "uno"],
+    ]
     assert "messages" not in row

@@ -10,7 +10,9 @@ from distillgen.stages.decontaminate import Seen
 
 ASK = {"models": ["m"], "template": "{{ question }}", "gold": "right", "metrics": ["exact"]}
 
-WORDS = [a + b for a in ("ba", "ce", "di", "fo", "gu", "ha") for b in ("lam", "net", "pir", "sot", "tuk", "vab")]
+WORDS = [
+    a + b for a in ("ba", "ce", "di", "fo", "gu", "ha") for b in ("lam", "net", "pir", "sot", "tuk", "vab")
+]
 
 
 def text(seed, words=30):
@@ -21,7 +23,9 @@ def text(seed, words=30):
 def run(source, evaluate=None, before=()):
     stages = [{"source": source}, *before, {"evaluate": {**ASK, **(evaluate or {})}}]
     models = {"m": {"provider": "scripted", "model": "echo"}}
-    return distillgen.run({"version": 1, "models": models, "stages": stages}, out="out", teachers={"m": lambda *_: "1"})
+    return distillgen.run(
+        {"version": 1, "models": models, "stages": stages}, out="out", teachers={"m": lambda *_: "1"}
+    )
 
 
 def dropped(run):
@@ -29,26 +33,44 @@ def dropped(run):
 
 
 def test_a_training_row_that_repeats_an_item_is_dropped_and_the_item_named(project):
-    project.rows("test.jsonl", [{"question": text(1), "right": "1"}, {"question": text(2), "right": "2"}, {"question": "12 + 12?", "right": 24}])
+    project.rows(
+        "test.jsonl",
+        [
+            {"question": text(1), "right": "1"},
+            {"question": text(2), "right": "2"},
+            {"question": "12 + 12?", "right": 24},
+        ],
+    )
     leak = "Somebody said: " + text(2)[40:].upper() + ". And more."
-    project.rows("rows.jsonl", [{"question": q, "right": "x"} for q in (text(3), leak, "12  + 12 ?", "12 + 13?")])
+    project.rows(
+        "rows.jsonl", [{"question": q, "right": "x"} for q in (text(3), leak, "12  + 12 ?", "12 + 13?")]
+    )
     found = run({"path": "rows.jsonl"}, {"data": "test.jsonl"})
     drops = dropped(found)
     assert set(drops) == {leak, "12  + 12 ?"} and {d.stage for d in drops.values()} == {"decontaminate"}
-    assert drops[leak].reason.startswith("repeats 13 words of test.jsonl:2: ") and drops["12  + 12 ?"].reason == "asks what test.jsonl:3 asks"
+    assert (
+        drops[leak].reason.startswith("repeats 13 words of test.jsonl:2: ")
+        and drops["12  + 12 ?"].reason == "asks what test.jsonl:3 asks"
+    )
     assert [stage["name"] for stage in found.state["stages"]] == ["source", "decontaminate", "evaluate"]
 
 
 def test_held_out_rows_of_the_source_are_not_trained_on_in_other_words_of_the_same_text(project):
     rows = [{"question": text(i), "right": str(i)} for i in range(60)]
-    project.rows("rows.jsonl", [{**row, "split": "test" if i % 10 == 0 else "train"} for i, row in enumerate(rows)] + [{"question": "Q: " + text(10), "right": "leak", "split": "train"}])
+    project.rows(
+        "rows.jsonl",
+        [{**row, "split": "test" if i % 10 == 0 else "train"} for i, row in enumerate(rows)]
+        + [{"question": "Q: " + text(10), "right": "leak", "split": "train"}],
+    )
     drops = dropped(run({"path": "rows.jsonl"}))
     assert set(drops) == {"Q: " + text(10)} and "rows.jsonl:11" in drops["Q: " + text(10)].reason
 
 
 def test_an_instruction_that_all_share_tells_nothing(project):
     shared = text(99, 40)
-    project.rows("rows.jsonl", [{"question": f"{shared} {text(i)} {shared}", "right": "1"} for i in range(40)])
+    project.rows(
+        "rows.jsonl", [{"question": f"{shared} {text(i)} {shared}", "right": "1"} for i in range(40)]
+    )
     found = run({"path": "rows.jsonl", "held_out": 0.3})
     assert not dropped(found)
 
@@ -67,4 +89,6 @@ def test_short_texts_are_looked_for_whole_and_very_short_ones_not():
     seen.add("b", {"x": "yes it is so"})
     seen.settle()
     assert "of a" in seen.find({"y": ["and", {"z": "One, two three four five six seven eight nine. Ten"}]})
-    assert not seen.find({"y": "one two three four five six seven eight"}) and not seen.find({"y": "yes it is so"})
+    assert not seen.find({"y": "one two three four five six seven eight"}) and not seen.find(
+        {"y": "yes it is so"}
+    )

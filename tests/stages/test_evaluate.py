@@ -23,7 +23,10 @@ from distillgen.stages.train import Train
 
 
 def rows(project, n=200, **more):
-    project.rows("rows.jsonl", [{"question": f"{i} + {i}?", "right": 2 * i, **{k: v(i) for k, v in more.items()}} for i in range(n)])
+    project.rows(
+        "rows.jsonl",
+        [{"question": f"{i} + {i}?", "right": 2 * i, **{k: v(i) for k, v in more.items()}} for i in range(n)],
+    )
 
 
 def answers(share, wrong="It is 1.", seed=0):
@@ -35,7 +38,9 @@ def answers(share, wrong="It is 1.", seed=0):
         knows = random.Random(f"{seed}/{sample}/{i}").random() < share
         return f"The answer is {2 * i}." if knows else wrong
 
-    script.__qualname__ = f"answers({share}, {wrong!r}, {seed})"  # what tells one scripted model's answers from another's
+    script.__qualname__ = (
+        f"answers({share}, {wrong!r}, {seed})"  # what tells one scripted model's answers from another's
+    )
     return script
 
 
@@ -43,7 +48,11 @@ def evaluate(stage, scripts, source=None, out="out"):
     models = {name: {"provider": "scripted", "model": "echo"} for name in scripts}
     asked = [name for name in scripts if name != "judge"]
     stage = {"models": asked, "template": "{{ question }}", "gold": "right", "metrics": ["numeric"], **stage}
-    pipeline = {"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl", **(source or {})}}, {"evaluate": stage}]}
+    pipeline = {
+        "version": 1,
+        "models": models,
+        "stages": [{"source": {"path": "rows.jsonl", **(source or {})}}, {"evaluate": stage}],
+    }
     run = distillgen.run(pipeline, out=out, teachers=scripts)
     return json.loads((run.directory / "evaluation.json").read_text()), run
 
@@ -52,23 +61,40 @@ def test_a_better_model_is_found_better_and_how_sure_that_is(project):
     rows(project)
     found, run = evaluate({}, {"good": answers(0.8), "poor": answers(0.4, seed=1)})
     good, poor = (found["models"][name]["metrics"]["numeric"] for name in ("good", "poor"))
-    assert good["n"] == 200 and 0.68 < good["low"] < good["mean"] < good["high"] < 0.9 and good["high"] - good["low"] < 0.15
+    assert (
+        good["n"] == 200
+        and 0.68 < good["low"] < good["mean"] < good["high"] < 0.9
+        and good["high"] - good["low"] < 0.15
+    )
     (difference,) = found["comparisons"]
-    assert difference["difference"] == pytest.approx(good["mean"] - poor["mean"]) and difference["low"] > 0.2 and difference["p"] < 0.01
+    assert (
+        difference["difference"] == pytest.approx(good["mean"] - poor["mean"])
+        and difference["low"] > 0.2
+        and difference["p"] < 0.01
+    )
     lines = [json.loads(line) for line in (run.directory / "evaluation.jsonl").read_text().splitlines()]
     assert len(lines) == 400 and {line["model"] for line in lines} == {"good", "poor"}
     wrong = [line for line in lines if line["reasons"]]
-    assert sum(not line["reasons"] for line in lines if line["model"] == "good") == pytest.approx(200 * good["mean"])
-    assert wrong[0]["reasons"]["numeric"].startswith("1 is not ") and wrong[0]["gold"] == int(wrong[0]["reasons"]["numeric"].split()[-1])
+    assert sum(not line["reasons"] for line in lines if line["model"] == "good") == pytest.approx(
+        200 * good["mean"]
+    )
+    assert wrong[0]["reasons"]["numeric"].startswith("1 is not ") and wrong[0]["gold"] == int(
+        wrong[0]["reasons"]["numeric"].split()[-1]
+    )
 
 
 def test_two_equal_models_are_not_found_different(project):
     rows(project)
     found = []
     for seed in range(6):
-        told, _ = evaluate({}, {"one": answers(0.5, seed=seed), "other": answers(0.5, seed=seed + 50)}, out=f"out{seed}")
+        told, _ = evaluate(
+            {}, {"one": answers(0.5, seed=seed), "other": answers(0.5, seed=seed + 50)}, out=f"out{seed}"
+        )
         found += told["comparisons"]
-    assert sum(each["p"] < 0.05 for each in found) <= 1 and sum(each["low"] <= 0 <= each["high"] for each in found) >= 5
+    assert (
+        sum(each["p"] < 0.05 for each in found) <= 1
+        and sum(each["low"] <= 0 <= each["high"] for each in found) >= 5
+    )
 
 
 def test_no_answer_in_it_is_told_from_a_wrong_answer(project):
@@ -76,7 +102,10 @@ def test_no_answer_in_it_is_told_from_a_wrong_answer(project):
     found, _ = evaluate({}, {"mute": answers(0.5, wrong="I wonder."), "wrong": answers(0.5)})
     mute, wrong = found["models"]["mute"], found["models"]["wrong"]
     assert mute["metrics"]["numeric"]["mean"] == wrong["metrics"]["numeric"]["mean"]
-    assert mute["numbers"]["numeric.answered"] == mute["metrics"]["numeric"]["mean"] and wrong["numbers"]["numeric.answered"] == 1
+    assert (
+        mute["numbers"]["numeric.answered"] == mute["metrics"]["numeric"]["mean"]
+        and wrong["numbers"]["numeric.answered"] == 1
+    )
 
 
 def test_only_what_is_held_out_is_asked_about_and_the_corpus_keeps_its_rows(project):
@@ -88,7 +117,11 @@ def test_only_what_is_held_out_is_asked_about_and_the_corpus_keeps_its_rows(proj
         return "1"
 
     found, run = evaluate({}, {"student": script}, source={"held_out": 0.2})
-    held = {row.fields["question"] for row in distillgen.runs.directory.read_records(run.directory / "corpus.jsonl") if row.held_out}
+    held = {
+        row.fields["question"]
+        for row in distillgen.runs.directory.read_records(run.directory / "corpus.jsonl")
+        if row.held_out
+    }
     assert set(asked) == held and found["items"] == len(held) == len(asked) and len(list(run.dropped)) == 0
     evaluate({}, {"student": script}, source={"held_out": 0.2})
     assert len(asked) == len(held), "an answer was asked for again"
@@ -98,7 +131,9 @@ def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
     train = Train(name="train", student="tiny")
     given = Checking(frozenset({"question"}), train.makes(Path()), Project(project.path), (train,))
     stage = Evaluate(name="evaluate", models=["student"], template="{{ question }}", metrics=["finished"])
-    with pytest.raises(ConfigError, match="asked about what it was trained on; give the source held_out: 0.1"):
+    with pytest.raises(
+        ConfigError, match="asked about what it was trained on; give the source held_out: 0.1"
+    ):
         stage.check(given)
     rows(project)
     project.rows("other.jsonl", [{"question": "3 + 3?", "right": 6}])
@@ -118,10 +153,17 @@ def test_of_several_samples_one_may_pass_and_the_most_frequent_is_elected(projec
     assert numeric["mean"] == pytest.approx(0.6) and found["models"]["m"]["answers"] == 150
     assert numeric["pass_at_k"] == {"1": pytest.approx(0.6), "2": pytest.approx(0.9), "4": 1, "5": 1}
     # over the five runs in a circle; 1-1 and 2-2 are won by what came first in the run
-    assert numeric["majority_at_k"] == {"1": pytest.approx(0.6), "2": pytest.approx(0.6), "4": pytest.approx(0.8), "5": 1}
+    assert numeric["majority_at_k"] == {
+        "1": pytest.approx(0.6),
+        "2": pytest.approx(0.6),
+        "4": pytest.approx(0.8),
+        "5": 1,
+    }
 
 
-def test_what_is_no_answer_passes_nowhere_and_costs_no_judge_and_what_a_judge_could_not_read_is_left_out(project):
+def test_what_is_no_answer_passes_nowhere_and_costs_no_judge_and_what_a_judge_could_not_read_is_left_out(
+    project,
+):
     rows(project, 20)
 
     def shaky(request, sample):
@@ -135,13 +177,25 @@ def test_what_is_no_answer_passes_nowhere_and_costs_no_judge_and_what_a_judge_co
         judged.append(str(request.messages))
         return "no grade" if "10 + 10" in judged[-1] else '{"reason": "fine", "score": 9}'
 
-    metrics = ["numeric", {"judge": {"model": "judge", "rubric": "Is it right?", "fields": ["question", "answer"]}}]
+    metrics = [
+        "numeric",
+        {"judge": {"model": "judge", "rubric": "Is it right?", "fields": ["question", "answer"]}},
+    ]
     found, _ = evaluate({"metrics": metrics}, {"m": shaky, "judge": judge})
     told = found["models"]["m"]
-    assert told["failed"] == 1 and told["metrics"]["numeric"] == {**told["metrics"]["numeric"], "mean": 0.9, "n": 20}
+    assert told["failed"] == 1 and told["metrics"]["numeric"] == {
+        **told["metrics"]["numeric"],
+        "mean": 0.9,
+        "n": 20,
+    }
     assert told["numbers"]["numeric.answered"] == 0.9
-    assert told["metrics"]["judge"] == {**told["metrics"]["judge"], "mean": 17 / 19, "n": 19} and told["numbers"]["judge"] == 9
-    assert len(judged) == 18 and not any("3 + 3" in each or "4 + 4" in each for each in judged), "a judge was paid for no answer"
+    assert (
+        told["metrics"]["judge"] == {**told["metrics"]["judge"], "mean": 17 / 19, "n": 19}
+        and told["numbers"]["judge"] == 9
+    )
+    assert len(judged) == 18 and not any("3 + 3" in each or "4 + 4" in each for each in judged), (
+        "a judge was paid for no answer"
+    )
 
 
 def test_where_a_judge_could_not_read_one_sample_its_item_counts_in_no_figure(project):
@@ -150,25 +204,44 @@ def test_where_a_judge_could_not_read_one_sample_its_item_counts_in_no_figure(pr
 
     def judge(request, sample):
         text = str(request.messages)
-        return "no grade" if "10 + 10" not in text and "8 + 8" in text and "one" in text else '{"reason": "", "score": 9}'
+        return (
+            "no grade"
+            if "10 + 10" not in text and "8 + 8" in text and "one" in text
+            else '{"reason": "", "score": 9}'
+        )
 
     def script(request, sample):
         return ["one", "two"][sample]
 
     found, _ = evaluate({"metrics": metrics, "n": 2, "vote": "text"}, {"m": script, "judge": judge})
     told = found["models"]["m"]["metrics"]["judge"]
-    assert told["n"] == 9 and told["mean"] == 1 == told["pass_at_k"]["1"] == told["majority_at_k"]["2"], "an unread grade was a bad one"
+    assert told["n"] == 9 and told["mean"] == 1 == told["pass_at_k"]["1"] == told["majority_at_k"]["2"], (
+        "an unread grade was a bad one"
+    )
 
 
 def test_pairs_are_judged_in_both_orders_so_that_a_judge_who_likes_the_first_decides_nothing(project):
     rows(project, 20)
-    metric = [{"preferred": {"model": "judge", "rubric": "Which is right?", "over": "base", "fields": ["question"]}}]
-    first = evaluate({"metrics": metric}, {"base": answers(0), "new": answers(1), "judge": lambda *_: '{"reason": "", "better": "first"}'})[0]
-    assert first["models"]["new"]["numbers"]["preferred.preference"] == 0 and "preferred" not in first["models"]["base"]["metrics"]
+    metric = [
+        {"preferred": {"model": "judge", "rubric": "Which is right?", "over": "base", "fields": ["question"]}}
+    ]
+    first = evaluate(
+        {"metrics": metric},
+        {"base": answers(0), "new": answers(1), "judge": lambda *_: '{"reason": "", "better": "first"}'},
+    )[0]
+    assert (
+        first["models"]["new"]["numbers"]["preferred.preference"] == 0
+        and "preferred" not in first["models"]["base"]["metrics"]
+    )
 
     def fair(request, sample):
         text = request.messages[-1]["content"]
-        return json.dumps({"reason": "", "better": "first" if text.find("The answer is") < text.find("It is 1.") else "second"})
+        return json.dumps(
+            {
+                "reason": "",
+                "better": "first" if text.find("The answer is") < text.find("It is 1.") else "second",
+            }
+        )
 
     fairly = evaluate({"metrics": metric}, {"base": answers(0), "new": answers(1), "judge": fair})[0]
     assert fairly["models"]["new"]["metrics"]["preferred"]["mean"] == 1
@@ -185,21 +258,34 @@ def scores(request, sample):
 def test_perplexity_counts_every_token_alike_whatever_the_length_of_its_answer(project):
     from distillgen.inference.teacher import Completion
 
-    project.rows("rows.jsonl", [{"question": f"{i}", "right": "a " * (9 if i % 2 else 1), "kind": "k"} for i in range(4)])
+    project.rows(
+        "rows.jsonl",
+        [{"question": f"{i}", "right": "a " * (9 if i % 2 else 1), "kind": "k"} for i in range(4)],
+    )
 
     def scores(request, sample):
         long = len(request.target.split()) == 9
         return Completion(logprobs=[["a", -1.0 if long else -4.0, []]] * (9 if long else 1))
 
     found, run = evaluate({"perplexity": True, "metrics": [], "by": "kind"}, {"m": scores})
-    assert found["models"]["m"]["perplexity"] == pytest.approx(math.exp(13 / 10)) == found["groups"]["m"]["k"]["perplexity"]
+    assert (
+        found["models"]["m"]["perplexity"]
+        == pytest.approx(math.exp(13 / 10))
+        == found["groups"]["m"]["k"]["perplexity"]
+    )
     measured = next(stage["measured"] for stage in run.state["stages"] if stage["name"] == "evaluate")
     assert measured["m.perplexity"] == pytest.approx(math.exp(13 / 10)) == measured["m.perplexity in k"]
 
 
 def test_the_likeliest_option_and_the_perplexity_of_the_right_answer(project):
     rows(project, 20, options=lambda i: [str(2 * i + 30), str(2 * i), str(2 * i + 60)])
-    project.rows("rows.jsonl", [{"question": f"{i} + {i}?", "right": 2 * i, "options": [2 * i + 30, 2 * i, 2 * i + 60]} for i in range(20)])
+    project.rows(
+        "rows.jsonl",
+        [
+            {"question": f"{i} + {i}?", "right": 2 * i, "options": [2 * i + 30, 2 * i, 2 * i + 60]}
+            for i in range(20)
+        ],
+    )
     found, _ = evaluate({"options": "options", "perplexity": True, "metrics": []}, {"m": scores})
     told = found["models"]["m"]
     assert told["perplexity"] == 1 and told["likeliest_option"]["mean"] == 1
@@ -207,18 +293,21 @@ def test_the_likeliest_option_and_the_perplexity_of_the_right_answer(project):
     assert told["ece"] == pytest.approx(1 - sure)
 
 
-@pytest.mark.parametrize("stage, told", [
-    ({"models": ["teecher"]}, "there is no model 'teecher'; did you mean 'teacher'?"),
-    ({"template": "{{ qestion }}"}, "did you mean 'question'?"),
-    ({"gold": "rigth"}, "did you mean 'right'?"),
-    ({"metrics": ["numerc"]}, "there is no filter 'numerc'"),
-    ({"metrics": [{"numeric": {"field": "nothing"}}]}, "needs the field 'nothing'"),
-    ({"metrics": []}, "nothing to measure"),
-    ({"vote": "number"}, "a vote needs several samples"),
-    ({"data": "none.jsonl"}, "there is no file 'none.jsonl'"),
-    ({"prompt": "p"}, "give either 'prompt'"),
-    ({"perplexity": True, "gold": None}, "need 'gold'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stage, told",
+    [
+        ({"models": ["teecher"]}, "there is no model 'teecher'; did you mean 'teacher'?"),
+        ({"template": "{{ qestion }}"}, "did you mean 'question'?"),
+        ({"gold": "rigth"}, "did you mean 'right'?"),
+        ({"metrics": ["numerc"]}, "there is no filter 'numerc'"),
+        ({"metrics": [{"numeric": {"field": "nothing"}}]}, "needs the field 'nothing'"),
+        ({"metrics": []}, "nothing to measure"),
+        ({"vote": "number"}, "a vote needs several samples"),
+        ({"data": "none.jsonl"}, "there is no file 'none.jsonl'"),
+        ({"prompt": "p"}, "give either 'prompt'"),
+        ({"perplexity": True, "gold": None}, "need 'gold'"),
+    ],
+)
 def test_a_mistake_is_told_before_anything_is_asked(project, stage, told):
     rows(project, 3)
     with pytest.raises(ConfigError) as error:
@@ -228,15 +317,30 @@ def test_a_mistake_is_told_before_anything_is_asked(project, stage, told):
 
 def test_evaluate_on_the_command_line_and_in_the_report(project):
     rows(project, 12)
-    project.write("script.py", "def right(request, sample):\n    return str(2 * int(request.messages[-1]['content'].split()[0]))\n")
+    project.write(
+        "script.py",
+        "def right(request, sample):\n    return str(2 * int(request.messages[-1]['content'].split()[0]))\n",
+    )
     common = ["--template", "{{ question }}", "--gold", "right", "--with", "numeric", "--with", "exact"]
-    done = project.cli("evaluate", "rows.jsonl", "--model", "m={provider: scripted, model: 'script.py:right'}", *common)
+    done = project.cli(
+        "evaluate", "rows.jsonl", "--model", "m={provider: scripted, model: 'script.py:right'}", *common
+    )
     assert "numeric          m              100.0%  (73.5% to 100.0%)" in done.stdout
     assert "95 % intervals: Clopper-Pearson (exact) of shares" in done.stdout
     page = (project.path / "runs/rows-evaluated/report.html").read_text()
     assert "The line is the 95 % interval over items: Clopper-Pearson (exact) of shares." in page
-    again = project.cli("evaluate", "rows-evaluated", "--model", "m={provider: scripted, model: 'script.py:right'}", *common, "-o", "again")
-    assert "numeric          m              100.0%" in again.stdout, "a run is not found by its name under runs/"
+    again = project.cli(
+        "evaluate",
+        "rows-evaluated",
+        "--model",
+        "m={provider: scripted, model: 'script.py:right'}",
+        *common,
+        "-o",
+        "again",
+    )
+    assert "numeric          m              100.0%" in again.stdout, (
+        "a run is not found by its name under runs/"
+    )
     assert "Evaluation" in page and "100%" in page
     assert "say who is to answer" in project.cli("evaluate", "rows.jsonl", *common, check=2).stderr
     assert "NAME=MODEL" in project.cli("evaluate", "rows.jsonl", "--model", "m", *common, check=2).stderr
@@ -268,11 +372,21 @@ def test_figures_by_group_are_those_of_each_groups_items(project):
 
     found, run = evaluate({"by": "kind"}, {"one": script})
     even, odd = found["groups"]["one"]["even"], found["groups"]["one"]["odd"]
-    assert {**even, **odd} == {"items": 30, "numeric": 5 / 30, "intervals": odd["intervals"]} and even["numeric"] == 1
+    assert {**even, **odd} == {"items": 30, "numeric": 5 / 30, "intervals": odd["intervals"]} and even[
+        "numeric"
+    ] == 1
     about = even["intervals"]["numeric"]
-    assert about["low"] == pytest.approx(0.025 ** (1 / 30)) and about["high"] == 1 and about["method"].startswith("Clopper-Pearson")
+    assert (
+        about["low"] == pytest.approx(0.025 ** (1 / 30))
+        and about["high"] == 1
+        and about["method"].startswith("Clopper-Pearson")
+    )
     measured = run.state["stages"][-1]["measured"]
-    assert measured["one.numeric in even"] == 1 and measured["one.numeric in odd"] == 5 / 30 and measured["one.numeric"] == 35 / 60
+    assert (
+        measured["one.numeric in even"] == 1
+        and measured["one.numeric in odd"] == 5 / 30
+        and measured["one.numeric"] == 35 / 60
+    )
     page = (run.directory / "report.html").read_text()
     assert "By kind" in page and "88.4% to 100.0%" in page
     with pytest.raises(ConfigError, match="'by' needs the field 'knd'.*did you mean 'kind'"):
@@ -294,7 +408,15 @@ def test_values_for_all_items_stand_in_the_question(project):
 def test_what_the_verdicts_of_a_judge_show_together_is_told_for_each_model(project):
     """A judge that likes what is shown first is found out for each model; one that looks at the answers is not."""
     rows(project, 8)
-    metric = {"preferred": {"model": "judge", "rubric": "Which is right?", "field": "answer", "over": "gold", "keep_ties": True}}
+    metric = {
+        "preferred": {
+            "model": "judge",
+            "rubric": "Which is right?",
+            "field": "answer",
+            "over": "gold",
+            "keep_ties": True,
+        }
+    }
 
     def judge(request, sample):
         text = request.messages[-1]["content"]
@@ -307,18 +429,30 @@ def test_what_the_verdicts_of_a_judge_show_together_is_told_for_each_model(proje
     assert found["models"]["good"]["judges"][changes] == 1
     assert found["models"]["poor"]["judges"][changes] == 0
     measured = run.state["stages"][-1]["measured"]
-    assert measured[f"good.{changes}"] == 1 and measured[f"poor.{changes}"] == 0 and measured["good.numeric"] == 1
+    assert (
+        measured[f"good.{changes}"] == 1
+        and measured[f"poor.{changes}"] == 0
+        and measured["good.numeric"] == 1
+    )
     page = (run.directory / "report.html").read_text()
     assert page.count(f"<li>{changes} 1</li>") == 1 and page.count(f"<li>{changes} 0</li>") == 1
 
 
 def test_an_item_that_cannot_be_asked_about_is_left_out_with_its_reason(project):
-    rows(project, 40, question=lambda i: [None, "", ["list"], f"{i} + {i}?"][i] if i < 4 else f"{i} + {i}?", right=lambda i: None if i == 9 else 2 * i)
+    rows(
+        project,
+        40,
+        question=lambda i: [None, "", ["list"], f"{i} + {i}?"][i] if i < 4 else f"{i} + {i}?",
+        right=lambda i: None if i == 9 else 2 * i,
+    )
     found, run = evaluate({}, {"good": answers(1.0)})
     assert found["items"] == 36 and sum(found["left_out"].values()) == 4
     assert {why.partition(", which")[0] for why in found["left_out"]} == {
-        "'question' is null", "there is nothing to say: 'question' is empty", "'question' is a list", "'right' is null",
-    }  # fmt: skip
+        "'question' is null",
+        "there is nothing to say: 'question' is empty",
+        "'question' is a list",
+        "'right' is null",
+    }
     assert found["models"]["good"]["metrics"]["numeric"]["mean"] == 1.0
     assert run.state["stages"][-1]["measured"]["items left out"] == 4
     rows(project, 3, question=lambda i: None)
@@ -334,16 +468,25 @@ def test_a_default_in_the_question_needs_no_field(project):
 
 def test_each_answer_stands_with_its_scores_and_what_is_wrong_with_it(project):
     rows(project, 3)
-    _, run = evaluate({}, {"m": lambda request, sample: "2" if request.messages[-1]["content"].startswith("1 ") else "?"})
+    _, run = evaluate(
+        {}, {"m": lambda request, sample: "2" if request.messages[-1]["content"].startswith("1 ") else "?"}
+    )
     lines = [json.loads(line) for line in (run.directory / "evaluation.jsonl").read_text().splitlines()]
     assert [line["scores"]["numeric.answered"] for line in lines] == [0, 1, 0]
     assert [[*line["reasons"]] for line in lines] == [["numeric"], [], ["numeric"]]
-    assert [(line["answer"], line["gold"], line["sample"], line["status"]) for line in lines] == [("?", 0, 0, "ok"), ("2", 2, 0, "ok"), ("?", 4, 0, "ok")]
+    assert [(line["answer"], line["gold"], line["sample"], line["status"]) for line in lines] == [
+        ("?", 0, 0, "ok"),
+        ("2", 2, 0, "ok"),
+        ("?", 4, 0, "ok"),
+    ]
 
 
 def test_a_metric_that_could_judge_nothing_has_no_share(project):
     rows(project, 3)
     metric = {"judge": {"model": "judge", "rubric": "Is it right?", "fields": ["answer"]}}
     found, run = evaluate({"metrics": ["numeric", metric]}, {"m": answers(1), "judge": lambda *_: "no grade"})
-    assert found["models"]["m"]["metrics"]["judge"]["n"] == 0 and "mean" not in found["models"]["m"]["metrics"]["judge"]
+    assert (
+        found["models"]["m"]["metrics"]["judge"]["n"] == 0
+        and "mean" not in found["models"]["m"]["metrics"]["judge"]
+    )
     assert found["models"]["m"]["metrics"]["numeric"]["n"] == 3 and (run.directory / "report.html").exists()

@@ -18,13 +18,16 @@ from distillgen.stages.filter import FilterStage, Judge, measured, whole_groups
 from tests.endpoint import Endpoint, completion
 
 HEAD = "from distillgen import FieldName, Filter\nimport asyncio\ncalls = []\n"
-LENGTH = HEAD + """
+LENGTH = (
+    HEAD
+    + """
 def length(*, field: FieldName = "text", max_words: int = 3) -> Filter:
     \"\"\"Drop what is long.\"\"\"
     def measure(records):
         return [len(r.fields[field].split()) for r in records]
     return Filter(measure, lambda n: None if n <= max_words else f"{n} words > {max_words}")
 """
+)
 
 
 @pytest.fixture
@@ -51,17 +54,23 @@ def texts(*given):
     return [Record.read({"text": text}, f"x:{i}") for i, text in enumerate(given)]
 
 
-def custom(project, measure="[1.0 for r in records]", decide="None", more="", name="custom", a="", is_async=False):
+def custom(
+    project, measure="[1.0 for r in records]", decide="None", more="", name="custom", a="", is_async=False
+):
     """A filter file whose measure and decide are these expressions; what it was asked is appended to calls.txt."""
-    project.write(f"filters/{name}.py", HEAD + f"""
+    project.write(
+        f"filters/{name}.py",
+        HEAD
+        + f"""
 def {name}(*, threshold: float = 0.5, a: str = "x") -> Filter:
-    {'async ' if is_async else ''}def measure(records):
+    {"async " if is_async else ""}def measure(records):
         with open("calls.txt", "a") as file:
             file.writelines(r.fields["text"] + "\\n" for r in records)
         {a}
         return {measure}
     return Filter(measure, lambda n: {decide}{more})
-""")  # fmt: skip
+""",
+    )
 
 
 def calls(project):
@@ -75,22 +84,42 @@ def test_the_first_reason_counts_and_numbers_are_kept(project, apply):
     project.write("filters/length.py", LENGTH)
     custom(project, "[float(len(r.fields['text'])) for r in records]", "'over' if n > 10 else None")
     gone = Record.read({"text": "gone"}, "x:9").drop("before", "f", "r")
-    kept, long, wide, same = apply(["length", {"custom": {"threshold": 1}}], [*texts("a b", "a b c d", "abcdef ghijkl"), gone])
+    kept, long, wide, same = apply(
+        ["length", {"custom": {"threshold": 1}}], [*texts("a b", "a b c d", "abcdef ghijkl"), gone]
+    )
     assert kept.dropped is None and kept.scores == {"length": 2.0, "custom": 3.0}
-    assert (long.dropped.stage, long.dropped.filter, long.dropped.reason) == ("judge", "length", "4 words > 3")
+    assert (long.dropped.stage, long.dropped.filter, long.dropped.reason) == (
+        "judge",
+        "length",
+        "4 words > 3",
+    )
     assert long.scores == {"length": 4.0}
-    assert wide.dropped.filter == "custom" and wide.dropped.reason == "over" and wide.scores == {"length": 2.0, "custom": 13.0}
+    assert (
+        wide.dropped.filter == "custom"
+        and wide.dropped.reason == "over"
+        and wide.scores == {"length": 2.0, "custom": 13.0}
+    )
     assert same is gone and calls(project) == ["a b", "abcdef ghijkl"]
 
 
 def test_options_and_names(project, apply):
     project.write("filters/length.py", LENGTH)
-    (out,) = apply([{"length": {"max_words": 9}}, {"length": {"name": "short", "max_words": 1}}], texts("a b"))
-    assert out.scores == {"length": 2.0, "short": 2.0} and out.dropped.filter == "short" and out.dropped.reason == "2 words > 1"
+    (out,) = apply(
+        [{"length": {"max_words": 9}}, {"length": {"name": "short", "max_words": 1}}], texts("a b")
+    )
+    assert (
+        out.scores == {"length": 2.0, "short": 2.0}
+        and out.dropped.filter == "short"
+        and out.dropped.reason == "2 words > 1"
+    )
 
 
 def test_several_named_numbers(project, apply):
-    custom(project, "[{'a': 1, 'b': len(r.fields['text'])} for r in records]", "None if n['b'] < n['a'] + 2 else f\"b {n['b']}\"")
+    custom(
+        project,
+        "[{'a': 1, 'b': len(r.fields['text'])} for r in records]",
+        "None if n['b'] < n['a'] + 2 else f\"b {n['b']}\"",
+    )
     kept, out = apply(["custom"], texts("ab", "abc"))
     assert kept.scores == {"custom.a": 1.0, "custom.b": 2.0} and kept.dropped is None
     assert out.dropped.reason == "b 3" and out.scores["custom.b"] == 3.0
@@ -106,17 +135,23 @@ def test_slow_async_measures_run_beside_each_other(project, apply):
     started = time.monotonic()
     out = apply(["custom", {"custom": {"name": "again"}}], texts(*map(str, range(50))), chunk=1)
     assert time.monotonic() - started < 50 * 0.1 / 2
-    assert [r.fields["text"] for r in out] == [str(i) for i in range(50)] and all(r.scores == {"custom": 1, "again": 1} for r in out)
+    assert [r.fields["text"] for r in out] == [str(i) for i in range(50)] and all(
+        r.scores == {"custom": 1, "again": 1} for r in out
+    )
 
 
 def test_a_measure_may_give_something_to_await(project, apply):
-    project.write("filters/custom.py", HEAD + """
+    project.write(
+        "filters/custom.py",
+        HEAD
+        + """
 async def later(records):
     return [2.0 for r in records]
 
 def custom(*, a: int = 1) -> Filter:
     return Filter(lambda records: later(records), lambda n: None)
-""")  # fmt: skip
+""",
+    )
     assert apply(["custom"], texts("a"))[0].scores == {"custom": 2.0}
 
 
@@ -130,7 +165,12 @@ def test_a_whole_set_measure_sees_all_that_is_left_once_and_in_order(project, ap
 
 
 def test_what_it_depends_on_decides_what_is_measured_again(project, apply):
-    custom(project, "[len(r.fields['text']) for r in records]", "None if n > threshold else f'{n} <= {threshold}'", ", depends_on={'a': a}")
+    custom(
+        project,
+        "[len(r.fields['text']) for r in records]",
+        "None if n > threshold else f'{n} <= {threshold}'",
+        ", depends_on={'a': a}",
+    )
 
     def run(filters, records):
         async def opened():
@@ -141,7 +181,11 @@ def test_what_it_depends_on_decides_what_is_measured_again(project, apply):
     first = run(["custom"], texts("a", "bb", "a"))
     assert calls(project) == ["a", "bb"] and [r.scores["custom"] for r in first] == [1, 2, 1]
     again = run([{"custom": {"threshold": 1.5}}], texts("a", "bb", "a"))
-    assert calls(project) == [] and [r.dropped and r.dropped.reason for r in again] == ["1 <= 1.5", None, "1 <= 1.5"]
+    assert calls(project) == [] and [r.dropped and r.dropped.reason for r in again] == [
+        "1 <= 1.5",
+        None,
+        "1 <= 1.5",
+    ]
     run(["custom"], texts("a", "ccc"))
     assert calls(project) == ["ccc"]
     run([{"custom": {"a": "y"}}], texts("a", "bb"))
@@ -164,7 +208,9 @@ def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept
                 await asyncio.sleep(0.01)
 
         ticks, beside = [], asyncio.create_task(tick())
-        await measured(Judge("f", *filters[0], {"rows": 0, "measured": 0, "seconds": 0}), [texts("a")], Ledger(ledger))
+        await measured(
+            Judge("f", *filters[0], {"rows": 0, "measured": 0, "seconds": 0}), [texts("a")], Ledger(ledger)
+        )
         beside.cancel()
         return ticks
 
@@ -181,10 +227,19 @@ def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept
     assert calls(project) == [str(i) for i in range(64, 80)]
 
 
-def test_costly_filters_measure_beside_each_other_and_results_are_those_of_one_after_the_other(project, apply):
+def test_costly_filters_measure_beside_each_other_and_results_are_those_of_one_after_the_other(
+    project, apply
+):
     """The first one listed is named where two would drop a record, the second measures what the first kept, scores are in order."""
     for name, limit in (("first", 40), ("second", 30)):
-        custom(project, "[float(r.fields['text']) for r in records]", f"'over' if n >= {limit} else None", ", depends_on={}", name=name, a="import time; time.sleep(0.05)")
+        custom(
+            project,
+            "[float(r.fields['text']) for r in records]",
+            f"'over' if n >= {limit} else None",
+            ", depends_on={}",
+            name=name,
+            a="import time; time.sleep(0.05)",
+        )
     records = texts(*map(str, range(50)))
     begun = time.monotonic()
     out = apply(["first", "second"], records, chunk=5, ledger=Ledger(project.path / "ledger.sqlite3"))
@@ -196,9 +251,18 @@ def test_costly_filters_measure_beside_each_other_and_results_are_those_of_one_a
 
 
 def test_what_arrives_while_a_costly_filter_measures_is_measured_together(project, apply):
-    custom(project, "[float(len(records)) for r in records]", more=", depends_on={}", a="import time; time.sleep(0.02)")
-    out = apply(["custom"], texts(*map(str, range(100))), chunk=1, ledger=Ledger(project.path / "ledger.sqlite3"))
-    assert max(r.scores["custom"] for r in out) == 32 and [r.fields["text"] for r in out] == [str(i) for i in range(100)]
+    custom(
+        project,
+        "[float(len(records)) for r in records]",
+        more=", depends_on={}",
+        a="import time; time.sleep(0.02)",
+    )
+    out = apply(
+        ["custom"], texts(*map(str, range(100))), chunk=1, ledger=Ledger(project.path / "ledger.sqlite3")
+    )
+    assert max(r.scores["custom"] for r in out) == 32 and [r.fields["text"] for r in out] == [
+        str(i) for i in range(100)
+    ]
 
 
 def test_what_each_filter_cost_is_told(project):
@@ -212,7 +276,10 @@ def test_what_each_filter_cost_is_told(project):
         return json.loads((project.path / "out/usage.json").read_text())["stages"][1]["costs"]
 
     first = costs()
-    assert {name: (cost["rows"], cost["measured"]) for name, cost in first.items()} == {"length": (4, 4), "custom": (3, 3)}
+    assert {name: (cost["rows"], cost["measured"]) for name, cost in first.items()} == {
+        "length": (4, 4),
+        "custom": (3, 3),
+    }
     assert first["custom"]["seconds"] > 0.01 > first["length"]["seconds"] > 0
     assert costs() == first  # nothing has changed: the stage is not carried out again
     stages[1]["filter"][1]["custom"]["threshold"] = 2
@@ -230,7 +297,11 @@ def test_records_that_belong_together_are_measured_together(project, apply):
 
 
 def test_numbers_of_a_group_are_kept_and_a_changed_group_is_measured_again(project, apply):
-    custom(project, "[len(records) + r.scores.get('before', 0) for r in records]", more=", depends_on={}, together=lambda r: r.fields['text'][0]")
+    custom(
+        project,
+        "[len(records) + r.scores.get('before', 0) for r in records]",
+        more=", depends_on={}, together=lambda r: r.fields['text'][0]",
+    )
     before = [record.scored({"before": 1}) for record in texts("c")]
 
     def run(*records):
@@ -246,26 +317,44 @@ def test_numbers_of_a_group_are_kept_and_a_changed_group_is_measured_again(proje
 
 
 def test_a_group_is_cut_neither_by_chunks_nor_into_others_by_what_was_dropped(project, apply):
-    project.write("filters/custom.py", HEAD + """
+    project.write(
+        "filters/custom.py",
+        HEAD
+        + """
 from distillgen.stages.filter import siblings
 def custom(*, by: list[FieldName] | None = None) -> Filter:
     return Filter(lambda records: [len(records)] * len(records), lambda n: None, together=siblings(by))
-""")  # fmt: skip
-    records = [replace(r, parents=(r.fields["text"][0],)) for r in texts("a1", "a2", "a3", "b1", "c1", "c2", "a4")]
+""",
+    )
+    records = [
+        replace(r, parents=(r.fields["text"][0],)) for r in texts("a1", "a2", "a3", "b1", "c1", "c2", "a4")
+    ]
     records[1] = records[1].drop("before", "f", "r")
     for chunk in (1, 2, 3, 7):
         out = apply(["custom"], records, chunk=chunk)
-        assert [r.scores.get("custom") for r in out] == [2, None, 2, 1, 2, 2, 1] and [r.id for r in out] == [r.id for r in records]
-        assert [r.scores.get("custom") for r in apply([{"custom": {"by": ["text"]}}], records, chunk=chunk)] == [1, None, 1, 1, 1, 1, 1]
+        assert [r.scores.get("custom") for r in out] == [2, None, 2, 1, 2, 2, 1] and [r.id for r in out] == [
+            r.id for r in records
+        ]
+        assert [
+            r.scores.get("custom") for r in apply([{"custom": {"by": ["text"]}}], records, chunk=chunk)
+        ] == [1, None, 1, 1, 1, 1, 1]
     given = Checking(frozenset({"text"}), {}, Project(project.path))
-    with pytest.raises(ConfigError, match=re.escape("filter 'custom' (by) needs the field 'txt', which no earlier stage gives; did you mean 'text'?")):
+    with pytest.raises(
+        ConfigError,
+        match=re.escape(
+            "filter 'custom' (by) needs the field 'txt', which no earlier stage gives; did you mean 'text'?"
+        ),
+    ):
         FilterStage(name="filter", filters=[{"custom": {"by": ["txt"]}}]).check(given)
 
 
 @pytest.mark.parametrize("more", ["asks=lambda r: []", "whole_set=True"])
 def test_what_is_measured_together_is_measured_so_only(project, apply, more):
     custom(project, more=f", together=lambda r: 1, {more}")
-    with pytest.raises(ConfigError, match="filter 'custom': a filter that measures records together neither asks about each of them nor"):
+    with pytest.raises(
+        ConfigError,
+        match="filter 'custom': a filter that measures records together neither asks about each of them nor",
+    ):
         apply(["custom"], texts("a"))
 
 
@@ -280,9 +369,18 @@ def test_without_depends_on_nothing_is_remembered(project, apply):
     "measure, reason",
     [
         ("[1.0]", "filter 'custom' measured 1 of 2 records; it owes a number for each"),
-        ("[float('nan') for r in records]", "filter 'custom' measured nan; a measurement must be a finite number"),
-        ("[{'a': 1, 'b': float('inf')} for r in records]", "filter 'custom' measured inf; a measurement must be a finite number"),
-        ("['high' for r in records]", "filter 'custom' measured 'high'; a measurement must be a finite number"),
+        (
+            "[float('nan') for r in records]",
+            "filter 'custom' measured nan; a measurement must be a finite number",
+        ),
+        (
+            "[{'a': 1, 'b': float('inf')} for r in records]",
+            "filter 'custom' measured inf; a measurement must be a finite number",
+        ),
+        (
+            "['high' for r in records]",
+            "filter 'custom' measured 'high'; a measurement must be a finite number",
+        ),
         ("[None for r in records]", "filter 'custom' measured None; a measurement must be a finite number"),
         ("None", "filter 'custom': measure gives a list of numbers, not None"),
     ],
@@ -296,7 +394,12 @@ def test_a_wrong_measure_is_told(project, apply, measure, reason):
 @pytest.mark.parametrize("given", ["False", "''", "3"])
 def test_a_drop_without_a_reason_cannot_be_expressed(project, apply, given):
     custom(project, decide=given)
-    with pytest.raises(ConfigError, match=re.escape(f"filter 'custom' decided {eval(given)!r}; decide gives None to keep a record, or the reason")):
+    with pytest.raises(
+        ConfigError,
+        match=re.escape(
+            f"filter 'custom' decided {eval(given)!r}; decide gives None to keep a record, or the reason"
+        ),
+    ):
         apply(["custom"], texts("a"))
 
 
@@ -304,9 +407,15 @@ def test_a_drop_without_a_reason_cannot_be_expressed(project, apply, given):
     "filters, message",
     [
         (["lenth"], "there is no filter 'lenth'; did you mean 'length'?"),
-        ([{"length": {"max_word": 1}}], "filter 'length' has no option 'max_word'; did you mean 'max_words'?"),
+        (
+            [{"length": {"max_word": 1}}],
+            "filter 'length' has no option 'max_word'; did you mean 'max_words'?",
+        ),
         ([{"length": {"max_words": "many"}}], "filter 'length': 'max_words': must be a valid integer"),
-        ([{"length": {"field": "txt"}}], "filter 'length' (field) needs the field 'txt', which no earlier stage gives; did you mean 'text'?"),
+        (
+            [{"length": {"field": "txt"}}],
+            "filter 'length' (field) needs the field 'txt', which no earlier stage gives; did you mean 'text'?",
+        ),
         (["positional"], "'field' must be keyword-only: def positional(*, field: …)"),
         (["nothing"], "'nothing' gives NoneType, not a Filter"),
         (["picky"], "filter 'picky': max is below min"),
@@ -319,7 +428,10 @@ def test_filters_are_checked_before_anything_is_paid_for(project, filters, messa
     project.write("filters/length.py", LENGTH)
     project.write("filters/positional.py", HEAD + "def positional(field: str) -> Filter: ...\n")
     project.write("filters/nothing.py", HEAD + "def nothing(*, a: int = 1) -> Filter: ...\n")
-    project.write("filters/picky.py", HEAD + "def picky(*, a: int = 1) -> Filter:\n    raise ValueError('max is below min')\n")
+    project.write(
+        "filters/picky.py",
+        HEAD + "def picky(*, a: int = 1) -> Filter:\n    raise ValueError('max is below min')\n",
+    )
     project.write("filters/empty.py", HEAD)
     project.write("filters/broken.py", "1 / 0\n")
     project.write("filters/needy.py", HEAD + "def needy(*, least: int) -> Filter: ...\n")
@@ -355,7 +467,11 @@ def test_a_wrong_list_of_filters(filters, message):
 def test_labels_are_unique_in_a_pipeline_and_dropped_rows_say_why(project):
     project.write("filters/length.py", LENGTH)
     project.rows("a.jsonl", [{"text": "a"}, {"text": "a b c d"}])
-    stages = [{"source": {"path": "a.jsonl"}}, {"filter": ["length"]}, {"filter": {"name": "second", "filters": ["length"]}}]
+    stages = [
+        {"source": {"path": "a.jsonl"}},
+        {"filter": ["length"]},
+        {"filter": {"name": "second", "filters": ["length"]}},
+    ]
     with pytest.raises(ConfigError, match="filter 'length' stands in 'filter' and in 'second'"):
         distillgen.load({"version": 1, "stages": stages})
     distillgen.run({"version": 1, "stages": stages[:2]}, out="out")
@@ -399,7 +515,9 @@ def judges(project):
 @pytest.mark.parametrize("name", ["judge", "another"])
 def test_a_judge_is_asked_about_rows_that_another_run_has_scored_under_its_label(judges, project, name):
     judges({"filter": [judged_by("kind", 5)]}, out="a")
-    run, asked = judges({"filter": [judged_by("harsh", 9, name)]}, source="a/corpus.jsonl", out="b", lineage=True)
+    run, asked = judges(
+        {"filter": [judged_by("harsh", 9, name)]}, source="a/corpus.jsonl", out="b", lineage=True
+    )
     assert len(asked) == 6 and run.state["dropped"] == {name: 6}
     scores = [record.scores for record in run.dropped]
     assert scores == [{"judge": 2.0} if name == "judge" else {"judge": 8.0, "another": 2.0}] * 6
@@ -408,18 +526,26 @@ def test_a_judge_is_asked_about_rows_that_another_run_has_scored_under_its_label
 
 
 def test_an_earlier_runs_scores_neither_count_nor_stay_where_the_filter_gave_none(judges, project):
-    project.write("filters/noted.py", """from distillgen import Filter
+    project.write(
+        "filters/noted.py",
+        """from distillgen import Filter
 def noted(*, n: int):
     return Filter(lambda rs: [n] * len(rs), lambda n: None, over_run=lambda ns: {"sum": sum(ns)})
-""")  # fmt: skip
-    project.write("filters/half.py", """from distillgen import Filter
+""",
+    )
+    project.write(
+        "filters/half.py",
+        """from distillgen import Filter
 def half():
     return Filter(lambda rs: [int(r.fields["a"][-1]) for r in rs], lambda n: "high" if n > 2 else None)
-""")  # fmt: skip
+""",
+    )
     project.write("prompts/odd.md", "---\noutput: {json: {grade: integer}}\n---\n{{ rubric }}")
     judges({"filter": [{"noted": {"n": 5}}, judged_by("kind", 5)]}, out="a")
     strict = {"judge": {**judged_by("harsh", 9)["judge"], "prompt": "odd"}}
-    run, _ = judges({"filter": ["half", {"noted": {"n": 7}}, strict]}, source="a/corpus.jsonl", out="b", lineage=True)
+    run, _ = judges(
+        {"filter": ["half", {"noted": {"n": 7}}, strict]}, source="a/corpus.jsonl", out="b", lineage=True
+    )
     assert run.state["stages"][-1]["measured"]["noted: sum"] == 3 * 7
     assert [r.dropped.filter for r in run.dropped] == ["failed"] * 3 + ["half"] * 3
     assert [[*r.scores] for r in run.dropped] == [["half", "noted"]] * 3 + [["half"]] * 3
@@ -434,7 +560,9 @@ def test_equal_labels_are_refused_across_nesting(judges):
         ([{"rounds": {"n": 1, "stages": [inner]}}, outer], "'inner' and in 'filter'"),
         ([outer, deep], "'filter' and in 'inner'"),
     ):
-        with pytest.raises(ConfigError, match=f"filter 'judge' stands in {places}; give one a name of its own"):
+        with pytest.raises(
+            ConfigError, match=f"filter 'judge' stands in {places}; give one a name of its own"
+        ):
             judges(*stages)
     named = {"filter": {"name": "inner", "filters": [judged_by("harsh", 9, "strict")]}}
     run, asked = judges(outer, {"rounds": {"n": 1, "stages": [named]}})
@@ -460,19 +588,33 @@ def test_a_filter_asks_a_model_and_keeps_what_it_says(project):
     with Endpoint(grade) as endpoint:
         path = project.write("pipelines/j.yaml", JUDGE.format(url=endpoint.url))
         plan = json.loads(project.cli("plan", "j", "--json").stdout)
-        assert plan["totals"]["requests"] == 6 and 0 < plan["totals"]["max_cost_usd"] < 0.01 and not endpoint.bodies
+        assert (
+            plan["totals"]["requests"] == 6
+            and 0 < plan["totals"]["max_cost_usd"] < 0.01
+            and not endpoint.bodies
+        )
         assert "1 answers could not be used" in project.cli("run", "j", check=3).stderr
-        assert endpoint.bodies[0]["model"] == "j" and endpoint.bodies[0]["response_format"]["json_schema"]["schema"]["required"] == ["reason", "score"]
-        assert [(r["n"], r["meta"]["scores"]) for r in project.read("runs/j/corpus.jsonl")] == [(n, {"judge": 9}) for n in (0, 2, 4)]
+        assert endpoint.bodies[0]["model"] == "j" and endpoint.bodies[0]["response_format"]["json_schema"][
+            "schema"
+        ]["required"] == ["reason", "score"]
+        assert [(r["n"], r["meta"]["scores"]) for r in project.read("runs/j/corpus.jsonl")] == [
+            (n, {"judge": 9}) for n in (0, 2, 4)
+        ]
         reasons = {r["n"]: r["meta"]["dropped"]["reason"] for r in project.read("runs/j/dropped.jsonl")}
-        assert reasons[1] == "graded 3 of 10 < 7" and reasons[5].startswith("not judged by judge: there is no JSON")
+        assert reasons[1] == "graded 3 of 10 < 7" and reasons[5].startswith(
+            "not judged by judge: there is no JSON"
+        )
         path.write_text(path.read_text().replace("fields: [n]", "fields: [n], min_score: 2"))
         project.cli("run", "j", check=3)
         assert len(endpoint.bodies) == 6 and len(project.read("runs/j/corpus.jsonl")) == 5
         stage = json.loads((project.path / "runs/j/usage.json").read_text())["stages"][1]
-        assert stage["costs"]["judge"] == {"rows": 6, "measured": 0, "seconds": 0} and stage["dropped"] == {"failed": 1}
+        assert stage["costs"]["judge"] == {"rows": 6, "measured": 0, "seconds": 0} and stage["dropped"] == {
+            "failed": 1
+        }
         (used,) = json.loads((project.path / "runs/j/usage.json").read_text())["usage"]
-        assert (used["stage"], used["model"], used["requests"]) == ("filter/judge", "judge", 6) and used["cost_usd"] > 0
+        assert (used["stage"], used["model"], used["requests"]) == ("filter/judge", "judge", 6) and used[
+            "cost_usd"
+        ] > 0
         path.write_text(path.read_text().replace("max_tokens: 9", "max_tokens: 8"))
         project.cli("run", "j", check=3)
         path.write_text(path.read_text().replace("Is it even?", "Is it so?"))
@@ -486,7 +628,11 @@ def test_a_filter_asks_a_model_and_keeps_what_it_says(project):
 def test_a_judges_numbers_are_kept_while_it_goes_on_and_every_one_at_the_end(project):
     """Many rows: what is kept before the end is what a kill does not lose."""
     project.rows("s.jsonl", [{"a": f"answer {i}"} for i in range(600)])
-    pipeline = {"version": 1, "models": {"kind": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "s.jsonl"}}, {"filter": [judged_by("kind", 5)]}]}
+    pipeline = {
+        "version": 1,
+        "models": {"kind": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "s.jsonl"}}, {"filter": [judged_by("kind", 5)]}],
+    }
     counts = []
 
     class Counted(Ledger):
@@ -499,7 +645,10 @@ def test_a_judges_numbers_are_kept_while_it_goes_on_and_every_one_at_the_end(pro
         run = distillgen.run(pipeline, out="out", teachers={"kind": says(8)})
     assert sum(counts) == 600 and len(counts) > 1 and run.state["kept"] == 600
     distillgen.run({**pipeline, "seed": 1}, out="out", teachers={"kind": says(8)})
-    assert json.loads((project.path / "out/usage.json").read_text())["stages"][1]["costs"]["judge"]["measured"] == 0
+    assert (
+        json.loads((project.path / "out/usage.json").read_text())["stages"][1]["costs"]["judge"]["measured"]
+        == 0
+    )
 
 
 def test_what_is_kept_while_a_costly_measure_goes_on_is_not_measured_again(project, apply, monkeypatch):

@@ -23,20 +23,28 @@ metric_list: [{metric: acc}]
 
 
 def pipeline(models, **stage):
-    stages = [{"source": {"path": "rows.jsonl"}}, {"lm_eval": {"models": list(models), "tasks": ["sums"], **stage}}]
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        {"lm_eval": {"models": list(models), "tasks": ["sums"], **stage}},
+    ]
     return {"version": 1, "models": models, "stages": stages}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs pip install 'distillgen[train]' lm-eval")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in PACKAGES),
+    reason="needs pip install 'distillgen[train]' lm-eval",
+)
 def test_a_model_and_an_adapter_of_it_are_put_to_a_task_once(project):
     project.rows("rows.jsonl", [{"question": f"{i}"} for i in range(3)])
     project.rows("items.jsonl", [{"question": f"What is {i}?", "right": i % 2} for i in range(20)])
     project.write("tasks/sums.yaml", TASK.replace("DATA", str(project.path / "items.jsonl")))
     make_model(project.path / "model")
     make_adapter(project.path / "adapter", project.path / "model", 1)
-    models = {name: {"provider": "transformers", "model": str(project.path / name)} for name in ("model", "adapter")}
+    models = {
+        name: {"provider": "transformers", "model": str(project.path / name)} for name in ("model", "adapter")
+    }
     run = distillgen.run(pipeline(models, include_path="tasks"), out="out")
     told = json.loads((run.directory / "evaluation-lm_eval.json").read_text())
     for name in models:
@@ -48,7 +56,9 @@ def test_a_model_and_an_adapter_of_it_are_put_to_a_task_once(project):
     (run.directory / "evaluation-lm_eval.json").unlink()
     project.rows("rows.jsonl", [{"question": f"{i}"} for i in range(4)])
     distillgen.run(pipeline(models, include_path="tasks"), out="out")
-    assert {path.name: path.stat().st_mtime_ns for path in (run.directory / "lm-eval").glob("*.json")} == kept and len(kept) == 2
+    assert {
+        path.name: path.stat().st_mtime_ns for path in (run.directory / "lm-eval").glob("*.json")
+    } == kept and len(kept) == 2
     assert json.loads((run.directory / "evaluation-lm_eval.json").read_text()) == told
 
 

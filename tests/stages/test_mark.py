@@ -7,8 +7,17 @@ from distillgen.errors import ConfigError
 from distillgen.inference.teacher import Completion
 from tests.training.test_arms import FORM, asked, questions, taught  # noqa: F401 (a fixture)
 
-ROWS = [{"text": "one two three"}, {"text": "one"}, {"text": "one two three"}, {"text": "as an AI language model, no"}]
-FILTERS = [{"word_count": {"field": "text", "min_words": 2}}, {"unique": {"by": ["text"]}}, {"boilerplate": {"fields": ["text"]}}]
+ROWS = [
+    {"text": "one two three"},
+    {"text": "one"},
+    {"text": "one two three"},
+    {"text": "as an AI language model, no"},
+]
+FILTERS = [
+    {"word_count": {"field": "text", "min_words": 2}},
+    {"unique": {"by": ["text"]}},
+    {"boilerplate": {"fields": ["text"]}},
+]
 MODELS = {"t": {"provider": "scripted", "model": "echo"}}
 
 
@@ -18,11 +27,15 @@ def run(project, *stages, rows=ROWS, out="r", script=None):
     return distillgen.run(pipeline, out=out, teachers={"t": script} if script else None)
 
 
-@pytest.mark.parametrize("chosen", [FILTERS, *([each] for each in FILTERS)], ids=["all", "words", "unique", "boilerplate"])
+@pytest.mark.parametrize(
+    "chosen", [FILTERS, *([each] for each in FILTERS)], ids=["all", "words", "unique", "boilerplate"]
+)
 def test_a_filter_that_marks_says_what_the_plain_one_drops_and_why(project, chosen):
     run(project, {"filter": chosen}, out="plain")
     run(project, {"filter": {"mark": "fit", "filters": chosen}}, out="marked")
-    plain = {row["meta"]["source"]: row["meta"]["dropped"]["reason"] for row in project.read("plain/dropped.jsonl")}
+    plain = {
+        row["meta"]["source"]: row["meta"]["dropped"]["reason"] for row in project.read("plain/dropped.jsonl")
+    }
     rows = project.read("marked/corpus.jsonl")
     assert len(rows) == 4 and plain and not project.read("marked/dropped.jsonl")
     assert {row["meta"]["source"]: row["fit_why"] for row in rows if not row["fit"]} == plain
@@ -30,7 +43,13 @@ def test_a_filter_that_marks_says_what_the_plain_one_drops_and_why(project, chos
 
 
 def test_what_an_earlier_stage_dropped_stays_dropped(project):
-    judged = {"filter": {"name": "again", "mark": "fit", "filters": [{"charset": {"field": "text", "characters": "a-z "}}]}}
+    judged = {
+        "filter": {
+            "name": "again",
+            "mark": "fit",
+            "filters": [{"charset": {"field": "text", "characters": "a-z "}}],
+        }
+    }
     run(project, {"filter": FILTERS[:1]}, judged)
     assert [row["fit"] for row in project.read("r/corpus.jsonl")] == [True, True, False]
     assert [row["meta"]["dropped"]["filter"] for row in project.read("r/dropped.jsonl")] == ["word_count"]
@@ -57,7 +76,13 @@ def test_items_beyond_the_most_are_still_dropped(project):
     assert project.read("r/dropped.jsonl")[0]["meta"]["dropped"]["filter"] == "max_items"
 
 
-@pytest.mark.parametrize("stage", [{"filter": {"mark": "meta", "filters": FILTERS}}, {"generate": {"model": "t", "template": "x", "mark": "meta"}}])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"filter": {"mark": "meta", "filters": FILTERS}},
+        {"generate": {"model": "t", "template": "x", "mark": "meta"}},
+    ],
+)
 def test_a_mark_of_our_own_name_is_refused(project, stage):
     with pytest.raises(ConfigError, match="mark: the field 'meta' is distillgen's own"):
         run(project, stage)
@@ -83,11 +108,18 @@ def test_a_condition_that_some_row_cannot_fill_leaves_it_out(taught):  # noqa: F
     "train, message",
     [
         ({"where": "{{ evn }}"}, "'where' needs the field 'evn'"),
-        ({"where": "{{ even }}", "arms": ("raw",)}, "on: raw has what filters dropped, and 'where' drops nothing"),
+        (
+            {"where": "{{ even }}", "arms": ("raw",)},
+            "on: raw has what filters dropped, and 'where' drops nothing",
+        ),
     ],
 )
 def test_a_condition_that_cannot_hold_is_refused(taught, train, message):  # noqa: F811
-    stages = [{"filter": {"mark": "even", "filters": ["only_even"]}}, {"filter": {"name": "x", "filters": [{"finished": {"fields": ["answer"]}}]}}, FORM]
+    stages = [
+        {"filter": {"mark": "even", "filters": ["only_even"]}},
+        {"filter": {"name": "x", "filters": [{"finished": {"fields": ["answer"]}}]}},
+        FORM,
+    ]
     with pytest.raises(ConfigError, match=message):
         taught(stages, questions(4), arms=train.pop("arms", ("kept",)), **train)
 

@@ -52,7 +52,7 @@ def sees():
         return [0] * len(records)
     return Filter(measure, lambda n: None)
 ''',
-}  # fmt: skip
+}
 ASK = {"generate": {"model": "t", "template": "{{ q }} in round {{ round }}", "output": "answer"}}
 
 
@@ -74,7 +74,9 @@ def loop(project):
         project.rows("rows.jsonl", [{"q": q} for q in questions])
         stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"stages": stages, **rounds}}]
         models = {"t": {"provider": "scripted", "model": "echo"}}
-        run = distillgen.run({"version": 1, "models": models, "stages": stages}, out=out, teachers={"t": script})
+        run = distillgen.run(
+            {"version": 1, "models": models, "stages": stages}, out=out, teachers={"t": script}
+        )
         return run, json.loads((run.directory / "rounds/rounds.json").read_text())
 
     return loop
@@ -96,7 +98,9 @@ def test_what_a_round_keeps_is_not_offered_again_and_what_none_kept_leaves_with_
 
     run, told = loop([ASK, grows(14)], LENGTHS, script, n=3)
     assert [(len(r.fields["q"]), r.fields["round"]) for r in kept(run)] == [(1, 0), (4, 1), (8, 2)]
-    assert [(len(r.fields["q"]), r.fields["round"], r.dropped.reason) for r in run.dropped] == [(40, 2, "51 letters")]
+    assert [(len(r.fields["q"]), r.fields["round"], r.dropped.reason) for r in run.dropped] == [
+        (40, 2, "51 letters")
+    ]
     assert len(asked) == 4 + 3 + 2 and told["ended"] == "after 3 rounds"
     assert [measured["kept"] for measured in told["rounds"]] == [1, 1, 1]
     loop([ASK, grows(14)], LENGTHS, script, n=3)
@@ -121,25 +125,47 @@ def test_more_rounds_go_on_from_those_that_there_are(loop, project):
     assert len(told["rounds"]) == 2 and not (project.path / "out/rounds/02").exists() and len(asked) == 9
 
 
-@pytest.mark.parametrize("limit, options, ended", [
-    (18, {"until": {"kept": 2}}, "reached kept 2 >= 2"),
-    (99, {"guard": {"filter.shrinks: mean": 0.5}, "repeat": True}, "filter.shrinks: mean fell to 2, more than 50% below 10"),
-    (0, {}, "a round kept nothing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "limit, options, ended",
+    [
+        (18, {"until": {"kept": 2}}, "reached kept 2 >= 2"),
+        (
+            99,
+            {"guard": {"filter.shrinks: mean": 0.5}, "repeat": True},
+            "filter.shrinks: mean fell to 2, more than 50% below 10",
+        ),
+        (0, {}, "a round kept nothing"),
+    ],
+)
 def test_it_ends_for_a_reason(loop, limit, options, ended):
-    _, told = loop([ASK, {"filter": ["shrinks", {"at_most": {"letters": limit}}]}], LENGTHS[:3], n=9, **options)
+    _, told = loop(
+        [ASK, {"filter": ["shrinks", {"at_most": {"letters": limit}}]}], LENGTHS[:3], n=9, **options
+    )
     assert told["ended"] == ended and len(told["rounds"]) < 9
 
 
 def test_a_round_reaches_what_the_earlier_ones_kept(loop):
     stages = [
         {"retrieve": {"query": "q", "key": "q", "embedder": "words", "keep": ["q"], "into": "like"}},
-        {"generate": {"model": "t", "template": "{{ q }} {{ like | map(attribute='q') | join }}", "output": "answer"}},
+        {
+            "generate": {
+                "model": "t",
+                "template": "{{ q }} {{ like | map(attribute='q') | join }}",
+                "output": "answer",
+            }
+        },
         grows(10, by=20),
     ]
     run, _ = loop(stages, ["red apple", "green pear", "red strawberry"], n=2)
-    found = [(r.fields["q"], [like["q"] for like in r.fields["like"]], r.fields["answer"].strip()) for r in kept(run)]
-    assert found == [("red apple", [], "red apple"), ("green pear", [], "green pear"), ("red strawberry", ["red apple"], "red strawberry red apple")]
+    found = [
+        (r.fields["q"], [like["q"] for like in r.fields["like"]], r.fields["answer"].strip())
+        for r in kept(run)
+    ]
+    assert found == [
+        ("red apple", [], "red apple"),
+        ("green pear", [], "green pear"),
+        ("red strawberry", ["red apple"], "red strawberry red apple"),
+    ]
 
 
 def test_a_shuffled_memory_gives_every_entry_away(project):
@@ -154,18 +180,28 @@ def test_a_shuffled_memory_gives_every_entry_away(project):
         return [r.fields["retrieved"][0]["value"].lower() for r in kept(run)]
 
     shuffled = brought(shuffle=True)
-    assert brought() == names and sorted(shuffled) == sorted(names) and not any(a == b for a, b in zip(names, shuffled, strict=True))
+    assert (
+        brought() == names
+        and sorted(shuffled) == sorted(names)
+        and not any(a == b for a, b in zip(names, shuffled, strict=True))
+    )
 
 
 def test_the_report_draws_the_rounds_and_says_why_they_ended(loop):
-    run, _ = loop([ASK, {"filter": ["shrinks"]}], LENGTHS[:3], n=9, guard={"filter.shrinks: mean": 0.5}, repeat=True)
+    run, _ = loop(
+        [ASK, {"filter": ["shrinks"]}], LENGTHS[:3], n=9, guard={"filter.shrinks: mean": 0.5}, repeat=True
+    )
     page = (run.directory / "report.html").read_text()
     assert "How it ended: filter.shrinks: mean fell to 2, more than 50% below 10." in page
     assert 'd="M0.0 0.0L100.0 50.0L200.0 100.0"' in page and "first 10" in page and "last 2" in page
 
 
 def test_replay_brings_the_earlier_ones_and_they_leave_once(loop, project):
-    run, _ = loop([ASK, grows(12, by=9), {"replay": {}}, {"filter": {"name": "after", "filters": ["sees"]}}], ["a", "bbbb"], n=2)
+    run, _ = loop(
+        [ASK, grows(12, by=9), {"replay": {}}, {"filter": {"name": "after", "filters": ["sees"]}}],
+        ["a", "bbbb"],
+        n=2,
+    )
     assert [r.fields["q"] for r in kept(run)] == ["a", "bbbb"]
     assert (project.path / "seen").read_text().split() == ["a", "a", "bbbb"]
 
@@ -175,7 +211,9 @@ def test_a_persons_edits_hold_whatever_is_run_again(loop, project):
     project.rows("edits.jsonl", edits)
     run, _ = loop([ASK, {"audit": {"edits": "edits.jsonl"}}], ["a", "bb"], n=2)
     assert [(r.fields["answer"], r.fields["round"]) for r in kept(run)] == [("by hand", 0)]
-    assert [(r.dropped.filter, r.dropped.reason, r.fields["round"]) for r in run.dropped] == [("veto", "rude", 1)]
+    assert [(r.dropped.filter, r.dropped.reason, r.fields["round"]) for r in run.dropped] == [
+        ("veto", "rude", 1)
+    ]
     project.write("edits.jsonl", "")
     run, _ = loop([ASK, {"audit": {"edits": "edits.jsonl"}}], ["a", "bb"], n=2)
     assert [r.fields["answer"] for r in kept(run)] == ["a in round 0", "bb in round 0"]
@@ -188,29 +226,54 @@ def test_what_was_dropped_before_is_offered_in_no_round_and_leaves_as_it_came(pr
     for name, text in FILTERS.items():
         project.write(f"filters/{name}.py", text)
     project.rows("rows.jsonl", [{"q": "x" * n} for n in (1, 9)])
-    project.write("filters/length_of_q.py", """from distillgen import Filter
+    project.write(
+        "filters/length_of_q.py",
+        """from distillgen import Filter
 def length_of_q():
     return Filter(lambda rs: [len(r.fields["q"]) for r in rs], lambda n: "long" if n > 3 else None)
-""")  # fmt: skip
+""",
+    )
     before = {"filter": {"name": "before", "filters": ["length_of_q"]}}
-    stages = [{"source": {"path": "rows.jsonl"}}, before, {"rounds": {"n": 2, "repeat": True, "stages": [{"filter": ["sees"]}]}}]
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        before,
+        {"rounds": {"n": 2, "repeat": True, "stages": [{"filter": ["sees"]}]}},
+    ]
     run = distillgen.run({"version": 1, "models": {}, "stages": stages}, out="out")
     assert (project.path / "seen").read_text().split() == ["x", "x"]
-    assert [(r.fields["q"], r.dropped.stage, r.dropped.reason) for r in run.dropped] == [("x" * 9, "before", "long")]
-    assert all(len(list(read_records(project.path / f"out/rounds/0{n}/records.jsonl"))) == 1 for n in range(2))
+    assert [(r.fields["q"], r.dropped.stage, r.dropped.reason) for r in run.dropped] == [
+        ("x" * 9, "before", "long")
+    ]
+    assert all(
+        len(list(read_records(project.path / f"out/rounds/0{n}/records.jsonl"))) == 1 for n in range(2)
+    )
 
 
 def test_a_round_is_carried_out_anew_where_one_before_it_has_come_out_otherwise(project):
     """Of the first round, the kept records and the answers are lost, and the teacher says something else now."""
     project.rows("rows.jsonl", [{"q": q} for q in ("red apple", "red plum")])
     look = {"retrieve": {"query": "q", "key": "q", "embedder": "words", "keep": ["answer"], "into": "like"}}
-    ask = {"generate": {"model": "t", "template": "{{ round }} {{ q }} {{ like | map(attribute='answer') | join }}", "output": "answer"}}
+    ask = {
+        "generate": {
+            "model": "t",
+            "template": "{{ round }} {{ q }} {{ like | map(attribute='answer') | join }}",
+            "output": "answer",
+        }
+    }
     rounds = {"n": 2, "repeat": True, "stages": [look, ask]}
-    pipeline = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": rounds}]}
+    pipeline = {
+        "version": 1,
+        "models": {"t": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": rounds}],
+    }
 
     def run(said, out):
         def script(request, sample):
-            return f"{said} {echo(request, sample)}" if echo(request, sample).startswith("0 ") else echo(request, sample)
+            return (
+                f"{said} {echo(request, sample)}"
+                if echo(request, sample).startswith("0 ")
+                else echo(request, sample)
+            )
 
         run = distillgen.run(pipeline, out=out, teachers={"t": script})
         return [record.fields["answer"] for record in kept(run)]
@@ -241,7 +304,11 @@ class Learn(Stage):
     def makes(self, directory):
         base = ScriptedSpec(provider="scripted", model="echo")
         script = (directory / "say.py").resolve()
-        own = ScriptedSpec(provider="scripted", model=f"{script.relative_to(Path.cwd().resolve())}:say") if script.exists() else base
+        own = (
+            ScriptedSpec(provider="scripted", model=f"{script.relative_to(Path.cwd().resolve())}:say")
+            if script.exists()
+            else base
+        )
         return {"student": own, "base": base}
 
     def check(self, given):
@@ -250,7 +317,9 @@ class Learn(Stage):
     async def run(self, chunks, job):
         async for chunk in chunks:
             yield chunk
-        (job.directory / "say.py").write_text(f"def say(request, sample):\n    return 'I am of {job.directory.name}'\n")
+        (job.directory / "say.py").write_text(
+            f"def say(request, sample):\n    return 'I am of {job.directory.name}'\n"
+        )
 
 
 def test_each_round_asks_the_student_of_the_round_before_and_the_first_one_its_base(loop, monkeypatch):
@@ -264,24 +333,30 @@ def test_each_round_asks_the_student_of_the_round_before_and_the_first_one_its_b
     assert [r.fields["answer"] for r in kept(run)] == ["a", "I am of 00", "I am of 01", "I am of 02"]
 
 
-@pytest.mark.parametrize("rounds, told", [
-    ({"stages": [{"generate": {"model": "t", "template": "{{ qq }}"}}]}, "did you mean 'q'?"),
-    ({"stages": [{"generte": {}}]}, "there is no stage 'generte'"),
-    ({"until": {"evalute.x": 1}}, "'evalute.x' is no measure"),
-    ({"stages": [{"audit": {"edits": "none.jsonl"}}]}, "there is no file 'none.jsonl'"),
-    ({"n": 0}, "greater than or equal to 1"),
-    ({"stages": [{"source": {"path": "rows.jsonl"}}]}, "must be the first stage"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rounds, told",
+    [
+        ({"stages": [{"generate": {"model": "t", "template": "{{ qq }}"}}]}, "did you mean 'q'?"),
+        ({"stages": [{"generte": {}}]}, "there is no stage 'generte'"),
+        ({"until": {"evalute.x": 1}}, "'evalute.x' is no measure"),
+        ({"stages": [{"audit": {"edits": "none.jsonl"}}]}, "there is no file 'none.jsonl'"),
+        ({"n": 0}, "greater than or equal to 1"),
+        ({"stages": [{"source": {"path": "rows.jsonl"}}]}, "must be the first stage"),
+    ],
+)
 def test_a_mistake_inside_is_told_with_its_line(project, rounds, told):
     project.rows("rows.jsonl", [{"q": "a"}])
     options = json.dumps({"stages": [ASK], **rounds})
-    path = project.write("pipelines/loop.yaml", f"""# loop.yaml: x
+    path = project.write(
+        "pipelines/loop.yaml",
+        f"""# loop.yaml: x
 version: 1
 models: {{t: {{provider: scripted, model: echo}}}}
 stages:
   - source: {{path: rows.jsonl}}
   - rounds: {options}
-""")  # fmt: skip
+""",
+    )
     with pytest.raises(ConfigError) as error:
         distillgen.load(path)
     assert told in str(error.value) and "loop.yaml:6" in str(error.value)
@@ -293,34 +368,64 @@ def test_what_is_carried_on_is_what_the_last_round_left(loop):
     enough = {"filter": [{"schema": {"field": "answer", "pattern": "b{4}|a{2}"}}]}
     run, told = loop([longer, enough], ["a", "b", "c"], n=5, carry=["answer"])
     assert [(r.fields["answer"], r.fields["round"]) for r in kept(run)] == [("aa", 1), ("bbbb", 3)]
-    assert [r.fields["answer"] for r in run.dropped] == ["ccccc"] and [m["kept"] for m in told["rounds"]] == [0, 1, 0, 1, 0]
+    assert [r.fields["answer"] for r in run.dropped] == ["ccccc"] and [m["kept"] for m in told["rounds"]] == [
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]
     _, told = loop([longer, enough], ["a", "b"], n=9, carry=["answer"], out="all")
     assert told["ended"] == "every record was kept" and len(told["rounds"]) == 4
 
 
 def test_a_loop_in_a_loop_gives_back_the_rounds_of_the_outer_one(loop, project):
     longer = {"generate": {"model": "t", "template": "{{ answer }}{{ q }}", "output": "answer"}}
-    inner = {"rounds": {"name": "inner", "n": 4, "carry": ["answer"], "stages": [longer, {"filter": [{"schema": {"field": "answer", "pattern": "a{3}"}}]}]}}
+    inner = {
+        "rounds": {
+            "name": "inner",
+            "n": 4,
+            "carry": ["answer"],
+            "stages": [longer, {"filter": [{"schema": {"field": "answer", "pattern": "a{3}"}}]}],
+        }
+    }
     run, told = loop([inner, {"replay": {}}], ["a", "b"], n=2)
     assert [(r.fields["q"], r.fields["round"], r.fields["answer"]) for r in kept(run)] == [("a", 0, "aaa")]
     assert [(r.fields["q"], r.fields["round"], r.dropped.stage) for r in run.dropped] == [("b", 1, "filter")]
     assert [m["inner.rounds"] for m in told["rounds"]] == [4, 4] and run.state["dropped"] == {"schema": 1}
-    assert (project.path / "out/rounds/00/inner/rounds.json").exists() and str(run).startswith("2 records: 1 kept, 1 schema")
+    assert (project.path / "out/rounds/00/inner/rounds.json").exists() and str(run).startswith(
+        "2 records: 1 kept, 1 schema"
+    )
 
 
 def test_what_is_held_out_is_there_in_every_round_and_never_learnt_from(loop, project):
-    project.write("filters/split.py", FILTERS["sees"].replace("def sees", "def split").replace('"seen"', '"split"').replace('r.fields["q"]', 'r.fields["split"]'))
+    project.write(
+        "filters/split.py",
+        FILTERS["sees"]
+        .replace("def sees", "def split")
+        .replace('"seen"', '"split"')
+        .replace('r.fields["q"]', 'r.fields["split"]'),
+    )
     look = {"retrieve": {"query": "q", "key": "split", "embedder": "words", "into": "found", "k": 9}}
     stages = [look, {"filter": {"name": "see", "filters": ["split"]}}, ASK, grows(40)]
     project.rows("rows.jsonl", [{"q": f"train test {x}"} for x in ("", *LENGTHS)])
     models = {"t": {"provider": "scripted", "model": "echo"}}
-    pipeline = {"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.5}}, {"rounds": {"stages": stages, "n": 2}}]}
+    pipeline = {
+        "version": 1,
+        "models": models,
+        "stages": [
+            {"source": {"path": "rows.jsonl", "held_out": 0.5}},
+            {"rounds": {"stages": stages, "n": 2}},
+        ],
+    }
     run = distillgen.run(pipeline, out="held", teachers={"t": echo})
     seen = [line.split() for line in (project.path / "split").read_text().splitlines()]
     every = [*kept(run), *run.dropped]
     held_out = [r for r in every if r.held_out]
     assert held_out and [line.count("test") for line in seen] == [len(held_out)] * 2 and len(every) == 5
-    assert all(entry["split"] == "train" for r in every for entry in r.fields["found"]) and any(r.fields["found"] for r in every)
+    assert all(entry["split"] == "train" for r in every for entry in r.fields["found"]) and any(
+        r.fields["found"] for r in every
+    )
 
 
 def test_another_model_is_another_loop(loop):
@@ -335,7 +440,9 @@ def test_another_model_is_another_loop(loop):
 
 def test_options_inside_are_set_from_the_command_line(project):
     project.rows("rows.jsonl", [{"q": "a"}])
-    project.write("pipelines/loop.yaml", """# loop.yaml: x
+    project.write(
+        "pipelines/loop.yaml",
+        """# loop.yaml: x
 version: 1
 models: {t: {provider: scripted, model: echo}}
 stages:
@@ -344,22 +451,31 @@ stages:
       stages:
         - generate: {model: t, template: "{{ q }}", output: answer}
         - filter: {name: check, filters: [word_count: {field: answer, min_words: 9}]}
-""")  # fmt: skip
+""",
+    )
     (inside,) = distillgen.load("loop", ["generate.n=3", "word_count.min_words=1", "rounds.n=7"]).stages[1:]
-    assert inside.n == 7 and inside.stages[0]["generate"]["n"] == 3 and inside.stages[1]["filter"]["filters"][0]["word_count"]["min_words"] == 1
+    assert (
+        inside.n == 7
+        and inside.stages[0]["generate"]["n"] == 3
+        and inside.stages[1]["filter"]["filters"][0]["word_count"]["min_words"] == 1
+    )
 
 
 def test_outside_of_rounds_there_is_nothing_to_replay(project):
     project.rows("rows.jsonl", [{"q": "a"}])
     for stage in ({"replay": {}}, {"retrieve": {"query": "q", "key": "q", "embedder": "words"}}):
         with pytest.raises(ConfigError, match="which stands inside 'rounds'"):
-            distillgen.load({"version": 1, "models": {}, "stages": [{"source": {"path": "rows.jsonl"}}, stage]})
+            distillgen.load(
+                {"version": 1, "models": {}, "stages": [{"source": {"path": "rows.jsonl"}}, stage]}
+            )
 
 
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(project: ProjectFolder):
     with Endpoint(latency_s=0.02) as endpoint:
         project.rows("rows.jsonl", [{"q": f"{i}"} for i in range(150)])
-        project.write("pipelines/loop.yaml", f"""# loop.yaml: three rounds
+        project.write(
+            "pipelines/loop.yaml",
+            f"""# loop.yaml: three rounds
 version: 1
 models: {{t: {{provider: openai, model: m, base_url: "{endpoint.url}", max_concurrency: 10}}}}
 stages:
@@ -369,12 +485,25 @@ stages:
       repeat: true
       stages:
         - generate: {{model: t, template: "{{{{ q }}}} in {{{{ round }}}}", output: answer}}
-""")  # fmt: skip
+""",
+        )
         project.cli("run", "loop", "--out", "whole")
         assert len(endpoint.bodies) == 450
-        command = [sys.executable, "-m", "distillgen", "run", "loop", "--out", "killed", "--ledger", "killed.sqlite3"]
+        command = [
+            sys.executable,
+            "-m",
+            "distillgen",
+            "run",
+            "loop",
+            "--out",
+            "killed",
+            "--ledger",
+            "killed.sqlite3",
+        ]
         for wait_s in (0.8, 0.9, 1.0, 1.1):
-            process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             time.sleep(wait_s)
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -384,10 +513,18 @@ stages:
         assert len(endpoint.bodies) - 900 <= 4 * 10, "more was asked again than was in flight at the kills"
 
 
-@pytest.mark.parametrize("options, rows, requests", [({}, 4, 12), ({"repeat": True}, 12, 12), ({"repeat": True, "n": 1}, 4, 4)])
-def test_a_plan_knows_how_often_a_loop_may_ask_and_how_many_records_may_leave_it(project, options, rows, requests):
+@pytest.mark.parametrize(
+    "options, rows, requests", [({}, 4, 12), ({"repeat": True}, 12, 12), ({"repeat": True, "n": 1}, 4, 4)]
+)
+def test_a_plan_knows_how_often_a_loop_may_ask_and_how_many_records_may_leave_it(
+    project, options, rows, requests
+):
     project.rows("rows.jsonl", [{"q": q} for q in "abcd"])
     loop = {"rounds": {"n": 3, "stages": [ASK], **options}}
-    pipeline = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "rows.jsonl"}}, loop]}
+    pipeline = {
+        "version": 1,
+        "models": {"t": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl"}}, loop],
+    }
     (_, estimate) = distillgen.load(pipeline).plan()[1]
     assert (estimate.rows, estimate.requests) == (rows, requests)

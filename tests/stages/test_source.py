@@ -28,7 +28,11 @@ def read(project):
         fields = source.check(given) if check else None
 
         async def main():
-            return [r async for chunk in source.run(None, Job(given.project, {}, None, limit=limit)) for r in chunk]
+            return [
+                r
+                async for chunk in source.run(None, Job(given.project, {}, None, limit=limit))
+                for r in chunk
+            ]
 
         records = asyncio.run(main())
         if check:
@@ -57,7 +61,13 @@ def test_jsonl(project, read):
 
 def test_jsonl_as_any_program_writes_it(project, read):
     big = 10**40
-    lines = ["\ufeff" + json.dumps({"q": "é"}), "", json.dumps({"n": big}), r'{"s": "\ud800x\ud83d\ude00"}', json.dumps({"last": 1.5})]
+    lines = [
+        "\ufeff" + json.dumps({"q": "é"}),
+        "",
+        json.dumps({"n": big}),
+        r'{"s": "\ud800x\ud83d\ude00"}',
+        json.dumps({"last": 1.5}),
+    ]
     (project.path / "a.jsonl").write_bytes("\r\n".join(lines).encode())
     assert fields(read(path="a.jsonl")) == [{"q": "é"}, {"n": big}, {"s": "?x😀"}, {"last": 1.5}]
     project.write("b.ndjson", '{"u": "a\u2028b\x85c"}\n')
@@ -65,11 +75,14 @@ def test_jsonl_as_any_program_writes_it(project, read):
 
 
 BAD_LINES = [
-    (b"{", "not JSON: "), (b'{"a": NaN}', "not JSON: NaN is not JSON"), (b'{"a": "\xff"}', "not UTF-8 text"),
-    (b"[" * 99_999, "not JSON: it is nested too deeply"), (b"[1, 2]", "a row must be an object of fields, not '[1, 2]'"),
+    (b"{", "not JSON: "),
+    (b'{"a": NaN}', "not JSON: NaN is not JSON"),
+    (b'{"a": "\xff"}', "not UTF-8 text"),
+    (b"[" * 99_999, "not JSON: it is nested too deeply"),
+    (b"[1, 2]", "a row must be an object of fields, not '[1, 2]'"),
     (b'{"meta": {"id": 1}}', "the field 'meta' is distillgen's own; rename it with fields: {other: meta}"),
     (b'{"meta": "x"}', "the field 'meta' is distillgen's own"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("line, reason", BAD_LINES)
@@ -81,7 +94,10 @@ def test_a_bad_row_is_an_error_where_it_is_seen_first_and_a_dropped_record_later
     (project.path / "a.jsonl").write_bytes(b"\n".join([*good, line, line, b'{"n": -1}']))
     *before, first, second, last = read(path="a.jsonl")
     assert len(fields(before)) == CHECKED_ROWS and fields([last]) == [{"n": -1}]
-    assert (first.dropped.stage, first.dropped.filter) == ("source", "unreadable") and first.dropped.reason.startswith(reason)
+    assert (first.dropped.stage, first.dropped.filter) == (
+        "source",
+        "unreadable",
+    ) and first.dropped.reason.startswith(reason)
     assert (first.source, second.source) == ("a.jsonl:1001", "a.jsonl:1002") and first.id != second.id
     json.dumps(first.row())
 
@@ -90,13 +106,20 @@ def test_a_missing_field_deep_in_the_file_is_a_dropped_record(project, read):
     project.rows("a.jsonl", [*({"q": i} for i in range(CHECKED_ROWS)), {"p": 1}, {"q": 2}])
     records = read(path="a.jsonl", fields={"question": "q"})
     assert records[-1].fields == {"question": 2} and records[0].fields == {"question": 0}
-    assert records[-2].dropped.reason == "there is no field 'q' in the row; known: p" and records[-2].source == "a.jsonl:1001"
+    assert (
+        records[-2].dropped.reason == "there is no field 'q' in the row; known: p"
+        and records[-2].source == "a.jsonl:1001"
+    )
 
 
 def test_fields_are_chosen_and_renamed(project, read):
     project.rows("a.jsonl", [{"q": 1, "a": 2, "meta": "mine"}])
-    assert fields(read(path="a.jsonl", fields={"question": "q", "about": "meta"})) == [{"question": 1, "about": "mine"}]
-    with pytest.raises(ConfigError, match=re.escape("a.jsonl:1: there is no field 'qq' in the row; did you mean 'q'?")):
+    assert fields(read(path="a.jsonl", fields={"question": "q", "about": "meta"})) == [
+        {"question": 1, "about": "mine"}
+    ]
+    with pytest.raises(
+        ConfigError, match=re.escape("a.jsonl:1: there is no field 'qq' in the row; did you mean 'q'?")
+    ):
         read(path="a.jsonl", fields={"question": "qq"})
     with pytest.raises(ConfigError, match="the field 'meta' is distillgen's own"):
         read(path="a.jsonl", fields={"meta": "q"})
@@ -133,7 +156,11 @@ def test_a_bad_csv_row(project, read, line, reason):
     with pytest.raises(ConfigError, match=f"a.csv:3: {reason}"):
         read(path="a.csv")
     bad, good = read(path="a.csv", check=False)[1:]
-    assert bad.dropped.reason.startswith(reason) and bad.source == "a.csv:3" and good.fields == {"q": "3", "a": "4"}
+    assert (
+        bad.dropped.reason.startswith(reason)
+        and bad.source == "a.csv:3"
+        and good.fields == {"q": "3", "a": "4"}
+    )
 
 
 def test_a_csv_heading_names_each_column_once(project, read):
@@ -149,7 +176,10 @@ def test_parquet(project, read):
     import pyarrow
     import pyarrow.parquet
 
-    rows = [{"q": f"q{i}", "n": i, "day": datetime.date(2026, 1, 1), "tags": ["a"], "x": float("nan")} for i in range(600)]
+    rows = [
+        {"q": f"q{i}", "n": i, "day": datetime.date(2026, 1, 1), "tags": ["a"], "x": float("nan")}
+        for i in range(600)
+    ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
     records = read(path="a.parquet")
     assert len(records) == 600
@@ -188,15 +218,29 @@ def test_texts_are_cut(project, read):
 
 def test_pieces_keep_their_quotation_marks_and_paragraphs_end_sentences():
     text = 'He said "Go now." Then (he left.) It was 3.5 km! A heading\n\nNext: ok'
-    assert chunks(text, 4) == ['He said "Go now." ', "Then (he left.) ", "It was 3.5 km! ", "A heading\n\nNext: ok"]
-    assert chunks(text, 3) == ["He said \"Go ", 'now." ', "Then (he left.) ", "It was 3.5 ", "km! A heading\n\n", "Next: ok"]
+    assert chunks(text, 4) == [
+        'He said "Go now." ',
+        "Then (he left.) ",
+        "It was 3.5 km! ",
+        "A heading\n\nNext: ok",
+    ]
+    assert chunks(text, 3) == [
+        'He said "Go ',
+        'now." ',
+        "Then (he left.) ",
+        "It was 3.5 ",
+        "km! A heading\n\n",
+        "Next: ok",
+    ]
     assert chunks("one two three four five", 2) == ["one two ", "three four ", "five"]
     assert chunks(" \n ", 5) == []
 
 
 words = st.text(alphabet="ab.!?\"')é", min_size=1, max_size=5)
 parts = st.lists(st.tuples(words, st.sampled_from([" ", "  ", "\n", "\n\n", "\n\n\n"])), max_size=60)
-texts = parts.map(lambda pairs: "".join(f"{i}{a}{b}" for i, (a, b) in enumerate(pairs)))  # no word twice, so that overlaps are plain
+texts = parts.map(
+    lambda pairs: "".join(f"{i}{a}{b}" for i, (a, b) in enumerate(pairs))
+)  # no word twice, so that overlaps are plain
 
 
 @given(texts, st.integers(1, 9), st.integers(0, 8))
@@ -211,7 +255,11 @@ def test_no_word_is_lost_and_no_piece_is_too_long(text, most, overlap):
     rest = text.split()
     before: list = []
     for piece in pieces:
-        common = max(n for n in range(min(overlap, len(piece) - 1, len(before)) + 1) if before[len(before) - n :] == piece[:n] and piece[n:] == rest[: len(piece) - n])
+        common = max(
+            n
+            for n in range(min(overlap, len(piece) - 1, len(before)) + 1)
+            if before[len(before) - n :] == piece[:n] and piece[n:] == rest[: len(piece) - n]
+        )
         assert common <= overlap
         before, rest = piece, rest[len(piece) - common :]
     assert rest == []
@@ -240,7 +288,9 @@ def test_a_data_set_from_a_folder_without_network(project, read, monkeypatch):
     project.rows("mine/train.jsonl", [{"q": f"q{i}", "a": {"n": i}} for i in range(5)])
     project.rows("mine/test.jsonl", [{"q": "t", "a": {"n": 9}}])
     records = read(dataset="mine")
-    assert fields(records) == [{"q": f"q{i}", "a": {"n": i}} for i in range(5)] and records[4].source == "mine:5"
+    assert (
+        fields(records) == [{"q": f"q{i}", "a": {"n": i}} for i in range(5)] and records[4].source == "mine:5"
+    )
     assert fields(read(dataset="mine", split="test", fields={"question": "q"})) == [{"question": "t"}]
     assert list(Source(dataset="mine").files(Project(project.path))) == ["mine"]
     with pytest.raises(ConfigError, match="'mine' cannot be read: ValueError: "):
@@ -255,7 +305,10 @@ def test_a_data_set_from_a_folder_without_network(project, read, monkeypatch):
         ({"path": "none.jsonl"}, "there is no file 'none.jsonl'; did you mean 'one.jsonl'?"),
         ({"path": "../x"}, "lies outside the project|there is no file"),
         ({"path": "empty.jsonl"}, "the source 'empty.jsonl' has no rows"),
-        ({"path": "one.bin"}, "'one.bin' has an ending that is not known; say format: jsonl, csv, parquet or text"),
+        (
+            {"path": "one.bin"},
+            "'one.bin' has an ending that is not known; say format: jsonl, csv, parquet or text",
+        ),
         ({"path": "one.xlsx"}, "'one.xlsx' is a ZIP archive .or an Office file.: unpack it"),
         ({"path": "one.jsonl", "chunk_words": 20}, "chunk_words cuts texts, and 'one.jsonl' is none"),
     ],
@@ -304,21 +357,29 @@ def test_a_share_is_held_out_by_what_a_row_says(project, read):
         sides.setdefault(record.fields["q"], set()).add(record.fields["split"])
     assert all(len(side) == 1 for side in sides.values()), "the same row stands on both sides"
     assert 140 < sum(record.held_out for record in records) < 260
-    assert [r.id for r in records] == [r.id for r in read(path="rows.jsonl")], "the answers that were paid for are lost"
+    assert [r.id for r in records] == [r.id for r in read(path="rows.jsonl")], (
+        "the answers that were paid for are lost"
+    )
     project.rows("more.jsonl", [{"q": "new"}, *rows[::-1]])
-    assert {r.fields["q"]: r.held_out for r in read(path="more.jsonl", held_out=0.2) if r.fields["q"] in sides} == {
-        q: side == {"test"} for q, side in sides.items()
-    }, "a row changed sides because others came"
+    assert {
+        r.fields["q"]: r.held_out for r in read(path="more.jsonl", held_out=0.2) if r.fields["q"] in sides
+    } == {q: side == {"test"} for q, side in sides.items()}, "a row changed sides because others came"
 
 
 def test_a_text_is_held_out_whole(project, read):
     for i in range(40):
-        project.write(f"texts/{i}.md", "\n\n".join(f"Sentence {j} of text {i} says a thing." for j in range(30)))
+        project.write(
+            f"texts/{i}.md", "\n\n".join(f"Sentence {j} of text {i} says a thing." for j in range(30))
+        )
     records = read(path="texts", chunk_words=20, held_out=0.3)
     sides = {record.fields["file"]: set() for record in records}
     for record in records:
         sides[record.fields["file"]].add(record.fields["split"])
-    assert all(len(side) == 1 for side in sides.values()) and {"train"} in sides.values() and {"test"} in sides.values()
+    assert (
+        all(len(side) == 1 for side in sides.values())
+        and {"train"} in sides.values()
+        and {"test"} in sides.values()
+    )
 
 
 def test_a_split_of_its_own_is_kept_and_no_other_is_made(project, read):
@@ -332,7 +393,10 @@ def test_a_bad_row_reaches_the_run(project):
     project.rows("a.jsonl", [{"q": i} for i in range(CHECKED_ROWS)])
     with (project.path / "a.jsonl").open("a") as file:
         file.write("oops\n")
-    distillgen.run({"version": 1, "stages": [{"source": {"path": "a.jsonl"}}, {"format": {"fields": {"t": "{{ q }}"}}}]}, out="out")
+    distillgen.run(
+        {"version": 1, "stages": [{"source": {"path": "a.jsonl"}}, {"format": {"fields": {"t": "{{ q }}"}}}]},
+        out="out",
+    )
     (row,) = project.read("out/dropped.jsonl")
     assert row["meta"]["dropped"]["filter"] == "unreadable" and row["meta"]["source"] == "a.jsonl:1001"
     assert len(project.read("out/corpus.jsonl")) == CHECKED_ROWS

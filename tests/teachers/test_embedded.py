@@ -55,9 +55,14 @@ def test_parts_that_are_not_the_expected_ones_are_refused_and_leave_nothing(part
 def test_without_path_and_packages_the_hub_is_asked(parts, monkeypatch, tmp_path):
     monkeypatch.setitem(KNOWN, "tiny", Weights("hub:o/r/tiny.gguf", "0" * 64, "absent-part"))
     asked = []
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *given: asked.append(given) or str(tmp_path / "hub.gguf"))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *given: asked.append(given) or str(tmp_path / "hub.gguf")
+    )
     assert find_weights("tiny", tmp_path) == tmp_path / "hub.gguf" and asked == [("o/r", "tiny.gguf")]
-    assert find_weights("hub:owner/repository/x.gguf", tmp_path) and asked[1] == ("owner/repository", "x.gguf")
+    assert find_weights("hub:owner/repository/x.gguf", tmp_path) and asked[1] == (
+        "owner/repository",
+        "x.gguf",
+    )
     (tmp_path / "mine.gguf").write_bytes(b"GGUF")
     assert find_weights("mine.gguf", tmp_path) == tmp_path / "mine.gguf"
 
@@ -105,9 +110,17 @@ def test_a_real_model_answers_in_the_schema_with_log_probabilities_and_a_replay_
 def test_the_model_stops_with_the_run_however_that_ends(project):
     project.rows("data/seeds.jsonl", [{"country": f"number {i}"} for i in range(200)])
     project.write("pipelines/ask.yaml", QUESTIONS)
-    project.write("prompts/capital.md", PROMPT.replace("max_tokens: 30", "max_tokens: 200").replace("maxLength: 20", "maxLength: 900"))
+    project.write(
+        "prompts/capital.md",
+        PROMPT.replace("max_tokens: 30", "max_tokens: 200").replace("maxLength: 20", "maxLength: 900"),
+    )
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        process = subprocess.Popen([sys.executable, "-m", "distillgen", "run", "ask"], cwd=project.path, env=project.env(), stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distillgen", "run", "ask"],
+            cwd=project.path,
+            env=project.env(),
+            stderr=subprocess.PIPE,
+        )
         limit = time.monotonic() + 120
         while time.monotonic() < limit and not _servers(process.pid):
             time.sleep(0.2)
@@ -129,7 +142,9 @@ def _alive(pid: int) -> bool:
 
 
 def _servers(parent: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True
+    ).stdout.split()
     return [int(pid) for pid in found if "embedded" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
@@ -151,5 +166,10 @@ def test_the_quickstart_as_a_newcomer_runs_it(project):
     state = json.loads((project.path / "runs/quickstart/usage.json").read_text())
     assert state["kept"] >= 4 and state["kept"] + sum(state["dropped"].values()) == 12
     row = project.read("runs/quickstart/corpus.jsonl")[0]
-    assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"] and row["question"].endswith("?")
-    assert "first kept row" in done.stderr and (project.path / "runs/quickstart/report.html").stat().st_size > 5000
+    assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"] and row["question"].endswith(
+        "?"
+    )
+    assert (
+        "first kept row" in done.stderr
+        and (project.path / "runs/quickstart/report.html").stat().st_size > 5000
+    )

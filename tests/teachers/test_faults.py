@@ -12,7 +12,9 @@ from tests.endpoint import Endpoint, completion, reply
 
 
 def status(code, text="oh", **headers):
-    return lambda: web.Response(status=code, text=json.dumps({"error": {"message": text, "code": "x"}}), headers=headers)
+    return lambda: web.Response(
+        status=code, text=json.dumps({"error": {"message": text, "code": "x"}}), headers=headers
+    )
 
 
 def truncated():
@@ -20,11 +22,18 @@ def truncated():
 
 
 PASSING = {
-    "429": status(429), "429 with Retry-After": status(429, **{"Retry-After": "1"}), "500": status(500), "503": status(503), "408": status(408),
-    "cut JSON": truncated, "HTML": lambda: web.Response(text="<html>busy</html>", content_type="text/html"),
-    "no choices": lambda: {"choices": []}, "no object": lambda: [1], "null": lambda: {"choices": None},
+    "429": status(429),
+    "429 with Retry-After": status(429, **{"Retry-After": "1"}),
+    "500": status(500),
+    "503": status(503),
+    "408": status(408),
+    "cut JSON": truncated,
+    "HTML": lambda: web.Response(text="<html>busy</html>", content_type="text/html"),
+    "no choices": lambda: {"choices": []},
+    "no object": lambda: [1],
+    "null": lambda: {"choices": None},
     "gibberish choice": lambda: {"choices": [7]},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PASSING)
@@ -64,7 +73,9 @@ def test_dropped_connections_and_a_row_that_never_succeeds(project):
         done = project.cli("run", "ask", check=3)
         assert "--retry-failed" in done.stderr
         dropped = project.read("runs/ask/dropped.jsonl")
-        assert [row["number"] for row in dropped] == [1] and "HTTP 500" in dropped[0]["meta"]["dropped"]["reason"]
+        assert [row["number"] for row in dropped] == [1] and "HTTP 500" in dropped[0]["meta"]["dropped"][
+            "reason"
+        ]
         assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == [0, 2]
         endpoint.behave, before = None, endpoint.asked.total()
         project.cli("run", "ask", "--retry-failed")
@@ -81,12 +92,15 @@ def test_a_server_that_never_answers_costs_its_rows_and_not_the_run(project):
         begun = time.monotonic()
         project.cli("run", "ask", check=3)
         assert time.monotonic() - begun < 15
-    assert {"no answer within 0.5 s"} == {row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")}
+    assert {"no answer within 0.5 s"} == {
+        row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")
+    }
 
 
 @pytest.mark.parametrize(
-    "code, remedy", [(401, "check api_key"), (403, "check api_key"), (404, "Check base_url"), (402, "no money or quota")]
-)  # fmt: skip
+    "code, remedy",
+    [(401, "check api_key"), (403, "check api_key"), (404, "Check base_url"), (402, "no money or quota")],
+)
 def test_what_no_retry_can_mend_stops_at_once_with_a_remedy(project, code, remedy):
     with Endpoint(lambda body, times: status(code)()) as endpoint:
         project.ask_pipeline(endpoint.url, 500, model=", max_concurrency: 4")
@@ -116,11 +130,17 @@ def test_one_row_that_is_refused_with_400_is_that_rows_failure(project):
     assert "too long" in project.read("runs/ask/dropped.jsonl")[0]["meta"]["dropped"]["reason"]
 
 
-@pytest.mark.parametrize("url, said", [("http://127.0.0.1:9/v1", "refused"), ("http://nowhere.invalid/v1", "lookup|resolv")])
+@pytest.mark.parametrize(
+    "url, said", [("http://127.0.0.1:9/v1", "refused"), ("http://nowhere.invalid/v1", "lookup|resolv")]
+)
 def test_an_endpoint_that_is_not_there_stops_the_run_with_a_remedy(project, url, said):
     project.ask_pipeline(url, 50)
     done = project.cli("run", "ask", check=2)
-    assert re.search(said, done.stderr) and "Is the server running" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        re.search(said, done.stderr)
+        and "Is the server running" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_the_cap_is_never_exceeded_and_the_run_goes_on_later(project):
@@ -205,7 +225,12 @@ def test_a_server_that_restarts_in_the_middle_costs_a_wait(project):
     first = Fixed(latency_s=0.02)
     first.__enter__()
     project.ask_pipeline(first.url, 300, model=", max_concurrency: 8")
-    run = subprocess.Popen([sys.executable, "-m", "distillgen", "run", "ask"], cwd=project.path, env=project.env(), stderr=subprocess.PIPE)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "distillgen", "run", "ask"],
+        cwd=project.path,
+        env=project.env(),
+        stderr=subprocess.PIPE,
+    )
     while first.asked.total() < 60:
         time.sleep(0.01)
     threading.Thread(target=first.__exit__).start()
@@ -227,7 +252,11 @@ def test_a_clock_that_jumps_changes_nothing(project, monkeypatch):
         calls.append(1)
         return real() + (-86_400, 31_536_000)[len(calls) % 2]
 
-    with Endpoint(lambda body, times: status(503)() if times == 1 and body["messages"][0]["content"].endswith("3?") else None) as endpoint:
+    with Endpoint(
+        lambda body, times: (
+            status(503)() if times == 1 and body["messages"][0]["content"].endswith("3?") else None
+        )
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 20, model=", rpm: 1200")
         monkeypatch.setattr(time, "time", jumping)
         begun = time.monotonic()
@@ -242,7 +271,9 @@ def also(*urls):
 
 def test_requests_are_shared_among_addresses_by_weight_and_answers_kept_under_the_first(project):
     with Endpoint() as one, Endpoint() as two:
-        project.ask_pipeline(one.url, 40, model=f', also: [{{base_url: "{two.url}", api_key: other-key-456, weight: 3}}]')
+        project.ask_pipeline(
+            one.url, 40, model=f', also: [{{base_url: "{two.url}", api_key: other-key-456, weight: 3}}]'
+        )
         project.cli("run", "ask")
         assert (one.asked.total(), two.asked.total()) == (10, 30)
         assert two.headers[0]["Authorization"] == "Bearer other-key-456"
@@ -275,7 +306,10 @@ def test_where_every_address_fails_the_run_stops_with_a_remedy(project, rows, la
 
 
 def test_an_address_that_only_rests_is_waited_for_though_the_other_refuses_the_key(project):
-    with Endpoint(lambda body, times: status(401)()) as refusing, Endpoint(lambda body, times: status(429, **{"retry-after": "1"})() if times == 1 else None) as busy:
+    with (
+        Endpoint(lambda body, times: status(401)()) as refusing,
+        Endpoint(lambda body, times: status(429, **{"retry-after": "1"})() if times == 1 else None) as busy,
+    ):
         project.ask_pipeline(busy.url, 12, model=also(refusing.url) + ", max_concurrency: 4")
         project.cli("run", "ask")
     assert len(project.read("runs/ask/corpus.jsonl")) == 12
@@ -284,7 +318,9 @@ def test_an_address_that_only_rests_is_waited_for_though_the_other_refuses_the_k
 def test_prompts_that_begin_alike_are_sent_one_after_the_other_and_the_output_keeps_its_order(project):
     with Endpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 60, model=", max_concurrency: 1")
-        project.write("prompts/p.md", "@system\nYou speak of topic {{ number % 3 }}.\n@user\n{{ question }}\n")
+        project.write(
+            "prompts/p.md", "@system\nYou speak of topic {{ number % 3 }}.\n@user\n{{ question }}\n"
+        )
         path = project.path / "pipelines/ask.yaml"
         path.write_text(path.read_text().replace('template: "{{ question }}"', "prompt: p"))
         project.cli("run", "ask")
@@ -303,7 +339,17 @@ def test_twenty_thousand_rows_through_a_bad_endpoint(project):
 
     def bad(body, times):
         luck = chance.random()
-        kind = "429" if luck < 0.10 else "5xx" if luck < 0.15 else "drop" if luck < 0.17 else "cut" if luck < 0.18 else "ok"
+        kind = (
+            "429"
+            if luck < 0.10
+            else "5xx"
+            if luck < 0.15
+            else "drop"
+            if luck < 0.17
+            else "cut"
+            if luck < 0.18
+            else "ok"
+        )
         given[kind] += 1
         if kind == "429":
             return status(429, **({"Retry-After": "1"} if chance.random() < 0.5 else {}))()
@@ -318,7 +364,13 @@ def test_twenty_thousand_rows_through_a_bad_endpoint(project):
         project.cli("run", "ask", timeout=560)
     rows = project.read("runs/ask/corpus.jsonl")
     assert [row["number"] for row in rows] == list(range(20_000))
-    assert all(row["answer"] == reply({"messages": [{"role": "user", "content": f"What is {row['number']}?"}]}) for row in rows)
+    assert all(
+        row["answer"] == reply({"messages": [{"role": "user", "content": f"What is {row['number']}?"}]})
+        for row in rows
+    )
     totals = json.loads((project.path / "runs/ask/usage.json").read_text())["totals"]
     faults = sum(given.values()) - given["ok"]
-    assert totals["answers"] == totals["requests"] == given["ok"] == 20_000 and totals["retries"] == faults > 3000
+    assert (
+        totals["answers"] == totals["requests"] == given["ok"] == 20_000
+        and totals["retries"] == faults > 3000
+    )

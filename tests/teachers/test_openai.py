@@ -42,10 +42,19 @@ def test_an_endpoint_that_ignores_n_is_asked_until_all_samples_are_there(project
     with Endpoint(lambda body, times: completion({**body, "n": 1})) as endpoint:
         project.ask_pipeline(endpoint.url, 2, stage=", n: 3")
         project.cli("run", "ask")
-        assert [body.get("n", 1) for body in endpoint.bodies] in ([3, 3, 2, 2, 1, 1], [3, 2, 1, 3, 2, 1], [3, 3, 2, 1, 2, 1])
+        assert [body.get("n", 1) for body in endpoint.bodies] in (
+            [3, 3, 2, 2, 1, 1],
+            [3, 2, 1, 3, 2, 1],
+            [3, 3, 2, 1, 2, 1],
+        )
     assert len(project.read("runs/ask/corpus.jsonl")) == 6
     usage = json.loads((project.path / "runs/ask/usage.json").read_text())["totals"]
-    assert (usage["requests"], usage["answers"], usage["input_tokens"], usage["output_tokens"]) == (6, 6, 60, 30)
+    assert (usage["requests"], usage["answers"], usage["input_tokens"], usage["output_tokens"]) == (
+        6,
+        6,
+        60,
+        30,
+    )
 
 
 def test_the_cap_and_the_rate_hold_at_an_endpoint_that_ignores_n(project):
@@ -57,7 +66,9 @@ def test_the_cap_and_the_rate_hold_at_an_endpoint_that_ignores_n(project):
         return completion({**body, "n": 1}, usage={"prompt_tokens": 5000, "completion_tokens": 1})
 
     with Endpoint(one) as endpoint:
-        project.ask_pipeline(endpoint.url, 1, model=", rpm: 120, price: {input: 1, output: 1}", stage=", n: 20, max_tokens: 2")
+        project.ask_pipeline(
+            endpoint.url, 1, model=", rpm: 120, price: {input: 1, output: 1}", stage=", n: 20, max_tokens: 2"
+        )
         project.rows("data/seeds.jsonl", [{"question": "word " * 4000}])
         project.cli("run", "ask", "--max-cost-usd", "0.05", check=4)
     usage = json.loads((project.path / "runs/ask/usage.json").read_text())["totals"]
@@ -66,9 +77,15 @@ def test_the_cap_and_the_rate_hold_at_an_endpoint_that_ignores_n(project):
 
 
 def test_what_is_sent(project, endpoint):
-    project.write("prompts/shape.md", "---\noutput: {json: {a: string}}\nsampling: {temperature: 0.2, max_tokens: 9}\n---\n@system\nS\n@user\n{{ question }}\n")
+    project.write(
+        "prompts/shape.md",
+        "---\noutput: {json: {a: string}}\nsampling: {temperature: 0.2, max_tokens: 9}\n---\n@system\nS\n@user\n{{ question }}\n",
+    )
     path = project.ask_pipeline(endpoint.url, 1)
-    text = path.read_text().replace('template: "{{ question }}", output: answer', "prompt: shape, temperature: 0.5, logprobs: 2, stop: ['x']")
+    text = path.read_text().replace(
+        'template: "{{ question }}", output: answer',
+        "prompt: shape, temperature: 0.5, logprobs: 2, stop: ['x']",
+    )
     path.write_text(text)
     project.cli("run", "ask", check=3)
     body = endpoint.bodies[0]
@@ -80,7 +97,12 @@ def test_what_is_sent(project, endpoint):
 
 
 def choice(message=None, finish="stop", **more):
-    return {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": "text", **(message or {})}, **more}
+    return {
+        "index": 0,
+        "finish_reason": finish,
+        "message": {"role": "assistant", "content": "text", **(message or {})},
+        **more,
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,24 +140,39 @@ def test_reasoning_is_kept_apart(project):
     with Endpoint(think) as endpoint:
         project.ask_pipeline(endpoint.url, 2, stage=", reasoning: thoughts")
         project.cli("run", "ask")
-    assert {(row["answer"], row["thoughts"]) for row in project.read("runs/ask/corpus.jsonl")} == {("yes", "hm")}
+    assert {(row["answer"], row["thoughts"]) for row in project.read("runs/ask/corpus.jsonl")} == {
+        ("yes", "hm")
+    }
 
 
 def test_tool_calls_and_log_probabilities_are_kept(project):
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     tokens = {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "b", "logprob": -1.0}]}]}
-    with Endpoint(lambda body, times: completion(body, choices=[choice({"content": None, "tool_calls": calls}, "tool_calls", logprobs=tokens)])) as endpoint:
-        project.ask_pipeline(endpoint.url, 1, stage=", logprobs: 1, tools: [{type: function, function: {name: f}}]")
+    with Endpoint(
+        lambda body, times: completion(
+            body, choices=[choice({"content": None, "tool_calls": calls}, "tool_calls", logprobs=tokens)]
+        )
+    ) as endpoint:
+        project.ask_pipeline(
+            endpoint.url, 1, stage=", logprobs: 1, tools: [{type: function, function: {name: f}}]"
+        )
         project.cli("run", "ask")
         assert endpoint.bodies[0]["tools"][0]["function"]["name"] == "f"
     row = project.read("runs/ask/corpus.jsonl")[0]
-    assert row["tool_calls"] == calls and row["meta"]["scores"] == {"generate.logprob": -0.5, "generate.mean_logprob": -0.5}
+    assert row["tool_calls"] == calls and row["meta"]["scores"] == {
+        "generate.logprob": -0.5,
+        "generate.mean_logprob": -0.5,
+    }
 
 
 def test_the_completions_protocol(project):
     def answer(body, times):
         signals = {"tokens": ["more"], "token_logprobs": [-1.0], "top_logprobs": [{"more": -1.0, "y": -2.0}]}
-        return {"model": "m", "choices": [{"index": 0, "text": "more", "finish_reason": "stop", "logprobs": signals}], "usage": {}}
+        return {
+            "model": "m",
+            "choices": [{"index": 0, "text": "more", "finish_reason": "stop", "logprobs": signals}],
+            "usage": {},
+        }
 
     with Endpoint(answer) as endpoint:
         project.ask_pipeline(endpoint.url, 1, model=", api: completions, logprobs: 2")
@@ -149,11 +186,15 @@ def test_the_openai_package_as_transport_gives_the_same_corpus(project, endpoint
     project.cli("run", "ask", "-o", "runs/a")
     project.cli("run", "ask", "-o", "runs/b", "--ledger", "b.sqlite3", "--set", "teacher.transport=openai")
     assert len(endpoint.bodies) == 10
-    assert (project.path / "runs/a/corpus.jsonl").read_bytes() == (project.path / "runs/b/corpus.jsonl").read_bytes()
+    assert (project.path / "runs/a/corpus.jsonl").read_bytes() == (
+        project.path / "runs/b/corpus.jsonl"
+    ).read_bytes()
 
 
 def test_sampling_of_stage_wins_over_model_wins_over_prompt(project, endpoint):
-    project.write("prompts/p.md", "---\nsampling: {temperature: 0.1, top_p: 0.1, max_tokens: 1}\n---\n{{ question }}\n")
+    project.write(
+        "prompts/p.md", "---\nsampling: {temperature: 0.1, top_p: 0.1, max_tokens: 1}\n---\n{{ question }}\n"
+    )
     path = project.ask_pipeline(endpoint.url, 1, model=", top_p: 0.2, max_tokens: 2", stage=", max_tokens: 3")
     path.write_text(path.read_text().replace('template: "{{ question }}"', "prompt: p"))
     project.cli("run", "ask")

@@ -34,9 +34,14 @@ def status(code, text="oh"):
 
 def start(project, *args):
     return subprocess.Popen(
-        [sys.executable, "-m", "distillgen", "run", "ask", *args], cwd=project.path, env=project.env(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "distillgen", "run", "ask", *args],
+        cwd=project.path,
+        env=project.env(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def run(project, out="ask", expect=None, **options):
@@ -70,11 +75,18 @@ def test_a_batch_gives_the_corpus_that_asking_online_gives_under_the_same_keys(p
 
 
 def test_the_completions_protocol(project):
-    with BatchEndpoint(lambda body, times: {"choices": [{"text": f"to {body['prompt']}", "finish_reason": "stop"}], "usage": {}}) as endpoint:
+    with BatchEndpoint(
+        lambda body, times: {
+            "choices": [{"text": f"to {body['prompt']}", "finish_reason": "stop"}],
+            "usage": {},
+        }
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 3, model=FAST + ", api: completions")
         run(project)
         assert endpoint.batches["batch_0"]["endpoint"] == "/v1/completions"
-    assert [row["answer"] for row in project.read("runs/ask/corpus.jsonl")] == [f"to What is {i}?" for i in range(3)]
+    assert [row["answer"] for row in project.read("runs/ask/corpus.jsonl")] == [
+        f"to What is {i}?" for i in range(3)
+    ]
 
 
 def test_a_batch_holds_no_more_than_it_may_and_a_window_lets_it_fill(project):
@@ -90,7 +102,9 @@ def test_a_file_holds_no_more_bytes_than_it_may(project, monkeypatch):
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 30, model=FAST)
         run(project)
-        assert len(endpoint.batches) > 2 and all(len(endpoint.files[b["input_file_id"]]) <= 2000 for b in endpoint.batches.values())
+        assert len(endpoint.batches) > 2 and all(
+            len(endpoint.files[b["input_file_id"]]) <= 2000 for b in endpoint.batches.values()
+        )
     assert len(project.read("runs/ask/corpus.jsonl")) == 30
 
 
@@ -104,7 +118,9 @@ def test_an_endpoint_that_ignores_n_is_asked_until_all_samples_are_there(project
 
 def test_an_answer_may_hold_what_ends_a_line_elsewhere(project):
     odd = "one\u2028two\u0085three\nfour\x1efive"
-    with BatchEndpoint(lambda body, times: completion(body, choices=[{"finish_reason": "stop", "message": {"content": odd}}])) as endpoint:
+    with BatchEndpoint(
+        lambda body, times: completion(body, choices=[{"finish_reason": "stop", "message": {"content": odd}}])
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 2, model=FAST)
         run(project)
     assert {row["answer"] for row in project.read("runs/ask/corpus.jsonl")} == {odd}
@@ -120,7 +136,9 @@ def test_killed_at_any_step_nothing_is_paid_twice_and_nothing_is_lost(project, s
         assert len(endpoint.batches) == (step not in ("upload", "uploaded", "create"))
         endpoint.late = 1
         run(project)
-        assert len(endpoint.batches) == 1 and set(endpoint.lines.values()) == {1} and len(endpoint.lines) == 40
+        assert (
+            len(endpoint.batches) == 1 and set(endpoint.lines.values()) == {1} and len(endpoint.lines) == 40
+        )
         assert endpoint.steps.count("create") == 1 + (step == "create")
         assert ("list" in endpoint.steps) == (step in ("create", "created")), "what is known was looked for"
     assert corpus(project) == corpus(project, "online")
@@ -134,7 +152,9 @@ def test_killed_with_half_of_the_answers_recorded(project):
         with sqlite3.connect(project.path / "runs/ledger.sqlite3") as ledger:
             assert ledger.execute("SELECT count(*) FROM answers").fetchone() == (20,)
         run(project)
-        assert len(endpoint.batches) == 2 and set(endpoint.lines.values()) == {1} and len(endpoint.lines) == 40
+        assert (
+            len(endpoint.batches) == 2 and set(endpoint.lines.values()) == {1} and len(endpoint.lines) == 40
+        )
     assert len(project.read("runs/ask/corpus.jsonl")) == totals(project)["answers"] == 40
 
 
@@ -157,13 +177,20 @@ def killed(project, endpoint, step, times=1):
 
 def test_where_it_is_not_said_whether_a_batch_was_made_the_list_tells(project):
     """The list comes in pages, and shows others' batches as well."""
-    with BatchEndpoint(step=lambda name: name == "created" and endpoint.steps.count("created") == 1) as endpoint:
+    with BatchEndpoint(
+        step=lambda name: name == "created" and endpoint.steps.count("created") == 1
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
         for other in range(7):
-            endpoint.batches[f"other_{other}"] = {"id": f"other_{other}", "metadata": {"distillgen": "x"} if other % 2 else None}
+            endpoint.batches[f"other_{other}"] = {
+                "id": f"other_{other}",
+                "metadata": {"distillgen": "x"} if other % 2 else None,
+            }
         run(project)
         assert totals(project)["retries"] == 0
-        assert sum(name.startswith("batch_") for name in endpoint.batches) == 1 and set(endpoint.lines.values()) == {1}
+        assert sum(name.startswith("batch_") for name in endpoint.batches) == 1 and set(
+            endpoint.lines.values()
+        ) == {1}
     assert len(project.read("runs/ask/corpus.jsonl")) == 5
 
 
@@ -172,7 +199,9 @@ def test_killed_again_and_again_while_batches_come_and_go(project, seed):
     rng, rows = random.Random(seed), 160
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(
-            endpoint.url, rows, model=FAST.replace("0.1", "0.02") + ", batch_size: 20, max_concurrency: 40",
+            endpoint.url,
+            rows,
+            model=FAST.replace("0.1", "0.02") + ", batch_size: 20, max_concurrency: 40",
             after='  - generate: {name: again, model: teacher, template: "Judge {{ answer }}", output: verdict}\n',
         )
         run(project, "online", sets=["teacher.mode=online"], ledger=project.path / "online.sqlite3")
@@ -230,7 +259,9 @@ def test_lines_that_failed_are_told_apart_as_online(project):
         project.ask_pipeline(endpoint.url, 10, model=FAST)
         run(project)
         assert sorted(endpoint.asked.values()) == [1] * 6 + [2] * 3 + [3]
-        dropped = {row["number"]: row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")}
+        dropped = {
+            row["number"]: row["meta"]["dropped"]["reason"] for row in project.read("runs/ask/dropped.jsonl")
+        }
         assert "too long" in dropped[0] and "invalid_request_error" in dropped[4] and len(dropped) == 2
         keyless(project)
         endpoint.behave, before = None, endpoint.asked.total()
@@ -240,7 +271,9 @@ def test_lines_that_failed_are_told_apart_as_online(project):
 
 
 def test_a_line_that_never_succeeds_is_a_failed_row_after_max_retries(project):
-    with BatchEndpoint(lambda body, times: status(500) if body["messages"][0]["content"] == "What is 1?" else None) as endpoint:
+    with BatchEndpoint(
+        lambda body, times: status(500) if body["messages"][0]["content"] == "What is 1?" else None
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 3, model=FAST + ", max_retries: 2")
         run(project)
         assert len(endpoint.batches) == 3
@@ -250,9 +283,16 @@ def test_a_line_that_never_succeeds_is_a_failed_row_after_max_retries(project):
 def test_a_batch_that_is_not_accepted_stops_the_run_and_once_it_is_mended_asks_all(project):
     with BatchEndpoint(fate=lambda number: "completed" if number else "failed") as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
-        project.write("other.yaml", project.path.joinpath("pipelines/ask.yaml").read_text().replace("model: m,", "model: wrong,"))
+        project.write(
+            "other.yaml",
+            project.path.joinpath("pipelines/ask.yaml").read_text().replace("model: m,", "model: wrong,"),
+        )
         done = project.cli("run", "ask", check=2)
-        assert "batch_0 was not accepted" in done.stderr and "run again" in done.stderr and "Traceback" not in done.stderr
+        assert (
+            "batch_0 was not accepted" in done.stderr
+            and "run again" in done.stderr
+            and "Traceback" not in done.stderr
+        )
         run(project)
         wrong = project.cli("run", "other.yaml", check=2)
         assert "no such model (line 1)" in wrong.stderr
@@ -307,7 +347,11 @@ def test_a_queue_that_is_full_at_once_is_waited_for(project):
     with BatchEndpoint(step=full) as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
         run(project)
-        assert endpoint.steps.count("upload") == 1 and set(endpoint.lines.values()) == {1} and totals(project)["retries"] == 0
+        assert (
+            endpoint.steps.count("upload") == 1
+            and set(endpoint.lines.values()) == {1}
+            and totals(project)["retries"] == 0
+        )
 
 
 def test_an_upload_that_fails_is_tried_again(project, monkeypatch):
@@ -334,7 +378,9 @@ FLAWS = ["no file", "404", "500", "cut", "lines"]
 
 @pytest.mark.parametrize("fate", ["completed", "expired"])
 @pytest.mark.parametrize("flaw", FLAWS)
-def test_results_that_come_a_moment_after_the_end_are_waited_for_and_nothing_is_paid_for_twice(project, flaw, fate):
+def test_results_that_come_a_moment_after_the_end_are_waited_for_and_nothing_is_paid_for_twice(
+    project, flaw, fate
+):
     with BatchEndpoint(fate=lambda number: "completed" if number else fate) as endpoint:
         endpoint.flaw, endpoint.flawed = flaw, 4
         project.ask_pipeline(endpoint.url, 12, model=FAST)
@@ -346,22 +392,31 @@ def test_results_that_come_a_moment_after_the_end_are_waited_for_and_nothing_is_
 
 
 @pytest.mark.parametrize("flaw", ["no file", "404", "cut"])
-def test_results_that_do_not_come_stop_the_run_and_the_next_one_looks_again_and_submits_nothing(project, flaw, monkeypatch):
+def test_results_that_do_not_come_stop_the_run_and_the_next_one_looks_again_and_submits_nothing(
+    project, flaw, monkeypatch
+):
     monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
     with BatchEndpoint() as endpoint:
         endpoint.flaw, endpoint.flawed = flaw, 1000
         project.ask_pipeline(endpoint.url, 30, model=FAST)
         for _ in range(2):
-            run(project, expect="batch_0 has ended .completed. and is paid for.*looks for its results once more.*mode: online")
+            run(
+                project,
+                expect="batch_0 has ended .completed. and is paid for.*looks for its results once more.*mode: online",
+            )
         endpoint.flaw = ""
         run(project)
-        assert len(endpoint.batches) == 1 and len(endpoint.bodies) == 30 and endpoint.steps.count("upload") == 1
+        assert (
+            len(endpoint.batches) == 1 and len(endpoint.bodies) == 30 and endpoint.steps.count("upload") == 1
+        )
     assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == list(range(30))
     keyless(project)
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_when_told_to(project, restart, monkeypatch):
+def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_when_told_to(
+    project, restart, monkeypatch
+):
     monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
     with BatchEndpoint() as endpoint:
         endpoint.flaw, endpoint.flawed = "lines", 1000
@@ -370,7 +425,9 @@ def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_whe
             interrupt(project, endpoint)
         run(project)
         dropped = project.read("runs/ask/dropped.jsonl")
-        assert len(dropped) == 2 and all("28 of 30 results" in row["meta"]["dropped"]["reason"] for row in dropped)
+        assert len(dropped) == 2 and all(
+            "28 of 30 results" in row["meta"]["dropped"]["reason"] for row in dropped
+        )
         run(project)
         assert len(endpoint.batches) == 1
         endpoint.flaw = ""
@@ -381,7 +438,11 @@ def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_whe
 
 def test_a_line_that_failed_for_now_is_asked_again_though_others_of_its_batch_are_lost(project, monkeypatch):
     monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
-    with BatchEndpoint(lambda body, times: status(500) if body["messages"][0]["content"] == "What is 1?" and times == 1 else None) as endpoint:
+    with BatchEndpoint(
+        lambda body, times: (
+            status(500) if body["messages"][0]["content"] == "What is 1?" and times == 1 else None
+        )
+    ) as endpoint:
         endpoint.flaw, endpoint.flawed = "lines", 3
         project.ask_pipeline(endpoint.url, 8, model=FAST)
         run(project)
@@ -447,7 +508,9 @@ def interrupt(project, endpoint, number=signal.SIGINT, *args):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_waits_for_no_batch_and_says_what_goes_on(project, number):
     """SIGTERM comes while the endpoint is away."""
-    with BatchEndpoint(step=lambda name: number == signal.SIGTERM and endpoint.held and name == "retrieve") as endpoint:
+    with BatchEndpoint(
+        step=lambda name: number == signal.SIGTERM and endpoint.held and name == "retrieve"
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=FAST)
         errors, took_s = interrupt(project, endpoint, number)
         assert took_s < 5
@@ -458,7 +521,9 @@ def test_ctrl_c_waits_for_no_batch_and_says_what_goes_on(project, number):
 
 
 def test_retry_failed_after_ctrl_c_takes_what_was_retried(project):
-    with BatchEndpoint(lambda body, times: status(400) if body["messages"][0]["content"].endswith("3?") else None) as endpoint:
+    with BatchEndpoint(
+        lambda body, times: status(400) if body["messages"][0]["content"].endswith("3?") else None
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
         run(project)
         endpoint.behave = None
@@ -473,7 +538,9 @@ def test_the_cap_holds_at_the_batch_price_and_the_run_goes_on_later(project):
     price = ", max_tokens: 50, price: {input: 1000, output: 10000, batch: 0.5}, batch_size: 20"
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 100, model=FAST + price)
-        planned = [load("ask", [f"teacher.mode={mode}"]).plan()[1][1].max_cost_usd for mode in ("batch", "online")]
+        planned = [
+            load("ask", [f"teacher.mode={mode}"]).plan()[1][1].max_cost_usd for mode in ("batch", "online")
+        ]
         assert planned[0] == pytest.approx(planned[1] / 2)
         run(project, max_cost_usd=2, expect="stopped by --max-cost-usd 2")
         spent = totals(project)["cost_usd"]
@@ -485,7 +552,14 @@ def test_the_cap_holds_at_the_batch_price_and_the_run_goes_on_later(project):
 
 def test_an_endpoint_that_is_away_for_a_while_ends_nothing(project):
     """Twenty looks in a row fail, and ten downloads: more often than a request is tried."""
-    with BatchEndpoint(step=lambda name: 2 < endpoint.steps.count(name) < 23 and name == "retrieve" or endpoint.steps.count(name) < 11 and name == "download") as endpoint:
+    with BatchEndpoint(
+        step=lambda name: (
+            2 < endpoint.steps.count(name) < 23
+            and name == "retrieve"
+            or endpoint.steps.count(name) < 11
+            and name == "download"
+        )
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
         run(project)
         assert len(endpoint.batches) == 1 and totals(project)["retries"] == 0
@@ -501,7 +575,11 @@ def test_what_is_waited_for_is_said_and_no_alarm_is_raised(project, monkeypatch)
         while True:
             if (note := live.teachers["teacher"].activity.note) and note not in notes:
                 notes.append(note)
-            alarms.extend(line for line in progress._lines(live, 1, 0, {name: 0 for name in live.teachers}) if note and "nothing has moved" in line)
+            alarms.extend(
+                line
+                for line in progress._lines(live, 1, 0, {name: 0 for name in live.teachers})
+                if note and "nothing has moved" in line
+            )
             if "done" in note:
                 held.append(note)
             endpoint.held = len(held) < 50

@@ -20,9 +20,17 @@ def openai(message, code=None, type=None, param=None, **more):
     return {"error": {"message": message, "type": type, "param": param, "code": code, **more}}
 
 
-def gemini(quota_id=None, message="You exceeded your current quota, please check your plan and billing details. "
-           "For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.", delay=None):  # fmt: skip
-    details = [{"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota_id}]}] if quota_id else []
+def gemini(
+    quota_id=None,
+    message="You exceeded your current quota, please check your plan and billing details. "
+    "For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.",
+    delay=None,
+):
+    details = (
+        [{"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota_id}]}]
+        if quota_id
+        else []
+    )
     details += [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}] if delay else []
     return [{"error": {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details}}]
 
@@ -36,31 +44,110 @@ MONEY = [
     (400, openai("Billing hard limit has been reached", "billing_hard_limit_reached")),
     (402, openai("Insufficient Balance", "invalid_request_error", "unknown_error")),
     (200, openai("Insufficient Balance", "invalid_request_error")),
-    (200, {"error": {"message": "Insufficient credits. Add more using https://openrouter.ai/credits", "code": 402}}),
+    (
+        200,
+        {
+            "error": {
+                "message": "Insufficient credits. Add more using https://openrouter.ai/credits",
+                "code": 402,
+            }
+        },
+    ),
     (402, openai("This request requires more credits, or fewer max_tokens. You can only afford 2666", 402)),
-    (403, {"error": {"message": "Key limit exceeded (total limit). Manage it using https://openrouter.ai/keys", "code": 403}}),
-    (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low to access the "
-                                      "Anthropic API. Please go to Plans & Billing to upgrade or purchase credits."}}),
-    (400, {"type": "error", "error": {"message": "You have reached your specified API usage limits. You will regain access on 2027-01-01"}}),
-    (429, {"error": {"code": "1113", "message": "Insufficient balance or no resource package. Please recharge."}}),
-    (429, openai("Your account org-1 is suspended due to insufficient balance, please recharge", None, "exceeded_current_quota_error")),
+    (
+        403,
+        {
+            "error": {
+                "message": "Key limit exceeded (total limit). Manage it using https://openrouter.ai/keys",
+                "code": 403,
+            }
+        },
+    ),
+    (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "Your credit balance is too low to access the "
+                "Anthropic API. Please go to Plans & Billing to upgrade or purchase credits.",
+            },
+        },
+    ),
+    (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "message": "You have reached your specified API usage limits. You will regain access on 2027-01-01"
+            },
+        },
+    ),
+    (
+        429,
+        {
+            "error": {
+                "code": "1113",
+                "message": "Insufficient balance or no resource package. Please recharge.",
+            }
+        },
+    ),
+    (
+        429,
+        openai(
+            "Your account org-1 is suspended due to insufficient balance, please recharge",
+            None,
+            "exceeded_current_quota_error",
+        ),
+    ),
     (200, {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}),
     (403, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}),
-    (403, {"code": "No permission", "error": "Your newly created team doesn't have any credits yet. You can purchase them on x.ai"}),
-    (429, {"code": "Some resource has been exhausted", "error": "Your team has either used all available credits or reached its "
-           "monthly spending limit"}),
+    (
+        403,
+        {
+            "code": "No permission",
+            "error": "Your newly created team doesn't have any credits yet. You can purchase them on x.ai",
+        },
+    ),
+    (
+        429,
+        {
+            "code": "Some resource has been exhausted",
+            "error": "Your team has either used all available credits or reached its monthly spending limit",
+        },
+    ),
     (402, {"error": "You have exceeded your monthly included credits for Inference Providers."}),
-    (412, openai("Account a is suspended, possibly due to reaching the monthly spending limit or failure to pay past invoices")),
+    (
+        412,
+        openai(
+            "Account a is suspended, possibly due to reaching the monthly spending limit or failure to pay past invoices"
+        ),
+    ),
     (400, openai("Access denied, please make sure your account is in good standing.", "Arrearage")),
-    (403, {"error": {"code": "403", "message": "Out of call volume quota for call rate. Quota will be replenished in 18:26:11."}}),
+    (
+        403,
+        {
+            "error": {
+                "code": "403",
+                "message": "Out of call volume quota for call rate. Quota will be replenished in 18:26:11.",
+            }
+        },
+    ),
     (402, "Payment required"),
-]  # fmt: skip
+]
 DAY = [
     (429, gemini("GenerateRequestsPerDayPerProjectPerModel-FreeTier", delay="36s")),
     (429, openai("Rate limit exceeded: free-models-per-day. Add 10 credits to unlock more", 429)),
     (429, {"message": "You are using a Trial key, which is limited to 1000 API calls / month."}),
     (429, {"message": "Too many tokens per day, please wait before trying again."}),
-    (429, openai("Tokens per day limit exceeded - too many tokens processed.", "token_quota_exceeded", "too_many_tokens_error")),
+    (
+        429,
+        openai(
+            "Tokens per day limit exceeded - too many tokens processed.",
+            "token_quota_exceeded",
+            "too_many_tokens_error",
+        ),
+    ),
     (200, {"error_code": 17, "error_msg": "Open api daily request limit reached"}),
 ]
 MOMENT = [
@@ -69,64 +156,173 @@ MOMENT = [
     (429, gemini(message="Resource has been exhausted (e.g. check quota).")),
     (429, gemini(delay="20s")),
     (200, openai("Rate limit exceeded", 429)),
-    (429, openai("Rate limit reached for m in organization o on tokens per min (TPM): Limit 30000, Used 29000.", "rate_limit_exceeded", "tokens")),
-    (429, openai("Rate limit reached for m on requests per day (RPD): Limit 200. Please try again in 7m12s.", "rate_limit_exceeded")),
+    (
+        429,
+        openai(
+            "Rate limit reached for m in organization o on tokens per min (TPM): Limit 30000, Used 29000.",
+            "rate_limit_exceeded",
+            "tokens",
+        ),
+    ),
+    (
+        429,
+        openai(
+            "Rate limit reached for m on requests per day (RPD): Limit 200. Please try again in 7m12s.",
+            "rate_limit_exceeded",
+        ),
+    ),
     (429, {"message": "Requests rate limit exceeded"}),
     (429, openai("Tokens per minute limit exceeded - too many tokens processed.", "token_quota_exceeded")),
     (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
     (503, "<html><title>503 Service Unavailable</title></html>"),
-    (500, openai("The server had an error while processing your request. Sorry about that!", None, "server_error")),
+    (
+        500,
+        openai(
+            "The server had an error while processing your request. Sorry about that!", None, "server_error"
+        ),
+    ),
     (409, openai("Conflict")),
 ]
 PROMPT = [
-    (403, {"error": {"code": 403, "message": "Your chosen model requires moderation and your input was flagged",
-                     "metadata": {"reasons": ["violence"], "flagged_input": "insufficient balance, your API key is invalid"}}}),
-    (400, openai("The response was filtered due to the prompt triggering Azure OpenAI's content management policy.", "content_filter",
-                 None, "prompt", innererror={"code": "ResponsibleAIPolicyViolation"})),
-    (400, openai("Invalid prompt: your prompt was flagged as potentially violating our usage policy.", "invalid_prompt")),
+    (
+        403,
+        {
+            "error": {
+                "code": 403,
+                "message": "Your chosen model requires moderation and your input was flagged",
+                "metadata": {
+                    "reasons": ["violence"],
+                    "flagged_input": "insufficient balance, your API key is invalid",
+                },
+            }
+        },
+    ),
+    (
+        400,
+        openai(
+            "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+            "content_filter",
+            None,
+            "prompt",
+            innererror={"code": "ResponsibleAIPolicyViolation"},
+        ),
+    ),
+    (
+        400,
+        openai(
+            "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
+            "invalid_prompt",
+        ),
+    ),
     (400, openai("Content Exists Risk", "invalid_request_error")),
     (400, openai("Output data may contain inappropriate content.", "data_inspection_failed")),
-    (403, {"code": "No permission", "error": "Content violates usage guidelines. Team: t, API key ID: k, Failed check: SAFETY_CHECK_TYPE_BIO"}),
-    (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Output blocked by content filtering policy"}}),
+    (
+        403,
+        {
+            "code": "No permission",
+            "error": "Content violates usage guidelines. Team: t, API key ID: k, Failed check: SAFETY_CHECK_TYPE_BIO",
+        },
+    ),
+    (
+        400,
+        {
+            "type": "error",
+            "error": {
+                "type": "invalid_request_error",
+                "message": "Output blocked by content filtering policy",
+            },
+        },
+    ),
     (400, openai("The request was rejected because it was considered high risk", None, "content_filter")),
     (451, openai("Your request was blocked by the safety system")),
     (200, {"base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}}),
     (401, openai("The prompt was blocked", "content_policy_violation")),
     (403, {"detail": "Request blocked: unsafe content"}),
-]  # fmt: skip
+]
 ACCOUNT = [
     (401, openai("Incorrect API key provided: sk-x. You can find your API key at …", "invalid_api_key")),
     (401, {"message": "Unauthorized", "request_id": "x"}),
     (401, {"detail": "Unauthorized"}),
     (403, openai("Country, region, or territory not supported", "unsupported_country_region_territory")),
-    (400, [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT"}}]),
+    (
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": "API key not valid. Please pass a valid API key.",
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
+        ],
+    ),
     (400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: xx"}),
-    (403, {"error": {"code": 403, "message": "Permission denied on resource project p", "status": "PERMISSION_DENIED"}}),
+    (
+        403,
+        {
+            "error": {
+                "code": 403,
+                "message": "Permission denied on resource project p",
+                "status": "PERMISSION_DENIED",
+            }
+        },
+    ),
     (403, {"status": 403, "title": "Forbidden", "detail": "Authorization failed"}),
     (403, {"error": {"code": "403", "message": "Access denied due to Virtual Network/Firewall rules."}}),
     (401, openai("Your account was deactivated for violating our usage policies", "account_deactivated")),
     (403, openai("Your access was terminated due to violation of our policies", "access_terminated")),
-    (200, {"base_resp": {"status_code": 1004, "status_msg": "login fail: Please carry the API secret key in the header"}}),
+    (
+        200,
+        {
+            "base_resp": {
+                "status_code": 1004,
+                "status_msg": "login fail: Please carry the API secret key in the header",
+            }
+        },
+    ),
     (200, openai("No auth credentials found", 401)),
     (407, ""),
 ]
-OTHER = [(400, openai("This model's maximum context length is 8192 tokens, no more than 8192 tokens are taken", "context_length_exceeded")),
-         (400, openai("temperature must be between 0 and 1")), (422, {"detail": "too long"}), (403, "<html><title>403 Forbidden</title></html>"),
-         (403, ""), (413, openai("Request too large for model"))]  # fmt: skip
+OTHER = [
+    (
+        400,
+        openai(
+            "This model's maximum context length is 8192 tokens, no more than 8192 tokens are taken",
+            "context_length_exceeded",
+        ),
+    ),
+    (400, openai("temperature must be between 0 and 1")),
+    (422, {"detail": "too long"}),
+    (403, "<html><title>403 Forbidden</title></html>"),
+    (403, ""),
+    (413, openai("Request too large for model")),
+]
 
 
 @pytest.mark.parametrize(
     "kind, status, body",
-    [(kind, *case) for kind, cases in {"money": MONEY, "day": DAY, "moment": MOMENT, "prompt": PROMPT, "account": ACCOUNT, "other": OTHER}.items()
-     for case in cases],
-)  # fmt: skip
+    [
+        (kind, *case)
+        for kind, cases in {
+            "money": MONEY,
+            "day": DAY,
+            "moment": MOMENT,
+            "prompt": PROMPT,
+            "account": ACCOUNT,
+            "other": OTHER,
+        }.items()
+        for case in cases
+    ],
+)
 def test_a_refusal_is_told_by_what_its_body_says(kind, status, body):
     said = saying_of((body if isinstance(body, str) else json.dumps(body)).encode())
     assert kind_of(status, said, wait_of({}, said, limited=True)) == kind
 
 
 def said(status, body, **headers):
-    return web.Response(status=status, text=body if isinstance(body, str) else json.dumps(body), headers=headers)
+    return web.Response(
+        status=status, text=body if isinstance(body, str) else json.dumps(body), headers=headers
+    )
 
 
 def run(project, out="ask", expect=None, **options):
@@ -144,10 +340,17 @@ def dropped(project):
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(
     "status, body, remedy",
-    [(*MONEY[1], "no money or quota"), (*MONEY[6], "no money or quota"), (*DAY[0], "run the same command again then"),
-     (*ACCOUNT[4], "check api_key"), (200, openai("No auth credentials found", 401), "check api_key")],
-)  # fmt: skip
-def test_a_refusal_of_the_account_stops_at_once_in_the_middle_of_a_run_and_it_can_be_resumed(project, transport, status, body, remedy):
+    [
+        (*MONEY[1], "no money or quota"),
+        (*MONEY[6], "no money or quota"),
+        (*DAY[0], "run the same command again then"),
+        (*ACCOUNT[4], "check api_key"),
+        (200, openai("No auth credentials found", 401), "check api_key"),
+    ],
+)
+def test_a_refusal_of_the_account_stops_at_once_in_the_middle_of_a_run_and_it_can_be_resumed(
+    project, transport, status, body, remedy
+):
     def behave(asked, times):
         return said(status, body) if endpoint.asked.total() > 10 and not mended else None
 
@@ -166,21 +369,31 @@ def test_a_refusal_of_the_account_stops_at_once_in_the_middle_of_a_run_and_it_ca
 @pytest.mark.parametrize("status, body", [PROMPT[0], PROMPT[3], PROMPT[9]])
 def test_a_prompt_that_is_refused_is_a_row(project, transport, status, body):
     """Also the very first one that is asked."""
-    with Endpoint(lambda asked, times: said(status, body) if asked["messages"][0]["content"] in ("What is 0?", "What is 3?") else None) as endpoint:
+    with Endpoint(
+        lambda asked, times: (
+            said(status, body) if asked["messages"][0]["content"] in ("What is 0?", "What is 3?") else None
+        )
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 6, model=f", max_concurrency: 1, transport: {transport}")
         run(project)
         assert endpoint.asked.total() == 6
-    assert [*dropped(project)] == [0, 3] and all("content filter" in reason for reason in dropped(project).values())
+    assert [*dropped(project)] == [0, 3] and all(
+        "content filter" in reason for reason in dropped(project).values()
+    )
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_403_that_says_nothing_is_the_account_s_where_nothing_was_answered_and_else_a_row_s_until_it_is_all_there_is(project, transport):
+def test_a_403_that_says_nothing_is_the_account_s_where_nothing_was_answered_and_else_a_row_s_until_it_is_all_there_is(
+    project, transport
+):
     model = f", max_concurrency: 1, transport: {transport}"
     with Endpoint(lambda asked, times: said(403, "<html><title>403 Forbidden</title></html>")) as endpoint:
         project.ask_pipeline(endpoint.url, 30, model=model)
         run(project, expect="check api_key")
         assert endpoint.asked.total() == 1
-        endpoint.behave = lambda asked, times: said(403, "") if asked["messages"][0]["content"].endswith(("2?", "5?")) else None
+        endpoint.behave = lambda asked, times: (
+            said(403, "") if asked["messages"][0]["content"].endswith(("2?", "5?")) else None
+        )
         run(project)
         assert [*dropped(project)] == [2, 5, 12, 15, 22, 25]
         run(project, retry_failed=True, expect="check api_key")
@@ -203,7 +416,11 @@ def test_a_key_that_is_taken_back_in_the_middle_without_a_word_costs_five_rows_a
 def test_a_quota_a_minute_is_waited_for(project, transport):
     def behave(asked, times):
         moments.append(time.monotonic())
-        return said(429, gemini("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", delay="1.5s")) if times == 1 else None
+        return (
+            said(429, gemini("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", delay="1.5s"))
+            if times == 1
+            else None
+        )
 
     moments = []
     with Endpoint(behave) as endpoint:
@@ -218,13 +435,22 @@ HTTP_DATE = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() +
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(
     "headers, body",
-    [({"Retry-After": "86400"}, ""), ({"Retry-After": HTTP_DATE}, ""), ({"retry-after-ms": "90000000"}, ""),
-     ({"x-ratelimit-reset-requests": "23h59m", "x-ratelimit-remaining-requests": "0"}, ""), ({"X-RateLimit-Reset": "{ms}"}, ""),
-     ({"anthropic-ratelimit-tokens-reset": "{iso}", "anthropic-ratelimit-tokens-remaining": "0"}, ""), ({}, "Please retry in 25h3m2.5s")],
-)  # fmt: skip
+    [
+        ({"Retry-After": "86400"}, ""),
+        ({"Retry-After": HTTP_DATE}, ""),
+        ({"retry-after-ms": "90000000"}, ""),
+        ({"x-ratelimit-reset-requests": "23h59m", "x-ratelimit-remaining-requests": "0"}, ""),
+        ({"X-RateLimit-Reset": "{ms}"}, ""),
+        ({"anthropic-ratelimit-tokens-reset": "{iso}", "anthropic-ratelimit-tokens-remaining": "0"}, ""),
+        ({}, "Please retry in 25h3m2.5s"),
+    ],
+)
 def test_a_pause_that_is_too_long_stops_the_run_and_says_so(project, transport, headers, body):
     later = time.time() + 90_000
-    moments = {"{ms}": f"{later * 1000:.0f}", "{iso}": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(later))}
+    moments = {
+        "{ms}": f"{later * 1000:.0f}",
+        "{iso}": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(later)),
+    }
     headers = {name: moments.get(value, value) for name, value in headers.items()}
     with Endpoint(lambda asked, times: said(429, openai(body or "slow down"), **headers)) as endpoint:
         project.ask_pipeline(endpoint.url, 20, model=f", max_concurrency: 1, transport: {transport}")
@@ -237,23 +463,43 @@ def test_a_pause_that_is_too_long_stops_the_run_and_says_so(project, transport, 
 
 @pytest.mark.parametrize(
     "headers, seconds",
-    [({"retry-after": "7"}, 7), ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5), ({"x-ratelimit-reset-tokens": "6m0.5s"}, 360.5),
-     ({"x-ratelimit-reset-tokens": "6m", "x-ratelimit-remaining-tokens": "12", "x-ratelimit-reset-requests": "250ms"}, 0.25),
-     ({"ratelimit-reset": "30"}, 30), ({"retry-after": "nonsense"}, 0), ({"retry-after": "-3"}, 0), ({}, 0)],
-)  # fmt: skip
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"x-ratelimit-reset-tokens": "6m0.5s"}, 360.5),
+        (
+            {
+                "x-ratelimit-reset-tokens": "6m",
+                "x-ratelimit-remaining-tokens": "12",
+                "x-ratelimit-reset-requests": "250ms",
+            },
+            0.25,
+        ),
+        ({"ratelimit-reset": "30"}, 30),
+        ({"retry-after": "nonsense"}, 0),
+        ({"retry-after": "-3"}, 0),
+        ({}, 0),
+    ],
+)
 def test_the_pause_that_headers_ask_for(headers, seconds):
     assert wait_of(headers, saying_of(b""), limited=True) == pytest.approx(seconds)
-    assert "retry-after" in headers or "retry-after-ms" in headers or wait_of(headers, saying_of(b""), limited=False) == 0
+    assert (
+        "retry-after" in headers
+        or "retry-after-ms" in headers
+        or wait_of(headers, saying_of(b""), limited=False) == 0
+    )
 
 
 REFUSING = {
     "response_format": "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model.",
-    "seed": "Unknown parameter: 'seed'.", "n": "'n' : number must be at most 1", "temperature":
-    "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is supported.",
-    "top_p": "`top_p` is deprecated for this model.", 
+    "seed": "Unknown parameter: 'seed'.",
+    "n": "'n' : number must be at most 1",
+    "temperature": "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is supported.",
+    "top_p": "`top_p` is deprecated for this model.",
     "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
-    "stop": "ValidationError: stop: Extra inputs are not permitted", "presence_penalty": "presence_penalty is not supported",
-}  # fmt: skip
+    "stop": "ValidationError: stop: Extra inputs are not permitted",
+    "presence_penalty": "presence_penalty is not supported",
+}
 ALL = ", temperature: 0.7, top_p: 0.9, max_tokens: 50, seed: 3, stop: [x], presence_penalty: 0.5, n: 2"
 
 
@@ -271,22 +517,34 @@ def picky(*refused, form=openai, status=400, answer=lambda body: completion(body
 @pytest.mark.parametrize("name", [name for name in REFUSING if name != "response_format"])
 def test_a_parameter_that_is_not_taken_is_left_out_once_known_with_one_note(project, transport, name):
     with Endpoint(picky(name)) as endpoint:
-        project.ask_pipeline(endpoint.url, 12, model=f", transport: {transport}, max_concurrency: 1", stage=ALL)
+        project.ask_pipeline(
+            endpoint.url, 12, model=f", transport: {transport}, max_concurrency: 1", stage=ALL
+        )
         log = run(project)
         refused = [body for body in endpoint.bodies if name in body]
         assert len(refused) == 1, "once known, it is not sent again"
         assert log.count(f"the endpoint does not take '{name}'") == log.count("does not take") == 1
-        assert all(("max_completion_tokens" in body) == (name == "max_tokens") for body in endpoint.bodies if name not in body)
+        assert all(
+            ("max_completion_tokens" in body) == (name == "max_tokens")
+            for body in endpoint.bodies
+            if name not in body
+        )
     rows = project.read("runs/ask/corpus.jsonl")
     assert len(rows) == 24
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_an_endpoint_that_takes_none_of_them_answers_every_row_and_the_ledger_says_what_was_not_sent(project, transport):
+def test_an_endpoint_that_takes_none_of_them_answers_every_row_and_the_ledger_says_what_was_not_sent(
+    project, transport
+):
     with Endpoint(picky(*REFUSING)) as endpoint:
-        project.ask_pipeline(endpoint.url, 8, model=f", transport: {transport}, max_concurrency: 4", stage=ALL)
+        project.ask_pipeline(
+            endpoint.url, 8, model=f", transport: {transport}, max_concurrency: 4", stage=ALL
+        )
         run(project)
-        assert all(set(body) == {"model", "messages", "max_completion_tokens"} for body in endpoint.bodies[-8:])
+        assert all(
+            set(body) == {"model", "messages", "max_completion_tokens"} for body in endpoint.bodies[-8:]
+        )
     assert len(project.read("runs/ask/corpus.jsonl")) == 16
     left_out = [json.loads(row[0]).get("left_out") for row in answers(project)]
     assert left_out == [["presence_penalty", "seed", "stop", "temperature", "top_p"]] * 16
@@ -311,17 +569,48 @@ def test_the_key_of_an_answer_is_of_what_was_asked_so_that_another_endpoint_mend
         assert endpoint.asked.total() == before
 
 
-@pytest.mark.parametrize("form", [
-    lambda text: {"object": "error", "message": {"detail": [{"type": "extra_forbidden", "loc": ["body", text.split("'")[1]], "msg": "Extra inputs are not permitted", "input": 1}]}},
-    lambda text: {"detail": [{"type": "extra_forbidden", "loc": ["body", text.split("'")[1]], "msg": "Extra inputs are not permitted"}]},
-    lambda text: {"message": text}, lambda text: {"error": text}, lambda text: text, lambda text: [{"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT"}}],
-    lambda text: openai("Unsupported parameter", "unsupported_parameter", "invalid_request_error", text.split("'")[1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda text: {
+            "object": "error",
+            "message": {
+                "detail": [
+                    {
+                        "type": "extra_forbidden",
+                        "loc": ["body", text.split("'")[1]],
+                        "msg": "Extra inputs are not permitted",
+                        "input": 1,
+                    }
+                ]
+            },
+        },
+        lambda text: {
+            "detail": [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", text.split("'")[1]],
+                    "msg": "Extra inputs are not permitted",
+                }
+            ]
+        },
+        lambda text: {"message": text},
+        lambda text: {"error": text},
+        lambda text: text,
+        lambda text: [{"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT"}}],
+        lambda text: openai(
+            "Unsupported parameter", "unsupported_parameter", "invalid_request_error", text.split("'")[1]
+        ),
+    ],
+)
 @pytest.mark.parametrize("status", [400, 422, 500, 200])
 def test_a_parameter_that_is_not_taken_is_known_in_the_words_of_many(form, status):
     content = form(REFUSING["seed"])
     content = (content if isinstance(content, str) else json.dumps(content)).encode()
-    assert refused_parameter(status, saying_of(content), ["model", "messages", "temperature", "n", "seed"]) == "seed"
+    assert (
+        refused_parameter(status, saying_of(content), ["model", "messages", "temperature", "n", "seed"])
+        == "seed"
+    )
     assert refused_parameter(status, saying_of(content), ["model", "messages", "temperature", "n"]) == ""
     assert refused_parameter(429, saying_of(content), ["seed"]) == ""
 
@@ -337,13 +626,22 @@ def test_a_parameter_is_left_out_also_where_the_status_is_200(project, status):
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_an_endpoint_that_gives_no_log_probabilities_is_told_before_anything_is_paid_for(project, transport):
     with Endpoint(lambda body, times: said(400, openai("This model does not support logprobs."))) as endpoint:
-        project.ask_pipeline(endpoint.url, 30, model=f", max_concurrency: 1, transport: {transport}", stage=", logprobs: 2, seed: 3")
-        run(project, expect="gives no log-probabilities: leave 'logprobs' out, or ask a model that gives them")
+        project.ask_pipeline(
+            endpoint.url,
+            30,
+            model=f", max_concurrency: 1, transport: {transport}",
+            stage=", logprobs: 2, seed: 3",
+        )
+        run(
+            project, expect="gives no log-probabilities: leave 'logprobs' out, or ask a model that gives them"
+        )
         assert endpoint.asked.total() == 1
 
 
 def test_a_value_that_is_wrong_is_the_pipeline_s_mistake_and_nothing_is_left_out(project):
-    with Endpoint(lambda body, times: said(400, openai("temperature must be between 0 and 1", param="temperature"))) as endpoint:
+    with Endpoint(
+        lambda body, times: said(400, openai("temperature must be between 0 and 1", param="temperature"))
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 100, model=", max_concurrency: 4", stage=", temperature: 1.7")
         run(project, expect="must be between")
         assert all("temperature" in body for body in endpoint.bodies)
@@ -353,7 +651,11 @@ def test_a_row_that_is_refused_without_the_parameter_as_well_teaches_nothing(pro
     """Its refusal only seems to be about a parameter."""
 
     def behave(body, times):
-        return said(400, openai("Unsupported text: temperature")) if body["messages"][0]["content"] == "What is 1?" else None
+        return (
+            said(400, openai("Unsupported text: temperature"))
+            if body["messages"][0]["content"] == "What is 1?"
+            else None
+        )
 
     with Endpoint(behave) as endpoint:
         project.ask_pipeline(endpoint.url, 4, model=", max_concurrency: 1", stage=", temperature: 0.5")
@@ -386,12 +688,20 @@ def events(body, choices=1, usage=True, end=True, error=None):
     pieces = []
     for i in range(choices):
         for j, character in enumerate(reply(body, i)):
-            delta = {"content": character} | ({"role": "assistant", "reasoning_content": "hm"} if j == 0 else {})
+            delta = {"content": character} | (
+                {"role": "assistant", "reasoning_content": "hm"} if j == 0 else {}
+            )
             pieces.append({"index": i, "delta": delta, "finish_reason": None})
         pieces.append({"index": i, "delta": {}, "finish_reason": "stop"})
-    lines = [": PROCESSING", ""] + [f"data: {json.dumps({'model': body['model'], 'choices': [piece]})}\n" for piece in pieces]
+    lines = [": PROCESSING", ""] + [
+        f"data: {json.dumps({'model': body['model'], 'choices': [piece]})}\n" for piece in pieces
+    ]
     lines = lines[: len(lines) // 2] if not end else lines
-    lines += [f"data: {json.dumps({'choices': [], 'usage': {'prompt_tokens': 10, 'completion_tokens': 5}})}\n"] if usage and end else []
+    lines += (
+        [f"data: {json.dumps({'choices': [], 'usage': {'prompt_tokens': 10, 'completion_tokens': 5}})}\n"]
+        if usage and end
+        else []
+    )
     lines += [f"data: {json.dumps(error)}\n"] if error else []
     lines += ["data: [DONE]\n"] if end else []
     return web.Response(text="\n".join(lines) + "\n", content_type="text/event-stream")
@@ -402,25 +712,39 @@ def events(body, choices=1, usage=True, end=True, error=None):
 def test_an_endpoint_that_answers_only_as_a_stream(project, transport, how):
     def behave(body, times):
         if how != "always" and not body.get("stream"):
-            return said(400, openai("This model only support stream mode, please enable the stream parameter to access the model."))
+            return said(
+                400,
+                openai(
+                    "This model only support stream mode, please enable the stream parameter to access the model."
+                ),
+            )
         if how == "asked, no stream_options" and "stream_options" in body:
             return said(400, openai("Unknown parameter: 'stream_options'."))
         return events(body)
 
     with Endpoint(behave) as endpoint:
-        project.ask_pipeline(endpoint.url, 5, model=f", max_concurrency: 1, transport: {transport}", stage=", reasoning: thought")
+        project.ask_pipeline(
+            endpoint.url,
+            5,
+            model=f", max_concurrency: 1, transport: {transport}",
+            stage=", reasoning: thought",
+        )
         done = project.cli("run", "ask")
         assert endpoint.asked.total() == 5 + {"always": 0, "asked": 1, "asked, no stream_options": 2}[how]
         assert done.stderr.count("only as a stream") == (how != "always")
     rows = project.read("runs/ask/corpus.jsonl")
-    assert [row["answer"] for row in rows] == [reply({"messages": [{"role": "user", "content": f"What is {i}?"}]}) for i in range(5)]
+    assert [row["answer"] for row in rows] == [
+        reply({"messages": [{"role": "user", "content": f"What is {i}?"}]}) for i in range(5)
+    ]
     assert rows[0]["thought"] == "hm"
     totals = json.loads((project.path / "runs/ask/usage.json").read_text())["totals"]
     assert totals["output_tokens"] == 25
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_stream_that_breaks_off_is_asked_again_and_one_that_holds_an_error_is_that_error(project, transport):
+def test_a_stream_that_breaks_off_is_asked_again_and_one_that_holds_an_error_is_that_error(
+    project, transport
+):
     with Endpoint(lambda body, times: events(body, end=times > 1)) as endpoint:
         project.ask_pipeline(endpoint.url, 3, model=f", transport: {transport}")
         run(project)
@@ -430,13 +754,31 @@ def test_a_stream_that_breaks_off_is_asked_again_and_one_that_holds_an_error_is_
 
 
 def test_what_comes_in_pieces_is_put_together():
-    calls = [{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a"'}}, {"index": 0, "function": {"arguments": ": 1}"}}]
+    calls = [
+        {"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a"'}},
+        {"index": 0, "function": {"arguments": ": 1}"}},
+    ]
     pieces = [{"delta": {"tool_calls": [call]}} for call in calls]
-    pieces += [{"delta": {"content": "x"}, "logprobs": {"content": [{"token": "x", "logprob": -1}]}}] * 2 + [{"delta": {}, "finish_reason": "tool_calls"}]
-    (choice,) = unstreamed("".join(f"data: {json.dumps({'choices': [piece]})}\n\n" for piece in pieces).encode())["choices"]
-    assert choice["message"]["tool_calls"] == [{"type": "function", "id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}]
-    assert choice["message"]["content"] == "xx" and len(choice["logprobs"]["content"]) == 2 and choice["finish_reason"] == "tool_calls"
-    assert unstreamed(b'data: {"choices": [{"text": "a"}]}\n\ndata: {"choices": [{"text": "b"}]}\n\ndata: [DONE]')["choices"][0]["text"] == "ab"
+    pieces += [{"delta": {"content": "x"}, "logprobs": {"content": [{"token": "x", "logprob": -1}]}}] * 2 + [
+        {"delta": {}, "finish_reason": "tool_calls"}
+    ]
+    (choice,) = unstreamed(
+        "".join(f"data: {json.dumps({'choices': [piece]})}\n\n" for piece in pieces).encode()
+    )["choices"]
+    assert choice["message"]["tool_calls"] == [
+        {"type": "function", "id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    ]
+    assert (
+        choice["message"]["content"] == "xx"
+        and len(choice["logprobs"]["content"]) == 2
+        and choice["finish_reason"] == "tool_calls"
+    )
+    assert (
+        unstreamed(
+            b'data: {"choices": [{"text": "a"}]}\n\ndata: {"choices": [{"text": "b"}]}\n\ndata: [DONE]'
+        )["choices"][0]["text"]
+        == "ab"
+    )
 
 
 class Elsewhere(Endpoint):
@@ -460,15 +802,22 @@ def test_a_web_page_with_status_200_is_told_at_once(project, transport):
     page = "<!doctype html>\n<html><head><title>Welcome to\n nginx!</title></head></html>"
     with Endpoint(lambda body, times: web.Response(text=page, content_type="text/html")) as endpoint:
         project.ask_pipeline(endpoint.url, 100, model=f", max_concurrency: 2, transport: {transport}")
-        run(project, expect=r"gives a web page \(Welcome to nginx!\), and no answer. Check base_url: most end in /v1")
+        run(
+            project,
+            expect=r"gives a web page \(Welcome to nginx!\), and no answer. Check base_url: most end in /v1",
+        )
         assert endpoint.asked.total() <= 4
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_what_is_no_answer_with_status_200_ends_a_hopeless_run_and_not_one_that_has_begun_well(project, transport):
+def test_what_is_no_answer_with_status_200_ends_a_hopeless_run_and_not_one_that_has_begun_well(
+    project, transport
+):
     """Twenty requests that fail, none that was answered: the pipeline is wrong, not its rows."""
     with Endpoint(lambda body, times: {"ok": True}) as endpoint:
-        project.ask_pipeline(endpoint.url, 100, model=f", max_concurrency: 4, max_retries: 0, transport: {transport}")
+        project.ask_pipeline(
+            endpoint.url, 100, model=f", max_concurrency: 4, max_retries: 0, transport: {transport}"
+        )
         run(project, expect="none of 2. requests was accepted")
         endpoint.behave = lambda body, times: {"ok": True} if endpoint.asked.total() > 45 else None
         run(project, "b")
@@ -479,24 +828,35 @@ def test_what_is_no_answer_with_status_200_ends_a_hopeless_run_and_not_one_that_
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_elsewhere_is_told_at_once_with_where_it_goes(project, transport, status):
     def moved(body, times):
-        return web.Response(status=status, headers={"Location": "https://api.example.org/v1/chat/completions?x=secret"})
+        return web.Response(
+            status=status, headers={"Location": "https://api.example.org/v1/chat/completions?x=secret"}
+        )
 
     with Endpoint(moved) as endpoint:
         project.ask_pipeline(endpoint.url, 50, model=f", max_concurrency: 2, transport: {transport}")
-        run(project, expect=rf"HTTP {status}.*redirects to https://api.example.org/v1/chat/completions.*Set base_url.*https://api.example.org/v1\?")
+        run(
+            project,
+            expect=rf"HTTP {status}.*redirects to https://api.example.org/v1/chat/completions.*Set base_url.*https://api.example.org/v1\?",
+        )
         assert endpoint.asked.total() <= 2
     assert b"x=secret" not in (project.path / "runs/ask/run.log").read_bytes()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_redirect_that_keeps_the_request_is_followed_at_the_same_address_and_not_for_ever(project, transport):
+def test_a_redirect_that_keeps_the_request_is_followed_at_the_same_address_and_not_for_ever(
+    project, transport
+):
     model = f", max_concurrency: 2, transport: {transport}"
     with Elsewhere() as endpoint:
-        endpoint.behave = lambda body, times: web.Response(status=307, headers={"Location": "/v1/chat/completions/"}) if times == 1 else None
+        endpoint.behave = lambda body, times: (
+            web.Response(status=307, headers={"Location": "/v1/chat/completions/"}) if times == 1 else None
+        )
         project.ask_pipeline(endpoint.url, 4, model=model)
         run(project)
         assert endpoint.paths == ["/v1/chat/completions/"] * 4
-        endpoint.behave = lambda body, times: web.Response(status=308, headers={"Location": "/v1/chat/completions/"})
+        endpoint.behave = lambda body, times: web.Response(
+            status=308, headers={"Location": "/v1/chat/completions/"}
+        )
         run(project, "b", expect="redirects again and again")
 
 
@@ -511,7 +871,9 @@ def test_any_status_of_success_is_one(project, transport, status):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_right_answer_under_a_wrong_content_type_is_one_by_every_transport(project, transport):
-    with Endpoint(lambda body, times: web.Response(text=json.dumps(completion(body)), content_type="text/html")) as endpoint:
+    with Endpoint(
+        lambda body, times: web.Response(text=json.dumps(completion(body)), content_type="text/html")
+    ) as endpoint:
         project.ask_pipeline(endpoint.url, 3, model=f", transport: {transport}")
         run(project)
         assert endpoint.asked.total() == 3
@@ -532,7 +894,9 @@ def test_an_address_with_a_query_as_azure_has(project, transport):
 def test_azure_is_given_the_key_in_its_own_header():
     from distillgen.teachers.openai import Address, _azure
 
-    assert _azure(Address(base_url="https://r.openai.azure.com/openai/v1", api_key="key-12345")) == {"api-key": "key-12345"}
+    assert _azure(Address(base_url="https://r.openai.azure.com/openai/v1", api_key="key-12345")) == {
+        "api-key": "key-12345"
+    }
     assert not _azure(Address(base_url="https://api.azure.com.example.org/v1", api_key="key-12345"))
 
 
@@ -548,13 +912,28 @@ class Proxy(Endpoint):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("status, text", [(503, "no route"), (502, ""), (504, ""), (407, "who?"), (403, "not this host"), (200, "<title>Portal</title>")])
+@pytest.mark.parametrize(
+    "status, text",
+    [
+        (503, "no route"),
+        (502, ""),
+        (504, ""),
+        (407, "who?"),
+        (403, "not this host"),
+        (200, "<title>Portal</title>"),
+    ],
+)
 def test_a_proxy_that_is_in_the_way_is_named_at_once(project, transport, status, text, monkeypatch):
     with Proxy(lambda body, times: web.Response(status=status, text=text)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:password@127.0.0.1:{proxy.port}")
         monkeypatch.delenv("NO_PROXY", raising=False)
-        project.ask_pipeline("http://model.example/v1", 40, model=f", max_concurrency: 1, transport: {transport}")
-        log = run(project, expect=rf"through the proxy 127.0.0.1:{proxy.port} that HTTP_PROXY names .NO_PROXY=model.example does without it")
+        project.ask_pipeline(
+            "http://model.example/v1", 40, model=f", max_concurrency: 1, transport: {transport}"
+        )
+        log = run(
+            project,
+            expect=rf"through the proxy 127.0.0.1:{proxy.port} that HTTP_PROXY names .NO_PROXY=model.example does without it",
+        )
         assert proxy.asked.total() <= 4 and "password" not in log
 
 
@@ -577,11 +956,18 @@ def test_a_proxy_that_is_not_there_is_named(project, monkeypatch):
 @pytest.mark.parametrize("name", ["seed", "max_tokens"])
 def test_a_line_of_a_batch_that_is_refused_for_a_parameter_goes_without_it_into_the_next(project, name):
     with BatchEndpoint(picky(name)) as endpoint:
-        project.ask_pipeline(endpoint.url, 6, model=", mode: batch, gather_s: 0.8, poll_s: 0.05", stage=", seed: 3, max_tokens: 9")
+        project.ask_pipeline(
+            endpoint.url,
+            6,
+            model=", mode: batch, gather_s: 0.8, poll_s: 0.05",
+            stage=", seed: 3, max_tokens: 9",
+        )
         log = run(project)
         assert len(endpoint.batches) == 2 and log.count("does not take") == 1
     assert len(project.read("runs/ask/corpus.jsonl")) == 6
-    assert all(json.loads(row[0]).get("left_out") == ([name] if name == "seed" else None) for row in answers(project))
+    assert all(
+        json.loads(row[0]).get("left_out") == ([name] if name == "seed" else None) for row in answers(project)
+    )
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
@@ -589,13 +975,25 @@ def test_a_line_of_a_batch_that_is_refused_for_a_parameter_goes_without_it_into_
 def test_a_schema_that_is_not_taken_is_said_in_words(project, transport, api):
     def answer(body):
         asked = body["prompt"] if api == "completions" else body["messages"][-1]["content"]
-        assert asked.startswith("What is") and "by this JSON Schema: {" in asked and asked.count("JSON Schema") == 1
+        assert (
+            asked.startswith("What is")
+            and "by this JSON Schema: {" in asked
+            and asked.count("JSON Schema") == 1
+        )
         text = json.dumps({"value": "x"})
-        return completion(body, choices=[{"index": 0, "finish_reason": "stop", "text": text} if api == "completions" else
-                                         {"index": 0, "finish_reason": "stop", "message": {"content": text}}])  # fmt: skip
+        return completion(
+            body,
+            choices=[
+                {"index": 0, "finish_reason": "stop", "text": text}
+                if api == "completions"
+                else {"index": 0, "finish_reason": "stop", "message": {"content": text}}
+            ],
+        )
 
     with Endpoint(picky("response_format", answer=answer)) as endpoint:
-        path = project.ask_pipeline(endpoint.url, 4, model=f", transport: {transport}, api: {api}, max_concurrency: 1")
+        path = project.ask_pipeline(
+            endpoint.url, 4, model=f", transport: {transport}, api: {api}, max_concurrency: 1"
+        )
         project.write("prompts/p.md", "---\noutput: {json: {value: string}}\n---\n@user\n{{ question }}\n")
         path.write_text(path.read_text().replace('template: "{{ question }}", output: answer', "prompt: p"))
         run(project)

@@ -99,7 +99,12 @@ def test_a_key_that_an_endpoint_repeats_in_an_answer_is_in_no_file(project, tran
 
     def behave(body, times):
         number = int(body["messages"][0]["content"][8])
-        changed = [{}, {"message": message | {"tool_calls": calls}}, {"finish_reason": KEY}, {"message": {"content": [{"type": KEY}]}}][number]
+        changed = [
+            {},
+            {"message": message | {"tool_calls": calls}},
+            {"finish_reason": KEY},
+            {"message": {"content": [{"type": KEY}]}},
+        ][number]
         return completion(body, choices=[choice | changed], model=f"m {KEY}")
 
     with BatchEndpoint(behave, key=KEY) as endpoint:
@@ -111,7 +116,11 @@ def test_a_key_that_an_endpoint_repeats_in_an_answer_is_in_no_file(project, tran
 
 
 def test_a_header_that_is_no_secret_leaves_answers_as_they_are(project):
-    with Endpoint(lambda body, times: completion(body, choices=[{"finish_reason": "stop", "message": {"content": "medical research"}}])) as endpoint:
+    with Endpoint(
+        lambda body, times: completion(
+            body, choices=[{"finish_reason": "stop", "message": {"content": "medical research"}}]
+        )
+    ) as endpoint:
         pipeline(project, endpoint.url, key="none", model=", headers: {X-Title: medical research}")
         distillgen.run("ask")
     assert project.read("runs/ask/corpus.jsonl")[0]["answer"] == "medical research"
@@ -120,10 +129,15 @@ def test_a_header_that_is_no_secret_leaves_answers_as_they_are(project):
 QUERY = "query-key-5d1e8a7b9c3f"
 
 
-@pytest.mark.parametrize("address", [f"{PASSWORD}@", f"{PASSWORD}:x@", f"user:{PASSWORD}@", f"user:{PASSWORD.replace('-', '%2D')}@"])
+@pytest.mark.parametrize(
+    "address",
+    [f"{PASSWORD}@", f"{PASSWORD}:x@", f"user:{PASSWORD}@", f"user:{PASSWORD.replace('-', '%2D')}@"],
+)
 def test_a_key_in_an_address_is_withheld_in_every_form(project, address):
     def behave(body, times):
-        return completion(body, choices=[{"finish_reason": "stop", "message": {"content": f"{PASSWORD} {address} {body}"}}])
+        return completion(
+            body, choices=[{"finish_reason": "stop", "message": {"content": f"{PASSWORD} {address} {body}"}}]
+        )
 
     with Endpoint(behave) as endpoint:
         pipeline(project, endpoint.url.replace("//", f"//{address}"), key="none")
@@ -138,12 +152,23 @@ def test_a_key_in_an_address_is_withheld_in_every_form(project, address):
 def test_a_key_in_an_addresss_query_is_a_secret_and_its_version_is_none():
     from distillgen.teachers.openai import OpenAISpec
 
-    spec = OpenAISpec(model="m", provider="openai", base_url=f"https://host/v1?api-key={QUERY}&api-version=2024-02-01-preview")
+    spec = OpenAISpec(
+        model="m",
+        provider="openai",
+        base_url=f"https://host/v1?api-key={QUERY}&api-version=2024-02-01-preview",
+    )
     assert spec.credentials() == {QUERY}
     assert QUERY not in spec.identity
 
 
-@pytest.mark.parametrize("given", [f"teacher.base_url=https://{PASSWORD}@host/v1", f"teacher.base_url=https://h/v1?key={QUERY}", f"teacher={{api_key: {KEY}}}"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"teacher.base_url=https://{PASSWORD}@host/v1",
+        f"teacher.base_url=https://h/v1?key={QUERY}",
+        f"teacher={{api_key: {KEY}}}",
+    ],
+)
 def test_no_key_in_what_was_typed_is_shown(project, endpoint, given):
     project.ask_pipeline(endpoint.url)
     with pytest.raises(distillgen.ConfigError) as told:

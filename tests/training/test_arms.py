@@ -13,13 +13,15 @@ from distillgen.record import dumps
 from distillgen.stages.train import Train, _drawn, _others
 
 ARMS = ("kept", "raw", "random", "shuffled")
-ODD = {"only_even": '''"""Answers to odd questions are wrong."""
+ODD = {
+    "only_even": '''"""Answers to odd questions are wrong."""
 from distillgen import Filter
 
 def only_even():
     """Keep what was asked about an even number. Costs nothing."""
     return Filter(lambda rs: [r.fields["n"] % 2 for r in rs], lambda odd: "odd" if odd else None)
-'''}
+'''
+}
 FORM = {"format": {"messages": [{"user": "{{ question }}"}, {"assistant": "{{ answer }}"}]}}
 ASK = {"generate": {"model": "t", "template": "{{ question }}", "output": "answer"}}
 FILTER = {"filter": ["only_even"]}
@@ -39,22 +41,51 @@ def taught(project, monkeypatch):
         for name in ("train.jsonl", "held_out.jsonl"):
             shutil.copy(work / name, work / "student" / name)
         manifest = {
-            "student": "tiny", "objective": self.objective, "kind": "model", "api": "chat", "fingerprint": told["fingerprint"],
-            "loss_curve": [[1, 1.0]], "held_out": None, "steps": 1, "seconds": 1.0, "energy_joules": "unknown", "data": told["data"],
+            "student": "tiny",
+            "objective": self.objective,
+            "kind": "model",
+            "api": "chat",
+            "fingerprint": told["fingerprint"],
+            "loss_curve": [[1, 1.0]],
+            "held_out": None,
+            "steps": 1,
+            "seconds": 1.0,
+            "energy_joules": "unknown",
+            "data": told["data"],
             "hardware": {"gpus": [], "processor": "none"},
         }
         (work / "student/manifest.json").write_bytes(dumps(manifest))
 
     monkeypatch.setattr(Train, "_train", written)
 
-    def taught(stages, rows, *, arms=ARMS, behind=(), source=None, script=lambda request, sample: "It is so.", **train):
+    def taught(
+        stages,
+        rows,
+        *,
+        arms=ARMS,
+        behind=(),
+        source=None,
+        script=lambda request, sample: "It is so.",
+        **train,
+    ):
         project.rows("rows.jsonl", rows)
-        trained = [{"train": {"name": arm, "student": "tiny", "on": arm, "held_out": 0, **train}} for arm in arms]
+        trained = [
+            {"train": {"name": arm, "student": "tiny", "on": arm, "held_out": 0, **train}} for arm in arms
+        ]
         stages = [{"source": {"path": "rows.jsonl", **(source or {})}}, *stages, *trained, *behind]
         models = {"t": {"provider": "scripted", "model": "echo"}}
-        run = distillgen.run({"version": 1, "models": models, "stages": stages}, out="out", teachers={"t": script})
+        run = distillgen.run(
+            {"version": 1, "models": models, "stages": stages}, out="out", teachers={"t": script}
+        )
         read = {arm: project.read(f"out/student-{arm}/train.jsonl") for arm in arms}
-        return read, {arm: json.loads((run.directory / f"student-{arm}/manifest.json").read_text())["data"] for arm in arms}, run
+        return (
+            read,
+            {
+                arm: json.loads((run.directory / f"student-{arm}/manifest.json").read_text())["data"]
+                for arm in arms
+            },
+            run,
+        )
 
     return taught
 
@@ -67,25 +98,40 @@ def asked(rows):
     return [int(row["prompt"][0]["content"].split()[-1].strip("?")) for row in rows]
 
 
-@pytest.mark.parametrize("stages", [[FILTER, FORM], [FORM, FILTER]], ids=["format after filter", "filter after format"])
+@pytest.mark.parametrize(
+    "stages", [[FILTER, FORM], [FORM, FILTER]], ids=["format after filter", "filter after format"]
+)
 def test_the_arms_of_the_readmes_order_are_four_different_data_sets_of_one_size_and_form(taught, stages):
     rows, data, _ = taught(stages, questions(60))
-    assert len({each["sha256"] for each in data.values()}) == 4 and {len(each) for each in rows.values()} == {30}
+    assert len({each["sha256"] for each in data.values()}) == 4 and {len(each) for each in rows.values()} == {
+        30
+    }
     assert asked(rows["kept"]) == asked(rows["shuffled"]) == list(range(0, 60, 2))
     assert asked(rows["raw"]) == list(range(30)) and asked(rows["random"]) == sorted(asked(rows["random"]))
     assert set(asked(rows["random"])) & set(range(1, 60, 2)) and max(asked(rows["random"])) > 30
-    right = [{**row, "completion": [{"role": "assistant", "content": f"It is {n}."}]} for row, n in zip(rows["raw"], range(30), strict=True)]
+    right = [
+        {**row, "completion": [{"role": "assistant", "content": f"It is {n}."}]}
+        for row, n in zip(rows["raw"], range(30), strict=True)
+    ]
     assert rows["raw"] == right, "an arm's rows are not formed as the kept ones are"
     exchanged = [row["completion"][0]["content"] for row in rows["shuffled"]]
     assert sorted(exchanged) == sorted(row["completion"][0]["content"] for row in rows["kept"])
     assert all(answer != f"It is {n}." for answer, n in zip(exchanged, asked(rows["shuffled"]), strict=True))
     assert data["raw"]["rows"] == {"train": 30, "rows that differ from the kept": 15}
-    assert data["shuffled"]["rows"]["rows that differ from the kept"] == 30 and data["kept"]["rows"] == {"train": 30}
+    assert data["shuffled"]["rows"]["rows that differ from the kept"] == 30 and data["kept"]["rows"] == {
+        "train": 30
+    }
 
 
 def test_another_seed_draws_other_rows_and_the_same_one_the_same(taught):
-    draws = [taught([FILTER, FORM], questions(60), arms=("random", "shuffled"), seed=seed)[0] for seed in (1, 1, 2)]
-    assert draws[0] == draws[1] and draws[0]["random"] != draws[2]["random"] and draws[0]["shuffled"] != draws[2]["shuffled"]
+    draws = [
+        taught([FILTER, FORM], questions(60), arms=("random", "shuffled"), seed=seed)[0] for seed in (1, 1, 2)
+    ]
+    assert (
+        draws[0] == draws[1]
+        and draws[0]["random"] != draws[2]["random"]
+        and draws[0]["shuffled"] != draws[2]["shuffled"]
+    )
 
 
 def test_what_cannot_be_formed_or_has_no_answer_is_counted_and_told(taught):
@@ -93,14 +139,23 @@ def test_what_cannot_be_formed_or_has_no_answer_is_counted_and_told(taught):
         number = int(request.messages[-1]["content"].split()[-1].strip("?"))
         return "" if number == 3 else "yes"
 
-    form = {"format": {"messages": [{"user": "{{ question }}"}, {"assistant": "{{ 6 // (n - 5) }} {{ answer }}"}]}}
-    rows, data, run = taught([ASK, FILTER, form], [{"n": i, "question": f"{i}?"} for i in range(12)], arms=("raw",), script=script)
+    form = {
+        "format": {"messages": [{"user": "{{ question }}"}, {"assistant": "{{ 6 // (n - 5) }} {{ answer }}"}]}
+    }
+    rows, data, run = taught(
+        [ASK, FILTER, form], [{"n": i, "question": f"{i}?"} for i in range(12)], arms=("raw",), script=script
+    )
     told = data["raw"]["rows"]
     assert asked(rows["raw"]) == [0, 1, 2, 4, 6, 7] and told["train"] == 6
     (why,) = [name for name in told if "cannot form it" in name]
-    assert why.startswith("dropped before and left out: stage 'format' cannot form it: ZeroDivisionError") and told[why] == 1
+    assert (
+        why.startswith("dropped before and left out: stage 'format' cannot form it: ZeroDivisionError")
+        and told[why] == 1
+    )
     stage = next(each for each in run.state["stages"] if each["name"] == "raw")
-    assert stage["measured"][why] == 1 and "cannot form it" in run.directory.joinpath("report.html").read_text()
+    assert (
+        stage["measured"][why] == 1 and "cannot form it" in run.directory.joinpath("report.html").read_text()
+    )
 
 
 def test_failed_and_cut_off_answers_are_in_no_arm(taught):
@@ -108,15 +163,28 @@ def test_failed_and_cut_off_answers_are_in_no_arm(taught):
 
     def script(request, sample):
         number = int(request.messages[-1]["content"].split()[-1].strip("?"))
-        return Completion(status="length" if number == 1 else "refused" if number == 2 else "ok", text="I cannot")
+        return Completion(
+            status="length" if number == 1 else "refused" if number == 2 else "ok", text="I cannot"
+        )
 
-    rows, data, _ = taught([ASK, FILTER, FORM], [{"n": i, "question": f"{i}?"} for i in range(8)], arms=("raw",), script=script)
+    rows, data, _ = taught(
+        [ASK, FILTER, FORM], [{"n": i, "question": f"{i}?"} for i in range(8)], arms=("raw",), script=script
+    )
     assert asked(rows["raw"]) == [0, 3, 4] and data["raw"]["rows"]["train"] == 3
-    assert sum(n for why, n in data["raw"]["rows"].items() if why.startswith("dropped before and left out: stage 'generate' let")) == 2
+    assert (
+        sum(
+            n
+            for why, n in data["raw"]["rows"].items()
+            if why.startswith("dropped before and left out: stage 'generate' let")
+        )
+        == 2
+    )
 
 
 REFUSED = [
-    ([], "raw"), ([FORM], "random"), ([ASK, FORM], "raw"),
+    ([], "raw"),
+    ([FORM], "random"),
+    ([ASK, FORM], "raw"),
     ([FILTER, ASK, FORM], "raw"),  # what the filter drops was never answered
 ]
 
@@ -127,10 +195,17 @@ def test_an_arm_that_cannot_differ_is_refused_at_check(project, taught, stages, 
     project.rows("rows.jsonl", [{name: row[name] for name in fields} for row in questions(3)])
     learns = {"prompt": "question", "completion": "answer"} if not stages else {}
     written = {
-        "version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}},
-        "stages": [{"source": {"path": "rows.jsonl"}}, *stages, {"train": {"student": "tiny", "on": on, **learns}}],
+        "version": 1,
+        "models": {"t": {"provider": "scripted", "model": "echo"}},
+        "stages": [
+            {"source": {"path": "rows.jsonl"}},
+            *stages,
+            {"train": {"student": "tiny", "on": on, **learns}},
+        ],
     }
-    with pytest.raises(ConfigError, match=f"stage 'train': on: {on}: the arm would be the kept rows once more"):
+    with pytest.raises(
+        ConfigError, match=f"stage 'train': on: {on}: the arm would be the kept rows once more"
+    ):
         distillgen.load(written)
     written["stages"][-1]["train"]["on"] = "kept"
     distillgen.load(written)
@@ -139,16 +214,27 @@ def test_an_arm_that_cannot_differ_is_refused_at_check(project, taught, stages, 
 def test_an_arm_behind_an_earlier_training_of_a_whole_corpus_is_refused(project, taught):
     project.rows("rows.jsonl", questions(3))
     learns = {"student": "tiny", "prompt": "question", "completion": "answer"}
-    stages = [{"source": {"path": "rows.jsonl"}}, {"train": {"name": "first", **learns}}, {"train": {"on": "raw", **learns}}]
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        {"train": {"name": "first", **learns}},
+        {"train": {"on": "raw", **learns}},
+    ]
     with pytest.raises(ConfigError, match="the arm would be the kept rows once more"):
         distillgen.load({"version": 1, "stages": stages})
 
 
 def test_an_arm_that_happens_not_to_differ_says_so(taught, caplog):
     with caplog.at_level(logging.WARNING):
-        _, data, run = taught([FILTER, FORM], [{"n": 2 * i, "question": f"{i}?", "answer": "a"} for i in range(4)], arms=("raw", "random"))
+        _, data, run = taught(
+            [FILTER, FORM],
+            [{"n": 2 * i, "question": f"{i}?", "answer": "a"} for i in range(4)],
+            arms=("raw", "random"),
+        )
     assert data["raw"]["rows"]["rows that differ from the kept"] == 0
-    assert "no row of the arm 'raw' differs from the kept: it is no control" in (run.directory / "run.log").read_text()
+    assert (
+        "no row of the arm 'raw' differs from the kept: it is no control"
+        in (run.directory / "run.log").read_text()
+    )
 
 
 def test_rows_dropped_inside_rounds_are_formed_by_what_stands_behind_them_there(taught):
@@ -167,7 +253,9 @@ def test_an_arm_inside_rounds(project, taught):
     rows = project.read("out/rounds/00/student/train.jsonl")
     assert len(rows) == 10 and set(asked(rows)) & set(range(1, 20, 2))
     with pytest.raises(ConfigError, match="the arm would be the kept rows once more"):
-        distillgen.load({"version": 1, "stages": [stages[0], FILTER, {"rounds": {"n": 1, "stages": [FORM, arm]}}]})
+        distillgen.load(
+            {"version": 1, "stages": [stages[0], FILTER, {"rounds": {"n": 1, "stages": [FORM, arm]}}]}
+        )
 
 
 # Nothing that is evaluated on is trained on
@@ -180,41 +268,88 @@ def long(i):
     return " ".join(f"{word}{i}" for word in WORDS)
 
 
-EVALUATE = {"evaluate": {"models": ["t"], "template": "{{ question }}", "gold": "answer", "metrics": ["exact"]}}
+EVALUATE = {
+    "evaluate": {"models": ["t"], "template": "{{ question }}", "gold": "answer", "metrics": ["exact"]}
+}
 
 
 @pytest.mark.parametrize("place", ["before the filter", "behind the filter", "by itself"])
 def test_no_arm_learns_what_repeats_an_evaluation_item(project, taught, place):
     """Odd rows are dropped by the filter; rows 8 to 11 repeat held-out row 0, rows 12 to 15 an item of the set."""
-    project.rows("test.jsonl", [{"question": long(99), "answer": "x"}, {"question": "9 + 9?", "answer": "18"}])
-    rows = [{"n": i, "question": long(i), "answer": f"a{i}", "split": "test" if i < 2 else "train"} for i in range(40)]
+    project.rows(
+        "test.jsonl", [{"question": long(99), "answer": "x"}, {"question": "9 + 9?", "answer": "18"}]
+    )
+    rows = [
+        {"n": i, "question": long(i), "answer": f"a{i}", "split": "test" if i < 2 else "train"}
+        for i in range(40)
+    ]
     for i in range(8, 12):
         rows[i]["question"] = f"Number {i}: {long(0).upper()}!"
     for i in range(12, 16):
         rows[i]["question"] = f"{i} {long(99)}"
     rows[17]["question"] = rows[16]["question"] = " 9  + 9 ?"
     guard = {"decontaminate": {"against": ["test.jsonl"], "questions": [["question"]]}}
-    stages = {"before the filter": [guard, FILTER, FORM], "behind the filter": [FILTER, FORM, guard], "by itself": [FILTER, FORM]}[place]
+    stages = {
+        "before the filter": [guard, FILTER, FORM],
+        "behind the filter": [FILTER, FORM, guard],
+        "by itself": [FILTER, FORM],
+    }[place]
     evaluate = {"evaluate": {**EVALUATE["evaluate"], "data": "test.jsonl"}}
     held_out = {"evaluate": {**EVALUATE["evaluate"], "name": "own"}}
     read, data, _ = taught(stages, rows, behind=[evaluate, held_out])
-    leaks = [n for arm in ARMS for row in read[arm] for n in (0, 99) if long(n) in row["prompt"][0]["content"].lower()]
-    asks = [row for arm in ARMS for row in read[arm] if "9 + 9" in " ".join(row["prompt"][0]["content"].split())]
+    leaks = [
+        n
+        for arm in ARMS
+        for row in read[arm]
+        for n in (0, 99)
+        if long(n) in row["prompt"][0]["content"].lower()
+    ]
+    asks = [
+        row for arm in ARMS for row in read[arm] if "9 + 9" in " ".join(row["prompt"][0]["content"].split())
+    ]
     assert not leaks and not asks
-    assert len({each["sha256"] for each in data.values()}) == 4 and {len(each) for each in read.values()} == {len(read["kept"])}
-    assert sum(n for why, n in data["raw"]["rows"].items() if "repeats what is evaluated on" in why or "held_out" in why) >= 4
+    assert len({each["sha256"] for each in data.values()}) == 4 and {len(each) for each in read.values()} == {
+        len(read["kept"])
+    }
+    assert (
+        sum(
+            n
+            for why, n in data["raw"]["rows"].items()
+            if "repeats what is evaluated on" in why or "held_out" in why
+        )
+        >= 4
+    )
 
 
 def test_a_dropped_row_is_looked_at_as_it_was_and_as_it_is_formed(project, taught):
     """Row 5 asks a short question of the set, which the form no longer has; row 7 says an item only when its parts are joined."""
     half = " ".join(WORDS[:10]), " ".join(WORDS[10:])
     project.rows("test.jsonl", [{"question": "9 + 9?", "told": "x"}, {"told": " ".join(half)}])
-    rows = [{"n": i, "question": f"What is {i}?", "first": f"{i} a", "second": f"{i} b", "answer": "a"} for i in range(20)]
+    rows = [
+        {"n": i, "question": f"What is {i}?", "first": f"{i} a", "second": f"{i} b", "answer": "a"}
+        for i in range(20)
+    ]
     rows[5]["question"], rows[7]["first"], rows[7]["second"] = "9 + 9 ?", *half
     guard = {"decontaminate": {"against": ["test.jsonl"], "questions": [["question"]]}}
-    form = {"format": {"messages": [{"user": "{{ n }}: {{ first }} {{ second }}"}, {"assistant": "{{ answer }}"}], "keep": ["n"]}}
+    form = {
+        "format": {
+            "messages": [{"user": "{{ n }}: {{ first }} {{ second }}"}, {"assistant": "{{ answer }}"}],
+            "keep": ["n"],
+        }
+    }
     read, data, _ = taught([FILTER, guard, form], rows, arms=("raw",))
-    assert [int(row["prompt"][0]["content"].partition(":")[0]) for row in read["raw"]] == [0, 1, 2, 3, 4, 6, 8, 9, 10, 11]
+    assert [int(row["prompt"][0]["content"].partition(":")[0]) for row in read["raw"]] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        6,
+        8,
+        9,
+        10,
+        11,
+    ]
     assert data["raw"]["rows"]["dropped before and left out: it repeats what is evaluated on"] == 2
 
 
@@ -226,7 +361,10 @@ def test_a_dropped_row_goes_through_no_stage_twice(taught):
 
 @pytest.mark.parametrize("on", ARMS)
 def test_what_is_evaluated_on_behind_rounds_is_not_trained_on_inside_them(project, taught, on):
-    rows = [{"n": i, "question": long(i), "answer": f"a{i}", "split": "test" if i < 2 else "train"} for i in range(40)]
+    rows = [
+        {"n": i, "question": long(i), "answer": f"a{i}", "split": "test" if i < 2 else "train"}
+        for i in range(40)
+    ]
     for i in (6, 7, 10, 11):
         rows[i]["question"] = f"Number {i}: {long(0)}"
     project.rows("rows.jsonl", rows)
@@ -234,17 +372,30 @@ def test_what_is_evaluated_on_behind_rounds_is_not_trained_on_inside_them(projec
     loop = {"rounds": {"n": 1, "stages": [FILTER, FORM, train]}}
     stages = [{"source": {"path": "rows.jsonl"}}, loop, EVALUATE]
     models = {"t": {"provider": "scripted", "model": "echo"}}
-    distillgen.run({"version": 1, "models": models, "stages": stages}, out="out", teachers={"t": lambda *_: "x"})
+    distillgen.run(
+        {"version": 1, "models": models, "stages": stages}, out="out", teachers={"t": lambda *_: "x"}
+    )
     learnt = project.read("out/rounds/00/student/train.jsonl")
     assert len(learnt) == 17 and not any(long(0) in row["prompt"][0]["content"] for row in learnt)
 
 
 def test_what_a_round_generates_is_looked_at_before_it_is_trained_on(project, taught):
-    rows = [{"n": i, "question": f"What is {i}?", "known": long(i) if i < 2 else "", "split": "test" if i < 2 else "train"} for i in range(12)]
+    rows = [
+        {
+            "n": i,
+            "question": f"What is {i}?",
+            "known": long(i) if i < 2 else "",
+            "split": "test" if i < 2 else "train",
+        }
+        for i in range(12)
+    ]
     project.rows("rows.jsonl", rows)
     train = {"train": {"student": "tiny"}}
     evaluate = {"evaluate": {**EVALUATE["evaluate"], "gold": "known"}}
-    stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 1, "stages": [ASK, FORM, train, evaluate]}}]
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        {"rounds": {"n": 1, "stages": [ASK, FORM, train, evaluate]}},
+    ]
 
     def script(request, sample):
         return long(0) if request.messages[-1]["content"] == "What is 6?" else "I do not know."
@@ -263,13 +414,22 @@ def test_a_written_guard_that_comes_too_late_or_looks_for_too_little_is_refused(
 
     def load(*stages):
         models = {"t": {"provider": "scripted", "model": "echo"}}
-        distillgen.load({"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.5}}, FORM, *stages]})
+        distillgen.load(
+            {
+                "version": 1,
+                "models": models,
+                "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.5}}, FORM, *stages],
+            }
+        )
 
     load(guard, train, evaluate)
     load({**evaluate, "evaluate": {**evaluate["evaluate"], "name": "before"}}, guard, train, evaluate)
     with pytest.raises(ConfigError, match="'decontaminate' stands behind the first stage that trains"):
         load(train, guard, evaluate)
-    with pytest.raises(ConfigError, match="'evaluate' asks about 'test.jsonl', which 'decontaminate' does not look for; add it"):
+    with pytest.raises(
+        ConfigError,
+        match="'evaluate' asks about 'test.jsonl', which 'decontaminate' does not look for; add it",
+    ):
         load({"decontaminate": {}}, train, evaluate)
 
 
@@ -323,15 +483,22 @@ def test_the_shuffled_arm_builds_the_objective_once_whatever_the_rows(taught, mo
 
 
 def test_a_row_of_another_form_than_the_first_is_left_out_and_told(taught):
-    rows = [{"prompt": f"{i}", "completion": "yes"} for i in range(4)] + [{"prompt": [{"role": "user", "content": "x"}], "completion": "no"}]
+    rows = [{"prompt": f"{i}", "completion": "yes"} for i in range(4)] + [
+        {"prompt": [{"role": "user", "content": "x"}], "completion": "no"}
+    ]
     read, data, _ = taught([], rows, arms=("kept",))
-    assert len(read["kept"]) == 4 and data["kept"]["rows"] == {"train": 4, "left out: its 'prompt' is a list, in the first row it is a text": 1}
+    assert len(read["kept"]) == 4 and data["kept"]["rows"] == {
+        "train": 4,
+        "left out: its 'prompt' is a list, in the first row it is a text": 1,
+    }
 
 
 # A student that goes on from round to round
 
 
-def test_with_warm_start_each_round_goes_on_from_the_one_before_and_without_it_begins_anew(project, taught, monkeypatch):
+def test_with_warm_start_each_round_goes_on_from_the_one_before_and_without_it_begins_anew(
+    project, taught, monkeypatch
+):
     begun = []
     written = Train._train
 
@@ -343,7 +510,13 @@ def test_with_warm_start_each_round_goes_on_from_the_one_before_and_without_it_b
     project.rows("rows.jsonl", questions(6))
 
     def run(out, **train):
-        loop = {"rounds": {"n": 3, "repeat": True, "stages": [FORM, {"train": {"student": "tiny", "held_out": 0, **train}}]}}
+        loop = {
+            "rounds": {
+                "n": 3,
+                "repeat": True,
+                "stages": [FORM, {"train": {"student": "tiny", "held_out": 0, **train}}],
+            }
+        }
         begun.clear()
         distillgen.run({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, loop]}, out=out)
         return begun
@@ -351,21 +524,34 @@ def test_with_warm_start_each_round_goes_on_from_the_one_before_and_without_it_b
     assert run("anew") == ["tiny"] * 3
     rounds = project.path / "warm/rounds"
     assert run("warm", warm_start=True) == ["tiny", str(rounds / "00/student"), str(rounds / "01/student")]
-    prints = [json.loads((rounds / f"0{i}/student/manifest.json").read_text())["fingerprint"] for i in range(3)]
+    prints = [
+        json.loads((rounds / f"0{i}/student/manifest.json").read_text())["fingerprint"] for i in range(3)
+    ]
     assert len(set(prints)) == 3
     assert not run("warm", warm_start=True), "a finished round was trained again"
-    assert run("warm", warm_start=True, epochs=4.0) == ["tiny", str(rounds / "00/student"), str(rounds / "01/student")]
+    assert run("warm", warm_start=True, epochs=4.0) == [
+        "tiny",
+        str(rounds / "00/student"),
+        str(rounds / "01/student"),
+    ]
 
 
 def test_warm_start_outside_rounds_is_refused(project, taught):
     project.rows("rows.jsonl", questions(3))
     train = {"train": {"student": "tiny", "warm_start": True, "prompt": "question", "completion": "answer"}}
-    with pytest.raises(ConfigError, match="warm_start: there is no round before: it is for a training inside rounds"):
+    with pytest.raises(
+        ConfigError, match="warm_start: there is no round before: it is for a training inside rounds"
+    ):
         distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, train]})
     with pytest.raises(ConfigError, match="warm_start: there is no round before"):
         loop = {"rounds": {"n": 1, "stages": [FORM]}}
         distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, loop, train]})
-    distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 2, "stages": [FORM, train]}}]})
+    distillgen.load(
+        {
+            "version": 1,
+            "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 2, "stages": [FORM, train]}}],
+        }
+    )
 
 
 def test_the_recipe_ddk_goes_on_from_round_to_round():

@@ -15,9 +15,12 @@ from distillgen.training.objective import objectives
 
 PACKAGES = ("torch", "trl", "peft", "datasets", "accelerate", "sentence_transformers")
 pytestmark = [
-    pytest.mark.slow, pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs the extra train"),
-]  # fmt: skip
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs the extra train"
+    ),
+]
 
 HALF = '''"""Half of all."""
 from distillgen import Filter
@@ -31,33 +34,78 @@ MARKED = (
     "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 PLAIN = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + PLAIN
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + PLAIN
+)
 STUDENTS = ("tiny", "marked", "plain", "no_system", "bare", "bert", "t5", "adapter")
 
 TEXTS = {"prompt": "question", "completion": "answer"}
-DIALOGUES = {"messages": {"chat": [{"user": "{{ question }}"}, {"assistant": "{{ answer }}"}],
-             "kind": [{"system": "Be kind"}, {"user": "{{ question }}"}, {"assistant": "{{ answer }}"}]}}  # fmt: skip
+DIALOGUES = {
+    "messages": {
+        "chat": [{"user": "{{ question }}"}, {"assistant": "{{ answer }}"}],
+        "kind": [{"system": "Be kind"}, {"user": "{{ question }}"}, {"assistant": "{{ answer }}"}],
+    }
+}
 CHAT, SYSTEM = {"messages": "chat"}, {"messages": "kind"}
 PAIRS = {"fields": ["question", "answer"], "score": "score"}
 THREE = {"fields": ["question", "answer", "other"], "score": "score"}
 PREFERENCE = {"prompt": "question", "chosen": "answer", "rejected": "other"}
 GKD = {"teacher": "plain", "max_new_tokens": 2}
 CASES = [
-    *[("sft", {**how, **options}) for how in (TEXTS, CHAT, SYSTEM)
-      for options in ({}, {"loss": "assistant"}, {"loss": "all"}, {"packing": True}, {"lora": {"r": 2}})],
-    *[("logits", {**how, **options}) for how in (TEXTS, CHAT, SYSTEM) for options in ({}, {"divergence": "reverse"}, {"lora": {"r": 2}})],
-    *[("gkd", {**GKD, **how, **options}) for how in (TEXTS, CHAT, SYSTEM) for options in ({}, {"on_policy": 1}, {"lora": {"r": 2}})],
-    *[("dpo", {**PREFERENCE, **options}) for options in (
-        {}, {"lora": {"r": 2}}, {"reference_chosen": "won", "reference_rejected": "lost"}, {"prompt": "asked"})],
-    *[("rationale", {"prompt": "question", "rationale": "other", "label": "answer", **options}) for options in ({}, {"lora": {"r": 2}})],
-    *[("classifier", {"fields": ["question"], "label": "label", **options})
-      for options in ({}, {"head_only": True}, {"lora": {"r": 2}}, {"head_only": True, "lora": {"r": 2}}, {"label": "score", "task": "score"})],
+    *[
+        ("sft", {**how, **options})
+        for how in (TEXTS, CHAT, SYSTEM)
+        for options in ({}, {"loss": "assistant"}, {"loss": "all"}, {"packing": True}, {"lora": {"r": 2}})
+    ],
+    *[
+        ("logits", {**how, **options})
+        for how in (TEXTS, CHAT, SYSTEM)
+        for options in ({}, {"divergence": "reverse"}, {"lora": {"r": 2}})
+    ],
+    *[
+        ("gkd", {**GKD, **how, **options})
+        for how in (TEXTS, CHAT, SYSTEM)
+        for options in ({}, {"on_policy": 1}, {"lora": {"r": 2}})
+    ],
+    *[
+        ("dpo", {**PREFERENCE, **options})
+        for options in (
+            {},
+            {"lora": {"r": 2}},
+            {"reference_chosen": "won", "reference_rejected": "lost"},
+            {"prompt": "asked"},
+        )
+    ],
+    *[
+        ("rationale", {"prompt": "question", "rationale": "other", "label": "answer", **options})
+        for options in ({}, {"lora": {"r": 2}})
+    ],
+    *[
+        ("classifier", {"fields": ["question"], "label": "label", **options})
+        for options in (
+            {},
+            {"head_only": True},
+            {"lora": {"r": 2}},
+            {"head_only": True, "lora": {"r": 2}},
+            {"label": "score", "task": "score"},
+        )
+    ],
     *[("embedder", {**PAIRS, "loss": loss}) for loss in ("cosent", "cosine")],
-    ("embedder", {**THREE, "loss": "margin_mse"}), ("embedder", {"fields": ["question", "answer"], "loss": "ranking"}),
+    ("embedder", {**THREE, "loss": "margin_mse"}),
+    ("embedder", {"fields": ["question", "answer"], "loss": "ranking"}),
     ("embedder", {"fields": ["question", "answer", "other"], "loss": "ranking"}),
-    *[("cross_encoder", {**PAIRS, "loss": loss}) for loss in ("bce", "mse")], ("cross_encoder", {**THREE, "loss": "margin_mse"}),
-]  # fmt: skip
-GENERAL = ({"gradient_checkpointing": True}, {"accumulate": 3}, {"batch_size": 64}, {"max_length": 96}, {"held_out": 0.5}, {"dtype": "bfloat16"})
+    *[("cross_encoder", {**PAIRS, "loss": loss}) for loss in ("bce", "mse")],
+    ("cross_encoder", {**THREE, "loss": "margin_mse"}),
+]
+GENERAL = (
+    {"gradient_checkpointing": True},
+    {"accumulate": 3},
+    {"batch_size": 64},
+    {"max_length": 96},
+    {"held_out": 0.5},
+    {"dtype": "bfloat16"},
+)
 
 
 def answered(request, sample):
@@ -75,14 +123,19 @@ def folder(tmp_path_factory):
     from tests.tiny_models import bert, t5
 
     root = tmp_path_factory.mktemp("combinations")
-    texts = ["What is the sum of It is ? good bad because of that Be kind " + " ".join(map(str, range(40)))] * 9
+    texts = [
+        "What is the sum of It is ? good bad because of that Be kind " + " ".join(map(str, range(40)))
+    ] * 9
     for name, template in {"marked": MARKED, "plain": PLAIN, "no_system": NO_SYSTEM, "bare": None}.items():
         students.ready("tiny", root, root / name, texts)
         tokenizer = AutoTokenizer.from_pretrained(root / name)
         (root / name / "chat_template.jinja").unlink(missing_ok=True)
         tokenizer.chat_template = template
         tokenizer.save_pretrained(root / name)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(root / "marked"), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(root / "marked"),
+        LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
     model.peft_config["default"].base_model_name_or_path = str(root / "marked")
     model.save_pretrained(root / "adapter")
     AutoTokenizer.from_pretrained(root / "marked").save_pretrained(root / "adapter")
@@ -91,10 +144,18 @@ def folder(tmp_path_factory):
     (root / "filters").mkdir()
     (root / "filters/half.py").write_text(HALF)
     rows = [
-        {"n": i, "question": f"What is the sum of {i}", "other": f"because of {i}", "label": "good" if i % 3 else "bad", "score": i / 40,
-         "won": -1.0 - i, "lost": -9.0, "asked": [{"role": "user", "content": f"What is {i}"}]}
+        {
+            "n": i,
+            "question": f"What is the sum of {i}",
+            "other": f"because of {i}",
+            "label": "good" if i % 3 else "bad",
+            "score": i / 40,
+            "won": -1.0 - i,
+            "lost": -9.0,
+            "asked": [{"role": "user", "content": f"What is {i}"}],
+        }
         for i in range(24)
-    ]  # fmt: skip
+    ]
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
 
@@ -114,18 +175,37 @@ def outcome(folder, monkeypatch):
     monkeypatch.setattr(Train, "_train", here)
 
     def outcome(objective, options, *, student="tiny", **general):
-        train = {"objective": objective, "student": student, "held_out": 0.25, "max_steps": 1, "batch_size": 4, **options, **general}
+        train = {
+            "objective": objective,
+            "student": student,
+            "held_out": 0.25,
+            "max_steps": 1,
+            "batch_size": 4,
+            **options,
+            **general,
+        }
         stages = [
             {"source": {"path": "rows.jsonl"}},
-            {"generate": {"model": "t", "template": "{{ question }}", "output": "answer", **({"logprobs": 2} if objective == "logits" else {})}},
-            {"filter": ["half"]}, {"format": DIALOGUES}, {"train": train},
-        ]  # fmt: skip
+            {
+                "generate": {
+                    "model": "t",
+                    "template": "{{ question }}",
+                    "output": "answer",
+                    **({"logprobs": 2} if objective == "logits" else {}),
+                }
+            },
+            {"filter": ["half"]},
+            {"format": DIALOGUES},
+            {"train": train},
+        ]
         written = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}}, "stages": stages}
         try:
             distillgen.load(written)
         except ConfigError as error:
             return str(error)
-        run = distillgen.run(written, out=f"out-{student}-{objective}-{next(counts)}", teachers={"t": answered})
+        run = distillgen.run(
+            written, out=f"out-{student}-{objective}-{next(counts)}", teachers={"t": answered}
+        )
         return json.loads((run.directory / "student/manifest.json").read_text())
 
     return outcome
@@ -152,11 +232,15 @@ def test_each_kind_of_student_is_trained_or_refused(outcome, case, student):
 @pytest.mark.parametrize("on", ["raw", "random", "shuffled"])
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_each_arm_is_trained_or_refused(outcome, case, on):
-    found = outcome(*case, student="bert" if case[0] in ("embedder", "cross_encoder", "classifier") else "marked", on=on)
+    found = outcome(
+        *case, student="bert" if case[0] in ("embedder", "cross_encoder", "classifier") else "marked", on=on
+    )
     if isinstance(found, dict):
         assert found["data"]["rows"]["rows that differ from the kept"] > 0
     else:
-        plain = outcome(*case, student="marked" if case[0] not in ("embedder", "cross_encoder", "classifier") else "bert")
+        plain = outcome(
+            *case, student="marked" if case[0] not in ("embedder", "cross_encoder", "classifier") else "bert"
+        )
         assert isinstance(plain, str) or on == "shuffled" and "shuffled" in found
 
 
@@ -165,28 +249,52 @@ def test_each_loss_of_dpo(outcome, loss):
     for options in ({}, {"reference_chosen": "won", "reference_rejected": "lost"}):
         found = outcome("dpo", {**PREFERENCE, "loss": loss, **options}, student="plain")
         assert isinstance(found, dict) or loss == "exo_pair" and "label_smoothing" in found
-    assert isinstance(outcome("dpo", {**PREFERENCE, "loss": loss, "label_smoothing": 0.1}, student="plain"), dict)
+    assert isinstance(
+        outcome("dpo", {**PREFERENCE, "loss": loss, "label_smoothing": 0.1}, student="plain"), dict
+    )
 
 
 @pytest.mark.parametrize("general", GENERAL, ids=str)
 @pytest.mark.parametrize("objective", sorted(objectives()))
 def test_each_general_option(outcome, objective, general):
     options = next(options for name, options in CASES if name == objective)
-    found = outcome(objective, options, student="bert" if objective in ("embedder", "cross_encoder", "classifier") else "marked", **general)
+    found = outcome(
+        objective,
+        options,
+        student="bert" if objective in ("embedder", "cross_encoder", "classifier") else "marked",
+        **general,
+    )
     assert isinstance(found, dict) and found["steps"] == 1
 
 
-@pytest.mark.parametrize("student, options, says", [
-    ("no_system", SYSTEM, "its chat template does not take the turns system, user, assistant: System role not supported"),
-    ("plain", {**CHAT, "loss": "assistant"}, "its chat template does not mark what the assistant says"),
-    ("bare", CHAT, "the student has no chat template to put messages into; give one with chat_template"),
-    ("bert", TEXTS, "it trains a model that writes texts (causal) or an encoder-decoder, and this is an encoder"),
-    ("t5", {**TEXTS, "packing": True}, "an encoder-decoder learns the completion, unpacked"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "student, options, says",
+    [
+        (
+            "no_system",
+            SYSTEM,
+            "its chat template does not take the turns system, user, assistant: System role not supported",
+        ),
+        ("plain", {**CHAT, "loss": "assistant"}, "its chat template does not mark what the assistant says"),
+        ("bare", CHAT, "the student has no chat template to put messages into; give one with chat_template"),
+        (
+            "bert",
+            TEXTS,
+            "it trains a model that writes texts (causal) or an encoder-decoder, and this is an encoder",
+        ),
+        ("t5", {**TEXTS, "packing": True}, "an encoder-decoder learns the completion, unpacked"),
+    ],
+)
 def test_what_could_not_be_trained_is_told_before_anything_is_paid_for(outcome, student, options, says):
     assert says in outcome("sft", options, student=student)
 
 
 def test_what_they_take_is_trained(outcome):
-    for student, options in (("no_system", CHAT), ("marked", {**CHAT, "loss": "assistant"}), ("marked", SYSTEM), ("bare", TEXTS), ("t5", TEXTS)):
+    for student, options in (
+        ("no_system", CHAT),
+        ("marked", {**CHAT, "loss": "assistant"}),
+        ("marked", SYSTEM),
+        ("bare", TEXTS),
+        ("t5", TEXTS),
+    ):
         assert isinstance(outcome("sft", options, student=student), dict), (student, options)

@@ -21,7 +21,9 @@ def parts(project, rows, **options):
 def test_equal_items_are_trained_on_or_held_out_together_and_others_move_none(project):
     rows = [{"id": i, "q": f"question {i % 60}", "answer": f"a{i}"} for i in range(180)]
     first = parts(project, rows)
-    assert all(len(own) == 1 for own in first.values()) and {part for own in first.values() for part in own} == set(PARTS)
+    assert all(len(own) == 1 for own in first.values()) and {
+        part for own in first.values() for part in own
+    } == set(PARTS)
     again = parts(project, [{"id": 999, "q": "new", "answer": "n"}, *rows[::-1]])
     assert {q: own for q, own in again.items() if q != "new"} == first
     assert parts(project, rows, seed=1) != first, "the seed draws another split"
@@ -38,17 +40,23 @@ def test_pieces_of_a_text_in_a_folder_stay_together(project):
         return {text: {stage.part(r) for r in records if r.fields["file"] == text} for text in texts}
 
     first = sides()
-    assert all(len(own) == 1 for own in first.values()) and len({next(iter(own)) for own in first.values()}) == 2
+    assert (
+        all(len(own) == 1 for own in first.values()) and len({next(iter(own)) for own in first.values()}) == 2
+    )
     (project.path / "texts/0.md").rename(project.path / "texts/zzz.md")
     again = sides()
-    assert again["zzz.md"] == first["0.md"] and all(again[text] == first[text] for text in first if text != "0.md")
+    assert again["zzz.md"] == first["0.md"] and all(
+        again[text] == first[text] for text in first if text != "0.md"
+    )
 
 
 def test_the_source_says_what_an_item_is(project):
     rows = [{"topic": f"t{i % 20}", "q": f"question {i}"} for i in range(100)]
     project.rows("rows.jsonl", rows)
     for options, together in (({"item": ["topic"]}, True), ({}, False)):
-        records = Source(name="source", path="rows.jsonl", held_out=0.5, **options).records(Project(project.path))
+        records = Source(name="source", path="rows.jsonl", held_out=0.5, **options).records(
+            Project(project.path)
+        )
         sides = {}
         for record in records:
             sides.setdefault(record.fields["topic"], set()).add(record.fields["split"])
@@ -66,12 +74,17 @@ def test_equal_rows_are_held_out_together_by_the_source(project):
         return found
 
     first = sides(rows)
-    assert all(len(own) == 1 for own in first.values()) and len({next(iter(own)) for own in first.values()}) == 2
+    assert (
+        all(len(own) == 1 for own in first.values()) and len({next(iter(own)) for own in first.values()}) == 2
+    )
     assert sides([{"id": 999, "q": "new"}, *rows[::-1]]).items() >= first.items()
 
 
 def test_an_item_survives_an_earlier_run(project):
-    earlier = [Record.read({"q": "same", "id": i}, f"x:{i}").derive({"a": f"{i}"}, {"stage": "g"}, 0) for i in range(2)]
+    earlier = [
+        Record.read({"q": "same", "id": i}, f"x:{i}").derive({"a": f"{i}"}, {"stage": "g"}, 0)
+        for i in range(2)
+    ]
     project.rows("corpus.jsonl", [record.row() for record in earlier])
     for lineage in (True, False):
         one, two = Source(name="s", path="corpus.jsonl", lineage=lineage).records(Project(project.path))
@@ -79,4 +92,7 @@ def test_an_item_survives_an_earlier_run(project):
 
 
 def test_a_null_split_is_no_split():
-    assert not Record.read({"q": 1, "split": None}, "x:1").held_out and Record.read({"q": 1, "split": "test"}, "x:1").held_out
+    assert (
+        not Record.read({"q": 1, "split": None}, "x:1").held_out
+        and Record.read({"q": 1, "split": "test"}, "x:1").held_out
+    )

@@ -16,7 +16,10 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
 def slow(test):
-    missing = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs pip install 'distillgen[train]'")
+    missing = pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in PACKAGES),
+        reason="needs pip install 'distillgen[train]'",
+    )
     return pytest.mark.slow(pytest.mark.filterwarnings("default")(missing(test)))
 
 
@@ -33,39 +36,91 @@ def rows(n):
 
 
 ANSWER = {"generate": {"model": "teacher", "template": "{{ question }}", "output": "colour"}}
-TRAIN = {"train": {"student": "tiny", "epochs": 8, "batch_size": 16, "learning_rate": 0.003, "prompt": "question", "completion": "colour"}}
-EVALUATE = {"evaluate": {"models": ["student", "base"], "template": "{{ question }}", "gold": "colour", "metrics": ["exact"], "temperature": 0, "max_tokens": 6}}
+TRAIN = {
+    "train": {
+        "student": "tiny",
+        "epochs": 8,
+        "batch_size": 16,
+        "learning_rate": 0.003,
+        "prompt": "question",
+        "completion": "colour",
+    }
+}
+EVALUATE = {
+    "evaluate": {
+        "models": ["student", "base"],
+        "template": "{{ question }}",
+        "gold": "colour",
+        "metrics": ["exact"],
+        "temperature": 0,
+        "max_tokens": 6,
+    }
+}
 
 
 @slow
 def test_a_student_is_better_than_its_base_on_what_neither_saw(project):
     project.rows("rows.jsonl", rows(300))
     pipeline = {
-        "version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "version": 1,
+        "models": {"teacher": {"provider": "scripted", "model": "echo"}},
         "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.15}}, ANSWER, TRAIN, EVALUATE],
-    }  # fmt: skip
+    }
     run = distillgen.run(pipeline, out="out", teachers={"teacher": teacher})
     told = json.loads((run.directory / "evaluation.json").read_text())
     held_out = [r for r in read_records(run.directory / "corpus.jsonl") if r.held_out]
     manifest = json.loads((run.directory / "student/manifest.json").read_text())
     assert told["items"] == len(held_out) and manifest["data"]["rows"]["train"] + len(held_out) == 300
-    assert told["models"]["student"]["metrics"]["exact"]["mean"] > 0.8 and told["models"]["base"]["metrics"]["exact"]["mean"] < 0.2
+    assert (
+        told["models"]["student"]["metrics"]["exact"]["mean"] > 0.8
+        and told["models"]["base"]["metrics"]["exact"]["mean"] < 0.2
+    )
     assert told["comparisons"][0]["p"] < 0.01
-    again = project.cli("evaluate", "out", "--template", "{{ question }}", "--gold", "colour", "--with", "exact", "--set", "evaluate.temperature=0", "--set", "evaluate.max_tokens=6", timeout=300)
+    again = project.cli(
+        "evaluate",
+        "out",
+        "--template",
+        "{{ question }}",
+        "--gold",
+        "colour",
+        "--with",
+        "exact",
+        "--set",
+        "evaluate.temperature=0",
+        "--set",
+        "evaluate.max_tokens=6",
+        timeout=300,
+    )
     share = f"{100 * told['models']['student']['metrics']['exact']['mean']:.1f}%"
-    assert re.search(rf"exact +student +{re.escape(share)}", again.stdout) and re.search("exact +base", again.stdout)
+    assert re.search(rf"exact +student +{re.escape(share)}", again.stdout) and re.search(
+        "exact +base", again.stdout
+    )
 
 
 @slow
 def test_in_rounds_each_student_is_asked_by_the_next_one(project):
     make_model(project.path / "base")
     project.rows("rows.jsonl", rows(240))
-    guess = {"generate": {"name": "guess", "model": "student", "template": "{{ question }}", "output": "guess", "temperature": 0, "max_tokens": 6, "take_cut_off": True}}
+    guess = {
+        "generate": {
+            "name": "guess",
+            "model": "student",
+            "template": "{{ question }}",
+            "output": "guess",
+            "temperature": 0,
+            "max_tokens": 6,
+            "take_cut_off": True,
+        }
+    }
     train = {"train": {**TRAIN["train"], "student": str(project.path / "base"), "epochs": 8, "held_out": 0}}
     pipeline = {
-        "version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
-        "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 2, "repeat": True, "stages": [guess, ANSWER, train]}}],
-    }  # fmt: skip
+        "version": 1,
+        "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "stages": [
+            {"source": {"path": "rows.jsonl"}},
+            {"rounds": {"n": 2, "repeat": True, "stages": [guess, ANSWER, train]}},
+        ],
+    }
     run = distillgen.run(pipeline, out="out", teachers={"teacher": teacher})
     right = [[], []]
     for record in read_records(run.directory / "corpus.jsonl"):
@@ -78,7 +133,10 @@ def test_in_rounds_each_student_is_asked_by_the_next_one(project):
 @slow
 def test_that_the_filter_helped_is_measured_against_control_arms(project):
     """A teacher that is wrong on two of five in ways that can be learnt; the filter knows which."""
-    project.rows("rows.jsonl", [{**row, "gold": COLOURS["abcd".index(row["question"].split()[3])]} for row in rows(400)])
+    project.rows(
+        "rows.jsonl",
+        [{**row, "gold": COLOURS["abcd".index(row["question"].split()[3])]} for row in rows(400)],
+    )
 
     def shaky(request, sample):
         number = int(request.messages[-1]["content"].split()[4].strip("?"))
@@ -88,14 +146,22 @@ def test_that_the_filter_helped_is_measured_against_control_arms(project):
     arms = [{"train": {**TRAIN["train"], "name": name, "on": name}} for name in ("raw", "random", "shuffled")]
     names = ["student", "student-raw", "student-random", "student-shuffled"]
     pipeline = {
-        "version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "version": 1,
+        "models": {"teacher": {"provider": "scripted", "model": "echo"}},
         "stages": [
-            {"source": {"path": "rows.jsonl", "held_out": 0.15}}, ANSWER, {"filter": [{"exact": {"field": "colour"}}]}, TRAIN, *arms,
+            {"source": {"path": "rows.jsonl", "held_out": 0.15}},
+            ANSWER,
+            {"filter": [{"exact": {"field": "colour"}}]},
+            TRAIN,
+            *arms,
             {"evaluate": {**EVALUATE["evaluate"], "models": names, "gold": "gold"}},
         ],
-    }  # fmt: skip
+    }
     run = distillgen.run(pipeline, out="out", teachers={"teacher": shaky})
-    trained = {name: json.loads((run.directory / name / "manifest.json").read_text())["data"]["rows"]["train"] for name in names}
+    trained = {
+        name: json.loads((run.directory / name / "manifest.json").read_text())["data"]["rows"]["train"]
+        for name in names
+    }
     assert len(set(trained.values())) == 1, "the arms have other numbers of rows"
     found = json.loads((run.directory / "evaluation.json").read_text())
     means = {name: found["models"][name]["metrics"]["exact"]["mean"] for name in names}
@@ -104,21 +170,39 @@ def test_that_the_filter_helped_is_measured_against_control_arms(project):
 
 
 WARM_UP = {"train": {**TRAIN["train"], "name": "warm-up"}}
-PACKAGED = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in PACKAGES), reason="needs pip install 'distillgen[train]'")
+PACKAGED = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in PACKAGES),
+    reason="needs pip install 'distillgen[train]'",
+)
 
 
 def chained(*stages):
-    return {"version": 1, "models": {"teacher": {"provider": "scripted", "model": "echo"}}, "stages": [{"source": {"path": "rows.jsonl"}}, ANSWER, *stages]}
+    return {
+        "version": 1,
+        "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl"}}, ANSWER, *stages],
+    }
 
 
 @PACKAGED
-@pytest.mark.parametrize("student, stages, says", [
-    ("student-warm-up", (WARM_UP,), None),
-    ("student-warmup", (WARM_UP,), "no earlier stage trains 'student-warmup'; did you mean 'student-warm-up'?"),
-    ("student-warm-up", (), "no earlier stage trains 'student-warm-up'; a folder of this name is ./student-warm-up"),
-    ("./student-warm-up", (), None),
-    ("student", (WARM_UP,), "no earlier stage trains 'student'"),  # itself
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "student, stages, says",
+    [
+        ("student-warm-up", (WARM_UP,), None),
+        (
+            "student-warmup",
+            (WARM_UP,),
+            "no earlier stage trains 'student-warmup'; did you mean 'student-warm-up'?",
+        ),
+        (
+            "student-warm-up",
+            (),
+            "no earlier stage trains 'student-warm-up'; a folder of this name is ./student-warm-up",
+        ),
+        ("./student-warm-up", (), None),
+        ("student", (WARM_UP,), "no earlier stage trains 'student'"),  # itself
+    ],
+)
 def test_a_student_can_begin_as_one_that_an_earlier_stage_trains(project, student, stages, says):
     project.rows("rows.jsonl", rows(3))
     project.write("student-warm-up/config.json", "{}")
@@ -139,15 +223,30 @@ def test_a_second_training_goes_on_from_the_first_one_and_is_repeated_when_that_
     def run(warm_up_steps):
         """The second training is too short to learn anything by itself."""
         warm_up = {**WARM_UP["train"], "max_steps": warm_up_steps, "lora": lora}
-        second = {**TRAIN["train"], "student": "student-warm-up", "max_steps": 1, "learning_rate": 1e-6, "lora": lora}
-        done = distillgen.run(chained({"train": warm_up}, {"train": second}), out="out", teachers={"teacher": teacher})
-        return [json.loads((done.directory / name / "manifest.json").read_text()) for name in ("student-warm-up", "student")]
+        second = {
+            **TRAIN["train"],
+            "student": "student-warm-up",
+            "max_steps": 1,
+            "learning_rate": 1e-6,
+            "lora": lora,
+        }
+        done = distillgen.run(
+            chained({"train": warm_up}, {"train": second}), out="out", teachers={"teacher": teacher}
+        )
+        return [
+            json.loads((done.directory / name / "manifest.json").read_text())
+            for name in ("student-warm-up", "student")
+        ]
 
     warm, student = run(40)
     before, after = (warm["held_out"][name]["loss"] for name in ("base", "student"))
     assert after < 0.8 * before and student["held_out"]["base"]["loss"] == pytest.approx(after, rel=0.02)
     again = run(40)
-    assert [each["sessions"] for each in again] == [warm["sessions"], student["sessions"]], "it was trained once more"
+    assert [each["sessions"] for each in again] == [warm["sessions"], student["sessions"]], (
+        "it was trained once more"
+    )
     warmer, student_of_it = run(41)
     assert student_of_it["fingerprint"] != student["fingerprint"]
-    assert student_of_it["held_out"]["base"]["loss"] == pytest.approx(warmer["held_out"]["student"]["loss"], rel=0.02)
+    assert student_of_it["held_out"]["base"]["loss"] == pytest.approx(
+        warmer["held_out"]["student"]["loss"], rel=0.02
+    )

@@ -43,11 +43,26 @@ def test_trl_trains_on_it(project, monkeypatch):
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     texts = [turn["content"] for row in run.corpus for turn in row["messages"]]
     words.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["<unk>", "<pad>", "</s>"]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
+    )
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} </s>\n{% endfor %}"
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
-    config = SFTConfig(str(project.path / "out"), max_steps=2, per_device_train_batch_size=2, report_to=[], use_cpu=True, bf16=False)
+    config = SFTConfig(
+        str(project.path / "out"),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+    )
     trainer = SFTTrainer(model, config, train_dataset=run.corpus, processing_class=tokenizer)
     result = trainer.train()
     assert result.global_step == 2 and 0 < result.training_loss < 20
