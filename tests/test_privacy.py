@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import distillgen
-from distillgen.cli import main
+from distillgen.cli.main import main
 from distillgen.inference.teacher import Completion
 from distillgen.privacy import Guard, name_of, public, public_address
 from distillgen.project import KINDS, home

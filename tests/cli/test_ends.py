@@ -88,7 +88,7 @@ def test_a_folder_that_is_not_ones_own(small, args):
 
 
 def test_a_folder_that_cannot_even_be_looked_into(small, monkeypatch, capsys):
-    from distillgen.cli import main
+    from distillgen.cli.main import main
 
     looked = Path.is_dir, Path.exists
 
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_even_be_looked_into(small, monkeypatch, capsys):
 
 
 def test_an_error_that_is_no_ones_disk_is_not_hidden(small, monkeypatch):
-    from distillgen.cli import main
+    from distillgen.cli.main import main
 
     def broken(*args, **options):
         raise OSError("a bug")

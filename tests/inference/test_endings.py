@@ -426,7 +426,7 @@ VALUES = st.sampled_from(
     usage={"prompt_tokens": 8, "completion_tokens": 3, "total_tokens": 11},
 )
 def test_the_short_way_of_usual_bodies_gives_what_the_long_way_gives(message, choice, usage, model):
-    from distillgen.inference.teacher import _openai_wire as wire
+    from distillgen.teachers import _openai_wire as wire
 
     body = {"choices": [{**choice, "message": message}], "usage": usage, "model": model}
 
@@ -448,7 +448,7 @@ def test_the_short_way_of_usual_bodies_gives_what_the_long_way_gives(message, ch
 @pytest.mark.parametrize("text", ["Forty two.", "", "analysis of it", " <b>", "[x]", "a ◁ b"])
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_the_short_way_of_usual_answers_gives_what_the_long_way_gives(text, role):
-    from distillgen.inference.teacher import _settling
+    from distillgen.teachers import _settling
 
     asked, answer = (
         Request("m", [{"role": role, "content": "Why? <think>"}]),
