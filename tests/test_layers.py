@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent / "distillgen"
 LAYERS = [  # a folder may import those on lines above its own; a file of the root, what it needs of the root
     {"."},
     {"text"},
-    {"answers", "algorithms", "prompting"},
     {"rows"},
+    {"answers", "algorithms", "prompting"},
     {"inference"},
     {"teachers", "local_models"},
     {"flow"},

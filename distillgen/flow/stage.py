@@ -32,8 +32,8 @@ from distillgen.inference.ledger import Ledger
 from distillgen.inference.teacher import Completion, Request, Spec, Teacher, succeeded
 from distillgen.privacy import name_of
 from distillgen.project import Project, class_in, home
-from distillgen.prompting.template import compile_template
 from distillgen.record import META, Record, Unrenderable
+from distillgen.text.template import compile_template
 
 Chunk: TypeAlias = list[Record]
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]

@@ -1,1 +1,1 @@
-"""Prompts: templates filled by records, and the form in which an answer is read."""
+"""Prompts: what a model is sent for a record, and the form in which its answer is parsed."""

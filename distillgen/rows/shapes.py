@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.prompting.template import compile_template
 from distillgen.record import Unrenderable, text_of
+from distillgen.text.template import compile_template
 
 Fields: TypeAlias = Mapping[str, Any]
 Turns: TypeAlias = Sequence[Mapping[str, Any]]

@@ -1,1 +1,1 @@
-"""Words, numbers and pieces of texts, and how values read to a person."""
+"""Words, numbers, templates and pieces of texts, and how values are displayed."""

@@ -6,8 +6,8 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.prompting.template import compile_template
 from distillgen.record import Record, Unrenderable, text_of
+from distillgen.text.template import compile_template
 
 METHODS = [
     "title",
