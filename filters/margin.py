@@ -7,7 +7,8 @@ from typing import Any
 from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
 from distillgen.local_models.embedder import check, cosines, embed
 from distillgen.project import file_sha256
-from distillgen.record import read_rows, text_of
+from distillgen.record import text_of
+from distillgen.rows.jsonl import read_rows
 from distillgen.text.words import words
 
 

@@ -14,7 +14,8 @@ import distillgen
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import Checking
 from distillgen.project import Project, file_sha256, read_text
-from distillgen.record import item_of, read_rows
+from distillgen.record import item_of
+from distillgen.rows.jsonl import read_rows
 from distillgen.stages.source import Source
 from distillgen.text.chunks import chunks
 from distillgen.user_files import inner_files

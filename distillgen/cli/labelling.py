@@ -19,7 +19,8 @@ import click
 
 from distillgen.cli.show import say
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.record import META, Record, digest, dumps, read_rows
+from distillgen.record import META, Record, digest, dumps
+from distillgen.rows.jsonl import read_rows
 from distillgen.runs.directory import Run, furthest, read_records
 from distillgen.runs.report import template
 from distillgen.text import display

@@ -33,7 +33,8 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.located_yaml import Places, read_yaml, validate
 from distillgen.project import Project, read_text
 from distillgen.prompting.output_form import Form, Unparsable
-from distillgen.record import Unrenderable, dumps, read_rows
+from distillgen.record import Unrenderable, dumps
+from distillgen.rows.jsonl import read_rows
 from distillgen.text.template import Template, compile_template, nothing_in
 
 _ROLE = re.compile(r"^@(\w+)[ \t]*$", re.M)

@@ -9,7 +9,8 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.project import read_text
-from distillgen.record import META, SPLIT, read_rows
+from distillgen.record import META, SPLIT
+from distillgen.rows.jsonl import read_rows
 
 ROWS = (".jsonl", ".ndjson", ".json")
 

@@ -24,8 +24,8 @@ from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import unpack
 from distillgen.project import Project
 from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, item_of, text_of
-from distillgen.record import read_rows as read_any_rows
 from distillgen.rows.formats import BATCH, FORMATS, Writer, schema_of
+from distillgen.rows.jsonl import read_rows as read_any_rows
 from distillgen.rows.shapes import Shaper, shaper
 from distillgen.runs.card import Census, card
 from distillgen.runs.directory import PARTIAL, Run, guard_of, read_records, read_rows

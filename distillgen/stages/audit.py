@@ -12,7 +12,8 @@ from pydantic import Field
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import Checking, Chunks, Job, Stage
 from distillgen.project import Project
-from distillgen.record import META, Record, read_rows
+from distillgen.record import META, Record
+from distillgen.rows.jsonl import read_rows
 
 
 class Audit(Stage):

@@ -44,7 +44,8 @@ from distillgen.local_models.critic_model import (
 )
 from distillgen.project import Project
 from distillgen.prompting.prompt import Pick, drawn
-from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, read_rows, text_of
+from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, text_of
+from distillgen.rows.jsonl import read_rows
 
 log = logging.getLogger("distillgen")
 

@@ -12,7 +12,8 @@ from pydantic import Field
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import Checking, Chunks, Estimate, Job, Stage, splice
 from distillgen.project import Project
-from distillgen.record import META, Record, digest, dumps, read_rows
+from distillgen.record import META, Record, digest, dumps
+from distillgen.rows.jsonl import read_rows
 
 
 class Cross(Stage):

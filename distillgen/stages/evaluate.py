@@ -24,7 +24,8 @@ from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage,
 from distillgen.inference.teacher import Completion, Request, Teacher
 from distillgen.project import Project
 from distillgen.prompting.prompt import Prompt, Sampling
-from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, read_rows, text_of
+from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, text_of
+from distillgen.rows.jsonl import read_rows
 from distillgen.stages._answered import GOLD, Answered, compared
 from distillgen.stages.filter import Entries, Entry, FilterStage
 

@@ -24,7 +24,8 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage
 from distillgen.privacy import public
 from distillgen.project import Project, read_text
-from distillgen.record import META, SPLIT, Record, digest, dumps, item_of, loads, read_rows
+from distillgen.record import META, SPLIT, Record, digest, dumps, item_of, loads
+from distillgen.rows.jsonl import read_rows
 from distillgen.text.chunks import chunks
 from distillgen.user_files import PACKED, first_bytes, inner_files, opened, what_is
 

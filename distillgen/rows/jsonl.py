@@ -1,0 +1,126 @@
+"""JSON Lines: the rows of a file, and what is wrong with a line that is none."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonlines
+
+from distillgen.errors import ConfigError
+from distillgen.record import loads
+from distillgen.user_files import HEAD, opened
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Every row of a file of JSON Lines with the number of its line (of one JSON array: its place from 1): its fields, or what is
+    wrong with it. Raises ConfigError where the file is something else.
+    """
+    with opened(path, page=True) as (stream, encoding):
+        start = stream.read(HEAD).decode(encoding, "ignore").lstrip("\ufeff \t\r\n")[:1]
+        stream.seek(0)
+        if start not in ("{", "[", "") and path.suffix.lower() in (".csv", ".tsv"):
+            remedy = f"make JSON Lines of it: distillgen export {path.name} --out {path.stem}.jsonl"
+            raise ConfigError(f"this is a table, where rows of JSON are wanted: {remedy}", path=path)
+        lines: Iterable[Any] = stream if encoding.startswith("utf-8") else io.TextIOWrapper(stream, encoding)
+        if start == "[":
+            data = stream.read()
+            if (rows := _array(data, encoding, path)) is not None:
+                yield from ((number, _fields(row)) for number, row in enumerate(rows, 1))
+                return
+            lines = io.BytesIO(data) if encoding.startswith("utf-8") else io.StringIO(data.decode(encoding))
+        reader = jsonlines.Reader(lines, loads=_row)
+        for number in itertools.count(1):
+            try:
+                row = reader.read()
+            except EOFError:
+                return
+            except jsonlines.InvalidLineError as error:
+                if error.line.strip():
+                    if start == "{" and not isinstance(error.__cause__, _Twice):
+                        _refuse_document(path)
+                    yield number, _explained(error.__cause__ or error)
+                    start = ""
+                continue
+            yield number, _fields(row)
+            start = ""
+
+
+def _fields(row: Any) -> dict[str, Any] | str:
+    return row if isinstance(row, dict) else f"a row must be an object of fields, not {str(row)[:60]!r}"
+
+
+def _array(data: bytes, encoding: str, path: Path) -> list[Any] | None:
+    """The parts of a file that is one JSON array; None where it is none, but may begin with a line that is one."""
+    try:
+        rows = _row(data.decode("utf-8-sig" if encoding == "utf-8" else encoding))
+    except _Twice as error:
+        raise ConfigError(str(error), path=path) from error
+    except ValueError:
+        return None
+    return rows if isinstance(rows, list) else None
+
+
+def _refuse_document(path: Path) -> None:
+    """Raise ConfigError where the file is one JSON object over several lines."""
+    with opened(path) as (stream, encoding):
+        try:
+            document = loads(stream.read().decode("utf-8-sig" if encoding == "utf-8" else encoding))
+        except ValueError:
+            return
+    lists = [name for name, value in document.items() if isinstance(value, list)]
+    remedy = "write it on one line"
+    if lists:
+        remedy = f"its rows may be in '{lists[0]}': jq -c '.{lists[0]}[]' {path.name} > rows.jsonl"
+    raise ConfigError(f"this is one JSON object over several lines, and no row a line: {remedy}", path=path)
+
+
+def _row(text: str | bytes) -> Any:
+    """A row's value. Raises ValueError where it is not JSON, or names a field twice."""
+    value = loads(text)
+    if (
+        isinstance(text, str)
+        and isinstance(value, dict | list)
+        and len(_KEY.findall(text)) != _names_in(value)
+    ):
+        json.loads(text, object_pairs_hook=_once)
+    return value
+
+
+_KEY = re.compile(r'"\s*:')
+
+
+def _names_in(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(_names_in(part) for part in value.values() if isinstance(part, dict | list))
+    return (
+        sum(_names_in(part) for part in value if isinstance(part, dict | list))
+        if isinstance(value, list)
+        else 0
+    )
+
+
+class _Twice(ValueError):
+    """A name that stands twice in one object."""
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise _Twice(f"the field '{twice[0]}' stands twice in the row")
+    return dict(pairs)
+
+
+def _explained(error: BaseException) -> str:
+    if isinstance(error, _Twice):
+        return str(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at character {error.pos + 1}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text: {error.reason}; save the file as UTF-8"
+    return f"not JSON: {error}"
