@@ -346,7 +346,7 @@ def test_meanings_with_the_small_embedder(project, carry_out):
 @pytest.mark.slow
 def test_an_embedding_is_made_once(project, carry_out, monkeypatch):
     pytest.importorskip("sentence_transformers", reason="needs the extra 'filters'")
-    from distillgen.flow.stage import _whole_set
+    from distillgen.flow import whole_set as _whole_set
 
     made, embed = [], _whole_set.embed
     monkeypatch.setattr(
