@@ -1,4 +1,4 @@
-"""Answers of another kind than the question asks for: a date for "when", a cause for "why"."""
+"""Check that an answer is of the kind that its question asks for: a date for "when", a cause for "why"."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> F
     """
 
     def lacking(record: Record) -> float:
-        kind = wanted(str(record.fields[to]))
-        return kind not in (None, "yes or no") and not gives(str(record.fields[field]), kind)
+        kind = wanted(record.text(to))
+        return kind not in (None, "yes or no") and not gives(record.text(field), kind)
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [lacking(record) for record in records]

@@ -1,7 +1,8 @@
-"""What assistants say instead of an answer, and around one (compare the lists by which ShareGPT and WizardLM were cleaned).
+"""Stock phrases of assistants: refusals, self-descriptions, unfilled placeholders, openings and closings.
 
-A line is a phrase in lower case with straight apostrophes and single spaces, as texts are before they are compared.
-`(a|b)` is one of these, `…` up to six words, and a `?` makes what stands before it optional.
+Each line of PHRASES is a phrase in lower case with straight apostrophes and single spaces; texts are brought
+into that form before they are searched. `(a|b)` is an alternative, `…` stands for up to six words, and `?`
+makes the part before it optional. Compare the lists with which ShareGPT and WizardLM were cleaned.
 """
 
 import re
@@ -13,14 +14,20 @@ from distillgen import FieldName, Filter, Record
 Kind = Literal["refusal", "identity", "placeholder", "opening", "closing"]
 
 PHRASES: dict[Kind, str] = {
-    # where a text begins: an apology that comes to "cannot", or a plain "I can't help with that"
+    # at the beginning: an apology followed by "cannot", or a plain "I can't help with that"
     "refusal": r"""
-        (i'm|i am|we're) (very |really |so |truly )?sorry,? … (can't|cannot|can not|won't|unable|not able|not allowed)
+        (i'm|i am|we're) (very |really |so |truly )?sorry,? … (can't|cannot|can not|won't)
+        (i'm|i am|we're) (very |really |so |truly )?sorry,? … (unable|not able|not allowed)
         (i apologi[sz]e|my apologies|apologies|sorry)[,.] … (can't|cannot|can not|won't|unable|not able)
-        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (help|assist|fulfill?|comply|provide|answer|create|generate)
-        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (write|produce|support|engage|discuss|continue)
-        (unfortunately, )?(i'm|i am) (unable|not able|not allowed|not permitted) to … (help|assist|fulfill?|comply|provide|answer)
-        (unfortunately, )?(i'm|i am) (unable|not able|not allowed|not permitted) to … (create|generate|write|engage|discuss)
+        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (help|assist|fulfill?)
+        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (comply|provide|answer)
+        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (create|generate)
+        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (write|produce|support)
+        (unfortunately, )?i (can't|cannot|can not|won't|will not) … (engage|discuss|continue)
+        (unfortunately, )?(i'm|i am) (unable|not able|not allowed|not permitted) to … (help|assist|fulfill?)
+        (unfortunately, )?(i'm|i am) (unable|not able|not allowed|not permitted) to … (comply|provide|answer)
+        (unfortunately, )?(i'm|i am) (unable|not able|not allowed|not permitted) to … (create|generate)
+        (unfortunately, )?(i'm|i am) (unable|not able|not allowed|not permitted) to … (write|engage|discuss)
         i must (respectfully )?(decline|refuse)
         es tut mir (sehr )?leid,? … (kann|darf)
         (leider )?(kann|darf) ich … nicht … (helfen|beantworten|erfüllen|unterstützen)
@@ -36,12 +43,15 @@ PHRASES: dict[Kind, str] = {
         申し訳(ありません|ございません)が
         죄송(합니다|하지만)
     """,
-    # anywhere: the speaker is a machine, or one whose knowledge ends at a date
+    # anywhere: the speaker calls itself a machine, or names the date at which its knowledge ends
     "identity": r"""
         as an? (helpful |responsible |text-based |large )?(ai|artificial intelligence|chatbot|llm)
-        as an? (helpful |text-based )?(ai |artificial intelligence |large |generative )?(language model|assistant model)
-        (i'm|i am) (just |only |merely |simply )?an? (helpful |large )?(ai|artificial intelligence|language model|chatbot)
-        i (do not|don't) (have|possess) (personal|feelings|emotions|access to real-time|the ability to (browse|access))
+        as an? (helpful |text-based )?(ai |artificial intelligence )?(language model|assistant model)
+        as an? (helpful |text-based )?(large |generative )?(language model|assistant model)
+        (i'm|i am) (just |only |merely |simply )?an? (helpful |large )?(ai|artificial intelligence)
+        (i'm|i am) (just |only |merely |simply )?an? (helpful |large )?(language model|chatbot)
+        i (do not|don't) (have|possess) (personal|feelings|emotions|access to real-time)
+        i (do not|don't) (have|possess) the ability to (browse|access)
         (my|as of my) (last |latest )?(knowledge|training)( data)? (cut-?off|update)
         as of my (last|latest) (training|update)
         (openai|anthropic)'s? (content |usage |use case )?(policy|policies|guidelines)
@@ -57,7 +67,7 @@ PHRASES: dict[Kind, str] = {
         (ai|人工知能|言語モデル)(である|なので|として)
         (ai|인공지능|언어 모델)(로서|이기 때문에)
     """,
-    # anywhere: what was left to fill in
+    # anywhere: blanks to be filled in
     "placeholder": r"""
         [\[<](your|insert|enter|company|recipient|placeholder) [^\[\]<>]{1,60}[\]>]
         [\[<](name|date|topic|title|link|url|email|address)[\]>]
@@ -65,16 +75,18 @@ PHRASES: dict[Kind, str] = {
         [{]{2}[^{}]{1,80}}}
         lorem ipsum
     """,
-    # where a text begins: chatter before the answer
+    # at the beginning: chatter before the answer
     "opening": r"""
-        (sure|certainly|of course|absolutely|definitely|great question|good question|no problem)( thing)?[!,.:]
+        (sure|certainly|of course|absolutely|definitely)( thing)?[!,.:]
+        (great question|good question|no problem)( thing)?[!,.:]
         (okay|ok|alright),? (here|let)
         here('s| is| are) (the|a|an|some|your|my|one) [^:]{0,100}:
         (thank you|thanks) for (your|the|asking)
-        (natürlich|selbstverständlich|gerne|bien sûr|certainement|claro|por supuesto|com certeza|certo|natuurlijk|конечно)[!,.:]
+        (natürlich|selbstverständlich|gerne|bien sûr|certainement|claro)[!,.:]
+        (por supuesto|com certeza|certo|natuurlijk|конечно)[!,.:]
         (当然|好的|もちろん|물론)
     """,
-    # anywhere: chatter after it
+    # anywhere: chatter after the answer
     "closing": r"""
         hope (this|that) (helps|is helpful|answers)
         let me know … (questions?|help|need|like|further|else|assistance|clarification)
@@ -89,11 +101,11 @@ PHRASES: dict[Kind, str] = {
     """,
 }
 AT_START = {"refusal", "opening"}
-LETTER = "[a-zß-ÿа-я]"  # of the scripts that part words
+LETTER = "[a-zß-ÿа-я]"  # of the scripts that put spaces between words
 
 
 def compiled(kind: Kind) -> re.Pattern[str]:
-    """One pattern of all phrases of a kind, as whole words where the script parts them."""
+    """Return one pattern for all phrases of a kind, matched as whole words in scripts that separate words."""
     phrases = [re.sub(r"(?<!\\)\(", "(?:", line.strip()) for line in PHRASES[kind].strip().split("\n")]
     phrases = [phrase.replace(" … ", r"(?: \S{1,40}){0,6}? ") for phrase in phrases]
     either = "|".join(rf"(?<!{LETTER}(?={LETTER})){phrase}(?!(?<={LETTER}){LETTER})" for phrase in phrases)
@@ -108,14 +120,15 @@ def boilerplate(
     kinds: list[Kind] = ["refusal", "identity", "placeholder"],
     patterns: list[str] = [],
 ) -> Filter:
-    """Drop refusals, "As an AI language model", unfilled "[Your Name]"; on demand "Sure!" and "I hope this helps".
+    """Drop refusals, "As an AI language model" and unfilled "[Your Name]"; on demand "Sure!" and "I hope this
+    helps".
 
-    Costs 2 ms a page. Measures how often each kind occurs, in English and more thinly in eleven other languages; `patterns`
-    are regular expressions of your own, compared as the phrases in this file are.
+    Costs 2 ms a page. Measures how often each kind occurs. The lists are longest for English; eleven other
+    languages have shorter ones. `patterns` are regular expressions of your own.
 
     Options:
         fields: the texts to search
-        kinds: what to look for: refusal, identity ("As an AI"), placeholder, opening ("Sure!"),
+        kinds: the kinds of phrases to search: refusal, identity ("As an AI"), placeholder, opening ("Sure!"),
             closing
         patterns: regular expressions of your own, compared as the built-in phrases are
     """
@@ -128,14 +141,14 @@ def boilerplate(
     def count(record: Record) -> dict[str, float]:
         texts = [" ".join(record.text(name).lower().replace("’", "'").split()) for name in fields]
         return {
-            kind: sum(sum(1 for _ in found.finditer(text)) for text in texts)
-            for kind, found in searched.items()
+            kind: sum(sum(1 for _ in pattern.finditer(text)) for text in texts)
+            for kind, pattern in searched.items()
         }
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [count(record) for record in records]
 
-    def decide(found: dict[str, float]) -> str | None:
-        return ", ".join(f"{kind} {times:.0f} times" for kind, times in found.items() if times) or None
+    def decide(numbers: dict[str, float]) -> str | None:
+        return ", ".join(f"{kind} {times:.0f} times" for kind, times in numbers.items() if times) or None
 
     return Filter(measure, decide)

@@ -1,4 +1,6 @@
-r"""Answers whose \boxed{…} is not the gold one (O1 Replication Journey, part 2, Huang et al. 2024)."""
+r"""Compare the last \boxed{…} of an answer with the gold one (O1 Replication Journey, part 2, Huang et al.
+2024).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +10,11 @@ from distillgen.answers.final_answer import compare_boxed
 
 
 def boxed(*, field: FieldName = "answer", gold: FieldName = "gold") -> Filter:
-    r"""Drop answers whose last \boxed{…} does not say the same as `gold`, or one of a list, or which have none. Costs nothing.
+    r"""Drop answers without \boxed{…}, or whose last one differs from `gold`. Costs nothing.
 
-    Spellings do not count: \dfrac12, 0.5 and \frac{1}{2} are the same. Unlike expressions of equal value are not: for these,
-    take `symbolic`. Gold is the expression, or a text with its \boxed{…}. Measures whether there is a box, and a right one.
+    Spelling does not matter: \dfrac12, 0.5 and \frac{1}{2} are equal. Different expressions of equal value
+    are not equal; use `symbolic` to compare those. Gold is an expression, a text with a \boxed{…}, or a list
+    of either. Measures whether there is a box and whether it is right.
 
     Options:
         field: the text with the answer
@@ -21,11 +24,11 @@ def boxed(*, field: FieldName = "answer", gold: FieldName = "gold") -> Filter:
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [compare_boxed(r.text(field), r.fields[gold]).numbers for r in records]
 
-    def decide(found: Mapping[str, Any]) -> str | None:
-        if not found["golds"]:
+    def decide(numbers: Mapping[str, Any]) -> str | None:
+        if not numbers["golds"]:
             return f"the {gold} answer is empty"
-        if not found["answered"]:
+        if not numbers["answered"]:
             return "no \\boxed{…} in it"
-        return None if found["right"] else f"another \\boxed{{…}} than the {gold} answer"
+        return None if numbers["right"] else f"another \\boxed{{…}} than the {gold} answer"
 
     return Filter(measure, decide)

@@ -1,4 +1,6 @@
-"""Texts short enough to stand in another prompt (Knowledge Card, Feng et al. 2023: relevance, brevity, factuality)."""
+"""Texts short enough to become part of another prompt (Knowledge Card, Feng et al. 2023: the brevity
+selector).
+"""
 
 from collections.abc import Sequence
 
@@ -6,7 +8,9 @@ from distillgen import FieldName, Filter, Record
 
 
 def brevity(*, field: FieldName = "response", max_words: int = 50) -> Filter:
-    """Drop texts of more than `max_words` words; a generate stage before it can shorten them. Costs nothing.
+    """Drop texts of more than `max_words` words. Costs nothing.
+
+    To shorten long texts instead, put a generate stage before this filter.
 
     Options:
         field: the text to measure

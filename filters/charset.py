@@ -1,4 +1,4 @@
-"""Characters that do not belong: other scripts, control characters, what a wrong decoding leaves behind."""
+"""Characters outside an allowed set: other scripts, control characters, leftovers of a wrong decoding."""
 
 import re
 import unicodedata
@@ -18,10 +18,11 @@ def charset(
     characters: str | None = None,
     max_share: float = 0.0,
 ) -> Filter:
-    """Drop texts with too large a share of characters outside what is allowed. Costs nothing.
+    """Drop texts with too many characters outside the allowed ones. Costs nothing.
 
-    Allowed are the letters of `scripts` (latin, cyrillic, cjk, hiragana, …), with all digits, marks and symbols that are
-    not broken; or exactly `characters`, written as inside a regular expression's brackets: "a-zA-Z .,".
+    With `scripts` (latin, cyrillic, cjk, hiragana, …), the letters of these scripts are allowed, and all
+    digits, marks and symbols except broken ones. With `characters`, exactly these are allowed; write them as
+    inside the brackets of a regular expression: "a-zA-Z .,".
 
     Options:
         field: the text to measure
@@ -38,15 +39,15 @@ def charset(
                 f"Unicode has no letters of a script '{name}'; it has latin, cyrillic, arabic, cjk, hangul, …"
             )
     try:
-        wanted = re.compile(f"[{characters}]") if characters is not None else None
+        allowed_characters = re.compile(f"[{characters}]") if characters is not None else None
     except re.error as error:
         raise ValueError(
             f"'characters' is not the inside of a regular expression's brackets: {error}"
         ) from error
 
     def outside(character: str) -> bool:
-        if wanted:
-            return not wanted.fullmatch(character)
+        if allowed_characters:
+            return not allowed_characters.fullmatch(character)
         category = unicodedata.category(character)
         if category in BROKEN or character == "\ufffd":
             return character not in "\t\n\r"
@@ -60,14 +61,18 @@ def charset(
     def measure(records: Sequence[Record]) -> list[float]:
         return [share(r.text(field)) for r in records]
 
-    def decide(found: float) -> str | None:
+    def decide(other_share: float) -> str | None:
         return (
-            f"{found:.2%} of its characters are not allowed > {max_share:.2%}" if found > max_share else None
+            f"{other_share:.2%} of its characters are not allowed > {max_share:.2%}"
+            if other_share > max_share
+            else None
         )
 
     return Filter(measure, decide)
 
 
 def script_of(letter: str) -> str:
-    """The first word of a letter's Unicode name, which is its script: LATIN SMALL LETTER A, CJK UNIFIED IDEOGRAPH-4E00."""
+    """Return the first word of a letter's Unicode name, which is its script: "latin" for LATIN SMALL LETTER
+    A.
+    """
     return unicodedata.name(letter, "").partition(" ")[0].lower()

@@ -1,5 +1,5 @@
-"""Answers to multiple-choice questions that choose another option than the gold one (NesyCD, Liao et al. 2024: the option's
-letter first, then its content).
+"""Compare the option that an answer chooses with the gold one (NesyCD, Liao et al. 2024: first the option's
+letter, then its content).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,12 @@ def choice(
     options: FieldName | None = None,
     lenient: bool = True,
 ) -> Filter:
-    """Drop answers that choose another option than the `gold` one, or none. Costs nothing.
+    """Drop answers that choose another option than `gold`, or no option. Costs nothing.
 
-    Gold is a letter, an option's content, or its place from 0. `options` is a list, a mapping by letter, or the text in which
-    they stand: "(A) …", "B. …", or lines "- …"; without it, only letters count. A choice is announced, or, unless `lenient` is
-    false, the only one of the last line. Measures whether it chooses, and whether rightly.
+    Gold is a letter, the content of an option, or its index from 0. `options` is a list, a mapping by letter,
+    or a text with lines such as "(A) …", "B. …" or "- …"; without it, only letters are recognised. A choice
+    is an announced option; unless `lenient` is false, it is also the only option named in the last line.
+    Measures whether the answer chooses an option, and whether it is the right one.
 
     Options:
         field: the text with the answer
@@ -33,16 +34,16 @@ def choice(
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [compare(r.fields).numbers for r in records]
 
-    def compare(given: Mapping[str, Any]) -> Comparison:
+    def compare(row: Mapping[str, Any]) -> Comparison:
         return compare_choices(
-            text_of(given[field]), given[gold], given[options] if options else None, lenient=lenient
+            text_of(row[field]), row[gold], row[options] if options else None, lenient=lenient
         )
 
-    def decide(found: Mapping[str, Any]) -> str | None:
-        if not found["golds"]:
+    def decide(numbers: Mapping[str, Any]) -> str | None:
+        if not numbers["golds"]:
             return f"the {gold} answer is none of the options"
-        if not found["answered"]:
+        if not numbers["answered"]:
             return "chooses no option"
-        return None if found["right"] else "chooses another option"
+        return None if numbers["right"] else "chooses another option"
 
     return Filter(measure, decide)

@@ -1,4 +1,4 @@
-"""Code that its language's parser accepts; it is never run."""
+"""Code that the parser of its language accepts. The code never runs."""
 
 import ast
 import tomllib
@@ -22,10 +22,12 @@ def code_parses(
     fenced: bool = False,
     min_blocks: int = 0,
 ) -> Filter:
-    """Drop texts whose code does not parse as Python (of the running version), JSON, YAML or TOML. Costs nothing.
+    """Drop texts whose code does not parse as Python (of the running version), JSON, YAML or TOML. Costs
+    nothing.
 
-    The whole field is the code, or with `fenced` each of its Markdown code blocks: those of a language named here by its
-    parser, those of no language as `language`, those of others unseen. Measures the blocks judged, and those broken.
+    By default the whole field is code. With `fenced`, only its Markdown code blocks are: blocks marked with
+    one of these languages are parsed as that, blocks without a mark as `language`, and blocks in other
+    languages are skipped. Measures the number of parsed blocks, and of broken ones.
 
     Options:
         field: the code, or the text with fenced code
@@ -44,8 +46,8 @@ def code_parses(
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [judged(r.text(field)) for r in records]
 
-    def decide(found: dict[str, float]) -> str | None:
-        blocks, broken = found["blocks"], found["broken"]
+    def decide(numbers: dict[str, float]) -> str | None:
+        blocks, broken = numbers["blocks"], numbers["broken"]
         if broken:
             return (
                 f"{broken:.0f} of {blocks:.0f} blocks of code do not parse"
@@ -58,13 +60,17 @@ def code_parses(
 
 
 def read_yaml(text: str) -> None:
-    """Go through all events, which builds nothing and expands no alias."""
+    """Parse into events only: builds no objects and expands no aliases."""
     for _ in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         pass
 
 
 def read_toml(text: str) -> None:
-    """As tomllib does, but for keys of so many parts that it, whose time grows with their square, would take minutes."""
+    """Parse TOML; refuse lines with very many dots.
+
+    The time of tomllib grows with the square of the parts of a dotted key, so that one line could take
+    minutes.
+    """
     if any(line.count(".") > 20_000 for line in text.split("\n")):
         raise ValueError("too many dots in a line")
     tomllib.loads(text)
@@ -79,9 +85,9 @@ PARSERS: dict[str, Callable[[str], object]] = {
 
 
 def parses(language: str, code: str) -> bool:
-    """Whether the parser accepts the code; what is too deep for it counts as broken."""
+    """Return whether the parser accepts the code. Code nested too deeply for the parser counts as broken."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of Python about what it accepts
+        with warnings.catch_warnings(action="ignore"):  # Python warns about odd code that it accepts
             PARSERS[language](code)
     except (SyntaxError, ValueError, yaml.YAMLError, RecursionError, MemoryError):
         return False

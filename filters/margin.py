@@ -1,4 +1,4 @@
-"""Answers that fit another question as well as their own: relevance against distractors."""
+"""Answers that are closer to their own question than to another one: relevance against distractors."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,11 +23,11 @@ def margin(
     embedder: str = "minilm",
     project: Project,
 ) -> Filter:
-    """Drop texts that are no closer to their own question than to another.
+    """Drop texts that are not closer to their own question than to another.
 
-    The others are the field `distractor`, or those in the JSONL file `others`, under `key` (default: the name of `to`); the
-    record's own question may be among these. Measures the cosine to its own less the highest to another. Costs two or
-    three embeddings a record.
+    The other questions are the field `distractor`, or those in the JSONL file `others` under `key` (default:
+    the name of `to`); the record's own question may be among them. Measures the cosine to its own question
+    minus the highest cosine to another. Costs two or three embeddings a record.
 
     Options:
         field: the text to judge
@@ -45,16 +45,16 @@ def margin(
     file = project.file(others) if others else None
 
     @cache
-    def known() -> tuple[list[str], Any]:
+    def other_questions() -> tuple[list[str], Any]:
         questions = {}
         for line, row in read_rows(file) if file else ():
             if isinstance(row, str) or name not in row:
-                what = (
+                mistake = (
                     row
                     if isinstance(row, str)
                     else f"there is no '{name}' in the row; name the right one with 'key'"
                 )
-                raise ConfigError(f"margin: {what}", path=file, line=line)
+                raise ConfigError(f"margin: {mistake}", path=file, line=line)
             questions[_levelled(row[name])] = text_of(row[name])
         if len(questions) < 2:
             raise ConfigError("margin: there are no other questions to compare with", path=file)
@@ -63,18 +63,18 @@ def margin(
     def highest(records: Sequence[Record], texts: Sequence[str]) -> list[float]:
         if distractor is not None:
             return cosines(texts, [r.text(distractor) for r in records], model=embedder)
-        questions, vectors = known()
+        questions, vectors = other_questions()
         near = embed(texts, model=embedder) @ vectors.T
         places = {question: place for place, question in enumerate(questions)}
         for row, record in zip(near, records, strict=True):
-            if (own := places.get(_levelled(record.fields[to]))) is not None:
-                row[own] = -1.0
+            if (place := places.get(_levelled(record.fields[to]))) is not None:
+                row[place] = -1.0
         return [float(cosine) for cosine in near.max(axis=1)]
 
     def measure(records: Sequence[Record]) -> list[float]:
         texts = [r.text(field) for r in records]
-        own = cosines(texts, [r.text(to) for r in records], model=embedder)
-        return [a - b for a, b in zip(own, highest(records, texts), strict=True)]
+        own_cosines = cosines(texts, [r.text(to) for r in records], model=embedder)
+        return [a - b for a, b in zip(own_cosines, highest(records, texts), strict=True)]
 
     def decide(lead: float) -> str | None:
         return (

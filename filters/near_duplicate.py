@@ -1,5 +1,5 @@
-"""Near-duplicates by the words that stand together: MinHash and locality-sensitive hashing (Broder 1997; Lee et al. 2022,
-Deduplicating Training Data Makes Language Models Better, section 4.2), each candidate verified.
+"""Near-duplicates by shared runs of words: MinHash with locality-sensitive hashing (Broder 1997; Lee et al.
+2022, Deduplicating Training Data Makes Language Models Better, section 4.2). Every candidate is verified.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,24 +21,25 @@ def near_duplicate(
     shingle: int = 3,
     unit: Literal["word", "character"] = "word",
 ) -> Filter:
-    """Drop records whose `by` share `threshold` or more of their shingles (runs of `shingle` words) with an earlier one's.
+    """Drop records that share at least `threshold` of their shingles (runs of `shingle` words) with an
+    earlier record.
 
-    Measures the Jaccard similarity to the most similar earlier record that it kept. For scripts that put no spaces between
-    words, take `unit: character` and a `shingle` of about 5. Costs 60 µs a short text; a kept record takes 110 to
-    160 bytes of memory, whatever its length (at `threshold: 0.7`).
+    Measures the Jaccard similarity to the most similar kept record before it. For scripts without spaces
+    between words, use `unit: character` and a `shingle` of about 5. Costs 60 µs a short text; each kept
+    record takes 110 to 160 bytes of memory at `threshold: 0.7`, whatever its length.
 
     Options:
         by: the fields that are compared, together
         threshold: Jaccard similarity, between 0 and 1, from which a record is a duplicate
         shingle: words, or characters, of one shingle
-        unit: what a shingle is made of
+        unit: the unit of a shingle
     """
     need("near_duplicate", "rensa", "numpy")
     from distillgen.algorithms import minhash
 
     if not 0 < threshold < 1 or shingle < 1:
         raise ValueError(
-            "'threshold' lies between 0 and 1 (for exact repetitions take 'unique'), and 'shingle' is 1 or more"
+            "'threshold' lies between 0 and 1 (use 'unique' for exact repetitions); 'shingle' is at least 1"
         )
 
     @cache
@@ -58,9 +59,10 @@ def near_duplicate(
             for number, similarity in matches
         ]
 
-    def decide(found: Mapping[str, float]) -> str | None:
-        if "earlier" not in found:
+    def decide(numbers: Mapping[str, float]) -> str | None:
+        if "earlier" not in numbers:
             return None
-        return f"similarity {found['similarity']:.2f} to {index().id(int(found['earlier']))} >= {threshold:g}"
+        earlier_id = index().id(int(numbers["earlier"]))
+        return f"similarity {numbers['similarity']:.2f} to {earlier_id} >= {threshold:g}"
 
     return Filter(measure, decide, whole_set=True)

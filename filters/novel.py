@@ -1,4 +1,4 @@
-"""What says no more than what is there already: admission to a library by embedding distance (strategy teaching, Wang, Sudhir
+"""Texts that say something new: admission to a library by embedding distance (strategy teaching, Wang, Sudhir
 and Hong 2024), and duplicates by meaning (SemDeDup, Abbas et al. 2023).
 """
 
@@ -14,10 +14,11 @@ NAMES = {"earlier": "an earlier text", "entry": "a known entry"}
 def novel(
     *, field: FieldName, beside: FieldName | None = None, max_cosine: float = 0.85, embedder: str = "minilm"
 ) -> Filter:
-    """Drop texts that are close in meaning to an earlier one that was kept, or to an entry that a retrieve stage has brought.
+    """Drop texts that are close in meaning to a kept text before them, or to an entry that a retrieve stage
+    found.
 
-    `beside` is the field with these entries. Measures the highest cosine to an earlier text, and to an entry. Costs an
-    embedding a record, and the memory of one for each that is kept.
+    `beside` is the field with these entries. Measures the highest cosine to an earlier text, and to an entry.
+    Costs an embedding a record, and the memory of one for each kept record.
 
     Options:
         field: the text to compare
@@ -35,17 +36,21 @@ def novel(
         return embed([record.text(field) for record in records], model=embedder) if records else []
 
     def place(record: Record, vector: Any) -> dict[str, float]:
-        found = {"earlier": max((float(vector @ other) for other in kept), default=0.0)}
+        cosines = {"earlier": max((float(vector @ other) for other in kept), default=0.0)}
         if beside is not None:
-            found["entry"] = max(
+            cosines["entry"] = max(
                 (float(entry["cosine"]) for entry in record.fields[beside] or ()), default=0.0
             )
-        if decide(found) is None:
+        if decide(cosines) is None:
             kept.append(vector)
-        return found
+        return cosines
 
-    def decide(found: Mapping[str, float]) -> str | None:
-        what, cosine = max(found.items(), key=lambda pair: pair[1])
-        return f"cosine {cosine:.2f} to {NAMES[what]} >= {max_cosine:g}" if cosine >= max_cosine else None
+    def decide(numbers: Mapping[str, float]) -> str | None:
+        nearest_kind, cosine = max(numbers.items(), key=lambda pair: pair[1])
+        return (
+            f"cosine {cosine:.2f} to {NAMES[nearest_kind]} >= {max_cosine:g}"
+            if cosine >= max_cosine
+            else None
+        )
 
     return Filter(measure, decide, whole_set=True)

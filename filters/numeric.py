@@ -1,4 +1,6 @@
-"""Answers whose number is not the gold one: rejection sampling for arithmetic (Cobbe et al. 2021, section 2: GSM8K)."""
+"""Answers whose number is the gold one: rejection sampling for arithmetic (GSM8K, Cobbe et al. 2021, section
+2).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +19,12 @@ def numeric(
     units: bool = False,
     lenient: bool = True,
 ) -> Filter:
-    """Drop answers whose number is not that of the `gold` answer, or of one of a list. Costs nothing.
+    """Drop answers whose number differs from the one of `gold`, or from all of a list. Costs nothing.
 
-    The number is the one that the answer announces, or, unless `lenient` is false, its last. Equal is what differs by at most
-    `abs_tol`, or `rel_tol` of gold. With `units`, 1.5 km is 1500 m, and where gold has a unit, the answer needs one. Measures
-    whether there is a number, whether it is right, and both numbers. English.
+    The number is the one that the answer announces; unless `lenient` is false, else its last number. Numbers
+    are equal if they differ by at most `abs_tol`, or by `rel_tol` of gold. With `units`, 1.5 km equals 1500
+    m, and the answer needs a unit where gold has one. Measures whether there is a number, whether it is
+    right, and both numbers. English.
 
     Options:
         field: the text with the answer
@@ -38,19 +41,19 @@ def numeric(
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         pairs = ((r.text(field), r.fields[gold]) for r in records)
         return [
-            compare_numbers(text, wanted, units=units, lenient=lenient, **how).numbers
-            for text, wanted in pairs
+            compare_numbers(text, gold_value, units=units, lenient=lenient, **how).numbers
+            for text, gold_value in pairs
         ]
 
-    def decide(found: Mapping[str, Any]) -> str | None:
-        if found["right"]:
+    def decide(numbers: Mapping[str, Any]) -> str | None:
+        if numbers["right"]:
             return None
-        if not found["golds"]:
+        if not numbers["golds"]:
             return f"the {gold} answer holds no number"
-        if not found["answered"]:
+        if not numbers["answered"]:
             return "no number in it" if lenient else "announces no number"
-        if not found["unit"]:
+        if not numbers["unit"]:
             return f"not in a unit of the {gold} answer's kind"
-        return f"{found['number']:.15g} is not {found['gold']:.15g}"
+        return f"{numbers['number']:.15g} is not {numbers['gold']:.15g}"
 
     return Filter(measure, decide)

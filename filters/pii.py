@@ -1,4 +1,6 @@
-"""Personal data that has a checkable form. Names and addresses have none: a judge or a model finds those."""
+"""Personal data in a form that can be checked. Names and postal addresses have no such form: use a judge for
+those.
+"""
 
 import ipaddress
 import re
@@ -23,15 +25,16 @@ def pii(
     kinds: list[Kind] = ["email", "phone", "card", "iban", "ip", "ssn"],
     region: str = "US",
 ) -> Filter:
-    """Drop records with e-mail addresses, phone, payment card, account (IBAN) or US social security numbers, or public IP
-    addresses. Measures how many of each; the reason never shows them. Costs 2 ms a page.
+    """Drop records with e-mail addresses, phone, payment card, account (IBAN) or US social security numbers,
+    or public IP addresses. Costs 2 ms a page.
 
-    Checks what can be checked: Luhn digits, IBAN digits and lengths, numbering plans. `region` is the country in whose form
-    phone numbers are also found without their +; in each text up to 200 numbers that are none are looked at for phones.
+    Measures how many of each there are; the reason never shows them. Candidates are verified: Luhn digits,
+    IBAN check digits and lengths, numbering plans. `region` is the country whose national notation of phone
+    numbers is recognised. In each text, up to 200 candidates are examined as phone numbers.
 
     Options:
         fields: the texts to search
-        kinds: what to look for
+        kinds: the kinds of personal data to search
         region: the country, as an ISO 3166 code, whose phone numbers are also recognised without +
     """
     need("pii", "phonenumbers", "stdnum")
@@ -44,13 +47,13 @@ def pii(
             f"there is no region {region!r} with phone numbers; it takes ISO 3166 codes such as US, GB, DE"
         )
 
-    def account(found: str) -> bool:
-        compact = found.replace(" ", "")  # words in capitals may follow
+    def account(text: str) -> bool:
+        compact = text.replace(" ", "")  # words in capitals may follow
         return any(iban.is_valid(compact[:size]) for size in range(15, len(compact) + 1))
 
-    def address(found: str) -> bool:
+    def address(text: str) -> bool:
         with suppress(ValueError):
-            return ipaddress.ip_address(found).is_global
+            return ipaddress.ip_address(text).is_global
         return False
 
     def counted(pattern: re.Pattern[str], valid: Callable[[str], object]) -> Callable[[str], int]:
@@ -59,7 +62,7 @@ def pii(
     counters: dict[Kind, Callable[[str], int]] = {
         "email": counted(EMAIL, bool),
         "phone": lambda text: sum(1 for _ in PhoneNumberMatcher(text, region, max_tries=200)),
-        "card": counted(CARD, lambda found: luhn.is_valid(re.sub("[ -]", "", found))),
+        "card": counted(CARD, lambda digits: luhn.is_valid(re.sub("[ -]", "", digits))),
         "iban": counted(IBAN, account),
         "ip": counted(IP, address),
         "ssn": counted(SSN, ssn.is_valid),
@@ -69,7 +72,7 @@ def pii(
         texts = ["\n".join(r.text(name) for name in fields) for r in records]
         return [{kind: counters[kind](text) for kind in kinds} for text in texts]
 
-    def decide(found: dict[str, float]) -> str | None:
-        return ", ".join(f"{kind} {count:.0f} times" for kind, count in found.items() if count) or None
+    def decide(numbers: dict[str, float]) -> str | None:
+        return ", ".join(f"{kind} {count:.0f} times" for kind, count in numbers.items() if count) or None
 
     return Filter(measure, decide)

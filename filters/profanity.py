@@ -1,4 +1,4 @@
-"""Swear words and slurs, by the word lists of glin-profanity, which also sees through sh1t and f*ck."""
+"""Swear words and slurs, by the word lists of glin-profanity, which also recognises sh1t and f*ck."""
 
 from collections.abc import Sequence
 from importlib import metadata
@@ -18,8 +18,8 @@ def profanity(
 ) -> Filter:
     """Drop records with profane words. Costs 15 ms a page.
 
-    Measures how many different ones there are in `languages` (english, german, chinese, … 24 lists), without those to `allow`,
-    with `also` those of your own.
+    Measures the number of distinct profane words: those on the lists of `languages` (english, german,
+    chinese, …: 24 lists) except `allow`, and your own in `also`.
 
     Options:
         fields: the texts to search

@@ -1,4 +1,4 @@
-"""Quotations and figures that the source does not contain."""
+"""Quotations and figures that the source contains."""
 
 import re
 from collections.abc import Sequence
@@ -12,36 +12,38 @@ ELLIPSIS = re.compile(r"\[?(?:…|\.\.\.)\]?")
 
 
 def quotes(*, field: FieldName = "answer", sources: list[FieldName], max_missing: int = 0) -> Filter:
-    """Drop texts with quotations or numbers that do not stand in their source.
+    """Drop texts with quotations or numbers that their source does not contain. Costs nothing.
 
-    A quotation is compared word by word, each part between ellipses for itself; single quotation marks are taken for
-    apostrophes. Measures how many quotations and how many numbers are missing. Costs nothing.
+    A quotation is compared word by word; the parts between ellipses are compared one by one. Single quotation
+    marks count as apostrophes. Measures how many quotations and how many numbers are missing.
 
     Options:
         field: the text to judge
-        sources: the fields in which its quotations and numbers must stand
-        max_missing: most quotations and numbers of a kept text that stand in no source
+        sources: the fields that must contain its quotations and numbers
+        max_missing: most quotations and numbers of a kept text that no source contains
     """
     where = " and ".join(sources)
 
     def missing(record: Record) -> dict[str, float]:
-        given = [record.text(field), "\n".join(record.text(name) for name in sources)]
-        text, source = (THOUSANDS.sub("", each) for each in given)
-        known, levelled = content(source), f" {' '.join(words(source))} "
+        texts = [record.text(field), "\n".join(record.text(name) for name in sources)]
+        text, source = (THOUSANDS.sub("", part_text) for part_text in texts)
+        source_content, levelled = content(source), f" {' '.join(words(source))} "
         parts = {
-            " ".join(words(part)) for found in QUOTED.findall(text) for part in ELLIPSIS.split("".join(found))
+            " ".join(words(part))
+            for groups in QUOTED.findall(text)
+            for part in ELLIPSIS.split("".join(groups))
         }
         numbers = {word for word in content(text) if word[0].isdigit()}
         return {
             "quotations": sum(f" {part} " not in levelled for part in parts if part),
-            "numbers": len(numbers - known),
+            "numbers": len(numbers - source_content),
         }
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [missing(record) for record in records]
 
-    def decide(found: dict[str, float]) -> str | None:
-        counts = [f"{count:.0f} {what}" for what, count in found.items() if count]
-        return f"{' and '.join(counts)} not in the {where}" if sum(found.values()) > max_missing else None
+    def decide(numbers: dict[str, float]) -> str | None:
+        counts = [f"{count:.0f} {kind}" for kind, count in numbers.items() if count]
+        return f"{' and '.join(counts)} not in the {where}" if sum(numbers.values()) > max_missing else None
 
     return Filter(measure, decide)

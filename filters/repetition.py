@@ -1,4 +1,6 @@
-"""Texts that repeat themselves: lines, paragraphs and n-grams (Rae et al. 2021, Gopher, Table A1), and how well they compress."""
+"""Texts that repeat lines, paragraphs or n-grams (Gopher, Rae et al. 2021, Table A1), or that compress too
+well.
+"""
 
 import re
 import zlib
@@ -30,19 +32,21 @@ def repetition(
     min_words: int = 50,
     max_compression: float = 4.0,
 ) -> Filter:
-    """Drop texts with too large shares of repeated lines, paragraphs or n-grams, or that compress too well. Costs 1 ms a page.
+    """Drop texts with too much repetition: lines, paragraphs, n-grams, or bytes that compress too well. Costs
+    1 ms a page.
 
-    The shares are judged from `min_words` words on: Gopher's limits are for documents, and its quality filter drops shorter
-    ones. `max_compression` is bytes before over bytes after zlib, at any length; prose stays under 3.
+    The shares are judged for texts of at least `min_words` words: the limits of Gopher are for documents, and
+    its quality filter drops shorter ones. `max_compression` is the ratio of bytes before and after zlib,
+    judged at any length; prose stays below 3.
 
     Options:
         field: the text to measure
         max_lines: largest share of repeated lines
         max_paragraphs: largest share of repeated paragraphs
-        max_line_characters: largest share of the characters that stand in repeated lines
-        max_paragraph_characters: largest share of the characters that stand in repeated paragraphs
-        max_top_ngrams: by n, largest share of the characters that the most frequent n-gram takes
-        max_duplicate_ngrams: by n, largest share of the characters that stand in repeated n-grams
+        max_line_characters: largest share of characters in repeated lines
+        max_paragraph_characters: largest share of characters in repeated paragraphs
+        max_top_ngrams: by n, largest share of characters in the most frequent n-gram
+        max_duplicate_ngrams: by n, largest share of characters in repeated n-grams
         min_words: fewest words from which the shares are judged
         max_compression: largest ratio of bytes before and after zlib
     """
@@ -74,13 +78,17 @@ def repetition(
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [numbers(r.text(field)) for r in records]
 
-    def decide(found: dict[str, float]) -> str | None:
-        if found["compression"] > max_compression:
-            return f"compresses {found['compression']:.1f} times > {max_compression:g}"
-        if found["words"] < min_words:
+    def decide(numbers: dict[str, float]) -> str | None:
+        if numbers["compression"] > max_compression:
+            return f"compresses {numbers['compression']:.1f} times > {max_compression:g}"
+        if numbers["words"] < min_words:
             return None
         return next(
-            (f"{n}: {found[n]:.0%} repeated > {most:.0%}" for n, most in limits.items() if found[n] > most),
+            (
+                f"{n}: {numbers[n]:.0%} repeated > {most:.0%}"
+                for n, most in limits.items()
+                if numbers[n] > most
+            ),
             None,
         )
 
@@ -88,29 +96,29 @@ def repetition(
 
 
 def repeated(parts: Sequence[str]) -> tuple[float, float]:
-    """The share of parts that stood before, and that of their characters."""
-    seen: set[str] = set()
-    again = [part for part in parts if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
-    return len(again) / max(1, len(parts)), sum(map(len, again)) / max(1, sum(map(len, parts)))
+    """Return the share of parts that repeat an earlier part, and the share of their characters."""
+    repeats = {part: count - 1 for part, count in Counter(parts).items()}
+    characters = sum(len(part) * count for part, count in repeats.items())
+    return sum(repeats.values()) / max(1, len(parts)), characters / max(1, sum(map(len, parts)))
 
 
 def ngrams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """All runs of `n` words."""
+    """Yield all runs of `n` words."""
     return zip(*(words[i:] for i in range(n)), strict=False)
 
 
 def top(words: Sequence[str], n: int) -> float:
-    """The share of characters in the most frequent n-gram, where it occurs more than once."""
+    """Return the share of characters in the most frequent n-gram, 0 if it occurs once."""
     most, count = max(Counter(ngrams(words, n)).items(), key=lambda item: item[1], default=((), 0))
     return min(1.0, count * sum(map(len, most)) / sum(map(len, words))) if count > 1 else 0.0
 
 
 def duplicate(words: Sequence[str], n: int) -> float:
-    """The share of characters in n-grams that stood before, each character counted once."""
-    seen, covered, end = set(), 0, 0
+    """Return the share of characters in n-grams that occurred before; each character counts once."""
+    earlier_grams, covered, end = set(), 0, 0
     for i, gram in enumerate(ngrams(words, n)):
-        if gram in seen:
+        if gram in earlier_grams:
             covered += sum(map(len, words[max(i, end) : i + n]))
             end = i + n
-        seen.add(gram)
+        earlier_grams.add(gram)
     return covered / max(1, sum(map(len, words)))

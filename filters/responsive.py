@@ -1,4 +1,4 @@
-"""Answers beside the question, and answers that only repeat it."""
+"""Answers that respond to their question, instead of repeating it or missing it."""
 
 import re
 from collections import Counter
@@ -10,14 +10,14 @@ from distillgen.local_models.passages import sentences
 from distillgen.text.words import content
 
 _LINKED = re.compile(
-    r"""^\W*(?:because|since|so|to|by|from|in|on|at|for|with|without|through|along|between|within|under|over|up|as|if|when|once
-    |after|before|until|about|around|at\ least|at\ most|it|its|they|their|he|his|she|her|these|this|both|such|many\ of|most\ of
-    |some\ of|neither|either|you|your|keep|see|take|call|ask|rest|use|drink|go|get|put|stop|check|contact|speak|avoid
-    |wait|try)\b""",
+    r"""^\W*(?:because|since|so|to|by|from|in|on|at|for|with|without|through|along|between|within|under
+    |over|up|as|if|when|once|after|before|until|about|around|at\ least|at\ most|it|its|they|their
+    |he|his|she|her|these|this|both|such|many\ of|most\ of|some\ of|neither|either|you|your|keep
+    |see|take|call|ask|rest|use|drink|go|get|put|stop|check|contact|speak|avoid|wait|try)\b""",
     re.I | re.X,
 )
 
-_WHOLE = re.compile(
+_FULL_SENTENCE = re.compile(
     r"^(?:in|on|at|for|with|under|over|by|from)\b[^,.]*,[^.]*\b(?:is|are|was|were|has|have|can|may|will)\b",
     re.I,
 )
@@ -30,14 +30,14 @@ def responsive(
     sources: list[FieldName] | None = None,
     min_share: float = 0.5,
 ) -> Filter:
-    """Drop answers that only repeat the question, and answers in full sentences on something else.
+    """Drop answers that only repeat the question, and full-sentence answers about something else.
 
-    Fit is an answer that takes up `min_share` of the question's content words; or is what its first words ask for: a
-    figure or time, a yes or no; or goes on from the question, as "because …", "by …" and "it …" do; or, where
-    `sources` are given, says what they say in the sentence that the question is about, and next to it. With them, no
-    answer fits by its form alone if they lack half of its words. Measures the share taken up, the words added, whether
-    the form fits, how near it stands in the sources, and the share of the added words that they have.
-    English. Costs nothing.
+    An answer is kept if it takes up `min_share` of the question's content words; or gives the figure, time,
+    yes or no that the question asks for; or continues the question, as "because …", "by …" and "it …" do; or,
+    with `sources`, says what they say in or next to the sentence that the question is about. With `sources`,
+    the form alone is not enough if they lack half of the answer's words. Measures the share of words taken
+    up, the number of words added, whether the form fits, how close the answer is to the place in the sources,
+    and the share of added words that they contain. English. Costs nothing.
 
     Options:
         field: the answer
@@ -47,63 +47,73 @@ def responsive(
     """
 
     def compare(record: Record) -> dict[str, float]:
-        question, answer = str(record.fields[to]).strip(), str(record.fields[field]).strip()
-        asked, told = content(question), content(answer)
-        found = {
-            "share": len(asked & told) / len(asked) if asked else 0.0,
-            "added": len(told - asked),
+        question, answer = record.text(to).strip(), record.text(field).strip()
+        question_words, answer_words = content(question), content(answer)
+        numbers = {
+            "share": len(question_words & answer_words) / len(question_words) if question_words else 0.0,
+            "added": len(answer_words - question_words),
             "fits": fits(question, answer),
         }
         if sources is not None:
-            text = "\n".join(str(record.fields[name]) for name in sources)
+            text = "\n".join(record.text(name) for name in sources)
             source = [content(sentence) for sentence in sentences(text)]
-            known = (told - asked) & set[str]().union(*source)
-            found["near"] = nearness(asked, told - asked, source)
-            found["known"] = len(known) / max(1, len(told - asked))
-        return found
+            supported_words = (answer_words - question_words) & set[str]().union(*source)
+            numbers["near"] = nearness(question_words, answer_words - question_words, source)
+            numbers["known"] = len(supported_words) / max(1, len(answer_words - question_words))
+        return numbers
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [compare(record) for record in records]
 
-    def decide(found: dict[str, float]) -> str | None:
-        if not found["added"]:
-            return None if found["fits"] == 2 else f"only repeats the {to}"
+    def decide(numbers: dict[str, float]) -> str | None:
+        if not numbers["added"]:
+            return None if numbers["fits"] == 2 else f"only repeats the {to}"
         if (
-            found["share"] >= min_share
-            or found["fits"]
-            and found.get("known", 1.0) >= 0.5
-            or found.get("near", 0.0) >= 0.5
+            numbers["share"] >= min_share
+            or numbers["fits"]
+            and numbers.get("known", 1.0) >= 0.5
+            or numbers.get("near", 0.0) >= 0.5
         ):
             return None
-        return f"takes up {found['share']:.0%} of the {to} < {min_share:.0%}"
+        return f"takes up {numbers['share']:.0%} of the {to} < {min_share:.0%}"
 
     return Filter(measure, decide)
 
 
 def fits(question: str, answer: str) -> int:
-    """2 for the figure, time, yes or no that is asked for, 1 for an answer that goes on from the question, else 0."""
+    """Return 2 for the figure, time, yes or no asked for, 1 for an answer that continues the question, else
+    0.
+    """
     kind = wanted(question)
     if kind in ("figure", "time", "yes or no") and gives(answer, kind):
         return 2
-    return int(_LINKED.match(answer) is not None and not _WHOLE.match(answer))
+    return int(_LINKED.match(answer) is not None and not _FULL_SENTENCE.match(answer))
 
 
-def nearness(asked: set[str], added: set[str], told: Sequence[set[str]]) -> float:
-    """Of an answer's own words the share that a source has in the sentence that the question is about, or by a third next to
-    it. Words count the more, the fewer sentences have them.
+def nearness(question_words: set[str], added_words: set[str], sentence_words: Sequence[set[str]]) -> float:
+    """Return how much of an answer's added words a source has near the place that the question is about.
+
+    The place is the sentence that shares most words with the question; words in the sentences beside it count
+    a third. A word weighs more, the fewer sentences contain it.
     """
-    counts = Counter(word for sentence in told for word in sentence)
-    about = [sum(1 / counts[word] for word in asked & sentence) for sentence in told]
+    counts = Counter(word for sentence in sentence_words for word in sentence)
+    about = [sum(1 / counts[word] for word in question_words & sentence) for sentence in sentence_words]
     best = max(about, default=0.0)
-    if not best or not added:
+    if not best or not added_words:
         return 0.0
 
     def weight(words: set[str]) -> float:
         return sum(1 / max(1, counts[word]) for word in words)
 
     shares = []
-    for i, own in enumerate(about):
-        if own >= 0.75 * best:
-            beside = set[str]().union(*told[max(0, i - 1) : i], *told[i + 1 : i + 2]) - told[i]
-            shares.append((weight(added & told[i]) + weight(added & beside) / 3) / weight(added))
+    for i, overlap in enumerate(about):
+        if overlap >= 0.75 * best:
+            beside = (
+                set[str]().union(*sentence_words[max(0, i - 1) : i], *sentence_words[i + 1 : i + 2])
+                - sentence_words[i]
+            )
+            shares.append(
+                (weight(added_words & sentence_words[i]) + weight(added_words & beside) / 3)
+                / weight(added_words)
+            )
     return max(shares)

@@ -1,5 +1,5 @@
-"""Answers that do not come back: a model is asked again, without seeing what is there (roundtrip consistency, Alberti et al.
-2019, section 2).
+"""Answers that a model finds again without seeing them (roundtrip consistency, Alberti et al. 2019, section
+2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,30 +20,41 @@ def round_trip(
     prompt: PromptName = "round_trip/answer",
     project: Project,
 ) -> Filter:
-    """Drop records whose `field` a model does not find again from the `shown` fields alone. Costs one request a record.
+    """Drop records whose `field` a model does not find again from the `shown` fields alone. Costs one request
+    a record.
 
-    Texts are found again where their words overlap by `min_f1` (token F1), other kinds where the final answers are equal. For
-    the way back to the question, give `shown: [answer]`, `field: question` and `prompt: round_trip/question`. Measures whether
-    there is an answer of the kind, and the agreement.
+    Texts agree if their token F1 is at least `min_f1`; other kinds agree if the final answers are equal. To
+    check the question instead, use `shown: [answer]`, `field: question` and `prompt: round_trip/question`.
+    Measures whether there is an answer of the kind, and the agreement.
 
     Options:
         model: the model that answers again, one of the pipeline's `models`
-        shown: the fields that it sees
-        field: what it must find again
+        shown: the fields that the model sees
+        field: the field that the model must find again
         kind: how the final answer is read: number, choice, boxed or text
         min_f1: smallest token F1 between texts that agree
         prompt: the prompt that asks for the answer
     """
-    asked = Prompt.load(prompt, project)
+    answer_prompt = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        messages = asked.render({"fields": record.values(shown)})
-        return [Request(model, messages, sampling=asked.front.sampling.given(), schema=asked.form.schema)]
+        messages = answer_prompt.render({"fields": record.values(shown)})
+        return [
+            Request(
+                model,
+                messages,
+                sampling=answer_prompt.front.sampling.given(),
+                schema=answer_prompt.form.schema,
+            )
+        ]
 
     def measure(
         records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]
     ) -> list[dict[str, float]]:
-        return [compare(r.text(field), given.text) for r, ((given,),) in zip(records, answers, strict=True)]
+        return [
+            compare(r.text(field), completion.text)
+            for r, ((completion,),) in zip(records, answers, strict=True)
+        ]
 
     def compare(there: str, back: str) -> dict[str, float]:
         if not back.strip():
@@ -51,16 +62,19 @@ def round_trip(
         if kind == "text":
             f1 = max(token_f1(back, there), token_f1(announced(back) or back, announced(there) or there))
             return {"answered": True, "agreement": f1}
-        own, again = final_answer(there, kind), final_answer(back, kind)
-        return {"answered": own is not None, "agreement": own is not None and own == again}
+        own_answer, new_answer = final_answer(there, kind), final_answer(back, kind)
+        return {
+            "answered": own_answer is not None,
+            "agreement": own_answer is not None and own_answer == new_answer,
+        }
 
-    def decide(found: Mapping[str, Any]) -> str | None:
-        if not found["answered"]:
+    def decide(numbers: Mapping[str, Any]) -> str | None:
+        if not numbers["answered"]:
             return f"no {kind} in the {field}"
         if kind != "text":
-            return None if found["agreement"] else f"the {field} was not found again"
-        f1 = found["agreement"]
+            return None if numbers["agreement"] else f"the {field} was not found again"
+        f1 = numbers["agreement"]
         return None if f1 >= min_f1 else f"F1 {f1:.2f} of the {field} with what was found again < {min_f1:g}"
 
-    known = {"version": 1, "prompt": asked.sha256, "fields": [field, shown], "kind": kind}
-    return Filter(measure, decide, asks=asks, depends_on=known)
+    settings = {"version": 1, "prompt": answer_prompt.sha256, "fields": [field, shown], "kind": kind}
+    return Filter(measure, decide, asks=asks, depends_on=settings)

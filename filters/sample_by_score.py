@@ -1,4 +1,4 @@
-"""A draw among the best (Knowledge Card, Feng et al. 2023, section 2.2: top-k factuality sampling)."""
+"""Random draws among the best (Knowledge Card, Feng et al. 2023, section 2.2: top-k factuality sampling)."""
 
 import random
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ from distillgen.errors import did_you_mean
 def sample_by_score(
     *, by: str, per: list[FieldName], n: int, best: int | None = None, seed: int = 0
 ) -> Filter:
-    """Drop what is not drawn among the best of a group, each with a chance in proportion to a score.
+    """Drop all but `n` records of a group, drawn among its best with chances in proportion to a score. Costs
+    nothing.
 
-    Draws `n` of the `best` (default: 2 n) of the records that follow each other with the same fields `per`, by the score
-    `by` of an earlier filter or a field with a number. No record is drawn twice. Measures the places in the order of scores
-    and in that of the draw, from 1. Costs nothing.
+    A group holds adjacent records with equal fields `per`. The draw is without replacement among the `best`
+    (default: 2 n) records by the score `by`: the score of an earlier filter, or a field with a number.
+    Measures the rank by score and the rank in the draw, from 1.
 
     Options:
         by: the score of an earlier filter, or a field with a number
@@ -42,12 +43,15 @@ def sample_by_score(
         return float(value) if isinstance(value, int | float) else 0.0
 
     def lot(record: Record, weight: float) -> float:
-        """The lowest wins: exponential waiting times give draws without replacement (Efraimidis and Spirakis 2006)."""
+        """Return the waiting time of a record; the lowest times win the draw.
+
+        Exponential waiting times give weighted draws without replacement (Efraimidis and Spirakis 2006).
+        """
         return random.Random(f"{seed}:{record.id}").expovariate(1.0) / max(weight, 1e-12)
 
-    def decide(found: dict[str, float]) -> str | None:
-        if found["rank"] > among:
-            return f"not among the {among} with the highest {by}: place {found['rank']:.0f}"
-        return None if found["draw"] <= n else f"not drawn among the {among} with the highest {by}"
+    def decide(number: dict[str, float]) -> str | None:
+        if number["rank"] > among:
+            return f"not among the {among} with the highest {by}: place {number['rank']:.0f}"
+        return None if number["draw"] <= n else f"not drawn among the {among} with the highest {by}"
 
     return Filter(measure, decide, together=lambda record: [record.fields[name] for name in per])

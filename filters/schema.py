@@ -1,4 +1,4 @@
-"""Fields of a given form: JSON Schema, draft 2020-12, or a regular expression."""
+"""Fields of a given form: a JSON Schema (draft 2020-12) or a regular expression."""
 
 import re
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ from distillgen.record import dumps, loads, text_of
 def schema(
     *, field: FieldName = "response", json_schema: dict[str, Any] | None = None, pattern: str | None = None
 ) -> Filter:
-    """Drop records whose field breaks a JSON schema, or does not match a regular expression as a whole. Costs nothing.
+    """Drop records whose field violates a JSON Schema, or does not fully match a regular expression. Costs
+    nothing.
 
-    A text is held against the schema as it stands, or else as the JSON that it holds. Measures the places that break it.
+    A text is checked against the schema as it is; if that fails, it is parsed as JSON and checked again.
+    Measures the number of violations.
 
     Options:
         field: the value to check
@@ -41,19 +43,19 @@ def schema(
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [broken(r.fields[field]) for r in records]
 
-    def decide(found: dict[str, float]) -> str | None:
-        if not found["json"]:
+    def decide(numbers: dict[str, float]) -> str | None:
+        if not numbers["json"]:
             return "not JSON"
         breaks = (
-            "does not match the pattern" if form else f"breaks the schema at {found['places']:.0f} places"
+            "does not match the pattern" if form else f"breaks the schema at {numbers['places']:.0f} places"
         )
-        return breaks if found["places"] else None
+        return breaks if numbers["places"] else None
 
     return Filter(measure, decide)
 
 
 def validator(schema: dict[str, Any]) -> Any:
-    """A checker of the schema, whose references all lead into itself: none is ever fetched."""
+    """Return a validator whose references all resolve within the schema; nothing is ever fetched."""
     from jsonschema import Draft202012Validator, SchemaError
     from referencing import Registry
     from referencing.exceptions import Unresolvable

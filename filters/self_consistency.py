@@ -1,4 +1,4 @@
-"""How many samples of the same question agree with an answer (Self-Consistency, Wang et al. 2023, section 2)."""
+"""The share of samples that agree with an answer (Self-Consistency, Wang et al. 2023, section 2)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ def self_consistency(
     by: list[FieldName] | None = None,
     min_share: float = 0.0,
 ) -> Filter:
-    """Drop answers with which too few of their samples agree; by default none, for the score alone. Costs nothing.
+    """Drop answers with which too few of their samples agree; by default, drop none and keep the score. Costs
+    nothing.
 
-    Samples and final answers are those of `majority`; an answer agrees with itself. Measures the share.
+    Samples and final answers are defined as for `majority`; an answer agrees with itself. Measures the share.
 
     Options:
         field: the answer

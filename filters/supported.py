@@ -1,7 +1,10 @@
-"""Statements that nothing in a knowledge base supports: look up, then check (as FEVER does: Thorne et al. 2018, section 5)."""
+"""Statements that a knowledge base supports: look up passages, then check (FEVER, Thorne et al. 2018, section
+5).
+"""
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 
 from distillgen import FieldName, FileName, Filter, Project, Record, ScriptName
 from distillgen.extras import need
@@ -25,10 +28,11 @@ def supported(
 ) -> Filter:
     """Drop texts with a sentence that no passage of a knowledge base supports.
 
-    `knowledge` is a folder of texts or a file of rows. Passages are looked up by BM25, and by an `embedder` too where one is
-    named. A sentence's support is the highest probability with which one of them entails it by the NLI `model`, or, without
-    one, the highest share of its content words in one of them (English). Measures the least and the mean support.
-    Costs nothing without models; else `passages` inferences a sentence, or twice as many with an embedder.
+    `knowledge` is a folder of texts or a file of rows. Passages are looked up with BM25 and, if one is named,
+    with an `embedder` too. The support of a sentence is the highest probability with which a passage entails
+    it by the NLI `model`; without a model, it is the highest share of its content words in one passage
+    (English). Measures the lowest and the mean support. Costs nothing without models; else `passages`
+    inferences a sentence, twice as many with an embedder.
 
     Options:
         field: the text to judge
@@ -43,35 +47,45 @@ def supported(
     if embedder:
         check(embedder)
     name, identity = nli_model(model, project) if model else ("", "")
-    what = "entailed with" if model else "its words at most"
+    support_name = "entailed with" if model else "its words at most"
 
     @cache
     def base() -> Passages:
         return Passages.read(knowledge, project, embedder=embedder)
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        told = [sentences(r.text(field)) for r in records]
-        found = iter(base().about([sentence for some in told for sentence in some], passages))
-        shown = [[next(found) for _ in some] for some in told]
+        sentence_lists = [sentences(r.text(field)) for r in records]
+        passage_iterator = iter(base().about(list(chain(*sentence_lists)), passages))
+        passage_lists = [[next(passage_iterator) for _ in answer] for answer in sentence_lists]
         if model:
-            judged = probabilities(told, shown, model=name)
-            support = [[max((p[0] for p in own), default=0.0) for own in some] for some in judged]
+            judged_answers = probabilities(sentence_lists, passage_lists, model=name)
+            support = [
+                [max((entail for entail, *_ in by_passage), default=0.0) for by_passage in answer]
+                for answer in judged_answers
+            ]
         else:
-            pairs = (zip(some, own, strict=True) for some, own in zip(told, shown, strict=True))
-            support = [[share(sentence, near) for sentence, near in some] for some in pairs]
-        return [{"least": min(some, default=0.0), "mean": sum(some) / max(1, len(some))} for some in support]
+            answers = zip(sentence_lists, passage_lists, strict=True)
+            support = [list(map(share, *sentences_and_passages)) for sentences_and_passages in answers]
+        return [
+            {"least": min(values, default=0.0), "mean": sum(values) / max(1, len(values))}
+            for values in support
+        ]
 
     def share(sentence: str, near: Sequence[str]) -> float:
-        said = content(sentence)
-        return max((len(said & content(text)) / len(said) for text in near if said), default=0.0)
+        sentence_words = content(sentence)
+        return max(
+            (len(sentence_words & content(text)) / len(sentence_words) for text in near if sentence_words),
+            default=0.0,
+        )
 
-    def decide(found: dict[str, float]) -> str | None:
-        if found["least"] < min_support:
-            return f"a sentence without support in {knowledge}: {what} {found['least']:.2f} < {min_support:g}"
+    def decide(numbers: dict[str, float]) -> str | None:
+        if numbers["least"] < min_support:
+            least = f"{support_name} {numbers['least']:.2f}"
+            return f"a sentence without support in {knowledge}: {least} < {min_support:g}"
         return (
             None
-            if found["mean"] >= min_mean
-            else f"support in {knowledge} is {found['mean']:.2f} on average < {min_mean:g}"
+            if numbers["mean"] >= min_mean
+            else f"support in {knowledge} is {numbers['mean']:.2f} on average < {min_mean:g}"
         )
 
     files = {"knowledge": file_sha256(project.file(knowledge)), "model": identity, "embedder": embedder}

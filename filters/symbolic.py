@@ -11,11 +11,13 @@ from distillgen.extras import need
 def symbolic(
     *, field: FieldName = "answer", gold: FieldName = "gold", lenient: bool = True, timeout_s: float = 5.0
 ) -> Filter:
-    r"""Drop answers that computer algebra does not find equal to the `gold` one, or to one of a list.
+    r"""Drop answers that computer algebra does not find equal to `gold`, or to one of a list. Costs some 20
+    ms a record.
 
-    Compared are expressions, sets, intervals, equations and matrices, in LaTeX or plain notation: in the last \boxed{…}, what is
-    announced, or, unless `lenient` is false, the end. What takes longer than `timeout_s` is dropped. Measures the verdict.
-    Costs some 20 ms a record, in a process of its own.
+    Compares expressions, sets, intervals, equations and matrices, in LaTeX or plain notation. The answer is
+    the last \boxed{…}, the announced expression or, unless `lenient` is false, the end of the text. A
+    comparison that takes longer than `timeout_s` drops the record. Measures the verdict. Comparisons run in a
+    process of their own.
 
     Options:
         field: the text with the answer
@@ -26,20 +28,20 @@ def symbolic(
     need("symbolic", "math_verify")
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        texts, wanted = [r.text(field) for r in records], [r.fields[gold] for r in records]
+        texts, gold_values = [r.text(field) for r in records], [r.fields[gold] for r in records]
         return [
-            found.numbers
-            for found in compare_expressions(texts, wanted, lenient=lenient, timeout_s=timeout_s)
+            comparison.numbers
+            for comparison in compare_expressions(texts, gold_values, lenient=lenient, timeout_s=timeout_s)
         ]
 
-    def decide(found: Mapping[str, Any]) -> str | None:
-        if found["right"]:
+    def decide(numbers: Mapping[str, Any]) -> str | None:
+        if numbers["right"]:
             return None
-        if not found["golds"]:
+        if not numbers["golds"]:
             return f"the {gold} answer is no expression"
-        if VERDICTS[int(found["verdict"])] == LATE:
+        if VERDICTS[int(numbers["verdict"])] == LATE:
             return f"not compared within {timeout_s:g} s"
-        if not found["answered"]:
+        if not numbers["answered"]:
             return "no expression in it" if lenient else "announces no expression"
         return f"not equal to the {gold} answer"
 

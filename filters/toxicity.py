@@ -1,4 +1,4 @@
-"""Toxic texts, by any text classification model that transformers can load."""
+"""Toxic texts, by a text classification model of transformers."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -17,9 +17,11 @@ def toxicity(
     label: str = "toxic",
     max_score: float = 0.5,
 ) -> Filter:
-    """Drop texts to which a classifier gives a label with more than `max_score`. Costs a forward pass of its model a record.
+    """Drop texts to which a classifier gives a label with more than `max_score`. Costs one forward pass a
+    record.
 
-    `classifier` is a name on the Hugging Face Hub or a local folder; of long texts it reads as much as it takes.
+    `classifier` is a name on the Hugging Face Hub or a local folder. Long texts are cut to the model's input
+    length.
 
     Options:
         field: the text to classify
@@ -31,21 +33,23 @@ def toxicity(
 
     def measure(records: Sequence[Record]) -> list[float]:
         texts = [r.text(field).encode("utf-8", "replace").decode() for r in records]
-        given = loaded(classifier)(texts, top_k=None, truncation=True, batch_size=16)
-        return [score(labels) for labels in given]
+        label_lists = loaded(classifier)(texts, top_k=None, truncation=True, batch_size=16)
+        return [score(labels) for labels in label_lists]
 
     def score(labels: list[dict[str, Any]]) -> float:
-        scores = {each["label"]: each["score"] for each in labels}
+        scores = {entry["label"]: entry["score"] for entry in labels}
         if label not in scores:
-            raise ConfigError(
-                f"filter 'toxicity': '{classifier}' gives no label '{label}'; it gives {', '.join(sorted(scores))}"
-            )
+            labels_of_model = ", ".join(sorted(scores))
+            mistake = f"'{classifier}' gives no label '{label}'; it gives {labels_of_model}"
+            raise ConfigError(f"filter 'toxicity': {mistake}")
         return float(scores[label])
 
     folder = Path(classifier)
     return Filter(
         measure,
-        lambda found: f"{label} {found:.2f} > {max_score}" if found > max_score else None,
+        lambda score_of_label: (
+            f"{label} {score_of_label:.2f} > {max_score}" if score_of_label > max_score else None
+        ),
         depends_on={
             "field": field,
             "label": label,
@@ -56,7 +60,7 @@ def toxicity(
 
 @cache
 def loaded(classifier: str) -> Any:
-    """The model, loaded when the first text is there."""
+    """Load the model on first use."""
     from transformers import pipeline
 
     try:

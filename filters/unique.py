@@ -1,4 +1,4 @@
-"""Exact repetitions, after case, punctuation and spaces are levelled."""
+"""Exact repetitions, after case, punctuation and spaces are normalised."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,21 +8,23 @@ from distillgen.text.words import words
 
 
 def unique(*, by: list[FieldName]) -> Filter:
-    """Drop records that say the same in the fields `by` as an earlier one. Measures how many earlier ones there are.
-    Costs 16 bytes of memory a distinct record.
+    """Drop records whose fields `by` repeat those of an earlier record. Costs 16 bytes of memory a distinct
+    record.
+
+    Measures the number of earlier records with the same text.
 
     Options:
         by: the fields that are compared, together
     """
-    seen: dict[bytes, int] = {}
+    counts_by_key: dict[bytes, int] = {}
 
     def measure(records: Sequence[Record]) -> list[float]:
         counts = []
         for record in records:
             levelled = "\0".join(" ".join(words(record.text(name))) for name in by)
             key = hashlib.blake2b(levelled.encode("utf-8", "replace"), digest_size=16).digest()
-            counts.append(seen.get(key, 0))
-            seen[key] = counts[-1] + 1
+            counts.append(counts_by_key.get(key, 0))
+            counts_by_key[key] = counts[-1] + 1
         return [float(count) for count in counts]
 
     return Filter(

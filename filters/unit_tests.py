@@ -1,4 +1,4 @@
-"""Programs that do not pass their tests (Codex, Chen et al. 2021, section 2.1)."""
+"""Programs that pass their tests (Codex, Chen et al. 2021, section 2.1)."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -34,12 +34,15 @@ def unit_tests(
     memory_mb: int = 1024,
     unconfined: bool = False,
 ) -> Filter:
-    """Drop Python programs that pass too small a share of their tests. Costs a process of 80 ms a record, or a case of output.
+    """Drop Python programs that pass too small a share of their tests. Costs a process of 80 ms a record, or
+    a case of output.
 
-    The program is an answer's fenced code. `tests` is Python code, or a list of it (asserts, functions test_…, or
-    `check(candidate)` with the name in `entry_point`), or a list of {input, output}: what the program reads and prints. The
-    process has no network, environment, children or other files; where the machine cannot do that, `unconfined: true` runs it
-    with limits of time and memory alone, which is safe only in a container. Measures tests, those passed, and how it ended.
+    The program is the fenced code of the answer. `tests` is Python code or a list of it (asserts, functions
+    test_…, or `check(candidate)` with the function's name in `entry_point`), or a list of {input, output}:
+    what the program reads and prints. The process has no network, no environment, no children and no other
+    files. On a machine that cannot isolate it, `unconfined: true` runs it with limits of time and memory
+    only, which is safe only inside a container. Measures the number of tests, the number passed, and how the
+    program ended.
 
     Options:
         field: the text with the program
@@ -64,45 +67,45 @@ def unit_tests(
             return list(pool.map(tried, records))
 
     def tried(record: Record) -> dict[str, float]:
-        program, given = program_of(record.text(field)), record.fields[tests]
-        cases = given if isinstance(given, list) else [given] if given else []
+        program, test_value = program_of(record.text(field)), record.fields[tests]
+        cases = test_value if isinstance(test_value, list) else [test_value] if test_value else []
         try:
             if cases and all(isinstance(case, Mapping) and "output" in case for case in cases):
                 return talked(program, cases)
             name = record.text(entry_point) if entry_point else ""
             texts = [text_of(case) for case in cases]
-            found = run_tests(program, texts, entry_point=name, limits=limits, confined=not unconfined)
+            outcome = run_tests(program, texts, entry_point=name, limits=limits, confined=not unconfined)
         except Unconfined as error:
             raise ConfigError(f"unit_tests: the process could not be confined: {error}") from error
-        return {"tests": len(cases), "passed": found.passed, "ended": WAYS.index(found.ended)}
+        return {"tests": len(cases), "passed": outcome.passed, "ended": WAYS.index(outcome.ended)}
 
     def talked(program: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        passed, ended = 0, FINISHED
+        passed, ending = 0, FINISHED
         for case in cases:
-            found = run_program(
+            outcome = run_program(
                 program, stdin=text_of(case.get("input", "")), limits=limits, confined=not unconfined
             )
-            passed += found.ended == FINISHED and lines(found.output) == lines(text_of(case["output"]))
-            ended = ended if found.ended in (FINISHED, LEFT) else found.ended
-        return {"tests": len(cases), "passed": passed, "ended": WAYS.index(ended)}
+            passed += outcome.ended == FINISHED and lines(outcome.output) == lines(text_of(case["output"]))
+            ending = ending if outcome.ended in (FINISHED, LEFT) else outcome.ended
+        return {"tests": len(cases), "passed": passed, "ended": WAYS.index(ending)}
 
     def lines(text: str) -> list[str]:
-        """Spaces at the ends of lines and empty lines at the end do not count."""
+        """Split into lines; ignore trailing spaces and empty lines at the end."""
         return [line.rstrip() for line in text.rstrip().split("\n")]
 
-    def decide(found: Mapping[str, Any]) -> str | None:
-        if not found["tests"]:
+    def decide(numbers: Mapping[str, Any]) -> str | None:
+        if not numbers["tests"]:
             return "no tests"
-        if found["passed"] >= min_share * found["tests"]:
+        if numbers["passed"] >= min_share * numbers["tests"]:
             return None
-        ended = WAYS[int(found["ended"])]
-        return f"{found['passed']:.0f} of {found['tests']:.0f} tests passed" + (
-            f"; it {ended}" if ended != FINISHED else ""
+        ending = WAYS[int(numbers["ended"])]
+        return f"{numbers['passed']:.0f} of {numbers['tests']:.0f} tests passed" + (
+            f"; it {ending}" if ending != FINISHED else ""
         )
 
-    given = {
+    settings = {
         "fields": [field, tests, entry_point],
         "limits": [timeout_s, cpu_s, memory_mb],
         "unconfined": unconfined,
     }
-    return Filter(measure, decide, depends_on={"version": 1, **given})
+    return Filter(measure, decide, depends_on={"version": 1, **settings})

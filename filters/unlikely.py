@@ -1,4 +1,4 @@
-"""Answers that their own teacher held unlikely."""
+"""Answers to which their own teacher gave a low probability."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,11 @@ from distillgen import Filter, Record
 def unlikely(
     *, stage: str = "generate", min_logprob: float | None = None, min_mean_logprob: float | None = None
 ) -> Filter:
-    """Drop records whose log-probability, in nats, is below a limit: the sum over tokens, or their mean. Costs nothing.
+    """Drop records whose log-probability is below a limit: the sum over tokens, or the mean, in nats. Costs
+    nothing.
 
-    Reads what `stage` has recorded: a generate stage with `logprobs: 0` or more, or a score stage. A record without is dropped.
+    Reads what `stage` recorded: a generate stage with `logprobs: 0` or more, or a score stage. A record
+    without log-probabilities is dropped.
 
     Options:
         stage: the stage that recorded the log-probabilities
@@ -24,10 +26,11 @@ def unlikely(
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
         return [{n: r.scores[f"{stage}.{n}"] for n in limits if f"{stage}.{n}" in r.scores} for r in records]
 
-    def decide(found: dict[str, float]) -> str | None:
-        if not found:
-            return f"the stage '{stage}' recorded no log-probability; a generate stage does with the option logprobs: 0"
-        low = ((name, least) for name, least in limits.items() if least is not None and found[name] < least)
-        return next((f"{name} {found[name]:.2f} < {least:g}" for name, least in low), None)
+    def decide(numbers: dict[str, float]) -> str | None:
+        if not numbers:
+            remedy = "a generate stage does with the option logprobs: 0"
+            return f"the stage '{stage}' recorded no log-probability; {remedy}"
+        low = ((name, least) for name, least in limits.items() if least is not None and numbers[name] < least)
+        return next((f"{name} {numbers[name]:.2f} < {least:g}" for name, least in low), None)
 
     return Filter(measure, decide)

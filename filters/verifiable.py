@@ -1,4 +1,6 @@
-"""Problems whose answer a program can check: the selection of O1 Replication Journey, part 2 (Huang et al. 2024)."""
+"""Problems whose answer a program can check: the selection of O1 Replication Journey, part 2 (Huang et al.
+2024).
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,14 +25,16 @@ PROOF = re.compile(
 def verifiable(
     *, field: FieldName = "question", gold: FieldName = "gold", answer: Literal["number", "any"] = "number"
 ) -> Filter:
-    r"""Drop problems that need an image, ask for a proof, have no answer, or one that is not a number. Costs nothing.
+    r"""Drop problems that need an image, ask for a proof, have no answer, or whose answer is no number. Costs
+    nothing.
 
-    With answer: any, it need not be a number. Gold is the answer, one of a list, or a text with its \boxed{…}. English.
+    With `answer: any`, the answer need not be a number. Gold is the answer, a list whose first item is, or a
+    text with a \boxed{…}. English.
 
     Options:
         field: the problem
         gold: its answer
-        answer: what the answer must be
+        answer: the required kind of answer
     """
 
     def label(value: Any) -> str:
@@ -48,13 +52,13 @@ def verifiable(
             for r in records
         ]
 
-    def decide(found: Mapping[str, Any]) -> str | None:
-        if found["image"]:
+    def decide(numbers: Mapping[str, Any]) -> str | None:
+        if numbers["image"]:
             return "needs an image"
-        if found["proof"]:
+        if numbers["proof"]:
             return "asks for a proof"
-        if not found["labelled"]:
+        if not numbers["labelled"]:
             return f"has no {gold} answer"
-        return None if found["number"] or answer == "any" else f"its {gold} answer is not a number"
+        return None if numbers["number"] or answer == "any" else f"its {gold} answer is not a number"
 
     return Filter(measure, decide)

@@ -27,5 +27,5 @@ CASES = [
 
 
 def test_an_unknown_code_is_told(reason):
-    with pytest.raises(ValueError, match="knows no language english; it takes codes such as en, de, zh"):
+    with pytest.raises(ValueError, match="does not know english; it takes codes such as en, de, zh"):
         reason("language", {"languages": ["en", "english"]}, {"response": ENGLISH})
