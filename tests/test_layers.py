@@ -62,13 +62,11 @@ FILES = sorted(
 
 
 TO_MEND = {
-    ("local_models/passages.py", "stages/source.py"),
     ("stages/_nested.py", "stages/evaluate.py"),
     ("stages/_nested.py", "stages/source.py"),
     ("stages/evaluate.py", "stages/filter.py"),
     ("stages/replay.py", "stages/rounds.py"),
     ("stages/retrieve.py", "stages/rounds.py"),
-    ("stages/retrieve.py", "stages/source.py"),
     ("stages/train.py", "stages/decontaminate.py"),
     ("teachers/_openai_batch.py", "teachers/openai.py"),
     ("teachers/embedded.py", "teachers/openai.py"),

@@ -402,8 +402,8 @@ def filter_(
     distillgen filter answers.jsonl --with word_count:field=answer,min_words=3 --with unique:by=[answer]
     A filter that asks a model finds it by --set 'models.judge={provider: openai, model: gpt-4.1-mini}'.
     """
+    from distillgen.rows.readers import origin
     from distillgen.runs.execute import Options
-    from distillgen.stages.source import origin
 
     stages = [{"source": origin(data)}, {"filter": [_filter(text) for text in chosen]}]
     checked = _load({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
@@ -455,8 +455,8 @@ def evaluate(
     Without --model: the run's student and the model that it was made from. Further options of the stage:
     --set evaluate.n=8, evaluate.vote=number, evaluate.options=choices, evaluate.perplexity=true.
     """
+    from distillgen.rows.readers import origin
     from distillgen.runs.execute import Options
-    from distillgen.stages.source import origin
 
     path = data if isinstance(data, str) else _in_project(data.directory / "corpus.jsonl")
     models = dict(map(_model, given)) or ({} if isinstance(data, str) else _students(data.directory))
@@ -556,9 +556,9 @@ def train(
     distillgen train quickstart --student Qwen/Qwen2.5-0.5B-Instruct --set train.lora.r=16
     Give the same command again to go on where it stopped.
     """
+    from distillgen.rows.readers import origin
     from distillgen.runs.execute import Options
     from distillgen.runs.report import write_report
-    from distillgen.stages.source import origin
 
     run = None if isinstance(data, str) else data
     corpus = data if isinstance(data, str) else _in_project(data.directory / "corpus.jsonl")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from distillgen.errors import ConfigError
 from distillgen.local_models import embedder
 from distillgen.local_models.nli import entailment
 from distillgen.project import Project
-from distillgen.record import Record
-from distillgen.stages.source import Source
+from distillgen.rows.readers import contents
 from distillgen.text.chunks import chunks
 from distillgen.text.words import content
 
@@ -45,7 +43,7 @@ class Passages:
     @classmethod
     def read(cls, path: str, project: Project, *, embedder: str | None = None) -> Passages:
         """Those of a knowledge base: a folder of texts, or whatever else a source can be; of rows, the field `text` or all."""
-        rows = map(_fields, Source(name="knowledge", path=path).records(project))
+        rows = contents(path, project)
         shown = ([row["text"]] if "text" in row else row.values() for row in rows)
         return cls(
             ("\n\n".join(text for text in some if isinstance(text, str)) for some in shown), embedder=embedder
@@ -77,13 +75,6 @@ class Passages:
     @cached_property
     def _vectors(self) -> Any:
         return embedder.embed(self.texts, model=self._embedder or "")
-
-
-def _fields(record: Record) -> Mapping[str, Any]:
-    """What a row of a knowledge base says. Raises ConfigError where it cannot be read."""
-    if record.dropped:
-        raise ConfigError(f"{record.source}: {record.dropped.reason}")
-    return record.fields
 
 
 def probabilities(

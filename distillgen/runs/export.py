@@ -232,7 +232,8 @@ def _records_of(data: str) -> Iterator[Record]:
     """The rows of a file or data set. Those that a run wrote are the records that they were; others are known by their field `id`
     where they have one.
     """
-    from distillgen.stages.source import Source, origin
+    from distillgen.rows.readers import origin
+    from distillgen.stages.source import Source
 
     project = Project(Path.cwd(), frozenset({data}))
     if Path(data).suffix != ".jsonl":

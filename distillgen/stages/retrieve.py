@@ -21,8 +21,8 @@ from distillgen.flow.whole_set import embedded
 from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
 from distillgen.record import META, Record, digest, text_of
+from distillgen.rows.readers import contents
 from distillgen.stages.rounds import ITEM, kept_of
-from distillgen.stages.source import Source
 
 NEAREST = "cosine"
 
@@ -90,7 +90,7 @@ class Retrieve(Stage):
         if self.memory is None:
             given.need(ITEM, "'retrieve' without 'from', which stands inside 'rounds',")
         else:
-            fields = frozenset(chain.from_iterable(self._rows(given.project)))
+            fields = frozenset(chain.from_iterable(contents(self.memory, given.project)))
             for name in self.wanted:
                 replace(given, fields=fields).need(
                     name, f"'{'path' if self.path else 'key'}' in {self.memory}"
@@ -110,14 +110,6 @@ class Retrieve(Stage):
                 told = f"'{option}' is {own[option]!r} here, and {others[option]!r} in '{other.name}', of which it is the control"
                 raise ConfigError(f"{told}; {remedy}")
 
-    def _rows(self, project: Project) -> list[Mapping[str, Any]]:
-        rows = []
-        for record in Source(name=self.name, path=self.memory).records(project):
-            if record.dropped:
-                raise ConfigError(f"{record.source}: {record.dropped.reason}")
-            rows.append(record.fields)
-        return rows
-
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """As many go on; what entries bring has no bound."""
         return Estimate(before.rows, made_bytes=None)
@@ -125,7 +117,7 @@ class Retrieve(Stage):
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Look every live record up."""
         found = (
-            self._rows(job.project)
+            [*contents(self.memory, job.project)]
             if self.memory
             else [r.fields for r in chain.from_iterable(map(kept_of, job.earlier))]
         )

@@ -1,0 +1,323 @@
+"""Readers: what the rows of each kind of file are, and of a folder or a data set on the Hub.
+
+A reader is one function. It yields each row with its place inside the file, or the reason why the row is unreadable.
+To add a kind of file, write its reader and give the file's ending in `READERS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import date, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.privacy import public
+from distillgen.project import Project, from_here, read_text
+from distillgen.record import META, digest, dumps, loads
+from distillgen.rows.jsonl import read_rows
+from distillgen.text.chunks import chunks
+from distillgen.user_files import PACKED, first_bytes, inner_files, opened, what_is
+
+log = logging.getLogger("distillgen")
+
+BATCH = 256  # rows of a Parquet file that are decoded together
+
+Row: TypeAlias = dict[str, Any] | str
+"""A row's fields, or the reason why it is unreadable."""
+
+Rows: TypeAlias = Iterator[tuple[str, Row, str]]
+"""Each row with its place inside the file or folder, and the item that it is a part of; "" where it is a whole item."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a file or data set: the options of the stage `source` that readers use."""
+
+    format: str | None = None
+    fields: Mapping[str, str] | None = None
+    chunk_words: int | None = None
+    overlap_words: int = 0
+    folder: Path | None = None
+    """The folder that is read, for a file in it."""
+
+    @property
+    def columns(self) -> set[str] | None:
+        """The columns to read: those of `fields` and `meta`; None for all."""
+        return {*self.fields.values(), META} if self.fields else None
+
+
+Reader: TypeAlias = Callable[[Path, Reading], Rows]
+
+
+def origin(data: str) -> dict[str, str]:
+    """Return a source's options for the name of a file, a folder or a data set. Raise ConfigError for another name."""
+    if Path(data).exists() or _ending(Path(data)) in READERS:
+        return {"path": data}
+    if "/" not in data:
+        raise ConfigError(
+            f"there is no run, file or folder '{data}'; a data set on the Hub is named owner/name"
+        )
+    return {"dataset": data}
+
+
+def reader_of(path: Path, reading: Reading) -> Reader:
+    """Return the reader of a file or folder. Raise ConfigError where there is none."""
+    if path.is_dir():
+        return _folder
+    reader = _FORMATS[reading.format] if reading.format else READERS.get(_ending(path))
+    if reader is None:
+        if what := what_is(first_bytes(path)):
+            raise ConfigError(f"'{path.name}' is {what}")
+        remedy = "say format: jsonl, csv, parquet or text"
+        raise ConfigError(f"'{path.name}' has an ending that is not known; {remedy}")
+    if reading.chunk_words and reader is not _texts:
+        raise ConfigError(f"chunk_words cuts texts, and '{path.name}' is none")
+    return reader
+
+
+def rows_of(path: Path, reading: Reading) -> Rows:
+    """Yield the rows of a file or folder. Raise ConfigError where it cannot be read."""
+    return reader_of(path, reading)(path, reading)
+
+
+def count(path: Path, reading: Reading) -> int:
+    """Return the number of rows of a file or folder; of JSON Lines without reading the rows."""
+    if reader_of(path, reading) is _jsonl:
+        with opened(path, page=True) as (stream, encoding):
+            start = stream.readline().lstrip(b"\xef\xbb\xbf \t\r\n")
+            if encoding.startswith("utf-8") and start.startswith(b"{"):
+                return 1 + sum(1 for line in stream if line.strip())
+    return sum(1 for _ in rows_of(path, reading))
+
+
+def selected(row: dict[str, Any], fields: Mapping[str, str] | None) -> Row:
+    """Return the `fields` of a row under their new names, with the `meta` that an earlier run wrote; or the reason why it
+    cannot be used.
+    """
+    meta = row.get(META)
+    earlier = {META: meta} if isinstance(meta, dict) and {"id", "made"} <= meta.keys() else {}
+    if fields:
+        try:
+            row = {new: row[old] for new, old in fields.items()} | earlier
+        except KeyError as error:
+            name = str(error.args[0])
+            return f"there is no field '{name}' in the row{did_you_mean(name, row)}"
+    if META in row and not earlier:
+        return f"the field '{META}' is distillgen's own; rename it with fields: {{other: {META}}}"
+    return row
+
+
+def contents(path: str, project: Project) -> Iterator[dict[str, Any]]:
+    """Yield the fields of each row of a file or folder, without `meta`. Raise ConfigError for an unreadable row."""
+    place = str(public(path, project.root))
+    for inside, row, _ in rows_of(project.file(path), Reading()):
+        if isinstance(row, dict) and META in row:
+            row = selected(row, None)
+        if isinstance(row, str):
+            raise ConfigError(f"{place}{inside}: {row}")
+        yield {name: value for name, value in row.items() if name != META}
+
+
+def _jsonl(path: Path, reading: Reading) -> Rows:
+    return ((f":{number}", row, "") for number, row in read_rows(path))
+
+
+def _csv(path: Path, reading: Reading) -> Rows:
+    csv.field_size_limit(1 << 30)
+    delimiter = "\t" if ".tsv" in [ending.lower() for ending in path.suffixes] else ","
+    with opened(path, page=True) as (stream, encoding):
+        encoding = "utf-8-sig" if encoding == "utf-8" else encoding
+        text = io.TextIOWrapper(
+            stream, encoding, newline="", errors="surrogateescape" if encoding == "utf-8-sig" else "strict"
+        )
+        rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+        row: Row | None
+        names = _columns(rows, path)
+        while True:
+            try:
+                if (row := next(rows, None)) is None:
+                    return
+                if None in row or None in row.values():
+                    row = f"the row has another number of cells than the heading's {len(names)}"
+                else:
+                    "".join([*row, *row.values()]).encode()
+            except csv.Error as error:
+                row = f"not CSV: {error}"
+            except UnicodeEncodeError:  # what errors="surrogateescape" made of a byte that is not UTF-8
+                row = "not UTF-8 text; save the file as UTF-8"
+            yield f":{rows.reader.line_num}", row, ""
+
+
+def _columns(rows: csv.DictReader[str], path: Path) -> Sequence[str]:
+    """The heading's names. Raises ConfigError where one stands twice, or all stand in one cell."""
+    try:
+        names = [*(rows.fieldnames or ())]
+    except csv.Error as error:
+        raise ConfigError(f"not CSV: {error}", path=path.name, line=1) from error
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"the heading names '{twice[0]}' twice", path=path.name, line=1)
+    if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), "")):
+        what = f"the heading is one column, {names[0]!r}: its parts seem to be separated by {other!r}"
+        raise ConfigError(f"{what}; save the table with commas, or with tabs as .tsv", path=path.name, line=1)
+    return names
+
+
+def dataset_rows(name: str, config: str | None, split: str, reading: Reading) -> Rows:
+    """Yield the rows of a data set on the Hub, or of one in a folder, as they stream in."""
+    if reading.chunk_words:
+        raise ConfigError(f"chunk_words cuts texts, and '{Path(name).name}' is none")
+    with _reported(Path(name)):
+        from datasets import load_dataset
+
+        yield from _typed(load_dataset(name, config, split=split, streaming=True), reading)
+
+
+def _parquet(path: Path, reading: Reading) -> Rows:
+    with _reported(path):
+        from pyarrow.parquet import ParquetFile
+
+        if not (head := first_bytes(path)).startswith(b"PAR1") and (what := what_is(head)):
+            raise ConfigError(f"this is {what}", path=path)
+        file = ParquetFile(path)
+        names = file.schema_arrow.names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(
+                f"the column '{twice[0]}' stands twice; give one of them another name", path=path
+            )
+        yield from _typed((row for batch in file.iter_batches(BATCH) for row in batch.to_pylist()), reading)
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Turn what a package raises into a ConfigError: it may be anything from OSError to an error of the package's own."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        remedy = ": pip install 'distillgen[datasets]'" if isinstance(error, ImportError) else ""
+        raise ConfigError(
+            f"'{from_here(path)}' cannot be read: {type(error).__name__}: {error}{remedy}"
+        ) from error
+
+
+def _typed(rows: Iterable[dict[str, Any]], reading: Reading) -> Rows:
+    """Yield rows of typed columns, with dates, decimals and the like as JSON writes them."""
+    columns = reading.columns
+    for number, row in enumerate(rows, 1):
+        chosen = {name: value for name, value in row.items() if columns is None or name in columns}
+        yield f":{number}", _plain(chosen, row), ""
+
+
+def _plain(row: dict[str, Any], every: Mapping[str, Any]) -> Row:
+    """A row as JSON has it, or which column holds what no text can be made of."""
+    made: dict[str, Any] = {}
+    for name, value in row.items():
+        try:
+            made[name] = loads(dumps(_as_json(value)))
+        except TypeError as error:
+            others = ", ".join(f"{other}: {other}" for other in every if other != name)
+            return f"the column '{name}' holds {error}; leave it out: fields: {{{others}}}"
+    return made
+
+
+def _as_json(value: Any) -> Any:
+    """A value that `dumps` writes as it is meant. Raises TypeError, which says what it is, for what JSON has no word for."""
+    if value is None or isinstance(value, str | int | float | date | time | timedelta | Decimal | UUID):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            if (text := value.decode()).isprintable() or not any(
+                ord(letter) < 32 and letter not in "\t\n\r" for letter in text
+            ):
+                return text
+        raise TypeError("bytes that are no text")
+    if hasattr(value, "tolist"):  # a NumPy array or number
+        return _as_json(value.tolist())
+    raise TypeError(
+        f"{'an image' if 'Image' in type(value).__name__ else f'a value of type {type(value).__name__}'}"
+    )
+
+
+def _folder(path: Path, reading: Reading) -> Rows:
+    """The texts of a folder, or the rows of its files, in the order of their names."""
+    files = [file for file in inner_files(path) if _ending(file) in READERS and _ending(file) != ".json"]
+    if reading.format:
+        files = [file for file in files if READERS[_ending(file)] is _FORMATS[reading.format]]
+    texts = [file for file in files if READERS[_ending(file)] is _texts]
+    if texts and len(texts) < len(files):
+        of_rows = next(file for file in files if file not in texts)
+        what = f"the folder holds texts ({texts[0].name}) and files of rows ({of_rows.name})"
+        of_its_reader = (name for name, reader in _FORMATS.items() if reader is READERS[_ending(of_rows)])
+        ways = f"format: text or format: {next(of_its_reader)}"
+        raise ConfigError(f"{what}; say which to read, with {ways}", path=path)
+    if reading.chunk_words and len(texts) < len(files):
+        raise ConfigError(f"chunk_words cuts texts, and '{path.name}' holds none")
+    for file in files:
+        place = file.as_posix().removeprefix(path.as_posix())
+        if not file.resolve().is_relative_to(path.resolve()):
+            yield place, "the link leads out of the folder; copy the file there", ""
+            continue
+        for inside, row, item in READERS[_ending(file)](file, replace(reading, folder=path)):
+            yield place + inside, row, item
+
+
+def _texts(path: Path, reading: Reading) -> Rows:
+    """A text, whole or in pieces; the pieces of a file in a folder are one item."""
+    try:
+        text = read_text(path)
+    except ConfigError as error:
+        yield "", error.message, ""
+        return
+    title = next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), _stem(path))
+    notes: list[str] = []
+    pieces = (
+        chunks(text, reading.chunk_words, reading.overlap_words, notes)
+        if reading.chunk_words
+        else [text.strip()]
+    )
+    for note in notes:
+        log.info("%s: %s", path.name, note)
+    item = digest(text) if reading.folder else ""
+    name = path.relative_to(reading.folder).as_posix() if reading.folder else path.name
+    for i, piece in enumerate(filter(None, pieces), 1):
+        yield f"#{i}", {"text": piece, "title": title, "file": name, "piece": i}, item
+
+
+def _ending(path: Path) -> str:
+    """What tells the format of a file, packed or not."""
+    endings = [ending.lower() for ending in path.suffixes]
+    return next((ending for ending in endings[::-1] if ending not in PACKED), "")
+
+
+def _stem(file: Path) -> str:
+    return file.name[: -len("".join(file.suffixes[-2:]))] if file.suffix.lower() in PACKED else file.stem
+
+
+READERS: dict[str, Reader] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _jsonl,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+    ".txt": _texts,
+    ".md": _texts,
+    ".text": _texts,
+}
+"""The reader of each kind of file, by its ending."""
+
+_FORMATS: dict[str, Reader] = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet, "text": _texts}
+"""The reader that each value of the option `format` stands for."""
