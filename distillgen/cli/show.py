@@ -51,22 +51,32 @@ def manual(entry: Mapping[str, Any]) -> None:
             textwrap.fill(" ".join(paragraph.split()), width, initial_indent="  ", subsequent_indent="  ")
             + "\n"
         )
-    for name, option in entry.get("options", {}).items():
-        line = f"{name}: {option['type']}"
-        if option["required"]:
-            line += "; required"
-        elif option["default"] not in (None, "", [], {}):
-            line += f"; default: {json.dumps(option['default'], ensure_ascii=False)}"
-        say(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="      "))
-        if option["description"]:
+    _options(entry.get("options", {}), width)
+    for part in ("reads", "writes"):
+        if entry.get(part):
             say(
                 textwrap.fill(
-                    option["description"], width, initial_indent="      ", subsequent_indent="      "
+                    f"{part}: {entry[part]}", width, initial_indent="  ", subsequent_indent="      "
                 )
             )
     if entry["kind"] == "prompt" and "inputs" in entry:
         say(f"  reads: {', '.join(entry['inputs']) or 'no field'}\n  gives: {entry['output']}")
     say("")
+
+
+def _options(options: Mapping[str, Any], width: int, margin: str = "  ") -> None:
+    """Say each option's type, default and description, and the same of the keys of a mapping."""
+    for name, option in options.items():
+        line = f"{name}: {option['type']}"
+        if option["required"]:
+            line += "; required"
+        elif option["default"] not in (None, "", [], {}):
+            line += f"; default: {json.dumps(option['default'], ensure_ascii=False)}"
+        indent = margin + "    "
+        say(textwrap.fill(line, width, initial_indent=margin, subsequent_indent=indent))
+        if option["description"]:
+            say(textwrap.fill(option["description"], width, initial_indent=indent, subsequent_indent=indent))
+        _options(option.get("options", {}), width, indent)
 
 
 def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], run: Path) -> None:

@@ -160,6 +160,10 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: ClassVar[str] = ""
+    reads: ClassVar[str] = ""
+    """The fields, files and scores that it reads, for the reference."""
+    writes: ClassVar[str] = ""
+    """The fields, files and scores that it writes, for the reference, and whether it drops records."""
     fetches: ClassVar[bool] = False
     """Whether its check sees more where it may look at what lies elsewhere."""
     selects: ClassVar[bool] = False

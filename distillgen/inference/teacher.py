@@ -169,8 +169,8 @@ class Price(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input: float = Field(0.0, ge=0)
-    output: float = Field(0.0, ge=0)
+    input: float = Field(0.0, ge=0, description="of tokens of the request")
+    output: float = Field(0.0, ge=0, description="of tokens of the answer")
     cached_input: float | None = Field(
         None, ge=0, description="of tokens read from the provider's cache; default: input"
     )

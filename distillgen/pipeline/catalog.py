@@ -73,7 +73,12 @@ def filters(project: Project) -> list[dict[str, Any]]:
 
 def stages(project: Project) -> list[dict[str, Any]]:
     """Name, what it does, and its options; a prompt's or a model's sampling, which several stages take, among them."""
-    return [_declared(kind, stage_class(kind)) for kind in stage_kinds()]
+
+    def described(kind: str) -> dict[str, Any]:
+        stage = stage_class(kind)
+        return {**_declared(kind, stage), "reads": stage.reads, "writes": stage.writes}
+
+    return [described(kind) for kind in stage_kinds()]
 
 
 def providers(project: Project) -> list[dict[str, Any]]:
@@ -117,7 +122,16 @@ def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
             "required": option.is_required(),
             "description": option.description or "",
         }
+        if not _marked(option.metadata) and (inner := _mapping_of(option.annotation)):
+            declared[option.alias or name]["options"] = options(inner)
     return declared
+
+
+def _mapping_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the class that declares the keys of an option's mapping, or of the mappings in its list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((inner for part in get_args(annotation) if (inner := _mapping_of(part))), None)
 
 
 def _plain(value: Any) -> Any:
@@ -141,6 +155,7 @@ _TEXTS = {
     "prompt": "prompt name",
     "file": "file in the project",
     "script": "name, folder or file.py:function",
+    "filters": "list of filters",
 }
 _PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name")
 _BOUNDS = {
@@ -156,7 +171,7 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """A type in words, with its bounds."""
     if get_origin(annotation) is Annotated:
         annotation, *metadata = get_args(annotation)
-    named = next((_TEXTS[mark] for mark in metadata if isinstance(mark, str) and mark in _TEXTS), "")
+    named = _marked(metadata)
     bounds = [
         f"{words} {value}"
         for mark in metadata
@@ -164,6 +179,11 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         if (value := getattr(mark, bound, None)) is not None
     ]
     return ", ".join([named or _words(annotation), *bounds])
+
+
+def _marked(metadata: Iterable[Any]) -> str:
+    """Return the words for a type that is marked as the name of something; empty text for any other."""
+    return next((_TEXTS[mark] for mark in metadata if isinstance(mark, str) and mark in _TEXTS), "")
 
 
 def _words(annotation: Any) -> str:

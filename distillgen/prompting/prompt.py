@@ -95,8 +95,8 @@ class Pick(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    of: list[Any] = Field(min_length=1)
-    n: int = Field(1, ge=1)
+    of: list[Any] = Field(min_length=1, description="the values to draw from")
+    n: int = Field(1, ge=1, description="how many of them are drawn at once")
 
 
 def drawn(vary: Mapping[str, list[Any] | Pick], rng: random.Random) -> dict[str, Any]:

@@ -32,6 +32,11 @@ class Allocate(Stage):
     """
 
     kind = "allocate"
+    reads = (
+        "the field `group`, the score or field `confidence`, and what `evaluate` measured in this round "
+        "and the ones before"
+    )
+    writes = "nothing; drops the records that are not drawn"
     selects = True
 
     budget: int = Field(ge=1, description="records of a round that go on")

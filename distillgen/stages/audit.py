@@ -23,6 +23,8 @@ class Audit(Stage):
     """
 
     kind = "audit"
+    reads = "the file `edits`, and the fields that its lines name"
+    writes = "the fields that an edit sets; drops the records that an edit vetoes"
 
     edits: str = Field(
         description="a JSONL file: {id: 3f2a, veto: rude} or {where: {topic: x}, set: {rule: Be brief.}}"

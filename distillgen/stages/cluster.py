@@ -27,6 +27,11 @@ class Cluster(Placed):
     """
 
     kind = "cluster"
+    reads = "the text in `field`, or the numbers in `vector`; the score or field `by`"
+    writes = (
+        "the score `<name>.size` and the parents of the kept records, or with `keep: all` the score "
+        "`<name>.id`; drops the other records of a cluster"
+    )
     selects = True
 
     min_cosine: float = Field(

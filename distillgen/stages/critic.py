@@ -66,6 +66,11 @@ class Critic(Stage):
     """
 
     kind = "critic"
+    reads = "the file `labels`; the fields in `fields` or in `template`"
+    writes = (
+        "the score `<name>`, `critic-<name>.json`, and the trained critic in `critics/` beside the "
+        "ledger; drops records"
+    )
     selects = True
 
     labels: str = Field(description="a JSONL file of labelled rows, as `distillgen label` makes it")

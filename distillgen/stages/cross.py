@@ -20,6 +20,8 @@ class Cross(Stage):
     """Make of each record one for every row, with the row's fields besides its own, in the order of the rows."""
 
     kind = "cross"
+    reads = "the rows in `rows`"
+    writes = "the fields of the rows; as many records as there are rows, for each record"
 
     rows: list[dict[str, Any]] | str = Field(
         min_length=1, description="rows of fields, or a JSONL file that holds them"

@@ -32,6 +32,10 @@ class Decontaminate(Stage):
     """
 
     kind = "decontaminate"
+    reads = (
+        "all texts of a record, the held-out records, the files in `against`, and the fields in `questions`"
+    )
+    writes = "nothing; drops records"
 
     against: list[str] = Field(
         [], description="evaluation sets, JSONL or text, besides what the source holds out"

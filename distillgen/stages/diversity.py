@@ -31,6 +31,8 @@ class Diversity(Placed):
     """
 
     kind = "diversity"
+    reads = "the text in `field`; the numbers in `vector`"
+    writes = "its measures, to `usage.json` and the report"
 
     field: str = Field(description="the text that is measured, and embedded")
     measures: list[Measure] = Field(

@@ -29,6 +29,8 @@ class Embed(Stage):
     """Ask for the embedding of a text. The vector stays in the ledger; `distillgen export --signals` gives it with its record."""
 
     kind = "embed"
+    reads = "the fields in `template`"
+    writes = "the embedding, to the ledger"
 
     model: str = Field(description="one of the pipeline's models; it must be able to embed")
     template: str = Field(description="template of the text")

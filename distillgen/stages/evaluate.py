@@ -43,6 +43,13 @@ class Evaluate(Stage, Sampling):
     """
 
     kind = "evaluate"
+    reads = (
+        "the rows of `data`, or the records; in them the fields in the question, `gold`, `options` and `by`"
+    )
+    writes = (
+        "`evaluation.json` and `evaluation.jsonl`, or `evaluation-<name>.json` and `.jsonl` for a stage "
+        "of another name"
+    )
 
     asked: list[str] = Field(
         min_length=1, alias="models", description="who answers: models of the pipeline, student, base"

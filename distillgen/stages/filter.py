@@ -136,7 +136,7 @@ def _entries(value: Any) -> Any:
 
 
 Entries: TypeAlias = Annotated[
-    list[Entry], BeforeValidator(_entries, json_schema_input_type=list[str | dict[str, Any]])
+    list[Entry], BeforeValidator(_entries, json_schema_input_type=list[str | dict[str, Any]]), "filters"
 ]
 """Filters as a pipeline lists them."""
 
@@ -145,6 +145,11 @@ class FilterStage(Stage):
     """Measure and decide, filter after filter; the first reason to drop a record counts."""
 
     kind = "filter"
+    reads = "the fields that each filter names"
+    writes = (
+        "a score for each filter that measures something; drops records, or with `mark` the fields "
+        "`<mark>` and `<mark>_why`"
+    )
     selects = True
 
     filters: Entries = Field(min_length=1, description="filters by name, each with its options")

@@ -21,6 +21,8 @@ class Format(Stage):
     """Make fields from templates, and choose which fields a row keeps."""
 
     kind = "format"
+    reads = "the fields in the templates, in `messages` and in the parts of `shape`"
+    writes = "the fields that it makes; removes the fields that `keep` does not name"
 
     fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
     messages: list[dict[str, str]] | dict[str, list[dict[str, str]]] | None = Field(

@@ -48,6 +48,11 @@ class Generate(Stage, Sampling):
     """Ask a teacher. Sampling options given here win over the model's, and those over the prompt's."""
 
     kind = "generate"
+    reads = "the fields in the prompt"
+    writes = (
+        "the field `output`, or the fields that the prompt's form names; also the fields `reasoning`, "
+        "`tool_calls` and `mark` where they are asked for; as many records as there are answers"
+    )
 
     model: str = Field(description="one of the pipeline's models")
     prompt: str | None = Field(None, description="a file in prompts/, without its ending")

@@ -52,6 +52,11 @@ class Graph(Stage):
     """
 
     kind = "graph"
+    reads = "the fields `head`, `relation`, `tail` and `text`"
+    writes = (
+        "the scores `<name>.count`, `<name>.community` and `<name>.degree`, `graph.graphml` and "
+        "`graph.json`; drops records of the same pair"
+    )
     selects = True
 
     head: str = Field("head", description="the field that names where an edge begins")

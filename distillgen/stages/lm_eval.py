@@ -32,6 +32,8 @@ class LmEval(Stage):
     """
 
     kind = "lm_eval"
+    reads = "the tasks of lm-eval"
+    writes = "`evaluation-<name>.json` and the folder `lm-eval/`"
 
     asked: list[str] = Field(
         min_length=1, alias="models", description="who is asked: student, base, or provider transformers"

@@ -14,6 +14,8 @@ class Replay(Stage):
     """
 
     kind = "replay"
+    reads = "the records that the earlier rounds kept"
+    writes = "nothing"
 
     def check(self, given: Checking) -> frozenset[str]:
         """It stands in a round."""

@@ -42,6 +42,8 @@ class Retrieve(Stage):
     """
 
     kind = "retrieve"
+    reads = "the field `query`, or the names of nodes in it; the file or folder `from`"
+    writes = "the field `into`"
 
     memory: str | None = Field(
         None, alias="from", description="a file or folder, as of a source; default: the earlier rounds"

@@ -49,6 +49,11 @@ class Rounds(Stage):
     """
 
     kind = "rounds"
+    reads = "the records of its pool"
+    writes = (
+        "the fields `round` and `item`, and what its stages write; the folder `<name>/`, with a folder "
+        "for each round"
+    )
     fetches = True
 
     stages: list[dict[str, Any]] = Field(

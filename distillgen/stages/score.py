@@ -32,6 +32,8 @@ class Score(Stage):
     """
 
     kind = "score"
+    reads = "the fields in `context` and `target`"
+    writes = "the scores `<name>.logprob` and `<name>.mean_logprob`"
 
     model: str = Field(description="one of the pipeline's models; it must be able to score given text")
     context: str = Field(description="template of what comes before: the question that the text answers")

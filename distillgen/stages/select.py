@@ -35,6 +35,11 @@ class Select(Placed):
     """
 
     kind = "select"
+    reads = (
+        "the fields or scores `score`, `over`, `group` and `cost`; the text in `field`, or the numbers "
+        "in `vector`"
+    )
+    writes = "the score `<name>.rank`; drops the records that are not chosen"
     selects = True
 
     by: Literal[

@@ -24,6 +24,11 @@ class Source(Stage):
     """Read rows from a file or folder, or a Hugging Face data set."""
 
     kind = "source"
+    reads = "a file, a folder or a data set"
+    writes = (
+        "the fields of the rows, or those in `fields`; of a text `text`, `title`, `file` and `piece`; with "
+        "`held_out` the field `split`"
+    )
 
     path: str | None = Field(
         None, description="a .jsonl, .json, .csv, .tsv, .parquet, .txt or .md file, or a folder of them"

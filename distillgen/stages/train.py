@@ -63,6 +63,8 @@ class Train(Stage):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind = "train"
+    reads = "the fields that the objective names, and `split`"
+    writes = "the student, in `student/`, or in `student-<name>/` for a stage of another name"
     fetches = True
 
     objective: str = Field("sft", description="how it learns: a file in objectives/, without its ending")

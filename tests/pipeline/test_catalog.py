@@ -12,11 +12,16 @@ from tests.test_contributing import code
 SHIPPED = [entry for entry in catalog.manual(Project(Path("/nowhere"))) if "options" in entry]
 
 
+def undescribed(options):
+    """Return the options, and keys of mappings, without a type or description."""
+    return [name for name, option in options.items() if not option["description"] or not option["type"]] + [
+        f"{name}.{key}" for name, option in options.items() for key in undescribed(option.get("options", {}))
+    ]
+
+
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: f"{entry['kind']} {entry['name']}")
 def test_every_option_is_described(entry):
-    assert not [
-        name for name, option in entry["options"].items() if not option["description"] or not option["type"]
-    ]
+    assert not undescribed(entry["options"])
     assert entry["about"].endswith((".", ":")) and "cannot be read" not in entry["about"]
 
 
@@ -25,6 +30,9 @@ def test_every_option_is_described(entry):
     [
         ("generate", ["stage generate", "n: whole number, at least 1; default: 1", "model: text; required"]),
         ("openai", ["provider openai", "base_url: text; default", "up to and without /chat/completions"]),
+        ("filter", ["filters: list of filters, entries: at least 1; required filters by name"]),
+        ("train", ["lora: mapping: r, alpha", "dropout: number, at least 0, less than 1; default: 0.0"]),
+        ("cluster", ["reads: the text in `field`", "writes: the score `<name>.size`"]),
         ("sft", ["objective sft", "loss: "]),
         (
             "grounded",
@@ -39,6 +47,11 @@ def test_every_option_is_described(entry):
 def test_help(project, topic, lines):
     shown = " ".join(project.cli("help", *filter(None, [topic])).stdout.split())
     assert all(line in shown for line in lines), shown
+
+
+@pytest.mark.parametrize("stage", catalog.stages(Project(Path("/nowhere"))), ids=lambda stage: stage["name"])
+def test_a_stage_says_what_it_reads_and_writes(stage):
+    assert stage["reads"] and stage["writes"]
 
 
 def test_help_of_what_is_not_there_names_the_nearest(project):
