@@ -61,7 +61,7 @@ def filters(project: Project) -> list[dict[str, Any]]:
     def described(name: str) -> dict[str, Any]:
         factory = project.filter(name)
         text, _ = docstring_of(factory)
-        sentences = re.split(r"(?<=\.)\s+(?=[A-Z`])", text)
+        sentences = re.split(r"(?<=\.) (?=[A-Z`])", " ".join(text.split()))
         cost = next((s for s in sentences if s.startswith("Costs ")), "")
         source = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", factory.__globals__.get("__doc__") or "")
         told = {"about": sentences[0], "cost": cost[6:].rstrip("."), "source": source[1] if source else ""}
