@@ -67,7 +67,6 @@ TO_MEND = {
     ("stages/evaluate.py", "stages/filter.py"),
     ("stages/replay.py", "stages/rounds.py"),
     ("stages/retrieve.py", "stages/rounds.py"),
-    ("stages/train.py", "stages/decontaminate.py"),
     ("teachers/_openai_batch.py", "teachers/openai.py"),
     ("teachers/embedded.py", "teachers/openai.py"),
     ("teachers/transformers.py", "teachers/vllm.py"),

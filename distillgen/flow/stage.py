@@ -33,6 +33,7 @@ from distillgen.inference.teacher import Completion, Request, Spec, Teacher, suc
 from distillgen.privacy import name_of
 from distillgen.project import Project, class_in, home
 from distillgen.record import META, Record, Unrenderable
+from distillgen.rows.overlap import OverlapIndex
 from distillgen.text.template import compile_template
 
 Chunk: TypeAlias = list[Record]
@@ -204,6 +205,10 @@ class Stage(BaseModel):
         """What makes fields of one record without asking anybody, so that a control arm can form dropped records, too;
         it raises Unrenderable. None where the stage makes none so.
         """
+        return None
+
+    def evaluation_items(self, project: Project) -> OverlapIndex | None:
+        """Return an index of the evaluation sets that no training may repeat; None where the stage guards none."""
         return None
 
     def makes(self, directory: Path) -> Mapping[str, Spec]:

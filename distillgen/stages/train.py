@@ -2,56 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib.util
-import json
 import logging
-import os
-import random
 import shutil
 import sys
-import tempfile
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import orjson
 from pydantic import ConfigDict, Field, model_validator
 
-from distillgen.errors import ConfigError, DistillgenError, did_you_mean
+from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
-from distillgen.flow.stage import Checking, Chunk, Chunks, Job, Stage, Text
+from distillgen.flow.stage import Checking, Chunks, Job, Stage, Text
 from distillgen.flow.whole_set import Spool
-from distillgen.inference.logprobs import Logprobs, unpack
 from distillgen.inference.teacher import Spec
 from distillgen.located_yaml import Places, validate
 from distillgen.project import Project, file_sha256
-from distillgen.record import SPLIT, Record, Unrenderable, digest, dumps
-from distillgen.stages.decontaminate import Decontaminate
+from distillgen.record import digest, dumps
 from distillgen.state_files import Damaged, load_state
 from distillgen.teachers.transformers import TransformersSpec
-from distillgen.text.display import duration, number
 from distillgen.training import students
-from distillgen.training.objective import PARTS, Lora, Objective, Row, Unusable, objective_class
+from distillgen.training.arms import DIFFERENT, Arm
+from distillgen.training.objective import PARTS, Objective, objective_class
+from distillgen.training.options import Lora
+from distillgen.training.supervise import supervise
 
 log = logging.getLogger("distillgen")
 
-FROM_DROPPED = ("raw", "random")  # the control arms that also have rows which filters dropped
-DIFFERENT = "rows that differ from the kept"
-KINDS = {str: "a text", list: "a list", float: "a number", int: "a number", type(None): "missing"}
-LOOK_EVERY_S = 0.3
 ALWAYS = ("torch", "transformers", "datasets", "accelerate")
 VERSIONED = ("distillgen", *ALWAYS, "trl", "peft", "tokenizers", "sentence-transformers")
-Fields: TypeAlias = frozenset[str]
-QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
 
 class Train(Stage):
@@ -140,6 +126,11 @@ class Train(Stage):
                 )
         return validate(found, given, what=f"objective '{self.objective}'", places=Places())
 
+    @property
+    def arm(self) -> Arm:
+        """What is learnt from, and what is held out."""
+        return Arm(self.on, self.where, self.held_out, self.seed, self.learning)
+
     def folder(self, directory: Path) -> Path:
         """Where the student goes in a run directory."""
         return directory / ("student" if self.name == self.kind else f"student-{self.name}")
@@ -188,7 +179,7 @@ class Train(Stage):
         self.files(given.project)
         if self.where is not None:
             Text(self.where).check(given, "'where'")
-        self._check_arm(given, learning)
+        self.arm.check(given)
         if self.warm_start and not given.loops:
             raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
         if self.lora and not learning.adapters:
@@ -250,42 +241,6 @@ class Train(Stage):
                 f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; leave it out"
             )
 
-    def _check_arm(self, given: Checking, learning: Objective) -> None:
-        """A control arm can differ from what was kept. Raises ConfigError."""
-        if self.on == "shuffled":
-            learning.answers()
-        if self.where is not None and self.on in FROM_DROPPED:
-            raise ConfigError(
-                f"on: {self.on} has what filters dropped, and 'where' drops nothing: use filters, or on: shuffled"
-            )
-        if self.on in FROM_DROPPED and not any(self._learns(given, *step) for step in _steps(given)):
-            raise ConfigError(
-                f"on: {self.on}: the arm would be the kept rows once more: no stage before it selects among records that "
-                "have, or get by a stage format, what is learnt from; put it behind the filters of the answers"
-            )
-
-    def _learns(self, given: Checking, place: int, stage: Stage, fields: Fields) -> bool:
-        """Whether it can learn from what `stage` drops, once the stages behind that have formed it."""
-        if not stage.chooses():
-            return False
-        try:
-            for _, later, _ in list(_steps(given))[place + 1 :]:
-                if later.former():
-                    fields = later.check(replace(given, fields=fields))
-            self.learning.check(replace(given, fields=fields))
-        except ConfigError:
-            return False
-        return True
-
-    def part(self, record: Record) -> str:
-        """Whether a record is trained on or held out: as its `split` says, or else by its source item, of which no row lands
-        on the other side.
-        """
-        if record.fields.get(SPLIT) is not None:
-            return PARTS[record.held_out]
-        item = record.item or record.source or record.id
-        return PARTS[int(digest([self.seed, item], 8), 16) < self.held_out * 16**8]
-
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Write down what there is to learn, train on it, and pass the records on."""
         student = self.folder(job.directory)
@@ -294,7 +249,7 @@ class Train(Stage):
             told = await self._written(chunks, job, spool, work)
             manifest = student / "manifest.json"
             if _fingerprint(manifest) != told["fingerprint"]:
-                await self._train(work, told, job)
+                await supervise(work, self.name, job.notes)
                 shutil.rmtree(student, ignore_errors=True)
                 (work / "student").rename(student)
             shutil.rmtree(work)
@@ -311,7 +266,7 @@ class Train(Stage):
         fresh.mkdir(exist_ok=True)
         with (fresh / "train.jsonl").open("wb") as train, (fresh / "held_out.jsonl").open("wb") as held_out:
             files = dict(zip(PARTS, (train, held_out), strict=True))
-            for part, line in self._arm(spool, job, counts):
+            for part, line in self.arm.rows(spool, job, counts):
                 counts[part] += 1
                 files[part].write(line)
                 sha.update(part.encode() + line)
@@ -362,247 +317,10 @@ class Train(Stage):
         (work / "job.json").write_bytes(dumps(told))
         return told
 
-    def _arm(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, bytes]]:
-        """The rows of what is learnt from, with their parts; a control arm has as many as were kept, and the held-out ones."""
-        rows = self._rows(spool, job, counts)
-        if self.on == "kept":
-            yield from ((part, _line(row)) for part, row, _ in rows)
-            return
-        chance, kept, dropped = random.Random(self.seed), 0, bytearray()
-        with _Lines(job.ledger.path.parent) as lines:
-            for part, row, was_dropped in rows:
-                if part == "train":
-                    lines.add(_line(row))
-                    dropped.append(was_dropped)
-                    kept += not was_dropped
-                else:
-                    yield part, _line(row)
-            if self.on == "shuffled":
-                counts[DIFFERENT] = kept if kept > 1 else 0
-                answers = self.learning.answers()
-                for i, other in enumerate(_others(len(lines), chance)):
-                    row, source = orjson.loads(lines[i]), orjson.loads(lines[other])
-                    yield (
-                        "train",
-                        _line({**row, **{name: source[name] for name in answers if name in source}}),
-                    )
-                return
-            counts[DIFFERENT] = 0
-            for i in range(kept) if self.on == "raw" else _drawn(kept, len(lines), chance):
-                counts[DIFFERENT] += dropped[i]
-                yield "train", lines[i]
-
-    def _rows(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, Row, bool]]:
-        """What each kept record teaches, with its part; in an arm also what those that filters dropped do, which are
-        marked. Those that teach nothing are counted.
-        """
-        learning = self.learning
-        form = self._former(spool, job) if self.on in FROM_DROPPED else None
-        condition = Text(self.where) if self.where is not None else None
-
-        def taught(chunk: Chunk) -> Iterator[tuple[Record, Row | Unusable]]:
-            recorded = _signals(chunk, job) if learning.signals else [{} for _ in chunk]
-            for record, signals in zip(chunk, recorded, strict=True):
-                try:
-                    if condition and not condition.holds(record):
-                        raise Unusable("by 'where'")
-                    yield record, learning.row(form(record) if form and record.dropped else record, signals)
-                except Unusable as why:
-                    yield record, why
-                except Unrenderable as why:
-                    yield record, Unusable(f"'where': {why}")
-
-        kept = (taught([record for record in chunk if not record.dropped]) for chunk in spool.chunks())
-        first = next((row for some in kept for _, row in some if isinstance(row, dict)), {})
-        for chunk in spool.chunks():
-            some = [
-                record for record in chunk if not record.dropped or form and self.part(record) == PARTS[0]
-            ]
-            for record, row in taught(some):
-                why = row if isinstance(row, Unusable) else _misfit(row, first)
-                if isinstance(row, dict) and not why:
-                    yield self.part(record), row, record.dropped is not None
-                else:
-                    counts[f"{'dropped before and ' if record.dropped else ''}left out: {why}"] += 1
-
-    def _former(self, spool: Spool, job: Job) -> Callable[[Record], Record]:
-        """What brings a dropped record into the form of the kept ones, and raises Unusable for those that no arm may
-        learn from: where no whole answer came, and where something is repeated that is evaluated on.
-        """
-        stages = list(_flat(job.stages, job.project))
-        places = {name: i for i, stage in enumerate(stages) for name in stage.names()}
-        guards = [stage for stage in stages if isinstance(stage, Decontaminate)] or [Decontaminate()]
-        evaluated = [guard.sets(job.project) for guard in guards]
-        for chunk in spool.chunks():
-            for record in (record for record in chunk if self.part(record) != PARTS[0]):
-                for seen in evaluated:
-                    seen.add(record.source, record.fields)
-        for seen in evaluated:
-            seen.settle()
-
-        @cache
-        def formers(place: int) -> list[tuple[str, Callable[[Record], Record]]]:
-            return [(stage.name, former) for stage in stages[place + 1 :] if (former := stage.former())]
-
-        def formed(record: Record) -> Record:
-            assert record.dropped
-            place = places.get(record.dropped.stage)
-            if place is None or not stages[place].chooses():
-                raise Unusable(
-                    f"stage '{record.dropped.stage}' let none of it go on ({record.dropped.filter})"
-                )
-            raw = record
-            for name, former in formers(place):
-                try:
-                    record = former(record)
-                except Unrenderable as error:
-                    raise Unusable(f"stage '{name}' cannot form it: {error}") from error
-            if any(seen.find(fields) for seen in evaluated for fields in (raw.fields, record.fields)):
-                raise Unusable("it repeats what is evaluated on")
-            return record
-
-        return formed
-
-    async def _train(self, work: Path, told: Mapping[str, Any], job: Job) -> None:
-        """Carry the training out in a process that ends when its standard input does, so that it never outlives this one."""
-        (work / "error.json").unlink(missing_ok=True)
-        with (work / "output.txt").open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "distillgen.training.process",
-                str(work / "job.json"),
-                env={**os.environ, **QUIET},
-                stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        job.notes[self.name] = "starting"
-        ended = asyncio.create_task(process.wait())
-        try:
-            while not (await asyncio.wait([ended], timeout=LOOK_EVERY_S))[0]:
-                job.notes[self.name] = _told(work)
-        finally:
-            del job.notes[self.name]
-            assert process.stdin
-            process.stdin.close()
-            await ended
-        if process.returncode:
-            raise self._failure(process.returncode, work)
-
-    def _failure(self, code: int, work: Path) -> DistillgenError:
-        """What the process said of its end; else what it printed last."""
-        with suppress(FileNotFoundError):
-            told = orjson.loads((work / "error.json").read_bytes())
-            return (ConfigError if told["mistake"] else DistillgenError)(
-                f"stage '{self.name}': {told['message']}"
-            )
-        how = "was killed (is there memory enough?)" if code < 0 else f"ended with exit code {code}"
-        lines = (work / "output.txt").read_text(errors="replace").strip().splitlines()[-3:]
-        message = f"the training {how}: {' | '.join(lines)} (all that it printed is in {work / 'output.txt'})"
-        return DistillgenError(f"stage '{self.name}': {message}")
-
-
-def _flat(stages: Iterable[Stage], project: Project) -> Iterator[Stage]:
-    """Stages, and behind each those inside it."""
-    for stage in stages:
-        yield stage
-        yield from _flat(stage.inner(project), project)
-
-
-def _steps(given: Checking) -> Iterator[tuple[int, Stage, Fields]]:
-    """The stages from which records can come, and those inside them, with their places and what reaches each."""
-
-    def steps(
-        stages: Sequence[Stage], reached: Sequence[Fields], given: Checking
-    ) -> Iterator[tuple[Stage, Fields]]:
-        for stage, fields in zip(stages, reached, strict=True):
-            yield stage, fields
-            inside, after = stage.within(replace(given, fields=fields))
-            yield from steps(inside, [fields, *after][: len(inside)], given)
-
-    first = given.stages.index(given.loops[-1]) + 1 if given.loops else 0
-    outer = replace(given, stages=given.stages[:first], reached=given.reached[:first])
-    every = steps(given.stages[first:], given.reached[first:], outer)
-    yield from ((place, stage, fields) for place, (stage, fields) in enumerate(every))
-
-
-def _misfit(row: Row, first: Row) -> str:
-    """How the columns of a row differ from those of the first one, if they do: a data set has one shape."""
-    for name in {**first, **row}:
-        one, other = (KINDS.get(type(each.get(name)), "of another type") for each in (row, first))
-        if one != other:
-            return f"its '{name}' is {one}, in the first row it is {other}"
-    return ""
-
-
-def _line(row: Row) -> bytes:
-    return dumps(row) + b"\n"
-
 
 def _ends(layers: Iterable[str]) -> str:
     """The last parts of layers' names, each once."""
     return ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
-
-
-def _drawn(count: int, total: int, chance: random.Random) -> Iterator[int]:
-    """`count` numbers below `total` by chance, in order (Knuth's algorithm S)."""
-    for i in range(total):
-        if chance.random() * (total - i) < count:
-            count -= 1
-            yield i
-
-
-def _others(count: int, chance: random.Random) -> Sequence[int]:
-    """For each of `count` rows another one, by chance, each once (Sattolo's algorithm: one cycle through all)."""
-    others = array("Q", range(count))
-    for i in range(count - 1, 0, -1):
-        j = chance.randrange(i)
-        others[i], others[j] = others[j], others[i]
-    return others
-
-
-class _Lines:
-    """Rows that wait on disk, within reach by their number."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)
-        self._starts = array("Q", [0])
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    def add(self, line: bytes) -> None:
-        """One more; they are read when all are there."""
-        self._file.write(line)
-        self._starts.append(self._starts[-1] + len(line))
-
-    def __getitem__(self, number: int) -> bytes:
-        self._file.seek(self._starts[number])
-        return self._file.read(self._starts[number + 1] - self._starts[number])
-
-
-def _signals(records: Chunk, job: Job) -> list[dict[str, Logprobs]]:
-    """For each record, the log-probabilities of the answers in its lineage, by the stage that asked."""
-    keys = {made["key"]: bytes.fromhex(made["key"]) for record in records for made in record.made}
-    found = job.ledger.find(list(keys.values()))
-
-    def of(record: Record) -> dict[str, Logprobs]:
-        blobs = {
-            made["stage"]: found[keys[made["key"]]][2] for made in record.made if keys[made["key"]] in found
-        }
-        return {stage: unpack(blob)[0] for stage, blob in blobs.items() if blob}
-
-    return [of(record) for record in records]
 
 
 def _fingerprint(file: Path) -> str | None:
@@ -618,18 +336,6 @@ def _versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
-
-
-def _told(work: Path) -> str:
-    """The line of a training that goes on."""
-    try:
-        told = json.loads((work / "progress.json").read_bytes())
-    except FileNotFoundError:
-        return "loading torch and the student"
-    parts = [told["doing"] or f"step {told['step']:,}/{told['steps']:,}"]
-    parts += [f"loss {number(told['loss'])}"] if told["loss"] is not None else []
-    parts += [f"{duration(told['left_s'])} left"] if told["left_s"] is not None else []
-    return "  ".join(parts)
 
 
 def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:

@@ -6,14 +6,13 @@ the training's process it builds the trainer, one of TRL's, sentence-transformer
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import Checking
@@ -22,6 +21,7 @@ from distillgen.project import class_in, home
 from distillgen.record import Record
 from distillgen.training import students
 from distillgen.training.chat_template import Turns, rendered
+from distillgen.training.options import Lora
 
 Row: TypeAlias = dict[str, Any]
 """What a record teaches, of one shape in all rows of a training."""
@@ -39,26 +39,6 @@ PARTS = ("train", "held_out")
 
 class Unusable(Exception):
     """Why a record teaches nothing."""
-
-
-class Lora(BaseModel):
-    """Train low-rank additions to the weights, and not these (Hu et al. 2021; with bits: QLoRA, Dettmers et al. 2023)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    r: int = Field(16, ge=1, description="rank of the additions")
-    alpha: int | None = Field(None, ge=1, description="they are scaled by alpha / r; default: twice r")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of their inputs that is left out by chance")
-    target: str | list[str] = Field("all-linear", description="the layers that get one")
-    bits: Literal[4] | None = Field(
-        None, description="4: hold the student's own weights in 4 bits (QLoRA); needs a GPU"
-    )
-
-    def fits(self, layers: Iterable[str]) -> bool:
-        """Whether some layer gets an addition, as PEFT reads `target`: the ends of names, or one pattern of a whole name."""
-        if isinstance(self.target, str):
-            return self.target == "all-linear" or any(re.fullmatch(self.target, layer) for layer in layers)
-        return any(layer == end or layer.endswith(f".{end}") for layer in layers for end in self.target)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.stages.decontaminate import Seen
+from distillgen.rows.overlap import OverlapIndex
 
 ASK = {"models": ["m"], "template": "{{ question }}", "gold": "right", "metrics": ["exact"]}
 
@@ -84,7 +84,7 @@ def test_one_that_is_written_is_not_doubled_and_one_without_a_set_is_refused(pro
 
 
 def test_short_texts_are_looked_for_whole_and_very_short_ones_not():
-    seen = Seen(13, [])
+    seen = OverlapIndex(13, [])
     seen.add("a", {"x": "one two three four five six seven eight nine"})
     seen.add("b", {"x": "yes it is so"})
     seen.settle()

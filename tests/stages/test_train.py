@@ -465,13 +465,13 @@ def test_a_student_on_the_hub_is_looked_at_before_anything_is_paid_for(
 def test_all_rows_of_a_source_item_are_on_one_side():
     stage = Train(student="tiny", held_out=0.2)
     sides = {
-        i: {stage.part(Record(f"{i}/{n}", {}, source=f"data:{i}")) for n in range(5)} for i in range(500)
+        i: {stage.arm.part(Record(f"{i}/{n}", {}, source=f"data:{i}")) for n in range(5)} for i in range(500)
     }
     assert all(len(side) == 1 for side in sides.values())
     assert 60 < sum(side == {"held_out"} for side in sides.values()) < 140
-    assert {Train(student="tiny", held_out=0.0).part(Record("", {}, source=str(i))) for i in range(99)} == {
-        "train"
-    }
+    assert {
+        Train(student="tiny", held_out=0.0).arm.part(Record("", {}, source=str(i))) for i in range(99)
+    } == {"train"}
 
 
 def test_a_source_with_lineage_keeps_scores_and_answers(project):

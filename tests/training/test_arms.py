@@ -10,7 +10,8 @@ import pytest
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.record import dumps
-from distillgen.stages.train import Train, _drawn, _others
+from distillgen.stages.train import Train
+from distillgen.training.arms import cyclic_permutation, ordered_sample
 
 ARMS = ("kept", "raw", "random", "shuffled")
 ODD = {
@@ -36,13 +37,14 @@ def taught(project, monkeypatch):
     for name, text in ODD.items():
         project.write(f"filters/{name}.py", text)
 
-    async def written(self, work, told, job):
+    async def written(work, stage, notes):
+        told = json.loads((work / "job.json").read_bytes())
         (work / "student").mkdir()
         for name in ("train.jsonl", "held_out.jsonl"):
             shutil.copy(work / name, work / "student" / name)
         manifest = {
             "student": "tiny",
-            "objective": self.objective,
+            "objective": told["stage"]["objective"],
             "kind": "model",
             "api": "chat",
             "fingerprint": told["fingerprint"],
@@ -56,7 +58,7 @@ def taught(project, monkeypatch):
         }
         (work / "student/manifest.json").write_bytes(dumps(manifest))
 
-    monkeypatch.setattr(Train, "_train", written)
+    monkeypatch.setattr("distillgen.stages.train.supervise", written)
 
     def taught(
         stages,
@@ -439,7 +441,7 @@ def test_no_arm_learns_a_dropped_near_copy_of_what_the_training_holds_out_itself
     stage = Train(student="tiny", held_out=0.3)
 
     def side(row):
-        return stage.part(Record("", row, item=item_of(row)))
+        return stage.arm.part(Record("", row, item=item_of(row)))
 
     rows = [{"n": i, "question": long(i), "answer": "a"} for i in range(40)]
     first = next(i for i in range(0, 40, 2) if side(rows[i]) == "held_out")
@@ -457,13 +459,13 @@ def test_no_arm_learns_a_dropped_near_copy_of_what_the_training_holds_out_itself
 def test_every_row_gets_another_ones_answer_and_the_draw_is_even():
     import random
 
-    assert [*_others(1, random.Random(0))] == [0]
+    assert [*cyclic_permutation(1, random.Random(0))] == [0]
     for n in (2, 3, 50):
-        others = [*_others(n, random.Random(n))]
+        others = [*cyclic_permutation(n, random.Random(n))]
         assert sorted(others) == list(range(n)) and all(i != other for i, other in enumerate(others))
     counts = [0] * 10
     for seed in range(600):
-        some = [*_drawn(3, 10, random.Random(seed))]
+        some = [*ordered_sample(3, 10, random.Random(seed))]
         assert len(some) == 3 and some == sorted(set(some))
         for i in some:
             counts[i] += 1
@@ -500,13 +502,13 @@ def test_with_warm_start_each_round_goes_on_from_the_one_before_and_without_it_b
     project, taught, monkeypatch
 ):
     begun = []
-    written = Train._train
+    written = distillgen.stages.train.supervise
 
-    async def noted(self, work, told, job):
-        begun.append(told["start"])
-        await written(self, work, told, job)
+    async def noted(work, stage, notes):
+        begun.append(json.loads((work / "job.json").read_bytes())["start"])
+        await written(work, stage, notes)
 
-    monkeypatch.setattr(Train, "_train", noted)
+    monkeypatch.setattr("distillgen.stages.train.supervise", noted)
     project.rows("rows.jsonl", questions(6))
 
     def run(out, **train):

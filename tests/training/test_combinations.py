@@ -166,13 +166,13 @@ def outcome(folder, monkeypatch):
     monkeypatch.chdir(folder)
     counts = itertools.count()
 
-    async def here(self, work, told, job):
+    async def here(work, stage, notes):
         from distillgen.training.process import train
 
-        (work / "job.json").write_text(json.dumps(told))
-        train(work, told, self)
+        job = json.loads((work / "job.json").read_bytes())
+        train(work, job, Train.model_validate(job["stage"]))
 
-    monkeypatch.setattr(Train, "_train", here)
+    monkeypatch.setattr("distillgen.stages.train.supervise", here)
 
     def outcome(objective, options, *, student="tiny", **general):
         train = {

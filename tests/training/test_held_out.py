@@ -14,7 +14,7 @@ def parts(project, rows, **options):
     children = [r.derive({"completion": str(n)}, {"stage": "generate"}, n) for r in records for n in range(2)]
     found = {}
     for record in children:
-        found.setdefault(record.fields["q"], set()).add(stage.part(Record.from_row(record.row())))
+        found.setdefault(record.fields["q"], set()).add(stage.arm.part(Record.from_row(record.row())))
     return found
 
 
@@ -37,7 +37,7 @@ def test_pieces_of_a_text_in_a_folder_stay_together(project):
     def sides():
         records = [*Source(name="source", path="texts", chunk_words=20).records(Project(project.path))]
         texts = {record.fields["file"] for record in records}
-        return {text: {stage.part(r) for r in records if r.fields["file"] == text} for text in texts}
+        return {text: {stage.arm.part(r) for r in records if r.fields["file"] == text} for text in texts}
 
     first = sides()
     assert (
