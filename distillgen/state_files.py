@@ -4,17 +4,23 @@ loss leaves files that are empty, cut short or full of zeros.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distillgen.errors import DistillgenError
 
 MARKS = ("round.json", "manifest.json", "rounds.json")
 """Files that say that what lies beside them is whole."""
 
+PARTIAL = ".partial"
+"""What the name of a file of rows ends in while the file is being written."""
+
 _BLOCK = 1 << 20
+BUFFER_BYTES = 1 << 17
 
 
 class Damaged(DistillgenError):
@@ -79,3 +85,22 @@ def _damaged(directory: Path) -> Iterator[Path]:
         filled = path.name == "records.jsonl" or path.name.startswith("evaluation")
         if path.is_file() and not (is_whole(path) and (path.stat().st_size or not filled)):
             yield path
+
+
+@contextlib.contextmanager
+def partial_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its place when the stage ends in any orderly way; until then the former one stands."""
+    partial = path.with_name(path.name + PARTIAL)
+    with partial.open("wb", buffering=BUFFER_BYTES) as stream:
+        try:
+            yield stream
+        finally:
+            stream.flush()
+            os.replace(partial, path)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file at once, so that a reader never sees half of it."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)

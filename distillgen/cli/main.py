@@ -25,7 +25,7 @@ from distillgen.text.display import reasons
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
-    from distillgen.runs.execute import Options
+    from distillgen.runs.state import Options
 
 HELLO = (
     "pipelines/hello.yaml",
@@ -315,8 +315,9 @@ def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None
 def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) -> None:
     """Show a few records through all stages. Its answers are kept for the run."""
     from distillgen.runs.directory import read_records, stage_file
-    from distillgen.runs.execute import Options, execute, ledger_path
+    from distillgen.runs.execute import execute, ledger_path
     from distillgen.runs.progress import watch
+    from distillgen.runs.state import Options
 
     checked = _load(pipeline, sets)
     directory = (out or checked.run_directory()) / "preview"
@@ -368,7 +369,7 @@ def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **g
     Exit codes: 0 finished, 2 a mistake to mend, 3 finished with failed rows,
     4 stopped by --max-cost-usd, 130 interrupted.
     """
-    from distillgen.runs.execute import Options
+    from distillgen.runs.state import Options
 
     if stage := given.pop("stage"):
         given["first"] = given["until"] = stage
@@ -403,7 +404,7 @@ def filter_(
     A filter that asks a model finds it by --set 'models.judge={provider: openai, model: gpt-4.1-mini}'.
     """
     from distillgen.rows.readers import origin
-    from distillgen.runs.execute import Options
+    from distillgen.runs.state import Options
 
     stages = [{"source": origin(data)}, {"filter": [_filter(text) for text in chosen]}]
     checked = _load({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
@@ -456,7 +457,7 @@ def evaluate(
     --set evaluate.n=8, evaluate.vote=number, evaluate.options=choices, evaluate.perplexity=true.
     """
     from distillgen.rows.readers import origin
-    from distillgen.runs.execute import Options
+    from distillgen.runs.state import Options
 
     path = data if isinstance(data, str) else _in_project(data.directory / "corpus.jsonl")
     models = dict(map(_model, given)) or ({} if isinstance(data, str) else _students(data.directory))
@@ -557,8 +558,8 @@ def train(
     Give the same command again to go on where it stopped.
     """
     from distillgen.rows.readers import origin
-    from distillgen.runs.execute import Options
     from distillgen.runs.report import write_report
+    from distillgen.runs.state import Options
 
     run = None if isinstance(data, str) else data
     corpus = data if isinstance(data, str) else _in_project(data.directory / "corpus.jsonl")

@@ -13,9 +13,8 @@ from distillgen.errors import ConfigError
 from distillgen.located_yaml import VARIABLE
 from distillgen.privacy import Guard, public
 from distillgen.record import Record, loads_own
-from distillgen.state_files import Damaged, is_whole, load_state
+from distillgen.state_files import PARTIAL, Damaged, is_whole, load_state
 
-PARTIAL = ".partial"
 MACHINE = "machine.json"  # paths and addresses that nothing published may hold; itself it stays here
 STATE = ("state", "stages", "models", "totals", "kept", "dropped")
 """What `usage.json` holds at least."""

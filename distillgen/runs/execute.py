@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import gc
 import itertools
 import json
 import logging
 import os
-import signal
-import sys
-import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -33,131 +27,32 @@ import yaml
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
 from distillgen.flow.stage import CHUNK, Chunks, Job
-from distillgen.inference.ledger import COUNTS, Ledger, salvage
+from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget, Outlook
 from distillgen.inference.teacher import Services, Spec, Teacher, hide, teacher_class
 from distillgen.pipeline.load import Done, Pipeline, from_environment, load
 from distillgen.privacy import command, name_of, used_by
 from distillgen.record import Record, digest, dumps
-from distillgen.runs.directory import MACHINE, PARTIAL, Run, read_records, stage_file
+from distillgen.runs.directory import MACHINE, Run, read_records, stage_file
+from distillgen.runs.interpreter import interpreter_tuned
+from distillgen.runs.lock import directory_lock, ledger_in_use
+from distillgen.runs.log import log_unheard, run_log, without_secrets
+from distillgen.runs.state import Live, Options, StageCount
+from distillgen.runs.stopping import stop_on_signals
 from distillgen.runs.streams import hold_open
-from distillgen.stages.generate import FAILURES
-from distillgen.state_files import Damaged, is_whole, remove_damaged
+from distillgen.state_files import Damaged, is_whole, partial_file, remove_damaged, replace_text
 from distillgen.teachers.scripted import Script, Scripted
 
 log = logging.getLogger("distillgen")
 
-COLLECT_AFTER = 20_000  # objects made and not freed, before the garbage collector looks for cycles among them
-TURN_S = 0.00005  # after which one thread hands Python to another that waits for it
-MOST_WARNINGS = 20  # that are shown; run.log holds all
 LOOK_S = 0.02  # between two looks at whether another row can be paid for
 STALL_S = (
     1.0  # without a request or a row that moves, after which more rows are let in whatever they may cost
 )
 FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
-BUFFER_BYTES = 1 << 17
 _WORDS = {4: "stopped by budget", 130: "interrupted"}
 
-Watch = Callable[["Live"], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out; none of it changes what an unlimited run gives."""
-
-    limit: int | None = None
-    first: str | None = None
-    until: str | None = None
-    retry_failed: bool = False
-    retry_with: Mapping[str, Any] = field(default_factory=dict)
-    max_cost_usd: float | None = None
-    concurrency: int | None = None
-    ledger: Path | None = None
-    salvage: bool = False
-    scripts: Mapping[str, Script] = field(default_factory=dict)
-
-
-@dataclass
-class StageCount:
-    """What has left a stage so far."""
-
-    name: str
-    kind: str
-    fingerprint: str = ""
-    sources: int = 0
-    rows: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    complete: bool = False
-    measured: dict[str, float] = field(default_factory=dict)
-    costs: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-@dataclass
-class Live:
-    """A run while it goes on. `ledger_run` is the name of its answers, None where the ledger holds no others; `ledger_seen` the
-    newest row of which the stages that stand are known to take notice.
-    """
-
-    pipeline: Pipeline
-    directory: Path
-    ledger: Ledger
-    ledger_run: str | None
-    ledger_seen: int
-    stages: list[StageCount]
-    teachers: Mapping[str, Teacher]
-    teacher: Callable[[str, Spec], Teacher]
-    budget: Budget
-    total: int | None
-    most_usd: float
-    last: int
-    stopping: str = ""
-    started: float = field(default_factory=time.monotonic)
-    notes: dict[str, str] = field(default_factory=dict)
-    first_kept: Record | None = None
-    first_shown: bool = False
-    warnings: list[str] = field(default_factory=list)
-    """What run.log warns of, as it comes, for whoever watches."""
-    totals_before: dict[str, float] = field(init=False)
-    """What the run had asked before this command."""
-
-    def __post_init__(self) -> None:
-        """Count what the ledger holds at the start."""
-        self.totals_before = self._totals()
-
-    def _totals(self) -> dict[str, float]:
-        usage = self.ledger.usage(self.ledger_run)
-        return {key: round(sum(getattr(used, key) for used in usage), 6) for key in COUNTS}
-
-    def state(self, word: str) -> dict[str, Any]:
-        """What `usage.json` holds."""
-        usage = self.ledger.usage(self.ledger_run)
-        totals = self._totals()
-        dropped = sum((count.dropped for count in self.stages), Counter[str]())
-        models: dict[str, dict[str, float]] = {}
-        for used in usage:
-            total = models.setdefault(used.model, dict.fromkeys(COUNTS, 0))
-            total.update({key: total[key] + getattr(used, key) for key in COUNTS})
-        return {
-            "pipeline": self.pipeline.name,
-            "state": word,
-            "source_rows": self.total,
-            "kept": self.stages[-1].kept,
-            "failed": sum(dropped[name] for name in FAILURES),
-            "dropped": dict(dropped.most_common()),
-            "stages": [
-                asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages
-            ],
-            "models": models,
-            "usage": [used._asdict() for used in usage],
-            "totals": totals,
-            "from_ledger": sum(teacher.activity.replayed for teacher in self.teachers.values()),
-            "asked_now": {key: round(totals[key] - self.totals_before[key], 6) for key in COUNTS},
-            "ledger": os.path.relpath(self.ledger.path, self.directory),
-            "ledger_seen": self.ledger_seen,
-            "seconds": round(time.monotonic() - self.started, 1),
-            "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
+Watch = Callable[[Live], Awaitable[None]]
 
 
 def run(
@@ -194,26 +89,8 @@ def run(
 def execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
     """Carry out a checked pipeline; `watch` runs beside it and is cancelled at the end."""
     hold_open()
-    with _interpreter_at_ease():
+    with interpreter_tuned():
         return uvloop.run(_execute(pipeline, directory, options, watch))
-
-
-@contextlib.contextmanager
-def _interpreter_at_ease() -> Iterator[None]:
-    """Python's defaults cost a quarter of the time of asking: many rows are in flight, hardly any is part of a cycle, and
-    what was imported never is garbage; and the threads of HTTP client and ledger need the interpreter for microseconds,
-    but get it when the loop rests, or after 5 ms.
-    """
-    collected, turn_s = gc.get_threshold(), sys.getswitchinterval()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, *collected[1:])
-    sys.setswitchinterval(TURN_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(turn_s)
-        gc.set_threshold(*collected)
-        gc.unfreeze()
 
 
 async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None) -> Live:
@@ -227,10 +104,14 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
     first, last = _range(pipeline, options)
     secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
     hidden = dict.fromkeys(secrets, "[withheld]") | from_environment(pipeline.shown_models)
-    with _locked(directory), _logged(directory / "run.log", hidden) as warnings, _without_secrets(hidden):
-        asyncio.get_running_loop().set_exception_handler(_log_unheard)
+    with (
+        directory_lock(directory),
+        run_log(directory / "run.log", hidden) as warnings,
+        without_secrets(hidden),
+    ):
+        asyncio.get_running_loop().set_exception_handler(log_unheard)
         path = ledger_path(pipeline, directory, options)
-        with _in_use(path, options):
+        with ledger_in_use(path, options):
             ledger = Ledger(path)
             try:
                 live, first = _prepared(pipeline, directory, options, ledger, first, last)
@@ -239,31 +120,6 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
                 return live
             finally:
                 await ledger.close()
-
-
-@contextlib.contextmanager
-def _in_use(path: Path, options: Options) -> Iterator[None]:
-    """Say that a run uses the ledgers in this folder; with `salvage`, move a damaged one out of the way first, unless another
-    run uses it. Raises ConfigError.
-    """
-    if not path.parent.is_dir():  # which the ledger itself tells
-        yield
-        return
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        if options.salvage and path.exists():
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"the ledger {path} is in use by another run; wait for it before --salvage"
-                ) from None
-            count, kept = salvage(path)
-            log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(handle)
 
 
 def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
@@ -346,9 +202,9 @@ def _prepared(
     text = yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
     addresses = [hide(address, hidden) for address in used_by(pipeline.models)]
     here = {"addresses": addresses, "paths": [str(pipeline.project.root), str(directory.resolve())]}
-    _write(directory / MACHINE, json.dumps(here, indent=2))
+    replace_text(directory / MACHINE, json.dumps(here, indent=2))
     if not path.exists() or path.read_bytes() != text.encode():
-        _write(path, text)
+        replace_text(path, text)
     return Live(
         pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last
     ), first
@@ -457,7 +313,7 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
     consume = asyncio.create_task(_pull(live, job, first))
     beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]
     error: Exception | None = None
-    with _signals(consume, live):
+    with stop_on_signals(consume, live):
         try:
             await consume
         except asyncio.CancelledError:
@@ -508,10 +364,10 @@ async def _pull(live: Live, job: Job, first: int) -> None:
             if i == max(first, 1) and live.budget.max_cost_usd is not None:
                 stream = _depth_first(stream, live, job, i)
                 stack.push_async_callback(stream.aclose)
-            out = stack.enter_context(_partial(stage_file(directory, i, stages[i].name)))
+            out = stack.enter_context(partial_file(stage_file(directory, i, stages[i].name)))
             whole = i == len(stages) - 1
-            corpus = stack.enter_context(_partial(directory / "corpus.jsonl")) if whole else None
-            dropped = stack.enter_context(_partial(directory / "dropped.jsonl")) if whole else None
+            corpus = stack.enter_context(partial_file(directory / "corpus.jsonl")) if whole else None
+            dropped = stack.enter_context(partial_file(directory / "dropped.jsonl")) if whole else None
             live.stages[i].costs = job.costs.setdefault(stages[i].name, {})
             stream = stages[i].run(stream, replace(job, stages=stages[:i]))
             stack.push_async_callback(stream.aclose)
@@ -635,18 +491,6 @@ async def _stored(path: Path) -> Chunks:
         yield chunk
 
 
-@contextlib.contextmanager
-def _partial(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place when the stage ends in any orderly way; until then the former one stands."""
-    partial = path.with_name(path.name + PARTIAL)
-    with partial.open("wb", buffering=BUFFER_BYTES) as stream:
-        try:
-            yield stream
-        finally:
-            stream.flush()
-            os.replace(partial, path)
-
-
 def _teacher(name: str, spec: Spec, services: Services, options: Options) -> Teacher:
     if name in options.scripts:
         return Scripted(name, spec, services, script=options.scripts[name])
@@ -685,136 +529,10 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
             )
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One process a directory."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        stream = (directory / "run.lock").open("a+")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to '{directory}': {error.strerror}. Choose another directory with --out"
-        ) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            process = stream.read().strip(" \0\n") or "unknown"
-            raise ConfigError(
-                f"'{directory}' is in use by another run (process {process}); "
-                f"wait for it, look at it with: distillgen status {directory}, or choose another --out"
-            ) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
-
-
-class _Formatter(logging.Formatter):
-    """Records and their tracebacks without secrets."""
-
-    def __init__(
-        self, hidden: Mapping[str, str], form: str = "%(asctime)s %(levelname)s %(message)s"
-    ) -> None:
-        super().__init__(form)
-        self._hidden = hidden
-
-    def format(self, record: logging.LogRecord) -> str:
-        return hide(super().format(record), self._hidden)
-
-
-class _Warnings(logging.Handler):
-    """Keeps the first MOST_WARNINGS different warnings, without secrets, for whoever watches the run."""
-
-    def __init__(self, hidden: Mapping[str, str]) -> None:
-        super().__init__(logging.WARNING)
-        self.setFormatter(_Formatter(hidden, "%(message)s"))
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if record.levelno == logging.WARNING and text not in self.texts and len(self.texts) < MOST_WARNINGS:
-            self.texts.append(text)
-
-
-def _log_unheard(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    """What goes wrong in a task that nobody awaits belongs in the log, where secrets are withheld."""
-    log.error("%s", context["message"], exc_info=context.get("exception"))
-
-
-@contextlib.contextmanager
-def _without_secrets(hidden: Mapping[str, str]) -> Iterator[None]:
-    """No exception that leaves a run shows a secret, nor does its traceback."""
-    try:
-        yield
-    except Exception as error:
-        shown = "".join(traceback.format_exception(error))
-        if hide(shown, hidden) == shown:
-            raise
-        log.error("%s", shown)
-        if not isinstance(error, DistillgenError):
-            text = f"{type(error).__name__}: {hide(str(error), hidden)}"
-            raise RuntimeError(text).with_traceback(error.__traceback__) from None
-        error.args = tuple(hide(str(each), hidden) for each in error.args)
-        error.__notes__ = [hide(note, hidden) for note in getattr(error, "__notes__", ())]
-        if isinstance(error, ConfigError):
-            error.message = hide(error.message, hidden)
-        error.__cause__ = error.__context__ = None
-        raise
-
-
-@contextlib.contextmanager
-def _logged(path: Path, hidden: Mapping[str, str]) -> Iterator[list[str]]:
-    """Write run.log, in which nothing stands that is `hidden`, and give the warnings, to which those to come are added."""
-    handler, warnings = logging.FileHandler(path, encoding="utf-8"), _Warnings(hidden)
-    handler.setFormatter(_Formatter(hidden))
-    level = log.level
-    log.addHandler(handler)
-    log.addHandler(warnings)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
-        yield warnings.texts
-    finally:
-        log.removeHandler(handler)
-        log.removeHandler(warnings)
-        log.setLevel(level)
-        handler.close()
-
-
-@contextlib.contextmanager
-def _signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or closed terminal stops cleanly; a second Ctrl-C or SIGTERM gives up what is in flight."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def stop(number: int) -> None:
-        if not live.stopping:
-            live.stopping = "interrupted"
-            consume.cancel()
-        elif number != signal.SIGHUP:  # which the kernel and the shell both send for one terminal
-            for teacher in live.teachers.values():
-                teacher.abandon()
-
-    ends = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
-        ends.append(signal.SIGHUP)
-    for number in ends:
-        loop.add_signal_handler(number, stop, number)
-    try:
-        yield
-    finally:
-        for number in ends:
-            loop.remove_signal_handler(number)
-
-
 async def _save_state(live: Live) -> None:
     """Keep usage.json fresh for `distillgen status` in another terminal."""
     while True:
-        _write(live.directory / "usage.json", json.dumps(live.state("running"), indent=2))
+        replace_text(live.directory / "usage.json", json.dumps(live.state("running"), indent=2))
         await asyncio.sleep(1)
 
 
@@ -824,7 +542,7 @@ def _finish(live: Live, word: str, first: int) -> None:
 
     if live.ledger.rows == live.ledger.last_id:  # nobody else has added to it
         live.ledger_seen = live.ledger.rows
-    _write(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
+    replace_text(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
     if live.last == len(live.stages) - 1 and (first <= live.last or not _told(live.directory)):
         write_report(live.directory)
         write_card(live.directory)
@@ -839,10 +557,3 @@ def _told(directory: Path) -> bool:
     if not all(page.exists() and is_whole(page) for page in pages):
         return False
     return all(card.stat().st_mtime >= path.stat().st_mtime for path in told_of)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once, so that a reader never sees half of it."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)

@@ -28,7 +28,8 @@ from distillgen.rows.formats import BATCH, FORMATS, Writer, schema_of
 from distillgen.rows.jsonl import read_rows as read_any_rows
 from distillgen.rows.shapes import Shaper, shaper
 from distillgen.runs.card import Census, card
-from distillgen.runs.directory import PARTIAL, Run, guard_of, read_records, read_rows
+from distillgen.runs.directory import Run, guard_of, read_records, read_rows
+from distillgen.state_files import PARTIAL
 from distillgen.text.display import clipped
 
 Batch = list[dict[str, Any]]

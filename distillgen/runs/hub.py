@@ -17,8 +17,8 @@ from distillgen.extras import need
 from distillgen.privacy import public
 from distillgen.record import META, dumps
 from distillgen.runs.card import student_card
-from distillgen.runs.directory import PARTIAL, Run, guard_of, read_rows
-from distillgen.state_files import load_state
+from distillgen.runs.directory import Run, guard_of, read_rows
+from distillgen.state_files import PARTIAL, load_state
 from distillgen.text.display import clipped
 
 TOKENS = "https://huggingface.co/settings/tokens"

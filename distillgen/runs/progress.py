@@ -17,7 +17,7 @@ from distillgen.text.display import clipped, duration, field_lines, money, stage
 
 if TYPE_CHECKING:
     from distillgen.inference.teacher import Teacher
-    from distillgen.runs.execute import Live
+    from distillgen.runs.state import Live
 
 SILENCE_S = 30.0
 DRAW_EVERY_S = 0.5

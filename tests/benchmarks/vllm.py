@@ -53,7 +53,8 @@ def bare(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> lis
 def ours(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> list[tuple[float, float]]:
     """When the engine has started, and when the last row is on disk."""
     from distillgen.pipeline.load import load
-    from distillgen.runs.execute import Options, execute
+    from distillgen.runs.execute import execute
+    from distillgen.runs.state import Options
 
     seeds = out / "seeds.jsonl"
     seeds.write_text("".join(json.dumps({"question": question}) + "\n" for question in questions(rows)))

@@ -161,7 +161,8 @@ def test_each_model_is_shown_with_its_own_answers_and_money(small):
         finally:
             shown.extend(progress._lines(live, 1.0, 4, {"t": 4, "u": 2}))
 
-    from distillgen.runs.execute import Options, execute
+    from distillgen.runs.execute import execute
+    from distillgen.runs.state import Options
 
     execute(distillgen.load("pipelines/small.yaml"), small.path / "r", Options(), watch)
     lines = {line.split()[0]: line for line in shown}

@@ -16,6 +16,7 @@ import distillgen
 from distillgen.inference.ledger import Ledger
 from distillgen.project import home, project_around, project_of
 from distillgen.runs import execute
+from distillgen.runs.state import Options
 from tests.conftest import ROOT, ProjectFolder
 from tests.endpoint import Endpoint, completion
 
@@ -189,7 +190,7 @@ def test_what_another_process_supersedes_while_a_run_goes_on_is_noticed(project)
 
     distillgen.run(made, out="first", ledger=path, teachers={"u": slow})
     execute.execute(
-        distillgen.load(more), Path("first"), execute.Options(ledger=path, scripts={"u": slow}), supersede
+        distillgen.load(more), Path("first"), Options(ledger=path, scripts={"u": slow}), supersede
     )
     assert "newer" not in Path("first/corpus.jsonl").read_text(), "the stage that stands was carried out"
     run = distillgen.run(more, out="first", ledger=path, teachers={"u": slow})

@@ -241,7 +241,8 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
 
     from rich.console import Console
 
-    from distillgen.runs.execute import Options, execute
+    from distillgen.runs.execute import execute
+    from distillgen.runs.state import Options
 
     async def slow(request, sample):
         await asyncio.sleep(1.2)

@@ -1,0 +1,67 @@
+"""Locks: one run a directory, and no salvage of a ledger that another run uses."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from distillgen.errors import ConfigError
+from distillgen.inference.ledger import salvage
+from distillgen.runs.state import Options
+
+log = logging.getLogger("distillgen")
+
+
+@contextlib.contextmanager
+def directory_lock(directory: Path) -> Iterator[None]:
+    """One process a directory."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stream = (directory / "run.lock").open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to '{directory}': {error.strerror}. Choose another directory with --out"
+        ) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            process = stream.read().strip(" \0\n") or "unknown"
+            raise ConfigError(
+                f"'{directory}' is in use by another run (process {process}); "
+                f"wait for it, look at it with: distillgen status {directory}, or choose another --out"
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+@contextlib.contextmanager
+def ledger_in_use(path: Path, options: Options) -> Iterator[None]:
+    """Say that a run uses the ledgers in this folder; with `salvage`, move a damaged one out of the way first, unless another
+    run uses it. Raises ConfigError.
+    """
+    if not path.parent.is_dir():  # which the ledger itself tells
+        yield
+        return
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        if options.salvage and path.exists():
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"the ledger {path} is in use by another run; wait for it before --salvage"
+                ) from None
+            count, kept = salvage(path)
+            log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
