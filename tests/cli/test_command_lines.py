@@ -14,7 +14,7 @@ import pytest
 
 import distillgen
 from distillgen import ConfigError
-from distillgen.cli import main
+from distillgen.cli import arguments, main
 from distillgen.project import Project
 from distillgen.rows.formats import FORMATS
 from distillgen.rows.shapes import SHAPES
@@ -116,12 +116,12 @@ def test_a_command_line_is_one_that_the_program_takes(file, text, alone):
         if isinstance(value, str | list) and not re.search(r"[A-Z]{2}|X", str(value))
     }
     if shape := real.get("shape"):
-        assert main._assignments(shape, "--shape")[0] in SHAPES
+        assert arguments.assignments(shape, "--shape")[0] in SHAPES
     if name := real.get("format_"):
         assert name in FORMATS
-    main._shares(real.get("splits") or "")
+    arguments.shares(real.get("splits") or "")
     for chosen in real.get("chosen") or ():
-        (name,) = main._filter(chosen)
+        (name,) = arguments.filter_argument(chosen)
         assert name in {*Project(ROOT).names("filters", ".py"), *OF_A_WALK_THROUGH}
     if options.get("pipeline") in SHIPPED:
         try:
@@ -136,7 +136,7 @@ def test_there_are_lines_of_each_kind():
         "README.md",
         "CONTRIBUTING.md",
         "pipelines/symbolic-knowledge.yaml",
-        "distillgen/cli/main.py",
+        "distillgen/cli/data.py",
     } <= {file for file, _, _ in LINES}
 
 
