@@ -123,7 +123,9 @@ def export(
     distillgen export answers.csv --shape messages:user=question,assistant='{{ answer }} ({{ unit }})' -o answers
     """
     from distillgen.rows.formats import FORMATS
-    from distillgen.runs.export import Wanted, export, export_signals
+    from distillgen.runs.export import export
+    from distillgen.runs.export_rows import Wanted
+    from distillgen.runs.export_signals import export_signals
 
     if out is None and isinstance(data, str):
         raise ConfigError("give --out: a folder, or a file by its ending, to export to")
@@ -240,7 +242,8 @@ def label(
     run: Run, count: int, fields: str, out: Path, label: str, graded: bool, seed: int, web: bool, port: int
 ) -> None:
     """Label records of RUN, kept and dropped, for a critic to learn from. Give the same command again to go on."""
-    from distillgen.cli.labelling import Labelling, in_terminal, on_page, sample
+    from distillgen.cli.labelling import Labelling, in_terminal, sample
+    from distillgen.cli.labelling_page import on_page
 
     shown = [name.strip() for name in fields.split(",") if name.strip()]
     if not web and not sys.stdin.isatty():

@@ -18,7 +18,8 @@ from distillgen.pipeline.card_options import Statement
 from distillgen.privacy import public
 from distillgen.record import META
 from distillgen.runs.directory import read_rows
-from distillgen.runs.report import facts_of, is_turns, template
+from distillgen.runs.report import facts_of
+from distillgen.runs.templates import is_turns, template
 from distillgen.state_files import load_state
 from distillgen.text import display
 

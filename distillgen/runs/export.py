@@ -4,54 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
-from distillgen.inference.ledger import Ledger
-from distillgen.inference.logprobs import unpack
-from distillgen.project import Project
-from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, item_of, text_of
-from distillgen.rows.formats import BATCH, FORMATS, Writer, schema_of
-from distillgen.rows.jsonl import read_rows as read_any_rows
-from distillgen.rows.shapes import Shaper, shaper
+from distillgen.record import digest, dumps
+from distillgen.rows.formats import FORMATS, Writer, schema_of
 from distillgen.runs.card import Census, card
-from distillgen.runs.directory import Run, guard_of, read_records, read_rows
+from distillgen.runs.directory import Run, guard_of
+from distillgen.runs.export_rows import Batch, Rows, Wanted
 from distillgen.state_files import PARTIAL
-from distillgen.text.display import clipped
-
-Batch = list[dict[str, Any]]
-SPLIT_NAME = re.compile(r"\w{1,100}(?:\.\w{1,100})*")  # as `datasets` has them; a file is named after it
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What an export is to be. `shape` None: rows as they are; `splits` are shares by name, where the rows have no field `split`
-    of their own; `by` a field of which equal values stay in one split, instead of the source item.
-    """
-
-    format: str = "jsonl"
-    shape: str | None = None
-    parts: Mapping[str, str] = field(default_factory=dict)
-    keep: Sequence[str] = ()
-    splits: Mapping[str, float] = field(default_factory=dict)
-    by: str | None = None
-    seed: int = 0
-    shard_rows: int | None = None
-    dropped: bool = False
-    identify: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +54,7 @@ def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
         _check_whole(data)
     elif wanted.dropped:
         raise ConfigError(f"--dropped is of a run, and '{data}' is none")
-    rows = _Rows(data, wanted, writer)
+    rows = Rows(data, wanted, writer)
     if one_file and (len(rows.splits) > 1 or wanted.shard_rows):
         what = f"the splits {', '.join(rows.splits)}" if len(rows.splits) > 1 else "shards"
         raise ConfigError(f"'{out}' is one file, and {what} are several; give --out a folder")
@@ -119,146 +90,8 @@ def _check_whole(run: Run) -> None:
         raise ConfigError(f"'{run.directory}' has no corpus yet; run it to its end first")
 
 
-class _Rows:
-    """The rows of an export, as often as they are needed. Raises ConfigError for whatever the data has not."""
-
-    def __init__(self, data: Run | str, wanted: Wanted, writer: type[Writer]) -> None:
-        self.data, self.wanted = data, wanted
-        self.left_out: Counter[str] = Counter()
-        names, own = dict[str, None](), dict[str, float]()
-        for record in self._records():
-            names |= dict.fromkeys(record.fields)
-            if SPLIT in record.fields:
-                own[_named_split(record)] = 0.0
-        fields = list(names)
-        if own and wanted.splits:
-            raise ConfigError(f"the rows are split already, by their field '{SPLIT}'; leave --split out")
-        self.splits = own or wanted.splits
-        for split in self.splits:
-            if not SPLIT_NAME.fullmatch(split) or split == "all":
-                what = (
-                    "is what data sets call all of them together"
-                    if split == "all"
-                    else "is no name that data sets have"
-                )
-                remedy = "letters, digits, '_' and single dots make one; change it with a format stage, or leave the field out"
-                raise ConfigError(f"the split {clipped(repr(split), 60)} {what}: {remedy}")
-        if len({split.lower() for split in self.splits}) < len(self.splits):
-            what = "differ in case only, which some file systems cannot tell apart"
-            raise ConfigError(f"the splits {', '.join(self.splits)} {what}: rename one")
-        for name, option in (*((name, "--keep") for name in wanted.keep), (wanted.by, "--by")):
-            if name is not None and name not in fields:
-                raise ConfigError(f"{option}: there is no field '{name}'{did_you_mean(name, fields)}")
-        shape = wanted.shape or ("triples" if writer.of_triples else None)
-        if writer.of_triples and shape != "triples":
-            raise ConfigError(
-                f"{wanted.format} holds triples, and nothing of the shape '{shape}'; give --shape triples or none"
-            )
-        self.shaper: Shaper | None = shaper(shape, wanted.parts, fields) if shape else None
-        made = self.shaper.columns if self.shaper else ()
-        self.kept = [name for name in wanted.keep or ([] if self.shaper else fields) if name not in made]
-        columns: list[str] = list(
-            dict.fromkeys([*made, *self.kept, *(("dropped_by", "reason") if wanted.dropped else ())])
-        )
-        self.identifier = "id" if wanted.identify else ""
-        if "id" in columns and isinstance(data, Run):  # a field of the user's; of a data set it is the id
-            self.identifier = self.identifier and "record_id"
-            if "record_id" in columns and wanted.identify:
-                raise ConfigError(
-                    "the fields 'id' and 'record_id' are both taken; leave one out (--keep), or give --no-id"
-                )
-        self.columns = list(dict.fromkeys([self.identifier, *columns] if self.identifier else columns))
-
-    def _records(self) -> Iterator[Record]:
-        if isinstance(self.data, Run):
-            return read_records(
-                self.data.directory / ("dropped.jsonl" if self.wanted.dropped else "corpus.jsonl")
-            )
-        return _records_of(self.data)
-
-    def batches(self) -> Iterator[tuple[str, Batch]]:
-        """Rows by split, in the order of the data; those that have no place in the shape are counted."""
-        self.left_out = Counter()
-        waiting: dict[str, Batch] = {}
-        for record in self._records():
-            try:
-                row = self._row(record)
-            except Unrenderable as why:
-                self.left_out[str(why)] += 1
-                continue
-            split = self._split(record)
-            batch = waiting.setdefault(split, [])
-            batch.append(row)
-            if len(batch) == BATCH:
-                yield split, waiting.pop(split)
-        yield from waiting.items()
-
-    def _row(self, record: Record) -> dict[str, Any]:
-        row: dict[str, Any] = {self.identifier: record.id}
-        if self.wanted.dropped and (why := record.dropped):
-            row |= {"dropped_by": f"{why.stage}/{why.filter}", "reason": why.reason}
-        elif record.dropped:
-            raise Unrenderable(record.dropped.reason)
-        row |= {name: record.fields.get(name) for name in self.kept}
-        row |= self.shaper.row(record.fields) if self.shaper else {}
-        return {name: row.get(name) for name in self.columns}
-
-    def _split(self, record: Record) -> str:
-        """Where the record's source item belongs: drawn from the seed and the item alone, so that it stays when others come."""
-        if not self.wanted.splits:
-            return _named_split(record) if SPLIT in record.fields else "train"
-        item = (record.item or re.sub(r"#\d+$", "", record.source)).encode()
-        if self.wanted.by:
-            item = dumps(record.fields.get(self.wanted.by))
-        drawn = int.from_bytes(hashlib.sha256(b"%d\0%s" % (self.wanted.seed, item)).digest()[:8]) / 2**64
-        for split, share in self.wanted.splits.items():
-            drawn -= share
-            if drawn < 0:
-                return split
-        return split
-
-
-def _named_split(record: Record) -> str:
-    """The split that a record names. Raises ConfigError where that is no name."""
-    name = record.fields[SPLIT]
-    if not isinstance(name, str):
-        what = "null" if name is None else f"{clipped(text_of(name), 60)}, which is no text"
-        raise ConfigError(
-            f"the field '{SPLIT}' of {record.source or record.id} is {what}; say train or test, or leave it out"
-        )
-    return name
-
-
-def _records_of(data: str) -> Iterator[Record]:
-    """The rows of a file or data set. Those that a run wrote are the records that they were; others are known by their field `id`
-    where they have one.
-    """
-    from distillgen.rows.readers import origin
-    from distillgen.stages.source import Source
-
-    project = Project(Path.cwd(), frozenset({data}))
-    if Path(data).suffix != ".jsonl":
-        yield from map(_by_own_id, Source(**origin(data)).records(project))
-        return
-    for line, row in read_any_rows(project.file(data)):
-        if isinstance(row, str):
-            yield Record("", {}).drop("source", "unreadable", row)
-        elif (
-            isinstance(meta := row.get(META), dict)
-            and {"id", "made", "parents", "scores", "source"} <= meta.keys()
-        ):
-            yield Record.from_row(row)
-        else:
-            yield _by_own_id(Record(digest(row), row, source=f"{data}:{line}", item=item_of(row)))
-
-
-def _by_own_id(record: Record) -> Record:
-    own = record.fields.get("id")
-    return record if own is None else replace(record, id=str(own))
-
-
 def _surveyed(
-    rows: _Rows,
+    rows: Rows,
     counts: dict[str, int],
     census: Census,
     writer: type[Writer],
@@ -299,7 +132,7 @@ def _files(wanted: Wanted, counts: Mapping[str, int], suffix: str) -> dict[str, 
 
 
 def _write(
-    rows: _Rows, folder: Path, files: Mapping[str, Sequence[str]], shard_rows: int | None, schema: Any
+    rows: Rows, folder: Path, files: Mapping[str, Sequence[str]], shard_rows: int | None, schema: Any
 ) -> None:
     writer = FORMATS[rows.wanted.format]
     names = {split: iter(own) for split, own in files.items()}
@@ -377,65 +210,3 @@ def _appearing(out: Path, one_file: bool) -> Iterator[Path]:
         raise
     finally:
         os.close(handle)
-
-
-def export_signals(run: Run, path: Path) -> int:
-    """Write what the teachers gave besides text to a Parquet file, a row for each answer in a kept record's lineage, and
-    return how many: the record's id, the stage, the teacher, its tokenizer (its SHA-256 or name), how many alternatives were
-    recorded, tokens and log-probabilities (float32, natural logarithm), alternatives, the embedding. Memory stays flat.
-    """
-    need("export --signals", "pyarrow")
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    if path.suffix != ".parquet":
-        raise ConfigError(f"signals are exported as Parquet: give a name like {path.with_suffix('.parquet')}")
-    strings, floats = pa.list_(pa.string()), pa.list_(pa.float32())
-    columns = {
-        "id": pa.string(),
-        "stage": pa.string(),
-        "teacher": pa.string(),
-        "tokenizer": pa.string(),
-        "top_k": pa.int32(),
-        "tokens": strings,
-        "logprobs": floats,
-        "top_tokens": pa.list_(strings),
-        "top_logprobs": pa.list_(floats),
-        "embedding": floats,
-    }
-    rows, count = _signals(run), 0
-    with parquet.ParquetWriter(path, pa.schema(list(columns.items()))) as writer:
-        while batch := list(islice(rows, BATCH)):
-            writer.write_table(pa.Table.from_pylist(batch, schema=writer.schema))
-            count += len(batch)
-    return count
-
-
-def _signals(run: Run) -> Iterator[dict[str, Any]]:
-    lock = run.lock
-    asked = {
-        options["name"]: options.get("model", "") for stage in lock["stages"] for options in stage.values()
-    }
-    ledger = Ledger(run.ledger, read_only=True)
-    rows = read_rows(run.directory / "corpus.jsonl")
-    try:
-        while some := list(islice(rows, BATCH)):
-            made = [(row["meta"]["id"], each) for row in some for each in row["meta"]["made"]]
-            found = ledger.find([bytes.fromhex(each["key"]) for _, each in made])
-            for record, each in made:
-                logprobs, embedding = unpack(found[bytes.fromhex(each["key"])][2])
-                if logprobs or embedding:
-                    yield {
-                        "id": record,
-                        "stage": each["stage"],
-                        "teacher": each["model"],
-                        "tokenizer": lock["tokenizers"].get(asked[each["stage"]], ""),
-                        "top_k": max((len(top) for _, _, top in logprobs), default=0),
-                        "tokens": [token for token, _, _ in logprobs],
-                        "logprobs": [value for _, value, _ in logprobs],
-                        "top_tokens": [[token for token, _ in top] for _, _, top in logprobs],
-                        "top_logprobs": [[value for _, value in top] for _, _, top in logprobs],
-                        "embedding": embedding,
-                    }
-    finally:
-        ledger.close_now()

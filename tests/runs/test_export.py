@@ -17,7 +17,8 @@ import pytest
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.rows.shapes import SHAPES, shaper
-from distillgen.runs.export import Wanted, export
+from distillgen.runs.export import export
+from distillgen.runs.export_rows import Wanted
 from tests.pipeline.test_mistakes import here
 
 TURNS = [

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 import distillgen
 from distillgen.record import Dropped, Record, dumps
 from distillgen.runs.card import write_card
-from distillgen.runs.report import BARS, SAMPLE, _histogram, template, write_report
+from distillgen.runs.charts import BARS, histogram
+from distillgen.runs.report import SAMPLE, write_report
+from distillgen.runs.templates import template
 from distillgen.text.display import visible
 
 HOSTILE = [
@@ -441,16 +443,16 @@ def test_what_is_dropped_first_behind_the_sample_has_its_example_too(finished, t
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=60), st.randoms())
 def test_a_histogram_loses_nothing_and_knows_no_order(values, shuffle):
-    found = _histogram([(value, "k") for value in values])
+    found = histogram([(value, "k") for value in values])
     assert sum(bar.total() for bar in found["bars"]) == len(values) and len(found["bars"]) <= BARS
     shuffle.shuffle(values)
-    again = _histogram([(value, "k") for value in values])
+    again = histogram([(value, "k") for value in values])
     assert {**again, "tones": 0} == {**found, "tones": 0}
 
 
 def test_a_histogram_shows_the_threshold_and_keeps_an_outlier_out_of_the_way():
     numbers = [random.Random(i).random() for i in range(5000)]
-    found = _histogram([*((number, "l" if number > 0.75 else "k") for number in numbers), (1e12, "l")])
+    found = histogram([*((number, "l" if number > 0.75 else "k") for number in numbers), (1e12, "l")])
     assert len(found["bars"]) > 12 and found["high"] < 1.1 and found["most"] == 1e12
     assert sum(1 for bar in found["bars"] if bar["k"] and bar["l"]) <= 1
     assert [bool(bar["l"]) for bar in found["bars"]] == sorted(bool(bar["l"]) for bar in found["bars"])
