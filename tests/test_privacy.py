@@ -106,7 +106,7 @@ def published(run: distillgen.Run) -> dict[str, bytes]:
     return files
 
 
-def test_no_artefact_names_this_machine_and_another_gives_the_same_bytes(tmp_path, monkeypatch, gguf):
+def test_artefacts_do_not_depend_on_the_machine(tmp_path, monkeypatch, gguf):
     runs, told = [], []
     for name, secret in (("somebody", "secret-of-one"), ("else-where", "secret-of-two")):
         run = made(tmp_path / name, monkeypatch, secret)

@@ -32,7 +32,7 @@ def length(*, field: FieldName = "text") -> Filter:
 """
 
 
-def test_every_kind_of_file_may_hold_dataclasses_whose_annotations_are_read_later(project):
+def test_user_files_may_hold_dataclasses_with_late_annotations(project):
     code = (
         MEASURE.split("def length")[0]
         + "def answer(*given):\n    return [(Limits().share, 0.0, 0.5)] if len(given) == 1 else 'x'\n"
@@ -74,7 +74,7 @@ def typed(*, limit: Decimal = 1) -> Filter: ...
         ("from .other import x\n", "bad.py:1: cannot be loaded: ImportError"),
     ],
 )
-def test_a_file_that_cannot_be_loaded_is_told_with_its_line_and_is_tried_again(project, code, told):
+def test_a_broken_file_names_its_line_and_is_tried_again(project, code, told):
     path = project.write("bad.py", code)
     for _ in range(2):
         with pytest.raises(ConfigError) as error:
@@ -96,7 +96,7 @@ def run(project, out="out"):
     ], len(calls.read_text().split())
 
 
-def test_an_edited_measure_measures_anew_and_one_that_is_left_alone_does_not(project):
+def test_an_edited_measure_measures_anew(project):
     file = project.write("filters/length.py", MEASURE)
     assert run(project) == ([0.5] * 3, 3)
     assert run(project) == ([0.5] * 3, 0)
@@ -132,7 +132,7 @@ def test_an_edited_project_file_that_a_measure_imports_measures_anew(project, mo
     }
 
 
-def test_what_is_installed_or_of_python_itself_is_no_file_of_the_project(project, monkeypatch):
+def test_installed_packages_are_no_files_of_the_project(project, monkeypatch):
     monkeypatch.syspath_prepend(str(project.path))
     project.write("own.py", "import json, os.path\n")
     path = project.write(
@@ -274,9 +274,7 @@ stages:
         (ALONE | {"over_run": "/ 0"}, 17, "ZeroDivisionError: division by zero", None),
     ],
 )
-def test_an_exception_in_a_users_function_is_told_with_file_line_record_and_stage(
-    project, code, line, told, row
-):
+def test_a_users_exception_names_file_line_record_and_stage(project, code, line, told, row):
     message, log = broken(project, code)
     assert (
         message.startswith(f"filters/clumsy.py:{line}: filter 'clumsy' of stage 'mine' raised ")
@@ -304,7 +302,7 @@ def test_an_exception_in_a_users_function_is_told_with_file_line_record_and_stag
         (ALONE | {"factory": "{}['x']"}, 22, "filter 'clumsy' raised KeyError: 'x'"),
     ],
 )
-def test_an_exception_that_a_check_meets_is_told_before_anything_is_asked(project, code, line, told):
+def test_an_exception_in_a_check_is_reported_before_asking(project, code, line, told):
     message, _ = broken(project, code)
     assert f"filters/clumsy.py:{line}: " in message and told in message
 
@@ -314,7 +312,7 @@ def test_a_model_that_no_option_names_is_told(project):
     assert "filter 'clumsy' asks 'n', which no option of type ModelName names" in message
 
 
-def test_the_record_of_an_exception_is_told_where_it_is_known_and_else_the_records(project):
+def test_an_exception_names_its_record_or_records(project):
     """A measure that holds no record of its own when it raises."""
     project.write(
         "filters/sums.py",

@@ -15,7 +15,7 @@ def estimates(count, seed=0):
     return [{d: chance.uniform(1, 3) for d in DOMAINS} for _ in range(count)]
 
 
-def test_the_first_factors_are_a_softmax_and_each_further_one_is_the_formulas():
+def test_factors_follow_the_formula_from_a_softmax_start():
     first, second = {"a": 1.2, "b": 2.0}, {"a": 1.1, "b": 1.5}
     r0 = {d: math.exp(v) / (math.exp(1.2) + math.exp(2.0)) for d, v in first.items()}
     assert factors([first]) == pytest.approx(r0, abs=1e-12)
@@ -25,7 +25,7 @@ def test_the_first_factors_are_a_softmax_and_each_further_one_is_the_formulas():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
-def test_factors_sum_to_one_never_fall_below_their_floor_and_are_equal_without_weight(alpha):
+def test_factors_sum_to_one_and_respect_their_floor(alpha):
     for seed in range(20):
         r = factors(estimates(9, seed), alpha=alpha)
         assert (
@@ -48,7 +48,7 @@ def test_gaps_too_large_for_exp_are_no_trouble():
     assert r == pytest.approx({"a": 0.75, "b": 0.25})
 
 
-def test_budgets_follow_the_shares_and_what_a_domain_lacks_goes_to_the_others():
+def test_budgets_follow_the_shares_and_a_shortfall_is_redistributed():
     assert apportion(10, {"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 99, "b": 99, "c": 99}) == {
         "a": 5,
         "b": 3,
@@ -118,7 +118,7 @@ def test_the_equilibrium_is_that_of_a_linear_program():
         assert sum(q) == pytest.approx(1) and value(q, gains, m) == pytest.approx(-solved.fun, abs=1e-9)
 
 
-def test_without_wrong_answers_the_largest_gains_are_drawn_and_with_all_wrong_everything_is_alike():
+def test_extreme_error_rates_give_the_largest_gains_or_equal_chances():
     gains = [0.2, 0.9, 0.5, 0.7]
     q = equilibrium(gains, 0)
     assert q == [0, 1, 0, 0] and drawn(q, gains, 3, random.Random(0)) == [1, 3, 2]
@@ -132,7 +132,7 @@ def chance_of_being_drawn(chances, gains, count, which, times=400):
 
 
 @pytest.mark.parametrize("sure", [0.0, 1e-12, 0.001, 0.01])
-def test_where_few_are_unsure_and_all_of_them_may_be_wrong_they_are_drawn_all_the_same(sure):
+def test_few_unsure_items_are_drawn_even_if_all_may_be_wrong(sure):
     """Five of 100 are unsure, twenty are drawn, and the teacher may be wrong in ten."""
     gains, unsure = [0.9] * 5 + [sure] * 95, set(range(5))
     best = equilibrium(gains, 10)
@@ -145,7 +145,7 @@ def test_where_few_are_unsure_and_all_of_them_may_be_wrong_they_are_drawn_all_th
         )
 
 
-def test_no_chance_is_below_one_at_random_and_an_even_equilibrium_stays_as_it_is():
+def test_no_chance_is_below_uniform_and_an_even_equilibrium_is_kept():
     for seed in range(30):
         chance = random.Random(seed)
         gains = [chance.choice([0.0, 0.01, chance.random()]) for _ in range(20)]

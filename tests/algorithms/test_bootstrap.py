@@ -68,7 +68,7 @@ def test_the_percentile_bootstrap_does_not_cover_a_share_near_one():
     assert percentile_bootstrap([1.0] * 12)[:2] == (1, 1), "the control has a width"
 
 
-def test_exact_bounds_are_where_the_tails_of_the_binomial_have_their_share():
+def test_exact_bounds_match_the_binomial_tails():
     for right, of in [(1, 1), (1, 8), (7, 8), (3, 30), (29, 30), (50, 100), (999, 1000)]:
         bound = Fraction(lower_bound(right, of, level=0.975))
         tail = sum(math.comb(of, k) * bound**k * (1 - bound) ** (of - k) for k in range(right, of + 1))
@@ -98,7 +98,7 @@ def test_the_percentile_bootstrap_does_not_cover_means_of_few_items():
     assert coverage(percentile_bootstrap, 19 / 19.6, draws) < 0.7
 
 
-def test_an_interval_of_means_is_narrower_than_that_of_as_many_single_answers_and_never_empty():
+def test_interval_of_means_is_narrower_than_of_single_answers():
     alike, spread = interval([0.5, 0.5, 0.75, 0.5, 0.25, 0.5] * 5), interval([0.0, 1.0] * 15)
     assert 0 < alike.high - alike.low < 0.6 * (spread.high - spread.low)
     for values in ([0.5] * 5, [0.5], [1.0], [1 / 3] * 2):
@@ -123,7 +123,7 @@ def test_differences_are_covered_with_ties_too(n, better, worse):
     assert coverage(difference_interval, better - worse, differences(better, worse, n, 1000)) >= 0.92
 
 
-def test_the_percentile_bootstrap_does_not_cover_differences_that_are_mostly_ties():
+def test_percentile_bootstrap_fails_on_differences_with_many_ties():
     draws = differences(0.1, 0.0, 15, 400)
     assert coverage(percentile_bootstrap, 0.1, draws) < 0.85
     assert (
@@ -132,7 +132,7 @@ def test_the_percentile_bootstrap_does_not_cover_differences_that_are_mostly_tie
     )
 
 
-def test_few_differences_are_permuted_exactly_and_many_by_a_sample_that_agrees():
+def test_exact_and_sampled_permutation_tests_agree():
     some = [1.0, 1.0, 1.0, 0.5, -0.5, 1.0, 0.0, 0.0]
     every = [
         sum(sign * each for sign, each in zip(signs, some, strict=True))

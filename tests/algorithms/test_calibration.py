@@ -53,7 +53,7 @@ def drawn(n, chance):
     return [(1 / (1 + math.exp(-chance.gauss(1.2 * label, 1))), label) for label in valid]
 
 
-def test_a_target_precision_is_reached_on_new_records_with_its_confidence_and_at_the_first_point_it_is_not():
+def test_target_precision_holds_on_new_records_at_its_confidence():
     chance = random.Random(3)
     new = drawn(5000, chance)
     of = {p.threshold: p.precision for p in curve(new)}

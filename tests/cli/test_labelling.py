@@ -313,7 +313,7 @@ def test_on_a_page_until_all_is_done(run, project, web):
     assert [label for _, label in labels(project)] == [1, 0, None, 1]
 
 
-def test_a_page_that_is_left_goes_on_later_and_shares_its_file_with_the_terminal(run, project, web):
+def test_page_and_terminal_resume_from_the_same_file(run, project, web):
     at = web("-n", "3")
     at.press("y")
     assert "Until next time" in at.press("q") and at.process.wait(10) == 0

@@ -83,7 +83,7 @@ def test_exact_survivors_of_a_hand_made_matrix(project, chunk):
     assert [r.fields["answer"] for r in out if not r.dropped] == ["a", "b", "f"]  # a: 2 > 1; c: 1 <= 1
 
 
-def test_a_changed_number_of_survivors_asks_nothing_again_and_a_changed_group_does(project):
+def test_only_a_changed_group_is_asked_again(project):
     records, asked = matrix_project(project), project.path / "asked.txt"
 
     def run(some, **more):

@@ -35,7 +35,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
-def test_a_vote_is_among_the_samples_of_one_request_wherever_chunks_are_cut(chunk):
+def test_votes_stay_within_a_request_across_chunks(chunk):
     records = (
         samples(["It is 4.", "5", "The answer is 4", "none"], "a")
         + samples(["5", "1/5", "5.0"], "b")
@@ -74,7 +74,7 @@ def test_records_without_a_common_parent_vote_by_their_fields():
 
 
 @pytest.mark.parametrize("accuracies", [(0.6, 0.6, 0.6), (0.9, 0.7, 0.55, 0.5, 0.65)])
-def test_a_majority_of_teachers_is_as_often_right_as_the_poisson_binomial_says(accuracies):
+def test_majority_accuracy_matches_the_poisson_binomial(accuracies):
     """Two possible answers, an odd number of independent teachers: P(more than half are right), over all outcomes."""
     outcomes = product((0, 1), repeat=len(accuracies))
     exact = 0.0

@@ -48,7 +48,7 @@ def chain(request, sample):
 """
 
 
-def test_rejection_sampling_keeps_no_wrong_answer_and_no_right_one_is_lost(project):
+def test_rejection_sampling_keeps_exactly_the_right_answers(project):
     """systems.md, 6 (e): a teacher that is wrong in 25 % of long chains; no wrong final answer is kept."""
     project.write("teacher.py", TEACHER)
     project.rows(

@@ -48,9 +48,7 @@ PAIRS = [
 
 
 @pytest.mark.slow
-def test_the_real_encoder_tells_answers_from_those_to_other_questions_and_asks_no_network(
-    reason, monkeypatch
-):
+def test_real_encoder_separates_answers_to_other_questions(reason, monkeypatch):
     pytest.importorskip("sentence_transformers", reason="needs the extra 'filters'")
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda *given, **more: pytest.fail(f"a network look-up: {given}")

@@ -65,7 +65,7 @@ def test_two_draws_are_without_replacement(project):
     assert sum((pairs[pair] - e) ** 2 / e for pair, e in expected.items()) < 20.5
 
 
-def test_groups_are_whole_whatever_the_chunks_and_a_seed_changes_the_draw(project):
+def test_groups_stay_whole_across_chunks_and_the_seed_matters(project):
     found = [[r.dropped is None for r in draw(project, 40, {"n": 2}, chunk)] for chunk in (1, 2, 5, 7, 500)]
     assert all(other == found[0] for other in found) and sum(found[0]) == 80
     assert [r.dropped is None for r in draw(project, 40, {"n": 2, "seed": 1})] != found[0]

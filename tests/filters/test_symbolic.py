@@ -42,7 +42,7 @@ def test_what_is_equal(reason, answer, gold, expected):
     assert time.monotonic() - started < 30
 
 
-def test_one_that_hangs_does_not_harm_its_neighbours_and_an_expression_is_not_run(tmp_path):
+def test_a_hanging_comparison_is_isolated_and_nothing_is_executed(tmp_path):
     from distillgen.answers.algebra import equality
 
     hostile = f"__import__('os').system('touch {tmp_path}/run')"

@@ -137,7 +137,7 @@ def test_ready_chunks_do_not_pile_up_while_nobody_takes_them():
     asyncio.run(main())
 
 
-def test_an_upstream_that_is_cancelled_ends_the_loop_and_does_not_hang_it():
+def test_a_cancelled_upstream_ends_the_loop():
     async def broken():
         yield [record(0)]
         raise asyncio.CancelledError
@@ -249,7 +249,7 @@ def test_format_makes_messages_and_keeps_fields():
     assert shape([row], keep=["a", "none"])[0].fields == {"a": "A\n"}
 
 
-def test_format_drops_what_it_cannot_shape_and_leaves_the_dropped_alone():
+def test_format_drops_unshapable_rows_and_passes_dropped_ones():
     gone = Record.read({"q": 1}, "x:2").drop("s", "f", "r")
     bad, same, good = shape(
         [Record.read({"a": 1}, "x:1"), gone, Record.read({"q": 2}, "x:3")], fields={"t": "{{ q }}"}

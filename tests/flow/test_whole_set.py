@@ -200,7 +200,7 @@ def test_nothing_left_to_see(carry_out, stage):
     assert carry_out(rows, {"filter": [{"word_count": {"min_words": 4}}]}, stage)[0] == []
 
 
-def test_killed_in_the_middle_it_leaves_nothing_behind_and_gives_the_same_again(project):
+def test_a_kill_leaves_no_files_and_the_rerun_is_identical(project):
     project.rows("rows.jsonl", numbered(6_000, v=lambda i: angle(i * 0.7), quality=lambda i: i * 7 % 100))
     project.write(
         "pipelines/all.yaml",
@@ -239,7 +239,7 @@ stages:
     assert {path.name for path in (project.path / "killed").iterdir()} == before
 
 
-def test_diversity_stands_in_the_report_and_survives_a_run_that_makes_nothing_anew(project, carry_out):
+def test_diversity_stays_in_the_report_of_a_replayed_run(project, carry_out):
     rows = [
         {"n": i, "response": text, "v": v}
         for i, (text, v) in enumerate([("a b a b", [1, 0]), ("b a", [0, 1]), ("c", [0, 1])])

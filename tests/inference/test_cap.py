@@ -34,7 +34,7 @@ def totals(project, out="ask"):
 
 
 @pytest.mark.parametrize("latency_s, model", [(0.0, ""), (0.02, ""), (0.02, ", max_concurrency: 3")])
-def test_a_capped_run_finishes_rows_and_the_cap_that_it_names_finishes_all(project, latency_s, model):
+def test_a_capped_run_finishes_rows_and_names_a_sufficient_cap(project, latency_s, model):
     with Endpoint(latency_s=latency_s) as endpoint:
         project.ask_pipeline(endpoint.url, 300, model=PRICE + model, stage=STAGE, after=AFTER)
         said = run(project, 0.06)

@@ -60,7 +60,7 @@ def rows_of(project, query):
 
 
 @pytest.mark.parametrize("head_start_s", [0, 1.5])
-def test_two_runs_that_share_a_ledger_at_the_same_time_buy_no_answer_twice(project, head_start_s):
+def test_concurrent_runs_buy_no_answer_twice(project, head_start_s):
     with Endpoint(latency_s=0.2) as endpoint:
         project.ask_pipeline(endpoint.url, 60, model=", max_concurrency: 4")
         first = start(project, "a")
@@ -76,7 +76,7 @@ def test_two_runs_that_share_a_ledger_at_the_same_time_buy_no_answer_twice(proje
     assert rows_of(project, "SELECT * FROM claims") == rows_of(project, "SELECT * FROM owners") == []
 
 
-def test_a_request_that_is_in_flight_when_another_run_begins_is_waited_for(project):
+def test_a_second_run_waits_for_requests_in_flight(project):
     """The first has sent all that it asks before the second starts, and answers come only after that asked."""
     with Endpoint(latency_s=6) as endpoint:
         project.ask_pipeline(endpoint.url, 20, model=", max_concurrency: 20")
@@ -108,7 +108,7 @@ def test_a_run_that_is_killed_leaves_its_requests_to_the_other_at_once(project):
     assert len(project.read("runs/b/corpus.jsonl")) == 12
 
 
-def test_of_samples_that_two_runs_ask_for_those_of_both_are_bought_once(project):
+def test_samples_that_two_runs_share_are_bought_once(project):
     with Endpoint(latency_s=1) as endpoint:
         project.ask_pipeline(endpoint.url, 4, stage=", n: 3")
         first = start(project, "a")
@@ -155,7 +155,7 @@ def test_the_same_failures_are_asked_again_once_by_two_runs(project):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_cap_holds_for_what_was_billed_though_the_run_was_killed_again_and_again(project, seed):
+def test_a_cap_holds_over_repeated_kills(project, seed):
     rng = random.Random(seed)
     price = ", max_tokens: 10, price: {input: 1000, output: 10000}, max_concurrency: 8"
     with Endpoint(
@@ -179,7 +179,7 @@ def test_a_cap_holds_for_what_was_billed_though_the_run_was_killed_again_and_aga
     assert 4 <= lost[0] <= 32 and lost[1] > 0 and "may be billed" in project.cli("status", "runs/a").stdout
 
 
-def test_a_run_that_is_alone_writes_no_claims_and_one_that_only_replays_owns_nothing(project):
+def test_a_lone_run_writes_no_claims_and_a_replay_owns_nothing(project):
     with Endpoint(latency_s=1) as endpoint:
         project.ask_pipeline(endpoint.url, 5)
         first = start(project, "a")
@@ -205,9 +205,7 @@ def test_who_holds_a_lease(monkeypatch):
     assert not claims._is_alive("elsewhere", 1, now + 1e6), "the clock of that lease was another start's"
 
 
-def test_a_lease_is_renewed_while_a_request_is_in_flight_and_the_other_waits_longer_than_it(
-    project, monkeypatch
-):
+def test_a_lease_is_renewed_while_a_request_is_in_flight(project, monkeypatch):
     """Two owners in this process, with leases of two seconds."""
     monkeypatch.setattr(claims, "LEASE_S", 2.0)
     monkeypatch.setattr(claims, "BEAT_S", 0.05)

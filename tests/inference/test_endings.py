@@ -147,7 +147,7 @@ def test_an_unknown_word_is_allowed_later_and_nothing_is_asked_again(project):
         assert len(endpoint.bodies) == 2
 
 
-def test_an_answer_that_an_earlier_version_kept_has_the_status_that_it_had(project, endpoint):
+def test_answers_of_earlier_versions_keep_their_status(project, endpoint):
     import sqlite3
 
     project.ask_pipeline(endpoint.url, 1)
@@ -166,7 +166,7 @@ def test_an_answer_that_an_earlier_version_kept_has_the_status_that_it_had(proje
 
 
 @pytest.mark.parametrize("how", ["", ", api: completions", BATCH])
-def test_thought_in_an_answer_is_kept_apart_and_one_without_an_end_is_no_answer(project, how):
+def test_reasoning_is_split_off_and_unclosed_reasoning_is_no_answer(project, how):
     def behave(body, times):
         asked = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
         text = ["hm</think>\nyes", "\n<think>hm</think>yes", "<thinking>hm", "yes"][int(asked[8])]
@@ -242,7 +242,7 @@ def test_text_in_parts_is_text_and_thought_in_parts_is_thought(project):
     assert (row["answer"], row["thoughts"]) == ("yes", "hm")
 
 
-def test_of_several_samples_one_that_cannot_be_used_takes_no_other_with_it(project):
+def test_an_unusable_sample_does_not_affect_the_others(project):
     with answered([chat("one"), {"message": 7}, chat("three")]) as endpoint:
         project.ask_pipeline(endpoint.url, 1, stage=", n: 3")
         run(project, 1)
@@ -315,7 +315,7 @@ def test_signals_of_every_spelling_of_a_text_count_as_all_of_it(project):
         run(project)
 
 
-def test_an_endpoint_that_never_gives_the_signals_is_not_paid_for_every_row(project):
+def test_an_endpoint_without_signals_stops_the_run_early(project):
     with answered(chat("yes")) as endpoint:
         project.ask_pipeline(endpoint.url, 300, stage=", logprobs: 1", model=", max_concurrency: 4")
         with pytest.raises(
@@ -370,7 +370,7 @@ def test_a_body_that_python_reads_otherwise_is_read(project, content):
     "embedding, asked",
     [([1.0, float("nan")], 1), (["a"], 1), ([], 1), ("c29tZQ==", 1), (None, 1), ([True], 1)],
 )
-def test_an_embedding_that_is_no_list_of_numbers_is_refused_and_not_bought_again(project, embedding, asked):
+def test_a_malformed_embedding_is_refused_and_not_bought_again(project, embedding, asked):
     with Endpoint(lambda body, times: {"data": [{"embedding": embedding}], "usage": None}) as endpoint:
         path = project.ask_pipeline(endpoint.url, 1)
         path.write_text(

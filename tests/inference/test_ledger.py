@@ -95,7 +95,7 @@ def _ordered(value):
     return [_ordered(v) for v in value] if isinstance(value, list) else value
 
 
-def test_endpoint_and_sample_are_part_of_the_key_and_the_order_of_options_is_not():
+def test_the_key_holds_endpoint_and_sample_but_no_option_order():
     assert len({key(), key(endpoint="http://b/v1"), key(sample=1)}) == 3
     assert key(replace(BASE, sampling={"seed": 1, "temperature": 0.5})) == key()
 
@@ -174,7 +174,7 @@ def contents(path):
     return rows, usage
 
 
-def test_the_newest_answer_of_a_key_counts_and_all_are_kept_and_paid_for(tmp_path):
+def test_the_newest_answer_of_a_key_counts_and_all_are_kept(tmp_path):
     path = tmp_path / "ledger.sqlite3"
     fill(path, answers(3), answers(2, text="again"))
     rows, usage = contents(path)
@@ -219,7 +219,7 @@ def test_merging_brings_what_filters_measured_and_keeps_its_own(tmp_path):
     }
 
 
-def test_a_whole_answer_is_taken_where_there_is_a_failed_one_and_not_the_other_way_round(tmp_path):
+def test_merge_prefers_a_whole_answer_to_a_failed_one(tmp_path):
     good, bad = (
         answers(1, "good", "whole"),
         [answer._replace(status="failed") for answer in answers(1, "bad", "failed")],
@@ -308,7 +308,7 @@ def as_format_2(path):
     return older.rename(path)
 
 
-def test_a_ledger_of_the_former_format_is_read_merged_salvaged_and_upgraded_in_place(tmp_path):
+def test_a_ledger_of_the_former_format_still_works(tmp_path):
     fill(tmp_path / "a", answers(3))
     before = as_format_2(tmp_path / "a").read_bytes()
     looked_at = Ledger(tmp_path / "a", read_only=True)
@@ -352,7 +352,7 @@ def test_a_ledger_of_another_format_is_refused(tmp_path, version):
             Ledger(tmp_path / "a", read_only=read_only)
 
 
-def test_what_was_paid_for_no_answer_is_merged_and_salvaged_once_and_is_no_answer(tmp_path):
+def test_payments_without_an_answer_are_merged_once(tmp_path):
     paid = answers(1)[0]._replace(key=b"0123456789abcdef", status="unusable")
     fill(tmp_path / "a", [*answers(2), paid])
     fill(tmp_path / "b", answers(2))
@@ -425,7 +425,7 @@ def test_a_torn_write_ahead_log_keeps_all_that_was_committed(project):
         assert len(endpoint.bodies) == 40
 
 
-def test_a_damaged_ledger_stops_a_run_before_it_asks_and_salvage_asks_only_what_is_lost(project):
+def test_a_damaged_ledger_stops_the_run_and_salvage_asks_the_rest(project):
     with Endpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 300)
         project.cli("run", "ask")

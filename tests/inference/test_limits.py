@@ -46,19 +46,19 @@ def test_the_limit_of_an_endpoint_that_refuses_is_found(capacity):
 
 
 @pytest.mark.parametrize("capacity", [40, 300])
-def test_the_limit_of_an_endpoint_that_queues_is_found_and_not_run_away_from(capacity):
+def test_the_limit_of_a_queueing_endpoint_is_found(capacity):
     rate, _, limits = Simulated(capacity, queues=True).serve(Slots(None), 60)
     assert rate > 0.85 * capacity / 0.2
     assert max(limits) <= 8 * max(capacity, 32)
 
 
-def test_a_given_limit_is_kept_and_survives_refusals_that_have_nothing_to_do_with_load():
+def test_a_set_limit_survives_refusals_unrelated_to_load():
     slots = Slots(64)
     rate, _, limits = Simulated(10**6, queues=True, luck=0.1).serve(slots, 30)
     assert max(limits) <= 64 and rate > 0.6 * 64 / 0.2
 
 
-def test_an_endpoint_that_refuses_everything_is_asked_one_at_a_time_and_comes_back():
+def test_an_overloaded_endpoint_is_asked_one_by_one_and_recovers():
     slots = Slots(64)
     Simulated(0, queues=False).serve(slots, 20)
     assert 1 <= slots.limit < 8
@@ -90,7 +90,7 @@ def test_slots_go_in_order_and_a_cancelled_wait_takes_none():
     asyncio.run(main())
 
 
-def test_a_slot_goes_on_from_a_wait_that_is_cancelled_in_the_turn_in_which_it_was_given_it():
+def test_a_slot_of_a_cancelled_wait_is_passed_on():
     async def main():
         slots = Slots(1)
         await slots.take()
@@ -118,7 +118,7 @@ def test_a_rate_is_smooth_and_takes_large_units():
     asyncio.run(main())
 
 
-def test_money_is_set_aside_by_its_worst_case_and_what_was_cheaper_lets_the_next_go():
+def test_the_budget_reserves_the_worst_case_and_frees_the_rest():
     async def main():
         budget = Budget(1.0)
         await budget.reserve(0.4)
@@ -145,7 +145,7 @@ def test_money_is_set_aside_by_its_worst_case_and_what_was_cheaper_lets_the_next
     asyncio.run(main())
 
 
-def test_a_budget_is_used_up_to_its_last_cent_and_without_a_cap_nothing_waits():
+def test_a_budget_is_used_up_and_without_a_cap_nothing_waits():
     async def main():
         budget = Budget(1.0)
         await budget.reserve(1.0)

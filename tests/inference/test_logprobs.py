@@ -29,7 +29,7 @@ def test_what_is_packed_comes_back(logprobs, embedding):
     assert unpack(pack(logprobs, embedding)) == (logprobs, embedding)
 
 
-def test_numbers_keep_the_digits_that_are_promised_and_take_the_bytes_that_are_promised():
+def test_packed_numbers_keep_their_digits_and_size():
     logprobs = [
         [f"t{i % 50}", -1.23456789 * i, [[f"t{j}", -7.654321 - j] for j in range(5)]] for i in range(1000)
     ]
@@ -131,7 +131,7 @@ def test_given_text_is_scored_after_its_context(project):
     assert told["answers"][first["meta"]["made"][0]["key"]]["request"]["target"] == "So it is."
 
 
-def test_a_signal_that_a_teacher_cannot_give_is_told_at_check_with_those_that_can(project):
+def test_check_names_teachers_that_give_a_missing_signal(project):
     project.rows("data/seeds.jsonl", [{"q": "How?", "a": "So."}])
     with Endpoint() as endpoint:
         path = project.write("pipelines/s.yaml", SCORED.format(url=endpoint.url, server="openai"))
@@ -150,7 +150,7 @@ def test_a_signal_that_a_teacher_cannot_give_is_told_at_check_with_those_that_ca
         assert not endpoint.bodies
 
 
-def test_an_endpoint_that_gives_no_prompt_logprobs_is_told_as_what_it_is(project):
+def test_an_endpoint_without_prompt_logprobs_is_named(project):
     project.rows("data/seeds.jsonl", [{"q": "How?", "a": "So."}])
     with Endpoint() as endpoint:
         project.write("pipelines/s.yaml", SCORED.format(url=endpoint.url, server="vllm"))

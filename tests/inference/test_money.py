@@ -272,7 +272,7 @@ FORMS = st.recursive(
 
 @settings(max_examples=400, deadline=None)
 @given(FORMS, st.booleans())
-def test_whatever_usage_says_the_counts_are_numbers_of_tokens_and_parts_of_their_sums(usage, answers):
+def test_token_counts_are_valid_whatever_usage_says(usage, answers):
     said = {name: 0 for name in NAMES} | counts_of(usage, answers=answers)
     assert all(type(said[name]) is int and 0 <= said[name] < 10**11 for name in NAMES)
     assert (
@@ -439,7 +439,7 @@ def test_without_a_price_for_cache_writes_the_cap_would_not_hold():
     assert told.cost_usd(100, 0, 0, 100) == 2 * untold.cost_usd(100, 0, 0, 100)
 
 
-def test_of_three_samples_of_which_one_is_bad_the_good_ones_are_kept_and_one_is_asked_again(project):
+def test_only_the_bad_one_of_three_samples_is_asked_again(project):
     def one_bad(body, times):
         whole = completion(body)
         return (
@@ -457,7 +457,7 @@ def test_of_three_samples_of_which_one_is_bad_the_good_ones_are_kept_and_one_is_
     )
 
 
-def test_what_was_billed_for_no_answer_is_counted_once_and_in_the_next_session(project):
+def test_billing_without_an_answer_is_counted_once_over_sessions(project):
     with Endpoint(lambda body, times: completion(body, choices=[])) as endpoint:
         project.ask_pipeline(endpoint.url, 1, model=", max_retries: 1, price: {input: 1000, output: 1000}")
         first = distillgen.run("ask").state
@@ -494,7 +494,7 @@ def test_an_endpoint_that_ignores_max_tokens_is_not_trusted_again(project):
         ("away", ""),
     ],
 )
-def test_what_was_sent_counts_by_what_is_known_of_it_over_both_transports(project, transport, how, status):
+def test_sent_requests_count_over_both_transports(project, transport, how, status):
     async def behave(body, times):
         if how == "dropped":
             raise ConnectionResetError
@@ -534,7 +534,7 @@ def test_an_embedding_and_a_score_that_cannot_be_used_are_counted():
         assert raised.value.used.status == "unusable" and raised.value.used.input_tokens in (7, 8)
 
 
-def test_lines_of_a_batch_that_cannot_be_used_are_counted_and_asked_again(project):
+def test_unusable_batch_lines_are_counted_and_asked_again(project):
     def first_fails(body, times):
         return (
             {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 7}} if times == 1 else None
@@ -578,7 +578,7 @@ def test_what_is_given_up_in_flight_is_counted_as_lost(project):
     )
 
 
-def test_an_answer_that_does_not_say_what_it_used_counts_with_its_bound(project):
+def test_an_answer_without_usage_counts_with_its_bound(project):
     with Endpoint(lambda body, times: completion(body, usage=None)) as endpoint:
         project.ask_pipeline(
             endpoint.url, 1, model=", price: {input: 1000, output: 1000}", stage=", max_tokens: 50"

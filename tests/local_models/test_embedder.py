@@ -13,7 +13,7 @@ from distillgen.local_models.embedder import WINDOWS, check, embed
 from tests.filters.models import embedder
 
 
-def test_a_static_model_gives_vectors_of_length_one_in_the_order_of_the_texts():
+def test_a_static_model_gives_unit_vectors_in_order():
     vectors = embed(["Bread rises. Dough!", "bees", "bread", "bees", "so", ""], model=embedder())
     assert vectors.dtype == numpy.float32 and vectors.shape == (6, 5)
     assert numpy.allclose(numpy.linalg.norm(vectors, axis=1), [1, 1, 1, 1, 0, 0])

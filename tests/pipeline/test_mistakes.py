@@ -494,7 +494,7 @@ def test_a_mistake_is_a_config_error_from_python(case):
     assert not case.endpoint.bodies
 
 
-def test_check_lists_a_variable_that_is_not_set_and_finds_other_mistakes(case, capfd):
+def test_check_lists_unset_variables_and_finds_other_mistakes(case, capfd):
     case.make(Mistake("none", ((YAML, "base_url: URL", "base_url: URL\n    api_key: ${NO_SUCH_KEY}"),)))
     code, out, _ = here(capfd, "check", "base")
     assert code == 0 and "NO_SUCH_KEY is not set" in out

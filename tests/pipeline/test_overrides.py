@@ -45,7 +45,7 @@ stages:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_takes_another_endpoint_in_the_words_of_the_readme(project, recipe, monkeypatch):
+def test_every_recipe_takes_another_endpoint_as_documented(project, recipe, monkeypatch):
     monkeypatch.setattr("distillgen.local_models.embedder.shipped", lambda model: model)
     checked = distillgen.load(recipe, [word for word in words() if word != "--set"])
     assert (

@@ -154,7 +154,7 @@ def test_bad(form, text, reason):
         Form.read(form).parse(text)
 
 
-def test_an_item_that_breaks_the_form_and_one_too_many_take_no_other_with_them():
+def test_a_bad_item_or_one_too_many_does_not_affect_the_others():
     many = {
         "json": {
             "type": "array",
@@ -197,7 +197,7 @@ plain = st.text(alphabet="abc: ,{}[]'", min_size=1, max_size=15)
 
 @given(plain, plain, st.data())
 @settings(max_examples=100, deadline=None)
-def test_a_cut_off_answer_never_has_text_that_the_teacher_did_not_write(question, answer, data):
+def test_a_cut_off_answer_holds_only_the_teachers_text(question, answer, data):
     full = json.dumps({"question": question, "answer": answer})
     text = full[: data.draw(st.integers(0, len(full)))]
     try:
@@ -399,7 +399,7 @@ def test_a_wrong_form_is_a_config_error(form, message):
         "``` %s ```",
     ],
 )
-def test_json_is_found_among_other_brackets_and_the_last_of_its_form_is_the_answer(text):
+def test_the_last_json_of_the_form_is_the_answer(text):
     assert Form.read(PAIR).parse(text % json.dumps(CARLA)) == [CARLA]
     assert (
         Form.read(LIST).parse(
@@ -436,7 +436,7 @@ def test_latex_in_json_is_text_and_no_control_character(said, text):
         ]
 
 
-def test_of_a_list_that_breaks_off_the_whole_items_are_rows_and_the_rest_is_told():
+def test_a_list_that_breaks_off_gives_its_whole_items():
     for text in (
         '[{"name": "Ada", "age": 36}, {"name": "Bob", "age": 7',
         '{"items": [{"name": "Ada", "age": 36}, {"name": "Bo',

@@ -270,7 +270,7 @@ def test_draws_are_recorded_and_do_not_depend_on_order_or_concurrency(project):
     assert lineage("d", rows, 8, seed=1) != first
 
 
-def test_a_missing_field_or_a_failing_expression_is_the_rows_own_failure(parse):
+def test_a_missing_field_or_failing_expression_fails_its_row_only(parse):
     with pytest.raises(Unrenderable, match="prompt p: there is no field 'q' in the row"):
         parse("{{ q }}").render({})
     with pytest.raises(Unrenderable, match="prompt p: ZeroDivisionError"):

@@ -33,7 +33,7 @@ def teach(request, sample):
     return THIRD
 
 
-def test_a_chain_that_keeps_its_length_and_loses_nothing_answers_the_plain_prompt(project):
+def test_kept_chains_answer_the_plain_prompt(project):
     project.rows(
         "articles.jsonl", [{"title": title, "article": ARTICLE, "summary": SECOND} for title in CHAINS]
     )

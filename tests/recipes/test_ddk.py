@@ -86,7 +86,7 @@ def carried_out(project, seed, out, *, n=4, **allocate):
     )
 
 
-def test_the_worst_domain_lags_less_than_with_equal_shares_at_equal_teacher_calls(project):
+def test_the_worst_domain_gains_over_equal_shares(project):
     better, calls = 0, set()
     for seed in range(8):
         steered, rounds, worst, _ = carried_out(project, seed, f"ddk{seed}", **GAP)
@@ -149,7 +149,7 @@ def test_a_mistake_is_told(project, options, told):
     assert told in str(error.value)
 
 
-def test_the_least_certain_are_drawn_and_those_that_the_teacher_may_answer_wrongly_are_not_bet_on(project):
+def test_uncertain_items_are_drawn_but_not_likely_wrong_ones(project):
     """One record stands out; a draw by margin always takes it, the equilibrium spreads the risk."""
     project.rows("rows.jsonl", [{"question": f"{i}", "sure": 0.1 if i == 0 else 0.4} for i in range(40)])
 

@@ -63,7 +63,7 @@ class Teacher:
         return f"{self.sums.steps[shown]}. {final}"
 
 
-def test_the_rich_prompt_is_the_teachers_alone_and_the_arms_differ_in_the_answer_only(project):
+def test_arms_differ_in_the_answer_only(project):
     sums = Sums([3, 4], 40)
     project.rows("sums.jsonl", sums.rows)
     asked = []
@@ -95,7 +95,7 @@ def test_the_rich_prompt_is_the_teachers_alone_and_the_arms_differ_in_the_answer
         ]
 
 
-def test_what_is_right_what_is_bare_and_what_a_grader_likes_are_told_apart(project):
+def test_right_bare_and_graded_answers_are_separated(project):
     sums = Sums([3], 40)
     project.rows("sums.jsonl", sums.rows)
 
@@ -165,7 +165,7 @@ def trained(project, out, *, misled=False, sets=()):
 
 
 @slow
-def test_reasoning_is_worth_20_points_on_held_out_lengths_and_that_of_other_questions_nothing(project):
+def test_own_reasoning_gains_20_points_and_foreign_reasoning_none(project):
     """At equal examples; the answer-only arm sees them twice as often, and so more tokens (86 for 70 of the other)."""
     both = ["evaluate.models=[student-chain-of-thought, student-vanilla]", "vanilla.max_steps=500"]
     right, rows = trained(project, "run", sets=both)
@@ -213,7 +213,7 @@ ODD = [
 ]
 
 
-def test_thirty_right_answers_in_odd_forms_are_right_and_strict_readings_say_as_declared():
+def test_right_answers_in_odd_forms_are_right():
     assert len(ODD) == 30
     lenient = [compare_numbers(text, gold).outcome for text, gold, _, _ in ODD]
     assert lenient == ["right"] * 30

@@ -51,7 +51,7 @@ def same_node(groups) -> set:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_planted_triples_come_back_and_a_shuffled_telling_is_not_taken_for_them(make_graph, seed):
+def test_planted_triples_are_recovered_and_shuffled_ones_are_not(make_graph, seed):
     planted = Planted(seed)
     _, graph = make_graph(planted, reader(error=0.03, broken=0.2, seed=seed))
     found, true = edges_of(graph, planted), set(planted.triples)

@@ -98,7 +98,7 @@ class Sums:
         return boxed(chain) == str(self.gold(question))
 
 
-def test_no_chain_with_a_wrong_final_answer_is_kept_of_a_teacher_who_errs_in_a_quarter(project):
+def test_no_chain_with_a_wrong_final_answer_is_kept(project):
     sums = Sums(200)
     project.rows("sums.jsonl", sums.rows())
     run = distillgen.run(recipe(path="sums.jsonl"), out="run", teachers={"teacher": sums.teach})
@@ -123,9 +123,7 @@ def test_with_shuffled_golds_next_to_nothing_passes(project):
     assert sum(1 for _ in read_records(run.directory / "corpus.jsonl")) < 0.2 * 400
 
 
-def test_of_the_shipped_problems_those_go_that_no_program_can_check_and_reasoning_that_comes_apart_is_kept(
-    project,
-):
+def test_unverifiable_shipped_problems_are_dropped(project):
     problems = [
         json.loads(line) for line in (home("data") / "contest_problems.jsonl").read_text().splitlines()
     ]
@@ -159,7 +157,7 @@ def test_of_the_shipped_problems_those_go_that_no_program_can_check_and_reasonin
     assert not set(held_out) & golds.keys()
 
 
-def test_accuracy_grows_with_the_token_budget_by_majority_and_the_report_draws_it(project):
+def test_accuracy_grows_with_the_token_budget(project):
     """Right in 55 % of samples, else one of nine wrong answers: the more votes, the surer."""
     sums = Sums(120)
     project.rows("sums.jsonl", sums.rows())
@@ -214,7 +212,7 @@ def test_accuracy_grows_with_the_token_budget_by_majority_and_the_report_draws_i
 
 
 @slow
-def test_the_second_training_goes_on_from_the_warm_up_and_turns_its_form_into_long_chains(project):
+def test_the_second_training_continues_from_the_warm_up(project):
     """The tiny student learns the sums from short solutions, and then the chain's form; the control's short ones were another problem's."""
     sums = Sums(500, base=5)
     rows = sums.rows()
@@ -384,7 +382,7 @@ def test_two_stages_need_less_than_half_the_chains_of_one(project):
     assert before > 0.75 and after > 0.6 and only < 0.4, (before, after, only)
 
 
-def test_a_problem_whose_reformatted_solution_fails_goes_on_to_the_second_stage(project):
+def test_a_failed_reformat_goes_on_to_the_second_stage(project):
     """Of four problems one reformat is wrong and one is cut off: no examples of the form, but problems to think about."""
     sums = Sums(4, wrong=0.0)
     project.rows("sums.jsonl", sums.rows())

@@ -175,7 +175,7 @@ def entries(run):
     return list(read_records(run.directory / "corpus.jsonl"))
 
 
-def test_what_is_retrieved_teaches_what_is_shuffled_does_not_and_another_student_learns_it_too(world):
+def test_retrieved_strategies_teach_and_shuffled_ones_do_not(world):
     run = teach()
     assert {topic(r.fields["scenario"]) for r in entries(run)} == POLICY.keys() - KNOWN_WITHOUT
     found, wrong = use("taught/corpus.jsonl", "used")
@@ -221,7 +221,7 @@ def test_a_known_scenario_is_no_lesson_again_and_the_dialogue_goes_on(world):
     )
 
 
-def test_a_vetoed_entry_hurts_its_neighbourhood_alone_and_nothing_else_is_asked_again(world):
+def test_a_vetoed_entry_affects_its_neighbourhood_only(world):
     asked = []
 
     def counted(request, sample):

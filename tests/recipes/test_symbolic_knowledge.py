@@ -86,7 +86,7 @@ def planted_run(project):
     ), planted
 
 
-def test_each_request_shows_ten_seeds_in_an_order_of_its_own_and_ends_with_an_open_number(planted_run):
+def test_each_request_shows_ten_seeds_in_its_own_order(planted_run):
     asked = [
         r.messages[-1]["content"] for r in planted_run[1].requests if "Event:" in r.messages[-1]["content"]
     ]
@@ -104,7 +104,7 @@ def test_the_least_likely_fifth_of_the_events_goes(planted_run):
     assert len(scores[1]) == round(0.2 * len(events)) and max(scores[1]) <= min(scores[0])
 
 
-def test_seven_relations_each_with_its_sentence_and_every_example_with_its_own_names(planted_run):
+def test_seven_relations_with_sentences_and_examples(planted_run):
     run, planted = planted_run
     asked = [r.messages for r in planted.requests if "Event:" not in r.messages[-1]["content"]]
     heads = {row["head"] for row in kept(rows_of(run, "likely"))}
@@ -128,7 +128,7 @@ def test_seven_relations_each_with_its_sentence_and_every_example_with_its_own_n
     assert len({messages[1]["content"].split()[0] for messages in asked}) > 20
 
 
-def test_tails_are_trimmed_and_unnamed_and_students_see_the_form_of_comet(project):
+def test_tails_are_trimmed_and_students_see_the_comet_form(project):
     planted = Planted()
     said = iter(["to thank Alex.", "To thank PersonX", "to", "Chris smiles at Christmas. "] * 7)
 
@@ -173,7 +173,7 @@ def chosen(project, planted, out, target, sets):
 
 
 @needs("sklearn")
-def test_precision_rises_with_the_threshold_and_the_target_recall_is_realised(project):
+def test_precision_rises_with_the_threshold_at_the_target_recall(project):
     """Over 5 seeds, 23 % of triples invalid, 30 % of tails of either kind, 8 % of 8,000 labels wrong, the threshold from 1,000."""
     precision, recall = {}, {}
     for seed in range(5):
@@ -224,7 +224,7 @@ def tails_of_a_student(project, planted, out, pipeline, sets):
 
 
 @needs("sklearn", "torch", "trl")
-def test_a_student_of_the_critics_choice_beats_one_of_as_many_raw_triples(project):
+def test_a_student_of_critic_filtered_triples_beats_raw_ones(project):
     planted = Planted(0.5)
     learning = [
         "train.max_steps=250",

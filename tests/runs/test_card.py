@@ -147,7 +147,7 @@ def test_a_teacher_is_known_by_its_host_or_its_name(model, teacher, restricts):
     assert [(t["teacher"], t["restricts"]) for t in terms] == [(teacher, restricts)]
 
 
-def test_every_entry_of_the_table_has_a_date_and_an_address_and_can_be_found():
+def test_every_entry_of_the_terms_has_a_date_and_an_address():
     for entry in _table():
         assert entry["restricts"] in ("yes", "no", "conditions") and entry["address"].startswith("https://")
         assert (
@@ -211,14 +211,14 @@ def answered(part, wanted):
 
 
 @pytest.mark.parametrize("system", LEADERBOARD)
-def test_all_totals_of_the_papers_leaderboard_can_be_reached_and_are_scored(system):
+def test_the_papers_leaderboard_totals_are_reachable(system):
     sums, total = LEADERBOARD[system]
     answers = [answer for part, wanted in zip(PARTS, sums, strict=True) for answer in answered(part, wanted)]
     assert len(answers) == 25 and points(answers) == total
     assert [points([a for a in answers if a[0].part == part]) for part in PARTS] == [*sums]
 
 
-def test_the_weights_are_those_of_the_paper_and_a_part_that_they_cannot_make_up_is_told():
+def test_item_weights_match_the_paper():
     weights = {part: sorted(item.points for item in ITEMS if item.part == part) for part in PARTS}
     assert weights == {
         "Data": [3, 3, 4, 4],
@@ -277,7 +277,7 @@ def test_the_self_report_says_yes_only_where_something_is_written_down():
     assert points(report(Told(lock(card=everything), state, {}, {}, "data"))) == 100
 
 
-def test_the_card_of_a_student_names_its_base_and_the_terms_of_its_teachers(project):
+def test_a_students_card_names_its_base_and_teachers_terms(project):
     openai = {"provider": "openai", "model": "gpt-4.1-mini", "api_key": "sk-secret-key"}
     carry_out(project, models={"teacher": openai}, card={"license": "mit"})
     manifest = {

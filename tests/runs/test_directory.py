@@ -59,7 +59,7 @@ def test_the_same_run_from_any_folder_goes_on_where_it_was(project, endpoint, tm
     assert not (below.path / "runs").exists() and not (deep.path / "runs").exists()
 
 
-def test_a_second_pipeline_with_the_same_requests_pays_nothing_and_each_run_tells_its_own(project, endpoint):
+def test_a_second_pipeline_with_equal_requests_pays_nothing(project, endpoint):
     first = project.ask_pipeline(endpoint.url, 6, model=PRICE)
     project.cli("run", "ask", "-n", 4)
     project.write("pipelines/other.yaml", first.read_text().replace("ask.yaml", "other.yaml"))
@@ -76,7 +76,7 @@ def test_a_second_pipeline_with_the_same_requests_pays_nothing_and_each_run_tell
     assert len(project.read("runs/other/corpus.jsonl")) == 6
 
 
-def test_a_run_elsewhere_keeps_its_answers_in_the_ledger_of_the_project(project, endpoint, tmp_path_factory):
+def test_a_run_elsewhere_uses_the_ledger_of_the_project(project, endpoint, tmp_path_factory):
     project.ask_pipeline(endpoint.url, 5)
     out = tmp_path_factory.mktemp("out") / "ask"
     project.cli("run", "ask", "-o", out)
@@ -132,7 +132,7 @@ def test_a_run_that_had_a_ledger_of_its_own_keeps_it(project, endpoint):
     assert len(endpoint.bodies) == 5 and not (project.path / "runs/ledger.sqlite3").exists()
 
 
-def test_a_finished_run_stands_while_others_add_and_is_made_again_where_they_supersede(project):
+def test_a_finished_run_is_redone_only_where_answers_changed(project):
     def behave(body, times):
         said = "" if body["messages"][0]["content"] == "What is 1?" and times == 1 else "good"
         return completion(
@@ -166,7 +166,7 @@ def test_a_finished_run_stands_while_others_add_and_is_made_again_where_they_sup
         assert corpus.stat().st_mtime_ns == made and len(endpoint.bodies) == 9
 
 
-def test_what_another_process_supersedes_while_a_run_goes_on_is_noticed(project):
+def test_answers_superseded_during_a_run_are_noticed(project):
     """The other's newer answer is there before this run writes down what it has seen of the ledger."""
     project.rows("data/seeds.jsonl", [{"q": "a"}, {"q": "b"}])
     scripted, path = {"provider": "scripted", "model": "echo"}, project.path / "shared.sqlite3"
@@ -278,7 +278,7 @@ def test_a_project_is_found_from_a_file_and_from_a_folder(tmp_path, monkeypatch)
     assert project_around(tmp_path / "p/docs") == tmp_path / "p"
 
 
-def test_a_shipped_recipe_works_in_the_project_around_the_folder_where_it_is_asked_for(project, monkeypatch):
+def test_a_shipped_recipe_works_in_the_surrounding_project(project, monkeypatch):
     project.write("prompts/x.md", "x")
     (project.path / "sub").mkdir()
     monkeypatch.chdir(project.path / "sub")

@@ -152,7 +152,7 @@ def test_show_and_lineage(project, endpoint):
     )
 
 
-def test_show_tells_of_the_rows_that_came_furthest_where_a_run_did_not_reach_its_end(project, endpoint):
+def test_show_prints_the_furthest_rows_of_an_unfinished_run(project, endpoint):
     project.write("filters/short.py", FILTER.replace("99", "5"))
     project.ask_pipeline(
         endpoint.url, 4, after="  - filter: [short]\n  - format: {fields: {last: '{{ answer }}'}}\n"
@@ -270,7 +270,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
     assert "waiting for 1 answers of teacher" in written.getvalue() and "first kept row" in written.getvalue()
 
 
-def test_progress_is_plain_lines_without_a_terminal_and_stdout_is_for_machines(project, endpoint):
+def test_progress_without_a_terminal_is_plain_lines_on_stderr(project, endpoint):
     project.ask_pipeline(endpoint.url, 5)
     done = project.cli("run", "ask", "--json")
     assert json.loads(done.stdout)["kept"] == 5
@@ -297,7 +297,7 @@ def test_list_and_schema(project):
     assert "cannot be read" in found["broken"]["about"] and "quickstart" in found
 
 
-def test_the_shipped_schema_is_up_to_date_and_accepts_the_shipped_pipelines(project):
+def test_the_shipped_schema_is_current_and_accepts_the_pipelines(project):
     import yaml
     from jsonschema import Draft202012Validator
 

@@ -191,7 +191,7 @@ def test_the_format_stage_and_export_make_the_same_rows(project, run):
     assert made == project.read("a.jsonl") and made[0].keys() == {"instruction", "input", "output"}
 
 
-def test_the_format_stage_drops_a_record_that_has_no_place_in_its_shape(project):
+def test_the_format_stage_drops_unshapable_records(project):
     project.rows(
         "data/seeds.jsonl",
         [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": None}],
@@ -321,7 +321,7 @@ def test_triples_as_graphml(project):
 # splits
 
 
-def test_no_source_item_stands_in_two_splits_and_the_same_seed_splits_alike(run, project):
+def test_splits_are_disjoint_by_source_item_and_reproducible(run, project):
     shares = {"train": 0.6, "test": 0.4}
 
     def split(name, **more):
@@ -516,7 +516,7 @@ def test_a_column_of_different_kinds_is_told_and_jsonl_takes_it(project):
     assert project.read("b.jsonl")[-1]["x"] == 1 << 70
 
 
-def test_columns_that_come_late_or_change_from_whole_to_broken_numbers_are_one_type(project):
+def test_late_columns_and_mixed_numbers_get_one_type(project):
     import pyarrow.parquet
 
     project.rows("a.jsonl", [{"x": 1, "d": {"a": 1}}] * 1200 + [{"x": 0.5, "late": "t", "d": {"b": "c"}}])
@@ -540,7 +540,7 @@ def test_a_run_that_goes_on_is_not_exported(run, project):
 
 
 @pytest.mark.slow
-def test_a_killed_export_leaves_nothing_that_looks_whole_and_the_next_one_is(project):
+def test_a_killed_export_leaves_no_file_that_looks_whole(project):
     name = "parquet"
     project.rows("a.jsonl", [{"text": f"{i} " * 40} for i in range(10_000)])
     whole = project.path / "whole"
@@ -698,7 +698,7 @@ def test_what_was_held_out_stays_apart(project):
         ([[1], [None], [2.5]], "list<item: double>"),
     ],
 )
-def test_a_column_has_the_type_that_all_its_batches_fit_whatever_the_last_one_holds(values, kind):
+def test_a_column_type_fits_all_batches(values, kind):
     from distillgen.rows.formats import schema_of
 
     assert (

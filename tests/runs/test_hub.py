@@ -317,7 +317,7 @@ def test_no_network_is_told(run, project, push):
 
 
 @pytest.mark.slow  # the client tries for half a minute
-def test_a_network_that_goes_while_uploading_is_told_and_the_same_command_goes_on(run, project, push):
+def test_an_interrupted_upload_resumes_with_the_same_command(run, project, push):
     def behave(request):
         if request.method == "PUT" and gone and request.path != gone.setdefault("first", request.path):
             request.transport.abort()
@@ -370,7 +370,7 @@ def test_a_login_of_the_hub_serves_as_the_token(run, project, hub, push):
     assert hub.files("me/x") and TOKEN in hub.tokens
 
 
-def test_files_that_others_left_are_named_and_a_private_repository_stays_private(run, project, hub, push):
+def test_foreign_files_are_named_and_private_repositories_stay_so(run, project, hub, push):
     hub.repository("me/x")["files"]["old.jsonl"] = b"{}\n"
     done = push(hub.url, "r", "me/x", "--public")
     assert "it also holds old.jsonl" in done.stdout and "private before and still is" in done.stdout

@@ -230,9 +230,7 @@ def test_the_same_run_gives_the_same_bytes(finished):
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_where_nothing_temporary_can_be_kept_there_is_a_report_all_the_same(
-    finished, monkeypatch, tmp_path, full
-):
+def test_the_report_is_written_without_a_temporary_folder(finished, monkeypatch, tmp_path, full):
     def no_room(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
@@ -450,7 +448,7 @@ def test_a_histogram_loses_nothing_and_knows_no_order(values, shuffle):
     assert {**again, "tones": 0} == {**found, "tones": 0}
 
 
-def test_a_histogram_shows_the_threshold_and_keeps_an_outlier_out_of_the_way():
+def test_a_histogram_shows_the_threshold_and_clips_outliers():
     numbers = [random.Random(i).random() for i in range(5000)]
     found = histogram([*((number, "l" if number > 0.75 else "k") for number in numbers), (1e12, "l")])
     assert len(found["bars"]) > 12 and found["high"] < 1.1 and found["most"] == 1e12
@@ -458,9 +456,7 @@ def test_a_histogram_shows_the_threshold_and_keeps_an_outlier_out_of_the_way():
     assert [bool(bar["l"]) for bar in found["bars"]] == sorted(bool(bar["l"]) for bar in found["bars"])
 
 
-def test_reasons_that_differ_in_a_number_a_quotation_or_after_a_colon_are_counted_together(
-    finished, tmp_path
-):
+def test_similar_drop_reasons_are_counted_together(finished, tmp_path):
     directory = Path(shutil.copytree(finished, tmp_path / "copy"))
     rows = []
     for i in range(100):

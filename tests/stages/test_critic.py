@@ -531,7 +531,7 @@ def test_the_stage_is_listed_in_the_schema_and_loads_from_yaml(project):
         load("pipelines/p.yaml")
 
 
-def test_answers_to_one_question_stay_in_one_part_and_other_labels_move_none(project):
+def test_answers_to_one_question_stay_in_one_part(project):
     from distillgen.project import Project
     from distillgen.stages.critic import Critic
 

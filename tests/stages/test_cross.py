@@ -89,7 +89,7 @@ def test_a_mistake_is_told_before_anything_is_asked(project, given, told):
     assert told in str(error.value)
 
 
-def test_set_addresses_all_stages_of_a_kind_and_leaves_stages_and_filters_out(project):
+def test_set_addresses_stages_by_kind_and_removes_stages(project):
     path = project.write(
         "p.yaml",
         """version: 1

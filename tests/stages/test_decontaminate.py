@@ -32,7 +32,7 @@ def dropped(run):
     return {record.fields["question"]: record.dropped for record in run.dropped}
 
 
-def test_a_training_row_that_repeats_an_item_is_dropped_and_the_item_named(project):
+def test_a_row_that_repeats_an_item_is_dropped_and_names_it(project):
     project.rows(
         "test.jsonl",
         [
@@ -55,7 +55,7 @@ def test_a_training_row_that_repeats_an_item_is_dropped_and_the_item_named(proje
     assert [stage["name"] for stage in found.state["stages"]] == ["source", "decontaminate", "evaluate"]
 
 
-def test_held_out_rows_of_the_source_are_not_trained_on_in_other_words_of_the_same_text(project):
+def test_held_out_rows_are_not_trained_on_in_other_pieces(project):
     rows = [{"question": text(i), "right": str(i)} for i in range(60)]
     project.rows(
         "rows.jsonl",
@@ -75,7 +75,7 @@ def test_an_instruction_that_all_share_tells_nothing(project):
     assert not dropped(found)
 
 
-def test_one_that_is_written_is_not_doubled_and_one_without_a_set_is_refused(project):
+def test_a_written_decontaminate_is_not_doubled(project):
     project.rows("rows.jsonl", [{"question": text(i), "right": "1"} for i in range(40)])
     found = run({"path": "rows.jsonl", "held_out": 0.3}, before=[{"decontaminate": {"n": 20}}])
     assert [stage["kind"] for stage in found.state["stages"]] == ["source", "decontaminate", "evaluate"]

@@ -108,7 +108,7 @@ def test_no_answer_in_it_is_told_from_a_wrong_answer(project):
     )
 
 
-def test_only_what_is_held_out_is_asked_about_and_the_corpus_keeps_its_rows(project):
+def test_only_held_out_items_are_asked_and_the_corpus_is_kept(project):
     rows(project)
     asked = []
 
@@ -141,7 +141,7 @@ def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
     assert found["items"] == 1 and found["models"]["student"]["metrics"]["numeric"]["mean"] == 1
 
 
-def test_of_several_samples_one_may_pass_and_the_most_frequent_is_elected(project):
+def test_pass_at_k_and_majority_over_several_samples(project):
     rows(project, 30)
 
     def script(request, sample):  # right, wrong in the same way, wrong in the same way, right, right
@@ -161,9 +161,7 @@ def test_of_several_samples_one_may_pass_and_the_most_frequent_is_elected(projec
     }
 
 
-def test_what_is_no_answer_passes_nowhere_and_costs_no_judge_and_what_a_judge_could_not_read_is_left_out(
-    project,
-):
+def test_failed_answers_never_pass_and_unread_verdicts_are_left_out(project):
     rows(project, 20)
 
     def shaky(request, sample):
@@ -198,7 +196,7 @@ def test_what_is_no_answer_passes_nowhere_and_costs_no_judge_and_what_a_judge_co
     )
 
 
-def test_where_a_judge_could_not_read_one_sample_its_item_counts_in_no_figure(project):
+def test_an_item_with_an_unread_verdict_counts_in_no_figure(project):
     rows(project, 10)
     metrics = [{"judge": {"model": "judge", "rubric": "Is it right?", "fields": ["question", "answer"]}}]
 
@@ -220,7 +218,7 @@ def test_where_a_judge_could_not_read_one_sample_its_item_counts_in_no_figure(pr
     )
 
 
-def test_pairs_are_judged_in_both_orders_so_that_a_judge_who_likes_the_first_decides_nothing(project):
+def test_pairs_are_judged_in_both_orders(project):
     rows(project, 20)
     metric = [
         {"preferred": {"model": "judge", "rubric": "Which is right?", "over": "base", "fields": ["question"]}}
@@ -255,7 +253,7 @@ def scores(request, sample):
     return Completion(logprobs=[[request.target, -abs(int(request.target) - 2 * i) / 10, []]])
 
 
-def test_perplexity_counts_every_token_alike_whatever_the_length_of_its_answer(project):
+def test_perplexity_counts_every_token_alike(project):
     from distillgen.inference.teacher import Completion
 
     project.rows(
@@ -405,7 +403,7 @@ def test_values_for_all_items_stand_in_the_question(project):
     assert len(asked) == 5 and all(text.startswith("briefly: ") for text in asked)
 
 
-def test_what_the_verdicts_of_a_judge_show_together_is_told_for_each_model(project):
+def test_figures_over_all_verdicts_are_given_for_each_model(project):
     """A judge that likes what is shown first is found out for each model; one that looks at the answers is not."""
     rows(project, 8)
     metric = {
@@ -438,7 +436,7 @@ def test_what_the_verdicts_of_a_judge_show_together_is_told_for_each_model(proje
     assert page.count(f"<li>{changes} 1</li>") == 1 and page.count(f"<li>{changes} 0</li>") == 1
 
 
-def test_an_item_that_cannot_be_asked_about_is_left_out_with_its_reason(project):
+def test_an_item_that_cannot_be_asked_is_left_out_with_a_reason(project):
     rows(
         project,
         40,

@@ -196,7 +196,7 @@ def test_what_it_depends_on_decides_what_is_measured_again(project, apply):
     assert run([{"other": {"name": "custom"}}], texts("a"))[0].scores == {"custom": 7}
 
 
-def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept(project, apply):
+def test_a_costly_measure_runs_in_pieces_that_are_kept(project, apply):
     """Nobody who is being asked waits for it, and what was measured before it failed is not measured again."""
     more, ledger = ", depends_on={}", project.path / "ledger.sqlite3"
     custom(project, "[1.0 for r in records]", more=more, a="import time; time.sleep(0.2)")
@@ -227,9 +227,7 @@ def test_a_costly_measure_runs_beside_the_others_in_pieces_each_of_which_is_kept
     assert calls(project) == [str(i) for i in range(64, 80)]
 
 
-def test_costly_filters_measure_beside_each_other_and_results_are_those_of_one_after_the_other(
-    project, apply
-):
+def test_costly_filters_run_concurrently_with_sequential_results(project, apply):
     """The first one listed is named where two would drop a record, the second measures what the first kept, scores are in order."""
     for name, limit in (("first", 40), ("second", 30)):
         custom(
@@ -250,7 +248,7 @@ def test_costly_filters_measure_beside_each_other_and_results_are_those_of_one_a
     assert took < 0.05 * (10 + 8) * 0.85, took
 
 
-def test_what_arrives_while_a_costly_filter_measures_is_measured_together(project, apply):
+def test_records_that_arrive_meanwhile_are_measured_together(project, apply):
     custom(
         project,
         "[float(len(records)) for r in records]",
@@ -296,7 +294,7 @@ def test_records_that_belong_together_are_measured_together(project, apply):
         assert [r.scores.get("custom") for r in out] == [2, 2, None, 1, 3, 3, 3] and out[2] is gone
 
 
-def test_numbers_of_a_group_are_kept_and_a_changed_group_is_measured_again(project, apply):
+def test_only_a_changed_group_is_measured_again(project, apply):
     custom(
         project,
         "[len(records) + r.scores.get('before', 0) for r in records]",
@@ -316,7 +314,7 @@ def test_numbers_of_a_group_are_kept_and_a_changed_group_is_measured_again(proje
     assert run(*texts("c")) == [1] and run(*before) == [2] and calls(project) == ["c", "c"]
 
 
-def test_a_group_is_cut_neither_by_chunks_nor_into_others_by_what_was_dropped(project, apply):
+def test_groups_stay_whole_across_chunks_and_drops(project, apply):
     project.write(
         "filters/custom.py",
         HEAD
@@ -513,7 +511,7 @@ def judges(project):
 
 
 @pytest.mark.parametrize("name", ["judge", "another"])
-def test_a_judge_is_asked_about_rows_that_another_run_has_scored_under_its_label(judges, project, name):
+def test_a_judge_is_asked_about_rows_scored_by_another_run(judges, project, name):
     judges({"filter": [judged_by("kind", 5)]}, out="a")
     run, asked = judges(
         {"filter": [judged_by("harsh", 9, name)]}, source="a/corpus.jsonl", out="b", lineage=True
@@ -525,7 +523,7 @@ def test_a_judge_is_asked_about_rows_that_another_run_has_scored_under_its_label
     assert project.read("c/corpus.jsonl") == project.read("a/corpus.jsonl") and not asked
 
 
-def test_an_earlier_runs_scores_neither_count_nor_stay_where_the_filter_gave_none(judges, project):
+def test_scores_of_an_earlier_run_do_not_count(judges, project):
     project.write(
         "filters/noted.py",
         """from distillgen import Filter
@@ -625,7 +623,7 @@ def test_a_filter_asks_a_model_and_keeps_what_it_says(project):
         assert "pipelines/j.yaml:6" in told and "no model 'jugde'; did you mean 'judge'?" in told
 
 
-def test_a_judges_numbers_are_kept_while_it_goes_on_and_every_one_at_the_end(project):
+def test_a_judges_numbers_are_kept_as_they_arrive(project):
     """Many rows: what is kept before the end is what a kill does not lose."""
     project.rows("s.jsonl", [{"a": f"answer {i}"} for i in range(600)])
     pipeline = {
@@ -651,7 +649,7 @@ def test_a_judges_numbers_are_kept_while_it_goes_on_and_every_one_at_the_end(pro
     )
 
 
-def test_what_is_kept_while_a_costly_measure_goes_on_is_not_measured_again(project, apply, monkeypatch):
+def test_kept_numbers_are_not_measured_again(project, apply, monkeypatch):
     monkeypatch.setattr("distillgen.stages.filter.SAVE_EVERY_S", -1.0)
     custom(project, "[float(r.fields['text']) for r in records]", more=", depends_on={}")
     for measured_anew in (80, 0):

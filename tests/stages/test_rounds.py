@@ -89,7 +89,7 @@ def kept(run):
 LENGTHS = ["x" * n for n in (1, 4, 8, 40)]
 
 
-def test_what_a_round_keeps_is_not_offered_again_and_what_none_kept_leaves_with_the_last_reason(loop):
+def test_kept_records_are_not_offered_again(loop):
     asked = []
 
     def script(request, sample):
@@ -222,7 +222,7 @@ def test_a_persons_edits_hold_whatever_is_run_again(loop, project):
     assert [r.fields["q"] for r in kept(run)] == ["bb"]
 
 
-def test_what_was_dropped_before_is_offered_in_no_round_and_leaves_as_it_came(project):
+def test_records_dropped_before_the_loop_pass_unchanged(project):
     for name, text in FILTERS.items():
         project.write(f"filters/{name}.py", text)
     project.rows("rows.jsonl", [{"q": "x" * n} for n in (1, 9)])
@@ -249,7 +249,7 @@ def length_of_q():
     )
 
 
-def test_a_round_is_carried_out_anew_where_one_before_it_has_come_out_otherwise(project):
+def test_a_round_is_redone_if_an_earlier_one_changed(project):
     """Of the first round, the kept records and the answers are lost, and the teacher says something else now."""
     project.rows("rows.jsonl", [{"q": q} for q in ("red apple", "red plum")])
     look = {"retrieve": {"query": "q", "key": "q", "embedder": "words", "keep": ["answer"], "into": "like"}}
@@ -322,7 +322,7 @@ class Learn(Stage):
         )
 
 
-def test_each_round_asks_the_student_of_the_round_before_and_the_first_one_its_base(loop, monkeypatch):
+def test_each_round_asks_the_student_of_the_round_before(loop, monkeypatch):
     def stage_class(kind):
         return Learn if kind == "learn" else contract.stage_class(kind)
 
@@ -398,7 +398,7 @@ def test_a_loop_in_a_loop_gives_back_the_rounds_of_the_outer_one(loop, project):
     )
 
 
-def test_what_is_held_out_is_there_in_every_round_and_never_learnt_from(loop, project):
+def test_held_out_records_are_in_every_round_and_never_learnt(loop, project):
     project.write(
         "filters/split.py",
         FILTERS["sees"]
@@ -516,9 +516,7 @@ stages:
 @pytest.mark.parametrize(
     "options, rows, requests", [({}, 4, 12), ({"repeat": True}, 12, 12), ({"repeat": True, "n": 1}, 4, 4)]
 )
-def test_a_plan_knows_how_often_a_loop_may_ask_and_how_many_records_may_leave_it(
-    project, options, rows, requests
-):
+def test_a_plan_bounds_a_loops_requests_and_records(project, options, rows, requests):
     project.rows("rows.jsonl", [{"q": q} for q in "abcd"])
     loop = {"rounds": {"n": 3, "stages": [ASK], **options}}
     pipeline = {

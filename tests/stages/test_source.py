@@ -86,7 +86,7 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize("line, reason", BAD_LINES)
-def test_a_bad_row_is_an_error_where_it_is_seen_first_and_a_dropped_record_later(project, read, line, reason):
+def test_an_early_bad_row_is_an_error_and_a_late_one_is_dropped(project, read, line, reason):
     (project.path / "a.jsonl").write_bytes(b'{"n": 1}\n' + line + b"\n")
     with pytest.raises(ConfigError, match=re.escape(f"a.jsonl:2: {reason}")):
         read(path="a.jsonl")
@@ -216,7 +216,7 @@ def test_texts_are_cut(project, read):
     assert {r.fields["title"] for r in records} == {"T"} and records[1].source == "a.md#2"
 
 
-def test_pieces_keep_their_quotation_marks_and_paragraphs_end_sentences():
+def test_pieces_keep_quotation_marks_and_paragraph_ends():
     text = 'He said "Go now." Then (he left.) It was 3.5 km! A heading\n\nNext: ok'
     assert chunks(text, 4) == [
         'He said "Go now." ',

@@ -151,7 +151,7 @@ def test_a_mistake_names_its_line(project, installed):
     )
 
 
-def test_where_nothing_is_left_to_train_on_what_dropped_the_rows_is_told(project, installed):
+def test_an_empty_training_set_names_what_dropped_the_rows(project, installed):
     project.rows("rows.jsonl", [{"prompt": f"question {i}", "completion": "yes"} for i in range(3)])
     filters = [{"word_count": {"field": "completion", "min_words": 2}}]
     with pytest.raises(
@@ -313,9 +313,7 @@ UNFIT = [
 @pytest.mark.parametrize(
     ("template", "config", "options", "says"), UNFIT, ids=[says[:60] for *_, says in UNFIT]
 )
-def test_what_a_student_cannot_learn_is_told_before_anything_is_paid_for(
-    project, installed, template, config, options, says
-):
+def test_check_refuses_rows_that_a_student_cannot_learn(project, installed, template, config, options, says):
     project.rows(
         "r.jsonl",
         [
@@ -398,7 +396,7 @@ def test_the_turns_that_a_format_stage_makes_are_rendered(project, installed):
         )
 
 
-def test_a_student_that_begins_as_an_earlier_one_is_looked_at_as_what_that_began_as(project, installed):
+def test_a_chained_student_is_checked_as_its_first_base(project, installed):
     project.rows("r.jsonl", [{"messages": turns("user", "assistant"), "q": "q", "a": "a"}])
     own = student(project, "s", MARKS, **T5)
     first = {"train": {"name": "first", "student": own}}
@@ -542,7 +540,7 @@ def manifest(run: distillgen.Run | Path) -> dict:
 class TestTraining:
     pytestmark = trains
 
-    def test_the_loss_falls_and_held_out_rows_are_answered_but_shuffled_ones_are_not(self, project):
+    def test_a_student_learns_true_rows_and_not_shuffled_ones(self, project):
         project.rows("data/true.jsonl", questions(400))
         project.rows("data/shuffled.jsonl", questions(400, shuffled=True))
         true = manifest(distillgen.run(pipeline("data/true.jsonl", **FAST), out="runs/true"))
@@ -582,7 +580,7 @@ class TestTraining:
         said = model.generate(**ids, max_new_tokens=4, do_sample=False)[0, ids["input_ids"].shape[1] :]
         assert tokenizer.decode(said, skip_special_tokens=True).strip() == "green"
 
-    def test_records_pass_unchanged_and_the_report_and_manifest_tell_what_was_done(self, project):
+    def test_records_pass_unchanged_and_the_manifest_is_complete(self, project):
         rows = questions(100)
         project.rows("data/q.jsonl", [*rows, {"messages": rows[0]["messages"][:1]}])
         run = distillgen.run(pipeline("data/q.jsonl", **FAST | {"max_steps": 5}), out="runs/a")
@@ -609,7 +607,7 @@ class TestTraining:
         assert "Student" in page and 'class="curve' in page and reason.replace("'", "&#39;") in page
         assert not (run.directory / "student.partial").exists()
 
-    def test_a_finished_student_is_trained_again_only_where_something_changed(self, project):
+    def test_a_finished_student_is_retrained_only_after_a_change(self, project):
         project.rows("data/q.jsonl", questions(60))
         options = FAST | {"max_steps": 4}
 
@@ -756,7 +754,7 @@ class TestTraining:
             in project.cli("train", "a", *fast, "--set", "trian.epochs=1", check=2).stderr
         )
 
-    def test_log_probabilities_come_from_the_ledger_in_a_pipeline_and_of_a_run(self, project):
+    def test_log_probabilities_come_from_the_ledger(self, project):
         def answer(body, times):
             content = [
                 {

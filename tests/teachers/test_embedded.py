@@ -45,7 +45,7 @@ def test_parts_are_joined_once_in_order_and_never_imported(parts, monkeypatch, t
     assert not [name for name in sys.modules if name.startswith("tiny_part")]
 
 
-def test_parts_that_are_not_the_expected_ones_are_refused_and_leave_nothing(parts, monkeypatch, tmp_path):
+def test_unexpected_weight_parts_are_refused_and_leave_nothing(parts, monkeypatch, tmp_path):
     monkeypatch.setitem(KNOWN, "tiny", Weights("hub:o/r/tiny.gguf", "0" * 64, "tiny-part"))
     with pytest.raises(ConfigError, match="not the expected ones.*were not used"):
         find_weights("tiny", tmp_path)
@@ -92,7 +92,7 @@ What is the capital of {{ country }}? Answer as JSON: {"capital": "..."}
 
 
 @pytest.mark.slow
-def test_a_real_model_answers_in_the_schema_with_log_probabilities_and_a_replay_loads_nothing(project):
+def test_a_real_model_answers_in_the_schema_and_a_replay_loads_none(project):
     project.rows("data/seeds.jsonl", [{"country": name} for name in ("France", "Italy", "Japan")])
     project.write("pipelines/ask.yaml", QUESTIONS)
     project.write("prompts/capital.md", PROMPT)

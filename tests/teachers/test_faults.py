@@ -269,7 +269,7 @@ def also(*urls):
     return ", also: [" + ", ".join(f'{{base_url: "{url}"}}' for url in urls) + "]"
 
 
-def test_requests_are_shared_among_addresses_by_weight_and_answers_kept_under_the_first(project):
+def test_requests_are_shared_among_addresses_by_weight(project):
     with Endpoint() as one, Endpoint() as two:
         project.ask_pipeline(
             one.url, 40, model=f', also: [{{base_url: "{two.url}", api_key: other-key-456, weight: 3}}]'
@@ -305,7 +305,7 @@ def test_where_every_address_fails_the_run_stops_with_a_remedy(project, rows, la
         assert one.asked.total() + two.asked.total() <= 12
 
 
-def test_an_address_that_only_rests_is_waited_for_though_the_other_refuses_the_key(project):
+def test_a_resting_address_is_waited_for(project):
     with (
         Endpoint(lambda body, times: status(401)()) as refusing,
         Endpoint(lambda body, times: status(429, **{"retry-after": "1"})() if times == 1 else None) as busy,
@@ -315,7 +315,7 @@ def test_an_address_that_only_rests_is_waited_for_though_the_other_refuses_the_k
     assert len(project.read("runs/ask/corpus.jsonl")) == 12
 
 
-def test_prompts_that_begin_alike_are_sent_one_after_the_other_and_the_output_keeps_its_order(project):
+def test_prompts_with_a_common_prefix_are_sent_in_sequence(project):
     with Endpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 60, model=", max_concurrency: 1")
         project.write(

@@ -38,7 +38,7 @@ def test_samples_are_asked_in_one_request_and_told_apart(project, endpoint):
     assert len({row["answer"] for row in rows}) == 12 and len({row["meta"]["id"] for row in rows}) == 12
 
 
-def test_an_endpoint_that_ignores_n_is_asked_until_all_samples_are_there(project):
+def test_an_endpoint_that_ignores_n_is_asked_for_each_sample(project):
     with Endpoint(lambda body, times: completion({**body, "n": 1})) as endpoint:
         project.ask_pipeline(endpoint.url, 2, stage=", n: 3")
         project.cli("run", "ask")

@@ -59,7 +59,7 @@ def totals(project, run="ask"):
     return json.loads((project.path / "runs" / run / "usage.json").read_text())["totals"]
 
 
-def test_a_batch_gives_the_corpus_that_asking_online_gives_under_the_same_keys(project):
+def test_batch_and_online_give_the_same_corpus_and_keys(project):
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 30, model=FAST, stage=", n: 3")
         run(project, "online", sets=["teacher.mode=online"], ledger=project.path / "online.sqlite3")
@@ -109,7 +109,7 @@ def test_a_file_holds_no_more_bytes_than_it_may(project, monkeypatch):
     assert len(project.read("runs/ask/corpus.jsonl")) == 30
 
 
-def test_an_endpoint_that_ignores_n_is_asked_until_all_samples_are_there(project):
+def test_an_endpoint_that_ignores_n_is_asked_for_each_sample(project):
     with BatchEndpoint(lambda body, times: completion({**body, "n": 1})) as endpoint:
         project.ask_pipeline(endpoint.url, 2, model=FAST, stage=", n: 3")
         run(project)
@@ -225,7 +225,7 @@ def test_killed_again_and_again_while_batches_come_and_go(project, seed):
     assert totals(project)["answers"] == totals(project)["requests"] == 2 * rows
 
 
-def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(project):
+def test_an_expired_batch_gives_its_results_and_the_rest_is_asked(project):
     with BatchEndpoint(fate=lambda number: "completed" if number else "expired") as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=FAST)
         run(project)
@@ -235,7 +235,7 @@ def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(project)
     assert totals(project)["retries"] == 20
 
 
-def test_a_cancelled_batch_stops_the_run_and_the_next_one_asks_what_is_left(project):
+def test_a_cancelled_batch_stops_the_run_and_the_rest_is_asked(project):
     with BatchEndpoint(fate=lambda number: "completed" if number else "cancelled") as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=FAST)
         run(project, expect="batch_0 was cancelled.*running again asks the rest")
@@ -281,7 +281,7 @@ def test_a_line_that_never_succeeds_is_a_failed_row_after_max_retries(project):
     assert "HTTP 500" in project.read("runs/ask/dropped.jsonl")[0]["meta"]["dropped"]["reason"]
 
 
-def test_a_batch_that_is_not_accepted_stops_the_run_and_once_it_is_mended_asks_all(project):
+def test_a_rejected_batch_stops_the_run_until_it_is_fixed(project):
     with BatchEndpoint(fate=lambda number: "completed" if number else "failed") as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
         project.write(
@@ -310,7 +310,7 @@ def test_a_full_queue_is_waited_for(project):
 
 
 @pytest.mark.parametrize("key, remedy", [("another", "check api_key"), ("secret-key-123", "mode: online")])
-def test_what_no_retry_can_mend_stops_with_a_remedy_and_without_the_key(project, key, remedy):
+def test_a_permanent_failure_stops_with_a_remedy_and_no_key(project, key, remedy):
     with BatchEndpoint(key=key) as endpoint:
         url = endpoint.url if key == "another" else endpoint.url + "/no-batches"
         project.ask_pipeline(url, 5, model=FAST)
@@ -379,9 +379,7 @@ FLAWS = ["no file", "404", "500", "cut", "lines"]
 
 @pytest.mark.parametrize("fate", ["completed", "expired"])
 @pytest.mark.parametrize("flaw", FLAWS)
-def test_results_that_come_a_moment_after_the_end_are_waited_for_and_nothing_is_paid_for_twice(
-    project, flaw, fate
-):
+def test_late_results_are_waited_for_and_not_paid_twice(project, flaw, fate):
     with BatchEndpoint(fate=lambda number: "completed" if number else fate) as endpoint:
         endpoint.flaw, endpoint.flawed = flaw, 4
         project.ask_pipeline(endpoint.url, 12, model=FAST)
@@ -393,9 +391,7 @@ def test_results_that_come_a_moment_after_the_end_are_waited_for_and_nothing_is_
 
 
 @pytest.mark.parametrize("flaw", ["no file", "404", "cut"])
-def test_results_that_do_not_come_stop_the_run_and_the_next_one_looks_again_and_submits_nothing(
-    project, flaw, monkeypatch
-):
+def test_missing_results_stop_the_run_and_are_looked_up_again(project, flaw, monkeypatch):
     monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
     with BatchEndpoint() as endpoint:
         endpoint.flaw, endpoint.flawed = flaw, 1000
@@ -415,9 +411,7 @@ def test_results_that_do_not_come_stop_the_run_and_the_next_one_looks_again_and_
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_when_told_to(
-    project, restart, monkeypatch
-):
+def test_a_missing_result_line_is_a_failed_row(project, restart, monkeypatch):
     monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
     with BatchEndpoint() as endpoint:
         endpoint.flaw, endpoint.flawed = "lines", 1000
@@ -437,7 +431,7 @@ def test_a_line_that_a_whole_file_lacks_is_a_failed_row_and_asked_again_only_whe
     assert [row["number"] for row in project.read("runs/ask/corpus.jsonl")] == list(range(30))
 
 
-def test_a_line_that_failed_for_now_is_asked_again_though_others_of_its_batch_are_lost(project, monkeypatch):
+def test_a_line_that_failed_for_now_is_asked_again(project, monkeypatch):
     monkeypatch.setattr("distillgen.teachers._openai_batch.LOOKS", 3)
     with BatchEndpoint(
         lambda body, times: (
@@ -594,7 +588,7 @@ def test_what_is_waited_for_is_said_and_no_alarm_is_raised(project, monkeypatch)
     assert "batch batch_0: 2 of 6 done" in notes and len(held) >= 50 and not alarms
 
 
-def test_a_ledger_that_is_merged_or_salvaged_still_knows_what_is_at_the_endpoint(project):
+def test_a_merged_or_salvaged_ledger_knows_open_batches(project):
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=FAST)
         interrupt(project, endpoint)

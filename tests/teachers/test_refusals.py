@@ -348,9 +348,7 @@ def dropped(project):
         (200, openai("No auth credentials found", 401), "check api_key"),
     ],
 )
-def test_a_refusal_of_the_account_stops_at_once_in_the_middle_of_a_run_and_it_can_be_resumed(
-    project, transport, status, body, remedy
-):
+def test_an_account_refusal_stops_the_run_and_it_can_be_resumed(project, transport, status, body, remedy):
     def behave(asked, times):
         return said(status, body) if endpoint.asked.total() > 10 and not mended else None
 
@@ -383,9 +381,7 @@ def test_a_prompt_that_is_refused_is_a_row(project, transport, status, body):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_403_that_says_nothing_is_the_account_s_where_nothing_was_answered_and_else_a_row_s_until_it_is_all_there_is(
-    project, transport
-):
+def test_an_unexplained_403_stops_a_run_without_answers(project, transport):
     model = f", max_concurrency: 1, transport: {transport}"
     with Endpoint(lambda asked, times: said(403, "<html><title>403 Forbidden</title></html>")) as endpoint:
         project.ask_pipeline(endpoint.url, 30, model=model)
@@ -402,7 +398,7 @@ def test_a_403_that_says_nothing_is_the_account_s_where_nothing_was_answered_and
     assert len(project.read("runs/ask/corpus.jsonl")) == 30
 
 
-def test_a_key_that_is_taken_back_in_the_middle_without_a_word_costs_five_rows_and_not_all(project):
+def test_a_silently_revoked_key_costs_five_rows(project):
     with Endpoint(lambda asked, times: said(403, "") if endpoint.asked.total() > 10 else None) as endpoint:
         project.ask_pipeline(endpoint.url, 60, model=", max_concurrency: 1")
         run(project, expect="check api_key")
@@ -515,7 +511,7 @@ def picky(*refused, form=openai, status=400, answer=lambda body: completion(body
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("name", [name for name in REFUSING if name != "response_format"])
-def test_a_parameter_that_is_not_taken_is_left_out_once_known_with_one_note(project, transport, name):
+def test_an_unsupported_parameter_is_left_out_with_one_note(project, transport, name):
     with Endpoint(picky(name)) as endpoint:
         project.ask_pipeline(
             endpoint.url, 12, model=f", transport: {transport}, max_concurrency: 1", stage=ALL
@@ -534,9 +530,7 @@ def test_a_parameter_that_is_not_taken_is_left_out_once_known_with_one_note(proj
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_an_endpoint_that_takes_none_of_them_answers_every_row_and_the_ledger_says_what_was_not_sent(
-    project, transport
-):
+def test_parameters_left_out_are_recorded_in_the_ledger(project, transport):
     with Endpoint(picky(*REFUSING)) as endpoint:
         project.ask_pipeline(
             endpoint.url, 8, model=f", transport: {transport}, max_concurrency: 4", stage=ALL
@@ -559,7 +553,7 @@ def answers(project):
         return ledger.execute("SELECT completion, request FROM answers").fetchall()
 
 
-def test_the_key_of_an_answer_is_of_what_was_asked_so_that_another_endpoint_mended_asks_nothing(project):
+def test_left_out_parameters_do_not_change_the_key(project):
     with Endpoint(picky("seed")) as endpoint:
         project.ask_pipeline(endpoint.url, 3, stage=", seed: 5")
         run(project)
@@ -624,7 +618,7 @@ def test_a_parameter_is_left_out_also_where_the_status_is_200(project, status):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_an_endpoint_that_gives_no_log_probabilities_is_told_before_anything_is_paid_for(project, transport):
+def test_missing_log_probabilities_are_reported_before_payment(project, transport):
     with Endpoint(lambda body, times: said(400, openai("This model does not support logprobs."))) as endpoint:
         project.ask_pipeline(
             endpoint.url,
@@ -638,7 +632,7 @@ def test_an_endpoint_that_gives_no_log_probabilities_is_told_before_anything_is_
         assert endpoint.asked.total() == 1
 
 
-def test_a_value_that_is_wrong_is_the_pipeline_s_mistake_and_nothing_is_left_out(project):
+def test_a_wrong_value_is_the_pipelines_mistake(project):
     with Endpoint(
         lambda body, times: said(400, openai("temperature must be between 0 and 1", param="temperature"))
     ) as endpoint:
@@ -647,7 +641,7 @@ def test_a_value_that_is_wrong_is_the_pipeline_s_mistake_and_nothing_is_left_out
         assert all("temperature" in body for body in endpoint.bodies)
 
 
-def test_a_row_that_is_refused_without_the_parameter_as_well_teaches_nothing(project):
+def test_a_row_refused_without_the_parameter_too_proves_nothing(project):
     """Its refusal only seems to be about a parameter."""
 
     def behave(body, times):
@@ -664,7 +658,7 @@ def test_a_row_that_is_refused_without_the_parameter_as_well_teaches_nothing(pro
         assert sum("temperature" not in body for body in endpoint.bodies) == 1
 
 
-def test_the_bound_goes_by_its_other_name_and_counts_for_the_cap_and_where_none_is_taken_a_cap_stops(project):
+def test_the_token_bound_is_sent_under_its_other_name(project):
     price = ", price: {input: 1000, output: 10000}, max_concurrency: 4"
     with Endpoint(picky("max_tokens")) as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=price, stage=", max_tokens: 50")
@@ -742,9 +736,7 @@ def test_an_endpoint_that_answers_only_as_a_stream(project, transport, how):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_stream_that_breaks_off_is_asked_again_and_one_that_holds_an_error_is_that_error(
-    project, transport
-):
+def test_a_broken_stream_is_asked_again_and_an_error_is_reported(project, transport):
     with Endpoint(lambda body, times: events(body, end=times > 1)) as endpoint:
         project.ask_pipeline(endpoint.url, 3, model=f", transport: {transport}")
         run(project)
@@ -810,9 +802,7 @@ def test_a_web_page_with_status_200_is_told_at_once(project, transport):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_what_is_no_answer_with_status_200_ends_a_hopeless_run_and_not_one_that_has_begun_well(
-    project, transport
-):
+def test_status_200_without_an_answer_ends_a_hopeless_run_only(project, transport):
     """Twenty requests that fail, none that was answered: the pipeline is wrong, not its rows."""
     with Endpoint(lambda body, times: {"ok": True}) as endpoint:
         project.ask_pipeline(
@@ -843,9 +833,7 @@ def test_a_redirect_elsewhere_is_told_at_once_with_where_it_goes(project, transp
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_redirect_that_keeps_the_request_is_followed_at_the_same_address_and_not_for_ever(
-    project, transport
-):
+def test_a_redirect_is_followed_at_the_same_address(project, transport):
     model = f", max_concurrency: 2, transport: {transport}"
     with Elsewhere() as endpoint:
         endpoint.behave = lambda body, times: (
@@ -870,7 +858,7 @@ def test_any_status_of_success_is_one(project, transport, status):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_right_answer_under_a_wrong_content_type_is_one_by_every_transport(project, transport):
+def test_a_wrong_content_type_does_not_matter(project, transport):
     with Endpoint(
         lambda body, times: web.Response(text=json.dumps(completion(body)), content_type="text/html")
     ) as endpoint:
@@ -954,7 +942,7 @@ def test_a_proxy_that_is_not_there_is_named(project, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["seed", "max_tokens"])
-def test_a_line_of_a_batch_that_is_refused_for_a_parameter_goes_without_it_into_the_next(project, name):
+def test_a_batch_line_is_resubmitted_without_the_refused_parameter(project, name):
     with BatchEndpoint(picky(name)) as endpoint:
         project.ask_pipeline(
             endpoint.url,

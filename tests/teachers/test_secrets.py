@@ -75,7 +75,7 @@ def test_an_exception_that_nobody_foresaw_shows_no_key(project, monkeypatch):
     assert not leaks(project) and "in fail" in (project.path / "runs/ask/run.log").read_text()
 
 
-def test_an_error_of_ours_keeps_its_kind_and_loses_the_key_of_its_cause(project, monkeypatch):
+def test_our_errors_keep_their_kind_and_lose_the_key(project, monkeypatch):
     from distillgen.inference.teacher import TeacherDown
     from distillgen.teachers.openai import OpenAI
 
@@ -149,7 +149,7 @@ def test_a_key_in_an_address_is_withheld_in_every_form(project, address):
         assert not sent.startswith("Basic ") or sent[6:].encode() not in content
 
 
-def test_a_key_in_an_addresss_query_is_a_secret_and_its_version_is_none():
+def test_a_key_in_an_addresss_query_is_a_secret():
     from distillgen.teachers.openai import OpenAISpec
 
     spec = OpenAISpec(

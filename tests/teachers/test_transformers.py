@@ -87,7 +87,7 @@ def test_a_batch_of_unequal_prompts_answers_each_as_alone(folder, ask):
 
 
 @slow
-def test_the_log_probability_of_what_was_said_is_that_of_the_same_text_given(folder, ask):
+def test_sampled_and_scored_log_probabilities_agree(folder, ask):
     question = chat(
         "What may be granted?", logprobs=2, max_tokens=2
     )  # to this it says what is cut into the same tokens again
@@ -107,7 +107,7 @@ def test_the_log_probability_of_what_was_said_is_that_of_the_same_text_given(fol
 
 
 @slow
-def test_samples_differ_a_stop_text_ends_and_the_end_of_the_budget_is_told(folder, ask):
+def test_samples_differ_and_stop_reasons_are_reported(folder, ask):
     (samples,) = ask(folder, chat("What is it?", temperature=1.0), samples=4)
     assert len({sample.text for sample in samples}) > 1 and [
         sample.input_tokens > 0 for sample in samples
@@ -130,9 +130,7 @@ def test_an_adapter_answers_in_its_own_way_and_is_named_in_the_key(folder, ask, 
 
 @slow
 @pytest.mark.parametrize("kind", ["answers", "scores"])
-def test_a_batch_ends_at_its_next_token_when_the_run_is_stopped_and_nothing_of_it_is_kept(
-    folder, tmp_path, kind
-):
+def test_a_stopped_batch_ends_at_its_next_token(folder, tmp_path, kind):
     target, requests = ("it is so " * 20, 300) if kind == "scores" else (None, 4)
 
     async def main():

@@ -87,7 +87,7 @@ def identity(root: Path, **given) -> str:
     return VLLM("t", spec(**{"dtype": None} | given), services(root)).identity
 
 
-def test_what_changes_answers_is_another_teacher_and_what_does_not_is_not(tmp_path):
+def test_options_that_change_answers_change_the_identity(tmp_path):
     for folder, content in (("one", "a" * 100), ("two", "b" * 100), ("three", "a" * 101)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.safetensors").write_text(content)
@@ -487,7 +487,7 @@ def begin(project):
 
 
 @needs_vllm
-def test_answers_are_kept_as_they_finish_and_a_killed_run_leaves_no_engine_behind(project, model, begin):
+def test_a_killed_run_keeps_answers_and_leaves_no_engine(project, model, begin):
     rows = 600
     env, ledger = (
         pipeline(project, model, rows, ", max_concurrency: 16"),

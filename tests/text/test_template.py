@@ -43,7 +43,7 @@ def test_a_field_named_as_a_method_is_the_rows_or_is_missing(name):
         assert rendered(f"{{{{ e.{name} | default('d') }}}}", e=holder) == "d"
 
 
-def test_methods_and_functions_are_called_whatever_the_fields_are_called():
+def test_methods_work_whatever_the_fields_are_called():
     source = "{% for name, value in e.items() %}{{ name }}={{ value }} {% endfor %}{% for i in range(2) %}{{ i }}{% endfor %}{{ range }}"
     assert rendered(source, e={"items": "I", "get": "G"}, range="R") == "items=I get=G 01R"
     assert compile_template(source, "t").used.keys() == {"e", "range"}
@@ -210,7 +210,7 @@ def ask(project, stage, rows=ROWS, models=("m",)):
         {"filter": [{"judge": {"model": "m", "rubric": "good", "fields": ["q"]}}]},
     ],
 )
-def test_a_row_that_cannot_fill_a_template_is_dropped_with_its_fields_name(project, stage):
+def test_a_row_that_cannot_fill_a_template_names_the_field(project, stage):
     if "critic" in stage:
         pytest.importorskip("sklearn")
         project.rows(

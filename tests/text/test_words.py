@@ -31,7 +31,7 @@ def test_a_name_is_a_whole_word(text, expected):
     assert rename(text, PEOPLE) == expected
 
 
-def test_names_that_begin_another_that_hold_signs_and_that_change_places():
+def test_names_with_prefixes_signs_and_swaps():
     assert rename("Jo, Jo Ann and Joanna", {"Jo": "A", "Jo Ann": "B"}) == "A, B and Joanna"
     assert (
         rename("José met Zoë, not Jos or Zo", {"José": "A", "Zoë": "B", "Jos": "C"}) == "A met B, not C or Zo"
@@ -51,7 +51,7 @@ def test_a_template_renames(project):
     assert shown[0]["content"] == "Lee gives Kim a Christmas card", json.dumps(shown)
 
 
-def test_a_possessive_s_is_no_part_of_a_word_and_a_quotation_mark_takes_no_letter():
+def test_possessives_and_quotation_marks_are_no_part_of_a_word():
     assert (
         words("Hooke's law, the boss’s 'safe' ‘start’ and it's 1980's")
         == "hooke law the boss safe start and it 1980".split()

@@ -103,7 +103,7 @@ def asked(rows):
 @pytest.mark.parametrize(
     "stages", [[FILTER, FORM], [FORM, FILTER]], ids=["format after filter", "filter after format"]
 )
-def test_the_arms_of_the_readmes_order_are_four_different_data_sets_of_one_size_and_form(taught, stages):
+def test_the_arms_are_four_data_sets_of_one_size_and_form(taught, stages):
     rows, data, _ = taught(stages, questions(60))
     assert len({each["sha256"] for each in data.values()}) == 4 and {len(each) for each in rows.values()} == {
         30
@@ -213,7 +213,7 @@ def test_an_arm_that_cannot_differ_is_refused_at_check(project, taught, stages, 
     distillgen.load(written)
 
 
-def test_an_arm_behind_an_earlier_training_of_a_whole_corpus_is_refused(project, taught):
+def test_an_arm_after_training_on_the_whole_corpus_is_refused(project, taught):
     project.rows("rows.jsonl", questions(3))
     learns = {"student": "tiny", "prompt": "question", "completion": "answer"}
     stages = [
@@ -239,7 +239,7 @@ def test_an_arm_that_happens_not_to_differ_says_so(taught, caplog):
     )
 
 
-def test_rows_dropped_inside_rounds_are_formed_by_what_stands_behind_them_there(taught):
+def test_rows_dropped_inside_rounds_are_formed_there(taught):
     loop = {"rounds": {"n": 1, "stages": [FILTER, FORM]}}
     rows, data, _ = taught([loop], questions(20))
     assert asked(rows["raw"]) == list(range(10)) or sorted(asked(rows["raw"])) == asked(rows["raw"])
@@ -362,7 +362,7 @@ def test_a_dropped_row_goes_through_no_stage_twice(taught):
 
 
 @pytest.mark.parametrize("on", ARMS)
-def test_what_is_evaluated_on_behind_rounds_is_not_trained_on_inside_them(project, taught, on):
+def test_rows_evaluated_behind_rounds_are_not_trained_inside(project, taught, on):
     rows = [
         {"n": i, "question": long(i), "answer": f"a{i}", "split": "test" if i < 2 else "train"}
         for i in range(40)
@@ -407,7 +407,7 @@ def test_what_a_round_generates_is_looked_at_before_it_is_trained_on(project, ta
     assert sorted(asked(project.read("out/rounds/00/student/train.jsonl"))) == [2, 3, 4, 5, 7, 8, 9, 10, 11]
 
 
-def test_a_written_guard_that_comes_too_late_or_looks_for_too_little_is_refused(project, taught):
+def test_a_late_or_incomplete_decontaminate_is_refused(project, taught):
     project.rows("rows.jsonl", questions(3))
     project.rows("test.jsonl", questions(3))
     train = {"train": {"student": "tiny"}}
@@ -435,7 +435,7 @@ def test_a_written_guard_that_comes_too_late_or_looks_for_too_little_is_refused(
         load({"decontaminate": {}}, train, evaluate)
 
 
-def test_no_arm_learns_a_dropped_near_copy_of_what_the_training_holds_out_itself(taught):
+def test_no_arm_learns_a_dropped_copy_of_held_out_rows(taught):
     from distillgen.record import Record, item_of
 
     stage = Train(student="tiny", held_out=0.3)
@@ -498,9 +498,7 @@ def test_a_row_of_another_form_than_the_first_is_left_out_and_told(taught):
 # A student that goes on from round to round
 
 
-def test_with_warm_start_each_round_goes_on_from_the_one_before_and_without_it_begins_anew(
-    project, taught, monkeypatch
-):
+def test_warm_start_continues_from_the_round_before(project, taught, monkeypatch):
     begun = []
     written = distillgen.stages.train.supervise
 

@@ -217,7 +217,7 @@ def test_a_student_can_begin_as_one_that_an_earlier_stage_trains(project, studen
 
 @slow
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
-def test_a_second_training_goes_on_from_the_first_one_and_is_repeated_when_that_one_changes(project, lora):
+def test_a_second_training_continues_from_the_first(project, lora):
     project.rows("rows.jsonl", rows(200))
 
     def run(warm_up_steps):
