@@ -205,7 +205,7 @@ def _words(annotation: Any) -> str:
 
 
 def filter_table(project: Project) -> str:
-    """The filters as a Markdown table, for the README."""
+    """The filters as a Markdown table."""
     rows = [
         (f"`{entry['name']}`", *(entry.get(key, "") for key in ("about", "cost", "source")))
         for entry in filters(project)

@@ -59,7 +59,7 @@ def found() -> list[tuple[str, str, bool]]:
         texts = strings(path) if path.suffix == ".py" else [re.sub(r"\\\n\s*", "", path.read_text())]
         for line in (line for text in texts for line in text.split("\n")):
             for match in COMMAND.finditer(line):
-                alone = bool(re.match(r"\s*(#\s*)?([\w./]*/)?distillgen ", line)) and "`" not in line
+                alone = bool(re.match(r"\s*([#$]\s*)?([\w./]*/)?distillgen ", line)) and "`" not in line
                 lines.append((path.relative_to(ROOT).as_posix(), match[1], alone))
     return lines
 
