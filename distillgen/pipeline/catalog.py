@@ -149,7 +149,7 @@ _NAMES = {
     dict: "mapping",
     Any: "anything",
 }
-_TEXTS = {
+NAMED = {
     "field": "field name",
     "model": "model name",
     "prompt": "prompt name",
@@ -183,7 +183,7 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 def _marked(metadata: Iterable[Any]) -> str:
     """Return the words for a type that is marked as the name of something; empty text for any other."""
-    return next((_TEXTS[mark] for mark in metadata if isinstance(mark, str) and mark in _TEXTS), "")
+    return next((NAMED[mark] for mark in metadata if isinstance(mark, str) and mark in NAMED), "")
 
 
 def _words(annotation: Any) -> str:
@@ -191,7 +191,7 @@ def _words(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(_type(part) for part in inside if part is not type(None))
     if origin is Literal:
-        return " or ".join(map(str, inside))
+        return " or ".join(str(value) for value in inside if value != "")
     if origin is list or origin is tuple:
         inner = _type(inside[0]) if inside else "anything"
         return f"list of {inner}s" if inner in _PLURAL else f"list of {inner}"

@@ -1,0 +1,196 @@
+"""The reference: what the program writes is what is in docs/reference/, and the pages written by hand leave nothing out."""
+
+import importlib.util
+import json
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import distillgen
+from distillgen import ConfigError
+from distillgen.cli import main
+from distillgen.errors import DistillgenError
+from distillgen.flow.stage import stage_kinds
+from distillgen.pipeline import catalog
+from tests.conftest import ProjectFolder
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+EXAMPLES = sorted((DOCS / "examples/pipelines").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def generator():
+    spec = importlib.util.spec_from_file_location("docs_write", DOCS / "write.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def page(name: str) -> str:
+    return (DOCS / f"reference/{name}.md").read_text()
+
+
+def test_the_reference_is_what_the_program_writes(generator):
+    written = generator.written()
+    assert written == generator.written()
+    stale = [path.name for path, text in written.items() if not path.exists() or path.read_text() != text]
+    assert not stale, f"{', '.join(stale)}: the declarations have changed; run: python docs/write.py"
+
+
+def test_a_file_that_differs_is_written_anew_and_no_other(generator, tmp_path):
+    same, other = tmp_path / "same.md", tmp_path / "reference" / "other.md"
+    same.write_text("a")
+    assert generator.write({same: "a", other: "b"}) == [other] and other.read_text() == "b"
+
+
+def test_every_topic_of_help_has_a_heading(generator):
+    places = {"stage": "stages", "provider": "models", "objective": "objectives", "filter": "filters"}
+    for entry in catalog.manual(generator.SHIPPED):
+        heading = f"\n{'###' if entry['kind'] == 'prompt' else '##'} {entry['name']}\n"
+        assert heading in page(places.get(entry["kind"], "prompts")), entry["name"]
+    for command in main.main.commands:
+        assert f"\n## distillgen {command}\n" in page("command-line")
+    for name in distillgen.__all__:
+        assert f"\n## {name}\n" in page("python")
+
+
+def test_every_option_has_a_line(generator):
+    def lines(options):
+        for name, option in options.items():
+            yield f"- `{name}` ({option['type']}"
+            yield from lines(option.get("options", {}))
+
+    places = {"stages": catalog.stages, "objectives": catalog.objectives, "filters": catalog.filters}
+    for name, entries in {**places, "models": catalog.providers}.items():
+        text = page(name) + page("stages")  # where the sampling options are
+        for entry in entries(generator.SHIPPED):
+            missing = [line for line in lines(entry["options"]) if generator.plain(line) not in text]
+            assert not missing, f"{name}: {entry['name']}: {missing}"
+
+
+def test_every_exit_code_is_explained(generator):
+    def codes(kind):
+        yield kind.exit_code
+        for inner in kind.__subclasses__():
+            yield from codes(inner)
+
+    import distillgen.cli.run  # noqa: F401 - one exception is declared there
+
+    assert {0, 1, *codes(DistillgenError)} == set(generator.EXIT_CODES)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_passes_the_check(path):
+    assert path.read_text().startswith("# ")
+    try:
+        pipeline = distillgen.load(path, need_env=False)
+    except ConfigError as error:
+        assert "needs the extra" in str(error)
+        return
+    stages = [*pipeline.stages]
+    for stage in stages:
+        stages += stage.inner(pipeline.project)
+    assert path.stem in [stage.kind for stage in stages]
+
+
+def test_every_stage_has_an_example():
+    assert {path.stem for path in EXAMPLES} == set(stage_kinds())
+
+
+def described(text: str) -> set[str]:
+    """Return the names in code font, without a value behind them."""
+    return {name for code in re.findall(r"`([^`\n]+)`", text) for name in [code, code.partition(":")[0]]}
+
+
+EVERYTHING = """version: 1
+models:
+  right: {provider: scripted, model: "data/answer.py:right"}
+  wrong: {provider: scripted, model: "data/answer.py:wrong"}
+stages:
+  - source: {path: data/questions.jsonl}
+  - rounds:
+      n: 2
+      stages:
+        - allocate: {budget: 3, group: topic}
+        - generate: {model: right, template: "{{ question }}", output: solution, n: 2, max_tokens: 40}
+        - filter: [numeric: {field: solution, gold: answer}]
+  - diversity: {field: solution}
+  - cross: {rows: [{head: beam, relation: on, tail: pier}, {head: pier, relation: on, tail: ground}]}
+  - graph: {embedder: words, min_cosine: null}
+  - evaluate:
+      {models: [right, wrong], data: data/test.jsonl, template: "{{ question }}", gold: answer, metrics: [numeric],
+       n: 4, vote: number, by: topic, temperature: 0}
+  - audit: {edits: data/edits.jsonl}
+"""
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A run directory to which many kinds of stages have written."""
+    project = ProjectFolder(tmp_path_factory.mktemp("everything"))
+    for path in (DOCS / "examples/data").iterdir():
+        project.write(f"data/{path.name}", path.read_text())
+    project.write(
+        "data/answer.py",
+        "def right(request, sample):\n    return 'It is 180.'\n\n"
+        "def wrong(request, sample):\n    return 'It is 7.'\n",
+    )
+    project.write("pipelines/everything.yaml", EVERYTHING)
+    project.cli("run", "everything")
+    project.cli("preview", "everything")
+    project.cli("export", "everything")
+    return project.path / "runs/everything"
+
+
+CHOSEN = {"right", "wrong", "numeric", "time", "traffic"}  # by the pipeline, and by its rows
+
+
+def keys(value) -> set[str]:
+    """Return the keys of all objects in a value, without names that a user or a filter chose."""
+    if isinstance(value, list):
+        return {key for inner in value for key in keys(inner)}
+    if not isinstance(value, dict):
+        return set()
+    free = {"dropped", "measured", "numbers", "scores"}  # all keys in these are such names
+    inside = {key for name, inner in value.items() if name not in free for key in keys(inner)}
+    return {name for name in {*value, *inside} - CHOSEN if not name.isdecimal()}
+
+
+def test_every_file_of_a_run_is_described(everything):
+    text = page("run-directory")
+    patterns = [re.sub("NAME|NN", "*", name) for name in described(text)]
+    files = [path.relative_to(everything).as_posix() for path in everything.rglob("*") if path.is_file()]
+    assert len(files) > 25
+    for file in files:
+        if not file.startswith(("preview/", "export/")):
+            assert any(fnmatch(file, name) for name in patterns), f"run-directory.md does not describe {file}"
+    assert {"preview/", "export/"} <= described(text)
+
+
+def test_every_key_of_a_run_is_described(everything):
+    directory, metrics = described(page("run-directory")), described(page("metrics"))
+    usage = json.loads((everything / "usage.json").read_text())
+    assert not keys(usage) - directory
+    record = json.loads((everything / "dropped.jsonl").read_text().split("\n")[0])
+    assert not keys(record["meta"]) - directory
+    assert not keys(json.loads((everything / "evaluation.json").read_text())) - metrics
+    assert not set(json.loads((everything / "evaluation.jsonl").read_text().split("\n")[0])) - metrics
+
+
+def test_every_measure_of_a_run_is_described(everything):
+    names = described(page("metrics"))
+    for stage in json.loads((everything / "usage.json").read_text())["stages"]:
+        for name in stage["measured"]:
+            general = re.sub(r"^(right|wrong)\.numeric", "MODEL.METRIC", name).removesuffix(", last round")
+            general = re.sub(r" (in|of) (time|traffic|animals|food)$", r" \1 GROUP", general)
+            inner = general.partition(".")[2] if stage["kind"] == "rounds" and "." in general else general
+            assert {inner, f"{general}, last round"} & names, f"metrics.md does not describe {name}"
+
+
+def test_every_filter_that_compares_with_gold_is_a_metric(generator):
+    gold = {entry["name"] for entry in catalog.filters(generator.SHIPPED) if "gold" in entry["options"]}
+    linked = set(re.findall(r"\(filters\.md#(\w+)\)", page("metrics")))
+    assert gold - {"verifiable"} <= linked
