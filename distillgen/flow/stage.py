@@ -28,6 +28,7 @@ from typing import Any, ClassVar, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.measures import Measures
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.teacher import Completion, Request, Spec, Teacher, succeeded
 from distillgen.privacy import name_of
@@ -136,8 +137,10 @@ class Job:
     limit: int | None = None
     retry_failed: bool = False
     retry_with: Mapping[str, Any] = field(default_factory=dict)
-    measured: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What a stage measured of the whole set, by its name, for usage.json and the report."""
+    measures: Measures = field(default_factory=dict)
+    """The stage adds the numbers that it measures over all records."""
+    measures_before: Sequence[Measures] = ()
+    """The measures of the stages before it, one dict a stage; a stage fills its dict as it ends."""
     costs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """What each filter of a stage has cost so far, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
     stages: Sequence[Stage] = ()
@@ -148,7 +151,7 @@ class Job:
     """Makes a model that a stage has left behind one that can be asked; whoever calls it closes it."""
     earlier: Sequence[Path] = ()
     """In a round, the directories of those before it, as `rounds` leaves them, and what was measured in each."""
-    history: Sequence[Mapping[str, float]] = ()
+    history: Sequence[Measures] = ()
     whole: set[int] = field(default_factory=set)
     """The places in the pipeline of stages that see all records before the first goes on."""
     notes: dict[str, str] = field(default_factory=dict)

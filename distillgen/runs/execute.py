@@ -26,6 +26,7 @@ import uvloop
 import yaml
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
+from distillgen.flow.measures import Measures, by_title
 from distillgen.flow.stage import CHUNK, Chunks, Job
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget, Outlook
@@ -358,6 +359,7 @@ async def _pull(live: Live, job: Job, first: int) -> None:
     """Chain the stages, write what leaves each, and pull until the source is dry."""
     stages, directory = live.pipeline.stages, live.directory
     (directory / "stages").mkdir(exist_ok=True)
+    measures: list[Measures] = [{} for _ in stages]
     async with contextlib.AsyncExitStack() as stack:
         stream = _stored(stage_file(directory, first - 1, stages[first - 1].name)) if first else _nothing()
         for i in range(first, live.last + 1):
@@ -369,15 +371,16 @@ async def _pull(live: Live, job: Job, first: int) -> None:
             corpus = stack.enter_context(partial_file(directory / "corpus.jsonl")) if whole else None
             dropped = stack.enter_context(partial_file(directory / "dropped.jsonl")) if whole else None
             live.stages[i].costs = job.costs.setdefault(stages[i].name, {})
-            stream = stages[i].run(stream, replace(job, stages=stages[:i]))
+            own = replace(job, stages=stages[:i], measures=measures[i], measures_before=measures[:i])
+            stream = stages[i].run(stream, own)
             stack.push_async_callback(stream.aclose)
             stream = _written(stream, live, i, out, corpus, dropped)
             stack.push_async_callback(stream.aclose)
         async for _ in stream:
             await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
-    for count in live.stages[first : live.last + 1]:
-        count.complete = True
-        count.measured = job.measured.get(count.name, {})
+    for i in range(first, live.last + 1):
+        live.stages[i].complete = True
+        live.stages[i].measured = by_title(measures[i])
 
 
 async def _depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunks:

@@ -48,6 +48,7 @@ class StageCount:
     dropped: Counter[str] = field(default_factory=Counter)
     complete: bool = False
     measured: dict[str, float] = field(default_factory=dict)
+    """The numbers that the finished stage measured, by title."""
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
 from distillgen.algorithms.bootstrap import interval, majority_at_k, paired, pass_at_k
 from distillgen.algorithms.calibration import calibration_error
 from distillgen.answers.final_answer import Kind, final_answer
+from distillgen.flow.measures import Measure
 from distillgen.inference.teacher import Completion
 from distillgen.record import Record
 
@@ -93,14 +95,14 @@ class Answered:
         """For each item, the share of its samples that pass; None where one could not be judged."""
         return [None if None in row else fmean(row) for row in self.by_item(self.passed[metric])]
 
-    def figures(self) -> Iterator[tuple[str, float]]:
-        """The share that each metric let pass, and what else is one number; then the same of each group, and of the judges."""
-        yield from self._figures(
-            range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices)))
-        )
-        yield from self.judges.items()
-        for group, some in self._places().items():
-            yield from ((f"{name} in {group}", value) for name, value in self._figures(some))
+    def measures(self) -> Iterator[tuple[Measure, float]]:
+        """Yield the model's figures over all items, those of the judges, and those of each group."""
+        items = range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices)))
+        for metric, value in chain(self._figures(items), self.judges.items()):
+            yield Measure(metric, model=self.name), value
+        for group, places in self._places().items():
+            for metric, value in self._figures(places):
+                yield Measure(metric, model=self.name, group=group), value
 
     def _figures(self, items: Sequence[int]) -> Iterator[tuple[str, float]]:
         yield from ((name, fmean(own)) for name, own in self._shares(items))

@@ -6,12 +6,14 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from distillgen.algorithms.allocation import apportion, drawn, equilibrium, factors, with_unsure
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.measures import LAST_ROUND, Measure, Measures, measures_of
 from distillgen.flow.stage import Checking, Chunks, Estimate, Job, Stage
 from distillgen.flow.whole_set import Spool, number_of
 from distillgen.record import SPLIT, Record, digest, text_of
@@ -72,7 +74,7 @@ class Allocate(Stage):
         if (
             self.by == "equilibrium"
             and self.wrong is None
-            and (self.teacher is None or _perplexity(self.teacher))
+            and (self.teacher is None or _is_perplexity(self.teacher))
         ):
             raise ValueError(
                 "'by: equilibrium' needs 'wrong', the share of the teacher's answers to expect wrong"
@@ -104,21 +106,18 @@ class Allocate(Stage):
                             number_of(record, self.confidence) if self.confidence else None
                         )
             there.update({group: len(some) for group, some in confidence.items()})
-            measured = {
-                f"{stage}.{name}": value
-                for stage, found in job.measured.items()
-                for name, value in found.items()
-            }
-            shares, told = self._shares([*job.history, measured], sorted(there))
-            counts = apportion(self.budget, shares, there)
+            shares = self._shares([*job.history, _round_so_far(job)], sorted(there))
+            counts = apportion(self.budget, shares.by_group, there)
             chosen = {
-                g: self._chosen(g, some, counts[g], told, job) for g, some in sorted(confidence.items())
+                group: self._chosen(group, values, counts[group], shares.wrong.get(group, 0.0), job)
+                for group, values in sorted(confidence.items())
             }
-            asked = sum(map(len, chosen.values()))
-            told |= {"drawn": asked, "not drawn": there.total() - asked}
-            job.measured[self.name] = told | {
-                f"share of {group}": share for group, share in shares.items() if self.group
-            }
+            drawn_count = sum(map(len, chosen.values()))
+            job.measures.update(measures_of(shares.figures))
+            job.measures[Measure("drawn")] = drawn_count
+            job.measures[Measure("not drawn")] = there.total() - drawn_count
+            for group, share in shares.by_group.items() if self.group else ():
+                job.measures[Measure(f"share of {group}")] = share
             seen = Counter[str]()
             for chunk in spool.chunks():
                 out = []
@@ -140,48 +139,48 @@ class Allocate(Stage):
     def _group(self, record: Record) -> str:
         return text_of(record.fields.get(self.group)) if self.group else ""
 
-    def _shares(
-        self, history: Sequence[Mapping[str, float]], groups: Sequence[str]
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """The share of each group, and what it follows from: the last gaps, and the share of wrong answers, by group."""
+    def _shares(self, rounds: Sequence[Measures], groups: Sequence[str]) -> _Shares:
+        """Return the share of each group; raise ConfigError where a round measured only some of the groups."""
+        equal = _Shares({group: 1 / len(groups) for group in groups})
         if not self.student or not self.teacher:
-            return {group: 1 / len(groups) for group in groups}, {}
-        marks = [f"{name} in " for name in (self.student, self.teacher)]
-        seen = [found for found in history if any(name.startswith(marks[0]) for name in found)]
-        if not seen:
-            if len(history) > 1:
-                known = {name.partition(" in ")[0] for found in history for name in found}
-                remedy = did_you_mean(self.student, known)
+            return equal
+        student = [values for measures in rounds if (values := _by_group(measures, self.student))]
+        if not student:
+            if len(rounds) > 1:
+                titles = {measure._replace(group=None).title for measures in rounds for measure in measures}
+                remedy = did_you_mean(self.student, titles)
                 raise ConfigError(
                     f"stage '{self.name}': no round has measured '{self.student}' by group{remedy}"
                 )
-            return {group: 1 / len(groups) for group in groups}, {}
-        domains = [name.removeprefix(marks[0]) for name in seen[0] if name.startswith(marks[0])]
-        for group in {*groups, *domains}:
-            for mark in marks:
-                if any(mark + group not in found for found in seen):
-                    raise ConfigError(
-                        f"stage '{self.name}': '{mark}{group}' is not measured; evaluate items of every group"
-                    )
-        ratios = [
-            {d: self._ratio(found[marks[0] + d], found[marks[1] + d]) for d in domains} for found in seen
+            return equal
+        teacher = [
+            _by_group(measures, self.teacher) for measures in rounds if _by_group(measures, self.student)
         ]
-        kind = "perplexity" if _perplexity(self.student) else "accuracy, a surrogate"
-        told = {f"gap in {domain}, by {kind}": ratio for domain, ratio in ratios[-1].items()}
-        if not _perplexity(self.teacher):
-            told |= {
-                f"teacher's wrong share in {domain}": 1 - seen[-1][marks[1] + domain] for domain in domains
-            }
-        return factors(ratios, alpha=self.alpha), told
+        for reference, history in ((self.student, student), (self.teacher, teacher)):
+            for group in {*groups, *student[0]}:
+                if any(group not in values for values in history):
+                    what = f"'{reference} in {group}' is not measured"
+                    raise ConfigError(f"stage '{self.name}': {what}; evaluate items of every group")
+        ratios = [
+            {group: self._ratio(of_student[group], of_teacher[group]) for group in student[0]}
+            for of_student, of_teacher in zip(student, teacher, strict=True)
+        ]
+        kind = "perplexity" if _is_perplexity(self.student) else "accuracy, a surrogate"
+        wrong = (
+            {} if _is_perplexity(self.teacher) else {group: 1 - teacher[-1][group] for group in student[0]}
+        )
+        figures = {f"gap in {group}, by {kind}": ratio for group, ratio in ratios[-1].items()}
+        figures |= {f"teacher's wrong share in {group}": share for group, share in wrong.items()}
+        return _Shares(factors(ratios, alpha=self.alpha), wrong, figures)
 
     def _ratio(self, student: float, teacher: float) -> float:
         """The student's perplexity over the teacher's; of shares of right answers, what they are with the share of wrong ones as
         cross-entropy.
         """
-        return student / teacher if _perplexity(str(self.student)) else math.exp(teacher - student)
+        return student / teacher if _is_perplexity(str(self.student)) else math.exp(teacher - student)
 
     def _chosen(
-        self, group: str, confidence: Sequence[float | None], count: int, told: Mapping[str, float], job: Job
+        self, group: str, confidence: Sequence[float | None], count: int, wrong: float, job: Job
     ) -> set[int]:
         """The places of the drawn among the records of a group."""
         chance = random.Random(digest([job.seed, self.name, len(job.history), group]))
@@ -193,9 +192,38 @@ class Allocate(Stage):
         gains = [1.0 if value is None else min(1.0, max(0.0, 1 - certain(value))) for value in confidence]
         if self.by == "margin":
             return set(drawn([0.0] * len(gains), gains, count, chance))
-        share = told.get(f"teacher's wrong share in {group}", 0.0) if self.wrong is None else self.wrong
+        share = wrong if self.wrong is None else self.wrong
         return set(drawn(with_unsure(equilibrium(gains, share * len(gains))), gains, count, chance))
 
 
-def _perplexity(measure: str) -> bool:
-    return measure.endswith(".perplexity")
+@dataclass(frozen=True)
+class _Shares:
+    by_group: Mapping[str, float]
+    """The share of the budget, by group."""
+    wrong: Mapping[str, float] = field(default_factory=dict)
+    """The share of the teacher's answers that are wrong, by group, where it was measured."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The measured numbers from which the shares follow, for the report."""
+
+
+def _round_so_far(job: Job) -> Measures:
+    """Return what the stages before measured in this round."""
+    stages = zip(job.stages, job.measures_before, strict=True)
+    return {
+        measure.of_stage(stage.name): value
+        for stage, measures in stages
+        for measure, value in measures.items()
+    }
+
+
+def _by_group(measures: Measures, reference: str) -> dict[str, float]:
+    """Return the measure with the title `reference`, by group."""
+    return {
+        measure.group: value
+        for measure, value in measures.items()
+        if measure.group is not None and measure._replace(group=None).title == reference
+    }
+
+
+def _is_perplexity(reference: str) -> bool:
+    return reference.removesuffix(LAST_ROUND).endswith(".perplexity")

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
+from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import Checking, Chunks, Job, Stage
 from distillgen.project import Project
 from distillgen.record import META, Record
@@ -70,7 +71,7 @@ class Audit(Stage):
                         used.add(i)
                 out.append(record)
             yield out
-        job.measured[self.name] = {"edits": len(edits), "edits that named a record": len(used)}
+        job.measures.update(measures_of({"edits": len(edits), "edits that named a record": len(used)}))
 
     def _edited(self, edit: Mapping[str, Any], record: Record) -> Record:
         if "veto" in edit:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from distillgen.algorithms import diversity
+from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import Checking, Chunk, Chunks, Job
 from distillgen.flow.whole_set import Placed, Vectors
 from distillgen.record import Record, digest
@@ -60,7 +61,7 @@ class Diversity(Placed):
                         kept.add(record)
             yield chunk
         if kept.records:
-            job.measured[self.name] = await self._measured(kept.records, all_.records, job)
+            job.measures.update(measures_of(await self._measured(kept.records, all_.records, job)))
 
     async def _measured(self, kept: Chunk, everything: Chunk, job: Job) -> dict[str, float]:
         texts = [words(record.text(self.field)) for record in kept]

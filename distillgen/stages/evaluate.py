@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from distillgen.answers.final_answer import Kind, option_of, options_of
 from distillgen.errors import ConfigError
+from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage, bounds, likelihood, size_of
 from distillgen.inference.teacher import Completion, Request, Teacher
 from distillgen.project import Project
@@ -245,11 +246,10 @@ class Evaluate(Stage, Sampling):
                 difference for one, other in combinations(found, 2) for difference in compared(one, other)
             ],
         }
-        job.measured[self.name] = {
-            f"{each.name}.{name}": value for each in found for name, value in each.figures()
-        }
+        for each in found:
+            job.measures.update(each.measures())
         if left_out:
-            job.measured[self.name]["items left out"] = left_out.total()
+            job.measures[Measure("items left out")] = left_out.total()
         lines = [dumps(row, sort_keys=False) + b"\n" for answered in found for row in answered.rows()]
         (job.directory / f"{self.file}.jsonl").write_bytes(b"".join(lines))
         (job.directory / f"{self.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
@@ -257,9 +257,10 @@ class Evaluate(Stage, Sampling):
     async def _measure(self, answered: Answered, entry: Entry, job: Job) -> None:
         """One metric over all answers of a model; an answer that did not come passes nowhere."""
         passed: list[float | None] = []
-        own = replace(job, measured={})  # what a judge shows is told of each model, beside its figures
-        judged = [record async for chunk in self._judged(answered, entry, own) for record in chunk]
-        answered.judges |= own.measured.get(self.name, {})
+        measures: Measures = {}
+        stream = self._judged(answered, entry, replace(job, measures=measures))
+        judged = [record async for chunk in stream for record in chunk]
+        answered.judges |= by_title(measures)
         for completion, record in zip(answered.completions, judged, strict=True):
             answered.scores.setdefault(record.id, {}).update(record.scores)
             for name, number in record.scores.items():

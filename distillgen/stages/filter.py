@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from distillgen.errors import ConfigError, DistillgenError, UserCodeError, did_you_mean
+from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import (
     CHUNK,
     Answers,
@@ -305,7 +306,7 @@ class FilterStage(Stage):
         """Note what the filter's numbers show together, once all have passed."""
         async for chunk in chunks:
             yield chunk
-        job.measured.setdefault(self.name, {}).update(judge.figures())
+        job.measures.update(measures_of(judge.figures()))
 
     async def _asked(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
         entry, each, costs = judge.entry, judge.filter, judge.costs

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean, place_of
+from distillgen.flow.measures import Measure
 from distillgen.flow.stage import (
     Answers,
     Checking,
@@ -185,7 +186,7 @@ class Generate(Stage, Sampling):
             async for chunk in chunks:
                 yield chunk
         if same := len(asking.drawn) - len(set(asking.drawn)):
-            job.measured.setdefault(self.name, {})[IDENTICAL] = same
+            job.measures[Measure(IDENTICAL)] = same
 
 
 @dataclass(frozen=True)

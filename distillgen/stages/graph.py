@@ -15,6 +15,7 @@ from pydantic import Field
 
 from distillgen.algorithms.name_graph import commonest, communities, largest, name_key, picture
 from distillgen.extras import need
+from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import CHUNK, Checking, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool, embedded
 from distillgen.local_models.embedder import check as check_embedder
@@ -195,7 +196,7 @@ class Graph(Stage):
         for _, _, edge in graph.edges(data=True):
             edge["relation"] = "; ".join(dict.fromkeys(triples[i].relation for i in edge["triples"])) or NEAR
             edge["count"] = edge.get("count") or len(edge["triples"])
-        job.measured[self.name] = self._placed(graph, nodes, job.seed) | measured
+        job.measures.update(measures_of(self._placed(graph, nodes, job.seed) | measured))
         self._write(graph, job.directory)
         return graph, dropped
 

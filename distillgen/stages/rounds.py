@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
+from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage, stage_class
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.teacher import Spec, Teacher
@@ -28,7 +29,7 @@ from distillgen.record import SPLIT, Record, digest, dumps, loads_own
 from distillgen.stages._nested import checked, guard_name, guarded
 from distillgen.state_files import Damaged, load_state
 
-LAST = ", last round"  # said once, also of a loop in a loop
+KEPT = Measure("kept")
 ASKED = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
 ROUND, ITEM = (
     "round",
@@ -177,23 +178,19 @@ class Rounds(Stage):
             state, why = digest([self._known(job), sha.hexdigest()]), f"after {self.n} rounds"
             for number in range(self.n):
                 place = folder / f"{number:02d}"
-                if job.retry_failed or _told(place).get("state") != state:
+                done = _finished(place)
+                if job.retry_failed or done is None or done.state != state:
                     live = (record for chunk in pool.chunks() for record in chunk if not record.dropped)
                     due = (r for r in live if self.repeat or r.held_out or r.id not in loop.kept)
                     offered = (
                         self._offered(record, number, loop.carried.get(record.id, {})) for record in due
                     )
                     within = replace(
-                        job,
-                        directory=place,
-                        earlier=tuple(loop.done),
-                        history=tuple(loop.history),
-                        measured={},
+                        job, directory=place, earlier=tuple(loop.done), history=tuple(loop.history)
                     )
-                    await self._round(number, offered, stages, state, within)
-                told = _told(place)
-                state = digest([state, told["sha256"]])
-                loop.add(place, told["measured"], self.carry)
+                    done = await self._round(number, offered, stages, state, within)
+                state = digest([state, done.sha256])
+                loop.add(place, done.measures, self.carry)
                 if reason := self._ends(loop):
                     why = reason
                     break
@@ -202,9 +199,11 @@ class Rounds(Stage):
         with suppress(FileNotFoundError):
             (folder / "last").unlink()
         os.symlink(loop.done[-1].name, folder / "last")
-        (folder / "rounds.json").write_bytes(dumps({"ended": why, "rounds": loop.history}) + b"\n")
-        last = {name.removesuffix(LAST) + LAST: value for name, value in loop.history[-1].items()}
-        job.measured[self.name] = {"rounds": len(loop.done), **last}
+        rounds = [by_title(measures) for measures in loop.history]
+        (folder / "rounds.json").write_bytes(dumps({"ended": why, "rounds": rounds}) + b"\n")
+        job.measures[Measure("rounds")] = len(loop.done)
+        for measure, value in loop.history[-1].items():
+            job.measures[measure._replace(last_round=True)] = value
         leaving = loop.leaving()
         while out := list(islice(leaving, CHUNK)):
             yield out
@@ -223,7 +222,7 @@ class Rounds(Stage):
 
     async def _round(
         self, number: int, offered: Iterator[Record], stages: Sequence[Stage], state: str, job: Job
-    ) -> None:
+    ) -> _Finished:
         """Carry one round out in its directory; `round.json` is written last."""
         place = job.directory
         place.mkdir(parents=True, exist_ok=True)
@@ -240,9 +239,11 @@ class Rounds(Stage):
             made = stage.makes(job.earlier[-1]) if job.earlier else _untrained(stage.makes(place), place)
             hire(made)
             absent |= stage.makes(place).keys() - made.keys()
+        by_stage: list[Measures] = [{} for _ in stages]
         for i, stage in enumerate(stages):
             if not absent.intersection(stage.models(job.project)):
-                chunks = stage.run(chunks, replace(job, teachers=dict(asked), stages=stages[:i]))
+                own = replace(job, stages=stages[:i], measures=by_stage[i], measures_before=by_stage[:i])
+                chunks = stage.run(chunks, replace(own, teachers=dict(asked)))
             hire(stage.makes(place))
             absent -= stage.makes(place).keys()
         sha, kept = hashlib.sha256(), 0
@@ -262,26 +263,28 @@ class Rounds(Stage):
                 await teacher.stop(Stopped("the round is over"))
                 await teacher.close()
         partial.replace(place / "records.jsonl")
-        measured = {
-            f"{stage}.{name}": value for stage, found in job.measured.items() for name, value in found.items()
-        }
-        told = {"state": state, "sha256": sha.hexdigest(), "measured": {"kept": kept, **measured}}
-        (place / "round.json").write_bytes(dumps(told) + b"\n")
+        measures: Measures = {KEPT: kept}
+        for stage, of_stage in zip(stages, by_stage, strict=True):
+            measures.update((measure.of_stage(stage.name), value) for measure, value in of_stage.items())
+        done = _Finished(state, sha.hexdigest(), measures)
+        done.write(place)
+        return done
 
     def _ends(self, loop: _Loop) -> str:
         """Why the loop ends after the last of its rounds; nothing where it goes on."""
-        last = loop.history[-1]
+        history = [by_title(measures) for measures in loop.history]
+        last = history[-1]
         if self.until and all(last.get(name, float("-inf")) >= least for name, least in self.until.items()):
             return "reached " + ", ".join(
                 f"{name} {last[name]:g} >= {least:g}" for name, least in self.until.items()
             )
         for name, share in self.guard.items():
-            best = max(measured.get(name, float("-inf")) for measured in loop.history)
+            best = max(measures.get(name, float("-inf")) for measures in history)
             if last.get(name, best) < best - share * abs(best):
                 return f"{name} fell to {last[name]:g}, more than {share:.0%} below {best:g}"
         if not self.repeat and len(loop.kept) == loop.waiting:
             return "every record was kept"
-        return "" if last["kept"] or self.carry else "a round kept nothing"
+        return "" if loop.history[-1][KEPT] or self.carry else "a round kept nothing"
 
 
 @dataclass
@@ -289,17 +292,17 @@ class _Loop:
     """What is known of the rounds that are done; of records that wait, only what the next round needs."""
 
     done: list[Path] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[Measures] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
     carried: dict[str, dict[str, Any]] = field(default_factory=dict)
     outside: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The fields `round` and `item` of a loop around this one, or before it, which it gives back."""
     waiting: int = 0
 
-    def add(self, place: Path, measured: dict[str, float], carry: Sequence[str]) -> None:
-        """Another round."""
+    def add(self, place: Path, measures: Measures, carry: Sequence[str]) -> None:
+        """Add a finished round."""
         self.done.append(place)
-        self.history.append(measured)
+        self.history.append(measures)
         for record in records_of(place):
             item = str(record.fields[ITEM])
             if record.dropped is None and not record.held_out:
@@ -335,11 +338,31 @@ def _untrained(made: Mapping[str, Spec], place: Path) -> dict[str, Spec]:
     return {name: base[0] for name in made} if base else {}
 
 
-def _told(place: Path) -> dict[str, Any]:
-    """What a finished round has left; nothing of one that is not."""
-    with suppress(FileNotFoundError, Damaged):
-        return load_state(place / "round.json", "state", "sha256", "measured")
-    return {}
+@dataclass(frozen=True)
+class _Finished:
+    """What `round.json` says of a finished round."""
+
+    state: str
+    """The digest of all that the round was made from."""
+    sha256: str
+    """Of the lines of records.jsonl."""
+    measures: Measures
+
+    def write(self, place: Path) -> None:
+        """Write `round.json`, with each measure as a list of its parts and its value."""
+        measures = [[*measure, value] for measure, value in self.measures.items()]
+        content = {"state": self.state, "sha256": self.sha256, "measures": measures}
+        (place / "round.json").write_bytes(dumps(content) + b"\n")
+
+
+def _finished(place: Path) -> _Finished | None:
+    """Load `round.json`; return None where the round is not finished, or an older version wrote it."""
+    try:
+        content = load_state(place / "round.json", "state", "sha256", "measures")
+    except (FileNotFoundError, Damaged):
+        return None
+    measures = {Measure(*parts): value for *parts, value in content["measures"]}
+    return _Finished(content["state"], content["sha256"], measures)
 
 
 def records_of(place: Path) -> Iterator[Record]:

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import Checking, Chunks, Job, Stage, Text
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.teacher import Spec
@@ -253,7 +254,7 @@ class Train(Stage):
                 shutil.rmtree(student, ignore_errors=True)
                 (work / "student").rename(student)
             shutil.rmtree(work)
-            job.measured[self.name] = _measured(orjson.loads(manifest.read_bytes()))
+            job.measures.update(measures_of(_measured(orjson.loads(manifest.read_bytes()))))
             for chunk in spool.chunks():
                 yield chunk
 

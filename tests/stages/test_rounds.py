@@ -125,6 +125,26 @@ def test_more_rounds_go_on_from_those_that_there_are(loop, project):
     assert len(told["rounds"]) == 2 and not (project.path / "out/rounds/02").exists() and len(asked) == 9
 
 
+def test_a_round_of_an_older_version_is_done_again_from_the_ledger(loop, project):
+    asked = []
+
+    def script(request, sample):
+        asked.append(1)
+        return echo(request, sample)
+
+    _, rounds = loop([ASK, grows(14)], LENGTHS, script, n=2)
+    for number, measured in enumerate(rounds["rounds"]):
+        path = project.path / f"out/rounds/{number:02d}/round.json"
+        old = json.loads(path.read_text())
+        del old["measures"]
+        path.write_text(json.dumps({**old, "measured": measured}))
+    before = len(asked)
+    run, again = loop([ASK, grows(14)], LENGTHS, script, n=3)
+    whole, _ = loop([ASK, grows(14)], LENGTHS, n=3, out="whole")
+    assert again["rounds"][:2] == rounds["rounds"] and len(asked) == before + 2
+    assert [r.fields for r in kept(run)] == [r.fields for r in kept(whole)]
+
+
 @pytest.mark.parametrize(
     "limit, options, ended",
     [
