@@ -1,4 +1,4 @@
-"""An endpoint that also speaks OpenAI's files and batches, and can be told to end a batch in any of the ways there are."""
+"""An endpoint that also speaks OpenAI's files and batches, and ends a batch in any way that a test chooses."""
 
 import json
 from collections import Counter
@@ -19,10 +19,11 @@ def line_error(code: str) -> dict:
 
 
 class BatchEndpoint(Endpoint):
-    """`fate(number)` says how the batch of that number ends. `step(name)` is called at each step of the protocol and says
-    whether the connection breaks there, or raises another answer. A batch moves on whenever it is looked at, unless it is `held`;
-    so many lists as `late` says do not show the newest one yet. `flaw` is what is wrong with the results of an ended batch, the first
-    `flawed` times that they are looked at: no file, a file that is not there, that breaks (500), is cut off, or lacks lines.
+    """`fate(number)` says how the batch of that number ends. `step(name)` is called at each step of the
+    protocol and says whether the connection breaks there, or raises another answer. A batch moves on whenever
+    it is looked at, unless it is `held`; so many lists as `late` says do not show the newest one yet. `flaw`
+    is what is wrong with the results of an ended batch, the first `flawed` times that they are looked at: no
+    file, a file that is not there, that breaks (500), is cut off, or lacks lines.
     """
 
     flaw, flawed = "", 0
@@ -171,7 +172,9 @@ class BatchEndpoint(Endpoint):
         return web.json_response(batch)
 
     def end(self, batch: dict) -> None:
-        """Write its files. One that expired or was cancelled has answered half; the former is silent about some of the rest."""
+        """Write its files. One that expired or was cancelled has answered half; the former is silent about
+        some of the rest.
+        """
         lines = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
         results = []
         for i, line in enumerate(lines):

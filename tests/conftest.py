@@ -1,4 +1,6 @@
-"""Fixtures shared by all tests: a project in a temporary folder, and the command line in a process of its own."""
+"""Fixtures shared by all tests: a project in a temporary folder, and the command line in a process of its
+own.
+"""
 
 import json
 import os
@@ -63,7 +65,9 @@ class ProjectFolder:
     def ask_pipeline(
         self, url: str, rows: int = 20, *, model: str = "", stage: str = "", after: str = ""
     ) -> Path:
-        """A pipeline that asks an endpoint one question a row; `model` and `stage` are further options, as YAML."""
+        """A pipeline that asks an endpoint one question a row; `model` and `stage` are further options, as
+        YAML.
+        """
         self.rows("data/seeds.jsonl", [{"question": f"What is {i}?", "number": i} for i in range(rows)])
         return self.write(
             "pipelines/ask.yaml",

@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks the OpenAI protocol, counts what it is asked, and can be told to misbehave."""
+"""A real HTTP server that speaks the OpenAI protocol, counts requests, and misbehaves as a test chooses."""
 
 import asyncio
 import hashlib
@@ -30,7 +30,9 @@ def completion(body: dict, **changes) -> dict:
 
 
 class Endpoint:
-    """Runs in a thread of its own. `behave(body, times)` may return a dict (the JSON), a web.Response, or None (answer)."""
+    """Runs in a thread of its own. `behave(body, times)` may return a dict (the JSON), a web.Response, or
+    None (answer).
+    """
 
     want = 0  # the port; 0 takes a free one
 

@@ -1,5 +1,6 @@
-"""A real HTTP server that speaks what pushing to and loading from the Hugging Face Hub needs: accounts, repositories, commits,
-LFS. It keeps what it is sent in memory, counts it, and can be told to misbehave."""
+"""A real HTTP server that speaks what pushing to and loading from the Hugging Face Hub needs: accounts,
+repositories, commits, LFS. It keeps what it is sent in memory, counts it, and can be told to misbehave.
+"""
 
 import asyncio
 import base64
@@ -20,7 +21,9 @@ SIZES = {"n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M"}
 
 
 class Hub(Endpoint):
-    """Tokens: `write` of the user me, `read` of the same; others are refused. `behave(request)` may return a response."""
+    """Tokens: `write` of the user me, `read` of the same; others are refused. `behave(request)` may return a
+    response.
+    """
 
     def __init__(self, behave=None):
         super().__init__()

@@ -1,4 +1,5 @@
-"""A planted truth for critics: triples of which a share is invalid, and a person's labels of them with a share of mistakes.
+"""A planted truth for critics: triples of which a share is invalid, and a person's labels of them with a
+share of mistakes.
 
 Words tell valid tails from invalid ones, but for the `AMBIGUOUS` share of tails, which any triple may have.
 """
@@ -38,7 +39,9 @@ class Triples:
         }
 
     def labels(self, count: int, *, shuffled: bool = False) -> list[dict]:
-        """What a person says, wrong in 8 % of cases, in ATOMIC's grades; triples of negative numbers, so that no run has them."""
+        """What a person says, wrong in 8 % of cases, in ATOMIC's grades; triples of negative numbers, so that
+        no run has them.
+        """
         draw = random.Random(f"labels {self.seed}")
         triples = [self.triple(-1 - i) for i in range(count)]
         said = [triple["truth"] != (draw.random() < LABEL_NOISE) for triple in triples]

@@ -1,4 +1,6 @@
-"""Each extra brings what the code says that it brings, and a message names the smallest that suffices."""
+"""Each extra installs the packages that the code expects of it, and messages name the smallest sufficient
+extra.
+"""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Files that users bring: what each is, and that every reader says so."""
+"""Files of users: their kind is recognised, and every reader reports it."""
 
 import bz2
 import gzip

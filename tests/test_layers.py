@@ -1,4 +1,6 @@
-"""The house: what each folder may import. Contracts stand below what implements them, and imports point down only."""
+"""The house: what each folder may import. Contracts stand below what implements them, and imports point down
+only.
+"""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""What goes where others read says nothing of the machine it was made on, and so is the same bytes on another."""
+"""Published files say nothing about the machine, and are byte for byte the same on another."""
 
 import importlib.util
 import json
@@ -53,7 +53,9 @@ def gguf(monkeypatch):
 
 
 def made(folder: Path, monkeypatch, secret: str) -> distillgen.Run:
-    """A run of the same project, in this folder, with weights, source, tokenizer and endpoint in places of its own."""
+    """A run of the same project, in this folder, with weights, source, tokenizer and endpoint in places of
+    its own.
+    """
     private = folder / "private-place"
     (folder / "work/pipelines").mkdir(parents=True)
     private.mkdir()
@@ -95,7 +97,9 @@ stages:
 
 
 def published(run: distillgen.Run) -> dict[str, bytes]:
-    """Everything of a run that others may get: what is pushed, the report, the rows of all stages, exports of all kinds."""
+    """Everything of a run that others may get: what is pushed, the report, the rows of all stages, exports of
+    all kinds.
+    """
     files = {
         f"push/{file.name}": file.content if isinstance(file.content, bytes) else file.content.read_bytes()
         for file in hub.data_files(run)

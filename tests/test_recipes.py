@@ -1,4 +1,6 @@
-"""Every shipped pipeline: it declares its place, runs on scripted teachers, and ends the same however often it is killed."""
+"""Every shipped pipeline declares its paper, runs on scripted teachers, and gives the same result after
+kills.
+"""
 
 import subprocess
 import sys

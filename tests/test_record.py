@@ -1,4 +1,4 @@
-"""Rows as bytes and back, and the ids that everything else hangs on."""
+"""Rows as bytes and back, and the ids derived from them."""
 
 import hashlib
 import math

@@ -1,6 +1,6 @@
 # ruff: noqa: E501 (a case a line)
-"""What comes from a stranger (a pipeline, a prompt, a row, a model, a server) runs nothing, reads nothing, hides nothing,
-and a key never leaves the memory of the process.
+"""Input from strangers (a pipeline, prompt, row, model or server) executes nothing, reads nothing and hides
+nothing; keys stay in memory.
 """
 
 import json
@@ -468,7 +468,9 @@ def leaks(project, done=None):
 
 
 def secret_pipeline(project, url, given, **more):
-    """A pipeline with a key, a header and a password in the address, given literally or through the environment."""
+    """A pipeline with a key, a header and a password in the address, given literally or through the
+    environment.
+    """
     key, token, password = SECRETS if given == "literal" else ("${T_KEY}", "${T_TOKEN}", "${T_PASSWORD}")
     path = project.ask_pipeline(url.replace("http://", f"http://user:{password}@"), 3, **more)
     path.write_text(

@@ -1,5 +1,7 @@
-"""After a power loss any file beside the ledger may be empty, cut short or full of zeros: no verb ends in a traceback, and
-what is damaged is made again from the ledger, to the same bytes, without asking anything.
+"""Damaged files beside the ledger, as a power loss leaves them: empty, truncated or full of zeros.
+
+Every command ends without a traceback, and a run rebuilds the files from the ledger, to the same bytes,
+without requests.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Python files of the user's: how they are loaded, what their numbers depend on, and what a mistake in one ends in."""
+"""Python files of users: loading, the hashes that measures depend on, and the messages for mistakes."""
 
 import json
 import os
@@ -221,7 +221,9 @@ FAILS = "/ (record.fields['text'] != 'ccc')"
 
 
 def broken(project, code, *, key="sk-secret-1234"):
-    """Run a filter with this code over five rows, with a secret in the environment; what is told, and `run.log`."""
+    """Run a filter with this code over five rows, with a secret in the environment; what is told, and
+    `run.log`.
+    """
     project.write("filters/clumsy.py", BROKEN.format(**code))
     project.rows("data/a.jsonl", [{"text": text * 3} for text in "abcde"])
     project.write(

@@ -1,4 +1,4 @@
-"""The built wheel, in an empty environment and outside the checkout, does what the checkout does."""
+"""The built wheel, in an empty environment outside the checkout, works as the checkout does."""
 
 import subprocess
 import sys

@@ -1,4 +1,6 @@
-"""A random Llama of 700,000 weights with a tokenizer trained on the spot, and a LoRA adapter for it, as Hub folders."""
+"""A random Llama of 700,000 weights with a tokenizer trained on the spot, and a LoRA adapter for it, as Hub
+folders.
+"""
 
 import json
 from pathlib import Path

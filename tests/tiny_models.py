@@ -1,4 +1,6 @@
-"""Random models of a few ten thousand weights, with tokenizers trained on the spot, as folders that a student begins in."""
+"""Random models of a few ten thousand weights with tokenizers trained on the spot, as folders to start a
+student from.
+"""
 
 from pathlib import Path
 

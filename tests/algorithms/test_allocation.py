@@ -1,4 +1,6 @@
-"""What is asked next: DDK's factors to the digit, RAD's equilibrium against a linear program, and what both are worth."""
+"""Which items are asked next: the factors of DDK digit by digit, and the equilibrium of RAD against a linear
+program.
+"""
 
 import math
 import random
@@ -59,7 +61,9 @@ def test_budgets_follow_the_shares_and_a_shortfall_is_redistributed():
 
 
 def greedy(budget, shares):
-    """The control: one after the other to the domain that is furthest behind, as budgets were shared out before."""
+    """The control: one after the other to the domain that is furthest behind, as budgets were shared out
+    before.
+    """
     counts = dict.fromkeys(shares, 0)
     for spent in range(1, budget + 1):
         counts[max(shares, key=lambda name: shares[name] * spent - counts[name])] += 1
@@ -172,7 +176,9 @@ def test_draws_follow_their_chances():
 @pytest.mark.slow
 @pytest.mark.parametrize("budget, least", [(60, 13), (150, 18), (300, 17)])
 def test_it_beats_margin_sampling_on_digits_with_a_weak_teacher(budget, least):
-    """Of 25 seeds 15, 21 and 20 are won, and .875 against .855 reached at 150, with a teacher that is wrong in 10.9 %."""
+    """Of 25 seeds 15, 21 and 20 are won, and .875 against .855 reached at 150, with a teacher that is wrong
+    in 10.9 %.
+    """
     np = pytest.importorskip("numpy")
     datasets, ensemble = pytest.importorskip("sklearn.datasets"), pytest.importorskip("sklearn.ensemble")
     from sklearn.linear_model import LogisticRegression

@@ -1,4 +1,4 @@
-"""Intervals cover what they promise, for few items too, and tests reject as often as they say; the old way fails."""
+"""Intervals have their nominal coverage, also for few items; tests have their nominal error rate."""
 
 import math
 import random

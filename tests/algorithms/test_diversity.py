@@ -1,4 +1,4 @@
-"""Measures of diversity, against values by hand."""
+"""Measures of diversity, compared with values computed by hand."""
 
 import itertools
 import math
@@ -26,7 +26,8 @@ def test_self_bleu_by_hand():
     assert self_bleu(split("a b c d e", "a b c d e")) == pytest.approx(1)
     # 1-grams 3/4, 2-grams 2/3, for each of the two; lengths equal
     assert self_bleu(split("a b c x", "a b c y"), 2) == pytest.approx(math.sqrt(3 / 4 * 2 / 3))
-    # "a a a" against "a b": one of three a's counts; 2-grams none of two, as 0.1; longer than the other, no penalty
+    # "a a a" against "a b": one of three a's counts; 2-grams none of two, as 0.1; longer than the other, no
+    # penalty
     one = math.sqrt(1 / 3 * 0.1 / 2)
     # "a b" against "a a a": one of two; 2-grams none of one, as 0.1; brevity exp(1 - 3/2)
     other = math.sqrt(1 / 2 * 0.1 / 1) * math.exp(1 - 3 / 2)

@@ -1,4 +1,4 @@
-"""Each way of choosing keeps what it promises, against brute force on small sets."""
+"""Each selection method keeps its guarantee, compared with brute force on small sets."""
 
 import itertools
 import math

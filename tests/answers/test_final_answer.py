@@ -1,4 +1,4 @@
-"""Final answers: found or not, and in which form those that say the same are equal."""
+"""Final answers: how they are extracted, and which spellings are equal."""
 
 import time
 from fractions import Fraction
@@ -177,7 +177,9 @@ ODDLY_FORMATTED = [  # right answers: kind, text, answer, whether strict reading
 
 
 def test_right_but_oddly_formatted_answers_score_as_declared():
-    """systems.md, 9 (e): lenient reading finds all thirty, strict reading those that are declared; none is a wrong answer."""
+    """systems.md, 9 (e): lenient reading finds all thirty, strict reading those that are declared; none is a
+    wrong answer.
+    """
     assert len(ODDLY_FORMATTED) == 30
     for kind, text, answer, strict in ODDLY_FORMATTED:
         assert final_answer(text, kind) == answer, text

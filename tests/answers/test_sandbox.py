@@ -1,4 +1,4 @@
-"""Hostile code: what it tries fails, and a verdict cannot be had but by passing the tests."""
+"""Hostile programs: every attack fails, and only passing the tests gives a good verdict."""
 
 import os
 import time

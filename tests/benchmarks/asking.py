@@ -1,7 +1,9 @@
-"""Rows a second and CPU a row while asking a local endpoint, beside a bare aiohttp client that appends JSONL: the median of
-turns that the two take one after the other, each in a process of its own, from before its imports to its end.
+"""Rows a second and CPU a row while asking a local endpoint, beside a bare aiohttp client that appends JSONL:
+the median of turns that the two take one after the other, each in a process of its own, from before its
+imports to its end.
 
-Regenerate: python -m tests.benchmarks.asking --rows 10000 --concurrency 64 256 1000 --latency-ms 0 200 --turns 5
+Regenerate: python -m tests.benchmarks.asking --rows 10000 --concurrency 64 256 1000 --latency-ms 0 200
+--turns 5
 """
 
 import argparse

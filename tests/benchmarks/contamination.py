@@ -1,4 +1,5 @@
-"""The contamination filter against a large evaluation set: CPU time and memory of reading it, and records a second.
+"""The contamination filter against a large evaluation set: CPU time and memory of reading it, and records a
+second.
 
 python -m tests.benchmarks.contamination [--items 100000] [--rows 20000]
 """

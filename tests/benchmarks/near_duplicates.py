@@ -1,6 +1,7 @@
 """Near-duplicates among many short texts: documents a second and peak memory of a whole run with the filter
-`near_duplicate`, beside datatrove's MinHash pipeline and a plain use of datasketch. Each reads the same JSONL file, writes
-what it keeps, and runs in a process of its own on one core at a time; every tenth text is an earlier one with a word changed.
+`near_duplicate`, beside datatrove's MinHash pipeline and a plain use of datasketch. Each reads the same JSONL
+file, writes what it keeps, and runs in a process of its own on one core at a time; every tenth text is an
+earlier one with a word changed.
 
 Regenerate: python -m tests.benchmarks.near_duplicates --texts 1000000
 

@@ -1,4 +1,5 @@
-"""Judging stored rows again after thresholds were edited: by kept numbers, with no teacher call and no embedding.
+"""Judging stored rows again after thresholds were edited: by kept numbers, with no teacher call and no
+embedding.
 
 Regenerate: python -m tests.benchmarks.rejudge --rows 1000000
 """

@@ -1,8 +1,8 @@
 """Rows a second of a whole run (source, vllm teacher, ledger, files) beside LLM.chat on the same prompts.
 
-Both hold the same model with the same options and draw answers of the same length, in turns, each time in a process of
-its own; loading is not counted. Without --model a random Llama of 700,000 weights answers, so that what is measured is
-mostly what stands around a model.
+Both hold the same model with the same options and draw answers of the same length, in turns, each time in a
+process of its own; loading is not counted. Without --model a random Llama of 700,000 weights answers, so that
+what is measured is mostly what stands around a model.
 
 Regenerate: python -m tests.benchmarks.vllm --rows 2000 --max-tokens 64 --rounds 3
 """

@@ -1,4 +1,4 @@
-"""The command in card, report and lock gives the rows beside it; what is secret in it is withheld, and said to be."""
+"""The command in card, report and lock reproduces the rows; secrets in it are withheld, and the text says so."""
 
 import json
 import re

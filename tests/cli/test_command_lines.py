@@ -1,7 +1,8 @@
 """Every command line that stands anywhere in the project is one that the program takes.
 
-The lines of pages, recipes, docstrings and messages are parsed by the program's own parser; their shapes, formats, splits
-and filters must exist, and a recipe's name with its --set must pass the check. Files that pages name in a run exist in one.
+The lines of pages, recipes, docstrings and messages are parsed by the program's own parser; their shapes,
+formats, splits and filters must exist, and a recipe's name with its --set must pass the check. Files that
+pages name in a run exist in one.
 """
 
 import ast

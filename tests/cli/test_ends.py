@@ -1,4 +1,6 @@
-"""How a command ends: whatever the terminal, the disk or the folder is, with a message and an exit code, never a traceback."""
+"""Whatever the state of terminal, disk or folder, a command ends with a message and an exit code, without a
+traceback.
+"""
 
 import json
 import os

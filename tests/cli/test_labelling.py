@@ -1,4 +1,4 @@
-"""A person labels records: in a terminal, on a page, and resumed after anything."""
+"""A person labels records in a terminal or on a page, and resumes after any interruption."""
 
 import os
 import pty
@@ -186,7 +186,9 @@ class Terminal:
         return shown
 
     def press(self, key):
-        """As a person does, who sees a record first: a key that is pressed before it is asked for counts for nothing."""
+        """As a person does, who sees a record first: a key that is pressed before it is asked for counts for
+        nothing.
+        """
         while termios.tcgetattr(self.fd)[3] & termios.ICANON:
             time.sleep(0.01)
         os.write(self.fd, key.encode())

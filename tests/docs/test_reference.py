@@ -1,4 +1,6 @@
-"""The reference: what the program writes is what is in docs/reference/, and the pages written by hand leave nothing out."""
+"""The reference: what the program writes is what is in docs/reference/, and the pages written by hand leave
+nothing out.
+"""
 
 import importlib.util
 import json

@@ -1,4 +1,6 @@
-"""The tutorials, followed to the letter: files are written, commands run, and what a page shows is what is printed."""
+"""The tutorials, followed to the letter: files are written, commands run, and what a page shows is what is
+printed.
+"""
 
 import os
 import re
@@ -21,7 +23,9 @@ def words(text: str) -> str:
 
 
 def follow(page: str, folder: Path) -> None:
-    """Write the files that a tutorial names, run its `sh` blocks, and compare its `text` blocks with what was printed."""
+    """Write the files that a tutorial names, run its `sh` blocks, and compare its `text` blocks with what was
+    printed.
+    """
     program = folder / "bin" / "distillgen"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m distillgen "$@"\n')

@@ -12,9 +12,11 @@ from distillgen.record import Record
 
 @pytest.fixture
 def reason(tmp_path):
-    """The reason for which a shipped filter drops a record of these fields, or None; `answers` are what its models say.
+    """The reason for which a shipped filter drops a record of these fields, or None; `answers` are what its
+    models say.
 
-    Scores that the record has from earlier stages stand where a written row has them: {"meta": {"scores": {…}}}.
+    Scores that the record has from earlier stages stand where a written row has them: {"meta": {"scores":
+    {…}}}.
     """
 
     def ask(name, options, fields, answers=()):

@@ -1,4 +1,4 @@
-"""Small models made on the spot, for the filters' tests: what they say of a text is planted."""
+"""Small models built on the spot for the tests of filters, with planted predictions."""
 
 import tempfile
 from functools import cache
@@ -18,7 +18,9 @@ SUBJECTS = [
 
 @cache
 def embedder() -> str:
-    """The folder of a static embedder: words of one subject have cosine 1, of two subjects 0; others count for nothing."""
+    """The folder of a static embedder: words of one subject have cosine 1, of two subjects 0; others count
+    for nothing.
+    """
     words = [(word, subject) for subject, some in enumerate(SUBJECTS) for word in some.split()]
     tokenizer = Tokenizer(
         models.WordLevel({"[UNK]": 0} | {word: i for i, (word, _) in enumerate(words, 1)}, unk_token="[UNK]")
@@ -36,7 +38,9 @@ NLI = "tests/filters/models.py:overlap"
 
 
 def overlap(pairs):
-    """An NLI model of a kind: what a premise has all the words of it entails, what it has none of it contradicts."""
+    """An NLI model of a kind: what a premise has all the words of it entails, what it has none of it
+    contradicts.
+    """
     found = []
     for premise, hypothesis in pairs:
         said = {word.strip(".,!?") for word in hypothesis.lower().split()}

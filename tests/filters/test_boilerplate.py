@@ -1,4 +1,4 @@
-"""Refusals, machines that introduce themselves, blanks, and chatter."""
+"""Refusals, self-descriptions of assistants, blanks and chatter."""
 
 import pytest
 

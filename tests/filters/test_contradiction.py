@@ -1,4 +1,6 @@
-"""NeuroComparatives' rule: exact survivors on a hand-made matrix, and the vote on a planted order of entities."""
+"""The rule of NeuroComparatives: exact survivors on a hand-made matrix, and the vote on a planted order of
+entities.
+"""
 
 import json
 import random
@@ -57,7 +59,8 @@ def matrix_project(project):
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_exact_survivors_of_a_hand_made_matrix(project, chunk):
-    """a: b (1) entails it, c (3) contradicts it: 2 + 1 <= 3. b: a entails it, c's 0.84 and 0.98 are too little: 1 + 2 > 0.
+    """a: b (1) entails it, c (3) contradicts it: 2 + 1 <= 3. b: a entails it, c's 0.84 and 0.98 are too
+    little: 1 + 2 > 0.
     c: a (2) contradicts it: 3 > 2. d and e: 2 <= 2. f: nothing is against it. g: f contradicts it: 1 <= 1.
     """
     records = matrix_project(project)
@@ -113,7 +116,9 @@ ENTITIES = [f"E{i}" for i in range(30)]  # E0 is the heaviest
 
 
 def planted(samples_a_pair, p, seed):
-    """For each pair, what the samples say, each sample right with chance p, in one of the wordings: statement -> how often."""
+    """For each pair, what the samples say, each sample right with chance p, in one of the wordings: statement
+    -> how often.
+    """
     draw = random.Random(seed)
     said = {}
     for heavy, light in combinations(ENTITIES, 2):
@@ -129,7 +134,9 @@ def planted(samples_a_pair, p, seed):
 
 
 def vote(said, project, **options):
-    """What is kept, by pair: the distinct statements of a pair are one group, each with the number of its samples."""
+    """What is kept, by pair: the distinct statements of a pair are one group, each with the number of its
+    samples.
+    """
     records = [
         record.scored({"cluster.size": count})
         for pair, counts in said.items()
@@ -147,7 +154,9 @@ def vote(said, project, **options):
 
 
 def test_the_vote_on_a_planted_order_is_the_binomial_majority(project):
-    """systems.md's check: 30 entities, right with .7, 10 samples a pair; kept accuracy within 2 points of the oracle."""
+    """systems.md's check: 30 entities, right with .7, 10 samples a pair; kept accuracy within 2 points of the
+    oracle.
+    """
     n, p = 10, 0.7
     chances = [comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
     oracle = sum(chances[6:]) / (1 - chances[5])

@@ -1,4 +1,4 @@
-"""Sentences that do not follow from the source; the NLI model is planted."""
+"""Sentences that do not follow from the source, by a planted NLI model."""
 
 from tests.filters.models import NLI
 

@@ -1,4 +1,4 @@
-"""Word for word, with and without what does not count."""
+"""Exact match, with and without normalisation."""
 
 CASES = [
     ({}, {"answer": "The Eiffel Tower!", "gold": "eiffel tower"}, None),

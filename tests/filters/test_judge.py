@@ -1,4 +1,4 @@
-"""A grade by a rubric: what the judge says is planted."""
+"""Grades by a rubric, from a planted judge."""
 
 import re
 

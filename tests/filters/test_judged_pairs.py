@@ -1,8 +1,9 @@
-"""standalone, responsive and answer_kind beside a person's judgement of 200 question-answer pairs of two domains.
+"""standalone, responsive and answer_kind beside a person's judgement of 200 question-answer pairs of two
+domains.
 
-Passages and pairs were written for this test, as a small model writes them, and judged one by one: `standalone`,
-whether the pair can be understood without the passage; `responsive`, whether the answer answers the question. Every
-second passage is held out: the rules were made on the others.
+Passages and pairs were written for this test, as a small model writes them, and judged one by one:
+`standalone`, whether the pair can be understood without the passage; `responsive`, whether the answer answers
+the question. Every second passage is held out: the rules were made on the others.
 """
 
 import json

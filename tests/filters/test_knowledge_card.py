@@ -23,7 +23,9 @@ CASES = [
 
 
 def test_the_formula(project):
-    """Half of [(p_sup - p_ref + 1) / 2 + p_FactKB], and the highest of it over the empty reference and three retrieved ones."""
+    """Half of [(p_sup - p_ref + 1) / 2 + p_FactKB], and the highest of it over the empty reference and three
+    retrieved ones.
+    """
     project.write(
         "models.py",
         """

@@ -1,4 +1,4 @@
-"""Texts that repeat what they were made from."""
+"""Texts that repeat their prompt."""
 
 import pytest
 

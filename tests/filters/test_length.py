@@ -27,7 +27,9 @@ CASES = [
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    """A tokenizer.json that cuts words between letters, and would truncate and add special tokens if it were let."""
+    """A tokenizer.json that cuts words between letters, and would truncate and add special tokens if it were
+    let.
+    """
     made = Tokenizer(models.WordLevel({"[CLS]": 0, "[UNK]": 1, "a": 2, "b": 3}, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     made.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 0)])

@@ -1,4 +1,4 @@
-"""Votes among samples: what is most frequent, from which share on, and the exact law of several teachers."""
+"""Votes among samples: the most frequent answer, the share it needs, and the exact law for several teachers."""
 
 import random
 from itertools import product
@@ -75,7 +75,9 @@ def test_records_without_a_common_parent_vote_by_their_fields():
 
 @pytest.mark.parametrize("accuracies", [(0.6, 0.6, 0.6), (0.9, 0.7, 0.55, 0.5, 0.65)])
 def test_majority_accuracy_matches_the_poisson_binomial(accuracies):
-    """Two possible answers, an odd number of independent teachers: P(more than half are right), over all outcomes."""
+    """Two possible answers, an odd number of independent teachers: P(more than half are right), over all
+    outcomes.
+    """
     outcomes = product((0, 1), repeat=len(accuracies))
     exact = 0.0
     for right in outcomes:

@@ -1,4 +1,4 @@
-"""A filter whose package is not installed says which extra brings it, before anything is paid for."""
+"""A filter whose package is missing names the extra to install, before anything is paid for."""
 
 import sys
 

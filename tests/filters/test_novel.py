@@ -1,4 +1,4 @@
-"""What says no more than what is there already; by words here, so that no model is needed."""
+"""Texts that repeat the meaning of earlier ones; a word-based embedder stands in for a model."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The number of an answer, however it is written."""
+"""The number of an answer, in any notation."""
 
 import distillgen
 

@@ -1,4 +1,4 @@
-"""Several judges: their grades are planted."""
+"""Several planted judges."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Personal data: numbers are of the kinds reserved for examples and tests."""
+"""Personal data; all numbers are reserved for examples and tests."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Two texts compared in both orders; what the judge says is planted."""
+"""Two texts compared in both orders by a planted judge."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Quotations and figures that are not in the source."""
+"""Quotations and figures that the source lacks."""
 
 SOURCE = {
     "s": "The report of 1998 says: “We found 1,642 new kinds of moss, most of them rare”, and thanks nobody."

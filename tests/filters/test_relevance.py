@@ -1,4 +1,4 @@
-"""Texts beside their subject, by a planted embedder and by the real one."""
+"""Texts off their subject, by a planted embedder and by the real one."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Answers that pass over their question."""
+"""Answers that ignore their question."""
 
 BEARING = {
     "t": "A cage holds nine steel balls apart. The balls roll between two rings. Grease is put in once a year. "

@@ -1,4 +1,4 @@
-"""ROUGE by hand, and the longest common sequence against the textbook's table."""
+"""ROUGE computed by hand, and the longest common subsequence against the textbook's table."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,9 @@ CASES = [
 
 
 def test_the_papers_own_example():
-    """Lin 2004, section 3: of two candidates with the same pairs of words, the one in the reference's order is nearer."""
+    """Lin 2004, section 3: of two candidates with the same pairs of words, the one in the reference's order
+    is nearer.
+    """
     reference = "police killed the gunman".split()
     ordered, reversed_ = (
         rouges("police kill the gunman".split(), reference),

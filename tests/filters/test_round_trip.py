@@ -1,4 +1,4 @@
-"""What a model finds again; what it says is planted."""
+"""Answers that a planted model finds again."""
 
 from distillgen.project import Project
 from distillgen.record import Record

@@ -1,4 +1,4 @@
-"""A draw in proportion to scores, within each group."""
+"""Draws in proportion to scores within each group."""
 
 import asyncio
 from collections import Counter
@@ -39,7 +39,9 @@ def draw(project, groups, options, chunk=3, scores=(4.0, 3.0, 2.0, 1.0, 0.5)):
 
 
 def test_one_draw_is_distributed_as_the_scores_are(project):
-    """Chi-square over 10,000 draws: among the best four of five, 0.4, 0.3, 0.2 and 0.1 (0.999 quantile of 3 degrees: 16.3)."""
+    """Chi-square over 10,000 draws: among the best four of five, 0.4, 0.3, 0.2 and 0.1 (0.999 quantile of 3
+    degrees: 16.3).
+    """
     kept = Counter(
         r.fields["i"] for r in draw(project, 10_000, {"n": 1, "best": 4}, chunk=256) if not r.dropped
     )

@@ -1,7 +1,9 @@
-"""Each shipped filter keeps what it must, drops what it must and says why, and decides the borderline as documented.
+"""Each shipped filter keeps what it must, drops what it must and says why, and decides the borderline as
+documented.
 
-The cases of a filter stand in the file of its name: `CASES`, of (options, fields, the reason or a part of it or None, and
-where it asks models, what these say). `MARKS` are pytest's, for a filter that is slow or needs what a machine may lack.
+The cases of a filter stand in the file of its name: `CASES`, of (options, fields, the reason or a part of it
+or None, and where it asks models, what these say). `MARKS` are pytest's, for a filter that is slow or needs
+what a machine may lack.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Statements without support in a folder of texts."""
+"""Statements that a folder of texts does not support."""
 
 import pytest
 

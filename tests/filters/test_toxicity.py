@@ -1,4 +1,6 @@
-"""A classifier's word on a text: a tiny one, trained on the spot to know four words. It has no CASES, for it must be made first."""
+"""A classifier's word on a text: a tiny one, trained on the spot to know four words. It has no CASES, for it
+must be made first.
+"""
 
 import pytest
 
@@ -9,7 +11,9 @@ transformers = pytest.importorskip("transformers", reason="needs torch and trans
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """A folder with a BERT of a few thousand weights, that finds "awful" and "vile" toxic and "lovely" and "kind" not."""
+    """A folder with a BERT of a few thousand weights, that finds "awful" and "vile" toxic and "lovely" and
+    "kind" not.
+    """
     folder = tmp_path_factory.mktemp("classifier")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "lovely", "kind", "awful", "vile"]
     (folder / "vocab.txt").write_text("\n".join(words))

@@ -1,4 +1,4 @@
-"""Answers that their teacher held unlikely."""
+"""Answers with a low probability under their teacher."""
 
 import pytest
 

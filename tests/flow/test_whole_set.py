@@ -1,4 +1,4 @@
-"""Stages that see every record: cluster, select and diversity, carried out in real runs."""
+"""Stages that see every record: cluster, select and diversity, in real runs."""
 
 import json
 import math

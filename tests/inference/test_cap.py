@@ -1,4 +1,4 @@
-"""Under a cap, rows are finished before others are begun; and the message at the stop says what would finish."""
+"""Under a cap, rows are finished before others begin; the final message says which cap would be enough."""
 
 import json
 import re

@@ -1,4 +1,6 @@
-"""Several processes with one ledger: what one of them has in flight no other asks for, and what a killed one had is taken over."""
+"""Several processes share a ledger: a request in flight is not sent twice, and those of a killed process are
+taken over.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""An answer that is not whole, or is not what was asked for, is recorded as what it is and counts as none, on every way in."""
+"""An incomplete or unexpected answer is recorded as what it is, and never counts as success, by every route."""
 
 import json
 

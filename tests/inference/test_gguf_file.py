@@ -1,4 +1,4 @@
-"""A .gguf file that is broken or cut off is told from a whole one by its header alone."""
+"""The header of a .gguf file shows whether the file is broken or truncated."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""The ledger: what a key depends on, and what happens to a damaged, full or unwritable file."""
+"""The ledger: the parts of a key, and damaged, full or unwritable files."""
 
 import asyncio
 import os
@@ -367,7 +367,9 @@ def test_payments_without_an_answer_are_merged_once(tmp_path):
 
 
 def test_what_is_promised_to_be_durable_is_on_the_disk(tmp_path):
-    """Every commit waits for the disk: SQLite's FULL, at which a power loss takes nothing of what was committed."""
+    """Every commit waits for the disk: SQLite's FULL, at which a power loss takes nothing of what was
+    committed.
+    """
     ledger = Ledger(tmp_path / "ledger.sqlite3")
     assert ledger._write.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert ledger._write.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -409,7 +411,9 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_was(tmp_path, junk):
 
 
 def test_a_torn_write_ahead_log_keeps_all_that_was_committed(project):
-    """The process dies while it writes: SQLite's log ends in half a transaction, which was never promised to anybody."""
+    """The process dies while it writes: SQLite's log ends in half a transaction, which was never promised to
+    anybody.
+    """
     with Endpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 40)
         project.cli("run", "ask")

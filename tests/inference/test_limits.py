@@ -1,4 +1,4 @@
-"""What is in flight: a given limit is kept, an unknown one is found, and overload is answered by asking for less."""
+"""Concurrency: a set limit is kept, an unknown one is found, and overload reduces the rate."""
 
 import asyncio
 import random
@@ -10,13 +10,17 @@ from distillgen.inference.limits import Budget, Rate, Slots
 
 
 class Simulated:
-    """An endpoint in virtual time that serves `capacity` requests side by side, each in 0.2 s, and refuses or queues the rest."""
+    """An endpoint in virtual time that serves `capacity` requests side by side, each in 0.2 s, and refuses or
+    queues the rest.
+    """
 
     def __init__(self, capacity, *, queues, luck=0.0):
         self.capacity, self.queues, self.luck, self.chance = capacity, queues, luck, random.Random(0)
 
     def serve(self, slots: Slots, seconds: float) -> tuple[float, float, list[float]]:
-        """Answers a second and the share of refusals over the second half, and the limit after each tenth of a second."""
+        """Answers a second and the share of refusals over the second half, and the limit after each tenth of
+        a second.
+        """
         step, begun, flying, answered, refused, limits = 0.01, 1000.0, [], 0, 0, []
         slots._waiting.append(None)  # there is always more to ask
         now = begun

@@ -1,4 +1,6 @@
-"""Signals: kept in binary, replayed as any answer, asked for only where they can be had."""
+"""Log-probabilities: stored in binary, replayed as other answers are, and requested only from models that
+have them.
+"""
 
 import json
 import math

@@ -1,4 +1,6 @@
-"""What is billed is counted and kept under the cap: every provider's usage, answers that cannot be used, and what may be billed."""
+"""Money: usage reports of every provider, unusable answers and possible charges are counted and kept under
+the cap.
+"""
 
 import asyncio
 import json
@@ -317,7 +319,9 @@ PRICE = ", price: {input: 1000, cached_input: 100, cache_write: 2000, output: 10
 
 
 class Biller(Endpoint):
-    """Bills every request that it reads by its own account: what its `usage` says, also where its answer then is of no use."""
+    """Bills every request that it reads by its own account: what its `usage` says, also where its answer then
+    is of no use.
+    """
 
     def __init__(self, how):
         super().__init__(self.serve)
@@ -410,7 +414,9 @@ def test_the_cap_holds_against_what_is_billed(project, how):
     "kind, price", [("cache_write_tokens", "cache_write"), ("cached_tokens", "cached_input")]
 )
 def test_the_cap_holds_where_every_token_is_of_the_dearest_kind(project, kind, price):
-    """A token a byte, all of it written to the cache, or read from it, at a thousand times the price of other input."""
+    """A token a byte, all of it written to the cache, or read from it, at a thousand times the price of other
+    input.
+    """
 
     def bill(body, times):
         size = len(json.dumps(body["messages"], ensure_ascii=False))

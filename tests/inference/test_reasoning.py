@@ -1,4 +1,6 @@
-"""Thought is told from answer in whatever form it comes, and an answer that only looks like one stays as it is."""
+"""Reasoning is split from the answer in every known form; an answer that only resembles reasoning stays as it
+is.
+"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Texts as vectors: a planted static embedder always, the real encoder where it is installed."""
+"""Embeddings: always a planted static embedder, and the real encoder where it is installed."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Entailment: the arithmetic on a tiny sequence-classification model made on the spot, and a scripted one."""
+"""Entailment: the arithmetic on a tiny model built on the spot, and a scripted model."""
 
 import pytest
 

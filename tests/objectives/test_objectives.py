@@ -1,4 +1,4 @@
-"""What each objective learns from and what it learns, on models of a few ten thousand random weights."""
+"""The data and the effect of each objective, on models of a few ten thousand random weights."""
 
 import importlib.util
 import json
@@ -712,7 +712,9 @@ class TestLogits:
             assert 0 <= float(found.detach()) + 1e-6 < 1e-5 and torch.isfinite(logits.grad).all()
 
     def test_five_alternatives_need_a_tail_to_teach_well(self):
-        """A linear student of a planted Markov chain; cross-entropy on fresh text, as in a published comparison."""
+        """A linear student of a planted Markov chain; cross-entropy on fresh text, as in a published
+        comparison.
+        """
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -750,7 +752,9 @@ class TestLogits:
         assert best < tail < hard < wrong and wrong > best + 0.5
 
     def test_a_student_learns_a_recorded_distribution(self, tmp_path):
-        """The teacher says red 60 %, green 30 % and blue 10 % of the time; the records hold only its likeliest two."""
+        """The teacher says red 60 %, green 30 % and blue 10 % of the time; the records hold only its
+        likeliest two.
+        """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

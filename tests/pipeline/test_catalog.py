@@ -1,4 +1,4 @@
-"""The manual: every option of everything that ships is described, and `distillgen help` shows it."""
+"""Every option of everything that ships has a description, and `distillgen help` prints it."""
 
 import json
 from pathlib import Path

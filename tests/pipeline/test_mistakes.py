@@ -1,8 +1,10 @@
 # ruff: noqa: E501 (a mistake a line)
-"""Every mistake that a person can make is told in one line, with its place and its remedy, before anything is asked.
+"""Every mistake that a person can make is told in one line, with its place and its remedy, before anything is
+asked.
 
-A mistake is a change to a project that is valid. Each runs `python -m distillgen` with a real endpoint in the pipeline:
-a mistake that nobody notices asks it, and fails the test. All run in this process; a dozen also in one of their own.
+A mistake is a change to a project that is valid. Each runs `python -m distillgen` with a real endpoint in the
+pipeline: a mistake that nobody notices asks it, and fails the test. All run in this process; a dozen also in
+one of their own.
 """
 
 import json
@@ -101,8 +103,8 @@ YAML, ASK, SEEDS = "pipelines/base.yaml", "prompts/ask.md", "data/seeds.jsonl"
 
 @dataclass(frozen=True)
 class Mistake:
-    """`changes` are (file, old text, new text), or (file, None, whole text). The message stands at the line of `at` in
-    `file` (0: at the file, None: at neither) and holds every text of `says`.
+    """`changes` are (file, old text, new text), or (file, None, whole text). The message stands at the line
+    of `at` in `file` (0: at the file, None: at neither) and holds every text of `says`.
     """
 
     name: str

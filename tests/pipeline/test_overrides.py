@@ -1,4 +1,4 @@
-"""`--set`: another endpoint for every recipe in README's own words, whole models and stages, and options taken away."""
+"""`--set`: other endpoints for every recipe as documented, whole models and stages, and removed options."""
 
 import re
 

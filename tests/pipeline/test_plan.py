@@ -1,4 +1,4 @@
-"""plan is a bound on what is still to be asked: it takes off what a run has done, of stages of which nothing has changed."""
+"""A plan bounds the requests still to come; it subtracts finished work of unchanged stages."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Output forms: good, nearly good and bad answers of each."""
+"""Output forms: good, nearly good and bad answers for each."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Prompt files: what they may hold, what is drawn, and what is sent."""
+"""Prompt files: their parts, random draws, and the messages sent."""
 
 import json
 import re

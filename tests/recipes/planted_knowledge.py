@@ -1,4 +1,6 @@
-"""A planted knowledge graph, told in documents, each of its edges three times in other words; and a teacher that reads them."""
+"""A planted knowledge graph told in documents, each edge three times in other words, and a teacher that reads
+them.
+"""
 
 import json
 import random
@@ -104,8 +106,8 @@ def read(text: str) -> list[tuple[str, str, str]]:
 
 
 def reader(error: float = 0.0, broken: float = 0.0, seed: int = 0):
-    """A teacher that finds nearly every triple of a text, misses and makes up the share `error`, spells names as it likes,
-    and whose answers are broken JSON in the share `broken`, in all ways of BROKEN in turn.
+    """A teacher that finds nearly every triple of a text, misses and makes up the share `error`, spells names
+    as it likes, and whose answers are broken JSON in the share `broken`, in all ways of BROKEN in turn.
     """
     ways, count = list(BROKEN), {}
 

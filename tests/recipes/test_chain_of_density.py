@@ -1,4 +1,4 @@
-"""Chain of density by its shipped recipe: which chains pass, what the student is shown, and that ROUGE and a grader are told apart."""
+"""The recipe chain-of-density: the chains that pass, the prompts of the student, and ROUGE beside a grader."""
 
 import json
 

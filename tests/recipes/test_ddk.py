@@ -1,4 +1,4 @@
-"""DDK with Robust Active Distillation: a planted student that learns each domain at its own pace, and a tiny one that is trained."""
+"""The recipe ddk: a planted student that learns each domain at its own pace, and a tiny one that is trained."""
 
 import importlib.util
 import json
@@ -14,12 +14,16 @@ from distillgen.inference.teacher import Completion
 from distillgen.runs.directory import read_records
 
 PACE = {"easy": (1.2, 4.0), "middling": (1.6, 12.0), "hard": (2.2, 30.0)}
-"""Of each domain: the student's cross-entropy above the teacher's before it has seen any of it, in nats, and the answers that take 63 % of it away."""
+"""Of each domain: the student's cross-entropy above the teacher's before it has seen any of it, in nats, and
+the answers that take 63 % of it away.
+"""
 FLOOR = 0.4  # the teacher's own
 
 
 class World:
-    """A student whose cross-entropy in a domain falls with the teacher's answers there, each a little differently useful."""
+    """A student whose cross-entropy in a domain falls with the teacher's answers there, each a little
+    differently useful.
+    """
 
     def __init__(self, seed):
         self.seed, self.learnt, self.calls = seed, Counter(), []

@@ -1,4 +1,4 @@
-"""KD with frontier open LLMs by its shipped recipe: what the arms are taught, what reasoning is worth, how answers are read."""
+"""The recipe frontier-rationales: the data of each arm, the value of reasoning, and how answers are read."""
 
 import importlib.util
 import json
@@ -22,8 +22,8 @@ def slow(test):
 
 
 class Sums:
-    """Numbers of up to nine digits, each in a place of its own, of which the sum modulo 5 is asked: by heart hard, digit by digit
-    easy.
+    """Numbers of up to nine digits, each in a place of its own, of which the sum modulo 5 is asked: by heart
+    hard, digit by digit easy.
     """
 
     def __init__(self, lengths, count, seed=0):
@@ -41,7 +41,9 @@ class Sums:
 
 
 class Teacher:
-    """Shows its steps where the rich prompt asks for them, else answers at once; `misled` shows those of another question."""
+    """Shows its steps where the rich prompt asks for them, else answers at once; `misled` shows those of
+    another question.
+    """
 
     def __init__(self, sums, misled=False):
         self.sums, self.misled = sums, misled
@@ -142,7 +144,9 @@ LEARNING += [
 
 
 def trained(project, out, *, misled=False, sets=()):
-    """What the recipe's students answer, who have learnt from lists of other lengths than those they are asked about."""
+    """What the recipe's students answer, who have learnt from lists of other lengths than those they are
+    asked about.
+    """
     sums, longer = Sums([3, 4, 6, 7, 9], 1500), Sums([5, 8], 100, seed=1)
     project.rows("sums.jsonl", sums.rows)
     project.rows("longer.jsonl", longer.rows)
@@ -166,7 +170,9 @@ def trained(project, out, *, misled=False, sets=()):
 
 @slow
 def test_own_reasoning_gains_20_points_and_foreign_reasoning_none(project):
-    """At equal examples; the answer-only arm sees them twice as often, and so more tokens (86 for 70 of the other)."""
+    """At equal examples; the answer-only arm sees them twice as often, and so more tokens (86 for 70 of the
+    other).
+    """
     both = ["evaluate.models=[student-chain-of-thought, student-vanilla]", "vanilla.max_steps=500"]
     right, rows = trained(project, "run", sets=both)
     assert rows["chain-of-thought"] == rows["vanilla"]
@@ -177,8 +183,9 @@ def test_own_reasoning_gains_20_points_and_foreign_reasoning_none(project):
     assert control["chain-of-thought"] <= right["vanilla"] + 0.1
 
 
-# Thirty right answers, 1,234 or 0.5 each, with what the strict reading (only what the text announces) and an exact match of the
-# whole text say of it: a mistake of form is told apart from a wrong answer, and the lenient reading holds all of them right.
+# Thirty right answers, 1,234 or 0.5 each, with what the strict reading (only what the text announces) and an
+# exact match of the whole text say of it: a mistake of form is told apart from a wrong answer, and the
+# lenient reading holds all of them right.
 ODD = [
     ("1234", "1234", False, True),
     ("1,234", "1234", False, True),

@@ -1,4 +1,6 @@
-"""MechGPT: a folder of documents becomes a graph and stand-alone question-answer pairs; the planted truth must come back."""
+"""The MechGPT recipes: documents become a graph and question-answer pairs, and the planted truth is
+recovered.
+"""
 
 import json
 import random
@@ -172,7 +174,9 @@ def test_a_path_of_the_graph_answers_what_pieces_of_text_do_not(make_graph, proj
 
 
 def bridged(request, sample):
-    """What a reader finds who takes in all of what was retrieved: the one thing that both others are joined to."""
+    """What a reader finds who takes in all of what was retrieved: the one thing that both others are joined
+    to.
+    """
     found, _, question = echo(request, sample).rpartition("\n")
     a, c = re.search(r"is (.+) joined to (.+)\?", question).groups()
     near = {name: set() for name in (a, c)}
@@ -185,8 +189,8 @@ def bridged(request, sample):
 
 
 def examiner(wrong: float, shift: int = 0, documents=""):
-    """Asks two questions about a piece and answers them, the share `wrong` in one of the ways in which models do; with
-    `shift`, about another piece than it was shown.
+    """Asks two questions about a piece and answers them, the share `wrong` in one of the ways in which models
+    do; with `shift`, about another piece than it was shown.
     """
     everything = read(documents)
 

@@ -1,4 +1,4 @@
-"""O1 Replication Journey, Part 2, by its shipped recipe: which problems and chains stay, two-stage training, accuracy at token budgets."""
+"""The recipe o1-journey: kept problems and chains, two-stage training, and accuracy at token budgets."""
 
 import importlib.util
 import json
@@ -39,8 +39,8 @@ def recipe(**source):
 
 
 class Sums:
-    """Sums of digits modulo `base`: solved step by step, or by a chain that tries, checks and goes back; a quarter of the chains is
-    wrong.
+    """Sums of digits modulo `base`: solved step by step, or by a chain that tries, checks and goes back; a
+    quarter of the chains is wrong.
     """
 
     def __init__(self, count, *, base=10, wrong=0.25):
@@ -213,7 +213,9 @@ def test_accuracy_grows_with_the_token_budget(project):
 
 @slow
 def test_the_second_training_continues_from_the_warm_up(project):
-    """The tiny student learns the sums from short solutions, and then the chain's form; the control's short ones were another problem's."""
+    """The tiny student learns the sums from short solutions, and then the chain's form; the control's short
+    ones were another problem's.
+    """
     sums = Sums(500, base=5)
     rows = sums.rows()
     project.rows("sums.jsonl", rows[:440])
@@ -267,7 +269,9 @@ def test_the_second_training_continues_from_the_warm_up(project):
 
 
 class Steps:
-    """Applying n -> 7 n + 3 modulo 53 so many times: one step after the other, or by a chain that also tries what is wrong."""
+    """Applying n -> 7 n + 3 modulo 53 so many times: one step after the other, or by a chain that also tries
+    what is wrong.
+    """
 
     def __init__(self):
         self.asked = random.Random(0).sample([*product(range(53), (2, 3, 4, 5))], 212)
@@ -318,8 +322,9 @@ class Steps:
 
 @slow
 def test_two_stages_need_less_than_half_the_chains_of_one(project):
-    """The steps are learned from a person's solutions, of which there are enough; chains of 40 problems then cost hardly any of them, with
-    a tenth of the learning rate. From chains alone, of twice as many problems and in as many steps, few problems are solved.
+    """The steps are learned from a person's solutions, of which there are enough; chains of 40 problems then
+    cost hardly any of them, with a tenth of the learning rate. From chains alone, of twice as many problems
+    and in as many steps, few problems are solved.
     """
     steps = Steps()
     rows = steps.rows()
@@ -383,7 +388,9 @@ def test_two_stages_need_less_than_half_the_chains_of_one(project):
 
 
 def test_a_failed_reformat_goes_on_to_the_second_stage(project):
-    """Of four problems one reformat is wrong and one is cut off: no examples of the form, but problems to think about."""
+    """Of four problems one reformat is wrong and one is cut off: no examples of the form, but problems to
+    think about.
+    """
     sums = Sums(4, wrong=0.0)
     project.rows("sums.jsonl", sums.rows())
     wrong, cut, *_ = sums.digits

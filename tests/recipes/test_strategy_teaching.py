@@ -1,4 +1,6 @@
-"""Strategy teaching: a student obeys what stands in its prompt and nothing else; a policy table is planted in the teacher alone."""
+"""The recipes of strategy teaching: a student obeys its prompt only, and the policy table is planted in the
+teacher.
+"""
 
 import json
 import random
@@ -62,7 +64,9 @@ def second_student(request, sample):
 
 
 def teacher(request, sample):
-    """Plays the customers, replies by the policy, writes half a strategy first and the whole of it when that was not enough."""
+    """Plays the customers, replies by the policy, writes half a strategy first and the whole of it when that
+    was not enough.
+    """
     text = said(request)
     if "You play a customer" in text:
         return f"My {topic(text)} {random.Random(text).choice(ASIDES)}, it is the {topic(text)}."
@@ -132,7 +136,9 @@ def teach(scripts=None, out="taught", sets=()):
 
 
 def use(library, out, pupil=student):
-    """The share of right replies without, with and with a shuffled library; and the topics that went wrong with it."""
+    """The share of right replies without, with and with a shuffled library; and the topics that went wrong
+    with it.
+    """
     sets = [
         "source.path=held_out.jsonl",
         f"retrieve.from={library}",

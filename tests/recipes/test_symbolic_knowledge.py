@@ -1,4 +1,4 @@
-"""Symbolic Knowledge Distillation by its shipped recipe: how it asks, what it keeps, and that the critic's choice is worth it."""
+"""The recipe symbolic-knowledge: its prompts, its filters, and the gain from its critic."""
 
 import importlib.util
 import json
@@ -33,7 +33,9 @@ def needs(*packages):
 
 
 class Planted:
-    """A teacher that writes an event for every list of seeds, and planted triples for every event in a relation."""
+    """A teacher that writes an event for every list of seeds, and planted triples for every event in a
+    relation.
+    """
 
     def __init__(self, error=0.23, seed=0):
         self.triples, self.truth, self.requests = Triples(error, seed), {}, []
@@ -174,7 +176,9 @@ def chosen(project, planted, out, target, sets):
 
 @needs("sklearn")
 def test_precision_rises_with_the_threshold_at_the_target_recall(project):
-    """Over 5 seeds, 23 % of triples invalid, 30 % of tails of either kind, 8 % of 8,000 labels wrong, the threshold from 1,000."""
+    """Over 5 seeds, 23 % of triples invalid, 30 % of tails of either kind, 8 % of 8,000 labels wrong, the
+    threshold from 1,000.
+    """
     precision, recall = {}, {}
     for seed in range(5):
         planted = Planted(0.23, seed)
@@ -206,7 +210,9 @@ def test_a_critic_of_shuffled_labels_lifts_nothing(project):
 
 
 def tails_of_a_student(project, planted, out, pipeline, sets):
-    """The share of a student's telling words, those that only valid or only invalid tails have, which are of valid ones."""
+    """The share of a student's telling words, those that only valid or only invalid tails have, which are of
+    valid ones.
+    """
     run = distillgen.run(pipeline, out=out, sets=sets, teachers={"teacher": planted.teach})
     said = [
         json.loads(line)["answer"].split()

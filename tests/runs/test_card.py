@@ -1,4 +1,4 @@
-"""What the card says of terms, limits and transparency, and what a pipeline states for it."""
+"""The card: terms of teachers, limits, the transparency report, and statements of the pipeline."""
 
 import json
 import re
@@ -199,7 +199,9 @@ LEADERBOARD = {
 
 
 def answered(part, wanted):
-    """The items of a part, of which some that make up the wanted points are answered with yes; fails where none do."""
+    """The items of a part, of which some that make up the wanted points are answered with yes; fails where
+    none do.
+    """
     items = [item for item in ITEMS if item.part == part]
     chosen = next(
         some

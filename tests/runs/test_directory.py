@@ -1,4 +1,4 @@
-"""Runs and the ledger belong to the project: wherever a command is given, and whichever pipeline asks, nothing is paid for twice."""
+"""Runs and the ledger belong to the project: no command, folder or pipeline pays twice."""
 
 import asyncio
 import json

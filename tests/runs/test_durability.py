@@ -1,4 +1,4 @@
-"""Killed at any instant: nothing is lost, nothing is asked again but what was in flight, and the corpus is the same."""
+"""Killed at any moment, a run loses nothing, repeats only requests in flight, and gives the same corpus."""
 
 import json
 import os

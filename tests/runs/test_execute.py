@@ -1,4 +1,4 @@
-"""Runs: partial ones, retries, shared ledgers, previews, plans, status, the Python interface."""
+"""Runs: partial runs, retries, shared ledgers, previews, plans, status, and the Python interface."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Exports: every shape and format, loaded back by what reads it; splits, shards, mistakes, kills."""
+"""Exports: every shape and format, loaded back by its own reader; splits, shards, mistakes, kills."""
 
 import csv
 import json
@@ -612,7 +612,9 @@ def test_memory_does_not_grow_with_the_rows(project):
 @pytest.mark.parametrize("name", ["parquet", "arrow", "jsonl"])
 @pytest.mark.parametrize("shape", ["messages", "prompt_completion", "preference"])
 def test_trl_trains_on_every_shape_that_it_reads(project, monkeypatch, shape, name):
-    """One step, with a model of a few thousand random weights; the loss of a prompt's completion alone tells that it was seen."""
+    """One step, with a model of a few thousand random weights; the loss of a prompt's completion alone tells
+    that it was seen.
+    """
     pytest.importorskip("trl", reason="trl is not installed")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer

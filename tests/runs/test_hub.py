@@ -1,4 +1,4 @@
-"""Pushing with the Hub's real client to a local server that speaks its protocol, and loading from there again."""
+"""Pushes with the Hub's real client to a local server that speaks its protocol, and loads from there."""
 
 import asyncio
 import json

@@ -148,7 +148,9 @@ def assert_harmless(html):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """20 seeds, two answers each: sample 1 of every fifth is refused as empty; every fourth seed has long answers."""
+    """20 seeds, two answers each: sample 1 of every fifth is refused as empty; every fourth seed has long
+    answers.
+    """
 
     def answer(request, sample):
         i = int(request.messages[-1]["content"].split()[-1])

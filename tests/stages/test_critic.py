@@ -1,4 +1,4 @@
-"""A critic learns from noisy labels: what it lifts, what its threshold may look at, and what is kept between runs."""
+"""A critic learns from noisy labels: its gain, the data that its threshold may use, and its cache."""
 
 import importlib.util
 import json
@@ -308,10 +308,12 @@ def mean(values):
 @needs("sklearn")
 @pytest.mark.parametrize("error, within", [(0.23, 0.04), (0.5, 0.08)])
 def test_a_planted_truth_is_found_and_the_target_recall_is_realised(project, error, within):
-    """Over five seeds, at target recalls .9, .8 and .5, with 8 % of the labels wrong and 30 % of tails of either kind.
+    """Over five seeds, at target recalls .9, .8 and .5, with 8 % of the labels wrong and 30 % of tails of
+    either kind.
 
-    Recall is compared by fresh labels of the same person, the test part, to 4 points at both rates. By the truth, of which a
-    person's "valid" ones are only a part (92 % at error .5, 97.5 % at .23), it is higher by as much as labels are wrong.
+    Recall is compared by fresh labels of the same person, the test part, to 4 points at both rates. By the
+    truth, of which a person's "valid" ones are only a part (92 % at error .5, 97.5 % at .23), it is higher by
+    as much as labels are wrong.
     """
     precise, recalled, labelled = {}, {}, {}
     for seed in range(5):

@@ -1,4 +1,6 @@
-"""cross, few-shots that match a record, and what --set leaves out: what a recipe of several tasks is said with."""
+"""The stage cross, matching few-shot examples, and removal by --set: the means of a recipe with several
+tasks.
+"""
 
 import json
 

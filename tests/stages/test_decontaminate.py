@@ -1,4 +1,4 @@
-"""Nothing that is evaluated on is trained on: planted leaks are found, and what only looks alike stays."""
+"""No evaluation item is trained on: planted leaks are found, and similar rows stay."""
 
 import random
 

@@ -1,4 +1,6 @@
-"""evaluate: a planted truth is found, a shuffled one is not; held-out items alone are asked about; nothing is counted twice."""
+"""The stage evaluate finds a planted truth and no shuffled one, asks held-out items only, and counts nothing
+twice.
+"""
 
 import json
 import math
@@ -404,7 +406,9 @@ def test_values_for_all_items_stand_in_the_question(project):
 
 
 def test_figures_over_all_verdicts_are_given_for_each_model(project):
-    """A judge that likes what is shown first is found out for each model; one that looks at the answers is not."""
+    """A judge that likes what is shown first is found out for each model; one that looks at the answers is
+    not.
+    """
     rows(project, 8)
     metric = {
         "preferred": {

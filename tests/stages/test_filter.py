@@ -57,7 +57,9 @@ def texts(*given):
 def custom(
     project, measure="[1.0 for r in records]", decide="None", more="", name="custom", a="", is_async=False
 ):
-    """A filter file whose measure and decide are these expressions; what it was asked is appended to calls.txt."""
+    """A filter file whose measure and decide are these expressions; what it was asked is appended to
+    calls.txt.
+    """
     project.write(
         f"filters/{name}.py",
         HEAD
@@ -228,7 +230,9 @@ def test_a_costly_measure_runs_in_pieces_that_are_kept(project, apply):
 
 
 def test_costly_filters_run_concurrently_with_sequential_results(project, apply):
-    """The first one listed is named where two would drop a record, the second measures what the first kept, scores are in order."""
+    """The first one listed is named where two would drop a record, the second measures what the first kept,
+    scores are in order.
+    """
     for name, limit in (("first", 40), ("second", 30)):
         custom(
             project,
@@ -489,7 +493,9 @@ def judged_by(model, least, name="judge"):
 
 @pytest.fixture
 def judges(project):
-    """Run stages over six rows, or over a source; `kind` always grades 8, `harsh` 2. Gives the run and who was asked, how often."""
+    """Run stages over six rows, or over a source; `kind` always grades 8, `harsh` 2. Gives the run and who
+    was asked, how often.
+    """
     project.rows("s.jsonl", [{"a": f"answer {i}"} for i in range(6)])
     asked = []
 

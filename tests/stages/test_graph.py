@@ -1,4 +1,4 @@
-"""Triples become a graph: what is one node, what is dropped and why, what is written and drawn, and the paths in it."""
+"""Triples become a graph: merged nodes, dropped triples with reasons, exports and drawing, and paths."""
 
 import json
 import re

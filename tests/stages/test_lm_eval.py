@@ -1,4 +1,6 @@
-"""lm-eval over a tiny random Llama and a task of our own (slow: needs torch and lm-eval), and what is checked without it."""
+"""lm-eval over a tiny random Llama and a task of our own (slow: needs torch and lm-eval), and the checks
+without it.
+"""
 
 import importlib.util
 import json

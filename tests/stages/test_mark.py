@@ -1,4 +1,4 @@
-"""`mark` says what would have been dropped and drops nothing; `where` says what a training learns from."""
+"""`mark` records verdicts and drops nothing; `where` chooses the rows of a training."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""rounds: loops that can be interrupted anywhere, end for a reason, and hand on what they have learnt."""
+"""Loops resume after any interruption, end for a stated reason, and pass on their results."""
 
 import json
 import signal
@@ -317,7 +317,9 @@ def test_a_carried_field_wins_over_one_of_the_source(loop, project):
 
 
 class Learn(Stage):
-    """Leaves a student that says which round made it, as `train` leaves one; before it has, a base can be asked."""
+    """Leaves a student that says which round made it, as `train` leaves one; before it has, a base can be
+    asked.
+    """
 
     kind = "learn"
 

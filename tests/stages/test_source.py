@@ -1,4 +1,4 @@
-"""Sources: what files of each kind become, what a bad row becomes, and that memory stays flat."""
+"""Sources: every kind of file, bad rows, and constant memory."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The stage train: what is checked before anything is paid for, and a student that really learns, is killed, and goes on."""
+"""The stage train: checks before any payment, and a student that learns, is killed, and continues."""
 
 import importlib.util
 import json
@@ -547,7 +547,8 @@ class TestTraining:
         shuffled = manifest(distillgen.run(pipeline("data/shuffled.jsonl", **FAST), out="runs/shuffled"))
         curve = [loss for _, loss in true["loss_curve"]]
         assert len(curve) == 60 and curve[0] > 5 and sum(curve[-5:]) / 5 < 0.1
-        # the answer's tokens: the colour, the end of the turn and its newline, of which chance can only know the last two
+        # the answer's tokens: the colour, the end of the turn and its newline, of which chance can only know
+        # the last two
         assert true["held_out"]["base"]["mean_token_accuracy"] < 0.1
         assert (
             true["held_out"]["student"]["mean_token_accuracy"] > 0.97

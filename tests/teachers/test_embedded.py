@@ -1,4 +1,6 @@
-"""The embedded teacher: weights joined from parts and checked, and (slow) a real model that answers and can be killed."""
+"""The embedded teacher: weights joined from parts and verified; (slow) a real model that answers and can be
+killed.
+"""
 
 import hashlib
 import json

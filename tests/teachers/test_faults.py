@@ -1,4 +1,4 @@
-"""What an endpoint may do wrong, against a real HTTP server: every row ends with its answer or an honest failure."""
+"""Faults of an endpoint, from a real HTTP server: every row ends with its answer or an honest failure."""
 
 import asyncio
 import json
@@ -297,7 +297,9 @@ def test_where_one_address_fails_another_answers(project, how):
 
 @pytest.mark.parametrize("rows, latency_s", [(30, 0), (4, 0.3)])
 def test_where_every_address_fails_the_run_stops_with_a_remedy(project, rows, latency_s):
-    """Also where all that there is fails together, so that nothing was sent in knowledge of another's failure."""
+    """Also where all that there is fails together, so that nothing was sent in knowledge of another's
+    failure.
+    """
     refused = [Endpoint(lambda body, times: status(401)(), latency_s) for _ in range(2)]
     with refused[0] as one, refused[1] as two:
         project.ask_pipeline(one.url, rows, model=also(two.url) + ", max_concurrency: 4")
@@ -331,7 +333,9 @@ def test_prompts_with_a_common_prefix_are_sent_in_sequence(project):
 
 @pytest.mark.slow
 def test_twenty_thousand_rows_through_a_bad_endpoint(project):
-    """10 % 429 (half with Retry-After), 5 % 500, 502 and 503, 2 % dropped connections, 1 % cut JSON: every row right, none twice."""
+    """10 % 429 (half with Retry-After), 5 % 500, 502 and 503, 2 % dropped connections, 1 % cut JSON: every
+    row right, none twice.
+    """
     import random
     from collections import Counter
 

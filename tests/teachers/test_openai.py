@@ -1,4 +1,4 @@
-"""The openai teacher against a real HTTP server: what is sent, what is made of what comes back."""
+"""The openai teacher against a real HTTP server: requests and responses."""
 
 import json
 import time

@@ -1,5 +1,5 @@
-"""The batch API against a real HTTP server: what is submitted, what is made of what comes back, and that no line is paid
-for twice, wherever the process is killed.
+"""The batch API against a real HTTP server: submissions and results, with no line paid twice wherever a kill
+strikes.
 """
 
 import asyncio
@@ -129,7 +129,9 @@ def test_an_answer_may_hold_what_ends_a_line_elsewhere(project):
 
 @pytest.mark.parametrize("step", ["upload", "uploaded", "create", "created", "retrieve", "download"])
 def test_killed_at_any_step_nothing_is_paid_twice_and_nothing_is_lost(project, step):
-    """Each is the last step that the process sees; it takes effect, but for upload and create, and is listed late."""
+    """Each is the last step that the process sees; it takes effect, but for upload and create, and is listed
+    late.
+    """
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=FAST)
         run(project, "online", sets=["teacher.mode=online"], ledger=project.path / "online.sqlite3")
@@ -486,7 +488,9 @@ def test_an_answer_without_an_id_is_no_batch_until_the_list_shows_it(project):
 
 
 def interrupt(project, endpoint, number=signal.SIGINT, *args):
-    """Run until a batch is at the endpoint, which gets no further, and stop; what is said, and how long that took."""
+    """Run until a batch is at the endpoint, which gets no further, and stop; what is said, and how long that
+    took.
+    """
     endpoint.held = True
     seen = endpoint.steps.count("retrieve")
     process = start(project, *args)

@@ -1,4 +1,4 @@
-"""What endpoints say that do not answer, in the words of many providers: a row's failure, a stop, a pause, or another way to ask."""
+"""Error responses in the words of many providers: a failed row, a stop, a pause, or another way to ask."""
 
 import json
 import time

@@ -1,5 +1,7 @@
 # ruff: noqa: E501 (a case a line)
-"""Keys as people have them: with a line end from a file, in an address, echoed by an endpoint, and in exceptions of any kind."""
+"""Keys as people have them: with a trailing newline, in an address, echoed by an endpoint, in exceptions of
+any kind.
+"""
 
 import json
 import traceback
@@ -50,7 +52,9 @@ def test_what_no_header_can_carry_is_refused_without_showing_it(project, endpoin
 
 
 def test_an_exception_that_nobody_foresaw_shows_no_key(project, monkeypatch):
-    """On the terminal, in the log, in what a Python program gets, and in what a task leaves that nobody awaits."""
+    """On the terminal, in the log, in what a Python program gets, and in what a task leaves that nobody
+    awaits.
+    """
     import asyncio
 
     from distillgen.teachers.openai import OpenAI

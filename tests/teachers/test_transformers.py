@@ -1,4 +1,4 @@
-"""The transformers teacher over a tiny random Llama (slow: needs torch), and what is checked without it."""
+"""The transformers teacher over a tiny random Llama (slow: needs torch), and the checks without it."""
 
 import asyncio
 import importlib.util

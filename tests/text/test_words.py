@@ -1,4 +1,4 @@
-"""Names within a text are replaced as whole words, and nothing else is."""
+"""Names in a text are replaced as whole words only."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Control arms: what each learns from, that it can differ, and that nothing which is evaluated on is in any of them."""
+"""Control arms: the rows of each, their differences, and that none contains evaluation items."""
 
 import importlib.util
 import json
@@ -277,7 +277,9 @@ EVALUATE = {
 
 @pytest.mark.parametrize("place", ["before the filter", "behind the filter", "by itself"])
 def test_no_arm_learns_what_repeats_an_evaluation_item(project, taught, place):
-    """Odd rows are dropped by the filter; rows 8 to 11 repeat held-out row 0, rows 12 to 15 an item of the set."""
+    """Odd rows are dropped by the filter; rows 8 to 11 repeat held-out row 0, rows 12 to 15 an item of the
+    set.
+    """
     project.rows(
         "test.jsonl", [{"question": long(99), "answer": "x"}, {"question": "9 + 9?", "answer": "18"}]
     )
@@ -324,7 +326,9 @@ def test_no_arm_learns_what_repeats_an_evaluation_item(project, taught, place):
 
 
 def test_a_dropped_row_is_looked_at_as_it_was_and_as_it_is_formed(project, taught):
-    """Row 5 asks a short question of the set, which the form no longer has; row 7 says an item only when its parts are joined."""
+    """Row 5 asks a short question of the set, which the form no longer has; row 7 says an item only when its
+    parts are joined.
+    """
     half = " ".join(WORDS[:10]), " ".join(WORDS[10:])
     project.rows("test.jsonl", [{"question": "9 + 9?", "told": "x"}, {"told": " ".join(half)}])
     rows = [

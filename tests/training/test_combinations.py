@@ -1,4 +1,4 @@
-"""Whatever `check` passes trains: every objective with its options, each arm, and each kind of student, carried out or refused."""
+"""Whatever `check` accepts can be trained: every objective with its options, arm and kind of student."""
 
 import importlib.util
 import itertools
@@ -162,7 +162,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def outcome(folder, monkeypatch):
-    """Check a training, and carry out what `check` passes in this process: the message of a refusal, or the manifest."""
+    """Check a training, and carry out what `check` passes in this process: the message of a refusal, or the
+    manifest.
+    """
     monkeypatch.chdir(folder)
     counts = itertools.count()
 

@@ -1,4 +1,4 @@
-"""What a student is not trained on: items go by what they say, wherever they stand and however often."""
+"""Held-out items: equal items are held out together, wherever and however often they occur."""
 
 from distillgen.project import Project
 from distillgen.record import Record

@@ -1,5 +1,5 @@
-"""A student from end to end (slow): a corpus with a held-out share, a tiny student trained on the rest, asked and measured beside
-its base, in one pipeline; and in rounds, where each asks the one before.
+"""A student from end to end (slow): held-out rows, training, and evaluation beside its base in one pipeline;
+and in rounds, where each student is asked in the next one.
 """
 
 import importlib.util

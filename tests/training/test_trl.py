@@ -1,4 +1,4 @@
-"""A corpus as a trainer meets it: `datasets` loads it, TRL trains on it."""
+"""`datasets` loads a corpus and TRL trains on it."""
 
 import pytest
 
