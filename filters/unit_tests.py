@@ -1,6 +1,5 @@
 """Programs that pass their tests (Codex, Chen et al. 2021, section 2.1)."""
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +17,7 @@ from distillgen.answers.sandbox import (
     run_program,
     run_tests,
 )
+from distillgen.platforms import cores
 from distillgen.record import text_of
 
 WAYS = (FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH)
@@ -63,7 +63,7 @@ def unit_tests(
     limits = Limits(timeout_s=timeout_s, cpu_s=cpu_s, memory_mb=memory_mb)
 
     def measure(records: Sequence[Record]) -> list[dict[str, float]]:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             return list(pool.map(tried, records))
 
     def tried(record: Record) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any
 from distillgen.answers.final_answer import Comparison, announced, boxed, golds
 from distillgen.answers.sandbox import confine, lacking, limit_memory
 from distillgen.errors import ConfigError
+from distillgen.platforms import WINDOWS
 
 EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE = (
     "equal",
@@ -123,7 +124,8 @@ def _ready() -> _Process:
 
 def _serve() -> None:
     """Inside: a pair a line in, a verdict a line out."""
-    limit_memory(_MEMORY_MB)
+    if not WINDOWS:
+        limit_memory(_MEMORY_MB)
     if not lacking():
         confine()
     from math_verify import parse, verify

@@ -15,7 +15,6 @@ import errno
 import json
 import os
 import platform
-import resource
 import secrets
 import signal
 import struct
@@ -28,6 +27,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+with suppress(ImportError):  # Windows, which cannot confine a process, has no such module
+    import resource
 
 
 @dataclass(frozen=True)

@@ -26,26 +26,12 @@ HELLO = (
 )
 
 
-ENVIRONMENT = frozenset(
-    {
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EIO,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-        errno.ELOOP,
-        errno.ENXIO,
-        errno.ENOMEM,
-    }
+REFUSALS = frozenset(
+    getattr(errno, name)
+    for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO EMFILE ENFILE ENOTDIR EISDIR ENAMETOOLONG ELOOP ENXIO ENOMEM".split()
+    if hasattr(errno, name)  # Windows lacks some
 )
-"""What a disk, a folder or the machine refuses: its owner can mend it, and no traceback helps with that."""
+"""Errors of disks, folders and the machine: the user can mend them, and a traceback would not help."""
 
 
 class Program(click.Group):
@@ -67,7 +53,7 @@ class Program(click.Group):
             show.say("\n".join([str(error), *getattr(error, "__notes__", ())]), error=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in ENVIRONMENT:
+            if error.errno not in REFUSALS:
                 raise
             where = f" '{error.filename}'" if error.filename else ""
             safe = "The answers that were paid for are safe; mend it and give the same command again"

@@ -14,12 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from distillgen.platforms import has_ended
 
 log = logging.getLogger("distillgen")
 
@@ -186,7 +189,7 @@ class Claims:
             self._written -= over
             self._connection.executemany(_RELEASE, [(key, self._owner) for key in over])
         now = time.monotonic()
-        row = (self._owner, os.uname().nodename, os.getpid(), now + LEASE_S, newest)
+        row = (self._owner, platform.node(), os.getpid(), now + LEASE_S, newest)
         self._connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?)", row)
         self._newest_known, self._renewed_at = newest, now
 
@@ -214,11 +217,6 @@ def _is_alive(host: str, pid: int, lease_until: float) -> bool:
     """Whether an owner holds its lease: one on this machine whose process has ended does not. After a start of the machine
     its clock begins anew, and no former lease holds.
     """
-    if host == os.uname().nodename:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # another user's
+    if host == platform.node() and has_ended(pid):
+        return False
     return 0 < lease_until - time.monotonic() <= LEASE_S

@@ -15,6 +15,7 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.extras import need
+from distillgen.platforms import busy_cores
 from distillgen.text.words import content
 
 WORDS = "words"  # the embedder that is no model: which content words a text has, hashed
@@ -81,7 +82,7 @@ def idle_cores() -> Iterator[None]:
 @cache
 def _load() -> int:
     """How many cores were busy before this process came to use them."""
-    return round(os.getloadavg()[0])
+    return busy_cores()
 
 
 def shipped(model: str) -> str:

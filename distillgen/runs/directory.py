@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.located_yaml import VARIABLE
+from distillgen.platforms import lock
 from distillgen.privacy import Guard, public
 from distillgen.record import Record, loads_own
 from distillgen.state_files import PARTIAL, Damaged, is_whole, load_state
@@ -206,7 +206,7 @@ def is_running(directory: Path) -> bool:
     """Whether a process is carrying out a run in `directory`."""
     try:
         with (directory / "run.lock").open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(stream.fileno(), shared=True)
     except FileNotFoundError:
         return False
     except BlockingIOError:

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import uvloop
 import yaml
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
@@ -35,7 +34,7 @@ from distillgen.pipeline.load import Done, Pipeline, from_environment, load
 from distillgen.privacy import command, name_of, used_by
 from distillgen.record import Record, digest, dumps
 from distillgen.runs.directory import MACHINE, Run, read_records, stage_file
-from distillgen.runs.interpreter import interpreter_tuned
+from distillgen.runs.interpreter import interpreter_tuned, run_loop
 from distillgen.runs.lock import directory_lock, ledger_in_use
 from distillgen.runs.log import log_unheard, run_log, without_secrets
 from distillgen.runs.state import Live, Options, StageCount
@@ -91,7 +90,7 @@ def execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch 
     """Carry out a checked pipeline; `watch` runs beside it and is cancelled at the end."""
     hold_open()
     with interpreter_tuned():
-        return uvloop.run(_execute(pipeline, directory, options, watch))
+        return run_loop(_execute(pipeline, directory, options, watch))
 
 
 async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None) -> Live:

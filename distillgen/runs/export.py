@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.platforms import lock, open_folder
 from distillgen.record import digest, dumps
 from distillgen.rows.formats import FORMATS, Writer, schema_of
 from distillgen.runs.card import Census, card
@@ -190,23 +190,22 @@ def _appearing(out: Path, one_file: bool) -> Iterator[Path]:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write to '{out.parent}': {error.strerror}; give another --out") from error
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ConfigError(f"another export is writing '{out}'; wait for it, or give another --out") from None
-    try:
-        for left in partial.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield partial
-        os.rename(partial / out.name if one_file else partial, out)
-        if one_file:
-            partial.rmdir()
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise ConfigError(f"cannot write '{out}': {(error.strerror or str(error)).lower()}") from error
-        raise
-    finally:
-        os.close(handle)
+    with open_folder(partial) as folder:
+        try:
+            lock(folder)
+        except BlockingIOError:
+            remedy = "wait for it, or give another --out"
+            raise ConfigError(f"another export is writing '{out}'; {remedy}") from None
+        try:
+            for left in partial.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield partial
+            os.rename(partial / out.name if one_file else partial, out)
+            if one_file:
+                partial.rmdir()
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError):
+                reason = (error.strerror or str(error)).lower()
+                raise ConfigError(f"cannot write '{out}': {reason}") from error
+            raise

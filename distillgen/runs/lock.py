@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from distillgen.errors import ConfigError
 from distillgen.inference.ledger import salvage
+from distillgen.platforms import lock, open_folder
 from distillgen.runs.state import Options
 
 log = logging.getLogger("distillgen")
@@ -28,7 +28,7 @@ def directory_lock(directory: Path) -> Iterator[None]:
         ) from error
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(stream.fileno())
         except BlockingIOError:
             stream.seek(0)
             process = stream.read().strip(" \0\n") or "unknown"
@@ -50,18 +50,15 @@ def ledger_in_use(path: Path, options: Options) -> Iterator[None]:
     if not path.parent.is_dir():  # which the ledger itself tells
         yield
         return
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
+    with open_folder(path.parent) as folder:
         if options.salvage and path.exists():
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(folder)
             except BlockingIOError:
                 raise ConfigError(
                     f"the ledger {path} is in use by another run; wait for it before --salvage"
                 ) from None
             count, kept = salvage(path)
             log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        lock(folder, shared=True, wait=True)
         yield
-    finally:
-        os.close(handle)

@@ -65,6 +65,7 @@ def facts_of(directory: Path) -> dict[str, Any]:
     partial = state["state"]
     if partial == "finished":  # perhaps --until
         partial = "" if came == stages else f"carried out up to the stage {came[-1]['name']}"
+    at = datetime.fromisoformat(state["updated_at"])
     about = lock["about"].strip()
     commands = lock.get("commands") or [f"distillgen run {lock['pipeline']}"]
     drops = [(stage["name"], name, count) for stage in stages for name, count in stage["dropped"].items()]
@@ -78,7 +79,7 @@ def facts_of(directory: Path) -> dict[str, Any]:
         "about": about and about[0].upper() + about[1:] + "." * (about[-1] not in ".!?…"),
         "command": "\n".join(commands),
         "withheld": "…" in " ".join(commands),
-        "at": datetime.fromisoformat(state["updated_at"]).strftime("%-d %B %Y, %H:%M UTC"),
+        "at": f"{at.day} {at:%B %Y, %H:%M} UTC",
     }
 
 

@@ -10,10 +10,15 @@ from collections.abc import Iterator
 
 from distillgen.runs.state import Live
 
+HANGUP = getattr(signal, "SIGHUP", None)  # sent when a terminal is closed; Windows has no such signal
+
 
 @contextlib.contextmanager
 def stop_on_signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or closed terminal stops cleanly; a second Ctrl-C or SIGTERM gives up what is in flight."""
+    """Cancel `consume` on the first Ctrl-C, SIGTERM or closed terminal; give up what is in flight on the second.
+
+    A second SIGHUP changes nothing: the kernel and the shell both send one when a terminal is closed.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -23,17 +28,20 @@ def stop_on_signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
         if not live.stopping:
             live.stopping = "interrupted"
             consume.cancel()
-        elif number != signal.SIGHUP:  # which the kernel and the shell both send for one terminal
+        elif number != HANGUP:
             for teacher in live.teachers.values():
                 teacher.abandon()
 
-    ends = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
-        ends.append(signal.SIGHUP)
-    for number in ends:
-        loop.add_signal_handler(number, stop, number)
-    try:
+    def stop_from_handler(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(stop, number)
+
+    with contextlib.ExitStack() as stack:
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
+            if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:  # set by nohup
+                continue
+            try:
+                loop.add_signal_handler(number, stop, number)
+                stack.callback(loop.remove_signal_handler, number)
+            except NotImplementedError:  # Windows
+                stack.callback(signal.signal, number, signal.signal(number, stop_from_handler))
         yield
-    finally:
-        for number in ends:
-            loop.remove_signal_handler(number)

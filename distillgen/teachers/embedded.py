@@ -28,6 +28,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.inference.gguf_file import check_gguf
 from distillgen.inference.teacher import Completion, Request, Spec, Teacher, TeacherDown
+from distillgen.platforms import cores
 from distillgen.project import file_sha256
 from distillgen.teachers.openai import OpenAI, OpenAISpec
 
@@ -194,7 +195,7 @@ def serve(path: str, folder: str, slots: int, context: int, threads: int | None)
 
     params = xllamacpp.CommonParams()
     params.model.path = path
-    params.cpuparams.n_threads = threads or len(os.sched_getaffinity(0))
+    params.cpuparams.n_threads = threads or cores()
     params.n_parallel = slots
     params.n_ctx = context * slots
     params.slot_save_path = folder + os.sep

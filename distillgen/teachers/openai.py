@@ -7,7 +7,6 @@ slows down as concurrency rises. `transport: openai` selects it where its knowle
 from __future__ import annotations
 
 import logging
-import resource
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -502,10 +501,6 @@ class OpenAI(Teacher):
     def _connected(self, address: Address) -> Any:
         from pyreqwest.client import ClientBuilder
 
-        least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (most, most)
-        )  # a connection is a file; 1,024 are soon too few
         longest = timedelta(seconds=self.spec.timeout_s)
         builder = ClientBuilder().timeout(longest).connect_timeout(min(longest, timedelta(seconds=10)))
         headers = {"content-type": "application/json", "user-agent": "distillgen"}

@@ -9,6 +9,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from distillgen.platforms import cores
+
 RAPL = Path("/sys/class/powercap")
 
 
@@ -20,7 +22,7 @@ def described() -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }

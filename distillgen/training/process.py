@@ -5,7 +5,6 @@ It goes on from the last whole checkpoint beside the job, and leaves a finished 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import set_seed
 
 from distillgen.errors import DistillgenError
+from distillgen.platforms import lock
 from distillgen.project import Project
 from distillgen.record import loads_own
 from distillgen.stages.train import Train
@@ -46,9 +46,9 @@ def main(file: str, launched: str = "") -> None:
     if not launched and (stage.accelerate or processes > 1):
         _launch(file, stage, Path(job["root"]), processes)
     try:
-        with (folder / "lock").open("w") as lock:
+        with (folder / "lock").open("w") as stream:
             if is_main():
-                fcntl.flock(lock, fcntl.LOCK_EX)  # a process whose parent was killed may still be ending
+                lock(stream.fileno(), wait=True)  # a process whose parent was killed may still be ending
             train(folder, job, stage)
     except DistillgenError as error:
         _write(folder / "error.json", {"message": str(error), "mistake": True})

@@ -1,0 +1,88 @@
+"""What Linux, macOS and Windows do differently: locks, processor cores, limits, processes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+    import resource
+except ImportError:
+    WINDOWS = True
+else:
+    WINDOWS = False
+
+_RETRY_S = 0.1
+_LOCKED_BYTE = 1 << 30  # a byte that no file has: a locked byte cannot be read on Windows
+
+
+def lock(file: int | None, *, shared: bool = False, wait: bool = False) -> None:
+    """Lock an open file until it is closed; raise BlockingIOError when another process holds the lock.
+
+    On Windows every lock is exclusive. None stands for a folder on Windows, which cannot be locked.
+    """
+    if file is None:
+        return
+    if not WINDOWS:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        return
+    msvcrt = importlib.import_module("msvcrt")
+    os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
+    while True:
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if not wait:
+                raise BlockingIOError(*error.args) from error
+            time.sleep(_RETRY_S)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def open_folder(folder: Path) -> Iterator[int | None]:
+    """Open a folder, to lock it; give None on Windows, where a folder cannot be opened."""
+    if WINDOWS:
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busy_cores() -> int:
+    """Return how many cores were busy in the last minute; 0 on Windows, which does not count them."""
+    return round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may: each connection is one."""
+    if not WINDOWS:
+        _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError):  # macOS refuses "unlimited"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+
+
+def has_ended(process: int) -> bool:
+    """Whether the process of this number on this machine is known to have ended. Windows does not say."""
+    if WINDOWS:  # where os.kill(process, 0) would send Ctrl-C
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return False
