@@ -273,7 +273,8 @@ def command_help(name: str, command: click.Command, level: str) -> Iterator[str]
     arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
     needed = [metavar(each) if each.required else f"[{metavar(each)}]" for each in arguments]
     inner = command.commands if isinstance(command, click.Group) else {}
-    yield fence("text", " ".join([name, "COMMAND" if inner else "[OPTIONS]", *needed]))
+    if not inner:
+        yield fence("text", " ".join([name, "[OPTIONS]", *needed]))
     for block in re.split(r"\n\s*\n", inspect.cleandoc(command.help or "")):
         kept = block.startswith("\b")
         yield fence("text", block.lstrip("\b\n")) if kept else plain(" ".join(block.split()))
@@ -358,10 +359,10 @@ def signature(name: str, function: Any) -> str:
         if parameter.name not in ("self", "cls"):
             parameters.append(parameter_text(parameter))
     returned = "" if declared.return_annotation is declared.empty else f" -> {declared.return_annotation}"
-    line = f"{name}({', '.join(parameters)}){returned}"
+    line = f"def {name}({', '.join(parameters)}){returned}: ..."
     if len(line) <= 88:
         return line
-    return f"{name}(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + f"){returned}"
+    return f"def {name}(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + f"){returned}: ..."
 
 
 def parameter_text(parameter: inspect.Parameter) -> str:
@@ -372,10 +373,10 @@ def parameter_text(parameter: inspect.Parameter) -> str:
 
 
 def default_text(default: Any) -> str:
-    """Return a default as Python writes it; … for an object that has no short form."""
+    """Return a default as Python writes it; ... for an object that has no short form."""
     if isinstance(default, Path):
         return "Path()"
-    return repr(default) if isinstance(default, str | int | float | tuple | frozenset | None) else "…"
+    return repr(default) if isinstance(default, str | int | float | tuple | frozenset | None) else "..."
 
 
 def python_class(name: str, value: type) -> Iterator[str]:
@@ -394,7 +395,7 @@ def python_class(name: str, value: type) -> Iterator[str]:
             yield paragraphs(text)
         elif inspect.isfunction(function):
             yield f"### {name}.{member}()"
-            yield fence("python", signature(f"{name}.{member}", function))
+            yield fence("python", signature(member, function))
             yield paragraphs(function.__doc__ or "")
 
 
