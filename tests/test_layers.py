@@ -67,8 +67,6 @@ TO_MEND = {
     ("stages/_nested.py", "stages/evaluate.py"),
     ("stages/_nested.py", "stages/source.py"),
     ("stages/evaluate.py", "stages/filter.py"),
-    ("stages/replay.py", "stages/rounds.py"),
-    ("stages/retrieve.py", "stages/rounds.py"),
     ("teachers/_openai_batch.py", "teachers/openai.py"),
     ("teachers/embedded.py", "teachers/openai.py"),
     ("teachers/transformers.py", "teachers/vllm.py"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain, islice
 
 from distillgen.flow.stage import CHUNK, Checking, Chunks, Job, Stage
-from distillgen.stages.rounds import ITEM, kept_of
+from distillgen.stages._rounds import ITEM, kept_of
 
 
 class Replay(Stage):

@@ -22,7 +22,7 @@ from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
 from distillgen.record import META, Record, digest, text_of
 from distillgen.rows.readers import contents
-from distillgen.stages.rounds import ITEM, kept_of
+from distillgen.stages._rounds import ITEM, kept_of
 
 NEAREST = "cosine"
 

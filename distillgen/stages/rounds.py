@@ -25,16 +25,13 @@ from distillgen.flow.whole_set import Spool
 from distillgen.inference.teacher import Spec, Teacher
 from distillgen.located_yaml import Places
 from distillgen.project import Project, file_sha256
-from distillgen.record import SPLIT, Record, digest, dumps, loads_own
+from distillgen.record import SPLIT, Record, digest, dumps
 from distillgen.stages._nested import checked, guard_name, guarded
+from distillgen.stages._rounds import ITEM, ROUND, kept_of, records_of
 from distillgen.state_files import Damaged, load_state
 
 KEPT = Measure("kept")
 ASKED = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
-ROUND, ITEM = (
-    "round",
-    "item",
-)  # the fields that tell the round that a record belongs to, and its record in the pool
 
 
 class Rounds(Stage):
@@ -363,17 +360,6 @@ def _finished(place: Path) -> _Finished | None:
         return None
     measures = {Measure(*parts): value for *parts, value in content["measures"]}
     return _Finished(content["state"], content["sha256"], measures)
-
-
-def records_of(place: Path) -> Iterator[Record]:
-    """The records of a finished round, in order."""
-    with (place / "records.jsonl").open("rb") as lines:
-        yield from (Record.from_row(loads_own(line)) for line in lines)
-
-
-def kept_of(place: Path) -> Iterator[Record]:
-    """Those of them that a finished round kept to learn from."""
-    return (record for record in records_of(place) if record.dropped is None and not record.held_out)
 
 
 def _sum(total: Any, own: Any) -> Any:
