@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.final_answer import gives, wanted
+from distillgen.answers.answer_type import gives, wanted
 
 
 def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> Filter:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.final_answer import compare_boxed
+from distillgen.answers.compare import compare_boxed
 
 
 def boxed(*, field: FieldName = "answer", gold: FieldName = "gold") -> Filter:

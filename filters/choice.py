@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.final_answer import Comparison, compare_choices
+from distillgen.answers.compare import Comparison, compare_choices
 from distillgen.record import text_of
 
 

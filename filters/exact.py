@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.final_answer import compare_texts
+from distillgen.answers.compare import compare_texts
 
 
 def exact(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.final_answer import compare_numbers
+from distillgen.answers.compare import compare_numbers
 from distillgen.extras import need
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import pstdev
 
 from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
-from distillgen.flow.grading import grade, krippendorff_alpha
+from distillgen.algorithms.agreement import krippendorff_alpha
+from distillgen.flow.grading import grade
 
 
 def panel(

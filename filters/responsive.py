@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.final_answer import gives, wanted
+from distillgen.answers.answer_type import gives, wanted
 from distillgen.local_models.passages import sentences
 from distillgen.text.words import content
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.final_answer import golds
+from distillgen.answers.compare import golds
 from distillgen.text.words import words
 
 

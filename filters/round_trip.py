@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
-from distillgen.answers.final_answer import Kind, announced, final_answer, token_f1
+from distillgen.answers.compare import token_f1
+from distillgen.answers.final_answer import Kind, announced, final_answer
 from distillgen.prompting.output_form import Unparsable
 
 

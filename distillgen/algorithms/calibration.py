@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
-from distillgen.algorithms.bootstrap import exact_interval, lower_bound
+from distillgen.algorithms.intervals import exact_interval, lower_bound
 
 Scored: TypeAlias = Sequence[tuple[float, bool]]
 """A probability each, and whether the thing was valid."""

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from distillgen.answers.final_answer import Comparison, announced, boxed, golds
+from distillgen.answers.compare import Comparison, golds
+from distillgen.answers.final_answer import announced, boxed
 from distillgen.answers.sandbox import confine, lacking, limit_memory
 from distillgen.errors import ConfigError
 from distillgen.platforms import WINDOWS

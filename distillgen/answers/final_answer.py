@@ -10,15 +10,13 @@ from __future__ import annotations
 import re
 import string
 import textwrap
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
-from distillgen.answers.units import in_unit_of, quantity
 from distillgen.record import text_of
-from distillgen.text.numbers import Number, in_figures, last_number, numbers, read_number
+from distillgen.text.numbers import Number, last_number, numbers, read_number
 
 Kind = Literal["number", "choice", "boxed", "text"]
 """What sort of answer is looked for."""
@@ -179,14 +177,6 @@ def normalised(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
-def token_f1(text: str, gold: str) -> float:
-    """The harmonic mean of precision and recall over the words of the normalised texts (as SQuAD has it)."""
-    said, wanted = normalised(text).split(), normalised(gold).split()
-    if not said or not wanted:
-        return float(said == wanted)
-    return 2 * (Counter(said) & Counter(wanted)).total() / (len(said) + len(wanted))
-
-
 def math_form(text: str) -> Answer:
     r"""An expression in LaTeX such that other spellings of it are equal: how fractions, sizes and spaces are written, units in
     \text{ … } behind it, a name before it ("x = 5") and a full stop do not count; a number is its value.
@@ -218,13 +208,6 @@ def program(text: str) -> str:
     return "\n".join(python or [block for language, block in blocks if not language]) or text
 
 
-def golds(value: Any) -> list[str]:
-    """The gold answers that a field holds: one, or a list of which each will do."""
-    return [
-        text_of(gold) for gold in (value if isinstance(value, list | tuple) else [value]) if gold is not None
-    ]
-
-
 def final_answer(text: str, kind: Kind, *, lenient: bool = True) -> Answer | None:
     """A text's answer of this kind, such that those that say the same are equal."""
     match kind:
@@ -238,173 +221,3 @@ def final_answer(text: str, kind: Kind, *, lenient: bool = True) -> Answer | Non
             return math_form(inside) if inside else None
     part = announced(text)
     return normalised(part if part is not None else text if lenient else "") or None
-
-
-# What a question asks for
-
-Wanted = Literal["figure", "time", "cause", "name", "yes or no"]
-
-_SIZES = """many much long tall high deep thick wide large big small far old fast quickly slowly soon hot cold warm
-often heavy strong"""
-_ASKED: tuple[tuple[Wanted, re.Pattern[str]], ...] = (
-    (
-        "time",
-        re.compile(
-            r"^(?:(?:since|until|from|by) )?when\b|^(?:\w+ )?(?:what|which) (?:year|date|time|day|month)\b",
-            re.I,
-        ),
-    ),
-    (
-        "figure",
-        re.compile(
-            rf"^(?:\w+ ){{0,2}}?how (?:{'|'.join(_SIZES.split())}|expensive|loud|close|near)\b"
-            r"|^(?:\w+ )?(?:what|which) (?:share|part|percentage|temperature|age|number|amount|size|speed)\b",
-            re.I,
-        ),
-    ),
-    ("cause", re.compile(r"^why\b", re.I)),
-    ("name", re.compile(r"^who\b", re.I)),
-    (
-        "yes or no",
-        re.compile(
-            "^(?:is|are|was|were|am|do|does|did|can|could|may|might|must|should|shall|will|would|has|have|had)\\b",
-            re.I,
-        ),
-    ),
-)
-_AMOUNT = re.compile(
-    r"""\d|\b(?:half|thirds?|quarters?|fifths?|sixths?|eighths?|tenths?|hundreds?|thousands?|millions?|billions?|dozens?|once
-    |twice|several|few|an?\ (?:single\ )?(?:metre|meter|kilomet\w+|centimet\w+|millimet\w+|mile|foot|inch|gram
-    |kilogram|ton|tonne|pound|litre|second|minute|hour|day|night|week|month|year|decade|century
-    |generation|lifetime|degree|euro|dollar|point)
-    |(?:at|with)\ the\ speed|as\ (?:\w+)\ as|never|always|every|rarely|seldom|daily|weekly|monthly
-    |yearly|all|none|not\ at\ all)\b""",
-    re.I | re.X,
-)
-_TIME = re.compile(
-    r"""\d|\b(?:when|once|if|as\ soon|after|before|until|at\ once|immediately|during|while|century|centuries|autumn|winter|summer
-    |spring|morning|noon|evening|night|today|as\ long|never|always|only|(?:on|from|by|at)\ the
-    |january|february|march|april|june|july|august|september|october|november|december|(?:mon|tues|wednes|thurs|fri|satur|sun)day)\b""",
-    re.I | re.X,
-)
-_VAGUE = re.compile(r"\b(?:after|before|in) (?:a|some|the) (?:\w+ )?(?:while|time|past|future)\b", re.I)
-_CAUSE = re.compile(
-    r"\b(?:because|since|so|as|to|for|due|which|by|from|otherwise|would|therefore|thus|hence)\b", re.I
-)
-_DEFINES = re.compile(
-    r"^\W*(?:\w+ ){1,4}?(?:is|are|was|were) (?:an?|the|one|called|known|named|found)\b", re.I
-)
-_NAME_OR_ROLE = re.compile(
-    r"[A-Z]|\b(?:people|friends|\w{3,}(?:ers|ors|ists|ees|ants)|(?:an?|the|your|my) \w{3,}(?:er|or|ist|ee|ant))\b"
-)
-_YES_OR_NO = re.compile(r"^\W*(?:yes|no|not|never|only|usually|sometimes|it depends)\b", re.I)
-
-
-def wanted(question: str) -> Wanted | None:
-    """What the first words of a question ask for, where they say so."""
-    return next((kind for kind, pattern in _ASKED if pattern.search(question.strip())), None)
-
-
-def gives(answer: str, kind: Wanted) -> bool:
-    """Whether an answer gives that: "almost a metre in a single day" is a figure, "once the stone is in place" a time; any
-    statement can be a cause, but for one that only says what something is.
-    """
-    match kind:
-        case "figure":
-            return _AMOUNT.search(in_figures(answer)) is not None
-        case "time":
-            return _TIME.search(_VAGUE.sub("", in_figures(answer))) is not None
-        case "cause":
-            return _CAUSE.search(answer) is not None or _DEFINES.match(answer) is None
-        case "name":
-            return _NAME_OR_ROLE.search(answer) is not None
-    return _YES_OR_NO.match(answer) is not None
-
-
-# Beside gold answers
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """An answer beside gold ones, each of which will do. It is not `answered` where no answer could be read in its text: a
-    mistake of form, which is not a wrong answer. `golds` are those that can be compared with; `also` is what else was measured.
-    """
-
-    golds: int
-    answered: bool
-    right: bool = False
-    also: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def outcome(self) -> Literal["right", "wrong", "unanswered", "no gold"]:
-        """In a word."""
-        if not self.golds:
-            return "no gold"
-        return "right" if self.right else "wrong" if self.answered else "unanswered"
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """As a filter measures it."""
-        return {"golds": self.golds, "answered": self.answered, "right": self.right, **self.also}
-
-
-def compare_numbers(
-    text: str,
-    gold: Any,
-    *,
-    rel_tol: float = 1e-6,
-    abs_tol: float = 0.0,
-    units: bool = False,
-    lenient: bool = True,
-) -> Comparison:
-    """By the number: equal is what differs by at most `abs_tol`, or `rel_tol` of gold. With `units`, 1.5 km is 1500 m, and where
-    gold has a unit, the answer needs one of its kind. Also: both numbers, and whether the unit is of the kind.
-    """
-    wanted = [found for each in golds(gold) if (found := number(each))]
-    said = number(text, lenient=lenient)
-    if not wanted or not said:
-        return Comparison(len(wanted), bool(said))
-    given = [(_in_unit(said, each) if units else said[0], each[0]) for each in wanted]
-    right = any(n is not None and n.equals(each, rel_tol=rel_tol, abs_tol=abs_tol) for n, each in given)
-    both = {"number": float(said[0].value), "gold": float(wanted[0][0].value)}
-    return Comparison(len(wanted), True, right, {**both, "unit": any(n is not None for n, _ in given)})
-
-
-def _in_unit(said: tuple[Number, str], wanted: tuple[Number, str]) -> Number | None:
-    """What is said, in the unit that is wanted."""
-    if (unit := quantity(*wanted)) is None:
-        return said[0]
-    found = quantity(*said)
-    magnitude = None if found is None else in_unit_of(found, unit)
-    return None if magnitude is None else Number(Fraction(magnitude))
-
-
-def compare_choices(text: str, gold: Any, options: Any = None, *, lenient: bool = True) -> Comparison:
-    """By the option: gold is a letter, an option's content, or its place from 0; `options` are what `options_of` takes."""
-    given = {} if options is None else options_of(options)
-    wanted = {letter for each in golds(gold) if (letter := option_of(each, given))}
-    said = choice(text, given, lenient=lenient)
-    return Comparison(len(wanted), said is not None, said in wanted)
-
-
-def compare_boxed(text: str, gold: Any) -> Comparison:
-    r"""By the last \boxed{…}, however it is spelled; gold is the expression, or a text with its box."""
-    wanted = {math_form(each if (inside := boxed(each)) is None else inside) for each in golds(gold)} - {""}
-    said = boxed(text)
-    return Comparison(len(wanted), bool(said), bool(said) and math_form(str(said)) in wanted)
-
-
-def compare_texts(text: str, gold: Any, *, part: Literal["all", "announced"] = "all") -> Comparison:
-    """By the words, after case, punctuation, articles and spaces are levelled, as SQuAD does. Compared is all of the text, or the
-    `part` that it announces. Also: whether it matches to the letter, and the highest token F1.
-    """
-    wanted, said = golds(gold), text.strip() if part == "all" else announced(text)
-    if said is None:
-        return Comparison(len(wanted), False, also={"exact": False, "f1": 0.0})
-    f1 = max((token_f1(said, each) for each in wanted), default=0.0)
-    return Comparison(
-        len(wanted),
-        True,
-        normalised(said) in map(normalised, wanted),
-        {"exact": said in map(str.strip, wanted), "f1": f1},
-    )

@@ -11,8 +11,9 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
-from distillgen.algorithms.bootstrap import interval, majority_at_k, paired, pass_at_k
 from distillgen.algorithms.calibration import calibration_error
+from distillgen.algorithms.intervals import interval, paired
+from distillgen.algorithms.votes import majority_at_k, pass_at_k
 from distillgen.answers.final_answer import Kind, final_answer
 from distillgen.flow.measures import Measure
 from distillgen.inference.teacher import Completion

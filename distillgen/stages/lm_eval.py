@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
-from distillgen.algorithms.bootstrap import Interval, unpaired, wilson_interval
+from distillgen.algorithms.intervals import Interval, unpaired, wilson_interval
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.flow.stage import Checking, Chunks, Job, Stage
 from distillgen.inference.teacher import Teacher

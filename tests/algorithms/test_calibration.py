@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillgen.algorithms.bootstrap import lower_bound
 from distillgen.algorithms.calibration import assured, calibration_error, curve, reach, realised
+from distillgen.algorithms.intervals import lower_bound
 
 BY_HAND = [(0.9, True), (0.8, True), (0.7, False), (0.7, True), (0.4, True), (0.2, False)]
 

@@ -5,21 +5,23 @@ from fractions import Fraction
 
 import pytest
 
-from distillgen.answers.final_answer import (
-    announced,
-    boxed,
-    choice,
+from distillgen.answers.compare import (
     compare_boxed,
     compare_choices,
     compare_numbers,
     compare_texts,
+    token_f1,
+)
+from distillgen.answers.final_answer import (
+    announced,
+    boxed,
+    choice,
     final_answer,
     math_form,
     normalised,
     number,
     options_of,
     program,
-    token_f1,
 )
 from distillgen.text.numbers import in_figures, numbers, read_number
 from distillgen.text.words import content

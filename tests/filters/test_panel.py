@@ -3,10 +3,7 @@
 import random
 import re
 
-import pytest
-
 import distillgen
-from distillgen.flow.grading import krippendorff_alpha
 
 OPTIONS = {"models": ["one", "two", "three"], "rubric": "Is it true?", "fields": ["a"], "min_score": 6}
 
@@ -23,29 +20,6 @@ CASES = [
     ({**OPTIONS, "max_spread": 5}, {"a": "Two."}, None, says(10, 10, 5)),
     (OPTIONS, {"a": "Two."}, "not judged: the grade 0 is not between 1 and 10", says(9, 0, 9)),
 ]
-
-
-def test_alpha_of_the_published_example():
-    """Krippendorff 2011, section C: four observers, twelve units, missing data; interval alpha 0.849."""
-    grades = """1 2 3 3 2 1 4 1 2 . . .
-                1 2 3 3 2 2 4 1 2 5 . 3
-                . 3 3 3 2 3 4 2 2 5 1 .
-                1 2 3 3 2 4 4 1 2 5 1 ."""
-    rows = [line.split() for line in grades.splitlines()]
-    units = [[float(grade) for grade in unit if grade != "."] for unit in zip(*rows, strict=True)]
-    assert krippendorff_alpha(units) == pytest.approx(0.849, abs=0.0005)
-
-
-def test_alpha_of_agreement_of_chance_and_of_opposites():
-    draw = random.Random(0)
-    same = [[g, g] for g in (draw.randrange(1, 11) for _ in range(2000))]
-    assert krippendorff_alpha(same) == 1
-    assert (
-        abs(krippendorff_alpha([[draw.randrange(1, 11), draw.randrange(1, 11)] for _ in range(5000)])) < 0.05
-    )
-    assert krippendorff_alpha([[1, 10], [10, 1]] * 50) < -0.9
-    assert krippendorff_alpha([[8, 8]] * 50) == 0  # nothing varies: nothing is known
-    assert krippendorff_alpha([]) == 0
 
 
 def run_panel(project, third):

@@ -8,7 +8,7 @@ import string
 import pytest
 
 import distillgen
-from distillgen.answers.final_answer import compare_numbers, compare_texts
+from distillgen.answers.compare import compare_numbers, compare_texts
 
 PACKAGES = ("torch", "transformers", "trl")
 

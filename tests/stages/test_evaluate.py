@@ -5,17 +5,11 @@ twice.
 import json
 import math
 import random
-from collections import Counter
-from itertools import combinations
 from pathlib import Path
-from statistics import fmean
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import distillgen
-from distillgen.algorithms.bootstrap import majority_at_k, pass_at_k
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import Checking
 from distillgen.inference.teacher import Completion
@@ -344,23 +338,6 @@ def test_evaluate_on_the_command_line_and_in_the_report(project):
     assert "Evaluation" in page and "100%" in page
     assert "say who is to answer" in project.cli("evaluate", "rows.jsonl", *common, check=2).stderr
     assert "NAME=MODEL" in project.cli("evaluate", "rows.jsonl", "--model", "m", *common, check=2).stderr
-
-
-@pytest.mark.parametrize("n, passed", [(5, 0), (5, 2), (5, 5), (8, 3)])
-def test_pass_at_k_is_the_share_of_draws_with_a_pass(n, passed):
-    for k in range(1, n + 1):
-        draws = list(combinations([True] * passed + [False] * (n - passed), k))
-        assert pass_at_k(n, passed, k) == pytest.approx(sum(map(any, draws)) / len(draws))
-
-
-@given(st.lists(st.sampled_from(["right", "wrong", "else", None]), min_size=1, max_size=9))
-def test_the_majority_of_one_is_the_mean_and_of_all_the_vote(said):
-    passed = [answer == "right" for answer in said]
-    assert majority_at_k(1, said, passed) == pytest.approx(fmean(passed))
-    votes = Counter(filter(None, said))
-    most = [answer for answer, count in votes.items() if count == max(votes.values())]
-    of_all = majority_at_k(len(said), said, passed)
-    assert of_all == (most == ["right"]) if len(most) < 2 or "right" not in most else 0 < of_all < 1
 
 
 def test_figures_by_group_are_those_of_each_groups_items(project):

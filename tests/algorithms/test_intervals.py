@@ -8,7 +8,7 @@ from statistics import fmean, pvariance
 
 import pytest
 
-from distillgen.algorithms.bootstrap import (
+from distillgen.algorithms.intervals import (
     RESAMPLES,
     Interval,
     difference_interval,
