@@ -54,7 +54,7 @@ def follow(page: str, folder: Path) -> None:
                 assert words(line) in printed, f"{page}.md shows a line that was not printed: {line}"
 
 
-@pytest.mark.parametrize("page", ["first-corpus", "loops", "your-own-filter"])
+@pytest.mark.parametrize("page", ["first-corpus", "loops", "your-own-filter", "publish"])
 def test_a_tutorial_that_needs_no_package(page, tmp_path):
     follow(page, tmp_path)
 
