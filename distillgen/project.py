@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
-import inspect
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from importlib.util import cache_from_source, resolve_name
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from distillgen.errors import ConfigError, UserCodeError, did_you_mean
 from distillgen.record import Record
@@ -73,8 +71,7 @@ class Project:
     def find(self, kind: str, name: str, suffix: str) -> Path:
         """The file of the prompt, filter or pipeline `name`; the user's own hides a shipped one of the same name."""
         for folder in (self.root / kind, home(kind)):
-            path = folder / (name.removesuffix(suffix) + suffix)
-            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            if path := file_in(folder, name, suffix):
                 return path
         raise ConfigError(f"there is no {kind[:-1]} '{name}'{did_you_mean(name, self.names(kind, suffix))}")
 
@@ -101,16 +98,11 @@ class Project:
             raise ConfigError(f"'{path}' lies outside the project ({self.root}); {remedy}")
         return found
 
-    def filter(self, name: str) -> Callable[..., Any]:
-        """The factory in `filters/<name>.py`, the function named as the file."""
-        path = self.find("filters", name, ".py")
-        factory = getattr(load_module(path), name, None)
-        if not inspect.isfunction(factory):
-            raise ConfigError(
-                f"a filter file defines one function named as the file: def {name}(*, ...) -> Filter",
-                path=path,
-            )
-        return factory
+
+def file_in(folder: Path, name: str, suffix: str) -> Path | None:
+    """Return the file `name` of a folder, if there is one and no link leads out of the folder."""
+    path = folder / (name.removesuffix(suffix) + suffix)
+    return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None
 
 
 def read_text(path: Path) -> str:
@@ -148,16 +140,19 @@ def load_module(path: Path) -> ModuleType:
         exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, SyntaxError) and error.filename == str(path):
-            raise ConfigError(f"{error.msg}", path=path, line=error.lineno) from error
         if not isinstance(error, Exception | SystemExit):
             raise
-        frames = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-        raise ConfigError(
-            f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=line
-        ) from error
+        raise loading_error(error, path) from error
     return module
+
+
+def loading_error(error: BaseException, path: Path) -> ConfigError:
+    """Return the ConfigError for an exception that a Python file raised when it was loaded, with the file's line."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return ConfigError(f"{error.msg}", path=path, line=error.lineno)
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+    return ConfigError(f"cannot be loaded: {type(error).__name__}: {error}", path=path, line=line)
 
 
 _LOADED: dict[Path, str] = {}
@@ -242,15 +237,6 @@ def user_error(error: BaseException, what: str, records: Sequence[Record] = ()) 
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     path, line = (Path(users[0][0].f_code.co_filename), users[0][1]) if users else (None, None)
     return UserCodeError(f"{what} raised {text}{place}", path=path, line=line)
-
-
-Base = TypeVar("Base")
-
-
-def class_in(module: str, base: type[Base]) -> type[Base]:
-    """The one subclass of `base` that a module of ours defines: stages and teachers are found by their file's name."""
-    inside = vars(importlib.import_module(module)).values()
-    return next(c for c in inside if isinstance(c, type) and issubclass(c, base) and c.__module__ == module)
 
 
 def file_sha256(path: Path) -> str:

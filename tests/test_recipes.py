@@ -35,7 +35,7 @@ def before_training(pipeline):
     """The last stage before one that needs torch."""
     names = []
     for stage in pipeline.stages:
-        if stage.makes(home("pipelines")):
+        if stage.makes(home("pipelines"), pipeline.project):
             break
         names.append(stage.name)
     return names[-1]

@@ -31,8 +31,9 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import Measures
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.teacher import Completion, Request, Spec, Teacher, succeeded
+from distillgen.plugins import find, plugin_class
 from distillgen.privacy import name_of
-from distillgen.project import Project, class_in, home
+from distillgen.project import Project
 from distillgen.record import META, Record, Unrenderable
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.text.template import compile_template
@@ -176,7 +177,7 @@ class Stage(BaseModel):
         "", description="what messages, reports and file names call the stage; default: its kind"
     )
 
-    def names(self) -> list[str]:
+    def names(self, project: Project) -> list[str]:
         """What may stand as the stage where it has dropped a record: its name, and those of stages inside it."""
         return [self.name]
 
@@ -184,7 +185,7 @@ class Stage(BaseModel):
         """Whether it `selects` with these options."""
         return self.selects
 
-    def score_labels(self) -> dict[str, tuple[str, str]]:
+    def score_labels(self, project: Project) -> dict[str, tuple[str, str]]:
         """The labels under which its filters keep scores, each with the filter and the stage that it stands in."""
         return {}
 
@@ -214,7 +215,7 @@ class Stage(BaseModel):
         """Return an index of the evaluation sets that no training may repeat; None where the stage guards none."""
         return None
 
-    def makes(self, directory: Path) -> Mapping[str, Spec]:
+    def makes(self, directory: Path, project: Project) -> Mapping[str, Spec]:
         """Models that later stages can ask by name, because this one leaves them in the run's `directory`."""
         return {}
 
@@ -225,6 +226,10 @@ class Stage(BaseModel):
     def files(self, project: Project) -> dict[str, Path]:
         """Content files that the stage's output depends on, by name, for the lock file."""
         return {}
+
+    def all_files(self, project: Project) -> dict[str, Path]:
+        """Return `files`, and the stage's own code where it does not ship with distillgen."""
+        return {**find("stages", self.kind, project).files, **self.files(project)}
 
     def products(self, directory: Path) -> list[Path]:
         """Files in the run directory without which the stage counts as not carried out."""
@@ -370,17 +375,14 @@ def certainty(stage: str, completion: Completion) -> dict[str, float]:
     return {f"{stage}.margin": sum(ahead) / len(ahead)} if ahead else {}
 
 
-def stage_class(kind: str) -> type[Stage]:
-    """The stage in `stages/<kind>.py`."""
-    kinds = stage_kinds()
-    if kind not in kinds:
-        raise ConfigError(f"there is no stage '{kind}'{did_you_mean(kind, kinds)}")
-    return class_in(f"distillgen.stages.{kind}", Stage)
-
-
-def stage_kinds() -> list[str]:
-    """The kinds of stage that there are."""
-    return sorted(p.stem for p in home("stages").glob("[a-z]*.py"))
+def stage_class(kind: str, project: Project) -> type[Stage]:
+    """Return the stage of a kind. Raise ConfigError where there is none, or its file is broken."""
+    stage = plugin_class("stages", kind, Stage, project)
+    if stage.kind != kind:
+        raise find("stages", kind, project).mistake(
+            f"a stage's kind is the name of its file: kind = '{kind}'"
+        )
+    return stage
 
 
 def splice(chunk: Sequence[Record], replaced: Iterable[Sequence[Record]]) -> Chunk:

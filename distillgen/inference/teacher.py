@@ -22,12 +22,13 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from tenacity import wait_random_exponential
 
-from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.errors import DistillgenError, Stopped
 from distillgen.inference.ledger import LOST, UNANSWERED, UNUSABLE, Answer, Ledger
 from distillgen.inference.limits import Budget, Rate, Slots
 from distillgen.inference.logprobs import pack, unpack
+from distillgen.plugins import plugin_class
 from distillgen.privacy import name_of
-from distillgen.project import class_in, file_sha256, home
+from distillgen.project import Project, file_sha256
 from distillgen.prompting.prompt import Sampling
 from distillgen.record import dumps
 
@@ -770,14 +771,6 @@ class _Pending:
         return [self.known[key] for key in self.keys]
 
 
-def teacher_names() -> list[str]:
-    """The providers that there are."""
-    return sorted(p.stem for p in home("teachers").glob("[a-z]*.py"))
-
-
-def teacher_class(provider: str) -> type[Teacher]:
-    """The teacher in `teachers/<provider>.py`."""
-    names = teacher_names()
-    if provider not in names:
-        raise ConfigError(f"there is no provider '{provider}'{did_you_mean(provider, names)}")
-    return class_in(f"distillgen.teachers.{provider}", Teacher)
+def teacher_class(provider: str, project: Project) -> type[Teacher]:
+    """Return the teacher of a provider. Raise ConfigError where there is none, or its file is broken."""
+    return plugin_class("teachers", provider, Teacher, project)

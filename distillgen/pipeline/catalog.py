@@ -12,16 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticUndefined
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import stage_class, stage_kinds
-from distillgen.inference.teacher import teacher_class, teacher_names
+from distillgen.flow.stage import stage_class
+from distillgen.inference.teacher import teacher_class
 from distillgen.located_yaml import read_yaml, validate
 from distillgen.pipeline.load import System, Top, about_line
+from distillgen.plugins import filter_factory, names
 from distillgen.project import Project, read_text
 from distillgen.prompting.prompt import Prompt
 from distillgen.stages.filter import described as docstring_of
 from distillgen.stages.filter import options_of
 from distillgen.training.objective import objective_class
-from distillgen.training.objective import objectives as objective_names
 
 
 def pipelines(project: Project) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def filters(project: Project) -> list[dict[str, Any]]:
     """
 
     def described(name: str) -> dict[str, Any]:
-        factory = project.filter(name)
+        factory = filter_factory(name, project)
         text, _ = docstring_of(factory)
         sentences = re.split(r"(?<=\.) (?=[A-Z`])", " ".join(text.split()))
         cost = next((s for s in sentences if s.startswith("Costs ")), "")
@@ -68,27 +68,27 @@ def filters(project: Project) -> list[dict[str, Any]]:
         entry = {key: " ".join(text.split()) for key, text in told.items()}
         return {**entry, "text": text, "options": options(options_of(factory))}
 
-    return _listed(project.names("filters", ".py"), described)
+    return _listed(names("filters", project), described)
 
 
 def stages(project: Project) -> list[dict[str, Any]]:
     """Name, what it does, and its options; a prompt's or a model's sampling, which several stages take, among them."""
 
     def described(kind: str) -> dict[str, Any]:
-        stage = stage_class(kind)
-        return {**_declared(kind, stage), "reads": stage.reads, "writes": stage.writes}
+        stage = stage_class(kind, project)
+        return {**_declared(stage), "reads": stage.reads, "writes": stage.writes}
 
-    return [described(kind) for kind in stage_kinds()]
+    return _listed(names("stages", project), described)
 
 
 def providers(project: Project) -> list[dict[str, Any]]:
     """The kinds of teacher: name, what its `model` is, and the options of an entry of `models`."""
-    return [_declared(name, teacher_class(name).spec_type) for name in teacher_names()]
+    return _listed(names("teachers", project), lambda name: _declared(teacher_class(name, project).spec_type))
 
 
 def objectives(project: Project) -> list[dict[str, Any]]:
     """Name, what a student learns by it, and its options beside those of the stage train."""
-    return [_declared(name, objective_class(name)) for name in objective_names()]
+    return _listed(names("objectives", project), lambda name: _declared(objective_class(name, project)))
 
 
 def manual(project: Project) -> list[dict[str, Any]]:
@@ -103,10 +103,10 @@ def manual(project: Project) -> list[dict[str, Any]]:
     return [{"kind": kind, **entry} for kind, listed in kinds.items() for entry in listed(project)]
 
 
-def _declared(name: str, declaration: type[BaseModel]) -> dict[str, Any]:
+def _declared(declaration: type[BaseModel]) -> dict[str, Any]:
     text = inspect.getdoc(declaration) or ""
     about = re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
-    return {"name": name, "about": " ".join(about.split()), "text": text, "options": options(declaration)}
+    return {"about": " ".join(about.split()), "text": text, "options": options(declaration)}
 
 
 def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
@@ -227,16 +227,15 @@ def _listed(names: Iterable[str], described: Callable[[str], dict[str, Any]]) ->
     return entries
 
 
-def _training(objective: str) -> Any:
+def _training(objective: str, project: Project) -> Any:
     """The options of the stage train, with those of an objective."""
     make: Any = create_model
-    own = {
-        name: (option.annotation, option) for name, option in objective_class(objective).model_fields.items()
-    }
+    declared = objective_class(objective, project).model_fields
+    own = {name: (option.annotation, option) for name, option in declared.items()}
     of = (Literal[objective], "sft") if objective == "sft" else (Literal[objective], ...)
     return make(
         f"train: {objective}",
-        __base__=stage_class("train"),
+        __base__=stage_class("train", project),
         __cls_kwargs__={"extra": "forbid"},
         objective=of,
         **own,
@@ -253,17 +252,17 @@ def json_schema(project: Project) -> dict[str, Any]:
         Field(None, description="what scores and drops are called; default: the filter's name"),
     )
     filters: list[Any] = []
-    for name in project.names("filters", ".py"):
-        options = make(name, __base__=options_of(project.filter(name)), name=label)
+    for name in names("filters", project):
+        options = make(name, __base__=options_of(filter_factory(name, project)), name=label)
         filters += [
             Literal[name],
             make(f"{name}: …", __config__=forbid, options=(options | None, Field(alias=name))),
         ]
-    forms: dict[str, Any] = {kind: stage_class(kind) for kind in stage_kinds()}
+    forms: dict[str, Any] = {kind: stage_class(kind, project) for kind in names("stages", project)}
     forms["filter"] = one_of[GenericAlias(list, one_of[tuple(filters)]), dict[str, Any]]
-    forms["train"] = one_of[tuple(_training(name) for name in objective_names())]
+    forms["train"] = one_of[tuple(_training(name, project) for name in names("objectives", project))]
     stages = [make(f"{kind}: …", __config__=forbid, **{kind: (form, ...)}) for kind, form in forms.items()]
-    specs = {name: teacher_class(name).spec_type for name in teacher_names()}
+    specs = {name: teacher_class(name, project).spec_type for name in names("teachers", project)}
     models = [
         make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()
     ]

@@ -20,6 +20,7 @@ from distillgen.inference.teacher import Spec, teacher_class
 from distillgen.located_yaml import NAME, VARIABLE, Places, read_yaml, validate
 from distillgen.pipeline.card_options import Statement
 from distillgen.pipeline.overrides import fitted, override, shown_set, typed
+from distillgen.plugins import NOUNS, find, hiding
 from distillgen.privacy import name_of, public
 from distillgen.project import Project, file_sha256, from_here, project_around, project_of, read_text
 from distillgen.prompting.prompt import Sampling
@@ -100,7 +101,7 @@ class Pipeline:
     sets: tuple[str, ...] = ()
     """What was overridden, as it may be shown."""
     notes: tuple[str, ...] = ()
-    """What was made of `--set` besides what it says."""
+    """What a user should know: options that `--set` left out, plug-ins that hide others."""
 
     def run_directory(self, name: str = "") -> Path:
         """Where its project keeps a run that has no other place."""
@@ -113,13 +114,23 @@ class Pipeline:
 
     def made_models(self, directory: Path = Path()) -> dict[str, Spec]:
         """The models that stages make in a run's directory, by the names under which later stages ask them."""
-        return {name: spec for stage in self.stages for name, spec in stage.makes(directory).items()}
+        return {
+            name: spec for stage in self.stages for name, spec in stage.makes(directory, self.project).items()
+        }
 
     @cached_property
     def files(self) -> dict[str, str]:
         """SHA-256 of every prompt, filter and data file that the output depends on."""
-        found = {name: path for stage in self.stages for name, path in stage.files(self.project).items()}
-        return {name: file_sha256(path) for name, path in sorted(found.items())}
+        paths = {name: path for stage in self.stages for name, path in self._files_of(stage).items()}
+        return {name: file_sha256(path) for name, path in sorted(paths.items())}
+
+    def _files_of(self, stage: Stage) -> dict[str, Path]:
+        """Return the files that a stage's output depends on, with the code of its models' providers."""
+        models = [self.models[name] for name in stage.models(self.project) if name in self.models]
+        code = [find("teachers", model.provider, self.project).files for model in models]
+        return {
+            name: path for files in (*code, stage.all_files(self.project)) for name, path in files.items()
+        }
 
     def lock(self) -> dict[str, Any]:
         """The resolved pipeline, as others may read it: what `pipeline.lock.yaml` holds."""
@@ -148,7 +159,7 @@ class Pipeline:
         """For each stage, a digest of all that its output depends on besides the ledger."""
         prints, before = [], digest([self.seed, limit])
         for stage in self.stages:
-            own = {name: self.files[name] for name in stage.files(self.project)}
+            own = {name: self.files[name] for name in self._files_of(stage)}
             asked = [self.shown_models.get(name) for name in stage.models(self.project)]
             before = digest([before, stage.kind, stage.model_dump(), own, asked])
             prints.append(before)
@@ -166,7 +177,7 @@ class Pipeline:
                 except ConfigError as error:
                     raise ConfigError(f"stage '{stage.name}': {error.message}", path=self.path) from error
             given = given.after(stage, fields)
-            given = replace(given, models={**given.models, **stage.makes(Path())})
+            given = replace(given, models={**given.models, **stage.makes(Path(), self.project)})
 
     def plan(self, limit: int | None = None, done: Sequence[Done] = ()) -> list[tuple[Stage, Estimate]]:
         """Each stage with the bounds of what it asks and costs, less what the first stages have `done`. Asks nothing."""
@@ -221,7 +232,7 @@ def load(
         project = replace(project, trusted=trusted | override(raw, sets))
         places = replace(places, note=f" (with --set {' --set '.join(map(typed, sets))})")
         with places.within("models"):
-            notes = fitted(top.models, raw["models"])
+            notes = fitted(top.models, raw["models"], project)
         top = validate(Top, raw, what="the pipeline", places=places)
     missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
     if missing and need_env:
@@ -230,7 +241,7 @@ def load(
         )
         raise places.quoting(message, "models")
     models = {
-        label: _model(label, raw, places, None if label in scripted else project)
+        label: _model(label, raw, places, project, able=label not in scripted)
         for label, raw in top.models.items()
     }
     shown = {
@@ -238,6 +249,7 @@ def load(
         for label, raw in top.models.items()
     }
     stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
+    notes += _hiding(stages, models, project)
     return Pipeline(
         path.stem,
         path,
@@ -256,6 +268,16 @@ def load(
     )
 
 
+def _hiding(stages: Sequence[Stage], models: Mapping[str, Spec], project: Project) -> list[str]:
+    """Return a note for each plug-in that hides a shipped one of the same name."""
+    files = {name for stage in stages for name in stage.all_files(project)}
+    plugins = [
+        name.partition("/") for name in sorted(files | {f"teachers/{m.provider}" for m in models.values()})
+    ]
+    notes = [hiding(folder, name, project) for folder, _, name in plugins if folder in NOUNS]
+    return [note for note in notes if note]
+
+
 def _file(path: Path) -> Path:
     """A pipeline file that is there."""
     if not path.is_file():
@@ -270,9 +292,9 @@ def about_line(text: str) -> str:
     return found[1].strip() if found else ""
 
 
-def _model(label: str, raw: dict[str, Any], places: Places, project: Project | None) -> Spec:
-    """A checked entry of `models`, filled from the environment; whether it can work is checked where there is a project. No
-    message shows a value of it that is not in the file.
+def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *, able: bool) -> Spec:
+    """Return a checked entry of `models`, filled from the environment; with `able`, also check that it can work. No message
+    shows a value of it that is not in the file.
     """
     what = f"model '{label}'"
     if not NAME.fullmatch(label):
@@ -282,11 +304,11 @@ def _model(label: str, raw: dict[str, Any], places: Places, project: Project | N
             message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
             raise places.wrong(message, "models", label, option)
     with places.within("models", label, what=f"{what}: "):
-        spec_type = teacher_class(str(raw.get("provider", "openai"))).spec_type
+        spec_type = teacher_class(str(raw.get("provider", "openai")), project).spec_type
         filled = json.loads(VARIABLE.sub(_value, json.dumps(raw, ensure_ascii=False, default=str)))
         spec = validate(spec_type, filled, what=what, places=places, place=("models", label), show=False)
         try:
-            if project:
+            if able:
                 spec.check(project.root)
         except ConfigError as error:
             message = error.message

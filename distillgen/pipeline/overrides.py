@@ -11,6 +11,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.teacher import teacher_class
 from distillgen.located_yaml import Places, read_yaml
 from distillgen.privacy import public, public_address
+from distillgen.project import Project
 from distillgen.prompting.prompt import Sampling
 
 
@@ -72,12 +73,12 @@ def _replace(data: dict[str, Any], name: str, value: Any) -> None:
         options.update(own, **(value or {}))
 
 
-def fitted(before: Mapping[str, Any], after: dict[str, Any]) -> list[str]:
+def fitted(before: Mapping[str, Any], after: dict[str, Any], project: Project) -> list[str]:
     """Take from each model that another provider was set for what only the former one has; returns a note for each option."""
     notes = []
     for label, model in after.items():
         providers = [str(each.get("provider", "openai")) for each in (before.get(label, model), model)]
-        was, now = (set(teacher_class(provider).spec_type.model_fields) for provider in providers)
+        was, now = (set(teacher_class(provider, project).spec_type.model_fields) for provider in providers)
         for option in [
             option for option in model if option in was - now and model[option] == before[label].get(option)
         ]:

@@ -32,6 +32,7 @@ from distillgen.inference.limits import Budget, Outlook
 from distillgen.inference.teacher import Services, Spec, Teacher, hide, teacher_class
 from distillgen.pipeline.load import Done, Pipeline, from_environment, load
 from distillgen.privacy import command, name_of, used_by
+from distillgen.project import Project
 from distillgen.record import Record, digest, dumps
 from distillgen.runs.directory import MACHINE, Run, read_records, stage_file
 from distillgen.runs.interpreter import interpreter_tuned, run_loop
@@ -153,7 +154,7 @@ def _prepared(
     hidden = from_environment(pipeline.shown_models)
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
     services = Services(ledger, budget, name, pipeline.project.root, hidden, order)
-    teacher = partial(_teacher, services=services, options=options)
+    teacher = partial(_teacher, services=services, options=options, project=pipeline.project)
     specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
     teachers = {name: teacher(name, spec) for name, spec in specs.items()}
     prints = _fingerprints(pipeline, teachers, options.limit)
@@ -224,7 +225,10 @@ def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[
     ledger = Ledger(path, read_only=True)
     try:
         services = Services(ledger, Budget(None), "", pipeline.project.root)
-        teachers = {name: _teacher(name, spec, services, Options()) for name, spec in pipeline.models.items()}
+        teachers = {
+            name: _teacher(name, spec, services, Options(), pipeline.project)
+            for name, spec in pipeline.models.items()
+        }
         prints = _fingerprints(pipeline, teachers, limit)
     finally:
         ledger.close_now()
@@ -452,7 +456,7 @@ async def _written(
 ) -> Chunks:
     """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
     count, source, flushed = live.stages[index], "", 0.0
-    names = set(live.pipeline.stages[index].names())
+    names = set(live.pipeline.stages[index].names(live.pipeline.project))
     async for chunk in chunks:
         for record in chunk:
             if record.source != source:
@@ -493,10 +497,10 @@ async def _stored(path: Path) -> Chunks:
         yield chunk
 
 
-def _teacher(name: str, spec: Spec, services: Services, options: Options) -> Teacher:
+def _teacher(name: str, spec: Spec, services: Services, options: Options, project: Project) -> Teacher:
     if name in options.scripts:
         return Scripted(name, spec, services, script=options.scripts[name])
-    return teacher_class(spec.provider)(name, spec, services)
+    return teacher_class(spec.provider, project)(name, spec, services)
 
 
 def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:
@@ -519,7 +523,7 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
         asked = {
             name: pipeline.models[name] for name in stage.models(pipeline.project) if name in pipeline.models
         }
-        paid = [name for name, spec in asked.items() if teacher_class(spec.provider).paid]
+        paid = [name for name, spec in asked.items() if teacher_class(spec.provider, pipeline.project).paid]
         for name in paid:
             if asked[name].price is None:
                 remedy = "add price: {input: …, output: …}, US dollars for a million tokens"

@@ -43,7 +43,7 @@ def checked(
         if isinstance(options, dict | None):
             options = {"name": kind, **(options or {})}
         with places.within("stages", i):
-            cls = stage_class(kind)
+            cls = stage_class(kind, given.project)
         stage = validate(cls, options, what=f"stage '{kind}'", places=places, place=("stages", i, kind))
         with places.within("stages", i, kind, what=f"stage '{stage.name}': "):
             if not NAME.fullmatch(stage.name):
@@ -51,17 +51,19 @@ def checked(
             if not found and not inside and not isinstance(stage, Source):
                 raise ConfigError(f"the first stage must be a source, not '{kind}'")
             after = stage.check(given)
-            for label, (filter, place) in stage.score_labels().items():  # which no two filters may share
+            for label, (filter, place) in stage.score_labels(
+                given.project
+            ).items():  # which no two filters may share
                 if label in labels:
                     message = f"filter '{label}' stands in '{labels[label]}' and in '{place}'"
                     raise ConfigError(f"{message}; give one a name of its own: {filter}: {{name: …}}")
                 labels[label] = place
-            if twice := next((name for name in stage.names() if name in taken), None):
+            if twice := next((name for name in stage.names(given.project) if name in taken), None):
                 which = kind if twice == stage.name else twice
                 raise ConfigError(f"'{twice}' stands twice; name one of them: {which}: {{name: …}}")
-            taken.update(stage.names())
+            taken.update(stage.names(given.project))
             given = given.after(stage, after)
-            for name, spec in stage.makes(Path()).items():
+            for name, spec in stage.makes(Path(), given.project).items():
                 if given.models.get(name, spec) != spec:
                     raise ConfigError(
                         f"it makes a model of the name '{name}', which another one has; rename that"

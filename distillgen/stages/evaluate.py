@@ -130,7 +130,7 @@ class Evaluate(Stage, Sampling):
             if not rows:
                 raise ConfigError(f"'{self.data}' has no rows")
             fields = frozenset(chain.from_iterable(row.fields for row in rows))
-        elif SPLIT not in fields and any(stage.makes(Path()) for stage in given.stages):
+        elif SPLIT not in fields and any(stage.makes(Path(), given.project) for stage in given.stages):
             remedy = "give the source held_out: 0.1, or 'data', a file of other items"
             raise ConfigError(f"the student would be asked about what it was trained on; {remedy}")
         about = replace(given, fields=fields)

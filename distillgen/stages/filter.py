@@ -40,6 +40,7 @@ from distillgen.flow.stage import (
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.teacher import Request, Spec
 from distillgen.located_yaml import NAME, Places, validate
+from distillgen.plugins import filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error
 from distillgen.prompting.output_form import Unparsable
 from distillgen.record import (
@@ -163,7 +164,7 @@ class FilterStage(Stage):
         """The filters as written and made. Raises ConfigError for unknown names and options."""
         built = []
         for entry in self.filters:
-            factory, what = project.filter(entry.filter), f"filter '{entry.filter}'"
+            factory, what = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
             options = dict(validate(options_of(factory), entry.options, what=what, places=Places()))
             if "project" in inspect.signature(factory).parameters:
                 options["project"] = project
@@ -175,7 +176,7 @@ class FilterStage(Stage):
                 raise
             except Exception as error:
                 raise user_error(error, what) from error
-            file = project.find("filters", entry.filter, ".py")
+            file = find("filters", entry.filter, project).file
             if not isinstance(made, Filter):
                 given = type(made).__name__
                 raise ConfigError(
@@ -201,7 +202,7 @@ class FilterStage(Stage):
         """A filter that marks drops nothing."""
         return self.mark is None
 
-    def score_labels(self) -> dict[str, tuple[str, str]]:
+    def score_labels(self, project: Project) -> dict[str, tuple[str, str]]:
         """Its filters' labels."""
         return {entry.label: (entry.filter, self.name) for entry in self.filters}
 
@@ -211,7 +212,7 @@ class FilterStage(Stage):
 
     def _named(self, entry: Entry, project: Project, kind: Any) -> list[tuple[str, str]]:
         """The options that are of a kind of name, or of a list of them, each with a name that it gives."""
-        factory = project.filter(entry.filter)
+        factory = filter_factory(entry.filter, project)
         hints, defaults = _hints(factory), inspect.signature(factory).parameters
         options = [name for name, hint in hints.items() if name != "return" and _mentions(hint, kind)]
         values = [(option, entry.options.get(option, defaults[option].default)) for option in options]
@@ -237,7 +238,7 @@ class FilterStage(Stage):
     def files(self, project: Project) -> dict[str, Path]:
         """The filters' files, what they import of the project, and the prompts and files that their options name."""
         files = {
-            f"filters/{entry.filter}": project.find("filters", entry.filter, ".py") for entry in self.filters
+            f"filters/{entry.filter}": find("filters", entry.filter, project).file for entry in self.filters
         }
         for entry in self.filters:
             for _, name in self._named(entry, project, PromptName):
@@ -290,7 +291,7 @@ class FilterStage(Stage):
         """The same records; live ones without scores that another run, or an earlier round, gave them under the labels of these
         filters, which measure anew.
         """
-        labels = self.score_labels().keys()
+        labels = {entry.label for entry in self.filters}
         async for chunk in chunks:
             yield [
                 record

@@ -69,51 +69,61 @@ class Rounds(Stage):
 
     def within(self, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
         """The stages of a round and the fields after each; what they train can be asked from the first one on."""
-        models = {name: spec for stage in self._likely() for name, spec in stage.makes(Path()).items()}
+        models = {
+            name: spec
+            for stage in self._likely(given.project)
+            for name, spec in stage.makes(Path(), given.project).items()
+        }
         fields = given.fields | {ROUND, ITEM, *self.carry}
         inside = replace(
             given.after(self, fields), models={**given.models, **models}, loops=(*given.loops, self)
         )
         return checked(self.stages, Places(), inside, inside=self.name)
 
-    def _likely(self, written: Sequence[Mapping[str, Any]] = ()) -> Iterator[Stage]:
+    def _likely(self, project: Project, written: Sequence[Mapping[str, Any]] = ()) -> Iterator[Stage]:
         """The nested stages as they are written; a mistake in one is told where it is checked."""
         for item in written or self.stages:
             for kind, options in item.items():
                 with suppress(ValueError, ConfigError):
                     options = {"filters": options} if isinstance(options, list) else options or {}
-                    yield stage_class(kind).model_validate({"name": kind, **options})
+                    yield stage_class(kind, project).model_validate({"name": kind, **options})
 
     def files(self, project: Project) -> dict[str, Path]:
         """What the nested stages read."""
-        return {name: path for stage in self._likely() for name, path in stage.files(project).items()}
+        return {
+            name: path for stage in self._likely(project) for name, path in stage.all_files(project).items()
+        }
 
     def inner(self, project: Project) -> list[Stage]:
         """Those of a round, with what stands unwritten between them."""
-        return [*self._likely(guarded(self.stages, project, split=True, inside=self.name))]
+        return [*self._likely(project, guarded(self.stages, project, split=True, inside=self.name))]
 
     def models(self, project: Project) -> list[str]:
         """Whom the nested stages ask."""
-        return [*dict.fromkeys(name for stage in self._likely() for name in stage.models(project))]
+        return [*dict.fromkeys(name for stage in self._likely(project) for name in stage.models(project))]
 
-    def names(self) -> list[str]:
+    def names(self, project: Project) -> list[str]:
         """Its own and its stages'."""
         return [
             self.name,
             guard_name(self.name),
-            *(name for stage in self._likely() for name in stage.names()),
+            *(name for stage in self._likely(project) for name in stage.names(project)),
         ]
 
-    def score_labels(self) -> dict[str, tuple[str, str]]:
+    def score_labels(self, project: Project) -> dict[str, tuple[str, str]]:
         """Those of its stages' filters."""
-        return {label: place for stage in self._likely() for label, place in stage.score_labels().items()}
+        return {
+            label: place
+            for stage in self._likely(project)
+            for label, place in stage.score_labels(project).items()
+        }
 
-    def makes(self, directory: Path) -> Mapping[str, Spec]:
+    def makes(self, directory: Path, project: Project) -> Mapping[str, Spec]:
         """What the last round trained."""
         return {
             name: spec
-            for stage in self._likely()
-            for name, spec in stage.makes(directory / self.name / "last").items()
+            for stage in self._likely(project)
+            for name, spec in stage.makes(directory / self.name / "last", project).items()
         }
 
     def check(self, given: Checking) -> frozenset[str]:
@@ -135,7 +145,7 @@ class Rounds(Stage):
     def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
         """That of a round, as often as there can be rounds."""
         stages, fields = self.within(given)
-        models = {**given.models, **self.makes(Path())}
+        models = {**given.models, **self.makes(Path(), given.project)}
         last, spared, asked = before, 0, dict.fromkeys(ASKED, 0)
         for stage, own in zip(stages, fields, strict=True):
             last = stage.estimate(last, samples, replace(given, fields=own, models=models))
@@ -164,7 +174,9 @@ class Rounds(Stage):
                 pool.add(chunk)
                 sha.update(dumps([[record.id, record.dropped is None] for record in chunk]))
                 split = split or any(SPLIT in record.fields for record in chunk)
-            stages = list(self._likely(guarded(self.stages, job.project, split=split, inside=self.name)))
+            stages = list(
+                self._likely(job.project, guarded(self.stages, job.project, split=split, inside=self.name))
+            )
             for chunk in pool.chunks():
                 loop.outside |= {
                     r.id: {ROUND: r.fields[ROUND], ITEM: r.fields[ITEM]} for r in chunk if ITEM in r.fields
@@ -208,7 +220,11 @@ class Rounds(Stage):
     def _known(self, job: Job) -> str:
         """A digest of what a round depends on besides its records and the ledger."""
         files = {name: file_sha256(path) for name, path in self.files(job.project).items()}
-        asked = [job.teachers[name] for name in self.models(job.project) if name not in self.makes(Path())]
+        asked = [
+            job.teachers[name]
+            for name in self.models(job.project)
+            if name not in self.makes(Path(), job.project)
+        ]
         models = [[teacher.identity, teacher.model, teacher.spec.given()] for teacher in asked]
         return digest([self.model_dump(exclude={"n", "until", "guard"}), files, models, job.seed])
 
@@ -233,16 +249,20 @@ class Rounds(Stage):
         chunks: Chunks = _in_chunks(offered)
         absent = set[str]()
         for stage in stages:
-            made = stage.makes(job.earlier[-1]) if job.earlier else _untrained(stage.makes(place), place)
+            made = (
+                stage.makes(job.earlier[-1], job.project)
+                if job.earlier
+                else _untrained(stage.makes(place, job.project), place)
+            )
             hire(made)
-            absent |= stage.makes(place).keys() - made.keys()
+            absent |= stage.makes(place, job.project).keys() - made.keys()
         by_stage: list[Measures] = [{} for _ in stages]
         for i, stage in enumerate(stages):
             if not absent.intersection(stage.models(job.project)):
                 own = replace(job, stages=stages[:i], measures=by_stage[i], measures_before=by_stage[:i])
                 chunks = stage.run(chunks, replace(own, teachers=dict(asked)))
-            hire(stage.makes(place))
-            absent -= stage.makes(place).keys()
+            hire(stage.makes(place, job.project))
+            absent -= stage.makes(place, job.project).keys()
         sha, kept = hashlib.sha256(), 0
         partial = place / "records.jsonl.partial"
         try:

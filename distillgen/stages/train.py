@@ -25,6 +25,7 @@ from distillgen.flow.stage import Checking, Chunks, Job, Stage, Text
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.teacher import Spec
 from distillgen.located_yaml import Places, validate
+from distillgen.plugins import find
 from distillgen.project import Project, file_sha256
 from distillgen.record import digest, dumps
 from distillgen.state_files import Damaged, load_state
@@ -115,10 +116,9 @@ class Train(Stage):
             )
         return self
 
-    @property
-    def learning(self) -> Objective:
+    def learning(self, project: Project) -> Objective:
         """The objective with its options. Raises ConfigError."""
-        found, given = objective_class(self.objective), self.model_extra or {}
+        found, given = objective_class(self.objective, project), self.model_extra or {}
         for option in given:
             if option not in found.model_fields:
                 known = sorted({*Train.model_fields, *found.model_fields})
@@ -127,10 +127,9 @@ class Train(Stage):
                 )
         return validate(found, given, what=f"objective '{self.objective}'", places=Places())
 
-    @property
-    def arm(self) -> Arm:
+    def arm(self, project: Project) -> Arm:
         """What is learnt from, and what is held out."""
-        return Arm(self.on, self.where, self.held_out, self.seed, self.learning)
+        return Arm(self.on, self.where, self.held_out, self.seed, self.learning(project))
 
     def folder(self, directory: Path) -> Path:
         """Where the student goes in a run directory."""
@@ -148,11 +147,12 @@ class Train(Stage):
         """Student and teacher where they are local ones, and the files that options name."""
         named = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
         models = [self.student, str((self.model_extra or {}).get("teacher") or self.student)]
-        return named | {name: path for name in models if (path := students.local(name, project.root))}
+        local = {name: path for name in models if (path := students.local(name, project.root))}
+        return {**find("objectives", self.objective, project).files, **named, **local}
 
-    def makes(self, directory: Path) -> dict[str, Spec]:
+    def makes(self, directory: Path, project: Project) -> dict[str, Spec]:
         """The student, and what it is made from, where they write texts."""
-        if not self.learning.writes:
+        if not self.learning(project).writes:
             return {}
         folder = self.folder(directory)
         models = {folder.name: str(folder)}
@@ -169,7 +169,7 @@ class Train(Stage):
 
     def check(self, given: Checking) -> frozenset[str]:
         """Objective, options, fields, student and packages are there, and QLoRA has its GPU."""
-        learning = self.learning
+        learning = self.learning(given.project)
         try:
             learning.check(given)
         except ConfigError as error:
@@ -180,7 +180,7 @@ class Train(Stage):
         self.files(given.project)
         if self.where is not None:
             Text(self.where).check(given, "'where'")
-        self.arm.check(given)
+        self.arm(given.project).check(given)
         if self.warm_start and not given.loops:
             raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
         if self.lora and not learning.adapters:
@@ -216,7 +216,9 @@ class Train(Stage):
             before = [
                 s for s in given.stages if isinstance(s, Train) and s.folder(Path()).name == first.student
             ]
-            if not before[0].learning.writes and (before[0].objective != self.objective or before[0].lora):
+            if not before[0].learning(given.project).writes and (
+                before[0].objective != self.objective or before[0].lora
+            ):
                 raise ConfigError(
                     f"'{first.student}' was trained by '{before[0].objective}', and cannot go on with this"
                 )
@@ -267,7 +269,7 @@ class Train(Stage):
         fresh.mkdir(exist_ok=True)
         with (fresh / "train.jsonl").open("wb") as train, (fresh / "held_out.jsonl").open("wb") as held_out:
             files = dict(zip(PARTS, (train, held_out), strict=True))
-            for part, line in self.arm.rows(spool, job, counts):
+            for part, line in self.arm(job.project).rows(spool, job, counts):
                 counts[part] += 1
                 files[part].write(line)
                 sha.update(part.encode() + line)

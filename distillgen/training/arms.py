@@ -144,7 +144,7 @@ class Arm:
         learn from: where no whole answer came, and where something is repeated that is evaluated on.
         """
         stages = list(_flat(job.stages, job.project))
-        places = {name: i for i, stage in enumerate(stages) for name in stage.names()}
+        places = {name: i for i, stage in enumerate(stages) for name in stage.names(job.project)}
         indexes = [index for stage in stages if (index := stage.evaluation_items(job.project))]
         evaluated = indexes or [OverlapIndex()]
         for chunk in spool.chunks():

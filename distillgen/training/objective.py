@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from distillgen.errors import ConfigError, did_you_mean
+from distillgen.errors import ConfigError
 from distillgen.flow.stage import Checking
 from distillgen.inference.logprobs import Logprobs
-from distillgen.project import class_in, home
+from distillgen.plugins import plugin_class
+from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.training import students
 from distillgen.training.chat_template import Turns, rendered
@@ -217,13 +218,6 @@ class Objective(BaseModel):
         raise NotImplementedError
 
 
-def objectives() -> list[str]:
-    """The names that there are."""
-    return sorted(path.stem for path in home("objectives").glob("[a-z]*.py"))
-
-
-def objective_class(name: str) -> type[Objective]:
-    """The objective in `objectives/<name>.py`."""
-    if name not in objectives():
-        raise ConfigError(f"there is no objective '{name}'{did_you_mean(name, objectives())}")
-    return class_in(f"distillgen.objectives.{name}", Objective)
+def objective_class(name: str, project: Project) -> type[Objective]:
+    """Return the objective of a name. Raise ConfigError where there is none, or its file is broken."""
+    return plugin_class("objectives", name, Objective, project)

@@ -101,11 +101,11 @@ def train(folder: Path, job: dict[str, Any], stage: Train) -> None:
     set_seed(stage.seed)
     project = Project(Path(job["root"]), frozenset(job["files"]))
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        size = students.WIDE if stage.learning.signals else students.VOCABULARY
+        size = students.WIDE if stage.learning(project).signals else students.VOCABULARY
         student = students.ready(job["start"], project.root, folder / "base", _texts(folder), vocabulary=size)
     template = project.file(stage.chat_template).read_text() if stage.chat_template else None
     gpu = torch.cuda.is_available()
-    learning = stage.learning
+    learning = stage.learning(project)
     training = Training(
         student,
         folder,

@@ -13,6 +13,7 @@ import time
 from itertools import product
 from pathlib import Path
 
+from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
 
@@ -36,7 +37,7 @@ def main() -> None:
         planted = [draw.choice(items) if i % 100 == 0 else "" for i in range(given.rows)]
         del items
         project = Project(Path(folder))
-        measure = project.filter("contamination")(
+        measure = filter_factory("contamination", project)(
             fields=["text"], against="eval.jsonl", project=project
         ).measure
         before, started = peak_mb(), time.process_time()

@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 from distillgen.inference.teacher import Completion
+from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.prompting.output_form import Unparsable
 from distillgen.record import Record
@@ -21,7 +22,7 @@ def reason(tmp_path):
 
     def ask(name, options, fields, answers=()):
         project = Project(tmp_path)
-        factory = project.filter(name)
+        factory = filter_factory(name, project)
         made = factory(
             **options, **({"project": project} if "project" in inspect.signature(factory).parameters else {})
         )

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 
 from distillgen.errors import ConfigError
+from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
 from tests.filters.models import embedder
@@ -90,6 +91,8 @@ def test_planted_overlaps_are_found_and_named_and_nothing_else_is(project):
         records.append(Record.read({"q": " ".join(own)}, ""))
         truth.append(line + 1 if planted else 0)
     root = Project(project.path)
-    found = root.filter("contamination")(fields=["q"], against="eval.jsonl", project=root).measure(records)
+    found = filter_factory("contamination", root)(fields=["q"], against="eval.jsonl", project=root).measure(
+        records
+    )
     assert [number["line"] for number in found] == truth
     assert [number["share"] > 0 for number in found] == [bool(line) for line in truth]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
 from tests.filters.models import NLI
@@ -47,7 +48,7 @@ def factkb(pairs):
         "verifier": "models.py:verify",
         "plausibility": "models.py:factkb",
     }
-    made = Project(project.path).filter("knowledge_card")(**options, project=Project(project.path))
+    made = filter_factory("knowledge_card", Project(project.path))(**options, project=Project(project.path))
     (score,) = made.measure([Record.read({"k": "The lake."}, "")])
     by_hand = [
         ((0.2 - 0.3 + 1) / 2 + 0.9) / 2,

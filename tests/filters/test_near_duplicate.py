@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from distillgen.algorithms import minhash
+from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.text.words import words
@@ -28,7 +29,7 @@ def near_duplicate(tmp_path):
     """
 
     def apply(texts, chunk=256, **options):
-        made = Project(tmp_path).filter("near_duplicate")(by=["x"], **options)
+        made = filter_factory("near_duplicate", Project(tmp_path))(by=["x"], **options)
         records = [Record(f"{i:020x}", {"x": text}) for i, text in enumerate(texts)]
         found = []
         for start in range(0, len(records), chunk):
@@ -145,7 +146,8 @@ def test_the_result_hangs_neither_on_the_chunks_nor_on_the_process(near_duplicat
     code = (
         "import pytest; from distillgen.project import Project; from distillgen.record import Record; from pathlib import Path\n"
         "from tests.filters.test_near_duplicate import planted\n"
-        "made = Project(Path('.')).filter('near_duplicate')(by=['x'])\n"
+        "from distillgen.plugins import filter_factory\n"
+        "made = filter_factory('near_duplicate', Project(Path('.')))(by=['x'])\n"
         "numbers = made.measure([Record(f'{i:020x}', {'x': text}) for i, text in enumerate(planted(600))])\n"
         "print([made.decide(number) for number in numbers])"
     )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
 
@@ -27,7 +28,7 @@ def test_novel_cases(reason):
 
 
 def test_what_is_close_to_one_that_was_dropped_only_is_kept(tmp_path):
-    made = Project(tmp_path).filter("novel")(field="x", max_cosine=0.7, embedder="words")
+    made = filter_factory("novel", Project(tmp_path))(field="x", max_cosine=0.7, embedder="words")
     texts = ["oven cold kitchen", "oven cold kitchen floor", "cold kitchen floor tiles", "a parcel is late"]
     numbers = made.measure([Record.read({"x": text}, "") for text in texts[:3]]) + made.measure(
         [Record.read({"x": texts[3]}, "")]
@@ -38,7 +39,7 @@ def test_what_is_close_to_one_that_was_dropped_only_is_kept(tmp_path):
 @pytest.mark.slow
 def test_a_paraphrase_is_nothing_new_and_another_thing_is(tmp_path):
     pytest.importorskip("sentence_transformers")
-    made = Project(tmp_path).filter("novel")(field="x", max_cosine=0.75)
+    made = filter_factory("novel", Project(tmp_path))(field="x", max_cosine=0.75)
     texts = [
         "The oven stopped in the night.",
         "During the night the oven stopped working.",

@@ -6,6 +6,7 @@ import pytest
 
 import distillgen
 from distillgen.inference.teacher import Completion
+from distillgen.plugins import filter_factory
 
 OPTIONS = {"model": "judge", "rubric": "Which is right?", "field": "a", "over": "b", "fields": ["q"]}
 FIRST, SECOND, NEITHER = (
@@ -71,7 +72,7 @@ def test_a_judge_that_judges_and_one_that_always_takes_the_first(project, judge,
 
 def test_what_is_asked(project):
     root = distillgen.Project(project.path)
-    made = root.filter("preferred")(**OPTIONS, project=root)
+    made = filter_factory("preferred", root)(**OPTIONS, project=root)
     one, other = (request.messages[-1]["content"] for request in made.asks(distillgen.Record.read(TEXTS, "")))
     assert (
         "First answer: So.\n\nSecond answer: Not so." in one

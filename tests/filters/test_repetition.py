@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
 
@@ -38,7 +39,9 @@ CASES = [
 
 
 def numbers(text):
-    (found,) = Project(Path.cwd()).filter("repetition")().measure([Record.read({"response": text}, "")])
+    (found,) = filter_factory("repetition", Project(Path.cwd()))().measure(
+        [Record.read({"response": text}, "")]
+    )
     return found
 
 

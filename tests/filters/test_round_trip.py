@@ -1,5 +1,6 @@
 """Answers that a planted model finds again."""
 
+from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
 
@@ -52,7 +53,7 @@ def test_what_it_is_asked(tmp_path):
         (TEXT, "Where is it?", "In Siberia"),
         (BACK, "In Siberia", "Where is it?"),
     ):
-        made = project.filter("round_trip")(**options, project=project)
+        made = filter_factory("round_trip", project)(**options, project=project)
         (request,) = made.asks(Record.read({"question": "Where is it?", "answer": "In Siberia"}, ""))
         said = " ".join(message["content"] for message in request.messages)
         assert request.model == "m" and shown in said and hidden not in said

@@ -73,9 +73,10 @@ def test_what_cannot_be_loaded_is_told(reason, classifier, tmp_path):
 
 
 def test_its_numbers_depend_on_the_weights(classifier, tmp_path):
+    from distillgen.plugins import filter_factory
     from distillgen.project import Project
 
-    factory = Project(tmp_path).filter("toxicity")
+    factory = filter_factory("toxicity", Project(tmp_path))
     (tmp_path / "model").mkdir()
     ours, other = (factory(classifier=folder).depends_on for folder in (classifier, str(tmp_path / "model")))
     assert ours != other and factory(classifier=classifier, max_score=0.1).depends_on == ours

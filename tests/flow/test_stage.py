@@ -3,13 +3,15 @@
 import asyncio
 import random
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking, Job, in_order, splice, stage_class, stage_kinds
+from distillgen.flow.stage import Checking, Job, in_order, splice, stage_class
+from distillgen.plugins import names
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.format import Format
@@ -210,10 +212,11 @@ def test_splice_leaves_the_dropped_where_they_are():
 
 
 def test_stages_are_found_by_their_files():
-    assert {"filter", "format", "generate", "source"} <= set(stage_kinds())
-    assert all(stage_class(kind).kind == kind for kind in stage_kinds())
+    project = Project(Path())
+    assert {"filter", "format", "generate", "source"} <= set(names("stages", project))
+    assert all(stage_class(kind, project).kind == kind for kind in names("stages", project))
     with pytest.raises(ConfigError, match="there is no stage 'filtre'; did you mean 'filter'?"):
-        stage_class("filtre")
+        stage_class("filtre", project)
 
 
 def shape(records, **options):

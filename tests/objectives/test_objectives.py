@@ -14,11 +14,14 @@ from distillgen.objectives.dpo import Dpo
 from distillgen.objectives.logits import Logits, _refuse_renormalised, alternatives
 from distillgen.objectives.rationale import Rationale
 from distillgen.objectives.sft import Sft
+from distillgen.plugins import names
+from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.train import Train
 from distillgen.training import students
-from distillgen.training.objective import Training, Unusable, objective_class, objectives
+from distillgen.training.objective import Training, Unusable, objective_class
 
+HERE = Project(Path())
 COLOURS = ("red", "green", "blue")
 
 
@@ -36,7 +39,7 @@ def turns(*texts: str) -> list[dict]:
 
 
 def test_there_is_an_objective_a_file_and_each_says_what_it_is():
-    assert objectives() == [
+    assert names("objectives", HERE) == [
         "classifier",
         "cross_encoder",
         "dpo",
@@ -47,8 +50,8 @@ def test_there_is_an_objective_a_file_and_each_says_what_it_is():
         "sft",
     ]
     assert all(
-        objective_class(name).__doc__ and objective_class(name).__module__.endswith(name)
-        for name in objectives()
+        objective_class(name, HERE).__doc__ and objective_class(name, HERE).__module__.endswith(name)
+        for name in names("objectives", HERE)
     )
 
 
@@ -566,7 +569,7 @@ class TestHowItIsAsked:
             pytest.skip("it learns from texts alone")
         student = students.ready("tiny", tmp_path, tmp_path / "student", ["red green What colour is"] * 9)
         options = {"teacher": student, "max_new_tokens": 2} if objective == "gkd" else {}
-        made = objective_class(objective).model_validate(options)
+        made = objective_class(objective, HERE).model_validate(options)
         rows = []
         for i in range(12):
             fields = {"prompt": f"Colour {i}?" if as_text else turns(f"Colour {i}?"), **answer}

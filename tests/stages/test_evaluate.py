@@ -125,7 +125,9 @@ def test_only_held_out_items_are_asked_and_the_corpus_is_kept(project):
 
 def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
     train = Train(name="train", student="tiny")
-    given = Checking(frozenset({"question"}), train.makes(Path()), Project(project.path), (train,))
+    given = Checking(
+        frozenset({"question"}), train.makes(Path(), Project(project.path)), Project(project.path), (train,)
+    )
     stage = Evaluate(name="evaluate", models=["student"], template="{{ question }}", metrics=["finished"])
     with pytest.raises(
         ConfigError, match="asked about what it was trained on; give the source held_out: 0.1"

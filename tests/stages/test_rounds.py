@@ -11,12 +11,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.flow import stage as contract
-from distillgen.flow.stage import Stage
 from distillgen.runs.directory import read_records
-from distillgen.stages import _nested
-from distillgen.stages import rounds as rounds_module
-from distillgen.teachers.scripted import ScriptedSpec
 from tests.conftest import ProjectFolder
 from tests.endpoint import Endpoint
 
@@ -316,22 +311,26 @@ def test_a_carried_field_wins_over_one_of_the_source(loop, project):
     assert [r.fields["answer"] for r in kept(run)] == ["ba", "baa", "baaa"]
 
 
+LEARN = '''"""A stage of the project, which leaves a student as `train` does: it says which round made it."""
+
+from pathlib import Path
+
+from distillgen.flow.stage import Stage
+from distillgen.teachers.scripted import ScriptedSpec
+
+
 class Learn(Stage):
-    """Leaves a student that says which round made it, as `train` leaves one; before it has, a base can be
-    asked.
-    """
+    """Leave a student; before there is one, its base can be asked."""
 
     kind = "learn"
 
-    def makes(self, directory):
+    def makes(self, directory, project):
         base = ScriptedSpec(provider="scripted", model="echo")
         script = (directory / "say.py").resolve()
-        own = (
-            ScriptedSpec(provider="scripted", model=f"{script.relative_to(Path.cwd().resolve())}:say")
-            if script.exists()
-            else base
-        )
-        return {"student": own, "base": base}
+        if not script.exists():
+            return {"student": base, "base": base}
+        model = f"{script.relative_to(Path.cwd().resolve())}:say"
+        return {"student": ScriptedSpec(provider="scripted", model=model), "base": base}
 
     def check(self, given):
         return given.fields
@@ -339,17 +338,13 @@ class Learn(Stage):
     async def run(self, chunks, job):
         async for chunk in chunks:
             yield chunk
-        (job.directory / "say.py").write_text(
-            f"def say(request, sample):\n    return 'I am of {job.directory.name}'\n"
-        )
+        said = f"I am of {job.directory.name}"
+        (job.directory / "say.py").write_text(f"def say(request, sample):\\n    return {said!r}\\n")
+'''
 
 
-def test_each_round_asks_the_student_of_the_round_before(loop, monkeypatch):
-    def stage_class(kind):
-        return Learn if kind == "learn" else contract.stage_class(kind)
-
-    for module in (rounds_module, _nested):
-        monkeypatch.setattr(module, "stage_class", stage_class)
+def test_each_round_asks_the_student_of_the_round_before(project, loop):
+    project.write("stages/learn.py", LEARN)
     ask = {"generate": {"model": "student", "template": "{{ q }}", "output": "answer"}}
     run, _ = loop([ask, {"learn": {}}], ["a"], n=4, repeat=True)
     assert [r.fields["answer"] for r in kept(run)] == ["a", "I am of 00", "I am of 01", "I am of 02"]

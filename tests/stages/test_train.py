@@ -13,6 +13,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.train import Train
 from distillgen.training import students
@@ -461,15 +462,12 @@ def test_a_student_on_the_hub_is_looked_at_before_anything_is_paid_for(
 
 
 def test_all_rows_of_a_source_item_are_on_one_side():
-    stage = Train(student="tiny", held_out=0.2)
-    sides = {
-        i: {stage.arm.part(Record(f"{i}/{n}", {}, source=f"data:{i}")) for n in range(5)} for i in range(500)
-    }
+    arm = Train(student="tiny", held_out=0.2).arm(Project(Path()))
+    sides = {i: {arm.part(Record(f"{i}/{n}", {}, source=f"data:{i}")) for n in range(5)} for i in range(500)}
     assert all(len(side) == 1 for side in sides.values())
     assert 60 < sum(side == {"held_out"} for side in sides.values()) < 140
-    assert {
-        Train(student="tiny", held_out=0.0).arm.part(Record("", {}, source=str(i))) for i in range(99)
-    } == {"train"}
+    whole = Train(student="tiny", held_out=0.0).arm(Project(Path()))
+    assert {whole.part(Record("", {}, source=str(i))) for i in range(99)} == {"train"}
 
 
 def test_a_source_with_lineage_keeps_scores_and_answers(project):

@@ -4,11 +4,13 @@ import importlib.util
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.project import Project
 from distillgen.record import dumps
 from distillgen.stages.train import Train
 from distillgen.training.arms import cyclic_permutation, ordered_sample
@@ -445,7 +447,7 @@ def test_no_arm_learns_a_dropped_copy_of_held_out_rows(taught):
     stage = Train(student="tiny", held_out=0.3)
 
     def side(row):
-        return stage.arm.part(Record("", row, item=item_of(row)))
+        return stage.arm(Project(Path())).part(Record("", row, item=item_of(row)))
 
     rows = [{"n": i, "question": long(i), "answer": "a"} for i in range(40)]
     first = next(i for i in range(0, 40, 2) if side(rows[i]) == "held_out")
@@ -478,8 +480,8 @@ def test_every_row_gets_another_ones_answer_and_the_draw_is_even():
 
 def test_the_shuffled_arm_builds_the_objective_once_whatever_the_rows(taught, monkeypatch):
     calls = []
-    real = Train.learning.fget
-    monkeypatch.setattr(Train, "learning", property(lambda self: calls.append(1) or real(self)))
+    real = Train.learning
+    monkeypatch.setattr(Train, "learning", lambda self, project: calls.append(1) or real(self, project))
     taught([FORM], questions(40), arms=("shuffled",))
     few = len(calls)
     calls.clear()

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,11 @@ import distillgen
 from distillgen.errors import ConfigError
 from distillgen.inference.teacher import Completion
 from distillgen.objectives.dpo import LOSSES
+from distillgen.plugins import names
+from distillgen.project import Project
 from distillgen.stages.train import Train
-from distillgen.training.objective import objectives
 
+OBJECTIVES = names("objectives", Project(Path()))
 PACKAGES = ("torch", "trl", "peft", "datasets", "accelerate", "sentence_transformers")
 pytestmark = [
     pytest.mark.slow,
@@ -218,7 +221,7 @@ def named(case):
 
 
 def test_every_objective_is_among_them():
-    assert {case[0] for case in CASES} == set(objectives())
+    assert {case[0] for case in CASES} == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("student", STUDENTS)
@@ -257,7 +260,7 @@ def test_each_loss_of_dpo(outcome, loss):
 
 
 @pytest.mark.parametrize("general", GENERAL, ids=str)
-@pytest.mark.parametrize("objective", sorted(objectives()))
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_each_general_option(outcome, objective, general):
     options = next(options for name, options in CASES if name == objective)
     found = outcome(

@@ -9,12 +9,12 @@ from distillgen.training.objective import PARTS
 
 def parts(project, rows, **options):
     project.rows("rows.jsonl", rows)
-    stage = Train(name="train", student="tiny", held_out=0.5, **options)
+    arm = Train(name="train", student="tiny", held_out=0.5, **options).arm(Project(project.path))
     records = Source(name="source", path="rows.jsonl").records(Project(project.path))
     children = [r.derive({"completion": str(n)}, {"stage": "generate"}, n) for r in records for n in range(2)]
     found = {}
     for record in children:
-        found.setdefault(record.fields["q"], set()).add(stage.arm.part(Record.from_row(record.row())))
+        found.setdefault(record.fields["q"], set()).add(arm.part(Record.from_row(record.row())))
     return found
 
 
@@ -32,12 +32,12 @@ def test_equal_items_are_held_out_together(project):
 def test_pieces_of_a_text_in_a_folder_stay_together(project):
     for i in range(30):
         project.write(f"texts/{i}.md", " ".join(f"Sentence {j} of text {i} says a thing." for j in range(20)))
-    stage = Train(name="train", student="tiny", held_out=0.5)
+    arm = Train(name="train", student="tiny", held_out=0.5).arm(Project(project.path))
 
     def sides():
         records = [*Source(name="source", path="texts", chunk_words=20).records(Project(project.path))]
         texts = {record.fields["file"] for record in records}
-        return {text: {stage.arm.part(r) for r in records if r.fields["file"] == text} for text in texts}
+        return {text: {arm.part(r) for r in records if r.fields["file"] == text} for text in texts}
 
     first = sides()
     assert (

@@ -1,0 +1,169 @@
+"""Plug-ins: stages, teachers, objectives and filters, each found by its name.
+
+A name is looked up in three places: in the project's folder (`stages/rename.py`), among the entry points of installed packages
+(group `distillgen.stages`), and among the plug-ins that ship with distillgen. The first place that has it hides the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from distillgen.errors import ConfigError, did_you_mean, place_of
+from distillgen.project import Project, file_in, home, imported, load_module, loading_error
+
+NOUNS = {"stages": "stage", "teachers": "provider", "objectives": "objective", "filters": "filter"}
+"""What a plug-in of each folder is called in messages."""
+
+Base = TypeVar("Base")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plug-in that was found: its folder, its name, and the Python file that defines it."""
+
+    folder: str
+    name: str
+    file: Path
+    shipped: bool = False
+    entry: EntryPoint | None = None
+    """The entry point of the package that it comes from."""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for messages."""
+        if self.entry:
+            return _package(self.entry)
+        return "the one of distillgen" if self.shipped else place_of(self.file)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files of its code, for the lock file; none for a shipped plug-in."""
+        if self.shipped:
+            return {}
+        modules = {f"module {name}": file for name, file in imported(self.file).items()}
+        return {f"{self.folder}/{self.name}": self.file, **modules}
+
+    def load(self) -> Any:
+        """Return its module, or the object that an entry point names. Raise ConfigError for a broken file."""
+        if self.entry is None:
+            of_the_engine = self.shipped and self.folder != "filters"
+            return (
+                import_module(f"distillgen.{self.folder}.{self.name}")
+                if of_the_engine
+                else load_module(self.file)
+            )
+        try:
+            return self.entry.load()
+        except Exception as error:
+            raise loading_error(error, self.file) from error
+
+    def mistake(self, message: str) -> ConfigError:
+        """Return a ConfigError about its file."""
+        return ConfigError(message, path=self.file)
+
+
+def names(folder: str, project: Project) -> list[str]:
+    """Return the names of all plug-ins of a folder: of the project, of installed packages, and the shipped ones."""
+    return sorted({*project.names(folder, ".py"), *(entry.name for entry in _entries(folder))})
+
+
+def find(folder: str, name: str, project: Project) -> Plugin:
+    """Return the plug-in of a name. Raise ConfigError, with the nearest name, where there is none."""
+    plugin = next(_all_of_name(folder, name, project), None)
+    if plugin is None:
+        raise ConfigError(f"there is no {NOUNS[folder]} '{name}'{did_you_mean(name, names(folder, project))}")
+    return plugin
+
+
+def hiding(folder: str, name: str, project: Project) -> str:
+    """Return a note where the plug-in of a name hides others of that name; else ""."""
+    plugins = [*_all_of_name(folder, name, project)]
+    if len(plugins) < 2:
+        return ""
+    others = " and ".join(plugin.origin for plugin in plugins[1:])
+    return f"{NOUNS[folder]} '{name}': {plugins[0].origin} hides {others}"
+
+
+def plugin_class(folder: str, name: str, base: type[Base], project: Project) -> type[Base]:
+    """Return the class of a plug-in: the one subclass of `base` that its file defines. Raise ConfigError."""
+    plugin = find(folder, name, project)
+    content = plugin.load()
+    if isinstance(content, ModuleType):
+        classes = [
+            value
+            for value in vars(content).values()
+            if isinstance(value, type) and issubclass(value, base) and value.__module__ == content.__name__
+        ]
+        used_as_bases = {parent for one in classes for parent in one.__mro__[1:]}
+        classes = [one for one in classes if one not in used_as_bases]
+    else:
+        classes = [content] if isinstance(content, type) and issubclass(content, base) else []
+    if len(classes) != 1:
+        number = f"{len(classes)} ({', '.join(one.__name__ for one in classes)})" if classes else "none"
+        raise plugin.mistake(
+            f"the file of a {NOUNS[folder]} defines one subclass of {base.__name__}, and this defines {number}"
+        )
+    return classes[0]
+
+
+def filter_factory(name: str, project: Project) -> Callable[..., Any]:
+    """Return the factory of a filter: the function in its file that is named as the file. Raise ConfigError."""
+    plugin = find("filters", name, project)
+    content = plugin.load()
+    factory = getattr(content, name, None) if isinstance(content, ModuleType) else content
+    if not inspect.isfunction(factory):
+        raise plugin.mistake(
+            f"a filter file defines one function named as the file: def {name}(*, ...) -> Filter"
+        )
+    return factory
+
+
+def _all_of_name(folder: str, name: str, project: Project) -> Iterator[Plugin]:
+    """Yield the plug-ins of a name, the one that is used first."""
+    shipped = file_in(home(folder), name, ".py")
+    file = file_in(project.root / folder, name, ".py")
+    if file and not (shipped and file.samefile(shipped)):
+        yield Plugin(folder, name, file)
+    for entry in _entries(folder):
+        if entry.name == name:
+            yield Plugin(folder, name, _file_of(entry), entry=entry)
+    if shipped:
+        yield Plugin(folder, name, shipped, shipped=True)
+
+
+def _file_of(entry: EntryPoint) -> Path:
+    """Return the file of the module that an entry point names. Raise ConfigError where there is none."""
+    try:
+        spec = find_spec(entry.module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            f"{_package(entry)} names '{entry.value}' for {entry.group}, '{entry.name}': there is no such module"
+        )
+    return Path(spec.origin)
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"the package {entry.dist.name}" if entry.dist else "a package"
+
+
+def _entries(folder: str) -> list[EntryPoint]:
+    return [entry for entry in _entry_points(tuple(sys.path)) if entry.group == f"distillgen.{folder}"]
+
+
+@cache
+def _entry_points(path: tuple[str, ...]) -> list[EntryPoint]:
+    """Return all plug-ins of installed packages; of every package the metadata are read, so it is done once."""
+    installed = entry_points()
+    return [entry for folder in NOUNS for entry in installed.select(group=f"distillgen.{folder}")]
