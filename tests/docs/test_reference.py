@@ -14,8 +14,9 @@ import distillgen
 from distillgen import ConfigError
 from distillgen.cli import main
 from distillgen.errors import DistillgenError
-from distillgen.flow.stage import stage_kinds
 from distillgen.pipeline import catalog
+from distillgen.plugins import names
+from distillgen.project import Project
 from tests.conftest import ProjectFolder
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_an_example_passes_the_check(path):
 
 
 def test_every_stage_has_an_example():
-    assert {path.stem for path in EXAMPLES} == set(stage_kinds())
+    assert {path.stem for path in EXAMPLES} == set(names("stages", Project(ROOT)))
 
 
 def described(text: str) -> set[str]:
