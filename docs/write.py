@@ -121,7 +121,7 @@ def stages() -> Iterator[str]:
 
 def stage(entry: Entry) -> Iterator[str]:
     """One stage: what it does, reads and writes, its options, and an example."""
-    declaration = stage_class(entry["name"])
+    declaration = stage_class(entry["name"], SHIPPED)
     yield f"## {entry['name']}"
     yield paragraphs(entry["text"])
     about = [f"- Reads: {plain(entry['reads'])}.", f"- Writes: {plain(entry['writes'])}."]
