@@ -71,7 +71,6 @@ TO_MEND = {
     ("teachers/embedded.py", "teachers/openai.py"),
     ("teachers/transformers.py", "teachers/vllm.py"),
     ("teachers/vllm.py", "teachers/embedded.py"),
-    ("training/process.py", "stages/train.py"),
 }
 
 

@@ -12,7 +12,9 @@ from distillgen.flow.stage import Checking
 from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record, text_of
-from distillgen.training.objective import Objective, Row, Training, Unusable
+from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.objective import Objective
+from distillgen.training.rows import Assessment, Row, Unusable, cut
 
 
 class TextClassifier(Objective):
@@ -64,8 +66,8 @@ class TextClassifier(Objective):
         classes = [text_of(name) for name in given]
         return {"texts": texts, "classes": classes, "shares": [value / total for value in given.values()]}
 
-    def trainer(self, training: Training) -> Any:
-        """Trainer of transformers, on a model for sequence classification."""
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare transformers' Trainer with a model for sequence classification."""
         from torch.nn.functional import cross_entropy, mse_loss
         from transformers import (
             AutoModelForSequenceClassification,
@@ -75,7 +77,7 @@ class TextClassifier(Objective):
         )
 
         names = sorted(
-            {name for rows in training.rows.values() for row in rows for name in row.get("classes", ())}
+            {name for rows in inputs.rows.parts.values() for row in rows for name in row.get("classes", ())}
         )
         heads: dict[str, Any] = {"num_labels": 1}
         if self.task == "class":
@@ -83,8 +85,7 @@ class TextClassifier(Objective):
                 "id2label": dict(enumerate(names)),
                 "label2id": {name: i for i, name in enumerate(names)},
             }
-        tokenizer = training.tokenizer()
-        model = training.model(AutoModelForSequenceClassification, **heads)
+        tokenizer, model, max_length = inputs.load(AutoModelForSequenceClassification, **heads)
         model.config.pad_token_id = tokenizer.pad_token_id
         if self.head_only:
             for name, weights in model.base_model.named_parameters():
@@ -93,16 +94,14 @@ class TextClassifier(Objective):
                 )  # a pooler is of the head: few encoders bring one that fits
 
         def tokenised(row: Row) -> Row:
-            read = tokenizer(*row["texts"], truncation=True, max_length=training.max_length)
+            read = tokenizer(*row["texts"], truncation=True, max_length=max_length)
             if self.task == "score":
                 return {**read, "label": row["label"]}
             shares = dict(zip(row["classes"], row["shares"], strict=True))
             return {**read, "label": [shares.get(name, 0.0) for name in names]}
 
-        def why_not(row: Row) -> str | None:
-            if len(tokenizer(*row["texts"])["input_ids"]) > training.max_length:
-                training.counts[f"cut at max_length ({training.max_length}) tokens"] += 1
-            return None
+        def assess(row: Row) -> Assessment:
+            return cut(len(tokenizer(*row["texts"])["input_ids"]), max_length)
 
         def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
             labels = labels.to(outputs.logits.dtype)
@@ -111,20 +110,20 @@ class TextClassifier(Objective):
                 if self.task == "score"
                 else cross_entropy(outputs.logits, labels)
             )
-            return each / training.arguments["gradient_accumulation_steps"] if model.training else each
+            return each / inputs.arguments["gradient_accumulation_steps"] if model.training else each
 
-        parts = training.usable(why_not)
-        parts = {name: rows.map(tokenised, remove_columns=rows.column_names) for name, rows in parts.items()}
-        return Trainer(
-            training.adapted(model, "SEQ_CLS"),
-            TrainingArguments(**training.arguments),
-            train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"),
+        rows = inputs.rows.select(assess).map(tokenised)
+        trainer = Trainer(
+            inputs.adapted(model, "SEQ_CLS"),
+            TrainingArguments(**inputs.arguments),
+            train_dataset=rows.parts["train"],
+            eval_dataset=rows.parts.get("held_out"),
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_loss_func=loss,
             compute_metrics=_correlation if self.task == "score" else _accuracy,
         )
+        return Prepared(trainer, rows.counts)
 
 
 def _is_share(value: Any) -> bool:

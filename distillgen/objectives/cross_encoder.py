@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from distillgen.training.objective import Training
+from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.pairs import Pairs
 
 
@@ -23,8 +23,8 @@ class PairScorer(Pairs):
         description="bce: scores from 0 to 1; mse: any score; margin_mse: a teacher's margin between two answers",
     )
 
-    def trainer(self, training: Training) -> Any:
-        """CrossEncoderTrainer."""
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare a CrossEncoderTrainer."""
         from sentence_transformers.cross_encoder import (
             CrossEncoder,
             CrossEncoderTrainer,
@@ -37,20 +37,18 @@ class PairScorer(Pairs):
             "mse": losses.MSELoss,
             "margin_mse": losses.MarginMSELoss,
         }
-        tokenizer = training.tokenizer()
-        device = "cpu" if training.arguments["use_cpu"] else None
+        tokenizer = inputs.tokenizer()
+        max_length = inputs.row_length(tokenizer)
+        device = "cpu" if inputs.arguments["use_cpu"] else None
         model = CrossEncoder(
-            training.student,
-            num_labels=1,
-            max_length=training.max_length,
-            revision=training.revision,
-            device=device,
+            inputs.student, num_labels=1, max_length=max_length, revision=inputs.revision, device=device
         )
-        parts = self.counted(training, tokenizer)
-        return CrossEncoderTrainer(
+        rows = self.counted(inputs.rows, tokenizer, max_length)
+        trainer = CrossEncoderTrainer(
             model,
-            CrossEncoderTrainingArguments(**training.arguments),
-            train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"),
+            CrossEncoderTrainingArguments(**inputs.arguments),
+            train_dataset=rows.parts["train"],
+            eval_dataset=rows.parts.get("held_out"),
             loss=kinds[self.loss](model),
         )
+        return Prepared(trainer, rows.counts)

@@ -14,7 +14,9 @@ from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record
 from distillgen.training.chat_template import Turns
 from distillgen.training.dialogue import CHAT, api_of, lengths, turns_of
-from distillgen.training.objective import Api, Objective, Row, Training, Unusable
+from distillgen.training.inputs import Api, Prepared, TrainingInputs
+from distillgen.training.objective import Objective
+from distillgen.training.rows import Row, Unusable, fit
 
 LOSSES = (
     "sigmoid",
@@ -140,8 +142,8 @@ class Dpo(Objective):
                     raise Unusable(f"'{name}' holds no log-probability")
         return row
 
-    def trainer(self, training: Training) -> Any:
-        """TRL's DPOTrainer, which is kept from computing a reference where one was recorded."""
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare TRL's DPOTrainer; with a recorded reference it computes none of its own."""
         from transformers import AutoModelForCausalLM
         from trl import DPOConfig, DPOTrainer
 
@@ -151,25 +153,26 @@ class Dpo(Objective):
             def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
                 return dataset
 
-        tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
-        parts = training.fitting(
-            lambda row: lengths(tokenizer, row["prompt"], row["chosen"], row["rejected"])
+        tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
+        rows = inputs.rows.select(
+            lambda row: fit(*lengths(tokenizer, row["prompt"], row["chosen"], row["rejected"]), max_length)
         )
         recorded = self.reference_chosen is not None
         config = DPOConfig(
-            **training.arguments,
-            max_length=training.max_length,
+            **inputs.arguments,
+            max_length=max_length,
             beta=self.beta,
             loss_type=self.losses,
             loss_weights=self.loss_weights,
             label_smoothing=self.label_smoothing,
             precompute_ref_log_probs=recorded,
         )
-        return (Recorded if recorded else DPOTrainer)(
+        trainer = (Recorded if recorded else DPOTrainer)(
             model,
             args=config,
-            train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"),
+            train_dataset=rows.parts["train"],
+            eval_dataset=rows.parts.get("held_out"),
             processing_class=tokenizer,
-            peft_config=training.peft("CAUSAL_LM"),
+            peft_config=inputs.peft("CAUSAL_LM"),
         )
+        return Prepared(trainer, rows.counts)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from distillgen.training.objective import Training
+from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.pairs import Pairs
 
 
@@ -22,8 +22,8 @@ class Embedder(Pairs):
         "ranking: what else is in the batch does not fit",
     )
 
-    def trainer(self, training: Training) -> Any:
-        """SentenceTransformerTrainer."""
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare a SentenceTransformerTrainer."""
         from sentence_transformers import (
             SentenceTransformer,
             SentenceTransformerTrainer,
@@ -37,15 +37,16 @@ class Embedder(Pairs):
             "margin_mse": losses.MarginMSELoss,
             "ranking": losses.MultipleNegativesRankingLoss,
         }
-        device = "cpu" if training.arguments["use_cpu"] else None
-        model = SentenceTransformer(training.student, revision=training.revision, device=device)
-        training.max_length = min(training.max_length, model.max_seq_length or training.max_length)
-        model.max_seq_length = training.max_length
-        parts = self.counted(training, training.tokenizer())
-        return SentenceTransformerTrainer(
+        device = "cpu" if inputs.arguments["use_cpu"] else None
+        model = SentenceTransformer(inputs.student, revision=inputs.revision, device=device)
+        model.max_seq_length = min(inputs.max_length, model.max_seq_length or inputs.max_length)
+        tokenizer = inputs.tokenizer()
+        rows = self.counted(inputs.rows, tokenizer, inputs.row_length(tokenizer, model.max_seq_length))
+        trainer = SentenceTransformerTrainer(
             model,
-            SentenceTransformerTrainingArguments(**training.arguments),
-            train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"),
+            SentenceTransformerTrainingArguments(**inputs.arguments),
+            train_dataset=rows.parts["train"],
+            eval_dataset=rows.parts.get("held_out"),
             loss=kinds[self.loss](model),
         )
+        return Prepared(trainer, rows.counts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import Field
 
@@ -14,7 +13,8 @@ from distillgen.record import Record
 from distillgen.training import students
 from distillgen.training.chat_template import Turns
 from distillgen.training.dialogue import CHAT, Dialogue, lengths
-from distillgen.training.objective import Row, Training
+from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.rows import Assessment, Row, uncut
 
 
 class Gkd(Dialogue):
@@ -78,51 +78,43 @@ class Gkd(Dialogue):
             }
         return row
 
-    def trainer(self, training: Training) -> Any:
-        """TRL's GKDTrainer."""
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare TRL's GKDTrainer."""
         from transformers import AutoModelForCausalLM
         from trl.experimental.gkd import GKDConfig, GKDTrainer
 
-        tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
+        tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
         try:
-            named = str(students.local(self.teacher, training.root) or self.teacher)
+            named = str(students.local(self.teacher, inputs.root) or self.teacher)
             teacher = AutoModelForCausalLM.from_pretrained(named, dtype=model.dtype)
         except (OSError, ValueError) as error:
             raise ConfigError(f"the teacher '{self.teacher}' cannot be loaded: {error}") from error
         if teacher.config.vocab_size != model.config.vocab_size:
             raise ConfigError(_apart(model.config.vocab_size, teacher.config.vocab_size))
 
-        def why_not(row: Row) -> str | None:
+        def assess(row: Row) -> Assessment:
             _, whole = lengths(tokenizer, row["prompt"], row["completion"])
-            return (
-                f"longer than max_length ({training.max_length}) tokens"
-                if whole > training.max_length
-                else None
-            )
+            return uncut(whole, max_length)
 
-        parts = {
-            name: rows.map(
-                lambda row: {"messages": row["prompt"] + row["completion"]}, remove_columns=rows.column_names
-            )
-            for name, rows in training.usable(why_not).items()
-        }
+        rows = inputs.rows.select(assess).map(lambda row: {"messages": row["prompt"] + row["completion"]})
         config = GKDConfig(
-            **training.arguments,
-            max_length=training.max_length,
+            **inputs.arguments,
+            max_length=max_length,
             lmbda=self.on_policy,
             beta=self.divergence,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
         )
-        return GKDTrainer(
+        trainer = GKDTrainer(
             model,
             teacher,
             config,
-            train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"),
+            train_dataset=rows.parts["train"],
+            eval_dataset=rows.parts.get("held_out"),
             processing_class=tokenizer,
-            peft_config=training.peft("CAUSAL_LM"),
+            peft_config=inputs.peft("CAUSAL_LM"),
         )
+        return Prepared(trainer, rows.counts)
 
 
 def _apart(student: int, teacher: int) -> str:

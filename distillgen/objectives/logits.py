@@ -18,7 +18,8 @@ from distillgen.flow.stage import Checking
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import Record
 from distillgen.training.dialogue import Dialogue, tokens
-from distillgen.training.objective import Row, Training, Unusable
+from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.rows import Assessment, Row, Unusable, fit
 
 LEAST_TAIL = 1e-7  # what float32 can tell from none
 RENORMALISED = 2e-3  # no tail of any unsure token is larger, where the alternatives were made to sum to 1
@@ -91,23 +92,23 @@ class Logits(Dialogue):
             "top_logprobs": [[value for _, value in top] for _, _, top in found],
         }
 
-    def trainer(self, training: Training) -> Any:
-        """Rows of ids, with the ids and log-probabilities of the alternatives of each token that is learnt."""
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare rows of ids, with the ids and log-probabilities of the alternatives of each token that is learnt."""
         from transformers import AutoModelForCausalLM, TrainingArguments
 
         from distillgen.training.row_losses import RowLossTrainer, collator
 
-        _refuse_renormalised(training.rows["train"])
-        tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
+        _refuse_renormalised(inputs.rows.parts["train"])
+        tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
         ids = ids_by_text(tokenizer)
 
-        def why_not(row: Row) -> str | None:
+        def in_vocabulary(row: Row) -> Assessment:
             missing = any(token not in ids for token in row["tokens"])
-            return "a token of the teacher is none of the student's vocabulary" if missing else None
+            return Assessment("a token of the teacher is none of the student's vocabulary" if missing else "")
 
-        training.rows = training.usable(why_not)
+        chosen = inputs.rows.select(in_vocabulary)
         most = 1 + max(
-            len(top) for rows in training.rows.values() for row in rows for top in row["top_tokens"]
+            len(top) for rows in chosen.parts.values() for row in rows for top in row["top_tokens"]
         )
 
         def tokenised(row: Row) -> Row:
@@ -125,8 +126,8 @@ class Logits(Dialogue):
                 after[-1] != tokenizer.eos_token_id
             ):  # endpoints leave out the end; it is learnt as a hard label
                 after, each = [*after, tokenizer.eos_token_id], [*each, ([0] * most, [0.0] * most)]
-            learnt = min(len(after), max(0, training.max_length - len(before)))
-            whole = (before + after)[: training.max_length]
+            learnt = min(len(after), max(0, max_length - len(before)))
+            whole = (before + after)[:max_length]
             return {
                 "input_ids": whole,
                 "attention_mask": [1] * len(whole),
@@ -137,12 +138,11 @@ class Logits(Dialogue):
                 "whole_tokens": len(before) + len(after),
             }
 
-        training.rows = {
-            name: rows.map(tokenised, remove_columns=rows.column_names)
-            for name, rows in training.rows.items()
-        }
-        parts = training.fitting(lambda row: (row["prompt_tokens"], row["whole_tokens"]))
-        parts = {name: rows.remove_columns(["prompt_tokens", "whole_tokens"]) for name, rows in parts.items()}
+        chosen = chosen.map(tokenised).select(
+            lambda row: fit(row["prompt_tokens"], row["whole_tokens"], max_length)
+        )
+        lengths = ["prompt_tokens", "whole_tokens"]
+        parts = {name: rows.remove_columns(lengths) for name, rows in chosen.parts.items()}
 
         def losses(logits: Any, labels: Any, batch: Mapping[str, Any]) -> Any:
             from torch.nn.functional import cross_entropy
@@ -152,15 +152,16 @@ class Logits(Dialogue):
             recorded = batch["top_probabilities"].sum(-1) > 0
             return hard * self.cross_entropy + soft.where(recorded, hard) * (1 - self.cross_entropy)
 
-        return RowLossTrainer(
-            training.adapted(model, "CAUSAL_LM"),
-            TrainingArguments(**training.arguments, remove_unused_columns=False),
+        trainer = RowLossTrainer(
+            inputs.adapted(model, "CAUSAL_LM"),
+            TrainingArguments(**inputs.arguments, remove_unused_columns=False),
             losses=losses,
             train_dataset=parts["train"],
             eval_dataset=parts.get("held_out"),
             processing_class=tokenizer,
             data_collator=collator(tokenizer.pad_token_id),
         )
+        return Prepared(trainer, chosen.counts)
 
 
 def divergence(logits: Any, ids: Any, probabilities: Any, kind: Divergence) -> Any:

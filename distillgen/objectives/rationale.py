@@ -12,7 +12,11 @@ from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record, text_of
 from distillgen.training.chat_template import Turns
 from distillgen.training.dialogue import CHAT, lengths, split
-from distillgen.training.objective import Objective, Row, Training, Unusable
+from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.objective import Objective
+from distillgen.training.rows import Assessment, Row, Unusable, fit, uncut
+
+TASKS = ("label", "rationale")
 
 
 class Rationale(Objective):
@@ -56,16 +60,15 @@ class Rationale(Objective):
                 raise Unusable(f"'{getattr(self, name)}' holds no text")
         return {name: text_of(value) for name, value in fields.items()}
 
-    def trainer(self, training: Training) -> Any:
-        """Two rows of each record, of different weight."""
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare two rows of each record, of different weight."""
         from datasets import concatenate_datasets
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainingArguments
 
         from distillgen.training.row_losses import RowLossTrainer, collator, hard
 
-        both = AutoConfig.from_pretrained(training.student, revision=training.revision).is_encoder_decoder
-        tokenizer = training.tokenizer()
-        model = training.model(AutoModelForSeq2SeqLM if both else AutoModelForCausalLM)
+        both = AutoConfig.from_pretrained(inputs.student, revision=inputs.revision).is_encoder_decoder
+        tokenizer, model, max_length = inputs.load(AutoModelForSeq2SeqLM if both else AutoModelForCausalLM)
 
         def asked(row: Row, task: str) -> tuple[Any, Any]:
             prompt = getattr(self, f"{task}_prefix") + row["prompt"]
@@ -81,37 +84,26 @@ class Rationale(Objective):
             else:
                 before, after = split(tokenizer, prompt, completion)
                 ids, labels = before + after, [-100] * len(before) + after
-            ids, labels = ids[: training.max_length], labels[: training.max_length]
+            ids, labels = ids[:max_length], labels[:max_length]
             return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "weight": weight}
 
-        def measured(row: Row) -> tuple[int, int]:
-            each = [lengths(tokenizer, *asked(row, task)) for task in ("label", "rationale")]
-            return max(prompt for prompt, _ in each), max(whole for _, whole in each)
+        def assess(row: Row) -> Assessment:
+            if both:
+                texts = [asked(row, "rationale")[0], row["label"], row["rationale"]]
+                return uncut(max(map(len, tokenizer(texts)["input_ids"])), max_length)
+            tokens = [lengths(tokenizer, *asked(row, task)) for task in TASKS]
+            return fit(max(prompt for prompt, _ in tokens), max(whole for _, whole in tokens), max_length)
 
-        def too_long(row: Row) -> str | None:
-            texts = (asked(row, "rationale")[0], row["label"], row["rationale"])
-            longest = max(len(ids) for ids in tokenizer(list(texts))["input_ids"])
-            return (
-                f"longer than max_length ({training.max_length}) tokens"
-                if longest > training.max_length
-                else None
-            )
-
-        parts = training.usable(too_long) if both else training.fitting(measured)
-        for name, rows in parts.items():
-            own = rows.column_names
-            tasks = [
-                rows.map(tokenised, fn_kwargs={"task": task}, remove_columns=own)
-                for task in ("label", "rationale")
-            ]
-            parts[name] = concatenate_datasets(tasks)
-        model = training.adapted(model, "SEQ_2_SEQ_LM" if both else "CAUSAL_LM")
-        return RowLossTrainer(
-            model,
-            TrainingArguments(**training.arguments, remove_unused_columns=False),
+        chosen = inputs.rows.select(assess)
+        tasks = [chosen.map(tokenised, task=task).parts for task in TASKS]
+        parts = {name: concatenate_datasets([rows[name] for rows in tasks]) for name in chosen.parts}
+        trainer = RowLossTrainer(
+            inputs.adapted(model, "SEQ_2_SEQ_LM" if both else "CAUSAL_LM"),
+            TrainingArguments(**inputs.arguments, remove_unused_columns=False),
             losses=hard,
             train_dataset=parts["train"],
             eval_dataset=parts.get("held_out"),
             processing_class=tokenizer,
             data_collator=collator(tokenizer.pad_token_id),
         )
+        return Prepared(trainer, chosen.counts)

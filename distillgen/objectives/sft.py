@@ -13,7 +13,8 @@ from distillgen.inference.logprobs import Logprobs
 from distillgen.record import Record
 from distillgen.training.chat_template import marks_answers
 from distillgen.training.dialogue import Dialogue, lengths
-from distillgen.training.objective import Row, Training, Unusable
+from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.rows import Assessment, Row, Unusable, fit, uncut
 from distillgen.training.students import Outline
 
 
@@ -67,41 +68,42 @@ class Sft(Dialogue):
             raise Unusable(f"no turn in '{self.messages}' is the assistant's")
         return {"messages": turns}
 
-    def trainer(self, training: Training) -> Any:
-        """TRL's SFTTrainer; for an encoder-decoder transformers' own."""
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare TRL's SFTTrainer; for an encoder-decoder transformers' own trainer."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        if AutoConfig.from_pretrained(training.student, revision=training.revision).is_encoder_decoder:
-            return self._sequence_to_sequence(training)
+        if AutoConfig.from_pretrained(inputs.student, revision=inputs.revision).is_encoder_decoder:
+            return self._sequence_to_sequence(inputs)
         from trl import SFTConfig, SFTTrainer
 
-        tokenizer, model = training.tokenizer(), training.model(AutoModelForCausalLM)
+        tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
 
-        def measured(row: Row) -> tuple[int, int]:
+        def assess(row: Row) -> Assessment:
             turns = row.get("messages") or []
             first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
             before, after = (turns[:first], turns[first:]) if turns else (row["prompt"], row["completion"])
-            return lengths(tokenizer, before, after)
+            return fit(*lengths(tokenizer, before, after), max_length)
 
-        parts = training.fitting(measured)
+        rows = inputs.rows.select(assess)
         config = SFTConfig(
-            **training.arguments,
-            max_length=training.max_length,
+            **inputs.arguments,
+            max_length=max_length,
             packing=self.packing,
             eval_packing=False,
             completion_only_loss=self.loss == "completion",
             assistant_only_loss=self.loss == "assistant",
         )
-        return SFTTrainer(
+        trainer = SFTTrainer(
             model,
             config,
-            train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"),
+            train_dataset=rows.parts["train"],
+            eval_dataset=rows.parts.get("held_out"),
             processing_class=tokenizer,
-            peft_config=training.peft("CAUSAL_LM"),
+            peft_config=inputs.peft("CAUSAL_LM"),
         )
+        return Prepared(trainer, rows.counts)
 
-    def _sequence_to_sequence(self, training: Training) -> Any:
+    def _sequence_to_sequence(self, inputs: TrainingInputs) -> Prepared:
         from transformers import (
             AutoModelForSeq2SeqLM,
             DataCollatorForSeq2Seq,
@@ -113,7 +115,7 @@ class Sft(Dialogue):
             raise ConfigError(
                 "an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'"
             )
-        tokenizer, model = training.tokenizer(), training.model(AutoModelForSeq2SeqLM)
+        tokenizer, model, max_length = inputs.load(AutoModelForSeq2SeqLM)
 
         def plain(text: Any) -> str:
             return text if isinstance(text, str) else "\n\n".join(turn["content"] for turn in text)
@@ -122,25 +124,17 @@ class Sft(Dialogue):
             read, written = tokenizer(plain(row["prompt"])), tokenizer(text_target=plain(row["completion"]))
             return {**read, "labels": written["input_ids"]}
 
-        def why_not(row: Row) -> str | None:
-            longest = max(len(row["input_ids"]), len(row["labels"]))
-            return (
-                f"longer than max_length ({training.max_length}) tokens"
-                if longest > training.max_length
-                else None
-            )
+        def assess(row: Row) -> Assessment:
+            return uncut(max(len(row["input_ids"]), len(row["labels"])), max_length)
 
-        training.rows = {
-            name: rows.map(tokenised, remove_columns=rows.column_names)
-            for name, rows in training.rows.items()
-        }
-        parts = training.usable(why_not)
-        model = training.adapted(model, "SEQ_2_SEQ_LM")
-        return Seq2SeqTrainer(
+        rows = inputs.rows.map(tokenised).select(assess)
+        model = inputs.adapted(model, "SEQ_2_SEQ_LM")
+        trainer = Seq2SeqTrainer(
             model,
-            Seq2SeqTrainingArguments(**training.arguments),
-            train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"),
+            Seq2SeqTrainingArguments(**inputs.arguments),
+            train_dataset=rows.parts["train"],
+            eval_dataset=rows.parts.get("held_out"),
             processing_class=tokenizer,
             data_collator=DataCollatorForSeq2Seq(tokenizer, model),
         )
+        return Prepared(trainer, rows.counts)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
@@ -27,22 +24,20 @@ from distillgen.inference.teacher import Spec
 from distillgen.located_yaml import Places, validate
 from distillgen.plugins import find
 from distillgen.project import Project, file_sha256
-from distillgen.record import digest, dumps
-from distillgen.state_files import Damaged, load_state
+from distillgen.record import digest
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 from distillgen.training.arms import DIFFERENT, Arm
-from distillgen.training.objective import PARTS, Objective, objective_class
-from distillgen.training.options import Lora
+from distillgen.training.job import NEEDED, RowData, TrainingJob, fingerprint_of, installed_versions
+from distillgen.training.objective import Objective, objective_class
+from distillgen.training.options import TrainingOptions
+from distillgen.training.rows import PARTS
 from distillgen.training.supervise import supervise
 
 log = logging.getLogger("distillgen")
 
-ALWAYS = ("torch", "transformers", "datasets", "accelerate")
-VERSIONED = ("distillgen", *ALWAYS, "trl", "peft", "tokenizers", "sentence-transformers")
 
-
-class Train(Stage):
+class Train(TrainingOptions, Stage):
     """Train a student into `student/` of the run directory; the records pass unchanged.
 
     The training is resumed where it was killed or stopped, from its last checkpoint, and not repeated where records, options
@@ -55,39 +50,9 @@ class Train(Stage):
     writes = "the student, in `student/`, or in `student-<name>/` for a stage of another name"
     fetches = True
 
-    objective: str = Field("sft", description="how it learns: a file in objectives/, without its ending")
-    student: str = Field(
-        description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or what an earlier stage trained"
-    )
-    revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
     warm_start: bool = Field(
         False,
         description="inside rounds: begin as what the round before has trained; the first begins as `student`",
-    )
-    lora: Lora | None = Field(
-        None, description="train an adapter: {r: 16}; with bits: 4 as QLoRA; default: all weights"
-    )
-    epochs: float = Field(3.0, gt=0, description="how often every row is seen")
-    max_steps: int | None = Field(
-        None, ge=1, description="updates of the weights after which it ends, whatever the epochs"
-    )
-    batch_size: int = Field(8, ge=1, description="rows that a process computes at a time")
-    accumulate: int = Field(1, ge=1, description="batches that one update of the weights is made of")
-    learning_rate: float | None = Field(
-        None, gt=0, description="default: the objective's own; ten times that with lora"
-    )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how the learning rate falls"
-    )
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0, description="decay of the weights, as AdamW applies it")
-    max_length: int = Field(1024, ge=8, description="tokens of a row; what is longer is cut at its end")
-    dtype: Literal["float32", "bfloat16"] | None = Field(
-        None, description="default: float32; for lora on a GPU bfloat16"
-    )
-    gradient_checkpointing: bool = Field(False, description="less memory, a fifth more time")
-    chat_template: str | None = Field(
-        None, description="a Jinja file, instead of the student's own chat template"
     )
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
         "kept",
@@ -101,20 +66,6 @@ class Train(Stage):
     held_out: float = Field(
         0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated"
     )
-    seed: int = Field(0, ge=0, description="of the split, new weights, dropout and the order of rows")
-    save_every_s: float = Field(120.0, ge=0, description="seconds between checkpoints: what a kill can lose")
-    processes: int | None = Field(None, ge=1, description="processes that train together; default: one a GPU")
-    accelerate: str | None = Field(
-        None, description="a configuration file of accelerate's launcher, instead of processes"
-    )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Train:
-        if self.processes and self.accelerate:
-            raise ValueError(
-                "give either 'processes' or 'accelerate': the launcher's file says how many processes"
-            )
-        return self
 
     def learning(self, project: Project) -> Objective:
         """The objective with its options. Raises ConfigError."""
@@ -126,6 +77,11 @@ class Train(Stage):
                     f"objective '{self.objective}' has no option '{option}'{did_you_mean(option, known)}"
                 )
         return validate(found, given, what=f"objective '{self.objective}'", places=Places())
+
+    @property
+    def options(self) -> TrainingOptions:
+        """The options that the process reads."""
+        return TrainingOptions(**{name: getattr(self, name) for name in TrainingOptions.model_fields})
 
     def arm(self, project: Project) -> Arm:
         """What is learnt from, and what is held out."""
@@ -197,7 +153,7 @@ class Train(Stage):
                 )
             if importlib.util.find_spec("bitsandbytes") is None:
                 raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
-        needed = [*ALWAYS, *learning.packages, *(["peft"] if self.lora else [])]
+        needed = [*NEEDED, *learning.packages, *(["peft"] if self.lora else [])]
         if students.is_gguf(self.student):
             needed.append("gguf")
         folder = students.local(self.student, given.project.root)
@@ -245,13 +201,15 @@ class Train(Stage):
             )
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Write down what there is to learn, train on it, and pass the records on."""
+        """Write the rows, train on them unless an equal training has ended, and pass the records on."""
         student = self.folder(job.directory)
         work = student.with_name(f"{student.name}.partial")
         with Spool(job) as spool:
-            told = await self._written(chunks, job, spool, work)
+            async for chunk in chunks:
+                spool.add(chunk)
+            training = self._declared(spool, job, work)
             manifest = student / "manifest.json"
-            if _fingerprint(manifest) != told["fingerprint"]:
+            if fingerprint_of(manifest) != training.fingerprint:
                 await supervise(work, self.name, job.notes)
                 shutil.rmtree(student, ignore_errors=True)
                 (work / "student").rename(student)
@@ -260,85 +218,67 @@ class Train(Stage):
             for chunk in spool.chunks():
                 yield chunk
 
-    async def _written(self, chunks: Chunks, job: Job, spool: Spool, work: Path) -> dict[str, Any]:
-        """Write the rows of all live records, and tell what the training is to know. Checkpoints of another one are removed."""
-        sha, counts = hashlib.sha256(), Counter[str]()
-        async for chunk in chunks:
-            spool.add(chunk)
+    def _declared(self, spool: Spool, job: Job, work: Path) -> TrainingJob:
+        """Write the rows and `job.json` to the folder `work`, and return the job.
+
+        What another training has left in `work` is removed; the checkpoints of an equal one stay.
+        """
         fresh = work.with_name(f"{work.name}.rows")
         fresh.mkdir(exist_ok=True)
-        with (fresh / "train.jsonl").open("wb") as train, (fresh / "held_out.jsonl").open("wb") as held_out:
-            files = dict(zip(PARTS, (train, held_out), strict=True))
-            for part, line in self.arm(job.project).rows(spool, job, counts):
-                counts[part] += 1
-                files[part].write(line)
-                sha.update(part.encode() + line)
-        if not counts["train"]:
+        data = self.arm(job.project).write(fresh, spool, job.ledger, job.stages, job.project)
+        if not data.rows.get("train"):
             shutil.rmtree(fresh)
-            lost = Counter(
-                record.dropped.filter for chunk in spool.chunks() for record in chunk if record.dropped
-            )
-            reasons = [f"{n} {why}" for why, n in counts.items() if n and why not in PARTS]
-            reasons += [f"{n} dropped by {name}" for name, n in lost.most_common()]
-            what = ", ".join(reasons) or "no record came so far"
-            raise ConfigError(f"stage '{self.name}': there is nothing to train on: {what}")
-        if counts.get(DIFFERENT) == 0:
-            log.warning(
-                "stage '%s': no row of the arm '%s' differs from the kept: it is no control",
-                self.name,
-                self.on,
-            )
-        how = self.model_dump(exclude={"name", "save_every_s"})
+            raise self._nothing_to_learn(spool, data)
+        if data.rows.get(DIFFERENT) == 0:
+            message = "stage '%s': no row of the arm '%s' differs from the kept: it is no control"
+            log.warning(message, self.name, self.on)
+        options = self.model_dump(exclude={"name", "save_every_s"})
         start = self.start(job.directory.resolve(), job.earlier)
         if start != self.student:
-            how["student"] = _fingerprint(Path(start) / "manifest.json")
-            if not how["student"]:
+            options["student"] = fingerprint_of(Path(start) / "manifest.json")
+            if not options["student"]:
                 remedy = "inside rounds a student begins as one that the same round trains"
                 raise ConfigError(f"stage '{self.name}': there is no student in {start}; {remedy}")
-        own = {name: file_sha256(path) for name, path in self.files(job.project).items()}
-        versions = {"python": ".".join(map(str, sys.version_info[:3])), **_versions()}
-        told = {
-            "fingerprint": digest([sha.hexdigest(), how, own, versions], 64),
-            "stage": self.model_dump(),
-            "versions": versions,
-            "root": str(job.project.root),
-            "data": {"sha256": sha.hexdigest(), "rows": dict(counts)},
-            "files": own,
-            "start": start,
-            "to": str(self.folder(job.directory).resolve()),
-        }
-        if _fingerprint(work / "job.json") != told["fingerprint"]:
+        files = {name: file_sha256(path) for name, path in self.files(job.project).items()}
+        versions = {"python": ".".join(map(str, sys.version_info[:3])), **installed_versions()}
+        training = TrainingJob(
+            fingerprint=digest([data.sha256, options, files, versions], 64),
+            options=self.options,
+            objective=self.learning(job.project).model_dump(),
+            stage=self.model_dump(),
+            root=job.project.root,
+            start=start,
+            to=self.folder(job.directory).resolve(),
+            data=data,
+            files=files,
+            versions=versions,
+        )
+        if fingerprint_of(work / "job.json") != training.fingerprint:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            if (
-                base := Path(start) / "base"
-            ).is_dir() and not self.lora:  # what a tiny student began as, for `evaluate`
+            base = Path(start) / "base"
+            if base.is_dir() and not self.lora:  # `evaluate` compares with what a tiny student was at first
                 shutil.copytree(base, work / "base")
         for file in fresh.iterdir():
             file.rename(work / file.name)
         fresh.rmdir()
-        (work / "job.json").write_bytes(dumps(told))
-        return told
+        (work / "job.json").write_text(training.model_dump_json(), encoding="utf-8")
+        return training
+
+    def _nothing_to_learn(self, spool: Spool, data: RowData) -> ConfigError:
+        """Return an error that counts the records that are not learnt from, by the reason."""
+        dropped = Counter(
+            record.dropped.filter for chunk in spool.chunks() for record in chunk if record.dropped
+        )
+        reasons = [f"{n} {reason}" for reason, n in data.rows.items() if n and reason not in PARTS]
+        reasons += [f"{n} dropped by {name}" for name, n in dropped.most_common()]
+        counts = ", ".join(reasons) or "no record came so far"
+        return ConfigError(f"stage '{self.name}': there is nothing to train on: {counts}")
 
 
 def _ends(layers: Iterable[str]) -> str:
     """The last parts of layers' names, each once."""
     return ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
-
-
-def _fingerprint(file: Path) -> str | None:
-    """Of the training that a job or a manifest tells of."""
-    with suppress(FileNotFoundError, Damaged):
-        return str(load_state(file, "fingerprint")["fingerprint"])
-    return None
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in VERSIONED:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
 
 
 def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import tempfile
 from array import array
@@ -16,13 +17,16 @@ from typing import Literal, TypeAlias
 import orjson
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking, Chunk, Job, Stage, Text
+from distillgen.flow.stage import Checking, Chunk, Stage, Text
 from distillgen.flow.whole_set import Spool
+from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Logprobs, unpack
 from distillgen.project import Project
 from distillgen.record import SPLIT, Record, Unrenderable, digest, dumps
 from distillgen.rows.overlap import OverlapIndex
-from distillgen.training.objective import PARTS, Objective, Row, Unusable
+from distillgen.training.job import RowData
+from distillgen.training.objective import Objective
+from distillgen.training.rows import PARTS, Row, Unusable
 
 FROM_DROPPED = ("raw", "random")  # the control arms that also have rows which filters dropped
 DIFFERENT = "rows that differ from the kept"
@@ -76,14 +80,32 @@ class Arm:
         item = record.item or record.source or record.id
         return PARTS[int(digest([self.seed, item], 8), 16) < self.held_out * 16**8]
 
-    def rows(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, bytes]]:
+    def write(
+        self, folder: Path, spool: Spool, ledger: Ledger, stages: Sequence[Stage], project: Project
+    ) -> RowData:
+        """Write the rows of each part to `folder`; return their hash, and the counts of rows and of records left out.
+
+        `stages` are those before the training.
+        """
+        sha, counts = hashlib.sha256(), Counter[str]()
+        with (folder / "train.jsonl").open("wb") as train, (folder / "held_out.jsonl").open("wb") as held_out:
+            files = dict(zip(PARTS, (train, held_out), strict=True))
+            rows = self._rows(spool, ledger, self._former(spool, stages, project), counts)
+            for part, line in self._drawn(rows, ledger.path.parent, counts):
+                counts[part] += 1
+                files[part].write(line)
+                sha.update(part.encode() + line)
+        return RowData(sha256=sha.hexdigest(), rows=dict(counts))
+
+    def _drawn(
+        self, rows: Iterable[tuple[str, Row, bool]], folder: Path, counts: Counter[str]
+    ) -> Iterator[tuple[str, bytes]]:
         """The rows of what is learnt from, with their parts; a control arm has as many as were kept, and the held-out ones."""
-        rows = self._rows(spool, job, counts)
         if self.on == "kept":
             yield from ((part, _line(row)) for part, row, _ in rows)
             return
         chance, kept, dropped = random.Random(self.seed), 0, bytearray()
-        with _Lines(job.ledger.path.parent) as lines:
+        with _Lines(folder) as lines:
             for part, row, was_dropped in rows:
                 if part == "train":
                     lines.add(_line(row))
@@ -106,16 +128,17 @@ class Arm:
                 counts[DIFFERENT] += dropped[i]
                 yield "train", lines[i]
 
-    def _rows(self, spool: Spool, job: Job, counts: Counter[str]) -> Iterator[tuple[str, Row, bool]]:
+    def _rows(
+        self, spool: Spool, ledger: Ledger, form: Callable[[Record], Record] | None, counts: Counter[str]
+    ) -> Iterator[tuple[str, Row, bool]]:
         """What each kept record teaches, with its part; in an arm also what those that filters dropped do, which are
         marked. Those that teach nothing are counted.
         """
         learning = self.learning
-        form = self._former(spool, job) if self.on in FROM_DROPPED else None
         condition = Text(self.where) if self.where is not None else None
 
         def taught(chunk: Chunk) -> Iterator[tuple[Record, Row | Unusable]]:
-            recorded = _signals(chunk, job) if learning.signals else [{} for _ in chunk]
+            recorded = _signals(chunk, ledger) if learning.signals else [{} for _ in chunk]
             for record, signals in zip(chunk, recorded, strict=True):
                 try:
                     if condition and not condition.holds(record):
@@ -139,13 +162,17 @@ class Arm:
                 else:
                     counts[f"{'dropped before and ' if record.dropped else ''}left out: {why}"] += 1
 
-    def _former(self, spool: Spool, job: Job) -> Callable[[Record], Record]:
+    def _former(
+        self, spool: Spool, before: Sequence[Stage], project: Project
+    ) -> Callable[[Record], Record] | None:
         """What brings a dropped record into the form of the kept ones, and raises Unusable for those that no arm may
         learn from: where no whole answer came, and where something is repeated that is evaluated on.
         """
-        stages = list(_flat(job.stages, job.project))
-        places = {name: i for i, stage in enumerate(stages) for name in stage.names(job.project)}
-        indexes = [index for stage in stages if (index := stage.evaluation_items(job.project))]
+        if self.on not in FROM_DROPPED:
+            return None
+        stages = list(_flat(before, project))
+        places = {name: i for i, stage in enumerate(stages) for name in stage.names(project)}
+        indexes = [index for stage in stages if (index := stage.evaluation_items(project))]
         evaluated = indexes or [OverlapIndex()]
         for chunk in spool.chunks():
             for record in (record for record in chunk if self.part(record) != PARTS[0]):
@@ -260,10 +287,10 @@ class _Lines:
         return self._file.read(self._starts[number + 1] - self._starts[number])
 
 
-def _signals(records: Chunk, job: Job) -> list[dict[str, Logprobs]]:
+def _signals(records: Chunk, ledger: Ledger) -> list[dict[str, Logprobs]]:
     """For each record, the log-probabilities of the answers in its lineage, by the stage that asked."""
     keys = {made["key"]: bytes.fromhex(made["key"]) for record in records for made in record.made}
-    found = job.ledger.find(list(keys.values()))
+    found = ledger.find(list(keys.values()))
 
     def of(record: Record) -> dict[str, Logprobs]:
         blobs = {

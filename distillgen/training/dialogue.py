@@ -12,7 +12,9 @@ from distillgen.errors import ConfigError
 from distillgen.flow.stage import Checking
 from distillgen.record import FieldName, Record
 from distillgen.training.chat_template import Turns
-from distillgen.training.objective import NO_TEMPLATE, Api, Objective, Row, Unusable
+from distillgen.training.inputs import Api
+from distillgen.training.objective import NO_TEMPLATE, Objective
+from distillgen.training.rows import Row, Unusable
 
 CHAT: Turns = [{"role": "user", "content": "text"}, {"role": "assistant", "content": "text"}]
 

@@ -13,7 +13,8 @@ from distillgen.flow.stage import Checking
 from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record, text_of
-from distillgen.training.objective import Objective, Row, Training, Unusable
+from distillgen.training.objective import Objective
+from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cut
 
 
 class Pairs(Objective):
@@ -60,13 +61,11 @@ class Pairs(Objective):
                 raise Unusable(f"'{self.score}' holds no number")
         return row
 
-    def counted(self, training: Training, tokenizer: Any) -> dict[str, Any]:
-        """All rows; those with a text that is cut are counted."""
+    def counted(self, rows: RowSelection, tokenizer: Any, max_length: int) -> RowSelection:
+        """Return all rows, and count those with a text that is cut."""
 
-        def why_not(row: Row) -> str | None:
+        def assess(row: Row) -> Assessment:
             texts = [text for name, text in row.items() if name != "score"]
-            if any(len(ids) > training.max_length for ids in tokenizer(texts)["input_ids"]):
-                training.counts[f"cut at max_length ({training.max_length}) tokens"] += 1
-            return None
+            return cut(max(map(len, tokenizer(texts)["input_ids"])), max_length)
 
-        return training.usable(why_not)
+        return rows.select(assess)

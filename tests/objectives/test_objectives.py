@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.train import Train
 from distillgen.training import students
-from distillgen.training.objective import Training, Unusable, objective_class
+from distillgen.training.inputs import TrainingInputs
+from distillgen.training.job import RowData, TrainingJob
+from distillgen.training.objective import objective_class
+from distillgen.training.rows import RowSelection, Unusable
 
 HERE = Project(Path())
 COLOURS = ("red", "green", "blue")
@@ -199,16 +203,19 @@ def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> 
     stage = Train.model_validate(
         {"name": "train", "student": "tiny", "learning_rate": 3e-3, "max_steps": 60, **options}
     )
-    job = {
-        "root": str(folder),
-        "files": {},
-        "start": stage.student,
-        "to": str(folder / "student"),
-        "fingerprint": "",
-        "versions": {},
-        "data": {"rows": {}},
-    }
-    train(folder, job, stage)
+    job = TrainingJob(
+        fingerprint="",
+        options=stage.options,
+        objective=stage.learning(HERE).model_dump(),
+        stage=stage.model_dump(),
+        root=folder,
+        start=stage.student,
+        to=folder / "student",
+        data=RowData(sha256="", rows={}),
+        files={},
+        versions={},
+    )
+    train(folder, job)
     return json.loads((folder / "student/manifest.json").read_text())
 
 
@@ -222,7 +229,7 @@ def shuffled(rows: list[dict], *columns: str) -> list[dict]:
 def training(tmp_path):
     """Builds what an objective is handed, for a student that already stands in `tmp_path/base`."""
 
-    def made(rows: list[dict], **options) -> Training:
+    def inputs(rows: list[dict], **options) -> TrainingInputs:
         from datasets import Dataset
 
         texts = [text for row in rows for text in json.dumps(row).split('"')]
@@ -235,11 +242,10 @@ def training(tmp_path):
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 1,
         }
-        return Training(
-            student, tmp_path, {"train": Dataset.from_list(rows)}, arguments, **{"max_length": 64, **options}
-        )
+        selection = RowSelection({"train": Dataset.from_list(rows)})
+        return TrainingInputs(student, selection, arguments, **{"max_length": 64, **options})
 
-    return made
+    return inputs
 
 
 class TestWhatIsLearnt:
@@ -257,30 +263,33 @@ class TestWhatIsLearnt:
             Sft().row(record(messages=turns("Say one", "One.", "And two", "Two!")), {}),
             Sft().row(record(messages=turns("Hi", "Hello")), {}),
         ]
-        trainer = Sft().trainer(training(rows))
+        trainer = Sft().prepare(training(rows)).trainer
         assert self.learnt(trainer) == ["Two!<|im_end|>\n", "Hello<|im_end|>\n"]
 
     def test_a_completion_of_text_ends_with_the_end(self, training):
-        assert self.learnt(Sft().trainer(training([{"prompt": "1 + 1 =", "completion": " 2"}]))) == [
+        assert self.learnt(Sft().prepare(training([{"prompt": "1 + 1 =", "completion": " 2"}])).trainer) == [
             " 2<|im_end|>"
         ]
 
     def test_assistant_turns_are_all_of_them_and_nothing_else(self, training):
         messages = [{"role": "system", "content": "Be kind"}, *turns("Say one", "One.", "And two", "Two!")]
         objective = Sft(loss="assistant")
-        assert self.learnt(objective.trainer(training([objective.row(record(messages=messages), {})]))) == [
-            "One.<|im_end|>Two!<|im_end|>"
-        ]
+        assert self.learnt(
+            objective.prepare(training([objective.row(record(messages=messages), {})])).trainer
+        ) == ["One.<|im_end|>Two!<|im_end|>"]
 
     def test_all_is_all(self, training):
         row = Sft(loss="all").row(record(messages=turns("Hi", "Hello")), {})
-        assert self.learnt(Sft(loss="all").trainer(training([row])))[0].count("<|im_start|>") == 2
+        assert self.learnt(Sft(loss="all").prepare(training([row])).trainer)[0].count("<|im_start|>") == 2
 
     def test_packed_rows_lose_nothing_and_cannot_see_each_other(self, training):
         import torch
 
         rows = [Sft().row(record(messages=turns(question, answer)), {}) for question, answer in questions(12)]
-        apart, packed = Sft().trainer(training(rows)), Sft(packing=True).trainer(training(rows))
+        apart, packed = (
+            Sft().prepare(training(rows)).trainer,
+            Sft(packing=True).prepare(training(rows)).trainer,
+        )
         assert len(packed.train_dataset) < 12
         assert sorted("".join(self.learnt(packed)).split("\n")) == sorted(
             "".join(self.learnt(apart)).split("\n")
@@ -302,27 +311,27 @@ class TestWhatIsLearnt:
             Sft().row(record(messages=turns(text, answer)), {})
             for text, answer in (("a", "b"), ("a " * 80, "b"), ("a", "b " * 80))
         ]
-        made = training(rows)
-        trainer = Sft().trainer(made)
+        prepared = Sft().prepare(training(rows))
         left_out, cut = (
             "left out: the prompt alone has max_length (64) tokens or more",
             "cut at max_length (64) tokens",
         )
-        assert made.counts == {left_out: 1, cut: 1} and len(trainer.train_dataset) == 2
+        assert prepared.counts == {left_out: 1, cut: 1} and len(prepared.trainer.train_dataset) == 2
         with pytest.raises(ConfigError, match="no row is left to train on: 1 left out: the prompt alone"):
-            Sft().trainer(training(rows[1:2]))
+            Sft().prepare(training(rows[1:2]))
 
     def test_a_student_without_a_chat_template_says_so_and_takes_another(self, training):
         row = Sft().row(record(messages=turns("Hi", "Hello")), {})
-        made = training([row])
-        (Path(made.student) / "chat_template.jinja").unlink()
+        inputs = training([row])
+        (Path(inputs.student) / "chat_template.jinja").unlink()
         with pytest.raises(
             ConfigError,
             match="the student has no chat template to put messages into; give one with chat_template",
         ):
-            Sft().trainer(made)
-        made.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-        assert self.learnt(Sft().trainer(made)) == ["Hello<|im_end|>"]
+            Sft().prepare(inputs)
+        template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        prepared = Sft().prepare(replace(inputs, chat_template=template))
+        assert self.learnt(prepared.trainer) == ["Hello<|im_end|>"]
 
 
 def pieces(sizes: list[int]) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from distillgen.inference.teacher import Completion
 from distillgen.objectives.dpo import LOSSES
 from distillgen.plugins import names
 from distillgen.project import Project
-from distillgen.stages.train import Train
+from distillgen.training.job import TrainingJob
 
 OBJECTIVES = names("objectives", Project(Path()))
 PACKAGES = ("torch", "trl", "peft", "datasets", "accelerate", "sentence_transformers")
@@ -174,8 +174,7 @@ def outcome(folder, monkeypatch):
     async def here(work, stage, notes):
         from distillgen.training.process import train
 
-        job = json.loads((work / "job.json").read_bytes())
-        train(work, job, Train.model_validate(job["stage"]))
+        train(work, TrainingJob.model_validate_json((work / "job.json").read_bytes()))
 
     monkeypatch.setattr("distillgen.stages.train.supervise", here)
 

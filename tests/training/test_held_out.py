@@ -4,7 +4,7 @@ from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.source import Source
 from distillgen.stages.train import Train
-from distillgen.training.objective import PARTS
+from distillgen.training.rows import PARTS
 
 
 def parts(project, rows, **options):
