@@ -10,7 +10,8 @@ from typing import Any
 from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
 from distillgen.local_models.embedder import check, embed
 from distillgen.project import file_sha256
-from distillgen.rows.evaluation_sets import ROWS, grams, items, texts
+from distillgen.rows.evaluation_sets import ROWS, items, texts
+from distillgen.text.ngrams import ngram_hashes
 from distillgen.text.words import words
 
 
@@ -64,7 +65,7 @@ def contamination(
             text_words = words(text)
             if (length := min(n, len(text_words))) >= min_words:
                 first_lines = lines.setdefault(length, {})
-                for gram in grams(text_words, length):
+                for gram in ngram_hashes(text_words, length):
                     first_lines.setdefault(gram, line)
         return lines
 
@@ -78,7 +79,7 @@ def contamination(
         line, shared, count = 0, 0, 0
         for length, first_lines in lines_by_gram().items():
             for text in text_words:
-                hits = [first_lines[gram] for gram in grams(text, length) if gram in first_lines]
+                hits = [first_lines[gram] for gram in ngram_hashes(text, length) if gram in first_lines]
                 line, shared = line or (hits[0] if hits else 0), shared + len(hits)
                 count += max(0, len(text) - n + 1) if length == n else len(hits)
         return {"share": shared / max(1, count), "line": line}

@@ -5,9 +5,10 @@ well.
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
+from distillgen.text.ngrams import ngrams
 
 TOP = {2: 0.20, 3: 0.18, 4: 0.16}  # most characters in the most frequent n-gram
 DUPLICATE = {
@@ -100,11 +101,6 @@ def repeated(parts: Sequence[str]) -> tuple[float, float]:
     repeats = {part: count - 1 for part, count in Counter(parts).items()}
     characters = sum(len(part) * count for part, count in repeats.items())
     return sum(repeats.values()) / max(1, len(parts)), characters / max(1, sum(map(len, parts)))
-
-
-def ngrams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Yield all runs of `n` words."""
-    return zip(*(words[i:] for i in range(n)), strict=False)
 
 
 def top(words: Sequence[str], n: int) -> float:

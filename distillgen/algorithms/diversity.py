@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from distillgen.text.ngrams import ngrams
+
 Tokens = Sequence[Sequence[str]]
 
 
@@ -15,7 +17,7 @@ def distinct(texts: Tokens, n: int) -> float:
     """Distinct n-grams for each n-gram there is (Li et al. 2016, A Diversity-Promoting Objective Function, section 5): 1 where
     none comes twice.
     """
-    grams = [gram for text in texts for gram in _grams(text, n)]
+    grams = [gram for text in texts for gram in ngrams(text, n)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
@@ -30,7 +32,7 @@ def self_bleu(texts: Tokens, n: int = 4) -> float:
     lengths = sorted(map(len, texts))
     logs = [0.0] * len(texts)
     for size in range(1, n + 1):
-        counts = [Counter(_grams(text, size)) for text in texts]
+        counts = [Counter(ngrams(text, size)) for text in texts]
         most: dict[
             tuple[str, ...], tuple[int, int, int]
         ] = {}  # the largest count, whose, and the largest of the others
@@ -68,10 +70,6 @@ def vendi(vectors: Any) -> float:
 def coverage(kept: Any, everything: Any) -> float:
     """How near what was kept comes to all there was: the mean, over `everything`, of the largest cosine to one of `kept`."""
     return float((everything @ kept.T).max(1).mean()) if len(kept) else 0.0
-
-
-def _grams(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(text[i:] for i in range(n)), strict=False))
 
 
 def _nearest_other(lengths: Sequence[int], own: int) -> int:

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rensa import RMinHash
 
+from distillgen.text.ngrams import ngrams
+
 SKETCH = 256  # shingles: a standard error of at most 0.03 beyond
 MISSED = 1 / 30  # at most, of pairs that lie exactly at the threshold
 MOST_BANDS, MOST_ROWS = 12, 8
@@ -30,7 +32,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def shingles(tokens: Sequence[str], size: int) -> list[str]:
     """Every `size` tokens that stand together; of a shorter text all of them."""
-    return list(map(" ".join, zip(*(tokens[i:] for i in range(size)), strict=False))) or [" ".join(tokens)]
+    return list(map(" ".join, ngrams(tokens, size))) or [" ".join(tokens)]
 
 
 class Match(NamedTuple):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,6 @@ from distillgen.record import META, SPLIT
 from distillgen.rows.jsonl import read_rows
 
 ROWS = (".jsonl", ".ndjson", ".json")
-
-
-def grams(told: Sequence[str], length: int) -> Iterator[int]:
-    """The hashes of the word n-grams of a text."""
-    return map(hash, zip(*(islice(told, i, None) for i in range(length)), strict=False))
 
 
 def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

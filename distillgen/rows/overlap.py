@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distillgen.record import text_of
-from distillgen.rows.evaluation_sets import grams, texts
+from distillgen.rows.evaluation_sets import texts
+from distillgen.text.ngrams import ngram_hashes
 from distillgen.text.words import words
 
 GRAM = 13  # words in a row that two texts must share
@@ -55,13 +56,13 @@ class OverlapIndex:
         for text in texts(fields):
             told = words(text)
             for length, known in self._of.items():
-                for start, gram in enumerate(grams(told, length)):
+                for start, gram in enumerate(ngram_hashes(told, length)):
                     if name := known.get(gram):
                         return f'repeats {length} words of {name}: "{" ".join(told[start : start + length])}"'
         return ""
 
     def _grams(self, told: Sequence[str]) -> Iterator[int]:
-        return grams(told, min(self._n, len(told)))
+        return ngram_hashes(told, min(self._n, len(told)))
 
     def _asked(self, fields: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
         """An item's questions, levelled, those of which it has all the fields."""
