@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from distillgen.algorithms.reservoir import Reservoir
 from distillgen.record import META, Record, loads_own
 from distillgen.runs import charts
 from distillgen.runs.directory import Run, evaluations, furthest, reached, read_lines
@@ -85,25 +86,24 @@ def facts_of(directory: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[list[tuple[Any, Mapping[str, float]]], list[Record], list[Record]]:
     """One pass over the rows: why a fixed sample of them was dropped and how it scored; the first kept and dropped ones."""
-    sample: list[tuple[Any, Mapping[str, float]]] = []
+    sample = Reservoir[tuple[Any, Mapping[str, float]]](SAMPLE, random.Random(0))
     examples = defaultdict[tuple[str, str] | None, list[Record]](list)
-    chance = random.Random(0)
-    for number, line in enumerate(read_lines(path)):
-        place = number if number < SAMPLE else chance.randrange(number + 1)
-        if place >= SAMPLE and len(examples[None]) >= EXAMPLES and b'"dropped":{' not in line:
+    for line in read_lines(path):
+        place = sample.place()
+        if place is None and len(examples[None]) >= EXAMPLES and b'"dropped":{' not in line:
             continue  # one more that was kept
         row = loads_own(line)
         meta = row[META]
         why = meta.get("dropped")
-        if place < SAMPLE:
-            sample[place : place + 1] = [(why, meta["scores"])]
+        if place is not None:
+            sample.put(place, (why, meta["scores"]))
         alike = examples[(why["stage"], why["filter"]) if why else None]
         if len(alike) < EXAMPLES:
             alike.append(Record.from_row(row))
     kept = examples.pop(None, [])
     turns = zip_longest(*examples.values())
     dropped = [record for turn in turns for record in turn if record]
-    return sample, kept, dropped[:DROPPED_EXAMPLES]
+    return sample.items, kept, dropped[:DROPPED_EXAMPLES]
 
 
 def _costs(state: Mapping[str, Any], priced: Container[str]) -> list[dict[str, Any]]:

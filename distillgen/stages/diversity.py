@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from distillgen.algorithms import diversity
+from distillgen.algorithms.reservoir import Reservoir
 from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import Checking, Chunk, Chunks, Job
 from distillgen.flow.whole_set import Placed, Vectors
@@ -52,7 +53,9 @@ class Diversity(Placed):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Let all pass, and measure at the end."""
-        kept, all_ = (_Sample(self.sample, random.Random(digest([job.seed, self.name]))) for _ in range(2))
+        kept, all_ = (
+            Reservoir[Record](self.sample, random.Random(digest([job.seed, self.name]))) for _ in range(2)
+        )
         async for chunk in chunks:
             for record in chunk:
                 if self.field in record.fields:
@@ -60,8 +63,8 @@ class Diversity(Placed):
                     if not record.dropped:
                         kept.add(record)
             yield chunk
-        if kept.records:
-            job.measures.update(measures_of(await self._measured(kept.records, all_.records, job)))
+        if kept.items:
+            job.measures.update(measures_of(await self._measured(kept.items, all_.items, job)))
 
     async def _measured(self, kept: Chunk, everything: Chunk, job: Job) -> dict[str, float]:
         texts = [words(record.text(self.field)) for record in kept]
@@ -81,18 +84,3 @@ class Diversity(Placed):
         vectors = Vectors(self, job)
         await vectors.add(records)
         return vectors.all()
-
-
-class _Sample:
-    """A fair sample of a stream of unknown length (reservoir sampling, Vitter 1985, algorithm R)."""
-
-    def __init__(self, size: int, chance: random.Random) -> None:
-        self.records: list[Record] = []
-        self._size, self._chance, self._seen = size, chance, 0
-
-    def add(self, record: Record) -> None:
-        """See one more."""
-        place = self._seen if self._seen < self._size else self._chance.randrange(self._seen + 1)
-        self._seen += 1
-        if place < self._size:
-            self.records[place : place + 1] = [record]
