@@ -20,15 +20,26 @@ from pydantic import Field, model_validator
 
 from distillgen.answers.final_answer import Kind, option_of, options_of
 from distillgen.errors import ConfigError
+from distillgen.flow.filter import Entries, Entry
 from distillgen.flow.measures import Measure, Measures, by_title
-from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage, bounds, likelihood, size_of
+from distillgen.flow.stage import (
+    CHUNK,
+    Checking,
+    Chunks,
+    Estimate,
+    Job,
+    Stage,
+    bounds,
+    likelihood,
+    size_of,
+    stage_class,
+)
 from distillgen.inference.teacher import Completion, Request, Teacher
 from distillgen.project import Project
 from distillgen.prompting.prompt import Prompt, Sampling
 from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, text_of
 from distillgen.rows.jsonl import read_rows
 from distillgen.stages._answered import GOLD, Answered, compared
-from distillgen.stages.filter import Entries, Entry, FilterStage
 
 log = logging.getLogger("distillgen")
 
@@ -101,10 +112,10 @@ class Evaluate(Stage, Sampling):
             return Prompt.parse("", self.template, "template", project)
         return Prompt.load(str(self.prompt), project)
 
-    def metric(self, entry: Entry) -> FilterStage:
-        """A metric's filter as a stage of its own: what one drops, the others measure all the same."""
-        written = {entry.filter: {**entry.options, "name": entry.label}}
-        return FilterStage.model_validate({"name": self.name, "filters": [written]})
+    def metric(self, entry: Entry, project: Project) -> Stage:
+        """Return a stage `filter` of this metric alone, so that each metric sees every answer."""
+        options = {entry.filter: {**entry.options, "name": entry.label}}
+        return stage_class("filter", project).model_validate({"name": self.name, "filters": [options]})
 
     def files(self, project: Project) -> dict[str, Path]:
         """The items, the prompt, and what the metrics read."""
@@ -112,12 +123,12 @@ class Evaluate(Stage, Sampling):
         if self.prompt:
             files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
         return files | dict(
-            chain.from_iterable(self.metric(entry).files(project).items() for entry in self.metrics)
+            chain.from_iterable(self.metric(entry, project).files(project).items() for entry in self.metrics)
         )
 
     def models(self, project: Project) -> list[str]:
         """Who is asked, and who judges."""
-        judges = (model for entry in self.metrics for model in self.metric(entry).models(project))
+        judges = (model for entry in self.metrics for model in self.metric(entry, project).models(project))
         return [*dict.fromkeys([*self.asked, *judges])]
 
     def check(self, given: Checking) -> frozenset[str]:
@@ -141,7 +152,7 @@ class Evaluate(Stage, Sampling):
                 about.need(name, f"'{option}'")
         seen = fields | {self.output, *self.asked, *([GOLD] if self.gold else [])}
         for entry in self.metrics:
-            self.metric(entry).check(replace(given, fields=seen))
+            self.metric(entry, given.project).check(replace(given, fields=seen))
         return given.fields
 
     def sampling(self, model: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
@@ -273,7 +284,7 @@ class Evaluate(Stage, Sampling):
 
     def _judged(self, answered: Answered, entry: Entry, job: Job) -> Chunks:
         """Through the metric's filter; what is no answer costs no judge."""
-        metric, records = self.metric(entry), answered.records
+        metric, records = self.metric(entry, job.project), answered.records
         if metric.models(job.project):
             answers = zip(answered.completions, records, strict=True)
             no_answer = (self.name, "no_answer", "there is no answer to judge")

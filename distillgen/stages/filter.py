@@ -13,11 +13,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from distillgen.errors import ConfigError, DistillgenError, UserCodeError, did_you_mean
+from distillgen.flow.filter import Entries, Entry
 from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import (
     CHUNK,
@@ -39,7 +40,7 @@ from distillgen.flow.stage import (
 )
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.teacher import Request, Spec
-from distillgen.located_yaml import NAME, Places, validate
+from distillgen.located_yaml import Places, validate
 from distillgen.plugins import filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error
 from distillgen.prompting.output_form import Unparsable
@@ -101,46 +102,6 @@ def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
     if by is not None:
         return lambda record: [record.fields.get(name) for name in by]
     return lambda record: record.parents[0] if record.parents else record.id
-
-
-class Entry(BaseModel):
-    """One filter in a stage's list, as written."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    filter: str
-    label: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-def _entries(value: Any) -> Any:
-    """From `[name, name: {option: value}]`."""
-    if not isinstance(value, list):
-        raise ValueError("filters are a list: [brevity: {max_words: 12}, unique]")
-    entries: list[Entry] = []
-    for item in value:
-        item = {item: None} if isinstance(item, str) else item
-        if not isinstance(item, dict) or len(item) != 1:
-            raise ValueError(f"each filter is a name, or a name with its options, not {item!r}")
-        ((name, options),) = item.items()
-        if not isinstance(options, dict | None):
-            raise ValueError(f"the options of filter '{name}' are a mapping, not {options!r}")
-        options = dict(options or {})
-        label = str(options.pop("name", name))
-        if label != name and not NAME.fullmatch(label):
-            raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
-        if label in [entry.label for entry in entries]:
-            raise ValueError(
-                f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}"
-            )
-        entries.append(Entry(filter=name, label=label, options=options))
-    return entries
-
-
-Entries: TypeAlias = Annotated[
-    list[Entry], BeforeValidator(_entries, json_schema_input_type=list[str | dict[str, Any]]), "filters"
-]
-"""Filters as a pipeline lists them."""
 
 
 class FilterStage(Stage):
