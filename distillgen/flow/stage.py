@@ -9,18 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Collection,
-    Generator,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -30,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import Measures
 from distillgen.inference.ledger import Ledger
-from distillgen.inference.teacher import Completion, Request, Spec, Teacher, succeeded
+from distillgen.inference.outcome import Outcome
+from distillgen.inference.teacher import Completion, Request, Spec, Teacher
 from distillgen.plugins import find, plugin_class
 from distillgen.privacy import name_of
 from distillgen.project import Project
@@ -392,12 +385,12 @@ def splice(chunk: Sequence[Record], replaced: Iterable[Sequence[Record]]) -> Chu
 
 
 async def in_order(
-    chunks: Chunks, begin: Callable[[Chunk], Iterable[Chunk | Awaitable[Chunk]]], window: Callable[[], int]
+    chunks: Chunks, begin: Callable[[Chunk], Iterable[Outcome[Chunk]]], window: Callable[[], int]
 ) -> Chunks:
-    """The one bounded loop: `begin` starts the work on a chunk and gives results that are ready and results to wait for,
-    in order. Upstream goes on meanwhile, until `window` records or results wait to leave.
+    """Yield the results of `begin`, which starts the work on a chunk, in order. Meanwhile upstream goes on, until
+    `window` records that are ready, or outcomes that are not, wait to leave.
     """
-    waiting: deque[Chunk | Awaitable[Chunk]] = deque()
+    waiting: deque[tuple[Outcome[Chunk], int]] = deque()
     held = bound = 0
     arrived, room = asyncio.Event(), asyncio.Event()
 
@@ -405,16 +398,10 @@ async def in_order(
         nonlocal held, bound
         async with aclosing(chunks):
             async for chunk in chunks:
-                for result in begin(chunk):
-                    held += _size(result)
-                    if not isinstance(result, list):
-                        waiting.append(
-                            asyncio.ensure_future(result) if asyncio.iscoroutine(result) else result
-                        )
-                    elif waiting and isinstance(last := waiting[-1], list) and len(last) < CHUNK:
-                        last += result  # what is ready travels together
-                    elif result:
-                        waiting.append([*result])
+                for outcome in begin(chunk):
+                    size = 1 if outcome.tasks else len(outcome.result())
+                    held += size
+                    waiting.append((outcome, size))
                 arrived.set()
                 while held >= (bound := window()):
                     room.clear()
@@ -429,31 +416,24 @@ async def in_order(
                 await arrived.wait()
                 continue
             done: Chunk = []
-            while waiting and len(done) < CHUNK and (not done or _ready(waiting[0])):
-                result = waiting.popleft()
-                held -= _size(result)
+            while waiting and len(done) < CHUNK:
+                outcome, size = waiting[0]
+                ready = outcome.ready
+                if done and not ready:
+                    break
+                held -= size
                 if held < bound:
                     room.set()
-                done += result if isinstance(result, list) else await result
+                done += outcome.result() if ready else await outcome
+                waiting.popleft()
             if done:
                 yield done
         await feeder  # what went wrong upstream comes behind what was before it
     finally:
-        leftovers = [feeder, *(task for task in waiting if isinstance(task, asyncio.Future))]
+        leftovers = [feeder, *(outcome.started for outcome, _ in waiting if outcome.started)]
         for task in leftovers:
             task.cancel()
         await asyncio.gather(*leftovers, return_exceptions=True)
-
-
-def _size(result: Chunk | Awaitable[Chunk]) -> int:
-    return len(result) if isinstance(result, list) else 1
-
-
-def _ready(result: Any) -> bool:
-    """Whether a result need not be waited for, and is no error, which comes alone behind what was before it."""
-    return isinstance(result, list) or (
-        succeeded(result) if isinstance(result, asyncio.Future) else result.ready
-    )
 
 
 def ask_each(
@@ -475,7 +455,7 @@ def ask_each(
     """
     again = unusable if job.retry_failed else None
 
-    def begin(chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
+    def begin(chunk: Chunk) -> Iterable[Outcome[Chunk]]:
         todo: list[tuple[Record, Sequence[Question] | None]] = []
         for record, successor in zip(chunk, settled(chunk), strict=False):
             try:
@@ -490,15 +470,17 @@ def ask_each(
             outcomes[teacher] = iter(teacher.begin(asks, stage=place, again=again, changed=job.retry_with))
         for record, some in todo:
             if some is None:
-                yield [record]
+                yield Outcome.of([record])
                 continue
-            answers: list[tuple[Any, Any]] = [
-                (about, next(outcomes[teacher])) for teacher, _, _, about in some
-            ]
-            if all(isinstance(outcome, list) for _, outcome in answers):
-                yield answered(record, answers)
+            pairs = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
+            tasks = [task for _, outcome in pairs for task in outcome.tasks]
+            if tasks:
+                yield Outcome(partial(successors, record, pairs), tasks)
             else:
-                yield _Later(record, answers, answered)
+                yield Outcome.of(successors(record, pairs))
+
+    def successors(record: Record, pairs: Sequence[tuple[Any, Outcome[list[Completion]]]]) -> Chunk:
+        return answered(record, [(about, outcome.result()) for about, outcome in pairs])
 
     def window() -> int:
         return max(WINDOW, *(teacher.ahead * int(teacher.slots.limit) for teacher in teachers))
@@ -511,24 +493,3 @@ async def _small(chunks: Chunks) -> Chunks:
     async for chunk in chunks:
         for start in range(0, len(chunk), CHUNK):
             yield chunk[start : start + CHUNK]
-
-
-@dataclass(frozen=True, slots=True)
-class _Later:
-    """The successors of a record whose answers are on their way."""
-
-    record: Record
-    outcomes: Sequence[tuple[Any, Any]]
-    answered: Callable[[Record, Answers], Chunk]
-
-    @property
-    def ready(self) -> bool:
-        return all(isinstance(outcome, list) or outcome.ready for _, outcome in self.outcomes)
-
-    def __await__(self) -> Generator[Any, None, Chunk]:
-        answers = []
-        for about, outcome in self.outcomes:
-            answers.append(
-                (about, outcome if isinstance(outcome, list) else (yield from outcome.__await__()))
-            )
-        return self.answered(self.record, answers)

@@ -11,9 +11,9 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
@@ -22,10 +22,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from tenacity import wait_random_exponential
 
-from distillgen.errors import DistillgenError, Stopped
+from distillgen.errors import DistillgenError
 from distillgen.inference.ledger import LOST, UNANSWERED, UNUSABLE, Answer, Ledger
 from distillgen.inference.limits import Budget, Rate, Slots
 from distillgen.inference.logprobs import pack, unpack
+from distillgen.inference.outcome import Outcome, end_of
 from distillgen.plugins import plugin_class
 from distillgen.privacy import name_of
 from distillgen.project import Project, file_sha256
@@ -372,8 +373,8 @@ class Teacher:
         stage: str,
         again: Callable[[Completion], bool] | None = None,
         changed: Mapping[str, Any] | None = None,
-    ) -> list[list[Completion] | Awaitable[list[Completion]]]:
-        """For each (request, number of samples): its completions if the ledger has them all, else something to await.
+    ) -> list[Outcome[list[Completion]]]:
+        """Return the outcome of each (request, number of samples); it is ready if the ledger has all the completions.
 
         `again` picks stored completions that are to be asked once more, with the `changed` sampling parameters. Requests
         that begin alike are sent one after the other, for the sake of the endpoint's prefix cache.
@@ -393,7 +394,7 @@ class Teacher:
             request, ks = asks[i][0], keys[i]
             missing = [s for s, key in enumerate(ks) if key not in stored or (again and again(stored[key]))]
             if not missing:
-                outcomes[i] = [stored[key] for key in ks]
+                outcomes[i] = Outcome.of([stored[key] for key in ks])
                 continue
             new = [s for s in missing if ks[s] not in self._flying]
             for group in [new] if together and new else [[s] for s in new]:
@@ -404,7 +405,9 @@ class Teacher:
                 ask.task.add_done_callback(_retrieve)
                 self._flying.update(dict.fromkeys(ask.keys, ask.task))
             tasks = list({self._flying[ks[s]]: None for s in missing})
-            outcomes[i] = _Pending(ks, {key: stored[key] for key in ks if key in stored}, tasks)
+            outcomes[i] = Outcome(
+                partial(_joined, ks, {key: stored[key] for key in ks if key in stored}, tasks), tasks
+            )
         return outcomes
 
     @property
@@ -414,8 +417,7 @@ class Teacher:
 
     async def ask(self, request: Request, *, samples: int = 1, stage: str) -> list[Completion]:
         """One request's completions, from the ledger or the endpoint."""
-        outcome = self.begin([(request, samples)], stage=stage)[0]
-        return outcome if isinstance(outcome, list) else await outcome
+        return await self.begin([(request, samples)], stage=stage)[0]
 
     async def stop(self, reason: Exception) -> None:
         """Send nothing more. What has been paid for is waited for and made durable; the rest is abandoned."""
@@ -516,7 +518,7 @@ class Teacher:
         await self.slots.take(order)
         while self._probe not in (None, ask.task) and not (self._probe.done() or activity.answered):
             self.slots.give()
-            await _over(self._probe)
+            await end_of(self._probe)
             await self.slots.take(order)
         try:
             if self._requests:
@@ -687,6 +689,14 @@ def _alike_together(asks: Sequence[tuple[Request, int]]) -> list[int]:
     return [i for group in groups.values() for i in group]
 
 
+def _joined(
+    keys: Sequence[bytes], stored: Mapping[bytes, Completion], tasks: Sequence[asyncio.Task[list[Completion]]]
+) -> list[Completion]:
+    """The completions of one request: those that were stored, and those that tasks have brought."""
+    completions = {**stored, **{c.key: c for task in tasks for c in task.result()}}
+    return [completions[key] for key in keys]
+
+
 def _most_output(request: Request, samples: int) -> int:
     """The most tokens that the answers to a request can have, 0 where that has no bound."""
     if request.embed is not None or request.target is not None:
@@ -727,48 +737,6 @@ def hide(text: str, hidden: Mapping[str, str]) -> str:
 def _retrieve(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-def succeeded(task: asyncio.Future[Any]) -> bool:
-    """Whether a task has ended, and well."""
-    return task.done() and not task.cancelled() and task.exception() is None
-
-
-def _over(task: asyncio.Task[Any]) -> asyncio.Future[None]:
-    """Done when `task` is, however it ends. Cancelling it leaves the task alone, as with asyncio.wait, at a fifth of the cost."""
-    ended: asyncio.Future[None] = task.get_loop().create_future()
-
-    def end(_: asyncio.Task[Any]) -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    task.add_done_callback(end)
-    return ended
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A request's completions, some of which are on their way. A stage that is cancelled while it awaits them does not
-    throw away an answer that is paid for.
-    """
-
-    keys: Sequence[bytes]
-    known: dict[bytes, Completion]
-    tasks: Sequence[asyncio.Task[list[Completion]]]
-
-    @property
-    def ready(self) -> bool:
-        """Whether the completions are all there."""
-        return all(map(succeeded, self.tasks))
-
-    def __await__(self) -> Generator[Any, None, list[Completion]]:
-        for task in self.tasks:
-            if not task.done():
-                yield from _over(task)
-            if task.cancelled():
-                raise Stopped("stopped before this request was sent")
-            self.known.update((c.key, c) for c in task.result())
-        return [self.known[key] for key in self.keys]
 
 
 def teacher_class(provider: str, project: Project) -> type[Teacher]:

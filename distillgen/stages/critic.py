@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,7 @@ from distillgen.algorithms.calibration import (
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.flow.stage import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
+from distillgen.inference.outcome import Outcome
 from distillgen.local_models.critic_model import (
     Classifier,
     Encoder,
@@ -273,7 +274,7 @@ class Critic(Stage):
         async def later(record: Record, rendered: Renderings, key: bytes) -> Chunk:
             return decided(record, await scoring.probability(rendered, key))
 
-        def begin(chunk: Chunk) -> Iterable[Chunk | Awaitable[Chunk]]:
+        def begin(chunk: Chunk) -> Iterable[Outcome[Chunk]]:
             todo: list[tuple[Record, Renderings, bytes]] = []
             for record in chunk:
                 try:
@@ -284,9 +285,11 @@ class Critic(Stage):
             known = job.ledger.find_scores([key for record, _, key in todo if not record.dropped])
             for record, rendered, key in todo:
                 if record.dropped:
-                    yield [record]
+                    yield Outcome.of([record])
+                elif key in known:
+                    yield Outcome.of(decided(record, known[key]))
                 else:
-                    yield decided(record, known[key]) if key in known else later(record, rendered, key)
+                    yield Outcome.start(later(record, rendered, key))
 
         try:
             async for judged in in_order(chunks, begin, window=lambda: 2 * CHUNK):

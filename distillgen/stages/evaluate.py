@@ -316,7 +316,7 @@ class _Asking:
                 for item, target in asked[start : start + CHUNK]
             ]
             begun = teacher.begin(some, stage=self._stage.name, again=again)
-            found += [each if isinstance(each, list) else await each for each in begun]
+            found += [await outcome for outcome in begun]
         return found
 
     def why_not(self, item: Record) -> str:

@@ -39,6 +39,7 @@ from distillgen.flow.stage import (
     splice,
 )
 from distillgen.inference.ledger import Ledger
+from distillgen.inference.outcome import Outcome
 from distillgen.inference.teacher import Request, Spec
 from distillgen.located_yaml import Places, validate
 from distillgen.plugins import filter_factory, find
@@ -226,7 +227,7 @@ class FilterStage(Stage):
             if (
                 each.depends_on is not None and not each.asks
             ):  # what arrives while it measures is measured together
-                chunks = in_order(chunks, lambda chunk: [chunk], window=lambda: CHUNK)
+                chunks = in_order(chunks, lambda chunk: [Outcome.of(chunk)], window=lambda: CHUNK)
             chunks = whole_groups(chunks, judge.together) if each.together else chunks
             chunks = (self._asked if each.asks else self._judged)(chunks, judge, job)
             chunks = self._noted(chunks, judge, job) if each.over_run else chunks
@@ -350,7 +351,7 @@ class FilterStage(Stage):
                 yield await work(chunk)
 
         if inspect.iscoroutinefunction(each.measure) and not each.whole_set:
-            return in_order(chunks, lambda chunk: [work(chunk)], window=lambda: CHUNK)
+            return in_order(chunks, lambda chunk: [Outcome.start(work(chunk))], window=lambda: CHUNK)
         return one_by_one()
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import Checking, Job, in_order, splice, stage_class
+from distillgen.inference.outcome import Outcome
 from distillgen.plugins import names
 from distillgen.project import Project
 from distillgen.record import Record
@@ -53,7 +54,10 @@ def test_order_is_kept_and_what_runs_is_bounded(sizes, window, chance):
         return [r, r]
 
     def begin(chunk):
-        return [[r] if chance.random() < 0.3 else later(r, chance.randrange(20)) for r in chunk]
+        return [
+            Outcome.of([r]) if chance.random() < 0.3 else Outcome.start(later(r, chance.randrange(20)))
+            for r in chunk
+        ]
 
     async def main():
         chunks = [chunk async for chunk in in_order(source(sizes), begin, lambda: window)]
@@ -70,7 +74,7 @@ def test_upstream_waits_for_a_slow_consumer():
     async def main():
         log: list = []
         async with aclosing(
-            in_order(source([1] * 1000, log), lambda chunk: [chunk], window=lambda: 4)
+            in_order(source([1] * 1000, log), lambda chunk: [Outcome.of(chunk)], window=lambda: 4)
         ) as chunks:
             await anext(chunks)
             for _ in range(100):
@@ -90,7 +94,7 @@ def test_what_is_ready_leaves_before_what_waits():
 
         chunks = in_order(
             source([1, 1, 1]),
-            lambda chunk: [later(chunk) if chunk[0].fields["n"] == 1 else chunk],
+            lambda chunk: [Outcome.start(later(chunk)) if chunk[0].fields["n"] == 1 else Outcome.of(chunk)],
             window=lambda: 4,
         )
         async with aclosing(chunks):
@@ -110,7 +114,7 @@ def test_what_became_ready_meanwhile_leaves_together():
                 await gate.wait()
             return [r]
 
-        begin = lambda chunk: [later(r) for r in chunk]  # noqa: E731
+        begin = lambda chunk: [Outcome.start(later(r)) for r in chunk]  # noqa: E731
         async with aclosing(in_order(source([5, 5]), begin, window=lambda: 20)) as chunks:
             first = asyncio.ensure_future(anext(chunks))
             for _ in range(20):
@@ -130,7 +134,9 @@ def test_ready_chunks_do_not_pile_up_while_nobody_takes_them():
                 pulled.append(10)
                 yield [record(i) for i in range(10)]
 
-        async with aclosing(in_order(endless(), lambda chunk: [chunk], window=lambda: 64)) as chunks:
+        async with aclosing(
+            in_order(endless(), lambda chunk: [Outcome.of(chunk)], window=lambda: 64)
+        ) as chunks:
             taken = await anext(chunks)
             for _ in range(1000):
                 await asyncio.sleep(0)
@@ -147,7 +153,10 @@ def test_a_cancelled_upstream_ends_the_loop():
     async def main():
         with pytest.raises(asyncio.CancelledError):
             async with asyncio.timeout(5):
-                assert [chunk async for chunk in in_order(broken(), lambda chunk: [chunk], window=lambda: 4)]
+                assert [
+                    chunk
+                    async for chunk in in_order(broken(), lambda chunk: [Outcome.of(chunk)], window=lambda: 4)
+                ]
 
     asyncio.run(main())
 
@@ -169,7 +178,7 @@ def test_an_error_comes_after_what_was_before_it(where):
     def begin(chunk):
         if where == "begin" and chunk[0].fields["n"] == 2:
             raise ConfigError("planted")
-        return [later(chunk)]
+        return [Outcome.start(later(chunk))]
 
     async def main():
         seen = []
@@ -196,7 +205,7 @@ def test_closed_early_it_leaves_nothing_behind():
             return chunk
 
         async with aclosing(
-            in_order(source([1] * 100, log), lambda chunk: [later(chunk)], window=lambda: 3)
+            in_order(source([1] * 100, log), lambda chunk: [Outcome.start(later(chunk))], window=lambda: 3)
         ) as chunks:
             assert numbers([await anext(chunks)]) == [0]
             await asyncio.sleep(0.01)

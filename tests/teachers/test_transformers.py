@@ -40,7 +40,7 @@ def ask(tmp_path):
             teacher = Transformers("student", spec, Services(ledger, Budget(), "run", tmp_path))
             try:
                 begun = teacher.begin([(request, samples) for request in requests], stage="s")
-                return [each if isinstance(each, list) else await each for each in begun]
+                return [await outcome for outcome in begun]
             finally:
                 await teacher.close()
                 await ledger.close()
