@@ -1,4 +1,4 @@
-"""A student's chat template, rendered without loading anything: what it refuses, and what it marks as the assistant's."""
+"""Render a student's chat template without loading the student, and see which parts it marks as the assistant's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Turns = list[dict[str, Any]]
 
 
 class _Generation(Extension):
-    """The tag {% generation %}, which says what the assistant writes."""
+    """The tag {% generation %}, which marks the text that the assistant writes."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -40,8 +40,9 @@ class _Generation(Extension):
 def rendered(
     template: str, turns: Turns, special: Mapping[str, str], *, opened: bool = False
 ) -> tuple[str, list[str]]:
-    """The text of chat turns, as transformers renders it, and the parts of it that are marked as the assistant's. Raises
-    ValueError with the template's own words where it refuses them.
+    """Return the text of chat turns, as transformers renders it, and its parts that are marked as the assistant's.
+
+    Raises ValueError with the template's message if it refuses the turns.
     """
 
     def refuse(message: str) -> None:
@@ -60,13 +61,13 @@ def rendered(
         text = environment.from_string(template).render(
             messages=turns, add_generation_prompt=opened, **special
         )
-    except Exception as error:  # a template can fail on turns in any way
+    except Exception as error:  # a template can fail in any way
         raise ValueError(str(error) or type(error).__name__) from error
     return text, marked
 
 
 def marks_answers(template: str, turns: Turns, special: Mapping[str, str]) -> bool:
-    """Whether a trainer can tell what the assistant says: by the template's marks, or because TRL has one with marks for it."""
+    """Return whether a trainer finds the assistant's text: the template marks it, or TRL has a marked version."""
     if re.search(r"{%-?\s*generation\s*-?%}", template):
         return any(part.strip() for part in rendered(template, turns, special)[1])
     trl = importlib.util.find_spec("trl")

@@ -1,4 +1,4 @@
-"""What the objectives share that teach to answer: chat turns, or a prompt and its completion as texts."""
+"""Objectives that learn answers: chat turns, or a prompt and its completion as texts."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ CHAT: Turns = [{"role": "user", "content": "text"}, {"role": "assistant", "conte
 class Dialogue(Objective):
     """Learns from `messages` where the records have them, else from `prompt` and `completion`.
 
-    Chat turns are put into the student's own chat template; texts are taken as they are.
+    Chat turns are rendered by the student's chat template; texts are used as they are.
     """
 
     messages: FieldName = Field(
-        "messages", description="chat turns, the last of them the assistant's; taken where there are any"
+        "messages", description="chat turns that end with the assistant's; used if the records have them"
     )
-    prompt: FieldName = Field("prompt", description="a text or chat turns, where there are no messages")
+    prompt: FieldName = Field("prompt", description="a text or chat turns, if there are no messages")
     completion: FieldName = Field(
-        "completion", description="what the student is to answer, as a text or a chat turn"
+        "completion", description="the answer that the student learns, as a text or a chat turn"
     )
 
-    def check(self, given: Checking) -> None:
-        """There are chat turns, or a prompt and a completion."""
-        if self.messages not in given.fields and not {self.prompt, self.completion} <= given.fields:
-            there = ", ".join(sorted(given.fields))
+    def check(self, context: Checking) -> None:
+        """Raise ConfigError if there are neither chat turns nor a prompt and a completion."""
+        if self.messages not in context.fields and not {self.prompt, self.completion} <= context.fields:
+            fields = ", ".join(sorted(context.fields))
             raise ConfigError(
                 f"it learns from '{self.messages}' (chat turns, which a format stage makes) or from '{self.prompt}' and "
-                f"'{self.completion}' (texts); the records have {there}. Name others with prompt: … and completion: …"
+                f"'{self.completion}' (texts); the records have {fields}. Name others with prompt: … and completion: …"
             )
 
     def answers(self) -> tuple[str, ...]:
-        """The completion."""
+        """Return the completion's column."""
         return ("completion",)
 
-    def chats(self, given: Checking) -> Sequence[Turns]:
-        """Those of the messages, or of the prompt where it is made of turns, with an answer."""
-        if self.messages in given.fields:
-            return given.turns(self.messages) or [CHAT]
-        return [[*turns, CHAT[1]] for turns in given.turns(self.prompt)]
+    def chats(self, context: Checking) -> Sequence[Turns]:
+        """Return the turns of the messages, or those of the prompt with an answer."""
+        if self.messages in context.fields:
+            return context.turns(self.messages) or [CHAT]
+        return [[*turns, CHAT[1]] for turns in context.turns(self.prompt)]
 
     def api(self, row: Row) -> Api:
-        """As the prompt is: a text or chat turns."""
+        """Return whether the prompt is a text or chat turns."""
         return api_of(row)
 
     def turns(self, record: Record) -> list[dict[str, str]]:
-        """The record's chat turns. Raises Unusable."""
+        """Return the record's chat turns. Raises Unusable."""
         turns = record.fields.get(self.messages)
         return _turns(turns, self.messages)
 
     def example(self, record: Record) -> Row:
-        """A prompt and a completion: both chat turns, or both texts. Raises Unusable."""
+        """Return a prompt and a completion: both chat turns, or both texts. Raises Unusable."""
         if self.messages in record.fields:
             turns = self.turns(record)
             if turns[-1]["role"] != "assistant" or len(turns) < 2:
@@ -77,17 +77,17 @@ class Dialogue(Objective):
 
 
 def api_of(row: Row) -> Api:
-    """How a student is asked whose prompts are like that of `row`."""
+    """Return how a student that learns rows like this one is asked."""
     return "completions" if isinstance(row.get("prompt"), str) else "chat"
 
 
 def turns_of(text: Any, name: str, role: str) -> list[dict[str, str]]:
-    """Chat turns; a text becomes one, of `role`. Raises Unusable."""
+    """Return chat turns; a text becomes one turn of `role`. Raises Unusable."""
     return _turns([{"role": role, "content": text}] if isinstance(text, str) else text, name)
 
 
 def _turns(turns: Any, name: str) -> list[dict[str, str]]:
-    """Chat turns of text. Raises Unusable."""
+    """Return the role and the text of each chat turn. Raises Unusable."""
     if not isinstance(turns, list) or not turns:
         raise Unusable(f"'{name}' holds no chat turns")
     if not all(
@@ -99,7 +99,7 @@ def _turns(turns: Any, name: str) -> list[dict[str, str]]:
 
 
 def tokens(tokenizer: Any, text: Any, *, opened: bool = False) -> list[int]:
-    """Ids of a text, or of chat turns in the template; `opened`: with the beginning of the assistant's turn."""
+    """Return the token ids of a text, or of chat turns; `opened` adds the beginning of the assistant's turn."""
     if isinstance(text, str):
         ids: list[int] = tokenizer(text)["input_ids"]
         return ids
@@ -110,15 +110,15 @@ def tokens(tokenizer: Any, text: Any, *, opened: bool = False) -> list[int]:
 
 
 def split(tokenizer: Any, prompt: Any, completion: Any) -> tuple[list[int], list[int]]:
-    """Ids of the prompt, and of the completion with its end, divided where TRL's trainers divide them."""
+    """Return the ids of the prompt and of the completion with its end, divided as TRL's trainers divide them."""
     if isinstance(completion, str) and not completion.endswith(tokenizer.eos_token):
         completion += tokenizer.eos_token
-    whole = tokens(tokenizer, prompt + completion)
-    at = len(os.path.commonprefix([tokens(tokenizer, prompt, opened=True), whole]))
-    return whole[:at], whole[at:]
+    ids = tokens(tokenizer, prompt + completion)
+    start = len(os.path.commonprefix([tokens(tokenizer, prompt, opened=True), ids]))
+    return ids[:start], ids[start:]
 
 
 def lengths(tokenizer: Any, prompt: Any, *completions: Any) -> tuple[int, int]:
-    """Tokens of the prompt, and of the prompt with the longest of its completions."""
+    """Return the number of tokens of the prompt, and of the prompt with its longest completion."""
     parts = [split(tokenizer, prompt, completion) for completion in completions]
     return min(len(before) for before, _ in parts), max(len(before) + len(after) for before, after in parts)

@@ -1,4 +1,4 @@
-"""What a training ran on, and what energy it took, as far as the machine tells."""
+"""The hardware of a training, and the energy that it took, if the machine measures it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ RAPL = Path("/sys/class/powercap")
 
 
 def described() -> dict[str, Any]:
-    """Processor, cores, memory and GPUs."""
+    """Return the processor, the cores, the memory and the GPUs."""
     import torch
 
-    told = Path("/proc/cpuinfo").read_text(errors="replace") if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": cores(),
@@ -29,29 +30,28 @@ def described() -> dict[str, Any]:
 
 
 class Energy:
-    """Joules since it was made, of whole processor packages (RAPL) and GPUs (NVML), other processes' share included.
+    """Joules that the processor packages (RAPL) and GPUs (NVML) take, other processes included.
 
-    The counters of RAPL wrap around after minutes to hours: look at it at least once a minute.
+    Read `joules` at least once a minute: the counters of RAPL wrap around after minutes to hours.
     """
 
     def __init__(self, rapl: Path = RAPL) -> None:
-        self._packages = sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj"))
-        self._packages = [
-            path for path in self._packages if path.parent.name.count(":") == 1
-        ]  # the rest are parts of these
+        counters = sorted(rapl.glob("intel-rapl:[0-9]*/energy_uj"))
+        # names with two colons are parts of a package
+        self._packages = [path for path in counters if path.parent.name.count(":") == 1]
         self._gpus = _gpu_counters()
         self._before = self._read()
         self._joules = 0.0
 
     @property
     def joules(self) -> float | None:
-        """None where nothing can be read."""
+        """Return the joules since this object was created; None if no counter can be read."""
         now = self._read()
         for name, value in now.items():
-            spent = value - self._before.get(name, value)
-            if spent < 0:
-                spent += int((Path(name).parent / "max_energy_range_uj").read_text()) / 1e6
-            self._joules += spent
+            increase = value - self._before.get(name, value)
+            if increase < 0:
+                increase += int((Path(name).parent / "max_energy_range_uj").read_text()) / 1e6
+            self._joules += increase
         self._before = now
         return round(self._joules, 1) if now else None
 
@@ -74,7 +74,7 @@ def _gpu_counters() -> list[Any]:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         for handle in handles:
             nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except nvml.NVMLError:  # no driver, or a GPU that does not count
+    except nvml.NVMLError:  # no driver, or a GPU without a counter
         return []
     return [
         lambda handle=handle: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle in handles

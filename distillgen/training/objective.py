@@ -1,7 +1,7 @@
-"""What a student can learn by, one file an objective, found by the file's name.
+"""The objective contract: each file in objectives/ holds one objective, found by the file's name.
 
-In the run's process an objective checks fields and writes what a record has to teach as a row, and imports nothing heavy; in
-the training's process it builds the trainer, one of TRL's, sentence-transformers' or transformers' own.
+In the run's process an objective checks fields and turns records into rows, and imports nothing heavy. In the
+training's process it builds a trainer of TRL, sentence-transformers or transformers.
 """
 
 from __future__ import annotations
@@ -31,49 +31,52 @@ NO_TEMPLATE = "give one with chat_template: FILE.jinja, or train on texts: promp
 
 
 class Objective(BaseModel):
-    """A way to learn. Its attributes are its options; options typed FieldName are fields that it reads."""
+    """What a student learns and by which loss. The attributes are the options.
+
+    An option of type FieldName names a field of the records.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     packages: ClassVar[tuple[str, ...]] = ()
-    """Modules that it needs besides torch, transformers, datasets and accelerate."""
+    """The modules that it needs besides torch, transformers, datasets and accelerate."""
     writes: ClassVar[bool] = True
-    """Whether its students write texts, so that they can be asked as teachers are."""
+    """Whether its students write texts, so that later stages can ask them."""
     learning_rate: ClassVar[float] = 2e-5
-    """Its default for whole models; an adapter's is ten times that."""
+    """The default learning rate of whole models; the default of an adapter is ten times that."""
     adapters: ClassVar[bool] = True
     """Whether it can train an adapter."""
     kinds: ClassVar[frozenset[students.Kind]] = frozenset({"causal"})
-    """The models that it can train."""
+    """The kinds of models that it can train."""
     templated: ClassVar[bool] = True
-    """Whether its chats need a chat template: else they are learnt as texts where there is none."""
+    """Whether chats need a chat template; if not, a student without one learns them as texts."""
     signals: ClassVar[bool] = False
-    """Whether a row is made from log-probabilities in the ledger."""
+    """Whether a row contains log-probabilities from the ledger."""
 
-    def check(self, given: Checking) -> None:
-        """Raise ConfigError where the fields or signals that it learns from are not there."""
+    def check(self, context: Checking) -> None:
+        """Raise ConfigError if the records lack a field or signal that it learns from."""
         raise NotImplementedError
 
-    def chats(self, given: Checking) -> Sequence[Turns]:
-        """Chat turns as the student will see them in its template; none where it learns texts."""
+    def chats(self, context: Checking) -> Sequence[Turns]:
+        """Return an example of each order of chat turns that the student learns; nothing if it learns texts."""
         return ()
 
-    def check_student(self, known: students.Outline, given: Checking) -> None:
-        """Raise ConfigError where it cannot train a student of which this is known."""
-        if known.kind and known.kind not in self.kinds:
+    def check_student(self, student: students.Outline, context: Checking) -> None:
+        """Raise ConfigError if it cannot train a student with this outline."""
+        if student.kind and student.kind not in self.kinds:
             able = " or ".join(MODELS[kind] for kind in sorted(self.kinds))
-            raise ConfigError(f"it trains {able}, and this is {MODELS[known.kind]}")
-        chats = self.chats(given)
-        if not chats or known.kind == "seq2seq":
+            raise ConfigError(f"it trains {able}, and this is {MODELS[student.kind]}")
+        chats = self.chats(context)
+        if not chats or student.kind == "seq2seq":
             return
-        if known.template is None:
-            if known.read and self.templated:
+        if student.template is None:
+            if student.read and self.templated:
                 raise ConfigError(f"the student has no chat template to put messages into; {NO_TEMPLATE}")
             return
         for turns in chats:
             try:
-                rendered(known.template, turns[:-1], known.special, opened=True)
-                rendered(known.template, turns, known.special)
+                rendered(student.template, turns[:-1], student.special, opened=True)
+                rendered(student.template, turns, student.special)
             except ValueError as error:
                 roles = ", ".join(str(turn["role"]) for turn in turns)
                 remedy = "leave such turns out, or give another template with chat_template: FILE.jinja"
@@ -81,16 +84,29 @@ class Objective(BaseModel):
                     f"its chat template does not take the turns {roles}: {error}; {remedy}"
                 ) from error
 
+    def check_adapter(self) -> None:
+        """Raise ConfigError if it cannot train an adapter with these options."""
+
+    def models(self) -> Sequence[str]:
+        """Return the models that it loads besides the student."""
+        return ()
+
     def answers(self) -> tuple[str, ...]:
-        """The columns of a row that a control arm takes from another row. Raises ConfigError where no arm can."""
+        """Return the columns with the teacher's output: the arm `shuffled` exchanges them between rows.
+
+        Raises ConfigError if the objective has no such columns.
+        """
         raise NotImplementedError
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
-        """What the record teaches; `signals` are the log-probabilities of its answers, by stage. Raises Unusable."""
+        """Return what the record teaches. Raises Unusable if it teaches nothing.
+
+        `signals` holds the log-probabilities of the record's answers, by stage.
+        """
         raise NotImplementedError
 
     def api(self, row: Row) -> Api:
-        """How a student of such rows is to be asked: with chat turns, or with a text that it goes on with."""
+        """Return how a student of such rows is asked: with chat turns, or with a text to be continued."""
         return "chat"
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:

@@ -1,4 +1,4 @@
-"""What bi-encoders and cross-encoders share: texts side by side, and how alike a teacher finds them."""
+"""Objectives of bi-encoders and cross-encoders: two or three texts, and a teacher's score."""
 
 from __future__ import annotations
 
@@ -18,42 +18,44 @@ from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cu
 
 
 class Pairs(Objective):
-    """Learns from `fields`, two texts or three (a query, one that fits it and one that does not), and a teacher's `score`."""
+    """Learns from `fields`, a pair or a query with a fitting and another text, and from a teacher's `score`."""
 
     writes = False
     kinds = frozenset({"causal", "encoder"})
     packages = ("sentence_transformers",)
-    adapters = False  # sentence-transformers 6 takes one only with a PEFT that is not out yet, and such encoders are small
+    adapters = False  # sentence-transformers 6 needs a PEFT that is not released yet; such encoders are small
     texts: ClassVar[Mapping[str, tuple[int, ...]]] = {}
-    """How many texts each loss takes."""
+    """The numbers of texts that each loss takes."""
     unscored: ClassVar[frozenset[str]] = frozenset()
-    """Losses that need no score."""
+    """The losses that take no score."""
 
     fields: list[FieldName] = Field(
         min_length=2, max_length=3, description="the texts: a pair, or a query with two answers"
     )
     score: str | None = Field(
-        None, description="the score or field with the teacher's number; of three texts: its margin"
+        None, description="the score or field with the teacher's number; for three texts, its margin"
     )
 
-    def check(self, given: Checking) -> None:
-        """The texts are there, as many as the loss takes, and a score where it needs one."""
-        loss = str(getattr(self, "loss"))  # noqa: B009 (each of the two has losses of its own)
+    loss: str
+    """The name of the loss; each objective lists its own."""
+
+    def check(self, context: Checking) -> None:
+        """Raise ConfigError if a text is missing, or if the loss takes other texts or another score."""
         for name in self.fields:
-            given.need(name, "'fields'")
-        if len(self.fields) not in self.texts[loss]:
-            many = " or ".join(map(str, self.texts[loss]))
-            raise ConfigError(f"loss: {loss} takes {many} texts, and 'fields' names {len(self.fields)}")
-        if (self.score is None) != (loss in self.unscored):
+            context.need(name, "'fields'")
+        if len(self.fields) not in self.texts[self.loss]:
+            many = " or ".join(map(str, self.texts[self.loss]))
+            raise ConfigError(f"loss: {self.loss} takes {many} texts, and 'fields' names {len(self.fields)}")
+        if (self.score is None) != (self.loss in self.unscored):
             wrong = "takes no 'score'" if self.score else "needs 'score', a teacher's number"
-            raise ConfigError(f"loss: {loss} {wrong}")
+            raise ConfigError(f"loss: {self.loss} {wrong}")
 
     def answers(self) -> tuple[str, ...]:
-        """The number; without one, what fits the first text."""
+        """Return the column of the score; without a score, the columns of all texts but the first."""
         return ("score",) if self.score else tuple(f"text_{i}" for i in range(1, len(self.fields)))
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
-        """The texts in order, and the number."""
+        """Return the texts in order, and the score."""
         row: Row = {f"text_{i}": text_of(record.fields.get(name)) for i, name in enumerate(self.fields)}
         if self.score:
             row["score"] = number_of(record, self.score)

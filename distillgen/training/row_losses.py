@@ -1,4 +1,4 @@
-"""A trainer whose loss is one a row, so that rows can have weights. Imported where a training goes on: it needs torch."""
+"""A trainer with a loss for each row, so that rows can have weights. It needs torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ IGNORED = -100
 
 
 class RowLossTrainer(Trainer):  # type: ignore[misc]
-    """`losses` gives, from the logits [tokens, vocabulary] of all tokens that are learnt, their ids and the batch, a loss a
-    token; a row's is the mean over its tokens, times its `weight` where the batch has one.
+    """Train on the mean loss of the rows.
+
+    `losses` takes the logits [tokens, vocabulary] of all learnt tokens, their ids and the batch, and returns a loss
+    for each token. The loss of a row is the mean over its tokens, times its `weight` if the batch has weights.
     """
 
     loss_is_scaled_for_ga = False
@@ -29,7 +31,7 @@ class RowLossTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean over the rows of the batch."""
+        """Return the mean loss of the rows in the batch."""
         labels, read = inputs["labels"], {name: inputs[name] for name in ("input_ids", "attention_mask")}
         if model_config(model).is_encoder_decoder:
             outputs = model(**read, labels=labels)
@@ -38,25 +40,29 @@ class RowLossTrainer(Trainer):  # type: ignore[misc]
             outputs = model(**read, use_cache=False)
             logits, labels = outputs.logits[:, :-1], labels[:, 1:]
         learnt = labels != IGNORED
-        each = torch.zeros(labels.shape, dtype=torch.float32, device=logits.device)
-        each[learnt] = self._losses(logits[learnt].float(), labels[learnt], inputs)
-        rows = each.sum(1) / learnt.sum(1).clamp(min=1)
+        losses = torch.zeros(labels.shape, dtype=torch.float32, device=logits.device)
+        losses[learnt] = self._losses(logits[learnt].float(), labels[learnt], inputs)
+        rows = losses.sum(1) / learnt.sum(1).clamp(min=1)
         loss = (rows * inputs["weight"]).mean() if "weight" in inputs else rows.mean()
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
 def model_config(model: Any) -> Any:
-    """The configuration of a model, wrapped for several processes or not."""
+    """Return the configuration of a model, which may be wrapped for several processes."""
     return getattr(model, "module", model).config
 
 
 def hard(logits: Any, ids: Any, batch: Mapping[str, Any]) -> Any:
-    """Cross-entropy on the tokens themselves."""
+    """Return the cross-entropy of each token."""
     return cross_entropy(logits, ids, reduction="none")
 
 
 def collator(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Pads what has an entry a token of the row; stacks single numbers; joins what has an entry a token that is learnt."""
+    """Return a function that makes a batch of rows.
+
+    Columns with an entry for each token are padded, numbers are stacked, and columns with an entry for each learnt
+    token are concatenated.
+    """
     fills = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORED}
 
     def collated(rows: list[dict[str, Any]]) -> dict[str, Any]:
