@@ -1,6 +1,6 @@
-"""The process that trains: `python -m distillgen.training.process JOB.json`, started by the stage train and ended with it.
+"""The process that trains: `python -m distillgen.training.process JOB.json`. The stage `train` starts and ends it.
 
-It goes on from the last whole checkpoint beside the job, and leaves a finished student, with its manifest, in `student/`.
+It continues from the last complete checkpoint beside the job, and writes the student and its manifest to `student/`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _inputs(
 
 
 def _rows(folder: Path) -> dict[str, Any]:
-    """The rows as memory-mapped data sets, whose cache lies beside them and goes with them."""
+    """Return the rows of each part as memory-mapped data sets; their cache lies beside them, and is removed with them."""
     files = {name: folder / f"{name}.jsonl" for name in PARTS}
     cache = str(folder / "cache")
     return {
@@ -144,14 +144,14 @@ def _rows(folder: Path) -> dict[str, Any]:
 
 
 def _first(folder: Path) -> Row:
-    """The first row as the objective has written it: trainers get others made of it."""
+    """Return the first row as the objective wrote it."""
     with (folder / "train.jsonl").open("rb") as lines:
         row: Row = loads_own(next(lines))
     return row
 
 
 def _texts(folder: Path) -> Iterator[str]:
-    """All texts that are trained on, for the tiny student's tokenizer."""
+    """Yield all texts of the training rows, for the tokenizer of a tiny student."""
 
     def texts(value: Any) -> Iterator[str]:
         if isinstance(value, str):
@@ -196,16 +196,16 @@ def _arguments(folder: Path, options: TrainingOptions, learning_rate: float) -> 
 
 
 def _checkpoint(folder: Path) -> str | None:
-    """The last whole checkpoint: its state is written after everything else in it."""
-    found = {}
+    """Return the last complete checkpoint: its state is written after its other files."""
+    checkpoints = {}
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         with suppress(OSError, ValueError):
-            found[json.loads((path / "trainer_state.json").read_bytes())["global_step"]] = str(path)
-    return found[max(found)] if found else None
+            checkpoints[json.loads((path / "trainer_state.json").read_bytes())["global_step"]] = str(path)
+    return checkpoints[max(checkpoints)] if checkpoints else None
 
 
 def _point_home(trainer: Any, student: str, folder: Path, to: Path) -> None:
-    """An adapter names the student that it belongs to: where a tiny one will lie when all is done."""
+    """Write into an adapter of a tiny student the path that the student will have after the training."""
     if Path(student) == folder / "base":
         for config in getattr(trainer.model, "peft_config", {}).values():
             config.base_model_name_or_path = str(to / "base")
@@ -214,10 +214,10 @@ def _point_home(trainer: Any, student: str, folder: Path, to: Path) -> None:
 def _finite(metrics: dict[str, float]) -> dict[str, float]:
     """Return the measurements of the held-out rows, without those of speed, and without NaN and infinity."""
     speed = ("runtime", "_per_second", "epoch", "num_tokens", "preparation_time")
-    kept = {
+    finite = {
         name: value for name, value in metrics.items() if not name.endswith(speed) and math.isfinite(value)
     }
-    return {name.removeprefix("eval_"): value for name, value in kept.items()}
+    return {name.removeprefix("eval_"): value for name, value in finite.items()}
 
 
 def _write_manifest(

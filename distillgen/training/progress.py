@@ -1,4 +1,4 @@
-"""How far a training is: `progress.json` for the run, `sessions.json` for the manifest, and checkpoints at intervals."""
+"""The progress of a training: `progress.json` for the run, `sessions.json` for the manifest, and checkpoints."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def is_main() -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file that other processes read, whole or not at all."""
+    """Replace a file at once; processes that train together may write the same one."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text(json.dumps(value, indent=1))
     os.replace(fresh, path)
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
-    """Tells how far the training is, and has a checkpoint made every so many seconds."""
+    """Write the progress of a training, and ask for a checkpoint every `save_every_s` seconds."""
 
     def __init__(self, folder: Path, save_every_s: float) -> None:
         self._folder, self._save_every_s = folder, save_every_s
@@ -39,9 +39,9 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             json.loads(self._file.read_bytes()) if self._file.exists() else []
         )
         self.sessions.append({"seconds": 0.0, "joules": None, "from_step": 0})
-        self._began = self._saved = time.monotonic()
-        self._first = self._written = 0.0
-        self._told: dict[str, Any] = {
+        self._began_at = self._saved_at = time.monotonic()
+        self._steps_began = self._written_at = 0.0
+        self._state: dict[str, Any] = {
             "doing": "loading the student",
             "step": 0,
             "steps": 0,
@@ -51,37 +51,40 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.say("loading the student")
 
     def say(self, doing: str) -> None:
-        """What is done before and after the steps."""
-        self._told |= {"doing": doing, "left_s": None}
-        self._tell()
+        """Show what the process does before or after the steps."""
+        self._state |= {"doing": doing, "left_s": None}
+        self._write()
 
-    def _tell(self) -> None:
+    def _write(self) -> None:
         if not is_main():
             return
-        self._written = time.monotonic()
-        self.sessions[-1] |= {"seconds": round(self._written - self._began, 1), "joules": self._energy.joules}
-        write_json(self._folder / "progress.json", self._told)
+        self._written_at = time.monotonic()
+        self.sessions[-1] |= {
+            "seconds": round(self._written_at - self._began_at, 1),
+            "joules": self._energy.joules,
+        }
+        write_json(self._folder / "progress.json", self._state)
         write_json(self._file, self.sessions)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note where this session goes on."""
+        """Note the step at which this session begins."""
         self.sessions[-1]["from_step"] = state.global_step
-        self._first = self._saved = time.monotonic()
+        self._steps_began = self._saved_at = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Keep the newest loss."""
+        """Keep the latest loss."""
         if logs and "loss" in logs:
-            self._told["loss"] = float(logs["loss"])
+            self._state["loss"] = float(logs["loss"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Tell, and decide on a checkpoint, for all processes alike."""
-        now, done = time.monotonic(), state.global_step - self.sessions[-1]["from_step"]
-        left = (state.max_steps - state.global_step) * (now - self._first) / done
-        self._told |= {"doing": "", "step": state.global_step, "steps": state.max_steps, "left_s": left}
-        due = torch.tensor(float(now - self._saved >= self._save_every_s), device=args.device)
+        """Write the progress, and decide about a checkpoint: all processes take the decision of the first."""
+        now, steps = time.monotonic(), state.global_step - self.sessions[-1]["from_step"]
+        left_s = (state.max_steps - state.global_step) * (now - self._steps_began) / steps
+        self._state |= {"doing": "", "step": state.global_step, "steps": state.max_steps, "left_s": left_s}
+        due = torch.tensor(float(now - self._saved_at >= self._save_every_s), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.broadcast(due, 0)
         if due.item() and state.global_step < state.max_steps:
-            control.should_save, self._saved = True, now
-        if now - self._written > WRITE_EVERY_S:
-            self._tell()
+            control.should_save, self._saved_at = True, now
+        if now - self._written_at > WRITE_EVERY_S:
+            self._write()

@@ -1,4 +1,4 @@
-"""Where a student begins: a folder, a name on the Hugging Face Hub, a GGUF file, or `tiny`, a random one made on the spot."""
+"""The models that a training can begin with: a folder, a model of the Hub, a GGUF file, or `tiny`, a new random one."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from distillgen.teachers.embedded import KNOWN, find_weights
 
 Kind = Literal["causal", "seq2seq", "encoder"]
 ENCODERS = frozenset(
-    "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie esm funnel longformer mobilebert modernbert "
-    "mpnet nomic_bert roberta squeezebert xlm-roberta".split()
+    "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie esm funnel longformer mobilebert "
+    "modernbert mpnet nomic_bert roberta squeezebert xlm-roberta".split()
 )
 TINY = "tiny"
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 OF_STAGE = re.compile(r"student(-[\w-]+)?")
-"""The names of what stages train; a folder of such a name is ./student."""
-NAMED = (TINY, *SHIPPED, *KNOWN)
+"""The names that are reserved for the students of stages; a folder of such a name is written ./student."""
+NAMES = (TINY, *SHIPPED, *KNOWN)
 VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
-"""Of the tiny student: with its vocabulary, 0.9 million weights."""
-WIDE = 8 * VOCABULARY  # where each token of a teacher must have one of the student's
+"""The shape of the tiny student: with its vocabulary, it has 0.9 million weights."""
+WIDE = 8 * VOCABULARY  # for objectives that look up each token of a teacher in the student's vocabulary
 LAYERS = [f"self_attn.{part}_proj" for part in "qkvo"] + [
     f"mlp.{part}_proj" for part in ("gate", "up", "down")
 ]
@@ -41,17 +41,17 @@ CHAT = (
     "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""The tiny student's chat template, which tells a trainer what the assistant says."""
+"""The tiny student's chat template, which marks the assistant's text for trainers."""
 
 
 def local(student: str, root: Path) -> Path | None:
-    """The folder or file that `student` names, if it is one."""
+    """Return the folder or file that `student` names; None if there is none."""
     path = root / Path(student).expanduser()
     return path if path.exists() else None
 
 
 def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
-    """Raise ConfigError where `student` cannot be one, nor is among those `trained` before. Loads nothing, and asks nobody."""
+    """Raise ConfigError if there is no such student. Loads no model, and uses no network."""
     if OF_STAGE.fullmatch(student):
         remedy = f"; a folder of this name is ./{student}" if local(student, root) else ""
         raise ConfigError(f"no earlier stage trains '{student}'{did_you_mean(student, trained)}{remedy}")
@@ -66,30 +66,32 @@ def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
         raise ConfigError(f"the student '{student}' is a file; give a model's folder, or a .gguf file")
     if path and path.is_file():
         check_gguf(path)
-    if path is None and student not in NAMED and (is_gguf(student) or not ON_HUB.fullmatch(student)):
+    if path is None and student not in NAMES and (is_gguf(student) or not ON_HUB.fullmatch(student)):
         remedy = "give a folder, a .gguf file, or owner/name on the Hugging Face Hub"
-        raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMED)}; {remedy}")
+        raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMES)}; {remedy}")
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a student before it is loaded."""
+    """Properties of a student that its small files tell before it is loaded."""
 
     kind: Kind | None = None
     template: str | None = None
-    """Its chat template."""
+    """The chat template."""
     read: bool = True
-    """Whether the template was looked for: where not, it may have one."""
+    """False if the files were not read, so that there may be a template."""
     special: Mapping[str, str] = field(default_factory=dict)
-    """Its special tokens, which a template may use."""
+    """The special tokens, by name: a template may use them."""
     vocabulary: int | None = None
+    """The number of tokens."""
     layers: frozenset[str] = frozenset()
-    """The names of what has weights; empty where they are not known."""
+    """The names of the layers; empty if they are unknown."""
 
 
 def outline(student: str, root: Path, revision: str | None = None, *, fetch: bool = False) -> Outline:
-    """What a student's small files tell; those of one on the Hub, and the header of a GGUF file, are only read with `fetch`.
-    Raises ConfigError where they cannot be.
+    """Return what a student's small files tell. Raises ConfigError if they cannot be read.
+
+    Files on the Hub and the header of a GGUF file are only read with `fetch`.
     """
     if student == TINY:
         special = {"eos_token": "<|im_end|>", "pad_token": "<|end|>"}
@@ -125,7 +127,7 @@ def outline(student: str, root: Path, revision: str | None = None, *, fetch: boo
 
 
 def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
-    """From a model's folder, or an adapter's, whose base tells what it lacks itself."""
+    """Return the outline of a model, or of an adapter with its base; `file` returns the path of a file."""
     adapter = _json(file("adapter_config.json"))
     base = (
         outline(str(adapter["base_model_name_or_path"]), root)
@@ -133,13 +135,14 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
         else Outline()
     )
     config, tokenizer = _json(file("config.json")), _json(file("tokenizer_config.json"))
-    named = tokenizer.get("chat_template")
-    if isinstance(named, list):  # variants by name
-        named = {each["name"]: each["template"] for each in named}
-    if isinstance(named, dict):
-        named = named.get("default")
-    own = file("chat_template.jinja")
-    template = own.read_text(encoding="utf-8") if own.is_file() else named
+    template = tokenizer.get("chat_template")
+    if isinstance(template, list):  # variants by name
+        template = {variant["name"]: variant["template"] for variant in template}
+    if isinstance(template, dict):
+        template = template.get("default")
+    template_file = file("chat_template.jinja")
+    if template_file.is_file():
+        template = template_file.read_text(encoding="utf-8")
     words = {name: value for name, value in tokenizer.items() if name.endswith("_token")}
     special = {name: value["content"] if isinstance(value, dict) else value for name, value in words.items()}
     special = {name: value for name, value in special.items() if isinstance(value, str)}
@@ -150,7 +153,7 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
 
 
 def _kind(config: Mapping[str, Any]) -> Kind | None:
-    """What a model's configuration says that it is, where it does."""
+    """Return the kind of a model; None if its configuration does not tell."""
     if config.get("is_encoder_decoder"):
         return "seq2seq"
     if any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in config.get("architectures") or ()):
@@ -159,10 +162,10 @@ def _kind(config: Mapping[str, Any]) -> Kind | None:
 
 
 def _layers(file: Callable[[str], Path]) -> frozenset[str]:
-    """From the index of the weights' files, or from the header of the only one where that is here."""
+    """Return the layers' names from the index of the weights, or from the header of a single file."""
     names = _json(file("model.safetensors.index.json")).get("weight_map", {})
-    if not names and (whole := file("model.safetensors")).is_file():
-        with whole.open("rb") as weights:
+    if not names and (path := file("model.safetensors")).is_file():
+        with path.open("rb") as weights:
             size = int.from_bytes(weights.read(8), "little")
             names = json.loads(weights.read(size)) if 0 < size < 1 << 27 else {}
     return frozenset(name.removesuffix(".weight") for name in names)
@@ -179,26 +182,28 @@ def _outline_of_gguf(file: Path) -> Outline:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """An object that a file holds; nothing where there is no file. Raises ConfigError."""
+    """Return the JSON object in a file; {} if there is no file. Raises ConfigError if it is not JSON."""
     if not file.is_file():
         return {}
     try:
         value = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ConfigError(f"the student's {file} is no JSON: {error}") from error
+        raise ConfigError(f"the student's {file} is not JSON: {error}") from error
     return value if isinstance(value, dict) else {}
 
 
 def is_gguf(student: str) -> bool:
-    """Whether its weights are llama.cpp's."""
+    """Return whether the student's weights are in a GGUF file."""
     return student in KNOWN or student.endswith(".gguf")
 
 
 def ready(
     student: str, root: Path, folder: Path, texts: Iterable[str], *, vocabulary: int = VOCABULARY
 ) -> str:
-    """What `from_pretrained` takes. `folder` receives a tiny student, whose tokenizer is trained on `texts`, or the sum of an
-    adapter and its base; a GGUF file is converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
+    """Return the folder or name that `from_pretrained` takes.
+
+    A tiny student, whose tokenizer is trained on `texts`, or an adapter merged with its base is written to `folder`.
+    A GGUF file is converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
     """
     if student == TINY:
         return str(_tiny(folder, texts, vocabulary))
@@ -213,7 +218,7 @@ def ready(
 
 
 def _tiny(folder: Path, texts: Iterable[str], vocabulary: int) -> Path:
-    """A random Llama of 0.9 million weights."""
+    """Write a random Llama of 0.9 million weights."""
     if (folder / "config.json").exists():
         return folder
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -244,7 +249,7 @@ def _tiny(folder: Path, texts: Iterable[str], vocabulary: int) -> Path:
 
 
 def _merged(adapter: Path, folder: Path) -> Path:
-    """A model with its adapter's changes in its weights, so that it can be trained on, by another adapter or as a whole."""
+    """Write a model with its adapter merged into the weights, so that any training can continue from it."""
     if (folder / "tokenizer_config.json").exists():  # written last
         return folder
     from peft import AutoPeftModelForCausalLM
@@ -256,7 +261,7 @@ def _merged(adapter: Path, folder: Path) -> Path:
 
 
 def _converted(file: Path) -> Path:
-    """The folder that a GGUF file's weights are kept in as safetensors, in bfloat16."""
+    """Convert a GGUF file to safetensors in bfloat16, unless the cache has them; return the folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distillgen" / "students"
     folder = cache / f"{file.stem}-{file_sha256(file)[:12]}"
     if folder.is_dir():
@@ -267,13 +272,13 @@ def _converted(file: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=cache) as partial:
-            whole = Path(partial) / "model"
+            model = Path(partial) / "model"
             plain = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
             AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **plain).save_pretrained(
-                whole
+                model
             )
-            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(whole)
-            whole.rename(folder)
+            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(model)
+            model.rename(folder)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
             f"the GGUF file {file} cannot be converted: {error}. Is the package gguf installed?"

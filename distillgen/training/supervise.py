@@ -1,4 +1,4 @@
-"""Start the process that trains, watch it, and say how it ended."""
+"""Start the process that trains, show its progress, and report how it ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "TR
 
 
 async def supervise(work: Path, stage: str, notes: MutableMapping[str, str]) -> None:
-    """Carry the training out in a process that ends when its standard input does, so that it never outlives this one."""
+    """Train in a process of its own, and raise an error if it fails; `notes` shows the stage's progress.
+
+    The process ends when its standard input is closed, so that it never outlives this one.
+    """
     (work / "error.json").unlink(missing_ok=True)
     with (work / "output.txt").open("ab") as output:
         process = await asyncio.create_subprocess_exec(
@@ -35,37 +38,37 @@ async def supervise(work: Path, stage: str, notes: MutableMapping[str, str]) -> 
             start_new_session=True,
         )
     notes[stage] = "starting"
-    ended = asyncio.create_task(process.wait())
+    process_end = asyncio.create_task(process.wait())
     try:
-        while not (await asyncio.wait([ended], timeout=LOOK_EVERY_S))[0]:
-            notes[stage] = _told(work)
+        while not (await asyncio.wait([process_end], timeout=LOOK_EVERY_S))[0]:
+            notes[stage] = _progress(work)
     finally:
         del notes[stage]
         assert process.stdin
         process.stdin.close()
-        await ended
+        await process_end
     if process.returncode:
         raise _failure(process.returncode, work, stage)
 
 
 def _failure(code: int, work: Path, stage: str) -> DistillgenError:
-    """What the process said of its end; else what it printed last."""
+    """Return the error that the process wrote; if it wrote none, one with its last lines of output."""
     with suppress(FileNotFoundError):
-        told = orjson.loads((work / "error.json").read_bytes())
-        return (ConfigError if told["mistake"] else DistillgenError)(f"stage '{stage}': {told['message']}")
-    how = "was killed (is there memory enough?)" if code < 0 else f"ended with exit code {code}"
+        error = orjson.loads((work / "error.json").read_bytes())
+        return (ConfigError if error["mistake"] else DistillgenError)(f"stage '{stage}': {error['message']}")
+    outcome = "was killed (was there enough memory?)" if code < 0 else f"ended with exit code {code}"
     lines = (work / "output.txt").read_text(errors="replace").strip().splitlines()[-3:]
-    message = f"the training {how}: {' | '.join(lines)} (all that it printed is in {work / 'output.txt'})"
+    message = f"the training {outcome}: {' | '.join(lines)} (its whole output is in {work / 'output.txt'})"
     return DistillgenError(f"stage '{stage}': {message}")
 
 
-def _told(work: Path) -> str:
-    """The line of a training that goes on."""
+def _progress(work: Path) -> str:
+    """Return the stage's line while it trains."""
     try:
-        told = json.loads((work / "progress.json").read_bytes())
+        progress = json.loads((work / "progress.json").read_bytes())
     except FileNotFoundError:
         return "loading torch and the student"
-    parts = [told["doing"] or f"step {told['step']:,}/{told['steps']:,}"]
-    parts += [f"loss {number(told['loss'])}"] if told["loss"] is not None else []
-    parts += [f"{duration(told['left_s'])} left"] if told["left_s"] is not None else []
+    parts = [progress["doing"] or f"step {progress['step']:,}/{progress['steps']:,}"]
+    parts += [f"loss {number(progress['loss'])}"] if progress["loss"] is not None else []
+    parts += [f"{duration(progress['left_s'])} left"] if progress["left_s"] is not None else []
     return "  ".join(parts)
