@@ -8,7 +8,7 @@ import pytest
 import distillgen
 from distillgen import project as project_module
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.local_models.nli import entailment, nli_model
 from distillgen.project import Project, code_sha256, load_module
 from distillgen.stages.filter import FilterStage
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 def typed(*, limit: Decimal = 1) -> Filter: ...
 """,
     )
-    given = Checking(frozenset({"text"}), {}, Project(project.path))
+    given = CheckContext(frozenset({"text"}), {}, Project(project.path))
     with pytest.raises(
         ConfigError, match=r"typed.py:7: .*'Decimal' is not defined; import it outside of 'if TYPE_CHECKING'"
     ):

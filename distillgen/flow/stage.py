@@ -52,7 +52,7 @@ Answers: TypeAlias = Sequence[tuple[Any, Sequence[Completion]]]
 
 
 @dataclass(frozen=True)
-class Checking:
+class CheckContext:
     """What a stage is checked against: the fields that reach it, the models, and what the project holds."""
 
     fields: frozenset[str]
@@ -67,7 +67,7 @@ class Checking:
     fetch: bool = False
     """Whether what lies elsewhere is looked at, too: as a run begins, before anything is paid for."""
 
-    def after(self, stage: Stage, fields: frozenset[str]) -> Checking:
+    def after(self, stage: Stage, fields: frozenset[str]) -> CheckContext:
         """What the stage after `stage` is checked against, which has left `fields`."""
         return replace(
             self, fields=fields, stages=(*self.stages, stage), reached=(*self.reached, self.fields)
@@ -190,7 +190,7 @@ class Stage(BaseModel):
         """By the fields that it fills with chat turns, such turns, one list for each order of roles."""
         return {}
 
-    def within(self, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
+    def within(self, context: CheckContext) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
         """The stages inside this one, checked, and the fields after each."""
         return (), ()
 
@@ -212,7 +212,7 @@ class Stage(BaseModel):
         """Models that later stages can ask by name, because this one leaves them in the run's `directory`."""
         return {}
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The fields after this stage. Raises ConfigError for anything that could go wrong before a record is seen."""
         raise NotImplementedError
 
@@ -228,11 +228,11 @@ class Stage(BaseModel):
         """Files in the run directory without which the stage counts as not carried out."""
         return []
 
-    def records_logprobs(self, given: Checking) -> bool:
+    def records_logprobs(self, context: CheckContext) -> bool:
         """Whether its answers' log-probabilities, and each token's likeliest alternatives, go to the ledger."""
         return False
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Bounds for `plan`; `samples` are source rows."""
         return Estimate(before.rows, made_bytes=before.made_bytes)
 
@@ -251,10 +251,10 @@ class Text:
         self._template = compile_template(source, "template")
         self.used = self._template.used
 
-    def check(self, given: Checking, what: str) -> None:
+    def check(self, context: CheckContext, what: str) -> None:
         """Raise ConfigError where a field that it needs is not there."""
         for name in sorted(self._template.needed):
-            given.need(name, what)
+            context.need(name, what)
 
     def render(self, record: Record) -> str:
         """The text of one record. Raises Unrenderable."""
@@ -303,25 +303,25 @@ async def marked(chunks: Chunks, stage: str, name: str, filters: Collection[str]
 def bounds(
     before: Estimate,
     samples: Sequence[Record],
-    given: Checking,
+    context: CheckContext,
     asks: Callable[[Record], Sequence[tuple[str, int, int | None]]],
 ) -> Estimate:
     """The most that asking about every row can take: `asks` gives the model, the bytes (a token has at least one) and the
     most tokens of the answer of each request about one. A field that an earlier stage makes is as long as it can be.
     """
-    filler = dict.fromkeys(given.fields, "x" * (before.made_bytes or 1))
+    filler = dict.fromkeys(context.fields, "x" * (before.made_bytes or 1))
     each: list[Sequence[tuple[str, int, int | None]]] = []
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
             each.append(asks(replace(record, fields={**filler, **record.fields})))
-    priced = any(given.models[model].price for some in each for model, _, _ in some)
+    priced = any(context.models[model].price for some in each for model, _, _ in some)
     if before.rows is None:
         return Estimate(None, None, None, None, None if priced else 0.0, None)
     bounded = all(most is not None for some in each for _, _, most in some)
     written = max((sum(most or 0 for _, _, most in some) for some in each), default=0) * before.rows
     read = sum(size for some in each for _, size, _ in some) / max(1, len(each)) / 4 * before.rows
     costs = [
-        sum(given.models[model].most_usd(size, most or 0) for model, size, most in some) for some in each
+        sum(context.models[model].most_usd(size, most or 0) for model, size, most in some) for some in each
     ]
     return Estimate(
         before.rows,

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.extras import need
-from distillgen.flow.stage import CHUNK, Checking, Chunk, Job, Stage, splice
+from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Job, Stage, splice
 from distillgen.inference.ledger import Ledger
 from distillgen.local_models.embedder import SHIPPED, WORDS, embed
 from distillgen.record import Record, digest, dumps, loads_own, text_of
@@ -63,11 +63,11 @@ class Placed(Stage):
         None, description="a field that holds a list of numbers, which is taken instead of an embedding"
     )
 
-    def check_vectors(self, given: Checking) -> None:
+    def check_vectors(self, context: CheckContext) -> None:
         """Raise ConfigError where it cannot: before anything is paid for, and without loading a model."""
         if self.vector is None and self.field is None:
             raise ConfigError("give 'field', a text to embed, or 'vector', a field that holds numbers")
-        given.need(str(self.vector or self.field), "'vector'" if self.vector else "'field'")
+        context.need(str(self.vector or self.field), "'vector'" if self.vector else "'field'")
         if self.vector or self.embedder == WORDS:
             need("it", "numpy")
         else:

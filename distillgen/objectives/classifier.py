@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record, text_of
@@ -35,12 +35,12 @@ class TextClassifier(Objective):
         False, description="leave the encoder as it is, and train the head on its embeddings"
     )
 
-    def check(self, given: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """Texts and labels are there; a score is known only when records have it."""
         for name in self.fields:
-            given.need(name, "'fields'")
+            context.need(name, "'fields'")
         if self.task == "class":
-            given.need(self.label, "'label'")
+            context.need(self.label, "'label'")
 
     def answers(self) -> tuple[str, ...]:
         """The number, or the classes."""

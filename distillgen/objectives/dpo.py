@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record
@@ -86,23 +86,23 @@ class Dpo(Objective):
         """As a list."""
         return [self.loss] if isinstance(self.loss, str) else [*self.loss]
 
-    def check(self, given: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """The three fields are there, and who gives the reference's scores."""
         for name in ("prompt", "chosen", "rejected"):
-            given.need(getattr(self, name), f"'{name}'")
-        scoring = {f"{stage.name}.logprob" for stage in given.stages}
-        lineage = any(getattr(stage, "lineage", False) for stage in given.stages)
+            context.need(getattr(self, name), f"'{name}'")
+        scoring = {f"{stage.name}.logprob" for stage in context.stages}
+        lineage = any(getattr(stage, "lineage", False) for stage in context.stages)
         for option in ("reference_chosen", "reference_rejected"):
             name = getattr(self, option)
-            if name and name not in given.fields | scoring and not lineage:
-                known = {*given.fields, *scoring}
+            if name and name not in context.fields | scoring and not lineage:
+                known = {*context.fields, *scoring}
                 raise ConfigError(
                     f"'{option}' names '{name}', which no earlier stage gives{did_you_mean(name, known)}"
                 )
 
-    def chats(self, given: Checking) -> Sequence[Turns]:
+    def chats(self, context: CheckContext) -> Sequence[Turns]:
         """Those of the prompt where it is made of turns, with an answer."""
-        return [[*turns, CHAT[1]] for turns in given.turns(self.prompt)]
+        return [[*turns, CHAT[1]] for turns in context.turns(self.prompt)]
 
     def answers(self) -> tuple[str, ...]:
         """Both answers."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import Record
 from distillgen.training import students
@@ -35,22 +35,22 @@ class Gkd(Dialogue):
     temperature: float = Field(0.9, gt=0, description="at which the student writes")
     max_new_tokens: int = Field(128, ge=1, description="tokens of an answer that the student writes")
 
-    def check(self, given: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """There is a chat, and the teacher can be one."""
-        super().check(given)
-        folder = students.local(self.teacher, given.project.root)
+        super().check(context)
+        folder = students.local(self.teacher, context.project.root)
         if not (folder / "config.json").is_file() if folder else not students.ON_HUB.fullmatch(self.teacher):
             remedy = "give a model's folder, or owner/name on the Hugging Face Hub"
             raise ConfigError(f"there is no teacher '{self.teacher}'; {remedy}")
 
-    def chats(self, given: Checking) -> Sequence[Turns]:
+    def chats(self, context: CheckContext) -> Sequence[Turns]:
         """Chat turns, which texts become."""
-        return super().chats(given) or [CHAT]
+        return super().chats(context) or [CHAT]
 
-    def check_student(self, known: students.Outline, given: Checking) -> None:
+    def check_student(self, known: students.Outline, context: CheckContext) -> None:
         """The teacher writes with the student's vocabulary."""
-        super().check_student(known, given)
-        teacher = students.outline(self.teacher, given.project.root, fetch=given.fetch)
+        super().check_student(known, context)
+        teacher = students.outline(self.teacher, context.project.root, fetch=context.fetch)
         if teacher.kind and teacher.kind not in self.kinds:
             raise ConfigError(f"the teacher '{self.teacher}' is no model that writes texts")
         if known.template == students.CHAT and known.vocabulary is None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import Record
 from distillgen.training.dialogue import Dialogue, tokens
@@ -47,16 +47,16 @@ class Logits(Dialogue):
         0.5, ge=0, le=1, description="its share of the loss; the rest is the divergence's"
     )
 
-    def check(self, given: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """An earlier stage records what is needed, and there is a prompt."""
-        super().check(given)
-        recording = [stage.name for stage in given.stages if stage.records_logprobs(given)]
-        named = [stage for stage in given.stages if stage.name == self.stage]
+        super().check(context)
+        recording = [stage.name for stage in context.stages if stage.records_logprobs(context)]
+        named = [stage for stage in context.stages if stage.name == self.stage]
         if self.stage and not named:
             raise ConfigError(
                 f"there is no earlier stage '{self.stage}'{did_you_mean(self.stage, recording)}"
             )
-        if not recording or (named and not named[0].records_logprobs(given)):
+        if not recording or (named and not named[0].records_logprobs(context)):
             remedy = "set logprobs: 5 on a generate stage, its model or its prompt, or on a stage score"
             raise ConfigError(
                 f"it learns from recorded log-probabilities, and no earlier stage records any; {remedy}"

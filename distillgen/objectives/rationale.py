@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record, text_of
 from distillgen.training.chat_template import Turns
@@ -39,12 +39,12 @@ class Rationale(Objective):
         "[rationale] ", description="text before a prompt that asks for the rationale"
     )
 
-    def check(self, given: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """All three fields are there."""
         for name in ("prompt", "rationale", "label"):
-            given.need(getattr(self, name), f"'{name}'")
+            context.need(getattr(self, name), f"'{name}'")
 
-    def chats(self, given: Checking) -> Sequence[Turns]:
+    def chats(self, context: CheckContext) -> Sequence[Turns]:
         """A question and its answer."""
         return [CHAT]
 

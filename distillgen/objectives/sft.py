@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import Record
 from distillgen.training.chat_template import marks_answers
@@ -31,21 +31,21 @@ class Sft(Dialogue):
         False, description="put several rows into one sequence of max_length, which cannot see each other"
     )
 
-    def check(self, given: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """Every assistant turn can be learnt from where there are turns."""
-        super().check(given)
+        super().check(context)
         if self.loss == "assistant":
-            given.need(self.messages, "loss: assistant")
+            context.need(self.messages, "loss: assistant")
 
-    def check_student(self, known: Outline, given: Checking) -> None:
+    def check_student(self, known: Outline, context: CheckContext) -> None:
         """An encoder-decoder learns completions; what the assistant says can be told where every turn of its is learnt."""
-        super().check_student(known, given)
+        super().check_student(known, context)
         if known.kind == "seq2seq" and (self.loss != "completion" or self.packing):
             raise ConfigError(
                 "an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'"
             )
         if self.loss == "assistant" and known.template:
-            for turns in self.chats(given):
+            for turns in self.chats(context):
                 if not marks_answers(known.template, turns, known.special):
                     remedy = "give one that does with chat_template: FILE.jinja, or take loss: completion"
                     message = "its chat template does not mark what the assistant says ({% generation %})"

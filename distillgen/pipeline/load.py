@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.stage import Checking, Estimate, Stage
+from distillgen.flow.stage import CheckContext, Estimate, Stage
 from distillgen.inference.teacher import Spec, teacher_class
 from distillgen.located_yaml import NAME, VARIABLE, Places, read_yaml, validate
 from distillgen.pipeline.card_options import Statement
@@ -169,7 +169,7 @@ class Pipeline:
         """Check the stages from `first` to `last` once more that now may look at what lies elsewhere, such as a student on the
         Hub: before anything is paid for. Raises ConfigError.
         """
-        given = Checking(frozenset(), self.models, self.project, fetch=True)
+        given = CheckContext(frozenset(), self.models, self.project, fetch=True)
         for i, (stage, fields) in enumerate(zip(self.stages[: last + 1], self.fields, strict=False)):
             if stage.fetches and i >= first:
                 try:
@@ -181,7 +181,7 @@ class Pipeline:
 
     def plan(self, limit: int | None = None, done: Sequence[Done] = ()) -> list[tuple[Stage, Estimate]]:
         """Each stage with the bounds of what it asks and costs, less what the first stages have `done`. Asks nothing."""
-        given = Checking(frozenset(), {**self.models, **self.made_models()}, self.project)
+        given = CheckContext(frozenset(), {**self.models, **self.made_models()}, self.project)
         samples = self.source.samples(self.project, min(200, limit or 200))
         plan: list[tuple[Stage, Estimate]] = []
         before = Estimate(None)
@@ -248,7 +248,7 @@ def load(
         label: {**models[label].model_dump(exclude_none=True), **_shown(raw)}
         for label, raw in top.models.items()
     }
-    stages, fields = checked(top.stages, places, Checking(frozenset(), models, project))
+    stages, fields = checked(top.stages, places, CheckContext(frozenset(), models, project))
     notes += _hiding(stages, models, project)
     return Pipeline(
         path.stem,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking, Stage, stage_class
+from distillgen.flow.stage import CheckContext, Stage, stage_class
 from distillgen.located_yaml import NAME, Places, validate
 from distillgen.project import Project
 from distillgen.record import SPLIT
@@ -18,7 +18,7 @@ from distillgen.stages.source import Source
 
 
 def checked(
-    written: Sequence[Mapping[str, Any]], places: Places, given: Checking, *, inside: str = ""
+    written: Sequence[Mapping[str, Any]], places: Places, context: CheckContext, *, inside: str = ""
 ) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
     """Every stage, checked against what the stages before it leave, and the fields after it; `inside` is the name of the stage
     whose stages they are. Raises ConfigError.
@@ -26,12 +26,12 @@ def checked(
     found: dict[str, tuple[Stage, frozenset[str]]] = {}
     labels: dict[str, str] = {}
     taken: set[str] = set()
-    guard, due = _guard(written, given.project, inside), deque(enumerate(written))
-    _check_guards(written, given.project, places)
+    guard, due = _guard(written, context.project, inside), deque(enumerate(written))
+    _check_guards(written, context.project, places)
     while due:
         i, item = due.popleft()
         if guard and _any(item, "train", "evaluate"):
-            if SPLIT in given.fields or guard["against"]:
+            if SPLIT in context.fields or guard["against"]:
                 due.appendleft((i, item))
                 item = {"decontaminate": guard}
             guard = {}
@@ -43,33 +43,33 @@ def checked(
         if isinstance(options, dict | None):
             options = {"name": kind, **(options or {})}
         with places.within("stages", i):
-            cls = stage_class(kind, given.project)
+            cls = stage_class(kind, context.project)
         stage = validate(cls, options, what=f"stage '{kind}'", places=places, place=("stages", i, kind))
         with places.within("stages", i, kind, what=f"stage '{stage.name}': "):
             if not NAME.fullmatch(stage.name):
                 raise ConfigError(f"the name '{stage.name}' is not made of letters, digits, '-' and '_'")
             if not found and not inside and not isinstance(stage, Source):
                 raise ConfigError(f"the first stage must be a source, not '{kind}'")
-            after = stage.check(given)
+            after = stage.check(context)
             for label, (filter, place) in stage.score_labels(
-                given.project
+                context.project
             ).items():  # which no two filters may share
                 if label in labels:
                     message = f"filter '{label}' stands in '{labels[label]}' and in '{place}'"
                     raise ConfigError(f"{message}; give one a name of its own: {filter}: {{name: …}}")
                 labels[label] = place
-            if twice := next((name for name in stage.names(given.project) if name in taken), None):
+            if twice := next((name for name in stage.names(context.project) if name in taken), None):
                 which = kind if twice == stage.name else twice
                 raise ConfigError(f"'{twice}' stands twice; name one of them: {which}: {{name: …}}")
-            taken.update(stage.names(given.project))
-            given = given.after(stage, after)
-            for name, spec in stage.makes(Path(), given.project).items():
-                if given.models.get(name, spec) != spec:
+            taken.update(stage.names(context.project))
+            context = context.after(stage, after)
+            for name, spec in stage.makes(Path(), context.project).items():
+                if context.models.get(name, spec) != spec:
                     raise ConfigError(
                         f"it makes a model of the name '{name}', which another one has; rename that"
                     )
-                given = replace(given, models={**given.models, name: spec})
-        found[stage.name] = stage, given.fields
+                context = replace(context, models={**context.models, name: spec})
+        found[stage.name] = stage, context.fields
     stages, fields = zip(*found.values(), strict=True)
     return stages, fields
 

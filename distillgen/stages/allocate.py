@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from distillgen.algorithms.allocation import apportion, drawn, equilibrium, factors, with_unsure
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import LAST_ROUND, Measure, Measures, measures_of
-from distillgen.flow.stage import Checking, Chunks, Estimate, Job, Stage
+from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.flow.whole_set import Spool, number_of
 from distillgen.record import SPLIT, Record, digest, text_of
 
@@ -81,15 +81,15 @@ class Allocate(Stage):
             )
         return self
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The group is there."""
         if self.group:
-            given.need(self.group, "'group'")
-        return given.fields
+            context.need(self.group, "'group'")
+        return context.fields
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """The budget goes on, and what is held out, of which nobody knows how much there is."""
-        if before.rows is None or SPLIT in given.fields:
+        if before.rows is None or SPLIT in context.fields:
             return Estimate(before.rows, made_bytes=before.made_bytes)
         rows = min(before.rows, self.budget)
         return Estimate(rows, made_bytes=before.made_bytes, spared=before.rows - rows)

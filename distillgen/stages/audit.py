@@ -11,7 +11,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.flow.measures import measures_of
-from distillgen.flow.stage import Checking, Chunks, Job, Stage
+from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.project import Project
 from distillgen.record import META, Record
 from distillgen.rows.jsonl import read_rows
@@ -52,12 +52,12 @@ class Audit(Stage):
             edits.append(row)
         return edits
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """Every edit can be read, and names fields that are there."""
-        for edit in self.read(given.project):
+        for edit in self.read(context.project):
             for name in (*edit.get("where", {}), *edit.get("set", {})):
-                given.need(name, "an edit")
-        return given.fields
+                context.need(name, "an edit")
+        return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Apply every edit to every record that it names; the first veto counts."""

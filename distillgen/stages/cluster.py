@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from distillgen.flow.stage import Checking, Chunks, Job
+from distillgen.flow.stage import CheckContext, Chunks, Job
 from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
 from distillgen.record import Record
 
@@ -44,10 +44,10 @@ class Cluster(Placed):
         "one", description="all: drop none; the score <name>.id is then the cluster's number"
     )
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The fields and packages are there."""
-        self.check_vectors(given)
-        return given.fields
+        self.check_vectors(context)
+        return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Gather all, cluster, and let them go on."""

@@ -32,7 +32,7 @@ from distillgen.algorithms.calibration import (
 )
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
-from distillgen.flow.stage import CHUNK, Checking, Chunk, Chunks, Job, Stage, Text, in_order
+from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Chunks, Job, Stage, Text, in_order
 from distillgen.inference.outcome import Outcome
 from distillgen.local_models.critic_model import (
     Classifier,
@@ -147,26 +147,26 @@ class Critic(Stage):
         """The labels."""
         return {self.labels: project.file(self.labels)}
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """Fields, packages and labels are there, and every part of the labels has valid and invalid ones."""
         for name in self.fields or ():
-            given.need(name, "'fields'")
+            context.need(name, "'fields'")
         if self.template is not None:
             text = Text(self.template)
-            text.check(replace(given, fields=given.fields | set(self.vary)), "'template'")
+            text.check(replace(context, fields=context.fields | set(self.vary)), "'template'")
             for name, values in self.vary.items():
                 if name not in text.used:
                     raise ConfigError(f"vary: the template does not use '{name}'")
                 if isinstance(values, Pick) and values.n > len(values.of):
                     raise ConfigError(f"vary: '{name}' wants {values.n} of {len(values.of)} values")
-        self.read(given.project)
+        self.read(context.project)
         if self.encoder:
             need("an encoder", "torch", "transformers")
         elif self.features == "words":
             need("features: words", "sklearn")
         else:
             need("features: embeddings", "sentence_transformers", "sklearn")
-        return given.fields
+        return context.fields
 
     def read(self, project: Project) -> Labels:
         """The labels by part. A record that was labelled twice counts with the later one. Raises ConfigError."""

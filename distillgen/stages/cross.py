@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking, Chunks, Estimate, Job, Stage, splice
+from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage, splice
 from distillgen.project import Project
 from distillgen.record import META, Record, digest, dumps
 from distillgen.rows.jsonl import read_rows
@@ -44,24 +44,24 @@ class Cross(Stage):
         """The rows' file."""
         return {self.rows: project.file(self.rows)} if isinstance(self.rows, str) else {}
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """All rows give the same fields, and none that a record has."""
-        first, *others = rows = self.read(given.project)
+        first, *others = rows = self.read(context.project)
         for i, row in enumerate(others, 2):
             if row.keys() != first.keys():
                 raise ConfigError(f"row {i} of 'rows' gives {sorted(row)}, the first one {sorted(first)}")
         for name in first:
-            if name in given.fields or name == META:
+            if name in context.fields or name == META:
                 raise ConfigError(
                     f"'rows' give the field '{name}', which the records have; give it another name"
                 )
         if len({dumps(row) for row in rows}) < len(rows):
             raise ConfigError("a row stands twice in 'rows'")
-        return given.fields | first.keys()
+        return context.fields | first.keys()
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """As many records for each as there are rows."""
-        rows = self.read(given.project)
+        rows = self.read(context.project)
         longest = max(len(dumps(value)) for row in rows for value in row.values())
         made = None if before.made_bytes is None else max(before.made_bytes, longest)
         return Estimate(None if before.rows is None else before.rows * len(rows), made_bytes=made)

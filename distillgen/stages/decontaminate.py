@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking, Chunks, Job, Stage
+from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool
 from distillgen.project import Project
 from distillgen.record import SPLIT, Record
@@ -43,15 +43,15 @@ class Decontaminate(Stage):
         """The evaluation sets."""
         return {name: project.file(name) for name in self.against}
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """There is something to look for."""
-        for file in self.files(given.project).values():
+        for file in self.files(context.project).values():
             next(items(file), None)
-        if not self.against and SPLIT not in given.fields:
+        if not self.against and SPLIT not in context.fields:
             raise ConfigError(
                 "there is nothing to look for: give 'against', a file of evaluation items, or the source held_out"
             )
-        return given.fields
+        return context.fields
 
     def evaluation_items(self, project: Project) -> OverlapIndex:
         """The items of the evaluation sets, to which what is held out is still to be added."""

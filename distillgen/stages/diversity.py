@@ -12,7 +12,7 @@ from pydantic import Field
 from distillgen.algorithms import diversity
 from distillgen.algorithms.reservoir import Reservoir
 from distillgen.flow.measures import measures_of
-from distillgen.flow.stage import Checking, Chunk, Chunks, Job
+from distillgen.flow.stage import CheckContext, Chunk, Chunks, Job
 from distillgen.flow.whole_set import Placed, Vectors
 from distillgen.record import Record, digest
 from distillgen.text.words import words
@@ -44,12 +44,12 @@ class Diversity(Placed):
         1000, ge=2, description="texts that are measured; numbers of samples of one size compare"
     )
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The text is there, and what embeds it where that is asked for."""
-        given.need(self.field, "'field'")
+        context.need(self.field, "'field'")
         if _EMBEDDING & set(self.measures):
-            self.check_vectors(given)
-        return given.fields
+            self.check_vectors(context)
+        return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Let all pass, and measure at the end."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distillgen.flow.stage import (
     Answers,
-    Checking,
+    CheckContext,
     Chunk,
     Chunks,
     Estimate,
@@ -39,16 +39,16 @@ class Embed(Stage):
         """The one."""
         return [self.model]
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The model can do it, and the fields are there."""
-        given.able(self.model, "embeddings")
-        Text(self.template).check(given, "'template'")
-        return given.fields
+        context.able(self.model, "embeddings")
+        Text(self.template).check(context, "'template'")
+        return context.fields
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """A request a row, which writes nothing."""
         text = Text(self.template)
-        return bounds(before, samples, given, lambda record: [(self.model, text.size(record), 0)])
+        return bounds(before, samples, context, lambda record: [(self.model, text.size(record), 0)])
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""

@@ -24,7 +24,7 @@ from distillgen.flow.filter import Entries, Entry
 from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import (
     CHUNK,
-    Checking,
+    CheckContext,
     Chunks,
     Estimate,
     Job,
@@ -131,51 +131,51 @@ class Evaluate(Stage, Sampling):
         judges = (model for entry in self.metrics for model in self.metric(entry, project).models(project))
         return [*dict.fromkeys([*self.asked, *judges])]
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """Models, items, question and metrics fit together."""
         for name in self.asked:
-            given.able(name, *(["score"] if self.options or self.perplexity else []))
-        fields = given.fields
+            context.able(name, *(["score"] if self.options or self.perplexity else []))
+        fields = context.fields
         if self.data:
-            rows = list(islice(self.read(given.project), CHUNK))
+            rows = list(islice(self.read(context.project), CHUNK))
             if not rows:
                 raise ConfigError(f"'{self.data}' has no rows")
             fields = frozenset(chain.from_iterable(row.fields for row in rows))
-        elif SPLIT not in fields and any(stage.makes(Path(), given.project) for stage in given.stages):
+        elif SPLIT not in fields and any(stage.makes(Path(), context.project) for stage in context.stages):
             remedy = "give the source held_out: 0.1, or 'data', a file of other items"
             raise ConfigError(f"the student would be asked about what it was trained on; {remedy}")
-        about = replace(given, fields=fields)
-        for name in self.load_prompt(given.project).needed - self.params.keys():
+        about = replace(context, fields=fields)
+        for name in self.load_prompt(context.project).needed - self.params.keys():
             about.need(name, f"prompt '{self.prompt}'" if self.prompt else "'template'")
         for option in ("gold", "options", "by"):
             if name := getattr(self, option):
                 about.need(name, f"'{option}'")
         seen = fields | {self.output, *self.asked, *([GOLD] if self.gold else [])}
         for entry in self.metrics:
-            self.metric(entry, given.project).check(replace(given, fields=seen))
-        return given.fields
+            self.metric(entry, context.project).check(replace(context, fields=seen))
+        return context.fields
 
     def sampling(self, model: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
         """The stage's options over the model's over the prompt's."""
         return {**prompt.front.sampling.given(), **model, **self.given()}
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Bounds of what the models are asked, for items of the source as if all were held out; what judges are is not in it."""
-        prompt, rows = self.load_prompt(given.project), before.rows
+        prompt, rows = self.load_prompt(context.project), before.rows
         if self.data:
-            items = list(self.read(given.project))
+            items = list(self.read(context.project))
             samples, rows = items[:200], len(items)
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
             fields = {**record.fields, **self.params}
             size = size_of(prompt.render(record.fields, prompt.typical(fields), self.params))
             most = [
-                self.sampling(given.models[name].given(), prompt).get("max_tokens") for name in self.asked
+                self.sampling(context.models[name].given(), prompt).get("max_tokens") for name in self.asked
             ]
             asked = zip(self.asked if self.metrics else (), most, strict=False)
             return [(name, size, tokens and tokens * self.n) for name, tokens in asked]
 
-        found = bounds(replace(before, rows=rows), samples, given, asks)
+        found = bounds(replace(before, rows=rows), samples, context, asks)
         return replace(found, rows=before.rows, made_bytes=before.made_bytes)
 
     def read(self, project: Project) -> Iterator[Record]:

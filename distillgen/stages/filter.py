@@ -23,7 +23,7 @@ from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import (
     CHUNK,
     Answers,
-    Checking,
+    CheckContext,
     Chunk,
     Chunks,
     Estimate,
@@ -150,15 +150,15 @@ class FilterStage(Stage):
             built.append((entry, made))
         return built
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """Filters and options exist, and the fields and models that they name are there."""
-        for entry, _ in self.build(given.project):
-            for option, value in self._named(entry, given.project, FieldName):
-                given.need(value, f"filter '{entry.label}' ({option})")
-            for _, value in self._named(entry, given.project, ModelName):
-                given.able(value)
-        self.files(given.project)
-        return given.fields | marks(self.mark)
+        for entry, _ in self.build(context.project):
+            for option, value in self._named(entry, context.project, FieldName):
+                context.need(value, f"filter '{entry.label}' ({option})")
+            for _, value in self._named(entry, context.project, ModelName):
+                context.able(value)
+        self.files(context.project)
+        return context.fields | marks(self.mark)
 
     def chooses(self) -> bool:
         """A filter that marks drops nothing."""
@@ -184,18 +184,21 @@ class FilterStage(Stage):
             for name in ([given] if isinstance(given, str) else given or ())
         ]
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """What the filters ask at most, were no record dropped before them."""
-        judges = [Judge(self.name, entry, each, {}) for entry, each in self.build(given.project) if each.asks]
+        judges = [
+            Judge(self.name, entry, each, {}) for entry, each in self.build(context.project) if each.asks
+        ]
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            requests = [request for judge in judges for request in judge.requests(record, given.models)]
+            requests = [request for judge in judges for request in judge.requests(record, context.models)]
             most = [
-                _sent(request, given.models[request.model]).sampling.get("max_tokens") for request in requests
+                _sent(request, context.models[request.model]).sampling.get("max_tokens")
+                for request in requests
             ]
             return [(r.model, size_of(r.messages), tokens) for r, tokens in zip(requests, most, strict=True)]
 
-        return bounds(before, samples, given, asks)
+        return bounds(before, samples, context, asks)
 
     def files(self, project: Project) -> dict[str, Path]:
         """The filters' files, what they import of the project, and the prompts and files that their options name."""

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking, Chunks, Job, Stage, Text
+from distillgen.flow.stage import CheckContext, Chunks, Job, Stage, Text
 from distillgen.project import Project
 from distillgen.record import META, Record, Unrenderable
 from distillgen.rows.shapes import Shaper, shaper
@@ -83,17 +83,17 @@ class Format(Stage):
         )
         return shaper(name, parts, fields)
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """Every field that a template, `shape` or `keep` names is there."""
         for name, text in self.texts():
-            text.check(given, f"the template of '{name}'")
+            text.check(context, f"the template of '{name}'")
         for name in self.keep or ():
-            given.need(name, "'keep'")
+            context.need(name, "'keep'")
         made = self.fields.keys() | self.dialogues.keys()
-        made |= set(self.shaper(given.fields).columns) if self.shape else set()
+        made |= set(self.shaper(context.fields).columns) if self.shape else set()
         if META in made:
             raise ConfigError(f"the field '{META}' is distillgen's own")
-        return frozenset(made | (set(given.fields) if self.keep is None else set(self.keep)))
+        return frozenset(made | (set(context.fields) if self.keep is None else set(self.keep)))
 
     def former(self) -> Callable[[Record], Record]:
         """What reshapes one record."""

@@ -16,7 +16,7 @@ from distillgen.errors import ConfigError, did_you_mean, place_of
 from distillgen.flow.measures import Measure
 from distillgen.flow.stage import (
     Answers,
-    Checking,
+    CheckContext,
     Chunk,
     Chunks,
     Estimate,
@@ -108,9 +108,9 @@ class Generate(Stage, Sampling):
         """The one."""
         return [self.model]
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """Prompt and model exist, the prompt's inputs are there, and the model can do what is asked."""
-        spec, prompt = given.able(self.model), self.load_prompt(given.project)
+        spec, prompt = context.able(self.model), self.load_prompt(context.project)
         what = f"prompt '{self.prompt}'" if self.prompt else "'template'"
         for name in sorted(self.params):
             if name not in prompt.inputs:
@@ -118,11 +118,11 @@ class Generate(Stage, Sampling):
                     f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}"
                 )
         for name in sorted(prompt.needed - self.params.keys()):
-            given.need(
+            context.need(
                 name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what
             )
         for name in prompt.front.few_shot.match:
-            given.need(name, f"few_shot.match of {what}")
+            context.need(name, f"few_shot.match of {what}")
         if self.output and prompt.form.kind in NAMED:
             raise ConfigError(
                 f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields"
@@ -132,33 +132,35 @@ class Generate(Stage, Sampling):
             "tools": self.tools,
             "grammar": self.grammar,
         }
-        given.able(self.model, *(capability for capability, wanted in wants.items() if wanted is not None))
+        context.able(self.model, *(capability for capability, wanted in wants.items() if wanted is not None))
         added = [
             *prompt.form.fields(self.output),
             *filter(None, [self.reasoning, "tool_calls" if self.tools else None]),
         ]
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; name the output otherwise")
-        return given.fields | set(added) | marks(self.mark)
+        return context.fields | set(added) | marks(self.mark)
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
         """The stage's options over the model's over the prompt's."""
         return {**prompt.front.sampling.given(), **spec.given(), **self.given()}
 
-    def records_logprobs(self, given: Checking) -> bool:
+    def records_logprobs(self, context: CheckContext) -> bool:
         """Where the stage, its model or its prompt says so."""
-        return bool(self.sampling(given.models[self.model], self.load_prompt(given.project)).get("logprobs"))
+        return bool(
+            self.sampling(context.models[self.model], self.load_prompt(context.project)).get("logprobs")
+        )
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Bounds by bytes, for a token has at least one; what an earlier answer will give counts with its max_tokens."""
-        prompt = self.load_prompt(given.project)
-        most = self.sampling(given.models[self.model], prompt).get("max_tokens")
+        prompt = self.load_prompt(context.project)
+        most = self.sampling(context.models[self.model], prompt).get("max_tokens")
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
             messages = prompt.render(record.fields, prompt.typical(record.fields), self.params)
             return [(self.model, size_of(messages), most and self.n * most)] * self.draws
 
-        each = bounds(before, samples, given, asks)
+        each = bounds(before, samples, context, asks)
         answers = None if each.requests is None else each.requests * self.n
         rows = None if answers is None else answers * (self.max_items if prompt.form.many else 1)
         made = None if most is None or before.made_bytes is None else max(before.made_bytes, 4 * most)

@@ -16,7 +16,7 @@ from pydantic import Field
 from distillgen.algorithms.name_graph import commonest, communities, largest, name_key, picture
 from distillgen.extras import need
 from distillgen.flow.measures import measures_of
-from distillgen.flow.stage import CHUNK, Checking, Chunks, Job, Stage
+from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool, embedded
 from distillgen.local_models.embedder import check as check_embedder
 from distillgen.record import Record, digest, dumps, text_of
@@ -91,15 +91,15 @@ class Graph(Stage):
         """The graph's files."""
         return [directory / f"{self.file}.{ending}" for ending in ("graphml", "json")]
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The fields and packages are there."""
         for option in ("head", "relation", "tail", "text"):
             if name := getattr(self, option):
-                given.need(name, f"'{option}'")
+                context.need(name, f"'{option}'")
         need("it", "networkx", "numpy")
         if self.min_cosine is not None and self.embedder != "words":
             check_embedder(self.embedder)
-        return given.fields
+        return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Gather all edges, make the graph, and let them go on."""

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from distillgen.algorithms.intervals import Interval, unpaired, wilson_interval
 from distillgen.errors import ConfigError, DistillgenError
-from distillgen.flow.stage import Checking, Chunks, Job, Stage
+from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.record import digest, dumps
@@ -52,17 +52,17 @@ class LmEval(Stage):
         """The tasks of your own."""
         return {self.include_path: project.file(self.include_path)} if self.include_path else {}
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The models are on this machine, and the harness is there."""
         for name in self.asked:
-            if not isinstance(given.able(name), TransformersSpec):
+            if not isinstance(context.able(name), TransformersSpec):
                 raise ConfigError(
                     f"model '{name}' is none on this machine: lm-eval takes student, base, provider transformers"
                 )
-        self.files(given.project)
+        self.files(context.project)
         if util.find_spec("lm_eval") is None:
             raise ConfigError("it needs the package lm-eval: pip install lm-eval")
-        return given.fields
+        return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Let all records through, then evaluate: what trains a student is an earlier stage."""

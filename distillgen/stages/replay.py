@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain, islice
 
-from distillgen.flow.stage import CHUNK, Checking, Chunks, Job, Stage
+from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Job, Stage
 from distillgen.stages._rounds import ITEM, kept_of
 
 
@@ -17,10 +17,10 @@ class Replay(Stage):
     reads = "the records that the earlier rounds kept"
     writes = "nothing"
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """It stands in a round."""
-        given.need(ITEM, "'replay', which stands inside 'rounds',")
-        return given.fields
+        context.need(ITEM, "'replay', which stands inside 'rounds',")
+        return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """The earlier ones, then this round's."""

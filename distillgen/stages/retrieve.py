@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from distillgen.algorithms.name_graph import connections, mentioned
 from distillgen.errors import ConfigError
 from distillgen.extras import need
-from distillgen.flow.stage import Checking, Chunks, Estimate, Job, Stage
+from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.flow.whole_set import embedded
 from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
@@ -83,25 +83,25 @@ class Retrieve(Stage):
         """The memory, where it is one of files."""
         return {self.memory: project.file(self.memory)} if self.memory else {}
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The fields, the memory and the embedder are there."""
-        given.need(self.query, "'query'")
-        for stage in given.stages if self.shuffle else ():
+        context.need(self.query, "'query'")
+        for stage in context.stages if self.shuffle else ():
             if isinstance(stage, Retrieve) and not stage.shuffle and stage.into == self.into:
                 self._controls(stage)
         if self.memory is None:
-            given.need(ITEM, "'retrieve' without 'from', which stands inside 'rounds',")
+            context.need(ITEM, "'retrieve' without 'from', which stands inside 'rounds',")
         else:
-            fields = frozenset(chain.from_iterable(contents(self.memory, given.project)))
+            fields = frozenset(chain.from_iterable(contents(self.memory, context.project)))
             for name in self.wanted:
-                replace(given, fields=fields).need(
+                replace(context, fields=fields).need(
                     name, f"'{'path' if self.path else 'key'}' in {self.memory}"
                 )
         if self.key:
             check_embedder(self.embedder)
         else:
             need("'path'", "networkx")
-        return given.fields | {self.into}
+        return context.fields | {self.into}
 
     def _controls(self, other: Retrieve) -> None:
         """Raise ConfigError where this control differs from the stage `other` in more than the shuffle."""
@@ -112,7 +112,7 @@ class Retrieve(Stage):
                 told = f"'{option}' is {own[option]!r} here, and {others[option]!r} in '{other.name}', of which it is the control"
                 raise ConfigError(f"{told}; {remedy}")
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """As many go on; what entries bring has no bound."""
         return Estimate(before.rows, made_bytes=None)
 

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
 from distillgen.flow.measures import Measure, Measures, by_title
-from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage, stage_class
+from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Estimate, Job, Stage, stage_class
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.teacher import Spec, Teacher
 from distillgen.located_yaml import Places
@@ -67,16 +67,16 @@ class Rounds(Stage):
         {}, description="end when one of these falls by more than this share below its best so far"
     )
 
-    def within(self, given: Checking) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
+    def within(self, context: CheckContext) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
         """The stages of a round and the fields after each; what they train can be asked from the first one on."""
         models = {
             name: spec
-            for stage in self._likely(given.project)
-            for name, spec in stage.makes(Path(), given.project).items()
+            for stage in self._likely(context.project)
+            for name, spec in stage.makes(Path(), context.project).items()
         }
-        fields = given.fields | {ROUND, ITEM, *self.carry}
+        fields = context.fields | {ROUND, ITEM, *self.carry}
         inside = replace(
-            given.after(self, fields), models={**given.models, **models}, loops=(*given.loops, self)
+            context.after(self, fields), models={**context.models, **models}, loops=(*context.loops, self)
         )
         return checked(self.stages, Places(), inside, inside=self.name)
 
@@ -126,14 +126,14 @@ class Rounds(Stage):
             for name, spec in stage.makes(directory / self.name / "last", project).items()
         }
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The nested stages fit together, in the first round and in the next ones."""
         for name in (ROUND, ITEM):
-            if name in given.fields and not any(isinstance(stage, Rounds) for stage in given.stages):
+            if name in context.fields and not any(isinstance(stage, Rounds) for stage in context.stages):
                 raise ConfigError(
                     f"the records have a field '{name}', which tells of rounds; give it another name"
                 )
-        stages, fields = self.within(given)
+        stages, fields = self.within(context)
         for name in (*self.until, *self.guard):
             stage = name.partition(".")[0]
             if name != "kept" and stage not in [each.name for each in stages]:
@@ -142,13 +142,13 @@ class Rounds(Stage):
                 )
         return fields[-1]
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """That of a round, as often as there can be rounds."""
-        stages, fields = self.within(given)
-        models = {**given.models, **self.makes(Path(), given.project)}
+        stages, fields = self.within(context)
+        models = {**context.models, **self.makes(Path(), context.project)}
         last, spared, asked = before, 0, dict.fromkeys(ASKED, 0)
         for stage, own in zip(stages, fields, strict=True):
-            last = stage.estimate(last, samples, replace(given, fields=own, models=models))
+            last = stage.estimate(last, samples, replace(context, fields=own, models=models))
             asked = {name: _sum(asked[name], getattr(last, name)) for name in ASKED}
             spared += last.spared
         every = {name: None if value is None else value * self.n for name, value in asked.items()}

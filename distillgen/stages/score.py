@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distillgen.flow.stage import (
     Answers,
-    Checking,
+    CheckContext,
     Chunk,
     Chunks,
     Estimate,
@@ -44,21 +44,21 @@ class Score(Stage):
         """The one."""
         return [self.model]
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The model can do it, and the fields are there."""
-        given.able(self.model, "score")
+        context.able(self.model, "score")
         for name in ("context", "target"):
-            Text(getattr(self, name)).check(given, f"'{name}'")
-        return given.fields
+            Text(getattr(self, name)).check(context, f"'{name}'")
+        return context.fields
 
-    def records_logprobs(self, given: Checking) -> bool:
+    def records_logprobs(self, context: CheckContext) -> bool:
         """Where alternatives are recorded with each token."""
         return bool(self.logprobs)
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """A request a row; it reads both texts and writes one token."""
         both = Text(self.context + self.target)
-        return bounds(before, samples, given, lambda record: [(self.model, both.size(record), 1)])
+        return bounds(before, samples, context, lambda record: [(self.model, both.size(record), 1)])
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.stage import Checking, Chunks, Estimate, Job, splice
+from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, splice
 from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
 from distillgen.record import Record, digest, text_of
 from distillgen.text.words import words
@@ -85,13 +85,13 @@ class Select(Placed):
                 raise ValueError(f"'{option}' has no use here, with 'by: {self.by}'")
         return self
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """The fields and packages are there; scores are known only when records have them."""
         if self.by in VECTORS:
-            self.check_vectors(given)
-        return given.fields
+            self.check_vectors(context)
+        return context.fields
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """As many as are kept go on to the next stages."""
         rows = before.rows
         if rows is not None:

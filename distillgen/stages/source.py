@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.stage import CHUNK, Checking, Chunks, Estimate, Job, Stage
+from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.privacy import public
 from distillgen.project import Project
 from distillgen.record import META, SPLIT, Record, digest, item_of
@@ -85,11 +85,11 @@ class Source(Stage):
             return {}
         return {self.origin: project.file(self.origin)}
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """Read the first rows: the fields are those that any of them has; a bad one is an error with its place."""
-        if given.fields:
+        if context.fields:
             raise ConfigError("a source must be the first stage")
-        first = list(islice(self.records(given.project), CHECKED_ROWS))
+        first = list(islice(self.records(context.project), CHECKED_ROWS))
         for record in first:
             if record.dropped:
                 raise ConfigError(f"{record.source}: {record.dropped.reason}")
@@ -103,13 +103,13 @@ class Source(Stage):
                 )
         return fields
 
-    def records_logprobs(self, given: Checking) -> bool:
+    def records_logprobs(self, context: CheckContext) -> bool:
         """An earlier run may have: only its ledger tells."""
         return self.lineage
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], given: Checking) -> Estimate:
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """The number of rows, where it can be told without reading all of a remote data set."""
-        return Estimate(self.count(given.project))
+        return Estimate(self.count(context.project))
 
     def count(self, project: Project) -> int | None:
         """How many rows there are; None for a streamed data set."""

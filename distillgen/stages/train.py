@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.flow.measures import measures_of
-from distillgen.flow.stage import Checking, Chunks, Job, Stage, Text
+from distillgen.flow.stage import CheckContext, Chunks, Job, Stage, Text
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.teacher import Spec
 from distillgen.located_yaml import Places, validate
@@ -123,21 +123,21 @@ class Train(TrainingOptions, Stage):
         """The student's manifest, which is written last."""
         return [self.folder(directory) / "manifest.json"]
 
-    def check(self, given: Checking) -> frozenset[str]:
+    def check(self, context: CheckContext) -> frozenset[str]:
         """Objective, options, fields, student and packages are there, and QLoRA has its GPU."""
-        learning = self.learning(given.project)
+        learning = self.learning(context.project)
         try:
-            learning.check(given)
+            learning.check(context)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
-        trained = [stage.folder(Path()).name for stage in given.stages if isinstance(stage, Train)]
+        trained = [stage.folder(Path()).name for stage in context.stages if isinstance(stage, Train)]
         if self.student not in trained:
-            students.check(self.student, given.project.root, trained)
-        self.files(given.project)
+            students.check(self.student, context.project.root, trained)
+        self.files(context.project)
         if self.where is not None:
-            Text(self.where).check(given, "'where'")
-        self.arm(given.project).check(given)
-        if self.warm_start and not given.loops:
+            Text(self.where).check(context, "'where'")
+        self.arm(context.project).check(context)
+        if self.warm_start and not context.loops:
             raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
         if self.lora and not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
@@ -156,37 +156,39 @@ class Train(TrainingOptions, Stage):
         needed = [*NEEDED, *learning.packages, *(["peft"] if self.lora else [])]
         if students.is_gguf(self.student):
             needed.append("gguf")
-        folder = students.local(self.student, given.project.root)
+        folder = students.local(self.student, context.project.root)
         if folder and (folder / "adapter_config.json").is_file():
             needed.append("peft")
         need(f"objective '{self.objective}'", *needed)
-        self._check_student(given, learning)
-        return given.fields
+        self._check_student(context, learning)
+        return context.fields
 
-    def _check_student(self, given: Checking, learning: Objective) -> None:
+    def _check_student(self, context: CheckContext, learning: Objective) -> None:
         """The objective can train such a student, and its chat template takes such turns. Raises ConfigError."""
         first, template = self, ""
         while students.OF_STAGE.fullmatch(
             first.student
         ):  # what it begins as, of what the stage before it began as, …
             before = [
-                s for s in given.stages if isinstance(s, Train) and s.folder(Path()).name == first.student
+                s for s in context.stages if isinstance(s, Train) and s.folder(Path()).name == first.student
             ]
-            if not before[0].learning(given.project).writes and (
+            if not before[0].learning(context.project).writes and (
                 before[0].objective != self.objective or before[0].lora
             ):
                 raise ConfigError(
                     f"'{first.student}' was trained by '{before[0].objective}', and cannot go on with this"
                 )
             first, template = before[0], template or first.chat_template or ""
-        known = students.outline(first.student, given.project.root, first.revision, fetch=given.fetch)
+        known = students.outline(first.student, context.project.root, first.revision, fetch=context.fetch)
         named = template or first.chat_template
         if named:
-            known = replace(known, template=given.project.file(named).read_text(encoding="utf-8"), read=True)
+            known = replace(
+                known, template=context.project.file(named).read_text(encoding="utf-8"), read=True
+            )
         elif first is not self:  # trained on texts, it has no template any more
             known = replace(known, read=False)
         try:
-            learning.check_student(known, given)
+            learning.check_student(known, context)
         except ConfigError as error:
             raise ConfigError(
                 f"objective '{self.objective}', student '{self.student}': {error.message}"
@@ -195,7 +197,7 @@ class Train(TrainingOptions, Stage):
             raise ConfigError(
                 f"lora: 'target' names no layer of '{self.student}'; it has {_ends(known.layers)}"
             )
-        if self.chat_template and not learning.chats(given):
+        if self.chat_template and not learning.chats(context):
             raise ConfigError(
                 f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; leave it out"
             )

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import orjson
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking, Chunk, Stage, Text
+from distillgen.flow.stage import CheckContext, Chunk, Stage, Text
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Logprobs, unpack
@@ -44,7 +44,7 @@ class Arm:
     seed: int
     learning: Objective
 
-    def check(self, given: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """A control arm can differ from what was kept. Raises ConfigError."""
         if self.on == "shuffled":
             self.learning.answers()
@@ -52,21 +52,21 @@ class Arm:
             raise ConfigError(
                 f"on: {self.on} has what filters dropped, and 'where' drops nothing: use filters, or on: shuffled"
             )
-        if self.on in FROM_DROPPED and not any(self._learns(given, *step) for step in _steps(given)):
+        if self.on in FROM_DROPPED and not any(self._learns(context, *step) for step in _steps(context)):
             raise ConfigError(
                 f"on: {self.on}: the arm would be the kept rows once more: no stage before it selects among records that "
                 "have, or get by a stage format, what is learnt from; put it behind the filters of the answers"
             )
 
-    def _learns(self, given: Checking, place: int, stage: Stage, fields: Fields) -> bool:
+    def _learns(self, context: CheckContext, place: int, stage: Stage, fields: Fields) -> bool:
         """Whether it can learn from what `stage` drops, once the stages behind that have formed it."""
         if not stage.chooses():
             return False
         try:
-            for _, later, _ in list(_steps(given))[place + 1 :]:
+            for _, later, _ in list(_steps(context))[place + 1 :]:
                 if later.former():
-                    fields = later.check(replace(given, fields=fields))
-            self.learning.check(replace(given, fields=fields))
+                    fields = later.check(replace(context, fields=fields))
+            self.learning.check(replace(context, fields=fields))
         except ConfigError:
             return False
         return True
@@ -212,20 +212,20 @@ def _flat(stages: Iterable[Stage], project: Project) -> Iterator[Stage]:
         yield from _flat(stage.inner(project), project)
 
 
-def _steps(given: Checking) -> Iterator[tuple[int, Stage, Fields]]:
+def _steps(context: CheckContext) -> Iterator[tuple[int, Stage, Fields]]:
     """The stages from which records can come, and those inside them, with their places and what reaches each."""
 
     def steps(
-        stages: Sequence[Stage], reached: Sequence[Fields], given: Checking
+        stages: Sequence[Stage], reached: Sequence[Fields], context: CheckContext
     ) -> Iterator[tuple[Stage, Fields]]:
         for stage, fields in zip(stages, reached, strict=True):
             yield stage, fields
-            inside, after = stage.within(replace(given, fields=fields))
-            yield from steps(inside, [fields, *after][: len(inside)], given)
+            inside, after = stage.within(replace(context, fields=fields))
+            yield from steps(inside, [fields, *after][: len(inside)], context)
 
-    first = given.stages.index(given.loops[-1]) + 1 if given.loops else 0
-    outer = replace(given, stages=given.stages[:first], reached=given.reached[:first])
-    every = steps(given.stages[first:], given.reached[first:], outer)
+    first = context.stages.index(context.loops[-1]) + 1 if context.loops else 0
+    outer = replace(context, stages=context.stages[:first], reached=context.reached[:first])
+    every = steps(context.stages[first:], context.reached[first:], outer)
     yield from ((place, stage, fields) for place, (stage, fields) in enumerate(every))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.record import FieldName, Record
 from distillgen.training.chat_template import Turns
 from distillgen.training.inputs import Api
@@ -33,7 +33,7 @@ class Dialogue(Objective):
         "completion", description="the answer that the student learns, as a text or a chat turn"
     )
 
-    def check(self, context: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """Raise ConfigError if there are neither chat turns nor a prompt and a completion."""
         if self.messages not in context.fields and not {self.prompt, self.completion} <= context.fields:
             fields = ", ".join(sorted(context.fields))
@@ -46,7 +46,7 @@ class Dialogue(Objective):
         """Return the completion's column."""
         return ("completion",)
 
-    def chats(self, context: Checking) -> Sequence[Turns]:
+    def chats(self, context: CheckContext) -> Sequence[Turns]:
         """Return the turns of the messages, or those of the prompt with an answer."""
         if self.messages in context.fields:
             return context.turns(self.messages) or [CHAT]

@@ -12,7 +12,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Logprobs
 from distillgen.plugins import plugin_class
 from distillgen.project import Project
@@ -53,15 +53,15 @@ class Objective(BaseModel):
     signals: ClassVar[bool] = False
     """Whether a row contains log-probabilities from the ledger."""
 
-    def check(self, context: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the records lack a field or signal that it learns from."""
         raise NotImplementedError
 
-    def chats(self, context: Checking) -> Sequence[Turns]:
+    def chats(self, context: CheckContext) -> Sequence[Turns]:
         """Return an example of each order of chat turns that the student learns; nothing if it learns texts."""
         return ()
 
-    def check_student(self, student: students.Outline, context: Checking) -> None:
+    def check_student(self, student: students.Outline, context: CheckContext) -> None:
         """Raise ConfigError if it cannot train a student with this outline."""
         if student.kind and student.kind not in self.kinds:
             able = " or ".join(MODELS[kind] for kind in sorted(self.kinds))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Logprobs
 from distillgen.record import FieldName, Record, text_of
@@ -39,7 +39,7 @@ class Pairs(Objective):
     loss: str
     """The name of the loss; each objective lists its own."""
 
-    def check(self, context: Checking) -> None:
+    def check(self, context: CheckContext) -> None:
         """Raise ConfigError if a text is missing, or if the loss takes other texts or another score."""
         for name in self.fields:
             context.need(name, "'fields'")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking, Job, in_order, splice, stage_class
+from distillgen.flow.stage import CheckContext, Job, in_order, splice, stage_class
 from distillgen.inference.outcome import Outcome
 from distillgen.plugins import names
 from distillgen.project import Project
@@ -285,13 +285,13 @@ def test_format_drops_unshapable_rows_and_passes_dropped_ones():
     ],
 )
 def test_format_is_checked(options, message):
-    given = Checking(frozenset({"q", "a"}), {}, Project("."))
+    given = CheckContext(frozenset({"q", "a"}), {}, Project("."))
     with pytest.raises(ConfigError, match=message):
         Format(name="shape", **options).check(given)
 
 
 def test_what_format_leaves():
-    given = Checking(frozenset({"q", "a"}), {}, Project("."))
+    given = CheckContext(frozenset({"q", "a"}), {}, Project("."))
     assert Format(fields={"t": "{{ q }}"}).check(given) == {"q", "a", "t"}
     assert Format(messages=[{"user": "{{ q }}"}], keep=["a"]).check(given) == {"a", "messages"}
     for wrong, message in (

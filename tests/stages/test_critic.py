@@ -13,7 +13,7 @@ import yaml
 import distillgen
 from distillgen.algorithms.calibration import curve
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.pipeline.load import load
 from distillgen.project import Project
 from distillgen.runs.report import write_report
@@ -156,7 +156,7 @@ def test_every_part_needs_both_kinds(project):
 def test_a_critic_is_checked(project, options, message):
     project.rows("labels.jsonl", ROWS)
     with pytest.raises(ConfigError, match=message):
-        Critic(**READS | options).check(Checking(frozenset({"head", "tail"}), {}, Project(project.path)))
+        Critic(**READS | options).check(CheckContext(frozenset({"head", "tail"}), {}, Project(project.path)))
 
 
 def test_a_missing_package_is_told_before_anything_is_paid_for(project, monkeypatch):
@@ -170,7 +170,9 @@ def test_a_missing_package_is_told_before_anything_is_paid_for(project, monkeypa
         with pytest.raises(
             ConfigError, match=rf"needs the extra '{extra}' .*pip install 'distillgen\[{extra}\]'"
         ):
-            Critic(**READS | options).check(Checking(frozenset({"head", "tail"}), {}, Project(project.path)))
+            Critic(**READS | options).check(
+                CheckContext(frozenset({"head", "tail"}), {}, Project(project.path))
+            )
 
 
 @pytest.mark.parametrize("name", ["critic", *HOSTILE[:3]])

@@ -11,7 +11,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Checking
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.teacher import Completion
 from distillgen.project import Project
 from distillgen.stages.evaluate import Evaluate
@@ -125,7 +125,7 @@ def test_only_held_out_items_are_asked_and_the_corpus_is_kept(project):
 
 def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
     train = Train(name="train", student="tiny")
-    given = Checking(
+    given = CheckContext(
         frozenset({"question"}), train.makes(Path(), Project(project.path)), Project(project.path), (train,)
     )
     stage = Evaluate(name="evaluate", models=["student"], template="{{ question }}", metrics=["finished"])

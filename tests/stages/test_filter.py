@@ -10,7 +10,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError, UserCodeError
-from distillgen.flow.stage import Checking, Job
+from distillgen.flow.stage import CheckContext, Job
 from distillgen.inference.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
@@ -340,7 +340,7 @@ def custom(*, by: list[FieldName] | None = None) -> Filter:
         assert [
             r.scores.get("custom") for r in apply([{"custom": {"by": ["text"]}}], records, chunk=chunk)
         ] == [1, None, 1, 1, 1, 1, 1]
-    given = Checking(frozenset({"text"}), {}, Project(project.path))
+    given = CheckContext(frozenset({"text"}), {}, Project(project.path))
     with pytest.raises(
         ConfigError,
         match=re.escape(
@@ -437,7 +437,7 @@ def test_filters_are_checked_before_anything_is_paid_for(project, filters, messa
     project.write("filters/empty.py", HEAD)
     project.write("filters/broken.py", "1 / 0\n")
     project.write("filters/needy.py", HEAD + "def needy(*, least: int) -> Filter: ...\n")
-    given = Checking(frozenset({"text"}), {}, Project(project.path))
+    given = CheckContext(frozenset({"text"}), {}, Project(project.path))
     with pytest.raises(ConfigError, match=re.escape(message)):
         FilterStage(name="filter", filters=filters).check(given)
 
@@ -445,7 +445,7 @@ def test_filters_are_checked_before_anything_is_paid_for(project, filters, messa
 def test_what_check_and_files_give(project):
     project.write("filters/length.py", LENGTH)
     stage = FilterStage(name="filter", filters=["length"])
-    assert stage.check(Checking(frozenset({"text", "q"}), {}, Project(project.path))) == {"text", "q"}
+    assert stage.check(CheckContext(frozenset({"text", "q"}), {}, Project(project.path))) == {"text", "q"}
     assert stage.files(Project(project.path)) == {"filters/length": project.path / "filters/length.py"}
 
 

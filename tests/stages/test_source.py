@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CHUNK, Checking, Estimate, Job
+from distillgen.flow.stage import CHUNK, CheckContext, Estimate, Job
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.source import CHECKED_ROWS, Source
@@ -23,7 +23,7 @@ def read(project):
     """All records of a source, after its check: read(path=…)."""
 
     def read(limit=None, check=True, **options):
-        given = Checking(frozenset(), {}, Project(project.path))
+        given = CheckContext(frozenset(), {}, Project(project.path))
         source = Source(name="source", **options)
         fields = source.check(given) if check else None
 
