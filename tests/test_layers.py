@@ -64,8 +64,6 @@ FILES = sorted(
 
 
 TO_MEND = {
-    ("stages/_nested.py", "stages/evaluate.py"),
-    ("stages/_nested.py", "stages/source.py"),
     ("teachers/_openai_batch.py", "teachers/openai.py"),
     ("teachers/embedded.py", "teachers/openai.py"),
     ("teachers/transformers.py", "teachers/vllm.py"),

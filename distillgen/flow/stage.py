@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -152,6 +152,15 @@ class Job:
     """What a stage is doing that takes long, by its name, for whoever watches."""
 
 
+class EvaluationSet(NamedTuple):
+    """What a stage asks models about, so that nothing that is trained on repeats it."""
+
+    file: str | None
+    """A file of items; None where the items are held-out records."""
+    question: list[str]
+    """The fields of an item that the question consists of."""
+
+
 class Stage(BaseModel):
     """A named step. Its attributes are its options; it keeps nothing else, so that it can be pickled and sent away."""
 
@@ -206,6 +215,10 @@ class Stage(BaseModel):
 
     def evaluation_items(self, project: Project) -> OverlapIndex | None:
         """Return an index of the evaluation sets that no training may repeat; None where the stage guards none."""
+        return None
+
+    def evaluation_set(self, project: Project) -> EvaluationSet | None:
+        """Return what models are asked about in this stage; None where it evaluates none."""
         return None
 
     def makes(self, directory: Path, project: Project) -> Mapping[str, Spec]:

@@ -14,7 +14,6 @@ from distillgen.flow.stage import CheckContext, Stage, stage_class
 from distillgen.located_yaml import NAME, Places, validate
 from distillgen.project import Project
 from distillgen.record import SPLIT
-from distillgen.stages.source import Source
 
 
 def checked(
@@ -48,7 +47,7 @@ def checked(
         with places.within("stages", i, kind, what=f"stage '{stage.name}': "):
             if not NAME.fullmatch(stage.name):
                 raise ConfigError(f"the name '{stage.name}' is not made of letters, digits, '-' and '_'")
-            if not found and not inside and not isinstance(stage, Source):
+            if not found and not inside and stage.kind != "source":
                 raise ConfigError(f"the first stage must be a source, not '{kind}'")
             after = stage.check(context)
             for label, (filter, place) in stage.score_labels(
@@ -129,14 +128,10 @@ def _guard(written: Sequence[Mapping[str, Any]], project: Project, inside: str) 
     """The options of the stage that keeps what is evaluated on out of what is trained on; none where nothing is evaluated."""
     sets, questions = list[str](), list[list[str]]()
     for options in (item["evaluate"] for item in written if "evaluate" in item):
-        from distillgen.stages.evaluate import (
-            Evaluate,
-        )  # not before it is needed: a twentieth of the time to start
-
         with suppress(ValueError, ConfigError):  # a mistake in it is told where it is checked
-            stage = Evaluate.model_validate(options)
-            sets += [stage.data] if stage.data else []
-            questions.append(sorted(stage.load_prompt(project).inputs))
+            if asked := stage_class("evaluate", project).model_validate(options).evaluation_set(project):
+                sets += [asked.file] if asked.file else []
+                questions.append(asked.question)
     written_out = any(_any(item, "decontaminate") for item in written)
     named = {"name": guard_name(inside), "against": list(dict.fromkeys(sets)), "questions": questions}
     return named if questions and not written_out else {}

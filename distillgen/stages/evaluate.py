@@ -27,6 +27,7 @@ from distillgen.flow.stage import (
     CheckContext,
     Chunks,
     Estimate,
+    EvaluationSet,
     Job,
     Stage,
     bounds,
@@ -111,6 +112,10 @@ class Evaluate(Stage, Sampling):
         if self.template is not None:
             return Prompt.parse("", self.template, "template", project)
         return Prompt.load(str(self.prompt), project)
+
+    def evaluation_set(self, project: Project) -> EvaluationSet:
+        """Return the file of items and the fields in the question."""
+        return EvaluationSet(self.data, sorted(self.load_prompt(project).inputs))
 
     def metric(self, entry: Entry, project: Project) -> Stage:
         """Return a stage `filter` of this metric alone, so that each metric sees every answer."""
