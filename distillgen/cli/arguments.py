@@ -1,4 +1,8 @@
-"""The arguments and options that several commands take, and the small languages in which they are given."""
+"""Arguments and options that several commands share, and the parsers of their values.
+
+A value in one of these forms is split by `assignments`: `--with NAME:OPTION=VALUE,…`, `--shape
+NAME:PART=FIELD,…`, `--split NAME=SHARE,…`, `--model NAME=MODEL`, `--retry-with OPTION=VALUE`.
+"""
 
 from __future__ import annotations
 
@@ -17,121 +21,100 @@ if TYPE_CHECKING:
 
 
 def find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:
-    """A run, or the name of a file, folder or data set."""
+    """Return the run of this name; return the name itself for a file, a folder or a data set."""
     path = Path(name)
-    elsewhere = "/" in name and not path.parent.is_dir()  # owner/name of a data set
-    if (path.exists() or path.suffix or elsewhere) and not (path / "usage.json").exists():
+    is_hub_name = "/" in name and not path.parent.is_dir()  # owner/name
+    if (path.exists() or path.suffix or is_hub_name) and not (path / "usage.json").exists():
         return name
     return find_run(ctx, param, name)
 
 
 def find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
-    """A run by its directory, or by its name under the project's runs/. Raises ConfigError."""
+    """Return the run in a directory, or the run of this name in the project's `runs`; raise ConfigError if
+    there is none.
+    """
     from distillgen.project import from_here, project_around
 
     runs = from_here(project_around(Path.cwd()) / "runs")
     for directory in (Path(name), runs / name):
         if (directory / "usage.json").exists():
             run = distillgen.Run(directory)
-            if ctx.command.name != "status":  # which is asked often, and reads no rows
+            if ctx.command.name != "status":  # status reads no rows, and scripts call it often
                 run.check()
             return run
-    known = [path.parent.name for path in runs.glob("*/usage.json")]
-    raise ConfigError(f"'{name}' is not a run directory{did_you_mean(name, known)}")
+    run_names = [path.parent.name for path in runs.glob("*/usage.json")]
+    raise ConfigError(f"'{name}' is not a run directory{did_you_mean(name, run_names)}")
 
 
 def in_project(path: str | Path) -> str:
-    """A path that was typed, as a pipeline of the project says it; what lies elsewhere, or is no path, stays as it is."""
+    """Return a typed path relative to the project's folder; return a path outside it, or a text that is no
+    path, unchanged.
+    """
     from distillgen.project import project_around
 
-    root, whole = project_around(Path.cwd()), Path(path).resolve()
-    return str(whole.relative_to(root)) if whole.exists() and whole.is_relative_to(root) else str(path)
+    root, absolute = project_around(Path.cwd()), Path(path).resolve()
+    inside = absolute.exists() and absolute.is_relative_to(root)
+    return str(absolute.relative_to(root)) if inside else str(path)
 
 
 PIPELINE = click.argument("pipeline")
-
-
 RUN = click.argument("run", metavar="RUN", callback=find_run)
-
-
 DATA = click.argument("data", metavar="RUN|DATA", callback=find_data)
-
-
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-
-
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 SETS = click.option(
     "--set",
     "sets",
     multiple=True,
     metavar="NAME.OPTION=VALUE",
-    help="Override an option of a model or stage.",
+    help="Override an option of a model or a stage. Repeatable.",
 )
-
-
-LIMIT = click.option("-n", "--limit", type=click.IntRange(min=1), help="Only the first so many source rows.")
-
-
+LIMIT = click.option(
+    "-n", "--limit", metavar="N", type=click.IntRange(min=1), help="Read only the first N source rows."
+)
 COUNT = click.option(
-    "-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many rows."
+    "-n",
+    "count",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of records.",
 )
-
-
 OUT = click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="The run directory; default: runs/PIPELINE in its project.",
+    help="The run directory. Default: runs/PIPELINE in the pipeline's project.",
 )
 
 
-def names_of(text: str) -> list[str]:
+def names_in(text: str) -> list[str]:
     """Return the names in `a, b`."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def assignments(text: str, option: str) -> tuple[str, dict[str, str]]:
-    """`name:part=value,part=value`."""
-    name, _, rest = text.partition(":")
-    parts = {}
-    for assignment in re.split(r",(?=\w+=)", rest) if rest else ():
-        part, equals, value = assignment.partition("=")
-        if not equals or not value:
-            raise ConfigError(
-                f"{option} {text}: a part is given as part=field or part='template', not '{assignment}'"
-            )
-        parts[part.strip()] = value
-    return name, parts
+def assignments(text: str, option: str, form: str) -> dict[str, str]:
+    """Return the values in `name=value,name=value` by name; raise ConfigError, with the right form, for any
+    other text.
 
-
-def shares(text: str) -> dict[str, float]:
-    """`train=0.9,test=0.1`."""
-    shares = {}
-    for item in names_of(text):
-        split, _, share = item.partition("=")
-        try:
-            shares[split] = float(share)
-        except ValueError:
-            raise ConfigError(f"--split takes name=share, such as train=0.9,test=0.1, not '{item}'") from None
-        if not re.fullmatch(r"\w+", split) or not 0 < shares[split] <= 1:
-            raise ConfigError(
-                f"--split: '{item}' is no name (letters, digits, '_') with a share between 0 and 1"
-            )
-    if shares and abs(sum(shares.values()) - 1) > 1e-6:
-        raise ConfigError(f"--split: the shares add up to {sum(shares.values()):g}; they must add up to 1")
-    return shares
+    A value may contain commas: a comma ends it only where the next name and its `=` follow.
+    """
+    values = {}
+    for item in re.split(r",(?=\s*\w+=)", text) if text.strip() else ():
+        name, equals, value = item.partition("=")
+        if not (equals and name.strip()):
+            raise ConfigError(f"{option} takes {form}, not '{item.strip()}'")
+        values[name.strip()] = value
+    return values
 
 
 def filter_argument(text: str) -> dict[str, Any]:
-    """`name:option=value,option=value`, as a pipeline says it."""
+    """Return the entry of a pipeline's filters for `name:option=value,option=value`."""
     from distillgen.located_yaml import read_yaml
 
     name, _, rest = text.partition(":")
     options = {}
-    for part in re.split(r",(?=\w+=)", rest) if rest else ():
-        option, equals, value = part.partition("=")
-        if not equals:
-            raise ConfigError(f"--with {text}: an option is given as option=value, not '{part}'")
+    for option, value in assignments(rest, f"--with {name}", "NAME:OPTION=VALUE,…").items():
         try:
             options[option] = read_yaml(value, "--with")[0]
         except ConfigError as error:
@@ -139,28 +122,54 @@ def filter_argument(text: str) -> dict[str, Any]:
     return {name: options}
 
 
+def shape_argument(text: str) -> tuple[str, dict[str, str]]:
+    """Return the shape and its parts for `name:part=field,part='template'`."""
+    name, _, rest = text.partition(":")
+    return name, assignments(
+        rest, f"--shape {name}", "NAME:PART=FIELD,…, or a template in the place of a field"
+    )
+
+
+def split_argument(text: str) -> dict[str, float]:
+    """Return the share of each split for `train=0.9,test=0.1`; raise ConfigError if they do not add up to 1."""
+    shares = {}
+    for name, value in assignments(text, "--split", "NAME=SHARE,…, such as train=0.9,test=0.1").items():
+        try:
+            shares[name] = float(value)
+        except ValueError:
+            shares[name] = 0.0
+        if not re.fullmatch(r"\w+", name) or not 0 < shares[name] <= 1:
+            remedy = "a split has a name of letters, digits and '_', and a share between 0 and 1"
+            raise ConfigError(f"--split: {remedy}, not '{name}={value}'")
+    if shares and abs(sum(shares.values()) - 1) > 1e-6:
+        raise ConfigError(f"--split: the shares add up to {sum(shares.values()):g}; they must add up to 1")
+    return shares
+
+
 def model_argument(text: str) -> tuple[str, Any]:
-    """`name=folder`, or `name={provider: …}`, as an entry of a pipeline's models."""
+    """Return the name and the entry of a pipeline's models for `name=folder` or `name={provider: …}`."""
     from distillgen.located_yaml import read_yaml
 
     name, equals, value = text.partition("=")
     if not equals or not value:
         raise ConfigError(f"--model takes NAME=MODEL, not '{text}'")
     entry = read_yaml(value, f"--model {name}")[0] if value.lstrip().startswith("{") else value
-    return name, entry if isinstance(entry, dict) else {
-        "provider": "transformers",
-        "model": in_project(value),
-    }
+    if isinstance(entry, dict):
+        return name, entry
+    return name, {"provider": "transformers", "model": in_project(value)}
 
 
-def sampling(given: Sequence[str], retry_failed: bool) -> dict[str, Any]:
-    """What `--retry-with` changes."""
+def retry_argument(texts: Sequence[str], retry_failed: bool) -> dict[str, Any]:
+    """Return the sampling options in `--retry-with option=value`; raise ConfigError without `--retry-failed`."""
     from distillgen.located_yaml import Places, read_yaml, validate
     from distillgen.prompting.prompt import Sampling
 
-    if given and not retry_failed:
+    if texts and not retry_failed:
         raise ConfigError("--retry-with changes what --retry-failed asks; give both")
-    if not all("=" in item for item in given):
-        raise ConfigError(f"--retry-with takes option=value, not '{' '.join(given)}'")
-    values, _ = read_yaml("\n".join(item.replace("=", ": ", 1) for item in given), "--retry-with")
+    lines = []
+    for text in texts:
+        if "=" not in text:
+            raise ConfigError(f"--retry-with takes OPTION=VALUE, not '{text}'")
+        lines.append(text.replace("=", ": ", 1))
+    values, _ = read_yaml("\n".join(lines), "--retry-with")
     return validate(Sampling, values, what="--retry-with", places=Places()).given()

@@ -1,4 +1,6 @@
-"""label: a person says which records are valid, in the terminal or on a page of this machine; a critic learns from it."""
+"""label: a person says which records are valid, in the terminal or on a page of this machine; a critic learns
+from it.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ LONGEST = 20_000  # characters of a field that are shown
 
 
 def sample(run: Run, count: int, *, fields: Sequence[str], seed: int) -> list[Record]:
-    """Records of what left the run's last stage, kept and dropped by each filter in proportion, in random order.
+    """Records of what left the run's last stage, kept and dropped by each filter in proportion, in random
+    order.
 
-    The same seed gives the same order, and fewer are always the first of more. Records without one of `fields` are left out.
+    The same seed gives the same order, and fewer are always the first of more. Records without one of
+    `fields` are left out.
     """
     records = read_records(furthest(run.directory, run.state["stages"]))
     totals, known = Counter[tuple[str, str] | None](), set[str]()
@@ -73,7 +77,9 @@ class Labelling:
     at: int = 0
 
     def __post_init__(self) -> None:
-        """Read what is in the file. Raises ConfigError where it is not a file of such labels, or the records have one already."""
+        """Read what is in the file. Raises ConfigError where it is not a file of such labels, or the records
+        have one already.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for line, row in read_rows(self.path) if self.path.exists() else ():
             if isinstance(row, str) or self.label not in row:
@@ -117,7 +123,9 @@ class Labelling:
         return self.records[self.at] if self.at < len(self.records) else None
 
     def press(self, key: str) -> bool:
-        """Do what a key says; whether it was one that has a meaning. What is said is on the disk when this returns."""
+        """Do what a key says; whether it was one that has a meaning. What is said is on the disk when this
+        returns.
+        """
         record = self.current
         if key == BACK:
             self.at = max(0, self.at - 1)
@@ -144,7 +152,9 @@ class Labelling:
         self.at = next((i for i in order if self.records[i].id not in self.said), len(self.records))
 
     def shown(self) -> list[tuple[str, str]]:
-        """The current record's fields as text; not whether it was kept, nor its scores, which would sway a judgement."""
+        """The current record's fields as text; not whether it was kept, nor its scores, which would sway a
+        judgement.
+        """
         assert self.current
         names = self.fields or [name for name in self.current.fields if name != "messages"] or ["messages"]
         texts = {name: self.current.fields[name] for name in names}
@@ -176,7 +186,7 @@ class Labelling:
         return f"{said.total()} of {len(self.records)}" + (f": {', '.join(counted)}" if counted else "")
 
 
-def in_terminal(labelling: Labelling) -> None:
+def label_in_terminal(labelling: Labelling) -> None:
     """One record at a time, a key each."""
     while labelling.current:
         width = min(shutil.get_terminal_size().columns, 100)

@@ -15,10 +15,12 @@ from distillgen.runs.templates import template
 from distillgen.text import display
 
 
-def on_page(labelling: Labelling, port: int, ready: Callable[[str], None]) -> None:
-    """The same on a web page for this machine only, until all is done or the person quits; `ready` is told its address.
+def label_on_page(labelling: Labelling, port: int, ready: Callable[[str], None]) -> None:
+    """The same on a web page for this machine only, until all is done or the person quits; `ready` is told
+    its address.
 
-    The address holds a secret, so that no other page or user of the machine can label; a record's text is only ever text.
+    The address holds a secret, so that no other page or user of the machine can label; a record's text is
+    only ever text.
     """
     lock = threading.Lock()
     path = f"/{secrets.token_urlsafe(16)}/"

@@ -1,4 +1,7 @@
-"""The command line. Nothing heavy is imported before a command needs it."""
+"""The command line: the group of commands, and the commands init, list and help.
+
+Start-up stays fast because no command imports a heavy module before it needs it.
+"""
 
 from __future__ import annotations
 
@@ -24,27 +27,30 @@ HELLO = (
     "data/hello.jsonl",
     "data/hello.py",
 )
+"""The files of a new project."""
 
-
-REFUSALS = frozenset(
+ENVIRONMENT_ERRORS = frozenset(
     getattr(errno, name)
-    for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO EMFILE ENFILE ENOTDIR EISDIR ENAMETOOLONG ELOOP ENXIO ENOMEM".split()
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE"),
+        *("ENFILE", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "ENXIO", "ENOMEM"),
+    )
     if hasattr(errno, name)  # Windows lacks some
 )
-"""Errors of disks, folders and the machine: the user can mend them, and a traceback would not help."""
+"""Errors of a disk, a folder or the machine: the user can mend them, and a traceback would not help."""
 
 
 class Program(click.Group):
-    """Errors become one line and an exit code."""
+    """A group of commands that turns errors into one line and an exit code."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Carry a command line out, whatever the standard streams are."""
+        """Carry out a command line with any state of the standard streams."""
         hold_open()
         escape_unknown()
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Carry a command out."""
+        """Carry out a command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -53,13 +59,12 @@ class Program(click.Group):
             show.say("\n".join([str(error), *getattr(error, "__notes__", ())]), error=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in REFUSALS:
+            if error.errno not in ENVIRONMENT_ERRORS:
                 raise
-            where = f" '{error.filename}'" if error.filename else ""
-            safe = "The answers that were paid for are safe; mend it and give the same command again"
-            show.say(
-                f"cannot read or write{where}: {(error.strerror or str(error)).lower()}. {safe}", error=True
-            )
+            file = f" '{error.filename}'" if error.filename else ""
+            reason = (error.strerror or str(error)).lower()
+            remedy = "The answers that were paid for are safe; mend it and give the same command again"
+            show.say(f"cannot read or write{file}: {reason}. {remedy}", error=True)
             ctx.exit(ConfigError.exit_code)
 
 
@@ -68,20 +73,21 @@ class Program(click.Group):
 def main() -> None:
     """Synthetic data for black-box LLM distillation.
 
-    A teacher is asked, every paid answer is kept, everything else is derived from those answers, and every record that
-    is dropped says why.
+    A pipeline asks a teacher model, keeps every answer that was paid for, filters the answers, and says why
+    each dropped record was dropped.
 
     \b
-    distillgen run quickstart            a curated corpus from a small embedded model
-    distillgen list                      the pipelines that there are
-    distillgen run my.yaml -o runs/mine  your own; run it again to go on
+    distillgen run quickstart            make a curated corpus with a small local model
+    distillgen list                      list the pipelines
+    distillgen init my-project           make a project of your own
+    distillgen run my.yaml -o runs/mine  run your pipeline; run it again to continue
     """
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
-    """Make a project of your own in FOLDER, with a small pipeline that runs at once."""
+    """Make a new project in FOLDER, with a small pipeline that runs at once."""
     from distillgen.pipeline.catalog import json_schema
     from distillgen.project import Project, home
 
@@ -92,10 +98,9 @@ def init(folder: Path) -> None:
             kind, _, file = name.partition("/")
             (folder / kind).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(home(kind) / file, folder / name)
-        (folder / "pipelines/schema.json").write_text(
-            json.dumps(json_schema(Project(folder)), indent=2) + "\n"
-        )
-        (folder / ".gitignore").write_text("runs/\n")
+        schema = json.dumps(json_schema(Project(folder)), indent=2)
+        (folder / "pipelines/schema.json").write_text(schema + "\n", encoding="utf-8")
+        (folder / ".gitignore").write_text("runs/\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to '{folder}': {error.strerror}; choose a new folder") from error
     click.echo(f"{folder} is ready. Now:\n  cd {folder}\n  distillgen run hello")
@@ -110,17 +115,18 @@ def init(folder: Path) -> None:
 )
 @AS_JSON
 @click.option(
-    "--schema",
-    is_flag=True,
-    help="Print the JSON Schema of pipeline files, the project's own filters included.",
+    "--schema", is_flag=True, help="Print the JSON Schema of pipeline files, with this project's plug-ins."
 )
 @click.option(
     "--markdown",
     is_flag=True,
-    help="Print the filters as a Markdown table: what each does, its cost and source.",
+    help="Print the filters as a Markdown table, with what each does, its cost and its source.",
 )
 def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
-    """The pipelines (or prompts, filters, stages, providers, objectives) of this project and those that ship."""
+    """List pipelines, prompts, filters, stages, providers or objectives.
+
+    Lists those of this project and those that distillgen ships.
+    """
     from distillgen.pipeline import catalog
     from distillgen.project import Project, project_around
 
@@ -128,11 +134,11 @@ def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
     if markdown:
         show.say(catalog.filter_table(project))
         return
-    found = getattr(catalog, "json_schema" if schema else kind)(project)
+    entries = getattr(catalog, "json_schema" if schema else kind)(project)
     if schema or as_json:
-        show.as_json(found)
+        show.as_json(entries)
         return
-    for entry in found:
+    for entry in entries:
         show.say(f"{entry['name']:<24} {entry['about']}")
 
 
@@ -141,12 +147,12 @@ def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
 @AS_JSON
 @click.pass_context
 def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
-    """The manual of a stage, provider, objective, filter or prompt, with every option; or of a command.
+    """Show the manual of a stage, provider, objective, filter, prompt or command.
 
     \b
     distillgen help generate        a stage
-    distillgen help openai          what an entry of `models` takes
-    distillgen help grounded        a filter, also one of your own
+    distillgen help openai          a provider: the options of an entry of `models`
+    distillgen help grounded        a filter, also a filter of your project
     """
     from distillgen.pipeline import catalog
     from distillgen.project import Project, project_around
@@ -157,12 +163,10 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
     manual, command = catalog.manual(Project(project_around(Path.cwd()))), main.get_command(ctx, topic)
     entries = [entry for entry in manual if entry["name"] == topic]
     if not entries and command is None:
-        near = get_close_matches(topic, [*(entry["name"] for entry in manual), *main.list_commands(ctx)], n=1)
-        remedy = (
-            f"did you mean '{near[0]}'?"
-            if near
-            else "distillgen list stages, or filters, providers, objectives, prompts"
-        )
+        topics = [*(entry["name"] for entry in manual), *main.list_commands(ctx)]
+        near = get_close_matches(topic, topics, n=1)
+        lists = "distillgen list stages, or filters, providers, objectives, prompts"
+        remedy = f"did you mean '{near[0]}'?" if near else lists
         raise ConfigError(f"there is no manual of '{topic}'; {remedy}")
     if as_json:
         show.as_json(entries)
@@ -170,24 +174,13 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
     for entry in entries:
         show.manual(entry)
     if command:
-        with click.Context(command, info_name=topic, parent=ctx.find_root()) as own:
-            click.echo(command.get_help(own))
+        with click.Context(command, info_name=topic, parent=ctx.find_root()) as command_context:
+            click.echo(command.get_help(command_context))
 
 
 for command in (
-    run.check,
-    run.plan,
-    run.preview,
-    run.run,
-    run.status,
-    run.show_,
-    data.filter_,
-    data.export,
-    data.push,
-    data.label,
-    data.report,
-    data.ledger,
-    student.train,
-    student.evaluate,
+    *(run.check, run.plan, run.preview, run.run, run.status, run.show_),
+    *(data.filter_, data.export, data.push, data.label, data.report, data.ledger),
+    *(student.train, student.evaluate),
 ):
     main.add_command(command)

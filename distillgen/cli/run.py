@@ -1,4 +1,4 @@
-"""The commands that check a pipeline, carry it out and look at its run."""
+"""The commands that check a pipeline, run it and show its run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 import distillgen
 from distillgen.cli import show
-from distillgen.cli.arguments import AS_JSON, COUNT, LIMIT, OUT, PIPELINE, RUN, SETS, sampling
+from distillgen.cli.arguments import AS_JSON, COUNT, LIMIT, OUT, PIPELINE, RUN, SETS, retry_argument
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.text.display import reasons
 
@@ -21,40 +21,39 @@ if TYPE_CHECKING:
 
 
 class Unusable(DistillgenError):
-    """The run is finished; some of its answers could not be used."""
+    """The run is finished, but some of its answers could not be used."""
 
     exit_code = 3
 
 
-def load_pipeline(pipeline: str | Mapping[str, Any], sets: Sequence[str], **how: Any) -> distillgen.Pipeline:
-    """A checked pipeline; what is to be known about `--set` is said."""
-    checked = distillgen.load(pipeline, sets, **how)
+def load_pipeline(
+    pipeline: str | Mapping[str, Any], sets: Sequence[str], **options: Any
+) -> distillgen.Pipeline:
+    """Return the checked pipeline; print its notes on `--set`."""
+    checked = distillgen.load(pipeline, sets, **options)
     for note in checked.notes:
         show.say(f"note: {note}", error=True)
     return checked
 
 
 def carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, as_json: bool) -> None:
-    """Run a checked pipeline, print its result; raise Unusable when some answers could not be used."""
+    """Run a checked pipeline and print its result; raise Unusable if rows failed or if nothing was kept."""
     from distillgen.runs.execute import execute
     from distillgen.runs.progress import watch
 
-    carried = distillgen.Run(directory)
+    run = distillgen.Run(directory)
     try:
         execute(checked, directory, options, watch)
     except Stopped:
-        show.as_json(carried.state) if as_json else show.status(carried, error=True)
+        show.as_json(run.state) if as_json else show.status(run, error=True)
         raise
-    show.as_json(carried.state) if as_json else show.summary(carried)
-    state = carried.state
+    show.as_json(run.state) if as_json else show.summary(run)
+    state = run.state
     if failed := state["failed"]:
-        raise Unusable(f"{failed} answers could not be used; to ask just those again: --retry-failed")
+        raise Unusable(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
     if state["stages"][-1]["complete"] and not state["kept"]:
-        why = (
-            f"all rows were dropped ({reasons(state['dropped'])})"
-            if state["dropped"]
-            else "the source has no rows"
-        )
+        dropped = state["dropped"]
+        why = f"all rows were dropped ({reasons(dropped)})" if dropped else "the source has no rows"
         raise Unusable(f"nothing was kept: {why}; see: distillgen show {directory} --dropped")
 
 
@@ -63,14 +62,18 @@ def carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, a
 @SETS
 @AS_JSON
 def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
-    """Check PIPELINE without asking anything: every name, option, field, prompt and file."""
+    """Check every name, option, field, prompt and file of PIPELINE. No model is asked.
+
+    Prints the fields that a record has after each stage.
+    """
     checked = load_pipeline(pipeline, sets, need_env=False)
-    reached = zip(checked.stages, map(sorted, checked.fields), strict=True)
-    stages = [{"name": stage.name, "kind": stage.kind, "fields": fields} for stage, fields in reached]
+    stages = [
+        {"name": stage.name, "kind": stage.kind, "fields": sorted(fields)}
+        for stage, fields in zip(checked.stages, checked.fields, strict=True)
+    ]
     if as_json:
-        show.as_json(
-            {"pipeline": checked.name, "ok": True, "stages": stages, "missing_env": list(checked.missing_env)}
-        )
+        missing = list(checked.missing_env)
+        show.as_json({"pipeline": checked.name, "ok": True, "stages": stages, "missing_env": missing})
         return
     for stage in stages:
         show.say(f"{stage['name']:<12} {', '.join(stage['fields'])}")
@@ -86,18 +89,18 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
 @LIMIT
 @AS_JSON
 def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool) -> None:
-    """What PIPELINE would ask: requests, tokens and the most it can cost, for each stage. Asks nothing.
+    """Estimate the requests, the tokens and the highest cost of each stage of PIPELINE. No model is asked.
 
-    What an earlier run in the same directory has done is taken off, for stages of which nothing has changed since.
+    Work that a run in the same directory has finished is subtracted, for stages that have not changed since.
     """
     from distillgen.runs.execute import done
 
     checked = load_pipeline(pipeline, sets, need_env=False)
     directory = out or checked.run_directory()
-    carried_out = done(checked, directory, limit)
+    finished = done(checked, directory, limit)
     stages = [
-        {"stage": stage.name, "kind": stage.kind, **vars(estimate), "done": own.share if own else 0.0}
-        for (stage, estimate), own in zip_longest(checked.plan(limit, carried_out), carried_out)
+        {"stage": stage.name, "kind": stage.kind, **vars(estimate), "done": part.share if part else 0.0}
+        for (stage, estimate), part in zip_longest(checked.plan(limit, finished), finished)
     ]
     totals = {}
     for name in ("requests", "input_tokens", "output_tokens", "max_cost_usd"):
@@ -112,7 +115,10 @@ def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None
 @OUT
 @COUNT
 def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) -> None:
-    """Show a few records through all stages. Its answers are kept for the run."""
+    """Run the first rows of PIPELINE and show the records that leave each stage.
+
+    The answers are kept: a run does not ask for them again. The stage `train` and later stages are not run.
+    """
     from distillgen.runs.directory import read_records, stage_file
     from distillgen.runs.execute import execute, ledger_path
     from distillgen.runs.progress import watch
@@ -120,16 +126,15 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 
     checked = load_pipeline(pipeline, sets)
     directory = (out or checked.run_directory()) / "preview"
-    untrained = list(
-        takewhile(lambda stage: stage.kind != "train", checked.stages)
-    )  # a few records teach nothing
+    before_training = list(takewhile(lambda stage: stage.kind != "train", checked.stages))
     ledger = ledger_path(checked, directory.parent, Options())
-    options = Options(limit=count, ledger=ledger, until=untrained[-1].name)
+    options = Options(limit=count, ledger=ledger, until=before_training[-1].name)
     execute(checked, directory, options, watch)
-    for i, stage in enumerate(untrained):
+    for i, stage in enumerate(before_training):
         show.say(f"\n{stage.name}", bold=True)
-        found = read_records(stage_file(directory, i, stage.name))
-        show.records(islice((r for r in found if not r.dropped or r.dropped.stage == stage.name), count))
+        records = read_records(stage_file(directory, i, stage.name))
+        arrived = (r for r in records if not r.dropped or r.dropped.stage == stage.name)
+        show.records(islice(arrived, count))
 
 
 @click.command()
@@ -137,75 +142,82 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 @OUT
 @SETS
 @LIMIT
-@click.option("--stage", metavar="NAME", help="Only this stage, on what the stage before it left.")
-@click.option("--from", "first", metavar="NAME", help="From this stage on, on what the stage before it left.")
-@click.option("--until", metavar="NAME", help="Up to and with this stage.")
+@click.option("--stage", metavar="NAME", help="Run only this stage, on the stored records before it.")
+@click.option("--from", "first", metavar="NAME", help="Start at this stage, on the stored records before it.")
+@click.option("--until", metavar="NAME", help="Stop after this stage.")
 @click.option(
     "--retry-failed",
     is_flag=True,
-    help="Ask again what failed, was cut off, refused or malformed, and only that.",
+    help="Ask again for answers that failed or were cut off, refused or malformed.",
 )
 @click.option(
-    "--retry-with", multiple=True, metavar="OPTION=VALUE", help="Sampling for --retry-failed: max_tokens=800."
+    "--retry-with",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="A sampling option for --retry-failed, such as max_tokens=800. Repeatable.",
 )
 @click.option(
     "--max-cost-usd",
     type=click.FloatRange(min=0),
-    help="Stop before the cost, resumes included, could exceed this.",
+    help="Stop before the run, earlier commands included, could cost more.",
 )
-@click.option("--concurrency", type=click.IntRange(min=1), help="Most requests in flight, for every model.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Most requests in flight per model.")
 @click.option(
     "--ledger",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where answers are kept; default: the project's.",
+    help="The file that answers are kept in. Default: the project's runs/ledger.sqlite3.",
 )
-@click.option("--salvage", is_flag=True, help="Go on with what can be read of a damaged ledger.")
+@click.option("--salvage", is_flag=True, help="Go on with the readable answers of a damaged ledger.")
 @AS_JSON
-def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **given: Any) -> None:
-    """Carry PIPELINE out. Run the same command again to go on where it stopped: nothing is asked twice.
+def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **options: Any) -> None:
+    """Run PIPELINE. To continue a run that stopped, give the same command again: no answer is paid for twice.
 
     \b
-    Exit codes: 0 finished, 2 a mistake to mend, 3 finished with failed rows,
-    4 stopped by --max-cost-usd, 130 interrupted.
+    Exit codes: 0 finished, 2 a usage or configuration error, 3 finished with failed rows
+    or with none kept, 4 stopped by --max-cost-usd, 130 interrupted.
     """
     from distillgen.runs.state import Options
 
-    if stage := given.pop("stage"):
-        given["first"] = given["until"] = stage
-    given["retry_with"] = sampling(given["retry_with"], given["retry_failed"])
+    if stage := options.pop("stage"):
+        options["first"] = options["until"] = stage
+    options["retry_with"] = retry_argument(options["retry_with"], options["retry_failed"])
     checked = load_pipeline(pipeline, sets)
-    carry_out(checked, out or checked.run_directory(), Options(**given), as_json)
+    carry_out(checked, out or checked.run_directory(), Options(**options), as_json)
 
 
 @click.command()
 @RUN
 @AS_JSON
 def status(run: Run, as_json: bool) -> None:
-    """How far RUN is, also while it is going on in another terminal."""
+    """Show the progress of RUN, also while it runs in another terminal."""
     show.as_json(run.state) if as_json else show.status(run)
 
 
 @click.command("show")
 @RUN
 @COUNT
-@click.option("--dropped", is_flag=True, help="What did not survive, with the reasons.")
-@click.option("--filter", "by", metavar="NAME", help="Only what this filter dropped.")
+@click.option("--dropped", is_flag=True, help="Show dropped records, with the reasons.")
+@click.option("--filter", "filter_name", metavar="NAME", help="Show only records that this filter dropped.")
 @click.option(
     "--id",
-    "wanted",
+    "record_id",
     metavar="ID",
-    help="One record, by the beginning of its id: parents, prompts, answers, scores.",
+    help="Show one record, by its id or the beginning of it, with its parents, requests and answers.",
 )
 @AS_JSON
-def show_(run: Run, count: int, dropped: bool, by: str | None, wanted: str | None, as_json: bool) -> None:
-    """Print records of RUN readably."""
+def show_(
+    run: Run, count: int, dropped: bool, filter_name: str | None, record_id: str | None, as_json: bool
+) -> None:
+    """Print records of RUN in a readable form."""
     from distillgen.runs.directory import ended
 
-    if wanted:
-        show.lineage(run, wanted, as_json)
+    if record_id:
+        show.lineage(run, record_id, as_json)
         return
-    if by and by not in (known := run.state["dropped"]):
-        raise ConfigError(f"nothing was dropped by '{by}'{did_you_mean(by, known)}")
-    found = ended(run, dropped=dropped or bool(by))
-    few = islice((r for r in found if not by or (r.dropped and r.dropped.filter == by)), count)
-    show.as_json([record.row() for record in few]) if as_json else show.records(few)
+    if filter_name and filter_name not in (drops := run.state["dropped"]):
+        raise ConfigError(f"nothing was dropped by '{filter_name}'{did_you_mean(filter_name, drops)}")
+    records = ended(run, dropped=dropped or bool(filter_name))
+    if filter_name:
+        records = (r for r in records if r.dropped and r.dropped.filter == filter_name)
+    shown = islice(records, count)
+    show.as_json([record.row() for record in shown]) if as_json else show.records(shown)

@@ -101,7 +101,9 @@ def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], run: Pa
 
 
 def records(found: Iterable[Record], width: int = 0) -> None:
-    """Where each record came from, why it was dropped, its fields and scores, in lines as wide as `width` or the terminal."""
+    """Where each record came from, why it was dropped, its fields and scores, in lines as wide as `width` or
+    the terminal.
+    """
     width = width or min(shutil.get_terminal_size((120, 24)).columns, 160)
     few = list(found)
     for record in few:
@@ -120,7 +122,9 @@ def records(found: Iterable[Record], width: int = 0) -> None:
 
 
 def lineage(run: Run, beginning: str, machine: bool) -> None:
-    """The record whose id begins so, those that it came from, and each request and answer on the way. Raises ConfigError."""
+    """The record whose id begins so, those that it came from, and each request and answer on the way. Raises
+    ConfigError.
+    """
     from distillgen.runs.directory import read_records
 
     files = sorted((run.directory / "stages").glob("*.jsonl*"), reverse=True)
@@ -224,7 +228,9 @@ def evaluation(run: Run) -> None:
 
 
 def summary(run: Run) -> None:
-    """A few kept and dropped records, of these one a filter, with what was made and not given; and the totals."""
+    """A few kept and dropped records, of these one a filter, with what was made and not given; and the
+    totals.
+    """
     from distillgen.runs.directory import read_records
 
     state, (source, *_) = run.state, sorted((run.directory / "stages").iterdir())

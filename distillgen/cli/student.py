@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @DATA
-@click.option("--objective", default="sft", show_default=True, help="How the student learns.")
+@click.option("--objective", default="sft", show_default=True, help="The training objective.")
 @click.option(
-    "--student", required=True, help="A model's folder, a .gguf file, owner/name on the Hub, or tiny."
+    "--student", required=True, help="The base model: a folder, a .gguf file, owner/name on the Hub, or tiny."
 )
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="The run directory; default: in RUN, or runs/<data>-student.",
+    help="The run directory. Default: RUN/training, or runs/DATA-student.",
 )
 @SETS
 @LIMIT
@@ -42,11 +42,13 @@ def train(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Train a student on RUN's corpus, or on DATA (a file, a folder of texts, or a Hugging Face data set).
+    """Train a student on the corpus of RUN or on DATA.
+
+    DATA is a file, a folder of texts or a Hugging Face data set.
 
     \b
     distillgen train quickstart --student Qwen/Qwen2.5-0.5B-Instruct --set train.lora.r=16
-    Give the same command again to go on where it stopped.
+    To continue a training that stopped, give the same command again.
     """
     from distillgen.rows.readers import origin
     from distillgen.runs.report import write_report
@@ -58,14 +60,12 @@ def train(
     stages = [{"source": source}, {"train": {"objective": objective, "student": student}}]
     trusted = frozenset({corpus, student})
     checked = load_pipeline({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
-    directory = out or (
-        run.directory / "training" if run else checked.run_directory(f"{_stem(data)}-student")
-    )
+    directory = run.directory / "training" if run else checked.run_directory(f"{_name_of(data)}-student")
     link = run.directory / "student" if run and not out else None
     if link and link.exists() and not link.is_symlink():
-        raise ConfigError(
-            f"the pipeline of '{_stem(data)}' trains a student itself, {link}; give another directory with --out"
-        )
+        what = f"the pipeline of '{_name_of(data)}' trains a student itself, {link}"
+        raise ConfigError(f"{what}; give another directory with --out")
+    directory = out or directory
     carry_out(checked, directory, Options(limit=limit, ledger=run.ledger if run else None), as_json)
     if link and run:
         link.unlink(missing_ok=True)
@@ -78,72 +78,78 @@ def train(
 @DATA
 @click.option(
     "--model",
-    "given",
+    "model_texts",
     multiple=True,
     metavar="NAME=MODEL",
-    help="Who answers: a folder, a Hub name, {provider: …}.",
+    help="A model to ask: a folder, owner/name on the Hub, or {provider: …}. Repeatable.",
 )
-@click.option("--template", help="The question, such as '{{ question }}'; or --prompt.")
-@click.option("--prompt", help="A file in prompts/ with the question, without its ending.")
+@click.option("--template", help="The prompt as a template, such as '{{ question }}'.")
+@click.option("--prompt", help="The prompt as a file in prompts/, without its ending.")
 @click.option("--gold", help="The field with the right answer.")
 @click.option(
     "--with",
-    "chosen",
+    "metrics",
     multiple=True,
     metavar="NAME[:OPTION=VALUE,…]",
-    help="A metric: any filter; may be repeated",
+    help="A metric, which is any filter, and its options. Repeatable.",
 )
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="The run directory; default: runs/<data>-evaluated."
+    "-o", "--out", type=click.Path(path_type=Path), help="The run directory. Default: runs/DATA-evaluated."
 )
 @SETS
 @LIMIT
 @AS_JSON
 def evaluate(
     data: Run | str,
-    given: Sequence[str],
-    chosen: Sequence[str],
+    model_texts: Sequence[str],
+    metrics: Sequence[str],
     out: Path | None,
     sets: Sequence[str],
     limit: int | None,
     as_json: bool,
     **question: str | None,
 ) -> None:
-    """Ask models about DATA (a run, a file or a data set) and measure their answers; of a run, what it holds out.
+    """Ask models questions and measure their answers.
+
+    The questions are the rows of DATA, which is a file or a data set, or the rows that RUN holds out. Without
+    --model, the student of RUN and its base model are asked.
 
     \b
     distillgen evaluate runs/mine --template '{{ question }}' --gold answer --with exact --with numeric
     distillgen evaluate test.jsonl --model a=./student --model b='{provider: openai, model: gpt-4.1-mini}' …
-    Without --model: the run's student and the model that it was made from. Further options of the stage:
-    --set evaluate.n=8, evaluate.vote=number, evaluate.options=choices, evaluate.perplexity=true.
+    More options of the stage `evaluate` are set by --set: evaluate.n=8, evaluate.vote=number,
+    evaluate.options=choices, evaluate.perplexity=true.
     """
     from distillgen.rows.readers import origin
     from distillgen.runs.state import Options
 
     path = data if isinstance(data, str) else in_project(data.directory / "corpus.jsonl")
-    models = dict(map(model_argument, given)) or ({} if isinstance(data, str) else _students(data.directory))
+    models = dict(map(model_argument, model_texts))
+    if not models and not isinstance(data, str):
+        models = _student_and_base(data.directory)
     if not models:
-        raise ConfigError("say who is to answer: --model NAME=MODEL")
-    asked = {name: value for name, value in question.items() if value is not None}
-    stage = {"models": list(models), "metrics": [filter_argument(text) for text in chosen], **asked}
+        raise ConfigError("give a model to ask: --model NAME=MODEL")
+    stage: dict[str, Any] = {"models": list(models), "metrics": [filter_argument(text) for text in metrics]}
+    stage |= {name: value for name, value in question.items() if value is not None}
     pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
     checked = load_pipeline(pipeline, sets, trusted=frozenset({path}))
-    carry_out(
-        checked, out or checked.run_directory(f"{_stem(data)}-evaluated"), Options(limit=limit), as_json
-    )
+    directory = out or checked.run_directory(f"{_name_of(data)}-evaluated")
+    carry_out(checked, directory, Options(limit=limit), as_json)
 
 
-def _students(run: Path) -> dict[str, Any]:
-    """The student of a run, and what it was made from."""
+def _student_and_base(run: Path) -> dict[str, Any]:
+    """Return entries of a pipeline's models for the student of a run and for its base model; {} without a
+    student.
+    """
     manifest = run / "student" / "manifest.json"
     if not manifest.is_file():
         return {}
     base = load_state(manifest, "base")["base"]
     base = in_project(manifest.parent / "base") if base == "base" else base
-    found = {"student": in_project(manifest.parent), "base": base}
-    return {name: {"provider": "transformers", "model": model} for name, model in found.items()}
+    models = {"student": in_project(manifest.parent), "base": base}
+    return {name: {"provider": "transformers", "model": model} for name, model in models.items()}
 
 
-def _stem(data: Run | str) -> str:
-    """What a run of something done with `data` is named after."""
+def _name_of(data: Run | str) -> str:
+    """Return the name that new runs on `data` begin with."""
     return Path(data).stem if isinstance(data, str) else data.directory.resolve().name

@@ -21,7 +21,7 @@ from distillgen.record import digest, dumps
 from distillgen.rows.formats import FORMATS, Writer, schema_of
 from distillgen.runs.card import Census, card
 from distillgen.runs.directory import Run, guard_of
-from distillgen.runs.export_rows import Batch, Rows, Wanted
+from distillgen.runs.export_rows import Batch, ExportOptions, Rows
 from distillgen.state_files import PARTIAL
 
 
@@ -37,7 +37,7 @@ class Exported:
     """In how many rows stands what is not for others, such as a path of this machine."""
 
 
-def export(data: Run | str, out: Path, wanted: Wanted) -> Exported:
+def export(data: Run | str, out: Path, wanted: ExportOptions) -> Exported:
     """Write the kept (or dropped) records of a run, or the rows of a file or Hugging Face data set, to a folder or, where `out`
     has the format's ending, to one file. Everything is checked before anything is written, memory stays flat, and `out` appears
     only when it is whole. Raises ConfigError.
@@ -121,7 +121,7 @@ def _surveyed(
     return schema
 
 
-def _files(wanted: Wanted, counts: Mapping[str, int], suffix: str) -> dict[str, list[str]]:
+def _files(wanted: ExportOptions, counts: Mapping[str, int], suffix: str) -> dict[str, list[str]]:
     """The names of each split's files, as `datasets` and the Hub know them."""
     files = {}
     for split, count in counts.items():
@@ -160,7 +160,7 @@ def _write(
 
 
 def _for_load_from_disk(
-    folder: Path, files: Mapping[str, Sequence[str]], schema: Any, wanted: Wanted
+    folder: Path, files: Mapping[str, Sequence[str]], schema: Any, wanted: ExportOptions
 ) -> None:
     """What `datasets.load_from_disk` reads beside the Arrow files."""
     from datasets import DatasetInfo, Features

@@ -24,7 +24,7 @@ SPLIT_NAME = re.compile(r"\w{1,100}(?:\.\w{1,100})*")  # as `datasets` has them;
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportOptions:
     """What an export is to be. `shape` None: rows as they are; `splits` are shares by name, where the rows have no field `split`
     of their own; `by` a field of which equal values stay in one split, instead of the source item.
     """
@@ -44,7 +44,7 @@ class Wanted:
 class Rows:
     """The rows of an export, as often as they are needed. Raises ConfigError for whatever the data has not."""
 
-    def __init__(self, data: Run | str, wanted: Wanted, writer: type[Writer]) -> None:
+    def __init__(self, data: Run | str, wanted: ExportOptions, writer: type[Writer]) -> None:
         self.data, self.wanted = data, wanted
         self.left_out: Counter[str] = Counter()
         names, own = dict[str, None](), dict[str, float]()

@@ -117,11 +117,11 @@ def test_a_command_line_is_one_that_the_program_takes(file, text, alone):
         if isinstance(value, str | list) and not re.search(r"[A-Z]{2}|X", str(value))
     }
     if shape := real.get("shape"):
-        assert arguments.assignments(shape, "--shape")[0] in SHAPES
+        assert arguments.shape_argument(shape)[0] in SHAPES
     if name := real.get("format_"):
         assert name in FORMATS
-    arguments.shares(real.get("splits") or "")
-    for chosen in real.get("chosen") or ():
+    arguments.split_argument(real.get("splits") or "")
+    for chosen in real.get("filters") or real.get("metrics") or ():
         (name,) = arguments.filter_argument(chosen)
         assert name in {*Project(ROOT).names("filters", ".py"), *OF_A_WALK_THROUGH}
     if options.get("pipeline") in SHIPPED:

@@ -253,7 +253,7 @@ def test_a_terminal_shows_hostile_text_and_does_not_obey_it(project):
 
 
 def test_no_terminal(run, project):
-    assert "this is none; give --web" in project.cli("label", "some", check=2).stderr
+    assert "stdin is not a terminal; use --web" in project.cli("label", "some", check=2).stderr
 
 
 class Web:

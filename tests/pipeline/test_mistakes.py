@@ -305,7 +305,7 @@ MISTAKES = [
     typed("--set in no mapping", "--set", "seed.x=1", says=("--set seed.x=1", "not a mapping")),
     typed("--retry-with alone", "--retry-with", "max_tokens=9", says=("--retry-failed", "both")),
     typed("--retry-with a wrong option", "--retry-failed", "--retry-with", "max_token=9", says=("--retry-with", "did you mean 'max_tokens'?")),
-    typed("--retry-with without a value", "--retry-failed", "--retry-with", "max_tokens", says=("--retry-with takes option=value", "max_tokens")),
+    typed("--retry-with without a value", "--retry-failed", "--retry-with", "max_tokens", says=("--retry-with takes OPTION=VALUE", "max_tokens")),
     typed("--from of no such stage", "--from", "fliter", says=("no stage 'fliter'", "did you mean 'filter'?")),
     typed("--until of no such stage", "--until", "formt", says=("no stage 'formt'", "did you mean 'format'?")),
     typed("--stage of no such stage", "--stage", "generat", says=("no stage 'generat'", "did you mean 'generate'?")),

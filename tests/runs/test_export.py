@@ -18,7 +18,7 @@ import distillgen
 from distillgen.errors import ConfigError
 from distillgen.rows.shapes import SHAPES, shaper
 from distillgen.runs.export import export
-from distillgen.runs.export_rows import Wanted
+from distillgen.runs.export_rows import ExportOptions
 from tests.pipeline.test_mistakes import here
 
 TURNS = [
@@ -187,7 +187,7 @@ def test_the_format_stage_and_export_make_the_same_rows(project, run):
     made = [
         {k: v for k, v in row.items() if k != "meta"} for row in kept(distillgen.run(pipeline, out="runs/f"))
     ]
-    export(run, Path("a.jsonl"), Wanted(shape="alpaca", identify=False))
+    export(run, Path("a.jsonl"), ExportOptions(shape="alpaca", identify=False))
     assert made == project.read("a.jsonl") and made[0].keys() == {"instruction", "input", "output"}
 
 
@@ -228,7 +228,7 @@ def load(folder, name):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", ["jsonl", "parquet", "arrow", "csv"])
 def test_datasets_loads_every_format_with_splits_and_shards(run, project, name):
-    wanted = Wanted(name, splits={"train": 0.7, "test": 0.3}, shard_rows=5, seed=1)
+    wanted = ExportOptions(name, splits={"train": 0.7, "test": 0.3}, shard_rows=5, seed=1)
     made = export(run, project.path / "out" / name, wanted)
     loaded = load(project.path / "out" / name, name)
     rows = {row["id"]: row for split in loaded.values() for row in split}
@@ -255,7 +255,7 @@ def test_datasets_loads_every_format_with_splits_and_shards(run, project, name):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", ["jsonl", "parquet", "arrow", "csv"])
 def test_datasets_loads_an_export_without_splits(run, project, name):
-    export(run, project.path / name, Wanted(name, shape="alpaca"))
+    export(run, project.path / name, ExportOptions(name, shape="alpaca"))
     loaded = load(project.path / name, name)["train"]
     assert loaded.column_names == ["id", "instruction", "input", "output"] and loaded.num_rows == 35
     assert loaded[0]["output"] == kept(run)[0]["answer"]
@@ -286,7 +286,7 @@ GRAPH = [
 def test_triples_as_rdf_are_read_back_by_rdflib(project, name, suffix):
     rdflib = pytest.importorskip("rdflib", reason="rdflib is not installed")
     project.rows("g.jsonl", GRAPH)
-    export("g.jsonl", Path(f"g.{suffix}"), Wanted(name))
+    export("g.jsonl", Path(f"g.{suffix}"), ExportOptions(name))
     graph = rdflib.Graph().parse(f"g.{suffix}", format={"nt": "nt", "ttl": "turtle"}[suffix])
     label = {node: str(text) for node, text in graph.subject_objects(rdflib.RDFS.label)}
     statements = list(graph.subjects(rdflib.RDF.type, rdflib.RDF.Statement))
@@ -300,13 +300,13 @@ def test_triples_as_rdf_are_read_back_by_rdflib(project, name, suffix):
         [row["head"], row["relation"], row["tail"]] for row in GRAPH
     )
     assert all(edge in graph for edge in edges.values()) and len(set(label.values())) == 6
-    plain = export("g.jsonl", Path(f"plain.{suffix}"), Wanted(name, identify=False))
+    plain = export("g.jsonl", Path(f"plain.{suffix}"), ExportOptions(name, identify=False))
     assert plain.rows == {"train": 3} and len(rdflib.Graph().parse(f"plain.{suffix}")) == 3 + 6
 
 
 def test_triples_as_graphml(project):
     project.rows("g.jsonl", [*GRAPH, {"head": "\x01￿", "relation": "\x02", "tail": "time"}])
-    export("g.jsonl", Path("g.graphml"), Wanted("graphml"))
+    export("g.jsonl", Path("g.graphml"), ExportOptions("graphml"))
     space = "{http://graphml.graphdrawing.org/xmlns}"
     graph = ElementTree.parse("g.graphml").getroot().find(f"{space}graph")
     labels = {node.get("id"): node.find(f"{space}data").text for node in graph.iter(f"{space}node")}
@@ -325,7 +325,7 @@ def test_splits_are_disjoint_by_source_item_and_reproducible(run, project):
     shares = {"train": 0.6, "test": 0.4}
 
     def split(name, **more):
-        export(run, project.path / name, Wanted(splits=shares, keep=["question"], **more))
+        export(run, project.path / name, ExportOptions(splits=shares, keep=["question"], **more))
         return {part: project.read(f"{name}/{part}-00000-of-00001.jsonl") for part in shares}
 
     one = split("a", seed=3)
@@ -337,7 +337,7 @@ def test_splits_are_disjoint_by_source_item_and_reproducible(run, project):
     project.write(
         "some.jsonl", "\n".join(lines[:25]) + "\n"
     )  # an item stays where it is when others come or go
-    export("some.jsonl", project.path / "d", Wanted(splits=shares, seed=3))
+    export("some.jsonl", project.path / "d", ExportOptions(splits=shares, seed=3))
     again = {row["id"]: part for part in shares for row in project.read(f"d/{part}-00000-of-00001.jsonl")}
     assert len(again) == 25 and all(ids[row] == part for row, part in again.items())
 
@@ -353,7 +353,7 @@ def test_pieces_of_one_text_stay_in_one_split(project):
         ],
     }
     run = distillgen.run(pipeline, out="runs/t")
-    export(run, project.path / "s", Wanted(splits={"train": 0.5, "test": 0.5}))
+    export(run, project.path / "s", ExportOptions(splits={"train": 0.5, "test": 0.5}))
     files = [
         {row["file"] for row in project.read(f"s/{part}-00000-of-00001.jsonl")} for part in ("train", "test")
     ]
@@ -365,7 +365,7 @@ def test_rows_with_the_same_value_stay_together(project):
     export(
         "g.jsonl",
         project.path / "s",
-        Wanted(splits={"train": 0.5, "dev": 0.25, "test": 0.25}, by="head", seed=2),
+        ExportOptions(splits={"train": 0.5, "dev": 0.25, "test": 0.25}, by="head", seed=2),
     )
     heads = [
         {row["head"] for row in project.read(f"s/{part}-00000-of-00001.jsonl")}
@@ -381,7 +381,7 @@ def test_rows_with_the_same_value_stay_together(project):
 
 
 def test_every_row_is_traced_back_by_the_beginning_of_its_id(run, capfd):
-    export(run, Path("rows.csv"), Wanted("csv", shape="prompt_completion"))
+    export(run, Path("rows.csv"), ExportOptions("csv", shape="prompt_completion"))
     with open("rows.csv", newline="") as stream:
         row = list(csv.DictReader(stream))[7]
     told = json.loads(here(capfd, "show", "r", "--id", row["id"][:12], "--json")[1])
@@ -403,7 +403,7 @@ def test_every_row_is_traced_back_by_the_beginning_of_its_id(run, capfd):
 
 
 def test_what_was_dropped_is_exported_with_its_reasons(run):
-    export(run, Path("dropped.parquet"), Wanted("parquet", dropped=True))
+    export(run, Path("dropped.parquet"), ExportOptions("parquet", dropped=True))
     import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table("dropped.parquet").to_pylist()
@@ -422,16 +422,16 @@ def test_a_field_id_of_the_users_is_kept(project):
         },
         out="runs/i",
     )
-    export(run, Path("a.jsonl"), Wanted())
+    export(run, Path("a.jsonl"), ExportOptions())
     assert [row["id"] for row in project.read("a.jsonl")] == ["mine-0", "mine-1", "mine-2"]
     assert [row["record_id"] for row in project.read("a.jsonl")] == [row["meta"]["id"] for row in kept(run)]
-    export("a.jsonl", Path("b.jsonl"), Wanted(keep=["text"]))
+    export("a.jsonl", Path("b.jsonl"), ExportOptions(keep=["text"]))
     assert [row["id"] for row in project.read("b.jsonl")] == ["mine-0", "mine-1", "mine-2"]
     export(
-        "runs/i/corpus.jsonl", Path("d.jsonl"), Wanted(keep=["text"])
+        "runs/i/corpus.jsonl", Path("d.jsonl"), ExportOptions(keep=["text"])
     )  # a row of a run is the record that it was
     assert [row["id"] for row in project.read("d.jsonl")] == [row["meta"]["id"] for row in kept(run)]
-    export(run, Path("c.jsonl"), Wanted(keep=["text"], identify=False))
+    export(run, Path("c.jsonl"), ExportOptions(keep=["text"], identify=False))
     assert project.read("c.jsonl") == [{"text": "t"}] * 3
 
 
@@ -457,9 +457,7 @@ def test_rows_that_have_no_place_in_the_shape_are_counted_and_told(project):
         ],
     )
     done = project.cli("export", "a.jsonl", "--shape", "alpaca", "-o", "b.jsonl", check=3)
-    assert (
-        "train 2 rows" in done.stdout and "3 rows have no place in the shape and were left out" in done.stderr
-    )
+    assert "train 2 rows" in done.stdout and "3 rows do not fit the shape and were left out" in done.stderr
     assert (
         "Alpaca holds one question and its answer, not the turns user, assistant, user, assistant"
         in done.stderr
@@ -475,15 +473,15 @@ def test_rows_that_have_no_place_in_the_shape_are_counted_and_told(project):
     [
         (("r", "--shape", "alpca"), "did you mean 'alpaca'?"),
         (("r", "--shape", "alpaca:output=anwser"), "did you mean 'answer'?"),
-        (("r", "--shape", "alpaca:output"), "a part is given as part=field"),
+        (("r", "--shape", "alpaca:output"), "takes NAME:PART=FIELD"),
         (("r", "--keep", "qestion"), "--keep: there is no field 'qestion'; did you mean 'question'?"),
         (
             ("r", "--split", "train=0.5,test=0.5", "--by", "numbr"),
             "--by: there is no field 'numbr'; did you mean 'number'?",
         ),
         (("r", "--split", "train=0.5,test=0.4"), "the shares add up to 0.9"),
-        (("r", "--split", "train"), "--split takes name=share"),
-        (("r", "--split", "train=0.5,a/b=0.5"), "'a/b=0.5' is no name"),
+        (("r", "--split", "train"), "--split takes NAME=SHARE"),
+        (("r", "--split", "train=0.5,a/b=0.5"), "a split has a name of letters"),
         (
             ("r", "--split", "train=0.999,test=0.001"),
             "there are no rows for the split 'test'; give it a larger share, or take another --seed",
@@ -510,9 +508,9 @@ def test_a_column_of_different_kinds_is_told_and_jsonl_takes_it(project):
     project.rows("a.jsonl", [{"x": 1}] * 1500 + [{"x": "one"}, {"x": 1 << 70}])
     for name in ("parquet", "arrow"):
         with pytest.raises(ConfigError, match="'x' holds values of different kinds.*export JSONL"):
-            export("a.jsonl", project.path / name, Wanted(name))
+            export("a.jsonl", project.path / name, ExportOptions(name))
         assert not (project.path / name).exists()
-    export("a.jsonl", Path("b.jsonl"), Wanted())
+    export("a.jsonl", Path("b.jsonl"), ExportOptions())
     assert project.read("b.jsonl")[-1]["x"] == 1 << 70
 
 
@@ -520,7 +518,7 @@ def test_late_columns_and_mixed_numbers_get_one_type(project):
     import pyarrow.parquet
 
     project.rows("a.jsonl", [{"x": 1, "d": {"a": 1}}] * 1200 + [{"x": 0.5, "late": "t", "d": {"b": "c"}}])
-    export("a.jsonl", Path("a.parquet"), Wanted("parquet"))
+    export("a.jsonl", Path("a.parquet"), ExportOptions("parquet"))
     last = pyarrow.parquet.read_table("a.parquet").to_pylist()[-1]
     assert (last["x"], last["late"], last["d"]) == (0.5, "t", {"a": None, "b": "c"})
 
@@ -533,7 +531,7 @@ def test_a_run_that_goes_on_is_not_exported(run, project):
         state = json.loads((run.directory / "usage.json").read_text()) | {"state": "running"}
         (run.directory / "usage.json").write_text(json.dumps(state))
         with pytest.raises(ConfigError, match="is being carried out"):
-            export(run, project.path / "out", Wanted())
+            export(run, project.path / "out", ExportOptions())
 
 
 # kills
@@ -544,7 +542,7 @@ def test_a_killed_export_leaves_no_file_that_looks_whole(project):
     name = "parquet"
     project.rows("a.jsonl", [{"text": f"{i} " * 40} for i in range(10_000)])
     whole = project.path / "whole"
-    export("a.jsonl", whole, Wanted(name))
+    export("a.jsonl", whole, ExportOptions(name))
     command = [sys.executable, "-m", "distillgen", "export", "a.jsonl", "--format", name, "-o", "out"]
     partial, kills = project.path / ".out.partial", 0
     for wait in (0.0, 0.02):
@@ -584,9 +582,9 @@ def test_two_exports_to_one_place_do_not_mix(project):
     handle = os.open(project.path / ".out.partial", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(ConfigError, match="another export is writing '.*out'"):
-        export("a.jsonl", project.path / "out", Wanted())
+        export("a.jsonl", project.path / "out", ExportOptions())
     os.close(handle)
-    export("a.jsonl", project.path / "out", Wanted())
+    export("a.jsonl", project.path / "out", ExportOptions())
 
 
 @pytest.mark.slow
@@ -595,10 +593,10 @@ def test_memory_does_not_grow_with_the_rows(project):
 
     texts = [{"question": f"q{i}", "answer": f"answer {i:>6} " * 80} for i in range(8_000)]
     assert project.rows("a.jsonl", texts).stat().st_size > 8_000_000
-    export("a.jsonl", Path("warm.jsonl"), Wanted(shape="messages"))
+    export("a.jsonl", Path("warm.jsonl"), ExportOptions(shape="messages"))
     del texts
     tracemalloc.start()
-    export("a.jsonl", Path("b.jsonl"), Wanted(shape="messages"))
+    export("a.jsonl", Path("b.jsonl"), ExportOptions(shape="messages"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000
@@ -629,7 +627,7 @@ def test_trl_trains_on_every_shape_that_it_reads(project, monkeypatch, shape, na
     export(
         "a.jsonl",
         project.path / "out",
-        Wanted(
+        ExportOptions(
             name,
             shape=shape,
             parts={"messages": {"assistant": "answer"}, "prompt_completion": {"completion": "answer"}}.get(
@@ -659,7 +657,7 @@ def test_trl_trains_on_every_shape_that_it_reads(project, monkeypatch, shape, na
 def test_trl_reads_sharegpt(project):
     utilities = pytest.importorskip("trl.data_utils", reason="trl is not installed")
     project.rows("a.jsonl", [{"messages": TURNS}])
-    export("a.jsonl", Path("b.jsonl"), Wanted(shape="sharegpt"))
+    export("a.jsonl", Path("b.jsonl"), ExportOptions(shape="sharegpt"))
     (row,) = project.read("b.jsonl")
     turns = utilities.maybe_convert_to_chatml(row)["messages"]
     assert [turn["content"] for turn in turns] == [turn["content"] for turn in TURNS]
@@ -677,7 +675,7 @@ def test_what_was_held_out_stays_apart(project):
         {"version": 1, "models": {}, "stages": [{"source": {"path": "rows.jsonl", "held_out": 0.3}}]},
         out="runs/r",
     )
-    made = export(run, project.path / "out", Wanted(keep=["q"]))
+    made = export(run, project.path / "out", ExportOptions(keep=["q"]))
     held_out = {row["q"] for row in kept(run) if row["split"] == "test"}
     assert {row["q"] for row in project.read("out/test-00000-of-00001.jsonl")} == held_out and made.rows[
         "test"
@@ -686,9 +684,9 @@ def test_what_was_held_out_stays_apart(project):
         "train"
     ] == 60 - len(held_out)
     with pytest.raises(ConfigError, match="split already"):
-        export(run, project.path / "again", Wanted(splits={"train": 0.5, "test": 0.5}))
+        export(run, project.path / "again", ExportOptions(splits={"train": 0.5, "test": 0.5}))
     with pytest.raises(ConfigError, match="is one file, and the splits"):
-        export(run, project.path / "one.jsonl", Wanted())
+        export(run, project.path / "one.jsonl", ExportOptions())
 
 
 @pytest.mark.parametrize(
@@ -735,10 +733,14 @@ def test_a_split_that_is_no_name_is_refused_before_anything_is_written(project, 
         distillgen.ConfigError,
         match="^the split .*: letters, digits, '_' and single dots make one; change it",
     ):
-        export("rows.jsonl", project.path / "out", Wanted(format=format))
+        export("rows.jsonl", project.path / "out", ExportOptions(format=format))
     project.rows("rows.jsonl", [{"q": 1}, {"q": 2}])
     with pytest.raises(distillgen.ConfigError, match="^the split "):
-        export("rows.jsonl", project.path / "out", Wanted(format=format, splits={"train": 0.5, split: 0.5}))
+        export(
+            "rows.jsonl",
+            project.path / "out",
+            ExportOptions(format=format, splits={"train": 0.5, split: 0.5}),
+        )
     assert sorted(project.path.parent.rglob("*")) == before
 
 
@@ -750,12 +752,14 @@ def test_splits_that_no_text_names_or_case_alone_tells_apart(project):
     ):
         project.rows("rows.jsonl", [{"q": 1, "split": "train"}, {"q": 2, "split": split}])
         with pytest.raises(distillgen.ConfigError, match=message):
-            export("rows.jsonl", project.path / "out", Wanted())
+            export("rows.jsonl", project.path / "out", ExportOptions())
 
 
 def sides(project, rows, out):
     project.rows("rows.jsonl", rows)
-    export("rows.jsonl", project.path / out, Wanted(splits={"train": 0.5, "test": 0.5}, identify=False))
+    export(
+        "rows.jsonl", project.path / out, ExportOptions(splits={"train": 0.5, "test": 0.5}, identify=False)
+    )
     return {
         split: [
             row["q"] for file in sorted((project.path / out).glob(f"{split}-*")) for row in project.read(file)
@@ -788,7 +792,7 @@ def test_a_runs_splits_go_by_the_items_it_began_with(project):
             out=f"runs/{out}",
             teachers={"m": lambda r, i: f"{r.messages[-1]['content']} {i}"},
         )
-        export(run, project.path / out, Wanted(splits={"train": 0.5, "test": 0.5}, identify=False))
+        export(run, project.path / out, ExportOptions(splits={"train": 0.5, "test": 0.5}, identify=False))
         return {
             s: {
                 r["response"].rpartition(" ")[0]
@@ -826,7 +830,7 @@ NOWHERE = [
 def test_what_has_no_type_of_its_own_is_written(project, rows, format):
     datasets = pytest.importorskip("datasets")
     project.rows("rows.jsonl", rows)
-    export("rows.jsonl", project.path / "out", Wanted(format=format, identify=False))
+    export("rows.jsonl", project.path / "out", ExportOptions(format=format, identify=False))
     back = (
         datasets.load_from_disk("out")
         if format == "arrow"
@@ -850,4 +854,4 @@ def test_a_column_of_several_kinds_is_named_with_the_remedy(project, values):
     with pytest.raises(
         distillgen.ConfigError, match=r"'c' holds values of different kinds.*\{\{ c \| json \}\}"
     ):
-        export("rows.jsonl", project.path / "out", Wanted(format="parquet"))
+        export("rows.jsonl", project.path / "out", ExportOptions(format="parquet"))

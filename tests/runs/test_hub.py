@@ -290,7 +290,7 @@ def test_a_student_is_downloaded_again_by_the_hubs_client(run, project, hub, pus
             TOKEN,
             "'data' is neither a run nor a folder that 'distillgen export RUN' has written",
         ),
-        (("data", "me/x", "--student"), TOKEN, "--student is of a run"),
+        (("data", "me/x", "--student"), TOKEN, "--student needs a run"),
         (("rr", "me/x"), TOKEN, "'rr' is not a run directory; did you mean 'r'?"),
     ],
 )
