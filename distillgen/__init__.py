@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distillgen.errors import ConfigError as ConfigError
     from distillgen.errors import DistillgenError as DistillgenError
+    from distillgen.flow.stage import CheckContext as CheckContext
+    from distillgen.flow.stage import Chunks as Chunks
+    from distillgen.flow.stage import Estimate as Estimate
+    from distillgen.flow.stage import Job as Job
+    from distillgen.flow.stage import Stage as Stage
+    from distillgen.flow.stage import in_order as in_order
     from distillgen.inference.teacher import Completion as Completion
+    from distillgen.inference.teacher import Rejected as Rejected
     from distillgen.inference.teacher import Request as Request
+    from distillgen.inference.teacher import Retryable as Retryable
+    from distillgen.inference.teacher import Spec as Spec
+    from distillgen.inference.teacher import Teacher as Teacher
     from distillgen.pipeline.load import Pipeline as Pipeline
     from distillgen.pipeline.load import load as load
     from distillgen.project import Project as Project
@@ -22,25 +32,39 @@ if TYPE_CHECKING:
     from distillgen.runs.directory import Run as Run
     from distillgen.runs.execute import run as run
     from distillgen.stages.filter import Filter as Filter
+    from distillgen.training.objective import Objective as Objective
+    from distillgen.training.objective import Unusable as Unusable
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CheckContext": "flow.stage",
+    "Chunks": "flow.stage",
     "Completion": "inference.teacher",
     "ConfigError": "errors",
     "DistillgenError": "errors",
+    "Estimate": "flow.stage",
     "FieldName": "record",
     "FileName": "record",
     "Filter": "stages.filter",
+    "Job": "flow.stage",
     "ModelName": "record",
+    "Objective": "training.objective",
     "Pipeline": "pipeline.load",
     "Project": "project",
     "Prompt": "prompting.prompt",
     "PromptName": "record",
     "Record": "record",
+    "Rejected": "inference.teacher",
     "Request": "inference.teacher",
+    "Retryable": "inference.teacher",
     "Run": "runs.directory",
     "ScriptName": "record",
+    "Spec": "inference.teacher",
+    "Stage": "flow.stage",
+    "Teacher": "inference.teacher",
+    "Unusable": "training.objective",
+    "in_order": "flow.stage",
     "load": "pipeline.load",
     "run": "runs.execute",
 }

@@ -334,6 +334,8 @@ def python() -> Iterator[str]:
             if name == "run":
                 yield "The further options:"
                 yield "\n".join(f"- `{field.name}`: `{field.type}`" for field in fields(Options))
+        elif name == "Chunks":
+            yield "What a stage receives and yields: an asynchronous generator of lists of records."
         else:
             yield f"The type of a filter's option that holds a {catalog.NAMED[value.__metadata__[0]]}."
 
@@ -382,11 +384,12 @@ def default_text(default: Any) -> str:
 def python_class(name: str, value: type) -> Iterator[str]:
     """A class: its docstring, its attributes, and its public methods."""
     yield paragraphs(value.__doc__ or "")
-    attributes = [f"- `{attribute}`: `{kind}`" for attribute, kind in attributes_of(value)]
+    attributes = dict(attributes_of(value))
     if attributes:
-        yield "\n".join(["Attributes:", "", *attributes])
+        lines = [f"- `{attribute}`: `{kind}`" for attribute, kind in attributes.items()]
+        yield "\n".join(["Attributes:", "", *lines])
     for member, function in sorted(vars(value).items()):
-        if member.startswith("_") or member in getattr(value, "_fields", ()):
+        if member.startswith("_") or member in attributes:
             continue
         function = getattr(function, "__func__", function)  # of a class method
         if isinstance(function, property) or hasattr(function, "attrname"):
