@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from distillgen.runs.execute import run as run
     from distillgen.stages.filter import Filter as Filter
     from distillgen.training.objective import Objective as Objective
-    from distillgen.training.objective import Unusable as Unusable
+    from distillgen.training.rows import Unusable as Unusable
 
 __version__ = "0.1.0"
 
@@ -63,7 +63,7 @@ _HOMES = {
     "Spec": "inference.teacher",
     "Stage": "flow.stage",
     "Teacher": "inference.teacher",
-    "Unusable": "training.objective",
+    "Unusable": "training.rows",
     "in_order": "flow.stage",
     "load": "pipeline.load",
     "run": "runs.execute",
