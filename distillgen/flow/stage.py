@@ -176,7 +176,7 @@ class Stage(BaseModel):
     selects: ClassVar[bool] = False
     """Whether it drops records for what they are like, so that a control arm asks what is learnt with them."""
     name: str = Field(
-        "", description="what messages, reports and file names call the stage; default: its kind"
+        "", description="name of the stage in messages, reports and file names; default: its kind"
     )
 
     def names(self, project: Project) -> list[str]:

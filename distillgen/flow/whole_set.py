@@ -55,13 +55,13 @@ class Spool:
 class Placed(Stage):
     """A stage that compares records by vectors."""
 
-    field: str | None = Field(None, description="the text that is embedded")
+    field: str | None = Field(None, description="field with the text to embed")
     embedder: str = Field(
-        "minilm", description="minilm, a local folder, a name on the Hugging Face Hub, or words"
+        "minilm",
+        description="embedding model: minilm, a local folder, a name on the Hugging Face Hub, or words, "
+        "which compares content words without a model",
     )
-    vector: str | None = Field(
-        None, description="a field that holds a list of numbers, which is taken instead of an embedding"
-    )
+    vector: str | None = Field(None, description="field with a list of numbers, used instead of an embedding")
 
     def check_vectors(self, context: CheckContext) -> None:
         """Raise ConfigError where it cannot: before anything is paid for, and without loading a model."""

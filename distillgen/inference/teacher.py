@@ -171,18 +171,21 @@ class Price(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input: float = Field(0.0, ge=0, description="of tokens of the request")
-    output: float = Field(0.0, ge=0, description="of tokens of the answer")
+    input: float = Field(0.0, ge=0, description="price of input tokens")
+    output: float = Field(0.0, ge=0, description="price of output tokens")
     cached_input: float | None = Field(
-        None, ge=0, description="of tokens read from the provider's cache; default: input"
+        None,
+        ge=0,
+        description="price of input tokens that are read from the provider's cache; default: input",
     )
     cache_write: float | None = Field(
         None,
         ge=0,
-        description="of tokens written to the provider's cache, the dearest where that depends; default: input",
+        description="price of input tokens that are written to the provider's cache, the highest of "
+        "several; default: input",
     )
     batch: float = Field(
-        1.0, ge=0, description="factor for answers through the batch API; 0.5 is half the price"
+        1.0, ge=0, description="factor of the price of answers through the batch API; 0.5 is half the price"
     )
 
     def cost_usd(
@@ -200,21 +203,24 @@ class Spec(Sampling):
     """One entry of `models`: where a model is, what it may be asked and what it costs. Sampling options are its defaults."""
 
     provider: str = Field(description="the kind of teacher: openai, embedded, vllm, transformers or scripted")
-    model: str = Field(description="the model's name at its endpoint")
+    model: str = Field(description="name of the model at its endpoint")
     max_concurrency: int | None = Field(
-        None, ge=1, description="most requests in flight; default: found while asking"
+        None, ge=1, description="largest number of requests in flight; default: adapted to the endpoint"
     )
-    rpm: float | None = Field(None, gt=0, description="most requests a minute")
-    input_tpm: float | None = Field(None, gt=0, description="most prompt tokens a minute")
-    output_tpm: float | None = Field(None, gt=0, description="most answer tokens a minute")
-    price: Price | None = Field(None, description="US dollars for 1,000,000 tokens: {input, output, …}")
+    rpm: float | None = Field(None, gt=0, description="largest number of requests per minute")
+    input_tpm: float | None = Field(None, gt=0, description="largest number of prompt tokens per minute")
+    output_tpm: float | None = Field(None, gt=0, description="largest number of answer tokens per minute")
+    price: Price | None = Field(
+        None, description="US dollars for 1,000,000 tokens, such as {input: 0.4, output: 1.6}"
+    )
     tokenizer: str | None = Field(
-        None, description="a file or folder of the model's tokenizer, or its name; kept with signals"
+        None, description="tokenizer of the model: a file, a folder or a name; it is kept with signals"
     )
-    max_retries: int = Field(8, ge=0, description="tries after the first, for faults that pass")
+    max_retries: int = Field(8, ge=0, description="number of further tries after a temporary fault")
     finish_reasons: list[str] = Field(
         default_factory=list,
-        description="further finish reasons that end a whole answer, 'missing' for none; holds for kept answers, too",
+        description="further finish reasons of a complete answer, 'missing' for none; they hold for "
+        "answers in the ledger, too",
     )
 
     @property

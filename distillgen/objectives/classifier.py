@@ -23,16 +23,19 @@ class TextClassifier(Objective):
     writes = False
     kinds = frozenset({"causal", "encoder"})
     fields: list[FieldName] = Field(
-        ["text"], min_length=1, max_length=2, description="the text, or two that are read as a pair"
+        ["text"],
+        min_length=1,
+        max_length=2,
+        description="field with the text, or two fields that are read as a pair",
     )
     label: FieldName = Field(
-        "label", description="a class, or {class: probability, …}; with task: score, a number"
+        "label", description="field with a class or {class: probability, …}; with task: score, a number"
     )
     task: Literal["class", "score"] = Field(
-        "class", description="what is learnt: one of several classes, or a number"
+        "class", description="what the student learns: one of several classes, or a number"
     )
     head_only: bool = Field(
-        False, description="leave the encoder as it is, and train the head on its embeddings"
+        False, description="train the head only, on the embeddings of the encoder as it is"
     )
 
     def check(self, context: CheckContext) -> None:

@@ -48,22 +48,27 @@ class Dpo(Objective):
     packages = ("trl",)
     learning_rate = 1e-6
 
-    prompt: FieldName = Field("prompt", description="a text or chat turns")
-    chosen: FieldName = Field("chosen", description="the better answer")
-    rejected: FieldName = Field("rejected", description="the worse answer")
+    prompt: FieldName = Field("prompt", description="field with a text or chat turns")
+    chosen: FieldName = Field("chosen", description="field with the better answer")
+    rejected: FieldName = Field("rejected", description="field with the worse answer")
     loss: str | list[str] = Field(
-        "sigmoid", description="TRL's loss type, or several that are added up: [sigmoid, sft]"
+        "sigmoid", description="loss type of TRL, or several that are added up: [sigmoid, sft]"
     )
-    loss_weights: list[float] | None = Field(None, description="of several losses; default: 1 each")
-    beta: float = Field(0.1, gt=0, description="how close the student stays to the reference")
+    loss_weights: list[float] | None = Field(None, description="weights of several losses; default: 1 each")
+    beta: float = Field(0.1, gt=0, description="strength with which the student is held to the reference")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of pairs that are taken to be the wrong way round"
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="share of pairs in which chosen and rejected are assumed to be exchanged",
     )
     reference_chosen: str | None = Field(
-        None, description="a score or field: a teacher's log-probability of the chosen answer"
+        None,
+        description="score or field with a teacher's log-probability of the chosen answer: the sum over "
+        "its tokens, in nats",
     )
     reference_rejected: str | None = Field(
-        None, description="that of the rejected answer: the sum over its tokens, in nats"
+        None, description="score or field with a teacher's log-probability of the rejected answer, likewise"
     )
 
     @model_validator(mode="after")

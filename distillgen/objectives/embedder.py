@@ -18,8 +18,8 @@ class Embedder(Pairs):
 
     loss: Literal["cosent", "cosine", "margin_mse", "ranking"] = Field(
         "cosent",
-        description="cosent: the order of scores; cosine: scores from -1 to 1; margin_mse: a cross-encoder's margins; "
-        "ranking: what else is in the batch does not fit",
+        description="cosent: the order of scores; cosine: scores from -1 to 1; margin_mse: a "
+        "cross-encoder's margins; ranking: other texts of the batch are negatives",
     )
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:

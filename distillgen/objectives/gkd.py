@@ -25,15 +25,19 @@ class Gkd(Dialogue):
 
     packages = ("trl",)
 
-    teacher: str = Field(description="a model's folder, or owner/name on the Hugging Face Hub")
+    teacher: str = Field(
+        description="model with all its weights: a folder, or owner/name on the Hugging Face Hub"
+    )
     on_policy: float = Field(
         0.5, ge=0, le=1, description="share of the steps on answers that the student writes itself"
     )
     divergence: float = Field(
-        0.5, ge=0, le=1, description="0: forward KL, 1: reverse KL, between: Jensen-Shannon's mixture"
+        0.5, ge=0, le=1, description="0: forward KL; 1: reverse KL; between: Jensen-Shannon"
     )
-    temperature: float = Field(0.9, gt=0, description="at which the student writes")
-    max_new_tokens: int = Field(128, ge=1, description="tokens of an answer that the student writes")
+    temperature: float = Field(0.9, gt=0, description="temperature at which the student writes")
+    max_new_tokens: int = Field(
+        128, ge=1, description="largest number of tokens of an answer that the student writes"
+    )
 
     def check(self, context: CheckContext) -> None:
         """There is a chat, and the teacher can be one."""

@@ -38,13 +38,17 @@ class Logits(Dialogue):
     signals = True
 
     stage: str | None = Field(
-        None, description="the stage whose answers are learnt; default: the last that recorded"
+        None,
+        description="stage whose answers the student learns; default: the last one that recorded "
+        "log-probabilities",
     )
     divergence: Divergence = Field(
-        "forward", description="KL from teacher to student, the reverse, or Jensen-Shannon"
+        "forward",
+        description="forward: KL from teacher to student; reverse: KL from student to teacher; or "
+        "Jensen-Shannon",
     )
     cross_entropy: float = Field(
-        0.5, ge=0, le=1, description="its share of the loss; the rest is the divergence's"
+        0.5, ge=0, le=1, description="share of the cross-entropy in the loss; the rest is the divergence"
     )
 
     def check(self, context: CheckContext) -> None:

@@ -29,11 +29,14 @@ class Rationale(Objective):
     templated = False
 
     prompt: FieldName = Field(
-        "prompt", description="the question: a text, which a student with a chat template gets as a turn"
+        "prompt",
+        description="field with the question, a text; a student with a chat template gets it as a turn",
     )
-    rationale: FieldName = Field("rationale", description="the teacher's reasons")
-    label: FieldName = Field("label", description="the answer alone")
-    weight: float = Field(1.0, ge=0, description="of the rationale's loss; the label's has 1")
+    rationale: FieldName = Field("rationale", description="field with the teacher's rationale")
+    label: FieldName = Field("label", description="field with the answer alone")
+    weight: float = Field(
+        1.0, ge=0, description="weight of the rationale's loss; the label's loss has weight 1"
+    )
     label_prefix: str = Field("[label] ", description="text before a prompt that asks for the label")
     rationale_prefix: str = Field(
         "[rationale] ", description="text before a prompt that asks for the rationale"

@@ -25,10 +25,12 @@ class Sft(Dialogue):
     kinds = frozenset({"causal", "seq2seq"})
 
     loss: Literal["completion", "assistant", "all"] = Field(
-        "completion", description="the tokens learnt: the last answer's, every assistant turn's, or all"
+        "completion",
+        description="tokens to learn: the last answer's (completion), every assistant turn's (assistant), "
+        "or all",
     )
     packing: bool = Field(
-        False, description="put several rows into one sequence of max_length, which cannot see each other"
+        False, description="put several rows into one sequence of max_length; a row cannot see another"
     )
 
     def check(self, context: CheckContext) -> None:

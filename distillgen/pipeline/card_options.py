@@ -27,20 +27,21 @@ class Statement(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     license: str | None = Field(
-        None, description="of what is made, as the Hub names it: apache-2.0, cc-by-4.0, …, other"
+        None, description="licence of the data set, as the Hub names it: apache-2.0, cc-by-4.0, …, other"
     )
     license_name: str | None = Field(
-        None, pattern=r"^[a-z0-9][a-z0-9.-]*$", description="with license: other, its name"
+        None, pattern=r"^[a-z0-9][a-z0-9.-]*$", description="name of the licence, with license: other"
     )
-    languages: list[str] = Field([], description="ISO 639 codes: [en, de]")
+    languages: list[str] = Field([], description="languages of the texts, as ISO 639 codes: [en, de]")
     tasks: list[str] = Field(
-        [], description="the Hub's task categories: [question-answering]; default: text-generation"
+        [], description="task categories of the Hub: [question-answering]; default: text-generation"
     )
     source_license: str | None = Field(None, description="licence or terms of the source, in a few words")
-    limits: str | None = Field(None, description="known limits, in a sentence")
-    citation: str | None = Field(None, description="of the paper implemented, as BibTeX")
+    limits: str | None = Field(None, description="known limits of the data, in a sentence")
+    citation: str | None = Field(None, description="citation of the implemented paper, as BibTeX")
     stated: dict[str, str] = Field(
-        {}, description="items of the transparency self-report that the run cannot tell: evidence"
+        {},
+        description="items of the transparency self-report that the run cannot know, each with its evidence",
     )
 
     @model_validator(mode="after")

@@ -9,16 +9,17 @@ from types import GenericAlias, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import stage_class
-from distillgen.inference.teacher import teacher_class
+from distillgen.flow.stage import Stage, stage_class
+from distillgen.inference.teacher import Spec, teacher_class
 from distillgen.located_yaml import read_yaml, validate
 from distillgen.pipeline.load import System, Top, about_line
 from distillgen.plugins import filter_factory, names
 from distillgen.project import Project, read_text
-from distillgen.prompting.prompt import Prompt
+from distillgen.prompting.prompt import Prompt, Sampling
 from distillgen.stages.filter import described as docstring_of
 from distillgen.stages.filter import options_of
 from distillgen.training.objective import objective_class
@@ -110,11 +111,17 @@ def _declared(declaration: type[BaseModel]) -> dict[str, Any]:
 
 
 def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """Each option's type in words, default, whether it is required, and description; what others declare too comes last."""
+    """Return each option's type in words, default, whether it is required, and description.
+
+    Required options come first; those that a contract declares for many classes come last.
+    """
     declared = {}
-    for name, option in sorted(
-        declaration.model_fields.items(), key=lambda own: own[0] not in declaration.__annotations__
-    ):
+    contracts = {name for contract in (Stage, Sampling, Spec) for name in contract.model_fields}
+
+    def place(field: tuple[str, FieldInfo]) -> tuple[bool, bool]:
+        return field[0] in contracts, not field[1].is_required()
+
+    for name, option in sorted(declaration.model_fields.items(), key=place):
         default = option.get_default(call_default_factory=True)
         declared[option.alias or name] = {
             "type": _type(option.annotation, option.metadata),

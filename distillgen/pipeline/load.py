@@ -34,15 +34,15 @@ class System(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    paper: str = ""
+    paper: str = Field("", description="paper that the recipe implements")
     elicitation: Literal["", "labeling", "expansion", "curation", "feature", "feedback", "self-knowledge"] = (
-        ""
+        Field("", description="how the teacher is made to give what it knows")
     )
-    algorithm: str = ""
-    skill: str = ""
-    vertical: str = ""
+    algorithm: str = Field("", description="how the student learns from it")
+    skill: str = Field("", description="what the student learns to do")
+    vertical: str = Field("", description="domain, such as law or medicine")
     access: Literal["", "text", "signals", "weights"] = Field(
-        "", description="what the recipe needs of its teacher"
+        "", description="what the recipe needs of its teacher: texts, signals (log-probabilities) or weights"
     )
 
 
@@ -51,14 +51,16 @@ class Top(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = Field(description="the version of this format: 1")
-    seed: int = Field(0, description="of every draw that distillgen makes")
-    system: System = System()
-    card: Statement = Field(
-        Statement(), description="what only its maker knows of what it makes, for the card"
+    version: Literal[1] = Field(description="version of the file format: 1")
+    seed: int = Field(0, description="seed of every random draw that distillgen makes")
+    system: System = Field(System(), description="place of the recipe among the published systems")
+    card: Statement = Field(Statement(), description="statements for the card of the data set")
+    models: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="models that stages ask, each under its name"
     )
-    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    stages: list[dict[str, Any]] = Field(min_length=1, description="a list of stages, the first a source")
+    stages: list[dict[str, Any]] = Field(
+        min_length=1, description="list of stages in their order, the first a source"
+    )
 
 
 class Done(NamedTuple):

@@ -47,25 +47,36 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    temperature: float | None = Field(None, ge=0, description="0 is greedy")
-    top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass")
-    top_k: int | None = Field(None, ge=0, description="most likely tokens to draw from")
+    temperature: float | None = Field(
+        None, ge=0, description="randomness of the choice of tokens; 0 always takes the likeliest one"
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="draw from the likeliest tokens that together have this probability"
+    )
+    top_k: int | None = Field(None, ge=0, description="draw from this many of the likeliest tokens")
     min_p: float | None = Field(
-        None, ge=0, le=1, description="least probability, relative to the likeliest token"
+        None,
+        ge=0,
+        le=1,
+        description="draw only tokens of at least this probability, relative to the likeliest one",
     )
-    max_tokens: int | None = Field(None, gt=0, description="most tokens of an answer")
+    max_tokens: int | None = Field(None, gt=0, description="largest number of tokens of an answer")
     stop: list[str] | str | None = Field(None, description="texts that end the answer")
-    presence_penalty: float | None = Field(None, description="lowers the chance of tokens that occurred")
+    presence_penalty: float | None = Field(
+        None, description="lower the probability of tokens that have occurred"
+    )
     frequency_penalty: float | None = Field(
-        None, description="lowers it with each time that a token occurred"
+        None, description="lower the probability of a token with each time that it has occurred"
     )
-    seed: int | None = Field(None, description="sampling seed sent to the endpoint; sample i gets seed + i")
+    seed: int | None = Field(None, description="seed that is sent to the endpoint; sample i gets seed + i")
     logprobs: int | None = Field(
-        None, ge=0, le=20, description="how many likeliest tokens to record with each token"
+        None,
+        ge=0,
+        le=20,
+        description="number of likeliest alternatives to record for each token, besides the token's own "
+        "probability",
     )
-    extra: dict[str, Any] | None = Field(
-        None, description="further keys of the request body, sent as they are"
-    )
+    extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent unchanged")
 
     def given(self) -> dict[str, Any]:
         """The sampling options that were set, here or in a class that has others besides."""
@@ -77,16 +88,16 @@ class FewShot(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    n: int | None = Field(None, ge=1, description="examples in a request; default: all")
+    n: int | None = Field(None, ge=1, description="number of examples in a request; default: all")
     examples: list[dict[str, Any]] | str = Field(
-        [], description="the examples, or a JSONL file that holds them"
+        [], description="the examples, or the name of a JSONL file with them"
     )
-    answer: str = Field("answer", description="the key of an example that holds the ideal answer")
+    answer: str = Field("answer", description="key of an example that holds the ideal answer")
     shuffle: bool = Field(
-        True, description="draw and order them anew for each request; false takes the first n"
+        True, description="draw and order the examples anew for each request; false: always take the first n"
     )
     match: list[str] = Field(
-        [], description="take only examples that agree with the record in these fields, such as a task"
+        [], description="fields, such as a task, in which an example must agree with the record"
     )
 
 
@@ -95,8 +106,8 @@ class Pick(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    of: list[Any] = Field(min_length=1, description="the values to draw from")
-    n: int = Field(1, ge=1, description="how many of them are drawn at once")
+    of: list[Any] = Field(min_length=1, description="values to draw from")
+    n: int = Field(1, ge=1, description="number of values that are drawn at once")
 
 
 def drawn(vary: Mapping[str, list[Any] | Pick], rng: random.Random) -> dict[str, Any]:
@@ -112,16 +123,20 @@ class Front(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    about: str = ""
+    about: str = Field("", description="what the prompt asks for, in one line")
     output: Any = Field(
-        "text", description="the form of an answer: text, lines, numbered, turns, regex, json, sections"
+        "text", description="form of the answer: text, lines, numbered, turns, regex, json, sections"
     )
-    sampling: Sampling = Sampling()
-    few_shot: FewShot = FewShot()
+    sampling: Sampling = Field(
+        Sampling(), description="sampling options; those of the model and of the stage win over them"
+    )
+    few_shot: FewShot = Field(FewShot(), description="worked examples in each request")
     vary: dict[str, list[Any] | Pick] = Field(
-        default_factory=dict, description="nuisance variables and their values"
+        default_factory=dict, description="nuisance variables with their values; each request gets a new draw"
     )
-    inputs: list[str] | None = Field(None, description="the fields that the template must use, and no others")
+    inputs: list[str] | None = Field(
+        None, description="fields that the template uses, all of them and no others"
+    )
 
 
 @dataclass(frozen=True)

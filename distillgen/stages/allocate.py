@@ -41,26 +41,35 @@ class Allocate(Stage):
     writes = "nothing; drops the records that are not drawn"
     selects = True
 
-    budget: int = Field(ge=1, description="records of a round that go on")
+    budget: int = Field(ge=1, description="number of records that go on in each round")
     group: str | None = Field(
-        None, description="the field with a record's domain; default: there is only one"
+        None, description="field with the record's domain; default: all records are of one domain"
     )
     student: str | None = Field(
-        None, description="the measure of the student by group, such as evaluate.student.perplexity"
+        None, description="measure of the student by group, such as evaluate.student.perplexity"
     )
-    teacher: str | None = Field(None, description="that of the teacher")
-    alpha: float = Field(0.5, ge=0, le=1, description="weight of the gaps; the rest is shared equally")
+    teacher: str | None = Field(
+        None, description="measure of the teacher by group, such as evaluate.teacher.perplexity"
+    )
+    alpha: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="weight of the gaps between student and teacher; the rest of the budget is shared "
+        "equally",
+    )
     by: Literal["uniform", "margin", "equilibrium"] = Field(
         "uniform", description="how records of a group are chosen"
     )
     confidence: str | None = Field(
-        None, description="the score or field that says how sure the student is, 0 to 1 or a logprob"
+        None, description="score or field with the student's confidence: 0 to 1, or a log-probability"
     )
     wrong: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="share of the teacher's answers that are wrong; default: as measured, where by accuracy",
+        description="share of the teacher's answers that are wrong; default: as measured where `teacher` "
+        "is an accuracy, else 0",
     )
 
     @model_validator(mode="after")

@@ -28,7 +28,8 @@ class Audit(Stage):
     writes = "the fields that an edit sets; drops the records that an edit vetoes"
 
     edits: str = Field(
-        description="a JSONL file: {id: 3f2a, veto: rude} or {where: {topic: x}, set: {rule: Be brief.}}"
+        description="JSONL file of edits: {id: 3f2a, veto: rude} or {where: {topic: x}, set: {rule: Be "
+        "brief.}}"
     )
 
     def files(self, project: Project) -> dict[str, Path]:

@@ -35,13 +35,17 @@ class Cluster(Placed):
     selects = True
 
     min_cosine: float = Field(
-        0.9, gt=-1, le=1, description="from which cosine on records mean nearly the same"
+        0.9, gt=-1, le=1, description="smallest cosine of two records that count as near-duplicates"
     )
     by: str | None = Field(
-        None, description="the score or numeric field whose largest is the best; default: the first"
+        None,
+        description="score or numeric field; the record with the largest value stands for its cluster; "
+        "default: the first record",
     )
     keep: Literal["one", "all"] = Field(
-        "one", description="all: drop none; the score <name>.id is then the cluster's number"
+        "one",
+        description="one: keep the record that stands for each cluster; all: drop none, and give each the "
+        "score `<name>.id`, its cluster's number",
     )
 
     def check(self, context: CheckContext) -> frozenset[str]:

@@ -74,52 +74,62 @@ class Critic(Stage):
     )
     selects = True
 
-    labels: str = Field(description="a JSONL file of labelled rows, as `distillgen label` makes it")
+    labels: str = Field(description="JSONL file of labelled rows, as `distillgen label` writes it")
     label: str = Field(
-        "label", description="the field of a labelled row that says how good it is; null: left out"
+        "label", description="field of a labelled row with its label; rows whose label is null are left out"
     )
     valid_above: float = Field(
-        0.0, description="a label above this is valid: 0 for 0/1 and 2, 1, -1, -2; 3 for grades 1 to 5"
+        0.0, description="labels above this are valid: 0 for labels 0 and 1, or -2 to 2; 3 for grades 1 to 5"
     )
     fields: list[str] | None = Field(
         None, min_length=1, description="fields that the critic reads, joined in this order"
     )
-    template: str | None = Field(None, description="the text that it reads, instead of fields")
+    template: str | None = Field(
+        None, description="template of the text that the critic reads, instead of fields"
+    )
     vary: dict[str, list[Any] | Pick] = Field(
         {}, description="nuisance variables of the template and their values"
     )
     passes: int = Field(
-        5, ge=1, description="with vary: renderings, each redrawn, over which a probability is averaged"
+        5,
+        ge=1,
+        description="with vary: number of renderings, each with new draws, whose probabilities are averaged",
     )
     target_recall: float | None = Field(
-        None, gt=0, le=1, description="share of the valid to keep, on average"
+        None, gt=0, le=1, description="share of the valid records to keep, on average"
     )
     target_precision: float | None = Field(
-        None, gt=0, le=1, description="share of what is kept that is to be valid"
+        None, gt=0, le=1, description="share of the kept records that must be valid"
     )
     confidence: float = Field(
-        0.8, ge=0.5, lt=1, description="how surely target_precision is reached on new records"
+        0.8, ge=0.5, lt=1, description="probability with which target_precision holds for new records"
     )
     group: str | None = Field(
-        None, description="rows equal in this field stay in one part; default: equal texts or questions"
+        None,
+        description="rows with the same value in this field stay in one part of the split; default: rows "
+        "with the same text or question",
     )
     validation: float = Field(
-        0.2, gt=0, lt=1, description="share of the labels that the threshold is chosen on"
+        0.2, gt=0, lt=1, description="share of the labels on which the threshold is chosen"
     )
-    test: float = Field(0.2, gt=0, lt=1, description="share of the labels that only the report sees")
-    seed: int = Field(0, description="of the split, the nuisance draws and an encoder's training")
+    test: float = Field(0.2, gt=0, lt=1, description="share of the labels that only the report uses")
+    seed: int = Field(0, description="seed of the split, of the nuisance draws and of an encoder's training")
     features: Literal["embeddings", "words"] = Field(
-        "embeddings", description="words: hashed n-grams; needs scikit-learn only"
+        "embeddings",
+        description="what the critic learns from: embeddings, or words (hashed n-grams, which need only "
+        "scikit-learn)",
     )
     embedder: str = Field(
-        "minilm", description="of the embeddings: minilm, a local folder, or a name on the Hugging Face Hub"
+        "minilm",
+        description="model of the embeddings: minilm, a local folder, or a name on the Hugging Face Hub",
     )
     encoder: str | None = Field(
-        None, description="a transformer to fine-tune instead: a local folder or a name on the Hub"
+        None,
+        description="transformer to fine-tune instead: a local folder, or a name on the Hugging Face Hub",
     )
-    epochs: int = Field(5, ge=1, description="of an encoder's training")
-    learning_rate: float = Field(2e-5, gt=0, description="of an encoder's training")
-    batch_size: int = Field(16, ge=1, description="of an encoder's training")
+    epochs: int = Field(5, ge=1, description="number of times that an encoder's training sees every label")
+    learning_rate: float = Field(2e-5, gt=0, description="largest learning rate of an encoder's training")
+    batch_size: int = Field(16, ge=1, description="number of labels in a batch of an encoder's training")
 
     @model_validator(mode="after")
     def _choices(self) -> Critic:

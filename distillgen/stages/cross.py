@@ -24,7 +24,7 @@ class Cross(Stage):
     writes = "the fields of the rows; as many records as there are rows, for each record"
 
     rows: list[dict[str, Any]] | str = Field(
-        min_length=1, description="rows of fields, or a JSONL file that holds them"
+        min_length=1, description="rows of fields, or the name of a JSONL file with them"
     )
 
     def read(self, project: Project) -> list[dict[str, Any]]:

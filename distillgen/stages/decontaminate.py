@@ -32,11 +32,14 @@ class Decontaminate(Stage):
     writes = "nothing; drops records"
 
     against: list[str] = Field(
-        [], description="evaluation sets, JSONL or text, besides what the source holds out"
+        [],
+        description="files of evaluation items, JSONL or text, besides the records that the source holds out",
     )
-    n: int = Field(GRAM, ge=SHORTEST, description="words in a row that two texts must share")
+    n: int = Field(GRAM, ge=SHORTEST, description="number of consecutive words that two texts must share")
     questions: list[list[str]] = Field(
-        [], description="fields that together are an item's question, in one list for each kind"
+        [],
+        description="lists of fields that together are an item's question; a record with the same values "
+        "is dropped",
     )
 
     def files(self, project: Project) -> dict[str, Path]:

@@ -36,12 +36,14 @@ class Diversity(Placed):
     reads = "the text in `field`; the numbers in `vector`"
     writes = "its measures, to `usage.json` and the report"
 
-    field: str = Field(description="the text that is measured, and embedded")
+    field: str = Field(description="field with the text to measure, and to embed")
     measures: list[Measure] = Field(
-        ["distinct_1", "distinct_2", "self_bleu"], min_length=1, description="what to measure"
+        ["distinct_1", "distinct_2", "self_bleu"], min_length=1, description="measures to compute"
     )
     sample: int = Field(
-        1000, ge=2, description="texts that are measured; numbers of samples of one size compare"
+        1000,
+        ge=2,
+        description="number of texts to measure; only figures of samples of the same size can be compared",
     )
 
     def check(self, context: CheckContext) -> frozenset[str]:

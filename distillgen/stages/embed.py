@@ -32,8 +32,8 @@ class Embed(Stage):
     reads = "the fields in `template`"
     writes = "the embedding, to the ledger"
 
-    model: str = Field(description="one of the pipeline's models; it must be able to embed")
-    template: str = Field(description="template of the text")
+    model: str = Field(description="name of one of the pipeline's models that can embed")
+    template: str = Field(description="template of the text to embed")
 
     def models(self, project: Project) -> list[str]:
         """The one."""

@@ -65,30 +65,38 @@ class Evaluate(Stage, Sampling):
     )
 
     asked: list[str] = Field(
-        min_length=1, alias="models", description="who answers: models of the pipeline, student, base"
+        min_length=1,
+        alias="models",
+        description="models to ask: names of the pipeline's models, student, or base (the model that the "
+        "student was made from)",
     )
-    data: str | None = Field(None, description="a JSONL file of items; default: what the source holds out")
-    prompt: str | None = Field(None, description="a file in prompts/ with the question, without its ending")
-    template: str | None = Field(None, description="the question in place, instead of a file")
+    data: str | None = Field(
+        None, description="JSONL file of items; default: the records that the source holds out"
+    )
+    prompt: str | None = Field(None, description="name of a prompt in prompts/ that asks the question")
+    template: str | None = Field(None, description="template of the question, instead of a prompt")
     params: dict[str, Any] = Field(
-        default_factory=dict, alias="with", description="values for the question, for all items alike"
+        default_factory=dict, alias="with", description="values for the question, the same for all items"
     )
     by: str | None = Field(
-        None, description="the item's field by whose values figures are also told apart, such as a domain"
+        None,
+        description="field of an item, such as a domain; figures are also reported for each of its values",
     )
     gold: str | None = Field(
-        None, description="the item's field with the right answer, or a list of right ones"
+        None, description="field of an item with the right answer, or a list of right answers"
     )
-    output: str = Field("answer", description="the field in which a metric finds a model's answer")
-    n: int = Field(1, ge=1, description="samples of each answer; from 2 on, also pass@k")
-    vote: Kind | None = Field(
-        None, description="also majority@k, over answers of this kind: number, choice, boxed or text"
+    output: str = Field("answer", description="field in which a metric finds a model's answer")
+    n: int = Field(
+        1, ge=1, description="number of answers to each item; with 2 or more, pass@k is reported too"
     )
-    metrics: Entries = Field([], description="filters by name, each with its options")
+    vote: Kind | None = Field(None, description="report majority@k too, by votes over answers of this kind")
+    metrics: Entries = Field([], description="filters that judge the answers, each with its options")
     options: str | None = Field(
-        None, description="the item's field with a question's options, the likeliest of which is chosen"
+        None,
+        description="field of an item with the options of a question; the likeliest option counts as the "
+        "model's choice",
     )
-    perplexity: bool = Field(False, description="also how likely each model holds the right answer")
+    perplexity: bool = Field(False, description="measure the perplexity of each model on the right answers")
 
     @model_validator(mode="after")
     def _whole(self) -> Evaluate:

@@ -116,10 +116,11 @@ class FilterStage(Stage):
     )
     selects = True
 
-    filters: Entries = Field(min_length=1, description="filters by name, each with its options")
+    filters: Entries = Field(min_length=1, description="filters in order, each by its name, with its options")
     mark: str | None = Field(
         None,
-        description="a field that says whether a record passes, and <field>_why that says why not; then none is dropped",
+        description="field that says whether a record passes, with the reason in `<mark>_why`; no record "
+        "is dropped then",
     )
 
     def build(self, project: Project) -> list[tuple[Entry, Filter]]:

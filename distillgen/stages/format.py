@@ -24,15 +24,19 @@ class Format(Stage):
     reads = "the fields in the templates, in `messages` and in the parts of `shape`"
     writes = "the fields that it makes; removes the fields that `keep` does not name"
 
-    fields: dict[str, str] = Field(default_factory=dict, description="field: template of its text")
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="fields to make, each with the template of its text"
+    )
     messages: list[dict[str, str]] | dict[str, list[dict[str, str]]] | None = Field(
         None,
-        description="chat turns, [{user: …}, {assistant: …}], into messages; or such lists by the field that each goes to",
+        description="templates of chat turns, [{user: …}, {assistant: …}], for the field messages; or "
+        "such lists by field",
     )
     shape: str | dict[str, dict[str, str]] | None = Field(
-        None, description="a shape by name (alpaca, sharegpt, …), or {name: {part: field or template}}"
+        None,
+        description="shape of the row: a name (alpaca, sharegpt, …), or {name: {part: field or template}}",
     )
-    keep: list[str] | None = Field(None, description="fields to keep, besides those made here; default: all")
+    keep: list[str] | None = Field(None, description="fields to keep besides those made here; default: all")
 
     @model_validator(mode="after")
     def _turns(self) -> Format:

@@ -55,32 +55,34 @@ class Generate(Stage, Sampling):
         "`tool_calls` and `mark` where they are asked for; as many records as there are answers"
     )
 
-    model: str = Field(description="one of the pipeline's models")
-    prompt: str | None = Field(None, description="a file in prompts/, without its ending")
-    template: str | None = Field(None, description="a prompt in place, instead of a file")
-    output: str | None = Field(None, description="the field that receives the text; default: response")
-    n: int = Field(1, ge=1, description="samples of each request")
+    model: str = Field(description="name of one of the pipeline's models")
+    prompt: str | None = Field(None, description="name of a prompt in prompts/")
+    template: str | None = Field(None, description="template of the prompt, instead of a prompt file")
+    output: str | None = Field(None, description="field that receives the text; default: response")
+    n: int = Field(1, ge=1, description="number of answers to each request")
     draws: int = Field(
-        1, ge=1, description="requests a record, each with its examples and nuisance variables redrawn"
+        1,
+        ge=1,
+        description="number of requests for each record, each with new draws of examples and nuisance "
+        "variables",
     )
     params: dict[str, Any] = Field(
-        default_factory=dict, alias="with", description="values for the prompt, for all records alike"
+        default_factory=dict, alias="with", description="values for the prompt, the same for all records"
     )
     reasoning: str | None = Field(
-        None, description="a field that receives the teacher's reasoning text, if it gives any"
+        None, description="field that receives the model's reasoning, where it gives any"
     )
     tools: list[dict[str, Any]] | None = Field(
-        None, description="tools it may call; its calls go to the field tool_calls"
+        None, description="tools that the model may call; its calls go to the field tool_calls"
     )
-    grammar: str | None = Field(None, description="a GBNF grammar that the answer must follow")
-    take_cut_off: bool = Field(
-        False, description="take an answer that was cut off at max_tokens as far as it goes"
-    )
+    grammar: str | None = Field(None, description="GBNF grammar that the answer must follow")
+    take_cut_off: bool = Field(False, description="keep answers that were cut off at max_tokens")
     mark: str | None = Field(
         None,
-        description="a field that says whether an answer could be used, and <field>_why that says why not; none is dropped",
+        description="field that says whether an answer could be used, with the reason in `<mark>_why`; no "
+        "record is dropped then",
     )
-    max_items: int = Field(50, ge=1, description="most records from one answer of a list form")
+    max_items: int = Field(50, ge=1, description="largest number of records from one answer of a list form")
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Generate:

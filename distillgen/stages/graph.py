@@ -60,26 +60,34 @@ class Graph(Stage):
     )
     selects = True
 
-    head: str = Field("head", description="the field that names where an edge begins")
-    relation: str = Field("relation", description="the field that says what the edge means")
-    tail: str = Field("tail", description="the field that names where it ends")
+    head: str = Field("head", description="field with the node where an edge begins")
+    relation: str = Field("relation", description="field with the meaning of the edge")
+    tail: str = Field("tail", description="field with the node where the edge ends")
     min_cosine: float | None = Field(
-        0.9, gt=0, le=1, description="from which cosine on two names are one node; null: never"
+        0.9,
+        gt=0,
+        le=1,
+        description="smallest cosine of two names that are one node; null: embeddings join no names",
     )
     embedder: str = Field(
-        "minilm", description="minilm, a local folder, a name on the Hub; words: of the same content words"
+        "minilm",
+        description="embedding model of the names: minilm, a local folder or a name on the Hugging Face "
+        "Hub; words: compare content words",
     )
     proximity: bool = Field(
-        False, description=f"join nodes that stand together in more than one text, too: '{NEAR}'"
+        False,
+        description="also join nodes that stand together in more than one text, with the relation "
+        "'appears with'",
     )
     text: str | None = Field(
-        None, description="the field that tells texts apart, for proximity; default: the record's source"
+        None, description="field that identifies a text, for proximity; default: the record's source"
     )
     communities: Literal["louvain", "girvan_newman"] = Field(
-        "louvain", description="girvan_newman takes 2 s for 200 edges, 11 s for 400"
+        "louvain",
+        description="algorithm that finds communities; girvan_newman takes 2 s for 200 edges, 11 s for 400",
     )
     component: Literal["all", "giant"] = Field(
-        "all", description="giant: only the largest connected part is kept"
+        "all", description="all: keep every part of the graph; giant: keep only the largest connected part"
     )
 
     @property

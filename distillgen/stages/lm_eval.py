@@ -36,13 +36,19 @@ class LmEval(Stage):
     writes = "`evaluation-<name>.json` and the folder `lm-eval/`"
 
     asked: list[str] = Field(
-        min_length=1, alias="models", description="who is asked: student, base, or provider transformers"
+        min_length=1,
+        alias="models",
+        description="models to ask: student, base, or a model with provider transformers",
     )
-    tasks: list[str] = Field(min_length=1, description="tasks or groups, as `lm-eval ls tasks` names them")
-    include_path: str | None = Field(None, description="a folder with tasks of your own, as YAML")
-    num_fewshot: int | None = Field(None, ge=0, description="worked examples; default: the task's own")
-    items: int | None = Field(None, ge=1, description="items of each task; default: all")
-    batch_size: int = Field(8, ge=1, description="items answered side by side")
+    tasks: list[str] = Field(
+        min_length=1, description="tasks or groups of tasks, as `lm-eval ls tasks` names them"
+    )
+    include_path: str | None = Field(None, description="folder with your own tasks, as YAML")
+    num_fewshot: int | None = Field(
+        None, ge=0, description="number of worked examples; default: the task's own"
+    )
+    items: int | None = Field(None, ge=1, description="number of items of each task; default: all")
+    batch_size: int = Field(8, ge=1, description="number of items answered at once")
 
     def models(self, project: Project) -> list[str]:
         """Who is asked."""

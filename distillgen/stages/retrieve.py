@@ -46,21 +46,31 @@ class Retrieve(Stage):
     writes = "the field `into`"
 
     memory: str | None = Field(
-        None, alias="from", description="a file or folder, as of a source; default: the earlier rounds"
+        None,
+        alias="from",
+        description="file or folder of entries, as of a source; default: the records that earlier rounds "
+        "kept",
     )
-    query: str = Field(description="the record's field that is looked up")
-    key: str | None = Field(None, description="the entries' field in which it is looked up")
+    query: str = Field(description="field of the record to look up")
+    key: str | None = Field(None, description="field of the entries to compare it with")
     path: list[str] | None = Field(
-        None, min_length=2, max_length=2, description="instead: the fields with an edge's two nodes"
+        None,
+        min_length=2,
+        max_length=2,
+        description="the two fields with the nodes of an edge, instead of key",
     )
-    into: str = Field("retrieved", description="the field that receives the entries, nearest first")
+    into: str = Field("retrieved", description="field that receives the entries, nearest first")
     keep: list[str] | None = Field(None, description="fields of an entry to bring; default: all")
-    k: int = Field(1, ge=1, description="most entries")
-    min_cosine: float = Field(0.0, ge=-1, le=1, description="an entry that is less close is not brought")
+    k: int = Field(1, ge=1, description="largest number of entries")
+    min_cosine: float = Field(0.0, ge=-1, le=1, description="smallest cosine of an entry that is brought")
     embedder: str = Field(
-        "minilm", description="minilm, a local folder, a name on the Hugging Face Hub, or words"
+        "minilm",
+        description="embedding model: minilm, a local folder, a name on the Hugging Face Hub, or words, "
+        "which compares content words without a model",
     )
-    shuffle: bool = Field(False, description="as a control: every entry is found where another one belongs")
+    shuffle: bool = Field(
+        False, description="control: exchange the entries, so that each is found in the place of another"
+    )
 
     @model_validator(mode="after")
     def _own_field(self) -> Retrieve:

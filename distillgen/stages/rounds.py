@@ -55,16 +55,18 @@ class Rounds(Stage):
     fetches = True
 
     stages: list[dict[str, Any]] = Field(
-        min_length=1, description="the stages of a round, as in a pipeline, without a source"
+        min_length=1, description="stages of a round, as in a pipeline, without a source"
     )
-    n: int = Field(3, ge=1, description="most rounds")
-    repeat: bool = Field(False, description="offer what a round has kept in the next ones, too")
+    n: int = Field(3, ge=1, description="largest number of rounds")
+    repeat: bool = Field(False, description="offer records that a round has kept in later rounds, too")
     carry: list[str] = Field(
-        [], description="fields that a record takes over from what became of it; empty in the first round"
+        [],
+        description="fields that a record takes over from what the round before made of it; empty in the "
+        "first round",
     )
-    until: dict[str, float] = Field({}, description="end when each of these measures is at least so large")
+    until: dict[str, float] = Field({}, description="end when each of these measures has at least this value")
     guard: dict[str, float] = Field(
-        {}, description="end when one of these falls by more than this share below its best so far"
+        {}, description="end when one of these measures falls by more than this share below its best value"
     )
 
     def within(self, context: CheckContext) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:

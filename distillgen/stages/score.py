@@ -35,10 +35,12 @@ class Score(Stage):
     reads = "the fields in `context` and `target`"
     writes = "the scores `<name>.logprob` and `<name>.mean_logprob`"
 
-    model: str = Field(description="one of the pipeline's models; it must be able to score given text")
-    context: str = Field(description="template of what comes before: the question that the text answers")
-    target: str = Field(description="template of the text")
-    logprobs: int = Field(0, ge=0, le=20, description="how many likeliest tokens to record with each token")
+    model: str = Field(description="name of one of the pipeline's models that can score a given text")
+    context: str = Field(description="template of the text before the target, such as a question")
+    target: str = Field(description="template of the text to score")
+    logprobs: int = Field(
+        0, ge=0, le=20, description="number of likeliest alternatives to record for each token"
+    )
 
     def models(self, project: Project) -> list[str]:
         """The one."""

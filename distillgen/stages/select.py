@@ -45,23 +45,25 @@ class Select(Placed):
     by: Literal[
         "top", "bottom", "random", "k_center", "herding", "facility_location", "stratified", "round_robin"
     ] = Field(
-        description="largest or smallest score; at random; by vectors: the most spread out, those of the same mean, those "
-        "nearest to all; as many of each group as it has a share of all (stratified), or equally many (round_robin)"
+        description="top, bottom: largest or smallest score; random; k_center, herding, "
+        "facility_location: by vectors, the most spread out, those with the mean of all, "
+        "those nearest to all; stratified, round_robin: from each group by its share, or "
+        "equally many"
     )
-    n: int | None = Field(None, ge=1, description="how many to keep")
-    share: float | None = Field(None, gt=0, lt=1, description="which share of the live records to keep")
+    n: int | None = Field(None, ge=1, description="number of records to keep")
+    share: float | None = Field(None, gt=0, lt=1, description="share of the records to keep")
     budget: float | None = Field(
-        None, gt=0, description="take them in the order of choice while their cost fits: words, or"
+        None, gt=0, description="keep records in the order of choice while their costs add up to at most this"
     )
     cost: str | None = Field(
-        None, description="the score or field that holds a record's cost; default: the words in its texts"
+        None, description="score or field with a record's cost; default: the number of words in its texts"
     )
     score: str | None = Field(
-        None, description="a score or numeric field; within groups the largest goes first, else chance"
+        None, description="score or numeric field; in a group the largest goes first; default: chance"
     )
-    over: str | None = Field(None, description="a score or numeric field by which 'score' is divided")
+    over: str | None = Field(None, description="score or numeric field by which `score` is divided")
     group: str | None = Field(
-        None, description="the field or score whose values are the groups, such as cluster.id"
+        None, description="field or score whose values are the groups, such as cluster.id"
     )
 
     @model_validator(mode="after")

@@ -31,39 +31,45 @@ class Source(Stage):
     )
 
     path: str | None = Field(
-        None, description="a .jsonl, .json, .csv, .tsv, .parquet, .txt or .md file, or a folder of them"
+        None, description="file (.jsonl, .json, .csv, .tsv, .parquet, .txt or .md), or a folder of such files"
     )
-    dataset: str | None = Field(None, description="a Hugging Face data set, instead of a path")
-    config: str | None = Field(None, description="the data set's configuration")
-    split: str = Field("train", description="the data set's split")
+    dataset: str | None = Field(
+        None, description="name of a data set on the Hugging Face Hub, instead of a path"
+    )
+    config: str | None = Field(None, description="configuration of the data set")
+    split: str = Field("train", description="split of the data set")
     format: Literal["jsonl", "csv", "parquet", "text"] | None = Field(
-        None, description="default: by the file's ending"
+        None, description="format of the file; default: by its ending"
     )
     fields: dict[str, str] | None = Field(
-        None, description="fields to keep: new name: name in the source; default: all"
+        None, description="fields to keep, as new name: name in the source; default: all"
     )
     lineage: bool = Field(
-        False, description="rows of an earlier run keep their id, scores and answers; for its own ledger only"
+        False,
+        description="rows of an earlier run keep their id, scores and answers; only with the ledger of "
+        "that run",
     )
     chunk_words: int | None = Field(
         None,
         ge=10,
-        description="cut texts into pieces of so many words at most: before headings, between blocks and sentences",
+        description="cut texts into pieces of at most this many words, before headings and between blocks "
+        "and sentences",
     )
     overlap_words: int = Field(
-        0, ge=0, description="words that a piece repeats from the one before, in whole sentences"
+        0, ge=0, description="number of words, in whole sentences, that a piece repeats from the one before"
     )
     held_out: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="share of rows (of texts: of files) that nothing is trained on: `split` is test, not train",
+        description="share of rows (of texts: of files) that are held out from training; their `split` is "
+        "test, that of the others train",
     )
     item: list[str] | None = Field(
         None,
         min_length=1,
-        description="fields in which rows of one item are equal, which no split parts; default: all but "
-        "those that number or answer it, such as id, answer and label",
+        description="fields that are equal in rows of one item, which no split separates; default: all "
+        "but those that number or answer the item, such as id, answer and label",
     )
 
     @model_validator(mode="after")

@@ -52,19 +52,25 @@ class Train(TrainingOptions, Stage):
 
     warm_start: bool = Field(
         False,
-        description="inside rounds: begin as what the round before has trained; the first begins as `student`",
+        description="inside rounds: begin with the student of the round before; the first round begins "
+        "with `student`",
     )
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
         "kept",
-        description="or a control arm of as many rows: raw (the first of the kept and of what filters "
-        "dropped), random (any of these), or shuffled (the kept with each other's answers)",
+        description="records to learn from: kept, or a control arm of the same size: raw (the first of "
+        "the kept and of those that filters dropped), random (any of these) or shuffled (the "
+        "kept, each with the answer of another)",
     )
     where: str | None = Field(
         None,
-        description="a template: only records for which it says yes (not nothing, false, no or 0) are learnt from",
+        description="template; only records for which it gives something else than nothing, false, no, 0 "
+        "or null are learnt from",
     )
     held_out: float = Field(
-        0.1, ge=0, lt=1, description="share of the source's items, with all their rows, only evaluated"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the source's items that are only evaluated, with all their rows",
     )
 
     def learning(self, project: Project) -> Objective:

@@ -62,9 +62,11 @@ class EmbeddedSpec(Spec):
     """`model` is a known name, a .gguf file, or hub:owner/repository/file.gguf."""
 
     max_concurrency: int = Field(4, ge=1, description="slots of the server: requests answered side by side")
-    context: int = Field(2048, ge=128, description="tokens of one request and its answer together")
-    threads: int | None = Field(None, ge=1, description="default: the cores that this process may use")
-    timeout_s: float = Field(900.0, gt=0, description="longest wait for one answer")
+    context: int = Field(2048, ge=128, description="number of tokens of a request and its answer together")
+    threads: int | None = Field(
+        None, ge=1, description="number of threads; default: the cores that this process may use"
+    )
+    timeout_s: float = Field(900.0, gt=0, description="longest wait for one answer, in seconds")
 
     @property
     def capabilities(self) -> frozenset[str]:

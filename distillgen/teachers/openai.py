@@ -87,15 +87,17 @@ class Address(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    base_url: str = Field(OFFICIAL, description="up to and without /chat/completions")
+    base_url: str = Field(
+        OFFICIAL, description="address of the endpoint, up to and without /chat/completions"
+    )
     api_key: str | None = Field(
-        None, description="as ${NAME} of an environment variable; never written anywhere"
+        None, description="key, as ${NAME} of an environment variable; never written to a file"
     )
     headers: dict[str, str] = Field(
-        default_factory=dict, description="further HTTP headers; never written anywhere"
+        default_factory=dict, description="further HTTP headers; never written to a file"
     )
     weight: float = Field(
-        1.0, gt=0, description="its share of the requests, where there are several addresses"
+        1.0, gt=0, description="share of the requests that this address gets, relative to the others"
     )
 
     @field_validator("api_key")
@@ -172,19 +174,23 @@ class OpenAISpec(Address, Spec):
         default_factory=list, description="further addresses or keys that give the same answers"
     )
     api: Literal["chat", "completions"] = Field(
-        "chat", description="completions sends the prompt as one text"
+        "chat", description="chat, or completions, which sends the prompt as one text"
     )
-    timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer")
-    transport: Literal["http", "openai"] = Field("http", description="openai goes through the openai package")
+    timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer, in seconds")
+    transport: Literal["http", "openai"] = Field(
+        "http", description="http, or openai, which goes through the openai package"
+    )
     server: Literal["openai", "vllm", "llamacpp"] = Field(
-        "openai", description="what answers there, for what only it can do"
+        "openai", description="program that answers, for options that only it has"
     )
     mode: Literal["online", "batch"] = Field(
-        "online", description="batch: by the endpoint's batch API, within a day and cheaper"
+        "online", description="online, or batch: through the endpoint's batch API, cheaper and within a day"
     )
-    batch_size: int = Field(10_000, ge=1, le=50_000, description="most requests in a batch")
-    gather_s: float = Field(10.0, gt=0, description="a batch is sent when so long nothing new has been asked")
-    poll_s: float = Field(30.0, gt=0, description="longest wait before a batch is looked at again")
+    batch_size: int = Field(10_000, ge=1, le=50_000, description="largest number of requests in a batch")
+    gather_s: float = Field(
+        10.0, gt=0, description="seconds without a new request after which a batch is sent"
+    )
+    poll_s: float = Field(30.0, gt=0, description="longest wait between two looks at a batch, in seconds")
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -36,10 +36,13 @@ class TransformersSpec(Spec):
     max_concurrency: int = Field(16, ge=1, description="most sequences of one batch")
     api: Literal["chat", "completions"] | None = Field(
         None,
-        description="completions sends the prompt as one text; default: as a student of ours was trained, else chat",
+        description="chat, or completions, which sends the prompt as one text; default: as the student "
+        "was trained, else chat",
     )
-    dtype: str | None = Field(None, description="of the weights, such as bfloat16; default: as stored")
-    device: str | None = Field(None, description="such as cuda:0 or cpu; default: a GPU where there is one")
+    dtype: str | None = Field(None, description="type of the weights, such as bfloat16; default: as stored")
+    device: str | None = Field(
+        None, description="device, such as cuda:0 or cpu; default: a GPU where there is one"
+    )
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -56,25 +56,28 @@ class VLLMSpec(Spec):
         1024, ge=1, description="requests in the engine's hands; it runs as many at a time as fit"
     )
     api: Literal["chat", "completions"] = Field(
-        "chat", description="completions sends the prompt as one text"
+        "chat", description="chat, or completions, which sends the prompt as one text"
     )
-    dtype: str | None = Field(None, description="of the weights, such as bfloat16")
-    quantization: str | None = Field(None, description="how the weights are quantized, such as fp8 or awq")
-    max_model_len: int | None = Field(None, ge=2, description="tokens of one request and its answer together")
-    tensor_parallel_size: int | None = Field(None, ge=1, description="GPUs that share the model")
+    dtype: str | None = Field(None, description="type of the weights, such as bfloat16")
+    quantization: str | None = Field(None, description="quantization of the weights, such as fp8 or awq")
+    max_model_len: int | None = Field(
+        None, ge=2, description="number of tokens of a request and its answer together"
+    )
+    tensor_parallel_size: int | None = Field(None, ge=1, description="number of GPUs that share the model")
     gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="the share of a GPU's memory that it takes"
+        None, gt=0, le=1, description="share of a GPU's memory to use"
     )
-    enforce_eager: bool | None = Field(
-        None, description="without CUDA graphs: a faster start, slower answers"
-    )
+    enforce_eager: bool | None = Field(None, description="use no CUDA graphs: a faster start, slower answers")
     engine: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of the engine, as vLLM names them"
     )
     lora: dict[str, str] = Field(
-        default_factory=dict, description="adapters that the engine holds: name to folder or Hub name"
+        default_factory=dict,
+        description="adapters that the engine holds, as name: folder or name on the Hugging Face Hub",
     )
-    adapter: str | None = Field(None, description="which of 'lora' answers; default: the model without one")
+    adapter: str | None = Field(
+        None, description="name of the adapter in `lora` that answers; default: the model without one"
+    )
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -30,8 +30,14 @@ def test_every_option_is_described(entry):
     [
         ("generate", ["stage generate", "n: whole number, at least 1; default: 1", "model: text; required"]),
         ("openai", ["provider openai", "base_url: text; default", "up to and without /chat/completions"]),
-        ("filter", ["filters: list of filters, entries: at least 1; required filters by name"]),
-        ("train", ["lora: mapping: r, alpha", "dropout: number, at least 0, less than 1; default: 0.0"]),
+        (
+            "filter",
+            ["filters: list of filters, entries: at least 1; required filters in order, each by its name"],
+        ),
+        (
+            "train",
+            ["lora: mapping: r, alpha", "dropout: number, at least 0, less than 1; default: 0.0 share"],
+        ),
         ("cluster", ["reads: the text in `field`", "writes: the score `<name>.size`"]),
         ("sft", ["objective sft", "loss: "]),
         (
