@@ -116,10 +116,11 @@ def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
     Required options come first; those that a contract declares for many classes come last.
     """
     declared = {}
-    contracts = {name for contract in (Stage, Sampling, Spec) for name in contract.model_fields}
+    contracts = [contract for contract in (Stage, Sampling, Spec) if issubclass(declaration, contract)]
+    shared = {name for contract in contracts for name in contract.model_fields}
 
     def place(field: tuple[str, FieldInfo]) -> tuple[bool, bool]:
-        return field[0] in contracts, not field[1].is_required()
+        return field[0] in shared, not field[1].is_required()
 
     for name, option in sorted(declaration.model_fields.items(), key=place):
         default = option.get_default(call_default_factory=True)
