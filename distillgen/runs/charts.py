@@ -1,31 +1,45 @@
-"""The charts of the report: their bars, curves and legends."""
+"""The charts of the report: histograms, curves, and graphs of nodes.
+
+Curves are SVG paths in a chart 200 wide and 100 high.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distillgen.privacy import public
 from distillgen.state_files import load_state
 
-BARS = 32
+BARS = 32  # most bars of a histogram
+COLOURED_COMMUNITIES = 8  # the further communities of a graph share one colour
+FEWEST_LABELS = 10  # a precision over fewer kept labels is not drawn
+MOST_POINTS = 200  # of a curve
+
+Point = tuple[float, float]
 
 
-TONES = 8  # communities of a graph that have a colour of their own
+def positions(points: Iterable[Point], low: Point, high: Point) -> list[str]:
+    """Return the place of each point, as `x y`, in a chart that shows the values from `low` to `high`."""
+    (left, bottom), (right, top) = low, high
+    width, height = right - left or 1.0, top - bottom or 1.0
+    return [f"{200 * (x - left) / width:.1f} {100 * (bottom + height - y) / height:.1f}" for x, y in points]
 
 
-FEW = 10  # a precision over fewer kept labels than this is not drawn
+def path(places: Sequence[str]) -> str:
+    """Return an SVG path that joins places."""
+    return "M" + "L".join(places) if places else ""
 
 
-def histogram(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
-    """Bars of equal width, by tone: kept (k), lost for this score (l), lost elsewhere (e).
+def histogram(scores: Sequence[tuple[float, str]]) -> dict[str, Any]:
+    """Return bars of equal width that count scores by tone: kept (k), dropped for this score (l), dropped elsewhere (e).
 
-    Where the middle 98 % are close together, what is far outside joins the outermost bars.
+    Outliers are counted in the outermost bars when the middle 98 % of the scores lie close together.
     """
-    values = sorted(min(max(value, -1e300), 1e300) for value, _ in found)  # so that differences are finite
+    values = sorted(min(max(value, -1e300), 1e300) for value, _ in scores)  # so that differences are finite
     least, most = values[0], values[-1]
     low, high = values[len(values) // 100], values[-1 - len(values) // 100]
     if low == high or most - least <= 4 * (high - low):
@@ -38,12 +52,11 @@ def histogram(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
         return min(int((min(max(value, low), high) - low) / width), BARS - 1)
 
     bars = [Counter[str]() for _ in range(bar(high) + 1)]
-    for value, tone in found:
+    for value, tone in scores:
         bars[bar(value)][tone] += 1
-    tones = {tone: [value for value, own in found if own == tone] for tone in "kle"}
     return {
-        "total": len(found),
-        "tones": tones,
+        "total": len(scores),
+        "tones": {tone: [value for value, score_tone in scores if score_tone == tone] for tone in "kle"},
         "bars": bars,
         "tallest": max(bar.total() for bar in bars),
         "least": least,
@@ -54,140 +67,127 @@ def histogram(found: Sequence[tuple[float, str]]) -> dict[str, Any]:
 
 
 def critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each critic tells of itself, and its curves as SVG paths, 200 wide and 100 high: precision over recall."""
-    names = [
-        options["name"] for stage in lock["stages"] for kind, options in stage.items() if kind == "critic"
+    """Return the state of each critic, with its curves of precision over recall."""
+    files = [
+        directory / f"critic-{options['name']}.json"
+        for stage in lock["stages"]
+        for kind, options in stage.items()
+        if kind == "critic"
     ]
-    critics = []
-    for told in (load_state(path) for name in names if (path := directory / f"critic-{name}.json").exists()):
-        counts = told["counts"]
-        points = {
-            part: [p for p in some if p[3] * counts[part]["rows"] >= FEW] or some
-            for part, some in told["curves"].items()
-        }
-        lowest = min(point[2] for some in points.values() for point in some)
-        floor = min(int(lowest * 10) / 10, 0.9)
+    return [_critic(load_state(file)) for file in files if file.exists()]
 
-        def spot(recall: float, precision: float, floor: float = floor) -> str:
-            return f"{200 * recall:.1f} {100 - 100 * (precision - floor) / (1 - floor):.1f}"
 
-        thinned = {part: [*some[:: len(some) // 200 + 1], some[-1]] for part, some in points.items()}
-        curves = {part: "M" + "L".join(spot(*point[1:3]) for point in some) for part, some in thinned.items()}
-        spots = {
-            part: spot(at["recall"], at["precision"])
-            for part in curves
-            if (at := told[part])["precision"] is not None
-        }
-        total = {key: sum(count[key] for count in counts.values()) for key in ("rows", "valid")}
-        critics.append({**told, "floor": floor, "paths": curves, "spots": spots, "total": total})
-    return critics
+def _critic(state: Mapping[str, Any]) -> dict[str, Any]:
+    counts = state["counts"]
+    curves = {}
+    for part, points in state["curves"].items():
+        curves[part] = [p for p in points if p[3] * counts[part]["rows"] >= FEWEST_LABELS] or points
+    lowest = min(precision for points in curves.values() for _, _, precision, _ in points)
+    floor = min(int(lowest * 10) / 10, 0.9)
+
+    def place(points: Iterable[Point]) -> list[str]:
+        return positions(points, low=(0.0, floor), high=(1.0, 1.0))
+
+    paths = {}
+    for part, points in curves.items():
+        thinned = [*points[:: len(points) // MOST_POINTS + 1], points[-1]]
+        paths[part] = path(place((recall, precision) for _, recall, precision, _ in thinned))
+    chosen = {part: (state[part]["recall"], state[part]["precision"]) for part in curves}
+    spots = {part: place([point])[0] for part, point in chosen.items() if point[1] is not None}
+    total = {key: sum(count[key] for count in counts.values()) for key in ("rows", "valid")}
+    return {**state, "floor": floor, "paths": paths, "spots": spots, "total": total}
 
 
 def loops(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Why each loop ended, and its measures over the rounds as SVG paths, 200 wide and 100 high, those that end it first."""
+    """Return why each loop ended, with a curve of each measure over the rounds: first those that can end the loop."""
     loops = []
-    for options in (
-        options for stage in lock["stages"] for kind, options in stage.items() if kind == "rounds"
-    ):
-        if not (path := directory / options["name"] / "rounds.json").exists():
+    for stage in lock["stages"]:
+        if "rounds" not in stage:
             continue
-        told = load_state(path, "rounds")
-        watched = {"kept": None, **options["until"], **options["guard"]}
-        lines = {
-            name: _line([measured.get(name) for measured in told["rounds"]])
-            for name in {**watched, **told["rounds"][-1]}
-        }
-        loops.append({"name": options["name"], "watched": watched, "lines": lines, **told})
+        options = stage["rounds"]
+        file = directory / options["name"] / "rounds.json"
+        if file.exists():
+            state = load_state(file, "rounds")
+            rounds = state["rounds"]
+            watched = {"kept": None, **options["until"], **options["guard"]}
+            lines = {
+                name: _line([measures.get(name) for measures in rounds]) for name in {**watched, **rounds[-1]}
+            }
+            loops.append({"name": options["name"], "watched": watched, "lines": lines, **state})
     return loops
 
 
 def _line(values: Sequence[float | None]) -> dict[str, Any]:
-    """A measure over the rounds that have it, with its first and last value."""
-    known = [(i, value) for i, value in enumerate(values) if value is not None]
-    low, high = (
-        min((value for _, value in known), default=0.0),
-        max((value for _, value in known), default=0.0),
-    )
-    right, up = 200 / max(1, len(values) - 1), 100 / (high - low or 1.0)
-    spots = [f"{right * i:.1f} {100 - up * (value - low) if high > low else 50:.1f}" for i, value in known]
+    """Return the curve of a measure over the rounds that have it, with its first, last, lowest and highest value."""
+    points = [(float(i), value) for i, value in enumerate(values) if value is not None]
+    measures = [value for _, value in points] or [0.0]
+    low, high = min(measures), max(measures)
+    margin = 0.0 if high > low else 1.0  # a constant runs through the middle
+    places = positions(points, low=(0.0, low - margin), high=(max(1.0, len(values) - 1), high + margin))
     return {
-        "path": "M" + "L".join(spots) if spots else "",
-        "spots": spots,
-        "first": known[0][1] if known else 0.0,
-        "last": known[-1][1] if known else 0.0,
+        "path": path(places),
+        "spots": places,
+        "first": measures[0],
+        "last": measures[-1],
         "low": low,
         "high": high,
     }
 
 
 def students(directory: Path) -> list[dict[str, Any]]:
-    """What each student's manifest tells, and its loss over the steps as an SVG path, 200 wide and 100 high."""
-    manifests = [
-        path for path in sorted(directory.glob("student*/manifest.json")) if path.parent.suffix != ".partial"
-    ]
-    told: list[dict[str, Any]] = [
-        public(load_state(path, "loss_curve", "steps", "data")) for path in manifests
-    ]
-    for student in told:
-        curve = student["loss_curve"]
-        losses = [loss for _, loss in curve if math.isfinite(loss)] or [0.0]
-        low, high = student["low"], student["high"] = min(losses), max(losses)
-        right, up = 200 / max(1, student["steps"] - 1), 100 / (high - low or 1.0)
-        spots = [
-            f"{right * (step - 1):.1f} {100 - up * (loss - low):.1f}"
-            for step, loss in curve
-            if math.isfinite(loss)
-        ]
-        student["path"] = "M" + "L".join(spots)
-        student["lost"] = {
-            why: count for why, count in student["data"]["rows"].items() if why not in ("train", "held_out")
-        }
-    return told
+    """Return the manifest of each student, with the curve of its loss over the steps."""
+    students: list[dict[str, Any]] = []
+    for file in sorted(directory.glob("student*/manifest.json")):
+        if file.parent.suffix == ".partial":
+            continue
+        manifest = public(load_state(file, "loss_curve", "steps", "data"))
+        points = [(step, loss) for step, loss in manifest["loss_curve"] if math.isfinite(loss)]
+        losses = [loss for _, loss in points] or [0.0]
+        low, high = min(losses), max(losses)
+        places = positions(points, low=(1.0, low), high=(max(2.0, manifest["steps"]), high))
+        rows = manifest["data"]["rows"]
+        lost = {reason: count for reason, count in rows.items() if reason not in ("train", "held_out")}
+        students.append({**manifest, "low": low, "high": high, "path": path(places), "lost": lost})
+    return students
 
 
 def graphs(directory: Path) -> list[dict[str, Any]]:
-    """Each graph of the run: its drawn nodes by name, and each colour with the best connected nodes that have it."""
+    """Return each graph with its drawn nodes by name, and a legend: a colour's best connected nodes and their number."""
     graphs = []
-    for path in sorted(directory.glob("graph*.json")):
-        told = load_state(path, "nodes")
-        drawn = {
-            node["id"]: {**node, "tone": min(node["community"], TONES)}
-            for node in told["nodes"]
-            if "x" in node
-        }
-        parts = defaultdict[int, list[str]](list)
-        for node in told["nodes"]:
-            parts[min(node["community"], TONES)].append(node["id"])
+    for file in sorted(directory.glob("graph*.json")):
+        state = load_state(file, "nodes")
+        drawn = {}
+        communities = defaultdict[int, list[str]](list)
+        for node in state["nodes"]:
+            tone = min(node["community"], COLOURED_COMMUNITIES)
+            communities[tone].append(node["id"])
+            if "x" in node:
+                drawn[node["id"]] = {**node, "tone": tone}
         legend = [
-            ("others" if tone == TONES else ", ".join(some[:3]), tone, len(some))
-            for tone, some in sorted(parts.items())
+            ("others" if tone == COLOURED_COMMUNITIES else ", ".join(names[:3]), tone, len(names))
+            for tone, names in sorted(communities.items())
         ]
-        graphs.append({**told, "file": path.stem, "drawn": drawn, "legend": legend})
+        graphs.append({**state, "file": file.stem, "drawn": drawn, "legend": legend})
     return graphs
 
 
-def budgets(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each metric that was voted on, accuracy over output tokens (of k answers, on a logarithmic scale) as SVG paths."""
+def budgets(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return, for each metric with a majority vote, curves of accuracy over output tokens on a logarithmic scale."""
     budgets = []
-    for metric in found["metrics"]:
+    for metric in evaluation["metrics"]:
         points = {
-            name: [
-                (int(k) * model["tokens"], share)
-                for k, share in model["metrics"][metric]["majority_at_k"].items()
-            ]
-            for name, model in found["models"].items()
-            if model.get("tokens") and model["metrics"].get(metric, {}).get("majority_at_k")
+            name: [(int(k) * model["tokens"], share) for k, share in majority_at_k.items()]
+            for name, model in evaluation["models"].items()
+            if model.get("tokens")
+            and (majority_at_k := model["metrics"].get(metric, {}).get("majority_at_k"))
         }
-        spent = [tokens for some in points.values() for tokens, _ in some]
-        if spent:
-            low, high = min(spent), max(spent)
-            right = 200 / (math.log(high / low) or 1.0)
-            spots = {
-                name: [
-                    f"{right * math.log(tokens / low):.1f} {100 - 100 * share:.1f}" for tokens, share in some
-                ]
-                for name, some in points.items()
-            }
-            paths = {name: "M" + "L".join(some) for name, some in spots.items()}
-            budgets.append({"metric": metric, "low": low, "high": high, "points": points, "paths": paths})
+        tokens = [count for model_points in points.values() for count, _ in model_points]
+        if not tokens:
+            continue
+        low, high = min(tokens), max(tokens)
+        paths = {}
+        for name, model_points in points.items():
+            logarithms = [(math.log(count), share) for count, share in model_points]
+            paths[name] = path(positions(logarithms, low=(math.log(low), 0.0), high=(math.log(high), 1.0)))
+        budgets.append({"metric": metric, "low": low, "high": high, "points": points, "paths": paths})
     return budgets

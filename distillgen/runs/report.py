@@ -1,4 +1,4 @@
-"""What a run did, as one HTML page for people. It reads the run's rows once, memory flat."""
+"""The report of a run: an HTML page for people. It reads the rows once, with a fixed amount of memory."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from distillgen.record import META, Record, loads_own
 from distillgen.runs import charts
 from distillgen.runs.directory import Run, evaluations, furthest, reached, read_lines
 from distillgen.runs.templates import template
+from distillgen.state_files import replace_text
 from distillgen.text import display
 
-SAMPLE = 5_000  # rows from which reasons and scores are told
-EXAMPLES, DROPPED_EXAMPLES = (
-    12,
-    40,
-)  # of those that were kept, or that one filter dropped; of all dropped ones
+SAMPLE = 5_000  # rows from which reasons and scores are shown
+EXAMPLES = 12  # of the kept records, and of the records that one filter dropped
+DROPPED_EXAMPLES = 40  # of all filters together
 
-_VARIES = re.compile(r"""'[^']*'|"[^"]*"|\w*\d[\w.,]*|(?<=: ).+""", re.DOTALL)
+_VARYING = re.compile(r"""'[^']*'|"[^"]*"|\w*\d[\w.,]*|(?<=: ).+""", re.DOTALL)
+"""The parts of a reason that differ from record to record."""
 
 
 def write_report(directory: Path) -> None:
-    """Write `report.html`: one page without scripts or network, on which what others wrote is only ever text."""
+    """Write `report.html`, a page without scripts and network that escapes every text of models and users."""
     facts = facts_of(directory)
     sample, kept, dropped = _read(furthest(directory, facts["state"]["stages"]))
     reasons = defaultdict[tuple[str, str], defaultdict[str, list[str]]](lambda: defaultdict(list))
     scores = defaultdict[str, list[tuple[float, str]]](list)
-    for why, measured in sample:
-        if why:
-            alike = _VARIES.sub("…", why["reason"][:300])
-            reasons[why["stage"], why["filter"]][alike].append(why["reason"])
-        for name, value in measured.items():
-            if value is not None:  # JSON's word for a log-probability of -inf
-                own = why and f"{name}.".startswith(f"{why['filter']}.")
-                scores[name].append((float(value), "l" if own else "e" if why else "k"))
+    for drop, record_scores in sample:
+        if drop:
+            kind = _VARYING.sub("…", drop["reason"][:300])
+            reasons[drop["stage"], drop["filter"]][kind].append(drop["reason"])
+        for name, value in record_scores.items():
+            if value is not None:  # a log-probability of -inf, which JSON cannot write
+                is_reason = drop and f"{name}.".startswith(f"{drop['filter']}.")
+                scores[name].append((float(value), "l" if is_reason else "e" if drop else "k"))
     page = template(Path(__file__).with_name("report.html.jinja"), display.visible, autoescape=True).render(
         **facts,
         sampled=len(sample),
         reasons={drop: sorted(kinds.values(), key=len, reverse=True) for drop, kinds in reasons.items()},
         histograms={name: charts.histogram(scores[name]) for name in sorted(scores)},
         critics=charts.critics(directory, facts["lock"]),
-        evaluations=[{**found, "budgets": charts.budgets(found)} for found in evaluations(directory)],
+        evaluations=[{**state, "budgets": charts.budgets(state)} for state in evaluations(directory)],
         graphs=charts.graphs(directory),
         costs=_costs(facts["state"], facts["priced"]),
         students=charts.students(directory),
@@ -55,17 +55,18 @@ def write_report(directory: Path) -> None:
         kept_examples=kept,
         dropped_examples=dropped,
     )
-    (directory / "report.html").write_text(page, encoding="utf-8")
+    replace_text(directory / "report.html", page)
 
 
 def facts_of(directory: Path) -> dict[str, Any]:
-    """What page and card both tell, from `usage.json` and the lock."""
-    state, lock = Run(directory).state, Run(directory).lock
+    """Return the facts that the report and the card both show, from `usage.json` and the lock file."""
+    run = Run(directory)
+    state, lock = run.state, run.lock
     stages = state["stages"]
-    came = reached(stages)
+    begun = reached(stages)
     partial = state["state"]
-    if partial == "finished":  # perhaps --until
-        partial = "" if came == stages else f"carried out up to the stage {came[-1]['name']}"
+    if partial == "finished":  # also with --until
+        partial = "" if begun == stages else f"carried out up to the stage {begun[-1]['name']}"
     at = datetime.fromisoformat(state["updated_at"])
     about = lock["about"].strip()
     commands = lock.get("commands") or [f"distillgen run {lock['pipeline']}"]
@@ -73,7 +74,7 @@ def facts_of(directory: Path) -> dict[str, Any]:
     return {
         "state": state,
         "lock": lock,
-        "reached": came,
+        "reached": begun,
         "partial": partial,
         "drops": sorted(drops, key=lambda drop: -drop[2]),
         "priced": {name for name, model in lock["models"].items() if model.get("price")},
@@ -85,45 +86,44 @@ def facts_of(directory: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[list[tuple[Any, Mapping[str, float]]], list[Record], list[Record]]:
-    """One pass over the rows: why a fixed sample of them was dropped and how it scored; the first kept and dropped ones."""
+    """Return the drops and scores of a fixed sample of rows, and the first kept and dropped records, in one pass."""
     sample = Reservoir[tuple[Any, Mapping[str, float]]](SAMPLE, random.Random(0))
     examples = defaultdict[tuple[str, str] | None, list[Record]](list)
     for line in read_lines(path):
         place = sample.place()
         if place is None and len(examples[None]) >= EXAMPLES and b'"dropped":{' not in line:
-            continue  # one more that was kept
+            continue  # a kept record, and there are examples enough
         row = loads_own(line)
         meta = row[META]
-        why = meta.get("dropped")
+        drop = meta.get("dropped")
         if place is not None:
-            sample.put(place, (why, meta["scores"]))
-        alike = examples[(why["stage"], why["filter"]) if why else None]
-        if len(alike) < EXAMPLES:
-            alike.append(Record.from_row(row))
+            sample.put(place, (drop, meta["scores"]))
+        similar = examples[(drop["stage"], drop["filter"]) if drop else None]
+        if len(similar) < EXAMPLES:
+            similar.append(Record.from_row(row))
     kept = examples.pop(None, [])
-    turns = zip_longest(*examples.values())
-    dropped = [record for turn in turns for record in turn if record]
+    rounds = zip_longest(*examples.values())  # one of each filter in turn
+    dropped = [record for records in rounds for record in records if record]
     return sample.items, kept, dropped[:DROPPED_EXAMPLES]
 
 
 def _costs(state: Mapping[str, Any], priced: Container[str]) -> list[dict[str, Any]]:
-    """What each filter cost, and how many records another order of the list would have spared one that asks models."""
+    """Return the cost of each filter, and how many records a filter that asks models was asked about in vain.
+
+    These are the records that a later filter dropped without asking a model.
+    """
     rows = []
     for stage in state["stages"]:
-        asked = {
+        usage = {
             label: [use for use in state["usage"] if use["stage"] == f"{stage['name']}/{label}"]
             for label in stage["costs"]
         }
-        for label, cost in stage["costs"].items():
-            behind = list(asked)[list(asked).index(label) + 1 :]
-            spared = (
-                sum(stage["dropped"].get(other, 0) for other in behind if not asked[other])
-                if asked[label]
-                else 0
-            )
-            total = {key: sum(use[key] for use in asked[label]) for key in ("requests", "cost_usd")}
-            known = all(use["model"] in priced for use in asked[label])
-            rows.append(
-                {"stage": stage["name"], "filter": label, **cost, **total, "priced": known, "spared": spared}
-            )
+        labels = list(usage)
+        for position, (label, cost) in enumerate(stage["costs"].items()):
+            later = labels[position + 1 :] if usage[label] else []
+            row = {"stage": stage["name"], "filter": label, **cost}
+            row |= {key: sum(use[key] for use in usage[label]) for key in ("requests", "cost_usd")}
+            row["priced"] = all(use["model"] in priced for use in usage[label])
+            row["spared"] = sum(stage["dropped"].get(other, 0) for other in later if not usage[other])
+            rows.append(row)
     return rows
