@@ -1,0 +1,80 @@
+"""Pages written by hand: files that they name exist, and what they repeat from the code is what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from distillgen.teachers.embedded import KNOWN
+from tests.test_layers import LEVEL
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+WRITTEN_BY_HAND = [
+    DOCS / "index.md",
+    *(DOCS / f"{name}.md" for name in ("measurements", "security", "design", "limits")),
+]
+WRITTEN_BY_HAND += [
+    path for folder in ("tutorial", "concepts", "recipes") for path in (DOCS / folder).glob("*.md")
+]
+PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted(WRITTEN_BY_HAND)]
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+NAMED = re.compile(r"(?<![\w/.-])(?:tests|distillgen|pipelines|prompts|filters|data)/[\w/.-]*\w")
+OF_TUTORIALS = DOCS / "tutorial"  # files that the reader writes
+
+
+def ids(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_and_named_files_exist(page):
+    text = page.read_text()
+    assert not [link for link in LINK.findall(text) if not (page.parent / link).exists()]
+    if page.parent != OF_TUTORIALS:
+        made_by_others = {"data/labels.jsonl", "filters/grounded.py", "pipelines/hello.yaml"}
+        assert not {name for name in NAMED.findall(text) if not (ROOT / name).exists()} - made_by_others
+
+
+def test_pages_are_short():
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count("\n") <= 250 and len(readme.encode()) <= 16_000
+    assert not [ids(page) for page in WRITTEN_BY_HAND if page.read_text().count("\n") > 150]
+
+
+def test_each_pipeline_has_its_page_and_readme_names_it():
+    names = {path.stem for path in (ROOT / "pipelines").glob("*.yaml")}
+    assert {path.stem for path in (DOCS / "recipes").glob("*.md")} == names
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"(docs/recipes/{name}.md)" in readme for name in names)
+
+
+def test_the_design_lists_the_folders_in_the_order_of_their_layers():
+    table = (DOCS / "design.md").read_text().split("## The folders")[1].split("## ")[0]
+    rows = [
+        re.findall(r"`(\w+)/`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")
+    ]
+    levels = [{LEVEL[name] for name in names} for names in rows]
+    assert {name for names in rows for name in names} == set(LEVEL) - {"."}
+    assert all(len(level) == 1 for level in levels) and levels == sorted(levels, key=min)
+
+
+def test_the_hashes_of_weights_are_those_that_are_checked():
+    text = (DOCS / "security.md").read_text()
+    assert all(weights.sha256 in text and f"`{weights.package}1`" in text for weights in KNOWN.values())
+
+
+def test_every_judged_row_of_the_quickstart_has_a_verdict():
+    import json
+
+    rows = [json.loads(line) for line in (DOCS / "recipes/quickstart_judged.jsonl").read_text().splitlines()]
+    counts = {
+        verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("right", "poor", "wrong")
+    }
+    said = re.search(
+        r"All (\d+) kept rows .*?(\d+) are\s+right, (\d+) are\s+poor.*?(\d+) are\s+wrong",
+        (DOCS / "recipes/quickstart.md").read_text(),
+        re.S,
+    )
+    assert said and [int(n) for n in said.groups()] == [len(rows), *counts.values()]
+    assert all(row["verdict"] == "right" or row["why"] for row in rows)
