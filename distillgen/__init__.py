@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from distillgen.flow.stage import Job as Job
     from distillgen.flow.stage import Stage as Stage
     from distillgen.flow.stage import in_order as in_order
-    from distillgen.inference.teacher import Completion as Completion
-    from distillgen.inference.teacher import Rejected as Rejected
-    from distillgen.inference.teacher import Request as Request
-    from distillgen.inference.teacher import Retryable as Retryable
-    from distillgen.inference.teacher import Spec as Spec
+    from distillgen.inference.faults import Rejected as Rejected
+    from distillgen.inference.faults import Retryable as Retryable
+    from distillgen.inference.request import Completion as Completion
+    from distillgen.inference.request import Request as Request
+    from distillgen.inference.spec import Spec as Spec
     from distillgen.inference.teacher import Teacher as Teacher
     from distillgen.pipeline.load import Pipeline as Pipeline
     from distillgen.pipeline.load import load as load
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CheckContext": "flow.stage",
     "Chunks": "flow.stage",
-    "Completion": "inference.teacher",
+    "Completion": "inference.request",
     "ConfigError": "errors",
     "DistillgenError": "errors",
     "Estimate": "flow.stage",
@@ -55,12 +55,12 @@ _HOMES = {
     "Prompt": "prompting.prompt",
     "PromptName": "record",
     "Record": "record",
-    "Rejected": "inference.teacher",
-    "Request": "inference.teacher",
-    "Retryable": "inference.teacher",
+    "Rejected": "inference.faults",
+    "Request": "inference.request",
+    "Retryable": "inference.faults",
     "Run": "runs.directory",
     "ScriptName": "record",
-    "Spec": "inference.teacher",
+    "Spec": "inference.spec",
     "Stage": "flow.stage",
     "Teacher": "inference.teacher",
     "Unusable": "training.rows",

@@ -19,11 +19,12 @@ import click
 import distillgen
 from distillgen.cli.main import main
 from distillgen.flow.stage import ABLE, stage_class
-from distillgen.inference.teacher import Spec
+from distillgen.inference.sampling import Sampling
+from distillgen.inference.spec import Spec
 from distillgen.pipeline import catalog
 from distillgen.pipeline.load import Top
 from distillgen.project import Project
-from distillgen.prompting.prompt import Front, Sampling
+from distillgen.prompting.prompt import Front
 from distillgen.runs.execute import Options
 
 DOCS = Path(__file__).parent

@@ -10,7 +10,7 @@ import pytest
 
 import distillgen
 from distillgen.cli.main import main
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.privacy import Guard, name_of, public, public_address
 from distillgen.project import KINDS, home
 from distillgen.runs import hub

@@ -18,7 +18,7 @@ PLAIN = ("hello", "quickstart", "student")  # of no published system
 CARRY_OUT = """
 import sys
 import distillgen
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.teachers.scripted import instance
 
 def scripted(request, sample):

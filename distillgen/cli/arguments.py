@@ -161,8 +161,8 @@ def model_argument(text: str) -> tuple[str, Any]:
 
 def retry_argument(texts: Sequence[str], retry_failed: bool) -> dict[str, Any]:
     """Return the sampling options in `--retry-with option=value`; raise ConfigError without `--retry-failed`."""
+    from distillgen.inference.sampling import Sampling
     from distillgen.located_yaml import Places, read_yaml, validate
-    from distillgen.prompting.prompt import Sampling
 
     if texts and not retry_failed:
         raise ConfigError("--retry-with changes what --retry-failed asks; give both")

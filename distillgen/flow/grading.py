@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.prompting.output_form import Unparsable
 from distillgen.prompting.prompt import Prompt
 

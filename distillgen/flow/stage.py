@@ -23,7 +23,9 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import Measures
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.outcome import Outcome
-from distillgen.inference.teacher import Completion, Request, Spec, Teacher
+from distillgen.inference.request import Completion, Request
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Teacher
 from distillgen.plugins import find, plugin_class
 from distillgen.privacy import name_of
 from distillgen.project import Project

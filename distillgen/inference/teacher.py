@@ -7,252 +7,37 @@ to its endpoint (`answer`). Identical requests in flight are asked once.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field
 from tenacity import wait_random_exponential
 
-from distillgen.errors import DistillgenError
-from distillgen.inference.ledger import LOST, UNANSWERED, UNUSABLE, Answer, Ledger
+from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
+from distillgen.inference.ledger import UNANSWERED, Answer, Ledger
 from distillgen.inference.limits import Budget, Rate, Slots
-from distillgen.inference.logprobs import pack, unpack
+from distillgen.inference.logprobs import pack
 from distillgen.inference.outcome import Outcome, end_of
+from distillgen.inference.redaction import hide, without_credentials
+from distillgen.inference.request import LOST_ANSWER, Completion, Request
+from distillgen.inference.spec import Spec
 from distillgen.plugins import plugin_class
 from distillgen.privacy import name_of
 from distillgen.project import Project, file_sha256
-from distillgen.prompting.prompt import Sampling
 from distillgen.record import dumps
 
 log = logging.getLogger("distillgen")
 
 REASON = 500  # most characters of what an endpoint says that are kept
 REJECTIONS = 20  # requests refused, none ever accepted: the pipeline is wrong, not its rows
-CONNECTIONS = 4  # tries to connect to an endpoint that has never answered, about 3 s
 
 _backoff = wait_random_exponential(multiplier=0.5, max=60)
-
-
-@dataclass(frozen=True)
-class Request:
-    """Everything that is sent: `messages` for chat (content: text or a list of parts), or `prompt` for completion. With
-    `target`, not an answer is asked for but the log-probability of that text after the prompt; `embed` is a text whose
-    embedding is.
-    """
-
-    model: str
-    messages: Sequence[Mapping[str, Any]] = ()
-    prompt: str | None = None
-    target: str | None = None
-    embed: str | None = None
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    schema: Mapping[str, Any] | None = None
-    grammar: str | None = None
-    tools: Sequence[Mapping[str, Any]] | None = None
-
-    @cached_property
-    def json(self) -> bytes:
-        """Canonical JSON of what was given."""
-        return dumps(
-            {name: value for name in _SENT if (value := getattr(self, name)) not in (None, (), [], {})}
-        )
-
-    def keys(self, endpoint: str, samples: int) -> list[bytes]:
-        """The ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, everything sent, and the index."""
-        common = dumps(endpoint) + self.json
-        return [hashlib.sha256(common + b"#%d" % sample).digest() for sample in range(samples)]
-
-
-_SENT = [f.name for f in fields(Request)]
-
-
-class Completion(NamedTuple):
-    """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` says how).
-    `finish` is the endpoint's own word for how the answer ended, kept where it says more than the status.
-
-    `logprobs` holds one [token, log-probability, [[token, log-probability], …]] a token, natural logarithm: of the answer,
-    or of the request's `target`. `cached_tokens` and `cache_write_tokens` are among the `input_tokens`, `reasoning_tokens`
-    among the `output_tokens`; of those that are `uncounted` the endpoint does not say how many it bills.
-    """
-
-    text: str = ""
-    status: str = "ok"
-    reasoning: str = ""
-    tool_calls: Sequence[Mapping[str, Any]] = ()
-    logprobs: Sequence[Sequence[Any]] = ()
-    embedding: Sequence[float] = ()
-    model: str = ""
-    error: str = ""
-    left_out: Sequence[str] = ()
-    """Parameters that the request names and that were not sent, for the endpoint does not take them."""
-    key: bytes = b""
-    attempt: int = 0
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    uncounted: Sequence[str] = ()
-    finish: str = ""
-
-    @classmethod
-    def stored(cls, key: bytes, status: str, completion: bytes, signals: bytes | None) -> Completion:
-        """From the ledger."""
-        kept = orjson.loads(completion)
-        if signals:
-            kept["logprobs"], kept["embedding"] = unpack(signals)
-        return cls(status=status, key=key, **kept)
-
-    def json(self) -> bytes:
-        """As kept in the ledger: what the row's own columns do not hold."""
-        names = ("text", "reasoning", "tool_calls", "model", "error", "left_out", "attempt", "finish")
-        return dumps({name: value for name in names if (value := getattr(self, name))})
-
-
-_NOTHING_SAID = ("input_tokens", "output_tokens")
-LOST_ANSWER = Completion(status=LOST, uncounted=_NOTHING_SAID)
-"""What a request may be billed for that was sent, and of which nothing came back."""
-UNUSABLE_ANSWER = Completion(status=UNUSABLE, uncounted=_NOTHING_SAID)
-"""What is billed for an answer that cannot be read."""
-
-
-class Retryable(Exception):
-    """The endpoint could not answer now; `retry_after_s` is what it asked for, in seconds. `used` is what is billed, or may
-    be, although there is no answer.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        retry_after_s: float = 0.0,
-        *,
-        overloaded: bool = False,
-        used: Completion | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.retry_after_s, self.overloaded, self.used = retry_after_s, overloaded, used
-
-
-class Unreachable(Retryable):
-    """No connection could be made. Where an endpoint has never answered, that is tried so many times."""
-
-    tries: ClassVar[int] = CONNECTIONS
-
-
-class TimedOut(Retryable):
-    """No answer came in time; tried twice, because a third wait is rarely better."""
-
-
-class Rejected(Exception):
-    """The endpoint will not answer this request, whatever is done; the row fails and its neighbours go on. `used` is what
-    is billed all the same.
-    """
-
-    def __init__(self, message: str, *, used: Completion | None = None) -> None:
-        super().__init__(message)
-        self.used = used
-
-
-class TeacherDown(DistillgenError):
-    """No request can succeed until a person acts: a wrong key, a wrong address, a server that is down."""
-
-
-class Price(BaseModel):
-    """US dollars for 1,000,000 tokens."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    input: float = Field(0.0, ge=0, description="price of input tokens")
-    output: float = Field(0.0, ge=0, description="price of output tokens")
-    cached_input: float | None = Field(
-        None,
-        ge=0,
-        description="price of input tokens that are read from the provider's cache; default: input",
-    )
-    cache_write: float | None = Field(
-        None,
-        ge=0,
-        description="price of input tokens that are written to the provider's cache, the highest of "
-        "several; default: input",
-    )
-    batch: float = Field(
-        1.0, ge=0, description="factor of the price of answers through the batch API; 0.5 is half the price"
-    )
-
-    def cost_usd(
-        self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
-    ) -> float:
-        """What these tokens cost; those read from a cache and those written to it are among `input_tokens`."""
-        cached = self.input if self.cached_input is None else self.cached_input
-        written = self.input if self.cache_write is None else self.cache_write
-        fresh = input_tokens - cached_tokens - cache_write_tokens
-        read = fresh * self.input + cached_tokens * cached + cache_write_tokens * written
-        return (read + output_tokens * self.output) / 1e6
-
-
-class Spec(Sampling):
-    """One entry of `models`: where a model is, what it may be asked and what it costs. Sampling options are its defaults."""
-
-    provider: str = Field(description="the kind of teacher: openai, embedded, vllm, transformers or scripted")
-    model: str = Field(description="name of the model at its endpoint")
-    max_concurrency: int | None = Field(
-        None, ge=1, description="largest number of requests in flight; default: adapted to the endpoint"
-    )
-    rpm: float | None = Field(None, gt=0, description="largest number of requests per minute")
-    input_tpm: float | None = Field(None, gt=0, description="largest number of prompt tokens per minute")
-    output_tpm: float | None = Field(None, gt=0, description="largest number of answer tokens per minute")
-    price: Price | None = Field(
-        None, description="US dollars for 1,000,000 tokens, such as {input: 0.4, output: 1.6}"
-    )
-    tokenizer: str | None = Field(
-        None, description="tokenizer of the model: a file, a folder or a name; it is kept with signals"
-    )
-    max_retries: int = Field(8, ge=0, description="number of further tries after a temporary fault")
-    finish_reasons: list[str] = Field(
-        default_factory=list,
-        description="further finish reasons of a complete answer, 'missing' for none; they hold for "
-        "answers in the ledger, too",
-    )
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """What may be asked besides text: n, logprobs, json_schema, grammar, tools, score, embeddings."""
-        return frozenset()
-
-    def credentials(self) -> set[str]:
-        """What opens the endpoint: withheld also where an answer repeats it."""
-        return set()
-
-    def secrets(self) -> set[str]:
-        """Values that must never be written in a message, a log or a file of ours, the credentials among them."""
-        return set()
-
-    def check(self, root: Path) -> None:
-        """Raise ConfigError where the entry cannot work; nothing is asked."""
-
-    def cost_usd(
-        self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
-    ) -> float:
-        """What these tokens cost, 0 where no price is given."""
-        if self.price is None:
-            return 0.0
-        return self.price.cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)
-
-    def most_usd(self, input_tokens: int, output_tokens: int) -> float:
-        """The most that so many tokens can cost, whatever of them is read from a cache or written to one."""
-        if self.price is None:
-            return 0.0
-        kinds = ((0, 0), (input_tokens, 0), (0, input_tokens))
-        return max(self.cost_usd(input_tokens, read, output_tokens, written) for read, written in kinds)
 
 
 @dataclass
@@ -647,7 +432,7 @@ class Teacher:
             for key, c in zip(ask.keys, completions, strict=False)
         ]
         if self._credentials:
-            known = [_without(self._credentials, c) for c in known]
+            known = [without_credentials(self._credentials, c) for c in known]
         rows = [self._row(ask, c.key, c, requests=int(i == 0)) for i, c in enumerate(known)]
         await self.services.ledger.add(rows)
         if any(row.signals for row in rows):  # as they will be read back
@@ -718,26 +503,6 @@ def _most_output(request: Request, samples: int) -> int:
 def _allowed(completion: Completion) -> Completion:
     """An answer that failed only by its finish reason, which ends a whole one now."""
     return completion._replace(status="ok", error="", finish="")
-
-
-def _without(credentials: Mapping[str, str], c: Completion) -> Completion:
-    """A completion in which the endpoint repeats no key of ours; tokens that would spell one are left out."""
-    texts = (c.text, c.reasoning, c.error, c.model, c.finish)
-    if c.tool_calls:
-        calls = dumps(c.tool_calls).decode()
-        if (shown := hide(calls, credentials)) != calls:
-            c = c._replace(tool_calls=orjson.loads(shown))
-    if not any(secret in text for secret in credentials for text in texts):
-        return c
-    text, reasoning, error, model, finish = (hide(text, credentials) for text in texts)
-    return c._replace(text=text, reasoning=reasoning, error=error, model=model, finish=finish, logprobs=())
-
-
-def hide(text: str, hidden: Mapping[str, str]) -> str:
-    """`text` with what is `hidden` replaced by what stands for it, the longest first."""
-    for value in sorted(hidden, key=len, reverse=True):
-        text = text.replace(value, hidden[value])
-    return text
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

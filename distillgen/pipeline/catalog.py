@@ -14,12 +14,14 @@ from pydantic_core import PydanticUndefined
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import Stage, stage_class
-from distillgen.inference.teacher import Spec, teacher_class
+from distillgen.inference.sampling import Sampling
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import teacher_class
 from distillgen.located_yaml import read_yaml, validate
 from distillgen.pipeline.load import System, Top, about_line
 from distillgen.plugins import filter_factory, names
 from distillgen.project import Project, read_text
-from distillgen.prompting.prompt import Prompt, Sampling
+from distillgen.prompting.prompt import Prompt
 from distillgen.stages.filter import described as docstring_of
 from distillgen.stages.filter import options_of
 from distillgen.training.objective import objective_class

@@ -16,14 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CheckContext, Estimate, Stage
-from distillgen.inference.teacher import Spec, teacher_class
+from distillgen.inference.sampling import Sampling
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import teacher_class
 from distillgen.located_yaml import NAME, VARIABLE, Places, read_yaml, validate
 from distillgen.pipeline.card_options import Statement
 from distillgen.pipeline.overrides import fitted, override, shown_set, typed
 from distillgen.plugins import NOUNS, find, hiding
 from distillgen.privacy import name_of, public
 from distillgen.project import Project, file_sha256, from_here, project_around, project_of, read_text
-from distillgen.prompting.prompt import Sampling
 from distillgen.record import digest
 from distillgen.stages._nested import checked
 from distillgen.stages.source import Source

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.inference.sampling import Sampling
 from distillgen.inference.teacher import teacher_class
 from distillgen.located_yaml import Places, read_yaml
 from distillgen.privacy import public, public_address
 from distillgen.project import Project
-from distillgen.prompting.prompt import Sampling
 
 
 def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:

@@ -29,7 +29,9 @@ from distillgen.flow.measures import Measures, by_title
 from distillgen.flow.stage import CHUNK, Chunks, Job
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget, Outlook
-from distillgen.inference.teacher import Services, Spec, Teacher, hide, teacher_class
+from distillgen.inference.redaction import hide
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Services, Teacher, teacher_class
 from distillgen.pipeline.load import Done, Pipeline, from_environment, load
 from distillgen.privacy import command, name_of, used_by
 from distillgen.project import Project

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, DistillgenError
-from distillgen.inference.teacher import hide
+from distillgen.inference.redaction import hide
 
 MOST_WARNINGS = 20  # that are shown; run.log holds all
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from distillgen.inference.ledger import COUNTS, Ledger
 from distillgen.inference.limits import Budget
-from distillgen.inference.teacher import Spec, Teacher
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Pipeline
 from distillgen.record import Record
 from distillgen.stages.generate import FAILURES

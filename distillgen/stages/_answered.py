@@ -16,7 +16,7 @@ from distillgen.algorithms.intervals import interval, paired
 from distillgen.algorithms.votes import majority_at_k, pass_at_k
 from distillgen.answers.final_answer import Kind, final_answer
 from distillgen.flow.measures import Measure
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.record import Record
 
 GOLD = "gold"  # the field in which a metric finds the right answer

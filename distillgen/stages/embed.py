@@ -20,7 +20,7 @@ from distillgen.flow.stage import (
     ask_each,
     bounds,
 )
-from distillgen.inference.teacher import Request
+from distillgen.inference.request import Request
 from distillgen.project import Project
 from distillgen.record import Record
 

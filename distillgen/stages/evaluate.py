@@ -35,9 +35,11 @@ from distillgen.flow.stage import (
     size_of,
     stage_class,
 )
-from distillgen.inference.teacher import Completion, Request, Teacher
+from distillgen.inference.request import Completion, Request
+from distillgen.inference.sampling import Sampling
+from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
-from distillgen.prompting.prompt import Prompt, Sampling
+from distillgen.prompting.prompt import Prompt
 from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, text_of
 from distillgen.rows.jsonl import read_rows
 from distillgen.stages._answered import GOLD, Answered, compared

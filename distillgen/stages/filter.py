@@ -40,7 +40,8 @@ from distillgen.flow.stage import (
 )
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.outcome import Outcome
-from distillgen.inference.teacher import Request, Spec
+from distillgen.inference.request import Request
+from distillgen.inference.spec import Spec
 from distillgen.located_yaml import Places, validate
 from distillgen.plugins import filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error

@@ -31,11 +31,14 @@ from distillgen.flow.stage import (
     marks,
     size_of,
 )
-from distillgen.inference.teacher import Completion, Request, Spec, Teacher
+from distillgen.inference.request import Completion, Request
+from distillgen.inference.sampling import Sampling
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Teacher
 from distillgen.privacy import name_of
 from distillgen.project import Project
 from distillgen.prompting.output_form import NAMED, Unparsable
-from distillgen.prompting.prompt import Draw, Prompt, Sampling
+from distillgen.prompting.prompt import Draw, Prompt
 from distillgen.record import IDENTICAL, META, Record
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}

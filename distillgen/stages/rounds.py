@@ -22,7 +22,8 @@ from distillgen.errors import ConfigError, Stopped
 from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Estimate, Job, Stage, stage_class
 from distillgen.flow.whole_set import Spool
-from distillgen.inference.teacher import Spec, Teacher
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Teacher
 from distillgen.located_yaml import Places
 from distillgen.project import Project, file_sha256
 from distillgen.record import SPLIT, Record, digest, dumps

@@ -21,7 +21,7 @@ from distillgen.flow.stage import (
     bounds,
     likelihood,
 )
-from distillgen.inference.teacher import Request
+from distillgen.inference.request import Request
 from distillgen.project import Project
 from distillgen.record import Record
 

@@ -20,7 +20,7 @@ from distillgen.extras import need
 from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import CheckContext, Chunks, Job, Stage, Text
 from distillgen.flow.whole_set import Spool
-from distillgen.inference.teacher import Spec
+from distillgen.inference.spec import Spec
 from distillgen.located_yaml import Places, validate
 from distillgen.plugins import find
 from distillgen.project import Project, file_sha256

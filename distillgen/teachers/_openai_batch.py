@@ -15,8 +15,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
+from distillgen.inference.faults import Rejected, Retryable, TeacherDown
 from distillgen.inference.outcome import succeeded
-from distillgen.inference.teacher import LOST_ANSWER, Completion, Rejected, Request, Retryable, TeacherDown
+from distillgen.inference.request import LOST_ANSWER, Completion, Request
 from distillgen.record import dumps
 from distillgen.teachers._openai_wire import completions_of, read_json
 from distillgen.teachers.openai import NothingThere, NotTaken, OpenAI, Place

@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from distillgen.inference.teacher import UNUSABLE_ANSWER, Completion, Rejected, Retryable
+from distillgen.inference.faults import Rejected, Retryable
+from distillgen.inference.request import UNUSABLE_ANSWER, Completion
 from distillgen.record import dumps, loads
 from distillgen.teachers._settling import MISSING
 from distillgen.teachers._usage import counts_of, usual_counts

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from distillgen.inference.reasoning import SIGNS, opens_thought, split_reasoning
-from distillgen.inference.teacher import Completion, Request
+from distillgen.inference.request import Completion, Request
 
 MISSING = "missing"
 """The finish reason of an answer that came without one."""
@@ -150,3 +150,13 @@ def _tool(calls: Sequence[Any]) -> str:
     return repr(
         function["name"] if isinstance(function, Mapping) and "name" in function else "one without a name"
     )
+
+
+def chat_text(content: Any) -> Any:
+    """The text of a message, of which all parts must be texts."""
+    parts = content if isinstance(content, list) else []
+    if other := [part.get("type") for part in parts if part.get("type") != "text"]:
+        raise ValueError(
+            f"provider vllm takes text, not '{other[0]}'; `vllm serve` and provider openai take it"
+        )
+    return "\n".join(part["text"] for part in parts) if parts else content

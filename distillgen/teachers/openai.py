@@ -21,22 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
 from distillgen.errors import ConfigError
+from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
 from distillgen.inference.limits import Slots
-from distillgen.inference.teacher import (
-    LOST_ANSWER,
-    REJECTIONS,
-    UNUSABLE_ANSWER,
-    Completion,
-    Rejected,
-    Request,
-    Retryable,
-    Services,
-    Spec,
-    Teacher,
-    TeacherDown,
-    TimedOut,
-    Unreachable,
-)
+from distillgen.inference.request import LOST_ANSWER, UNUSABLE_ANSWER, Completion, Request
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import REJECTIONS, Services, Teacher
 from distillgen.privacy import used_by
 from distillgen.record import dumps
 from distillgen.teachers._credentials import check_header, credentials, further_secrets, trimmed

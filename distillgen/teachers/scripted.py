@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.inference.teacher import Completion, Rejected, Request, Services, Spec, Teacher
+from distillgen.inference.faults import Rejected
+from distillgen.inference.request import Completion, Request
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Services, Teacher
 from distillgen.project import code_sha256, home, load_module, user_error
 from distillgen.record import dumps
 

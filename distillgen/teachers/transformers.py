@@ -20,12 +20,15 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
+from distillgen.inference.faults import Rejected, TeacherDown
 from distillgen.inference.reasoning import opens_thought
-from distillgen.inference.teacher import Completion, Rejected, Request, Spec, Teacher, TeacherDown
+from distillgen.inference.request import Completion, Request
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Teacher
+from distillgen.inference.weights import local_name, place_of_model, weights
 from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
-from distillgen.teachers._settling import settled
-from distillgen.teachers.vllm import chat_text, local_name, place_of_model, weights
+from distillgen.teachers._settling import chat_text, settled
 
 MAX_TOKENS = 256  # where none are given: a model that does not stop would go on to the end of its context
 

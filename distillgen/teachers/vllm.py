@@ -24,11 +24,14 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.inference.faults import Rejected, Retryable
 from distillgen.inference.reasoning import opens_thought
-from distillgen.inference.teacher import Completion, Rejected, Request, Retryable, Services, Spec, Teacher
+from distillgen.inference.request import Completion, Request
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Services, Teacher
+from distillgen.inference.weights import local_name, place_of_model, weights
 from distillgen.record import digest, dumps
-from distillgen.teachers._settling import MISSING, settled
-from distillgen.teachers.embedded import identity_of
+from distillgen.teachers._settling import MISSING, chat_text, settled
 
 ENVIRONMENT = {  # what is set already stays
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would keep the run's lock and the loop's signal pipe open
@@ -45,7 +48,6 @@ ARGUMENTS = (
     "enforce_eager",
 )
 _SPEED = re.compile(r"max_\w+|\w+_size")  # further arguments that no answer depends on
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt"}
 _numbers = itertools.count()
 
 
@@ -344,16 +346,6 @@ def _tokens(
     )
 
 
-def chat_text(content: Any) -> Any:
-    """The text of a message, of which all parts must be texts."""
-    parts = content if isinstance(content, list) else []
-    if other := [part.get("type") for part in parts if part.get("type") != "text"]:
-        raise ValueError(
-            f"provider vllm takes text, not '{other[0]}'; `vllm serve` and provider openai take it"
-        )
-    return "\n".join(part["text"] for part in parts) if parts else content
-
-
 def _completion(output: Any, top: int, **known: Any) -> Completion:
     """One of the engine's answers, as it came."""
     signals = [
@@ -370,25 +362,3 @@ def _signal(token: int, among: Mapping[int, Any], top: int) -> list[Any]:
     likeliest = sorted((each for each in among.values() if each.rank <= top), key=lambda each: each.rank)
     pairs = [[each.decoded_token, each.logprob] for each in likeliest if math.isfinite(each.logprob)]
     return [among[token].decoded_token, among[token].logprob, pairs]
-
-
-def place_of_model(name: str, root: Path) -> Path | None:
-    """The folder or file, or None where the name is one on the Hub."""
-    place = root / Path(name).expanduser()
-    return place if place.exists() else None
-
-
-def local_name(name: str, root: Path) -> str:
-    """A model's name on the Hub; that of its folder or file here, with the digest of its weights."""
-    place = place_of_model(name, root)
-    return f"{place.name}@{weights(name, root)[:12]}" if place else name
-
-
-def weights(name: str, root: Path) -> str:
-    """What names a model or an adapter in ledger keys: its name on the Hub, or a digest of its folder's files."""
-    if (place := place_of_model(name, root)) is None:
-        return name
-    files = (
-        [place] if place.is_file() else sorted(each for each in place.iterdir() if each.suffix in _WEIGHTS)
-    )
-    return digest([[each.name, identity_of(str(each.resolve()), root)] for each in files])

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.gguf_file import check_gguf
+from distillgen.inference.weights import KNOWN, find_weights
 from distillgen.local_models.embedder import SHIPPED, shipped
 from distillgen.project import file_sha256
-from distillgen.teachers.embedded import KNOWN, find_weights
 
 Kind = Literal["causal", "seq2seq", "encoder"]
 ENCODERS = frozenset(

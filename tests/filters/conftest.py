@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.prompting.output_form import Unparsable

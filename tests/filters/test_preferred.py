@@ -5,7 +5,7 @@ import json
 import pytest
 
 import distillgen
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.plugins import filter_factory
 
 OPTIONS = {"model": "judge", "rubric": "Which is right?", "field": "a", "over": "b", "fields": ["q"]}

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.inference.teacher import Completion, Request
+from distillgen.inference.request import Completion, Request
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
 

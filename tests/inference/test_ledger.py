@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import distillgen
 from distillgen.errors import LedgerError
 from distillgen.inference.ledger import VERSION, Answer, Ledger, _explained, merge, salvage
-from distillgen.inference.teacher import Completion, Request
+from distillgen.inference.request import Completion, Request
 from tests.endpoint import Endpoint
 
 BASE = Request(

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.inference.teacher import Price
+from distillgen.inference.spec import Price
 from distillgen.teachers._usage import counts_of
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
@@ -531,7 +531,7 @@ def test_sent_requests_count_over_both_transports(project, transport, how, statu
 
 
 def test_an_embedding_and_a_score_that_cannot_be_used_are_counted():
-    from distillgen.inference.teacher import Rejected, Retryable
+    from distillgen.inference.faults import Rejected, Retryable
     from distillgen.teachers._openai_wire import embedding_of, score_of
 
     for read, wrong in ((embedding_of, Retryable), (lambda body: score_of(body, "t"), Rejected)):

@@ -10,7 +10,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.runs.directory import read_records
 
 PACE = {"easy": (1.2, 4.0), "middling": (1.6, 12.0), "hard": (2.2, 30.0)}

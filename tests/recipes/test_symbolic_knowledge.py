@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import distillgen
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.project import home
 from distillgen.record import digest
 from distillgen.runs.directory import Run

@@ -7,7 +7,7 @@ import pytest
 
 import distillgen
 from distillgen.flow.measures import Measure
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 
 # in nats a token; each name looks like a part of a measure's title
 CROSS_ENTROPY = {"x": 0.5, "x, last round": 1.0, "cats in dogs": 1.5, "a.perplexity": 2.0}

@@ -12,7 +12,7 @@ import pytest
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.project import Project
 from distillgen.stages.evaluate import Evaluate
 from distillgen.stages.train import Train
@@ -252,7 +252,7 @@ def scores(request, sample):
 
 
 def test_perplexity_counts_every_token_alike(project):
-    from distillgen.inference.teacher import Completion
+    from distillgen.inference.request import Completion
 
     project.rows(
         "rows.jsonl",

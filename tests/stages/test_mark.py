@@ -4,7 +4,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from tests.training.test_arms import FORM, asked, questions, taught  # noqa: F401 (a fixture)
 
 ROWS = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.teachers.embedded import KNOWN, Weights, find_weights, identity_of
+from distillgen.inference.weights import KNOWN, Weights, find_weights, identity_of
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_an_exception_that_nobody_foresaw_shows_no_key(project, monkeypatch):
 
 
 def test_our_errors_keep_their_kind_and_lose_the_key(project, monkeypatch):
-    from distillgen.inference.teacher import TeacherDown
+    from distillgen.inference.faults import TeacherDown
     from distillgen.teachers.openai import OpenAI
 
     async def fail(self, place, path, body):

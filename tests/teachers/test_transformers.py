@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from distillgen.errors import ConfigError, Stopped
+from distillgen.inference.faults import TeacherDown
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
-from distillgen.inference.teacher import Request, Services, TeacherDown
+from distillgen.inference.request import Request
+from distillgen.inference.teacher import Services
 from distillgen.teachers.transformers import Transformers, TransformersSpec
 from tests.tiny_llama import make_adapter, make_model
 

@@ -163,7 +163,7 @@ def test_what_cannot_be_formed_or_has_no_answer_is_counted_and_told(taught):
 
 
 def test_failed_and_cut_off_answers_are_in_no_arm(taught):
-    from distillgen.inference.teacher import Completion
+    from distillgen.inference.request import Completion
 
     def script(request, sample):
         number = int(request.messages[-1]["content"].split()[-1].strip("?"))

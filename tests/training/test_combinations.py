@@ -9,7 +9,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.inference.teacher import Completion
+from distillgen.inference.request import Completion
 from distillgen.objectives.dpo import LOSSES
 from distillgen.plugins import names
 from distillgen.project import Project

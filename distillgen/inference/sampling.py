@@ -1,0 +1,48 @@
+"""Sampling options: how a teacher draws its answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Sampling(BaseModel):
+    """How a teacher draws its answer; what is not given is the endpoint's own default and is not sent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    temperature: float | None = Field(
+        None, ge=0, description="randomness of the choice of tokens; 0 always takes the likeliest one"
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="draw from the likeliest tokens that together have this probability"
+    )
+    top_k: int | None = Field(None, ge=0, description="draw from this many of the likeliest tokens")
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="draw only tokens of at least this probability, relative to the likeliest one",
+    )
+    max_tokens: int | None = Field(None, gt=0, description="largest number of tokens of an answer")
+    stop: list[str] | str | None = Field(None, description="texts that end the answer")
+    presence_penalty: float | None = Field(
+        None, description="lower the probability of tokens that have occurred"
+    )
+    frequency_penalty: float | None = Field(
+        None, description="lower the probability of a token with each time that it has occurred"
+    )
+    seed: int | None = Field(None, description="seed that is sent to the endpoint; sample i gets seed + i")
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="number of likeliest alternatives to record for each token, besides the token's own "
+        "probability",
+    )
+    extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent unchanged")
+
+    def given(self) -> dict[str, Any]:
+        """The sampling options that were set, here or in a class that has others besides."""
+        return {name: value for name in Sampling.model_fields if (value := getattr(self, name)) is not None}
