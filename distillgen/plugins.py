@@ -130,6 +130,8 @@ def filter_factory(name: str, project: Project) -> Callable[..., Any]:
 
 def _all_of_name(folder: str, name: str, project: Project) -> Iterator[Plugin]:
     """Yield the plug-ins of a name, the one that is used first."""
+    if Path(name).name.startswith("_"):  # a module that several plug-ins share
+        return
     shipped = file_in(home(folder), name, ".py")
     file = file_in(project.root / folder, name, ".py")
     if file and not (shipped and file.samefile(shipped)):

@@ -206,3 +206,25 @@ def test_no_link_leads_out_of_the_project(shouting, tmp_path_factory):
     (shouting.path / "stages/upper.py").symlink_to(outside)
     with pytest.raises(ConfigError, match="there is no stage 'upper'"):
         distillgen.load("shout")
+
+
+@pytest.mark.parametrize("command, broken", [("run", "yield ["), ("check", "given.need(")])
+def test_an_exception_of_its_code_is_told_with_its_line(shouting, command, broken):
+    text = UPPER.replace(broken, f"1 / 0; {broken}")
+    line = next(i for i, words in enumerate(text.splitlines(), 1) if "1 / 0" in words)
+    shouting.write("stages/upper.py", text)
+    said = shouting.cli(command, "shout", check=2).stderr
+    assert f"stages/upper.py:{line}: this line raised ZeroDivisionError: division by zero" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("kind", ["../upper", "../../outside/stages/upper", "_upper", "__init__"])
+def test_a_pipeline_names_no_code_outside_the_folder(project, kind):
+    project.write("outside/stages/upper.py", UPPER)
+    project.write("mine/upper.py", UPPER)
+    for name in ("_upper", "__init__"):
+        project.write(f"mine/stages/{name}.py", UPPER)
+    project.write("mine/pipelines/p.yaml", PIPELINE.replace("upper", kind))
+    project.rows("mine/data/rows.jsonl", [{"text": "a"}])
+    with pytest.raises(ConfigError, match=f"there is no stage '{kind}'"):
+        distillgen.load(project.path / "mine/pipelines/p.yaml")

@@ -66,6 +66,14 @@ class Program(click.Group):
             remedy = "The answers that were paid for are safe; mend it and give the same command again"
             show.say(f"cannot read or write{file}: {reason}. {remedy}", error=True)
             ctx.exit(ConfigError.exit_code)
+        except Exception as error:
+            from distillgen.project import user_error
+
+            mistake = user_error(error, "this line")
+            if mistake.path is None:  # no code of the user's was running
+                raise
+            show.say(str(mistake), error=True)
+            ctx.exit(mistake.exit_code)
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
