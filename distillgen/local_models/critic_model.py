@@ -1,6 +1,8 @@
-"""Texts as valid or not: a linear model over features, or a fine-tuned encoder, trained on a person's labels.
+"""Classify texts as valid or not, by a linear model or a fine-tuned encoder that is trained on a person's
+labels.
 
-Both give probabilities under the labels' own prior: nothing is reweighted, so that a probability means what it says.
+The examples are not reweighted, so that the probabilities hold for texts with the labels' share of valid
+ones.
 """
 
 from __future__ import annotations
@@ -20,31 +22,33 @@ from distillgen.inference.ledger import Ledger
 from distillgen.local_models.embedder import embed
 
 Renderings: TypeAlias = tuple[str, ...]
-"""One thing, said in one or more ways."""
+"""One or more texts that render the same record."""
 
 Labelled: TypeAlias = Sequence[tuple[Renderings, bool]]
-"""Things, and whether each is valid."""
+"""The renderings of labelled records, and whether each record is valid."""
 
 Features: TypeAlias = Callable[[Sequence[str]], Any]
-"""A matrix with a row for each text."""
+"""A function that returns a matrix with a row for each text."""
 
 BUCKETS = 1 << 16  # of each kind of n-gram
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverses of the penalty that are tried
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # inverses of the L2 penalty that are tried
 MAX_TOKENS = 256
 
 
 class Classifier(Protocol):
-    """What a critic asks for probabilities."""
+    """A model that a critic uses."""
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
-        """Of each text being valid."""
+        """Return the probability that each text is valid."""
 
     def save(self, folder: Path) -> None:
-        """Write what `load` reads."""
+        """Write the files that `load` reads."""
 
 
 def words(texts: Sequence[str]) -> Any:
-    """Counts of hashed word and character n-grams, each kind scaled to length 1: nothing is learnt, any text has a row."""
+    """Return the counts of hashed word and character n-grams, each kind scaled to length 1, as a sparse
+    matrix.
+    """
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -58,12 +62,14 @@ def words(texts: Sequence[str]) -> Any:
 
 
 def features_of(kind: str, embedder: str) -> Features:
-    """Those of `words`, or of an embedder."""
+    """Return the features `words`, or those of an embedder."""
     return words if kind == "words" else lambda texts: embed(texts, model=embedder)
 
 
 class Scoring:
-    """Scores together all that has come while the batch before was scored, and keeps the scores."""
+    """Score texts in batches: each batch holds all that came while the one before was scored. The ledger
+    keeps scores.
+    """
 
     def __init__(self, load: Callable[[], Classifier], ledger: Ledger) -> None:
         self._load, self._ledger = load, ledger
@@ -71,7 +77,7 @@ class Scoring:
         self._work: asyncio.Task[None] | None = None
 
     def probability(self, rendered: Renderings, key: bytes) -> asyncio.Future[float]:
-        """To wait for; it is in the ledger when it is there."""
+        """Return a future; its result is in the ledger when it is done."""
         loop = asyncio.get_running_loop()
         _, future = self._waiting.setdefault(key, (rendered, loop.create_future()))
         if self._work is None or self._work.done():
@@ -79,7 +85,7 @@ class Scoring:
         return future
 
     def stop(self) -> None:
-        """Leave what nobody waits for any more."""
+        """Stop scoring."""
         if self._work:
             self._work.cancel()
 
@@ -88,75 +94,86 @@ class Scoring:
             batch, self._waiting = self._waiting, {}
             futures = [future for _, future in batch.values()]
             try:
-                found = await asyncio.to_thread(self._averaged, [rendered for rendered, _ in batch.values()])
-                await self._ledger.add_scores(dict(zip(batch, found, strict=True)))
-            except Exception as error:  # it belongs to those who wait
+                scores = await asyncio.to_thread(self._averaged, [rendered for rendered, _ in batch.values()])
+                await self._ledger.add_scores(dict(zip(batch, scores, strict=True)))
+            except Exception as error:  # the callers that wait get it
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for future, probability in zip(futures, found, strict=True):
+            for future, probability in zip(futures, scores, strict=True):
                 if not future.done():
                     future.set_result(probability)
 
-    def _averaged(self, things: Sequence[Renderings]) -> list[float]:
-        return averaged(self._load(), things)
+    def _averaged(self, records: Sequence[Renderings]) -> list[float]:
+        return averaged(self._load(), records)
 
 
-def averaged(classifier: Classifier, things: Sequence[Renderings]) -> list[float]:
-    """The mean probability over the renderings of each, without the digits that depend on what else is in a batch."""
-    found = iter(classifier.probabilities([text for texts in things for text in texts]))
-    return [round(sum(next(found) for _ in texts) / len(texts), 6) for texts in things]
+def averaged(classifier: Classifier, records: Sequence[Renderings]) -> list[float]:
+    """Return each record's mean probability over its renderings.
+
+    It is rounded to digits that do not depend on the other texts of a batch.
+    """
+    probabilities = iter(classifier.probabilities([text for texts in records for text in texts]))
+    return [round(sum(next(probabilities) for _ in texts) / len(texts), 6) for texts in records]
 
 
 class Linear:
-    """Logistic regression. The intercept is not penalised, and takes up the share of valid ones."""
+    """Logistic regression. The intercept is not penalised: it expresses the share of valid records."""
 
     def __init__(self, features: Features, coefficients: Any, intercept: float) -> None:
         self.features, self.coefficients, self.intercept = features, coefficients, intercept
 
     @classmethod
     def fit(cls, features: Features, train: Labelled, validation: Labelled) -> Linear:
-        """Of several strengths of the penalty, the one with the least loss on `validation`."""
+        """Fit with several penalties, and return the model with the least loss on `validation`."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import log_loss
         from threadpoolctl import threadpool_limits
 
-        (seen, labels), (unseen, truth) = (
-            (features(texts), valid) for texts, valid in map(_flat, (train, validation))
-        )
-        with threadpool_limits(
-            1
-        ):  # the steps are so small that on a busy machine more threads take ten times as long
-            fits = [LogisticRegression(C=strength, max_iter=3000).fit(seen, labels) for strength in STRENGTHS]
+        rows, labels = _flat(train)
+        held_out, truth = _flat(validation)
+        train_features, held_out_features = features(rows), features(held_out)
+        # the steps are so small that more threads take ten times as long on a busy machine
+        with threadpool_limits(1):
+            fits = [
+                LogisticRegression(C=strength, max_iter=3000).fit(train_features, labels)
+                for strength in STRENGTHS
+            ]
         best = min(
-            fits, key=lambda fit: log_loss(truth, fit.predict_proba(unseen)[:, 1], labels=[False, True])
+            fits,
+            key=lambda fit: log_loss(truth, fit.predict_proba(held_out_features)[:, 1], labels=[False, True]),
         )
         return cls(features, best.coef_[0], float(best.intercept_[0]))
 
     @classmethod
     def load(cls, features: Features, folder: Path) -> Linear:
-        """What `save` wrote."""
+        """Load the model that `save` wrote."""
         import numpy
 
         with numpy.load(folder / "weights.npz", allow_pickle=False) as weights:
             return cls(features, weights["coefficients"], float(weights["intercept"]))
 
     def save(self, folder: Path) -> None:
-        """One small file of numbers."""
+        """Write the weights as `weights.npz`."""
         import numpy
 
         numpy.savez(folder / "weights.npz", coefficients=self.coefficients, intercept=self.intercept)
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
-        """Of each text being valid."""
+        """Return the probability that each text is valid."""
         from scipy.special import expit
 
         return [float(p) for p in expit(self.features(texts) @ self.coefficients + self.intercept)]
 
 
 class Encoder:
-    """A transformer with a head of one logit, fine-tuned whole."""
+    """A transformer with a head of one logit; all weights are fine-tuned.
+
+    The objective `classifier` trains another model: one logit for each class, a fixed rendering,
+    transformers' Trainer and its packages. It has no best epoch, no prior in the head, and runs in a process
+    of its own.
+    """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.torch: Any = importlib.import_module("torch")
@@ -165,7 +182,9 @@ class Encoder:
 
     @classmethod
     def load(cls, name: str) -> Encoder:
-        """From a folder, or by its name on the Hugging Face Hub. Raises ConfigError where it cannot be loaded."""
+        """Load from a folder, or by a name on the Hugging Face Hub. Raises ConfigError if it cannot be
+        loaded.
+        """
         transformers: Any = importlib.import_module("transformers")
         try:
             model = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -188,60 +207,70 @@ class Encoder:
         seed: int,
         stop: Event,
     ) -> Encoder:
-        """The epoch with the least loss on `validation`; every epoch sees another rendering of each thing.
+        """Train, and return the model of the epoch with the least loss on `validation`.
 
-        West et al. 2021 stop by precision at 80 % recall instead, which on few labels is a matter of chance.
+        Every epoch sees another rendering of each record. West et al. 2021 stop by precision at 80 % recall
+        instead, which depends on chance where labels are few.
         """
         torch: Any = importlib.import_module("torch")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            made, shuffle = cls.load(name), random.Random(seed)
+            encoder, shuffle = cls.load(name), random.Random(seed)
             prior = sum(valid for _, valid in train) / len(train)
             heads = [
-                m for m in made.model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1
+                m for m in encoder.model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1
             ]
             torch.nn.init.constant_(heads[-1].bias, math.log(prior / (1 - prior)))
+            optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=learning_rate)
             steps = epochs * math.ceil(len(train) / batch_size)
-            optimizer = torch.optim.AdamW(made.model.parameters(), lr=learning_rate)
-            rise = max(1, steps // 10)  # a tenth of the steps to warm up, then linearly down
-            pace = torch.optim.lr_scheduler.LambdaLR(
+            rise = max(
+                1, steps // 10
+            )  # the learning rate rises for a tenth of the steps, then falls linearly
+            schedule = torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda s: min((s + 1) / rise, (steps - s) / max(1, steps - rise))
             )
             least, best = math.inf, {}
             for epoch in range(epochs):
-                made.model.train()
+                encoder.model.train()
                 for batch in _batches(shuffle.sample(list(train), len(train)), batch_size):
                     if stop.is_set():
                         raise Stopped("stopped while a critic was trained")
-                    optimizer.zero_grad()
-                    made._loss([(texts[epoch % len(texts)], valid) for texts, valid in batch]).backward()
-                    torch.nn.utils.clip_grad_norm_(made.model.parameters(), 1.0)
-                    optimizer.step()
-                    pace.step()
-                made.model.eval()
-                with torch.inference_mode():
-                    flat = list(zip(*_flat(validation), strict=True))
-                    loss = sum(float(made._loss(batch)) * len(batch) for batch in _batches(flat, batch_size))
+                    examples = [(texts[epoch % len(texts)], valid) for texts, valid in batch]
+                    encoder._step(examples, optimizer, schedule)
+                loss = encoder._total_loss(validation, batch_size)
                 if loss < least:
-                    least, best = (
-                        loss,
-                        {name: value.clone() for name, value in made.model.state_dict().items()},
-                    )
+                    weights = encoder.model.state_dict()
+                    least, best = loss, {name: value.clone() for name, value in weights.items()}
         if not best:
-            raise ConfigError(f"the encoder '{name}' came to no finite loss; lower learning_rate")
-        made.model.load_state_dict(best)
-        return made
+            raise ConfigError(f"the encoder '{name}' has no finite loss; lower learning_rate")
+        encoder.model.load_state_dict(best)
+        return encoder
 
     def save(self, folder: Path) -> None:
-        """A model folder as `transformers` reads it."""
+        """Write a model folder that `transformers` reads."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
-        """Of each text being valid."""
+        """Return the probability that each text is valid."""
         self.model.eval()
         with self.torch.inference_mode():
             return [float(p) for batch in _batches(texts, 32) for p in self._logits(batch).sigmoid()]
+
+    def _step(self, examples: Sequence[tuple[str, bool]], optimizer: Any, schedule: Any) -> None:
+        """Update the weights once."""
+        optimizer.zero_grad()
+        self._loss(examples).backward()
+        self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+    def _total_loss(self, labelled: Labelled, batch_size: int) -> float:
+        """Return the sum of the losses of all renderings."""
+        self.model.eval()
+        examples = list(zip(*_flat(labelled), strict=True))
+        with self.torch.inference_mode():
+            return sum(float(self._loss(batch)) * len(batch) for batch in _batches(examples, batch_size))
 
     def _logits(self, texts: Sequence[str]) -> Any:
         most = min(MAX_TOKENS, self.tokenizer.model_max_length)
@@ -258,7 +287,7 @@ class Encoder:
 
 
 def _flat(labelled: Labelled) -> tuple[list[str], list[bool]]:
-    """Every rendering, and whether it is one of a valid thing."""
+    """Return every rendering, and whether its record is valid."""
     return [text for texts, _ in labelled for text in texts], [
         valid for texts, valid in labelled for _ in texts
     ]

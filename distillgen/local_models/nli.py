@@ -1,4 +1,4 @@
-"""Natural language inference: whether one text follows from another, by a model on this machine."""
+"""Natural language inference (NLI): whether one text follows from another, by a model on this machine."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ MEANINGS = (
     ("neutral", "not enough", "nei"),
     ("contradict", "refute", "not_entail", "not entail"),
 )
-"""How the labels of published models begin: entailment, neutral, contradiction."""
+"""Beginnings of the labels of published models: entailment, neutral, contradiction."""
 
 Probabilities = tuple[float, float, float]
 
 
 def entailment(pairs: Sequence[tuple[str, str]], *, model: str) -> list[Probabilities]:
-    """For each (premise, hypothesis): how probably the premise entails it, says nothing about it, and contradicts it.
+    """Return, for each (premise, hypothesis), the probabilities of entailment, neutral and contradiction.
 
-    `model` is a sequence-classification model, by its name on the Hugging Face Hub or its folder, or `file.py:function`,
-    a function of the pairs. A model of two labels knows no neutral; where they have no names, the second one entails.
+    `model` is a sequence-classification model, by its name on the Hugging Face Hub or its folder, or a
+    function of the pairs, as `file.py:function`. A model with two labels has no neutral; if the labels have
+    no names, the second one means entailment.
     """
     file, _, function = model.rpartition(":")
     if not file.endswith(".py"):
@@ -39,8 +40,9 @@ def entailment(pairs: Sequence[tuple[str, str]], *, model: str) -> list[Probabil
 
 
 def nli_model(name: str, project: Project) -> tuple[str, str]:
-    """What `entailment` takes for a model that a pipeline names, `file.py:function` being the project's, and what tells
-    its numbers from another's.
+    """Return a pipeline's model as `entailment` takes it, and a key that changes with the function's code.
+
+    `file.py:function` is looked up in the project.
     """
     file, _, function = name.rpartition(":")
     if not file.endswith(".py"):
@@ -69,28 +71,28 @@ def _classifier(model: str) -> Callable[[Sequence[tuple[str, str]]], list[Probab
     longest = min(tokenizer.model_max_length, positions)
 
     def classify(pairs: Sequence[tuple[str, str]]) -> list[Probabilities]:
-        found: dict[int, Probabilities] = {}
+        probabilities: dict[int, Probabilities] = {}
         by_length = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
         with torch.inference_mode(), idle_cores():
             for start in range(0, len(pairs), BATCH):
-                some = by_length[start : start + BATCH]
-                texts = [[text.encode("utf-8", "replace").decode() for text in pairs[i]] for i in some]
+                batch = by_length[start : start + BATCH]
+                texts = [[text.encode("utf-8", "replace").decode() for text in pairs[i]] for i in batch]
                 read = tokenizer(
                     texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
                 )
-                for i, row in zip(some, network(**read).logits.double().softmax(-1).tolist(), strict=True):
-                    found[i] = tuple(sum(row[label] for label in labels) for labels in order)
-        return [found[i] for i in range(len(pairs))]
+                for i, row in zip(batch, network(**read).logits.double().softmax(-1).tolist(), strict=True):
+                    probabilities[i] = tuple(sum(row[label] for label in labels) for labels in order)
+        return [probabilities[i] for i in range(len(pairs))]
 
     return classify
 
 
 def _order(model: str, names: dict[int, str]) -> list[list[int]]:
-    """Which of the model's labels mean entailment, neutral and contradiction."""
+    """Return the model's labels that mean entailment, neutral and contradiction."""
     labels = {int(label): name.lower() for label, name in names.items()}
     if len(labels) == 2 and all(name.startswith("label_") for name in labels.values()):
         return [[1], [], [0]]
     order = [[label for label, name in labels.items() if name.startswith(meaning)] for meaning in MEANINGS]
     if sum(map(len, order)) != len(labels) or not order[0] or not order[2]:
-        raise ConfigError(f"'{model}' is no NLI model: its labels are {', '.join(names.values())}")
+        raise ConfigError(f"'{model}' is not an NLI model: its labels are {', '.join(names.values())}")
     return order

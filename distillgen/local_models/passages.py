@@ -1,4 +1,4 @@
-"""Statements and what could support them: an answer's sentences, and the passages of a source that speak of them."""
+"""The sentences of an answer, and the passages of a source that could support them."""
 
 from __future__ import annotations
 
@@ -15,54 +15,59 @@ from distillgen.rows.readers import contents
 from distillgen.text.chunks import chunks
 from distillgen.text.words import content
 
-PASSAGE_WORDS = 150  # with a statement, about 250 tokens: what NLI models and small encoders read at once
+PASSAGE_WORDS = 150  # with a statement, about 250 tokens, which NLI models and small encoders read at once
 _BOUNDARY = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+\s++(?![a-z])|[。！？]++[”’」』)]*+|\n")
 _ABBREVIATION = re.compile(r"\b(?:[A-Z]|[Dd]r|Mrs?|Ms|Prof|St|Jr|Sr|No|vs|etc|e\.g|i\.e|cf|ca|approx)\.\s+$")
 
 
 def sentences(text: str) -> list[str]:
-    """What a text states, one by one: its sentences, and its lines; those without a letter or figure are none."""
-    found, begin = [], 0
+    """Return the sentences and lines of a text that have a letter or a digit."""
+    parts, begin = [], 0
     for end in [*(match.end() for match in _BOUNDARY.finditer(text)), len(text)]:
         if end == len(text) or not _ABBREVIATION.search(text, max(begin, end - 9), end):
-            found.append(text[begin:end].strip())
+            parts.append(text[begin:end].strip())
             begin = end
-    return [sentence for sentence in found if any(map(str.isalnum, sentence))]
+    return [sentence for sentence in parts if any(map(str.isalnum, sentence))]
 
 
 class Passages:
-    """Passages in which statements are looked up: by BM25 over their content words (Robertson and Zaragoza 2009), and
-    by the embedder where one is named.
+    """Passages that are searched for statements: by BM25 over content words (Robertson and Zaragoza 2009),
+    and by an embedder if one is named.
     """
 
     def __init__(self, texts: Iterable[str], *, embedder: str | None = None) -> None:
-        """Texts are cut between sentences into passages."""
+        """Cut the texts into passages, between sentences."""
         self.texts = [piece for text in texts for piece in chunks(text, PASSAGE_WORDS)]
         self._embedder = embedder
 
     @classmethod
     def read(cls, path: str, project: Project, *, embedder: str | None = None) -> Passages:
-        """Those of a knowledge base: a folder of texts, or whatever else a source can be; of rows, the field `text` or all."""
+        """Read a knowledge base: any source; of rows, the field `text`, or all fields if there is none."""
         rows = contents(path, project)
-        shown = ([row["text"]] if "text" in row else row.values() for row in rows)
+        values = ([row["text"]] if "text" in row else row.values() for row in rows)
         return cls(
-            ("\n\n".join(text for text in some if isinstance(text, str)) for some in shown), embedder=embedder
+            ("\n\n".join(text for text in row if isinstance(text, str)) for row in values), embedder=embedder
         )
 
     def about(self, statements: Sequence[str], n: int) -> list[list[str]]:
-        """For each statement the `n` passages that are closest to it, by each way of looking it up; none that shares no word."""
+        """Return, for each statement, the `n` best passages of each search; BM25 finds none without a common
+        word.
+        """
         if len(self.texts) <= n or not statements:
             return [self.texts for _ in statements]
-        looked_up = [sorted(content(statement)) for statement in statements]
-        found, scores = self._index.retrieve(looked_up, k=n, show_progress=False)
+        queries = [sorted(content(statement)) for statement in statements]
+        places, scores = self._index.retrieve(queries, k=n, show_progress=False)
         best = [
             [int(i) for i, score in zip(*row, strict=True) if score > 0]
-            for row in zip(found, scores, strict=True)
+            for row in zip(places, scores, strict=True)
         ]
         if self._embedder:
             near = embedder.embed(statements, model=self._embedder) @ self._vectors.T
-            best = [[*own, *map(int, row.argsort()[::-1][:n])] for own, row in zip(best, near, strict=True)]
-        return [[self.texts[i] for i in dict.fromkeys(own)] for own in best]
+            best = [
+                [*by_words, *map(int, row.argsort()[::-1][:n])]
+                for by_words, row in zip(best, near, strict=True)
+            ]
+        return [[self.texts[i] for i in dict.fromkeys(row)] for row in best]
 
     @cached_property
     def _index(self) -> Any:
@@ -80,9 +85,10 @@ class Passages:
 def probabilities(
     statements: Sequence[Sequence[str]], passages: Sequence[Sequence[Sequence[str]]], *, model: str
 ) -> list[list[list[tuple[float, float, float]]]]:
-    """For each record's statements, what each of its passages makes of it: all pairs go to the NLI model together."""
-    together = zip(chain.from_iterable(statements), chain.from_iterable(passages), strict=True)
-    given = iter(
-        entailment([(passage, statement) for statement, own in together for passage in own], model=model)
-    )
-    return [[[next(given) for _ in own] for own in found] for found in passages]
+    """Return the NLI probabilities of each passage of each statement, by record; the model gets all pairs at
+    once.
+    """
+    statement_passages = zip(chain.from_iterable(statements), chain.from_iterable(passages), strict=True)
+    pairs = [(passage, statement) for statement, texts in statement_passages for passage in texts]
+    verdicts = iter(entailment(pairs, model=model))
+    return [[[next(verdicts) for _ in texts] for texts in record] for record in passages]

@@ -99,7 +99,7 @@ def test_two_labels(tiny):
 
 @pytest.mark.slow
 def test_what_is_no_nli_model(tiny, tmp_path):
-    with pytest.raises(ConfigError, match="is no NLI model: its labels are joy, anger, fear"):
+    with pytest.raises(ConfigError, match="is not an NLI model: its labels are joy, anger, fear"):
         entailment(PAIRS, model=tiny("joy", "anger", "fear"))
     with pytest.raises(ConfigError, match="the NLI model '.*' cannot be loaded: "):
         entailment(PAIRS, model=str(tmp_path / "nothing"))
