@@ -1,8 +1,6 @@
-"""Classify texts as valid or not, by a linear model or a fine-tuned encoder that is trained on a person's
-labels.
+"""Models of a critic: a linear model and a fine-tuned encoder, which classify texts as valid or not.
 
-The examples are not reweighted, so that the probabilities hold for texts with the labels' share of valid
-ones.
+They are trained on a person's labels without reweighting: their probabilities assume the labels' share of valid.
 """
 
 from __future__ import annotations
@@ -46,9 +44,7 @@ class Classifier(Protocol):
 
 
 def words(texts: Sequence[str]) -> Any:
-    """Return the counts of hashed word and character n-grams, each kind scaled to length 1, as a sparse
-    matrix.
-    """
+    """Return a sparse matrix of hashed word and character n-grams; the counts of each kind have length 1."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -67,8 +63,9 @@ def features_of(kind: str, embedder: str) -> Features:
 
 
 class Scoring:
-    """Score texts in batches: each batch holds all that came while the one before was scored. The ledger
-    keeps scores.
+    """Score records in batches, and keep the scores in the ledger.
+
+    A batch holds the records that arrived while the batch before was scored.
     """
 
     def __init__(self, load: Callable[[], Classifier], ledger: Ledger) -> None:
