@@ -1,4 +1,6 @@
-"""classifier: a text classifier or scorer from a teacher's labels, probabilities or grades (Hinton et al. 2015)."""
+"""classifier: a text classifier or scorer from a teacher's labels, probabilities or grades (Hinton et al.
+2015).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Logprobs
@@ -18,7 +21,7 @@ from distillgen.training.rows import Assessment, Row, Unusable, cut
 
 
 class TextClassifier(Objective):
-    """An encoder with a head: of classes, learnt from labels or from the teacher's probabilities of all; or of one number."""
+    """An encoder with a head for classes, from labels or the teacher's probabilities, or for one number."""
 
     writes = False
     kinds = frozenset({"causal", "encoder"})
@@ -39,18 +42,23 @@ class TextClassifier(Objective):
     )
 
     def check(self, context: CheckContext) -> None:
-        """Texts and labels are there; a score is known only when records have it."""
+        """Raise ConfigError if a field is missing; a score is only known when the records come."""
         for name in self.fields:
             context.need(name, "'fields'")
         if self.task == "class":
             context.need(self.label, "'label'")
 
+    def check_adapter(self) -> None:
+        """Raise ConfigError if the encoder, which an adapter would change, is frozen."""
+        if self.head_only:
+            raise ConfigError("head_only freezes the encoder, which lora would change: leave one of them out")
+
     def answers(self) -> tuple[str, ...]:
-        """The number, or the classes."""
+        """Return the column of the number, or those of the classes."""
         return ("label",) if self.task == "score" else ("classes", "shares")
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
-        """The texts, and a number or the probability of each class."""
+        """Return the texts, and a number or the probability of each class."""
         texts = [record.fields.get(name) for name in self.fields]
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise Unusable(f"there is no text in {', '.join(self.fields)}")
@@ -60,14 +68,14 @@ class TextClassifier(Objective):
                 raise Unusable(f"'{self.label}' holds no number")
             return {"texts": texts, "label": number}
         label = record.fields.get(self.label)
-        given = label if isinstance(label, dict) else {label: 1.0}
-        if label is None or isinstance(label, list) or not all(_is_share(value) for value in given.values()):
+        shares = label if isinstance(label, dict) else {label: 1.0}
+        if label is None or isinstance(label, list) or not all(_is_share(value) for value in shares.values()):
             raise Unusable(f"'{self.label}' holds no class, and no probabilities")
-        total = sum(given.values())
+        total = sum(shares.values())
         if not 0.5 < total < 1.01:
             raise Unusable(f"the probabilities in '{self.label}' sum to {total:.2f}")
-        classes = [text_of(name) for name in given]
-        return {"texts": texts, "classes": classes, "shares": [value / total for value in given.values()]}
+        classes = [text_of(name) for name in shares]
+        return {"texts": texts, "classes": classes, "shares": [value / total for value in shares.values()]}
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:
         """Prepare transformers' Trainer with a model for sequence classification."""
@@ -92,9 +100,8 @@ class TextClassifier(Objective):
         model.config.pad_token_id = tokenizer.pad_token_id
         if self.head_only:
             for name, weights in model.base_model.named_parameters():
-                weights.requires_grad_(
-                    name.startswith("pooler.")
-                )  # a pooler is of the head: few encoders bring one that fits
+                # a pooler belongs to the head: few encoders have one that is trained for the task
+                weights.requires_grad_(name.startswith("pooler."))
 
         def tokenised(row: Row) -> Row:
             read = tokenizer(*row["texts"], truncation=True, max_length=max_length)
@@ -108,12 +115,12 @@ class TextClassifier(Objective):
 
         def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
             labels = labels.to(outputs.logits.dtype)
-            each = (
+            mean = (
                 mse_loss(outputs.logits[:, 0], labels)
                 if self.task == "score"
                 else cross_entropy(outputs.logits, labels)
             )
-            return each / inputs.arguments["gradient_accumulation_steps"] if model.training else each
+            return mean / inputs.arguments["gradient_accumulation_steps"] if model.training else mean
 
         rows = inputs.rows.select(assess).map(tokenised)
         trainer = Trainer(
@@ -133,13 +140,13 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _accuracy(told: Any) -> dict[str, float]:
-    """How often the likeliest class is the teacher's likeliest."""
-    return {"accuracy": float((told.predictions.argmax(-1) == told.label_ids.argmax(-1)).mean())}
+def _accuracy(evaluation: Any) -> dict[str, float]:
+    """Return the share of rows whose likeliest class is the teacher's likeliest class."""
+    return {"accuracy": float((evaluation.predictions.argmax(-1) == evaluation.label_ids.argmax(-1)).mean())}
 
 
-def _correlation(told: Any) -> dict[str, float]:
-    """Pearson's, of the student's numbers with the teacher's."""
+def _correlation(evaluation: Any) -> dict[str, float]:
+    """Return Pearson's correlation of the student's numbers with the teacher's."""
     import numpy
 
-    return {"correlation": float(numpy.corrcoef(told.predictions[:, 0], told.label_ids)[0, 1])}
+    return {"correlation": float(numpy.corrcoef(evaluation.predictions[:, 0], evaluation.label_ids)[0, 1])}

@@ -1,4 +1,4 @@
-"""cross_encoder: a scorer that reads two texts together, from a teacher's scores (Hofstätter et al. 2020, Margin-MSE)."""
+"""cross_encoder: a scorer of text pairs learns a teacher's scores (Hofstätter et al. 2020, Margin-MSE)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from distillgen.training.pairs import Pairs
 class PairScorer(Pairs):
     """sentence-transformers' losses for scores, and for margins between two answers."""
 
-    kinds = frozenset(
-        {"encoder"}
-    )  # of a causal model sentence-transformers reads the tokens yes and no, untrained
+    # of a causal model sentence-transformers would read untrained yes and no tokens
+    kinds = frozenset({"encoder"})
     texts: ClassVar = {"bce": (2,), "mse": (2,), "margin_mse": (3,)}
 
     loss: Literal["bce", "mse", "margin_mse"] = Field(

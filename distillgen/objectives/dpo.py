@@ -1,4 +1,4 @@
-"""dpo: of two answers, the better one becomes likelier (Rafailov et al. 2023), with the relatives that TRL has."""
+"""dpo: the better of two answers becomes likelier (Rafailov et al. 2023); also the related losses of TRL."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ LOSSES = (
     "sft",
     "sigmoid_norm",
 )
-"""What TRL 1.16's DPOTrainer has."""
+"""The losses of DPOTrainer in TRL 1.16."""
 
 
 class Dpo(Objective):
     """Learns from `prompt`, `chosen` and `rejected`, each a text or chat turns.
 
-    The reference is the student as it was; or a teacher whose log-probabilities of both answers were recorded, by two stages
-    `score`: then the student moves from the teacher's distribution, not from its own.
+    The reference is the student before the training, or a teacher whose log-probabilities of both answers
+    were recorded by two stages `score`.
     """
 
     packages = ("trl",)
@@ -72,7 +72,7 @@ class Dpo(Objective):
     )
 
     @model_validator(mode="after")
-    def _sense(self) -> Dpo:
+    def _check_losses(self) -> Dpo:
         for loss in self.losses:
             if loss not in LOSSES:
                 raise ValueError(f"there is no loss '{loss}'{did_you_mean(loss, LOSSES)}")
@@ -88,11 +88,11 @@ class Dpo(Objective):
 
     @property
     def losses(self) -> list[str]:
-        """As a list."""
+        """The losses as a list."""
         return [self.loss] if isinstance(self.loss, str) else [*self.loss]
 
     def check(self, context: CheckContext) -> None:
-        """The three fields are there, and who gives the reference's scores."""
+        """Raise ConfigError if one of the three fields, or a score of the reference, is missing."""
         for name in ("prompt", "chosen", "rejected"):
             context.need(getattr(self, name), f"'{name}'")
         scoring = {f"{stage.name}.logprob" for stage in context.stages}
@@ -100,29 +100,29 @@ class Dpo(Objective):
         for option in ("reference_chosen", "reference_rejected"):
             name = getattr(self, option)
             if name and name not in context.fields | scoring and not lineage:
-                known = {*context.fields, *scoring}
+                names = {*context.fields, *scoring}
                 raise ConfigError(
-                    f"'{option}' names '{name}', which no earlier stage gives{did_you_mean(name, known)}"
+                    f"'{option}' names '{name}', which no earlier stage gives{did_you_mean(name, names)}"
                 )
 
     def chats(self, context: CheckContext) -> Sequence[Turns]:
-        """Those of the prompt where it is made of turns, with an answer."""
+        """Return the turns of the prompt with an answer."""
         return [[*turns, CHAT[1]] for turns in context.turns(self.prompt)]
 
     def answers(self) -> tuple[str, ...]:
-        """Both answers."""
+        """Return the columns of both answers."""
         if self.reference_chosen:
             raise ConfigError(
-                "on: shuffled: the recorded reference holds for the answers to their own prompts; leave it out"
+                "on: shuffled: the reference was recorded for the answers to their own prompts; leave it out"
             )
         return "chosen", "rejected"
 
     def api(self, row: Row) -> Api:
-        """As the prompt is: a text or chat turns."""
+        """Return whether the prompt is a text or chat turns."""
         return api_of(row)
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
-        """Prompt, answers and, where it was recorded, the reference's log-probability of each."""
+        """Return the prompt, both answers, and the reference's log-probabilities if they were recorded."""
         prompt, chosen, rejected = (
             record.fields.get(name) for name in (self.prompt, self.chosen, self.rejected)
         )
@@ -153,7 +153,7 @@ class Dpo(Objective):
         from trl import DPOConfig, DPOTrainer
 
         class Recorded(DPOTrainer):  # type: ignore[misc]
-            """TRL 1.16 computes the reference's log-probabilities anew, whatever columns there are."""
+            """Use the recorded columns: TRL 1.16 would compute the reference's log-probabilities again."""
 
             def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
                 return dataset

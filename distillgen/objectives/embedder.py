@@ -1,4 +1,4 @@
-"""embedder: a bi-encoder whose cosines follow a teacher's scores (Reimers and Gurevych 2019, Sentence-BERT)."""
+"""embedder: a bi-encoder whose cosines follow a teacher's scores (Reimers and Gurevych 2019)"""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from distillgen.training.pairs import Pairs
 
 
 class Embedder(Pairs):
-    """sentence-transformers' losses for pairs with a score, for margins between two answers, and for pairs alone."""
+    """sentence-transformers' losses for pairs with a score, for margins between two answers, and for pairs
+    alone.
+    """
 
     texts: ClassVar = {"cosent": (2,), "cosine": (2,), "margin_mse": (3,), "ranking": (2, 3)}
     unscored: ClassVar = frozenset({"ranking"})

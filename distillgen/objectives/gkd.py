@@ -18,9 +18,10 @@ from distillgen.training.rows import Assessment, Row, uncut
 
 
 class Gkd(Dialogue):
-    """The divergence to the teacher's full distribution, on the records' answers and on the student's own.
+    """Divergence from the teacher's full distribution, on the records' answers and on those that the student
+    writes.
 
-    Student and teacher must have the same vocabulary. Texts become a user's and an assistant's turn.
+    Student and teacher must have the same vocabulary. Texts become a user's turn and an assistant's turn.
     """
 
     packages = ("trl",)
@@ -29,7 +30,10 @@ class Gkd(Dialogue):
         description="model with all its weights: a folder, or owner/name on the Hugging Face Hub"
     )
     on_policy: float = Field(
-        0.5, ge=0, le=1, description="share of the steps on answers that the student writes itself"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the steps that learn from answers that the student writes itself",
     )
     divergence: float = Field(
         0.5, ge=0, le=1, description="0: forward KL; 1: reverse KL; between: Jensen-Shannon"
@@ -40,7 +44,7 @@ class Gkd(Dialogue):
     )
 
     def check(self, context: CheckContext) -> None:
-        """There is a chat, and the teacher can be one."""
+        """Raise ConfigError if the records have no answers, or there is no such teacher."""
         super().check(context)
         folder = students.local(self.teacher, context.project.root)
         if not (folder / "config.json").is_file() if folder else not students.ON_HUB.fullmatch(self.teacher):
@@ -48,32 +52,36 @@ class Gkd(Dialogue):
             raise ConfigError(f"there is no teacher '{self.teacher}'; {remedy}")
 
     def chats(self, context: CheckContext) -> Sequence[Turns]:
-        """Chat turns, which texts become."""
+        """Return the chat turns; texts become turns, too."""
         return super().chats(context) or [CHAT]
 
-    def check_student(self, known: students.Outline, context: CheckContext) -> None:
-        """The teacher writes with the student's vocabulary."""
-        super().check_student(known, context)
+    def check_student(self, student: students.Outline, context: CheckContext) -> None:
+        """Raise ConfigError if the teacher has another vocabulary than the student."""
+        super().check_student(student, context)
         teacher = students.outline(self.teacher, context.project.root, fetch=context.fetch)
         if teacher.kind and teacher.kind not in self.kinds:
-            raise ConfigError(f"the teacher '{self.teacher}' is no model that writes texts")
-        if known.template == students.CHAT and known.vocabulary is None:
+            raise ConfigError(f"the teacher '{self.teacher}' is not a model that writes texts")
+        if student.template == students.CHAT and student.vocabulary is None:
             raise ConfigError(
-                "a tiny student gets a vocabulary of its own; give a model that has the teacher's"
+                "a tiny student gets a vocabulary of its own; give a model with the teacher's vocabulary"
             )
-        if teacher.vocabulary and known.vocabulary and teacher.vocabulary != known.vocabulary:
-            raise ConfigError(_apart(known.vocabulary, teacher.vocabulary))
+        if teacher.vocabulary and student.vocabulary and teacher.vocabulary != student.vocabulary:
+            raise ConfigError(_vocabularies_differ(student.vocabulary, teacher.vocabulary))
+
+    def models(self) -> Sequence[str]:
+        """Return the teacher."""
+        return [self.teacher]
 
     def answers(self) -> tuple[str, ...]:
-        """The completion, unless the student writes all that is learnt."""
+        """Return the completion's column. Raises ConfigError if the student writes all answers itself."""
         if self.on_policy == 1:
             raise ConfigError(
-                "on: shuffled: with on_policy: 1 no recorded answer is learnt, so that the arm could not differ"
+                "on: shuffled: on_policy: 1 learns no recorded answer, so that the arm would not differ"
             )
         return super().answers()
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
-        """Chat turns."""
+        """Return the chat turns."""
         row = self.example(record)
         if isinstance(row["prompt"], str):
             row = {
@@ -89,16 +97,16 @@ class Gkd(Dialogue):
 
         tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
         try:
-            named = str(students.local(self.teacher, inputs.root) or self.teacher)
-            teacher = AutoModelForCausalLM.from_pretrained(named, dtype=model.dtype)
+            model_path = str(students.local(self.teacher, inputs.root) or self.teacher)
+            teacher = AutoModelForCausalLM.from_pretrained(model_path, dtype=model.dtype)
         except (OSError, ValueError) as error:
             raise ConfigError(f"the teacher '{self.teacher}' cannot be loaded: {error}") from error
         if teacher.config.vocab_size != model.config.vocab_size:
-            raise ConfigError(_apart(model.config.vocab_size, teacher.config.vocab_size))
+            raise ConfigError(_vocabularies_differ(model.config.vocab_size, teacher.config.vocab_size))
 
         def assess(row: Row) -> Assessment:
-            _, whole = lengths(tokenizer, row["prompt"], row["completion"])
-            return uncut(whole, max_length)
+            _, length = lengths(tokenizer, row["prompt"], row["completion"])
+            return uncut(length, max_length)
 
         rows = inputs.rows.select(assess).map(lambda row: {"messages": row["prompt"] + row["completion"]})
         config = GKDConfig(
@@ -121,8 +129,8 @@ class Gkd(Dialogue):
         return Prepared(trainer, rows.counts)
 
 
-def _apart(student: int, teacher: int) -> str:
-    remedy = "take a teacher of the student's family, or objective 'sft', which needs no common one"
+def _vocabularies_differ(student: int, teacher: int) -> str:
+    remedy = "take a teacher of the student's family, or objective 'sft', which needs no common vocabulary"
     return f"student and teacher have different vocabularies ({student:,} and {teacher:,} tokens); {remedy}"
 
 

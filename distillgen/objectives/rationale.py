@@ -1,4 +1,4 @@
-"""rationale: the label and the reasons for it, as two tasks of one student (Hsieh et al. 2023, Distilling Step-by-Step)."""
+"""rationale: label and rationale as two tasks of one student (Hsieh et al. 2023, Distilling Step-by-Step)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ TASKS = ("label", "rationale")
 
 
 class Rationale(Objective):
-    """Loss of the label plus `weight` times that of the rationale; a prefix before the prompt says which is wanted.
+    """Loss of the label plus `weight` times the loss of the rationale; a prefix before the prompt names the
+    task.
 
-    So the student answers with the label alone, without paying for the reasons: ask it with `label_prefix`.
+    Asked with `label_prefix`, the student answers with the label alone, and writes no rationale.
     """
 
     kinds = frozenset({"causal", "seq2seq"})
@@ -43,20 +44,20 @@ class Rationale(Objective):
     )
 
     def check(self, context: CheckContext) -> None:
-        """All three fields are there."""
+        """Raise ConfigError if one of the three fields is missing."""
         for name in ("prompt", "rationale", "label"):
             context.need(getattr(self, name), f"'{name}'")
 
     def chats(self, context: CheckContext) -> Sequence[Turns]:
-        """A question and its answer."""
+        """Return a question and its answer."""
         return [CHAT]
 
     def answers(self) -> tuple[str, ...]:
-        """Label and rationale."""
+        """Return the columns of the rationale and the label."""
         return "rationale", "label"
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
-        """The three texts."""
+        """Return the three texts."""
         fields = {name: record.fields.get(getattr(self, name)) for name in ("prompt", "rationale", "label")}
         for name, value in fields.items():
             if not isinstance(value, str | int | float) or not str(value).strip():
@@ -73,14 +74,14 @@ class Rationale(Objective):
         both = AutoConfig.from_pretrained(inputs.student, revision=inputs.revision).is_encoder_decoder
         tokenizer, model, max_length = inputs.load(AutoModelForSeq2SeqLM if both else AutoModelForCausalLM)
 
-        def asked(row: Row, task: str) -> tuple[Any, Any]:
+        def dialogue(row: Row, task: str) -> tuple[Any, Any]:
             prompt = getattr(self, f"{task}_prefix") + row["prompt"]
             if both or not tokenizer.chat_template:
                 return prompt, row[task]
             return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": row[task]}]
 
         def tokenised(row: Row, task: str) -> Row:
-            weight, (prompt, completion) = 1.0 if task == "label" else self.weight, asked(row, task)
+            weight, (prompt, completion) = 1.0 if task == "label" else self.weight, dialogue(row, task)
             if both:
                 ids = tokenizer(prompt)["input_ids"]
                 labels = tokenizer(text_target=completion)["input_ids"]
@@ -92,10 +93,10 @@ class Rationale(Objective):
 
         def assess(row: Row) -> Assessment:
             if both:
-                texts = [asked(row, "rationale")[0], row["label"], row["rationale"]]
+                texts = [dialogue(row, "rationale")[0], row["label"], row["rationale"]]
                 return uncut(max(map(len, tokenizer(texts)["input_ids"])), max_length)
-            tokens = [lengths(tokenizer, *asked(row, task)) for task in TASKS]
-            return fit(max(prompt for prompt, _ in tokens), max(whole for _, whole in tokens), max_length)
+            tokens = [lengths(tokenizer, *dialogue(row, task)) for task in TASKS]
+            return fit(max(prompt for prompt, _ in tokens), max(total for _, total in tokens), max_length)
 
         chosen = inputs.rows.select(assess)
         tasks = [chosen.map(tokenised, task=task).parts for task in TASKS]

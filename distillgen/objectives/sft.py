@@ -1,4 +1,4 @@
-"""sft: the student learns to write what the teacher wrote (sequence-level distillation, Kim and Rush 2016)."""
+"""sft: the student learns the teacher's answers (sequence-level distillation, Kim and Rush 2016)."""
 
 from __future__ import annotations
 
@@ -34,35 +34,39 @@ class Sft(Dialogue):
     )
 
     def check(self, context: CheckContext) -> None:
-        """Every assistant turn can be learnt from where there are turns."""
+        """Raise ConfigError if the records lack the text; loss: assistant needs chat turns."""
         super().check(context)
         if self.loss == "assistant":
             context.need(self.messages, "loss: assistant")
 
-    def check_student(self, known: Outline, context: CheckContext) -> None:
-        """An encoder-decoder learns completions; what the assistant says can be told where every turn of its is learnt."""
-        super().check_student(known, context)
-        if known.kind == "seq2seq" and (self.loss != "completion" or self.packing):
+    def check_student(self, student: Outline, context: CheckContext) -> None:
+        """Raise ConfigError if the student cannot learn these tokens.
+
+        An encoder-decoder learns completions only; loss: assistant needs a template that marks the
+        assistant's text.
+        """
+        super().check_student(student, context)
+        if student.kind == "seq2seq" and (self.loss != "completion" or self.packing):
             raise ConfigError(
                 "an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'"
             )
-        if self.loss == "assistant" and known.template:
+        if self.loss == "assistant" and student.template:
             for turns in self.chats(context):
-                if not marks_answers(known.template, turns, known.special):
-                    remedy = "give one that does with chat_template: FILE.jinja, or take loss: completion"
-                    message = "its chat template does not mark what the assistant says ({% generation %})"
+                if not marks_answers(student.template, turns, student.special):
+                    remedy = "give one that does with chat_template: FILE.jinja, or use loss: completion"
+                    message = "its chat template does not mark the assistant's text ({% generation %})"
                     raise ConfigError(f"loss: assistant: {message}; {remedy}")
 
     def answers(self) -> tuple[str, ...]:
-        """The completion; a chat of which every answer is learnt has none."""
+        """Return the completion's column. Raises ConfigError for loss: assistant: it learns whole chats."""
         if self.loss == "assistant":
             raise ConfigError(
-                "on: shuffled: with loss: assistant whole chats are learnt, which have no one answer to exchange"
+                "on: shuffled: loss: assistant learns whole chats, which have no single answer to exchange"
             )
         return super().answers()
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
-        """The turns, or the prompt and its completion."""
+        """Return the turns, or the prompt and its completion."""
         if self.loss != "assistant":
             return self.example(record)
         turns = self.turns(record)
@@ -123,8 +127,8 @@ class Sft(Dialogue):
             return text if isinstance(text, str) else "\n\n".join(turn["content"] for turn in text)
 
         def tokenised(row: Row) -> Row:
-            read, written = tokenizer(plain(row["prompt"])), tokenizer(text_target=plain(row["completion"]))
-            return {**read, "labels": written["input_ids"]}
+            prompt, target = tokenizer(plain(row["prompt"])), tokenizer(text_target=plain(row["completion"]))
+            return {**prompt, "labels": target["input_ids"]}
 
         def assess(row: Row) -> Assessment:
             return uncut(max(len(row["input_ids"]), len(row["labels"])), max_length)

@@ -108,7 +108,7 @@ class Train(TrainingOptions, Stage):
     def files(self, project: Project) -> dict[str, Path]:
         """Student and teacher where they are local ones, and the files that options name."""
         named = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
-        models = [self.student, str((self.model_extra or {}).get("teacher") or self.student)]
+        models = [self.student, *self.learning(project).models()]
         local = {name: path for name in models if (path := students.local(name, project.root))}
         return {**find("objectives", self.objective, project).files, **named, **local}
 
@@ -147,10 +147,8 @@ class Train(TrainingOptions, Stage):
             raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
         if self.lora and not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
-        if self.lora and (self.model_extra or {}).get("head_only"):
-            raise ConfigError(
-                "head_only leaves the encoder as it is, which lora is to change: leave one of them out"
-            )
+        if self.lora:
+            learning.check_adapter()
         if self.lora and self.lora.bits:
             if not any(path for kind in ("nvidia[0-9]*", "kfd", "dxg") for path in Path("/dev").glob(kind)):
                 remedy = "leave out bits, or train on a machine with one"

@@ -72,8 +72,8 @@ class Arm:
         return True
 
     def part(self, record: Record) -> str:
-        """Whether a record is trained on or held out: as its `split` says, or else by its source item, of which no row lands
-        on the other side.
+        """Whether a record is trained on or held out: as its `split` says, or else by its source item, of
+        which no row lands on the other side.
         """
         if record.fields.get(SPLIT) is not None:
             return PARTS[record.held_out]
@@ -83,7 +83,8 @@ class Arm:
     def write(
         self, folder: Path, spool: Spool, ledger: Ledger, stages: Sequence[Stage], project: Project
     ) -> RowData:
-        """Write the rows of each part to `folder`; return their hash, and the counts of rows and of records left out.
+        """Write the rows of each part to `folder`; return their hash, and the counts of rows and of records
+        left out.
 
         `stages` are those before the training.
         """
@@ -100,7 +101,9 @@ class Arm:
     def _drawn(
         self, rows: Iterable[tuple[str, Row, bool]], folder: Path, counts: Counter[str]
     ) -> Iterator[tuple[str, bytes]]:
-        """The rows of what is learnt from, with their parts; a control arm has as many as were kept, and the held-out ones."""
+        """The rows of what is learnt from, with their parts; a control arm has as many as were kept, and the
+        held-out ones.
+        """
         if self.on == "kept":
             yield from ((part, _line(row)) for part, row, _ in rows)
             return
@@ -131,8 +134,8 @@ class Arm:
     def _rows(
         self, spool: Spool, ledger: Ledger, form: Callable[[Record], Record] | None, counts: Counter[str]
     ) -> Iterator[tuple[str, Row, bool]]:
-        """What each kept record teaches, with its part; in an arm also what those that filters dropped do, which are
-        marked. Those that teach nothing are counted.
+        """What each kept record teaches, with its part; in an arm also what those that filters dropped do,
+        which are marked. Those that teach nothing are counted.
         """
         learning = self.learning
         condition = Text(self.where) if self.where is not None else None
@@ -165,8 +168,8 @@ class Arm:
     def _former(
         self, spool: Spool, before: Sequence[Stage], project: Project
     ) -> Callable[[Record], Record] | None:
-        """What brings a dropped record into the form of the kept ones, and raises Unusable for those that no arm may
-        learn from: where no whole answer came, and where something is repeated that is evaluated on.
+        """What brings a dropped record into the form of the kept ones, and raises Unusable for those that no
+        arm may learn from: where no whole answer came, and where something is repeated that is evaluated on.
         """
         if self.on not in FROM_DROPPED:
             return None
@@ -213,7 +216,7 @@ def _flat(stages: Iterable[Stage], project: Project) -> Iterator[Stage]:
 
 
 def _steps(context: CheckContext) -> Iterator[tuple[int, Stage, Fields]]:
-    """The stages from which records can come, and those inside them, with their places and what reaches each."""
+    """Yield the stages before the training, and those inside them, with their places and fields."""
 
     def steps(
         stages: Sequence[Stage], reached: Sequence[Fields], context: CheckContext
@@ -251,7 +254,9 @@ def ordered_sample(count: int, total: int, chance: random.Random) -> Iterator[in
 
 
 def cyclic_permutation(count: int, chance: random.Random) -> Sequence[int]:
-    """For each of `count` rows another one, by chance, each once (Sattolo's algorithm: one cycle through all)."""
+    """For each of `count` rows another one, by chance, each once (Sattolo's algorithm: one cycle through
+    all).
+    """
     others = array("Q", range(count))
     for i in range(count - 1, 0, -1):
         j = chance.randrange(i)

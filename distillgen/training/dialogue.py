@@ -99,7 +99,7 @@ def _turns(turns: Any, name: str) -> list[dict[str, str]]:
 
 
 def tokens(tokenizer: Any, text: Any, *, opened: bool = False) -> list[int]:
-    """Return the token ids of a text, or of chat turns; `opened` adds the beginning of the assistant's turn."""
+    """Return the token ids of a text or chat turns; `opened` adds the start of the assistant's turn."""
     if isinstance(text, str):
         ids: list[int] = tokenizer(text)["input_ids"]
         return ids
@@ -110,7 +110,7 @@ def tokens(tokenizer: Any, text: Any, *, opened: bool = False) -> list[int]:
 
 
 def split(tokenizer: Any, prompt: Any, completion: Any) -> tuple[list[int], list[int]]:
-    """Return the ids of the prompt and of the completion with its end, divided as TRL's trainers divide them."""
+    """Return the ids of the prompt, and of the completion with its end, divided as TRL divides them."""
     if isinstance(completion, str) and not completion.endswith(tokenizer.eos_token):
         completion += tokenizer.eos_token
     ids = tokens(tokenizer, prompt + completion)

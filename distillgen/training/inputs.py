@@ -23,7 +23,9 @@ class LoadedStudent(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A `transformers.Trainer` that is ready to train, and how many rows it cuts or leaves out, by the reason."""
+    """A `transformers.Trainer` that is ready to train, and how many rows it cuts or leaves out, by the
+    reason.
+    """
 
     trainer: Any
     counts: Mapping[str, int]
@@ -63,7 +65,9 @@ class TrainingInputs:
         return tokenizer
 
     def row_length(self, tokenizer: Any, limit: int | None = None) -> int:
-        """Return the most tokens of a row: `max_length`, or the tokenizer's or the model's limit if that is less."""
+        """Return the most tokens of a row: `max_length`, or the tokenizer's or the model's limit if that is
+        less.
+        """
         length: int = min(self.max_length, tokenizer.model_max_length, limit or self.max_length)
         return length
 
@@ -103,7 +107,9 @@ class TrainingInputs:
         )
 
     def adapted(self, model: Any, task: str) -> Any:
-        """Return the model, with an adapter if the options ask for one: for trainers that do not add it themselves."""
+        """Return the model, with an adapter if the options ask for one: for trainers that do not add it
+        themselves.
+        """
         if self.lora is None:
             return model
         from peft import get_peft_model, prepare_model_for_kbit_training

@@ -1,4 +1,4 @@
-"""The declaration of a training: the stage `train` writes it as `job.json`, the process that trains reads it."""
+"""The declaration of a training, which the stage `train` writes and the process that trains reads."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Objective(BaseModel):
         raise NotImplementedError
 
     def chats(self, context: CheckContext) -> Sequence[Turns]:
-        """Return an example of each order of chat turns that the student learns; nothing if it learns texts."""
+        """Return an example of each order of chat turns that the student learns; () for texts."""
         return ()
 
     def check_student(self, student: students.Outline, context: CheckContext) -> None:

@@ -27,7 +27,9 @@ class Lora(BaseModel):
     )
 
     def fits(self, layers: Iterable[str]) -> bool:
-        """Return whether `target` names one of the layers, by the rules of PEFT: ends of names, or one pattern."""
+        """Return whether `target` names one of the layers, by the rules of PEFT: ends of names, or one
+        pattern.
+        """
         if isinstance(self.target, str):
             return self.target == "all-linear" or any(re.fullmatch(self.target, layer) for layer in layers)
         return any(layer == end or layer.endswith(f".{end}") for layer in layers for end in self.target)

@@ -18,7 +18,7 @@ from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cu
 
 
 class Pairs(Objective):
-    """Learns from `fields`, a pair or a query with a fitting and another text, and from a teacher's `score`."""
+    """Learns from the texts in `fields` (a pair, or a query and two answers) and a teacher's `score`."""
 
     writes = False
     kinds = frozenset({"causal", "encoder"})

@@ -1,4 +1,4 @@
-"""The progress of a training: `progress.json` for the run, `sessions.json` for the manifest, and checkpoints."""
+"""The progress of a training, in `progress.json` and `sessions.json`, and its checkpoints."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ IGNORED = -100
 class RowLossTrainer(Trainer):  # type: ignore[misc]
     """Train on the mean loss of the rows.
 
-    `losses` takes the logits [tokens, vocabulary] of all learnt tokens, their ids and the batch, and returns a loss
-    for each token. The loss of a row is the mean over its tokens, times its `weight` if the batch has weights.
+    `losses` takes the logits [tokens, vocabulary] of all learnt tokens, their ids and the batch, and returns
+    a loss for each token. The loss of a row is the mean over its tokens, times its `weight` if the batch has
+    weights.
     """
 
     loss_is_scaled_for_ga = False
@@ -60,8 +61,8 @@ def hard(logits: Any, ids: Any, batch: Mapping[str, Any]) -> Any:
 def collator(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return a function that makes a batch of rows.
 
-    Columns with an entry for each token are padded, numbers are stacked, and columns with an entry for each learnt
-    token are concatenated.
+    Columns with an entry for each token are padded, numbers are stacked, and columns with an entry for each
+    learnt token are concatenated.
     """
     fills = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORED}
 

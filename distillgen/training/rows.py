@@ -28,13 +28,13 @@ class Assessment(NamedTuple):
     """A reason under which a row that is used is counted, such as that its end is cut off."""
 
 
-def fit(prompt: int, whole: int, max_length: int) -> Assessment:
+def fit(prompt: int, total: int, max_length: int) -> Assessment:
     """Assess a row by its tokens: the prompt's, and all. A completion may be cut, a prompt may not."""
-    if whole <= prompt:
+    if total <= prompt:
         return Assessment("nothing to learn: no token after the prompt")
     if prompt >= max_length:
         return Assessment(f"the prompt alone has max_length ({max_length}) tokens or more")
-    return cut(whole, max_length)
+    return cut(total, max_length)
 
 
 def cut(length: int, max_length: int) -> Assessment:
@@ -56,7 +56,8 @@ class RowSelection:
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def select(self, assess: Callable[[Row], Assessment]) -> RowSelection:
-        """Return the rows that `assess` does not leave out, and count the others: trainers would drop them silently.
+        """Return the rows that `assess` does not leave out, and count the others: trainers would drop them
+        silently.
 
         Raises ConfigError if no row is left to train on.
         """

@@ -1,4 +1,6 @@
-"""The models that a training can begin with: a folder, a model of the Hub, a GGUF file, or `tiny`, a new random one."""
+"""The models that a training can begin with: a folder, a model of the Hub, a GGUF file, or `tiny`, a new
+random one.
+"""
 
 from __future__ import annotations
 
@@ -202,8 +204,8 @@ def ready(
 ) -> str:
     """Return the folder or name that `from_pretrained` takes.
 
-    A tiny student, whose tokenizer is trained on `texts`, or an adapter merged with its base is written to `folder`.
-    A GGUF file is converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
+    A tiny student, whose tokenizer is trained on `texts`, or an adapter merged with its base is written to
+    `folder`. A GGUF file is converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
     """
     if student == TINY:
         return str(_tiny(folder, texts, vocabulary))

@@ -262,9 +262,9 @@ UNFIT = [
         "{{ messages }}",
         {},
         {"loss": "assistant"},
-        "its chat template does not mark what the assistant says ({% generation %})",
+        "its chat template does not mark the assistant's text ({% generation %})",
     ),
-    (MARKS.replace("m.content", "''"), {}, {"loss": "assistant"}, "does not mark what the assistant says"),
+    (MARKS.replace("m.content", "''"), {}, {"loss": "assistant"}, "does not mark the assistant's text"),
     (
         MARKS,
         BERT,
@@ -301,12 +301,17 @@ UNFIT = [
         {"objective": "gkd", "teacher": "other"},
         "student and teacher have different vocabularies (100 and 200 tokens)",
     ),
-    (MARKS, {}, {"objective": "gkd", "teacher": "bert"}, "the teacher 'bert' is no model that writes texts"),
+    (
+        MARKS,
+        {},
+        {"objective": "gkd", "teacher": "bert"},
+        "the teacher 'bert' is not a model that writes texts",
+    ),
     (
         MARKS,
         BERT,
         {"objective": "classifier", "fields": ["q"], "label": "a", "head_only": True, "lora": {}},
-        "head_only leaves the encoder",
+        "head_only freezes the encoder",
     ),
 ]
 

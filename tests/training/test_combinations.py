@@ -279,7 +279,7 @@ def test_each_general_option(outcome, objective, general):
             SYSTEM,
             "its chat template does not take the turns system, user, assistant: System role not supported",
         ),
-        ("plain", {**CHAT, "loss": "assistant"}, "its chat template does not mark what the assistant says"),
+        ("plain", {**CHAT, "loss": "assistant"}, "its chat template does not mark the assistant's text"),
         ("bare", CHAT, "the student has no chat template to put messages into; give one with chat_template"),
         (
             "bert",
