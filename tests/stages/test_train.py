@@ -106,7 +106,7 @@ MISTAKES = [
         {"objective": "gkd", "teacher": "teachr"},
         "objective 'gkd': there is no teacher 'teachr'; give a model's folder",
     ),
-    ({"objective": "gkd"}, "objective 'gkd' needs 'teacher': a model's folder"),
+    ({"objective": "gkd"}, "objective 'gkd' needs 'teacher': model with all its weights"),
     ({"objective": "embedder", "fields": ["messages"]}, "'fields'"),
     (
         {"objective": "embedder", "fields": ["messages", "score"], "loss": "margin_mse", "score": "score"},
