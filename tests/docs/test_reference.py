@@ -74,6 +74,14 @@ def test_every_option_has_a_line(generator):
             assert not missing, f"{name}: {entry['name']}: {missing}"
 
 
+def test_llms_txt_links_to_every_page(generator):
+    text = (DOCS / "llms.txt").read_text()
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    linked = re.findall(r"^- \[[^\]]+\]\(([^)]+)\): [`\w].*$", text, re.MULTILINE)
+    assert sorted(linked) == sorted(page for page in pages if not page.startswith("examples/"))
+    assert text.startswith("# distillgen\n\n> ") and text.count("\n## ") == 5
+
+
 def test_every_exit_code_is_explained(generator):
     def codes(kind):
         yield kind.exit_code
