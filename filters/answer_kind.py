@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.answer_type import gives, wanted
+from distillgen.answers.answer_type import expected_type, has_type
 
 
 def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> Filter:
@@ -17,8 +17,8 @@ def answer_kind(*, field: FieldName = "answer", to: FieldName = "question") -> F
     """
 
     def lacking(record: Record) -> float:
-        kind = wanted(record.text(to))
-        return kind not in (None, "yes or no") and not gives(record.text(field), kind)
+        kind = expected_type(record.text(to))
+        return kind not in (None, "yes or no") and not has_type(record.text(field), kind)
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [lacking(record) for record in records]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
-from distillgen.answers.answer_type import gives, wanted
+from distillgen.answers.answer_type import expected_type, has_type
 from distillgen.local_models.passages import sentences
 from distillgen.text.words import content
 
@@ -84,8 +84,8 @@ def fits(question: str, answer: str) -> int:
     """Return 2 for the figure, time, yes or no asked for, 1 for an answer that continues the question, else
     0.
     """
-    kind = wanted(question)
-    if kind in ("figure", "time", "yes or no") and gives(answer, kind):
+    kind = expected_type(question)
+    if kind in ("figure", "time", "yes or no") and has_type(answer, kind):
         return 2
     return int(_LINKED.match(answer) is not None and not _FULL_SENTENCE.match(answer))
 

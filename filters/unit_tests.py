@@ -7,8 +7,8 @@ from typing import Any
 from distillgen import ConfigError, FieldName, Filter, Record
 from distillgen.answers.final_answer import program as program_of
 from distillgen.answers.sandbox import (
+    EXITED,
     FINISHED,
-    LEFT,
     TIMED_OUT,
     WROTE_TOO_MUCH,
     Limits,
@@ -20,7 +20,7 @@ from distillgen.answers.sandbox import (
 from distillgen.platforms import cores
 from distillgen.record import text_of
 
-WAYS = (FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH)
+WAYS = (FINISHED, EXITED, TIMED_OUT, WROTE_TOO_MUCH)
 
 
 def unit_tests(
@@ -77,7 +77,7 @@ def unit_tests(
             outcome = run_tests(program, texts, entry_point=name, limits=limits, confined=not unconfined)
         except Unconfined as error:
             raise ConfigError(f"unit_tests: the process could not be confined: {error}") from error
-        return {"tests": len(cases), "passed": outcome.passed, "ended": WAYS.index(outcome.ended)}
+        return {"tests": len(cases), "passed": outcome.passed, "ended": WAYS.index(outcome.ending)}
 
     def talked(program: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         passed, ending = 0, FINISHED
@@ -85,8 +85,8 @@ def unit_tests(
             outcome = run_program(
                 program, stdin=text_of(case.get("input", "")), limits=limits, confined=not unconfined
             )
-            passed += outcome.ended == FINISHED and lines(outcome.output) == lines(text_of(case["output"]))
-            ending = ending if outcome.ended in (FINISHED, LEFT) else outcome.ended
+            passed += outcome.ending == FINISHED and lines(outcome.output) == lines(text_of(case["output"]))
+            ending = ending if outcome.ending in (FINISHED, EXITED) else outcome.ending
         return {"tests": len(cases), "passed": passed, "ended": WAYS.index(ending)}
 
     def lines(text: str) -> list[str]:

@@ -1,5 +1,7 @@
-"""Whether expressions are equal by computer algebra (math-verify, on sympy), in a process of its own: its parser runs what it
-reads as Python and may never end, so that the process is confined where the machine can do that, and killed when it is late.
+"""Compare expressions by computer algebra (math-verify, on sympy) in a separate process.
+
+The parser of sympy evaluates its input as Python and may never end. So the process is confined where the
+machine supports that, and killed after a time limit.
 """
 
 from __future__ import annotations
@@ -28,26 +30,33 @@ EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE = (
 )
 VERDICTS = (EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE)
 _START_S, _MEMORY_MB, _MOST_CHARACTERS = 60, 2048, 1000
-_MOST_PAIRS = 1000  # of one process: what sympy remembers goes with it
-_TAIL = 300  # characters of an answer that announces none
+_MOST_PAIRS = 1000  # compared by one process, which frees sympy's caches as it ends
+_TAIL = 300  # characters at the end of a text that announces no answer
 
 
 def compare_expressions(
     texts: Sequence[str], gold: Sequence[Any], *, lenient: bool = True, timeout_s: float = 5.0
 ) -> list[Comparison]:
-    """Answers beside their gold ones by computer algebra: what each announces, or, in lenient reading, its end. Also: the best
-    verdict, by its place among VERDICTS. All of them go to one process.
+    """Compare each text with its gold answers by computer algebra: its announced answer, or with `lenient`
+    the end of a text that announces none. `also` holds the best verdict, as its index in VERDICTS. One
+    process compares all texts.
     """
-    wanted = [golds(each) for each in gold]
-    said = [announced(text) or (text.strip()[-_TAIL:] if lenient else "") for text in texts]
-    both = list(zip(said, wanted, strict=True))
+    gold_answers = [golds(gold_text) for gold_text in gold]
+    answers = [announced(text) or (text.strip()[-_TAIL:] if lenient else "") for text in texts]
+    both = list(zip(answers, gold_answers, strict=True))
     verdicts = iter(
         equality(
-            [(text, boxed(each) or each) for text, own in both if text for each in own], timeout_s=timeout_s
+            [
+                (text, boxed(gold_text) or gold_text)
+                for text, gold_texts in both
+                if text
+                for gold_text in gold_texts
+            ],
+            timeout_s=timeout_s,
         )
     )
-    found = [[next(verdicts) if text else UNREADABLE for _ in own] for text, own in both]
-    return [_compared(text, own) for text, own in zip(said, found, strict=True)]
+    results = [[next(verdicts) if text else UNREADABLE for _ in gold_texts] for text, gold_texts in both]
+    return [_compared(text, gold_texts) for text, gold_texts in zip(answers, results, strict=True)]
 
 
 def _compared(text: str, verdicts: Sequence[str]) -> Comparison:
@@ -59,7 +68,9 @@ def _compared(text: str, verdicts: Sequence[str]) -> Comparison:
 
 
 def equality(pairs: Sequence[tuple[str, str]], *, timeout_s: float = 5.0) -> list[str]:
-    """For each (expression, gold), in LaTeX or plain notation: a verdict, one of VERDICTS; `timeout_s` is for one pair."""
+    """Return one of VERDICTS for each pair (expression, gold), in LaTeX or plain notation, within `timeout_s`
+    for each pair.
+    """
     verdicts: list[str] = []
     process: _Process | None = None
     try:
@@ -80,7 +91,9 @@ def equality(pairs: Sequence[tuple[str, str]], *, timeout_s: float = 5.0) -> lis
 
 
 class _Process:
-    """Compares pair after pair. It takes a second to start, and ends with this process, whatever ends that."""
+    """A process that compares one pair after the other. It takes a second to start; it ends when this process
+    ends.
+    """
 
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-m", "distillgen.answers.algebra"]
@@ -94,7 +107,7 @@ class _Process:
             raise ConfigError("math-verify does not start; try: python -m distillgen.answers.algebra")
 
     def ask(self, pair: tuple[str, str], timeout_s: float) -> str:
-        """A verdict. A process that dies of an expression is as good as late."""
+        """Return the verdict on a pair; LATE also if the process dies."""
         assert self._process.stdin
         self.asked += 1
         self._process.stdin.write(json.dumps([text[:_MOST_CHARACTERS] for text in pair]).encode() + b"\n")
@@ -107,13 +120,13 @@ class _Process:
         return self._process.stdout.readline() if ready else b""
 
     def end(self) -> None:
-        """End it now."""
+        """Kill the process and wait for it."""
         atexit.unregister(self.end)
         with self._process as process:  # closes its pipes and waits for it
             process.kill()
 
 
-_waiting: list[_Process] = []  # for the next pairs
+_waiting: list[_Process] = []  # started, and ready for the next pairs
 
 
 def _ready() -> _Process:
@@ -124,7 +137,7 @@ def _ready() -> _Process:
 
 
 def _serve() -> None:
-    """Inside: a pair a line in, a verdict a line out."""
+    """Run inside the process: read one pair per line, print one verdict per line."""
     if not WINDOWS:
         limit_memory(_MEMORY_MB)
     if not lacking():
@@ -141,14 +154,20 @@ def _serve() -> None:
     for line in sys.stdin:
         text, gold = json.loads(line)
         try:
-            wanted = read(gold)
-            said = read(text) if wanted else []
-            same = bool(said) and verify(wanted, said, timeout_seconds=None)
+            gold_expression = read(gold)
+            expression = read(text) if gold_expression else []
+            same = bool(expression) and verify(gold_expression, expression, timeout_seconds=None)
             print(  # noqa: T201
-                GOLD_UNREADABLE if not wanted else UNREADABLE if not said else EQUAL if same else UNEQUAL,
+                GOLD_UNREADABLE
+                if not gold_expression
+                else UNREADABLE
+                if not expression
+                else EQUAL
+                if same
+                else UNEQUAL,
                 flush=True,
             )
-        except Exception:  # whatever sympy raises, it could not compare the two
+        except Exception:  # sympy raises errors of many types on malformed expressions
             print(UNREADABLE, flush=True)  # noqa: T201
 
 

@@ -1,4 +1,6 @@
-"""What a question asks for, and whether an answer gives that."""
+"""The type of answer that a question asks for, such as a time or a name, and whether an answer is of that
+type.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ from typing import Literal
 
 from distillgen.text.numbers import in_figures
 
-Wanted = Literal["figure", "time", "cause", "name", "yes or no"]
+AnswerType = Literal["figure", "time", "cause", "name", "yes or no"]
 
 _SIZES = """many much long tall high deep thick wide large big small far old fast quickly slowly soon hot cold warm
 often heavy strong"""
-_ASKED: tuple[tuple[Wanted, re.Pattern[str]], ...] = (
+_QUESTIONS: tuple[tuple[AnswerType, re.Pattern[str]], ...] = (
     (
         "time",
         re.compile(
@@ -65,14 +67,15 @@ _NAME_OR_ROLE = re.compile(
 _YES_OR_NO = re.compile(r"^\W*(?:yes|no|not|never|only|usually|sometimes|it depends)\b", re.I)
 
 
-def wanted(question: str) -> Wanted | None:
-    """What the first words of a question ask for, where they say so."""
-    return next((kind for kind, pattern in _ASKED if pattern.search(question.strip())), None)
+def expected_type(question: str) -> AnswerType | None:
+    """Return the type of answer that the first words of a question ask for; None if they do not say."""
+    return next((kind for kind, pattern in _QUESTIONS if pattern.search(question.strip())), None)
 
 
-def gives(answer: str, kind: Wanted) -> bool:
-    """Whether an answer gives that: "almost a metre in a single day" is a figure, "once the stone is in place" a time; any
-    statement can be a cause, but for one that only says what something is.
+def has_type(answer: str, kind: AnswerType) -> bool:
+    """Return whether an answer is of this type: "almost a metre in a single day" is a figure, "once the stone
+    is in place" a time. Any statement can be a cause, except a definition such as "a glacier is a river of
+    ice".
     """
     match kind:
         case "figure":

@@ -1,4 +1,4 @@
-"""Comparisons of an answer with gold answers, each of which will do."""
+"""Comparisons of a text's final answer with the gold answers, of which any one suffices."""
 
 from __future__ import annotations
 
@@ -24,41 +24,44 @@ from distillgen.text.numbers import Number
 
 
 def golds(value: Any) -> list[str]:
-    """The gold answers that a field holds: one, or a list of which each will do."""
+    """Return the gold answers of a field, which holds one or a list of alternatives."""
     return [
         text_of(gold) for gold in (value if isinstance(value, list | tuple) else [value]) if gold is not None
     ]
 
 
 def token_f1(text: str, gold: str) -> float:
-    """The harmonic mean of precision and recall over the words of the normalised texts (as SQuAD has it)."""
-    said, wanted = normalised(text).split(), normalised(gold).split()
-    if not said or not wanted:
-        return float(said == wanted)
-    return 2 * (Counter(said) & Counter(wanted)).total() / (len(said) + len(wanted))
+    """Return the F1 of the words of two normalised texts, from 0 to 1 (SQuAD, Rajpurkar et al. 2016, section
+    6.1).
+    """
+    answer_words, gold_words = normalised(text).split(), normalised(gold).split()
+    if not answer_words or not gold_words:
+        return float(answer_words == gold_words)
+    return 2 * (Counter(answer_words) & Counter(gold_words)).total() / (len(answer_words) + len(gold_words))
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An answer beside gold ones, each of which will do. It is not `answered` where no answer could be read in its text: a
-    mistake of form, which is not a wrong answer. `golds` are those that can be compared with; `also` is what else was measured.
-    """
+    """The result of comparing a text with its gold answers."""
 
     golds: int
+    """How many of the gold answers could be read."""
     answered: bool
+    """Whether the text has an answer that could be read; if not, its form is wrong, not its answer."""
     right: bool = False
     also: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers of the comparison, by name."""
 
     @property
     def outcome(self) -> Literal["right", "wrong", "unanswered", "no gold"]:
-        """In a word."""
+        """The result in one word."""
         if not self.golds:
             return "no gold"
         return "right" if self.right else "wrong" if self.answered else "unanswered"
 
     @property
     def numbers(self) -> dict[str, float]:
-        """As a filter measures it."""
+        """The comparison as the measurement of a filter."""
         return {"golds": self.golds, "answered": self.answered, "right": self.right, **self.also}
 
 
@@ -71,54 +74,67 @@ def compare_numbers(
     units: bool = False,
     lenient: bool = True,
 ) -> Comparison:
-    """By the number: equal is what differs by at most `abs_tol`, or `rel_tol` of gold. With `units`, 1.5 km is 1500 m, and where
-    gold has a unit, the answer needs one of its kind. Also: both numbers, and whether the unit is of the kind.
+    """Compare numbers, which are equal if they differ by at most `abs_tol`, or by `rel_tol` times the gold
+    number.
+
+    With `units`, 1.5 km equals 1500 m, and an answer needs a unit of the same dimension as that of the gold
+    answer. `also` holds both numbers, and `unit`: whether the dimensions agree.
     """
-    wanted = [found for each in golds(gold) if (found := number(each))]
-    said = number(text, lenient=lenient)
-    if not wanted or not said:
-        return Comparison(len(wanted), bool(said))
-    given = [(_in_unit(said, each) if units else said[0], each[0]) for each in wanted]
-    right = any(n is not None and n.equals(each, rel_tol=rel_tol, abs_tol=abs_tol) for n, each in given)
-    both = {"number": float(said[0].value), "gold": float(wanted[0][0].value)}
-    return Comparison(len(wanted), True, right, {**both, "unit": any(n is not None for n, _ in given)})
+    gold_numbers = [gold_number for gold_text in golds(gold) if (gold_number := number(gold_text))]
+    answer = number(text, lenient=lenient)
+    if not gold_numbers or not answer:
+        return Comparison(len(gold_numbers), bool(answer))
+    pairs = [
+        (_in_unit(answer, gold_number) if units else answer[0], gold_number[0])
+        for gold_number in gold_numbers
+    ]
+    right = any(
+        n is not None and n.equals(gold_number, rel_tol=rel_tol, abs_tol=abs_tol) for n, gold_number in pairs
+    )
+    both = {"number": float(answer[0].value), "gold": float(gold_numbers[0][0].value)}
+    return Comparison(len(gold_numbers), True, right, {**both, "unit": any(n is not None for n, _ in pairs)})
 
 
-def _in_unit(said: tuple[Number, str], wanted: tuple[Number, str]) -> Number | None:
-    """What is said, in the unit that is wanted."""
-    if (unit := quantity(*wanted)) is None:
-        return said[0]
-    found = quantity(*said)
-    magnitude = None if found is None else in_unit_of(found, unit)
+def _in_unit(answer: tuple[Number, str], gold_number: tuple[Number, str]) -> Number | None:
+    """Return the answer's number in the unit of the gold answer; None if their dimensions differ."""
+    if (unit := quantity(*gold_number)) is None:
+        return answer[0]
+    answer_quantity = quantity(*answer)
+    magnitude = None if answer_quantity is None else in_unit_of(answer_quantity, unit)
     return None if magnitude is None else Number(Fraction(magnitude))
 
 
 def compare_choices(text: str, gold: Any, options: Any = None, *, lenient: bool = True) -> Comparison:
-    """By the option: gold is a letter, an option's content, or its place from 0; `options` are what `options_of` takes."""
-    given = {} if options is None else options_of(options)
-    wanted = {letter for each in golds(gold) if (letter := option_of(each, given))}
-    said = choice(text, given, lenient=lenient)
-    return Comparison(len(wanted), said is not None, said in wanted)
+    """Compare the chosen option; the gold answer is a letter, an option's content, or its index from 0."""
+    letters = {} if options is None else options_of(options)
+    gold_letters = {letter for gold_text in golds(gold) if (letter := option_of(gold_text, letters))}
+    letter_chosen = choice(text, letters, lenient=lenient)
+    return Comparison(len(gold_letters), letter_chosen is not None, letter_chosen in gold_letters)
 
 
 def compare_boxed(text: str, gold: Any) -> Comparison:
-    r"""By the last \boxed{…}, however it is spelled; gold is the expression, or a text with its box."""
-    wanted = {math_form(each if (inside := boxed(each)) is None else inside) for each in golds(gold)} - {""}
-    said = boxed(text)
-    return Comparison(len(wanted), bool(said), bool(said) and math_form(str(said)) in wanted)
+    r"""Compare the expression in the last \boxed{…} in its normal form; the gold answer may be boxed, too."""
+    gold_forms = {
+        math_form(gold_text if (inside := boxed(gold_text)) is None else inside) for gold_text in golds(gold)
+    } - {""}
+    expression = boxed(text)
+    return Comparison(
+        len(gold_forms), bool(expression), bool(expression) and math_form(str(expression)) in gold_forms
+    )
 
 
 def compare_texts(text: str, gold: Any, *, part: Literal["all", "announced"] = "all") -> Comparison:
-    """By the words, after case, punctuation, articles and spaces are levelled, as SQuAD does. Compared is all of the text, or the
-    `part` that it announces. Also: whether it matches to the letter, and the highest token F1.
+    """Compare texts without case, punctuation, articles and surplus spaces, as SQuAD does: the whole text, or
+    the `part` that it announces as its answer. `also` holds `exact`, an exact match, and the highest token
+    F1.
     """
-    wanted, said = golds(gold), text.strip() if part == "all" else announced(text)
-    if said is None:
-        return Comparison(len(wanted), False, also={"exact": False, "f1": 0.0})
-    f1 = max((token_f1(said, each) for each in wanted), default=0.0)
+    gold_texts, answer = golds(gold), text.strip() if part == "all" else announced(text)
+    if answer is None:
+        return Comparison(len(gold_texts), False, also={"exact": False, "f1": 0.0})
+    f1 = max((token_f1(answer, gold_text) for gold_text in gold_texts), default=0.0)
     return Comparison(
-        len(wanted),
+        len(gold_texts),
         True,
-        normalised(said) in map(normalised, wanted),
-        {"exact": said in map(str.strip, wanted), "f1": f1},
+        normalised(answer) in map(normalised, gold_texts),
+        {"exact": answer in map(str.strip, gold_texts), "f1": f1},
     )

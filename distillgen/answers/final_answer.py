@@ -1,8 +1,8 @@
-r"""The final answer of a text, the form in which answers that say the same are equal, and its comparison with gold answers:
-what filters, votes and evaluations go by.
+r"""Extract the final answer of a text, and bring it into a normal form, in which equal answers are equal.
 
-An answer is announced where it stands in the last \boxed{…}, or behind the last "the answer is", "Answer:" or "####". Lenient
-reading also takes what stands last. What is not found is None: a mistake of form, which is not a wrong answer.
+A text announces its answer with the last \boxed{…}, or else with the last "the answer is", "Answer:" or
+"####". With `lenient`, a text that announces none is read for an answer at its end. None means that the text
+has no answer: its form is wrong, which differs from a wrong answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distillgen.record import text_of
 from distillgen.text.numbers import Number, last_number, numbers, read_number
 
 Kind = Literal["number", "choice", "boxed", "text"]
-"""What sort of answer is looked for."""
+"""The kind of answer to extract."""
 
 Answer: TypeAlias = Fraction | str
 
@@ -36,22 +36,22 @@ _CALCULATION = re.compile(r"(?:[^A-Za-z\n=]*+[A-Za-z]?[^A-Za-z\n=]*+=)+")
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{…}; None where there is none, or it breaks off."""
+    r"""Return the content of the last \boxed{…}; None if there is none, or it is not closed."""
     begin = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if begin < 0 or not (found := _BOXED.match(text, begin)):
+    if begin < 0 or not (opening := _BOXED.match(text, begin)):
         return None
-    if found[1] != "{":
-        return found[1]
+    if opening[1] != "{":
+        return opening[1]
     depth = 1
-    for brace in _BRACE.finditer(text, found.end()):
+    for brace in _BRACE.finditer(text, opening.end()):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if not depth:
-            return text[found.end() : brace.start()].strip()
+            return text[opening.end() : brace.start()].strip()
     return None
 
 
 def announced(text: str) -> str | None:
-    """What a text announces as its answer, to the end of the sentence; None where it announces none."""
+    """Return the answer that a text announces, to the end of the sentence; None if it announces none."""
     if (inside := boxed(text)) is not None:
         return inside
     last = deque(_ANNOUNCED.finditer(text), maxlen=1)
@@ -63,13 +63,15 @@ def announced(text: str) -> str | None:
 
 
 def number(text: str, *, lenient: bool = True) -> tuple[Number, str] | None:
-    """The number that a text gives for its answer, and what stands behind it: the first that it announces, of a calculation
-    the result; else, in lenient reading, the last one.
+    """Return the number that is a text's answer, and the text after it; None if there is none.
+
+    It is the first number of the announced answer, or the result if that is a calculation; or else, with
+    `lenient`, the last number of the text.
     """
     part = announced(text)
     if part is not None:
-        found = _CALCULATION.match(part)
-        for tried in (part[found.end() :] if found else part, part):
+        calculation = _CALCULATION.match(part)
+        for tried in (part[calculation.end() :] if calculation else part, part):
             if (first := next(numbers(tried), None)) is not None:
                 return first, tried[first.end :]
     last = last_number(text) if lenient else None
@@ -87,7 +89,9 @@ _UNWRAPPED = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|operatorname)\{([^
 
 
 def options_of(value: Any) -> dict[str, str]:
-    """The options of a question by letter, of a mapping, a list, or a text with "(A) …", "B. …" or lines "- …"."""
+    """Return the options of a question by letter; `value` is a mapping, a list, or a text with "(A) …", "B.
+    …" or "- …".
+    """
     if isinstance(value, Mapping):
         return {str(letter).strip("(). ").upper(): text_of(content) for letter, content in value.items()}
     if isinstance(value, list | tuple):
@@ -95,67 +99,71 @@ def options_of(value: Any) -> dict[str, str]:
             letter: text_of(content) for letter, content in zip(string.ascii_uppercase, value, strict=False)
         }
     text, marks = text_of(value), list[tuple[int, int]]()
-    for found in _MARKER.finditer(text):
-        letter = found[1] or found[2]
+    for marker in _MARKER.finditer(text):
+        letter = marker[1] or marker[2]
         if letter == "A":
             marks = []
         if letter is None or letter == chr(ord("A") + len(marks)):
-            marks.append(found.span())
+            marks.append(marker.span())
     ends = [*(begin for begin, _ in marks[1:]), len(text)]
     lines = (text[begin:end].strip().partition("\n")[0] for (_, begin), end in zip(marks, ends, strict=False))
     return options_of([line.strip(" ,;") for line in lines])
 
 
 def choice(text: str, options: Mapping[str, str], *, lenient: bool = True) -> str | None:
-    """The letter of the option that a text chooses, by its letter, else by its content (as NesyCD does): what the text or its
-    announcement is; else the only one that the announcement, or in lenient reading the last line, speaks of. Without
-    `options` any letter is one.
+    """Return the letter of the option that a text chooses, by the letter or by the content, as NesyCD does;
+    None if it chooses none, or several. Without `options`, every letter counts as an option.
+
+    The text, or the answer that it announces, is an option; or else the announced answer mentions exactly one
+    option, or, with `lenient`, the last line does.
     """
     part = announced(text)
-    said = _UNWRAPPED.sub(r"\1", text.strip() if part is None else part)
+    answer = _UNWRAPPED.sub(r"\1", text.strip() if part is None else part)
     if part is None:
-        said = said.rpartition("\n")[2] if lenient else said
-    known = options or dict.fromkeys(string.ascii_uppercase, "")
-    first, alone = _LETTER_FIRST.match(said), said.strip("().*_$ ").upper()
+        answer = answer.rpartition("\n")[2] if lenient else answer
+    contents = options or dict.fromkeys(string.ascii_uppercase, "")
+    first, alone = _LETTER_FIRST.match(answer), answer.strip("().*_$ ").upper()
     if (
         first
-        and first[1] in known
-        and (part or normalised(said[first.end() :]) in ("", normalised(known[first[1]])))
+        and first[1] in contents
+        and (part or normalised(answer[first.end() :]) in ("", normalised(contents[first[1]])))
     ):
         return first[1]
-    if alone in known:
+    if alone in contents:
         return alone
-    same = [own for own, content in options.items() if normalised(content) == normalised(said)]
+    same = [letter for letter, content in options.items() if normalised(content) == normalised(answer)]
     if same or part is None and not lenient:
         return same[0] if same else None
-    spoken_of = {own for found in _LETTER.findall(said) if (own := "".join(found)) in known}
-    return spoken_of.pop() if len(spoken_of) == 1 else None if spoken_of else _by_content(said, options)
+    mentions = {letter for mention in _LETTER.findall(answer) if (letter := "".join(mention)) in contents}
+    return mentions.pop() if len(mentions) == 1 else None if mentions else _by_content(answer, options)
 
 
 def option_of(gold: Any, options: Mapping[str, str]) -> str | None:
-    """The letter of a gold answer, which is a letter, the content of an option, or its place in the list, from 0."""
-    said = text_of(gold).strip()
-    letter = said.strip("(). ").upper()
+    """Return the letter of a gold answer, which is a letter, the content of an option, or its index from 0."""
+    answer = text_of(gold).strip()
+    letter = answer.strip("(). ").upper()
     if letter in options or not options and len(letter) == 1 and letter.isalpha():
         return letter
-    same = [own for own, content in options.items() if normalised(content) == normalised(said)]
-    if not same and said.isdecimal() and len(said) < 3:
-        same = list(options)[int(said) : int(said) + 1]
+    same = [option for option, content in options.items() if normalised(content) == normalised(answer)]
+    if not same and answer.isdecimal() and len(answer) < 3:
+        same = list(options)[int(answer) : int(answer) + 1]
     return same[0] if len(same) == 1 else None
 
 
 def _by_content(line: str, options: Mapping[str, str]) -> str | None:
-    """The one option whose content stands in the line, and not only within another one's that does."""
-    contents = {own: f" {normalised(content)} " for own, content in options.items()}
+    """Return the only option whose content occurs in the line, other than inside the content of another
+    option.
+    """
+    contents = {letter: f" {normalised(content)} " for letter, content in options.items()}
     there = {
-        own: content
-        for own, content in contents.items()
+        letter: content
+        for letter, content in contents.items()
         if content.strip() and content in f" {normalised(line)} "
     }
     longest = [
-        own
-        for own, each in there.items()
-        if not any(each != other and each in other for other in there.values())
+        letter
+        for letter, content in there.items()
+        if not any(content != other and content in other for other in there.values())
     ]
     return longest[0] if len(longest) == 1 else None
 
@@ -173,47 +181,54 @@ _NAME = re.compile(r"[A-Za-z]=(?!=)")
 
 
 def normalised(text: str) -> str:
-    """Without case, punctuation, articles and surplus spaces, as SQuAD compares (Rajpurkar et al. 2016, section 6.1)."""
+    """Return a text without case, punctuation, articles and surplus spaces (SQuAD, Rajpurkar et al. 2016,
+    section 6.1).
+    """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def math_form(text: str) -> Answer:
-    r"""An expression in LaTeX such that other spellings of it are equal: how fractions, sizes and spaces are written, units in
-    \text{ … } behind it, a name before it ("x = 5") and a full stop do not count; a number is its value.
+    r"""Return the normal form of an expression in LaTeX, in which its spellings are equal; of a number, its
+    value.
+
+    It ignores how fractions, sizes and spaces are written, a unit in \text{ … } after the expression, a name
+    before it ("x = 5") and a full stop.
     """
     text = text.strip().rstrip(".").strip("$ ")
-    if found := read_number(text):
-        return found.value
+    if numeral := read_number(text):
+        return numeral.value
     text = _UNWRAPPED.sub(r"\1", _SPACING.sub("", re.sub(r"\\[dt]frac", r"\\frac", text))).rstrip(".")
     text = _SHORT_FRACTION.sub(lambda m: rf"\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
     if found_name := _NAME.match(text):
         text = text[found_name.end() :]
     if slash := _SLASH.fullmatch(text):
         text = rf"{slash[1]}\frac{{{slash[2]}}}{{{slash[3]}}}"
-    return found.value if (found := read_number(text)) else text
+    return numeral.value if (numeral := read_number(text)) else text
 
 
 _FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1|\Z)", re.S | re.M)
 
 
 def fenced(text: str) -> list[tuple[str, str]]:
-    """The Markdown code blocks of a text, each with its language, in lower case."""
+    """Return the Markdown code blocks of a text as pairs of the language, in lower case, and the code."""
     return [(language.lower(), textwrap.dedent(block)) for _, language, block in _FENCED.findall(text)]
 
 
 def program(text: str) -> str:
-    """The Python program of an answer: its code blocks of that language, else those of none, one behind the other; else all."""
+    """Return the Python program of an answer: its Python code blocks, joined; or else its blocks without a
+    language; or else the whole answer.
+    """
     blocks = fenced(text)
     python = [block for language, block in blocks if language in ("python", "py", "python3")]
     return "\n".join(python or [block for language, block in blocks if not language]) or text
 
 
 def final_answer(text: str, kind: Kind, *, lenient: bool = True) -> Answer | None:
-    """A text's answer of this kind, such that those that say the same are equal."""
+    """Return the normal form of a text's answer of this kind; None if there is none."""
     match kind:
         case "number":
-            found = number(text, lenient=lenient)
-            return found[0].value if found else None
+            answer_number = number(text, lenient=lenient)
+            return answer_number[0].value if answer_number else None
         case "choice":
             return choice(text, {}, lenient=lenient)
         case "boxed":

@@ -1,11 +1,12 @@
-"""A stranger's Python code, run in a process of its own that can do next to nothing (Linux).
+"""Run untrusted Python code in a process with almost no rights (Linux).
 
-The process reads Python's own files and writes only into its empty working directory (Landlock), makes no connection, no process
-and no signal, and changes nobody's file attributes (seccomp), and has limits of time, memory, and what it writes. It starts with
-no environment and without the file descriptors of its parent. Not hidden from it: whether a path exists.
+The process may read the files of Python and write only into its empty working directory (Landlock). It may
+not open a connection, start a process, send a signal or change the attributes of a file (seccomp). Its time,
+its memory and the size of its files are limited. It starts without environment variables and without the file
+descriptors of its parent. It can still find out whether a path exists.
 
-User namespaces, which many containers and distributions refuse, are not needed for that. This file runs inside as well, so that
-it imports the standard library alone.
+This needs no user namespaces, which many containers and distributions forbid. The process runs this file,
+too, so the file imports only the standard library.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ with suppress(ImportError):  # Windows, which cannot confine a process, has no s
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one process; `timeout_s` is on the clock, `written_mb` of one file and of the whole working directory."""
+    """The limits of one process: `timeout_s` is wall-clock time; `written_mb` holds for each file and for all
+    together.
+    """
 
     timeout_s: float = 10.0
     cpu_s: int = 5
@@ -45,18 +48,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended, what it printed, and how many of the tests passed, where it ran them to their end."""
+    """How a process ended, its output, and how many tests passed if it ran all of them."""
 
-    ended: str
+    ending: str
     output: str = ""
     passed: int = 0
 
 
 class Unconfined(Exception):
-    """The process could not be confined; nothing of the code was run."""
+    """The process could not be confined, and the code was not run."""
 
 
-FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH = (
+FINISHED, EXITED, TIMED_OUT, WROTE_TOO_MUCH = (
     "finished",
     "left before the end of the tests",
     "ran out of time",
@@ -65,7 +68,7 @@ FINISHED, LEFT, TIMED_OUT, WROTE_TOO_MUCH = (
 
 
 def lacking() -> list[str]:
-    """What this machine lacks for confinement; empty where all is there."""
+    """Return what this machine lacks to confine a process; nothing if it can."""
     if platform.system() != "Linux":
         return [f"Linux (this is {platform.system()})"]
     missing = (
@@ -79,62 +82,68 @@ def lacking() -> list[str]:
 def run_tests(
     code: str, tests: list[str], *, entry_point: str = "", limits: Limits, confined: bool = True
 ) -> Outcome:
-    """Run `code`, then each of the `tests`, which are Python code as well: asserts, functions test_…, or a function `check`
-    of what `entry_point` names. Raises Unconfined.
+    """Run `code`, then each of the `tests`: Python code with asserts, with functions test_…, or with a
+    function `check`, which receives the object that `entry_point` names. Raise Unconfined if the process
+    cannot be confined.
 
-    What counts is a message with a secret of this run; neither an exit code nor anything printed stands for it. Code and tests
-    share an interpreter: this is proof against cheating by exit or print, not against a search through the interpreter's memory.
+    The number of passed tests comes in a message with a secret of this run. An exit code or printed text does
+    not count, so that code cannot cheat with these. Code and tests share an interpreter: code that searches
+    the memory of the interpreter can find the secret.
     """
     secret = secrets.token_hex(16)
     job = {"code": code, "tests": tests, "entry_point": entry_point, "secret": secret}
-    ended, _, message = _run(job, "", limits, confined)
-    if ended == FINISHED and message.get("secret") == secret:
+    ending, _, message = _run(job, "", limits, confined)
+    if ending == FINISHED and message.get("secret") == secret:
         return Outcome(FINISHED, passed=int(message["passed"]))
-    return Outcome(LEFT if ended == FINISHED else ended)
+    return Outcome(EXITED if ending == FINISHED else ending)
 
 
 def run_program(code: str, *, stdin: str = "", limits: Limits, confined: bool = True) -> Outcome:
-    """Run `code` as a program; `output` is what it printed. Raises Unconfined."""
-    ended, output, _ = _run({"code": code}, stdin, limits, confined)
-    return Outcome(ended, output)
+    """Run `code` as a program and return its output. Raise Unconfined if the process cannot be confined."""
+    ending, output, _ = _run({"code": code}, stdin, limits, confined)
+    return Outcome(ending, output)
 
 
 def _run(
     job: Mapping[str, Any], stdin: str, limits: Limits, confined: bool
 ) -> tuple[str, str, Mapping[str, Any]]:
-    """How it ended, what was printed, and the message from inside. All passes through files, so that nothing can block."""
+    """Return how the process ended, its output and its message. They pass through files, because a pipe can
+    block.
+    """
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-"))
-        given, said, read, printed = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(4))
-        given.write(
+        job_file, report_file, stdin_file, output_file = (
+            stack.enter_context(tempfile.TemporaryFile()) for _ in range(4)
+        )
+        job_file.write(
             json.dumps({**job, "limits": asdict(limits), "confined": confined, "folder": folder}).encode()
         )
-        read.write(stdin.encode("utf-8", "replace"))
-        for file in (given, read):
+        stdin_file.write(stdin.encode("utf-8", "replace"))
+        for file in (job_file, stdin_file):
             file.seek(0)
-        descriptors = (given.fileno(), said.fileno())
+        descriptors = (job_file.fileno(), report_file.fileno())
         command = [sys.executable, "-I", "-B", "-X", "utf8", __file__, *map(str, descriptors)]
         process = subprocess.Popen(
             command,
             cwd=folder,
             env={},
-            stdin=read,
-            stdout=printed,
+            stdin=stdin_file,
+            stdout=output_file,
             stderr=subprocess.DEVNULL,
             pass_fds=descriptors,
             start_new_session=True,
         )
-        ended = _watch(process, Path(folder), limits)
-        said.seek(0)
-        printed.seek(0)
-        message = _message(said.read(10_000))
+        ending = _watch(process, Path(folder), limits)
+        report_file.seek(0)
+        output_file.seek(0)
+        message = _message(report_file.read(10_000))
         if "unconfined" in message:
             raise Unconfined(message["unconfined"])
-        return ended, printed.read(limits.written_mb << 20).decode("utf-8", "replace"), message
+        return ending, output_file.read(limits.written_mb << 20).decode("utf-8", "replace"), message
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> str:
-    """Wait for its end, or bring it about."""
+    """Wait until the process ends, or kill it at its limits; return how it ended."""
     deadline, pause = time.monotonic() + limits.timeout_s, 0.002
     try:
         while process.poll() is None:
@@ -150,7 +159,7 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> st
         process.wait()
     if process.returncode == -signal.SIGXCPU:
         return TIMED_OUT
-    return FINISHED if process.returncode == 0 else LEFT
+    return FINISHED if process.returncode == 0 else EXITED
 
 
 def _size(folder: Path) -> int:
@@ -162,19 +171,19 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _message(said: bytes) -> Mapping[str, Any]:
+def _message(content: bytes) -> Mapping[str, Any]:
     try:
-        message = json.loads(said)
+        message = json.loads(content)
     except ValueError:
         return {}
     return message if isinstance(message, dict) else {}
 
 
-# Inside
+# In the confined process
 
 
-def _inside(given: int, said: int) -> NoReturn:
-    with os.fdopen(given) as file:
+def _inside(job_fd: int, report_fd: int) -> NoReturn:
+    with os.fdopen(job_fd) as file:
         job = json.load(file)
     try:
         limit(Limits(**job["limits"]))
@@ -183,20 +192,20 @@ def _inside(given: int, said: int) -> NoReturn:
         else:
             resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     except OSError as error:
-        os.write(said, json.dumps({"unconfined": str(error)}).encode())
+        os.write(report_fd, json.dumps({"unconfined": str(error)}).encode())
         os._exit(1)
     if "tests" not in job:
-        os.close(said)
+        os.close(report_fd)
         _module("__main__", job["code"])
         sys.stdout.flush()
         os._exit(0)
     passed = _passed(job["code"], job["tests"], job["entry_point"])
-    os.write(said, json.dumps({"secret": job["secret"], "passed": passed}).encode())
+    os.write(report_fd, json.dumps({"secret": job["secret"], "passed": passed}).encode())
     os._exit(0)
 
 
 def _module(name: str, code: str) -> dict[str, Any]:
-    """Run code as a module of this name; its exit is its own matter where it is the program."""
+    """Run code as a module of this name; the program `__main__` may exit with status 0."""
     module = type(sys)(name)
     sys.modules[name] = module
     try:
@@ -208,7 +217,7 @@ def _module(name: str, code: str) -> dict[str, Any]:
 
 
 def _passed(code: str, tests: list[str], entry_point: str) -> int:
-    """How many tests passed, whatever they raised."""
+    """Return how many tests passed; a test that raises any exception fails."""
     passed = 0
     try:
         solution = _module("solution", code)
@@ -230,18 +239,18 @@ def _passed(code: str, tests: list[str], entry_point: str) -> int:
 
 
 def limit(limits: Limits) -> None:
-    """Set this process's limits."""
+    """Set the limits of this process."""
     limit_memory(limits.memory_mb)
     _limit(
         resource.RLIMIT_CPU, limits.cpu_s, spare=1
-    )  # where none is to spare, it is killed without a reason
+    )  # a second to spare, so that SIGXCPU comes before SIGKILL and tells the reason
     _limit(resource.RLIMIT_FSIZE, limits.written_mb << 20)
     _limit(resource.RLIMIT_NOFILE, limits.open_files)
     _limit(resource.RLIMIT_MEMLOCK, 0)
 
 
 def limit_memory(memory_mb: int) -> None:
-    """Set this process's limit of memory, without a file of it where it dies."""
+    """Limit the memory of this process, and forbid core dumps."""
     _limit(resource.RLIMIT_AS, memory_mb << 20)
     _limit(resource.RLIMIT_CORE, 0)
 
@@ -253,7 +262,10 @@ def _limit(name: int, most: int, spare: int = 0) -> None:
 
 
 def confine(folder: str | None = None) -> None:
-    """Give up all of this process's rights but to compute, to read Python's files, and to write into `folder`. Raises OSError."""
+    """Leave this process only the rights to compute, to read the files of Python, and to write into `folder`.
+
+    Raise OSError if the system refuses one of the steps.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     _need(libc.prctl(38, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     _restrict_files(folder)
@@ -264,7 +276,7 @@ def confine(folder: str | None = None) -> None:
     _restrict_calls()
 
 
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same numbers on all architectures
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on all architectures
 _READ, _READ_FILE, _WRITE_FILE, _TRUNCATE = 0b1100, 0b100, 0b10, 0x4000
 _ALL_BY_VERSION = (0x1FFF, 0x3FFF, 0x7FFF, 0x7FFF, 0xFFFF)  # access rights that versions 1, 2, … know
 
@@ -280,7 +292,7 @@ def _landlock_version() -> int:
 def _restrict_files(folder: str | None) -> None:
     version = _landlock_version()
     everything = _ALL_BY_VERSION[max(0, min(version, len(_ALL_BY_VERSION)) - 1)]
-    # files, TCP (from 4), and from 6 abstract sockets and signals to others
+    # files; from version 4 TCP; from version 6 abstract sockets and signals to other processes
     rules = struct.pack("<QQQ", everything, 0b11, 0b11)[: 8 if version < 4 else 16 if version < 6 else 24]
     rules_fd = _need(
         _landlock(_LANDLOCK_CREATE, rules, ctypes.c_size_t(len(rules)), 0), "landlock_create_ruleset"
@@ -341,7 +353,7 @@ class _Comparison(ctypes.Structure):
 
 
 def _seccomp() -> Any:
-    """libseccomp, None where it is missing."""
+    """Return libseccomp; None if it is not installed."""
     try:
         library = ctypes.CDLL("libseccomp.so.2")
     except OSError:
@@ -351,7 +363,9 @@ def _seccomp() -> Any:
 
 
 def _restrict_calls() -> None:
-    """Refuse what the process does not need: with EPERM, and clone3 as unknown, so that libc falls back on clone."""
+    """Refuse the system calls that the process does not need with EPERM, and clone3 with ENOSYS, on which
+    libc uses clone.
+    """
     library = _seccomp()
     if library is None:
         raise OSError("libseccomp.so.2 is missing")
@@ -369,16 +383,19 @@ def _restrict_calls() -> None:
     for number, error, comparisons in rules:
         if number == -1:  # a call that this libseccomp does not know
             continue
-        given = (_Comparison * len(comparisons))(*comparisons)
+        comparison_array = (_Comparison * len(comparisons))(*comparisons)
         action = ctypes.c_uint32(refuse | error)
-        _need(library.seccomp_rule_add_array(context, action, number, len(given), given), "seccomp_rule_add")
+        _need(
+            library.seccomp_rule_add_array(context, action, number, len(comparison_array), comparison_array),
+            "seccomp_rule_add",
+        )
     _need(library.seccomp_load(context), "seccomp_load")
 
 
-def _need(result: int, what: str) -> int:
+def _need(result: int, call: str) -> int:
     if result < 0:
         number = ctypes.get_errno() or -result
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{call}: {os.strerror(number)}")
     return result
 
 

@@ -1,4 +1,4 @@
-"""Numbers with units, as quantities that can be compared (pint)."""
+"""Quantities: numbers with units, which pint converts."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ _LATEX = re.compile(r"\\(?:text|mathrm|mbox|,|;|!)|[{}$]")
 
 
 def quantity(number: Number, behind: str) -> Any | None:
-    """The number with the unit that `behind` begins with, the longest that there is; None where it begins with none."""
-    found = _UNIT.match(_LATEX.sub(" ", behind[:80].partition("\n")[0]).lstrip())
+    """Return the number with the longest unit at the beginning of `behind`, the text after it; None if there
+    is no unit.
+    """
+    unit_match = _UNIT.match(_LATEX.sub(" ", behind[:80].partition("\n")[0]).lstrip())
     registry, errors = _registry()
-    said = found[1].replace("·", "*").replace("−", "-") if found else ""
-    while said := said.strip(" */^-"):
-        for spelled in (said, said.lower()):
+    unit = unit_match[1].replace("·", "*").replace("−", "-") if unit_match else ""
+    while unit := unit.strip(" */^-"):
+        for spelled in (unit, unit.lower()):
             with suppress(*errors):
                 return registry.Quantity(float(number.value), registry.parse_units(spelled))
-        said = said.rpartition(" ")[0]
+        unit = unit.rpartition(" ")[0]
     return None
 
 
-def in_unit_of(found: Any, gold: Any) -> float | None:
-    """The magnitude of `found` in the unit of `gold`; None where it measures something else."""
+def in_unit_of(answer: Any, gold: Any) -> float | None:
+    """Return the magnitude of an answer in the unit of the gold quantity; None if their dimensions differ."""
     _, errors = _registry()
     with suppress(*errors):
-        return float(found.to(gold.units).magnitude)
+        return float(answer.to(gold.units).magnitude)
     return None
 
 
@@ -41,7 +43,7 @@ def in_unit_of(found: Any, gold: Any) -> float | None:
 def _registry() -> tuple[Any, tuple[type[Exception], ...]]:
     import pint
 
-    # besides its own errors, pint's parser of units raises these on texts that are none
+    # besides its own errors, pint raises these on texts that are no units
     return pint.UnitRegistry(), (
         pint.PintError,
         AttributeError,

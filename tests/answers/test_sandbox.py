@@ -6,8 +6,8 @@ import time
 import pytest
 
 from distillgen.answers.sandbox import (
+    EXITED,
     FINISHED,
-    LEFT,
     TIMED_OUT,
     WROTE_TOO_MUCH,
     Limits,
@@ -91,7 +91,7 @@ REFUSED = {
 def test_hostile_code_is_stopped(name):
     before = os.stat(__file__)
     found = run(REFUSED[name])
-    assert (found.ended, found.passed) == (FINISHED, 0)
+    assert (found.ending, found.passed) == (FINISHED, 0)
     after = os.stat(__file__)
     assert (before.st_mode, before.st_mtime, before.st_nlink) == (
         after.st_mode,
@@ -113,7 +113,7 @@ LEAVING = {
 @pytest.mark.parametrize("name", LEAVING)
 def test_leaving_is_no_verdict(name, when):
     found = run(LEAVING[name]) if when == "in the test" else run("pass", before=LEAVING[name])
-    assert (found.ended, found.passed) == (LEFT, 0)
+    assert (found.ending, found.passed) == (EXITED, 0)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_leaving_is_no_verdict(name, when):
 )
 def test_endless_code_is_ended(body):
     started = time.monotonic()
-    assert run(body).ended == TIMED_OUT and time.monotonic() - started < 10
+    assert run(body).ending == TIMED_OUT and time.monotonic() - started < 10
 
 
 def test_deep_recursion_ends():
@@ -130,7 +130,7 @@ def test_deep_recursion_ends():
 
 def test_a_large_file_is_not_written():
     found = run("open('a', 'w').write('x' * (9 << 20))")
-    assert found.passed == 0 and found.ended in (
+    assert found.passed == 0 and found.ending in (
         FINISHED,
         WROTE_TOO_MUCH,
     )  # the refusal, or the watch that saw the file fill up
@@ -139,22 +139,22 @@ def test_a_large_file_is_not_written():
 def test_many_files_are_too_much_and_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    assert run("for i in range(100_000): open(str(i), 'wb').write(b'x' * 1_000_000)").ended == WROTE_TOO_MUCH
+    assert run("for i in range(100_000): open(str(i), 'wb').write(b'x' * 1_000_000)").ending == WROTE_TOO_MUCH
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_program_is_judged_by_what_it_prints():
     assert run_program("print(int(input()) * 2)", stdin="21\n", limits=LIMITS).output == "42\n"
-    assert run_program("import sys\nprint('x')\nsys.exit(0)", limits=LIMITS).ended == FINISHED
+    assert run_program("import sys\nprint('x')\nsys.exit(0)", limits=LIMITS).ending == FINISHED
     assert run_program("if __name__ == '__main__': print('main')", limits=LIMITS).output == "main\n"
-    assert run_program("raise ValueError", limits=LIMITS).ended == LEFT
+    assert run_program("raise ValueError", limits=LIMITS).ending == EXITED
     flood = run_program("while True: print('x' * 1000)", limits=LIMITS)
-    assert flood.ended != FINISHED and len(flood.output) <= LIMITS.written_mb << 20
+    assert flood.ending != FINISHED and len(flood.output) <= LIMITS.written_mb << 20
 
 
 def test_without_confinement_there_are_still_limits():
     code = "def answer():\n    while True: pass\n"
-    assert run_tests(code, TEST, limits=LIMITS, confined=False).ended == TIMED_OUT
+    assert run_tests(code, TEST, limits=LIMITS, confined=False).ending == TIMED_OUT
     assert (
         run_tests(
             "def answer(): return len('x' * (1 << 30)) and 4", TEST, limits=LIMITS, confined=False
