@@ -19,8 +19,10 @@ from distillgen.inference.faults import Rejected, Retryable, TeacherDown
 from distillgen.inference.outcome import succeeded
 from distillgen.inference.request import LOST_ANSWER, Completion, Request
 from distillgen.record import dumps
+from distillgen.teachers._addresses import Place
 from distillgen.teachers._openai_wire import completions_of, read_json
-from distillgen.teachers.openai import NothingThere, NotTaken, OpenAI, Place
+from distillgen.teachers._refusal import NothingThere, NotTaken
+from distillgen.teachers.openai import OpenAI
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

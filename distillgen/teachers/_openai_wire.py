@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -19,6 +19,9 @@ from distillgen.inference.request import UNUSABLE_ANSWER, Completion
 from distillgen.record import dumps, loads
 from distillgen.teachers._settling import MISSING
 from distillgen.teachers._usage import counts_of, usual_counts
+
+if TYPE_CHECKING:
+    pass
 
 Logprobs = list[list[Any]]
 
@@ -241,3 +244,29 @@ def _list(value: Any) -> list[Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def say_schema(sent: dict[str, Any], response_format: Mapping[str, Any]) -> None:
+    """Ask in words for the JSON that a schema describes."""
+    schema = dumps(response_format.get("json_schema", {}).get("schema", {}), sort_keys=False).decode()
+    words = f"\n\nAnswer with JSON alone, by this JSON Schema: {schema}"
+    if "prompt" in sent:
+        sent["prompt"] += words
+        return
+    *before, last = sent["messages"]
+    content = last["content"]
+    more = content + words if isinstance(content, str) else [*content, {"type": "text", "text": words}]
+    sent["messages"] = [*before, {**last, "content": more}]
+
+
+def is_strict(schema: Any) -> bool:
+    """Whether a schema satisfies what OpenAI's strict mode demands of every object in it."""
+    if not isinstance(schema, Mapping):
+        return True
+    if schema.get("type") != "object":
+        return is_strict(schema.get("items"))
+    properties = schema.get("properties") or {}
+    closed = schema.get("additionalProperties") is False and set(schema.get("required") or ()) == set(
+        properties
+    )
+    return closed and all(map(is_strict, properties.values()))

@@ -11,11 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 
+from distillgen.inference.faults import Rejected, TeacherDown, Unreachable
 from distillgen.record import loads
+
+if TYPE_CHECKING:
+    pass
 
 Kind = Literal["prompt", "money", "day", "account", "address", "moment", "other"]
 
@@ -330,3 +334,25 @@ def _join_calls(calls: list[dict[str, Any]], pieces: Iterable[Mapping[str, Any]]
         call |= {"id": piece["id"]} if piece.get("id") else {}
         for name in ("name", "arguments"):
             call["function"][name] += function.get(name) or ""
+
+
+class NothingThere(TeacherDown):
+    """HTTP 404."""
+
+
+class WebPage(Unreachable):
+    """A page for people came with status 200: nothing that a model has said."""
+
+    tries = 2
+
+
+class NotTaken(Rejected):
+    """The endpoint does not take a parameter that was sent; "stream": it answers only as a stream."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class Moved(Exception):
+    """The endpoint sends the request to another path of its own."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
 from distillgen.errors import ConfigError
@@ -28,11 +26,22 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import REJECTIONS, Services, Teacher
 from distillgen.privacy import used_by
 from distillgen.record import dumps
-from distillgen.teachers._credentials import check_header, credentials, further_secrets, trimmed
-from distillgen.teachers._openai_wire import completions_of, embedding_of, read_json, score_of
+from distillgen.teachers._addresses import OFFICIAL, Address, Place, azure_headers
+from distillgen.teachers._openai_wire import (
+    completions_of,
+    embedding_of,
+    is_strict,
+    read_json,
+    say_schema,
+    score_of,
+)
 from distillgen.teachers._refusal import (
     COMMON,
     LONGEST_WAIT_S,
+    Moved,
+    NothingThere,
+    NotTaken,
+    WebPage,
     kind_of,
     page_title,
     refused_parameter,
@@ -51,7 +60,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("distillgen")
 
-OFFICIAL = "https://api.openai.com/v1"
 FLYING = 4  # batches at the endpoint at once, where max_concurrency says nothing else
 FORBIDDEN = (
     5  # statuses 403 in a row that say nothing, before they are about the account and not about some prompts
@@ -69,91 +77,6 @@ _INSTEAD = {
 """What is done where an endpoint does not take a parameter, but for asking without."""
 _RESUME = "What is answered is safe: run the same command again then"
 _FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
-
-
-class Address(BaseModel):
-    """Where an endpoint is and what it is shown."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    base_url: str = Field(
-        OFFICIAL, description="address of the endpoint, up to and without /chat/completions"
-    )
-    api_key: str | None = Field(
-        None, description="key, as ${NAME} of an environment variable; never written to a file"
-    )
-    headers: dict[str, str] = Field(
-        default_factory=dict, description="further HTTP headers; never written to a file"
-    )
-    weight: float = Field(
-        1.0, gt=0, description="share of the requests that this address gets, relative to the others"
-    )
-
-    @field_validator("api_key")
-    @classmethod
-    def _trim(cls, key: str | None) -> str | None:
-        return None if key is None else trimmed(key)
-
-    @field_validator("headers")
-    @classmethod
-    def _trim_headers(cls, headers: dict[str, str]) -> dict[str, str]:
-        return {name: trimmed(value) for name, value in headers.items()}
-
-    def credentials(self) -> set[str]:
-        """What opens the endpoint, as it is sent."""
-        return credentials(self.api_key, self.headers, self.base_url)
-
-    def secrets(self) -> set[str]:
-        """What opens the endpoint, and all values of headers and their words."""
-        return self.credentials() | further_secrets(self.headers)
-
-    def check(self, root: Path) -> None:
-        """Raise ConfigError where the address is not one or the official endpoint has no key."""
-        with suppress(ValueError):  # a port above 65535, half an IPv6 address
-            parts = urlsplit(self.base_url)
-            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-                if self.base_url.rstrip("/") == OFFICIAL and not self.api_key:
-                    raise ConfigError("api.openai.com needs a key: api_key: ${OPENAI_API_KEY}")
-                if self.api_key is not None and not self.api_key:
-                    remedy = "set the variable that it names, or leave it out where the endpoint needs none"
-                    raise ConfigError(f"'api_key' is empty; {remedy}")
-                check_header("api_key", "authorization", self.api_key or "")
-                for name, value in self.headers.items():
-                    check_header(f"headers.{name}", name, value)
-                return
-        raise ConfigError(f"'base_url' {self.base_url!r} is not an address like http://localhost:8000/v1")
-
-    def url(self, path: str) -> str:
-        """Where a path below the address is; the address's own query (`?api-version=…`) goes with it."""
-        base, _, query = self.base_url.partition("?")
-        path, _, own = path.partition("?")
-        both = "&".join(filter(None, (query, own)))
-        return f"{base.rstrip('/')}/{path}{f'?{both}' if both else ''}"
-
-    @property
-    def local(self) -> bool:
-        """Whether it is on this machine, which no proxy can reach."""
-        return urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
-
-    def proxy(self) -> str:
-        """A clause that names the proxy of the environment that is between, if any."""
-        from urllib.request import getproxies, proxy_bypass
-
-        parts, proxies = urlsplit(self.base_url), getproxies()
-        between = urlsplit(proxies.get(parts.scheme) or proxies.get("all") or "")
-        if self.local or not between.hostname or proxy_bypass(parts.hostname or ""):
-            return ""
-        port = f":{between.port}" if between.port else ""
-        name = f"{parts.scheme}_proxy" if proxies.get(parts.scheme) else "all_proxy"
-        around = f"NO_PROXY={parts.hostname} does without it"
-        return f", through the proxy {between.hostname}{port} that {name.upper()} names ({around})"
-
-    @property
-    def identity(self) -> str:
-        """The address without credentials, query or trailing slash."""
-        parts = urlsplit(self.base_url)
-        host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
-        return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 
 
 class OpenAISpec(Address, Spec):
@@ -224,44 +147,6 @@ class OpenAISpec(Address, Spec):
         return factor * super().cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)
 
 
-class NothingThere(TeacherDown):
-    """HTTP 404."""
-
-
-class WebPage(Unreachable):
-    """A page for people came with status 200: nothing that a model has said."""
-
-    tries = 2
-
-
-class NotTaken(Rejected):
-    """The endpoint does not take a parameter that was sent; "stream": it answers only as a stream."""
-
-    def __init__(self, message: str, name: str) -> None:
-        super().__init__(message)
-        self.name = name
-
-
-class Moved(Exception):
-    """The endpoint sends the request to another path of its own."""
-
-
-@dataclass
-class Place:
-    """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead; it is `down` from
-    when it says that a person must act until it answers or is out of reach. `forbidden` counts statuses 403 in a row.
-    """
-
-    address: Address
-    client: Any = None
-    package: Any = None
-    urls: dict[str, str] = field(default_factory=dict)
-    forbidden: int = 0
-    served: float = 0.0
-    rests_until: float = 0.0
-    down: bool = False
-
-
 class OpenAI(Teacher):
     """Chat or completions over HTTP."""
 
@@ -305,7 +190,7 @@ class OpenAI(Teacher):
         if self.spec.base_url.startswith(OFFICIAL) and "max_tokens" in sampling:
             sampling["max_completion_tokens"] = sampling.pop("max_tokens")  # what its newer models take
         if request.schema is not None:
-            schema = {"name": "answer", "schema": request.schema, "strict": _is_strict(request.schema)}
+            schema = {"name": "answer", "schema": request.schema, "strict": is_strict(request.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if request.grammar is not None:
             body["grammar"] = request.grammar
@@ -369,7 +254,7 @@ class OpenAI(Teacher):
             if name in refused and name in body and other not in refused:
                 sent[other] = body[name]
         if "response_format" in refused and "response_format" in body:
-            _say_schema(sent, body["response_format"])
+            say_schema(sent, body["response_format"])
         if "stream" in refused:
             sent["stream"] = True
             if "stream_options" not in refused:
@@ -505,7 +390,7 @@ class OpenAI(Teacher):
             builder = builder.no_proxy()
         return (
             builder.follow_redirects(False)
-            .default_headers(headers | _azure(address) | address.headers)
+            .default_headers(headers | azure_headers(address) | address.headers)
             .build()
         )
 
@@ -548,7 +433,7 @@ class OpenAI(Teacher):
                 api_key=address.api_key or "none",
                 max_retries=0,
                 timeout=self.spec.timeout_s,
-                default_headers=_azure(address) | address.headers,
+                default_headers=azure_headers(address) | address.headers,
                 http_client=openai.DefaultAsyncHttpxClient(trust_env=not address.local),
             )
         try:
@@ -684,35 +569,3 @@ def _causes(error: Exception) -> list[str]:
 def _cause(error: Exception) -> str:
     causes = _causes(error)
     return causes[-1] if causes else str(error)
-
-
-def _azure(address: Address) -> dict[str, str]:
-    """Azure's own name for the key's header."""
-    host = urlsplit(address.base_url).hostname or ""
-    return {"api-key": address.api_key} if address.api_key and host.endswith(".azure.com") else {}
-
-
-def _say_schema(sent: dict[str, Any], response_format: Mapping[str, Any]) -> None:
-    """Ask in words for the JSON that a schema describes."""
-    schema = dumps(response_format.get("json_schema", {}).get("schema", {}), sort_keys=False).decode()
-    words = f"\n\nAnswer with JSON alone, by this JSON Schema: {schema}"
-    if "prompt" in sent:
-        sent["prompt"] += words
-        return
-    *before, last = sent["messages"]
-    content = last["content"]
-    more = content + words if isinstance(content, str) else [*content, {"type": "text", "text": words}]
-    sent["messages"] = [*before, {**last, "content": more}]
-
-
-def _is_strict(schema: Any) -> bool:
-    """Whether a schema satisfies what OpenAI's strict mode demands of every object in it."""
-    if not isinstance(schema, Mapping):
-        return True
-    if schema.get("type") != "object":
-        return _is_strict(schema.get("items"))
-    properties = schema.get("properties") or {}
-    closed = schema.get("additionalProperties") is False and set(schema.get("required") or ()) == set(
-        properties
-    )
-    return closed and all(map(_is_strict, properties.values()))

@@ -880,12 +880,12 @@ def test_an_address_with_a_query_as_azure_has(project, transport):
 
 
 def test_azure_is_given_the_key_in_its_own_header():
-    from distillgen.teachers.openai import Address, _azure
+    from distillgen.teachers._addresses import Address, azure_headers
 
-    assert _azure(Address(base_url="https://r.openai.azure.com/openai/v1", api_key="key-12345")) == {
+    assert azure_headers(Address(base_url="https://r.openai.azure.com/openai/v1", api_key="key-12345")) == {
         "api-key": "key-12345"
     }
-    assert not _azure(Address(base_url="https://api.azure.com.example.org/v1", api_key="key-12345"))
+    assert not azure_headers(Address(base_url="https://api.azure.com.example.org/v1", api_key="key-12345"))
 
 
 class Proxy(Endpoint):
