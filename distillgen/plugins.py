@@ -82,6 +82,9 @@ def find(folder: str, name: str, project: Project) -> Plugin:
     plugin = next(_all_of_name(folder, name, project), None)
     if plugin is None:
         raise ConfigError(f"there is no {NOUNS[folder]} '{name}'{did_you_mean(name, names(folder, project))}")
+    root = str(project.root.resolve())
+    if not plugin.shipped and plugin.entry is None and root not in sys.path:
+        sys.path.append(root)  # the plug-in may import modules of its project; these hide no installed ones
     return plugin
 
 

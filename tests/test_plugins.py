@@ -1,6 +1,7 @@
 """Plug-ins: stages, teachers, objectives and filters of a project and of installed packages."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -99,6 +100,27 @@ def test_an_edited_plug_in_makes_the_stage_run_anew_and_so_does_what_it_imports(
     shouting.write("signs.py", "SIGN = '?'\n")
     shouting.cli("run", "shout")
     assert texts(shouting) == ["a?", "b?"]
+
+
+def test_it_imports_modules_of_its_project_wherever_the_command_is_given(shouting, tmp_path_factory):
+    text = UPPER.replace(".upper()", " + SIGN").replace(
+        "class Upper", "from signs import SIGN\n\n\nclass Upper"
+    )
+    shouting.write("stages/upper.py", text)
+    shouting.write("signs.py", "SIGN = '!'\n")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "distillgen",
+        "run",
+        shouting.path / "pipelines/shout.yaml",
+        "-o",
+        "here",
+    ]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    subprocess.run(command, cwd=elsewhere, env=shouting.env(), check=True)
+    assert "module signs" in distillgen.Run(elsewhere / "here").lock["files"]
 
 
 def test_python_finds_it_too_and_an_edited_file_in_the_same_process(shouting):
