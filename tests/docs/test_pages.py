@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distillgen.teachers.embedded import KNOWN
+from distillgen.inference.weights import KNOWN
 from tests.test_layers import LEVEL
 
 ROOT = Path(__file__).parents[2]
