@@ -1,4 +1,4 @@
-"""A run's results, or any data set, in the formats that trainers and tools read; and what teachers gave besides text."""
+"""Export the records of a run, or any data set, in the formats that trainers and tools read."""
 
 from __future__ import annotations
 
@@ -27,83 +27,85 @@ from distillgen.state_files import PARTIAL
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of it: rows by split, the rows that have no place in the shape by reason, and what the parts were made of."""
+    """What an export wrote."""
 
     rows: Mapping[str, int]
+    """The number of rows by split."""
     files: Sequence[str]
     left_out: Mapping[str, int]
+    """The number of rows that do not fit the shape, by reason."""
     taken: Mapping[str, str]
+    """The field or template that each part of the shape comes from."""
     private: Mapping[str, int]
-    """In how many rows stands what is not for others, such as a path of this machine."""
+    """The number of rows with private content, such as a path of this machine, by kind."""
 
 
-def export(data: Run | str, out: Path, wanted: ExportOptions) -> Exported:
-    """Write the kept (or dropped) records of a run, or the rows of a file or Hugging Face data set, to a folder or, where `out`
-    has the format's ending, to one file. Everything is checked before anything is written, memory stays flat, and `out` appears
-    only when it is whole. Raises ConfigError.
+def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
+    """Write the records of a run, or the rows of a file or a Hugging Face data set.
+
+    Writes a folder; writes one file if `out` has the format's ending. Everything is checked before anything
+    is written, memory does not grow with the rows, and `out` appears only when it is complete. Raises
+    ConfigError.
     """
-    writer = FORMATS.get(wanted.format)
+    writer = FORMATS.get(options.format)
     if writer is None:
-        raise ConfigError(f"there is no format '{wanted.format}'{did_you_mean(wanted.format, FORMATS)}")
+        raise ConfigError(f"there is no format '{options.format}'{did_you_mean(options.format, FORMATS)}")
     if out.exists():
-        raise ConfigError(f"'{out}' is there already; remove it first, or give another --out")
+        raise ConfigError(f"'{out}' exists already; remove it first, or give another --out")
     one_file = out.suffix == writer.suffix
     if writer.typed:
-        need(f"export as {wanted.format}", "pyarrow")
+        need(f"export as {options.format}", "pyarrow")
     if isinstance(data, Run):
-        _check_whole(data)
-    elif wanted.dropped:
-        raise ConfigError(f"--dropped is of a run, and '{data}' is none")
-    rows = Rows(data, wanted, writer)
-    if one_file and (len(rows.splits) > 1 or wanted.shard_rows):
-        what = f"the splits {', '.join(rows.splits)}" if len(rows.splits) > 1 else "shards"
-        raise ConfigError(f"'{out}' is one file, and {what} are several; give --out a folder")
-    wanted = replace(wanted, splits=rows.splits)
+        _check_complete(data)
+    elif options.dropped:
+        raise ConfigError(f"--dropped needs a run; '{data}' is not a run")
+    rows = Rows(data, options, writer)
+    if one_file and (len(rows.splits) > 1 or options.shard_rows):
+        parts = f"the splits {', '.join(rows.splits)}" if len(rows.splits) > 1 else "shards"
+        raise ConfigError(f"'{out}' is one file, and {parts} are several; give --out a folder")
+    options = replace(options, splits=rows.splits)
     counts = dict.fromkeys(rows.splits or ["train"], 0)
     census = Census()
     private = Counter[str]()
     guard = guard_of(data.directory if isinstance(data, Run) else Path())
-    schema = _surveyed(
-        rows, counts, census, writer, lambda row: private.update(filter(None, [guard.finding(dumps(row))]))
-    )
-    with _appearing(out, one_file) as folder:
-        files = {out.stem: [out.name]} if one_file else _files(wanted, counts, writer.suffix)
-        _write(rows, folder, files, wanted.shard_rows, schema)
+
+    def look(row: Mapping[str, Any]) -> None:
+        census.see(row)
+        private.update(filter(None, [guard.finding(dumps(row))]))
+
+    schema = _survey(rows, counts, writer, look)
+    with _new_folder(out, one_file) as folder:
+        files = {out.stem: [out.name]} if one_file else _files(options, counts, writer.suffix)
+        _write(rows, folder, files, options.shard_rows, schema)
         if writer.suffix == ".arrow" and not one_file:
-            _for_load_from_disk(folder, files, schema, wanted)
+            _write_dataset_files(folder, files, schema, options)
         if isinstance(data, Run) and not one_file:
-            data_files = files if wanted.format in ("jsonl", "parquet", "csv") else {}
+            data_files = files if options.format in ("jsonl", "parquet", "csv") else {}
             (folder / "README.md").write_text(card(data.directory, census, data_files), encoding="utf-8")
-    taken = rows.shaper.taken if rows.shaper else {}
-    return Exported(
-        counts, [name for names in files.values() for name in names], rows.left_out, taken, private
-    )
+    names = [name for split_names in files.values() for name in split_names]
+    return Exported(counts, names, rows.left_out, rows.shaper.taken if rows.shaper else {}, private)
 
 
-def _check_whole(run: Run) -> None:
-    """What is still being written is not exported."""
+def _check_complete(run: Run) -> None:
+    """Raise ConfigError if the run is still going on, or has no corpus."""
     if run.state["state"] == "running":
-        raise ConfigError(
-            f"'{run.directory}' is being carried out; wait for it (distillgen status {run.directory})"
-        )
+        remedy = f"wait for it (distillgen status {run.directory})"
+        raise ConfigError(f"'{run.directory}' is still running; {remedy}")
     if not (run.directory / "corpus.jsonl").exists():
         raise ConfigError(f"'{run.directory}' has no corpus yet; run it to its end first")
 
 
-def _surveyed(
-    rows: Rows,
-    counts: dict[str, int],
-    census: Census,
-    writer: type[Writer],
-    look: Callable[[Mapping[str, Any]], None],
+def _survey(
+    rows: Rows, counts: dict[str, int], writer: type[Writer], look: Callable[[Mapping[str, Any]], None]
 ) -> Any:
-    """Count the rows of each split, and find the schema that they fit where one is needed, without writing anything."""
+    """Count the rows of each split, hand each row to `look`, and return the rows' schema for a format that
+    needs one.
+    """
 
     def counted() -> Iterator[Batch]:
         for split, batch in rows.batches():
             counts[split] += len(batch)
             for row in batch:
-                census.see(row)
                 look(row)
             yield batch
 
@@ -114,60 +116,58 @@ def _surveyed(
     for split, count in counts.items():
         if not count:
             reasons = "".join(f"; {n} rows: {why}" for why, n in rows.left_out.most_common(1))
-            remedy = (
-                "give it a larger share, or take another --seed" if len(counts) > 1 else "nothing was written"
-            )
+            larger = "give it a larger share, or another --seed"
+            remedy = larger if len(counts) > 1 else "nothing was written"
             raise ConfigError(f"there are no rows for the split '{split}'{reasons}; {remedy}")
     return schema
 
 
-def _files(wanted: ExportOptions, counts: Mapping[str, int], suffix: str) -> dict[str, list[str]]:
-    """The names of each split's files, as `datasets` and the Hub know them."""
+def _files(options: ExportOptions, counts: Mapping[str, int], suffix: str) -> dict[str, list[str]]:
+    """Return the names of each split's files, in the form that `datasets` and the Hub recognize."""
     files = {}
     for split, count in counts.items():
-        of = math.ceil(count / (wanted.shard_rows or count))
-        before = f"{split}-" if suffix != ".arrow" else f"{split}/data-" if wanted.splits else "data-"
-        files[split] = [f"{before}{i:05d}-of-{of:05d}{suffix}" for i in range(of)]
+        shards = math.ceil(count / (options.shard_rows or count))
+        prefix = f"{split}-" if suffix != ".arrow" else f"{split}/data-" if options.splits else "data-"
+        files[split] = [f"{prefix}{i:05d}-of-{shards:05d}{suffix}" for i in range(shards)]
     return files
 
 
 def _write(
     rows: Rows, folder: Path, files: Mapping[str, Sequence[str]], shard_rows: int | None, schema: Any
 ) -> None:
-    writer = FORMATS[rows.wanted.format]
-    names = {split: iter(own) for split, own in files.items()}
+    """Write the rows of each split to its files, `shard_rows` to a file."""
+    writer = FORMATS[rows.options.format]
+    names = {split: iter(split_names) for split, split_names in files.items()}
     only = next(iter(files)) if len(files) == 1 else ""
-    open_now: dict[str, tuple[Writer, int]] = {}
+    open_files: dict[str, tuple[Writer, int]] = {}
     for split, batch in rows.batches():
         split = only or split
         while batch:
-            if split not in open_now:
+            if split not in open_files:
                 path = folder / next(names[split])
                 path.parent.mkdir(exist_ok=True)
-                open_now[split] = (
-                    writer(path, rows.columns, schema, rows.identifier),
-                    shard_rows or sys.maxsize,
-                )
-            file, room = open_now.pop(split)
+                file = writer(path, rows.columns, schema, rows.identifier)
+                open_files[split] = file, shard_rows or sys.maxsize
+            file, room = open_files.pop(split)
             file.write(batch[:room])
             if room > len(batch):
-                open_now[split] = file, room - len(batch)
+                open_files[split] = file, room - len(batch)
             else:
                 file.close()
             batch = batch[room:]
-    for file, _ in open_now.values():
+    for file, _ in open_files.values():
         file.close()
 
 
-def _for_load_from_disk(
-    folder: Path, files: Mapping[str, Sequence[str]], schema: Any, wanted: ExportOptions
+def _write_dataset_files(
+    folder: Path, files: Mapping[str, Sequence[str]], schema: Any, options: ExportOptions
 ) -> None:
-    """What `datasets.load_from_disk` reads beside the Arrow files."""
+    """Write the files that `datasets.load_from_disk` reads besides the Arrow files."""
     from datasets import DatasetInfo, Features
 
     for split, names in files.items():
-        own = folder / split if wanted.splits else folder
-        DatasetInfo(features=Features.from_arrow_schema(schema)).write_to_directory(str(own))
+        split_folder = folder / split if options.splits else folder
+        DatasetInfo(features=Features.from_arrow_schema(schema)).write_to_directory(str(split_folder))
         state: dict[str, Any] = {
             "_data_files": [{"filename": Path(name).name} for name in names],
             "_fingerprint": digest([split, names], 16),
@@ -177,34 +177,39 @@ def _for_load_from_disk(
             "_output_all_columns": False,
             "_split": split,
         }
-        (own / "state.json").write_text(json.dumps(state))
-    if wanted.splits:
-        (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(files)}))
+        (split_folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    if options.splits:
+        splits = json.dumps({"splits": list(files)})
+        (folder / "dataset_dict.json").write_text(splits, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def _appearing(out: Path, one_file: bool) -> Iterator[Path]:
-    """A hidden folder beside `out` to write in, of which `out` is made at the end. What a killed export left there goes."""
-    partial = out.with_name(f".{out.name}{PARTIAL}")
+def _new_folder(out: Path, one_file: bool) -> Iterator[Path]:
+    """Give a hidden folder beside `out` to write in, and rename it, or the one file in it, to `out` at the
+    end.
+
+    Files that a killed export left in the hidden folder are removed.
+    """
+    hidden = out.with_name(f".{out.name}{PARTIAL}")
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        hidden.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write to '{out.parent}': {error.strerror}; give another --out") from error
-    with open_folder(partial) as folder:
+    with open_folder(hidden) as handle:
         try:
-            lock(folder)
+            lock(handle)
         except BlockingIOError:
             remedy = "wait for it, or give another --out"
             raise ConfigError(f"another export is writing '{out}'; {remedy}") from None
         try:
-            for left in partial.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-            yield partial
-            os.rename(partial / out.name if one_file else partial, out)
+            for path in hidden.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield hidden
+            os.rename(hidden / out.name if one_file else hidden, out)
             if one_file:
-                partial.rmdir()
+                hidden.rmdir()
         except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(hidden, ignore_errors=True)
             if isinstance(error, OSError):
                 reason = (error.strerror or str(error)).lower()
                 raise ConfigError(f"cannot write '{out}': {reason}") from error

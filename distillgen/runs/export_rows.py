@@ -20,21 +20,22 @@ from distillgen.runs.directory import Run, read_records
 from distillgen.text.display import clipped
 
 Batch = list[dict[str, Any]]
-SPLIT_NAME = re.compile(r"\w{1,100}(?:\.\w{1,100})*")  # as `datasets` has them; a file is named after it
+SPLIT_NAME = re.compile(r"\w{1,100}(?:\.\w{1,100})*")  # of `datasets`; files are named after splits
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What an export is to be. `shape` None: rows as they are; `splits` are shares by name, where the rows have no field `split`
-    of their own; `by` a field of which equal values stay in one split, instead of the source item.
-    """
+    """The options of an export."""
 
     format: str = "jsonl"
     shape: str | None = None
+    """The name of a shape; None keeps the rows as they are."""
     parts: Mapping[str, str] = field(default_factory=dict)
     keep: Sequence[str] = ()
     splits: Mapping[str, float] = field(default_factory=dict)
+    """The share of each split, if the rows have no field `split`."""
     by: str | None = None
+    """A field: rows with the same value of it stay in one split, instead of rows of the same source item."""
     seed: int = 0
     shard_rows: int | None = None
     dropped: bool = False
@@ -42,71 +43,69 @@ class ExportOptions:
 
 
 class Rows:
-    """The rows of an export, as often as they are needed. Raises ConfigError for whatever the data has not."""
+    """The rows of an export, which can be read several times."""
 
-    def __init__(self, data: Run | str, wanted: ExportOptions, writer: type[Writer]) -> None:
-        self.data, self.wanted = data, wanted
+    def __init__(self, data: Run | str, options: ExportOptions, writer: type[Writer]) -> None:
+        """Read the records once to learn their fields and splits; raise ConfigError if they do not fit the
+        options.
+        """
+        self.data, self.options = data, options
         self.left_out: Counter[str] = Counter()
-        names, own = dict[str, None](), dict[str, float]()
+        names, record_splits = dict[str, None](), dict[str, float]()
         for record in self._records():
             names |= dict.fromkeys(record.fields)
             if SPLIT in record.fields:
-                own[_named_split(record)] = 0.0
+                record_splits[_split_field(record)] = 0.0
         fields = list(names)
-        if own and wanted.splits:
+        if record_splits and options.splits:
             raise ConfigError(f"the rows are split already, by their field '{SPLIT}'; leave --split out")
-        self.splits = own or wanted.splits
-        for split in self.splits:
-            if not SPLIT_NAME.fullmatch(split) or split == "all":
-                what = (
-                    "is what data sets call all of them together"
-                    if split == "all"
-                    else "is no name that data sets have"
-                )
-                remedy = "letters, digits, '_' and single dots make one; change it with a format stage, or leave the field out"
-                raise ConfigError(f"the split {clipped(repr(split), 60)} {what}: {remedy}")
-        if len({split.lower() for split in self.splits}) < len(self.splits):
-            what = "differ in case only, which some file systems cannot tell apart"
-            raise ConfigError(f"the splits {', '.join(self.splits)} {what}: rename one")
-        for name, option in (*((name, "--keep") for name in wanted.keep), (wanted.by, "--by")):
+        self.splits = record_splits or options.splits
+        _check_split_names(list(self.splits))
+        for name, option in (*((name, "--keep") for name in options.keep), (options.by, "--by")):
             if name is not None and name not in fields:
                 raise ConfigError(f"{option}: there is no field '{name}'{did_you_mean(name, fields)}")
-        shape = wanted.shape or ("triples" if writer.of_triples else None)
+        shape = options.shape or ("triples" if writer.of_triples else None)
         if writer.of_triples and shape != "triples":
-            raise ConfigError(
-                f"{wanted.format} holds triples, and nothing of the shape '{shape}'; give --shape triples or none"
-            )
-        self.shaper: Shaper | None = shaper(shape, wanted.parts, fields) if shape else None
-        made = self.shaper.columns if self.shaper else ()
-        self.kept = [name for name in wanted.keep or ([] if self.shaper else fields) if name not in made]
-        columns: list[str] = list(
-            dict.fromkeys([*made, *self.kept, *(("dropped_by", "reason") if wanted.dropped else ())])
-        )
-        self.identifier = "id" if wanted.identify else ""
-        if "id" in columns and isinstance(data, Run):  # a field of the user's; of a data set it is the id
-            self.identifier = self.identifier and "record_id"
-            if "record_id" in columns and wanted.identify:
-                raise ConfigError(
-                    "the fields 'id' and 'record_id' are both taken; leave one out (--keep), or give --no-id"
-                )
+            what = f"the format {options.format} holds triples only, not the shape '{shape}'"
+            raise ConfigError(f"{what}; give --shape triples or none")
+        self.shaper: Shaper | None = shaper(shape, options.parts, fields) if shape else None
+        shape_columns = self.shaper.columns if self.shaper else ()
+        keep = options.keep or ([] if self.shaper else fields)
+        self.kept = [name for name in keep if name not in shape_columns]
+        columns = [*shape_columns, *self.kept, *(("dropped_by", "reason") if options.dropped else ())]
+        self.identifier = self._identifier(columns)
         self.columns = list(dict.fromkeys([self.identifier, *columns] if self.identifier else columns))
+
+    def _identifier(self, columns: Sequence[str]) -> str:
+        """Return the name of the column with the record's id, or "" for none."""
+        if not self.options.identify:
+            return ""
+        if "id" not in columns or isinstance(
+            self.data, str
+        ):  # the field `id` of a data set is the record's id
+            return "id"
+        if "record_id" in columns:
+            remedy = "leave one out (--keep), or give --no-id"
+            raise ConfigError(f"the rows have the fields 'id' and 'record_id' already; {remedy}")
+        return "record_id"
 
     def _records(self) -> Iterator[Record]:
         if isinstance(self.data, Run):
-            return read_records(
-                self.data.directory / ("dropped.jsonl" if self.wanted.dropped else "corpus.jsonl")
-            )
+            name = "dropped.jsonl" if self.options.dropped else "corpus.jsonl"
+            return read_records(self.data.directory / name)
         return _records_of(self.data)
 
     def batches(self) -> Iterator[tuple[str, Batch]]:
-        """Rows by split, in the order of the data; those that have no place in the shape are counted."""
+        """Give batches of rows with their split, in the order of the data; count the rows that do not fit the
+        shape.
+        """
         self.left_out = Counter()
         waiting: dict[str, Batch] = {}
         for record in self._records():
             try:
                 row = self._row(record)
-            except Unrenderable as why:
-                self.left_out[str(why)] += 1
+            except Unrenderable as error:
+                self.left_out[str(error)] += 1
                 continue
             split = self._split(record)
             batch = waiting.setdefault(split, [])
@@ -116,9 +115,10 @@ class Rows:
         yield from waiting.items()
 
     def _row(self, record: Record) -> dict[str, Any]:
+        """Return the record as a row of the export; raise Unrenderable if it does not fit the shape."""
         row: dict[str, Any] = {self.identifier: record.id}
-        if self.wanted.dropped and (why := record.dropped):
-            row |= {"dropped_by": f"{why.stage}/{why.filter}", "reason": why.reason}
+        if self.options.dropped and (drop := record.dropped):
+            row |= {"dropped_by": f"{drop.stage}/{drop.filter}", "reason": drop.reason}
         elif record.dropped:
             raise Unrenderable(record.dropped.reason)
         row |= {name: record.fields.get(name) for name in self.kept}
@@ -126,41 +126,60 @@ class Rows:
         return {name: row.get(name) for name in self.columns}
 
     def _split(self, record: Record) -> str:
-        """Where the record's source item belongs: drawn from the seed and the item alone, so that it stays when others come."""
-        if not self.wanted.splits:
-            return _named_split(record) if SPLIT in record.fields else "train"
+        """Return the split of the record's source item.
+
+        It depends on the seed and the item alone, so that an item keeps its split when others are added.
+        """
+        if not self.options.splits:
+            return _split_field(record) if SPLIT in record.fields else "train"
         item = (record.item or re.sub(r"#\d+$", "", record.source)).encode()
-        if self.wanted.by:
-            item = dumps(record.fields.get(self.wanted.by))
-        drawn = int.from_bytes(hashlib.sha256(b"%d\0%s" % (self.wanted.seed, item)).digest()[:8]) / 2**64
-        for split, share in self.wanted.splits.items():
-            drawn -= share
-            if drawn < 0:
+        if self.options.by:
+            item = dumps(record.fields.get(self.options.by))
+        seeded = b"%d\0%s" % (self.options.seed, item)
+        place = int.from_bytes(hashlib.sha256(seeded).digest()[:8]) / 2**64
+        for split, share in self.options.splits.items():
+            place -= share
+            if place < 0:
                 return split
         return split
 
 
-def _named_split(record: Record) -> str:
-    """The split that a record names. Raises ConfigError where that is no name."""
+def _check_split_names(splits: Sequence[str]) -> None:
+    """Raise ConfigError for a name that `datasets` or a file system does not accept."""
+    for split in splits:
+        if not SPLIT_NAME.fullmatch(split) or split == "all":
+            what = "is not a name that data sets accept"
+            if split == "all":
+                what = "is the name that data sets give to all splits together"
+            remedy = "use letters, digits, '_' and single dots; change it with a format stage, or leave the field out"
+            raise ConfigError(f"the split {clipped(repr(split), 60)} {what}: {remedy}")
+    if len({split.lower() for split in splits}) < len(splits):
+        what = "differ in case only, which some file systems do not distinguish"
+        raise ConfigError(f"the splits {', '.join(splits)} {what}: rename one")
+
+
+def _split_field(record: Record) -> str:
+    """Return the value of the record's field `split`; raise ConfigError if it is not a text."""
     name = record.fields[SPLIT]
     if not isinstance(name, str):
-        what = "null" if name is None else f"{clipped(text_of(name), 60)}, which is no text"
-        raise ConfigError(
-            f"the field '{SPLIT}' of {record.source or record.id} is {what}; say train or test, or leave it out"
-        )
+        value = "null" if name is None else f"{clipped(text_of(name), 60)}, which is not a text"
+        where = f"the field '{SPLIT}' of {record.source or record.id}"
+        raise ConfigError(f"{where} is {value}; give it the value train or test, or leave it out")
     return name
 
 
 def _records_of(data: str) -> Iterator[Record]:
-    """The rows of a file or data set. Those that a run wrote are the records that they were; others are known by their field `id`
-    where they have one.
+    """Give the rows of a file or data set as records.
+
+    A row that a run wrote becomes the record that it was. Another row gets the id in its field `id`, if it
+    has one.
     """
     from distillgen.rows.readers import origin
     from distillgen.stages.source import Source
 
     project = Project(Path.cwd(), frozenset({data}))
     if Path(data).suffix != ".jsonl":
-        yield from map(_by_own_id, Source(**origin(data)).records(project))
+        yield from map(_with_field_id, Source(**origin(data)).records(project))
         return
     for line, row in read_any_rows(project.file(data)):
         if isinstance(row, str):
@@ -171,9 +190,10 @@ def _records_of(data: str) -> Iterator[Record]:
         ):
             yield Record.from_row(row)
         else:
-            yield _by_own_id(Record(digest(row), row, source=f"{data}:{line}", item=item_of(row)))
+            record = Record(digest(row), row, source=f"{data}:{line}", item=item_of(row))
+            yield _with_field_id(record)
 
 
-def _by_own_id(record: Record) -> Record:
-    own = record.fields.get("id")
-    return record if own is None else replace(record, id=str(own))
+def _with_field_id(record: Record) -> Record:
+    field_id = record.fields.get("id")
+    return record if field_id is None else replace(record, id=str(field_id))

@@ -16,16 +16,22 @@ from distillgen.runs.directory import Run, read_rows
 
 
 def export_signals(run: Run, path: Path) -> int:
-    """Write what the teachers gave besides text to a Parquet file, a row for each answer in a kept record's lineage, and
-    return how many: the record's id, the stage, the teacher, its tokenizer (its SHA-256 or name), how many alternatives were
-    recorded, tokens and log-probabilities (float32, natural logarithm), alternatives, the embedding. Memory stays flat.
+    """Write the signals of a run to a Parquet file, a row for each answer in a kept record's lineage; return
+    their number.
+
+    Columns: the record's id; the stage; the teacher; its tokenizer (SHA-256 or name); the number of recorded
+        alternatives;
+    tokens, their log-probabilities (float32, natural logarithm), and the alternatives of each; the embedding.
+    Memory does not grow with the rows.
     """
     need("export --signals", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     if path.suffix != ".parquet":
-        raise ConfigError(f"signals are exported as Parquet: give a name like {path.with_suffix('.parquet')}")
+        raise ConfigError(
+            f"signals are exported as Parquet; give a name such as {path.with_suffix('.parquet')}"
+        )
     strings, floats = pa.list_(pa.string()), pa.list_(pa.float32())
     columns = {
         "id": pa.string(),
@@ -48,24 +54,25 @@ def export_signals(run: Run, path: Path) -> int:
 
 
 def _signals(run: Run) -> Iterator[dict[str, Any]]:
+    """Give a row for each answer with signals."""
     lock = run.lock
-    asked = {
+    models = {
         options["name"]: options.get("model", "") for stage in lock["stages"] for options in stage.values()
     }
     ledger = Ledger(run.ledger, read_only=True)
     rows = read_rows(run.directory / "corpus.jsonl")
     try:
-        while some := list(islice(rows, BATCH)):
-            made = [(row["meta"]["id"], each) for row in some for each in row["meta"]["made"]]
-            found = ledger.find([bytes.fromhex(each["key"]) for _, each in made])
-            for record, each in made:
-                logprobs, embedding = unpack(found[bytes.fromhex(each["key"])][2])
+        while batch := list(islice(rows, BATCH)):
+            answers = [(row["meta"]["id"], answer) for row in batch for answer in row["meta"]["made"]]
+            stored = ledger.find([bytes.fromhex(answer["key"]) for _, answer in answers])
+            for record_id, answer in answers:
+                logprobs, embedding = unpack(stored[bytes.fromhex(answer["key"])][2])
                 if logprobs or embedding:
                     yield {
-                        "id": record,
-                        "stage": each["stage"],
-                        "teacher": each["model"],
-                        "tokenizer": lock["tokenizers"].get(asked[each["stage"]], ""),
+                        "id": record_id,
+                        "stage": answer["stage"],
+                        "teacher": answer["model"],
+                        "tokenizer": lock["tokenizers"].get(models[answer["stage"]], ""),
                         "top_k": max((len(top) for _, _, top in logprobs), default=0),
                         "tokens": [token for token, _, _ in logprobs],
                         "logprobs": [value for _, value, _ in logprobs],

@@ -484,7 +484,7 @@ def test_rows_that_have_no_place_in_the_shape_are_counted_and_told(project):
         (("r", "--split", "train=0.5,a/b=0.5"), "a split has a name of letters"),
         (
             ("r", "--split", "train=0.999,test=0.001"),
-            "there are no rows for the split 'test'; give it a larger share, or take another --seed",
+            "there are no rows for the split 'test'; give it a larger share, or another --seed",
         ),
         (("r", "--format", "parket"), "no format 'parket'; did you mean 'parquet'?"),
         (("r", "--format", "graphml"), "needs 'head'"),
@@ -493,8 +493,8 @@ def test_rows_that_have_no_place_in_the_shape_are_counted_and_told(project):
         (("rr",), "'rr' is not a run directory; did you mean 'r'?"),
         (("data/sedes.jsonl", "-o", "x"), "there is no file 'data/sedes.jsonl'; did you mean 'seeds.jsonl'?"),
         (("data/seeds.jsonl",), "give --out"),
-        (("data/seeds.jsonl", "-o", "x", "--dropped"), "--dropped is of a run"),
-        (("r", "-o", "data"), "'data' is there already; remove it first"),
+        (("data/seeds.jsonl", "-o", "x", "--dropped"), "--dropped needs a run"),
+        (("r", "-o", "data"), "'data' exists already; remove it first"),
         (("r", "-o", "data/seeds.jsonl/x"), "cannot write to 'data/seeds.jsonl'"),
     ],
 )
@@ -530,7 +530,7 @@ def test_a_run_that_goes_on_is_not_exported(run, project):
         fcntl.flock(lock, fcntl.LOCK_EX)
         state = json.loads((run.directory / "usage.json").read_text()) | {"state": "running"}
         (run.directory / "usage.json").write_text(json.dumps(state))
-        with pytest.raises(ConfigError, match="is being carried out"):
+        with pytest.raises(ConfigError, match="is still running"):
             export(run, project.path / "out", ExportOptions())
 
 
@@ -730,8 +730,7 @@ def test_a_split_that_is_no_name_is_refused_before_anything_is_written(project, 
     project.rows("rows.jsonl", [{"q": 1, "split": "train"}, {"q": 2, "split": split}])
     before = sorted(project.path.parent.rglob("*"))
     with pytest.raises(
-        distillgen.ConfigError,
-        match="^the split .*: letters, digits, '_' and single dots make one; change it",
+        distillgen.ConfigError, match="^the split .*: use letters, digits, '_' and single dots; change it"
     ):
         export("rows.jsonl", project.path / "out", ExportOptions(format=format))
     project.rows("rows.jsonl", [{"q": 1}, {"q": 2}])
@@ -747,7 +746,7 @@ def test_a_split_that_is_no_name_is_refused_before_anything_is_written(project, 
 def test_splits_that_no_text_names_or_case_alone_tells_apart(project):
     for split, message in (
         (None, "of rows.jsonl:2 is null"),
-        (3, "is 3, which is no text"),
+        (3, "is 3, which is not a text"),
         ("Train", "differ in case only"),
     ):
         project.rows("rows.jsonl", [{"q": 1, "split": "train"}, {"q": 2, "split": split}])
