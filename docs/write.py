@@ -220,7 +220,10 @@ def prompts() -> Iterator[str]:
         "`distillgen help PROMPT` prints what a prompt reads and gives."
     )
     yield "## Front matter"
-    yield option_list(catalog.options(Front))
+    front = catalog.options(Front)
+    front["sampling"] = {name: value for name, value in front["sampling"].items() if name != "options"}
+    yield "`sampling` takes the [sampling options](stages.md#sampling-options)."
+    yield option_list(front)
     yield "## Prompts that ship"
     yield "The stage [`generate`](stages.md#generate) takes a prompt by its name."
     for entry in catalog.prompts(SHIPPED):

@@ -167,7 +167,7 @@ NAMED = {
     "script": "name, folder or file.py:function",
     "filters": "list of filters",
 }
-_PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name")
+_PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name", "mapping")
 _BOUNDS = {
     "ge": "at least",
     "gt": "more than",
@@ -197,6 +197,7 @@ def _marked(metadata: Iterable[Any]) -> str:
 
 
 def _words(annotation: Any) -> str:
+    """Return a type without its bounds in words; the keys of a mapping are options of their own."""
     origin, inside = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return " or ".join(_type(part) for part in inside if part is not type(None))
@@ -204,13 +205,14 @@ def _words(annotation: Any) -> str:
         return " or ".join(str(value) for value in inside if value != "")
     if origin is list or origin is tuple:
         inner = _type(inside[0]) if inside else "anything"
+        if inner == "anything":
+            return "list"
         return f"list of {inner}s" if inner in _PLURAL else f"list of {inner}"
     if origin is dict:
-        return f"mapping of {_type(inside[0])} to {_type(inside[1])}"
+        key, value = map(_type, inside)
+        return "mapping" if value == "anything" else f"mapping of {key} to {value}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "mapping: " + ", ".join(
-            option.alias or name for name, option in annotation.model_fields.items()
-        )
+        return "mapping"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

@@ -36,7 +36,10 @@ def test_every_option_is_described(entry):
         ),
         (
             "train",
-            ["lora: mapping: r, alpha", "dropout: number, at least 0, less than 1; default: 0.0 share"],
+            [
+                "lora: mapping train an adapter",
+                "dropout: number, at least 0, less than 1; default: 0.0 share",
+            ],
         ),
         ("cluster", ["reads: the text in `field`", "writes: the score `<name>.size`"]),
         ("sft", ["objective sft", "loss: "]),
