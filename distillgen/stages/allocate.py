@@ -20,17 +20,21 @@ from distillgen.record import SPLIT, Record, digest, text_of
 
 
 class Allocate(Stage):
-    """Let `budget` records of a round go on to those who are asked about them; the others are dropped as not drawn, and offered
-    again in the next round. Held-out records pass. Whole-set: records wait on disk.
+    """Let at most `budget` records of each round go on; drop the others as not drawn.
 
-    How many of each `group`: by the factors of DDK (Liu et al. 2024), from the gap between `student` and `teacher` in what
-    `evaluate` with `by` measured in the rounds before, and in this one where it stands before this stage; equally many while
-    nothing is measured. Where the measures are no perplexities but shares of right answers, the gap is a surrogate: the share of
-    wrong ones takes the place of the cross-entropy.
+    Dropped records are offered again in the next round. Held-out records always pass. The stage waits for
+    all records of the round, on disk.
 
-    Which of a group: at random (uniform), those of which the student is least sure (margin), or by the equilibrium of Robust
-    Active Distillation (Baykal et al. 2023), which does not bet on records that the teacher may answer wrongly, but
-    gives none that it bets on less chance than a draw at random.
+    `group` and `student` say how the budget is shared out among groups. The shares follow the factors of
+    DDK (Liu et al. 2024): they grow with the gap between `student` and `teacher` in the measures of a
+    stage `evaluate` with `by`, over all rounds so far. Before anything is measured, groups get equal
+    shares. Where the measures are shares of right answers and not perplexities, the share of wrong
+    answers stands for the cross-entropy.
+
+    `by` says which records of a group are drawn: `uniform` draws at random; `margin` draws more often
+    where the student is less sure; `equilibrium` is the one of Robust Active Distillation (Baykal et al.
+    2023), which avoids records that the teacher may
+    answer wrongly; a record that it does not avoid has at least the chance of a uniform draw.
     """
 
     kind = "allocate"

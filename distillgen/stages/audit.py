@@ -18,9 +18,11 @@ from distillgen.rows.jsonl import read_rows
 
 
 class Audit(Stage):
-    """Apply a person's edits. A line of the file names a record by the beginning of its `id`, or by `where`, fields and the
-    values that they have; and says `veto`, with the reason, or `set`, fields and their new values. What becomes of edited
-    records is asked anew, and nothing else.
+    """Apply a person's edits to records.
+
+    A line of the file names a record by the beginning of its `id`, or records by `where`: fields with
+    their values. It says `veto` with a reason, which drops the record, or `set` with fields and their new
+    values. Later stages are asked again about edited records only.
     """
 
     kind = "audit"

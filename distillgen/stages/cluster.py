@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 class Cluster(Placed):
-    """Put near-duplicates by meaning together and keep one of each cluster. The kept one has its cluster's size as the score
-    `<name>.size` and the others' ids among its parents. Whole-set: records wait on disk; memory holds their vectors.
+    """Group records that mean nearly the same, and keep one of each group.
 
-    Leader clustering: taken from the best on, a record joins the most similar leader from `min_cosine` on, or leads. So what
-    is dropped is that near to what stands for it, and no two kept records are.
+    The kept record has the size of its cluster as the score `<name>.size`, and the ids of the other
+    records among its parents. The stage waits for all records, on disk; memory holds their vectors.
+
+    The method is leader clustering: records are taken from the best on, and each joins the most similar
+    leader, or becomes a leader itself if none has a cosine of `min_cosine` or more. So every dropped
+    record is that near to the kept record of its cluster, and no two kept records are.
     """
 
     kind = "cluster"

@@ -60,10 +60,13 @@ Labels: TypeAlias = dict[str, list[tuple[Renderings, bool]]]
 
 
 class Critic(Stage):
-    """Drop records whose probability of being valid is not above a threshold, which reaches a target on held-out labels.
+    """Train a critic on labels, and drop the records that it finds invalid.
 
-    The probability is kept as the score `<name>`; training and what came of it are told in `critic-<name>.json` and in the
-    report. A trained critic is kept beside the ledger, in `critics/`: another target trains nothing and scores nothing.
+    The critic gives a probability of being valid. The stage chooses a threshold on held-out labels, so
+    that recall or precision reaches its target, and drops records that are not above it. The probability
+    is kept as the score `<name>`. The figures of the training are in `critic-<name>.json` and in the
+    report. The trained critic is kept in `critics/` beside the ledger, so another target neither trains
+    nor scores again.
     """
 
     kind = "critic"

@@ -17,7 +17,10 @@ from distillgen.rows.jsonl import read_rows
 
 
 class Cross(Stage):
-    """Make of each record one for every row, with the row's fields besides its own, in the order of the rows."""
+    """Make one record for each pair of a record and a row, with the fields of both.
+
+    The records of one source record follow each other in the order of the rows.
+    """
 
     kind = "cross"
     reads = "the rows in `rows`"

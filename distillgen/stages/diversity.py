@@ -25,11 +25,12 @@ Measure = Literal["distinct_1", "distinct_2", "self_bleu", "vendi", "coverage"]
 
 
 class Diversity(Placed):
-    """Measure, on a sample, how diverse the texts in `field` are that are kept so far; the numbers stand in usage.json and in
-    the report. Records pass at once and unchanged.
+    """Measure how diverse the texts of the kept records are, on a sample.
 
-    `distinct_1` and `distinct_2`, `self_bleu` (1: they repeat one another), `vendi` (how many different ones there are, in
-    effect), `coverage` (how near what is kept comes to all that was there, dropped or not); the last two embed the sample.
+    `distinct_1` and `distinct_2` are the shares of different words and word pairs. `self_bleu` is 1 where
+    the texts repeat one another. `vendi` is the effective number of different texts. `coverage` is how
+    near the kept records come to all records, kept or dropped. `vendi` and `coverage` embed the sample.
+    Records pass at once and unchanged.
     """
 
     kind = "diversity"

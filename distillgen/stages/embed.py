@@ -26,7 +26,10 @@ from distillgen.record import Record
 
 
 class Embed(Stage):
-    """Ask for the embedding of a text. The vector stays in the ledger; `distillgen export --signals` gives it with its record."""
+    """Ask for the embedding of a text.
+
+    The vector stays in the ledger; `distillgen export --signals` writes it with the id of its record.
+    """
 
     kind = "embed"
     reads = "the fields in `template`"

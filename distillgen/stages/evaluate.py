@@ -48,13 +48,13 @@ log = logging.getLogger("distillgen")
 
 
 class Evaluate(Stage, Sampling):
-    """Ask models about items that no model was trained on. Records go through as they are; what came of it stands in
-    `evaluation.json` (of a stage of another name, `evaluation-<name>.json`) and in the report, each answer in the .jsonl
-    file beside it.
+    """Ask models about held-out items, and measure their answers.
 
-    Items are the rows of `data`, or else the records whose `split` is held out, or else, where nothing is trained, all. A
-    metric sees the item's fields, a model's answer as `answer`, the right one as `gold`, and the first answer of every model
-    under that model's name.
+    Items are the rows of `data`; without it the records that are held out; and all records where no stage
+    trains. A metric is a filter. It sees the fields of the item, a model's answer as `answer`, the right
+    answer as `gold`, and the first answer of each model under the name of the model. Records pass
+    unchanged. The figures are in `evaluation.json` and in the report, and each answer in
+    `evaluation.jsonl`.
     """
 
     kind = "evaluate"

@@ -107,7 +107,10 @@ def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
 
 
 class FilterStage(Stage):
-    """Measure and decide, filter after filter; the first reason to drop a record counts."""
+    """Measure records, and drop those that a filter does not accept.
+
+    The filters are applied in order, and the first one that drops a record gives the reason.
+    """
 
     kind = "filter"
     reads = "the fields that each filter names"

@@ -18,7 +18,7 @@ from distillgen.rows.shapes import Shaper, shaper
 
 
 class Format(Stage):
-    """Make fields from templates, and choose which fields a row keeps."""
+    """Make fields from templates, and choose the fields that a row keeps."""
 
     kind = "format"
     reads = "the fields in the templates, in `messages` and in the parts of `shape`"

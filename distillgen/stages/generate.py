@@ -49,7 +49,11 @@ FAILURES = (
 
 
 class Generate(Stage, Sampling):
-    """Ask a teacher. Sampling options given here win over the model's, and those over the prompt's."""
+    """Ask a model for new fields, by a prompt.
+
+    Each answer becomes a record, a child of the record that the prompt was about. An answer that failed,
+    was refused, was cut off or does not fit the prompt's form is dropped, with the reason.
+    """
 
     kind = "generate"
     reads = "the fields in the prompt"

@@ -43,13 +43,15 @@ class Triple(NamedTuple):
 
 
 class Graph(Stage):
-    """Make a graph of the records, each an edge from `head` to `tail`. Of a pair of nodes the first record is kept, with all
-    relations of the pair and the names of the nodes; every other one says why it goes. Scores of a kept one: `<name>.count`,
-    records of the pair; `.community`, that of its head, 0 the largest; `.degree`, that of its less connected end.
+    """Build a graph of the records, each an edge from `head` to `tail`.
 
-    Names are one node where only case, articles or a plural tell them apart, and then, from the most often named on, where
-    embeddings are as near as `min_cosine`, unless they differ in a number. The graph is written to
-    `graph.graphml` and `graph.json` and drawn in the report. Whole-set: records wait on disk; memory holds names and edges.
+    Names that differ only in case, articles or plural are one node. With `min_cosine`, a name also joins
+    a more frequent one whose embedding is near enough, unless they differ in a number. The first record
+    of each pair of nodes is kept, with all relations of the pair; the others are dropped. A kept record
+    has the scores `<name>.count` (records of its pair), `<name>.community` (of its head; 0 is the
+    largest) and `<name>.degree` (of its less connected end). The graph is in `graph.graphml`, in
+    `graph.json` and in the report. The stage waits for all records, on disk; memory holds names and
+    edges.
     """
 
     kind = "graph"

@@ -9,8 +9,10 @@ from distillgen.stages._rounds import ITEM, kept_of
 
 
 class Replay(Stage):
-    """Inside `rounds`: let the records that all earlier rounds kept come first, so that a student is trained on them as well.
-    They are not counted again, and do not leave with this round.
+    """Inside `rounds`: put the records that earlier rounds kept before those of this round.
+
+    So a student is trained on the records of all rounds. The earlier records are not counted again, and
+    do not leave with this round.
     """
 
     kind = "replay"

@@ -33,12 +33,15 @@ Find: TypeAlias = Callable[[Sequence[str]], Awaitable[list[list[Shown]]]]
 
 
 class Retrieve(Stage):
-    """Put the `k` entries of a memory that are nearest to a record into a field, a list of rows, each with its closeness as
-    `cosine`. The memory is a file or folder, or, inside `rounds`, what the earlier rounds kept. Costs an embedding a record and
-    an entry, which are kept.
+    """Put the `k` nearest entries of a memory into a field.
 
-    With `path`, the entries are the edges of a graph, such as the corpus of a `graph` stage, and what is brought are those on the
-    shortest paths between the nodes that the record names, from the first to the last; of a single one, the edges around it.
+    The memory is a file or folder, or, inside `rounds`, the records that earlier rounds kept. The field
+    is a list of rows, the nearest first, each with its `cosine`. Each record and each entry costs an
+    embedding, which is kept.
+
+    With `path`, the entries are edges of a graph, such as the corpus of a stage `graph`. The stage then
+    brings the edges on the shortest paths between the nodes that the record names, from the first to the
+    last; for a single node, the edges around it.
     """
 
     kind = "retrieve"

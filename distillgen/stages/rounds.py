@@ -36,15 +36,21 @@ ASKED = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
 
 
 class Rounds(Stage):
-    """Repeat `stages`. Each record that reaches this stage is offered in every round, with the field `round`, until one keeps
-    what became of it; `item` is its id in the pool. Held-out records are offered in every round, and count nowhere as kept.
-    Stages of a round can ask the student that the round before has trained (in the first round, what it is made from; where
-    that is not there yet, they are left out), and reach the records that earlier rounds kept, with `replay` and `retrieve`.
-    What leaves is what each round kept, in order, and last, what none did with the reason of the last one.
+    """Repeat a list of stages.
 
-    It ends after `n` rounds, when every record is kept, when a round keeps nothing and nothing is carried on, when `until` is
-    reached, or when a `guard` falls. These name measures of the round's stages, as the report shows them, such as
-    `evaluate.student.numeric` and `diversity.vendi`, or `kept`. A loop can stand in a loop.
+    Every record that reaches this stage is offered in each round, until a round keeps a record made from
+    it. The field `round` holds the number of the round, and `item` the id of the offered record. Held-out
+    records are offered in every round and are never counted as kept.
+
+    Stages of a round can ask the student that the round before trained; in the first round they ask the
+    model that the student is made from, or are left out if it does not exist yet. `replay` and `retrieve`
+    reach the records that earlier rounds kept. The records that leave are those that each round kept, in
+    order, and then those that no round kept, with the reason of the last round.
+
+    The loop ends after `n` rounds, when every record is kept, when a round keeps nothing and nothing is
+    carried over, when `until` is reached, or when a measure of `guard` falls. Measures are named as in
+    the report, such as `evaluate.student.numeric`, `diversity.vendi` or `kept`. A loop can stand in a
+    loop.
     """
 
     kind = "rounds"

@@ -27,8 +27,10 @@ from distillgen.record import Record
 
 
 class Score(Stage):
-    """Ask for the log-probability of a text after what it answers: scores `<name>.logprob` (the sum over its tokens, in
-    nats) and `<name>.mean_logprob`; each token's is kept in the ledger.
+    """Ask a model for the log-probability of a given text.
+
+    The score `<name>.logprob` is the sum over the tokens of the text, in nats, and `<name>.mean_logprob`
+    their mean. The log-probability of each token is in the ledger.
     """
 
     kind = "score"

@@ -25,13 +25,16 @@ VECTORS, GROUPS, SCORES = (
 
 
 class Select(Placed):
-    """Keep the `n` records, the `share` of them or what fits the `budget` that are chosen by `by`; each has its place among
-    the chosen as the score `<name>.rank`. Whole-set: records wait on disk; memory holds a number, or a vector, of each.
+    """Keep the `n` records, the `share` of records or the records within the `budget` that `by` chooses.
 
-    The least likely fifth is cut by `{by: top, score: generate.logprob, share: 0.8}`. Instruction-following difficulty (Li et
-    al. 2023, From Quantity to Quality, section 2.2) is the ratio `score: conditioned.mean_logprob, over: alone.mean_logprob`.
-    k_center and herding take time by the number of records times that of the chosen (500 of 20,000: 4 CPU seconds);
-    facility_location by the square of the records (70 seconds for 20,000, half an hour for 100,000).
+    A kept record has its place in the order of choice as the score `<name>.rank`. The stage waits for all
+    records, on disk; memory holds a number or a vector of each.
+
+    `{by: top, score: generate.logprob, share: 0.8}` drops the least likely fifth. The ratio `score:
+    conditioned.mean_logprob, over: alone.mean_logprob` is the instruction-following difficulty of Li et
+    al. (2023, From Quantity to Quality, section 2.2). The time of `k_center` and `herding` grows with the
+    number of records times the number of chosen ones (500 of 20,000: 4 CPU seconds), that of
+    `facility_location` with the square of the records (70 seconds for 20,000, half an hour for 100,000).
     """
 
     kind = "select"

@@ -21,7 +21,7 @@ CHECKED_ROWS = 1000  # read and checked before anything is paid for; a bad row f
 
 
 class Source(Stage):
-    """Read rows from a file or folder, or a Hugging Face data set."""
+    """Read rows from a file, a folder or a Hugging Face data set."""
 
     kind = "source"
     reads = "a file, a folder or a data set"

@@ -38,10 +38,11 @@ log = logging.getLogger("distillgen")
 
 
 class Train(TrainingOptions, Stage):
-    """Train a student into `student/` of the run directory; the records pass unchanged.
+    """Train a student on the records, which pass unchanged.
 
-    The training is resumed where it was killed or stopped, from its last checkpoint, and not repeated where records, options
-    and package versions are the same. Options of the objective stand beside these.
+    The student is in `student/` of the run directory. A training that was stopped or killed continues
+    from its last checkpoint. A finished training is not repeated while records, options and package
+    versions are the same. The options of the objective stand beside those of the stage.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
