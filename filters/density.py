@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
+from distillgen.text.sentences import sentence_starts
 
 _WORD = re.compile(r"[^\W\d_][\w’'.]*\w|[^\W\d_]|\d[\d.,:%]*")
 _COMMA, _POSSESSIVE = re.compile(r"(?<=\d),(?=\d)"), re.compile(r"['’]s?$")
-_SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|(?<=[\"“(]))(?=[A-Z])")
+_QUOTE = re.compile(r"[\"“(]")
 _OPENS = frozenset(
     """a an the this that these those it its he she they his her their there here in on at by for from with
     to of as and or but so if when while after before since because although though however both most
@@ -92,7 +93,7 @@ def chain(steps: Sequence[str]) -> dict[str, float]:
 
 def entities(text: str) -> set[str]:
     """Return the names and numbers of a text in lower case, word by word."""
-    opening = {sentence.end() for sentence in _SENTENCE.finditer(text)}
+    opening = {*sentence_starts(text), *(quote.end() for quote in _QUOTE.finditer(text))}
     names = (word for word in _WORD.finditer(text) if word[0] != word[0].lower() or word[0][0].isdigit())
     return {_level(name[0]) for name in names if not (name.start() in opening and name[0].lower() in _OPENS)}
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from distillgen import FieldName, Filter, Project, Record, ScriptName
 from distillgen.extras import need
 from distillgen.local_models.nli import nli_model
-from distillgen.local_models.passages import Passages, probabilities, sentences
+from distillgen.local_models.passages import Passages, probabilities
+from distillgen.text.sentences import sentences
 
 PASSAGES = 3  # of a source that is longer than these, the ones that share most words with the sentence
 

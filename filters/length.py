@@ -1,13 +1,11 @@
 """Length in words, characters, sentences, or tokens."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
 from distillgen.extras import need
-
-SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s|$)|[。！？]++")
+from distillgen.text.sentences import sentences as text_sentences
 
 
 def length(
@@ -59,8 +57,7 @@ def words(text: str) -> int:
 
 def sentences(text: str) -> int:
     """Count the sentences, an unfinished last one included."""
-    *complete, last = SENTENCE_END.split(text)
-    return len(complete) + bool(last.strip())
+    return len(text_sentences(text, lines=False))
 
 
 def tokens(name: str, file: str) -> Callable[[str], int]:

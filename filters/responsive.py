@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
 from distillgen.answers.answer_type import expected_type, has_type
-from distillgen.local_models.passages import sentences
+from distillgen.text.sentences import sentences
 from distillgen.text.words import content
 
 _LINKED = re.compile(

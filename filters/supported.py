@@ -10,8 +10,9 @@ from distillgen import FieldName, FileName, Filter, Project, Record, ScriptName
 from distillgen.extras import need
 from distillgen.local_models.embedder import check
 from distillgen.local_models.nli import nli_model
-from distillgen.local_models.passages import Passages, probabilities, sentences
+from distillgen.local_models.passages import Passages, probabilities
 from distillgen.project import file_sha256
+from distillgen.text.sentences import sentences
 from distillgen.text.words import content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
@@ -16,18 +15,6 @@ from distillgen.text.chunks import chunks
 from distillgen.text.words import content
 
 PASSAGE_WORDS = 150  # with a statement, about 250 tokens, which NLI models and small encoders read at once
-_BOUNDARY = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+\s++(?![a-z])|[。！？]++[”’」』)]*+|\n")
-_ABBREVIATION = re.compile(r"\b(?:[A-Z]|[Dd]r|Mrs?|Ms|Prof|St|Jr|Sr|No|vs|etc|e\.g|i\.e|cf|ca|approx)\.\s+$")
-
-
-def sentences(text: str) -> list[str]:
-    """Return the sentences and lines of a text that have a letter or a digit."""
-    parts, begin = [], 0
-    for end in [*(match.end() for match in _BOUNDARY.finditer(text)), len(text)]:
-        if end == len(text) or not _ABBREVIATION.search(text, max(begin, end - 9), end):
-            parts.append(text[begin:end].strip())
-            begin = end
-    return [sentence for sentence in parts if any(map(str.isalnum, sentence))]
 
 
 class Passages:

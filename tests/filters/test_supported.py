@@ -1,8 +1,6 @@
 """Statements that a folder of texts does not support."""
 
-import pytest
-
-from distillgen.local_models.passages import Passages, sentences
+from distillgen.local_models.passages import Passages
 from tests.filters.models import NLI, embedder
 
 OPTIONS = {"field": "a", "knowledge": "tests/filters/knowledge", "passages": 1}
@@ -27,26 +25,6 @@ CASES = [
     (OPTIONS, {"a": ""}, "without support"),
     (OPTIONS, {"a": 7}, "without support"),
 ]
-
-
-@pytest.mark.parametrize(
-    "text, found",
-    [
-        ("One. Two!  Three?", ["One.", "Two!", "Three?"]),
-        (
-            'He said "No." Then Dr. Smith, of St. Ives, left at 5 p.m. for home.',
-            ['He said "No."', "Then Dr. Smith, of St. Ives, left at 5 p.m. for home."],
-        ),
-        ("- a first\n- 2\n---\n\nlast", ["- a first", "- 2", "last"]),
-        ("See e.g. The Sea by J. Banville. Good.", ["See e.g. The Sea by J. Banville.", "Good."]),
-        ("水很深。面包！", ["水很深。", "面包！"]),
-        ("It is 3.5 m", ["It is 3.5 m"]),
-        ("...", []),
-        ("", []),
-    ],
-)
-def test_sentences(text, found):
-    assert sentences(text) == found
 
 
 def test_an_embedder_finds_what_shares_no_word():
