@@ -59,6 +59,7 @@ def test_a_tutorial_that_needs_no_package(page, tmp_path):
     follow(page, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("sklearn"), reason="needs the extra critics")
 def test_labels_and_critic(tmp_path):
     follow("labels-and-critic", tmp_path)
