@@ -19,7 +19,7 @@ import yaml
 
 import distillgen
 from distillgen.cli.main import main
-from distillgen.flow.stage import ABLE, stage_class
+from distillgen.flow.stage import ABLE, Stage, stage_class
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.pipeline import catalog
@@ -80,14 +80,10 @@ def option_list(options: Mapping[str, Entry], margin: str = "") -> str:
     return "\n".join(lines)
 
 
-def without(options: Mapping[str, Entry], *declarations: Any) -> dict[str, Entry]:
-    """Return the options that none of the classes declares."""
-    shared = {
-        option.alias or name
-        for declaration in declarations
-        for name, option in declaration.model_fields.items()
-    }
-    return {name: option for name, option in options.items() if name not in shared}
+def without(options: Mapping[str, Entry], declaration: Any) -> dict[str, Entry]:
+    """Return the options that the class does not declare, or declares otherwise."""
+    shared = catalog.options(declaration)
+    return {name: option for name, option in options.items() if shared.get(name) != option}
 
 
 def fence(language: str, text: str) -> str:
@@ -130,10 +126,11 @@ def stage(entry: Entry) -> Iterator[str]:
     if scope := SCOPES.get(getattr(declaration, "scope", "")):
         about.append(f"- Scope: {scope}.")
     yield "\n".join(about)
-    inherited = [Sampling] if issubclass(declaration, Sampling) else []
-    own = {name: option for name, option in without(entry["options"], *inherited).items() if name != "name"}
+    own = without(entry["options"], Stage)
+    samples = issubclass(declaration, Sampling)
+    own = without(own, Sampling) if samples else own
     if own:
-        yield "Options:" if not inherited else "Options, besides the [sampling options](#sampling-options):"
+        yield "Options, besides the [sampling options](#sampling-options):" if samples else "Options:"
         yield option_list(own)
     example = (DOCS / f"examples/pipelines/{entry['name']}.yaml").read_text(encoding="utf-8")
     comment, _, pipeline = example.partition("\n")
@@ -174,7 +171,7 @@ def models() -> Iterator[str]:
 MODELS = """\
 models:
   teacher: {provider: openai, model: gpt-4.1-mini, api_key: "${OPENAI_API_KEY}", temperature: 0.7}
-  small: {provider: embedded, model: qwen2.5-coder-1.5b}
+  small: {provider: embedded, model: qwen2.5-coder-1.5b-instruct}
   served: {provider: openai, server: vllm, model: Qwen/Qwen2.5-7B-Instruct, base_url: "http://localhost:8000/v1"}
 """
 

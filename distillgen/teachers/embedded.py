@@ -34,9 +34,12 @@ from distillgen.teachers.openai import OpenAI, OpenAISpec
 
 
 class EmbeddedSpec(Spec):
-    """`model` is a known name, a .gguf file, or hub:owner/repository/file.gguf."""
+    """A GGUF model in llama.cpp, as a server process on this machine.
 
-    max_concurrency: int = Field(4, ge=1, description="slots of the server: requests answered side by side")
+    `model` is a known name, a .gguf file, or hub:owner/repository/file.gguf.
+    """
+
+    max_concurrency: int = Field(4, ge=1, description="number of requests that the server answers at once")
     context: int = Field(2048, ge=128, description="number of tokens of a request and its answer together")
     threads: int | None = Field(
         None, ge=1, description="number of threads; default: the cores that this process may use"

@@ -86,7 +86,11 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
 
 
 class ScriptedSpec(Spec):
-    """`model` is 'echo', 'instance', or 'file.py:function' inside the project."""
+    """A Python function that answers, for tests and demonstrations.
+
+    `model` is `file.py:function` of the project, `echo`, which repeats the last message, or `instance`, which makes a value
+    of the request's JSON schema from words of the request.
+    """
 
     @property
     def capabilities(self) -> frozenset[str]:

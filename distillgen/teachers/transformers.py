@@ -34,9 +34,12 @@ MAX_TOKENS = 256  # where none are given: a model that does not stop would go on
 
 
 class TransformersSpec(Spec):
-    """`model` is a folder (of a model, or of a PEFT adapter, whose base is found through it) or a name on the Hub."""
+    """A model in Hugging Face transformers, in the process of the run.
 
-    max_concurrency: int = Field(16, ge=1, description="most sequences of one batch")
+    `model` is a folder or a name on the Hub: of a model, or of a PEFT adapter, which names its base model.
+    """
+
+    max_concurrency: int = Field(16, ge=1, description="largest number of sequences in a batch")
     api: Literal["chat", "completions"] | None = Field(
         None,
         description="chat, or completions, which sends the prompt as one text; default: as the student "

@@ -52,10 +52,13 @@ _numbers = itertools.count()
 
 
 class VLLMSpec(Spec):
-    """`model` is a folder or a name on the Hugging Face Hub; what is not given is as vLLM has it."""
+    """A model in vLLM, in the process of the run.
+
+    `model` is a folder or a name on the Hugging Face Hub. An option that is not given has vLLM's default.
+    """
 
     max_concurrency: int = Field(
-        1024, ge=1, description="requests in the engine's hands; it runs as many at a time as fit"
+        1024, ge=1, description="largest number of requests in the engine, which runs as many at once as fit"
     )
     api: Literal["chat", "completions"] = Field(
         "chat", description="chat, or completions, which sends the prompt as one text"

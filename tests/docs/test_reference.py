@@ -61,16 +61,12 @@ def test_every_topic_of_help_has_a_heading(generator):
 
 
 def test_every_option_has_a_line(generator):
-    def lines(options):
-        for name, option in options.items():
-            yield f"- `{name}` ({option['type']}"
-            yield from lines(option.get("options", {}))
-
     places = {"stages": catalog.stages, "objectives": catalog.objectives, "filters": catalog.filters}
     for name, entries in {**places, "models": catalog.providers}.items():
         text = page(name) + page("stages")  # where the sampling options are
         for entry in entries(generator.SHIPPED):
-            missing = [line for line in lines(entry["options"]) if generator.plain(line) not in text]
+            lines = generator.option_list(entry["options"]).split("\n")
+            missing = [line for line in lines if line not in text]
             assert not missing, f"{name}: {entry['name']}: {missing}"
 
 
@@ -105,6 +101,17 @@ def test_an_example_passes_the_check(path):
     for stage in stages:
         stages += stage.inner(pipeline.project)
     assert path.stem in [stage.kind for stage in stages]
+
+
+def test_the_example_of_models_passes_the_check(generator, tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"text": "x"}\n')
+    (tmp_path / "models.yaml").write_text(
+        f"version: 1\n{generator.MODELS}stages: [source: {{path: data.jsonl}}]\n"
+    )
+    try:
+        distillgen.load(tmp_path / "models.yaml", need_env=False)
+    except ConfigError as error:
+        assert "needs the extra" in str(error)
 
 
 def test_every_stage_has_an_example():
