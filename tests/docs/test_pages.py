@@ -18,7 +18,7 @@ WRITTEN_BY_HAND += [
     path for folder in ("tutorial", "concepts", "recipes") for path in (DOCS / folder).glob("*.md")
 ]
 PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted(WRITTEN_BY_HAND)]
-LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)]*)?\)")
 NAMED = re.compile(r"(?<![\w/.-])(?:tests|distillgen|pipelines|prompts|filters|data)/[\w/.-]*\w")
 OF_TUTORIALS = DOCS / "tutorial"  # files that the reader writes
 
@@ -27,10 +27,19 @@ def ids(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that forges give the headings of a page."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_links_and_named_files_exist(page):
     text = page.read_text()
-    assert not [link for link in LINK.findall(text) if not (page.parent / link).exists()]
+    assert not [link for link, _ in LINK.findall(text) if not (page.parent / link).exists()]
+    assert not [
+        link + part for link, part in LINK.findall(text) if part and part not in anchors(page.parent / link)
+    ]
     if page.parent != OF_TUTORIALS:
         made_by_others = {"data/labels.jsonl", "filters/grounded.py", "pipelines/hello.yaml"}
         assert not {name for name in NAMED.findall(text) if not (ROOT / name).exists()} - made_by_others
