@@ -26,7 +26,7 @@ from distillgen.plugins import NOUNS, find, hiding
 from distillgen.privacy import name_of, public
 from distillgen.project import Project, file_sha256, from_here, project_around, project_of, read_text
 from distillgen.record import digest
-from distillgen.stages._nested import checked
+from distillgen.flow.stage_list import checked
 from distillgen.stages.source import Source
 
 

@@ -27,7 +27,7 @@ from distillgen.inference.teacher import Teacher
 from distillgen.located_yaml import Places
 from distillgen.project import Project, file_sha256
 from distillgen.record import SPLIT, Record, digest, dumps
-from distillgen.stages._nested import checked, guard_name, guarded
+from distillgen.flow.stage_list import checked, guard_name, guarded
 from distillgen.stages._rounds import ITEM, ROUND, kept_of, records_of
 from distillgen.state_files import Damaged, load_state
 
