@@ -27,7 +27,7 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 def rows_of(path, project=None, **options):
     source = Source(name="source", path=str(path), **options)
     where = Project(project.path)
-    source.check(CheckContext(frozenset(), {}, where))
+    source.bind(CheckContext(frozenset(), {}, where))
     records = list(source.records(where))
     assert source.count(where) == len(records)
     return [dict(record.fields) for record in records]
@@ -224,7 +224,7 @@ def test_an_image_of_a_data_set_is_named(project):
     (project.path / "pictures").mkdir()
     image.new("RGB", (2, 2)).save(project.path / "pictures/a.png")
     with pytest.raises(ConfigError, match="the column 'image' holds an image"):
-        Source(name="source", dataset="pictures").check(CheckContext(frozenset(), {}, Project(project.path)))
+        Source(name="source", dataset="pictures").bind(CheckContext(frozenset(), {}, Project(project.path)))
 
 
 LEFTOVERS = [

@@ -64,11 +64,6 @@ FILES = sorted(
 
 
 TO_MEND = {
-<<<<<<< HEAD
-=======
-    ("flow/stage_list.py", "stages/evaluate.py"),
-    ("flow/stage_list.py", "stages/source.py"),
->>>>>>> 0cb8382 (stages/_nested.py is flow/stage_list.py: a move)
     ("teachers/_openai_batch.py", "teachers/openai.py"),
     ("teachers/embedded.py", "teachers/openai.py"),
 }

@@ -40,7 +40,9 @@ def test_user_files_may_hold_dataclasses_with_late_annotations(project):
     path = project.write("user.py", code)
     project.write("filters/length.py", MEASURE)
     assert load_module(path).Limits().names == []
-    assert FilterStage(name="f", filters=["length"]).build(Project(project.path))[0][1].measure
+    assert FilterStage(name="f", filters=["length"]).bind(
+        CheckContext(frozenset({"text"}), {}, Project(project.path))
+    )
     assert load_script("user.py:answer", project.path)[0](None, 0) == "x"
     assert entailment([("a", "b")], model=f"{path}:answer") == [(0.5, 0.0, 0.5)]
 
@@ -61,7 +63,7 @@ def typed(*, limit: Decimal = 1) -> Filter: ...
     with pytest.raises(
         ConfigError, match=r"typed.py:7: .*'Decimal' is not defined; import it outside of 'if TYPE_CHECKING'"
     ):
-        FilterStage(name="f", filters=["typed"]).check(given)
+        FilterStage(name="f", filters=["typed"]).bind(given)
 
 
 @pytest.mark.parametrize(

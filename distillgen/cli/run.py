@@ -67,16 +67,17 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
     Prints the fields that a record has after each stage.
     """
     checked = load_pipeline(pipeline, sets, need_env=False)
-    stages = [
-        {"name": stage.name, "kind": stage.kind, "fields": sorted(fields)}
-        for stage, fields in zip(checked.stages, checked.fields, strict=True)
-    ]
     if as_json:
-        missing = list(checked.missing_env)
-        show.as_json({"pipeline": checked.name, "ok": True, "stages": stages, "missing_env": missing})
+        stages = [
+            {"name": bound.name, "kind": bound.stage.kind, "fields": sorted(bound.fields)}
+            for bound in checked.bound_stages
+        ]
+        show.as_json(
+            {"pipeline": checked.name, "ok": True, "stages": stages, "missing_env": list(checked.missing_env)}
+        )
         return
-    for stage in stages:
-        show.say(f"{stage['name']:<12} {', '.join(stage['fields'])}")
+    for bound in checked.bound_stages:
+        show.say(f"{show.stage_name(bound):<12} {', '.join(sorted(bound.fields))}")
     for variable in checked.missing_env:
         show.say(f"note: the environment variable {variable} is not set; a run needs it")
     show.say(f"{checked.path}: ok")
@@ -102,11 +103,15 @@ def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None
         {"stage": stage.name, "kind": stage.kind, **vars(estimate), "done": part.share if part else 0.0}
         for (stage, estimate), part in zip_longest(checked.plan(limit, finished), finished)
     ]
+    titles = [show.stage_name(bound) for bound in checked.bound_stages]
     totals = {}
     for name in ("requests", "input_tokens", "output_tokens", "max_cost_usd"):
         bounds = [stage[name] for stage in stages]
         totals[name] = None if None in bounds else sum(bounds)
-    show.as_json({"stages": stages, "totals": totals}) if as_json else show.plan(stages, totals, directory)
+    if as_json:
+        show.as_json({"stages": stages, "totals": totals})
+    else:
+        show.plan(stages, titles, totals, directory)
 
 
 @click.command()

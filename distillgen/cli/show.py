@@ -29,6 +29,7 @@ from distillgen.text.display import (
 )
 
 if TYPE_CHECKING:
+    from distillgen.flow.stage import BoundStage
     from distillgen.runs.directory import Run
 
 
@@ -79,14 +80,22 @@ def _options(options: Mapping[str, Any], width: int, margin: str = "  ") -> None
         _options(option.get("options", {}), width, indent)
 
 
-def plan(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], run: Path) -> None:
-    """A table of what each stage asks at most, and what the run has done already."""
+def stage_name(bound: BoundStage) -> str:
+    """Return the name of a stage, with a mark if distillgen added the stage to the pipeline."""
+    return f"{bound.name} (added)" if bound.added else bound.name
+
+
+def plan(
+    stages: Sequence[Mapping[str, Any]], titles: Sequence[str], totals: Mapping[str, Any], run: Path
+) -> None:
+    """Print a table of what each stage asks at most, and what the run in the directory `run` has done already."""
     names = ("rows", "requests", "input_tokens", "output_tokens")
     say(f"{'at most':<14}" + "".join(f"{name.replace('_', ' '):>15}" for name in (*names, "cost")))
-    for row in (*stages, {"stage": "total", "rows": stages[-1]["rows"], **totals}):
+    total = {"rows": stages[-1]["rows"], **totals}
+    for title, row in zip((*titles, "total"), (*stages, total), strict=True):
         cells = ["no bound" if row[name] is None else f"{row[name]:,}" for name in names]
         cells.append("no bound" if row["max_cost_usd"] is None else money(row["max_cost_usd"]))
-        say(f"{row['stage']:<14}" + "".join(f"{cell:>15}" for cell in cells))
+        say(f"{title:<14}" + "".join(f"{cell:>15}" for cell in cells))
     if ready := [f"{row['stage']} {math.floor(100 * row['done'])} %" for row in stages if row["done"]]:
         say(f"already done, and taken off: {', '.join(ready)} (in {run})")
     for row in (row for row in stages if row["spared"]):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -55,31 +55,41 @@ Answers: TypeAlias = Sequence[tuple[Any, Sequence[Completion]]]
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What a stage is checked against: the fields that reach it, the models, and what the project holds."""
+    """What a stage is bound to: the project, the fields that reach the stage, the models, and the stages before it."""
 
     fields: frozenset[str]
     models: Mapping[str, Spec]
     project: Project
-    stages: tuple[Stage, ...] = ()
-    """Those before it."""
-    reached: tuple[frozenset[str], ...] = ()
-    """The fields that reached each of them."""
-    loops: tuple[Stage, ...] = ()
-    """The loops that it stands in, the innermost last."""
+    stages: tuple[BoundStage, ...] = ()
+    """The stages before it."""
+    loops: tuple[CheckContext, ...] = ()
+    """The contexts of the loops that the stage is in, the innermost last."""
+    trained: frozenset[str] = frozenset()
+    """The names of the models that earlier stages make, or any stage of the loop that the stage is in."""
     fetch: bool = False
-    """Whether what lies elsewhere is looked at, too: as a run begins, before anything is paid for."""
+    """Whether a check may read remote files. It may when a run begins, before anything is paid for."""
 
-    def after(self, stage: Stage, fields: frozenset[str]) -> CheckContext:
-        """What the stage after `stage` is checked against, which has left `fields`."""
+    def after(self, bound: BoundStage) -> CheckContext:
+        """Return the context of the stage after `bound`. Raise ConfigError if that makes a model whose name is taken."""
+        made_models = bound.makes(Path())
+        for name, spec in made_models.items():
+            if self.models.get(name, spec) != spec:
+                raise ConfigError(
+                    f"it makes a model of the name '{name}', which another one has; rename that"
+                )
         return replace(
-            self, fields=fields, stages=(*self.stages, stage), reached=(*self.reached, self.fields)
+            self,
+            fields=bound.fields,
+            models={**self.models, **made_models},
+            stages=(*self.stages, bound),
+            trained=self.trained | made_models.keys(),
         )
 
     def turns(self, name: str) -> Sequence[list[dict[str, Any]]]:
-        """Chat turns as they stand in a field, of each order of roles that is known; none where it holds none, or is unknown."""
-        for stage in reversed(self.stages):
-            if name in (made := stage.turns(self.project)):
-                return made[name]
+        """Return examples of the chat turns in a field, one for each order of roles; empty if the field has none."""
+        for bound in reversed(self.stages):
+            if name in (turns := bound.turns()):
+                return turns[name]
         return ()
 
     def need(self, name: str, what: str) -> None:
@@ -139,8 +149,8 @@ class Job:
     """The measures of the stages before it, one dict a stage; a stage fills its dict as it ends."""
     costs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """What each filter of a stage has cost so far, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
-    stages: Sequence[Stage] = ()
-    """Those before it, in a round those of the round."""
+    stages: Sequence[BoundStage] = ()
+    """The stages before it; in a round, those of the round."""
     directory: Path = Path()
     """The run's, for what a stage has to say besides its records."""
     teacher: Callable[[str, Spec], Teacher] = field(default=lambda name, spec: nobody(name))
@@ -181,79 +191,128 @@ class Stage(BaseModel):
         "", description="name of the stage in messages, reports and file names; default: its kind"
     )
 
-    def names(self, project: Project) -> list[str]:
-        """What may stand as the stage where it has dropped a record: its name, and those of stages inside it."""
-        return [self.name]
-
     def chooses(self) -> bool:
-        """Whether it `selects` with these options."""
+        """Return whether the stage `selects` with these options."""
         return self.selects
 
-    def score_labels(self, project: Project) -> dict[str, tuple[str, str]]:
-        """The labels under which its filters keep scores, each with the filter and the stage that it stands in."""
-        return {}
-
-    def models(self, project: Project) -> list[str]:
-        """The pipeline's models that it asks."""
-        return []
-
-    def turns(self, project: Project) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
-        """By the fields that it fills with chat turns, such turns, one list for each order of roles."""
-        return {}
-
-    def within(self, context: CheckContext) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
-        """The stages inside this one, checked, and the fields after each."""
-        return (), ()
-
-    def inner(self, project: Project) -> Sequence[Stage]:
-        """The stages inside this one, as they are carried out."""
+    def models(self, project: Project) -> Sequence[str]:
+        """Return the names of the pipeline's models that the stage asks."""
         return ()
 
-    def former(self) -> Callable[[Record], Record] | None:
-        """What makes fields of one record without asking anybody, so that a control arm can form dropped records, too;
-        it raises Unrenderable. None where the stage makes none so.
-        """
+    def files(self, project: Project) -> Mapping[str, Path]:
+        """Return the content files that the stage's output depends on, by name, for the lock file."""
+        return {}
+
+    def makes(self, directory: Path, project: Project) -> Mapping[str, Spec]:
+        """Return the models that the stage leaves in the run's `directory`; later stages ask them by name."""
+        return {}
+
+    def evaluation_set(self, project: Project) -> EvaluationSet | None:
+        """Return the items that the stage asks models about, which no training may repeat; None if it asks about none."""
         return None
 
     def evaluation_items(self, project: Project) -> OverlapIndex | None:
-        """Return an index of the evaluation sets that no training may repeat; None where the stage guards none."""
+        """Return an index of the evaluation sets that no training may repeat; None if the stage looks for none."""
         return None
-
-    def evaluation_set(self, project: Project) -> EvaluationSet | None:
-        """Return what models are asked about in this stage; None where it evaluates none."""
-        return None
-
-    def makes(self, directory: Path, project: Project) -> Mapping[str, Spec]:
-        """Models that later stages can ask by name, because this one leaves them in the run's `directory`."""
-        return {}
-
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """The fields after this stage. Raises ConfigError for anything that could go wrong before a record is seen."""
-        raise NotImplementedError
-
-    def files(self, project: Project) -> dict[str, Path]:
-        """Content files that the stage's output depends on, by name, for the lock file."""
-        return {}
-
-    def all_files(self, project: Project) -> dict[str, Path]:
-        """Return `files`, and the stage's own code where it does not ship with distillgen."""
-        return {**find("stages", self.kind, project).files, **self.files(project)}
 
     def products(self, directory: Path) -> list[Path]:
-        """Files in the run directory without which the stage counts as not carried out."""
+        """Return the files in the run directory without which the stage counts as not carried out."""
         return []
 
-    def records_logprobs(self, context: CheckContext) -> bool:
-        """Whether its answers' log-probabilities, and each token's likeliest alternatives, go to the ledger."""
-        return False
+    def bind(self, context: CheckContext) -> BoundStage:
+        """Check the stage once, and return it with everything that it built. Raise ConfigError.
+
+        A stage that builds nothing overrides `check` and `run` instead.
+        """
+        fields = self.check(context)
+        return BoundStage(self, context, fields, self.models(context.project), self.files(context.project))
+
+    def check(self, context: CheckContext) -> frozenset[str]:
+        """Return the fields of a record after this stage. Raise ConfigError for anything that could fail later."""
+        raise NotImplementedError
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """Bounds for `plan`; `samples` are source rows."""
+        """Return bounds for `plan`; `samples` are source rows."""
         return Estimate(before.rows, made_bytes=before.made_bytes)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the stage out."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BoundStage:
+    """A stage that was checked in its context, with what it built there: plan, lock file and run all use this one.
+
+    It is not pickled itself: its stage and context are, and unpickling binds them again.
+    """
+
+    stage: Stage
+    context: CheckContext
+    fields: frozenset[str]
+    """The fields of a record after the stage."""
+    models: Sequence[str] = ()
+    """The names of the pipeline's models that it asks."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """The content files that its output depends on, by name."""
+    added: bool = False
+    """Whether distillgen added the stage to the pipeline."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self.stage).bind, (self.stage, self.context)
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.stage.name
+
+    @cached_property
+    def all_files(self) -> Mapping[str, Path]:
+        """`files`, and the stage's own code if it does not ship with distillgen."""
+        return {**find("stages", self.stage.kind, self.context.project).files, **self.files}
+
+    def names(self) -> list[str]:
+        """Return the stage names that a record which it drops can bear: its own, and those of the stages inside it."""
+        return [self.name]
+
+    def inner(self) -> Sequence[BoundStage]:
+        """Return the stages inside this one."""
+        return ()
+
+    def score_labels(self) -> Mapping[str, tuple[str, str]]:
+        """Return the labels under which its filters keep scores, each with the filter and the name of its stage."""
+        return {}
+
+    def turns(self) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
+        """Return examples of chat turns by the field that the stage fills with them, one for each order of roles."""
+        return {}
+
+    def former(self) -> Callable[[Record], Record] | None:
+        """Return a function that makes the stage's fields of one record without asking a model, or None.
+
+        A control arm applies it to dropped records. It raises Unrenderable.
+        """
+        return None
+
+    def records_logprobs(self) -> bool:
+        """Return whether the ledger keeps the log-probabilities of its answers."""
+        return False
+
+    def makes(self, directory: Path) -> Mapping[str, Spec]:
+        """Return the models that the stage leaves in the run's `directory`."""
+        return self.stage.makes(directory, self.context.project)
+
+    def evaluation_items(self) -> OverlapIndex | None:
+        """Return an index of the evaluation sets that no training may repeat; None if the stage looks for none."""
+        return self.stage.evaluation_items(self.context.project)
+
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return bounds for `plan`; `samples` are source rows."""
+        return self.stage.estimate(before, samples, self.context)
+
+    def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Carry the stage out."""
+        return self.stage.run(chunks, job)
 
 
 NO = ("", "false", "no", "0", "null")

@@ -57,13 +57,13 @@ class Logits(Dialogue):
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if no earlier stage records log-probabilities, or the records lack a prompt."""
         super().check(context)
-        recording = [stage.name for stage in context.stages if stage.records_logprobs(context)]
-        stage = next((stage for stage in context.stages if stage.name == self.stage), None)
-        if self.stage and not stage:
+        recording = [stage.name for stage in context.stages if stage.records_logprobs()]
+        named = [stage for stage in context.stages if stage.name == self.stage]
+        if self.stage and not named:
             raise ConfigError(
                 f"there is no earlier stage '{self.stage}'{did_you_mean(self.stage, recording)}"
             )
-        if not recording or (stage and not stage.records_logprobs(context)):
+        if not recording or (named and not named[0].records_logprobs()):
             remedy = "set logprobs: 5 on a generate stage, its model or its prompt, or on a stage score"
             raise ConfigError(
                 f"it learns from recorded log-probabilities, and no earlier stage records any; {remedy}"

@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.stage import CheckContext, Estimate, Stage
+from distillgen.flow.stage import BoundStage, CheckContext, Estimate, Stage
+from distillgen.flow.stage_list import bind_stages
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import teacher_class
@@ -26,8 +27,7 @@ from distillgen.plugins import NOUNS, find, hiding
 from distillgen.privacy import name_of, public
 from distillgen.project import Project, file_sha256, from_here, project_around, project_of, read_text
 from distillgen.record import digest
-from distillgen.flow.stage_list import checked
-from distillgen.stages.source import Source
+from distillgen.stages.source import BoundSource
 
 
 class System(BaseModel):
@@ -97,10 +97,9 @@ class Pipeline:
     card: Statement
     models: Mapping[str, Spec]
     shown_models: Mapping[str, dict[str, Any]]
-    stages: tuple[Stage, ...]
+    bound_stages: tuple[BoundStage, ...]
     project: Project
     missing_env: tuple[str, ...]
-    fields: tuple[frozenset[str], ...]
     sets: tuple[str, ...] = ()
     """What was overridden, as it may be shown."""
     notes: tuple[str, ...] = ()
@@ -110,30 +109,31 @@ class Pipeline:
         """Where its project keeps a run that has no other place."""
         return from_here(self.project.root / "runs" / (name or self.name))
 
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages with their options."""
+        return tuple(bound.stage for bound in self.bound_stages)
+
     @property
-    def source(self) -> Source:
+    def source(self) -> BoundSource:
         """The first stage."""
-        return cast(Source, self.stages[0])
+        return cast(BoundSource, self.bound_stages[0])
 
     def made_models(self, directory: Path = Path()) -> dict[str, Spec]:
-        """The models that stages make in a run's directory, by the names under which later stages ask them."""
-        return {
-            name: spec for stage in self.stages for name, spec in stage.makes(directory, self.project).items()
-        }
+        """Return the models that stages leave in a run's directory, by the names under which later stages ask them."""
+        return {name: spec for bound in self.bound_stages for name, spec in bound.makes(directory).items()}
 
     @cached_property
     def files(self) -> dict[str, str]:
         """SHA-256 of every prompt, filter and data file that the output depends on."""
-        paths = {name: path for stage in self.stages for name, path in self._files_of(stage).items()}
+        paths = {name: path for bound in self.bound_stages for name, path in self._files_of(bound).items()}
         return {name: file_sha256(path) for name, path in sorted(paths.items())}
 
-    def _files_of(self, stage: Stage) -> dict[str, Path]:
+    def _files_of(self, bound: BoundStage) -> dict[str, Path]:
         """Return the files that a stage's output depends on, with the code of its models' providers."""
-        models = [self.models[name] for name in stage.models(self.project) if name in self.models]
+        models = [self.models[name] for name in bound.models if name in self.models]
         code = [find("teachers", model.provider, self.project).files for model in models]
-        return {
-            name: path for files in (*code, stage.all_files(self.project)) for name, path in files.items()
-        }
+        return {name: path for files in (*code, bound.all_files) for name, path in files.items()}
 
     def lock(self) -> dict[str, Any]:
         """The resolved pipeline, as others may read it: what `pipeline.lock.yaml` holds."""
@@ -161,40 +161,37 @@ class Pipeline:
     def fingerprints(self, limit: int | None) -> list[str]:
         """For each stage, a digest of all that its output depends on besides the ledger."""
         prints, before = [], digest([self.seed, limit])
-        for stage in self.stages:
-            own = {name: self.files[name] for name in self._files_of(stage)}
-            asked = [self.shown_models.get(name) for name in stage.models(self.project)]
-            before = digest([before, stage.kind, stage.model_dump(), own, asked])
+        for bound in self.bound_stages:
+            files = {name: self.files[name] for name in self._files_of(bound)}
+            models = [self.shown_models.get(name) for name in bound.models]
+            before = digest([before, bound.stage.kind, bound.stage.model_dump(), files, models])
             prints.append(before)
         return prints
 
-    def look(self, first: int, last: int) -> None:
-        """Check the stages from `first` to `last` once more that now may look at what lies elsewhere, such as a student on the
-        Hub: before anything is paid for. Raises ConfigError.
+    def check_remote(self, first: int, last: int) -> None:
+        """Check what the stages from `first` to `last` read from elsewhere, such as a student on the Hub.
+
+        A run does so before anything is paid for. Raises ConfigError.
         """
-        given = CheckContext(frozenset(), self.models, self.project, fetch=True)
-        for i, (stage, fields) in enumerate(zip(self.stages[: last + 1], self.fields, strict=False)):
-            if stage.fetches and i >= first:
+        for bound in self.bound_stages[first : last + 1]:
+            if bound.stage.fetches:
                 try:
-                    stage.check(given)
+                    bound.stage.bind(replace(bound.context, fetch=True))
                 except ConfigError as error:
-                    raise ConfigError(f"stage '{stage.name}': {error.message}", path=self.path) from error
-            given = given.after(stage, fields)
-            given = replace(given, models={**given.models, **stage.makes(Path(), self.project)})
+                    raise ConfigError(f"stage '{bound.name}': {error.message}", path=self.path) from error
 
     def plan(self, limit: int | None = None, done: Sequence[Done] = ()) -> list[tuple[Stage, Estimate]]:
-        """Each stage with the bounds of what it asks and costs, less what the first stages have `done`. Asks nothing."""
-        given = CheckContext(frozenset(), {**self.models, **self.made_models()}, self.project)
-        samples = self.source.samples(self.project, min(200, limit or 200))
+        """Return each stage with the bounds of what it asks and costs, less what its first stages have `done`."""
+        samples = self.source.samples[:limit]
         plan: list[tuple[Stage, Estimate]] = []
         before = Estimate(None)
-        for stage, fields in zip(self.stages, self.fields, strict=True):
-            before = stage.estimate(before, samples, replace(given, fields=fields))
-            if stage is self.source and limit is not None:
+        for bound in self.bound_stages:
+            before = bound.estimate(before, samples)
+            if bound is self.source and limit is not None:
                 before = replace(before, rows=limit if before.rows is None else min(before.rows, limit))
             if len(plan) < len(done):
                 before = done[len(plan)].taken_off(before)
-            plan.append((stage, before))
+            plan.append((bound.stage, before))
         return plan
 
 
@@ -251,7 +248,7 @@ def load(
         label: {**models[label].model_dump(exclude_none=True), **_shown(raw)}
         for label, raw in top.models.items()
     }
-    stages, fields = checked(top.stages, places, CheckContext(frozenset(), models, project))
+    stages = bind_stages(top.stages, places, CheckContext(frozenset(), models, project))
     notes += _hiding(stages, models, project)
     return Pipeline(
         path.stem,
@@ -265,15 +262,14 @@ def load(
         stages,
         project,
         tuple(dict.fromkeys(missing)),
-        fields,
         tuple(shown_set(each, root) for each in sets),
         tuple(notes),
     )
 
 
-def _hiding(stages: Sequence[Stage], models: Mapping[str, Spec], project: Project) -> list[str]:
+def _hiding(stages: Sequence[BoundStage], models: Mapping[str, Spec], project: Project) -> list[str]:
     """Return a note for each plug-in that hides a shipped one of the same name."""
-    files = {name for stage in stages for name in stage.all_files(project)}
+    files = {name for bound in stages for name in bound.all_files}
     plugins = [
         name.partition("/") for name in sorted(files | {f"teachers/{m.provider}" for m in models.values()})
     ]

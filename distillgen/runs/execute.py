@@ -170,7 +170,7 @@ def _prepared(
         complete = stored["stages"] and stored["stages"][first - 1]["complete"]
         why = "has changed since it was run" if complete else "has not been run to its end"
         raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
-    local = bool(pipeline.source.files(pipeline.project))  # what lies elsewhere may have changed unseen
+    local = bool(pipeline.source.files)  # what lies elsewhere may have changed unseen
     seen = (
         stored.get("ledger_seen", -1)
         if os.path.relpath(ledger.path, directory) == stored.get("ledger")
@@ -187,10 +187,10 @@ def _prepared(
         first, seen = min(len(standing), last + 1), ledger.last_id
     else:
         seen = ledger.last_id
-    pipeline.look(first, last)
+    pipeline.check_remote(first, last)
     fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
     counts = standing[:first] + fresh[first:]
-    total = pipeline.source.count(pipeline.project)
+    total = pipeline.source.count
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
     most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
@@ -362,7 +362,7 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
 
 async def _pull(live: Live, job: Job, first: int) -> None:
     """Chain the stages, write what leaves each, and pull until the source is dry."""
-    stages, directory = live.pipeline.stages, live.directory
+    stages, directory = live.pipeline.bound_stages, live.directory
     (directory / "stages").mkdir(exist_ok=True)
     measures: list[Measures] = [{} for _ in stages]
     async with contextlib.AsyncExitStack() as stack:
@@ -458,7 +458,7 @@ async def _written(
 ) -> Chunks:
     """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
     count, source, flushed = live.stages[index], "", 0.0
-    names = set(live.pipeline.stages[index].names(live.pipeline.project))
+    names = set(live.pipeline.bound_stages[index].names())
     async for chunk in chunks:
         for record in chunk:
             if record.source != source:

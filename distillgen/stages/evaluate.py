@@ -10,9 +10,8 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, islice
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -24,6 +23,7 @@ from distillgen.flow.filter import Entries, Entry
 from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import (
     CHUNK,
+    BoundStage,
     CheckContext,
     Chunks,
     Estimate,
@@ -118,7 +118,7 @@ class Evaluate(Stage, Sampling):
         return "evaluation" if self.name == self.kind else f"evaluation-{self.name}"
 
     def load_prompt(self, project: Project) -> Prompt:
-        """The question, checked."""
+        """Return the question. Raise ConfigError if it is wrong."""
         if self.template is not None:
             return Prompt.parse("", self.template, "template", project)
         return Prompt.load(str(self.prompt), project)
@@ -127,71 +127,47 @@ class Evaluate(Stage, Sampling):
         """Return the file of items and the fields in the question."""
         return EvaluationSet(self.data, sorted(self.load_prompt(project).inputs))
 
-    def metric(self, entry: Entry, project: Project) -> Stage:
+    def bind(self, context: CheckContext) -> BoundEvaluate:
+        """Load the question and the metrics; raise ConfigError if they do not fit the models and the items."""
+        project, fields = context.project, context.fields
+        for name in self.asked:
+            context.able(name, *(["score"] if self.options or self.perplexity else []))
+        if self.data:
+            rows = list(islice(self.read(project), CHUNK))
+            if not rows:
+                raise ConfigError(f"'{self.data}' has no rows")
+            fields = frozenset(chain.from_iterable(row.fields for row in rows))
+        elif SPLIT not in fields and context.trained:
+            remedy = "give the source held_out: 0.1, or 'data', a file of other items"
+            raise ConfigError(f"the student would be asked about what it was trained on; {remedy}")
+        of_items, prompt = replace(context, fields=fields), self.load_prompt(project)
+        for name in prompt.needed - self.params.keys():
+            of_items.need(name, f"prompt '{self.prompt}'" if self.prompt else "'template'")
+        for option in ("gold", "options", "by"):
+            if name := getattr(self, option):
+                of_items.need(name, f"'{option}'")
+        answered = fields | {self.output, *self.asked, *([GOLD] if self.gold else [])}
+        metrics = {
+            entry.label: self._metric(entry, project).bind(replace(context, fields=answered))
+            for entry in self.metrics
+        }
+        files = {self.data: project.file(self.data)} if self.data else {}
+        if self.prompt:
+            files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
+        for metric in metrics.values():
+            files |= metric.files
+        judges = [name for metric in metrics.values() for name in metric.models]
+        models = list(dict.fromkeys([*self.asked, *judges]))
+        return BoundEvaluate(self, context, context.fields, models, files, prompt=prompt, metrics=metrics)
+
+    def _metric(self, entry: Entry, project: Project) -> Stage:
         """Return a stage `filter` of this metric alone, so that each metric sees every answer."""
         options = {entry.filter: {**entry.options, "name": entry.label}}
         return stage_class("filter", project).model_validate({"name": self.name, "filters": [options]})
 
-    def files(self, project: Project) -> dict[str, Path]:
-        """The items, the prompt, and what the metrics read."""
-        files = {self.data: project.file(self.data)} if self.data else {}
-        if self.prompt:
-            files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
-        return files | dict(
-            chain.from_iterable(self.metric(entry, project).files(project).items() for entry in self.metrics)
-        )
-
-    def models(self, project: Project) -> list[str]:
-        """Who is asked, and who judges."""
-        judges = (model for entry in self.metrics for model in self.metric(entry, project).models(project))
-        return [*dict.fromkeys([*self.asked, *judges])]
-
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """Models, items, question and metrics fit together."""
-        for name in self.asked:
-            context.able(name, *(["score"] if self.options or self.perplexity else []))
-        fields = context.fields
-        if self.data:
-            rows = list(islice(self.read(context.project), CHUNK))
-            if not rows:
-                raise ConfigError(f"'{self.data}' has no rows")
-            fields = frozenset(chain.from_iterable(row.fields for row in rows))
-        elif SPLIT not in fields and any(stage.makes(Path(), context.project) for stage in context.stages):
-            remedy = "give the source held_out: 0.1, or 'data', a file of other items"
-            raise ConfigError(f"the student would be asked about what it was trained on; {remedy}")
-        about = replace(context, fields=fields)
-        for name in self.load_prompt(context.project).needed - self.params.keys():
-            about.need(name, f"prompt '{self.prompt}'" if self.prompt else "'template'")
-        for option in ("gold", "options", "by"):
-            if name := getattr(self, option):
-                about.need(name, f"'{option}'")
-        seen = fields | {self.output, *self.asked, *([GOLD] if self.gold else [])}
-        for entry in self.metrics:
-            self.metric(entry, context.project).check(replace(context, fields=seen))
-        return context.fields
-
     def sampling(self, model: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
         """The stage's options over the model's over the prompt's."""
         return {**prompt.front.sampling.given(), **model, **self.given()}
-
-    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """Bounds of what the models are asked, for items of the source as if all were held out; what judges are is not in it."""
-        prompt, rows = self.load_prompt(context.project), before.rows
-        if self.data:
-            items = list(self.read(context.project))
-            samples, rows = items[:200], len(items)
-
-        def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            fields = {**record.fields, **self.params}
-            size = size_of(prompt.render(record.fields, prompt.typical(fields), self.params))
-            most = [
-                self.sampling(context.models[name].given(), prompt).get("max_tokens") for name in self.asked
-            ]
-            asked = zip(self.asked if self.metrics else (), most, strict=False)
-            return [(name, size, tokens and tokens * self.n) for name, tokens in asked]
-
-        found = bounds(replace(before, rows=rows), samples, context, asks)
-        return replace(found, rows=before.rows, made_bytes=before.made_bytes)
 
     def read(self, project: Project) -> Iterator[Record]:
         """The items of `data`. Raises ConfigError for a bad row."""
@@ -203,26 +179,57 @@ class Evaluate(Stage, Sampling):
                 {name: value for name, value in row.items() if name != META}, f"{self.data}:{line}"
             )
 
+
+@dataclass(frozen=True)
+class BoundEvaluate(BoundStage):
+    """The stage with its question and its metrics."""
+
+    stage: Evaluate
+    prompt: Prompt = field(kw_only=True)
+    metrics: Mapping[str, BoundStage] = field(kw_only=True)
+    """For each metric its filter as a stage, by the filter's label."""
+
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Bounds of what the models are asked, for items of the source as if all were held out; what judges are is not in it."""
+        prompt, rows = self.prompt, before.rows
+        if self.stage.data:
+            items = list(self.stage.read(self.context.project))
+            samples, rows = items[:200], len(items)
+
+        def asks(record: Record) -> list[tuple[str, int, int | None]]:
+            fields = {**record.fields, **self.stage.params}
+            size = size_of(prompt.render(record.fields, prompt.typical(fields), self.stage.params))
+            most = [
+                self.stage.sampling(self.context.models[name].given(), prompt).get("max_tokens")
+                for name in self.stage.asked
+            ]
+            asked = zip(self.stage.asked if self.stage.metrics else (), most, strict=False)
+            return [(name, size, tokens and tokens * self.stage.n) for name, tokens in asked]
+
+        found = bounds(replace(before, rows=rows), samples, self.context, asks)
+        return replace(found, rows=before.rows, made_bytes=before.made_bytes)
+
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Let all records through, then ask: what trains a student is an earlier stage."""
-        items = list(self.read(job.project)) if self.data else []
+        items = list(self.stage.read(job.project)) if self.stage.data else []
         async for chunk in chunks:
-            if not self.data:
+            if not self.stage.data:
                 items += [r for r in chunk if not r.dropped and (r.held_out or SPLIT not in r.fields)]
             yield chunk
         if not items:
             raise ConfigError(
                 f"stage '{self.name}': no record is left to ask about: give 'data', or a larger held_out"
             )
-        if self.gold:
+        if self.stage.gold:
             items = [
-                replace(item, fields={**item.fields, GOLD: item.fields.get(self.gold)}) for item in items
+                replace(item, fields={**item.fields, GOLD: item.fields.get(self.stage.gold)})
+                for item in items
             ]
         await self._evaluate(items, job)
 
     async def _evaluate(self, items: Sequence[Record], job: Job) -> None:
         """Ask, measure, compare, write down. Items that cannot fill the question are left out, and counted."""
-        asking = _Asking(self, self.load_prompt(job.project), job)
+        asking = _Asking(self.stage, self.prompt, job)
         reasons = [asking.why_not(item) for item in items]
         left_out = Counter(filter(None, reasons))
         for item, why in zip(items, reasons, strict=True):
@@ -234,10 +241,10 @@ class Evaluate(Stage, Sampling):
                 f"stage '{self.name}': no item can be asked about: {left_out.most_common(1)[0][0]}"
             )
         said: dict[str, list[Completion]] = {}
-        for name in self.asked:  # one after the other: two models rarely fit into one memory
+        for name in self.stage.asked:  # one after the other: two models rarely fit into one memory
             answers = (
-                await asking.all(name, [(item, None) for item in items], samples=self.n)
-                if self.metrics
+                await asking.all(name, [(item, None) for item in items], samples=self.stage.n)
+                if self.stage.metrics
                 else []
             )
             said[name] = [*chain.from_iterable(answers)]
@@ -245,29 +252,31 @@ class Evaluate(Stage, Sampling):
         for name, completions in said.items():
             records = list[Record]()
             for i, completion in enumerate(completions):
-                item, first = items[i // self.n], i - i % self.n
+                item, first = items[i // self.stage.n], i - i % self.stage.n
                 others = {other: texts[first].text for other, texts in said.items()}
-                fields = {**item.fields, **others, self.output: completion.text}
-                records.append(Record(digest([item.id, name, i % self.n]), fields, (item.id,), item.source))
-            groups = [text_of(item.fields.get(self.by)) for item in items] if self.by else []
+                fields = {**item.fields, **others, self.stage.output: completion.text}
+                records.append(
+                    Record(digest([item.id, name, i % self.stage.n]), fields, (item.id,), item.source)
+                )
+            groups = [text_of(item.fields.get(self.stage.by)) for item in items] if self.stage.by else []
             written = job.ledger.output_tokens([completion.key for completion in completions])
             tokens = fmean(written[completion.key] for completion in completions) if completions else 0.0
-            found.append(answered := Answered(name, self.n, completions, records, groups, tokens))
-            for entry in self.metrics:
+            found.append(answered := Answered(name, self.stage.n, completions, records, groups, tokens))
+            for entry in self.stage.metrics:
                 if name not in entry.options.values():  # nobody is compared with himself
                     await self._measure(answered, entry, job)
-            if self.perplexity:
+            if self.stage.perplexity:
                 answered.log_likelihoods = await asking.log_likelihoods(name, items)
-            if self.options:
-                answered.choices = await asking.choices(name, items, self.options)
+            if self.stage.options:
+                answered.choices = await asking.choices(name, items, self.stage.options)
         told = {
             "items": len(items),
             "left_out": dict(left_out),
-            "of": self.data or "the source",
-            "samples": self.n,
-            "models": {each.name: each.told(self.vote) for each in found},
-            "by": self.by,
-            "groups": {each.name: each.told_by_group() for each in found} if self.by else {},
+            "of": self.stage.data or "the source",
+            "samples": self.stage.n,
+            "models": {each.name: each.told(self.stage.vote) for each in found},
+            "by": self.stage.by,
+            "groups": {each.name: each.told_by_group() for each in found} if self.stage.by else {},
             "comparisons": [
                 difference for one, other in combinations(found, 2) for difference in compared(one, other)
             ],
@@ -277,8 +286,8 @@ class Evaluate(Stage, Sampling):
         if left_out:
             job.measures[Measure("items left out")] = left_out.total()
         lines = [dumps(row, sort_keys=False) + b"\n" for answered in found for row in answered.rows()]
-        (job.directory / f"{self.file}.jsonl").write_bytes(b"".join(lines))
-        (job.directory / f"{self.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
+        (job.directory / f"{self.stage.file}.jsonl").write_bytes(b"".join(lines))
+        (job.directory / f"{self.stage.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
 
     async def _measure(self, answered: Answered, entry: Entry, job: Job) -> None:
         """One metric over all answers of a model; an answer that did not come passes nowhere."""
@@ -299,8 +308,8 @@ class Evaluate(Stage, Sampling):
 
     def _judged(self, answered: Answered, entry: Entry, job: Job) -> Chunks:
         """Through the metric's filter; what is no answer costs no judge."""
-        metric, records = self.metric(entry, job.project), answered.records
-        if metric.models(job.project):
+        metric, records = self.metrics[entry.label], answered.records
+        if metric.models:
             answers = zip(answered.completions, records, strict=True)
             no_answer = (self.name, "no_answer", "there is no answer to judge")
             records = [r if _came(c) and c.text.strip() else r.drop(*no_answer) for c, r in answers]

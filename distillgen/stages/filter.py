@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
@@ -23,6 +24,7 @@ from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import (
     CHUNK,
     Answers,
+    BoundStage,
     CheckContext,
     Chunk,
     Chunks,
@@ -42,6 +44,7 @@ from distillgen.inference.ledger import Ledger
 from distillgen.inference.outcome import Outcome
 from distillgen.inference.request import Request
 from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Teacher
 from distillgen.located_yaml import Places, validate
 from distillgen.plugins import filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error
@@ -127,119 +130,145 @@ class FilterStage(Stage):
         "is dropped then",
     )
 
-    def build(self, project: Project) -> list[tuple[Entry, Filter]]:
-        """The filters as written and made. Raises ConfigError for unknown names and options."""
-        built = []
-        for entry in self.filters:
-            factory, what = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
-            options = dict(validate(options_of(factory), entry.options, what=what, places=Places()))
-            if "project" in inspect.signature(factory).parameters:
-                options["project"] = project
-            try:
-                made = factory(**options)
-            except ValueError as error:  # a factory's own check of its options
-                raise ConfigError(f"{what}: {error}") from error
-            except DistillgenError:
-                raise
-            except Exception as error:
-                raise user_error(error, what) from error
-            file = find("filters", entry.filter, project).file
-            if not isinstance(made, Filter):
-                given = type(made).__name__
-                raise ConfigError(
-                    f"'{entry.filter}' gives {given}, not a Filter: return Filter(measure=…, decide=…)",
-                    path=file,
-                )
-            if made.depends_on is not None:
-                made = replace(made, depends_on={**made.depends_on, "code": code_sha256(file)})
-            built.append((entry, made))
-        return built
-
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """Filters and options exist, and the fields and models that they name are there."""
-        for entry, _ in self.build(context.project):
-            for option, value in self._named(entry, context.project, FieldName):
-                context.need(value, f"filter '{entry.label}' ({option})")
-            for _, value in self._named(entry, context.project, ModelName):
-                context.able(value)
-        self.files(context.project)
-        return context.fields | marks(self.mark)
+    def bind(self, context: CheckContext) -> BoundFilterStage:
+        """Load and make the filters; raise ConfigError if an option, a field, a model or a file is missing."""
+        filters = [LoadedFilter.load(entry, context.project) for entry in self.filters]
+        models, files = list[str](), dict[str, Path]()
+        for loaded in filters:
+            loaded.make()
+            for option, name in loaded.names(FieldName):
+                context.need(name, f"filter '{loaded.entry.label}' ({option})")
+            for name in loaded.models:
+                context.able(name)
+            models += loaded.models
+            files |= loaded.files()
+        return BoundFilterStage(
+            self, context, context.fields | marks(self.mark), models, files, filters=filters
+        )
 
     def chooses(self) -> bool:
-        """A filter that marks drops nothing."""
+        """Return whether it drops records: a filter stage that marks drops none."""
         return self.mark is None
 
-    def score_labels(self, project: Project) -> dict[str, tuple[str, str]]:
-        """Its filters' labels."""
-        return {entry.label: (entry.filter, self.name) for entry in self.filters}
 
-    def models(self, project: Project) -> list[str]:
-        """The pipeline's models that the filters ask."""
-        return [name for entry in self.filters for _, name in self._named(entry, project, ModelName)]
+@dataclass(frozen=True)
+class LoadedFilter:
+    """A filter of a stage's list, with its factory and the checked options."""
 
-    def _named(self, entry: Entry, project: Project, kind: Any) -> list[tuple[str, str]]:
-        """The options that are of a kind of name, or of a list of them, each with a name that it gives."""
-        factory = filter_factory(entry.filter, project)
-        hints, defaults = _hints(factory), inspect.signature(factory).parameters
-        options = [name for name, hint in hints.items() if name != "return" and _mentions(hint, kind)]
-        values = [(option, entry.options.get(option, defaults[option].default)) for option in options]
+    entry: Entry
+    factory: Callable[..., Filter]
+    options: Mapping[str, Any]
+    file: Path
+    project: Project
+
+    @classmethod
+    def load(cls, entry: Entry, project: Project) -> LoadedFilter:
+        """Load the factory and check the options. Raise ConfigError."""
+        factory, what = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
+        options = dict(validate(options_of(factory), entry.options, what=what, places=Places()))
+        return cls(entry, factory, options, find("filters", entry.filter, project).file, project)
+
+    def make(self) -> Filter:
+        """Return a new filter: one that keeps what it has seen begins anew. Raise ConfigError."""
+        what, options = f"filter '{self.entry.filter}'", dict(self.options)
+        if "project" in inspect.signature(self.factory).parameters:
+            options["project"] = self.project
+        try:
+            made = self.factory(**options)
+        except ValueError as error:  # a factory's own check of its options
+            raise ConfigError(f"{what}: {error}") from error
+        except DistillgenError:
+            raise
+        except Exception as error:
+            raise user_error(error, what) from error
+        if not isinstance(made, Filter):
+            message = f"'{self.entry.filter}' gives {type(made).__name__}, not a Filter"
+            raise ConfigError(f"{message}: return Filter(measure=…, decide=…)", path=self.file)
+        if made.depends_on is not None:
+            made = replace(made, depends_on={**made.depends_on, "code": code_sha256(self.file)})
+        return made
+
+    @cached_property
+    def models(self) -> list[str]:
+        """The pipeline's models that the filter asks."""
+        return [name for _, name in self.names(ModelName)]
+
+    @cached_property
+    def _types(self) -> Mapping[str, Any]:
+        return _hints(self.factory)
+
+    def names(self, kind: Any) -> list[tuple[str, str]]:
+        """Return the options whose type is a kind of name, or a list of them, each with a name that it gives."""
+        defaults = inspect.signature(self.factory).parameters
+        options = [name for name, hint in self._types.items() if name != "return" and _mentions(hint, kind)]
+        values = [(option, self.entry.options.get(option, defaults[option].default)) for option in options]
         return [
             (option, name)
-            for option, given in values
-            for name in ([given] if isinstance(given, str) else given or ())
+            for option, value in values
+            for name in ([value] if isinstance(value, str) else value or ())
         ]
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """What the filters ask at most, were no record dropped before them."""
-        judges = [
-            Judge(self.name, entry, each, {}) for entry, each in self.build(context.project) if each.asks
-        ]
-
-        def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            requests = [request for judge in judges for request in judge.requests(record, context.models)]
-            most = [
-                _sent(request, context.models[request.model]).sampling.get("max_tokens")
-                for request in requests
-            ]
-            return [(r.model, size_of(r.messages), tokens) for r, tokens in zip(requests, most, strict=True)]
-
-        return bounds(before, samples, context, asks)
-
-    def files(self, project: Project) -> dict[str, Path]:
-        """The filters' files, what they import of the project, and the prompts and files that their options name."""
-        files = {
-            f"filters/{entry.filter}": find("filters", entry.filter, project).file for entry in self.filters
-        }
-        for entry in self.filters:
-            for _, name in self._named(entry, project, PromptName):
-                files[f"prompts/{name}"] = project.find("prompts", name, ".md")
-            files |= {name: project.file(name) for _, name in self._named(entry, project, FileName)}
-            scripts = (name.rpartition(":")[0] for _, name in self._named(entry, project, ScriptName))
-            files |= {script: project.file(script) for script in scripts if script.endswith(".py")}
+    def files(self) -> dict[str, Path]:
+        """Return the filter's file, the project files that it imports, and the files that its options name."""
+        files = {f"filters/{self.entry.filter}": self.file}
+        for _, name in self.names(PromptName):
+            files[f"prompts/{name}"] = self.project.find("prompts", name, ".md")
+        files |= {name: self.project.file(name) for _, name in self.names(FileName)}
+        scripts = (name.rpartition(":")[0] for _, name in self.names(ScriptName))
+        files |= {script: self.project.file(script) for script in scripts if script.endswith(".py")}
         code = [path for path in files.values() if path.suffix == ".py"]
         return files | {f"module {name}": file for path in code for name, file in imported(path).items()}
 
+
+@dataclass(frozen=True)
+class BoundFilterStage(BoundStage):
+    """The stage with its filters."""
+
+    stage: FilterStage
+    filters: Sequence[LoadedFilter] = field(kw_only=True)
+
+    def score_labels(self) -> dict[str, tuple[str, str]]:
+        """Return the labels of its filters."""
+        return {entry.label: (entry.filter, self.name) for entry in self.stage.filters}
+
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return bounds of what the filters ask if none of them drops a record."""
+        models = self.context.models
+        judges = [Judge(self.name, loaded.entry, loaded.make(), {}) for loaded in self.filters]
+
+        def requests(record: Record) -> list[tuple[str, int, int | None]]:
+            return [
+                (r.model, size_of(r.messages), _sent(r, models[r.model]).sampling.get("max_tokens"))
+                for judge in judges
+                for r in judge.requests(record, models)
+            ]
+
+        return bounds(before, samples, self.context, requests)
+
     def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Judge every live record, filter after filter: none measures what one before it dropped. A filter that asks somebody,
-        or measures in a thread, goes on while the others judge.
+        """Apply the filters in order; each sees only the records that the filters before it kept.
+
+        A filter that asks models or measures in a thread works while the others go on.
         """
         chunks = self._unjudged(chunks)
-        for entry, each in self.build(job.project):
+        for loaded in self.filters:
+            entry, filter = loaded.entry, loaded.make()
             costs = job.costs.setdefault(self.name, {}).setdefault(
                 entry.label, {"rows": 0, "measured": 0, "seconds": 0.0}
             )
-            judge = Judge(self.name, entry, each, costs)
-            chunks = self._having(
-                chunks, entry, [name for _, name in self._named(entry, job.project, FieldName)]
-            )
+            judge = Judge(self.name, entry, filter, costs)
+            chunks = self._having(chunks, entry, [name for _, name in loaded.names(FieldName)])
             if (
-                each.depends_on is not None and not each.asks
-            ):  # what arrives while it measures is measured together
+                filter.depends_on is not None and not filter.asks
+            ):  # what arrives meanwhile is measured together
                 chunks = in_order(chunks, lambda chunk: [Outcome.of(chunk)], window=lambda: CHUNK)
-            chunks = whole_groups(chunks, judge.together) if each.together else chunks
-            chunks = (self._asked if each.asks else self._judged)(chunks, judge, job)
-            chunks = self._noted(chunks, judge, job) if each.over_run else chunks
-        return marked(chunks, self.name, self.mark) if self.mark else chunks
+            chunks = whole_groups(chunks, judge.together) if filter.together else chunks
+            if filter.asks:
+                chunks = self._asked(chunks, judge, {name: job.teachers[name] for name in loaded.models}, job)
+            else:
+                chunks = self._judged(chunks, judge, job)
+            chunks = self._noted(chunks, judge, job) if filter.over_run else chunks
+        return marked(chunks, self.name, self.stage.mark) if self.stage.mark else chunks
 
     async def _having(self, chunks: Chunks, entry: Entry, names: Sequence[str]) -> Chunks:
         """The same records; those that lack a field which the filter reads are dropped: no measure sees them."""
@@ -261,7 +290,7 @@ class FilterStage(Stage):
         """The same records; live ones without scores that another run, or an earlier round, gave them under the labels of these
         filters, which measure anew.
         """
-        labels = {entry.label for entry in self.filters}
+        labels = {entry.label for entry in self.stage.filters}
         async for chunk in chunks:
             yield [
                 record
@@ -279,9 +308,8 @@ class FilterStage(Stage):
             yield chunk
         job.measures.update(measures_of(judge.figures()))
 
-    async def _asked(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
+    async def _asked(self, chunks: Chunks, judge: Judge, asked: Mapping[str, Teacher], job: Job) -> Chunks:
         entry, each, costs = judge.entry, judge.filter, judge.costs
-        asked = {name: job.teachers[name] for _, name in self._named(entry, job.project, ModelName)}
         teachers = [*asked.values()]
         models = [
             [t.identity, t.model, t.spec.given(), "json_schema" in t.spec.capabilities] for t in teachers

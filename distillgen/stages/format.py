@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain, islice
 from typing import Any
@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CheckContext, Chunks, Job, Stage, Text
-from distillgen.project import Project
+from distillgen.flow.stage import BoundStage, CheckContext, Chunks, Job, Stage, Text
 from distillgen.record import META, Record, Unrenderable
 from distillgen.rows.shapes import Shaper, shaper
 
@@ -73,13 +72,6 @@ class Format(Stage):
                 ) from error
         return made
 
-    def turns(self, project: Project) -> dict[str, list[list[dict[str, Any]]]]:
-        """The roles of its dialogues, with a word for what each says."""
-        return {
-            name: [[{"role": role, "content": "text"} for turn in dialogue for role in turn]]
-            for name, dialogue in self.dialogues.items()
-        }
-
     def shaper(self, fields: Collection[str]) -> Shaper:
         """What makes rows of `shape` from records with `fields`."""
         name, parts = (
@@ -87,9 +79,10 @@ class Format(Stage):
         )
         return shaper(name, parts, fields)
 
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """Every field that a template, `shape` or `keep` names is there."""
-        for name, text in self.texts():
+    def bind(self, context: CheckContext) -> BoundFormat:
+        """Compile the templates; raise ConfigError if a field that a template, `shape` or `keep` names is missing."""
+        texts = self.texts()
+        for name, text in texts:
             text.check(context, f"the template of '{name}'")
         for name in self.keep or ():
             context.need(name, "'keep'")
@@ -97,26 +90,41 @@ class Format(Stage):
         made |= set(self.shaper(context.fields).columns) if self.shape else set()
         if META in made:
             raise ConfigError(f"the field '{META}' is distillgen's own")
-        return frozenset(made | (set(context.fields) if self.keep is None else set(self.keep)))
+        fields = frozenset(made | (set(context.fields) if self.keep is None else set(self.keep)))
+        return BoundFormat(self, context, fields, texts=texts)
+
+
+@dataclass(frozen=True)
+class BoundFormat(BoundStage):
+    """The stage with its templates."""
+
+    stage: Format
+    texts: Sequence[tuple[str, Text]] = field(kw_only=True)
+
+    def turns(self) -> dict[str, list[list[dict[str, Any]]]]:
+        """Return the roles of its dialogues, with a word for each text."""
+        return {
+            name: [[{"role": role, "content": "text"} for turn in dialogue for role in turn]]
+            for name, dialogue in self.stage.dialogues.items()
+        }
 
     def former(self) -> Callable[[Record], Record]:
-        """What reshapes one record."""
-        texts = self.texts()
-        fields, turns = texts[: len(self.fields)], texts[len(self.fields) :]
-        of = cache(self.shaper)  # one for all records that have the same fields
+        """Return a function that reshapes one record."""
+        stage = self.stage
+        fields, turns = self.texts[: len(stage.fields)], self.texts[len(stage.fields) :]
+        shaper = cache(stage.shaper)  # one for all records that have the same fields
 
         def shaped(record: Record) -> Record:
             try:
                 made: dict[str, Any] = {name: text.render(record) for name, text in fields}
                 said = iter([{"role": role, "content": text.say(record)} for role, text in turns])
-                made |= {name: list(islice(said, len(some))) for name, some in self.dialogues.items()}
-                if self.shape:
-                    made |= of(frozenset(record.fields)).row(record.fields)
+                made |= {name: list(islice(said, len(some))) for name, some in stage.dialogues.items()}
+                if stage.shape:
+                    made |= shaper(frozenset(record.fields)).row(record.fields)
             except (Unrenderable, ConfigError) as error:
                 raise Unrenderable(str(error)) from error
-            kept = {
-                name: value for name, value in record.fields.items() if self.keep is None or name in self.keep
-            }
+            keep = stage.keep
+            kept = {name: value for name, value in record.fields.items() if keep is None or name in keep}
             return replace(record, fields={**kept, **made})
 
         return shaped
@@ -125,11 +133,11 @@ class Format(Stage):
         """Reshape every live record."""
         shaped = self.former()
 
-        def formed(record: Record) -> Record:
+        def reshaped(record: Record) -> Record:
             try:
                 return shaped(record)
             except Unrenderable as error:
                 return record.drop(self.name, "unrenderable", str(error))
 
         async for chunk in chunks:
-            yield [record if record.dropped else formed(record) for record in chunk]
+            yield [record if record.dropped else reshaped(record) for record in chunk]

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -16,6 +15,7 @@ from distillgen.errors import ConfigError, did_you_mean, place_of
 from distillgen.flow.measures import Measure
 from distillgen.flow.stage import (
     Answers,
+    BoundStage,
     CheckContext,
     Chunk,
     Chunks,
@@ -36,7 +36,6 @@ from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.privacy import name_of
-from distillgen.project import Project
 from distillgen.prompting.output_form import NAMED, Unparsable
 from distillgen.prompting.prompt import Draw, Prompt
 from distillgen.record import IDENTICAL, META, Record
@@ -97,30 +96,13 @@ class Generate(Stage, Sampling):
             raise ValueError("give either 'prompt' (a file) or 'template' (a prompt in place)")
         return self
 
-    def load_prompt(self, project: Project) -> Prompt:
-        """The prompt, checked."""
+    def bind(self, context: CheckContext) -> BoundGenerate:
+        """Load the prompt; raise ConfigError if a field is missing or the model cannot do what is asked."""
+        project, spec = context.project, context.able(self.model)
         if self.template is not None:
-            return Prompt.parse("", self.template, "template", project)
-        return Prompt.load(str(self.prompt), project)
-
-    def files(self, project: Project) -> dict[str, Path]:
-        """The prompt's file and its examples' file."""
-        if self.prompt is None:
-            return {}
-        files = {f"prompts/{self.prompt}": project.find("prompts", self.prompt, ".md")}
-        few = self.load_prompt(project).front.few_shot
-        if few and isinstance(few.examples, str):
-            files[few.examples] = project.file(few.examples)
-        return files
-
-    def models(self, project: Project) -> list[str]:
-        """The one."""
-        return [self.model]
-
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """Prompt and model exist, the prompt's inputs are there, and the model can do what is asked."""
-        spec, prompt = context.able(self.model), self.load_prompt(context.project)
-        what = f"prompt '{self.prompt}'" if self.prompt else "'template'"
+            prompt, what = Prompt.parse("", self.template, "template", project), "'template'"
+        else:
+            prompt, what = Prompt.load(str(self.prompt), project), f"prompt '{self.prompt}'"
         for name in sorted(self.params):
             if name not in prompt.inputs:
                 raise ConfigError(
@@ -130,66 +112,76 @@ class Generate(Stage, Sampling):
             context.need(
                 name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what
             )
-        for name in prompt.front.few_shot.match:
+        few_shot = prompt.front.few_shot
+        for name in few_shot.match:
             context.need(name, f"few_shot.match of {what}")
         if self.output and prompt.form.kind in NAMED:
             raise ConfigError(
                 f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields"
             )
-        wants = {
-            "logprobs": self.sampling(spec, prompt).get("logprobs"),
-            "tools": self.tools,
-            "grammar": self.grammar,
-        }
-        context.able(self.model, *(capability for capability, wanted in wants.items() if wanted is not None))
+        sampling = self.sampling(spec, prompt)
+        capabilities = {"logprobs": sampling.get("logprobs"), "tools": self.tools, "grammar": self.grammar}
+        context.able(self.model, *(name for name, value in capabilities.items() if value is not None))
         added = [
             *prompt.form.fields(self.output),
             *filter(None, [self.reasoning, "tool_calls" if self.tools else None]),
         ]
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; name the output otherwise")
-        return context.fields | set(added) | marks(self.mark)
+        files = {}
+        if self.prompt:
+            files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
+            if few_shot and isinstance(few_shot.examples, str):
+                files[few_shot.examples] = project.file(few_shot.examples)
+        fields = context.fields | set(added) | marks(self.mark)
+        return BoundGenerate(self, context, fields, [self.model], files, prompt=prompt, sampling=sampling)
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
-        """The stage's options over the model's over the prompt's."""
+        """Return the sampling options: the stage's win over the model's, and those over the prompt's."""
         return {**prompt.front.sampling.given(), **spec.given(), **self.given()}
 
-    def records_logprobs(self, context: CheckContext) -> bool:
-        """Where the stage, its model or its prompt says so."""
-        return bool(
-            self.sampling(context.models[self.model], self.load_prompt(context.project)).get("logprobs")
-        )
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """Bounds by bytes, for a token has at least one; what an earlier answer will give counts with its max_tokens."""
-        prompt = self.load_prompt(context.project)
-        most = self.sampling(context.models[self.model], prompt).get("max_tokens")
+@dataclass(frozen=True)
+class BoundGenerate(BoundStage):
+    """The stage with its prompt."""
 
-        def asks(record: Record) -> list[tuple[str, int, int | None]]:
-            messages = prompt.render(record.fields, prompt.typical(record.fields), self.params)
-            return [(self.model, size_of(messages), most and self.n * most)] * self.draws
+    stage: Generate
+    prompt: Prompt = field(kw_only=True)
+    sampling: Mapping[str, Any] = field(kw_only=True)
 
-        each = bounds(before, samples, context, asks)
-        answers = None if each.requests is None else each.requests * self.n
-        rows = None if answers is None else answers * (self.max_items if prompt.form.many else 1)
+    def records_logprobs(self) -> bool:
+        """Return whether the stage, its model or its prompt asks for log-probabilities."""
+        return bool(self.sampling.get("logprobs"))
+
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return bounds by bytes: a token has at least one; an earlier stage's answer counts with its max_tokens."""
+        stage, prompt, most = self.stage, self.prompt, self.sampling.get("max_tokens")
+
+        def requests(record: Record) -> list[tuple[str, int, int | None]]:
+            messages = prompt.render(record.fields, prompt.typical(record.fields), stage.params)
+            return [(stage.model, size_of(messages), most and stage.n * most)] * stage.draws
+
+        estimate = bounds(before, samples, self.context, requests)
+        answers = None if estimate.requests is None else estimate.requests * stage.n
+        rows = None if answers is None else answers * (stage.max_items if prompt.form.many else 1)
         made = None if most is None or before.made_bytes is None else max(before.made_bytes, 4 * most)
-        return replace(each, rows=rows, made_bytes=made)
+        return replace(estimate, rows=rows, made_bytes=made)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Ask about every live record; answers leave in source order as soon as they are there."""
-        teacher = job.teachers[self.model]
-        asking = _Asking(self, self.load_prompt(job.project), teacher, job.seed)
+        """Ask about every live record; answers leave in source order as soon as they have arrived."""
+        stage, teacher = self.stage, job.teachers[self.stage.model]
+        asking = _Asking(stage, self.prompt, teacher, job.seed)
         answered = ask_each(
             chunks,
             [teacher],
             job,
-            self.name,
+            stage.name,
             questions=asking.questions,
             answered=asking.children,
             unusable=asking.unusable,
         )
         counted = self._counted(answered, asking, job)
-        return marked(counted, self.name, self.mark, FAILURES) if self.mark else counted
+        return marked(counted, stage.name, stage.mark, FAILURES) if stage.mark else counted
 
     async def _counted(self, chunks: Chunks, asking: _Asking, job: Job) -> Chunks:
         """Say how many requests got the answer of an identical one, though each was to be a draw of its own."""

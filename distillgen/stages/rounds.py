@@ -20,14 +20,14 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
 from distillgen.flow.measures import Measure, Measures, by_title
-from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Estimate, Job, Stage, stage_class
+from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
+from distillgen.flow.stage_list import bind_stages, read_stages
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.located_yaml import Places
 from distillgen.project import Project, file_sha256
-from distillgen.record import SPLIT, Record, digest, dumps
-from distillgen.flow.stage_list import checked, guard_name, guarded
+from distillgen.record import Record, digest, dumps
 from distillgen.stages._rounds import ITEM, ROUND, kept_of, records_of
 from distillgen.state_files import Damaged, load_state
 
@@ -76,116 +76,105 @@ class Rounds(Stage):
         {}, description="end when one of these measures falls by more than this share below its best value"
     )
 
-    def within(self, context: CheckContext) -> tuple[tuple[Stage, ...], tuple[frozenset[str], ...]]:
-        """The stages of a round and the fields after each; what they train can be asked from the first one on."""
-        models = {
-            name: spec
-            for stage in self._likely(context.project)
-            for name, spec in stage.makes(Path(), context.project).items()
-        }
-        fields = context.fields | {ROUND, ITEM, *self.carry}
-        inside = replace(
-            context.after(self, fields), models={**context.models, **models}, loops=(*context.loops, self)
-        )
-        return checked(self.stages, Places(), inside, inside=self.name)
-
-    def _likely(self, project: Project, written: Sequence[Mapping[str, Any]] = ()) -> Iterator[Stage]:
-        """The nested stages as they are written; a mistake in one is told where it is checked."""
-        for item in written or self.stages:
-            for kind, options in item.items():
-                with suppress(ValueError, ConfigError):
-                    options = {"filters": options} if isinstance(options, list) else options or {}
-                    yield stage_class(kind, project).model_validate({"name": kind, **options})
-
-    def files(self, project: Project) -> dict[str, Path]:
-        """What the nested stages read."""
-        return {
-            name: path for stage in self._likely(project) for name, path in stage.all_files(project).items()
-        }
-
-    def inner(self, project: Project) -> list[Stage]:
-        """Those of a round, with what stands unwritten between them."""
-        return [*self._likely(project, guarded(self.stages, project, split=True, inside=self.name))]
-
-    def models(self, project: Project) -> list[str]:
-        """Whom the nested stages ask."""
-        return [*dict.fromkeys(name for stage in self._likely(project) for name in stage.models(project))]
-
-    def names(self, project: Project) -> list[str]:
-        """Its own and its stages'."""
-        return [
-            self.name,
-            guard_name(self.name),
-            *(name for stage in self._likely(project) for name in stage.names(project)),
-        ]
-
-    def score_labels(self, project: Project) -> dict[str, tuple[str, str]]:
-        """Those of its stages' filters."""
-        return {
-            label: place
-            for stage in self._likely(project)
-            for label, place in stage.score_labels(project).items()
-        }
+    def read(self, project: Project) -> list[Stage]:
+        """Return the nested stages with their options checked. Raise ConfigError."""
+        return read_stages(self.stages, Places(), project)
 
     def makes(self, directory: Path, project: Project) -> Mapping[str, Spec]:
-        """What the last round trained."""
+        """Return the models that the last round leaves."""
+        last = directory / self.name / "last"
         return {
-            name: spec
-            for stage in self._likely(project)
-            for name, spec in stage.makes(directory / self.name / "last", project).items()
+            name: spec for stage in self.read(project) for name, spec in stage.makes(last, project).items()
         }
 
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """The nested stages fit together, in the first round and in the next ones."""
+    def bind(self, context: CheckContext) -> BoundRounds:
+        """Bind the nested stages: they fit together in the first round and in later ones. Raise ConfigError."""
+        in_loop = context.loops or any(isinstance(bound.stage, Rounds) for bound in context.stages)
         for name in (ROUND, ITEM):
-            if name in context.fields and not any(isinstance(stage, Rounds) for stage in context.stages):
+            if name in context.fields and not in_loop:
                 raise ConfigError(
                     f"the records have a field '{name}', which tells of rounds; give it another name"
                 )
-        stages, fields = self.within(context)
+        models = {
+            name: spec
+            for stage in self.read(context.project)
+            for name, spec in stage.makes(Path(), context.project).items()
+        }
+        first = replace(
+            context,
+            fields=context.fields | {ROUND, ITEM, *self.carry},
+            models={**context.models, **models},
+            loops=(*context.loops, context),
+            trained=context.trained | models.keys(),
+        )
+        inner = bind_stages(self.stages, Places(), first, loop=self.name)
         for name in (*self.until, *self.guard):
-            stage = name.partition(".")[0]
-            if name != "kept" and stage not in [each.name for each in stages]:
+            if name != "kept" and name.partition(".")[0] not in [bound.name for bound in inner]:
                 raise ConfigError(
                     f"'{name}' is no measure: it begins with the name of a nested stage, or is 'kept'"
                 )
-        return fields[-1]
+        return BoundRounds(
+            self,
+            context,
+            inner[-1].fields,
+            list(dict.fromkeys(name for bound in inner for name in bound.models)),
+            {name: path for bound in inner for name, path in bound.all_files.items()},
+            stages=inner,
+        )
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """That of a round, as often as there can be rounds."""
-        stages, fields = self.within(context)
-        models = {**context.models, **self.makes(Path(), context.project)}
+
+@dataclass(frozen=True)
+class BoundRounds(BoundStage):
+    """The loop with the stages of a round."""
+
+    stage: Rounds
+    stages: tuple[BoundStage, ...] = field(kw_only=True)
+
+    def inner(self) -> Sequence[BoundStage]:
+        """Return the stages of a round."""
+        return self.stages
+
+    def names(self) -> list[str]:
+        """Return the loop's name and those of its stages."""
+        return [self.name, *(name for bound in self.stages for name in bound.names())]
+
+    def score_labels(self) -> dict[str, tuple[str, str]]:
+        """Return the labels of the filters of its stages."""
+        return {label: place for bound in self.stages for label, place in bound.score_labels().items()}
+
+    def makes(self, directory: Path) -> Mapping[str, Spec]:
+        """Return the models that the last round leaves."""
+        last = directory / self.name / "last"
+        return {name: spec for bound in self.stages for name, spec in bound.makes(last).items()}
+
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return the bounds of one round, times the number of rounds."""
         last, spared, asked = before, 0, dict.fromkeys(ASKED, 0)
-        for stage, own in zip(stages, fields, strict=True):
-            last = stage.estimate(last, samples, replace(context, fields=own, models=models))
+        for bound in self.stages:
+            last = bound.estimate(last, samples)
             asked = {name: _sum(asked[name], getattr(last, name)) for name in ASKED}
             spared += last.spared
-        every = {name: None if value is None else value * self.n for name, value in asked.items()}
-        rows = (
-            last.rows * self.n if last.rows is not None and (self.repeat or spared) else last.rows
-        )  # else each is kept once
+        every = {name: None if value is None else value * self.stage.n for name, value in asked.items()}
+        rows = last.rows  # each record is kept once, unless it is offered again
+        if rows is not None and (self.stage.repeat or spared):
+            rows *= self.stage.n
         return replace(last, rows=rows, spared=self._spared(before, spared), **every)
 
     def _spared(self, before: Estimate, of_a_round: int) -> int:
-        """How many records are never asked about: unless it repeats, a loop asks about each once at most."""
+        """Return how many records are never asked about: unless it repeats, a loop asks about each once at most."""
         if not of_a_round or before.rows is None:
             return 0
-        return (
-            of_a_round * self.n if self.repeat else max(0, before.rows - (before.rows - of_a_round) * self.n)
-        )
+        n = self.stage.n
+        return of_a_round * n if self.stage.repeat else max(0, before.rows - (before.rows - of_a_round) * n)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the rounds out that are not yet, then let their records go."""
         folder, loop = job.directory / self.name, _Loop()
         with Spool(job) as pool:
-            sha, split = hashlib.sha256(), False
+            sha = hashlib.sha256()
             async for chunk in chunks:
                 pool.add(chunk)
                 sha.update(dumps([[record.id, record.dropped is None] for record in chunk]))
-                split = split or any(SPLIT in record.fields for record in chunk)
-            stages = list(
-                self._likely(job.project, guarded(self.stages, job.project, split=split, inside=self.name))
-            )
             for chunk in pool.chunks():
                 loop.outside |= {
                     r.id: {ROUND: r.fields[ROUND], ITEM: r.fields[ITEM]} for r in chunk if ITEM in r.fields
@@ -193,22 +182,22 @@ class Rounds(Stage):
                 loop.waiting += sum(not record.dropped and not record.held_out for record in chunk)
                 if out := [record for record in chunk if record.dropped]:
                     yield out
-            state, why = digest([self._known(job), sha.hexdigest()]), f"after {self.n} rounds"
-            for number in range(self.n):
+            state, why = digest([self._known(job), sha.hexdigest()]), f"after {self.stage.n} rounds"
+            for number in range(self.stage.n):
                 place = folder / f"{number:02d}"
                 done = _finished(place)
                 if job.retry_failed or done is None or done.state != state:
                     live = (record for chunk in pool.chunks() for record in chunk if not record.dropped)
-                    due = (r for r in live if self.repeat or r.held_out or r.id not in loop.kept)
+                    due = (r for r in live if self.stage.repeat or r.held_out or r.id not in loop.kept)
                     offered = (
                         self._offered(record, number, loop.carried.get(record.id, {})) for record in due
                     )
                     within = replace(
                         job, directory=place, earlier=tuple(loop.done), history=tuple(loop.history)
                     )
-                    done = await self._round(number, offered, stages, state, within)
+                    done = await self._round(number, offered, state, within)
                 state = digest([state, done.sha256])
-                loop.add(place, done.measures, self.carry)
+                loop.add(place, done.measures, self.stage.carry)
                 if reason := self._ends(loop):
                     why = reason
                     break
@@ -228,23 +217,24 @@ class Rounds(Stage):
 
     def _known(self, job: Job) -> str:
         """A digest of what a round depends on besides its records and the ledger."""
-        files = {name: file_sha256(path) for name, path in self.files(job.project).items()}
-        asked = [
-            job.teachers[name]
-            for name in self.models(job.project)
-            if name not in self.makes(Path(), job.project)
-        ]
+        files = {name: file_sha256(path) for name, path in self.files.items()}
+        made = self.makes(Path())
+        asked = [job.teachers[name] for name in self.models if name not in made]
         models = [[teacher.identity, teacher.model, teacher.spec.given()] for teacher in asked]
-        return digest([self.model_dump(exclude={"n", "until", "guard"}), files, models, job.seed])
+        return digest([self.stage.model_dump(exclude={"n", "until", "guard"}), files, models, job.seed])
 
     def _offered(self, record: Record, number: int, carried: Mapping[str, Any]) -> Record:
         """A record of the pool as one of a round, with an id of its own, so that what is drawn for it is drawn anew."""
-        fields = {**dict.fromkeys(self.carry, ""), **record.fields, **carried, ROUND: number, ITEM: record.id}
+        fields = {
+            **dict.fromkeys(self.stage.carry, ""),
+            **record.fields,
+            **carried,
+            ROUND: number,
+            ITEM: record.id,
+        }
         return replace(record, id=digest([record.id, self.name, number]), fields=fields, parents=(record.id,))
 
-    async def _round(
-        self, number: int, offered: Iterator[Record], stages: Sequence[Stage], state: str, job: Job
-    ) -> _Finished:
+    async def _round(self, number: int, offered: Iterator[Record], state: str, job: Job) -> _Finished:
         """Carry one round out in its directory; `round.json` is written last."""
         place = job.directory
         place.mkdir(parents=True, exist_ok=True)
@@ -257,21 +247,20 @@ class Rounds(Stage):
 
         chunks: Chunks = _in_chunks(offered)
         absent = set[str]()
-        for stage in stages:
-            made = (
-                stage.makes(job.earlier[-1], job.project)
-                if job.earlier
-                else _untrained(stage.makes(place, job.project), place)
-            )
-            hire(made)
-            absent |= stage.makes(place, job.project).keys() - made.keys()
-        by_stage: list[Measures] = [{} for _ in stages]
-        for i, stage in enumerate(stages):
-            if not absent.intersection(stage.models(job.project)):
-                own = replace(job, stages=stages[:i], measures=by_stage[i], measures_before=by_stage[:i])
-                chunks = stage.run(chunks, replace(own, teachers=dict(asked)))
-            hire(stage.makes(place, job.project))
-            absent -= stage.makes(place, job.project).keys()
+        for bound in self.stages:
+            makes = bound.makes(place)
+            before = bound.makes(job.earlier[-1]) if job.earlier else _untrained(makes, place)
+            hire(before)
+            absent |= makes.keys() - before.keys()
+        by_stage: list[Measures] = [{} for _ in self.stages]
+        for i, bound in enumerate(self.stages):
+            if not absent.intersection(bound.models):
+                stage_job = replace(
+                    job, stages=self.stages[:i], measures=by_stage[i], measures_before=by_stage[:i]
+                )
+                chunks = bound.run(chunks, replace(stage_job, teachers=dict(asked)))
+            hire(bound.makes(place))
+            absent -= bound.makes(place).keys()
         sha, kept = hashlib.sha256(), 0
         partial = place / "records.jsonl.partial"
         try:
@@ -290,7 +279,7 @@ class Rounds(Stage):
                 await teacher.close()
         partial.replace(place / "records.jsonl")
         measures: Measures = {KEPT: kept}
-        for stage, of_stage in zip(stages, by_stage, strict=True):
+        for stage, of_stage in zip(self.stages, by_stage, strict=True):
             measures.update((measure.of_stage(stage.name), value) for measure, value in of_stage.items())
         done = _Finished(state, sha.hexdigest(), measures)
         done.write(place)
@@ -300,17 +289,19 @@ class Rounds(Stage):
         """Why the loop ends after the last of its rounds; nothing where it goes on."""
         history = [by_title(measures) for measures in loop.history]
         last = history[-1]
-        if self.until and all(last.get(name, float("-inf")) >= least for name, least in self.until.items()):
+        if self.stage.until and all(
+            last.get(name, float("-inf")) >= least for name, least in self.stage.until.items()
+        ):
             return "reached " + ", ".join(
-                f"{name} {last[name]:g} >= {least:g}" for name, least in self.until.items()
+                f"{name} {last[name]:g} >= {least:g}" for name, least in self.stage.until.items()
             )
-        for name, share in self.guard.items():
+        for name, share in self.stage.guard.items():
             best = max(measures.get(name, float("-inf")) for measures in history)
             if last.get(name, best) < best - share * abs(best):
                 return f"{name} fell to {last[name]:g}, more than {share:.0%} below {best:g}"
-        if not self.repeat and len(loop.kept) == loop.waiting:
+        if not self.stage.repeat and len(loop.kept) == loop.waiting:
             return "every record was kept"
-        return "" if loop.history[-1][KEPT] or self.carry else "a round kept nothing"
+        return "" if loop.history[-1][KEPT] or self.stage.carry else "a round kept nothing"
 
 
 @dataclass

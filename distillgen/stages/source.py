@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +12,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Estimate, Job, Stage
+from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.privacy import public
 from distillgen.project import Project
 from distillgen.record import META, SPLIT, Record, digest, item_of
 from distillgen.rows.readers import Reading, count, dataset_rows, rows_of, selected
 
+SAMPLES = 200  # rows from which a plan estimates sizes
 CHECKED_ROWS = 1000  # read and checked before anything is paid for; a bad row further on is dropped
 
 
@@ -91,8 +93,8 @@ class Source(Stage):
             return {}
         return {self.origin: project.file(self.origin)}
 
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """Read the first rows: the fields are those that any of them has; a bad one is an error with its place."""
+    def bind(self, context: CheckContext) -> BoundSource:
+        """Read the first rows: the fields are those that any of them has. Raise ConfigError for a bad row."""
         if context.fields:
             raise ConfigError("a source must be the first stage")
         first = list(islice(self.records(context.project), CHECKED_ROWS))
@@ -107,42 +109,14 @@ class Source(Stage):
                 raise ConfigError(
                     f"'item' names the field '{name}', which no row has{did_you_mean(name, fields)}"
                 )
-        return fields
-
-    def records_logprobs(self, context: CheckContext) -> bool:
-        """An earlier run may have: only its ledger tells."""
-        return self.lineage
-
-    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """The number of rows, where it can be told without reading all of a remote data set."""
-        return Estimate(self.count(context.project))
-
-    def count(self, project: Project) -> int | None:
-        """How many rows there are; None for a streamed data set."""
-        return None if self.dataset else count(self._path(project), self._reading)
-
-    async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Rows in order, in chunks."""
-        records = islice(self.records(job.project), job.limit)
-        while chunk := list(islice(records, CHUNK)):
-            yield chunk
-
-    def samples(self, project: Project, n: int) -> list[Record]:
-        """The first rows, for estimates."""
-        return [record for record in islice(self.records(project), n) if not record.dropped]
-
-    def turns(self, project: Project) -> dict[str, list[list[dict[str, Any]]]]:
-        """The first row of each order of roles, in the fields of the first rows that hold chat turns."""
-        found: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
-        for record in self.samples(project, CHECKED_ROWS):
-            for name, value in record.fields.items():
-                if (
-                    isinstance(value, list)
-                    and value
-                    and all(isinstance(turn, dict) and "role" in turn for turn in value)
-                ):
-                    found.setdefault(name, {}).setdefault(tuple(str(turn["role"]) for turn in value), value)
-        return {name: [*rows.values()] for name, rows in found.items()}
+        return BoundSource(
+            self,
+            context,
+            fields,
+            files=self.files(context.project),
+            samples=first[:SAMPLES],
+            dialogues=_dialogues(first),
+        )
 
     def records(self, project: Project) -> Iterator[Record]:
         """A record of each row; a bad row becomes a dropped one."""
@@ -165,6 +139,16 @@ class Source(Stage):
                 item = item_of(row, self.item) if self.item else item
                 yield self._placed(Record.read(row, place, item))
 
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Yield the rows in order, in chunks."""
+        records = islice(self.records(job.project), job.limit)
+        while chunk := list(islice(records, CHUNK)):
+            yield chunk
+
+    def count(self, project: Project) -> int | None:
+        """Return how many rows there are; None for a streamed data set."""
+        return None if self.dataset else count(self._path(project), self._reading)
+
     def _path(self, project: Project) -> Path:
         """The file or folder that is read; of a data set on the Hub, its name."""
         return self.files(project).get(self.origin, Path(self.origin))
@@ -182,3 +166,44 @@ class Source(Stage):
             return record.drop(self.name, "unreadable", f"the row has a field '{SPLIT}' already; {remedy}")
         side = "test" if int(digest(record.item, 8), 16) < self.held_out * 16**8 else "train"
         return replace(record, fields={**record.fields, SPLIT: side})
+
+
+@dataclass(frozen=True)
+class BoundSource(BoundStage):
+    """The source with its first rows."""
+
+    stage: Source
+    samples: Sequence[Record] = field(kw_only=True)
+    """The first rows."""
+    dialogues: Mapping[str, Sequence[list[dict[str, Any]]]] = field(kw_only=True)
+
+    @cached_property
+    def count(self) -> int | None:
+        """How many rows there are; None for a streamed data set."""
+        return self.stage.count(self.context.project)
+
+    def turns(self) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
+        """Return the first row of each order of roles, by the fields of the first rows that hold chat turns."""
+        return self.dialogues
+
+    def records_logprobs(self) -> bool:
+        """Return whether the ledger may hold log-probabilities: an earlier run may have recorded some."""
+        return self.stage.lineage
+
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return the number of rows, or no bound for a streamed data set."""
+        return Estimate(self.count)
+
+
+def _dialogues(records: Sequence[Record]) -> dict[str, list[list[dict[str, Any]]]]:
+    """Return the first value of each order of roles, by the fields that hold chat turns."""
+    dialogues: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
+    for record in records:
+        for name, value in record.fields.items():
+            if isinstance(value, list) and value and all(_is_turn(turn) for turn in value):
+                dialogues.setdefault(name, {}).setdefault(tuple(str(turn["role"]) for turn in value), value)
+    return {name: [*values.values()] for name, values in dialogues.items()}
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and "role" in value

@@ -137,7 +137,7 @@ class Train(TrainingOptions, Stage):
             learning.check(context)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
-        trained = [stage.folder(Path()).name for stage in context.stages if isinstance(stage, Train)]
+        trained = [stage.folder(Path()).name for stage in _trainings(context)]
         if self.student not in trained:
             students.check(self.student, context.project.root, trained)
         self.files(context.project)
@@ -174,9 +174,7 @@ class Train(TrainingOptions, Stage):
         while students.OF_STAGE.fullmatch(
             first.student
         ):  # what it begins as, of what the stage before it began as, …
-            before = [
-                s for s in context.stages if isinstance(s, Train) and s.folder(Path()).name == first.student
-            ]
+            before = [stage for stage in _trainings(context) if stage.folder(Path()).name == first.student]
             if not before[0].learning(context.project).writes and (
                 before[0].objective != self.objective or before[0].lora
             ):
@@ -232,7 +230,7 @@ class Train(TrainingOptions, Stage):
         """
         fresh = work.with_name(f"{work.name}.rows")
         fresh.mkdir(exist_ok=True)
-        data = self.arm(job.project).write(fresh, spool, job.ledger, job.stages, job.project)
+        data = self.arm(job.project).write(fresh, spool, job.ledger, job.stages)
         if not data.rows.get("train"):
             shutil.rmtree(fresh)
             raise self._nothing_to_learn(spool, data)
@@ -281,6 +279,11 @@ class Train(TrainingOptions, Stage):
         reasons += [f"{n} dropped by {name}" for name, n in dropped.most_common()]
         counts = ", ".join(reasons) or "no record came so far"
         return ConfigError(f"stage '{self.name}': there is nothing to train on: {counts}")
+
+
+def _trainings(context: CheckContext) -> list[Train]:
+    """Return the stages before this one that train."""
+    return [bound.stage for bound in context.stages if isinstance(bound.stage, Train)]
 
 
 def _ends(layers: Iterable[str]) -> str:

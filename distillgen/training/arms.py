@@ -12,16 +12,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import orjson
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CheckContext, Chunk, Stage, Text
+from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Logprobs, unpack
-from distillgen.project import Project
 from distillgen.record import SPLIT, Record, Unrenderable, digest, dumps
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.training.job import RowData
@@ -31,7 +30,6 @@ from distillgen.training.rows import PARTS, Row, Unusable
 FROM_DROPPED = ("raw", "random")  # the control arms that also have rows which filters dropped
 DIFFERENT = "rows that differ from the kept"
 KINDS = {str: "a text", list: "a list", float: "a number", int: "a number", type(None): "missing"}
-Fields: TypeAlias = frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -52,20 +50,23 @@ class Arm:
             raise ConfigError(
                 f"on: {self.on} has what filters dropped, and 'where' drops nothing: use filters, or on: shuffled"
             )
-        if self.on in FROM_DROPPED and not any(self._learns(context, *step) for step in _steps(context)):
+        if self.on in FROM_DROPPED and not any(
+            self._learns(context, place, bound) for place, bound in enumerate(_sources(context))
+        ):
             raise ConfigError(
                 f"on: {self.on}: the arm would be the kept rows once more: no stage before it selects among records that "
                 "have, or get by a stage format, what is learnt from; put it behind the filters of the answers"
             )
 
-    def _learns(self, context: CheckContext, place: int, stage: Stage, fields: Fields) -> bool:
-        """Whether it can learn from what `stage` drops, once the stages behind that have formed it."""
-        if not stage.chooses():
+    def _learns(self, context: CheckContext, place: int, bound: BoundStage) -> bool:
+        """Return whether the arm can learn from what a stage drops, once the stages behind it have formed that."""
+        if not bound.stage.chooses():
             return False
+        fields = bound.context.fields
         try:
-            for _, later, _ in list(_steps(context))[place + 1 :]:
+            for later in list(_sources(context))[place + 1 :]:
                 if later.former():
-                    fields = later.check(replace(context, fields=fields))
+                    fields = later.stage.bind(replace(later.context, fields=fields)).fields
             self.learning.check(replace(context, fields=fields))
         except ConfigError:
             return False
@@ -80,18 +81,15 @@ class Arm:
         item = record.item or record.source or record.id
         return PARTS[int(digest([self.seed, item], 8), 16) < self.held_out * 16**8]
 
-    def write(
-        self, folder: Path, spool: Spool, ledger: Ledger, stages: Sequence[Stage], project: Project
-    ) -> RowData:
-        """Write the rows of each part to `folder`; return their hash, and the counts of rows and of records
-        left out.
+    def write(self, folder: Path, spool: Spool, ledger: Ledger, stages: Sequence[BoundStage]) -> RowData:
+        """Write the rows of each part to `folder`; return their hash, and the counts of rows and of records left out.
 
         `stages` are those before the training.
         """
         sha, counts = hashlib.sha256(), Counter[str]()
         with (folder / "train.jsonl").open("wb") as train, (folder / "held_out.jsonl").open("wb") as held_out:
             files = dict(zip(PARTS, (train, held_out), strict=True))
-            rows = self._rows(spool, ledger, self._former(spool, stages, project), counts)
+            rows = self._rows(spool, ledger, self._former(spool, stages), counts)
             for part, line in self._drawn(rows, ledger.path.parent, counts):
                 counts[part] += 1
                 files[part].write(line)
@@ -165,17 +163,15 @@ class Arm:
                 else:
                     counts[f"{'dropped before and ' if record.dropped else ''}left out: {why}"] += 1
 
-    def _former(
-        self, spool: Spool, before: Sequence[Stage], project: Project
-    ) -> Callable[[Record], Record] | None:
-        """What brings a dropped record into the form of the kept ones, and raises Unusable for those that no
-        arm may learn from: where no whole answer came, and where something is repeated that is evaluated on.
+    def _former(self, spool: Spool, before: Sequence[BoundStage]) -> Callable[[Record], Record] | None:
+        """What brings a dropped record into the form of the kept ones, and raises Unusable for those that no arm may
+        learn from: where no whole answer came, and where something is repeated that is evaluated on.
         """
         if self.on not in FROM_DROPPED:
             return None
-        stages = list(_flat(before, project))
-        places = {name: i for i, stage in enumerate(stages) for name in stage.names(project)}
-        indexes = [index for stage in stages if (index := stage.evaluation_items(project))]
+        stages = list(_flat(before))
+        places = {name: i for i, stage in enumerate(stages) for name in stage.names()}
+        indexes = [index for stage in stages if (index := stage.evaluation_items())]
         evaluated = indexes or [OverlapIndex()]
         for chunk in spool.chunks():
             for record in (record for record in chunk if self.part(record) != PARTS[0]):
@@ -191,7 +187,7 @@ class Arm:
         def formed(record: Record) -> Record:
             assert record.dropped
             place = places.get(record.dropped.stage)
-            if place is None or not stages[place].chooses():
+            if place is None or not stages[place].stage.chooses():
                 raise Unusable(
                     f"stage '{record.dropped.stage}' let none of it go on ({record.dropped.filter})"
                 )
@@ -208,28 +204,17 @@ class Arm:
         return formed
 
 
-def _flat(stages: Iterable[Stage], project: Project) -> Iterator[Stage]:
-    """Stages, and behind each those inside it."""
-    for stage in stages:
-        yield stage
-        yield from _flat(stage.inner(project), project)
+def _flat(stages: Iterable[BoundStage]) -> Iterator[BoundStage]:
+    """Yield stages, and behind each the stages inside it."""
+    for bound in stages:
+        yield bound
+        yield from _flat(bound.inner())
 
 
-def _steps(context: CheckContext) -> Iterator[tuple[int, Stage, Fields]]:
-    """Yield the stages before the training, and those inside them, with their places and fields."""
-
-    def steps(
-        stages: Sequence[Stage], reached: Sequence[Fields], context: CheckContext
-    ) -> Iterator[tuple[Stage, Fields]]:
-        for stage, fields in zip(stages, reached, strict=True):
-            yield stage, fields
-            inside, after = stage.within(replace(context, fields=fields))
-            yield from steps(inside, [fields, *after][: len(inside)], context)
-
-    first = context.stages.index(context.loops[-1]) + 1 if context.loops else 0
-    outer = replace(context, stages=context.stages[:first], reached=context.reached[:first])
-    every = steps(context.stages[first:], context.reached[first:], outer)
-    yield from ((place, stage, fields) for place, (stage, fields) in enumerate(every))
+def _sources(context: CheckContext) -> Iterator[BoundStage]:
+    """Yield the stages from which records can come: of the innermost loop, or else of the pipeline."""
+    first = len(context.loops[-1].stages) if context.loops else 0
+    return _flat(context.stages[first:])
 
 
 def _misfit(row: Row, first: Row) -> str:

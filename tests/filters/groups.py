@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from distillgen.flow.stage import Job
+from distillgen.flow.stage import CheckContext, Job
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.filter import FilterStage
@@ -24,7 +24,10 @@ def judged(records, filters, *, root=".", chunk=3, ledger=None):
             for start in range(0, len(records), chunk):
                 yield records[start : start + chunk]
 
-        stage = FilterStage(name="filter", filters=filters)
+        fields = frozenset(name for record in records for name in record.fields) | {"answer", "question"}
+        stage = FilterStage(name="filter", filters=filters).bind(
+            CheckContext(fields, {}, Project(Path(root)))
+        )
         return [r async for some in stage.run(chunks(), Job(Project(Path(root)), {}, ledger)) for r in some]
 
     out = asyncio.run(main())

@@ -104,12 +104,16 @@ def test_only_a_changed_group_is_asked_again(project):
 
 
 def test_an_edited_script_is_part_of_what_a_run_depends_on(project):
+    from distillgen.flow.stage import CheckContext
     from distillgen.project import Project
     from distillgen.stages.filter import FilterStage
 
     matrix_project(project)
     stage = FilterStage(name="f", filters=[{"contradiction": {"model": "nli.py:judge"}}])
-    assert stage.files(Project(project.path))["nli.py"] == project.path / "nli.py"
+    assert (
+        stage.bind(CheckContext(frozenset({"statement"}), {}, Project(project.path))).files["nli.py"]
+        == project.path / "nli.py"
+    )
 
 
 ENTITIES = [f"E{i}" for i in range(30)]  # E0 is the heaviest

@@ -62,8 +62,14 @@ def test_what_is_wrong_with_a_tokenizer_is_told(reason, tmp_path, options, messa
 
 
 def test_the_tokenizer_file_is_part_of_what_a_run_depends_on(tmp_path, tokenizer):
+    from distillgen.flow.stage import CheckContext
     from distillgen.project import Project
     from distillgen.stages.filter import FilterStage
 
     stage = FilterStage(name="filter", filters=[{"length": {"unit": "tokens", "tokenizer_file": tokenizer}}])
-    assert stage.files(Project(tmp_path))[tokenizer] == tmp_path / tokenizer
+    assert (
+        stage.bind(CheckContext(frozenset({"answer", "question", "response"}), {}, Project(tmp_path))).files[
+            tokenizer
+        ]
+        == tmp_path / tokenizer
+    )

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import Job
+from distillgen.flow.stage import CheckContext, Job
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.filter import FilterStage
@@ -31,7 +31,9 @@ def draw(project, groups, options, chunk=3, scores=(4.0, 3.0, 2.0, 1.0, 0.5)):
                 yield records[start : start + chunk]
 
         stage = FilterStage(name="f", filters=[{"sample_by_score": {"by": "fact", "per": ["q"], **options}}])
-        return [r async for some in stage.run(chunks(), Job(Project(project.path), {}, None)) for r in some]
+        context = CheckContext(frozenset({"q", "i"}), {}, Project(project.path))
+        chunks_out = stage.bind(context).run(chunks(), Job(context.project, {}, None))
+        return [r async for some in chunks_out for r in some]
 
     out = asyncio.run(main())
     assert [(r.fields["q"], r.fields["i"]) for r in out] == [(r.fields["q"], r.fields["i"]) for r in records]

@@ -229,15 +229,14 @@ def test_stages_are_found_by_their_files():
 
 
 def shape(records, **options):
+    fields = frozenset(name for r in records for name in r.fields).union(options.get("keep") or ())
+    bound = Format(name="shape", **options).bind(CheckContext(fields, {}, Project(".")))
+
     async def main():
         async def chunks():
             yield records
 
-        return [
-            r
-            async for chunk in Format(name="shape", **options).run(chunks(), Job(Project("."), {}, None))
-            for r in chunk
-        ]
+        return [r async for chunk in bound.run(chunks(), Job(Project("."), {}, None)) for r in chunk]
 
     return asyncio.run(main())
 
@@ -287,13 +286,13 @@ def test_format_drops_unshapable_rows_and_passes_dropped_ones():
 def test_format_is_checked(options, message):
     given = CheckContext(frozenset({"q", "a"}), {}, Project("."))
     with pytest.raises(ConfigError, match=message):
-        Format(name="shape", **options).check(given)
+        Format(name="shape", **options).bind(given)
 
 
 def test_what_format_leaves():
     given = CheckContext(frozenset({"q", "a"}), {}, Project("."))
-    assert Format(fields={"t": "{{ q }}"}).check(given) == {"q", "a", "t"}
-    assert Format(messages=[{"user": "{{ q }}"}], keep=["a"]).check(given) == {"a", "messages"}
+    assert Format(fields={"t": "{{ q }}"}).bind(given).fields == {"q", "a", "t"}
+    assert Format(messages=[{"user": "{{ q }}"}], keep=["a"]).bind(given).fields == {"a", "messages"}
     for wrong, message in (
         ({}, "nothing to do"),
         ({"messages": [{"robot": "x"}]}, "a turn is one of"),

@@ -124,15 +124,15 @@ def test_only_held_out_items_are_asked_and_the_corpus_is_kept(project):
 
 
 def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
-    train = Train(name="train", student="tiny")
+    made = Train(name="train", student="tiny").makes(Path(), Project(project.path))
     given = CheckContext(
-        frozenset({"question"}), train.makes(Path(), Project(project.path)), Project(project.path), (train,)
+        frozenset({"question"}), {"student": made["student"]}, Project(project.path), trained=frozenset(made)
     )
     stage = Evaluate(name="evaluate", models=["student"], template="{{ question }}", metrics=["finished"])
     with pytest.raises(
         ConfigError, match="asked about what it was trained on; give the source held_out: 0.1"
     ):
-        stage.check(given)
+        stage.bind(given)
     rows(project)
     project.rows("other.jsonl", [{"question": "3 + 3?", "right": 6}])
     found, _ = evaluate({"data": "other.jsonl"}, {"student": answers(1)})

@@ -36,13 +36,14 @@ def apply(project):
 
     def apply(filters, records, chunk=256, ledger=None):
         job = Job(Project(project.path), {}, ledger)
+        fields = frozenset(name for record in records for name in record.fields) | {"text"}
+        stage = FilterStage(name="judge", filters=filters).bind(CheckContext(fields, {}, job.project))
 
         async def main():
             async def chunks():
                 for start in range(0, len(records), chunk):
                     yield [*records[start : start + chunk]]
 
-            stage = FilterStage(name="judge", filters=filters)
             return [r async for part in stage.run(chunks(), job) for r in part]
 
         return asyncio.run(main())
@@ -211,12 +212,15 @@ def test_a_costly_measure_runs_in_pieces_that_are_kept(project, apply):
 
         ticks, beside = [], asyncio.create_task(tick())
         await measured(
-            Judge("f", *filters[0], {"rows": 0, "measured": 0, "seconds": 0}), [texts("a")], Ledger(ledger)
+            Judge("f", filter.entry, filter.make(), {"rows": 0, "measured": 0, "seconds": 0}),
+            [texts("a")],
+            Ledger(ledger),
         )
         beside.cancel()
         return ticks
 
-    filters = FilterStage(name="f", filters=["custom"]).build(Project(project.path))
+    context = CheckContext(frozenset({"text"}), {}, Project(project.path))
+    (filter,) = FilterStage(name="f", filters=["custom"]).bind(context).filters
     assert len(asyncio.run(main())) > 5 and calls(project) == ["a"]
     tight = "if __import__('os').path.exists('tight') and records[-1].fields['text'] == '79': raise ValueError('out of memory')"
     custom(project, "[1.0 for r in records]", more=more, a=tight)
@@ -347,7 +351,7 @@ def custom(*, by: list[FieldName] | None = None) -> Filter:
             "filter 'custom' (by) needs the field 'txt', which no earlier stage gives; did you mean 'text'?"
         ),
     ):
-        FilterStage(name="filter", filters=[{"custom": {"by": ["txt"]}}]).check(given)
+        FilterStage(name="filter", filters=[{"custom": {"by": ["txt"]}}]).bind(given)
 
 
 @pytest.mark.parametrize("more", ["asks=lambda r: []", "whole_set=True"])
@@ -439,14 +443,15 @@ def test_filters_are_checked_before_anything_is_paid_for(project, filters, messa
     project.write("filters/needy.py", HEAD + "def needy(*, least: int) -> Filter: ...\n")
     given = CheckContext(frozenset({"text"}), {}, Project(project.path))
     with pytest.raises(ConfigError, match=re.escape(message)):
-        FilterStage(name="filter", filters=filters).check(given)
+        FilterStage(name="filter", filters=filters).bind(given)
 
 
 def test_what_check_and_files_give(project):
     project.write("filters/length.py", LENGTH)
     stage = FilterStage(name="filter", filters=["length"])
-    assert stage.check(CheckContext(frozenset({"text", "q"}), {}, Project(project.path))) == {"text", "q"}
-    assert stage.files(Project(project.path)) == {"filters/length": project.path / "filters/length.py"}
+    bound = stage.bind(CheckContext(frozenset({"text", "q"}), {}, Project(project.path)))
+    assert bound.fields == {"text", "q"}
+    assert bound.files == {"filters/length": project.path / "filters/length.py"}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def read(project):
     def read(limit=None, check=True, **options):
         given = CheckContext(frozenset(), {}, Project(project.path))
         source = Source(name="source", **options)
-        fields = source.check(given) if check else None
+        bound = source.bind(given) if check else None
 
         async def main():
             return [
@@ -36,8 +36,8 @@ def read(project):
 
         records = asyncio.run(main())
         if check:
-            assert fields >= {name for r in records[:CHECKED_ROWS] for name in r.fields}
-            rows = source.estimate(Estimate(None), [], given).rows
+            assert bound.fields >= {name for r in records[:CHECKED_ROWS] for name in r.fields}
+            rows = bound.estimate(Estimate(None), []).rows
             assert limit or rows in (len(records), None)
         return records
 
