@@ -97,10 +97,10 @@ def test_an_example_passes_the_check(path):
     except ConfigError as error:
         assert "needs the extra" in str(error)
         return
-    stages = [*pipeline.stages]
-    for stage in stages:
-        stages += stage.inner(pipeline.project)
-    assert path.stem in [stage.kind for stage in stages]
+    stages = [*pipeline.bound_stages]
+    for bound in stages:
+        stages += bound.inner()
+    assert path.stem in [bound.stage.kind for bound in stages]
 
 
 def test_the_example_of_models_passes_the_check(generator, tmp_path):
