@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from distillgen.flow.stage import Job as Job
     from distillgen.flow.stage import Stage as Stage
     from distillgen.flow.stage import in_order as in_order
+    from distillgen.inference.endpoint import Endpoint as Endpoint
     from distillgen.inference.faults import Rejected as Rejected
     from distillgen.inference.faults import Retryable as Retryable
+    from distillgen.inference.outcome import Outcome as Outcome
     from distillgen.inference.request import Completion as Completion
     from distillgen.inference.request import Request as Request
     from distillgen.inference.spec import Spec as Spec
@@ -43,6 +45,7 @@ _HOMES = {
     "Completion": "inference.request",
     "ConfigError": "errors",
     "DistillgenError": "errors",
+    "Endpoint": "inference.endpoint",
     "Estimate": "flow.stage",
     "FieldName": "record",
     "FileName": "record",
@@ -50,6 +53,7 @@ _HOMES = {
     "Job": "flow.stage",
     "ModelName": "record",
     "Objective": "training.objective",
+    "Outcome": "inference.outcome",
     "Pipeline": "pipeline.load",
     "Project": "project",
     "Prompt": "prompting.prompt",

@@ -13,63 +13,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
-from tenacity import wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from distillgen.inference.endpoint import Endpoint
 from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
-from distillgen.inference.ledger import UNANSWERED, Answer, Ledger
-from distillgen.inference.limits import Budget, Rate, Slots
+from distillgen.inference.ledger import UNANSWERED, Answer
+from distillgen.inference.limits import Rate, Slots
 from distillgen.inference.logprobs import pack
 from distillgen.inference.outcome import Outcome, end_of
 from distillgen.inference.redaction import hide, without_credentials
 from distillgen.inference.request import LOST_ANSWER, Completion, Request
-from distillgen.inference.spec import Spec
-from distillgen.plugins import plugin_class
-from distillgen.privacy import name_of
-from distillgen.project import Project, file_sha256
 from distillgen.record import dumps
 
 log = logging.getLogger("distillgen")
 
-REASON = 500  # most characters of what an endpoint says that are kept
 REJECTIONS = 20  # requests refused, none ever accepted: the pipeline is wrong, not its rows
 
 _backoff = wait_random_exponential(multiplier=0.5, max=60)
-
-
-@dataclass
-class Activity:
-    """What a teacher is doing, for progress and the watchdog. Times are of the monotonic clock, in seconds."""
-
-    answered: int = 0
-    replayed: int = 0
-    """Answers that were in the ledger."""
-    failed: int = 0
-    retries: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    trouble: str = ""
-    note: str = ""
-    sending: dict[asyncio.Task[Any], float] = field(default_factory=dict)
-    moved_at: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True)
-class Services:
-    """What a teacher is handed: where answers are kept, the purse, the run's name, the project's folder, and what came
-    from the environment and must not be written, each value with the ${NAME} that stands for it.
-    """
-
-    ledger: Ledger
-    budget: Budget
-    run: str
-    root: Path
-    hidden: Mapping[str, str] = field(default_factory=dict)
-    order: Mapping[str, int] = field(default_factory=dict)
-    """The place of each stage in the pipeline: what a later one asks goes first, so that rows are finished, not only begun."""
 
 
 @dataclass(slots=True)
@@ -93,29 +55,22 @@ class _Ask:
 
 
 class Teacher:
-    """Answers requests. Subclasses set `identity` and implement `answer`."""
+    """Answers requests through an endpoint: each from the ledger if it can, within limits and a budget if it must ask."""
 
-    spec_type: ClassVar[type[Spec]] = Spec
-    paid: ClassVar[bool] = True
-    """Whether what is in flight is worth waiting for when a run is stopped."""
-    durable: bool = False
-    """Whether what is in flight goes on, and is there later, when a run is given up."""
-    ahead: int = 2
-    """How many records may be under way for each request in flight, so that one slow answer holds up no others."""
-    identity: str = ""
-    """What tells this endpoint's answers from another's; part of every ledger key."""
-
-    def __init__(self, name: str, spec: Spec, services: Services) -> None:
-        self.name, self.spec, self.services = name, spec, services
-        self.activity = Activity()
-        self.slots = Slots(spec.max_concurrency)
-        self._requests, self._input, self._output = (
-            Rate(limit) if limit else None for limit in (spec.rpm, spec.input_tpm, spec.output_tpm)
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.name, self.spec, self.services = endpoint.name, endpoint.spec, endpoint.services
+        self.activity, self.paid, self.durable = endpoint.activity, endpoint.paid, endpoint.durable
+        self.ahead, self.redact = endpoint.ahead, endpoint.redact
+        self.slots = Slots(endpoint.max_concurrency)
+        self._requests = endpoint.requests
+        self._input, self._output = (
+            Rate(limit) if limit else None for limit in (self.spec.input_tpm, self.spec.output_tpm)
         )
         self._flying: dict[bytes, asyncio.Task[list[Completion]]] = {}
         self._refusal: Exception | None = None
         self._rejected = 0
-        self._credentials = dict.fromkeys(spec.credentials(), "[withheld]")
+        self._credentials = dict.fromkeys(self.spec.credentials(), "[withheld]")
         self._probe: asyncio.Task[Any] | None = None
         """The request that finds out whether an endpoint is there at all; meanwhile others are not sent."""
         self._waiting = 0
@@ -123,39 +78,30 @@ class Teacher:
         self._doubts: set[str] = set()
 
     @property
-    def model(self) -> str:
-        """What requests call the model: its name, or what its files hold, so that where they lie makes no difference."""
-        return self.spec.model
+    def identity(self) -> str:
+        """What tells this endpoint's answers from another's; part of every ledger key."""
+        return self.endpoint.identity
 
-    def called(self, reported: str) -> str:
-        """What rows call the model that has answered, which the endpoint may have `reported`."""
-        return name_of(reported or self.model)
+    @property
+    def model(self) -> str:
+        """What requests call the model."""
+        return self.endpoint.model
+
+    @property
+    def tokenizer(self) -> str:
+        """What names the model's tokenizer beside exported signals."""
+        return self.endpoint.tokenizer
 
     @property
     def api(self) -> str:
-        """How it is asked: in chat turns (chat), or with one text that it goes on with (completions)."""
-        return getattr(self.spec, "api", "chat")
+        """Return "chat" if the model takes chat turns, "completions" if it continues one text."""
+        return self.endpoint.api
 
     def asked(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What of a request carries these chat turns to it, which are texts where it goes on with one text."""
         if self.api == "completions":
             return {"prompt": "\n\n".join(message["content"] for message in messages)}
         return {"messages": messages}
-
-    @property
-    def tokenizer(self) -> str:
-        """What names the model's tokenizer beside exported signals: the SHA-256 of its files, or its name."""
-        path = self.services.root / (self.spec.tokenizer or "")
-        return file_sha256(path) if self.spec.tokenizer and path.exists() else self.spec.tokenizer or ""
-
-    async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Put one request to the endpoint: completions for the first of `samples`, at least one; what is missing is asked
-        as a request of its own. Raises Retryable, Rejected or TeacherDown.
-        """
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """Free what the endpoint's client holds."""
 
     def begin(
         self,
@@ -170,7 +116,8 @@ class Teacher:
         `again` picks stored completions that are to be asked once more, with the `changed` sampling parameters. Requests
         that begin alike are sent one after the other, for the sake of the endpoint's prefix cache.
         """
-        keys = [request.keys(self.identity, n) for request, n in asks]
+        identity = self.identity
+        keys = [request.keys(identity, n) for request, n in asks]
         kept = self.services.ledger.find([key for some in keys for key in some])
         stored = {key: Completion.stored(key, *row) for key, row in kept.items()}
         self.activity.replayed += len(stored)
@@ -206,18 +153,19 @@ class Teacher:
         """Whether it has nothing to answer."""
         return not self._flying
 
-    async def ask(self, request: Request, *, samples: int = 1, stage: str) -> list[Completion]:
-        """One request's completions, from the ledger or the endpoint."""
-        return await self.begin([(request, samples)], stage=stage)[0]
-
     async def stop(self, reason: Exception) -> None:
         """Send nothing more. What has been paid for is waited for and made durable; the rest is abandoned."""
         self._refusal = reason
+        self.endpoint.stop(reason)
         flying = set(self._flying.values())
         for task in flying:
             if not self.paid or task not in self.activity.sending:
                 task.cancel()
         await asyncio.gather(*flying, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Free what the endpoint holds."""
+        await self.endpoint.close()
 
     def abandon(self) -> None:
         """Give up what is in flight as well."""
@@ -241,39 +189,33 @@ class Teacher:
             return 0.0
         return self.spec.most_usd(len(request.json), _most_output(request, samples)) * self._excess
 
-    def redact(self, text: str) -> str:
-        """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
-        return hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))[
-            :REASON
-        ]
-
     async def _fetch(self, ask: _Ask) -> list[Completion]:
         """Try until answered or hopeless; a slot is held only while a request is on the wire or becomes durable."""
         keys, completions = ask.keys, list[Completion]()
         try:
             while len(completions) < len(keys):
                 try:
-                    elsewhere = await self._elsewhere(ask) if self.services.ledger.claims.shared else []
-                    answers = elsewhere or await self._try(ask)
-                    completions += answers
-                    if answers and len(completions) < len(keys):
-                        ask.leave_out({c.key for c in answers})
-                except Retryable as error:
-                    pause_s = self._pause_s(error, ask.retries + 1)
-                    ask.retries += 1
-                    await asyncio.sleep(pause_s)
+                    answers = await self._once(ask)
+                except Retryable as fault:
+                    answers = await self._again(ask, fault)
+                completions += answers
+                if answers and len(completions) < len(keys):
+                    ask.leave_out({c.key for c in answers})
             return completions
         except (Retryable, Rejected) as error:
             reason = self.redact(str(error))
+            if self._is_absent(error, ask.retries + 1):
+                self._refusal = self.endpoint.down(reason)
+                raise self._refusal from error
             log.warning("%s: a request failed after %d retries: %s", self.name, ask.retries, reason)
             self.activity.failed += 1
             self._rejected += 1
             if self._rejected >= REJECTIONS and not self.activity.answered:
-                self._refusal = self.down(
+                self._refusal = self.endpoint.down(
                     f"none of {self._rejected} requests was accepted; the last: {reason}"
                 )
                 raise self._refusal from error
-            failed = Completion(status="failed", error=self.apart(reason))
+            failed = Completion(status="failed", error=self.endpoint.apart(reason))
             return completions + await self._record(ask, [failed for _ in ask.samples])
         except TeacherDown as error:
             self._refusal = error
@@ -282,20 +224,65 @@ class Teacher:
             for key in keys:
                 self._flying.pop(key, None)
 
-    def _pause_s(self, error: Retryable, tries: int) -> float:
-        """How long to wait before the next try. Raises what ends the request, or the run, where there should be none."""
-        self.activity.trouble = self.redact(str(error))
-        if error.overloaded:
+    async def _once(self, ask: _Ask) -> list[Completion]:
+        """Answers that another run with this ledger got, else those of the endpoint; none if that run got none."""
+        if self.services.ledger.claims.shared and (answers := await self._elsewhere(ask)):
+            return answers
+        return await self._try(ask)
+
+    async def _again(self, ask: _Ask, first_fault: Retryable) -> list[Completion]:
+        """Try again after a first fault, until there is an answer or no hope. Most requests never come here: an attempt
+        costs 20 µs more under tenacity.
+        """
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(Retryable),
+            wait=self._wait_s,
+            stop=self._is_hopeless,
+            after=self._note_fault,
+            before_sleep=self._note_retry,
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        faults = [first_fault]
+
+        async def attempt() -> list[Completion]:
+            if faults:
+                raise faults.pop()
+            ask.retries += 1
+            return await self._once(ask)
+
+        return await attempts(attempt)
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: as many as the endpoint asks for, at least."""
+        return max(_backoff(state), _fault_of(state).retry_after_s)
+
+    def _is_hopeless(self, state: RetryCallState) -> bool:
+        """Whether a further attempt makes no sense."""
+        fault, tries = _fault_of(state), state.attempt_number
+        return (
+            tries > self.spec.max_retries
+            or (isinstance(fault, TimedOut) and tries > 1)
+            or self._is_absent(fault, tries)
+        )
+
+    def _is_absent(self, error: Exception, tries: int) -> bool:
+        """Whether the endpoint has never answered, and could not be reached so many times."""
+        return isinstance(error, Unreachable) and not self.activity.answered and tries >= error.tries
+
+    def _note_fault(self, state: RetryCallState) -> None:
+        fault = _fault_of(state)
+        self.activity.trouble = self.redact(str(fault))
+        if fault.overloaded:
             self.slots.note(time.monotonic(), overloaded=True)
-        if isinstance(error, Unreachable) and not self.activity.answered and tries >= error.tries:
-            raise self.down(self.activity.trouble) from error
-        if isinstance(error, Unreachable) and (self._probe is None or self._probe.done()):
+
+    def _note_retry(self, state: RetryCallState) -> None:
+        if isinstance(_fault_of(state), Unreachable) and (self._probe is None or self._probe.done()):
             self._probe = asyncio.current_task()
-        if tries > self.spec.max_retries or (isinstance(error, TimedOut) and tries > 1):
-            raise error
         self.activity.retries += 1
-        log.info("%s: try %d failed, asking again: %s", self.name, tries, self.activity.trouble)
-        return max(_backoff(SimpleNamespace(attempt_number=tries)), error.retry_after_s)  # type: ignore[arg-type]
+        log.info(
+            "%s: try %d failed, asking again: %s", self.name, state.attempt_number, self.activity.trouble
+        )
 
     async def _try(self, ask: _Ask) -> list[Completion]:
         request, activity, budget, ledger = (
@@ -333,7 +320,9 @@ class Teacher:
                     return answers
                 activity.sending[ask.task] = time.monotonic()
                 try:
-                    completions = (await self.answer(request, ask.samples, ask.attempt))[: len(ask.samples)]
+                    completions = (await self.endpoint.answer(request, ask.samples, ask.attempt))[
+                        : len(ask.samples)
+                    ]
                 except (Retryable, Rejected, asyncio.CancelledError) as error:
                     used = getattr(error, "used", LOST_ANSWER if self.paid and not self.durable else None)
                     if used is not None:
@@ -428,7 +417,7 @@ class Teacher:
         """Make the completions durable."""
         hidden = self.services.hidden
         known = [
-            c._replace(key=key, attempt=ask.attempt, model=hide(self.called(c.model), hidden))
+            c._replace(key=key, attempt=ask.attempt, model=hide(self.endpoint.called(c.model), hidden))
             for key, c in zip(ask.keys, completions, strict=False)
         ]
         if self._credentials:
@@ -463,13 +452,12 @@ class Teacher:
             c.reasoning_tokens,
         )
 
-    def apart(self, reason: str) -> str:
-        """Why a request failed, as rows tell it: without where the endpoint is."""
-        return reason
 
-    def down(self, message: str) -> TeacherDown:
-        """The error that ends the run, without secrets."""
-        return TeacherDown(f"model '{self.name}': {self.redact(message)}")
+def _fault_of(state: RetryCallState) -> Retryable:
+    """The fault of the last attempt."""
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, Retryable)
+    return error
 
 
 def _alike_together(asks: Sequence[tuple[Request, int]]) -> list[int]:
@@ -508,8 +496,3 @@ def _allowed(completion: Completion) -> Completion:
 def _retrieve(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-def teacher_class(provider: str, project: Project) -> type[Teacher]:
-    """Return the teacher of a provider. Raise ConfigError where there is none, or its file is broken."""
-    return plugin_class("teachers", provider, Teacher, project)

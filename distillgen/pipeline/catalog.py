@@ -14,9 +14,9 @@ from pydantic_core import PydanticUndefined
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import Stage, stage_class
+from distillgen.inference.endpoint import endpoint_class
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import teacher_class
 from distillgen.located_yaml import read_yaml, validate
 from distillgen.pipeline.load import System, Top, about_line
 from distillgen.plugins import filter_factory, names
@@ -86,7 +86,9 @@ def stages(project: Project) -> list[dict[str, Any]]:
 
 def providers(project: Project) -> list[dict[str, Any]]:
     """The kinds of teacher: name, what its `model` is, and the options of an entry of `models`."""
-    return _listed(names("teachers", project), lambda name: _declared(teacher_class(name, project).spec_type))
+    return _listed(
+        names("teachers", project), lambda name: _declared(endpoint_class(name, project).spec_type)
+    )
 
 
 def objectives(project: Project) -> list[dict[str, Any]]:
@@ -274,7 +276,7 @@ def json_schema(project: Project) -> dict[str, Any]:
     forms["filter"] = one_of[GenericAlias(list, one_of[tuple(filters)]), dict[str, Any]]
     forms["train"] = one_of[tuple(_training(name, project) for name in names("objectives", project))]
     stages = [make(f"{kind}: …", __config__=forbid, **{kind: (form, ...)}) for kind, form in forms.items()]
-    specs = {name: teacher_class(name, project).spec_type for name in names("teachers", project)}
+    specs = {name: endpoint_class(name, project).spec_type for name in names("teachers", project)}
     models = [
         make(spec.__name__, __base__=spec, provider=(Literal[name], ...)) for name, spec in specs.items()
     ]

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import BoundStage, CheckContext, Estimate, Stage
 from distillgen.flow.stage_list import bind_stages
+from distillgen.inference.endpoint import endpoint_class
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import teacher_class
 from distillgen.located_yaml import NAME, VARIABLE, Places, read_yaml, validate
 from distillgen.pipeline.card_options import Statement
 from distillgen.pipeline.overrides import fitted, override, shown_set, typed
@@ -303,7 +303,7 @@ def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *,
             message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
             raise places.wrong(message, "models", label, option)
     with places.within("models", label, what=f"{what}: "):
-        spec_type = teacher_class(str(raw.get("provider", "openai")), project).spec_type
+        spec_type = endpoint_class(str(raw.get("provider", "openai")), project).spec_type
         filled = json.loads(VARIABLE.sub(_value, json.dumps(raw, ensure_ascii=False, default=str)))
         spec = validate(spec_type, filled, what=what, places=places, place=("models", label), show=False)
         try:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.inference.endpoint import endpoint_class
 from distillgen.inference.sampling import Sampling
-from distillgen.inference.teacher import teacher_class
 from distillgen.located_yaml import Places, read_yaml
 from distillgen.privacy import public, public_address
 from distillgen.project import Project
@@ -78,7 +78,7 @@ def fitted(before: Mapping[str, Any], after: dict[str, Any], project: Project) -
     notes = []
     for label, model in after.items():
         providers = [str(each.get("provider", "openai")) for each in (before.get(label, model), model)]
-        was, now = (set(teacher_class(provider, project).spec_type.model_fields) for provider in providers)
+        was, now = (set(endpoint_class(provider, project).spec_type.model_fields) for provider in providers)
         for option in [
             option for option in model if option in was - now and model[option] == before[label].get(option)
         ]:

@@ -27,11 +27,12 @@ import yaml
 from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
 from distillgen.flow.measures import Measures, by_title
 from distillgen.flow.stage import CHUNK, Chunks, Job
+from distillgen.inference.endpoint import Services, endpoint_class
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget, Outlook
 from distillgen.inference.redaction import hide
 from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import Services, Teacher, teacher_class
+from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Done, Pipeline, from_environment, load
 from distillgen.privacy import command, name_of, used_by
 from distillgen.project import Project
@@ -501,8 +502,8 @@ async def _stored(path: Path) -> Chunks:
 
 def _teacher(name: str, spec: Spec, services: Services, options: Options, project: Project) -> Teacher:
     if name in options.scripts:
-        return Scripted(name, spec, services, script=options.scripts[name])
-    return teacher_class(spec.provider, project)(name, spec, services)
+        return Teacher(Scripted(name, spec, services, script=options.scripts[name]))
+    return Teacher(endpoint_class(spec.provider, project)(name, spec, services))
 
 
 def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:
@@ -525,7 +526,7 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
         asked = {
             name: pipeline.models[name] for name in stage.models(pipeline.project) if name in pipeline.models
         }
-        paid = [name for name, spec in asked.items() if teacher_class(spec.provider, pipeline.project).paid]
+        paid = [name for name, spec in asked.items() if endpoint_class(spec.provider, pipeline.project).paid]
         for name in paid:
             if asked[name].price is None:
                 remedy = "add price: {input: …, output: …}, US dollars for a million tokens"

@@ -107,7 +107,7 @@ class LmEval(Stage):
         return result_of
 
     async def _harness(self, teacher: Teacher, folder: str, job: Job) -> None:
-        model, adapter = folders(teacher)
+        model, adapter = folders(teacher.spec.model, teacher.services.root)
         args = {"pretrained": model, "peft": adapter, "dtype": getattr(teacher.spec, "dtype", None)}
         options = {
             "--model": "hf",

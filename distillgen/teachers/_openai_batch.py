@@ -20,9 +20,9 @@ from distillgen.inference.outcome import succeeded
 from distillgen.inference.request import LOST_ANSWER, Completion, Request
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Place
+from distillgen.teachers._openai_client import OpenAIClient
 from distillgen.teachers._openai_wire import completions_of, read_json
 from distillgen.teachers._refusal import NothingThere, NotTaken
-from distillgen.teachers.openai import OpenAI
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -71,7 +71,7 @@ class Batches:
     A batch is known by our uuid, its uploaded file and its id at the endpoint, the latter two empty until there are any.
     """
 
-    def __init__(self, teacher: OpenAI, place: Place) -> None:
+    def __init__(self, teacher: OpenAIClient, place: Place) -> None:
         self.teacher, self.spec, self.place, self.ledger = (
             teacher,
             teacher.spec,

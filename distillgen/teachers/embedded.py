@@ -23,14 +23,15 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.inference.endpoint import Endpoint
 from distillgen.inference.faults import TeacherDown
 from distillgen.inference.gguf_file import check_gguf
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import Teacher
 from distillgen.inference.weights import HUB, KNOWN, find_weights, identity_of, weights_file
 from distillgen.platforms import cores
-from distillgen.teachers.openai import OpenAI, OpenAISpec
+from distillgen.teachers._openai_client import OpenAIClient
+from distillgen.teachers._openai_spec import OpenAISpec
 
 
 class EmbeddedSpec(Spec):
@@ -64,13 +65,13 @@ class EmbeddedSpec(Spec):
         check_gguf(path)
 
 
-class Embedded(Teacher):
+class Embedded(Endpoint):
     """Starts the server when the first answer is missing: a run that only replays loads no model."""
 
     spec_type = EmbeddedSpec
     spec: EmbeddedSpec
     paid = False
-    _endpoint: OpenAI | None = None
+    _endpoint: OpenAIClient | None = None
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
@@ -126,7 +127,7 @@ class Embedded(Teacher):
                 return completions
         return await self._endpoint.answer(replace(request, sampling=sampling), samples, attempt)
 
-    async def _start(self) -> OpenAI:
+    async def _start(self) -> OpenAIClient:
         """Start the server in a process of its own, which can be stopped at once whatever it is doing."""
         self.activity.note = "looking for the model's weights"
         path = await asyncio.to_thread(find_weights, self.spec.model, self.services.root)
@@ -157,7 +158,7 @@ class Embedded(Teacher):
             timeout_s=self.spec.timeout_s,
             finish_reasons=self.spec.finish_reasons,
         )
-        endpoint = OpenAI(self.name, spec, self.services)
+        endpoint = OpenAIClient(self.name, spec, self.services)
         self._opened.push_async_callback(endpoint.close)
         return endpoint
 

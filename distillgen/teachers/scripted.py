@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import Services, Teacher
 from distillgen.project import code_sha256, home, load_module, user_error
 from distillgen.record import dumps
 
@@ -102,7 +102,7 @@ class ScriptedSpec(Spec):
         load_script(self.model, root)
 
 
-class Scripted(Teacher):
+class Scripted(Endpoint):
     """Answers with a function. What the function raises is recorded as that row's failure."""
 
     spec_type = ScriptedSpec

@@ -20,11 +20,11 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
+from distillgen.inference.endpoint import Endpoint
 from distillgen.inference.faults import Rejected, TeacherDown
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import Teacher
 from distillgen.inference.weights import local_name, place_of_model, weights
 from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
@@ -78,7 +78,7 @@ class _Waiting:
         )
 
 
-class Transformers(Teacher):
+class Transformers(Endpoint):
     """Loads the model when the first answer is missing: a run that only replays loads none."""
 
     spec_type = TransformersSpec
@@ -184,7 +184,7 @@ class Transformers(Teacher):
     def _model(self) -> Model:
         self.activity.note = f"loading {self.spec.model}"
         try:
-            return Model(*folders(self), self.spec, self._ended)
+            return Model(*folders(self.spec.model, self.services.root), self.spec, self._ended)
         except (
             Exception
         ) as error:  # the packages raise anything from OSError to their own; all mean the same here
@@ -194,10 +194,9 @@ class Transformers(Teacher):
         finally:
             self.activity.note = ""
 
-    async def stop(self, reason: Exception) -> None:
+    def stop(self, reason: Exception) -> None:
         """A batch is not waited for: it ends at its next token, and nothing of it is kept."""
         self._ended.set()
-        await super().stop(reason)
 
     async def close(self) -> None:
         """End the thread, and with it what it holds."""
@@ -206,9 +205,9 @@ class Transformers(Teacher):
         self.__dict__.pop("_model", None)
 
 
-def folders(teacher: Teacher) -> tuple[str, str | None]:
-    """The folder or Hub name of a teacher's model, and its adapter's where it is one."""
-    path = str(place_of_model(teacher.spec.model, teacher.services.root) or teacher.spec.model)
+def folders(name: str, root: Path) -> tuple[str, str | None]:
+    """Return the folder or Hub name of a model, and the folder of its adapter, or None."""
+    path = str(place_of_model(name, root) or name)
     adapter = Path(path) / "adapter_config.json"
     return (
         (json.loads(adapter.read_bytes())["base_model_name_or_path"], path)

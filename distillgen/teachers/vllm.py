@@ -24,11 +24,11 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected, Retryable
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import Services, Teacher
 from distillgen.inference.weights import local_name, place_of_model, weights
 from distillgen.record import digest, dumps
 from distillgen.teachers._settling import MISSING, chat_text, settled
@@ -183,7 +183,7 @@ def _end_after(parent: Any) -> None:
     os._exit(1)
 
 
-class VLLM(Teacher):
+class VLLM(Endpoint):
     """Starts the engine when the first answer is missing: a run that only replays loads no model."""
 
     spec_type = VLLMSpec

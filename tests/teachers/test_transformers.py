@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from distillgen.errors import ConfigError, Stopped
+from distillgen.inference.endpoint import Services
 from distillgen.inference.faults import TeacherDown
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.request import Request
-from distillgen.inference.teacher import Services
+from distillgen.inference.teacher import Teacher
 from distillgen.teachers.transformers import Transformers, TransformersSpec
 from tests.tiny_llama import make_adapter, make_model
 
@@ -39,7 +40,7 @@ def ask(tmp_path):
         async def main():
             ledger = Ledger(tmp_path / "ledger.sqlite3")
             spec = TransformersSpec(provider="transformers", model=str(model), **given)
-            teacher = Transformers("student", spec, Services(ledger, Budget(), "run", tmp_path))
+            teacher = Teacher(Transformers("student", spec, Services(ledger, Budget(), "run", tmp_path)))
             try:
                 begun = teacher.begin([(request, samples) for request in requests], stage="s")
                 return [await outcome for outcome in begun]
@@ -138,9 +139,10 @@ def test_a_stopped_batch_ends_at_its_next_token(folder, tmp_path, kind):
     async def main():
         ledger = Ledger(tmp_path / "ledger.sqlite3")
         spec = TransformersSpec(provider="transformers", model=str(folder), max_concurrency=requests)
-        teacher = Transformers("student", spec, Services(ledger, Budget(), "run", tmp_path))
+        endpoint = Transformers("student", spec, Services(ledger, Budget(), "run", tmp_path))
+        teacher = Teacher(endpoint)
         steps = []
-        teacher._model.model.register_forward_hook(lambda *_: steps.append(1))
+        endpoint._model.model.register_forward_hook(lambda *_: steps.append(1))
         asks = [
             (replace(chat(f"What is {i}?", max_tokens=900, temperature=1), target=target), 1)
             for i in range(requests)

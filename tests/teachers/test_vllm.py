@@ -25,11 +25,11 @@ from pathlib import Path
 import pytest
 
 from distillgen.errors import ConfigError
+from distillgen.inference.endpoint import Services
 from distillgen.inference.faults import Rejected, TeacherDown
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.request import Request
-from distillgen.inference.teacher import Services
 from distillgen.teachers.openai import OpenAI, OpenAISpec
 from distillgen.teachers.vllm import VLLM, VLLMSpec
 from tests.tiny_llama import CPU, ENGINE, make_adapter, make_model

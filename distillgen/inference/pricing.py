@@ -1,0 +1,85 @@
+"""What requests cost: the most before they are sent, and the count of what the endpoint reports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from distillgen.inference.ledger import UNANSWERED
+from distillgen.inference.request import Completion, Request
+from distillgen.inference.spec import Spec
+
+log = logging.getLogger("distillgen")
+
+
+class Pricing:
+    """The costs of one model. `name` is the model's name in the pipeline, for warnings."""
+
+    def __init__(self, name: str, spec: Spec) -> None:
+        self.name, self.spec = name, spec
+        self.excess = 1.0
+        """Factor of the worst case, above 1 once an answer has cost more than its worst case."""
+        self._warnings: set[str] = set()
+
+    def cost_usd(self, completion: Completion) -> float:
+        """Return the cost of an answer, 0 without a price. Uncounted input tokens cost the highest input price."""
+        c = completion
+        if self.spec.price is None:
+            return 0.0
+        if "input_tokens" in c.uncounted:
+            return self.spec.most_usd(c.input_tokens, c.output_tokens)
+        return self.spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens, c.cache_write_tokens)
+
+    def worst_cost_usd(self, request: Request, samples: int) -> float:
+        """Return the most that a request can cost: a token has at least one byte, an answer at most `max_tokens`."""
+        if self.spec.price is None:
+            return 0.0
+        return self.spec.most_usd(len(request.json), _most_output(request, samples)) * self.excess
+
+    def check(self, cost_usd: float, worst_usd: float, excess: float) -> None:
+        """Double the excess of an answer that cost more than its worst case, which was computed with `excess`."""
+        if cost_usd > 1.000001 * worst_usd > 0:
+            self.excess = max(self.excess, 2 * excess * cost_usd / worst_usd)
+            self._warn(
+                "an answer cost more than its request can; twice as much as that is set aside from now on"
+            )
+
+    def counted(
+        self, request: Request, samples: int, completions: Sequence[Completion]
+    ) -> Sequence[Completion]:
+        """Return the completions of a request; tokens that the endpoint does not count are set to their upper bound."""
+        first, *others = completions
+        if first.cache_write_tokens and self.spec.price and self.spec.price.cache_write is None:
+            self._warn(
+                "the endpoint counts what it writes to a cache; without price.cache_write that costs as input"
+            )
+        if not first.uncounted:
+            return completions
+        bounds = {
+            "input_tokens": len(request.json),
+            "output_tokens": _most_output(request, samples) or sum(len(c.json()) for c in completions),
+        }
+        if first.status not in UNANSWERED:
+            self._warn(
+                "the endpoint does not say what its answers use; they are counted with the most that they can"
+            )
+        counts = {name: max(bounds[name], getattr(first, name)) for name in first.uncounted}
+        return [first._replace(**counts), *others]
+
+    def _warn(self, message: str) -> None:
+        """Log a warning once."""
+        if message not in self._warnings:
+            self._warnings.add(message)
+            log.warning("%s: %s", self.name, message)
+
+
+def _most_output(request: Request, samples: int) -> int:
+    """Return the most tokens that the answers to a request can have, 0 if there is no bound."""
+    if request.embed is not None or request.target is not None:
+        return 0 if request.target is None else samples
+    most = request.sampling.get("max_tokens", 0)
+    if extra := request.sampling.get("extra"):
+        counts = {name: value for name, value in extra.items() if isinstance(value, int)}
+        most = max(most, counts.get("max_tokens", 0), counts.get("max_completion_tokens", 0))
+        samples = max(samples, counts.get("n", 0), counts.get("best_of", 0))
+    return int(most * samples)

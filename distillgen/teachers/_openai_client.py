@@ -1,0 +1,475 @@
+"""Any OpenAI-compatible endpoint: chat and completions, over a fast HTTP client or over the openai package.
+
+The hot path builds and reads JSON itself: the openai package costs about 2 ms of CPU a call and its default transport
+slows down as concurrency rises. `transport: openai` selects it where its knowledge is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl, urljoin, urlsplit
+
+import orjson
+from pyreqwest.exceptions import RequestError, RequestTimeoutError
+
+from distillgen.inference.endpoint import Endpoint, Services
+from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
+from distillgen.inference.request import LOST_ANSWER, UNUSABLE_ANSWER, Completion, Request
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import REJECTIONS
+from distillgen.record import dumps
+from distillgen.teachers._addresses import OFFICIAL, Address, Place, azure_headers
+from distillgen.teachers._openai_spec import OpenAISpec
+from distillgen.teachers._openai_wire import (
+    completions_of,
+    embedding_of,
+    is_strict,
+    read_json,
+    say_schema,
+    score_of,
+)
+from distillgen.teachers._refusal import (
+    COMMON,
+    LONGEST_WAIT_S,
+    Moved,
+    NothingThere,
+    NotTaken,
+    WebPage,
+    kind_of,
+    page_title,
+    refused_parameter,
+    saying_of,
+    unstreamed,
+    wait_of,
+)
+from distillgen.teachers._settling import settled
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+T = TypeVar("T")
+
+log = logging.getLogger("distillgen")
+
+FORBIDDEN = (
+    5  # statuses 403 in a row that say nothing, before they are about the account and not about some prompts
+)
+MOVES = 3  # redirects that are followed for one request
+REST_S = 30.0  # an address that failed is left alone for so long while there are others
+GATEWAY = (408, 502, 504, 520, 524)  # said on the way to the model, which may go on and bill its answer
+_LENGTHS = ("max_tokens", "max_completion_tokens")
+_INSTEAD = {
+    "max_tokens": "'max_completion_tokens' is sent instead",
+    "max_completion_tokens": "'max_tokens' is sent instead",
+    "response_format": "the schema is said in the prompt",
+    "n": "samples are asked for one by one",
+}
+"""What is done where an endpoint does not take a parameter, but for asking without."""
+_RESUME = "What is answered is safe: run the same command again then"
+
+
+class OpenAIClient(Endpoint):
+    """Chat or completions over HTTP."""
+
+    spec: OpenAISpec
+
+    def __init__(self, name: str, spec: Spec, services: Services) -> None:
+        super().__init__(name, spec, services)
+        self._places = [Place(address) for address in (self.spec, *self.spec.also)]
+        self._refused = self._left_out = frozenset[str]()
+        self._signals, self._silences = False, 0
+
+    def body(self, request: Request, n: int, attempt: int, sample: int) -> dict[str, Any]:
+        """The JSON body that the endpoint gets."""
+        sampling = dict(request.sampling)
+        body: dict[str, Any] = {"model": request.model, **sampling.pop("extra", {})}
+        if request.prompt is not None:
+            body["prompt"] = request.prompt
+        else:
+            body["messages"] = request.messages
+        if "seed" in sampling:  # a repeated try with the same seed would give the same answer again
+            sampling["seed"] += sample + 1_000_003 * attempt
+        if (top := sampling.pop("logprobs", None)) is not None:
+            body |= (
+                {"logprobs": top} if request.prompt is not None else {"logprobs": True, "top_logprobs": top}
+            )
+        if self.spec.base_url.startswith(OFFICIAL) and "max_tokens" in sampling:
+            sampling["max_completion_tokens"] = sampling.pop("max_tokens")  # what its newer models take
+        if request.schema is not None:
+            schema = {"name": "answer", "schema": request.schema, "strict": is_strict(request.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if request.grammar is not None:
+            body["grammar"] = request.grammar
+        if request.tools:
+            body["tools"] = request.tools
+        if n > 1:
+            body["n"] = n
+        return body | sampling
+
+    async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
+        """What one request, or line of a batch, gives; an endpoint that ignores `n` gives fewer choices than asked for."""
+        if request.embed is not None:
+            body = {"model": request.model, "input": request.embed}
+            return [embedding_of(await self.call("embeddings", body))]
+        if request.target is not None:
+            return [await self._score(request, request.target)]
+        if self._silences >= REJECTIONS and not self._signals and "logprobs" in request.sampling:
+            remedy = "leave 'logprobs' out, or ask a model that gives them"
+            why = f"none of {self._silences} answers held the log-probabilities that were asked for"
+            raise self.down(f"{why}; {remedy}")
+        answers = await self.ask(request, samples, attempt)
+        completions = [settled(request, completion, self.spec.finish_reasons) for completion in answers]
+        if "logprobs" in request.sampling:
+            self._signals = self._signals or any(completion.logprobs for completion in completions)
+            self._silences += 1
+        return completions
+
+    async def _score(self, request: Request, target: str) -> Completion:
+        """The log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`."""
+        body: dict[str, Any] = {"model": request.model, "max_tokens": 1, "temperature": 0}
+        body["prompt_logprobs"] = request.sampling.get("logprobs", 0)
+        if request.prompt is not None:
+            answer = await self.call("completions", body | {"prompt": request.prompt + target})
+        else:
+            messages = [*request.messages, {"role": "assistant", "content": target}]
+            as_it_is = {"add_generation_prompt": False, "continue_final_message": True}
+            answer = await self.call("chat/completions", body | {"messages": messages} | as_it_is)
+        return score_of(answer, target)
+
+    async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
+        """Return the endpoint's answers as they came: how they ended is not settled yet."""
+        path = "completions" if request.prompt is not None else "chat/completions"
+        body = self.body(request, len(samples), attempt, samples[0])
+        completions = completions_of(await self.call(path, body))
+        return self.marked(completions, body) if self._refused else completions
+
+    def marked(self, completions: list[Completion], body: Mapping[str, Any]) -> list[Completion]:
+        """The completions with the names of what their request asks for and the endpoint does not take."""
+        left_out = sorted(self._left_out & body.keys())
+        return [c._replace(left_out=left_out) for c in completions] if left_out else completions
+
+    def fitted(self, body: Mapping[str, Any], refused: frozenset[str] | None = None) -> Mapping[str, Any]:
+        """The body in the endpoint's own way, without what it refuses. A schema that it does not take is said in words,
+        the bound on an answer's length goes by its other name.
+        """
+        refused = self._refused if refused is None else refused
+        if not refused:
+            return body
+        sent = {name: value for name, value in body.items() if name not in refused}
+        for name, other in zip(_LENGTHS, _LENGTHS[::-1], strict=True):
+            if name in refused and name in body and other not in refused:
+                sent[other] = body[name]
+        if "response_format" in refused and "response_format" in body:
+            say_schema(sent, body["response_format"])
+        if "stream" in refused:
+            sent["stream"] = True
+            if "stream_options" not in refused:
+                sent["stream_options"] = {"include_usage": True}
+        return sent
+
+    def learn(self, refused: frozenset[str]) -> None:
+        """From now on ask without what the endpoint refuses, and say so once."""
+        new = sorted(refused - self._refused - {"stream_options"})
+        self._refused |= refused
+        boundless = set(_LENGTHS) <= self._refused
+        self._left_out = (
+            self._refused - {"stream", "stream_options", "n"} - frozenset(() if boundless else _LENGTHS)
+        )
+        for name in new:
+            asked = (
+                "asked without a bound"
+                if boundless and name in _LENGTHS
+                else _INSTEAD.get(name, "asked without it")
+            )
+            notice = f"the endpoint does not take '{name}': {asked}"
+            if name == "stream":
+                notice = "the endpoint answers only as a stream: its pieces are put together"
+            log.warning("%s: %s", self.name, notice)
+
+    async def call(self, path: str, body: Mapping[str, Any]) -> Any:
+        """POST JSON to a path below an address, and give the JSON that comes back. What the endpoint says it does not take
+        is left out, and from then on where it accepts the rest.
+        """
+        refused, first = self._refused, None
+        while True:
+            sent = self.fitted(body, refused)
+            try:
+                answer = await self._send(path, sent)
+            except NotTaken as error:
+                first = first or error
+                if error.name in refused:
+                    raise first from error
+                refused |= {error.name}
+                if set(_LENGTHS) <= refused and self.services.budget.max_cost_usd is not None:
+                    remedy = "run without --max-cost-usd, or ask another model"
+                    boundless = "An answer can have any length, so that the cap could not hold"
+                    raise self.down(f"{error}. {boundless}; {remedy}") from error
+                if self.requests:
+                    await self.requests.take(1.0)
+                continue
+            if not refused <= self._refused:
+                self.learn(refused)
+            return answer
+
+    async def _send(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Put a request to the address whose turn it is."""
+        place = self._choose()
+        post = self._post_by_package if self.spec.transport == "openai" else self._post
+        try:
+            for _ in range(MOVES):
+                try:
+                    answer = await post(place, path, body)
+                    break
+                except Moved as moved:
+                    path = str(moved)
+            else:
+                raise self.down(
+                    f"{place.address.identity} redirects again and again, to {path}. Check base_url"
+                )
+        except (Unreachable, TeacherDown) as error:
+            place.down, place.rests_until = isinstance(error, TeacherDown), time.monotonic() + REST_S
+            if all(other.down for other in self._places) if place.down else not self._awake():
+                raise
+            raise Retryable(str(error)) from error
+        except Retryable as error:
+            place.rests_until = time.monotonic() + error.retry_after_s
+            raise
+        place.down, place.forbidden = False, 0
+        return answer
+
+    def _awake(self) -> list[Place]:
+        """The addresses that do not rest."""
+        now = time.monotonic()
+        return [place for place in self._places if place.rests_until <= now]
+
+    def _choose(self) -> Place:
+        """The address that is next by weight among those that do not rest; where all do, one that may come back by itself."""
+        if len(self._places) == 1:
+            return self._places[0]
+        if awake := self._awake():
+            place = min(awake, key=lambda place: place.served)
+        else:
+            place = min(self._places, key=lambda place: (place.down, place.rests_until))
+        place.served += 1 / place.address.weight
+        return place
+
+    async def _post(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
+        client = place.client = place.client or self._connected(place.address)
+        if (url := place.urls.get(path)) is None:
+            url = place.urls[path] = path if path.startswith("http") else place.address.url(path)
+        try:
+            response = await client.post(url).body_bytes(dumps(body, sort_keys=False)).build().send()
+            content = bytes(await response.bytes())
+        except RequestError as error:
+            not_sent = any(
+                "(Connect)" in cause for cause in _causes(error)
+            )  # ConnectError is raised for more
+            used = None if not_sent else LOST_ANSWER
+            if isinstance(error, RequestTimeoutError):
+                raise TimedOut(f"no answer within {self.spec.timeout_s:g} s", used=used) from error
+            if not_sent:
+                what = f"cannot connect to {place.address.identity}{place.address.proxy()}: {_cause(error)}"
+                raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
+            raise Retryable(f"the connection broke: {_cause(error)}", used=used) from error
+        if not 200 <= response.status < 300:
+            refusal = self.refusal_of(place, response.status, content, response.headers, body)
+            if response.status in GATEWAY and isinstance(refusal, Retryable):
+                refusal.used = LOST_ANSWER
+            raise refusal
+        return self._understood(place, content, response.headers, body)
+
+    def _connected(self, address: Address) -> Any:
+        from pyreqwest.client import ClientBuilder
+
+        longest = timedelta(seconds=self.spec.timeout_s)
+        builder = ClientBuilder().timeout(longest).connect_timeout(min(longest, timedelta(seconds=10)))
+        headers = {"content-type": "application/json", "user-agent": "distillgen"}
+        if address.api_key:
+            headers["authorization"] = f"Bearer {address.api_key}"
+        if address.local:
+            builder = builder.no_proxy()
+        return (
+            builder.follow_redirects(False)
+            .default_headers(headers | azure_headers(address) | address.headers)
+            .build()
+        )
+
+    async def _post_by_package(self, place: Place, path: str, body: Mapping[str, Any]) -> Any:
+        from openai import HttpxBinaryResponseContent as Raw
+
+        url = path if path.startswith("http") else f"/{path}"
+        options: Any = {"follow_redirects": False}
+
+        async def send(client: AsyncOpenAI) -> Raw:
+            return await client.post(url, cast_to=Raw, body=dict(body), options=options)
+
+        try:
+            raw = await self.by_package(place, send, body)
+        except Retryable as error:
+            cause = error.__cause__
+            status, broke = (
+                getattr(cause, "status_code", None),
+                type(cause).__name__.startswith(("APITimeout", "APIConn")),
+            )
+            if status in GATEWAY or (broke and not _is_unconnected(cause)):
+                error.used = LOST_ANSWER
+            elif status is None and not broke:
+                error.used = UNUSABLE_ANSWER
+            raise
+        return self._understood(place, raw.content, raw.response.headers, body)
+
+    async def by_package(
+        self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]], sent: Iterable[str] = COMMON
+    ) -> T:
+        """Anything that the openai package does; what it raises is told as over HTTP."""
+        import openai
+
+        address = place.address
+        if place.package is None:
+            base, _, query = address.base_url.partition("?")
+            place.package = openai.AsyncOpenAI(
+                base_url=base,
+                default_query=dict(parse_qsl(query)),
+                api_key=address.api_key or "none",
+                max_retries=0,
+                timeout=self.spec.timeout_s,
+                default_headers=azure_headers(address) | address.headers,
+                http_client=openai.DefaultAsyncHttpxClient(trust_env=not address.local),
+            )
+        try:
+            return await send(place.package)
+        except openai.APITimeoutError as error:
+            raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
+        except openai.APIConnectionError as error:
+            what = f"{address.identity}{address.proxy()}: {error.__cause__ or error}"
+            if _is_unconnected(error):
+                raise Unreachable(
+                    f"cannot connect to {what}. Is the server running, and base_url right?"
+                ) from error
+            raise Retryable(f"the connection broke: {what}") from error
+        except openai.APIStatusError as error:
+            response = error.response
+            raise self.refusal_of(
+                place, error.status_code, response.content, response.headers, sent
+            ) from error
+        except (openai.APIError, ValueError) as error:
+            raise Retryable(f"not a usable answer: {error}") from error
+
+    def _understood(
+        self, place: Place, content: bytes, headers: Mapping[str, str], sent: Iterable[str]
+    ) -> Any:
+        """What came with a status that promises an answer. Raises what it means where it is none."""
+        try:
+            answer = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            answer = self._unusual(place, content)
+        if isinstance(answer, dict) and not answer.get("choices") and "data" not in answer:
+            refusal = self.refusal_of(place, 200, dumps(answer, sort_keys=False), headers, sent)
+            if answer.get("error") or not isinstance(refusal, Retryable):
+                raise refusal
+        return answer
+
+    def _unusual(self, place: Place, content: bytes) -> Any:
+        """An answer that is a stream of events, or that only the slow reader can read."""
+        start = content.lstrip()[:7]
+        if start.startswith(b"<"):
+            title = page_title(content.decode("utf-8", "replace"))
+            where, called = f"{place.address.identity}{place.address.proxy()}", f" ({title})" if title else ""
+            raise WebPage(f"{where} gives a web page{called}, and no answer. Check base_url: most end in /v1")
+        if start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
+            if answer := unstreamed(content):
+                return answer
+            raise Retryable("the stream of the answer broke off", used=LOST_ANSWER)
+        return read_json(content)
+
+    def refusal_of(
+        self,
+        place: Place,
+        status: int,
+        content: bytes,
+        headers: Mapping[str, str],
+        sent: Iterable[str] = COMMON,
+    ) -> Exception:
+        """What an endpoint means that gives no answer, by status and body; `sent` are the names of the parameters."""
+        said, where = saying_of(content), place.address.identity
+        message = self.redact(said.message)[:300]
+        text = f"HTTP {status}{f': {message}' if message else ''}"
+        wait_s = wait_of(headers, said, limited=429 in (status, said.status))
+        kind, proxy = kind_of(status, said, wait_s), "" if self.activity.answered else place.address.proxy()
+        if kind == "prompt":
+            return Rejected(f"refused by the endpoint's content filter: {message}")
+        if kind == "money":
+            return self.down(f"{text}. The account behind the key has no money or quota left")
+        if kind == "day":
+            return self.down(f"{text}. {_RESUME}, when the quota is renewed")
+        stranger = (
+            f"{text}. The endpoint {where}{proxy} does not accept the key: check api_key, and its account"
+        )
+        if kind == "account":
+            return self.down(stranger)
+        if kind == "address":
+            return self._lost(place, status, text, headers.get("location") or "", proxy)
+        if name := refused_parameter(status, said, sent):
+            if name in ("logprobs", "top_logprobs"):  # which are what is asked for, and no way of asking
+                remedy = "leave 'logprobs' out, or ask a model that gives them"
+                return self.down(f"{text}. The endpoint gives no log-probabilities: {remedy}")
+            return NotTaken(text, name)
+        if kind == "moment" or status == 200:
+            if wait_s > LONGEST_WAIT_S:
+                span = f"{wait_s / 60:.0f} minutes" if wait_s < 7200 else f"{wait_s / 3600:.1f} hours"
+                most = f"a run waits {LONGEST_WAIT_S / 60:.0f} minutes at most"
+                return self.down(f"{text}. It asks to wait {span}, and {most}. {_RESUME}")
+            if proxy and status in (502, 503, 504):
+                return Unreachable(f"{text}, from {where}{proxy}")
+            waiting = f"waiting {wait_s:.0f} s, as the endpoint asks: " if wait_s >= 5 else ""
+            return Retryable(waiting + text, wait_s, overloaded=bool({status, said.status} & {429, 503, 529}))
+        if status == 403:
+            place.forbidden += 1
+            if not self.activity.answered or place.forbidden > FORBIDDEN:
+                return self.down(stranger)
+        return Rejected(text)
+
+    def _lost(self, place: Place, status: int, text: str, location: str, proxy: str) -> Exception:
+        """What a status means that says that this is not the place to ask."""
+        where = place.address.identity
+        if status >= 400:
+            online = "; mode: online does without the batch API" if self.spec.mode == "batch" else ""
+            check = f"{text}. Check base_url ({where}{proxy}) and model ('{self.spec.model}'){online}"
+            return NothingThere(str(self.down(check)))
+        target, own = urlsplit(urljoin(place.address.url(""), location)), urlsplit(place.address.base_url)
+        if status in (307, 308) and location and (target.scheme, target.netloc) == (own.scheme, own.netloc):
+            return Moved(target.geturl())
+        there = f"{target.scheme}://{target.hostname}{f':{target.port}' if target.port else ''}{target.path}"
+        base = (
+            there.removesuffix("/chat/completions").removesuffix("/completions").removesuffix("/embeddings")
+        )
+        return self.down(
+            f"HTTP {status}: {where}{proxy} redirects to {there}. Set base_url to where the endpoint is: {base}?"
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for place in self._places:
+            for client in filter(None, (place.client, place.package)):
+                await client.close()
+
+
+def _is_unconnected(error: BaseException | None) -> bool:
+    """Whether the openai package says that nothing was sent, as its HTTP client has it: ConnectError, ConnectTimeout."""
+    return type(error.__cause__ if error else None).__name__.startswith("Connect")
+
+
+def _causes(error: Exception) -> list[str]:
+    details = getattr(error, "details", None) or {}
+    return [
+        str(cause.get("message", "")) for cause in details.get("causes") or [] if isinstance(cause, Mapping)
+    ]
+
+
+def _cause(error: Exception) -> str:
+    causes = _causes(error)
+    return causes[-1] if causes else str(error)

@@ -1,0 +1,82 @@
+"""Options of an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError
+from distillgen.inference.spec import Spec
+from distillgen.teachers._addresses import Address
+
+_FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
+
+
+class OpenAISpec(Address, Spec):
+    """An endpoint, or several that answer alike: answers are kept under the first one's address."""
+
+    also: list[Address] = Field(
+        default_factory=list, description="further addresses or keys that give the same answers"
+    )
+    api: Literal["chat", "completions"] = Field(
+        "chat", description="chat, or completions, which sends the prompt as one text"
+    )
+    timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer, in seconds")
+    transport: Literal["http", "openai"] = Field(
+        "http", description="http, or openai, which goes through the openai package"
+    )
+    server: Literal["openai", "vllm", "llamacpp"] = Field(
+        "openai", description="program that answers, for options that only it has"
+    )
+    mode: Literal["online", "batch"] = Field(
+        "online", description="online, or batch: through the endpoint's batch API, cheaper and within a day"
+    )
+    batch_size: int = Field(10_000, ge=1, le=50_000, description="largest number of requests in a batch")
+    gather_s: float = Field(
+        10.0, gt=0, description="seconds without a new request after which a batch is sent"
+    )
+    poll_s: float = Field(30.0, gt=0, description="longest wait between two looks at a batch, in seconds")
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Those of the protocol and of the server behind it."""
+        return frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | _FURTHER.get(
+            self.server, frozenset()
+        )
+
+    def credentials(self) -> set[str]:
+        """Those of every address."""
+        return super().credentials().union(*(address.credentials() for address in self.also))
+
+    def secrets(self) -> set[str]:
+        """Those of every address."""
+        return super().secrets().union(*(address.secrets() for address in self.also))
+
+    def check(self, root: Path) -> None:
+        """Every address is one."""
+        super().check(root)
+        for address in self.also:
+            address.check(root)
+        if self.mode == "online":
+            return
+        if self.also:
+            raise ConfigError(
+                "'also' has no meaning with mode: batch, for a batch lies at one address; leave it out"
+            )
+        for name in ("rpm", "input_tpm", "output_tpm"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"'{name}' has no meaning with mode: batch, which has limits of its own; leave it out"
+                )
+        if self.max_concurrency is not None and self.max_concurrency < self.batch_size:
+            more = f"a batch of {self.batch_size:,} would never fill; raise it, leave it out, or lower batch_size"
+            raise ConfigError(f"'max_concurrency' {self.max_concurrency}: {more}")
+
+    def cost_usd(
+        self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
+    ) -> float:
+        """By the batch price, where that is how it is asked."""
+        factor = self.price.batch if self.price and self.mode == "batch" else 1.0
+        return factor * super().cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)
