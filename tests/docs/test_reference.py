@@ -2,13 +2,16 @@
 nothing out.
 """
 
-import importlib.util
 import json
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import write
+from writer.catalog_pages import MODELS, SHIPPED
+from writer.command_line import EXIT_CODES
+from writer.markdown import option_list
 
 import distillgen
 from distillgen import ConfigError
@@ -24,34 +27,26 @@ DOCS = ROOT / "docs"
 EXAMPLES = sorted((DOCS / "examples/pipelines").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
-def generator():
-    spec = importlib.util.spec_from_file_location("docs_write", DOCS / "write.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def page(name: str) -> str:
     return (DOCS / f"reference/{name}.md").read_text()
 
 
-def test_the_reference_is_what_the_program_writes(generator):
-    written = generator.written()
-    assert written == generator.written()
-    stale = [path.name for path, text in written.items() if not path.exists() or path.read_text() != text]
+def test_the_reference_is_what_the_program_writes():
+    files = write.generated()
+    assert files == write.generated()
+    stale = [path.name for path, text in files.items() if not path.exists() or path.read_text() != text]
     assert not stale, f"{', '.join(stale)}: the declarations have changed; run: python docs/write.py"
 
 
-def test_a_file_that_differs_is_written_anew_and_no_other(generator, tmp_path):
+def test_a_file_that_differs_is_written_anew_and_no_other(tmp_path):
     same, other = tmp_path / "same.md", tmp_path / "reference" / "other.md"
     same.write_text("a")
-    assert generator.write({same: "a", other: "b"}) == [other] and other.read_text() == "b"
+    assert write.write({same: "a", other: "b"}) == [other] and other.read_text() == "b"
 
 
-def test_every_topic_of_help_has_a_heading(generator):
+def test_every_topic_of_help_has_a_heading():
     places = {"stage": "stages", "provider": "models", "objective": "objectives", "filter": "filters"}
-    for entry in catalog.manual(generator.SHIPPED):
+    for entry in catalog.manual(SHIPPED):
         heading = f"\n{'###' if entry['kind'] == 'prompt' else '##'} {entry['name']}\n"
         assert heading in page(places.get(entry["kind"], "prompts")), entry["name"]
     for command in main.main.commands:
@@ -60,17 +55,17 @@ def test_every_topic_of_help_has_a_heading(generator):
         assert f"\n## {name}\n" in page("python")
 
 
-def test_every_option_has_a_line(generator):
+def test_every_option_has_a_line():
     places = {"stages": catalog.stages, "objectives": catalog.objectives, "filters": catalog.filters}
     for name, entries in {**places, "models": catalog.providers}.items():
         text = page(name) + page("stages")  # where the sampling options are
-        for entry in entries(generator.SHIPPED):
-            lines = generator.option_list(entry["options"]).split("\n")
+        for entry in entries(SHIPPED):
+            lines = option_list(entry["options"]).split("\n")
             missing = [line for line in lines if line not in text]
             assert not missing, f"{name}: {entry['name']}: {missing}"
 
 
-def test_llms_txt_links_to_every_page(generator):
+def test_llms_txt_links_to_every_page():
     text = (DOCS / "llms.txt").read_text()
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     linked = re.findall(r"^- \[[^\]]+\]\(([^)]+)\): [`\w].*$", text, re.MULTILINE)
@@ -78,7 +73,7 @@ def test_llms_txt_links_to_every_page(generator):
     assert text.startswith("# distillgen\n\n> ") and text.count("\n## ") == 5
 
 
-def test_every_exit_code_is_explained(generator):
+def test_every_exit_code_is_explained():
     def codes(kind):
         yield kind.exit_code
         for inner in kind.__subclasses__():
@@ -86,7 +81,7 @@ def test_every_exit_code_is_explained(generator):
 
     import distillgen.cli.run  # noqa: F401 - one exception is declared there
 
-    assert {0, 1, *codes(DistillgenError)} == set(generator.EXIT_CODES)
+    assert {0, 1, *codes(DistillgenError)} == set(EXIT_CODES)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -103,11 +98,9 @@ def test_an_example_passes_the_check(path):
     assert path.stem in [bound.stage.kind for bound in stages]
 
 
-def test_the_example_of_models_passes_the_check(generator, tmp_path):
+def test_the_example_of_models_passes_the_check(tmp_path):
     (tmp_path / "data.jsonl").write_text('{"text": "x"}\n')
-    (tmp_path / "models.yaml").write_text(
-        f"version: 1\n{generator.MODELS}stages: [source: {{path: data.jsonl}}]\n"
-    )
+    (tmp_path / "models.yaml").write_text(f"version: 1\n{MODELS}stages: [source: {{path: data.jsonl}}]\n")
     try:
         distillgen.load(tmp_path / "models.yaml", need_env=False)
     except ConfigError as error:
@@ -208,7 +201,7 @@ def test_every_measure_of_a_run_is_described(everything):
             assert {inner, f"{general}, last round"} & names, f"metrics.md does not describe {name}"
 
 
-def test_every_filter_that_compares_with_gold_is_a_metric(generator):
-    gold = {entry["name"] for entry in catalog.filters(generator.SHIPPED) if "gold" in entry["options"]}
+def test_every_filter_that_compares_with_gold_is_a_metric():
+    gold = {entry["name"] for entry in catalog.filters(SHIPPED) if "gold" in entry["options"]}
     linked = set(re.findall(r"\(filters\.md#(\w+)\)", page("metrics")))
     assert gold - {"verifiable"} <= linked

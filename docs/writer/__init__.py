@@ -1,0 +1,1 @@
+"""The parts of `docs/write.py`: one module for each kind of page."""
