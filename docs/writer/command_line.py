@@ -28,10 +28,10 @@ def command_line() -> Iterator[str]:
 
 
 ARGUMENTS = {
-    "PIPELINE": "a pipeline: its name, for `pipelines/NAME.yaml` of the project or one that ships, or its file",
-    "RUN": "a run, by its directory or its name under `runs/`",
-    "RUN|DATA": "a run, by its directory or its name under `runs/`; or a file, a folder or a data set on the Hub",
-    "RUN|FOLDER": "a run, by its directory or its name under `runs/`; or a folder that `export` wrote",
+    "PIPELINE": "the name of a pipeline in `pipelines/` or of one that ships, or its file",
+    "RUN": "a run, by directory or by name under `runs/`",
+    "RUN|DATA": "a run, by directory or by name under `runs/`; or a file, a folder or a data set on the Hub",
+    "RUN|FOLDER": "a run, by directory or by name under `runs/`; or a folder that `export` wrote",
     "DATA": "a file, a folder of texts, or a data set on the Hub",
     "FOLDER": "a folder that does not exist yet or is empty",
     "REPO": "a repository on the Hugging Face Hub, as `owner/name`",

@@ -10,7 +10,7 @@ from typing import Any
 
 import distillgen
 from distillgen.pipeline import catalog
-from distillgen.runs.execute import Options
+from distillgen.runs.state import Options
 from writer.markdown import fence, paragraphs
 
 
@@ -65,7 +65,7 @@ def signature(name: str, function: Any) -> str:
 
 def parameter_text(parameter: inspect.Parameter) -> str:
     """Return a parameter with its type and, where it is a plain value, its default."""
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
     text = f"{stars}{parameter.name}: {parameter.annotation}"
     return text if parameter.default is parameter.empty else f"{text} = {default_text(parameter.default)}"
 
