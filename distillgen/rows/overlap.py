@@ -1,4 +1,6 @@
-"""Records that repeat an item of an evaluation set (GPT-3, Brown et al. 2020, appendix C: n-grams of 13 words)."""
+"""Find records that repeat an item of an evaluation set (GPT-3, Brown et al. 2020, appendix C: 13-grams of
+words).
+"""
 
 from __future__ import annotations
 
@@ -11,64 +13,71 @@ from distillgen.rows.evaluation_sets import texts
 from distillgen.text.ngrams import ngram_hashes
 from distillgen.text.words import words
 
-GRAM = 13  # words in a row that two texts must share
-SHORTEST = 8  # words of a text that is looked for as a whole; shorter ones stand anywhere by chance
-COMMON = 0.1  # of all items: what more of them share, such as an instruction, tells none of them
+GRAM = 13  # consecutive words that two texts must share
+SHORTEST = 8  # words of the shortest text that is indexed; shorter ones occur by chance
+COMMON = (
+    0.1  # share of the items: n-grams that more items share, such as those of an instruction, are not indexed
+)
 
 
 class OverlapIndex:
-    """The items of evaluation sets: `add` them all, `settle`, then `find` what repeats one."""
+    """The items of evaluation sets. First `add` all items, then `settle`, then `find` the item that a record
+    repeats.
+    """
 
     def __init__(self, n: int = GRAM, questions: Sequence[Sequence[str]] = ()) -> None:
-        self._n, self._kinds = n, questions
+        """Compare n-grams of `n` words, and the values of each list of fields in `questions`."""
+        self._n, self._question_fields = n, questions
         self._items: list[tuple[str, list[list[str]]]] = []
-        self._of: dict[int, dict[int, str]] = {}
-        self._questions: dict[tuple[Any, ...], str] = {}
+        self._names_by_gram: dict[int, dict[int, str]] = {}
+        self._names_by_question: dict[tuple[Any, ...], str] = {}
 
     def add(self, name: str, item: Mapping[str, Any]) -> None:
-        """An item, by its name."""
-        for question in self._asked(item):
-            self._questions.setdefault(question, name)
-        self._items.append((name, [told for text in texts(item) if len(told := words(text)) >= SHORTEST]))
+        """Add an item under its name."""
+        for question in self._questions(item):
+            self._names_by_question.setdefault(question, name)
+        item_texts = [text_words for text in texts(item) if len(text_words := words(text)) >= SHORTEST]
+        self._items.append((name, item_texts))
 
     def settle(self) -> None:
-        """Learn the items' n-grams, but for stretches that too many of them have."""
-        having = Counter(
-            gram for _, own in self._items for gram in {gram for told in own for gram in self._grams(told)}
+        """Index the items' n-grams, except for the passages that too many items share."""
+        frequency = Counter(
+            gram
+            for _, item_texts in self._items
+            for gram in {gram for text in item_texts for gram in self._grams(text)}
         )
         most = max(2, COMMON * len(self._items))
-        for name, own in self._items:
-            for told in own:
-                length, common = min(self._n, len(told)), bytearray(len(told))
-                for start, gram in enumerate(self._grams(told)):
-                    if having[gram] > most:
+        for name, item_texts in self._items:
+            for text in item_texts:
+                length, common = min(self._n, len(text)), bytearray(len(text))
+                for start, gram in enumerate(self._grams(text)):
+                    if frequency[gram] > most:
                         common[start : start + length] = b"x" * length
-                for start, gram in enumerate(self._grams(told)):
+                for start, gram in enumerate(self._grams(text)):
                     if not any(common[start : start + length]):
-                        self._of.setdefault(length, {}).setdefault(gram, name)
+                        self._names_by_gram.setdefault(length, {}).setdefault(gram, name)
         self._items.clear()
 
     def find(self, fields: Mapping[str, Any]) -> str:
-        """Which item a record repeats, and what of it; nothing where none."""
-        for question in self._asked(fields):
-            if name := self._questions.get(question):
+        """Return which item a record repeats, and the words; empty if it repeats none."""
+        for question in self._questions(fields):
+            if name := self._names_by_question.get(question):
                 return f"asks what {name} asks"
         for text in texts(fields):
-            told = words(text)
-            for length, known in self._of.items():
-                for start, gram in enumerate(ngram_hashes(told, length)):
-                    if name := known.get(gram):
-                        return f'repeats {length} words of {name}: "{" ".join(told[start : start + length])}"'
+            text_words = words(text)
+            for length, names in self._names_by_gram.items():
+                for start, gram in enumerate(ngram_hashes(text_words, length)):
+                    if name := names.get(gram):
+                        passage = " ".join(text_words[start : start + length])
+                        return f'repeats {length} words of {name}: "{passage}"'
         return ""
 
-    def _grams(self, told: Sequence[str]) -> Iterator[int]:
-        return ngram_hashes(told, min(self._n, len(told)))
+    def _grams(self, text_words: Sequence[str]) -> Iterator[int]:
+        return ngram_hashes(text_words, min(self._n, len(text_words)))
 
-    def _asked(self, fields: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-        """An item's questions, levelled, those of which it has all the fields."""
-        for names in self._kinds:
+    def _questions(self, fields: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+        """Yield the normalised values of each list of question fields that the item has."""
+        for names in self._question_fields:
             if all(name in fields for name in names):
-                yield (
-                    *names,
-                    *(tuple(words(text_of(fields[name]))) or text_of(fields[name]) for name in names),
-                )
+                values = (tuple(words(text_of(fields[name]))) or text_of(fields[name]) for name in names)
+                yield (*names, *values)

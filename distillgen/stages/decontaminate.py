@@ -1,7 +1,7 @@
-"""decontaminate: nothing that is evaluated on is trained on (GPT-3, Brown et al. 2020, appendix C: n-grams of 13 words).
+"""decontaminate: drop training records that repeat evaluation items (GPT-3, Brown et al. 2020, appendix C).
 
-Where a pipeline has an `evaluate` stage, one of these stands before the first stage that trains, or else before it, without
-being written.
+In a pipeline with a stage `evaluate`, the program adds one of these, if none is written: before the first
+stage that trains, or else before `evaluate`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from distillgen.rows.overlap import GRAM, SHORTEST, OverlapIndex
 
 
 class Decontaminate(Stage):
-    """Drop records that repeat a held-out record of this run, or an item of an evaluation set: `n` words in a row of any of
-    its texts, whatever their case and punctuation (a text of 8 words or more but fewer than `n`, as a whole), or all the
-    `questions` fields of an item. Whole-set: records wait on disk.
+    """Drop records that repeat a held-out record of this run, or an item of an evaluation set.
+
+    A record repeats an item if any of their texts share `n` consecutive words, whatever the case and
+    punctuation, or if all fields of a list in `questions` are equal. Of a text with fewer than `n` words, but
+    at least 8, all words must be shared. Whole-set: records wait on disk.
     """
 
     kind = "decontaminate"
@@ -43,11 +45,11 @@ class Decontaminate(Stage):
     )
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The evaluation sets."""
+        """Return the evaluation sets."""
         return {name: project.file(name) for name in self.against}
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """There is something to look for."""
+        """Raise ConfigError if there are no evaluation items, or a file of them cannot be read."""
         for file in self.files(context.project).values():
             next(items(file), None)
         if not self.against and SPLIT not in context.fields:
@@ -57,29 +59,29 @@ class Decontaminate(Stage):
         return context.fields
 
     def evaluation_items(self, project: Project) -> OverlapIndex:
-        """The items of the evaluation sets, to which what is held out is still to be added."""
-        seen = OverlapIndex(self.n, self.questions)
+        """Return the items of the evaluation sets; the held-out records must still be added."""
+        index = OverlapIndex(self.n, self.questions)
         for name, file in self.files(project).items():
             for line, item in items(file):
-                seen.add(f"{name}:{line}", item)
-        return seen
+                index.add(f"{name}:{line}", item)
+        return index
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Learn what is held out, then let go what repeats none of it."""
-        seen = self.evaluation_items(job.project)
+        """Index the held-out records, then drop the records that repeat one of them or an evaluation item."""
+        index = self.evaluation_items(job.project)
         with Spool(job) as spool:
             async for chunk in chunks:
                 for record in chunk:
                     if record.held_out and not record.dropped:
-                        seen.add(record.source, record.fields)
+                        index.add(record.source, record.fields)
                 spool.add(chunk)
-            seen.settle()
+            index.settle()
             for chunk in spool.chunks():
                 yield [
-                    record if record.dropped or record.held_out else self._cleared(record, seen)
+                    record if record.dropped or record.held_out else self._without_overlap(record, index)
                     for record in chunk
                 ]
 
-    def _cleared(self, record: Record, seen: OverlapIndex) -> Record:
-        found = seen.find(record.fields)
-        return record.drop(self.name, "held_out", found) if found else record
+    def _without_overlap(self, record: Record, index: OverlapIndex) -> Record:
+        overlap = index.find(record.fields)
+        return record.drop(self.name, "held_out", overlap) if overlap else record

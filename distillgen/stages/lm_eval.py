@@ -1,4 +1,4 @@
-"""lm_eval: public benchmarks through the Language Model Evaluation Harness (Gao et al. 2021), for models on this machine."""
+"""lm_eval: public benchmarks by the Language Model Evaluation Harness (Gao et al. 2021), for local models."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from distillgen.teachers.transformers import TransformersSpec, folders
 
 
 class LmEval(Stage):
-    """Carry out tasks of lm-eval with models on this machine, in a process of its own. Records go through as they are; what
-    came of it stands in `evaluation-<name>.json` and in the report, the harness's own results in `lm-eval/`.
+    """Run tasks of lm-eval with models on this machine, in a process of its own. Records pass unchanged.
+
+    The results are in `evaluation-<name>.json` and in the report; the harness's own files are in `lm-eval/`.
     """
 
     kind = "lm_eval"
     reads = "the tasks of lm-eval"
     writes = "`evaluation-<name>.json` and the folder `lm-eval/`"
 
-    asked: list[str] = Field(
+    model_names: list[str] = Field(
         min_length=1,
         alias="models",
         description="models to ask: student, base, or a model with provider transformers",
@@ -51,19 +52,19 @@ class LmEval(Stage):
     batch_size: int = Field(8, ge=1, description="number of items answered at once")
 
     def models(self, project: Project) -> list[str]:
-        """Who is asked."""
-        return list(self.asked)
+        """Return the models that are asked."""
+        return list(self.model_names)
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The tasks of your own."""
+        """Return the folder with the user's tasks."""
         return {self.include_path: project.file(self.include_path)} if self.include_path else {}
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The models are on this machine, and the harness is there."""
-        for name in self.asked:
+        """Raise ConfigError if a model is not on this machine, or lm-eval is not installed."""
+        for name in self.model_names:
             if not isinstance(context.able(name), TransformersSpec):
                 raise ConfigError(
-                    f"model '{name}' is none on this machine: lm-eval takes student, base, provider transformers"
+                    f"model '{name}' is not on this machine: lm-eval takes student, base, or a model of provider transformers"
                 )
         self.files(context.project)
         if util.find_spec("lm_eval") is None:
@@ -71,42 +72,45 @@ class LmEval(Stage):
         return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Let all records through, then evaluate: what trains a student is an earlier stage."""
+        """Pass all records on, so that the stages before have ended, then evaluate."""
         async for chunk in chunks:
             yield chunk
-        found = {name: await self._results(job.teachers[name], job) for name in self.asked}
-        told = {
+        results = {name: await self._results(job.teachers[name], job) for name in self.model_names}
+        evaluation = {
             "items": max(
                 result["n-samples"][task]["effective"]
-                for result in found.values()
+                for result in results.values()
                 for task in result["n-samples"]
             ),
             "of": f"{', '.join(self.tasks)} (lm-eval)",
             "samples": 1,
             "models": {
                 name: {"answers": 0, "metrics": _metrics(result), "numbers": {}}
-                for name, result in found.items()
+                for name, result in results.items()
             },
             "comparisons": [
-                each for one, other in combinations(found, 2) for each in _compared(one, other, found)
+                comparison for pair in combinations(results, 2) for comparison in _compared(*pair, results)
             ],
         }
-        (job.directory / f"evaluation-{self.name}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
+        (job.directory / f"evaluation-{self.name}.json").write_bytes(
+            dumps(evaluation, sort_keys=False) + b"\n"
+        )
 
     async def _results(self, teacher: Teacher, job: Job) -> dict[str, Any]:
-        """The harness's results, which are kept: the same model is not put to the same tasks twice."""
-        how = self.model_dump(exclude={"name", "asked", "batch_size"})
-        kept = job.directory / "lm-eval" / f"{teacher.name}-{digest([teacher.identity, how], 12)}.json"
-        if not kept.exists():
-            kept.parent.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        """Return the harness's results. They are kept: a model does the same tasks once."""
+        options = self.model_dump(exclude={"name", "model_names", "batch_size"})
+        file = job.directory / "lm-eval" / f"{teacher.name}-{digest([teacher.identity, options], 12)}.json"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=file.parent) as folder:
                 await self._harness(teacher, folder, job)
                 (result,) = Path(folder).rglob("results_*.json")
-                result.rename(kept)
-        result_of: dict[str, Any] = json.loads(kept.read_bytes())
-        return result_of
+                result.rename(file)
+        results: dict[str, Any] = json.loads(file.read_bytes())
+        return results
 
     async def _harness(self, teacher: Teacher, folder: str, job: Job) -> None:
+        """Run the harness, which writes its results to `folder`."""
         model, adapter = folders(teacher.spec.model, teacher.services.root)
         args = {"pretrained": model, "peft": adapter, "dtype": getattr(teacher.spec, "dtype", None)}
         options = {
@@ -120,7 +124,9 @@ class LmEval(Stage):
             "--device": getattr(teacher.spec, "device", None),
             "--include_path": self.include_path and job.project.file(self.include_path),
         }
-        given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+        arguments = [
+            str(part) for name, value in options.items() if value is not None for part in (name, value)
+        ]
         output = job.directory / "lm-eval" / "output.txt"
         with output.open("ab") as stream:
             process = await asyncio.create_subprocess_exec(
@@ -128,7 +134,7 @@ class LmEval(Stage):
                 "-m",
                 "lm_eval",
                 "run",
-                *given,
+                *arguments,
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,
@@ -147,10 +153,12 @@ class LmEval(Stage):
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each measure of each task with its interval, where the harness gives a standard error: of a share Wilson's, which has
-    a width where all are right; of what is not between 0 and 1, 1.96 standard errors.
+    """Return each measure of each task, with an interval if the harness gives a standard error.
+
+    Shares get Wilson's interval, which has a width even if all answers are right; other numbers get 1.96
+    standard errors.
     """
-    found: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for task, values in result["results"].items():
         for name, value in values.items():
             measure, _, variant = name.partition(",")
@@ -166,25 +174,25 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                         and error**2 * (size - 1) <= value * (1 - value) * (1 + 1e-6)
                     )
                     about = wilson_interval(value, error**2 * size, size) if share else _around(value, error)
-                found[label] = {"mean": float(value), **about._asdict(), "n": size or 1}
-    return found
+                metrics[label] = {"mean": float(value), **about._asdict(), "n": size or 1}
+    return metrics
 
 
 def _around(value: float, error: float) -> Interval:
     return Interval(value - 1.96 * error, value + 1.96 * error, "1.96 standard errors")
 
 
-def _compared(one: str, other: str, found: Mapping[str, Mapping[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The difference of two models by each measure; two-sided p of a z-test, which knows the items only by their number."""
-    first, second = _metrics(found[one]), _metrics(found[other])
-    told = []
+def _compared(one: str, other: str, results: Mapping[str, Mapping[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return the difference of two models by each measure, with the two-sided p of an unpaired z-test."""
+    first, second = _metrics(results[one]), _metrics(results[other])
+    comparisons = []
     for metric in first.keys() & second.keys():
         a, b = first[metric], second[metric]
         difference = a["mean"] - b["mean"]
         about = unpaired(a["mean"], _interval(a), b["mean"], _interval(b))
         error = (difference - about.low if difference > 0 else about.high - difference) / 1.96
         p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else 1.0
-        told.append(
+        comparisons.append(
             {
                 "metric": metric,
                 "first": one,
@@ -194,7 +202,7 @@ def _compared(one: str, other: str, found: Mapping[str, Mapping[str, Any]]) -> S
                 "p": max(p, sys.float_info.min),
             }
         )
-    return sorted(told, key=lambda each: str(each["metric"]))
+    return sorted(comparisons, key=lambda comparison: str(comparison["metric"]))
 
 
 def _interval(figure: Mapping[str, Any]) -> Interval:

@@ -66,5 +66,5 @@ def test_a_model_and_an_adapter_of_it_are_put_to_a_task_once(project):
 
 def test_a_model_that_is_not_on_this_machine_is_refused(project):
     project.rows("rows.jsonl", [{"question": "a"}])
-    with pytest.raises(ConfigError, match="model 'm' is none on this machine"):
+    with pytest.raises(ConfigError, match="model 'm' is not on this machine"):
         distillgen.load(pipeline({"m": {"provider": "scripted", "model": "echo"}}))
