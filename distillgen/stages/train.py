@@ -1,4 +1,4 @@
-"""train: a student learns from the records that reach this stage, in a process of its own."""
+"""train: train a student on the records that reach the stage, in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.flow.measures import measures_of
-from distillgen.flow.stage import CheckContext, Chunks, Job, Stage, Text
+from distillgen.flow.stage import BoundStage, CheckContext, Chunks, Job, Stage, Text
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.spec import Spec
 from distillgen.located_yaml import Places, validate
@@ -75,139 +75,160 @@ class Train(TrainingOptions, Stage):
     )
 
     def learning(self, project: Project) -> Objective:
-        """The objective with its options. Raises ConfigError."""
-        found, given = objective_class(self.objective, project), self.model_extra or {}
-        for option in given:
-            if option not in found.model_fields:
-                known = sorted({*Train.model_fields, *found.model_fields})
+        """Return the objective with its options. Raise ConfigError if there is none, or an option is wrong."""
+        objective, options = objective_class(self.objective, project), self.model_extra or {}
+        for option in options:
+            if option not in objective.model_fields:
+                names = sorted({*Train.model_fields, *objective.model_fields})
                 raise ConfigError(
-                    f"objective '{self.objective}' has no option '{option}'{did_you_mean(option, known)}"
+                    f"objective '{self.objective}' has no option '{option}'{did_you_mean(option, names)}"
                 )
-        return validate(found, given, what=f"objective '{self.objective}'", places=Places())
+        return validate(objective, options, what=f"objective '{self.objective}'", places=Places())
 
     @property
     def options(self) -> TrainingOptions:
         """The options that the process reads."""
         return TrainingOptions(**{name: getattr(self, name) for name in TrainingOptions.model_fields})
 
-    def arm(self, project: Project) -> Arm:
-        """What is learnt from, and what is held out."""
-        return Arm(self.on, self.where, self.held_out, self.seed, self.learning(project))
+    @property
+    def student_name(self) -> str:
+        """The name under which later stages ask the student, and its folder in the run directory."""
+        return students.STUDENT if self.name == self.kind else f"{students.STUDENT}-{self.name}"
 
-    def folder(self, directory: Path) -> Path:
-        """Where the student goes in a run directory."""
-        return directory / ("student" if self.name == self.kind else f"student-{self.name}")
+    @property
+    def base_name(self) -> str:
+        """The name under which later stages ask the student as it was before the training."""
+        return "base" if self.name == self.kind else f"base-{self.name}"
+
+    def arm(self, learning: Objective) -> Arm:
+        """Return what chooses the rows."""
+        return Arm(self.on, self.where, self.held_out, self.seed, learning)
 
     def start(self, directory: Path, earlier: Sequence[Path] = ()) -> str:
-        """What the student begins as: that of an earlier stage is a folder in the run directory, that of the round before,
-        with `warm_start`, one in the last of the `earlier` directories.
+        """Return the model that the training begins with.
+
+        The student of an earlier stage is a folder in the run directory. With `warm_start`, it is the student of the
+        round before, in the last of the `earlier` directories.
         """
         if self.warm_start and earlier:
-            return str(self.folder(earlier[-1].resolve()))
-        return str(directory / self.student) if students.OF_STAGE.fullmatch(self.student) else self.student
-
-    def files(self, project: Project) -> dict[str, Path]:
-        """Student and teacher where they are local ones, and the files that options name."""
-        named = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
-        models = [self.student, *self.learning(project).models()]
-        local = {name: path for name in models if (path := students.local(name, project.root))}
-        return {**find("objectives", self.objective, project).files, **named, **local}
+            return str(earlier[-1].resolve() / self.student_name)
+        return str(directory / self.student) if students.is_trained(self.student) else self.student
 
     def makes(self, directory: Path, project: Project) -> dict[str, Spec]:
-        """The student, and what it is made from, where they write texts."""
+        """Return the student and its base, if they write texts."""
         if not self.learning(project).writes:
             return {}
-        folder = self.folder(directory)
-        models = {folder.name: str(folder)}
-        if not students.is_gguf(self.student):  # which is converted before it can be asked
-            base = str(folder / "base") if self.student == students.TINY else self.start(directory)
-            models[folder.name.replace("student", "base", 1)] = base
+        folder = directory / self.student_name
+        models = {self.student_name: str(folder)}
+        if not students.is_gguf(self.student):  # a GGUF file is not asked before it is converted
+            is_tiny = self.student == students.TINY
+            models[self.base_name] = str(folder / "base") if is_tiny else self.start(directory)
         return {
             name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()
         }
 
     def products(self, directory: Path) -> list[Path]:
-        """The student's manifest, which is written last."""
-        return [self.folder(directory) / "manifest.json"]
+        """Return the student's manifest, which is written last."""
+        return [directory / self.student_name / "manifest.json"]
 
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """Objective, options, fields, student and packages are there, and QLoRA has its GPU."""
-        learning = self.learning(context.project)
+    def bind(self, context: CheckContext) -> BoundTrain:
+        """Return the stage with its objective. Raise ConfigError if fields, student, packages or a GPU are missing."""
+        learning, project = self.learning(context.project), context.project
         try:
             learning.check(context)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
-        trained = [stage.folder(Path()).name for stage in _trainings(context)]
+        trained = _trainings(context)
         if self.student not in trained:
-            students.check(self.student, context.project.root, trained)
-        self.files(context.project)
+            students.check(self.student, project.root, [*trained])
+        files = self._files(project, learning)
         if self.where is not None:
             Text(self.where).check(context, "'where'")
-        self.arm(context.project).check(context)
+        arm = self.arm(learning)
+        arm.check(context)
         if self.warm_start and not context.loops:
             raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
-        if self.lora and not learning.adapters:
-            raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
-        if self.lora:
-            learning.check_adapter()
-        if self.lora and self.lora.bits:
-            if not any(path for kind in ("nvidia[0-9]*", "kfd", "dxg") for path in Path("/dev").glob(kind)):
-                remedy = "leave out bits, or train on a machine with one"
-                raise ConfigError(
-                    f"lora: bits: {self.lora.bits} (QLoRA) needs a GPU, and this machine has none; {remedy}"
-                )
-            if importlib.util.find_spec("bitsandbytes") is None:
-                raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
-        needed = [*NEEDED, *learning.packages, *(["peft"] if self.lora else [])]
-        if students.is_gguf(self.student):
-            needed.append("gguf")
-        folder = students.local(self.student, context.project.root)
-        if folder and (folder / "adapter_config.json").is_file():
-            needed.append("peft")
-        need(f"objective '{self.objective}'", *needed)
+        self._check_lora(learning)
+        self._check_packages(project, learning)
         self._check_student(context, learning)
-        return context.fields
+        return BoundTrain(self, context, context.fields, files=files, learning=learning, arm=arm)
+
+    def _files(self, project: Project, learning: Objective) -> dict[str, Path]:
+        """Return the objective's file, the files that options name, and the student and other models that are local."""
+        option_files = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
+        models = [self.student, *learning.models()]
+        local_models = {name: path for name in models if (path := students.local(name, project.root))}
+        return {**find("objectives", self.objective, project).files, **option_files, **local_models}
+
+    def _check_lora(self, learning: Objective) -> None:
+        if not self.lora:
+            return
+        if not learning.adapters:
+            raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
+        learning.check_adapter()
+        if not self.lora.bits:
+            return
+        if not any(path for kind in ("nvidia[0-9]*", "kfd", "dxg") for path in Path("/dev").glob(kind)):
+            remedy = "leave out bits, or train on a machine with one"
+            raise ConfigError(
+                f"lora: bits: {self.lora.bits} (QLoRA) needs a GPU, and this machine has none; {remedy}"
+            )
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
+
+    def _check_packages(self, project: Project, learning: Objective) -> None:
+        packages = [*NEEDED, *learning.packages, *(["peft"] if self.lora else [])]
+        if students.is_gguf(self.student):
+            packages.append("gguf")
+        folder = students.local(self.student, project.root)
+        if folder and (folder / "adapter_config.json").is_file():
+            packages.append("peft")
+        need(f"objective '{self.objective}'", *packages)
 
     def _check_student(self, context: CheckContext, learning: Objective) -> None:
-        """The objective can train such a student, and its chat template takes such turns. Raises ConfigError."""
-        first, template = self, ""
-        while students.OF_STAGE.fullmatch(
-            first.student
-        ):  # what it begins as, of what the stage before it began as, …
-            before = [stage for stage in _trainings(context) if stage.folder(Path()).name == first.student]
-            if not before[0].learning(context.project).writes and (
-                before[0].objective != self.objective or before[0].lora
-            ):
+        """Raise ConfigError if the objective cannot train the student, or its chat template refuses the turns."""
+        first, template, trained = self, "", _trainings(context)
+        while first.student in trained:  # go back to the model that the first training begins with
+            before = trained[first.student]
+            continued = before.stage.objective == self.objective and not before.stage.lora
+            if not before.learning.writes and not continued:
                 raise ConfigError(
-                    f"'{first.student}' was trained by '{before[0].objective}', and cannot go on with this"
+                    f"'{first.student}' was trained by '{before.stage.objective}', and cannot go on with this"
                 )
-            first, template = before[0], template or first.chat_template or ""
-        known = students.outline(first.student, context.project.root, first.revision, fetch=context.fetch)
-        named = template or first.chat_template
-        if named:
-            known = replace(
-                known, template=context.project.file(named).read_text(encoding="utf-8"), read=True
-            )
-        elif first is not self:  # trained on texts, it has no template any more
-            known = replace(known, read=False)
+            first, template = before.stage, template or first.chat_template or ""
+        outline = students.outline(first.student, context.project.root, first.revision, fetch=context.fetch)
+        template_file = template or first.chat_template
+        if template_file:
+            text = context.project.file(template_file).read_text(encoding="utf-8")
+            outline = replace(outline, template=text, read=True)
+        elif first is not self:  # a training on texts removes the template
+            outline = replace(outline, read=False)
         try:
-            learning.check_student(known, context)
+            learning.check_student(outline, context)
         except ConfigError as error:
             raise ConfigError(
                 f"objective '{self.objective}', student '{self.student}': {error.message}"
             ) from error
-        if self.lora and known.layers and not self.lora.fits(known.layers):
-            raise ConfigError(
-                f"lora: 'target' names no layer of '{self.student}'; it has {_ends(known.layers)}"
-            )
+        if self.lora and outline.layers and not self.lora.fits(outline.layers):
+            ends = ", ".join(sorted({layer.rpartition(".")[2] for layer in outline.layers}))
+            raise ConfigError(f"lora: 'target' names no layer of '{self.student}'; it has {ends}")
         if self.chat_template and not learning.chats(context):
             raise ConfigError(
                 f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; leave it out"
             )
 
+
+@dataclass(frozen=True)
+class BoundTrain(BoundStage):
+    """The stage with its objective, and with the arm that chooses the rows."""
+
+    stage: Train
+    learning: Objective = field(kw_only=True)
+    arm: Arm = field(kw_only=True)
+
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Write the rows, train on them unless an equal training has ended, and pass the records on."""
-        student = self.folder(job.directory)
+        student = job.directory / self.stage.student_name
         work = student.with_name(f"{student.name}.partial")
         with Spool(job) as spool:
             async for chunk in chunks:
@@ -226,34 +247,34 @@ class Train(TrainingOptions, Stage):
     def _declared(self, spool: Spool, job: Job, work: Path) -> TrainingJob:
         """Write the rows and `job.json` to the folder `work`, and return the job.
 
-        What another training has left in `work` is removed; the checkpoints of an equal one stay.
+        Files of another training in `work` are removed; the checkpoints of an equal one stay.
         """
-        fresh = work.with_name(f"{work.name}.rows")
+        stage, fresh = self.stage, work.with_name(f"{work.name}.rows")
         fresh.mkdir(exist_ok=True)
-        data = self.arm(job.project).write(fresh, spool, job.ledger, job.stages)
+        data = self.arm.write(fresh, spool, job.ledger, job.stages)
         if not data.rows.get("train"):
             shutil.rmtree(fresh)
             raise self._nothing_to_learn(spool, data)
         if data.rows.get(DIFFERENT) == 0:
             message = "stage '%s': no row of the arm '%s' differs from the kept: it is no control"
-            log.warning(message, self.name, self.on)
-        options = self.model_dump(exclude={"name", "save_every_s"})
-        start = self.start(job.directory.resolve(), job.earlier)
-        if start != self.student:
+            log.warning(message, self.name, stage.on)
+        start = stage.start(job.directory.resolve(), job.earlier)
+        options = stage.model_dump(exclude={"name", "save_every_s"})
+        if start != stage.student:
             options["student"] = fingerprint_of(Path(start) / "manifest.json")
             if not options["student"]:
                 remedy = "inside rounds a student begins as one that the same round trains"
                 raise ConfigError(f"stage '{self.name}': there is no student in {start}; {remedy}")
-        files = {name: file_sha256(path) for name, path in self.files(job.project).items()}
+        files = {name: file_sha256(path) for name, path in self.files.items()}
         versions = {"python": ".".join(map(str, sys.version_info[:3])), **installed_versions()}
         training = TrainingJob(
             fingerprint=digest([data.sha256, options, files, versions], 64),
-            options=self.options,
-            objective=self.learning(job.project).model_dump(),
-            stage=self.model_dump(),
+            options=stage.options,
+            objective=self.learning.model_dump(),
+            stage=stage.model_dump(),
             root=job.project.root,
             start=start,
-            to=self.folder(job.directory).resolve(),
+            to=(job.directory / stage.student_name).resolve(),
             data=data,
             files=files,
             versions=versions,
@@ -262,7 +283,7 @@ class Train(TrainingOptions, Stage):
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             base = Path(start) / "base"
-            if base.is_dir() and not self.lora:  # `evaluate` compares with what a tiny student was at first
+            if base.is_dir() and not stage.lora:  # `evaluate` asks the tiny student of the first training
                 shutil.copytree(base, work / "base")
         for file in fresh.iterdir():
             file.rename(work / file.name)
@@ -281,20 +302,16 @@ class Train(TrainingOptions, Stage):
         return ConfigError(f"stage '{self.name}': there is nothing to train on: {counts}")
 
 
-def _trainings(context: CheckContext) -> list[Train]:
-    """Return the stages before this one that train."""
-    return [bound.stage for bound in context.stages if isinstance(bound.stage, Train)]
-
-
-def _ends(layers: Iterable[str]) -> str:
-    """The last parts of layers' names, each once."""
-    return ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
+def _trainings(context: CheckContext) -> dict[str, BoundTrain]:
+    """Return the earlier stages that train, by the name of their student."""
+    return {bound.stage.student_name: bound for bound in context.stages if isinstance(bound, BoundTrain)}
 
 
 def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:
-    """What the report and the stage's line tell of a finished training."""
-    loss, held_out = manifest["loss_curve"], manifest["held_out"]
-    told = {"steps": manifest["steps"], **({"loss": loss[-1][1]} if loss else {})}
+    """Return the numbers of a finished training for the report and the stage's line."""
+    curve, held_out = manifest["loss_curve"], manifest["held_out"]
+    measures = {"steps": manifest["steps"], **({"loss": curve[-1][1]} if curve else {})}
     for name, model in (("held-out loss", "student"), ("before", "base")):
-        told |= {name: held_out[model]["loss"]} if held_out and "loss" in held_out[model] else {}
-    return told | {why: count for why, count in manifest["data"]["rows"].items() if why not in PARTS}
+        measures |= {name: held_out[model]["loss"]} if held_out and "loss" in held_out[model] else {}
+    counts = manifest["data"]["rows"].items()
+    return measures | {reason: count for reason, count in counts if reason not in PARTS}

@@ -26,8 +26,7 @@ ENCODERS = frozenset(
 )
 TINY = "tiny"
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-OF_STAGE = re.compile(r"student(-[\w-]+)?")
-"""The names that are reserved for the students of stages; a folder of such a name is written ./student."""
+STUDENT = "student"
 NAMES = (TINY, *SHIPPED, *KNOWN)
 VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -52,9 +51,17 @@ def local(student: str, root: Path) -> Path | None:
     return path if path.exists() else None
 
 
+def is_trained(student: str) -> bool:
+    """Return whether a stage trains this student: its name is `student`, or `student-` and the stage's name.
+
+    These names are reserved: a folder of such a name is written ./student.
+    """
+    return student == STUDENT or re.fullmatch(rf"{STUDENT}-[\w-]+", student) is not None
+
+
 def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
     """Raise ConfigError if there is no such student. Loads no model, and uses no network."""
-    if OF_STAGE.fullmatch(student):
+    if is_trained(student):
         remedy = f"; a folder of this name is ./{student}" if local(student, root) else ""
         raise ConfigError(f"no earlier stage trains '{student}'{did_you_mean(student, trained)}{remedy}")
     path = local(student, root)

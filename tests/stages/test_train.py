@@ -467,11 +467,13 @@ def test_a_student_on_the_hub_is_looked_at_before_anything_is_paid_for(
 
 
 def test_all_rows_of_a_source_item_are_on_one_side():
-    arm = Train(student="tiny", held_out=0.2).arm(Project(Path()))
+    stage = Train(student="tiny", held_out=0.2)
+    learning = stage.learning(Project(Path()))
+    arm = stage.arm(learning)
     sides = {i: {arm.part(Record(f"{i}/{n}", {}, source=f"data:{i}")) for n in range(5)} for i in range(500)}
     assert all(len(side) == 1 for side in sides.values())
     assert 60 < sum(side == {"held_out"} for side in sides.values()) < 140
-    whole = Train(student="tiny", held_out=0.0).arm(Project(Path()))
+    whole = Train(student="tiny", held_out=0.0).arm(learning)
     assert {whole.part(Record("", {}, source=str(i))) for i in range(99)} == {"train"}
 
 

@@ -447,7 +447,7 @@ def test_no_arm_learns_a_dropped_copy_of_held_out_rows(taught):
     stage = Train(student="tiny", held_out=0.3)
 
     def side(row):
-        return stage.arm(Project(Path())).part(Record("", row, item=item_of(row)))
+        return stage.arm(stage.learning(Project(Path()))).part(Record("", row, item=item_of(row)))
 
     rows = [{"n": i, "question": long(i), "answer": "a"} for i in range(40)]
     first = next(i for i in range(0, 40, 2) if side(rows[i]) == "held_out")

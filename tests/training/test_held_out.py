@@ -9,7 +9,8 @@ from distillgen.training.rows import PARTS
 
 def parts(project, rows, **options):
     project.rows("rows.jsonl", rows)
-    arm = Train(name="train", student="tiny", held_out=0.5, **options).arm(Project(project.path))
+    stage = Train(name="train", student="tiny", held_out=0.5, **options)
+    arm = stage.arm(stage.learning(Project(project.path)))
     records = Source(name="source", path="rows.jsonl").records(Project(project.path))
     children = [r.derive({"completion": str(n)}, {"stage": "generate"}, n) for r in records for n in range(2)]
     found = {}
@@ -32,7 +33,8 @@ def test_equal_items_are_held_out_together(project):
 def test_pieces_of_a_text_in_a_folder_stay_together(project):
     for i in range(30):
         project.write(f"texts/{i}.md", " ".join(f"Sentence {j} of text {i} says a thing." for j in range(20)))
-    arm = Train(name="train", student="tiny", held_out=0.5).arm(Project(project.path))
+    stage = Train(name="train", student="tiny", held_out=0.5)
+    arm = stage.arm(stage.learning(Project(project.path)))
 
     def sides():
         records = [*Source(name="source", path="texts", chunk_words=20).records(Project(project.path))]
