@@ -214,14 +214,14 @@ def show_(
     run: Run, count: int, dropped: bool, filter_name: str | None, record_id: str | None, as_json: bool
 ) -> None:
     """Print records of RUN in a readable form."""
-    from distillgen.runs.directory import ended
+    from distillgen.runs.directory import final_records
 
     if record_id:
         show.lineage(run, record_id, as_json)
         return
     if filter_name and filter_name not in (drops := run.state["dropped"]):
         raise ConfigError(f"nothing was dropped by '{filter_name}'{did_you_mean(filter_name, drops)}")
-    records = ended(run, dropped=dropped or bool(filter_name))
+    records = final_records(run, dropped=dropped or bool(filter_name))
     if filter_name:
         records = (r for r in records if r.dropped and r.dropped.filter == filter_name)
     shown = islice(records, count)

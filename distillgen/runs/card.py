@@ -1,4 +1,4 @@
-"""The card of a data set or a student on the Hugging Face Hub: what is known of it and, of the rest, that it is unknown."""
+"""The card of a data set or a student on the Hugging Face Hub. It says what is unknown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distillgen.record import META
 from distillgen.runs.directory import read_rows
 from distillgen.runs.report import facts_of
 from distillgen.runs.templates import is_turns, template
-from distillgen.state_files import load_state
+from distillgen.state_files import load_state, replace_text
 from distillgen.text import display
 
 UNKNOWN = "unknown: check"
@@ -32,7 +32,7 @@ _TYPES = {str: "text", bool: "true or false", int: "number", float: "number", di
 
 
 class Census:
-    """How many rows there are, and of which kinds of values each field is."""
+    """The number of rows, and the types of values of each field."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -48,22 +48,20 @@ class Census:
 
 
 def write_card(directory: Path) -> None:
-    """Write `README.md` beside a run's corpus, which makes the run directory a data set of the Hub."""
+    """Write `README.md` in a run directory, which makes the directory a data set of the Hub."""
     census = Census()
     for row in read_rows(directory / "corpus.jsonl"):
         census.see(row)
-    (directory / "README.md").write_text(card(directory, census, "corpus.jsonl"), encoding="utf-8")
+    replace_text(directory / "README.md", card(directory, census, "corpus.jsonl"))
 
 
 def card(directory: Path, census: Census, data_files: str | Mapping[str, Sequence[str]]) -> str:
-    """The card of a data set made by the run in `directory`, whose files are `data_files` (by split)."""
+    """Return the card of a data set made by the run in `directory`; `data_files` are its files, by split."""
     facts = _facts(directory, "data")
     stated, fields = facts["stated"], census.fields
-    files = (
-        data_files
-        if isinstance(data_files, str)
-        else [{"split": s, "path": list(own)} for s, own in data_files.items()]
-    )
+    files: Any = data_files
+    if not isinstance(data_files, str):
+        files = [{"split": split, "path": list(names)} for split, names in data_files.items()]
     front = {
         **({"configs": [{"config_name": "default", "data_files": files}]} if data_files else {}),
         **_licence(stated),
@@ -78,7 +76,7 @@ def card(directory: Path, census: Census, data_files: str | Mapping[str, Sequenc
 
 
 def student_card(directory: Path) -> str:
-    """The card of the student of the run in `directory`."""
+    """Return the card of the student of the run in `directory`."""
     facts = _facts(directory, "student")
     student = facts["student"]
     base = str(student.get("base") or "")
@@ -98,18 +96,19 @@ def _licence(stated: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _rendered(facts: dict[str, Any], front: Mapping[str, Any], **more: Any) -> str:
-    shown = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=False)
+    front_matter = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=False)
     page = template(Path(__file__).with_name("card.md.jinja"), markdown, autoescape=False)
-    return page.render(**facts, **more, front=Markup(shown))
+    return page.render(**facts, **more, front=Markup(front_matter))
 
 
 def _facts(directory: Path, publishes: str) -> dict[str, Any]:
     facts = facts_of(directory)
     lock, state = facts["lock"], facts["state"]
-    student, evaluation = (_told(directory / name) for name in ("student/manifest.json", "evaluation.json"))
+    student, evaluation = (
+        _public_state(directory / name) for name in ("student/manifest.json", "evaluation.json")
+    )
     stated = Statement(**lock.get("card", {})).model_dump()
-    told = transparency.Told(lock, state, student, evaluation, publishes)
-    answers = transparency.report(told)
+    answers = transparency.report(transparency.Told(lock, state, student, evaluation, publishes))
     stages = [options for stage in lock["stages"] for options in stage.values()]
     teachers = [(name, terms) for name, model in lock["models"].items() for terms in terms_of(model)]
     facts |= {
@@ -128,44 +127,35 @@ def _facts(directory: Path, publishes: str) -> dict[str, Any]:
     return facts
 
 
-def _told(path: Path) -> dict[str, Any]:
-    """A JSON file of a run, or nothing."""
+def _public_state(path: Path) -> dict[str, Any]:
+    """Return the publishable part of a JSON file of a run; {} if there is no such file."""
     return dict(public(load_state(path))) if path.exists() else {}
 
 
 def terms_of(model: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What is known of the terms that a model's output stands under: those of the host that is asked, and those of the model,
-    which is known by its name.
-    """
+    """Return the known terms of a model's host, and those of the model, found by its name."""
     if model["provider"] == "scripted":
-        return [
-            {
-                "teacher": "a script",
-                "restricts": "no",
-                "says": "No model was asked.",
-                "version": "",
-                "address": "",
-            }
-        ]
-    host = (
-        urlsplit(
-            str(model.get("base_url", "https://api.openai.com" if model["provider"] == "openai" else ""))
-        ).hostname
-        or ""
-    )
+        return [_terms("a script", "no", "No model was asked.")]
+    default_url = "https://api.openai.com" if model["provider"] == "openai" else ""
+    host = urlsplit(str(model.get("base_url", default_url))).hostname or ""
     name = str(model["model"]).lower()
     names = (name, name.removeprefix("hub:").rpartition("/")[2])
-    found = [entry for entry in _table() if host and entry.get("host") == host]
-    named = [e for e in _table() if "model" in e and any(re.search(e["model"], one) for one in names)][:1]
-    found += [entry for entry in named if entry["teacher"] not in [other["teacher"] for other in found]]
-    if not found:
-        found = [{"teacher": UNKNOWN, "restricts": "unknown", "says": UNKNOWN, "version": "", "address": ""}]
-    return found
+    terms = [entry for entry in _table() if host and entry.get("host") == host]
+    for entry in _table():
+        if "model" in entry and any(re.search(entry["model"], name) for name in names):
+            if entry["teacher"] not in [other["teacher"] for other in terms]:
+                terms.append(entry)
+            break
+    return terms or [_terms(UNKNOWN, "unknown", UNKNOWN)]
+
+
+def _terms(teacher: str, restricts: str, says: str) -> dict[str, str]:
+    return {"teacher": teacher, "restricts": restricts, "says": says, "version": "", "address": ""}
 
 
 @cache
 def _table() -> list[dict[str, str]]:
-    """What `terms.yaml` says of well-known teachers."""
+    """Return the table of well-known teachers in `terms.yaml`."""
     table: list[dict[str, str]] = yaml.safe_load(
         Path(__file__).parent.with_name("terms.yaml").read_text(encoding="utf-8")
     )
@@ -173,12 +163,12 @@ def _table() -> list[dict[str, str]]:
 
 
 def _fenced(text: str) -> Markup:
-    """Text of several lines in a code block that it cannot end."""
+    """Return text in a code block that no line of it can end."""
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=2) + 1)
     return Markup(f"{fence:`<3}\n{display.visible(text.strip())}\n{fence:`<3}") if text else Markup("")
 
 
 def markdown(text: str) -> str:
-    """One line of text that Markdown shows as it is."""
+    """Return text as one line that Markdown shows unchanged."""
     line = display.visible(re.sub(r"\s+", " ", text))
     return _MARKDOWN.sub(lambda m: m[0][:-1] + "\\" + m[0][-1], line)

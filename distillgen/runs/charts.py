@@ -35,9 +35,10 @@ def path(places: Sequence[str]) -> str:
 
 
 def histogram(scores: Sequence[tuple[float, str]]) -> dict[str, Any]:
-    """Return bars of equal width that count scores by tone: kept (k), dropped for this score (l), dropped elsewhere (e).
+    """Return bars of equal width that count scores by tone.
 
-    Outliers are counted in the outermost bars when the middle 98 % of the scores lie close together.
+    The tones are k (kept), l (dropped for this score) and e (dropped for another reason). Outliers are counted
+    in the outermost bars when the middle 98 % of the scores lie close together.
     """
     values = sorted(min(max(value, -1e300), 1e300) for value, _ in scores)  # so that differences are finite
     least, most = values[0], values[-1]
@@ -99,7 +100,7 @@ def _critic(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loops(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return why each loop ended, with a curve of each measure over the rounds: first those that can end the loop."""
+    """Return why each loop ended, and a curve of each measure, first of those that can end the loop."""
     loops = []
     for stage in lock["stages"]:
         if "rounds" not in stage:
@@ -118,7 +119,7 @@ def loops(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _line(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return the curve of a measure over the rounds that have it, with its first, last, lowest and highest value."""
+    """Return the curve of a measure over the rounds, with its first, last, lowest and highest value."""
     points = [(float(i), value) for i, value in enumerate(values) if value is not None]
     measures = [value for _, value in points] or [0.0]
     low, high = min(measures), max(measures)
@@ -152,7 +153,7 @@ def students(directory: Path) -> list[dict[str, Any]]:
 
 
 def graphs(directory: Path) -> list[dict[str, Any]]:
-    """Return each graph with its drawn nodes by name, and a legend: a colour's best connected nodes and their number."""
+    """Return each graph with its drawn nodes by name, and a legend of its communities."""
     graphs = []
     for file in sorted(directory.glob("graph*.json")):
         state = load_state(file, "nodes")
@@ -172,7 +173,7 @@ def graphs(directory: Path) -> list[dict[str, Any]]:
 
 
 def budgets(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return, for each metric with a majority vote, curves of accuracy over output tokens on a logarithmic scale."""
+    """Return curves of a majority vote's accuracy over output tokens, whose scale is logarithmic."""
     budgets = []
     for metric in evaluation["metrics"]:
         points = {

@@ -1,4 +1,4 @@
-"""A run directory, as it is read: its state, its corpus, what was dropped and why."""
+"""Reading a run directory: its state, its corpus, and the dropped records with their reasons."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from distillgen.privacy import Guard, public
 from distillgen.record import Record, loads_own
 from distillgen.state_files import PARTIAL, Damaged, is_whole, load_state
 
-MACHINE = "machine.json"  # paths and addresses that nothing published may hold; itself it stays here
+MACHINE = "machine.json"  # private paths and addresses; the file is never published
 STATE = ("state", "stages", "models", "totals", "kept", "dropped")
-"""What `usage.json` holds at least."""
+"""Keys that `usage.json` always has."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Run:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What `usage.json` holds: state, stages, models, totals."""
+        """Return the content of `usage.json`: state, stages, models, totals."""
         try:
             state = load_state(self.directory / "usage.json", *STATE)
         except (FileNotFoundError, NotADirectoryError):
@@ -39,20 +39,18 @@ class Run:
 
     @property
     def lock(self) -> dict[str, Any]:
-        """What `pipeline.lock.yaml` holds: the pipeline as it was carried out."""
+        """Return the content of `pipeline.lock.yaml`: the pipeline as it was run."""
         import yaml
 
-        fast, path = (
-            getattr(yaml, "CSafeLoader", yaml.SafeLoader),
-            self.directory / "pipeline.lock.yaml",
-        )  # of libyaml
+        path = self.directory / "pipeline.lock.yaml"
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is faster
         try:
-            return dict(yaml.load(path.read_bytes(), Loader=fast))
+            return dict(yaml.load(path.read_bytes(), Loader=loader))
         except (yaml.YAMLError, ValueError, TypeError) as error:
-            raise Damaged(path, "it is no YAML of a pipeline") from error
+            raise Damaged(path, "it is not the YAML of a pipeline") from error
 
     def check(self) -> None:
-        """Raise Damaged where a file of rows does not hold those that were written to it."""
+        """Raise Damaged if a file does not hold the rows that were written to it."""
         state = self.state
         rows = {
             stage_file(self.directory, i, s["name"]): s["rows"]
@@ -68,19 +66,19 @@ class Run:
 
     @property
     def ledger(self) -> Path:
-        """The ledger that its answers are in."""
+        """Return the path of the ledger that holds the run's answers."""
         return self.directory / str(self.state["ledger"])
 
     @property
     def corpus(self) -> Any:
-        """What survived, as a `datasets.Dataset` (needs the extra 'datasets')."""
+        """Return the kept records as a `datasets.Dataset` (needs the extra 'datasets')."""
         from datasets import load_dataset
 
         return load_dataset("json", data_files=str(self.directory / "corpus.jsonl"), split="train")
 
     @property
     def dropped(self) -> Rows:
-        """What did not."""
+        """Return the dropped records."""
         return Rows(self.directory / "dropped.jsonl")
 
     def __str__(self) -> str:
@@ -95,7 +93,9 @@ class Run:
 
 
 def guard_of(directory: Path) -> Guard:
-    """What finds in what is published what the run in `directory`, or one in the working directory, has of this machine."""
+    """Return a guard that finds private content of this machine: paths and addresses of the run in
+    `directory`.
+    """
     machine = directory / MACHINE
     here = load_state(machine, "paths", "addresses") if machine.is_file() else {"paths": [], "addresses": []}
     addresses = [
@@ -106,31 +106,29 @@ def guard_of(directory: Path) -> Guard:
 
 
 def evaluations(directory: Path) -> list[dict[str, Any]]:
-    """What the run's evaluate stages found, as they wrote it, each with its stage's name, its metrics in order, and the methods
-    of its intervals.
+    """Return the results of the run's evaluate stages.
+
+    Each has the stage's name, its metrics in order, and the methods of its intervals.
     """
-    found = []
+    results = []
     for path in sorted(directory.glob("evaluation*.json")):
-        told: dict[str, Any] = public(load_state(path, "models"))
-        metrics = dict.fromkeys(metric for model in told["models"].values() for metric in model["metrics"])
-        models = told["models"].values()
-        shares = [
-            each
-            for model in models
-            for each in (*model["metrics"].values(), model.get("likeliest_option", {}))
-        ]
-        methods = dict.fromkeys(
-            each["method"] for each in (*shares, *told["comparisons"]) if each.get("method")
-        )
+        result: dict[str, Any] = public(load_state(path, "models"))
+        models = result["models"].values()
+        metrics = dict.fromkeys(metric for model in models for metric in model["metrics"])
+        shares = []
+        for model in models:
+            shares += [*model["metrics"].values(), model.get("likeliest_option", {})]
+        intervals = [*shares, *result["comparisons"]]
+        methods = dict.fromkeys(interval["method"] for interval in intervals if interval.get("method"))
         name = path.stem.partition("-")[2] or path.stem
-        found.append(
-            {"file": path.stem, "name": name, "metrics": list(metrics), "methods": list(methods), **told}
+        results.append(
+            {"file": path.stem, "name": name, "metrics": list(metrics), "methods": list(methods), **result}
         )
-    return found
+    return results
 
 
 class Rows(Sequence[Record]):
-    """The records of a JSONL file of a run, read when they are looked at."""
+    """The records of a JSONL file of a run. Each access reads the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -145,7 +143,7 @@ class Rows(Sequence[Record]):
         return list(self)[index]
 
     def group(self, by: str) -> dict[str, list[Record]]:
-        """Dropped records by 'filter', 'stage' or 'reason'."""
+        """Return the dropped records by 'filter', 'stage' or 'reason'."""
         groups: dict[str, list[Record]] = {}
         for record in self:
             groups.setdefault(getattr(record.dropped, by), []).append(record)
@@ -153,7 +151,7 @@ class Rows(Sequence[Record]):
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file of a run, each a row as JSON, also while it is being written."""
+    """Give the lines of a file of a run, each a row as JSON, also while the file is being written."""
     if not path.exists():
         path = path.with_name(path.name + PARTIAL)
     if not path.exists():
@@ -168,7 +166,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of a run, also while it is being written. Raises Damaged."""
+    """Give the rows of a file of a run, also while it is being written; raise Damaged."""
     for number, line in enumerate(read_lines(path), 1):
         try:
             yield loads_own(line)
@@ -177,23 +175,25 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of a file of a run, also while it is being written."""
+    """Give the records of a file of a run, also while it is being written."""
     return map(Record.from_row, read_rows(path))
 
 
 def reached(stages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The stages that any row has left, of those in `usage.json`; the first at least."""
+    """Return the stages that a row has left, at least the first."""
     return [stage for stage in stages if stage["rows"] or stage["complete"]] or stages[:1]
 
 
 def furthest(directory: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
-    """The file of the rows that came furthest: in a finished run those of the corpus and those that were dropped."""
-    came = reached(stages)
-    return stage_file(directory, len(came) - 1, came[-1]["name"])
+    """Return the file of the last stage that a row has left; in a finished run it holds all records."""
+    begun = reached(stages)
+    return stage_file(directory, len(begun) - 1, begun[-1]["name"])
 
 
-def ended(run: Run, *, dropped: bool) -> Iterator[Record]:
-    """What survived, or what did not; of a run that did not reach its end, among the rows that came furthest."""
+def final_records(run: Run, *, dropped: bool) -> Iterator[Record]:
+    """Give the kept or the dropped records; of an unfinished run, those of the last stage that a row has
+    left.
+    """
     stages = run.state["stages"]
     if reached(stages) == stages:
         return read_records(run.directory / ("dropped.jsonl" if dropped else "corpus.jsonl"))
@@ -203,7 +203,7 @@ def ended(run: Run, *, dropped: bool) -> Iterator[Record]:
 
 
 def is_running(directory: Path) -> bool:
-    """Whether a process is carrying out a run in `directory`."""
+    """Return whether a process is running a pipeline in `directory`."""
     try:
         with (directory / "run.lock").open("rb") as stream:
             lock(stream.fileno(), shared=True)
@@ -215,5 +215,5 @@ def is_running(directory: Path) -> bool:
 
 
 def stage_file(directory: Path, index: int, name: str) -> Path:
-    """Where the records that left a stage are."""
+    """Return the path of the records that left a stage."""
     return directory / "stages" / f"{index + 1:02d}-{name}.jsonl"

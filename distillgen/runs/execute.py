@@ -40,7 +40,7 @@ from distillgen.record import Record, digest, dumps
 from distillgen.runs.directory import MACHINE, Run, read_records, stage_file
 from distillgen.runs.interpreter import interpreter_tuned, run_loop
 from distillgen.runs.lock import directory_lock, ledger_in_use
-from distillgen.runs.log import log_unheard, run_log, without_secrets
+from distillgen.runs.log import log_task_error, run_log, without_secrets
 from distillgen.runs.state import Live, Options, StageCount
 from distillgen.runs.stopping import stop_on_signals
 from distillgen.runs.streams import hold_open
@@ -113,7 +113,7 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
         run_log(directory / "run.log", hidden) as warnings,
         without_secrets(hidden),
     ):
-        asyncio.get_running_loop().set_exception_handler(log_unheard)
+        asyncio.get_running_loop().set_exception_handler(log_task_error)
         path = ledger_path(pipeline, directory, options)
         with ledger_in_use(path, options):
             ledger = Ledger(path)

@@ -1,4 +1,4 @@
-"""A data set or a student goes to the Hugging Face Hub. What is there already, by its hash, does not go again."""
+"""Push a data set or a student to the Hugging Face Hub, which gets only files that it does not have."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from distillgen.runs.directory import Run, guard_of, read_rows
 from distillgen.state_files import PARTIAL, load_state
 from distillgen.text.display import clipped
 
-TOKENS = "https://huggingface.co/settings/tokens"
+TOKEN_PAGE = "https://huggingface.co/settings/tokens"
 LOG_IN = "run: hf auth login, or export HF_TOKEN=…"
-GO_ON = "run the same command again: what is uploaded stays"
-HELD = "what "  # is how a secret is told of, which nothing publishes
+RETRY = "run the same command again: uploaded files stay"
+SECRET = "what "  # how Guard.finding begins for a secret, which --as-it-is does not publish either
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
-MOST_JSON = 1 << 20  # bytes; what is larger is a vocabulary
-OF_A_RUN = ("README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json")
-NOT_OF_A_STUDENT = (
+MOST_JSON_BYTES = 1 << 20  # a larger JSON file is a vocabulary
+RUN_FILES = ("README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json")
+NOT_PUSHED = (
     "checkpoint-*",
     "*.partial",
     ".*",
@@ -39,25 +39,25 @@ NOT_OF_A_STUDENT = (
     "training_args.bin",
     "runs",
 )
-"""Of a file or of a folder above it: what training goes on from, and what only this machine can read."""
+"""Patterns of files and folders of a student that only the training or only this machine needs."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file as the repository will have it: its bytes, or where they are."""
+    """A file of the repository: its name there, and its bytes or their path here."""
 
     name: str
     content: Path | bytes
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Return the size in bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where it is, whether only its owner sees it, and files of the repository that were not among what was pushed."""
+    """The result of a push. `others` are the repository's files that were not pushed."""
 
     address: str
     private: bool
@@ -65,12 +65,12 @@ class Pushed:
 
 
 def data_files(data: Run | str) -> list[File]:
-    """What a data set is made of: a run's corpus with its card, lock and counts, or a folder that `export` has written."""
+    """Return the files of a run's data set, or of a folder that `export` wrote; raise ConfigError."""
     if isinstance(data, str):
         folder = Path(data)
         if not (folder / "README.md").is_file():
             raise ConfigError(
-                f"'{data}' is neither a run nor a folder that 'distillgen export RUN' has written: no README.md"
+                f"'{data}' is neither a run nor a folder that 'distillgen export RUN' wrote: it has no README.md"
             )
         names = (path.relative_to(folder) for path in _inside(folder))
         files = [
@@ -79,28 +79,26 @@ def data_files(data: Run | str) -> list[File]:
             if not any(part.startswith(".") for part in name.parts)
         ]
         if not any(file.size for file in files if file.name != "README.md"):
-            raise ConfigError(f"'{data}' has no rows to push: no file in it but README.md holds anything")
+            raise ConfigError(f"'{data}' has no rows to push: all files but README.md are empty")
         return files
-    if missing := [name for name in OF_A_RUN if not (data.directory / name).exists()]:
+    if missing := [name for name in RUN_FILES if not (data.directory / name).exists()]:
         raise ConfigError(f"'{data.directory}' has no {missing[0]} yet; run it to its end first")
-    whole = data.state
-    if whole["state"] == "running":
-        raise ConfigError(
-            f"'{data.directory}' is being carried out; wait for it (distillgen status {data.directory})"
-        )
-    if whole["state"] != "finished" or not whole["stages"][-1]["complete"]:
-        ended = (
-            "has stages that were not carried out"
-            if whole["state"] == "finished"
-            else f"is not finished ({whole['state']})"
-        )
-        raise ConfigError(f"'{data.directory}' {ended}; run it to its end first")
-    if not whole["kept"]:
+    run_state = data.state
+    if run_state["state"] == "running":
+        remedy = f"wait for it (distillgen status {data.directory})"
+        raise ConfigError(f"'{data.directory}' is still running; {remedy}")
+    if run_state["state"] != "finished":
+        problem = f"is not finished ({run_state['state']})"
+        raise ConfigError(f"'{data.directory}' {problem}; run it to its end first")
+    if not run_state["stages"][-1]["complete"]:
+        problem = "has stages that were not run"
+        raise ConfigError(f"'{data.directory}' {problem}; run it to its end first")
+    if not run_state["kept"]:
         raise ConfigError(
             f"'{data.directory}' has no rows to push; see: distillgen show {data.directory} --dropped"
         )
     state = load_state(data.directory / "usage.json")
-    state["ledger"] = Path(state["ledger"]).name  # where it lies is nobody's business
+    state["ledger"] = Path(state["ledger"]).name  # not its folder on this machine
     state["stages"] = [
         {name: value for name, value in stage.items() if name != "fingerprint"} for stage in state["stages"]
     ]
@@ -117,7 +115,7 @@ def data_files(data: Run | str) -> list[File]:
 
 
 def _without_keys(corpus: Path, published: Path) -> Path:
-    """The rows without their ledger keys, which this machine's ledger alone can read, and which are digests of addresses too."""
+    """Write the rows without their ledger keys, which are digests of addresses; return the path."""
     if not published.exists() or published.stat().st_mtime_ns <= corpus.stat().st_mtime_ns:
         fresh = published.with_suffix(PARTIAL)
         with fresh.open("wb") as out:
@@ -130,18 +128,21 @@ def _without_keys(corpus: Path, published: Path) -> Path:
 
 
 def check(files: Sequence[File], directory: Path, *, as_it_is: bool) -> None:
-    """Refuse what is not for others. Raises ConfigError with the file, the line and what stands there."""
+    """Raise ConfigError, with file and line, for a secret, or a path, address or name of this machine."""
     guard = guard_of(directory)
     for file in files:
         for number, content in enumerate(_parts(file), 1):
-            if (what := guard.finding(content)) and not (as_it_is and not what.startswith(HELD)):
+            finding = guard.finding(content)
+            if finding and not (as_it_is and not finding.startswith(SECRET)):
                 remedy = "leave the field out (export --keep), or drop the row with a filter"
-                remedy += "" if what.startswith(HELD) else "; --as-it-is publishes it all the same"
-                raise ConfigError(f"{file.name}:{number}: here stands {what}; nothing was uploaded: {remedy}")
+                remedy += "" if finding.startswith(SECRET) else "; --as-it-is publishes it all the same"
+                raise ConfigError(
+                    f"{file.name}:{number}: here stands {finding}; nothing was uploaded: {remedy}"
+                )
 
 
 def _parts(file: File) -> Iterator[bytes]:
-    """What a file says, line by line, or of Parquet in batches of rows; weights say nothing."""
+    """Give the lines of a file, or batches of rows of Parquet; give nothing of weights."""
     suffix = Path(file.name).suffix
     if isinstance(file.content, bytes):
         yield from file.content.splitlines()
@@ -157,13 +158,13 @@ def _parts(file: File) -> Iterator[bytes]:
 
 
 def student_files(run: Run) -> list[File]:
-    """What a student is made of, an adapter or a whole model, with a card of its own."""
+    """Return the files of a run's student with its card; raise ConfigError if there is no student."""
     folder = run.directory / "student"
-    found = [path.relative_to(folder) for path in _inside(folder)]
+    paths = [path.relative_to(folder) for path in _inside(folder)]
     names = [
         p
-        for p in found
-        if not any(fnmatch.fnmatch(part, pattern) for part in p.parts for pattern in NOT_OF_A_STUDENT)
+        for p in paths
+        if not any(fnmatch.fnmatch(part, pattern) for part in p.parts for pattern in NOT_PUSHED)
     ]
     if not names:
         raise ConfigError(
@@ -174,16 +175,16 @@ def student_files(run: Run) -> list[File]:
 
 
 def _described(name: Path, folder: Path) -> File:
-    """A file of a student; what describes it does not say where on this machine its base lies."""
+    """Return a file of a student; remove the base model's path on this machine from JSON."""
     path = folder / name
-    if path.suffix != ".json" or path.stat().st_size > MOST_JSON:
+    if path.suffix != ".json" or path.stat().st_size > MOST_JSON_BYTES:
         return File(name.as_posix(), path)
     try:
-        told = json.loads(path.read_bytes())
-    except ValueError:  # not JSON in spite of its name
+        value = json.loads(path.read_bytes())
+    except ValueError:  # not JSON, in spite of its name
         return File(name.as_posix(), path)
-    shown = public(told)
-    return File(name.as_posix(), path if shown == told else json.dumps(shown, indent=2).encode())
+    published = public(value)
+    return File(name.as_posix(), path if published == value else json.dumps(published, indent=2).encode())
 
 
 def _inside(folder: Path) -> Iterator[Path]:
@@ -191,8 +192,9 @@ def _inside(folder: Path) -> Iterator[Path]:
 
 
 def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> Pushed:
-    """Make the repository (`owner/name`, or `name` of the token's owner; `kind` dataset or model) where there is none, and
-    commit the files. Private unless `public`. Raises DistillgenError with what to do.
+    """Commit the files to a repository, `owner/name` or `name`; raise DistillgenError with the remedy.
+
+    A repository that does not exist is created, private unless `public`. `kind` is dataset or model.
     """
     need("push", "huggingface_hub")
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
@@ -203,7 +205,7 @@ def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> 
     hub = HfApi(library_name="distillgen", library_version=__version__)
     if get_token() is None:
         raise ConfigError(
-            f"there is no Hugging Face token; make one with write permission at {TOKENS}, then {LOG_IN}"
+            f"there is no Hugging Face token; make one with write permission at {TOKEN_PAGE}, then {LOG_IN}"
         )
     try:
         owner = hub.whoami()["name"]
@@ -213,7 +215,7 @@ def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> 
             raise ConfigError(
                 f"'{repository}' is a {other} repository on the Hub; give the {kind} a name of its own"
             )
-        made = hub.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
+        address = hub.create_repo(repository, repo_type=kind, private=not public, exist_ok=True)
         private = bool(hub.repo_info(repository, repo_type=kind).private)
         if not private and not public:
             raise ConfigError(
@@ -222,60 +224,66 @@ def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> 
         additions = [CommitOperationAdd(file.name, _readable(file)) for file in files]
         message = f"Upload with distillgen {__version__}"
         hub.create_commit(repository, additions, commit_message=message, repo_type=kind)
-        there = set(hub.list_repo_files(repository, repo_type=kind))
+        repository_files = set(hub.list_repo_files(repository, repo_type=kind))
     except DistillgenError:
         raise
     except Exception as error:
-        if (told := _explained(error, repository, str(hub.endpoint))) is None:
+        explanation = _explanation(error, repository, str(hub.endpoint))
+        if explanation is None:
             raise
-        raise told from error
-    return Pushed(str(made), private, sorted(there - {file.name for file in files} - {".gitattributes"}))
+        raise explanation from error
+    return Pushed(
+        str(address), private, sorted(repository_files - {file.name for file in files} - {".gitattributes"})
+    )
 
 
 def _readable(file: File) -> str | bytes:
     return file.content if isinstance(file.content, bytes) else str(file.content)
 
 
-def _explained(error: BaseException, repository: str, endpoint: str) -> DistillgenError | None:
-    """What the Hub, or the way there, has against it, and what to do; None for what is neither's. Never what was sent: an
-    address can hold a signature, a header the token.
+def _explanation(error: BaseException, repository: str, endpoint: str) -> DistillgenError | None:
+    """Return an error that says why the push failed, and the remedy; None for an error not of the Hub.
+
+    It never repeats the request: its address can hold a signature, its headers the token.
     """
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(cause)
-    names = {name for one in causes for name in (cls.__name__ for cls in type(one).__mro__)}
-    response = next((found for one in causes if (found := getattr(one, "response", None)) is not None), None)
+    names = {cls.__name__ for cause in causes for cls in type(cause).__mro__}
+    responses = (getattr(cause, "response", None) for cause in causes)
+    response = next((response for response in responses if response is not None), None)
     if "OfflineModeIsEnabled" in names:
         return DistillgenError("HF_HUB_OFFLINE is set, so that nothing is uploaded; unset it")
     if "HFValidationError" in names:
         return ConfigError(
-            f"'{repository}' is no name for a repository: letters, digits, '-', '_' and '.', as owner/name"
+            f"'{repository}' is not a name of a repository; use letters, digits, '-', '_' and '.', as owner/name"
         )
     if response is not None:
         status = response.status_code
-        said = next((found for one in causes if (found := getattr(one, "server_message", None))), "")
-        remedy = {
-            401: f"does not accept the token; make a new one with write permission at {TOKENS}, then {LOG_IN}",
-            403: f"does not let this token write to '{repository}'; make one that may at {TOKENS}, or give another repository",
-            404: f"has no '{repository}' that this token may write to; look at its name and its owner",
-        }.get(
-            status,
-            f"answered {status}; {GO_ON}" if status >= 500 or status == 429 else f"refuses it ({status})",
-        )
+        messages = (getattr(cause, "server_message", None) for cause in causes)
+        message = next(filter(None, messages), "")
+        remedies = {
+            401: f"does not accept the token; make a new one with write permission at {TOKEN_PAGE}, then {LOG_IN}",
+            403: f"does not let this token write to '{repository}'; make one that may at {TOKEN_PAGE}, or give "
+            "another repository",
+            404: f"has no '{repository}' that this token may write to; check its name and its owner",
+        }
+        passing = status >= 500 or status == 429
+        remedy = remedies.get(status, f"answered {status}; {RETRY}" if passing else f"refuses it ({status})")
         return DistillgenError(
-            f"the Hub {remedy}" + (f": {clipped(said, 300)}" if status == 400 and said else "")
+            f"the Hub {remedy}" + (f": {clipped(message, 300)}" if status == 400 and message else "")
         )
     if isinstance(error, ValueError):
         return DistillgenError(f"the Hub refuses it: {clipped(error, 300)}")
     if names & {"TransportError", "ConnectionError", "TimeoutError", "RequestException"}:
         return DistillgenError(
-            f"cannot reach {endpoint} ({type(causes[-1]).__name__}); look at the network, then {GO_ON}"
+            f"cannot reach {endpoint} ({type(causes[-1]).__name__}); look at the network, then {RETRY}"
         )
     return None
 
 
 def listing(files: Sequence[File], repository: str, kind: str, public: bool) -> dict[str, Any]:
-    """What would be pushed, for --dry-run."""
+    """Return the names and sizes of the files, and the repository, for --dry-run and --json."""
     return {
         "repository": repository,
         "type": kind,

@@ -1,4 +1,4 @@
-"""Python's garbage collector and thread switching, set for a run."""
+"""Python's garbage collector, thread switching and event loop during a run."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from typing import Any, TypeVar
 from distillgen.platforms import allow_many_files
 
 _T = TypeVar("_T")
-COLLECT_AFTER = 20_000  # objects made and not freed, before the garbage collector looks for cycles among them
-TURN_S = 0.00005  # after which one thread hands Python to another that waits for it
+COLLECT_AFTER = 20_000  # allocations, less deallocations, between two collections
+SWITCH_S = 0.00005  # after which a thread gives the interpreter to a waiting one
 
 
 @contextlib.contextmanager
 def interpreter_tuned() -> Iterator[None]:
-    """Python's defaults cost a quarter of the time of asking: many rows are in flight, hardly any is part of a cycle, and
-    what was imported never is garbage; and the threads of HTTP client and ledger need the interpreter for microseconds,
-    but get it when the loop rests, or after 5 ms.
+    """Tune garbage collection and thread switching for a run; restore both afterwards.
+
+    Python's defaults cost a quarter of the time of asking. The collector rarely finds cycles among the many
+    rows in flight, and never among what was imported. The threads of the HTTP client and the ledger need the
+    interpreter for microseconds, and would wait up to 5 ms for it.
     """
     allow_many_files()
-    collected, turn_s = gc.get_threshold(), sys.getswitchinterval()
+    threshold, switch_s = gc.get_threshold(), sys.getswitchinterval()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, *collected[1:])
-    sys.setswitchinterval(TURN_S)
+    gc.set_threshold(COLLECT_AFTER, *threshold[1:])
+    sys.setswitchinterval(SWITCH_S)
     try:
         yield
     finally:
-        sys.setswitchinterval(turn_s)
-        gc.set_threshold(*collected)
+        sys.setswitchinterval(switch_s)
+        gc.set_threshold(*threshold)
         gc.unfreeze()
 
 

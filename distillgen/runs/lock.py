@@ -1,4 +1,4 @@
-"""Locks: one run a directory, and no salvage of a ledger that another run uses."""
+"""Locks: one run per directory, and no salvage of a ledger that another run uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("distillgen")
 
 @contextlib.contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """One process a directory."""
+    """Create the directory and hold its lock; raise ConfigError if another run holds it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         stream = (directory / "run.lock").open("a+")
@@ -44,10 +44,11 @@ def directory_lock(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ledger_in_use(path: Path, options: Options) -> Iterator[None]:
-    """Say that a run uses the ledgers in this folder; with `salvage`, move a damaged one out of the way first, unless another
-    run uses it. Raises ConfigError.
+    """Mark the ledgers in this folder as in use; with `salvage`, replace a damaged ledger first.
+
+    Raises ConfigError if another run uses the ledger that is to be salvaged.
     """
-    if not path.parent.is_dir():  # which the ledger itself tells
+    if not path.parent.is_dir():  # opening the ledger raises the error
         yield
         return
     with open_folder(path.parent) as folder:

@@ -1,4 +1,4 @@
-"""run.log, and the warnings of a run, without secrets."""
+"""The log of a run and its warnings, without secrets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.inference.redaction import hide
 
-MOST_WARNINGS = 20  # that are shown; run.log holds all
+MOST_WARNINGS = 20  # shown on the terminal; run.log holds all
 
 log = logging.getLogger("distillgen")
 
 
 class _Formatter(logging.Formatter):
-    """Records and their tracebacks without secrets."""
+    """Formats log records and their tracebacks without secrets."""
 
     def __init__(
         self, hidden: Mapping[str, str], form: str = "%(asctime)s %(levelname)s %(message)s"
@@ -32,7 +32,7 @@ class _Formatter(logging.Formatter):
 
 
 class _Warnings(logging.Handler):
-    """Keeps the first MOST_WARNINGS different warnings, without secrets, for whoever watches the run."""
+    """Keeps the first MOST_WARNINGS different warnings, without secrets, for the display of the run."""
 
     def __init__(self, hidden: Mapping[str, str]) -> None:
         super().__init__(logging.WARNING)
@@ -45,25 +45,25 @@ class _Warnings(logging.Handler):
             self.texts.append(text)
 
 
-def log_unheard(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    """What goes wrong in a task that nobody awaits belongs in the log, where secrets are withheld."""
+def log_task_error(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Log the error of a task that is not awaited. asyncio would print it, with its secrets."""
     log.error("%s", context["message"], exc_info=context.get("exception"))
 
 
 @contextlib.contextmanager
 def without_secrets(hidden: Mapping[str, str]) -> Iterator[None]:
-    """No exception that leaves a run shows a secret, nor does its traceback."""
+    """Remove secrets from an exception that leaves the block, and from its traceback."""
     try:
         yield
     except Exception as error:
-        shown = "".join(traceback.format_exception(error))
-        if hide(shown, hidden) == shown:
+        text = "".join(traceback.format_exception(error))
+        if hide(text, hidden) == text:
             raise
-        log.error("%s", shown)
+        log.error("%s", text)
         if not isinstance(error, DistillgenError):
-            text = f"{type(error).__name__}: {hide(str(error), hidden)}"
-            raise RuntimeError(text).with_traceback(error.__traceback__) from None
-        error.args = tuple(hide(str(each), hidden) for each in error.args)
+            message = f"{type(error).__name__}: {hide(str(error), hidden)}"
+            raise RuntimeError(message).with_traceback(error.__traceback__) from None
+        error.args = tuple(hide(str(argument), hidden) for argument in error.args)
         error.__notes__ = [hide(note, hidden) for note in getattr(error, "__notes__", ())]
         if isinstance(error, ConfigError):
             error.message = hide(error.message, hidden)
@@ -73,7 +73,7 @@ def without_secrets(hidden: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def run_log(path: Path, hidden: Mapping[str, str]) -> Iterator[list[str]]:
-    """Write run.log, in which nothing stands that is `hidden`, and give the warnings, to which those to come are added."""
+    """Write the log without the texts that are `hidden`; give the list that warnings are added to."""
     handler, warnings = logging.FileHandler(path, encoding="utf-8"), _Warnings(hidden)
     handler.setFormatter(_Formatter(hidden))
     level = log.level

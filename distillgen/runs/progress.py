@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a line a stage, a line a model, and never a silent wait."""
+"""The display of a run: a line per stage, a line per model, and the reason for a long wait."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 SILENCE_S = 30.0
 DRAW_EVERY_S = 0.5
-PLAIN_EVERY = 20  # draws, where there is no terminal
+PLAIN_EVERY = 20  # draws between two plain lines, without a terminal
 
 
 async def watch(live: Live, console: Console | None = None) -> None:
-    """Draw until cancelled: live lines on a terminal, else one plain line every ten seconds."""
+    """Draw until cancelled: live lines on a terminal, otherwise a plain line every ten seconds."""
     screen = console or Console(stderr=True, highlight=False, markup=False)
     warned: list[str] = []
     standings: deque[tuple[float, int, dict[str, int]]] = deque(maxlen=round(30 / DRAW_EVERY_S))
@@ -58,8 +58,10 @@ async def watch(live: Live, console: Console | None = None) -> None:
 
 
 def _lines(live: Live, seconds: float, rows: int, answered: Mapping[str, int]) -> Iterator[str]:
-    """Each stage, each model, and what is left or waited for. In the last `seconds`, so many `rows` were done, and so many
-    answers came from each model.
+    """Give a line for each stage and model, then the cost, the time left, and what the run waits for.
+
+    `rows` were finished in the last `seconds`; `answered` is the number of answers of each model in that
+    time.
     """
     for count in live.stages:
         yield stage_line(vars(count), live.total)
@@ -86,16 +88,18 @@ def _lines(live: Live, seconds: float, rows: int, answered: Mapping[str, int]) -
         yield f"{duration((live.total - live.stages[live.last].sources) * seconds / rows)} left"
     flying = sum(len(teacher.activity.sending) for teacher in live.teachers.values() if teacher.paid)
     if live.stopping and flying:
-        yield f"stopping; {flying} answers that are paid for are on their way (Ctrl-C again gives them up)"
+        yield f"stopping; waiting for {flying} answers that are paid for (Ctrl-C again gives them up)"
     still = time.monotonic() - max(
         [live.started, *(teacher.activity.moved_at for teacher in live.teachers.values())]
     )
     if still >= SILENCE_S and not live.notes:
-        asked = [_asked(name, teacher) for name, teacher in live.teachers.items() if teacher.activity.sending]
-        yield f"nothing has moved for {still:.0f} s; waiting for {'; '.join(asked) or 'a stage to finish'}"
+        waits = [
+            _waiting_for(name, teacher) for name, teacher in live.teachers.items() if teacher.activity.sending
+        ]
+        yield f"nothing has moved for {still:.0f} s; waiting for {'; '.join(waits) or 'a stage to finish'}"
 
 
-def _asked(name: str, teacher: Teacher) -> str:
+def _waiting_for(name: str, teacher: Teacher) -> str:
     sending = teacher.activity.sending
     oldest = time.monotonic() - min(sending.values())
     where = clipped(teacher.redact(teacher.identity), 60)

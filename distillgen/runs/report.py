@@ -86,7 +86,7 @@ def facts_of(directory: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[list[tuple[Any, Mapping[str, float]]], list[Record], list[Record]]:
-    """Return the drops and scores of a fixed sample of rows, and the first kept and dropped records, in one pass."""
+    """Return drops and scores of a sample of rows, and the first kept and dropped records, in one pass."""
     sample = Reservoir[tuple[Any, Mapping[str, float]]](SAMPLE, random.Random(0))
     examples = defaultdict[tuple[str, str] | None, list[Record]](list)
     for line in read_lines(path):

@@ -1,4 +1,4 @@
-"""The options of a run, and its state while it goes on."""
+"""The options of a run, and its state while it runs."""
 
 from __future__ import annotations
 
@@ -22,23 +22,33 @@ from distillgen.teachers.scripted import Script
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out; none of it changes what an unlimited run gives."""
+    """The options of a run. None of them changes what a run without a limit gives."""
 
     limit: int | None = None
+    """Read only so many source rows."""
     first: str | None = None
+    """Start at this stage, on the stored records of the stage before it."""
     until: str | None = None
+    """Stop after this stage."""
     retry_failed: bool = False
+    """Ask again for answers that failed or were cut off, refused or malformed."""
     retry_with: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling options for `retry_failed`."""
     max_cost_usd: float | None = None
+    """Stop before the run, earlier sessions included, could cost more."""
     concurrency: int | None = None
+    """Most requests in flight per model."""
     ledger: Path | None = None
+    """The file that answers are kept in."""
     salvage: bool = False
+    """Go on with the readable answers of a damaged ledger."""
     scripts: Mapping[str, Script] = field(default_factory=dict)
+    """Python functions that answer in the place of models, by the model's name."""
 
 
 @dataclass
 class StageCount:
-    """What has left a stage so far."""
+    """The number of records that have left a stage so far."""
 
     name: str
     kind: str
@@ -55,52 +65,57 @@ class StageCount:
 
 @dataclass
 class Live:
-    """A run while it goes on. `ledger_run` is the name of its answers, None where the ledger holds no others; `ledger_seen` the
-    newest row of which the stages that stand are known to take notice.
-    """
+    """The state of a run while it runs."""
 
     pipeline: Pipeline
     directory: Path
     ledger: Ledger
     ledger_run: str | None
+    """The run's name in the ledger; None if the ledger holds no other runs."""
     ledger_seen: int
+    """The newest row of the ledger that the stored stages took into account."""
     stages: list[StageCount]
     teachers: Mapping[str, Teacher]
     teacher: Callable[[str, Spec], Teacher]
     budget: Budget
     total: int | None
+    """The number of source rows; None if it is unknown."""
     most_usd: float
+    """The highest cost by the plan."""
     last: int
+    """The index of the last stage that is run."""
     stopping: str = ""
+    """Why the run is stopping."""
     started: float = field(default_factory=time.monotonic)
     notes: dict[str, str] = field(default_factory=dict)
+    """What a stage that takes long is doing, by the stage's name."""
     first_kept: Record | None = None
     first_shown: bool = False
     warnings: list[str] = field(default_factory=list)
-    """What run.log warns of, as it comes, for whoever watches."""
+    """The warnings so far."""
     totals_before: dict[str, float] = field(init=False)
-    """What the run had asked before this command."""
+    """The totals of earlier sessions."""
 
     def __post_init__(self) -> None:
-        """Count what the ledger holds at the start."""
+        """Store the totals of the ledger at the start."""
         self.totals_before = self._totals()
 
     def _totals(self) -> dict[str, float]:
         usage = self.ledger.usage(self.ledger_run)
-        return {key: round(sum(getattr(used, key) for used in usage), 6) for key in COUNTS}
+        return {key: round(sum(getattr(use, key) for use in usage), 6) for key in COUNTS}
 
-    def state(self, word: str) -> dict[str, Any]:
-        """What `usage.json` holds."""
+    def state(self, outcome: str) -> dict[str, Any]:
+        """Return the content of `usage.json`."""
         usage = self.ledger.usage(self.ledger_run)
         totals = self._totals()
         dropped = sum((count.dropped for count in self.stages), Counter[str]())
         models: dict[str, dict[str, float]] = {}
-        for used in usage:
-            total = models.setdefault(used.model, dict.fromkeys(COUNTS, 0))
-            total.update({key: total[key] + getattr(used, key) for key in COUNTS})
+        for use in usage:
+            total = models.setdefault(use.model, dict.fromkeys(COUNTS, 0))
+            total.update({key: total[key] + getattr(use, key) for key in COUNTS})
         return {
             "pipeline": self.pipeline.name,
-            "state": word,
+            "state": outcome,
             "source_rows": self.total,
             "kept": self.stages[-1].kept,
             "failed": sum(dropped[name] for name in FAILURES),
@@ -109,7 +124,7 @@ class Live:
                 asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages
             ],
             "models": models,
-            "usage": [used._asdict() for used in usage],
+            "usage": [use._asdict() for use in usage],
             "totals": totals,
             "from_ledger": sum(teacher.activity.replayed for teacher in self.teachers.values()),
             "asked_now": {key: round(totals[key] - self.totals_before[key], 6) for key in COUNTS},

@@ -1,4 +1,4 @@
-"""Standard streams that can be used, whatever the program that started this one has closed or set."""
+"""Standard streams: usable even if the parent process closed them or set another encoding."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import sys
 
 
 def hold_open() -> None:
-    """Put /dev/null where a standard stream is closed: the next file or socket would take its number, at which the event
-    loop aborts and into which prints would go.
+    """Open /dev/null in the place of each closed standard stream.
+
+    Otherwise the next file or socket would get the stream's number: the event loop aborts at that, and prints
+    would go into the file.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -23,6 +25,6 @@ def hold_open() -> None:
 
 
 def escape_unknown() -> None:
-    r"""Print a character that standard output's encoding lacks as \u…, where it would end the program."""
+    r"""Print characters that the encoding of standard output lacks as \u…, instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The templates of the pages and cards, compiled once a machine."""
+"""The templates of pages and cards, compiled once per machine."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from markupsafe import Markup
 from distillgen.text import display
 
 
-class _Compiled(jinja2.FileSystemBytecodeCache):
+class _BytecodeCache(jinja2.FileSystemBytecodeCache):
     def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
-        with suppress(OSError):  # a full disk is no reason to have no report
+        with suppress(OSError):  # a full disk must not prevent the report
             super().dump_bytecode(bucket)
 
 
-def _compiled() -> _Compiled | None:
-    """Templates compiled once a machine, in the folder for temporary files, because it takes a tenth of a second; None where it
-    cannot be written.
+def _bytecode_cache() -> _BytecodeCache | None:
+    """Return a cache in the folder for temporary files; None if it cannot be written.
+
+    Compiling the report takes a tenth of a second.
     """
     try:
-        return _Compiled()
-    except (OSError, RuntimeError):  # RuntimeError: somebody else's folder lies in its place
+        return _BytecodeCache()
+    except (OSError, RuntimeError):  # RuntimeError: the folder belongs to another user
         return None
 
 
 @cache
 def template(path: Path, escape: Callable[[str], str], *, autoescape: bool) -> jinja2.Template:
-    """A template of which every text that it puts out passes through `escape` first."""
+    """Return a template that passes every text through `escape` before it prints it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(path.parent),
         autoescape=autoescape,
@@ -44,7 +45,7 @@ def template(path: Path, escape: Callable[[str], str], *, autoescape: bool) -> j
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        bytecode_cache=_compiled(),
+        bytecode_cache=_bytecode_cache(),
     )
     environment.filters |= {"money": display.money, "duration": display.duration, "number": display.number}
     environment.filters |= {"grouped": "{:,}".format, "share": "{:.1%}".format}
@@ -54,6 +55,6 @@ def template(path: Path, escape: Callable[[str], str], *, autoescape: bool) -> j
 
 
 def is_turns(value: Any) -> bool:
-    """Whether a value is chat turns."""
+    """Return whether a value is a list of chat turns."""
     turns = value if isinstance(value, list) and value else [None]
     return all(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in turns)

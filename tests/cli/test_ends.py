@@ -190,7 +190,7 @@ def test_what_is_not_whole_is_not_pushed(small, end):
         small.cli("run", "small", check=3)
     message = {
         "interrupted": "is not finished (interrupted); run it to its end first",
-        "stages": "has stages that were not carried out; run it to its end first",
+        "stages": "has stages that were not run; run it to its end first",
         "empty": "has no rows to push; see: distillgen show",
     }[end]
     assert message in small.cli("push", "small", "me/small", "--dry-run", check=2).stderr

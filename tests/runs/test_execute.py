@@ -452,7 +452,7 @@ def test_filter_takes_any_data_set_without_a_pipeline(project, tmp_path_factory)
         ),
         (("rows.jsonl", "--with", "word_cuont"), "did you mean 'word_count'?"),
         (("rows.jsonl", "--with", "word_count:min_word=3"), "did you mean 'min_words'?"),
-        (("rows.jsonl", "--with", "word_count:min_words"), "given as option=value, not 'min_words'"),
+        (("rows.jsonl", "--with", "word_count:min_words"), "takes NAME:OPTION=VALUE,…, not 'min_words'"),
         (("rows.jsonl", "--with", "word_count:min_words=[3"), "--with word_count:min_words=[3"),
         (("rows.jsonl", "--with", "word_count:field=anwser"), "did you mean 'answer'?"),
         (("rows.jsonl", "--with", "judge:model=judge,field=answer"), "judge"),

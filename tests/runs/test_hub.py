@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 import distillgen
-from distillgen.runs.hub import NOT_OF_A_STUDENT, student_files
+from distillgen.runs.hub import NOT_PUSHED, student_files
 from tests.hub import Hub
 from tests.pipeline.test_mistakes import here
 
@@ -236,7 +236,7 @@ def student(run, *, kind):
 @pytest.mark.parametrize("kind", ["adapter", "model"])
 def test_a_student_goes_up_without_its_checkpoints_and_with_a_card(run, project, hub, kind, push):
     names = student(run, kind=kind)
-    assert {file.name for file in student_files(run)} == names and "checkpoint-*" in NOT_OF_A_STUDENT
+    assert {file.name for file in student_files(run)} == names and "checkpoint-*" in NOT_PUSHED
     push(hub.url, "r", "me/student", "--student")
     files = hub.files("me/student", "model")
     assert (
@@ -276,8 +276,8 @@ def test_a_student_is_downloaded_again_by_the_hubs_client(run, project, hub, pus
         (("r", "me/x"), "hf_read", "does not let this token write to 'me/x'"),
         (("r", "me/there"), "hf_read", "does not let this token write to 'me/there'"),
         (("r", "others/x"), TOKEN, "does not let this token write to 'others/x'"),
-        (("r", "me/a b"), TOKEN, "'me/a b' is no name for a repository"),
-        (("r", "me/a/b"), TOKEN, "'me/a/b' is no name for a repository"),
+        (("r", "me/a b"), TOKEN, "'me/a b' is not a name of a repository"),
+        (("r", "me/a/b"), TOKEN, "'me/a/b' is not a name of a repository"),
         (
             ("r", "me/model"),
             TOKEN,
@@ -285,11 +285,7 @@ def test_a_student_is_downloaded_again_by_the_hubs_client(run, project, hub, pus
         ),
         (("r", "me/open"), TOKEN, "'me/open' is public already; give --public"),
         (("r", "me/x", "--student"), TOKEN, "has no student; train one first"),
-        (
-            ("data", "me/x"),
-            TOKEN,
-            "'data' is neither a run nor a folder that 'distillgen export RUN' has written",
-        ),
+        (("data", "me/x"), TOKEN, "'data' is neither a run nor a folder that 'distillgen export RUN' wrote"),
         (("data", "me/x", "--student"), TOKEN, "--student needs a run"),
         (("rr", "me/x"), TOKEN, "'rr' is not a run directory; did you mean 'r'?"),
     ],
