@@ -1,4 +1,6 @@
-"""What the teacher is asked next: so much of each domain, by how far the student trails in it, and which records of one."""
+"""The allocation of a budget of questions for the teacher: how many to each domain, by the gap between
+student and teacher, and which records of a domain.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,16 @@ import random
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-NO_GAIN = 1e-9  # a gain that is but a rounding error
+NO_GAIN = 1e-9  # smaller gains are rounding errors
 
 
 def factors(ratios: Sequence[Mapping[str, float]], *, alpha: float = 0.5) -> dict[str, float]:
-    """The share of each domain after these estimates, each the student's perplexity over the teacher's by domain (DDK, Liu et
-    al. 2024, section 3.2): softmax of the first one; with each further one r becomes alpha psi / sum psi + (1 - alpha) / N,
-    where psi = r exp(ratio). The shares sum to 1, and from the second estimate on none is below (1 - alpha) / N.
+    """Return the share of each domain, from estimates of the gap over time (DDK, Liu et al. 2024, section
+    3.2).
+
+    An estimate holds, by domain, the student's perplexity divided by the teacher's. The first shares r are
+    the softmax of the first estimate; each further estimate makes them alpha psi / sum psi + (1 - alpha) / N,
+    where psi = r exp(ratio). The shares sum to 1; from the second estimate on, none is below (1 - alpha) / N.
     """
     if not ratios:
         return {}
@@ -32,36 +37,42 @@ def _softmax(values: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
-def apportion(budget: int, shares: Mapping[str, float], there: Mapping[str, int]) -> dict[str, int]:
-    """How many records of each domain: its share of the budget but for less than one (largest remainders); what a
-    domain lacks goes to the others by their shares.
+def apportion(budget: int, shares: Mapping[str, float], available: Mapping[str, int]) -> dict[str, int]:
+    """Return the number of records of each domain, by largest remainders: within one record of its share of
+    `budget`.
+
+    `available` counts the records of each domain; what a domain lacks goes to the others in proportion to
+    their shares.
     """
     counts = dict.fromkeys(shares, 0)
-    left, open_ones = min(budget, sum(there[name] for name in shares)), list(shares)
-    while open_ones:
-        total = sum(shares[name] for name in open_ones)
-        due = {name: left * (shares[name] / total if total else 1 / len(open_ones)) for name in open_ones}
-        if not (full := [name for name in open_ones if due[name] >= there[name]]):
+    rest, open_domains = min(budget, sum(available[name] for name in shares)), list(shares)
+    while open_domains:
+        total = sum(shares[name] for name in open_domains)
+        due = {
+            name: rest * (shares[name] / total if total else 1 / len(open_domains)) for name in open_domains
+        }
+        if not (full := [name for name in open_domains if due[name] >= available[name]]):
             break
-        counts |= {name: there[name] for name in full}
-        left -= sum(there[name] for name in full)
-        open_ones = [name for name in open_ones if name not in full]
-    counts |= {name: int(due[name]) for name in open_ones}
-    left -= sum(counts[name] for name in open_ones)
-    for name in sorted(open_ones, key=lambda name: counts[name] - due[name])[:left]:
+        counts |= {name: available[name] for name in full}
+        rest -= sum(available[name] for name in full)
+        open_domains = [name for name in open_domains if name not in full]
+    counts |= {name: int(due[name]) for name in open_domains}
+    rest -= sum(counts[name] for name in open_domains)
+    for name in sorted(open_domains, key=lambda name: counts[name] - due[name])[:rest]:
         counts[name] += 1
     return counts
 
 
 def equilibrium(gains: Sequence[float], wrong: float) -> list[float]:
-    """The chance of each record in the best draw against an adversary that chooses which `wrong` of them the teacher
-    answers wrongly (Robust Active Distillation, Baykal et al. 2023): max over q of min over wrong sets of
-    sum q g [right].
+    """Return the probability of each record in the best draw against an adversary, who chooses the `wrong`
+    records that the teacher answers wrongly (Robust Active Distillation, Baykal et al. 2023): the q that
+    maximises, over q, the minimum over sets of wrong records of sum q g [right].
 
-    With gains sorted downwards and H_k the sum of the first k of 1 / g, k* maximises (k - wrong) / H_k, which is the
-    game's value; q is 1 / (g H_k*) for the first k*. Without a wrong answer it is the largest gain. A record without
-    gain has no chance beside others. Where no draw is worth anything, because all that have a gain may be wrong,
-    these have the same chance.
+    With the gains g sorted in descending order and H_k the sum of 1 / g over the first k, k* maximises (k -
+    wrong) / H_k, the value of the game; q is 1 / (g H_k*) for the first k*, and 0 for the others. With
+    `wrong` 0 the record of the largest gain has probability 1. Records without gain have probability 0,
+    unless no record has a gain. If all records with a gain may be wrong, the game has no value, and these
+    records are equally likely.
     """
     order = sorted((i for i, gain in enumerate(gains) if gain > NO_GAIN), key=lambda i: -gains[i]) or [
         *range(len(gains))
@@ -80,24 +91,32 @@ def equilibrium(gains: Sequence[float], wrong: float) -> list[float]:
 
 
 def with_unsure(chances: Sequence[float]) -> list[float]:
-    """The same chances, of which none falls below that of a draw at random. Where the adversary can spoil every record
-    of which the student is unsure, the equilibrium bets on sure ones alone, and would never ask about the others.
+    """Return the probabilities with every positive one raised to at least 1 / N, the probability in a uniform
+    draw.
+
+    If the adversary can spoil every record of which the student is unsure, the equilibrium gives nearly all
+    probability to records of which it is sure, and the teacher would never be asked about the others.
     """
     least, raised = 1 / max(1, len(chances)), list(chances)
     for _ in chances:
-        low = [0 < own <= least for own in raised]
-        above = sum(own for own, is_low in zip(raised, low, strict=True) if not is_low)
+        low = [0 < probability <= least for probability in raised]
+        above = sum(probability for probability, is_low in zip(raised, low, strict=True) if not is_low)
         rest = (1 - least * sum(low)) / above if above else 0.0
-        raised = [least if is_low else own * rest for own, is_low in zip(raised, low, strict=True)]
-        if all(not own or own >= least - 1e-15 for own in raised):
+        raised = [
+            least if is_low else probability * rest for probability, is_low in zip(raised, low, strict=True)
+        ]
+        if all(not probability or probability >= least - 1e-15 for probability in raised):
             break
     return raised
 
 
 def drawn(chances: Sequence[float], gains: Sequence[float], count: int, chance: random.Random) -> list[int]:
-    """`count` records without replacement, each by its chance, by exponential waiting times (Efraimidis and Spirakis 2006);
-    those without a chance follow by their gain.
+    """Draw `count` records without replacement, weighted by their probabilities, by exponential waiting times
+    (Efraimidis and Spirakis 2006); records with probability 0 come last, in descending order of their gain.
+    Return their indices.
     """
     lots = [chance.expovariate(1.0) for _ in chances]
-    waits = [lot / own if own else math.inf for lot, own in zip(lots, chances, strict=True)]
+    waits = [
+        lot / probability if probability else math.inf for lot, probability in zip(lots, chances, strict=True)
+    ]
     return sorted(range(len(chances)), key=lambda i: (waits[i], -gains[i], lots[i]))[:count]

@@ -1,6 +1,4 @@
-"""From probabilities to a decision: the precision-recall curve, the threshold that reaches a target, and the error of the
-probabilities themselves.
-"""
+"""Precision-recall curve of a classifier, the threshold that reaches a target, and calibration error."""
 
 from __future__ import annotations
 
@@ -11,26 +9,27 @@ from typing import Any, NamedTuple, TypeAlias
 from distillgen.algorithms.intervals import exact_interval, lower_bound
 
 Scored: TypeAlias = Sequence[tuple[float, bool]]
-"""A probability each, and whether the thing was valid."""
+"""For each record a probability from 0 to 1, and whether the record is valid."""
 
 
 class Point(NamedTuple):
-    """What is kept where a probability above `threshold` is: the share of the valid, how much of it is valid, how much it is."""
+    """A point of the precision-recall curve: figures of the records with a probability above `threshold`."""
 
     threshold: float
     recall: float
     precision: float
     kept: float
+    """The share of all records with a probability above the threshold."""
 
 
 def curve(scored: Scored) -> list[Point]:
-    """Every way to cut, from keeping all to keeping what scores highest; `scored` must hold something valid."""
+    """Return the points of all thresholds in ascending order; `scored` must hold a valid record."""
     valid, hits, points = sum(label for _, label in scored), 0, []
     falling = sorted(scored, reverse=True)
     all_of_it = 0.0 if falling[-1][0] > 0 else -1.0
     for kept, ((score, label), (below, _)) in enumerate(pairwise([*falling, (all_of_it, False)]), 1):
         hits += label
-        if below < score:  # equal ones are kept or dropped together
+        if below < score:  # records of equal probability are kept or dropped together
             points.append(Point(below, hits / valid, hits / kept, kept / len(falling)))
     return points[::-1]
 
@@ -38,11 +37,13 @@ def curve(scored: Scored) -> list[Point]:
 def reach(
     scored: Scored, *, recall: float | None = None, precision: float | None = None, confidence: float
 ) -> Point | None:
-    """The first point, as the threshold rises, at which recall has come down to its target: on new records it is as often
-    below as above. Or at which the exact lower bound of precision has come up to its own, with this confidence: the first
-    at which precision itself has would be a lucky one.
+    """Return the point with the lowest threshold that reaches a target.
 
-    None where no threshold assures that precision; the last point where recall stays above its target.
+    With `recall`, it is the first point at which recall falls to its target, or the last point if recall
+    stays above: on new records recall is as likely below the target as above. With `precision`, it is the
+    first point at which the exact lower bound of precision, with this `confidence`, is at least the target,
+    or None if no point reaches
+    it: the first point whose estimate reaches it would be chosen for its luck.
     """
     points = curve(scored)
     if recall is not None:
@@ -54,15 +55,13 @@ def reach(
 
 
 def assured(point: Point, rows: int, confidence: float) -> float:
-    """The precision that a point exceeds with this confidence, of a curve over so many rows."""
+    """Return the lower confidence bound of the precision at a point of a curve over so many rows."""
     kept = round(point.kept * rows)
     return lower_bound(round(point.precision * kept), kept, level=confidence)
 
 
 def realised(scored: Scored, threshold: float) -> dict[str, Any]:
-    """Recall, precision and share of what is kept at a threshold, and the 95 % interval of each; None where there is nothing to
-    divide by.
-    """
+    """Return recall, precision and share kept at a threshold, with 95 % intervals; None for 0 of 0."""
     labels = [label for probability, label in scored if probability > threshold]
     valid, hits = sum(label for _, label in scored), sum(labels)
     counts = {"recall": (hits, valid), "precision": (hits, len(labels)), "kept": (len(labels), len(scored))}
@@ -73,8 +72,8 @@ def realised(scored: Scored, threshold: float) -> dict[str, Any]:
 
 
 def calibration_error(scored: Scored, bins: int = 10) -> float:
-    """Expected calibration error (Guo et al. 2017, equation 3): by how much probabilities miss the share that is valid, on
-    average over the records, in bins of equal width.
+    """Return the expected calibration error (Guo et al. 2017, equation 3), from 0 to 1: the mean difference
+    between the probabilities and the share of valid records, over `bins` of equal width.
     """
     off = [0.0] * bins
     for probability, label in scored:

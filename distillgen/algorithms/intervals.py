@@ -1,5 +1,6 @@
-"""How sure a share is, a mean of shares, and a difference between two on the same items: intervals that keep
-their level for few items and where all are right, and a permutation test.
+"""Confidence intervals of shares, of means of shares and of differences, and a permutation test.
+
+The intervals keep their level for few items, and for shares of 0 and 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PAIRED, UNPAIRED = "Agresti-Min of paired differences", "Newcombe of differences
 
 
 class Interval(NamedTuple):
-    """Where a figure lies with the confidence of its level, and how that was computed."""
+    """A confidence interval, and the method that computed it."""
 
     low: float
     high: float
@@ -25,8 +26,10 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None:
-    """The interval of the mean of values between 0 and 1: of a share, whose values are all 0 or 1, the exact one;
-    of a mean of shares, such as several samples give for each item, Wilson's. Of no values None.
+    """Return the interval of the mean of values between 0 and 1; None if there are no values.
+
+    If all values are 0 or 1, it is the exact interval of a share; or else Wilson's interval of a mean of
+    shares, such as the share of an item's samples that pass.
     """
     if not values:
         return None
@@ -39,14 +42,16 @@ def interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None
 
 
 def exact_interval(right: int, of: int, *, level: float = 0.95) -> Interval:
-    """The interval that contains the true share at least as often as its level says (Clopper and Pearson 1934)."""
-    each = (1 + level) / 2
-    return Interval(lower_bound(right, of, level=each), 1 - lower_bound(of - right, of, level=each), EXACT)
+    """Return the interval whose coverage is at least its level (Clopper and Pearson 1934)."""
+    one_sided = (1 + level) / 2
+    return Interval(
+        lower_bound(right, of, level=one_sided), 1 - lower_bound(of - right, of, level=one_sided), EXACT
+    )
 
 
 def lower_bound(right: int, of: int, *, level: float = 0.95) -> float:
-    """The exact one-sided bound that the true share exceeds with this confidence: where `right` or more of `of`
-    have the chance 1 - `level`.
+    """Return the exact lower bound of a share with this confidence: the share for which `right` or more of
+    `of` have the probability 1 - `level`.
     """
     low, high = 0.0, right / of
     while (middle := (low + high) / 2) not in (low, high):
@@ -55,7 +60,10 @@ def lower_bound(right: int, of: int, *, level: float = 0.95) -> float:
 
 
 def _at_least(right: int, of: int, share: float) -> float:
-    """The chance of `right` or more of `of`, for a `share` below right / of, where each term is below the last."""
+    """Return the binomial probability of `right` or more of `of`.
+
+    `share` must be at most right / of, so that each term of the sum is smaller than the one before.
+    """
     if share <= 0:
         return float(right == 0)
     ways = math.lgamma(of + 1) - math.lgamma(right + 1) - math.lgamma(of - right + 1)
@@ -67,9 +75,11 @@ def _at_least(right: int, of: int, share: float) -> float:
 
 
 def wilson_interval(mean: float, variance: float, of: int, *, level: float = 0.95) -> Interval:
-    """Wilson's interval (1927) of a mean of values between 0 and 1, for as many items as would have given a share
-    this error: n divided by the design effect, their variance over that of a share, and corrected for the variance
-    being an estimate (as Korn and Graubard do, 1998). Items that are all alike count as a share's.
+    """Return Wilson's interval (1927) of a mean of `of` values between 0 and 1 with this sample variance.
+
+    It uses the effective sample size (Korn and Graubard 1998): `of` divided by the design effect, which is
+    the variance divided by that of a share, mean (1 - mean), with a correction by Student's quantile because
+    the variance is an estimate. With a variance of 0 the design effect is 1.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     of_a_share = mean * (1 - mean)
@@ -81,7 +91,11 @@ def wilson_interval(mean: float, variance: float, of: int, *, level: float = 0.9
 
 
 def _student(z: float, freedom: int) -> float:
-    """Student's quantile for a normal one (Abramowitz and Stegun 26.7.5): 1 % off with 3 degrees of freedom."""
+    """Return the quantile of Student's distribution for the normal quantile `z` (Abramowitz and Stegun
+    26.7.5).
+
+    The error is 1 % with 3 degrees of freedom, and smaller with more.
+    """
     if freedom < 1:
         return z
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
@@ -90,40 +104,51 @@ def _student(z: float, freedom: int) -> float:
 
 
 def difference_interval(differences: Sequence[float], *, level: float = 0.95) -> Interval:
-    """The interval of a mean of differences between -1 and 1: Student's, with half an observation more at either end
-    and one at 0 (Agresti and Min 2005), so that it has a width where all items are tied.
+    """Return the interval of a mean of differences between -1 and 1 (Agresti and Min 2005).
+
+    It is Student's interval with half an observation added at -1 and at 1, and one at 0, so that its width is
+    positive even if all differences are 0.
     """
     of = len(differences) + 2
     mean = sum(differences) / of
-    squares = sum((each - mean) ** 2 for each in differences) + 1 + 2 * mean**2
+    squares = sum((difference - mean) ** 2 for difference in differences) + 1 + 2 * mean**2
     around = _student(NormalDist().inv_cdf((1 + level) / 2), len(differences) - 1) * math.sqrt(squares) / of
     return Interval(max(-1.0, mean - around), min(1.0, mean + around), PAIRED)
 
 
-def unpaired(first: float, own: Interval, second: float, others: Interval) -> Interval:
-    """The interval of the difference of two figures, from those of each (Newcombe 1998, method 10)."""
-    low = first - second - math.hypot(first - own.low, others.high - second)
-    high = first - second + math.hypot(own.high - first, second - others.low)
+def unpaired(first: float, first_interval: Interval, second: float, second_interval: Interval) -> Interval:
+    """Return the interval of `first` - `second` from the interval of each (Newcombe 1998, method 10)."""
+    low = first - second - math.hypot(first - first_interval.low, second_interval.high - second)
+    high = first - second + math.hypot(first_interval.high - first, second - second_interval.low)
     return Interval(low, high, UNPAIRED)
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, float | str]:
-    """By how much `first` is above `second` on the same items: the mean difference, its interval, and the two-sided
-    p of a paired permutation test, in which each difference may as well have the other sign: over all signs where
-    these are few, else over a sample, in which the observed ones count. It is never 0, and 1 where all are tied.
+    """Return the mean of `first` - `second` on the same items, its interval, and the two-sided p of a
+    sign-flip test.
+
+    The paired permutation test flips the sign of each difference: in all ways if these are at most RESAMPLES,
+    or else in RESAMPLES random ways, to which the observed signs are added. So p is never 0; it is 1 if all
+    differences are 0.
     """
     differences = [one - other for one, other in zip(first, second, strict=True)]
-    unequal = [each for each in differences if each]
+    unequal = [difference for difference in differences if difference]
     least = abs(sum(unequal)) - 1e-12
     if 2 ** len(unequal) <= RESAMPLES:
         flips = [*product((1, -1), repeat=len(unequal))]
         p = fmean(
-            abs(sum(s * each for s, each in zip(signs, unequal, strict=True))) >= least for signs in flips
+            abs(sum(s * difference for s, difference in zip(signs, unequal, strict=True))) >= least
+            for signs in flips
         )
     else:
         chance, as_far = random.Random(0), 0
         for _ in range(RESAMPLES):
             signs = chance.getrandbits(len(unequal))
-            as_far += abs(sum(each if signs >> i & 1 else -each for i, each in enumerate(unequal))) >= least
+            as_far += (
+                abs(
+                    sum(difference if signs >> i & 1 else -difference for i, difference in enumerate(unequal))
+                )
+                >= least
+            )
         p = (as_far + 1) / (RESAMPLES + 1)
     return {"difference": fmean(differences), **difference_interval(differences)._asdict(), "p": p}

@@ -1,4 +1,6 @@
-"""Graphs of named things: which names are one node, what belongs together, how one thing leads to another, how it is drawn."""
+"""Graphs whose nodes are names: equal names, communities, names in a text, shortest paths, and a layout to
+draw them.
+"""
 
 from __future__ import annotations
 
@@ -13,78 +15,97 @@ from distillgen.text.words import content, words
 if TYPE_CHECKING:
     import networkx as nx
 
-DRAWN = 60  # nodes in a picture at most
+DRAWN = 60  # most nodes in a picture
 WIDTH, HEIGHT, LETTER, LINE = (
     1000.0,
     640.0,
     7.2,
     17.0,
-)  # of a picture, of a letter of its labels, and of a line of them
+)  # pixels: of the picture, the width of a letter of a label, half the height of a label
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _PLURAL = re.compile(r"(?<=..[^isu])s$")
 
 
 def name_key(name: str) -> tuple[str, ...]:
-    """What spellings of one name share: case, articles, punctuation and an English plural do not count."""
+    """Return the key of a name, which ignores case, articles, punctuation and an English plural."""
     return tuple(_singular(word) for word in words(name) if word not in _ARTICLES)
 
 
 def _singular(word: str) -> str:
-    """A form that singular and plural share, not the singular itself: stress and stresses, phase and phases."""
+    """Return a common form of singular and plural, which may be neither: of stress and stresses, phase and
+    phases.
+    """
     word = _PLURAL.sub("", word).removesuffix("e")
     return f"{word[:-1]}i" if word.endswith("y") else word
 
 
 def commonest(spellings: Iterable[str]) -> str:
-    """The spelling that occurs most often; of several the shortest, and the first in the alphabet."""
-    return min(Counter(spellings).items(), key=lambda found: (-found[1], len(found[0]), found[0]))[0]
+    """Return the most frequent spelling; of several, the shortest, then the first in the alphabet."""
+    return min(Counter(spellings).items(), key=lambda item: (-item[1], len(item[0]), item[0]))[0]
 
 
 def communities(graph: nx.Graph, method: Literal["louvain", "girvan_newman"], seed: int) -> list[set[str]]:
-    """Parts that are joined more densely inside than to one another, the largest first (Blondel et al. 2008; Girvan and Newman
-    2002, cut where modularity is highest: Newman and Girvan 2004, section IV).
+    """Return the communities of a graph, the largest first.
+
+    The methods are Louvain (Blondel et al. 2008), and Girvan and Newman 2002 with the division of highest
+    modularity (Newman and Girvan 2004, section IV).
     """
     import networkx as nx
 
     names, numbered = (
         list(graph),
         nx.convert_node_labels_to_integers(graph),
-    )  # sets of numbers have one order in every process
+    )  # the order of a set of numbers, unlike that of strings, is the same in every process
     parts = [{node} for node in numbered]
     if method == "louvain" and numbered.number_of_edges():
         parts = nx.community.louvain_communities(numbered, seed=seed)
     elif numbered.number_of_edges():
-        whole = list(nx.connected_components(numbered))
-        levels = [whole, *map(list, nx.community.girvan_newman(numbered))]
+        components = list(nx.connected_components(numbered))
+        levels = [components, *map(list, nx.community.girvan_newman(numbered))]
         parts = max(levels, key=lambda level: float(nx.community.modularity(numbered, level)))
-    named = [{names[i] for i in part} for part in parts]
-    return sorted(named, key=lambda part: (-len(part), min(part)))
+    by_name = [{names[i] for i in part} for part in parts]
+    return sorted(by_name, key=lambda part: (-len(part), min(part)))
 
 
 def largest(graph: nx.Graph) -> set[str]:
-    """The nodes of the giant component, the first of several as large."""
+    """Return the nodes of the largest component; of several, the first."""
     import networkx as nx
 
     return max(map(set, nx.connected_components(graph)), key=len, default=set())
 
 
 def mentioned(names: Iterable[str], text: str) -> list[str]:
-    """The names that a text speaks of, in the order of the text: all their content words stand in it, and no longer name has
-    them all.
+    """Return the names that a text mentions, in the order of the text.
+
+    A name is mentioned if the text has all its content words, unless it has all content words of a longer
+    name that includes them.
     """
     place = {
         word: i
-        for i, word in reversed(list(enumerate(stem for told in words(text) for stem in content(told))))
+        for i, word in reversed(
+            list(enumerate(stem for word_in_text in words(text) for stem in content(word_in_text)))
+        )
     }
-    found = {name: own for name in names if (own := frozenset(content(name))) and own <= place.keys()}
-    longest = (name for name, own in found.items() if not any(own < other for other in found.values()))
-    return sorted(longest, key=lambda name: (min(place[word] for word in found[name]), name))
+    words_of = {
+        name: name_words
+        for name in names
+        if (name_words := frozenset(content(name))) and name_words <= place.keys()
+    }
+    longest = (
+        name
+        for name, name_words in words_of.items()
+        if not any(name_words < other for other in words_of.values())
+    )
+    return sorted(longest, key=lambda name: (min(place[word] for word in words_of[name]), name))
 
 
 def connections(graph: nx.Graph, ends: Sequence[str], most: int) -> list[tuple[str, str]]:
-    """The edges of the shortest paths between any two of `ends`, path after path from the shortest on, while whole ones fit in
-    `most`; of a single end, those to its neighbours. Of equally short paths the one whose edges occur most often.
+    """Return the edges of the shortest paths between each two of `ends`, or of one end the edges to its
+    neighbours.
+
+    The shortest paths come first; a path is left out if the edges would be more than `most`. Of equally short
+    paths it takes that whose edges have the highest `count`.
     """
     import networkx as nx
 
@@ -97,22 +118,24 @@ def connections(graph: nx.Graph, ends: Sequence[str], most: int) -> list[tuple[s
         return 1 + 1e-3 / float(edge["count"])
 
     paths = sorted((nx.dijkstra_path(graph, a, b, weight=length) for a, b in pairs), key=len)
-    found = dict[frozenset[str], tuple[str, str]]()
+    edges = dict[frozenset[str], tuple[str, str]]()
     for path in paths:
         new = {frozenset(edge): edge for edge in zip(path, path[1:], strict=False)}
-        if len(found | new) <= most:
-            found |= new
-    return list(found.values())
+        if len(edges | new) <= most:
+            edges |= new
+    return list(edges.values())
 
 
 def picture(graph: nx.Graph, seed: int) -> dict[str, tuple[float, float]]:
-    """Where to draw the best connected node and, step by step, the best connected one next to those that are drawn, such that
-    no label covers another: WIDTH wide and HEIGHT high, x and y by the node's name.
+    """Return x and y of at most DRAWN nodes, in a picture of WIDTH x HEIGHT in which no label covers another.
+
+    The nodes are the one of highest degree and then always the neighbour of highest degree of those chosen
+    before.
     """
     import networkx as nx
     import numpy as np
 
-    drawn = nx.Graph()  # built in an order in which no set has a part
+    drawn = nx.Graph()  # added in an order that depends on no set
     near = [(-graph.degree(node), node) for node in largest(graph)]
     near = [min(near)] if near else []
     while near and len(drawn) < DRAWN:
@@ -135,7 +158,11 @@ def picture(graph: nx.Graph, seed: int) -> dict[str, tuple[float, float]]:
 
 
 def _apart(places: Any, half: Any, low: Any, high: Any) -> Any:
-    """Push boxes that overlap apart, along the axis on which less is needed, until none do or patience ends."""
+    """Move overlapping boxes apart along the axis of the smaller overlap, until none overlap or after 500
+    steps.
+
+    `places`, `half` (half of each box's size): n x 2; `low`, `high`: bounds of the places, n x 2.
+    """
     import numpy as np
 
     room, rank = half[:, None] + half[None], np.arange(len(places))

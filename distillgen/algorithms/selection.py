@@ -1,5 +1,5 @@
-"""Which of many items to take, by their vectors or groups: each gives all of them in the order of choice, so that the first
-n are the choice of n. No matrix of n x n is held.
+"""Selections of items by their vectors or groups. Each function yields all items in the order of choice, so
+that the first n are the selection of n. `vectors` is n x d; no function holds an n x n matrix.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def k_center(vectors: Array) -> Iterator[int]:
-    """Always the one farthest from those chosen, from the most central on (Gonzalez 1985): no item is more than twice as far
-    from the nearest chosen one as it would have to be.
+    """Yield, from the most central item on, always the item farthest from the selected ones (Gonzalez 1985).
+
+    The largest distance of an item to the nearest selected one is at most twice the optimum.
     """
     norms = _norms(vectors)
     chosen = int((norms - 2 * (vectors @ vectors.mean(0))).argmin())
@@ -29,84 +30,92 @@ def k_center(vectors: Array) -> Iterator[int]:
         np.minimum(
             distances, np.maximum(norms - 2 * (vectors @ vectors[chosen]) + norms[chosen], 0), out=distances
         )
-        distances[chosen] = -1.0  # below every other for ever
+        distances[chosen] = -1.0  # never the largest again
         chosen = int(distances.argmax())
 
 
 def herding(vectors: Array) -> Iterator[int]:
-    """Always the one that brings the mean of the chosen nearest to the mean of all (Welling 2009; Rebuffi et al. 2017, iCaRL,
-    algorithm 4).
+    """Yield always the item that brings the mean of the selected items nearest to the mean of all (Welling
+    2009; Rebuffi et al. 2017, iCaRL, algorithm 4).
     """
     mean, total = vectors.mean(0, dtype=np.float64), np.zeros(vectors.shape[1])
-    norms, left = _norms(vectors), np.zeros(len(vectors))
+    norms, removed = _norms(vectors), np.zeros(len(vectors))
     for count in range(1, len(vectors) + 1):
-        wanted = (count * mean - total).astype(vectors.dtype)
-        chosen = int((2 * (vectors @ wanted) - norms + left).argmax())
+        target = (count * mean - total).astype(vectors.dtype)
+        chosen = int((2 * (vectors @ target) - norms + removed).argmax())
         yield chosen
-        left[chosen] = -np.inf
+        removed[chosen] = -np.inf
         total += vectors[chosen]
 
 
-def facility_location(vectors: Array, wanted: int, seed: int = 0) -> Iterator[int]:
-    """Always the one that adds most to the sum, over all items, of the cosine to the nearest chosen one. `vectors` have length 1.
+def facility_location(vectors: Array, count: int, seed: int = 0) -> Iterator[int]:
+    """Yield always the item that adds most to the sum, over all items, of the cosine to the nearest selected
+    item. `vectors` has rows of length 1; `count` is the size of the selection.
 
-    For sets of up to SAMPLE the plain greedy choice: at least 1 - 1/e of the best sum (Nemhauser et al. 1978). For larger ones
-    the best of a sample that shrinks as more are `wanted`: 0.05 less in expectation, and three products of all with all
-    altogether (Mirzasoleiman et al. 2015, Lazier Than Lazy Greedy, theorem 1). Lazy evaluation alone has no such bound: with
-    vectors in all directions, nearly every gain is computed anew for every choice.
+    For sets of up to SAMPLE items this is the greedy choice, whose sum is at least 1 - 1/e of the optimum
+    (Nemhauser et al. 1978). For larger sets it is the best of a random sample, whose size falls with `count`:
+    0.05 less in expectation, at the cost of three products of all vectors with all (Mirzasoleiman et al.
+    2015, Lazier Than Lazy Greedy, theorem 1). Lazy evaluation alone has no such bound: with vectors in all
+    directions, nearly every gain is computed again for every choice.
     """
-    chance, left = np.random.default_rng(seed), np.arange(len(vectors))
+    chance, rest = np.random.default_rng(seed), np.arange(len(vectors))
     covered = np.zeros(len(vectors), vectors.dtype)
-    size = max(SAMPLE, math.ceil(len(vectors) / max(1, wanted) * math.log(1 / 0.05)))
-    while len(left):
+    size = max(SAMPLE, math.ceil(len(vectors) / max(1, count) * math.log(1 / 0.05)))
+    while len(rest):
         places = (
-            chance.choice(len(left), size, replace=False, shuffle=False)
-            if size < len(left)
-            else np.arange(len(left))
+            chance.choice(len(rest), size, replace=False, shuffle=False)
+            if size < len(rest)
+            else np.arange(len(rest))
         )
-        candidates, gains = vectors[left[places]], np.zeros(len(places))
+        candidates, gains = vectors[rest[places]], np.zeros(len(places))
         for start in range(0, len(vectors), BLOCK):
             rows = slice(start, start + BLOCK)
             gains += np.maximum(vectors[rows] @ candidates.T - covered[rows, None], 0).sum(0)
         place = places[gains.argmax()]
-        chosen = int(left[place])
+        chosen = int(rest[place])
         yield chosen
         covered = np.maximum(covered, vectors @ vectors[chosen])
-        left = np.delete(left, place)
+        rest = np.delete(rest, place)
 
 
 def in_turn(groups: Sequence[Sequence[int]], *, proportional: bool) -> Iterator[int]:
-    """Groups taken in turn, each in its own order: equally often while they last, or, `proportional`, so that of the
-    first n, for every n, each group has its size's share but for less than one (Tijdeman 1980, The chairman
+    """Yield the items of the groups in turn, each group in its own order.
+
+    The groups take turns equally often until they are used up. With `proportional`, the first n items, for
+    every n, hold of each group its share by size within less than one item (Tijdeman 1980, The chairman
     assignment problem).
     """
     if not proportional:
         most = max(map(len, groups), default=0)
-        yield from (group[taken] for taken in range(most) for group in groups if taken < len(group))
+        yield from (group[position] for position in range(most) for group in groups if position < len(group))
         return
     sizes, total, parts = [len(group) for group in groups], sum(map(len, groups)), max(1, 2 * len(groups) - 2)
 
-    def first(place: int, taken: int) -> tuple[int, int, int]:
-        """The first turn in which it may be a group's for the next time: by then 1 / parts of it is due."""
-        return -(-(taken * parts + 1) * total // (parts * sizes[place])), place, taken
+    def first(place: int, position: int) -> tuple[int, int, int]:
+        """Return the first turn in which a group may have its next item: 1 / parts of that item is due by
+        then.
+        """
+        return -(-(position * parts + 1) * total // (parts * sizes[place])), place, position
 
     early, due = [first(place, 0) for place, size in enumerate(sizes) if size], list[tuple[float, int, int]]()
     heapq.heapify(early)
     for turn in range(1, total + 1):
         while early and early[0][0] <= turn:
-            _, place, taken = heapq.heappop(early)
+            _, place, position = heapq.heappop(early)
             heapq.heappush(
-                due, (((taken + 1) * parts - 1) / sizes[place], place, taken)
-            )  # the last turn, but for a factor
-        _, place, taken = heapq.heappop(due)
-        yield groups[place][taken]
-        if taken + 1 < sizes[place]:
-            heapq.heappush(early, first(place, taken + 1))
+                due, (((position + 1) * parts - 1) / sizes[place], place, position)
+            )  # the last turn, times a constant
+        _, place, position = heapq.heappop(due)
+        yield groups[place][position]
+        if position + 1 < sizes[place]:
+            heapq.heappush(early, first(place, position + 1))
 
 
 def leaders(vectors: Array, min_cosine: float) -> tuple[Array, Array]:
-    """For each vector, of length 1, the row of its leader, and the cosine to it: of the leaders before it the most similar, if
-    `min_cosine` or more; otherwise it leads itself (leader clustering, Hartigan 1975). Two leaders are never that similar.
+    """Return for each vector the row of its leader, and the cosine to it (leader clustering, Hartigan 1975).
+
+    The leader is the most similar earlier leader with a cosine of at least `min_cosine`; a vector without one
+    becomes a leader. So the cosine of two leaders is below `min_cosine`. `vectors` has rows of length 1.
     """
     leader, cosine = np.arange(len(vectors)), np.ones(len(vectors), vectors.dtype)
     leading: list[int] = []
@@ -129,14 +138,14 @@ def leaders(vectors: Array, min_cosine: float) -> tuple[Array, Array]:
 
 
 def _improve(best: Array, of: Array, cosines: Array, rows: Array) -> None:
-    """Note where one of `rows` is more similar than what is known."""
+    """Update the largest cosines, and the rows that they belong to, with the cosines to `rows`."""
     nearest = cosines.argmax(1)
-    found = cosines[np.arange(len(nearest)), nearest]
-    better = found > best
-    best[better], of[better] = found[better], rows[nearest[better]]
+    largest = cosines[np.arange(len(nearest)), nearest]
+    better = largest > best
+    best[better], of[better] = largest[better], rows[nearest[better]]
 
 
 def _norms(vectors: Array) -> Array:
-    """Their squared lengths."""
+    """Return the squared length of each vector."""
     norms: Array = np.einsum("ij,ij->i", vectors, vectors)
     return norms
