@@ -15,7 +15,10 @@ _FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"gra
 
 
 class OpenAISpec(Address, Spec):
-    """An endpoint, or several that answer alike: answers are kept under the first one's address."""
+    """An HTTP endpoint that speaks OpenAI's protocol.
+
+    `also` adds endpoints or keys that give the same answers; the ledger keeps all answers under the first address.
+    """
 
     also: list[Address] = Field(
         default_factory=list, description="further addresses or keys that give the same answers"
