@@ -1,4 +1,4 @@
-"""Packages that are installed only where they are used: the extras of pyproject.toml, what each brings, and its size."""
+"""The extras of pyproject.toml: the modules of each, and its size on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillgen.errors import ConfigError
 
 
 class Extra(NamedTuple):
-    """The modules that an extra makes importable, and what it adds on disk with all that it depends on."""
+    """The modules that an extra installs, and the disk space that it takes with its dependencies."""
 
     modules: tuple[str, ...]
     size: str
@@ -44,17 +44,17 @@ EXTRAS = {
     ),
     "vllm": Extra(("vllm",), "about 9 GB with CUDA"),
 }
-"""By name, in the order of their size on Python 3.11: a message names the first that brings all that is missing."""
+"""The extras by name, smallest first. A message names the first one that has all the missing modules."""
 
 
 def missing(*modules: str) -> Iterator[str]:
-    """Those that are not installed. Imports nothing."""
+    """Yield the modules that are not installed, without importing any."""
     return (module for module in modules if find_spec(module) is None)
 
 
-def need(what: str, *modules: str) -> None:
-    """Raise ConfigError where a module is not installed: what needs it, the smallest extra that brings it, and its size."""
+def need(user: str, *modules: str) -> None:
+    """Raise ConfigError if a module is not installed. The message names its `user`, and the smallest extra that has it."""
     if absent := [*missing(*modules)]:
         name = next(name for name, extra in EXTRAS.items() if {*absent} <= {*extra.modules})
         remedy = f"pip install 'distillgen[{name}]' (adds {EXTRAS[name].size})"
-        raise ConfigError(f"{what} needs the extra '{name}' ({', '.join(absent)}): {remedy}")
+        raise ConfigError(f"{user} needs the extra '{name}' ({', '.join(absent)}): {remedy}")

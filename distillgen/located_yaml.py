@@ -1,4 +1,4 @@
-"""YAML that remembers where each value stood, so that an error can name the line."""
+"""YAML with the line of every value, so that an error can name it."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 NAME = re.compile(r"[A-Za-z][\w-]*")  # of a model, a stage, a filter's label
 MAX_VALUES = 200_000  # far above any recipe; stops alias bombs
-_BRACES = str.maketrans(
-    "\ue000\ue001", "{}"
-)  # those of ${B} would end a plain value inside {a: ${B}}: YAML sees others
+# In {a: ${B}} the braces of ${B} would end the value, and quotes would be needed: YAML gets other characters instead.
+_BRACES = str.maketrans("\ue000\ue001", "{}")
 _FLOAT = re.compile(r"[+-]?\d[\d_]*(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 1e-5 as text
 _CORE = "tag:yaml.org,2002:"
 _TEXT = {_CORE + "timestamp", _CORE + "value"}  # a date or a lone '=' is text here
 _PLAIN = _TEXT | {_CORE + kind for kind in ("seq", "map", "str", "int", "float", "bool", "null", "merge")}
 _REMEDIES = {
-    r"'\\t'": "a tab stands where the line is indented: indent with spaces",
-    "another document": "a second document begins with '---', and a file holds one",
+    r"'\\t'": "the line is indented with a tab: indent with spaces",
+    "another document": "'---' begins a second document: write one document in a file",
     "mapping values|cannot start any token|undefined alias": "put the text in quotes",
 }
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything in a file stands: its line, by the keys and indices that lead to it; last of all a value's own text.
+    """The lines of a file's keys and values.
 
-    `note` is added to every mistake.
+    A place is the sequence of keys and indices that lead to a value. The place of a text ends with the text itself. `note` is
+    added to every error.
     """
 
     path: Path | str = ""
@@ -46,42 +46,41 @@ class Places:
     note: str = ""
 
     def wrong(self, message: str, *place: str | int) -> ConfigError:
-        """A mistake at `place`, or at what is nearest to it in the file."""
-        line = self.lines.get(self._known(place))
+        """Return a ConfigError with the line of `place`, or of the nearest place around it that the file has."""
+        line = self.lines.get(self._in_file(place))
         return ConfigError(message + self.note, path=self.path or None, line=line)
 
-    def quoting(self, message: str, *place: str | int, what: str = "") -> ConfigError:
-        """A mistake at what its message quotes or begins with, of all the keys and values inside `place`; else at `place`."""
-        around = self._known(place)
+    def quoting(self, message: str, *place: str | int, prefix: str = "") -> ConfigError:
+        """Return a ConfigError with the line of the key or value inside `place` that the message quotes or begins with."""
+        around = self._in_file(place)
         for word in (*re.findall(r"'([^']+)'", message), message.partition(":")[0]):
-            whole = re.compile(
-                rf"(^|[/: ]){re.escape(word)}($|[/: ])"
-            )  # a file without its folder, a variable in an address
+            # the word may be a file without its folder, or a variable in an address
+            whole_word = re.compile(rf"(^|[/: ]){re.escape(word)}($|[/: ])")
             for spot in self.lines:
-                if spot[: len(around)] == around != spot and whole.search(str(spot[-1])):
-                    return self.wrong(what + message, *spot)
-        return self.wrong(what + message, *around)
+                if spot[: len(around)] == around != spot and whole_word.search(str(spot[-1])):
+                    return self.wrong(prefix + message, *spot)
+        return self.wrong(prefix + message, *around)
 
     @contextlib.contextmanager
-    def within(self, *place: str | int, what: str = "") -> Iterator[None]:
-        """A mistake that knows of no file is `what`'s, and stands where the thing does that it quotes."""
+    def within(self, *place: str | int, prefix: str = "") -> Iterator[None]:
+        """Give every ConfigError of the block that has no file the line of what it quotes, and the prefix."""
         try:
             yield
         except ConfigError as error:
             if error.path:
                 raise
-            raise self.quoting(error.message, *place, what=what) from error
+            raise self.quoting(error.message, *place, prefix=prefix) from error
 
-    def _known(self, place: Place) -> Place:
-        """`place` without the keys that are not in the file."""
-        known: Place = ()
+    def _in_file(self, place: Place) -> Place:
+        """Return `place` without the keys that are not in the file."""
+        in_file: Place = ()
         for key in place:
-            known = (*known, key) if (*known, key) in self.lines else known
-        return known
+            in_file = (*in_file, key) if (*in_file, key) in self.lines else in_file
+        return in_file
 
 
 def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Places]:
-    """Plain data (no tags, no objects), and where each part of it stands. Raises ConfigError."""
+    """Parse YAML of plain data, without tags and objects; return it with its places. Raise ConfigError."""
     places = Places(path)
 
     def plain(node: yaml.Node, place: Place) -> Any:
@@ -94,11 +93,13 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
         if isinstance(node, yaml.SequenceNode):
             return [plain(item, (*place, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
-            own = [pair for pair in node.value if pair[0].tag != _CORE + "merge"]
-            written = {str(key.value) for key, _ in own}  # which wins over what is merged
+            pairs = [pair for pair in node.value if pair[0].tag != _CORE + "merge"]
+            keys = {str(key.value) for key, _ in pairs}  # these win over merged ones
             loader.flatten_mapping(node)
-            merged = {str(key.value): (key, value) for key, value in node.value[: len(node.value) - len(own)]}
-            node.value = [*(pair for name, pair in merged.items() if name not in written), *own]
+            merged = {
+                str(key.value): (key, value) for key, value in node.value[: len(node.value) - len(pairs)]
+            }
+            node.value = [*(pair for name, pair in merged.items() if name not in keys), *pairs]
             mapping: dict[str, Any] = {}
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):
@@ -142,57 +143,57 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
 
 
 def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
-    """What PyYAML found, and what it is most often a sign of."""
+    """Return the problem that PyYAML reports, and a remedy for its usual cause."""
     problem = str(error.problem or error.context)
     remedy = next((remedy for sign, remedy in _REMEDIES.items() if re.search(sign, problem)), "")
     if error.context and error.context_mark and not remedy:
-        begun = f"{error.context} that begins in line {error.context_mark.line + first_line}"
-        remedy = f"{begun}; is its indentation even, is a quote or bracket left open?"
+        beginning = f"{error.context} that begins in line {error.context_mark.line + first_line}"
+        remedy = f"{beginning}; is its indentation even, is a quote or bracket left open?"
     return f"{problem}; {remedy}" if remedy else problem
 
 
 def validate(
-    model: type[Model], value: Any, *, what: str, places: Places, place: Place = (), show: bool = True
+    model: type[Model], value: Any, *, owner: str, places: Places, place: Place = (), show: bool = True
 ) -> Model:
-    """`value` as a `model`; the first mistake becomes a ConfigError with its line and the nearest valid name.
+    """Return `value` as a `model`. Raise ConfigError for the first mistake, with its line and the nearest valid name.
 
-    `what` names the owner of the options in messages: "stage 'generate'", "filter 'brevity'". Without `show` no
-    message says what was given.
+    `owner` names in messages whose options they are: "stage 'generate'", "filter 'brevity'". Without `show`, no message
+    repeats a value.
     """
     try:
-        made = model.model_validate({} if value is None else value)
+        validated = model.model_validate({} if value is None else value)
     except ValidationError as invalid:
         errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
         error: Mapping[str, Any] = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         raised = places.quoting if error["type"] == "value_error" else places.wrong
-        raise raised(_told(error, model, what, show), *place, *error["loc"]) from invalid
-    for name, given in value.items() if isinstance(value, dict) else ():
-        if isinstance(given, bool) and type(getattr(made, name, given)) in (int, float):
+        raise raised(_message(error, model, owner, show), *place, *error["loc"]) from invalid
+    for name, option in value.items() if isinstance(value, dict) else ():
+        if isinstance(option, bool) and type(getattr(validated, name, option)) in (int, float):
             raise places.wrong(
-                f"{what}: '{name}': must be a number, not YAML's yes, no, true or false", *place, name
+                f"{owner}: '{name}': must be a number, not YAML's yes, no, true or false", *place, name
             )
-    return made
+    return validated
 
 
-def _told(error: Mapping[str, Any], model: type[BaseModel], what: str, show: bool) -> str:
-    """A mistake that pydantic found, in our words."""
+def _message(error: Mapping[str, Any], model: type[BaseModel], owner: str, show: bool) -> str:
+    """Return the message for a mistake that pydantic found."""
     *outer, last = error["loc"] or ("",)
     fields = model.model_fields
-    for part in outer:  # those of the model that holds the mistake
+    for part in outer:  # to the fields of the inner model with the mistake
         annotation = fields[part].annotation if part in fields else None
         inner = [
             t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)
         ]
         fields = inner[0].model_fields if inner else {}
     if error["type"] == "extra_forbidden":
-        owner = f"'{'.'.join(map(str, outer))}' of {what}" if outer else what
-        return f"{owner} has no option '{last}'{did_you_mean(str(last), fields)}"
+        inner_owner = f"'{'.'.join(map(str, outer))}' of {owner}" if outer else owner
+        return f"{inner_owner} has no option '{last}'{did_you_mean(str(last), fields)}"
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "missing":
-        return f"{what} needs '{name}'" + (f": {fields[last].description}" if last in fields else "")
+        return f"{owner} needs '{name}'" + (f": {fields[last].description}" if last in fields else "")
     reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     reason = re.sub("a valid dictionary.*", "a mapping of options", reason)
     reason = re.sub("List should have at least 1 item.*", "must not be empty", reason)
-    given = str(error["input"])
-    shown = f", not {given!r}" if show and reason.startswith("must be") and len(given) <= 80 else ""
-    return f"{what}: {f'{name!r}: ' if name else ''}{reason}{shown}"
+    value = str(error["input"])
+    not_value = f", not {value!r}" if show and reason.startswith("must be") and len(value) <= 80 else ""
+    return f"{owner}: {f'{name!r}: ' if name else ''}{reason}{not_value}"

@@ -1,7 +1,7 @@
-"""What of this machine does not go where others read: paths, addresses of endpoints, host names and secrets.
+"""Private data of this machine: paths, addresses of endpoints, host names and secrets are not published.
 
-Rows, lock, card and report name a model by its name, and a file of this machine by its name and hash, so that the same run on
-another machine gives the same bytes; what is published is searched all the same for what a text may have brought along.
+Rows, lock, card and report name a model by its name, and a file by its name and hash; so the same run on another machine
+writes the same bytes. Before publishing, `Guard` also searches the content for private data.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from urllib.parse import urlsplit
 import yaml
 
 WITHHELD = "(withheld)"
+SECRET = "the value of "  # begins the description of a secret, which is never published
 _PLACE = re.compile(r"(?:[A-Za-z]:(?=[\\/])|[~.]{0,2})(?=[\\/]).*[\\/](?=[^\\/])", re.DOTALL)
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)S?$", re.IGNORECASE)
-_SHORT = 8  # characters; what is shorter is a word that stands in any text
+_SHORT = 8  # characters; a shorter secret may be a word of any text
 
 
 def name_of(model: str) -> str:
-    """A model or file as rows, lock and card name it: a path of a machine by its last part."""
+    """Return the public name of a model or file: the last part of a path."""
     return (
         _PLACE.sub("", model, count=1).rstrip("\\/") if model[:1] in "/~.\\" or model[1:2] == ":" else model
     )
@@ -33,25 +34,27 @@ def name_of(model: str) -> str:
 
 @cache
 def _known_hosts() -> frozenset[str]:
-    """Hosts that everybody knows, for a card tells their terms."""
+    """Return the hosts of public endpoints: those whose terms the card quotes."""
     table = yaml.safe_load(Path(__file__).with_name("terms.yaml").read_text(encoding="utf-8"))
     return frozenset(entry["host"] for entry in table if "host" in entry)
 
 
 def public_address(url: str) -> str:
-    """An endpoint's address where everybody knows it; of any other it is withheld."""
+    """Return the address of a public endpoint; withhold any other."""
     return url if urlsplit(url).hostname in _known_hosts() else WITHHELD
 
 
 def public(value: Any, root: Path | None = None) -> Any:
-    """`value` as others may read it: addresses of endpoints are withheld; a path of this machine is told from the project
-    (`root`), and one outside of it by its last part.
+    """Return a copy of a value without private data.
+
+    Addresses of endpoints are withheld. A path becomes relative to the project (`root`); of a path outside the project, the
+    last part remains.
     """
     if isinstance(value, Mapping):
-        shown = {public(name, root): public(inner, root) for name, inner in value.items()}
-        if isinstance(url := shown.get("base_url"), str):
-            shown["base_url"] = public_address(url)
-        return shown
+        mapping = {public(name, root): public(inner, root) for name, inner in value.items()}
+        if isinstance(url := mapping.get("base_url"), str):
+            mapping["base_url"] = public_address(url)
+        return mapping
     if isinstance(value, list | tuple):
         return [public(inner, root) for inner in value]
     return _public_text(value, root) if isinstance(value, str) else value
@@ -73,32 +76,33 @@ def _exists(text: str) -> bool:
 
 
 def command(words: Iterable[str]) -> str:
-    """Words as they are typed in a shell."""
+    """Return words as one would type them in a shell."""
     return " ".join(
         word if "…" in word and not re.search(r"[\s'\"]", word) else shlex.quote(word) for word in words
     )
 
 
 class Guard:
-    """Finds in what is about to be published the paths and the host name of this machine, addresses of endpoints that were
-    withheld, and secrets of the environment.
+    """A search for private data in content that is about to be published.
+
+    It finds paths and the host name of this machine, withheld addresses of endpoints, and secrets of the environment.
     """
 
     def __init__(self, places: Iterable[Path | str], addresses: Iterable[str] = ()) -> None:
         hosts = [part for url in addresses for part in (url, urlsplit(url).netloc)]
-        own = {
+        private_texts = {
             str(place): "a path of this machine"
             for place in [*places, Path.home()]
             if len(Path(place).parts) > 2
         }
-        own |= {host: "the address of an endpoint" for host in hosts if len(host) >= _SHORT}
+        private_texts |= {host: "the address of an endpoint" for host in hosts if len(host) >= _SHORT}
         if len(name := socket.gethostname()) >= _SHORT and not name.isalpha():
-            own[name] = "the name of this machine"
+            private_texts[name] = "the name of this machine"
         for variable, secret in os.environ.items():
             if len(secret) >= _SHORT and _SECRET.search(variable):
-                own[secret] = f"what {variable} holds"
-        self.found = {word.encode(): what for word, what in own.items()}
-        words = sorted(map(re.escape, self.found), key=len, reverse=True)
+                private_texts[secret] = SECRET + variable
+        self._descriptions = {text.encode(): name for text, name in private_texts.items()}
+        words = sorted(map(re.escape, self._descriptions), key=len, reverse=True)
         self._search = (
             re.compile(b"(?<![\\w.-])(?:" + b"|".join(words) + b")(?![\\w-])").search
             if words
@@ -106,13 +110,13 @@ class Guard:
         )
 
     def finding(self, content: bytes) -> str:
-        """What is private in `content`, in words that do not repeat it; nothing where nothing is."""
+        """Describe the private data in `content` without repeating them; "" if there are none."""
         match = self._search(content)
-        return self.found[match[0]] if match else ""
+        return self._descriptions[match[0]] if match else ""
 
 
 def used_by(models: Mapping[str, Any]) -> list[str]:
-    """The addresses of these models' endpoints that are withheld, without credentials."""
+    """Return the withheld addresses of these models' endpoints, without credentials."""
     specs: Sequence[Any] = [
         spec for model in models.values() for spec in (model, *getattr(model, "also", ()))
     ]

@@ -1,4 +1,4 @@
-"""Where content is found: the user's project first, then what ships with distillgen."""
+"""Projects: the files of a user's project, and its Python code."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from distillgen.record import Record
 from distillgen.user_files import inner_files, opened
 
 KINDS = ("pipelines", "prompts", "filters", "data")
-MARKS = KINDS[:-1]  # what only a project has; a folder called data lies anywhere
+MARKS = KINDS[:-1]  # folders that mark a project; many other folders are called data
 
 
 def home(kind: str) -> Path:
-    """The shipped folder of a kind of content, in a wheel or in a checkout."""
+    """Return the folder of a kind of content that ships with distillgen, in a wheel or in a checkout."""
     inside = Path(__file__).parent / kind
     return inside if inside.is_dir() else Path(__file__).parent.parent / kind
 
 
 def project_of(pipeline: Path) -> Path:
-    """The project that a pipeline file belongs to, wherever the command is given: its own folder where that has content, else
-    the one around it. A pipeline of an installed distillgen works in the project around the working directory.
+    """Return the folder of the project that a pipeline file belongs to.
+
+    It is the file's own folder, if that has content, or else the project around it. A pipeline that ships with distillgen
+    belongs to the project around the working directory.
     """
     folder = pipeline.resolve().parent
     if folder.is_relative_to(Path(__file__).resolve().parent):
@@ -41,62 +43,68 @@ def project_of(pipeline: Path) -> Path:
 
 
 def project_around(folder: Path) -> Path:
-    """The nearest of a folder and those above it that is a project; else the folder itself. Neither the home folder nor the
-    root is one for what lies deep below it, for a pipeline may read all files of its project.
+    """Return the nearest project among a folder and the folders above it, or else the folder itself.
+
+    The home folder and the root folder are never the project of a folder below them, because a pipeline may read all files
+    of its project.
     """
     folder = folder.resolve()
-    for own in (folder, *folder.parents):
-        if own.name == "pipelines":
-            return own.parent
-        if own not in (Path.home(), Path(own.anchor)) and any((own / kind).is_dir() for kind in MARKS):
-            return own
+    for candidate in (folder, *folder.parents):
+        if candidate.name == "pipelines":
+            return candidate.parent
+        if candidate in (Path.home(), Path(candidate.anchor)):
+            continue
+        if any((candidate / kind).is_dir() for kind in MARKS):
+            return candidate
     return folder
 
 
 def from_here(path: Path) -> Path:
-    """A path as it is shown: relative where it lies below the working directory."""
+    """Return a path as messages show it: relative, if it lies below the working directory."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with content of its own. No file outside of it and of what ships is read, unless `trusted` (what the
-    user typed on the command line) names it, which is meant from the working directory, or else from the project.
+    """A folder with pipelines, prompts, filters or data of a user.
+
+    A pipeline reads only files of its project and files that ship with distillgen. `trusted` are names of other files, which
+    the user typed on the command line; they are relative to the working directory or else to the project.
     """
 
     root: Path
     trusted: frozenset[str] = field(default_factory=frozenset)
 
     def find(self, kind: str, name: str, suffix: str) -> Path:
-        """The file of the prompt, filter or pipeline `name`; the user's own hides a shipped one of the same name."""
+        """Return the file of a prompt, filter or pipeline. A file of the project hides a shipped one of the same name."""
         for folder in (self.root / kind, home(kind)):
             if path := file_in(folder, name, suffix):
                 return path
         raise ConfigError(f"there is no {kind[:-1]} '{name}'{did_you_mean(name, self.names(kind, suffix))}")
 
     def names(self, kind: str, suffix: str) -> list[str]:
-        """All names of a kind, the user's and the shipped."""
-        found = set()
+        """Return all names of a kind, of the project and shipped."""
+        names = set()
         for folder in (self.root / kind, home(kind)):
             for path in folder.rglob(f"*{suffix}"):
                 if not path.name.startswith(("_", ".")) and path.name != "README.md":
-                    found.add(path.relative_to(folder).with_suffix("").as_posix())
-        return sorted(found)
+                    names.add(path.relative_to(folder).with_suffix("").as_posix())
+        return sorted(names)
 
     def file(self, path: str) -> Path:
-        """A data file or folder named in a pipeline or prompt."""
+        """Return the data file or folder that a pipeline or prompt names. Raise ConfigError."""
         roots = [self.root.resolve(), home("data").parent.resolve()]
         if path in self.trusted:
             roots.insert(0, Path.cwd())
-        found = next((file for root in roots if (file := (root / path).resolve()).exists()), None)
-        if found is None:
+        file = next((file for root in roots if (file := (root / path).resolve()).exists()), None)
+        if file is None:
             near = [p.name for p in (self.root / path).parent.glob("*")]
             raise ConfigError(f"there is no file '{path}'{did_you_mean(Path(path).name, near)}")
-        if path not in self.trusted and not any(found.is_relative_to(root) for root in roots):
+        if path not in self.trusted and not any(file.is_relative_to(root) for root in roots):
             remedy = "move it there, or name it on the command line with --set"
             raise ConfigError(f"'{path}' lies outside the project ({self.root}); {remedy}")
-        return found
+        return file
 
 
 def file_in(folder: Path, name: str, suffix: str) -> Path | None:
@@ -106,7 +114,7 @@ def file_in(folder: Path, name: str, suffix: str) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-    """A pipeline's or prompt's text. Raises ConfigError with the line that is not UTF-8."""
+    """Return the text of a file. Raise ConfigError with the line that is not UTF-8."""
     with opened(path) as (stream, encoding):
         data = stream.read()
     try:
@@ -120,8 +128,9 @@ def read_text(path: Path) -> str:
 
 
 def load_module(path: Path) -> ModuleType:
-    """A Python file of the user's as a module of its own, carried out once as long as neither it nor a project file that it
-    imports changes. Its mistakes become a ConfigError with the line.
+    """Return the module of a user's Python file. Raise ConfigError, with the line, if it is broken.
+
+    The file is executed once, and again when it or a project file that it imports has changed.
     """
     path = path.resolve()
     imports = imported(path)
@@ -129,12 +138,14 @@ def load_module(path: Path) -> ModuleType:
     name = f"distillgen_{path.stem}_{hashlib.sha256(f'{path} {code_sha256(path)}'.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    if any(_LOADED.get(file, own) != own for file, own in hashes.items()):
-        for other, file in imports.items():  # or Python would go on with the files as they were
+    if any(_LOADED.get(file, sha256) != sha256 for file, sha256 in hashes.items()):
+        for other, file in imports.items():  # otherwise Python would use the files as they were
             sys.modules.pop(other, None)
             Path(cache_from_source(file)).unlink(missing_ok=True)
     _LOADED.update(hashes)
-    module = sys.modules[name] = ModuleType(name)  # where dataclasses and pickle look a class's module up
+    module = sys.modules[name] = ModuleType(
+        name
+    )  # dataclasses and pickle look up the module of a class there
     module.__file__, module.__package__ = str(path), ""
     try:
         exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
@@ -156,17 +167,17 @@ def loading_error(error: BaseException, path: Path) -> ConfigError:
 
 
 _LOADED: dict[Path, str] = {}
-"""SHA-256 of the project files that loaded modules import, as they were."""
+"""SHA-256 of the project files that loaded modules import, when they were imported."""
 
 
 def code_sha256(path: Path) -> str:
-    """SHA-256 of a Python file, or of it and of the project files that it imports."""
-    every = [file_sha256(file) for file in (path, *imported(path).values())]
-    return every[0] if len(every) == 1 else hashlib.sha256(" ".join(every).encode()).hexdigest()
+    """Return the SHA-256 of a Python file and of the project files that it imports."""
+    hashes = [file_sha256(file) for file in (path, *imported(path).values())]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def imported(path: Path) -> dict[str, Path]:
-    """The files of the project that a Python file imports, and those that they import, by their modules' names."""
+    """Return the project files that a Python file imports, directly or through others, by module name."""
     files: dict[str, Path] = {}
     due = [("", path.resolve())]
     while due:
@@ -184,11 +195,11 @@ def imported(path: Path) -> dict[str, Path]:
 
 @lru_cache(maxsize=256)
 def _names_imported(code: bytes, package: str) -> tuple[str, ...]:
-    """The absolute names of all that a file's code may import; a name from a module may be a module, too."""
+    """Return the absolute names of the modules that a file may import. A name imported from a module may be one."""
     names = list[str]()
     try:
         nodes = list(ast.walk(ast.parse(code)))
-    except (SyntaxError, ValueError):  # told where it is loaded
+    except (SyntaxError, ValueError):  # reported when the file is loaded
         return ()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -201,7 +212,7 @@ def _names_imported(code: bytes, package: str) -> tuple[str, ...]:
 
 
 def _source(module: str) -> Path | None:
-    """The file of a module that was not installed. Imports nothing."""
+    """Return the file of a module, without importing it; None if it is installed."""
     folders: Any = None
     spec = None
     parts = module.split(".")
@@ -216,7 +227,7 @@ def _source(module: str) -> Path | None:
 
 
 def _is_users(file: Path) -> bool:
-    """Whether a file belongs to the user, or is content as users write it; not to Python, a package or the engine."""
+    """Whether a file is the user's, or content that ships; not of Python, of a package or of distillgen's engine."""
     if any(file.is_relative_to(home(kind)) for kind in KINDS):
         return True
     others = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")))
@@ -224,23 +235,25 @@ def _is_users(file: Path) -> bool:
     return file.is_file() and not installed
 
 
-def user_error(error: BaseException, what: str, records: Sequence[Record] = ()) -> UserCodeError:
-    """What the user is told of an exception that `what`, a function of his own, raised about one of these records."""
+def user_error(error: BaseException, function: str, records: Sequence[Record] = ()) -> UserCodeError:
+    """Return the UserCodeError for an exception that a user's `function` raised for one of these records."""
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     users = [(frame, line) for frame, line in reversed(frames) if _is_users(Path(frame.f_code.co_filename))]
-    if len(records) > 1:  # the innermost variable that holds one of them is of a loop over them
-        held = (value for frame, _ in users for value in frame.f_locals.values() if isinstance(value, Record))
-        records = [record for value in held for record in records if record is value][:1] or records
+    if len(records) > 1:  # the innermost variable that holds one of the records belongs to a loop over them
+        values = (
+            value for frame, _ in users for value in frame.f_locals.values() if isinstance(value, Record)
+        )
+        records = [record for value in values for record in records if record is value][:1] or records
     place = "".join(f" at the record {record.id} ({record.source})" for record in records[:1])
     if len(records) > 1:
         place = f" at one of {len(records)} records, from {records[0].source} to {records[-1].source}"
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     path, line = (Path(users[0][0].f_code.co_filename), users[0][1]) if users else (None, None)
-    return UserCodeError(f"{what} raised {text}{place}", path=path, line=line)
+    return UserCodeError(f"{function} raised {text}{place}", path=path, line=line)
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of the files in a folder, but for hidden ones and leftovers."""
+    """Return the SHA-256 of a file, or of the names and contents of the files in a folder (see `inner_files`)."""
     if path.is_dir():
         total = hashlib.sha256()
         for inner in inner_files(path):

@@ -1,4 +1,4 @@
-"""The row that flows through a pipeline, and the one way in which rows become bytes."""
+"""Records, and the JSON in which they are written."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ from typing import Annotated, Any
 
 import orjson
 
-META = "meta"  # everything of ours in a written row stands under this key
-SPLIT = "split"  # the field that says what a row is for: train, or test (held out), as data sets have it
+META = "meta"  # the key of a written row under which distillgen keeps its own data
+SPLIT = "split"  # the field with the split of a row: train or test
 
 IDENTICAL = "identical requests"
-"""The measure of a stage that says how many requests were the same as an earlier one, and got its answer."""
+"""The measure that counts the requests of a stage that were answered by an identical earlier request."""
 
 FieldName = Annotated[str, "field"]
-"""The type of an option that names a record's field, so that `check` knows what a filter reads."""
+"""The type of an option that names a field of the record: `check` reports a field that does not exist."""
 
 ModelName = Annotated[str, "model"]
-"""The type of an option that names one of the pipeline's models, so that `check` knows what a filter asks."""
+"""The type of an option that names a model of the pipeline: `check` reports a model that does not exist."""
 
 PromptName = Annotated[str, "prompt"]
 FileName = Annotated[str, "file"]
 ScriptName = Annotated[str, "script"]
-"""The types of options that name a prompt, a data file or folder, and `file.py:function` of the project (where another name is
-a model's): what they hold is part of what a run depends on.
+"""The types of options that name a prompt, a data file or folder, or `file.py:function` of the project.
+
+The content of the file is part of the run's fingerprint. A ScriptName may also be the name of a model.
 """
 
 
 def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
-    """JSON without spaces, canonical with `sort_keys`. Integers of any size; lone surrogates become '?', infinities null."""
+    """Return a value as JSON without spaces, canonical with `sort_keys`.
+
+    Integers may have any size. A lone surrogate becomes '?', and an infinity or NaN becomes null.
+    """
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else 0, default=str)
-    except TypeError:  # an integer beyond 64 bits or a lone surrogate: json takes both
+    except TypeError:  # orjson refuses integers beyond 64 bits and lone surrogates; json writes both
         write = partial(
             json.dumps, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, default=str
         )
@@ -50,9 +54,9 @@ def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
 
 
 def loads(text: str | bytes) -> Any:
-    """Read JSON that a stranger wrote: exact integers, lone surrogates replaced, what is not JSON refused (ValueError)."""
+    """Parse JSON of any origin, with exact integers and without lone surrogates. Raise ValueError if it is not JSON."""
     if isinstance(text, str) and not _SLOW.search(text):
-        with suppress(orjson.JSONDecodeError):  # the slower reader tells what is wrong
+        with suppress(orjson.JSONDecodeError):  # json.loads, below, has the better message
             return orjson.loads(text)
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
@@ -64,15 +68,15 @@ def loads(text: str | bytes) -> Any:
 
 
 def loads_own(line: bytes) -> Any:
-    """Read JSON that `dumps` wrote, five times as fast."""
+    """Parse JSON that `dumps` wrote. This is five times as fast as `loads`."""
     return json.loads(line) if _LONG in line.translate(_AS_ZEROS) else orjson.loads(line)
 
 
 _AS_ZEROS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
-_LONG = b"0" * 19  # so many digits has an integer beyond 64 bits at least, which orjson would change
+_LONG = b"0" * 19  # an integer beyond 64 bits, which orjson would change, has at least 19 digits
 _SLOW = re.compile(
     r"[:,\[\s]-?(?:\d{19}|[\d.]+[eE]\+?\d{3})"
-)  # what orjson would change: a number beyond 64 bits
+)  # a number beyond 64 bits, which orjson would change
 
 
 def _refuse_constant(name: str) -> None:
@@ -86,8 +90,10 @@ def _finite(text: str) -> float:
 
 
 def text_of(value: Any) -> str:
-    """The text of a field's value, for whatever compares, counts or searches words: a text as it is, a number or truth as JSON
-    writes it, the parts of a list or a mapping a line each, those of a mapping behind their names; null is empty.
+    """Return the value of a field as text, to compare, count or search its words.
+
+    A text stays as it is, and null is empty. Numbers, true and false are written as JSON writes them. Each part of a list
+    or mapping is a line; in a mapping it follows its name.
     """
     if isinstance(value, str):
         return value
@@ -101,7 +107,7 @@ def text_of(value: Any) -> str:
 
 
 class Unrenderable(Exception):
-    """A record that lacks what somebody is to be shown; the text says what."""
+    """The record lacks a field that a text needs. The message names the field."""
 
 
 _NOT_ASKED = {
@@ -137,38 +143,40 @@ _NOT_ASKED = {
     "rating",
     "grade",
 }
-"""Fields that number a row, or answer it."""
+"""Fields that number a row, or hold its answer: they are no part of its item."""
 
 
 def item_of(fields: Mapping[str, Any], by: Sequence[str] | None = None) -> str:
-    """A digest of what a row is about, so that equal items are known: its values in the fields `by`, else in all fields but those
-    that number it or answer it, where there are others; of a dialogue what is not the assistant's.
+    """Return a digest of the item that a row is about, which is equal for equal items.
+
+    The digest covers the fields `by`. Without `by`, it covers all fields but those that number the row or hold its answer,
+    or all fields if there are no others. Of a dialogue, it covers the turns that are not the assistant's.
     """
     if by is not None:
         return digest({name: fields.get(name) for name in by})
-    asked = {
-        name: _asked(value)
+    questions = {
+        name: _without_answers(value)
         for name, value in fields.items()
         if name.lower() not in _NOT_ASKED and not name.lower().endswith("_id")
     }
-    return digest(asked or fields)
+    return digest(questions or fields)
 
 
-def _asked(value: Any) -> Any:
-    """A value, or what others than the assistant say in a dialogue."""
+def _without_answers(value: Any) -> Any:
+    """Return a value; of a dialogue, the turns that are not the assistant's."""
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         return value
     return [turn for turn in value if turn.get("role", turn.get("from")) not in ("assistant", "gpt")]
 
 
 def digest(value: Any, length: int = 20) -> str:
-    """The first `length` hex digits of the SHA-256 of the canonical JSON of `value`."""
+    """Return the first `length` hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(dumps(value)).hexdigest()[:length]
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Why a record left: the stage, the filter in it, and the reason in words."""
+    """Where and why a record was dropped."""
 
     stage: str
     filter: str
@@ -177,11 +185,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row. Frozen: stages return copies.
+    """One row. It is frozen: stages return copies.
 
-    `fields` are the user's; `made` tells each answer that went into it (stage, model, prompt, ledger key, sample,
-    draw); `parents` are the ids of the records that it came from; `scores` are the filters' measurements; `item` tells what the
-    source had to say, whatever the row's place: records of one item stand on one side of every split.
+    `fields` are the user's. `made` lists the answers that went into the record (stage, model, prompt, ledger key, sample,
+    draw). `parents` are the ids of the records that it was made from. `scores` are the measurements of filters. `item` is a
+    digest of what the source row is about; all records of an item are on the same side of every split.
     """
 
     id: str
@@ -195,8 +203,9 @@ class Record:
 
     @classmethod
     def read(cls, fields: Mapping[str, Any], source: str, item: str = "") -> Record:
-        """A record as a source gives it, of a larger `item` where it is a part of one; a row of an earlier corpus keeps its id as
-        this one's parent, and its item.
+        """Return the record of a source's row, which may be a part of an `item`.
+
+        A row of an earlier corpus keeps its item, and its id becomes the parent.
         """
         meta = fields.get(META)
         if isinstance(meta, Mapping) and "id" in meta and "made" in meta:
@@ -206,11 +215,11 @@ class Record:
         return cls(digest(fields), fields, (), source, item=item or item_of(fields))
 
     def derive(self, fields: Mapping[str, Any], made: Mapping[str, Any], ordinal: int) -> Record:
-        """A child with `fields` added; `ordinal` tells apart children of one parent whose text is the same."""
-        own = digest([self.id, fields, made["stage"], ordinal])
+        """Return a child with `fields` added. `ordinal` distinguishes children of a parent that have the same text."""
+        child_id = digest([self.id, fields, made["stage"], ordinal])
         made_by = (*self.made, made)
         return Record(
-            own,
+            child_id,
             {**self.fields, **fields},
             (self.id,),
             self.source,
@@ -221,11 +230,11 @@ class Record:
         )
 
     def text(self, name: str) -> str:
-        """The text of a field's value."""
+        """Return the value of a field as text."""
         return text_of(self.fields[name])
 
     def values(self, names: Sequence[str]) -> dict[str, Any]:
-        """The values of these fields, to be shown to somebody. Raises Unrenderable where one is missing or null."""
+        """Return the values of these fields. Raise Unrenderable if one is missing or null."""
         for name in names:
             if self.fields.get(name) is None:
                 raise Unrenderable(
@@ -234,21 +243,21 @@ class Record:
         return {name: self.fields[name] for name in names}
 
     def scored(self, scores: Mapping[str, float]) -> Record:
-        """A copy with measurements added."""
-        every = {**self.scores, **scores}
+        """Return a copy with measurements added."""
+        all_scores = {**self.scores, **scores}
         return Record(
-            self.id, self.fields, self.parents, self.source, self.made, every, self.dropped, self.item
+            self.id, self.fields, self.parents, self.source, self.made, all_scores, self.dropped, self.item
         )
 
     def drop(self, stage: str, filter: str, reason: str) -> Record:
-        """A copy that is out of the corpus, with the reason."""
+        """Return a copy that is dropped, with the reason."""
         dropped = Dropped(stage, filter, reason)
         return Record(
             self.id, self.fields, self.parents, self.source, self.made, self.scores, dropped, self.item
         )
 
     def row(self) -> dict[str, Any]:
-        """The row as written: the user's fields at the top level, ours under `meta`, of one shape in every row."""
+        """Return the row as it is written: the user's fields, and under `meta` the rest, with the same keys in every row."""
         meta: dict[str, Any] = {
             "id": self.id,
             "item": self.item,
@@ -267,12 +276,12 @@ class Record:
 
     @property
     def held_out(self) -> bool:
-        """Whether the row is kept from training, to evaluate with: its `split` is another than train."""
+        """Whether the row is held out for evaluation: its `split` is not train."""
         return self.fields.get(SPLIT) not in (None, "train")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:
-        """The inverse of `row`."""
+        """Return the record of a row that `row` wrote."""
         meta = row[META]
         dropped = meta.get("dropped")
         return cls(

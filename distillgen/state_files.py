@@ -1,5 +1,6 @@
-"""Files of a run besides its ledger. Each can be made again from that, so each is checked before it is believed: a power
-loss leaves files that are empty, cut short or full of zeros.
+"""The files of a run besides its ledger. A power loss can leave them empty, cut short or full of zeros.
+
+Each is checked before it is used, and a damaged one is written again from the ledger.
 """
 
 from __future__ import annotations
@@ -14,25 +15,27 @@ from typing import IO, Any
 from distillgen.errors import DistillgenError
 
 MARKS = ("round.json", "manifest.json", "rounds.json")
-"""Files that say that what lies beside them is whole."""
+"""Files that mark the files beside them as whole."""
 
 PARTIAL = ".partial"
-"""What the name of a file of rows ends in while the file is being written."""
+"""The ending of a file of rows while it is being written."""
 
 _BLOCK = 1 << 20
 BUFFER_BYTES = 1 << 17
 
 
 class Damaged(DistillgenError):
-    """A file of a run is not what was written."""
+    """A file of a run is damaged."""
 
     def __init__(self, path: Path, how: str) -> None:
-        remedy = "run the same command again that made it: it is made anew from the ledger, and nothing answered is asked again"
+        remedy = (
+            "run the command that made it again: the file is made anew from the ledger, without a request"
+        )
         super().__init__(f"'{path}' is damaged ({how}); {remedy}")
 
 
-def load_state(path: Path, *needed: str) -> dict[str, Any]:
-    """A JSON object with these keys. Raises Damaged, and FileNotFoundError where there is none."""
+def load_state(path: Path, *keys: str) -> dict[str, Any]:
+    """Return the JSON object in a file. Raise Damaged if it lacks one of the keys, FileNotFoundError if there is no file."""
     content = path.read_bytes()
     try:
         value = json.loads(content)
@@ -47,13 +50,13 @@ def load_state(path: Path, *needed: str) -> dict[str, Any]:
         raise Damaged(path, how) from error
     if not isinstance(value, dict):
         raise Damaged(path, "it holds no object")
-    if missing := [key for key in needed if key not in value]:
+    if missing := [key for key in keys if key not in value]:
         raise Damaged(path, f"it has no '{missing[0]}'")
     return value
 
 
 def is_whole(path: Path, rows: int | None = None) -> bool:
-    """Whether a file of JSON or text holds what was written, and so many rows."""
+    """Whether a file of JSON or text is whole, and has this number of rows."""
     lines, last = 0, b""
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -68,28 +71,28 @@ def is_whole(path: Path, rows: int | None = None) -> bool:
 
 
 def remove_damaged(directory: Path) -> list[Path]:
-    """Remove what cannot be believed, and what says that the files beside it are whole, so that a run makes it again."""
+    """Remove damaged files and the marks beside them, so that a run writes them again. Return the damaged files."""
     damaged = list(_damaged(directory))
     for path in damaged:
-        for each in (path, *(path.parent / mark for mark in MARKS)):
-            each.unlink(missing_ok=True)
+        for file in (path, *(path.parent / mark for mark in MARKS)):
+            file.unlink(missing_ok=True)
     return damaged
 
 
 def _damaged(directory: Path) -> Iterator[Path]:
-    """Those whose rows `usage.json` counts are looked at with their stages."""
+    """Yield the damaged files. Files whose rows `usage.json` counts are checked elsewhere, with their stages."""
     counted = {directory / "corpus.jsonl", directory / "dropped.jsonl"}
     for path in directory.rglob("*.json*"):
         if path in counted or path.suffix not in (".json", ".jsonl") or path.parent.name == "stages":
             continue
-        filled = path.name == "records.jsonl" or path.name.startswith("evaluation")
-        if path.is_file() and not (is_whole(path) and (path.stat().st_size or not filled)):
+        never_empty = path.name == "records.jsonl" or path.name.startswith("evaluation")
+        if path.is_file() and not (is_whole(path) and (path.stat().st_size or not never_empty)):
             yield path
 
 
 @contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place when the stage ends in any orderly way; until then the former one stands."""
+    """Open a new file, which replaces the old one when the block ends, also by an exception."""
     partial = path.with_name(path.name + PARTIAL)
     with partial.open("wb", buffering=BUFFER_BYTES) as stream:
         try:

@@ -1,4 +1,4 @@
-"""Files that users bring: what each one is, whatever its name says, and the text in it."""
+"""The files of users: what a file is, by its first bytes, and the text in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from distillgen.errors import ConfigError
 
-HEAD = 4096  # bytes that tell what a file is
+HEAD = 4096  # bytes at the beginning of a file that show what it is
 _PACKED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
     b"\x1f\x8b": (".gz", gzip.open),
     b"BZh": (".bz2", bz2.open),
@@ -49,12 +49,13 @@ _OTHERS = {
 
 
 def what_is(head: bytes, *, page: bool = False) -> str:
-    """What a file with these first bytes is, and what to do, where it is no text; of a web page only where `page` says that one
-    is not wanted. Nothing for what may be text.
+    """Return what a file with these first bytes is, and a remedy; "" if it may be text.
+
+    A web page is text, unless `page` is true.
     """
-    for magic, what in _OTHERS.items():
+    for magic, description in _OTHERS.items():
         if head.startswith(magic):
-            return what
+            return description
     if head.startswith(b"PK\x03\x04"):
         if b"xl/" in head:
             return "an Excel workbook: save the sheet as CSV"
@@ -75,7 +76,7 @@ def what_is(head: bytes, *, page: bool = False) -> str:
 
 
 def encoding_of(head: bytes) -> str:
-    """The encoding of a text that begins so: UTF-16 and UTF-32 are known by their marks, or their zeros."""
+    """Return the encoding of a text with these first bytes. Marks or zero bytes show UTF-16 and UTF-32."""
     for mark, encoding in _ENCODINGS.items():
         if head.startswith(mark):
             return encoding
@@ -85,7 +86,7 @@ def encoding_of(head: bytes) -> str:
 
 
 def first_bytes(path: Path) -> bytes:
-    """What a file begins with, as it lies there. Raises ConfigError."""
+    """Return the first bytes of a file, as they are on disk. Raise ConfigError if it cannot be read."""
     try:
         with path.open("rb") as stream:
             return stream.read(HEAD)
@@ -95,8 +96,10 @@ def first_bytes(path: Path) -> bytes:
 
 @contextmanager
 def opened(path: Path, *, page: bool = False) -> Iterator[tuple[IO[bytes], str]]:
-    """A text file's bytes, unpacked, from their beginning, and their encoding. Raises ConfigError, which says what the file is
-    and what to do, where it is none, is cut off or cannot be read; a web page is one unless `page` says otherwise.
+    """Open a text file: give its unpacked bytes as a stream, and their encoding.
+
+    Raise ConfigError, with a remedy, if the file is not text, is cut off or cannot be read. A web page is text, unless
+    `page` is true.
     """
     head = first_bytes(path)
     unpack = next((unpack for magic, (_, unpack) in _PACKED.items() if head.startswith(magic)), None)
@@ -106,8 +109,8 @@ def opened(path: Path, *, page: bool = False) -> Iterator[tuple[IO[bytes], str]]
             if unpack:
                 head = stream.read(HEAD)
                 stream.seek(0)
-            if what := what_is(head, page=page):
-                raise ConfigError(f"this is {what}", path=path)
+            if description := what_is(head, page=page):
+                raise ConfigError(f"this is {description}", path=path)
             yield stream, encoding_of(head)
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -120,7 +123,7 @@ def opened(path: Path, *, page: bool = False) -> Iterator[tuple[IO[bytes], str]]
 
 
 def _zstandard(stream: IO[bytes]) -> Any:
-    """A reader of Zstandard, of Python 3.14 or of a package. Raises ConfigError where there is neither."""
+    """Return a reader of Zstandard, which Python has since 3.14. Raise ConfigError in an older Python."""
     if find_spec("compression") and find_spec("compression.zstd"):
         return import_module("compression.zstd").open(stream)
     raise ConfigError(
@@ -133,8 +136,9 @@ _OF_MACHINES = {"node_modules", "__pycache__", "site-packages", "__MACOSX", "Thu
 
 
 def inner_files(folder: Path) -> list[Path]:
-    """The files of a folder and of those in it, in the order of their names; not what is hidden, what version control, packages
-    and machines keep there, and what editors leave behind.
+    """Return the files of a folder and its folders, sorted by name.
+
+    Hidden files are left out, and so are the files of version control, packages, operating systems and editors.
     """
     inside = (
         path for path in folder.rglob("*") if not any(map(_is_left_out, path.relative_to(folder).parts))

@@ -195,7 +195,7 @@ def test_a_copied_run_is_not_asked_again_for_what_lies_elsewhere(tmp_path, monke
         ("{run}/x", "a path of this machine"),
         ("see http://models.corp:8000/v1/chat", "the address of an endpoint"),
         ("at models.corp:8000.", "the address of an endpoint"),
-        ("key {secret}", "what SOME_API_KEY holds"),
+        ("key {secret}", "the value of SOME_API_KEY"),
     ],
 )
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])

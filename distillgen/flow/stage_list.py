@@ -28,7 +28,7 @@ def _read_stage(item: Mapping[str, Any], i: int, places: Places, project: Projec
         options = {"name": kind, **(options or {})}
     with places.within("stages", i):
         cls = stage_class(kind, project)
-    return validate(cls, options, what=f"stage '{kind}'", places=places, place=("stages", i, kind))
+    return validate(cls, options, owner=f"stage '{kind}'", places=places, place=("stages", i, kind))
 
 
 def bind_stages(
@@ -47,7 +47,7 @@ def bind_stages(
 
     def bind(i: int, stage: Stage, added: bool = False) -> None:
         nonlocal context
-        with places.within("stages", i, stage.kind, what=f"stage '{stage.name}': "):
+        with places.within("stages", i, stage.kind, prefix=f"stage '{stage.name}': "):
             if not NAME.fullmatch(stage.name):
                 raise ConfigError(f"the name '{stage.name}' is not made of letters, digits, '-' and '_'")
             if not bound_stages and not loop and stage.kind != "source":
@@ -83,7 +83,7 @@ def _decontaminate_options(
         return {}
     asked = list[EvaluationSet]()
     for i, stage in enumerate(stages):
-        with places.within("stages", i, stage.kind, what=f"stage '{stage.name}': "):
+        with places.within("stages", i, stage.kind, prefix=f"stage '{stage.name}': "):
             asked += filter(None, [stage.evaluation_set(project)])
     if not asked:
         return {}

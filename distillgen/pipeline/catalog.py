@@ -35,7 +35,7 @@ def pipelines(project: Project) -> list[dict[str, Any]]:
         text = read_text(path)
         data, places = read_yaml(text, path)
         given = data.get("system") if isinstance(data, dict) else None
-        system = validate(System, given, what="'system'", places=places, place=("system",))
+        system = validate(System, given, owner="'system'", places=places, place=("system",))
         return {"about": about_line(text), **system.model_dump()}
 
     return [

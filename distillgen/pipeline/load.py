@@ -225,7 +225,7 @@ def load(
         raise ConfigError(
             "a pipeline is a mapping with the keys version, models and stages", path=path, line=1
         )
-    top = validate(Top, data, what="the pipeline", places=places)
+    top = validate(Top, data, owner="the pipeline", places=places)
     project, notes = Project(root, trusted), list[str]()
     if sets:
         raw = top.model_dump()
@@ -233,7 +233,7 @@ def load(
         places = replace(places, note=f" (with --set {' --set '.join(map(typed, sets))})")
         with places.within("models"):
             notes = fitted(top.models, raw["models"], project)
-        top = validate(Top, raw, what="the pipeline", places=places)
+        top = validate(Top, raw, owner="the pipeline", places=places)
     missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
     if missing and need_env:
         message = (
@@ -302,10 +302,10 @@ def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *,
         if VARIABLE.search(str(raw.get(option))):
             message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
             raise places.wrong(message, "models", label, option)
-    with places.within("models", label, what=f"{what}: "):
+    with places.within("models", label, prefix=f"{what}: "):
         spec_type = endpoint_class(str(raw.get("provider", "openai")), project).spec_type
         filled = json.loads(VARIABLE.sub(_value, json.dumps(raw, ensure_ascii=False, default=str)))
-        spec = validate(spec_type, filled, what=what, places=places, place=("models", label), show=False)
+        spec = validate(spec_type, filled, owner=what, places=places, place=("models", label), show=False)
         try:
             if able:
                 spec.check(project.root)

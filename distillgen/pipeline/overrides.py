@@ -27,7 +27,7 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
         *owner, option = name.split(".")
         if not equals or not all([*owner, option]):
             raise ConfigError(f"--set takes name.option=value, not '{given}'")
-        with Places().within(what=f"--set {typed(given)}: "):
+        with Places().within(prefix=f"--set {typed(given)}: "):
             values.append(read_yaml(text, "")[0] if text else "")
             stages = _named(data["stages"])
             named = {**{own: [value] for own, value in {**data, **data["models"]}.items()}, **stages}

@@ -152,7 +152,7 @@ class Prompt:
                     "the front matter does not end ('---'), or nothing follows it", path=path, line=1
                 )
             data, places = read_yaml(head, path, first_line=2)
-            front = validate(Front, data, what="the front matter", places=places)
+            front = validate(Front, data, owner="the front matter", places=places)
             body_line = head.count("\n") + 3
         with places.within("output"):
             form = Form.read(front.output)
@@ -325,7 +325,7 @@ def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[str, Template]
 def _examples(few: FewShot, project: Project, places: Places) -> tuple[Mapping[str, Any], ...]:
     rows: list[dict[str, Any]] = few.examples if isinstance(few.examples, list) else []
     if isinstance(few.examples, str):
-        with places.within("few_shot", "examples", what="few_shot: "):
+        with places.within("few_shot", "examples", prefix="few_shot: "):
             file = project.file(few.examples)
         for number, row in read_rows(file):
             if isinstance(row, str):

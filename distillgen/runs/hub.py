@@ -14,7 +14,7 @@ from typing import Any
 from distillgen import __version__
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.extras import need
-from distillgen.privacy import public
+from distillgen.privacy import SECRET, public
 from distillgen.record import META, dumps
 from distillgen.runs.card import student_card
 from distillgen.runs.directory import Run, guard_of, read_rows
@@ -24,7 +24,6 @@ from distillgen.text.display import clipped
 TOKEN_PAGE = "https://huggingface.co/settings/tokens"
 LOG_IN = "run: hf auth login, or export HF_TOKEN=…"
 RETRY = "run the same command again: uploaded files stay"
-SECRET = "what "  # how Guard.finding begins for a secret, which --as-it-is does not publish either
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 MOST_JSON_BYTES = 1 << 20  # a larger JSON file is a vocabulary
 RUN_FILES = ("README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json")

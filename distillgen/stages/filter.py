@@ -165,7 +165,7 @@ class LoadedFilter:
     def load(cls, entry: Entry, project: Project) -> LoadedFilter:
         """Load the factory and check the options. Raise ConfigError."""
         factory, what = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
-        options = dict(validate(options_of(factory), entry.options, what=what, places=Places()))
+        options = dict(validate(options_of(factory), entry.options, owner=what, places=Places()))
         return cls(entry, factory, options, find("filters", entry.filter, project).file, project)
 
     def make(self) -> Filter:

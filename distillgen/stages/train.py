@@ -83,7 +83,7 @@ class Train(TrainingOptions, Stage):
                 raise ConfigError(
                     f"objective '{self.objective}' has no option '{option}'{did_you_mean(option, names)}"
                 )
-        return validate(objective, options, what=f"objective '{self.objective}'", places=Places())
+        return validate(objective, options, owner=f"objective '{self.objective}'", places=Places())
 
     @property
     def options(self) -> TrainingOptions:

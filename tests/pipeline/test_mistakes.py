@@ -163,7 +163,7 @@ MISTAKES = [
     yaml("own tag", "seed: 7", "seed: !seven 7", "!seven", "the tag '!seven' is not allowed", "remove it"),
     yaml("tag that does not fit", "seed: 7", "seed: !!bool seven", "!!bool", "'seven' is not a plain value"),
     Mistake("control character", ((YAML, "paper: None", "paper: \x1b[2J"),), YAML, "paper:", ("not valid YAML", "U+001B", "remove it")),
-    yaml("two documents", "seed: 7\n", "seed: 7\n---\nseed: 8\n", "---", "a second document", "holds one"),
+    yaml("two documents", "seed: 7\n", "seed: 7\n---\nseed: 8\n", "---", "a second document", "one document in a file"),
     Mistake("not text", ((YAML, None, b"version: 1\n\xff\xfe\n"),), YAML, 2, ("save the file as UTF-8",)),
     # the top level
     Mistake("top level a list", ((YAML, None, "- version: 1\n"),), YAML, 1, ("a pipeline is a mapping", "version, models and stages")),
