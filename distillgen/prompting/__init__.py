@@ -1,1 +1,1 @@
-"""Prompts: what a model is sent for a record, and the form in which its answer is parsed."""
+"""Prompts, and the forms in which answers are parsed."""

@@ -1,4 +1,4 @@
-"""Output forms: what an answer's text must look like, and the rows of fields that it becomes."""
+"""Output forms: they parse the text of an answer into rows of fields."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from distillgen.record import loads
 
 PLAIN = ("text", "lines", "numbered", "turns")
 NAMED = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}
-"""The forms that name their fields themselves, and by what."""
+"""The forms with field names of their own, and what holds the names."""
 
 _JSON_TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
 _JSON = re.compile(r"\{|\[\s*[{\]]")
-STARTS = 64  # brackets at which a value is looked for in one answer
+STARTS = 64  # most brackets of an answer at which a value may begin
 _CLOSE = {"{": "}", "[": "]"}
 _TOKEN = re.compile(r"\\.|[\"'{}\[\]]", re.S)
 _QUOTE = re.compile(r"(?<!\\)(?:\\\\)*\"")
@@ -42,7 +42,7 @@ _USER = {"user", "human", "student", "question"}
 
 
 class Unparsable(Exception):
-    """The answer is not of the form that the prompt asks for; the text says how."""
+    """The answer does not have the form of the prompt. The text gives the reason."""
 
 
 class BreaksOff(Unparsable):
@@ -51,19 +51,20 @@ class BreaksOff(Unparsable):
 
 @dataclass(frozen=True)
 class Form:
-    """One output form. `checker` is a regex's pattern or a JSON schema's validator, `names` are the fields of
-    a form that names its own, and `many` says whether one answer gives a list of rows.
-    """
+    """An output form."""
 
     kind: str
     checker: Any = None
+    """The pattern of a regex, or the validator of a JSON schema."""
     names: tuple[str, ...] = ()
+    """The names of the fields, if the form has names of its own."""
     many: bool = False
+    """Whether an answer gives a list of rows."""
 
     @classmethod
     def read(cls, value: Any) -> Form:
-        """From front matter: `text`, `lines`, `numbered`, `turns`, or one of {regex: …}, {json: …},
-        {sections: […]}.
+        """Return the form of an option `output`: `text`, `lines`, `numbered`, `turns`, {regex: …}, {json: …}
+        or {sections: […]}. Raise ConfigError if there is no such form.
         """
         kind, argument = (
             next(iter(value.items())) if isinstance(value, Mapping) and len(value) == 1 else (value, None)
@@ -91,7 +92,9 @@ class Form:
 
     @classmethod
     def _json(cls, argument: Any) -> Form:
-        """From a JSON Schema of an object, or of an array of them; `{question: string}` is short for one."""
+        """Return the form of a JSON Schema of an object or an array of objects, or of a short `{question:
+        string}`.
+        """
         from jsonschema import Draft202012Validator, SchemaError
 
         if isinstance(argument, list):
@@ -111,13 +114,13 @@ class Form:
         return cls("json", Draft202012Validator(schema), tuple(item["properties"]), many)
 
     def fields(self, output: str | None) -> list[str]:
-        """The fields that a row gets; `output` names the single field of a form that does not name its own."""
+        """Return the fields of a row; `output` names the single field of a form without names of its own."""
         return list(self.names) or [output or ("messages" if self.kind == "turns" else "response")]
 
     @cached_property
     def schema(self) -> dict[str, Any] | None:
-        """The JSON Schema to send to a teacher that can constrain itself: an object at the root, as endpoints
-        want it.
+        """The JSON Schema for a teacher with constrained decoding; its root is an object, as endpoints
+        require.
         """
         schema: dict[str, Any] | None = self.checker.schema if self.kind == "json" else None
         if not self.many or not schema:
@@ -130,7 +133,7 @@ class Form:
         }
 
     def parse(self, text: str, output: str | None = None) -> list[dict[str, Any]]:
-        """The rows of an answer, all of them good: at least one. Raises Unparsable."""
+        """Return the rows of an answer, at least one. Raise Unparsable if a row is bad."""
         rows = []
         for row in self.rows(text, output):
             if isinstance(row, Unparsable):
@@ -139,8 +142,9 @@ class Form:
         return rows
 
     def rows(self, text: str, output: str | None = None) -> list[dict[str, Any] | Unparsable]:
-        """The rows of an answer, at least one of them good. In the place of a list's item that breaks its
-        schema or is one too many stands what is wrong with it. Raises Unparsable.
+        """Return the rows of an answer; raise Unparsable if none of them is good.
+
+        A bad row, an item of a list that violates its schema or its `maxItems`, is replaced by the error.
         """
         text = text.strip()
         if not text:
@@ -152,9 +156,9 @@ class Form:
             case "sections":
                 return [{tag: _section(tag, text) for tag in self.names}]
             case "regex":
-                if not (found := self.checker.search(text)):
+                if not (pattern_match := self.checker.search(text)):
                     raise Unparsable(f"the answer does not match {self.checker.pattern!r}")
-                return [{name: (value or "").strip() for name, value in found.groupdict().items()}]
+                return [{name: (value or "").strip() for name, value in pattern_match.groupdict().items()}]
             case "lines":
                 items = [
                     item for line in _unfenced(text).splitlines() if (item := _BULLET.sub("", line).strip())
@@ -169,51 +173,55 @@ class Form:
         return [{self.fields(output)[0]: item} for item in items]
 
     def _rows(self, text: str) -> list[dict[str, Any] | Unparsable]:
-        """Of several values in the text, the last that has the form: an example often stands before the
-        answer.
+        """Return the rows of the last value in the text that has the form, because an example often precedes
+        the answer.
         """
         pieces = read_pieces(text)
         values = [(piece.value, piece.size, piece.cut) for piece in pieces]
         objects = [piece for piece in pieces if isinstance(piece.value, dict)]
         if self.many and objects:  # a list without its brackets
-            listed = [piece.value for piece in objects]
-            values.insert(0, (listed, sum(piece.size for piece in objects), objects[-1].cut))
-        wrong = list[tuple[int, Unparsable]]()
+            items = [piece.value for piece in objects]
+            values.insert(0, (items, sum(piece.size for piece in objects), objects[-1].cut))
+        errors = list[tuple[int, Unparsable]]()
         for value, size, cut in reversed(values):
             if (
                 self.many and isinstance(value, dict) and list(value) == ["items"]
-            ):  # the root that `schema` wants
+            ):  # the root object that `schema` adds
                 value = value["items"]
             try:
                 return self._rows_of(value, cut)
             except Unparsable as error:
-                wrong.append((size, error))
-        raise max(wrong, key=lambda each: each[0])[1]
+                errors.append((size, error))
+        raise max(errors, key=lambda size_and_error: size_and_error[0])[1]
 
     def _rows_of(self, value: Any, cut: bool) -> list[dict[str, Any] | Unparsable]:
-        """The rows of one value; in a list that breaks off, something unusable stands in the place of what it
-        breaks off in.
-        """
+        """Return the rows of one value; of a list that breaks off, an error replaces the incomplete item."""
         if cut and not self.many:
             raise BreaksOff("the answer breaks off before its JSON ends")
-        wrong = dict[Any, Unparsable]()
+        errors = dict[Any, Unparsable]()
         for error in self.checker.iter_errors(value):
             place = "/".join(str(part) for part in error.absolute_path)
-            flaw = Unparsable(f"{place or 'the answer'}: {error.message[:200]}")
+            error_text = Unparsable(f"{place or 'the answer'}: {error.message[:200]}")
             if self.many and error.validator == "maxItems" and not place:
                 over = Unparsable(f"one of {len(value)} items, {error.validator_value} are taken")
-                wrong |= dict.fromkeys(range(error.validator_value, len(value)), over)
+                errors |= dict.fromkeys(range(error.validator_value, len(value)), over)
             elif self.many and place:
-                wrong.setdefault(error.absolute_path[0], flaw)
+                errors.setdefault(error.absolute_path[0], error_text)
             else:
-                raise flaw
+                raise error_text
         rows = value if self.many else [value]
         if not rows:
             raise Unparsable("the answer breaks off before its JSON ends" if cut else "the list is empty")
-        if len(wrong) == len(rows):
-            raise wrong[0]
-        good = [wrong.get(i) or {name: row.get(name) for name in self.names} for i, row in enumerate(rows)]
-        return [*good, Unparsable("the answer breaks off within this item")] if cut else good
+        if len(errors) == len(rows):
+            raise errors[0]
+        rows_and_errors = [
+            errors.get(i) or {name: row.get(name) for name in self.names} for i, row in enumerate(rows)
+        ]
+        return (
+            [*rows_and_errors, Unparsable("the answer breaks off within this item")]
+            if cut
+            else rows_and_errors
+        )
 
 
 def _object(argument: Any) -> Any:
@@ -234,18 +242,20 @@ def _object(argument: Any) -> Any:
 
 
 class Piece(NamedTuple):
-    """A value that was found in a text, the length of what it was read from, and whether the text breaks off
-    within it.
-    """
+    """A JSON value in a text."""
 
     value: Any
     size: int
+    """The length of its text."""
     cut: bool = False
+    """Whether the text breaks off within it."""
 
 
 def read_pieces(text: str) -> list[Piece]:
-    """Every outermost object and list of objects in `text`, at least one. What is nearly JSON is mended; what
-    breaks off is not completed: of a list, the items before that are its value. Raises Unparsable.
+    """Return every outermost object and list of objects in `text`; raise Unparsable if there is none.
+
+    Malformed JSON is repaired. A value that breaks off is not completed; a list that breaks off has the items
+    before that.
     """
     text, pieces, at = _LATEX.sub(_escaped, text), list[Piece](), 0
     flaw = Unparsable(f"there is no JSON in the answer: {text[:60]!r}")
@@ -260,7 +270,7 @@ def read_pieces(text: str) -> list[Piece]:
             flaw = error
             if _OPENS_JSON.match(
                 text, start.start()
-            ):  # neither what stands before it nor within it is the answer
+            ):  # the answer breaks off here: no value before this one or within it is the answer
                 pieces[-1:] = [piece._replace(cut=True) for piece in pieces[-1:]]
                 break
         except Unparsable as error:
@@ -271,7 +281,7 @@ def read_pieces(text: str) -> list[Piece]:
 
 
 def _read_piece(text: str, start: int) -> Piece:
-    """The value that begins at `start`."""
+    """Return the value that begins at `start`; raise Unparsable if it cannot be read."""
     with suppress(ValueError, RecursionError):
         end = json.JSONDecoder().raw_decode(text, start)[1]
         return Piece(loads(text[start:end]), end - start)
@@ -290,15 +300,18 @@ def _read_piece(text: str, start: int) -> Piece:
 
 
 class _Outline(NamedTuple):
-    """Where the last of the brackets that begin somewhere closes (0: nowhere), those that are still open,
-    whether a text is, and of a list that is, where it begins and where its last whole item ends.
-    """
+    """The brackets and quotation marks of a value that is not valid JSON."""
 
     end: int
+    """The position after the closing bracket of the value; 0 if it is missing."""
     open: str = ""
+    """The brackets that are not closed."""
     quoted: bool = False
+    """Whether a quotation mark is not closed."""
     list_start: int = 0
+    """The position of the open list."""
     items: int = 0
+    """The position after the last complete item of the open list."""
 
 
 def _outline(text: str, start: int) -> _Outline:
@@ -325,32 +338,34 @@ def _outline(text: str, start: int) -> _Outline:
 
 
 def _mended(text: str) -> Any:
-    """What is nearly JSON, such as with commas too many or single quotation marks."""
+    """Return the value of malformed JSON, for example with surplus commas or single quotation marks."""
     from json_repair import repair_json
 
-    with suppress(ValueError, RecursionError):  # strict: a missing value is not made up
+    with suppress(ValueError, RecursionError):  # strict: it makes up no missing value
         return loads(json.dumps(repair_json(text, return_objects=True, strict=True)))
     raise Unparsable(f"the answer is not JSON, and could not be repaired: {text[:60]!r}")
 
 
-def _escaped(found: re.Match[str]) -> str:
-    """A backslash as JSON wants it: one that begins a command of LaTeX is doubled, and so is any that JSON
-    does not know.
+def _escaped(backslash_match: re.Match[str]) -> str:
+    """Return a backslash and what follows as JSON: the backslash of a LaTeX command, or one that JSON does
+    not allow, is doubled.
     """
-    whole, word = found[0], found[1] or ""
-    if whole[1:2] in ('"', "\\", "/", "'"):
-        return whole.replace("\\/", "/").replace("\\'", "'")
-    if word[:1] in ("b", "f"):
-        return f"\\{whole}" if len(word) > 1 else whole
-    if word[:1] in ("n", "r", "t"):
-        return f"\\{whole}" if _COMMAND.fullmatch(word) else whole
-    if word[:1] == "u" and re.match("u[0-9a-fA-F]{4}", found.string[found.start() + 1 : found.start() + 6]):
-        return whole
-    return f"\\{whole}"
+    text, command = backslash_match[0], backslash_match[1] or ""
+    if text[1:2] in ('"', "\\", "/", "'"):
+        return text.replace("\\/", "/").replace("\\'", "'")
+    if command[:1] in ("b", "f"):
+        return f"\\{text}" if len(command) > 1 else text
+    if command[:1] in ("n", "r", "t"):
+        return f"\\{text}" if _COMMAND.fullmatch(command) else text
+    if command[:1] == "u" and re.match(
+        "u[0-9a-fA-F]{4}", backslash_match.string[backslash_match.start() + 1 : backslash_match.start() + 6]
+    ):
+        return text
+    return f"\\{text}"
 
 
 def _unfenced(text: str) -> str:
-    """What stands in a code block, where the text is one."""
+    """Return the content of a text that is one code block; any other text unchanged."""
     return _FENCE.sub(r"\1", text)
 
 
@@ -364,7 +379,7 @@ def _turns(text: str) -> list[dict[str, str]]:
 
 
 def _section(tag: str, text: str) -> str:
-    found = re.search(rf"<{re.escape(tag)}>(.*?)</{re.escape(tag)}>", text, re.S | re.I)
-    if not found or not found.group(1).strip():
+    section_match = re.search(rf"<{re.escape(tag)}>(.*?)</{re.escape(tag)}>", text, re.S | re.I)
+    if not section_match or not section_match.group(1).strip():
         raise Unparsable(f"the section <{tag}>…</{tag}> is missing or empty")
-    return found.group(1).strip()
+    return section_match.group(1).strip()

@@ -1,4 +1,5 @@
-"""A prompt file: front matter (form, sampling, few-shot examples, nuisance variables) and a sandboxed template.
+"""Prompt files: front matter (form, sampling, few-shot examples, nuisance variables) and a sandboxed
+template.
 
     ---
     output: {json: {question: string, answer: string}}
@@ -11,8 +12,8 @@
     @user
     Passage: {{ passage }}
 
-Lines `@system`, `@user` and `@assistant` start a turn; they are found before anything is filled in, so that no
-record can open a turn of its own. Examples become turns of the same shape, unless the template lays out `examples`.
+The lines `@system`, `@user` and `@assistant` start a turn. They are read before values are filled in, so that
+a record cannot start a turn. Examples become turns of the same form, unless the template contains `examples`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class FewShot(BaseModel):
-    """Worked examples, redrawn for each request."""
+    """Worked examples. Each request gets a new draw."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,7 +72,7 @@ class Pick(BaseModel):
 
 
 def drawn(vary: Mapping[str, list[Any] | Pick], rng: random.Random) -> dict[str, Any]:
-    """A value of each nuisance variable, or as many as it wants."""
+    """Return the values of the nuisance variables: one value of each, or a list for a Pick."""
     return {
         name: rng.sample(options.of, options.n) if isinstance(options, Pick) else rng.choice(options)
         for name, options in sorted(vary.items())
@@ -101,13 +102,13 @@ class Front(BaseModel):
 
 @dataclass(frozen=True)
 class Draw:
-    """What was redrawn for one request: the examples' numbers and the nuisance variables' values."""
+    """The draw of one request: the numbers of the examples and the values of the nuisance variables."""
 
     examples: tuple[int, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """As recorded in a row's lineage: JSON, or nothing where nothing was drawn."""
+        """Return the draw as JSON for the lineage of a row; "" for an empty draw."""
         drawn = {**self.values, **({"examples": list(self.examples)} if self.examples else {})}
         return dumps(drawn).decode() if drawn else ""
 
@@ -117,7 +118,7 @@ NOTHING = Draw()
 
 @dataclass(frozen=True)
 class Prompt:
-    """A checked prompt: renders messages, draws its nuisance variables, and knows the form of its answer."""
+    """A checked prompt, which renders messages for a record."""
 
     name: str
     path: Path | str
@@ -126,23 +127,26 @@ class Prompt:
     form: Form
     turns: tuple[tuple[str, Template], ...]
     inputs: Mapping[str, int]
-    """The fields that it reads, each with the line that reads it first."""
+    """The fields that the template uses, each with the line of its first use."""
     needed: frozenset[str]
-    """Those of them for which it gives no default."""
+    """The fields without a default in the template."""
     plain: frozenset[str]
-    """Those that it writes whatever the others say."""
+    """The fields that the template writes under no condition on other fields."""
     examples: tuple[Mapping[str, Any], ...]
     lays_out_examples: bool
 
     @classmethod
     def load(cls, name: str, project: Project) -> Prompt:
-        """The prompt `prompts/<name>.md`, the user's or the shipped."""
+        """Return the prompt `prompts/<name>.md`, the project's or the shipped one. Raise ConfigError."""
         path = project.find("prompts", name, ".md")
         return cls.parse(name, read_text(path), path, project)
 
     @classmethod
     def parse(cls, name: str, text: str, path: Path | str, project: Project) -> Prompt:
-        """A prompt from its text; one in place has no name, no front matter, and no file that errors could name."""
+        """Return a prompt from its text. Raise ConfigError.
+
+        A template in a pipeline is a prompt without a name, front matter or a file for messages.
+        """
         path = path if name else ""
         front, places, body, body_line = Front(), Places(path), text, 1
         if name and _FRONT.match(text):
@@ -176,7 +180,9 @@ class Prompt:
         return prompt
 
     def _check(self, used: set[str], places: Places) -> None:
-        """Substitution is strict both ways: everything used is given, everything given is used."""
+        """Raise ConfigError unless the template uses exactly the fields that `inputs`, `vary` and the
+        examples name.
+        """
         front, inputs = self.front, set(self.inputs)
         for name, values in front.vary.items():
             if name not in used:
@@ -185,8 +191,8 @@ class Prompt:
                 raise places.wrong(
                     f"vary: '{name}' wants {values.n} of {len(values.of)} values", "vary", name
                 )
-            written = any(name in template.plain for _, template in self.turns)
-            if written and None in (values.of if isinstance(values, Pick) else values):
+            always_used = any(name in template.plain for _, template in self.turns)
+            if always_used and None in (values.of if isinstance(values, Pick) else values):
                 raise places.wrong(f"vary: '{name}' can be null, which has no text; write ''", "vary", name)
         declared = inputs if front.inputs is None else set(front.inputs)
         for name in sorted(declared - inputs):
@@ -204,36 +210,40 @@ class Prompt:
             if mistake := self._mistake(example, f"example {i + 1}"):
                 raise places.wrong(f"few_shot: {mistake}", "few_shot", "examples", i)
 
-    def _mistake(self, example: Mapping[str, Any], what: str) -> str:
-        """What is wrong with a worked example; the gold answer must pass its own checker."""
+    def _mistake(self, example: Mapping[str, Any], label: str) -> str:
+        """Return the error of a worked example, for example that its answer does not have the prompt's form;
+        or "".
+        """
         answer = self.front.few_shot.answer
-        given = set(example) - {answer, *set(self.front.few_shot.match) - set(self.inputs)}
+        example_fields = set(example) - {answer, *set(self.front.few_shot.match) - set(self.inputs)}
         if example.get(answer) is None:
-            return f"{what} has no '{answer}'"
-        if unused := sorted(given - set(self.inputs)):
-            return f"{what} gives '{unused[0]}', which the template does not use"
-        if not given:
-            return f"{what} gives none of {sorted(self.inputs)}"
+            return f"{label} has no '{answer}'"
+        if unused := sorted(example_fields - set(self.inputs)):
+            return f"{label} gives '{unused[0]}', which the template does not use"
+        if not example_fields:
+            return f"{label} gives none of {sorted(self.inputs)}"
         try:
             self.form.parse(self._ideal(example))
         except Unparsable as error:
-            return f"the answer of {what} is not of the prompt's form: {error}"
+            return f"the answer of {label} is not of the prompt's form: {error}"
         try:
             if self.needed <= example.keys():
                 varied = drawn(self.front.vary, random.Random(0))
                 self._fill([turn for turn in self.turns if turn[0] != "system"], {**varied, **example})
         except Unrenderable as error:
-            return f"{what} cannot be shown: {error}"
+            return f"{label} cannot be shown: {error}"
         return ""
 
     def _ideal(self, example: Mapping[str, Any]) -> str:
-        """An example's answer as shown to a model: JSON in the order in which a person wrote it, where it is not text."""
+        """Return the answer of an example as text: itself, or JSON with the keys in the order of the file."""
         ideal = example[self.front.few_shot.answer]
         return ideal if isinstance(ideal, str) else json.dumps(ideal, ensure_ascii=False)
 
     def draw(self, seed: str, record: Mapping[str, Any]) -> Draw:
-        """Redraw examples and nuisance variables from `seed`; an example that is the record itself is left out. Raises
-        Unrenderable where none matches.
+        """Return a draw of examples and nuisance variables by `seed`. Raise Unrenderable if no example
+        matches.
+
+        An example that equals the record is left out.
         """
         if not self.examples and not self.front.vary:
             return NOTHING
@@ -245,17 +255,19 @@ class Prompt:
             raise Unrenderable(
                 f"prompt {self.name}: no example has {', '.join(f'{n} {record.get(n)!r}' for n in few.match)}"
             )
-        asked = {
+        example_fields = {
             i: {name: self.examples[i][name] for name in self.inputs if name in self.examples[i]}
             for i in alike
         }
-        others = [i for i, fields in asked.items() if not fields or not fields.items() <= record.items()]
+        others = [
+            i for i, fields in example_fields.items() if not fields or not fields.items() <= record.items()
+        ]
         n = min(few.n or len(others), len(others))
         chosen = rng.sample(others, n) if few.shuffle else others[:n]
         return Draw(tuple(chosen), drawn(self.front.vary, rng))
 
     def typical(self, fields: Mapping[str, Any]) -> Draw:
-        """A draw for an estimate, of a record of which an earlier stage will make the fields by which examples match."""
+        """Return a draw for an estimate, for a record whose fields in `match` an earlier stage will make."""
         return self.draw(
             "plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}}
         )
@@ -266,26 +278,28 @@ class Prompt:
         draw: Draw = NOTHING,
         params: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[dict[str, Any]]:
-        """Chat messages for one record, of which all share the values `params`. Raises Unrenderable where a field that the
-        template uses is missing, null or no text, or where all that it would say of the record is empty.
+        """Return chat messages for a record; `params` are values that all records share.
+
+        Raise Unrenderable if a field that the template uses is missing, null or not a text, or if all fields
+        that the messages would contain are empty.
         """
         if nothing := nothing_in(self.plain - params.keys(), fields):
             raise self._unrenderable(nothing)
         variables = {**fields, **params, **draw.values}
-        shown = [self.examples[i] for i in draw.examples]
+        examples = [self.examples[i] for i in draw.examples]
         if self.lays_out_examples:
-            return self._fill(self.turns, {**variables, "examples": shown})
+            return self._fill(self.turns, {**variables, "examples": examples})
         messages = self._fill([turn for turn in self.turns if turn[0] == "system"], variables)
-        asked = [turn for turn in self.turns if turn[0] != "system"]
-        for example in shown:
-            messages += self._fill(asked, {**variables, **example})
+        question_turns = [turn for turn in self.turns if turn[0] != "system"]
+        for example in examples:
+            messages += self._fill(question_turns, {**variables, **example})
             messages.append({"role": "assistant", "content": self._ideal(example)})
-        return messages + self._fill(asked, variables)
+        return messages + self._fill(question_turns, variables)
 
     def _fill(
         self, turns: Sequence[tuple[str, Template]], variables: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """The turns' messages."""
+        """Return the messages of the turns. Raise Unrenderable."""
         messages = []
         for role, template in turns:
             try:
@@ -302,7 +316,7 @@ class Prompt:
 
 
 def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[str, Template], ...]:
-    """Each turn's role and template."""
+    """Return the role and the template of each turn. Raise ConfigError."""
     if not _ROLE.search(body):
         body, line = "@user\n" + body, line - 1
     before, *marked = _ROLE.split(body)
