@@ -1,6 +1,6 @@
 """Models of a critic: a linear model and a fine-tuned encoder, which classify texts as valid or not.
 
-They are trained on a person's labels without reweighting: their probabilities assume the labels' share of valid.
+They are trained on a person's labels without reweighting: a probability assumes the labels' share of valid.
 """
 
 from __future__ import annotations
@@ -179,9 +179,7 @@ class Encoder:
 
     @classmethod
     def load(cls, name: str) -> Encoder:
-        """Load from a folder, or by a name on the Hugging Face Hub. Raises ConfigError if it cannot be
-        loaded.
-        """
+        """Load from a folder or the Hugging Face Hub. Raises ConfigError if that fails."""
         transformers: Any = importlib.import_module("transformers")
         try:
             model = transformers.AutoModelForSequenceClassification.from_pretrained(

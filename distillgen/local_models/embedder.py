@@ -31,8 +31,9 @@ _COMPUTING = threading.Lock()
 
 
 def embed(texts: Sequence[str], *, model: str = "minilm") -> Any:
-    """Return a float32 array with a vector of length 1 for each text. Raises ConfigError if the model cannot
-    be loaded.
+    """Return a float32 array with a vector of length 1 for each text.
+
+    Raises ConfigError if the model cannot be loaded.
 
     `model` is `minilm`, a local folder, or a name on the Hugging Face Hub that sentence-transformers or
     model2vec can load. With `words` there is no model: the cosine of two texts measures how many content

@@ -18,8 +18,9 @@ PASSAGE_WORDS = 150  # with a statement, about 250 tokens, which NLI models and 
 
 
 class Passages:
-    """Passages that are searched for statements: by BM25 over content words (Robertson and Zaragoza 2009),
-    and by an embedder if one is named.
+    """Passages that are searched for statements.
+
+    BM25 compares content words (Robertson and Zaragoza 2009); an embedder, if one is named, compares vectors.
     """
 
     def __init__(self, texts: Iterable[str], *, embedder: str | None = None) -> None:
@@ -37,8 +38,9 @@ class Passages:
         )
 
     def about(self, statements: Sequence[str], n: int) -> list[list[str]]:
-        """Return, for each statement, the `n` best passages of each search; BM25 finds none without a common
-        word.
+        """Return, for each statement, the `n` best passages of each search.
+
+        BM25 finds no passage without a common word.
         """
         if len(self.texts) <= n or not statements:
             return [self.texts for _ in statements]
@@ -72,9 +74,7 @@ class Passages:
 def probabilities(
     statements: Sequence[Sequence[str]], passages: Sequence[Sequence[Sequence[str]]], *, model: str
 ) -> list[list[list[tuple[float, float, float]]]]:
-    """Return the NLI probabilities of each passage of each statement, by record; the model gets all pairs at
-    once.
-    """
+    """Return the NLI probabilities of each passage of each statement, by record."""
     statement_passages = zip(chain.from_iterable(statements), chain.from_iterable(passages), strict=True)
     pairs = [(passage, statement) for statement, texts in statement_passages for passage in texts]
     verdicts = iter(entailment(pairs, model=model))

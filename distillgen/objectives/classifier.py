@@ -1,6 +1,4 @@
-"""classifier: a text classifier or scorer from a teacher's labels, probabilities or grades (Hinton et al.
-2015).
-"""
+"""classifier: a text classifier or scorer from a teacher's labels or grades (Hinton et al. 2015)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ class PairScorer(Pairs):
 
     loss: Literal["bce", "mse", "margin_mse"] = Field(
         "bce",
-        description="bce: scores from 0 to 1; mse: any score; margin_mse: a teacher's margin between two answers",
+        description="bce: scores from 0 to 1; mse: any score; margin_mse: a teacher's margin between two "
+        "answers",
     )
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:

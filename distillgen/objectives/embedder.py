@@ -11,9 +11,7 @@ from distillgen.training.pairs import Pairs
 
 
 class Embedder(Pairs):
-    """sentence-transformers' losses for pairs with a score, for margins between two answers, and for pairs
-    alone.
-    """
+    """Losses of sentence-transformers for pairs with a score, margins of two answers, and pairs alone."""
 
     texts: ClassVar = {"cosent": (2,), "cosine": (2,), "margin_mse": (3,), "ranking": (2, 3)}
     unscored: ClassVar = frozenset({"ranking"})

@@ -18,8 +18,7 @@ from distillgen.training.rows import Assessment, Row, uncut
 
 
 class Gkd(Dialogue):
-    """Divergence from the teacher's full distribution, on the records' answers and on those that the student
-    writes.
+    """Divergence from the teacher's full distribution, on recorded answers and on the student's own.
 
     Student and teacher must have the same vocabulary. Texts become a user's turn and an assistant's turn.
     """

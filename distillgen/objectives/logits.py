@@ -32,8 +32,7 @@ Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
 
 class Logits(Dialogue):
-    """Divergence over the recorded alternatives and a tail, and cross-entropy on the token that the teacher
-    wrote.
+    """Divergence over recorded alternatives and a tail, and cross-entropy on the teacher's tokens.
 
     The student must have the teacher's tokens: each is looked up by its text.
     """
@@ -161,8 +160,7 @@ class Logits(Dialogue):
 
 
 def divergence(logits: Any, ids: Any, probabilities: Any, kind: Divergence) -> Any:
-    """Return the divergence between teacher and student over k alternatives and the tail, in nats, for each
-    token.
+    """Return each token's divergence over k alternatives and the tail, in nats.
 
     `logits` [tokens, vocabulary] are the student's; `ids` and `probabilities` [tokens, k] are the teacher's,
     0 where there are fewer than k. The result is exact: a tail without probability adds nothing, and k
@@ -238,6 +236,7 @@ def refuse_renormalised(rows: Any) -> None:
             return
     if unsure >= FEW:
         raise ConfigError(
-            f"the alternatives of each of {unsure:,} unsure tokens sum to 1: they were renormalised, which trains far "
-            "worse students than hard labels do. Record them as the teacher gives them, or use objective 'sft'"
+            f"the alternatives of each of {unsure:,} unsure tokens sum to 1: they were renormalised, which trains "
+            "far worse students than hard labels do. Record them as the teacher gives them, or use objective "
+            "'sft'"
         )

@@ -20,8 +20,7 @@ TASKS = ("label", "rationale")
 
 
 class Rationale(Objective):
-    """Loss of the label plus `weight` times the loss of the rationale; a prefix before the prompt names the
-    task.
+    """Loss of the label plus `weight` times that of the rationale; a prompt's prefix names the task.
 
     Asked with `label_prefix`, the student answers with the label alone, and writes no rationale.
     """

@@ -54,7 +54,8 @@ class Decontaminate(Stage):
             next(items(file), None)
         if not self.against and SPLIT not in context.fields:
             raise ConfigError(
-                "there is nothing to look for: give 'against', a file of evaluation items, or the source held_out"
+                "there is nothing to look for: give 'against', a file of evaluation items, or the source "
+                "held_out"
             )
         return context.fields
 

@@ -75,7 +75,7 @@ class Train(TrainingOptions, Stage):
     )
 
     def learning(self, project: Project) -> Objective:
-        """Return the objective with its options. Raise ConfigError if there is none, or an option is wrong."""
+        """Return the objective with its options. Raise ConfigError if the name or an option is wrong."""
         objective, options = objective_class(self.objective, project), self.model_extra or {}
         for option in options:
             if option not in objective.model_fields:
@@ -107,8 +107,8 @@ class Train(TrainingOptions, Stage):
     def start(self, directory: Path, earlier: Sequence[Path] = ()) -> str:
         """Return the model that the training begins with.
 
-        The student of an earlier stage is a folder in the run directory. With `warm_start`, it is the student of the
-        round before, in the last of the `earlier` directories.
+        The student of an earlier stage is a folder in the run directory. With `warm_start`, it is the student
+        of the round before, in the last of the `earlier` directories.
         """
         if self.warm_start and earlier:
             return str(earlier[-1].resolve() / self.student_name)
@@ -132,7 +132,7 @@ class Train(TrainingOptions, Stage):
         return [directory / self.student_name / "manifest.json"]
 
     def bind(self, context: CheckContext) -> BoundTrain:
-        """Return the stage with its objective. Raise ConfigError if fields, student, packages or a GPU are missing."""
+        """Return the stage with its objective. Raise ConfigError if something is missing."""
         learning, project = self.learning(context.project), context.project
         try:
             learning.check(context)
@@ -154,7 +154,7 @@ class Train(TrainingOptions, Stage):
         return BoundTrain(self, context, context.fields, files=files, learning=learning, arm=arm)
 
     def _files(self, project: Project, learning: Objective) -> dict[str, Path]:
-        """Return the objective's file, the files that options name, and the student and other models that are local."""
+        """Return the files that options name, the objective's file, and the models that are local."""
         option_files = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
         models = [self.student, *learning.models()]
         local_models = {name: path for name in models if (path := students.local(name, project.root))}
@@ -186,7 +186,7 @@ class Train(TrainingOptions, Stage):
         need(f"objective '{self.objective}'", *packages)
 
     def _check_student(self, context: CheckContext, learning: Objective) -> None:
-        """Raise ConfigError if the objective cannot train the student, or its chat template refuses the turns."""
+        """Raise ConfigError if the objective cannot train the student."""
         first, template, trained = self, "", _trainings(context)
         while first.student in trained:  # go back to the model that the first training begins with
             before = trained[first.student]
@@ -214,7 +214,8 @@ class Train(TrainingOptions, Stage):
             raise ConfigError(f"lora: 'target' names no layer of '{self.student}'; it has {ends}")
         if self.chat_template and not learning.chats(context):
             raise ConfigError(
-                f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; leave it out"
+                f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; "
+                "leave it out"
             )
 
 

@@ -1,4 +1,4 @@
-"""Which rows a training learns from: those of the kept records, or a control arm's, as many of others."""
+"""The rows of a training: those of the kept records, or of a control arm with as many rows."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from distillgen.training.job import RowData
 from distillgen.training.objective import Objective
 from distillgen.training.rows import PARTS, Row, Unusable
 
-FROM_DROPPED = ("raw", "random")  # the control arms that also have rows which filters dropped
+FROM_DROPPED = ("raw", "random")  # the control arms that also learn from records that filters dropped
 DIFFERENT = "rows that differ from the kept"
 KINDS = {str: "a text", list: "a list", float: "a number", int: "a number", type(None): "missing"}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is learnt from, and what is held out."""
+    """Chooses the records that a training learns from, and those that it holds out, and makes their rows."""
 
     on: Literal["kept", "raw", "random", "shuffled"]
     where: str | None
@@ -43,28 +43,34 @@ class Arm:
     learning: Objective
 
     def check(self, context: CheckContext) -> None:
-        """A control arm can differ from what was kept. Raises ConfigError."""
+        """Raise ConfigError if a control arm could not differ from the kept rows."""
         if self.on == "shuffled":
             self.learning.answers()
-        if self.where is not None and self.on in FROM_DROPPED:
+        if self.on not in FROM_DROPPED:
+            return
+        if self.where is not None:
             raise ConfigError(
-                f"on: {self.on} has what filters dropped, and 'where' drops nothing: use filters, or on: shuffled"
+                f"on: {self.on} learns from records that filters dropped, and 'where' drops none: "
+                "use filters, or on: shuffled"
             )
-        if self.on in FROM_DROPPED and not any(
-            self._learns(context, place, bound) for place, bound in enumerate(_sources(context))
-        ):
+        sources = list(_sources(context))
+        if not any(self._learns(context, sources, place) for place in range(len(sources))):
             raise ConfigError(
-                f"on: {self.on}: the arm would be the kept rows once more: no stage before it selects among records that "
-                "have, or get by a stage format, what is learnt from; put it behind the filters of the answers"
+                f"on: {self.on}: the arm would equal the kept rows: no stage before it selects among records "
+                "that have the fields that are learnt, or get them by a stage format; put it behind the "
+                "filters of the answers"
             )
 
-    def _learns(self, context: CheckContext, place: int, bound: BoundStage) -> bool:
-        """Return whether the arm can learn from what a stage drops, once the stages behind it have formed that."""
-        if not bound.stage.chooses():
+    def _learns(self, context: CheckContext, sources: Sequence[BoundStage], place: int) -> bool:
+        """Return whether records that a stage drops have the fields that are learnt.
+
+        The stages `format` behind it may add fields.
+        """
+        if not sources[place].stage.chooses():
             return False
-        fields = bound.context.fields
+        fields = sources[place].context.fields
         try:
-            for later in list(_sources(context))[place + 1 :]:
+            for later in sources[place + 1 :]:
                 if later.former():
                     fields = later.stage.bind(replace(later.context, fields=fields)).fields
             self.learning.check(replace(context, fields=fields))
@@ -73,8 +79,9 @@ class Arm:
         return True
 
     def part(self, record: Record) -> str:
-        """Whether a record is trained on or held out: as its `split` says, or else by its source item, of
-        which no row lands on the other side.
+        """Return whether a record is trained on or held out: by its `split`, or else by its source item.
+
+        All rows of an item are in one part.
         """
         if record.fields.get(SPLIT) is not None:
             return PARTS[record.held_out]
@@ -82,31 +89,30 @@ class Arm:
         return PARTS[int(digest([self.seed, item], 8), 16) < self.held_out * 16**8]
 
     def write(self, folder: Path, spool: Spool, ledger: Ledger, stages: Sequence[BoundStage]) -> RowData:
-        """Write the rows of each part to `folder`; return their hash, and the counts of rows and of records left out.
+        """Write the rows of each part to `folder`; return their hash and the counts.
 
         `stages` are those before the training.
         """
         sha, counts = hashlib.sha256(), Counter[str]()
         with (folder / "train.jsonl").open("wb") as train, (folder / "held_out.jsonl").open("wb") as held_out:
             files = dict(zip(PARTS, (train, held_out), strict=True))
-            rows = self._rows(spool, ledger, self._former(spool, stages), counts)
-            for part, line in self._drawn(rows, ledger.path.parent, counts):
+            former = self._former(spool, stages) if self.on in FROM_DROPPED else None
+            rows = self._rows(spool, ledger, former, counts)
+            for part, line in self._arm_rows(rows, ledger.path.parent, counts):
                 counts[part] += 1
                 files[part].write(line)
                 sha.update(part.encode() + line)
         return RowData(sha256=sha.hexdigest(), rows=dict(counts))
 
-    def _drawn(
+    def _arm_rows(
         self, rows: Iterable[tuple[str, Row, bool]], folder: Path, counts: Counter[str]
     ) -> Iterator[tuple[str, bytes]]:
-        """The rows of what is learnt from, with their parts; a control arm has as many as were kept, and the
-        held-out ones.
-        """
+        """Yield the rows of the arm with their parts: as many to train on as were kept."""
         if self.on == "kept":
             yield from ((part, _line(row)) for part, row, _ in rows)
             return
         chance, kept, dropped = random.Random(self.seed), 0, bytearray()
-        with _Lines(folder) as lines:
+        with _LinesOnDisk(folder) as lines:
             for part, row, was_dropped in rows:
                 if part == "train":
                     lines.add(_line(row))
@@ -116,13 +122,11 @@ class Arm:
                     yield part, _line(row)
             if self.on == "shuffled":
                 counts[DIFFERENT] = kept if kept > 1 else 0
-                answers = self.learning.answers()
+                columns = self.learning.answers()
                 for i, other in enumerate(cyclic_permutation(len(lines), chance)):
                     row, source = orjson.loads(lines[i]), orjson.loads(lines[other])
-                    yield (
-                        "train",
-                        _line({**row, **{name: source[name] for name in answers if name in source}}),
-                    )
+                    answers = {name: source[name] for name in columns if name in source}
+                    yield "train", _line({**row, **answers})
                 return
             counts[DIFFERENT] = 0
             for i in range(kept) if self.on == "raw" else ordered_sample(kept, len(lines), chance):
@@ -130,10 +134,12 @@ class Arm:
                 yield "train", lines[i]
 
     def _rows(
-        self, spool: Spool, ledger: Ledger, form: Callable[[Record], Record] | None, counts: Counter[str]
+        self, spool: Spool, ledger: Ledger, former: Callable[[Record], Record] | None, counts: Counter[str]
     ) -> Iterator[tuple[str, Row, bool]]:
-        """What each kept record teaches, with its part; in an arm also what those that filters dropped do,
-        which are marked. Those that teach nothing are counted.
+        """Yield the part and the row of each kept record, and whether the record was dropped.
+
+        With `former`, training rows of dropped records are among them. Records that teach nothing are
+        counted.
         """
         learning = self.learning
         condition = Text(self.where) if self.where is not None else None
@@ -144,41 +150,36 @@ class Arm:
                 try:
                     if condition and not condition.holds(record):
                         raise Unusable("by 'where'")
-                    yield record, learning.row(form(record) if form and record.dropped else record, signals)
-                except Unusable as why:
-                    yield record, why
-                except Unrenderable as why:
-                    yield record, Unusable(f"'where': {why}")
+                    yield (
+                        record,
+                        learning.row(former(record) if former and record.dropped else record, signals),
+                    )
+                except Unusable as reason:
+                    yield record, reason
+                except Unrenderable as reason:
+                    yield record, Unusable(f"'where': {reason}")
 
         kept = (taught([record for record in chunk if not record.dropped]) for chunk in spool.chunks())
-        first = next((row for some in kept for _, row in some if isinstance(row, dict)), {})
+        first = next((row for rows in kept for _, row in rows if isinstance(row, dict)), {})
         for chunk in spool.chunks():
-            some = [
-                record for record in chunk if not record.dropped or form and self.part(record) == PARTS[0]
+            records = [
+                record for record in chunk if not record.dropped or former and self.part(record) == PARTS[0]
             ]
-            for record, row in taught(some):
-                why = row if isinstance(row, Unusable) else _misfit(row, first)
-                if isinstance(row, dict) and not why:
+            for record, row in taught(records):
+                reason = row if isinstance(row, Unusable) else _misfit(row, first)
+                if isinstance(row, dict) and not reason:
                     yield self.part(record), row, record.dropped is not None
                 else:
-                    counts[f"{'dropped before and ' if record.dropped else ''}left out: {why}"] += 1
+                    counts[f"{'dropped before and ' if record.dropped else ''}left out: {reason}"] += 1
 
-    def _former(self, spool: Spool, before: Sequence[BoundStage]) -> Callable[[Record], Record] | None:
-        """What brings a dropped record into the form of the kept ones, and raises Unusable for those that no arm may
-        learn from: where no whole answer came, and where something is repeated that is evaluated on.
+    def _former(self, spool: Spool, before: Sequence[BoundStage]) -> Callable[[Record], Record]:
+        """Return a function that gives a dropped record the form of the kept ones.
+
+        It raises Unusable for a record that has no complete answer, or that repeats an evaluation item.
         """
-        if self.on not in FROM_DROPPED:
-            return None
         stages = list(_flat(before))
         places = {name: i for i, stage in enumerate(stages) for name in stage.names()}
-        indexes = [index for stage in stages if (index := stage.evaluation_items())]
-        evaluated = indexes or [OverlapIndex()]
-        for chunk in spool.chunks():
-            for record in (record for record in chunk if self.part(record) != PARTS[0]):
-                for seen in evaluated:
-                    seen.add(record.source, record.fields)
-        for seen in evaluated:
-            seen.settle()
+        indexes = self._evaluation_items(spool, stages)
 
         @cache
         def formers(place: int) -> list[tuple[str, Callable[[Record], Record]]]:
@@ -189,7 +190,7 @@ class Arm:
             place = places.get(record.dropped.stage)
             if place is None or not stages[place].stage.chooses():
                 raise Unusable(
-                    f"stage '{record.dropped.stage}' let none of it go on ({record.dropped.filter})"
+                    f"stage '{record.dropped.stage}' could not process it ({record.dropped.filter})"
                 )
             raw = record
             for name, former in formers(place):
@@ -197,11 +198,22 @@ class Arm:
                     record = former(record)
                 except Unrenderable as error:
                     raise Unusable(f"stage '{name}' cannot form it: {error}") from error
-            if any(seen.find(fields) for seen in evaluated for fields in (raw.fields, record.fields)):
-                raise Unusable("it repeats what is evaluated on")
+            if any(index.find(fields) for index in indexes for fields in (raw.fields, record.fields)):
+                raise Unusable("it repeats an evaluation item")
             return record
 
         return formed
+
+    def _evaluation_items(self, spool: Spool, stages: Sequence[BoundStage]) -> list[OverlapIndex]:
+        """Return indexes of the items of the stages `decontaminate`, and of the held-out records."""
+        indexes = [index for stage in stages if (index := stage.evaluation_items())] or [OverlapIndex()]
+        for chunk in spool.chunks():
+            for record in (record for record in chunk if self.part(record) != PARTS[0]):
+                for index in indexes:
+                    index.add(record.source, record.fields)
+        for index in indexes:
+            index.settle()
+        return indexes
 
 
 def _flat(stages: Iterable[BoundStage]) -> Iterator[BoundStage]:
@@ -218,11 +230,11 @@ def _sources(context: CheckContext) -> Iterator[BoundStage]:
 
 
 def _misfit(row: Row, first: Row) -> str:
-    """How the columns of a row differ from those of the first one, if they do: a data set has one shape."""
+    """Return how the columns of a row differ from those of the first row; empty if they do not."""
     for name in {**first, **row}:
-        one, other = (KINDS.get(type(each.get(name)), "of another type") for each in (row, first))
-        if one != other:
-            return f"its '{name}' is {one}, in the first row it is {other}"
+        kind, first_kind = (KINDS.get(type(columns.get(name)), "of another type") for columns in (row, first))
+        if kind != first_kind:
+            return f"its '{name}' is {kind}, in the first row it is {first_kind}"
     return ""
 
 
@@ -231,7 +243,7 @@ def _line(row: Row) -> bytes:
 
 
 def ordered_sample(count: int, total: int, chance: random.Random) -> Iterator[int]:
-    """`count` numbers below `total` by chance, in order (Knuth's algorithm S)."""
+    """Yield `count` random numbers below `total`, in order (Knuth's algorithm S)."""
     for i in range(total):
         if chance.random() * (total - i) < count:
             count -= 1
@@ -239,9 +251,7 @@ def ordered_sample(count: int, total: int, chance: random.Random) -> Iterator[in
 
 
 def cyclic_permutation(count: int, chance: random.Random) -> Sequence[int]:
-    """For each of `count` rows another one, by chance, each once (Sattolo's algorithm: one cycle through
-    all).
-    """
+    """Return a random permutation of one cycle: no number keeps its place (Sattolo's algorithm)."""
     others = array("Q", range(count))
     for i in range(count - 1, 0, -1):
         j = chance.randrange(i)
@@ -249,14 +259,14 @@ def cyclic_permutation(count: int, chance: random.Random) -> Sequence[int]:
     return others
 
 
-class _Lines:
-    """Rows that wait on disk, within reach by their number."""
+class _LinesOnDisk:
+    """Lines in a temporary file, which are read by their number."""
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)
         self._starts = array("Q", [0])
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> _LinesOnDisk:
         return self
 
     def __exit__(
@@ -268,7 +278,7 @@ class _Lines:
         return len(self._starts) - 1
 
     def add(self, line: bytes) -> None:
-        """One more; they are read when all are there."""
+        """Add a line. All lines are added before the first is read."""
         self._file.write(line)
         self._starts.append(self._starts[-1] + len(line))
 
@@ -278,14 +288,16 @@ class _Lines:
 
 
 def _signals(records: Chunk, ledger: Ledger) -> list[dict[str, Logprobs]]:
-    """For each record, the log-probabilities of the answers in its lineage, by the stage that asked."""
-    keys = {made["key"]: bytes.fromhex(made["key"]) for record in records for made in record.made}
-    found = ledger.find(list(keys.values()))
+    """Return, for each record, the log-probabilities of the answers in its lineage, by stage."""
+    keys = {answer["key"]: bytes.fromhex(answer["key"]) for record in records for answer in record.made}
+    stored_answers = ledger.find(list(keys.values()))
 
-    def of(record: Record) -> dict[str, Logprobs]:
+    def signals(record: Record) -> dict[str, Logprobs]:
         blobs = {
-            made["stage"]: found[keys[made["key"]]][2] for made in record.made if keys[made["key"]] in found
+            answer["stage"]: stored_answers[keys[answer["key"]]][2]
+            for answer in record.made
+            if keys[answer["key"]] in stored_answers
         }
         return {stage: unpack(blob)[0] for stage, blob in blobs.items() if blob}
 
-    return [of(record) for record in records]
+    return [signals(record) for record in records]

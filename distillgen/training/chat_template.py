@@ -1,6 +1,4 @@
-"""Render a student's chat template without loading the student, and see which parts it marks as the
-assistant's.
-"""
+"""Render a student's chat template without loading the student."""
 
 from __future__ import annotations
 
@@ -42,8 +40,7 @@ class _Generation(Extension):
 def rendered(
     template: str, turns: Turns, special: Mapping[str, str], *, opened: bool = False
 ) -> tuple[str, list[str]]:
-    """Return the text of chat turns, as transformers renders it, and its parts that are marked as the
-    assistant's.
+    """Return the text of chat turns, and its parts that are marked as the assistant's.
 
     Raises ValueError with the template's message if it refuses the turns.
     """
@@ -70,9 +67,7 @@ def rendered(
 
 
 def marks_answers(template: str, turns: Turns, special: Mapping[str, str]) -> bool:
-    """Return whether a trainer finds the assistant's text: the template marks it, or TRL has a marked
-    version.
-    """
+    """Return whether the template, or TRL's version of it, marks the assistant's text for a trainer."""
     if re.search(r"{%-?\s*generation\s*-?%}", template):
         return any(part.strip() for part in rendered(template, turns, special)[1])
     trl = importlib.util.find_spec("trl")

@@ -38,8 +38,9 @@ class Dialogue(Objective):
         if self.messages not in context.fields and not {self.prompt, self.completion} <= context.fields:
             fields = ", ".join(sorted(context.fields))
             raise ConfigError(
-                f"it learns from '{self.messages}' (chat turns, which a format stage makes) or from '{self.prompt}' and "
-                f"'{self.completion}' (texts); the records have {fields}. Name others with prompt: … and completion: …"
+                f"it learns from '{self.messages}' (chat turns, which a format stage makes) or from "
+                f"'{self.prompt}' and '{self.completion}' (texts); the records have {fields}. Name others with "
+                "prompt: … and completion: …"
             )
 
     def answers(self) -> tuple[str, ...]:

@@ -23,9 +23,7 @@ class LoadedStudent(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A `transformers.Trainer` that is ready to train, and how many rows it cuts or leaves out, by the
-    reason.
-    """
+    """A `transformers.Trainer` that is ready to train, and the counts of cut and omitted rows."""
 
     trainer: Any
     counts: Mapping[str, int]
@@ -65,9 +63,7 @@ class TrainingInputs:
         return tokenizer
 
     def row_length(self, tokenizer: Any, limit: int | None = None) -> int:
-        """Return the most tokens of a row: `max_length`, or the tokenizer's or the model's limit if that is
-        less.
-        """
+        """Return the most tokens of a row that `max_length`, the tokenizer and the model allow."""
         length: int = min(self.max_length, tokenizer.model_max_length, limit or self.max_length)
         return length
 
@@ -107,8 +103,9 @@ class TrainingInputs:
         )
 
     def adapted(self, model: Any, task: str) -> Any:
-        """Return the model, with an adapter if the options ask for one: for trainers that do not add it
-        themselves.
+        """Return the model, with an adapter if the options ask for one.
+
+        It is for trainers that do not add an adapter themselves.
         """
         if self.lora is None:
             return model

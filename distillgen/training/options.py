@@ -27,9 +27,7 @@ class Lora(BaseModel):
     )
 
     def fits(self, layers: Iterable[str]) -> bool:
-        """Return whether `target` names one of the layers, by the rules of PEFT: ends of names, or one
-        pattern.
-        """
+        """Return whether `target` names a layer: as PEFT does, by ends of names or by one pattern."""
         if isinstance(self.target, str):
             return self.target == "all-linear" or any(re.fullmatch(self.target, layer) for layer in layers)
         return any(layer == end or layer.endswith(f".{end}") for layer in layers for end in self.target)
@@ -42,8 +40,8 @@ class TrainingOptions(BaseModel):
 
     objective: str = Field("sft", description="the objective: a file in objectives/, without its ending")
     student: str = Field(
-        description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or the student of "
-        "an earlier stage: student, or student-NAME"
+        description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or the student "
+        "of an earlier stage: student, or student-NAME"
     )
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
     lora: Lora | None = Field(

@@ -1,8 +1,7 @@
-"""The process that trains: `python -m distillgen.training.process JOB.json`. The stage `train` starts and
-ends it.
+"""The process that trains, which the stage `train` starts and ends.
 
-It continues from the last complete checkpoint beside the job, and writes the student and its manifest to
-`student/`.
+`python -m distillgen.training.process JOB.json` continues from the last complete checkpoint beside the job,
+and writes the student and its manifest to `student/`.
 """
 
 from __future__ import annotations
@@ -135,9 +134,7 @@ def _inputs(
 
 
 def _rows(folder: Path) -> dict[str, Any]:
-    """Return the rows of each part as memory-mapped data sets; their cache lies beside them, and is removed
-    with them.
-    """
+    """Return the rows of each part as memory-mapped data sets, with their cache beside them."""
     files = {name: folder / f"{name}.jsonl" for name in PARTS}
     cache = str(folder / "cache")
     return {

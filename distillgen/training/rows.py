@@ -56,8 +56,9 @@ class RowSelection:
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def select(self, assess: Callable[[Row], Assessment]) -> RowSelection:
-        """Return the rows that `assess` does not leave out, and count the others: trainers would drop them
-        silently.
+        """Return the rows that `assess` does not leave out, and count the others.
+
+        Trainers would drop them silently.
 
         Raises ConfigError if no row is left to train on.
         """

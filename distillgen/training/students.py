@@ -1,6 +1,4 @@
-"""The models that a training can begin with: a folder, a model of the Hub, a GGUF file, or `tiny`, a new
-random one.
-"""
+"""The models that a training can begin with: folders, names on the Hub, GGUF files, or `tiny`."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ from distillgen.project import file_sha256
 
 Kind = Literal["causal", "seq2seq", "encoder"]
 ENCODERS = frozenset(
-    "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie esm funnel longformer mobilebert "
-    "modernbert mpnet nomic_bert roberta squeezebert xlm-roberta".split()
+    "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie esm funnel longformer "
+    "mobilebert modernbert mpnet nomic_bert roberta squeezebert xlm-roberta".split()
 )
 TINY = "tiny"
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -38,7 +36,8 @@ LAYERS = [f"self_attn.{part}_proj" for part in "qkvo"] + [
 
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-    "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
     "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )

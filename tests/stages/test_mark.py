@@ -110,7 +110,7 @@ def test_a_condition_that_some_row_cannot_fill_leaves_it_out(taught):  # noqa: F
         ({"where": "{{ evn }}"}, "'where' needs the field 'evn'"),
         (
             {"where": "{{ even }}", "arms": ("raw",)},
-            "on: raw has what filters dropped, and 'where' drops nothing",
+            "on: raw learns from records that filters dropped, and 'where' drops none",
         ),
     ],
 )
@@ -125,5 +125,5 @@ def test_a_condition_that_cannot_hold_is_refused(taught, train, message):  # noq
 
 
 def test_a_filter_that_only_marks_makes_no_arm(taught):  # noqa: F811
-    with pytest.raises(ConfigError, match="on: raw: the arm would be the kept rows once more"):
+    with pytest.raises(ConfigError, match="on: raw: the arm would equal the kept rows"):
         taught([{"filter": {"mark": "even", "filters": ["only_even"]}}, FORM], questions(4), arms=("raw",))
