@@ -10,6 +10,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -164,3 +166,20 @@ def test_a_wrong_block_is_noticed(check, block, tmp_path):
 
 def test_there_are_blocks_of_each_kind():
     assert len(YAML) > 20 and len(PYTHON) > 20 and len(SHELL) > 20
+
+
+def test_python_that_runs_a_pipeline_runs(project):
+    project.cli("init", "mine")
+    blocks = [(page, block) for page, _, block in PYTHON if "distillgen.run(" in block]
+    assert {page for page, _ in blocks} >= {"README.md", "docs/reference/python.md"}
+    for page, block in blocks:
+        done = subprocess.run(
+            [sys.executable, "-c", block],
+            cwd=project.path / "mine",
+            env=project.env() | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{page}: {done.stderr}"
+        for printed in re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE):
+            assert printed in done.stdout, f"{page}: {done.stdout}"
