@@ -69,9 +69,9 @@ def stage(entry: Entry) -> Iterator[str]:
 
 
 SCOPES = {
-    "row": "row; it sees one record at a time",
-    "group": "group; it sees the records that belong together",
-    "set": "set; it sees all records before the first one goes on",
+    "row": "`row`, one record at a time",
+    "group": "`group`, the records that belong together",
+    "set": "`set`, all records of the run",
 }
 
 
