@@ -88,18 +88,13 @@ class TextClassifier(Objective):
         names = sorted(
             {name for rows in inputs.rows.parts.values() for row in rows for name in row.get("classes", ())}
         )
-        heads: dict[str, Any] = {"num_labels": 1}
-        if self.task == "class":
-            heads = {
-                "id2label": dict(enumerate(names)),
-                "label2id": {name: i for i, name in enumerate(names)},
-            }
-        tokenizer, model, max_length = inputs.load(AutoModelForSequenceClassification, **heads)
+        numbers = dict(enumerate(names))
+        classes = {"id2label": numbers, "label2id": {name: i for i, name in numbers.items()}}
+        head: dict[str, Any] = classes if self.task == "class" else {"num_labels": 1}
+        tokenizer, model, max_length = inputs.load(AutoModelForSequenceClassification, **head)
         model.config.pad_token_id = tokenizer.pad_token_id
         if self.head_only:
-            for name, weights in model.base_model.named_parameters():
-                # a pooler belongs to the head: few encoders have one that is trained for the task
-                weights.requires_grad_(name.startswith("pooler."))
+            _freeze_encoder(model)
 
         def tokenised(row: Row) -> Row:
             read = tokenizer(*row["texts"], truncation=True, max_length=max_length)
@@ -132,6 +127,12 @@ class TextClassifier(Objective):
             compute_metrics=_correlation if self.task == "score" else _accuracy,
         )
         return Prepared(trainer, rows.counts)
+
+
+def _freeze_encoder(model: Any) -> None:
+    """Train the head only, and the pooler with it: few encoders have one that is trained for the task."""
+    for name, weights in model.base_model.named_parameters():
+        weights.requires_grad_(name.startswith("pooler."))
 
 
 def _is_share(value: Any) -> bool:

@@ -57,12 +57,12 @@ class Logits(Dialogue):
         """Raise ConfigError if no earlier stage records log-probabilities, or the records lack a prompt."""
         super().check(context)
         recording = [stage.name for stage in context.stages if stage.records_logprobs()]
-        named = [stage for stage in context.stages if stage.name == self.stage]
-        if self.stage and not named:
+        stage = next((stage for stage in context.stages if stage.name == self.stage), None)
+        if self.stage and not stage:
             raise ConfigError(
                 f"there is no earlier stage '{self.stage}'{did_you_mean(self.stage, recording)}"
             )
-        if not recording or (named and not named[0].records_logprobs()):
+        if not recording or (stage and not stage.records_logprobs()):
             remedy = "set logprobs: 5 on a generate stage, its model or its prompt, or on a stage score"
             raise ConfigError(
                 f"it learns from recorded log-probabilities, and no earlier stage records any; {remedy}"
@@ -114,28 +114,8 @@ class Logits(Dialogue):
             len(top) for rows in chosen.parts.values() for row in rows for top in row["top_tokens"]
         )
 
-        def tokenised(row: Row) -> Row:
-            before = tokens(tokenizer, row["prompt"], opened=True)
-            after = [ids[token] for token in row["tokens"]]
-            columns = (row["tokens"], row["logprobs"], row["top_tokens"], row["top_logprobs"])
-            outcomes = [alternatives(*token, ids, most) for token in zip(*columns, strict=True)]
-            if after[-1] != tokenizer.eos_token_id:  # endpoints omit the end; it is learnt as a hard label
-                after, outcomes = [*after, tokenizer.eos_token_id], [*outcomes, ([0] * most, [0.0] * most)]
-            learnt = min(len(after), max(0, max_length - len(before)))
-            row_ids = (before + after)[:max_length]
-            return {
-                "input_ids": row_ids,
-                "attention_mask": [1] * len(row_ids),
-                "labels": ([-100] * len(before) + after)[: len(row_ids)],
-                "top_ids": [top_ids for top_ids, _ in outcomes][:learnt],
-                "top_probabilities": [shares for _, shares in outcomes][:learnt],
-                "prompt_tokens": len(before),
-                "whole_tokens": len(before) + len(after),
-            }
-
-        chosen = chosen.map(tokenised).select(
-            lambda row: fit(row["prompt_tokens"], row["whole_tokens"], max_length)
-        )
+        chosen = chosen.map(_tokenised, tokenizer=tokenizer, ids=ids, most=most, max_length=max_length)
+        chosen = chosen.select(lambda row: fit(row["prompt_tokens"], row["whole_tokens"], max_length))
         lengths = ["prompt_tokens", "whole_tokens"]
         parts = {name: rows.remove_columns(lengths) for name, rows in chosen.parts.items()}
 
@@ -157,6 +137,27 @@ class Logits(Dialogue):
             data_collator=collator(tokenizer.pad_token_id),
         )
         return Prepared(trainer, chosen.counts)
+
+
+def _tokenised(row: Row, tokenizer: Any, ids: Mapping[str, int], most: int, max_length: int) -> Row:
+    """Return the ids of a row, cut at `max_length`, with the alternatives of each learnt token."""
+    before = tokens(tokenizer, row["prompt"], opened=True)
+    after = [ids[token] for token in row["tokens"]]
+    columns = (row["tokens"], row["logprobs"], row["top_tokens"], row["top_logprobs"])
+    outcomes = [alternatives(*token, ids, most) for token in zip(*columns, strict=True)]
+    if after[-1] != tokenizer.eos_token_id:  # endpoints omit the end; it is learnt as a hard label
+        after, outcomes = [*after, tokenizer.eos_token_id], [*outcomes, ([0] * most, [0.0] * most)]
+    learnt = min(len(after), max(0, max_length - len(before)))
+    row_ids = (before + after)[:max_length]
+    return {
+        "input_ids": row_ids,
+        "attention_mask": [1] * len(row_ids),
+        "labels": ([-100] * len(before) + after)[: len(row_ids)],
+        "top_ids": [top_ids for top_ids, _ in outcomes][:learnt],
+        "top_probabilities": [shares for _, shares in outcomes][:learnt],
+        "prompt_tokens": len(before),
+        "whole_tokens": len(before) + len(after),
+    }
 
 
 def divergence(logits: Any, ids: Any, probabilities: Any, kind: Divergence) -> Any:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import orjson
 
+from distillgen.algorithms.random_order import cyclic_permutation, ordered_sample
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
 from distillgen.flow.whole_set import Spool
@@ -240,23 +241,6 @@ def _misfit(row: Row, first: Row) -> str:
 
 def _line(row: Row) -> bytes:
     return dumps(row) + b"\n"
-
-
-def ordered_sample(count: int, total: int, chance: random.Random) -> Iterator[int]:
-    """Yield `count` random numbers below `total`, in order (Knuth's algorithm S)."""
-    for i in range(total):
-        if chance.random() * (total - i) < count:
-            count -= 1
-            yield i
-
-
-def cyclic_permutation(count: int, chance: random.Random) -> Sequence[int]:
-    """Return a random permutation of one cycle: no number keeps its place (Sattolo's algorithm)."""
-    others = array("Q", range(count))
-    for i in range(count - 1, 0, -1):
-        j = chance.randrange(i)
-        others[i], others[j] = others[j], others[i]
-    return others
 
 
 class _LinesOnDisk:

@@ -13,7 +13,6 @@ from distillgen.errors import ConfigError
 from distillgen.project import Project
 from distillgen.record import dumps
 from distillgen.stages.train import Train
-from distillgen.training.arms import cyclic_permutation, ordered_sample
 
 ARMS = ("kept", "raw", "random", "shuffled")
 ODD = {
@@ -455,25 +454,6 @@ def test_no_arm_learns_a_dropped_copy_of_held_out_rows(taught):
     read, data, _ = taught([FILTER, FORM], rows, arms=("raw", "random"), held_out=0.3)
     assert not any(long(first) in row["prompt"][0]["content"] for arm in read for row in read[arm])
     assert data["raw"]["rows"]["dropped before and left out: it repeats an evaluation item"] == 3
-
-
-# The draws
-
-
-def test_every_row_gets_another_ones_answer_and_the_draw_is_even():
-    import random
-
-    assert [*cyclic_permutation(1, random.Random(0))] == [0]
-    for n in (2, 3, 50):
-        others = [*cyclic_permutation(n, random.Random(n))]
-        assert sorted(others) == list(range(n)) and all(i != other for i, other in enumerate(others))
-    counts = [0] * 10
-    for seed in range(600):
-        some = [*ordered_sample(3, 10, random.Random(seed))]
-        assert len(some) == 3 and some == sorted(set(some))
-        for i in some:
-            counts[i] += 1
-    assert min(counts) > 130 and max(counts) < 230
 
 
 def test_the_shuffled_arm_builds_the_objective_once_whatever_the_rows(taught, monkeypatch):
