@@ -1,5 +1,6 @@
 """Pages written by hand: files that they name exist, and what they repeat from the code is what the code says."""
 
+import json
 import re
 from pathlib import Path
 
@@ -73,17 +74,12 @@ def test_the_hashes_of_weights_are_those_that_are_checked():
     assert all(weights.sha256 in text and f"`{weights.package}1`" in text for weights in KNOWN.values())
 
 
-def test_every_judged_row_of_the_quickstart_has_a_verdict():
-    import json
-
-    rows = [json.loads(line) for line in (DOCS / "recipes/quickstart_judged.jsonl").read_text().splitlines()]
-    counts = {
-        verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("right", "poor", "wrong")
-    }
-    said = re.search(
-        r"All (\d+) kept rows .*?(\d+) are\s+right, (\d+) are\s+poor.*?(\d+) are\s+wrong",
-        (DOCS / "recipes/quickstart.md").read_text(),
-        re.S,
-    )
-    assert said and [int(n) for n in said.groups()] == [len(rows), *counts.values()]
+@pytest.mark.parametrize("recipe", ["quickstart", "mechgpt-qa"])
+def test_every_judged_row_has_a_verdict_and_the_page_counts_them(recipe):
+    judged = (DOCS / f"recipes/{recipe}_judged.jsonl").read_text()
+    rows = [json.loads(line) for line in judged.splitlines()]
+    counts = [sum(row["verdict"] == verdict for row in rows) for verdict in ("right", "poor", "wrong")]
+    page = " ".join((DOCS / f"recipes/{recipe}.md").read_text().split())
+    said = re.search(r"All (\d+) kept rows .*?(\d+) are right, (\d+) are poor .*?(\d+) are wrong", page)
+    assert said and [int(number) for number in said.groups()] == [len(rows), *counts]
     assert all(row["verdict"] == "right" or row["why"] for row in rows)
