@@ -81,7 +81,7 @@ OTHERS = {
         json.dumps({"data": ROWS}, indent=1).encode(),
         "one JSON object over several lines.*'data': jq -c '.data",
     ),
-    "twice": (b'[{"q": 1, "q": 2}]', "the field 'q' stands twice"),
+    "twice": (b'[{"q": 1, "q": 2}]', "the row has the field 'q' twice"),
 }
 
 
@@ -141,7 +141,7 @@ def test_a_table_where_rows_are_wanted(project):
     project.write("labels.csv", "q,label\na,1\n")
     with pytest.raises(
         ConfigError,
-        match="a table, where rows of JSON are wanted: .*distillgen export labels.csv --out labels.jsonl",
+        match="a table, and rows of JSON are needed: .*distillgen export labels.csv --out labels.jsonl",
     ):
         list(read_rows(project.path / "labels.csv"))
     project.cli("export", "labels.csv", "--out", "labels.jsonl", "--no-id")
@@ -181,7 +181,7 @@ def test_tables_and_texts_in_other_encodings(project):
 )
 def test_two_fields_of_one_name(project, row):
     project.write("a.jsonl", row + "\n")
-    with pytest.raises(ConfigError, match="a.jsonl:1: the field 'q' stands twice in the row"):
+    with pytest.raises(ConfigError, match="a.jsonl:1: the row has the field 'q' twice"):
         rows_of("a.jsonl", project)
     project.write("a.csv", "q,x,q\n1,2,3,4\n")
     with pytest.raises(ConfigError, match="the heading names 'q' twice"):
@@ -204,12 +204,12 @@ def test_columns_of_a_parquet_file(project):
         )
 
     write([("q", ["a"]), ("q", ["b"])])
-    with pytest.raises(ConfigError, match="the column 'q' stands twice"):
+    with pytest.raises(ConfigError, match="there are two columns 'q'"):
         rows_of("a.parquet", project)
     write([("q", ["a"]), ("image", [{"bytes": b"\x89PNG\xff", "path": "a.png"}]), ("t", [b"plain \xc3\xa9"])])
     with pytest.raises(
         ConfigError,
-        match="the column 'image' holds bytes that are no text; leave it out: fields: {q: q, t: t}",
+        match="the column 'image' holds bytes that are not text; leave it out: fields: {q: q, t: t}",
     ):
         rows_of("a.parquet", project)
     assert rows_of("a.parquet", project, fields={"q": "q", "t": "t"}) == [{"q": "a", "t": "plain é"}]
@@ -275,7 +275,7 @@ def test_a_folder_of_rows(project):
         rows_of("rows", project)
     assert rows_of("rows", project, format="jsonl") == [{"q": "b"}, {"q": "c"}]
     assert rows_of("rows", project, format="text")[0]["text"] == "About."
-    with pytest.raises(ConfigError, match="chunk_words cuts texts, and 'rows' holds none"):
+    with pytest.raises(ConfigError, match="chunk_words cuts .txt and .md files, and 'rows' has none"):
         rows_of("rows", project, format="jsonl", chunk_words=10)
 
 

@@ -1,4 +1,4 @@
-"""What a pipeline states of what it makes, because the engine cannot know it."""
+"""The options `card` of a pipeline: licence, languages and other facts that a run does not know."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LICENSES = frozenset(
     isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa
     odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib""".split()
 )
-"""What the Hugging Face Hub takes as `license` in a card."""
+"""The values of `license` that the Hugging Face Hub accepts in a card."""
 
 
 class Statement(BaseModel):
-    """What only its maker knows of a data set or student: the mapping `card` of a pipeline."""
+    """The mapping `card` of a pipeline: what its author states about the data set or student."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +45,7 @@ class Statement(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _known(self) -> Statement:
+    def _check_names(self) -> Statement:
         if self.license and self.license not in LICENSES:
             near = did_you_mean(self.license, LICENSES)
             raise ValueError(f"the Hub knows no license '{self.license}'{near} (or other, with license_name)")

@@ -1,7 +1,7 @@
-"""The technical transparency index of O1 Replication Journey, Part 2 (Huang et al. 2024): 25 items that add up to 100 points.
+"""The technical transparency index of O1 Replication Journey, Part 2 (Huang et al. 2024): 25 items, 100 points.
 
-Each is answered from what a run wrote down (its lock, its counts, its student's manifest, its evaluation), or by what the
-pipeline states under `card: stated:`; a declared non-use counts as yes, as in the paper. All else is unknown.
+The files of a run answer an item (its lock, counts, student's manifest and evaluation), or the pipeline does under
+`card: stated:`. As in the paper, a declared non-use counts as yes. All other items are unknown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Item(NamedTuple):
-    """One item: its key in `card: stated:`, its part of the index, its points and what it asks."""
+    """An item: its key in `card: stated:`, its part of the index, its points and its question."""
 
     key: str
     part: str
@@ -50,30 +50,30 @@ ITEMS = (
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a run wrote down; an absent student or evaluation is empty."""
+class RunFacts:
+    """What the files of a run say. Without a student or an evaluation, these are empty."""
 
     lock: Mapping[str, Any]
     state: Mapping[str, Any]
     student: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     publishes: str
-    """What stands beside the report: data or student."""
+    """What is published with the report: data or student."""
 
     def stages(self, kind: str) -> list[Mapping[str, Any]]:
-        """The options of all stages of a kind."""
-        return [options for stage in self.lock["stages"] for own, options in stage.items() if own == kind]
+        """Return the options of all stages of a kind."""
+        return [options for stage in self.lock["stages"] for name, options in stage.items() if name == kind]
 
 
-def report(told: Told) -> list[tuple[Item, str, str]]:
-    """Each item with its answer (yes, no or unknown) and on what it rests."""
-    stated = told.lock.get("card", {}).get("stated", {})
+def report(facts: RunFacts) -> list[tuple[Item, str, str]]:
+    """Return each item with its answer (yes, no or unknown) and the evidence."""
+    stated = facts.lock.get("card", {}).get("stated", {})
     answers = []
     for item in ITEMS:
         evidence = (
             str(stated[item.key])
             if item.key in stated
-            else _EVIDENCE[item.key](told)
+            else _EVIDENCE[item.key](facts)
             if item.key in _EVIDENCE
             else ""
         )
@@ -82,26 +82,27 @@ def report(told: Told) -> list[tuple[Item, str, str]]:
 
 
 def points(answers: list[tuple[Item, str, str]]) -> int:
-    """The index: points of all items that are answered with yes."""
+    """Return the index: the points of all items with the answer yes."""
     return sum(item.points for item, answer, _ in answers if answer == "yes")
 
 
-def _sources(told: Told) -> str:
-    (source, *_) = told.stages("source")
+def _sources(facts: RunFacts) -> str:
+    (source, *_) = facts.stages("source")
     origin = source.get("path") or source.get("dataset")
-    sha256 = told.lock["files"].get(origin)
+    sha256 = facts.lock["files"].get(origin)
     return f"{origin}" + (f", SHA-256 {sha256[:12]}…" if sha256 else "")
 
 
-def _distribution(told: Told) -> str:
-    measured = {name: value for stage in told.state["stages"] for name, value in stage["measured"].items()}
-    wanted = told.stages("diversity") or told.stages("cluster")
-    return ", ".join(f"{name} {value:.3g}" for name, value in measured.items()) if wanted else ""
+def _distribution(facts: RunFacts) -> str:
+    measured = {name: value for stage in facts.state["stages"] for name, value in stage["measured"].items()}
+    if not facts.stages("diversity") and not facts.stages("cluster"):
+        return ""
+    return ", ".join(f"{name} {value:.3g}" for name, value in measured.items())
 
 
-def _selection(told: Told) -> str:
+def _selection(facts: RunFacts) -> str:
     kinds = ("filter", "critic", "select")
-    names = [options["name"] for kind in kinds for options in told.stages(kind)]
+    names = [options["name"] for kind in kinds for options in facts.stages(kind)]
     return (
         f"{', '.join(names)}: options in pipeline.lock.yaml, counts above"
         if names
@@ -109,68 +110,69 @@ def _selection(told: Told) -> str:
     )
 
 
-def _synthesis(told: Told) -> str:
-    asked = [
+def _synthesis(facts: RunFacts) -> str:
+    stages = [
         f"{options['name']} ({options.get('prompt') or 'template in the lock'})"
-        for options in told.stages("generate")
+        for options in facts.stages("generate")
     ]
     return (
-        f"{', '.join(asked)}; prompts' SHA-256 and sampling in pipeline.lock.yaml"
-        if asked
+        f"{', '.join(stages)}; prompts' SHA-256 and sampling in pipeline.lock.yaml"
+        if stages
         else "nothing is synthesised"
     )
 
 
-def _hardware(told: Told) -> str:
-    if not told.student:
+def _hardware(facts: RunFacts) -> str:
+    if not facts.student:
         return ""
-    hardware = told.student.get("hardware")
-    shown = (
+    hardware = facts.student.get("hardware")
+    description = (
         ", ".join(f"{name} {value}" for name, value in hardware.items())
         if isinstance(hardware, Mapping)
         else hardware
     )
-    return f"{shown}; {told.student.get('seconds', 'unknown')} s, energy {told.student.get('energy_joules', 'unknown')} J"
+    seconds, joules = (facts.student.get(name, "unknown") for name in ("seconds", "energy_joules"))
+    return f"{description}; {seconds} s, energy {joules} J"
 
 
-def _learning(told: Told) -> str:
-    objective = told.student.get("objective", "")
+def _learning(facts: RunFacts) -> str:
+    objective = facts.student.get("objective", "")
     return f"none: the objective is {objective}" if objective else ""
 
 
-def _long_thought(told: Told) -> str:
-    fields = [options["reasoning"] for options in told.stages("generate") if options.get("reasoning")]
+def _long_thought(facts: RunFacts) -> str:
+    fields = [options["reasoning"] for options in facts.stages("generate") if options.get("reasoning")]
     return f"the teacher's reasoning, in the field {', '.join(fields)}" if fields else ""
 
 
-def _consistency(told: Told) -> str:
-    asked = dict.fromkeys(name for options in told.stages("evaluate") for name in options.get("models", ()))
-    return f"{', '.join(asked)} answer the same items" if told.evaluation and len(asked) > 1 else ""
+def _consistency(facts: RunFacts) -> str:
+    models = dict.fromkeys(name for options in facts.stages("evaluate") for name in options.get("models", ()))
+    return f"{', '.join(models)} answer the same items" if facts.evaluation and len(models) > 1 else ""
 
 
-_EVIDENCE: Mapping[str, Callable[[Told], str]] = {
+_EVIDENCE: Mapping[str, Callable[[RunFacts], str]] = {
     "data_sources": _sources,
     "data_distribution": _distribution,
     "data_selection": _selection,
     "data_synthesis": _synthesis,
-    "base_model": lambda told: str(told.student.get("base") or ""),
-    "search": lambda told: "none: answers are sampled",
+    "base_model": lambda facts: str(facts.student.get("base") or ""),
+    "search": lambda facts: "none: answers are sampled",
     "reinforcement_learning": _learning,
     "long_thought": _long_thought,
-    "training_stages": lambda told: ", ".join(stage["name"] for stage in told.state["stages"]),
+    "training_stages": lambda facts: ", ".join(stage["name"] for stage in facts.state["stages"]),
     "compute": _hardware,
-    "hyper_parameters": lambda told: "student's manifest.json" if told.student.get("options") else "",
-    "metrics": lambda told: "evaluation.json" if told.evaluation else "",
+    "hyper_parameters": lambda facts: "student's manifest.json" if facts.student.get("options") else "",
+    "metrics": lambda facts: "evaluation.json" if facts.evaluation else "",
     "consistency": _consistency,
-    "conditions": lambda told: "evaluation.json and pipeline.lock.yaml" if told.evaluation else "",
-    "post_training_data": lambda told: "beside this card" if told.publishes == "data" else "",
-    "synthetic_data": lambda told: "beside this card" if told.publishes == "data" else "",
-    "weights": lambda told: "beside this card" if told.publishes == "student" else "",
-    "training_code": lambda told: (
-        f"distillgen {told.lock['distillgen']}, stage train" if told.student else ""
+    "conditions": lambda facts: "evaluation.json and pipeline.lock.yaml" if facts.evaluation else "",
+    "post_training_data": lambda facts: "beside this card" if facts.publishes == "data" else "",
+    "synthetic_data": lambda facts: "beside this card" if facts.publishes == "data" else "",
+    "weights": lambda facts: "beside this card" if facts.publishes == "student" else "",
+    "training_code": lambda facts: (
+        f"distillgen {facts.lock['distillgen']}, stage train" if facts.student else ""
     ),
-    "evaluation_code": lambda told: (
-        f"distillgen {told.lock['distillgen']}, stage evaluate" if told.evaluation else ""
+    "evaluation_code": lambda facts: (
+        f"distillgen {facts.lock['distillgen']}, stage evaluate" if facts.evaluation else ""
     ),
-    "guidance": lambda told: "this card",
+    "guidance": lambda facts: "this card",
 }

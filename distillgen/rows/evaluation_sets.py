@@ -1,4 +1,4 @@
-"""Finding the items of an evaluation set again in other texts (GPT-3, Brown et al. 2020, appendix C)."""
+"""The items of an evaluation set, and the texts in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = (".jsonl", ".ndjson", ".json")
 
 
 def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Every item of an evaluation set with its line: a row of JSONL, or a line of text, as the field `text`."""
+    """Yield every item with its line: a row of JSON Lines, or a line of text as the field `text`."""
     if not any(ending.lower() in ROWS for ending in path.suffixes[-2:]):
         yield from (
             (line, {"text": text}) for line, text in enumerate(read_text(path).split("\n"), 1) if text.strip()
@@ -28,7 +28,7 @@ def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """The texts in a value of a row: itself, or those inside it; what is ours is none."""
+    """Yield the texts in a value of a row, also in nested values, but not in `meta` and `split`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

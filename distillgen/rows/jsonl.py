@@ -1,4 +1,4 @@
-"""JSON Lines: the rows of a file, and what is wrong with a line that is none."""
+"""JSON Lines: the rows of a file, and the mistakes in its lines."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from distillgen.user_files import HEAD, opened
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Every row of a file of JSON Lines with the number of its line (of one JSON array: its place from 1): its fields, or what is
-    wrong with it. Raises ConfigError where the file is something else.
+    """Yield each row with the number of its line: its fields, or the reason why it is unreadable.
+
+    The file may also be one JSON array: then the number is the place in the array, from 1. Raise ConfigError if the file is
+    something else.
     """
     with opened(path, page=True) as (stream, encoding):
         start = stream.read(HEAD).decode(encoding, "ignore").lstrip("\ufeff \t\r\n")[:1]
         stream.seek(0)
         if start not in ("{", "[", "") and path.suffix.lower() in (".csv", ".tsv"):
             remedy = f"make JSON Lines of it: distillgen export {path.name} --out {path.stem}.jsonl"
-            raise ConfigError(f"this is a table, where rows of JSON are wanted: {remedy}", path=path)
+            raise ConfigError(f"this is a table, and rows of JSON are needed: {remedy}", path=path)
         lines: Iterable[Any] = stream if encoding.startswith("utf-8") else io.TextIOWrapper(stream, encoding)
         if start == "[":
             data = stream.read()
@@ -56,7 +58,7 @@ def _fields(row: Any) -> dict[str, Any] | str:
 
 
 def _array(data: bytes, encoding: str, path: Path) -> list[Any] | None:
-    """The parts of a file that is one JSON array; None where it is none, but may begin with a line that is one."""
+    """Return the items of a file that is one JSON array; None if only its first line may be an array."""
     try:
         rows = _row(data.decode("utf-8-sig" if encoding == "utf-8" else encoding))
     except _Twice as error:
@@ -67,7 +69,7 @@ def _array(data: bytes, encoding: str, path: Path) -> list[Any] | None:
 
 
 def _refuse_document(path: Path) -> None:
-    """Raise ConfigError where the file is one JSON object over several lines."""
+    """Raise ConfigError if the file is one JSON object over several lines."""
     with opened(path) as (stream, encoding):
         try:
             document = loads(stream.read().decode("utf-8-sig" if encoding == "utf-8" else encoding))
@@ -81,7 +83,7 @@ def _refuse_document(path: Path) -> None:
 
 
 def _row(text: str | bytes) -> Any:
-    """A row's value. Raises ValueError where it is not JSON, or names a field twice."""
+    """Parse a row. Raise ValueError if it is not JSON, or has a field twice."""
     value = loads(text)
     if (
         isinstance(text, str)
@@ -106,13 +108,13 @@ def _names_in(value: Any) -> int:
 
 
 class _Twice(ValueError):
-    """A name that stands twice in one object."""
+    """An object has a name twice."""
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise _Twice(f"the field '{twice[0]}' stands twice in the row")
+        raise _Twice(f"the row has the field '{twice[0]}' twice")
     return dict(pairs)
 
 

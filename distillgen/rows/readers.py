@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.extras import need
 from distillgen.privacy import public
 from distillgen.project import Project, from_here, read_text
 from distillgen.record import META, digest, dumps, loads
@@ -69,17 +70,17 @@ def origin(data: str) -> dict[str, str]:
 
 
 def reader_of(path: Path, reading: Reading) -> Reader:
-    """Return the reader of a file or folder. Raise ConfigError where there is none."""
+    """Return the reader of a file or folder. Raise ConfigError if the file has none."""
     if path.is_dir():
         return _folder
     reader = _FORMATS[reading.format] if reading.format else READERS.get(_ending(path))
     if reader is None:
-        if what := what_is(first_bytes(path)):
-            raise ConfigError(f"'{path.name}' is {what}")
+        if description := what_is(first_bytes(path)):
+            raise ConfigError(f"'{path.name}' is {description}")
         remedy = "say format: jsonl, csv, parquet or text"
-        raise ConfigError(f"'{path.name}' has an ending that is not known; {remedy}")
+        raise ConfigError(f"'{path.name}' has an unknown ending; {remedy}")
     if reading.chunk_words and reader is not _texts:
-        raise ConfigError(f"chunk_words cuts texts, and '{path.name}' is none")
+        raise ConfigError(f"chunk_words cuts .txt and .md files, not '{path.name}'")
     return reader
 
 
@@ -151,13 +152,13 @@ def _csv(path: Path, reading: Reading) -> Rows:
                     "".join([*row, *row.values()]).encode()
             except csv.Error as error:
                 row = f"not CSV: {error}"
-            except UnicodeEncodeError:  # what errors="surrogateescape" made of a byte that is not UTF-8
+            except UnicodeEncodeError:  # errors="surrogateescape" has read a byte that is not UTF-8
                 row = "not UTF-8 text; save the file as UTF-8"
             yield f":{rows.reader.line_num}", row, ""
 
 
 def _columns(rows: csv.DictReader[str], path: Path) -> Sequence[str]:
-    """The heading's names. Raises ConfigError where one stands twice, or all stand in one cell."""
+    """Return the names in the heading. Raise ConfigError if a name is there twice, or all are in one cell."""
     try:
         names = [*(rows.fieldnames or ())]
     except csv.Error as error:
@@ -165,15 +166,18 @@ def _columns(rows: csv.DictReader[str], path: Path) -> Sequence[str]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"the heading names '{twice[0]}' twice", path=path.name, line=1)
     if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), "")):
-        what = f"the heading is one column, {names[0]!r}: its parts seem to be separated by {other!r}"
-        raise ConfigError(f"{what}; save the table with commas, or with tabs as .tsv", path=path.name, line=1)
+        problem = f"the heading is one column, {names[0]!r}: its parts seem to be separated by {other!r}"
+        raise ConfigError(
+            f"{problem}; save the table with commas, or with tabs as .tsv", path=path.name, line=1
+        )
     return names
 
 
 def dataset_rows(name: str, config: str | None, split: str, reading: Reading) -> Rows:
     """Yield the rows of a data set on the Hub, or of one in a folder, as they stream in."""
     if reading.chunk_words:
-        raise ConfigError(f"chunk_words cuts texts, and '{Path(name).name}' is none")
+        raise ConfigError(f"chunk_words cuts .txt and .md files, not the data set '{Path(name).name}'")
+    need("a data set", "datasets")
     with _reported(Path(name)):
         from datasets import load_dataset
 
@@ -181,32 +185,28 @@ def dataset_rows(name: str, config: str | None, split: str, reading: Reading) ->
 
 
 def _parquet(path: Path, reading: Reading) -> Rows:
+    need("a Parquet file", "pyarrow")
     with _reported(path):
         from pyarrow.parquet import ParquetFile
 
-        if not (head := first_bytes(path)).startswith(b"PAR1") and (what := what_is(head)):
-            raise ConfigError(f"this is {what}", path=path)
+        if not (head := first_bytes(path)).startswith(b"PAR1") and (description := what_is(head)):
+            raise ConfigError(f"this is {description}", path=path)
         file = ParquetFile(path)
         names = file.schema_arrow.names
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ConfigError(
-                f"the column '{twice[0]}' stands twice; give one of them another name", path=path
-            )
+            raise ConfigError(f"there are two columns '{twice[0]}'; give one of them another name", path=path)
         yield from _typed((row for batch in file.iter_batches(BATCH) for row in batch.to_pylist()), reading)
 
 
 @contextmanager
 def _reported(path: Path) -> Iterator[None]:
-    """Turn what a package raises into a ConfigError: it may be anything from OSError to an error of the package's own."""
+    """Turn any exception into a ConfigError: the packages raise OSError, their own exceptions and others."""
     try:
         yield
     except ConfigError:
         raise
     except Exception as error:
-        remedy = ": pip install 'distillgen[datasets]'" if isinstance(error, ImportError) else ""
-        raise ConfigError(
-            f"'{from_here(path)}' cannot be read: {type(error).__name__}: {error}{remedy}"
-        ) from error
+        raise ConfigError(f"'{from_here(path)}' cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _typed(rows: Iterable[dict[str, Any]], reading: Reading) -> Rows:
@@ -218,19 +218,19 @@ def _typed(rows: Iterable[dict[str, Any]], reading: Reading) -> Rows:
 
 
 def _plain(row: dict[str, Any], every: Mapping[str, Any]) -> Row:
-    """A row as JSON has it, or which column holds what no text can be made of."""
-    made: dict[str, Any] = {}
+    """Return a row with values of JSON, or the reason why a column has none."""
+    plain: dict[str, Any] = {}
     for name, value in row.items():
         try:
-            made[name] = loads(dumps(_as_json(value)))
+            plain[name] = loads(dumps(_as_json(value)))
         except TypeError as error:
             others = ", ".join(f"{other}: {other}" for other in every if other != name)
             return f"the column '{name}' holds {error}; leave it out: fields: {{{others}}}"
-    return made
+    return plain
 
 
 def _as_json(value: Any) -> Any:
-    """A value that `dumps` writes as it is meant. Raises TypeError, which says what it is, for what JSON has no word for."""
+    """Return a value that `dumps` can write. Raise TypeError, with a description, for a value that JSON cannot hold."""
     if value is None or isinstance(value, str | int | float | date | time | timedelta | Decimal | UUID):
         return value
     if isinstance(value, Mapping):
@@ -243,7 +243,7 @@ def _as_json(value: Any) -> Any:
                 ord(letter) < 32 and letter not in "\t\n\r" for letter in text
             ):
                 return text
-        raise TypeError("bytes that are no text")
+        raise TypeError("bytes that are not text")
     if hasattr(value, "tolist"):  # a NumPy array or number
         return _as_json(value.tolist())
     raise TypeError(
@@ -252,19 +252,19 @@ def _as_json(value: Any) -> Any:
 
 
 def _folder(path: Path, reading: Reading) -> Rows:
-    """The texts of a folder, or the rows of its files, in the order of their names."""
+    """Yield the texts of a folder, or the rows of its files, in the order of the files' names."""
     files = [file for file in inner_files(path) if _ending(file) in READERS and _ending(file) != ".json"]
     if reading.format:
         files = [file for file in files if READERS[_ending(file)] is _FORMATS[reading.format]]
     texts = [file for file in files if READERS[_ending(file)] is _texts]
     if texts and len(texts) < len(files):
         of_rows = next(file for file in files if file not in texts)
-        what = f"the folder holds texts ({texts[0].name}) and files of rows ({of_rows.name})"
+        content = f"the folder holds texts ({texts[0].name}) and files of rows ({of_rows.name})"
         of_its_reader = (name for name, reader in _FORMATS.items() if reader is READERS[_ending(of_rows)])
         ways = f"format: text or format: {next(of_its_reader)}"
-        raise ConfigError(f"{what}; say which to read, with {ways}", path=path)
+        raise ConfigError(f"{content}; say which to read, with {ways}", path=path)
     if reading.chunk_words and len(texts) < len(files):
-        raise ConfigError(f"chunk_words cuts texts, and '{path.name}' holds none")
+        raise ConfigError(f"chunk_words cuts .txt and .md files, and '{path.name}' has none")
     for file in files:
         place = file.as_posix().removeprefix(path.as_posix())
         if not file.resolve().is_relative_to(path.resolve()):
@@ -275,7 +275,7 @@ def _folder(path: Path, reading: Reading) -> Rows:
 
 
 def _texts(path: Path, reading: Reading) -> Rows:
-    """A text, whole or in pieces; the pieces of a file in a folder are one item."""
+    """Yield a text, whole or in pieces. The pieces of a file in a folder are one item."""
     try:
         text = read_text(path)
     except ConfigError as error:
@@ -297,7 +297,7 @@ def _texts(path: Path, reading: Reading) -> Rows:
 
 
 def _ending(path: Path) -> str:
-    """What tells the format of a file, packed or not."""
+    """Return the ending that shows the format of a file, packed or not."""
     endings = [ending.lower() for ending in path.suffixes]
     return next((ending for ending in endings[::-1] if ending not in PACKED), "")
 
@@ -320,4 +320,4 @@ READERS: dict[str, Reader] = {
 """The reader of each kind of file, by its ending."""
 
 _FORMATS: dict[str, Reader] = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet, "text": _texts}
-"""The reader that each value of the option `format` stands for."""
+"""The reader for each value of the option `format`."""

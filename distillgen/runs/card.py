@@ -108,7 +108,7 @@ def _facts(directory: Path, publishes: str) -> dict[str, Any]:
         _public_state(directory / name) for name in ("student/manifest.json", "evaluation.json")
     )
     stated = Statement(**lock.get("card", {})).model_dump()
-    answers = transparency.report(transparency.Told(lock, state, student, evaluation, publishes))
+    answers = transparency.report(transparency.RunFacts(lock, state, student, evaluation, publishes))
     stages = [options for stage in lock["stages"] for options in stage.values()]
     teachers = [(name, terms) for name, model in lock["models"].items() for terms in terms_of(model)]
     facts |= {

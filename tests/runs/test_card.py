@@ -10,7 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 import distillgen
-from distillgen.pipeline.transparency import ITEMS, Told, points, report
+from distillgen.pipeline.transparency import ITEMS, RunFacts, points, report
 from distillgen.runs.card import UNKNOWN, _table, markdown, student_card, terms_of
 
 CARD = {
@@ -242,7 +242,7 @@ def test_the_self_report_says_yes_only_where_something_is_written_down():
     alone = dict(
         zip(
             [item.key for item in ITEMS],
-            [answer for _, answer, _ in report(Told(lock(), state, {}, {}, "data"))],
+            [answer for _, answer, _ in report(RunFacts(lock(), state, {}, {}, "data"))],
             strict=True,
         )
     )
@@ -264,7 +264,7 @@ def test_the_self_report_says_yes_only_where_something_is_written_down():
         "seconds": 3,
     }
     asked = [{"evaluate": {"name": "evaluate", "models": ["student", "base"]}}]
-    trained = report(Told(lock(asked), state, student, {"metrics": {}}, "student"))
+    trained = report(RunFacts(lock(asked), state, student, {"metrics": {}}, "student"))
     said = {item.key: evidence for item, answer, evidence in trained if answer == "yes"}
     assert (
         said["base_model"] == "Qwen/Qwen2.5-0.5B"
@@ -276,7 +276,7 @@ def test_the_self_report_says_yes_only_where_something_is_written_down():
     )
     assert "weights" in said and "synthetic_data" not in said and "ablations" not in said
     everything = {"stated": {item.key: "told elsewhere" for item in ITEMS}}
-    assert points(report(Told(lock(card=everything), state, {}, {}, "data"))) == 100
+    assert points(report(RunFacts(lock(card=everything), state, {}, {}, "data"))) == 100
 
 
 def test_a_students_card_names_its_base_and_teachers_terms(project):
