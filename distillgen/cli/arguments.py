@@ -131,7 +131,7 @@ def shape_argument(text: str) -> tuple[str, dict[str, str]]:
 
 
 def split_argument(text: str) -> dict[str, float]:
-    """Return the share of each split for `train=0.9,test=0.1`; raise ConfigError if they do not add up to 1."""
+    """Return the share of each split for `train=0.9,test=0.1`; raise ConfigError if the sum is not 1."""
     shares = {}
     for name, value in assignments(text, "--split", "NAME=SHARE,…, such as train=0.9,test=0.1").items():
         try:
@@ -160,7 +160,7 @@ def model_argument(text: str) -> tuple[str, Any]:
 
 
 def retry_argument(texts: Sequence[str], retry_failed: bool) -> dict[str, Any]:
-    """Return the sampling options in `--retry-with option=value`; raise ConfigError without `--retry-failed`."""
+    """Return the sampling options in `--retry-with option=value`, which needs `--retry-failed`."""
     from distillgen.inference.sampling import Sampling
     from distillgen.located_yaml import Places, read_yaml, validate
 

@@ -79,13 +79,13 @@ def filter_(
     "--format",
     "format_",
     metavar="NAME",
-    help="jsonl, parquet, arrow, csv, ntriples, turtle or graphml. Default: that of --out's ending, or jsonl.",
+    help="jsonl, parquet, arrow, csv, ntriples, turtle or graphml. Default: by --out's ending, or jsonl.",
 )
 @click.option(
     "--shape",
     metavar="NAME[:PART=FIELD,…]",
-    help="messages, prompt_completion, alpaca, sharegpt, preference, labelled or triples; a part comes from a "
-    "field or a template.",
+    help="messages, prompt_completion, alpaca, sharegpt, preference, labelled or triples; a part is made "
+    "from a field or a template.",
 )
 @click.option(
     "--keep",

@@ -15,25 +15,24 @@ from distillgen.runs.templates import template
 from distillgen.text import display
 
 
-def label_on_page(labelling: Labelling, port: int, ready: Callable[[str], None]) -> None:
-    """The same on a web page for this machine only, until all is done or the person quits; `ready` is told
-    its address.
+def label_on_page(labelling: Labelling, port: int, announce: Callable[[str], None]) -> None:
+    """Serve a page for this machine only, until all records are labelled or the person quits.
 
-    The address holds a secret, so that no other page or user of the machine can label; a record's text is
-    only ever text.
+    `announce` gets the page's address. It contains a secret, so that no other page or user of the machine can
+    label. The page escapes all texts of records.
     """
     lock = threading.Lock()
     path = f"/{secrets.token_urlsafe(16)}/"
 
     class Page(BaseHTTPRequestHandler):
-        timeout = 30  # of a connection that a browser opens ahead and does not use
+        timeout = 30  # seconds; browsers open connections that they do not use
 
         def do_GET(self) -> None:
             if self.path != path:
                 self.send_error(404)
                 return
             with lock:
-                self._show()
+                self._send_page()
 
         def do_POST(self) -> None:
             size = self.headers.get("Content-Length", "")
@@ -41,14 +40,13 @@ def label_on_page(labelling: Labelling, port: int, ready: Callable[[str], None])
                 self.send_error(404)
                 return
             form = parse_qs(self.rfile.read(int(size)).decode("ascii", "replace"))
-            key, asked = (form.get(name, [""])[0] for name in ("key", "id"))
+            key, record_id = (form.get(name, [""])[0] for name in ("key", "id"))
             with lock:
-                if key == QUIT or asked == (
-                    labelling.current.id if labelling.current else ""
-                ):  # else a key pressed twice
+                current_id = labelling.current.id if labelling.current else ""
+                if key == QUIT or record_id == current_id:  # another id: the key was pressed twice
                     labelling.press(key)
                 if key == QUIT or not labelling.current:
-                    self._show(over=True)
+                    self._send_page(over=True)
                     threading.Thread(target=server.shutdown).start()
                     return
             self.send_response(303)
@@ -56,40 +54,41 @@ def label_on_page(labelling: Labelling, port: int, ready: Callable[[str], None])
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def _show(self, *, over: bool = False) -> None:
+        def _send_page(self, *, over: bool = False) -> None:
             nonce = secrets.token_urlsafe(16)
-            page = (
-                template(
-                    Path(__file__).with_name("labelling_page.html.jinja"), display.visible, autoescape=True
-                )
-                .render(
-                    labelling=labelling,
-                    record=None if over else labelling.current,
-                    nonce=nonce,
-                    done=sum(record.id in labelling.said for record in labelling.records),
-                )
-                .encode()
-            )
-            own = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; form-action 'self'"
+            page = template(Path(__file__).with_suffix(".html.jinja"), display.visible, autoescape=True)
+            html = page.render(
+                labelling=labelling,
+                record=None if over else labelling.current,
+                nonce=nonce,
+                done=sum(record.id in labelling.labels for record in labelling.records),
+            ).encode()
+            policy = [
+                "default-src 'none'",
+                f"style-src 'nonce-{nonce}'",
+                f"script-src 'nonce-{nonce}'",
+                "form-action 'self'",
+                "base-uri 'none'",
+                "frame-ancestors 'none'",
+            ]
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(page)))
-            self.send_header("Content-Security-Policy", f"{own}; base-uri 'none'; frame-ancestors 'none'")
+            self.send_header("Content-Length", str(len(html)))
+            self.send_header("Content-Security-Policy", "; ".join(policy))
             self.send_header("Referrer-Policy", "no-referrer")
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            self.wfile.write(page)
+            self.wfile.write(html)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: the page tells all."""
+            """Log nothing."""
 
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), Page)
     except OSError as error:
-        raise ConfigError(
-            f"port {port} cannot be used: {error.strerror}; give another --port, or none"
-        ) from error
+        problem = f"port {port} cannot be used: {error.strerror}"
+        raise ConfigError(f"{problem}; give another --port, or none") from error
     server.daemon_threads = True
     with server:
-        ready(f"http://127.0.0.1:{server.server_port}{path}")
+        announce(f"http://127.0.0.1:{server.server_port}{path}")
         server.serve_forever(poll_interval=0.1)

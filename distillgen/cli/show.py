@@ -1,4 +1,4 @@
-"""What the commands print. Imported by every command, so that nothing heavy is imported here."""
+"""Printing the results of commands. Every command imports this module, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 
 def say(text: str, *, error: bool = False, bold: bool = False) -> None:
-    """Print text of any origin: a terminal shows it and does not obey it."""
+    """Print text of any origin; escape characters that would control the terminal."""
     click.secho(visible(text), err=error, bold=bold or None)
 
 
 def as_json(value: Any) -> None:
-    """Print JSON, in ASCII, so that whatever a terminal would obey is escaped."""
+    """Print JSON in ASCII, which escapes characters that would control the terminal."""
     click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
 
 
 def manual(entry: Mapping[str, Any]) -> None:
-    """What an entry of the catalog does, and its options, wrapped to the terminal."""
+    """Print the description and the options of an entry of the catalog, wrapped to the terminal."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     say(f"{entry['kind']} {entry['name']}", bold=True)
     for paragraph in (entry.get("text") or entry["about"]).split("\n\n"):
@@ -88,7 +88,7 @@ def stage_name(bound: BoundStage) -> str:
 def plan(
     stages: Sequence[Mapping[str, Any]], titles: Sequence[str], totals: Mapping[str, Any], run: Path
 ) -> None:
-    """Print a table of what each stage asks at most, and what the run in the directory `run` has done already."""
+    """Print the most that each stage asks, and how much of it the run in the directory `run` has done."""
     names = ("rows", "requests", "input_tokens", "output_tokens")
     say(f"{'at most':<14}" + "".join(f"{name.replace('_', ' '):>15}" for name in (*names, "cost")))
     total = {"rows": stages[-1]["rows"], **totals}
@@ -97,11 +97,9 @@ def plan(
         cells.append("no bound" if row["max_cost_usd"] is None else money(row["max_cost_usd"]))
         say(f"{title:<14}" + "".join(f"{cell:>15}" for cell in cells))
     if ready := [f"{row['stage']} {math.floor(100 * row['done'])} %" for row in stages if row["done"]]:
-        say(f"already done, and taken off: {', '.join(ready)} (in {run})")
+        say(f"already done, and subtracted: {', '.join(ready)} (in {run})")
     for row in (row for row in stages if row["spared"]):
-        say(
-            f"{row['stage']}: at least {row['spared']:,} records of the pool are not asked about, by what it allocates"
-        )
+        say(f"{row['stage']}: at least {row['spared']:,} records get no request: they exceed its budget")
     say(
         "input tokens are estimated from the first 200 rows; the cost takes the longest of them for every row"
     )
@@ -109,53 +107,43 @@ def plan(
         say("no bound: set max_tokens in the prompt's sampling, the model or the stage")
 
 
-def records(found: Iterable[Record], width: int = 0) -> None:
-    """Where each record came from, why it was dropped, its fields and scores, in lines as wide as `width` or
-    the terminal.
-    """
+def records(entries: Iterable[Record], width: int = 0) -> None:
+    """Print records with their source, fields, scores and reason, in lines of `width` or of the terminal."""
     width = width or min(shutil.get_terminal_size((120, 24)).columns, 160)
-    few = list(found)
-    for record in few:
-        why = record.dropped
-        say(
-            f"{record.id}  {record.source}"
-            + (f"  dropped by {why.stage}/{why.filter}: {why.reason}" if why else ""),
-            bold=True,
-        )
+    entries = list(entries)  # a damaged file is reported before anything is printed
+    for record in entries:
+        drop = record.dropped
+        reason = f"  dropped by {drop.stage}/{drop.filter}: {drop.reason}" if drop else ""
+        say(f"{record.id}  {record.source}{reason}", bold=True)
         for line in field_lines(record, width):
             say(f"  {line}")
         if record.scores:
             say("  scores: " + ", ".join(f"{name} {number(value)}" for name, value in record.scores.items()))
-    if not few:
+    if not entries:
         say("no records")
 
 
-def lineage(run: Run, beginning: str, machine: bool) -> None:
-    """The record whose id begins so, those that it came from, and each request and answer on the way. Raises
-    ConfigError.
-    """
+def lineage(run: Run, beginning: str, json_wanted: bool) -> None:
+    """Print the record whose id begins so, its parents, and the requests and answers that made it."""
     from distillgen.runs.directory import read_records
 
     files = sorted((run.directory / "stages").glob("*.jsonl*"), reverse=True)
-    wanted = _whole_id(run, files, beginning)
-    sought, chain = {wanted}, dict[str, Record]()
+    record_id = _complete_id(run, files, beginning)
+    ids, chain = {record_id}, dict[str, Record]()
     for path in files:
-        for record in read_records(path):  # the file nearest to the end holds a record as it ended
-            if record.id in sought and record.id not in chain:
+        for record in read_records(path):  # the last stage's file comes first, with the record's final state
+            if record.id in ids and record.id not in chain:
                 chain[record.id] = record
-                sought.update(record.parents)
+                ids.update(record.parents)
     path, answers = run.ledger, {}
     if path.exists():
         ledger = Ledger(path, read_only=True)
-        for made in chain[wanted].made:
-            if kept := ledger.requested(bytes.fromhex(made["key"])):
-                answers[made["key"]] = {
-                    "made": made,
-                    "request": json.loads(kept[0]),
-                    "completion": json.loads(kept[1]),
-                }
+        for step in chain[record_id].made:
+            if stored := ledger.requested(bytes.fromhex(step["key"])):
+                request, completion = map(json.loads, stored[:2])
+                answers[step["key"]] = {"made": step, "request": request, "completion": completion}
         ledger.close_now()
-    if machine:
+    if json_wanted:
         first, *parents = (record.row() for record in chain.values())
         as_json({"record": first, "parents": parents, "answers": answers})
     else:
@@ -163,123 +151,125 @@ def lineage(run: Run, beginning: str, machine: bool) -> None:
         say(json.dumps(answers, indent=2, ensure_ascii=False))
 
 
-def _whole_id(run: Run, files: Sequence[Path], beginning: str) -> str:
-    """The one id that begins so."""
+def _complete_id(run: Run, files: Sequence[Path], beginning: str) -> str:
+    """Return the id that begins so; raise ConfigError if none does, or several do."""
     from distillgen.runs.directory import read_rows
 
-    found = {
-        own for path in files for row in read_rows(path) if (own := row[META]["id"]).startswith(beginning)
-    }
-    if not found:
+    all_ids = (row[META]["id"] for path in files for row in read_rows(path))
+    ids = {record_id for record_id in all_ids if record_id.startswith(beginning)}
+    if not ids:
         raise ConfigError(f"there is no record '{beginning}' in {run.directory}")
-    if len(found) > 1 and beginning not in found:
-        some = ", ".join(sorted(found)[:3])
+    if len(ids) > 1 and beginning not in ids:
+        examples = ", ".join(sorted(ids)[:3])
         raise ConfigError(
-            f"'{beginning}' begins the ids of {len(found):,} records ({some}, …); give more of it"
+            f"'{beginning}' begins the ids of {len(ids):,} records ({examples}, …); give more of it"
         )
-    return beginning if beginning in found else found.pop()
+    return beginning if beginning in ids else ids.pop()
 
 
 def status(run: Run, *, error: bool = False) -> None:
-    """How far a run is, a line a stage and a model, and how to go on."""
+    """Print the progress of a run, a line per stage and model, and how to continue it."""
     state = run.state
-    safe = (
-        f"\n{state['totals']['answers']:,} answers are safe in {run.directory}; run the same command to go on"
-    )
     lines = [f"{state['pipeline']}: {state['state']}, {duration(state['seconds'])}, {state['updated_at']}"]
     lines += [stage_line(stage, state["source_rows"]) for stage in state["stages"]]
-    lines += [f"{name:<12} {_used(used)}" for name, used in state["models"].items()]
-    unanswered = {
-        UNUSABLE: "was billed for answers that cannot be used",
-        LOST: "may be billed for requests without an answer",
-    }
-    for status, what in unanswered.items():
-        if spent := sum(use["cost_usd"] for use in state["usage"] if use["status"] == status):
-            lines.append(f"of that {money(spent)} {what}")
-    say("\n".join(lines) + ("" if state["state"] in ("finished", "running") else safe), error=error)
+    lines += [f"{name:<12} {_usage(counts)}" for name, counts in state["models"].items()]
+    for status, consequence in (
+        (UNUSABLE, "was billed for answers that cannot be used"),
+        (LOST, "may be billed for requests without an answer"),
+    ):
+        if cost_usd := sum(use["cost_usd"] for use in state["usage"] if use["status"] == status):
+            lines.append(f"of that {money(cost_usd)} {consequence}")
+    if state["state"] not in ("finished", "running"):
+        answers = f"{state['totals']['answers']:,} answers are safe in {run.directory}"
+        lines.append(f"{answers}; run the same command to go on")
+    say("\n".join(lines), error=error)
 
 
-def _used(counts: Mapping[str, float]) -> str:
-    """`36 requests, 2 retries, 17,357 tokens, $0.41`, without what there was none of."""
-    said = f"{counts['requests']:,} requests, {counts['retries']:,} retries".removesuffix(", 0 retries")
-    said += f", {counts['input_tokens'] + counts['output_tokens']:,} tokens"
-    if written := counts.get("cache_write_tokens"):
-        said += f" ({written:,} of them written to a cache)"
-    return said + (f", {money(counts['cost_usd'])}" if counts["cost_usd"] else "")
+def _usage(counts: Mapping[str, float]) -> str:
+    """Return `36 requests, 2 retries, 17,357 tokens, $0.41`, without counts of zero."""
+    parts = [f"{counts['requests']:,} requests"]
+    if counts["retries"]:
+        parts.append(f"{counts['retries']:,} retries")
+    tokens = f"{counts['input_tokens'] + counts['output_tokens']:,} tokens"
+    if cached := counts.get("cache_write_tokens"):
+        tokens += f" ({cached:,} of them written to a cache)"
+    parts.append(tokens)
+    if counts["cost_usd"]:
+        parts.append(money(counts["cost_usd"]))
+    return ", ".join(parts)
 
 
 def evaluation(run: Run) -> None:
-    """What each model reached by each metric, and how models differ."""
+    """Print the result of each model by each metric, and the differences between models."""
     from distillgen.runs.directory import evaluations
 
-    for found in evaluations(run.directory):
-        say(f"\n{found['name']}, {found['items']:,} items of {found['of']}", bold=True)
-        for metric in found["metrics"]:
-            for name, model in found["models"].items():
+    for result in evaluations(run.directory):
+        say(f"\n{result['name']}, {result['items']:,} items of {result['of']}", bold=True)
+        for metric in result["metrics"]:
+            for name, model in result["models"].items():
                 if (m := model["metrics"].get(metric, {"n": 0}))["n"]:
                     say(f"  {metric:<16} {name:<14} {m['mean']:6.1%}  ({m['low']:.1%} to {m['high']:.1%})")
-        for name, model in found["models"].items():
-            further = {k: model[k] for k in ("perplexity", "ece", "failed", "cut_off") if model.get(k)}
-            if further:
-                say(
-                    f"  {name}: "
-                    + ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in further.items())
-                )
+        for name, model in result["models"].items():
+            figures = {
+                key: model[key] for key in ("perplexity", "ece", "failed", "cut_off") if model.get(key)
+            }
+            if figures:
+                texts = (f"{key.replace('_', ' ')} {number(value)}" for key, value in figures.items())
+                say(f"  {name}: {', '.join(texts)}")
             for figure, value in model.get("judges", {}).items():
                 say(f"  {name}: {figure} {number(value)}")
-        for c in found["comparisons"]:
+        for c in result["comparisons"]:
             interval = f"{100 * c['low']:+.1f} to {100 * c['high']:+.1f}, p {c['p']:.3f}"
-            say(
-                f"  {c['first']} against {c['second']}, {c['metric']}: {100 * c['difference']:+.1f} points ({interval})"
-            )
-        if found["methods"]:
-            say(f"  95 % intervals: {', '.join(found['methods'])}")
+            pair = f"{c['first']} against {c['second']}, {c['metric']}"
+            say(f"  {pair}: {100 * c['difference']:+.1f} points ({interval})")
+        if result["methods"]:
+            say(f"  95 % intervals: {', '.join(result['methods'])}")
 
 
 def summary(run: Run) -> None:
-    """A few kept and dropped records, of these one a filter, with what was made and not given; and the
-    totals.
+    """Print examples of kept and dropped records, the totals, and where the corpus and the report are.
+
+    An example shows the fields that the source did not have.
     """
     from distillgen.runs.directory import read_records
 
     state, (source, *_) = run.state, sorted((run.directory / "stages").iterdir())
     if not state["stages"][-1]["complete"]:
-        say(f"the stages that were carried out are in {source.parent}")
+        say(f"the records of the stages that were run are in {source.parent}")
         return
-    given = {name for record in islice(read_records(source), 1) for name in record.fields}
-    for title, file, count in (
-        ("kept", "corpus", state["kept"]),
-        ("dropped", "dropped", sum(state["dropped"].values())),
-    ):
-        first: dict[str, Record] = {}
-        for record in islice(read_records(run.directory / f"{file}.jsonl"), 1_000):
-            first.setdefault(record.dropped.filter if record.dropped else record.id, record)
-        sample = list(first.values())[:3]
-        if sample:
-            say(f"\n{title}, {len(sample)} of {count:,}", bold=True)
-        for record in sample:
-            if record.dropped:
-                say(f"  {record.dropped.filter}: {clipped(record.dropped.reason)}")
-            made = {name: value for name, value in record.fields.items() if name not in given}
-            say(
-                "".join(
-                    f"    {line}\n"
-                    for line in field_lines(replace(record, fields=made or record.fields), 150)
-                )
-            )
+    source_fields = {name for record in islice(read_records(source), 1) for name in record.fields}
+    _examples("kept", run.directory / "corpus.jsonl", state["kept"], source_fields)
+    _examples("dropped", run.directory / "dropped.jsonl", sum(state["dropped"].values()), source_fields)
     say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
     for stage in state["stages"]:
-        if same := stage["measured"].get(IDENTICAL):
-            remedy = "for draws of their own give the stage n, or vary its prompt; temperature: 0 says that one is meant"
-            say(
-                f"{stage['name']}: {same:,.0f} requests were identical to earlier ones and got their answers; {remedy}"
-            )
+        if identical := stage["measured"].get(IDENTICAL):
+            what = f"{identical:,.0f} requests were identical to earlier ones and got their answers"
+            remedy = "give the stage n, or vary its prompt, for draws of their own; else set temperature: 0"
+            say(f"{stage['name']}: {what}; {remedy}")
     now, total, replayed = state["asked_now"], state["totals"], state["from_ledger"]
-    took = (f", {replayed:,} answers from the ledger" if replayed else "") + f", {duration(state['seconds'])}"
+    rest = (f", {replayed:,} answers from the ledger" if replayed else "") + f", {duration(state['seconds'])}"
     if now == total:
-        say(_used(total) + took)
+        say(_usage(total) + rest)
     else:
-        asked = _used(now) if now["requests"] else "nothing"
-        say(f"asked now: {asked}{took}; in all: {_used(total)}")
+        usage_now = _usage(now) if now["requests"] else "nothing"
+        say(f"asked now: {usage_now}{rest}; in all: {_usage(total)}")
     evaluation(run)
     say(f"corpus  {run.directory / 'corpus.jsonl'}\nreport  {run.directory / 'report.html'}")
+
+
+def _examples(title: str, path: Path, count: int, source_fields: Container[str]) -> None:
+    """Print up to three records of a file; of dropped ones, each by another filter."""
+    from distillgen.runs.directory import read_records
+
+    first: dict[str, Record] = {}
+    for record in islice(read_records(path), 1_000):
+        first.setdefault(record.dropped.filter if record.dropped else record.id, record)
+    sample = list(first.values())[:3]
+    if sample:
+        say(f"\n{title}, {len(sample)} of {count:,}", bold=True)
+    for record in sample:
+        if record.dropped:
+            say(f"  {record.dropped.filter}: {clipped(record.dropped.reason)}")
+        new_fields = {name: value for name, value in record.fields.items() if name not in source_fields}
+        lines = field_lines(replace(record, fields=new_fields or record.fields), 150)
+        say("".join(f"    {line}\n" for line in lines))

@@ -91,9 +91,9 @@ def pressed(one, keys):
 def test_what_is_labelled_is_not_asked_again(run, project):
     path = project.path / "new" / "labels.jsonl"
     one = pressed(labelling(run, path), "yns")
-    assert one.progress() == "3 of 5: 1 valid, 1 not valid, 1 skipped" and one.at == 3
+    assert one.progress() == "3 of 5: 1 valid, 1 not valid, 1 skipped" and one.position == 3
     again = labelling(run, path)
-    assert again.at == 3 and again.progress() == one.progress()
+    assert again.position == 3 and again.progress() == one.progress()
     more = pressed(labelling(run, path, 8), "yyyyy")
     assert more.current is None and more.progress() == "8 of 8: 6 valid, 1 not valid, 1 skipped"
     assert [row["label"] for row in project.read("new/labels.jsonl")] == [1, 0, None, 1, 1, 1, 1, 1]
@@ -101,11 +101,13 @@ def test_what_is_labelled_is_not_asked_again(run, project):
 
 def test_back_corrects_and_goes_on_where_nothing_was_said(run, project):
     one = pressed(labelling(run, project.path / "l.jsonl"), "yybb")
-    assert one.at == 0 and one.before() == "valid"
+    assert one.position == 0 and one.earlier_label() == "valid"
     pressed(one, "n")
-    assert one.at == 2 and one.before() == "" and one.progress() == "2 of 5: 1 valid, 1 not valid"
-    assert not one.press("x") and not one.press("") and not one.press("yy") and one.at == 2
-    assert pressed(one, "bbbbb").at == 0
+    assert (
+        one.position == 2 and one.earlier_label() == "" and one.progress() == "2 of 5: 1 valid, 1 not valid"
+    )
+    assert not one.press("x") and not one.press("") and not one.press("yy") and one.position == 2
+    assert pressed(one, "bbbbb").position == 0
 
 
 def test_a_label_keeps_the_whole_record_and_can_be_a_source(run, project):
@@ -123,7 +125,7 @@ def test_a_label_keeps_the_whole_record_and_can_be_a_source(run, project):
 def test_nothing_that_sways_a_judgement_is_shown(run, project):
     one = labelling(run, project.path / "l.jsonl", 200)
     while one.current:
-        assert [name for name, _ in one.shown()] == ["question", "answer", "n"]
+        assert [name for name, _ in one.texts()] == ["question", "answer", "n"]
         one.press("y")
 
 
@@ -136,11 +138,15 @@ def test_a_file_that_ends_within_its_last_line_loses_nothing(run, project):
 @pytest.mark.parametrize(
     "text, options, message",
     [
-        ('{"label": 3}\n', {}, "l.jsonl:1: the label '3' is none of the labels of 1 and 0"),
-        ('{"label": 0}\n', {"graded": True}, "l.jsonl:1: the label '0' is none of the grades from 1 to 5"),
+        ('{"label": 3}\n', {}, "l.jsonl:1: the label '3' is not one of the labels 1 and 0"),
+        ('{"label": 0}\n', {"graded": True}, "l.jsonl:1: the label '0' is not one of the grades from 1 to 5"),
         ('{"text": 0}\n', {}, "l.jsonl:1: the row has no 'label'; give another --label or --out"),
         ('{"label": 1}\n{"lab', {}, "l.jsonl:2: not JSON"),
-        ("", {"label": "answer"}, "the records have a field 'answer' .*; name the labels' own with --label"),
+        (
+            "",
+            {"label": "answer"},
+            "the records have a field 'answer' already .*; give the labels another name with --label",
+        ),
     ],
 )
 def test_a_file_of_something_else_is_refused(run, project, text, options, message):
@@ -206,7 +212,7 @@ def test_in_a_terminal(run, project):
     at.press("\x1b[D")  # an arrow means nothing
     time.sleep(0.5)
     at.press("b")
-    at.until("you said: valid")
+    at.until("your label: valid")
     at.press("n")
     at.until("1 of 3: 1 not valid.*q quit")
     at.process.kill()

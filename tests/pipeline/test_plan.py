@@ -33,7 +33,7 @@ def test_a_finished_run_leaves_nothing_to_ask(ask):
     ask.cli("run", "ask")
     assert planned(ask) == ([0, 0, 0], 0.0)
     assert (
-        "already done, and taken off: source 100 %, generate 100 %, again 100 %"
+        "already done, and subtracted: source 100 %, generate 100 %, again 100 %"
         in ask.cli("plan", "ask").stdout
     )
     assert planned(ask, "-o", "runs/other")[0] == [0, 8, 8], "another run has its own"

@@ -180,7 +180,7 @@ def test_uncertain_items_are_drawn_but_not_likely_wrong_ones(project):
 )
 def test_plan_shows_what_is_not_asked(project):
     done = project.cli("plan", "ddk")
-    assert "at least 30 records of the pool are not asked about" in done.stdout
+    assert "at least 30 records get no request" in done.stdout
     stages = json.loads(project.cli("plan", "ddk", "--json").stdout)["stages"]
     assert [stage["spared"] for stage in stages] == [0, 30]
 
