@@ -336,6 +336,26 @@ def test_check_refuses_rows_that_a_student_cannot_learn(project, installed, temp
     assert says in str(told.value)
 
 
+def test_the_models_that_an_objective_loads_are_files_of_the_training(project, installed):
+    project.rows("r.jsonl", [{"messages": turns("user", "assistant")}])
+    names = {student(project, name, MARKS) for name in ("s", "teacher")}
+    options = {"objective": "gkd", "student": "s", "teacher": "teacher"}
+    files = distillgen.load(pipeline("r.jsonl", **options)).bound_stages[-1].files
+    assert files == {name: project.path / name for name in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("train", {"student", "base"}), ("second", {"student-second", "base-second"})]
+)
+def test_a_training_makes_its_student_and_its_base(name, names, tmp_path):
+    made = Train(name=name, student="student-first").makes(Path("run"), Project(tmp_path))
+    assert made.keys() == names
+    student, base = (made[model].model for model in sorted(names, reverse=True))
+    assert student == f"run/{max(names)}" and base == "run/student-first"
+    tiny = Train(name=name, student="tiny").makes(Path("run"), Project(tmp_path))
+    assert tiny[min(names)].model == f"run/{max(names)}/base"
+
+
 def test_what_it_can_learn_passes_and_another_template_helps(project, installed):
     project.rows("r.jsonl", [{"messages": turns("system", "user", "assistant")}])
     project.rows("plain.jsonl", [{"messages": turns("user", "assistant")}])
