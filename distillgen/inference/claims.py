@@ -1,12 +1,12 @@
-"""Who asks for what, where several processes have one ledger open: what one of them has in flight no other sends.
+"""Claims: of several processes with one ledger, only one sends a request at a time.
 
-A process that asks is an owner, with a lease that a thread of its own renews. A claim stands in the ledger before its
-request is sent, and goes with the answer, in one transaction. Whoever finds a claim of another owner waits for the answer,
-and takes the claim over where its owner has died.
+A process that sends requests is an owner. It has a lease, which a thread renews. A claim is written to the ledger before
+its request is sent, and deleted in the transaction that stores the answer. A process that finds the claim of another owner
+waits for the answer. If the owner has died, it takes the claim over.
 
-A process that has the ledger to itself writes no claims. One that comes later says so, and sends nothing before those
-that were there have written down what they have in flight. Where a claim carries a cost, it is always written: what was
-in flight when its owner was killed may be billed, and is counted as lost.
+A process that is alone writes no claims. A later process registers as an owner first, and sends nothing until the
+earlier ones have written their claims. A claim with a cost is always written: if its owner is killed, the request may be
+billed, and the ledger counts it as lost.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from distillgen.platforms import has_ended
 
 log = logging.getLogger("distillgen")
 
-LEASE_S = 30.0  # of a process that hangs, or of another machine; one of this machine that has ended is noticed at once
-BEAT_S = 0.25  # how often an owner looks whether it is alone
+LEASE_S = 30.0  # a process that hangs, or one on another machine, loses its claims after this time
+BEAT_S = 0.25  # seconds between two looks at the other owners
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY AUTOINCREMENT, host, pid, lease_until, newest_known);
 CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner, run, stage, model, cost_usd) WITHOUT ROWID;
@@ -45,8 +45,8 @@ Find = Callable[[str, Sequence[bytes]], Iterator[Any]]
 
 
 class Claims:
-    """The claims of one open ledger. Its `connection` is used in `thread` only; `write` is the ledger's group commit, and
-    `find` reads what is committed.
+    """The claims of one open ledger. `connection` is used in `thread` only; `write` adds rows to the next group commit,
+    and `find` reads committed rows.
     """
 
     def __init__(
@@ -61,30 +61,31 @@ class Claims:
         self._left = threading.Event()
         self._beats = threading.Thread(target=self._beat_on, name="claims", daemon=True)
         self.shared = False
-        """Whether another process asks, too."""
+        """Whether another process sends requests, too."""
 
     def take_alone(self, keys: Sequence[bytes], run: str, stage: str, model: str) -> bool:
-        """Claim what is about to be sent, and is not counted when the process is killed, where no other process asks:
-        then nothing has to be written. False where `take` has to decide.
+        """Claim keys without a cost in memory and return True, if no other process sends requests. Else return False:
+        call `take`.
         """
         if self.shared or not self._owner or self._entering:
             return False
         for key in keys:
             self._flying[key] = (key, self._owner, run, stage, model, 0.0)
-        return not self.shared  # read after the line above: whoever sets it publishes what is in flight
+        return (
+            not self.shared
+        )  # read after the line above: the thread that sets it writes the claims in memory
 
     async def take(self, keys: Sequence[bytes], run: str, stage: str, model: str, cost_usd: float) -> bool:
-        """Claim what is about to be sent, which may cost so much (of one key; 0: not counted when the process is killed).
-        False where another process has one of them in flight: then none is claimed.
+        """Claim the keys of a request and return True; return False, and claim none, if another process has one of them.
+
+        `cost_usd` is what the request may cost if the process is killed; 0 means that it is not counted then.
         """
         if not self._owner or self._entering:
             self._entering = self._entering or asyncio.create_task(self._enter_in_turn())
             await asyncio.shield(self._entering)
         rows = [(key, self._owner, run, stage, model, 0.0 if i else cost_usd) for i, key in enumerate(keys)]
         self._flying.update(zip(keys, rows, strict=True))
-        if not (
-            self.shared or cost_usd
-        ):  # read after the line above: whoever sets it publishes what is in flight
+        if not (self.shared or cost_usd):  # read after the line above, as in take_alone
             return True
         self._written.update(keys)
         await self._write(_CLAIM, rows)
@@ -94,7 +95,7 @@ class Claims:
         return True
 
     def elsewhere(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Those that another process has in flight."""
+        """Return the keys that another process has claimed."""
         return {
             key
             for (key,) in self._find(
@@ -103,16 +104,16 @@ class Claims:
         }
 
     def release(self, keys: Sequence[bytes]) -> None:
-        """Give up claims, in the transaction of what is written next."""
+        """Give up claims in the next transaction."""
         for key in keys:
             self._flying.pop(key, None)
-        if self._written and (written := self._written.intersection(keys)):
-            self._written -= written
-            rows = [(key, self._owner) for key in written]
+        if self._written and (written_keys := self._written.intersection(keys)):
+            self._written -= written_keys
+            rows = [(key, self._owner) for key in written_keys]
             self._write(_RELEASE, rows).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def bury(self) -> None:
-        """Count what owners had in flight that have died, and take their claims away."""
+        """Delete the claims of dead owners; count their requests with a cost as lost."""
         dead = [row[0] for row in self._owners() if not _is_alive(*row[1:4])]
         if dead:
             with self._connection:
@@ -120,7 +121,7 @@ class Claims:
                 self._bury(dead)
 
     def leave(self) -> None:
-        """Own nothing any more."""
+        """Give up all claims and the lease."""
         if not self._owner:
             return
         self._left.set()
@@ -129,7 +130,7 @@ class Claims:
         self._thread.submit(self._leave).result()
 
     async def _enter_in_turn(self) -> None:
-        """Become an owner, and wait until those that were here before know of it."""
+        """Register as an owner, and wait until the earlier owners know of it."""
         loop = asyncio.get_running_loop()
         while await loop.run_in_executor(self._thread, self._enter):
             await asyncio.sleep(BEAT_S / 4)
@@ -137,7 +138,7 @@ class Claims:
         self._entering = None
 
     def _enter(self) -> bool:
-        """Whether an owner that was here before does not yet know of this one."""
+        """Register, if not done; return whether an earlier owner does not know of this one yet."""
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             if not self._owner:
@@ -145,24 +146,26 @@ class Claims:
                 assert owner is not None
                 self._owner = owner
             self._renew(self._others())
-        return any(known < self._owner for owner, *_, known in self._owners() if owner < self._owner)
+        return any(
+            newest_known < self._owner for owner, *_, newest_known in self._owners() if owner < self._owner
+        )
 
     def _beat_on(self) -> None:
         while not self._left.wait(BEAT_S):
             try:
                 self._thread.submit(self._beat).result()
-            except sqlite3.Error as error:  # the run hears of it with its next answer
+            except sqlite3.Error as error:  # the run gets the same error with its next answer
                 log.warning("the lease in the ledger was not renewed: %s", error)
 
     def _beat(self) -> None:
-        """Look whether this process is still alone; renew its lease."""
+        """Check whether this process is alone; renew its lease."""
         owners = self._owners()
-        known = max((row[0] for row in owners), default=0) <= self._newest_known and any(
-            row[0] == self._owner for row in owners
-        )
+        is_newest_known = max((row[0] for row in owners), default=0) <= self._newest_known
+        is_registered = any(row[0] == self._owner for row in owners)
         self.shared = self.shared and len(owners) > 1
         if (
-            known
+            is_newest_known
+            and is_registered
             and all(_is_alive(*row[1:4]) for row in owners)
             and time.monotonic() - self._renewed_at < LEASE_S / 3
         ):
@@ -172,22 +175,22 @@ class Claims:
             self._renew(self._others())
 
     def _others(self) -> list[int]:
-        """The living ones besides this one; the dead are buried."""
+        """Return the other living owners, and bury the dead ones."""
         others = [row for row in self._owners() if row[0] != self._owner]
         self._bury([row[0] for row in others if not _is_alive(*row[1:4])])
         return [row[0] for row in others if _is_alive(*row[1:4])]
 
     def _renew(self, others: Sequence[int]) -> None:
-        """Publish what is in flight where somebody is here who does not know it, and say that this process lives."""
-        self.shared = bool(others)  # before the next line: who claims from now on writes it
+        """Write the claims in memory if there are other owners; renew the lease."""
+        self.shared = bool(others)  # before the next line: later claims are written at once
         newest = max((*others, self._owner))
         if others:
             flying = dict(self._flying)
             self._written.update(flying)
             self._connection.executemany(_CLAIM, list(flying.values()))
-            over = flying.keys() - self._flying.keys()  # what was released before the line above the last
-            self._written -= over
-            self._connection.executemany(_RELEASE, [(key, self._owner) for key in over])
+            released = flying.keys() - self._flying.keys()  # since `flying` was copied
+            self._written -= released
+            self._connection.executemany(_RELEASE, [(key, self._owner) for key in released])
         now = time.monotonic()
         row = (self._owner, platform.node(), os.getpid(), now + LEASE_S, newest)
         self._connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?)", row)
@@ -214,8 +217,8 @@ class Claims:
 
 
 def _is_alive(host: str, pid: int, lease_until: float) -> bool:
-    """Whether an owner holds its lease: one on this machine whose process has ended does not. After a start of the machine
-    its clock begins anew, and no former lease holds.
+    """Return whether an owner holds its lease. A process of this machine that has ended does not. The monotonic clock
+    starts again with the machine, so a lease from before is too far in the future.
     """
     if host == platform.node() and has_ended(pid):
         return False

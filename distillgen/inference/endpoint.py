@@ -22,12 +22,12 @@ from distillgen.plugins import plugin_class
 from distillgen.privacy import name_of
 from distillgen.project import Project, file_sha256
 
-REASON = 500  # most characters of what an endpoint says that are kept
+REASON = 500  # characters of an error message of an endpoint that are kept
 
 
 @dataclass
 class Activity:
-    """What a teacher is doing, for progress and the watchdog. Times are of the monotonic clock, in seconds."""
+    """What a teacher does at the moment, for the progress display. Times are of the monotonic clock, in seconds."""
 
     answered: int = 0
     replayed: int = 0
@@ -44,8 +44,9 @@ class Activity:
 
 @dataclass(frozen=True)
 class Services:
-    """What a teacher is handed: where answers are kept, the purse, the run's name, the project's folder, and what came
-    from the environment and must not be written, each value with the ${NAME} that stands for it.
+    """What teachers share: the ledger, the budget, the run's name and the project's folder.
+
+    `hidden` holds values of the environment that must not be written, each with the ${NAME} that replaces it.
     """
 
     ledger: Ledger
@@ -54,75 +55,76 @@ class Services:
     root: Path
     hidden: Mapping[str, str] = field(default_factory=dict)
     order: Mapping[str, int] = field(default_factory=dict)
-    """The place of each stage in the pipeline: what a later one asks goes first, so that rows are finished, not only begun."""
+    """The position of each stage in the pipeline. Requests of later stages go first, so that rows are finished."""
 
 
 class Endpoint:
-    """Where a model answers. A subclass sets `spec_type` and `identity` and implements `answer`, and `close` if it holds a
-    connection or a process.
+    """The place where a model answers.
+
+    A subclass sets `spec_type` and `identity`, implements `answer`, and implements `close` if it holds a connection or
+    a process. `identity` is part of every ledger key: it tells the answers of this endpoint from those of another.
     """
 
     spec_type: ClassVar[type[Spec]] = Spec
     paid: ClassVar[bool] = True
-    """Whether what is in flight is worth waiting for when a run is stopped."""
+    """Whether a run that is stopped waits for answers in flight."""
     durable: bool = False
-    """Whether what is in flight goes on, and is there later, when a run is given up."""
+    """Whether requests in flight outlive the run, as those of a batch API do."""
     ahead: int = 2
-    """How many records may be under way for each request in flight, so that one slow answer holds up no others."""
+    """Records in progress for each request in flight, so that a slow answer does not block the others."""
     identity: str = ""
-    """What tells this endpoint's answers from another's; part of every ledger key."""
 
     def __init__(self, name: str, spec: Spec, services: Services) -> None:
         self.name, self.spec, self.services = name, spec, services
         self.activity = Activity()
         self.max_concurrency = spec.max_concurrency
         self.requests = Rate(spec.rpm) if spec.rpm else None
-        """One is taken for each call of `answer`; an endpoint that sends further requests within a call takes more."""
+        """The limit of requests per minute. Each call of `answer` has taken one; take one for each further request."""
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Put one request to the endpoint: completions for the first of `samples`, at least one; what is missing is asked
-        as a request of its own. Raises Retryable, Rejected or TeacherDown.
+        """Send one request and return completions for the first of `samples`, at least one.
+
+        Samples without a completion are asked for in a request of their own. Raise Retryable, Rejected or TeacherDown.
         """
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Free what the endpoint's client holds."""
+        """Close connections and processes."""
 
     def stop(self, reason: Exception) -> None:
         """Prepare for the end of the run: `answer` is not called again."""
 
     @property
     def model(self) -> str:
-        """What requests call the model: its name, or what its files hold, so that where they lie makes no difference."""
+        """The name of the model in requests. It does not depend on where the model's files are."""
         return self.spec.model
 
-    def called(self, reported: str) -> str:
-        """What rows call the model that has answered, which the endpoint may have `reported`."""
+    def model_name(self, reported: str) -> str:
+        """Return the name of the model in rows; `reported` is the name in the endpoint's answer."""
         return name_of(reported or self.model)
 
     @property
     def api(self) -> str:
-        """How it is asked: in chat turns (chat), or with one text that it goes on with (completions)."""
+        """The kind of prompt: "chat" for chat turns, "completions" for one text that the model continues."""
         return getattr(self.spec, "api", "chat")
 
     @property
     def tokenizer(self) -> str:
-        """What names the model's tokenizer beside exported signals: the SHA-256 of its files, or its name."""
+        """The name of the model's tokenizer in exported signals: the SHA-256 of its files, or its name."""
         path = self.services.root / (self.spec.tokenizer or "")
         return file_sha256(path) if self.spec.tokenizer and path.exists() else self.spec.tokenizer or ""
 
     def redact(self, text: str) -> str:
-        """`text` without any secret of this teacher's, and then cut, so that no part of one is left at the cut."""
-        return hide(text, dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden))[
-            :REASON
-        ]
+        """Return the text without secrets, cut to a few hundred characters."""
+        hidden = dict.fromkeys(self.spec.secrets(), "[withheld]") | dict(self.services.hidden)
+        return hide(text, hidden)[:REASON]
 
-    def apart(self, reason: str) -> str:
-        """Why a request failed, as rows tell it: without where the endpoint is."""
+    def without_address(self, reason: str) -> str:
+        """Return the reason of a failure for rows, without the address of the endpoint."""
         return reason
 
     def down(self, message: str) -> TeacherDown:
-        """The error that ends the run, without secrets."""
+        """Return the error that ends the run, without secrets."""
         return TeacherDown(f"model '{self.name}': {self.redact(message)}")
 
 

@@ -1,4 +1,4 @@
-"""How asking fails: what passes, what a request causes, and what ends a run."""
+"""Faults of an endpoint: temporary ones, those of one request, and those that end the run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import ClassVar
 from distillgen.errors import DistillgenError
 from distillgen.inference.request import Completion
 
-CONNECTIONS = 4  # tries to connect to an endpoint that has never answered, about 3 s
+CONNECTIONS = 4  # tries to connect to an endpoint that has never answered; they take about 3 s
 
 
 class Retryable(Exception):
-    """The endpoint could not answer now; `retry_after_s` is what it asked for, in seconds. `used` is what is billed, or may
-    be, although there is no answer.
+    """A temporary fault. `retry_after_s` is the pause that the endpoint asks for, in seconds. `used` holds the tokens
+    that are billed, or may be, although there is no answer.
     """
 
     def __init__(
@@ -28,18 +28,18 @@ class Retryable(Exception):
 
 
 class Unreachable(Retryable):
-    """No connection could be made. Where an endpoint has never answered, that is tried so many times."""
+    """The connection failed. The run stops after this number of tries if the endpoint has never answered."""
 
     tries: ClassVar[int] = CONNECTIONS
 
 
 class TimedOut(Retryable):
-    """No answer came in time; tried twice, because a third wait is rarely better."""
+    """The answer did not come in time."""
 
 
 class Rejected(Exception):
-    """The endpoint will not answer this request, whatever is done; the row fails and its neighbours go on. `used` is what
-    is billed all the same.
+    """The endpoint does not answer this request: the row fails, and the others go on. `used` holds the tokens that are
+    billed all the same.
     """
 
     def __init__(self, message: str, *, used: Completion | None = None) -> None:
@@ -48,4 +48,4 @@ class Rejected(Exception):
 
 
 class TeacherDown(DistillgenError):
-    """No request can succeed until a person acts: a wrong key, a wrong address, a server that is down."""
+    """No request can succeed until a person acts: the key or the address is wrong, or the server is down."""

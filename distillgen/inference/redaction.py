@@ -1,4 +1,4 @@
-"""Secrets and values of the environment are taken out of texts before they are written."""
+"""Replace secrets and values of the environment in texts before they are written."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from distillgen.record import dumps
 
 
 def without_credentials(credentials: Mapping[str, str], c: Completion) -> Completion:
-    """A completion in which the endpoint repeats no key of ours; tokens that would spell one are left out."""
+    """Return the completion without our keys. The tokens of an answer that repeats a key are removed, too."""
     texts = (c.text, c.reasoning, c.error, c.model, c.finish)
     if c.tool_calls:
         calls = dumps(c.tool_calls).decode()
-        if (shown := hide(calls, credentials)) != calls:
-            c = c._replace(tool_calls=orjson.loads(shown))
+        if (hidden_calls := hide(calls, credentials)) != calls:
+            c = c._replace(tool_calls=orjson.loads(hidden_calls))
     if not any(secret in text for secret in credentials for text in texts):
         return c
     text, reasoning, error, model, finish = (hide(text, credentials) for text in texts)
@@ -24,7 +24,7 @@ def without_credentials(credentials: Mapping[str, str], c: Completion) -> Comple
 
 
 def hide(text: str, hidden: Mapping[str, str]) -> str:
-    """`text` with what is `hidden` replaced by what stands for it, the longest first."""
+    """Return the text with each key of `hidden` replaced by its value, the longest keys first."""
     for value in sorted(hidden, key=len, reverse=True):
         text = text.replace(value, hidden[value])
     return text

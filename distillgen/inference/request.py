@@ -1,4 +1,4 @@
-"""What is sent to a teacher, and what comes back."""
+"""A request to a teacher, and the completion that comes back."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from distillgen.record import dumps
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that is sent: `messages` for chat (content: text or a list of parts), or `prompt` for completion. With
-    `target`, not an answer is asked for but the log-probability of that text after the prompt; `embed` is a text whose
-    embedding is.
+    """Everything that is sent: `messages` for chat (content: text or a list of parts), or `prompt` for completion.
+
+    With `target`, the request asks for the log-probability of that text after the prompt. With `embed`, it asks for
+    the embedding of that text.
     """
 
     model: str
@@ -34,27 +35,27 @@ class Request:
 
     @cached_property
     def json(self) -> bytes:
-        """Canonical JSON of what was given."""
+        """Canonical JSON of the fields that are set."""
         return dumps(
-            {name: value for name in _SENT if (value := getattr(self, name)) not in (None, (), [], {})}
+            {name: value for name in _FIELDS if (value := getattr(self, name)) not in (None, (), [], {})}
         )
 
     def keys(self, endpoint: str, samples: int) -> list[bytes]:
-        """The ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, everything sent, and the index."""
+        """Return the ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, the request and the index."""
         common = dumps(endpoint) + self.json
         return [hashlib.sha256(common + b"#%d" % sample).digest() for sample in range(samples)]
 
 
-_SENT = [f.name for f in fields(Request)]
+_FIELDS = [f.name for f in fields(Request)]
 
 
 class Completion(NamedTuple):
-    """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` says how).
-    `finish` is the endpoint's own word for how the answer ended, kept where it says more than the status.
+    """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` holds the reason).
+    `finish` is the endpoint's finish reason, kept if it says more than the status.
 
-    `logprobs` holds one [token, log-probability, [[token, log-probability], …]] a token, natural logarithm: of the answer,
-    or of the request's `target`. `cached_tokens` and `cache_write_tokens` are among the `input_tokens`, `reasoning_tokens`
-    among the `output_tokens`; of those that are `uncounted` the endpoint does not say how many it bills.
+    `logprobs` holds [token, log-probability, [[token, log-probability], …]] for each token of the answer, or of the
+    request's `target`, as natural logarithms. `input_tokens` include `cached_tokens` and `cache_write_tokens`;
+    `output_tokens` include `reasoning_tokens`. The endpoint does not report the counts named in `uncounted`.
     """
 
     text: str = ""
@@ -66,7 +67,7 @@ class Completion(NamedTuple):
     model: str = ""
     error: str = ""
     left_out: Sequence[str] = ()
-    """Parameters that the request names and that were not sent, for the endpoint does not take them."""
+    """Parameters of the request that were not sent, because the endpoint does not accept them."""
     key: bytes = b""
     attempt: int = 0
     input_tokens: int = 0
@@ -78,21 +79,21 @@ class Completion(NamedTuple):
     finish: str = ""
 
     @classmethod
-    def stored(cls, key: bytes, status: str, completion: bytes, signals: bytes | None) -> Completion:
-        """From the ledger."""
-        kept = orjson.loads(completion)
+    def from_row(cls, key: bytes, status: str, completion: bytes, signals: bytes | None) -> Completion:
+        """Return the completion in a ledger row."""
+        values = orjson.loads(completion)
         if signals:
-            kept["logprobs"], kept["embedding"] = unpack(signals)
-        return cls(status=status, key=key, **kept)
+            values["logprobs"], values["embedding"] = unpack(signals)
+        return cls(status=status, key=key, **values)
 
     def json(self) -> bytes:
-        """As kept in the ledger: what the row's own columns do not hold."""
+        """JSON for the ledger, of the fields that have no column of their own."""
         names = ("text", "reasoning", "tool_calls", "model", "error", "left_out", "attempt", "finish")
         return dumps({name: value for name in names if (value := getattr(self, name))})
 
 
-_NOTHING_SAID = ("input_tokens", "output_tokens")
-LOST_ANSWER = Completion(status=LOST, uncounted=_NOTHING_SAID)
-"""What a request may be billed for that was sent, and of which nothing came back."""
-UNUSABLE_ANSWER = Completion(status=UNUSABLE, uncounted=_NOTHING_SAID)
-"""What is billed for an answer that cannot be read."""
+_TOKENS = ("input_tokens", "output_tokens")
+LOST_ANSWER = Completion(status=LOST, uncounted=_TOKENS)
+"""The usage of a request that was sent and never answered: it may be billed."""
+UNUSABLE_ANSWER = Completion(status=UNUSABLE, uncounted=_TOKENS)
+"""The usage of an answer that is billed and cannot be read."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Sampling(BaseModel):
-    """How a teacher draws its answer; what is not given is the endpoint's own default and is not sent."""
+    """How a teacher draws its answer. An option that is not set is not sent: the endpoint's default applies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -44,5 +44,5 @@ class Sampling(BaseModel):
     extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent unchanged")
 
     def given(self) -> dict[str, Any]:
-        """The sampling options that were set, here or in a class that has others besides."""
+        """Return the sampling options that are set, without the other options of a subclass."""
         return {name: value for name in Sampling.model_fields if (value := getattr(self, name)) is not None}

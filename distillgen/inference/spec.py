@@ -34,16 +34,18 @@ class Price(BaseModel):
     def cost_usd(
         self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
     ) -> float:
-        """What these tokens cost; those read from a cache and those written to it are among `input_tokens`."""
-        cached = self.input if self.cached_input is None else self.cached_input
-        written = self.input if self.cache_write is None else self.cache_write
-        fresh = input_tokens - cached_tokens - cache_write_tokens
-        read = fresh * self.input + cached_tokens * cached + cache_write_tokens * written
-        return (read + output_tokens * self.output) / 1e6
+        """Return the cost of an answer. `input_tokens` include those read from a cache and those written to it."""
+        cached_price = self.input if self.cached_input is None else self.cached_input
+        write_price = self.input if self.cache_write is None else self.cache_write
+        fresh_tokens = input_tokens - cached_tokens - cache_write_tokens
+        input_cost = (
+            fresh_tokens * self.input + cached_tokens * cached_price + cache_write_tokens * write_price
+        )
+        return (input_cost + output_tokens * self.output) / 1e6
 
 
 class Spec(Sampling):
-    """One entry of `models`: where a model is, what it may be asked and what it costs. Sampling options are its defaults."""
+    """An entry of `models`: where a model is, what it can do and what it costs. Its sampling options are defaults."""
 
     provider: str = Field(description="the kind of teacher: openai, embedded, vllm, transformers or scripted")
     model: str = Field(description="name of the model at its endpoint")
@@ -68,31 +70,34 @@ class Spec(Sampling):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What may be asked besides text: n, logprobs, json_schema, grammar, tools, score, embeddings."""
+        """What the model gives besides text: n, logprobs, json_schema, grammar, tools, score, embeddings."""
         return frozenset()
 
     def credentials(self) -> set[str]:
-        """What opens the endpoint: withheld also where an answer repeats it."""
+        """Return the keys of the endpoint. They are withheld, even where an answer repeats them."""
         return set()
 
     def secrets(self) -> set[str]:
-        """Values that must never be written in a message, a log or a file of ours, the credentials among them."""
+        """Return the values that no message, log or file may contain, the credentials included."""
         return set()
 
     def check(self, root: Path) -> None:
-        """Raise ConfigError where the entry cannot work; nothing is asked."""
+        """Raise ConfigError if the entry cannot work. No request is sent."""
 
     def cost_usd(
         self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
     ) -> float:
-        """What these tokens cost, 0 where no price is given."""
+        """Return the cost of these tokens, 0 without a price."""
         if self.price is None:
             return 0.0
         return self.price.cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)
 
     def most_usd(self, input_tokens: int, output_tokens: int) -> float:
-        """The most that so many tokens can cost, whatever of them is read from a cache or written to one."""
+        """Return the most that these tokens can cost, however many are read from a cache or written to it."""
         if self.price is None:
             return 0.0
-        kinds = ((0, 0), (input_tokens, 0), (0, input_tokens))
-        return max(self.cost_usd(input_tokens, read, output_tokens, written) for read, written in kinds)
+        cache_uses = ((0, 0), (input_tokens, 0), (0, input_tokens))
+        return max(
+            self.cost_usd(input_tokens, cached, output_tokens, cache_write)
+            for cached, cache_write in cache_uses
+        )

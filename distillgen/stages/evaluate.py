@@ -364,7 +364,7 @@ class _Asking:
             item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params
         )
         sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
-        return Request(teacher.model, sampling=sampling, target=target, **teacher.asked(messages))
+        return Request(teacher.model, sampling=sampling, target=target, **teacher.message_fields(messages))
 
     async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[tuple[float, int] | None]:
         """The log-probability of each right answer, in nats, and its tokens; None where the model did not tell."""

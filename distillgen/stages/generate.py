@@ -235,7 +235,7 @@ class _Asking:
             grammar=stage.grammar,
             tools=stage.tools,
             schema=self.schema,
-            **self.teacher.asked(messages),
+            **self.teacher.message_fields(messages),
         )
 
     def unusable(self, completion: Completion) -> bool:

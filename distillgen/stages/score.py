@@ -69,7 +69,7 @@ class Score(Stage):
         teacher, context, target = job.teachers[self.model], Text(self.context), Text(self.target)
 
         def questions(record: Record) -> list[Question]:
-            asked = teacher.asked([{"role": "user", "content": context.say(record)}])
+            asked = teacher.message_fields([{"role": "user", "content": context.say(record)}])
             sampling = {"logprobs": self.logprobs}
             request = Request(teacher.model, sampling=sampling, target=target.say(record), **asked)
             return [(teacher, request, 1, None)]

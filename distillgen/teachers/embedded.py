@@ -85,7 +85,7 @@ class Embedded(Endpoint):
             return self.spec.model
         return f"{Path(self.spec.model).name}@{self.identity.removeprefix('gguf:')[:12]}"
 
-    def called(self, reported: str) -> str:
+    def model_name(self, reported: str) -> str:
         """So, whatever the server makes of it."""
         return self.model
 

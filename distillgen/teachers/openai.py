@@ -29,7 +29,7 @@ class OpenAI(OpenAIClient):
             self._batches, self.durable, self.ahead = Batches(self, self._places[0]), True, 1
             self.max_concurrency = self.spec.max_concurrency or FLYING * self.spec.batch_size
 
-    def apart(self, reason: str) -> str:
+    def without_address(self, reason: str) -> str:
         """Without the addresses and hosts of a server of one's own."""
         for url in used_by({self.name: self.spec}):
             for part in (url.rstrip("/"), urlsplit(url).netloc, urlsplit(url).hostname or ""):

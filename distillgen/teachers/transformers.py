@@ -95,7 +95,7 @@ class Transformers(Endpoint):
         """Its name on the Hub, or that of its folder and the digest of its weights."""
         return local_name(self.spec.model, self.services.root)
 
-    def called(self, reported: str) -> str:
+    def model_name(self, reported: str) -> str:
         """So, wherever it lies."""
         return self.model
 
