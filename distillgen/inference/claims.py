@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from distillgen.inference.statements import Statement, insert
 from distillgen.platforms import has_ended
 
 log = logging.getLogger("distillgen")
@@ -32,15 +33,15 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY AUTOINCREMENT, host, pid, lease_until, newest_known);
 CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner, run, stage, model, cost_usd) WITHOUT ROWID;
 """
-_CLAIM = "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?, ?)"
-_RELEASE = "DELETE FROM claims WHERE key = ? AND owner = ?"
+_CLAIM = insert("INSERT OR IGNORE INTO claims", 6)
+_RELEASE = Statement("DELETE FROM claims WHERE key = ? AND owner = ?")
 _COUNT_LOST = """
 INSERT INTO answers (key, run, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd,
 request, completion) SELECT randomblob(16), run, stage, model, 'lost', 0, 0, 0, 0, 0, cost_usd, CAST('{}' AS BLOB),
 CAST('{"error":"the run was killed before the answer came"}' AS BLOB) FROM claims WHERE owner = ? AND cost_usd > 0
 """
 
-Write = Callable[[str, Sequence[tuple[Any, ...]]], "asyncio.Future[None]"]
+Write = Callable[[Statement, Sequence[tuple[Any, ...]]], "asyncio.Future[None]"]
 Find = Callable[[str, Sequence[bytes]], Iterator[Any]]
 
 
@@ -187,10 +188,10 @@ class Claims:
         if others:
             flying = dict(self._flying)
             self._written.update(flying)
-            self._connection.executemany(_CLAIM, list(flying.values()))
+            self._connection.executemany(_CLAIM.text(), list(flying.values()))
             released = flying.keys() - self._flying.keys()  # since `flying` was copied
             self._written -= released
-            self._connection.executemany(_RELEASE, [(key, self._owner) for key in released])
+            self._connection.executemany(_RELEASE.text(), [(key, self._owner) for key in released])
         now = time.monotonic()
         row = (self._owner, platform.node(), os.getpid(), now + LEASE_S, newest)
         self._connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?)", row)

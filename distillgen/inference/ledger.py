@@ -1,8 +1,8 @@
-"""The durable store of everything that a teacher gave back, keyed by everything that was sent.
+"""The ledger: a durable store of completions, keyed by everything that was sent.
 
-One SQLite file in WAL mode, appended to in group commits: what arrives while one is under way, and in the 10 ms after it as
-long as something arrives every millisecond and there are fewer than 32, goes with the next. An answer is durable before `add`
-returns. Nothing is updated in place: asking again appends, and the newest row of a key counts.
+It is a SQLite file in WAL mode. Rows are appended in group commits: a commit takes the rows that arrived during the commit
+before it and in the 10 ms after, as long as one arrives every millisecond and there are fewer than 32. An answer is durable
+before `add` returns. No row is updated: asking again appends a row, and the newest row of a key counts.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ import orjson
 
 from distillgen.errors import LedgerError
 from distillgen.inference.claims import SCHEMA, Claims
+from distillgen.inference.statements import Statement, insert
 
 GATHER_S = 0.01
-ENOUGH = 32  # answers that are not kept waiting for more; and rows that are inserted in one step
-RESERVE_BYTES = 4 << 20  # given back to the file system when it is full, so that answers in flight still fit
+ENOUGH = 32  # rows that a commit does not wait beyond, and rows that one INSERT takes
+RESERVE_BYTES = 4 << 20  # freed when the disk is full, so that answers in flight still fit
 VERSION = 3
-UNUSABLE = "unusable"  # the status of a row that counts what an endpoint billed, though no answer came of it
-LOST = "lost"  # and of one that counts what a request may be billed for of which nothing came back
+UNUSABLE = "unusable"  # status of a row that counts a billed answer that cannot be used
+LOST = "lost"  # status of a row that counts a request without an answer, which may be billed
 UNANSWERED = (UNUSABLE, LOST)
 
 
 class Answer(NamedTuple):
-    """One ledger row. `request` and `completion` are JSON, `signals` numbers in binary; `status` is ok, length, refused
-    or failed, and unusable or lost in a row that counts what no answer came of, whose key nothing has. Tokens are as the
-    endpoint counted them, money is in US dollars; a request that gave several samples is counted with the first of them.
+    """A row of the ledger. `request` and `completion` are JSON, `signals` is binary. `status` is ok, length, refused or
+    failed; it is unusable or lost in a row that only counts usage, under a random key. The endpoint counts the tokens.
+    The usage of a request with several samples is in the row of the first.
     """
 
     key: bytes
@@ -57,7 +58,7 @@ class Answer(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What a set of answers cost."""
+    """The usage of a set of answers. Costs are in US dollars."""
 
     run: str
     stage: str
@@ -74,11 +75,11 @@ class Usage(NamedTuple):
     reasoning_tokens: int
 
 
-BESIDE = ("scores", "batches", "batch_lines")  # tables that are brought along where answers are
+BESIDE = ("scores", "batches", "batch_lines")  # tables that `merge` copies besides the answers
 LABELS, COUNTS = Usage._fields[:4], Usage._fields[4:]
 _COLUMNS = ", ".join(Answer._fields)
 _USAGE = ", ".join((*LABELS, *COUNTS[1:]))
-_LATER = ("cache_write_tokens", "reasoning_tokens")  # columns that format 2 has not
+_LATER = ("cache_write_tokens", "reasoning_tokens")  # columns that format 2 lacks
 _UPGRADE = [
     *(f"ALTER TABLE answers ADD COLUMN {name} DEFAULT 0" for name in _LATER),
     "DROP INDEX IF EXISTS answers_usage",
@@ -96,26 +97,27 @@ CREATE TABLE IF NOT EXISTS batch_lines (custom_id PRIMARY KEY, uuid);
 {SCHEMA}
 PRAGMA user_version = {VERSION};
 """
-_ADD = f"INSERT INTO answers ({_COLUMNS}) VALUES ({', '.join('?' * len(Answer._fields))})"
-_ADD_BATCH = "INSERT OR REPLACE INTO batches VALUES (?, ?, ?)"
-_ADD_LINE = "INSERT OR REPLACE INTO batch_lines VALUES (?, ?)"
-_ADD_SCORE = "INSERT OR REPLACE INTO scores VALUES (?, ?)"
+_ADD = insert(f"INSERT INTO answers ({_COLUMNS})", len(Answer._fields))
+_ADD_BATCH = insert("INSERT OR REPLACE INTO batches", 3)
+_ADD_LINE = insert("INSERT OR REPLACE INTO batch_lines", 2)
+_ADD_SCORE = insert("INSERT OR REPLACE INTO scores", 2)
+_FORGET_BATCH = Statement("DELETE FROM batches WHERE uuid = ?")
 _SUMS = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS[1:])
 _TOTALS = f"SELECT {', '.join(LABELS)}, sum(status NOT IN {UNANSWERED}), {_SUMS}, count(*) FROM answers GROUP BY 1, 2, 3, 4"
 
 
 class Ledger:
-    """Open with `Ledger(path)`; use from one event loop; `await close()` makes what is pending durable."""
+    """An open ledger. Use it from one event loop; `await close()` commits pending rows."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Raises LedgerError where the file is damaged, not a ledger, or cannot be written."""
+        """Open or create the file. Raise LedgerError if it is damaged, not a ledger, or cannot be written."""
         self.path = path
-        self._pending: list[tuple[str, Sequence[tuple[Any, ...]], asyncio.Future[None]]] = []
+        self._pending: list[tuple[Statement, Sequence[tuple[Any, ...]], asyncio.Future[None]]] = []
         self._commits: asyncio.Task[None] | None = None
         self._next_commit_at = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._reserve = path.with_name(path.name + ".reserve")
-        with _explained(path):
+        with _as_ledger_errors(path):
             _refuse_truncated(path)
             self._read = _connect(path, read_only)
             version = self._read.execute("PRAGMA user_version").fetchone()[0]
@@ -138,32 +140,32 @@ class Ledger:
             self._count = sum(int(row[-1]) for row in groups)
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, bytes, bytes | None]]:
-        """The newest answer of each key that has one: its status, completion and signals."""
+        """Return the status, completion and signals of the newest answer of each key that has one."""
         rows = self._rows(
             "SELECT key, status, completion, signals FROM answers WHERE key IN ({}) ORDER BY id", keys
         )
         return {key: (status, completion, signals) for key, status, completion, signals in rows}
 
     def output_tokens(self, keys: Sequence[bytes]) -> dict[bytes, int]:
-        """How many tokens the newest answer of each key has taken; several that one request gave are counted with the first."""
+        """Return the output tokens of the newest answer of each key. The first sample has those of its whole request."""
         return dict(self._rows("SELECT key, output_tokens FROM answers WHERE key IN ({}) ORDER BY id", keys))
 
     def find_scores(self, keys: Sequence[bytes]) -> dict[bytes, Any]:
-        """Kept measurements of costly filters."""
+        """Return the stored scores of keys."""
         rows = self._rows("SELECT key, value FROM scores WHERE key IN ({})", keys)
         return {key: orjson.loads(value) for key, value in rows}
 
     def find_batch(self, custom_id: str) -> tuple[str, str, str] | None:
-        """The last batch that a line was put in, as far as it is known: its uuid, its file and its id at the endpoint."""
+        """Return the last batch of a line: its uuid, its file and its id at the endpoint, the latter two possibly empty."""
         query = "SELECT uuid, file, batch FROM batch_lines JOIN batches USING (uuid) WHERE custom_id IN ({})"
         return next(self._rows(query, [custom_id]), None)
 
     def lines_of_batch(self, uuid: str) -> int:
-        """How many lines were last put in a batch."""
+        """Return the number of lines of a batch."""
         return int(next(self._rows("SELECT count(*) FROM batch_lines WHERE uuid IN ({})", [uuid]))[0])
 
     def requested(self, key: bytes) -> tuple[bytes, bytes] | None:
-        """The request and the completion behind a ledger key, as JSON, for lineage."""
+        """Return the request and the completion of a key as JSON, or None."""
         return next(
             self._rows(
                 "SELECT request, completion FROM answers WHERE key IN ({}) ORDER BY id DESC LIMIT 1", [key]
@@ -172,27 +174,25 @@ class Ledger:
         )
 
     def _rows(self, query: str, keys: Sequence[bytes | str]) -> Iterator[Any]:
-        with _explained(self.path):
+        with _as_ledger_errors(self.path):
             for start in range(0, len(keys), 500):
-                some = keys[start : start + 500]
-                yield from self._read.execute(query.format(",".join("?" * len(some))), some)
+                part = keys[start : start + 500]
+                yield from self._read.execute(query.format(",".join("?" * len(part))), part)
 
     def usage(self, run: str | None = None) -> list[Usage]:
-        """Totals by run, stage, model and status, over every run that has used this ledger, or of one and of what lies in its
-        folder.
-        """
-        every = [Usage(*labels, *counts) for labels, counts in self._usage.items()]  # type: ignore[arg-type]
-        return [used for used in every if run is None or f"{used.run}/".startswith(f"{run}/")]
+        """Return totals by run, stage, model and status: of all runs, or of one run and the runs in its folder."""
+        totals = [Usage(*labels, *counts) for labels, counts in self._usage.items()]  # type: ignore[arg-type]
+        return [usage for usage in totals if run is None or f"{usage.run}/".startswith(f"{run}/")]
 
     @property
     def last_id(self) -> int:
-        """The number of the newest row, which grows with every answer of any process."""
-        with _explained(self.path):
+        """The id of the newest row of any process."""
+        with _as_ledger_errors(self.path):
             return int(self._read.execute("SELECT ifnull(max(id), 0) FROM answers").fetchone()[0])
 
     def superseded_since(self, last_id: int, run: str) -> bool:
-        """Whether an older answer has been taken over by one that another run has got since, so that what was made of the
-        older one is no longer what the ledger gives. Also where the rows are fewer than they were.
+        """Return whether another run has replaced an older answer since row `last_id`, so that records made of the older
+        one are out of date. Also return True if there are fewer rows than then.
         """
         if self.last_id <= last_id or {labels[0] for labels in self._usage} <= {run}:
             return self.last_id < last_id
@@ -200,16 +200,16 @@ class Ledger:
         query = (
             f"SELECT EXISTS (SELECT 1 FROM answers AS newer WHERE id > ? AND run != ? AND EXISTS ({older}))"
         )
-        with _explained(self.path):
+        with _as_ledger_errors(self.path):
             return bool(self._read.execute(query, (last_id, run)).fetchone()[0])
 
     @property
     def rows(self) -> int:
-        """How many answers it holds; as it only grows, the same number means the same answers."""
+        """The number of answers. The ledger only grows, so the same number means the same answers."""
         return self._count
 
     async def add(self, answers: Sequence[Answer]) -> None:
-        """Append answers, and give up the claims to them, in one transaction; returns when they are durable."""
+        """Append answers, and release their claims, in one transaction; return when they are durable."""
         self.claims.release([answer.key for answer in answers])
         await self._enqueue(_ADD, answers)
         self._count += len(answers)
@@ -219,31 +219,31 @@ class Ledger:
                 total[i] += count
 
     async def add_scores(self, scores: Mapping[bytes, Any]) -> None:
-        """Keep measurements, durably."""
+        """Store scores; return when they are durable."""
         rows = [(key, orjson.dumps(value)) for key, value in scores.items()]
         await self.write(_ADD_SCORE, rows)
 
     async def add_batch(self, uuid: str, file: str, batch: str, custom_ids: Sequence[str] = ()) -> None:
-        """Keep how far a batch has come, and the lines that are in it, durably."""
+        """Store the state of a batch and its lines; return when they are durable."""
         await self.write(_ADD_LINE, [(custom_id, uuid) for custom_id in custom_ids])
         await self.write(_ADD_BATCH, [(uuid, file, batch)])
 
     async def forget_batch(self, uuid: str) -> None:
-        """Of a batch that the endpoint has not taken, nothing is to be expected."""
-        await self.write("DELETE FROM batches WHERE uuid = ?", [(uuid,)])
+        """Delete a batch that the endpoint did not accept."""
+        await self.write(_FORGET_BATCH, [(uuid,)])
 
-    async def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Carry a statement out for every row in the next group commit; returns when it is durable."""
+    async def write(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Execute a statement for every row in the next group commit; return when it is durable."""
         await self._enqueue(statement, rows)
 
     async def claim(
         self, keys: Sequence[bytes], run: str, stage: str, model: str, cost_usd: float = 0.0
     ) -> bool:
-        """Claim what is about to be sent; False where another process has some of it in flight."""
-        with _explained(self.path):
+        """Claim the keys of a request; return False if another process has one of them."""
+        with _as_ledger_errors(self.path):
             return await self.claims.take(keys, run, stage, model, cost_usd)
 
-    def _enqueue(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> asyncio.Future[None]:
+    def _enqueue(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         durable: asyncio.Future[None] = loop.create_future()
         self._pending.append((statement, rows, durable))
@@ -259,13 +259,13 @@ class Ledger:
                 gathered = len(self._pending)
                 await asyncio.sleep(0.001)
             batch, self._pending = self._pending, []
-            together: dict[str, list[tuple[Any, ...]]] = {}
+            rows_of: dict[Statement, list[tuple[Any, ...]]] = {}
             for statement, rows, _ in batch:
-                together.setdefault(statement, []).extend(rows)
+                rows_of.setdefault(statement, []).extend(rows)
             error: Exception | None = None
             try:
-                with _explained(self.path):
-                    await loop.run_in_executor(self._thread, self._commit, together)
+                with _as_ledger_errors(self.path):
+                    await loop.run_in_executor(self._thread, self._commit, rows_of)
             except LedgerError as failure:
                 error = failure
             self._next_commit_at = loop.time() + GATHER_S
@@ -273,42 +273,37 @@ class Ledger:
                 if not durable.done():
                     durable.set_exception(error) if error else durable.set_result(None)
 
-    def _commit(self, together: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
+    def _commit(self, rows_of: Mapping[Statement, Sequence[tuple[Any, ...]]]) -> None:
         try:
-            self._execute(together)
+            self._execute(rows_of)
         except sqlite3.OperationalError as error:
             if "full" not in str(error) or not self._reserve.exists():
                 raise
             self._reserve.unlink()
-            with contextlib.suppress(
-                sqlite3.OperationalError
-            ):  # a checkpoint that does not fit either can wait
+            with contextlib.suppress(sqlite3.OperationalError):  # a checkpoint that does not fit can wait
                 self._write.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            self._execute(together)
-            raise  # what was paid for is safe; nothing more is asked
+            self._execute(rows_of)
+            raise  # the answers are stored; the run asks no more
 
-    def _execute(self, together: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
-        """Insert many rows in one step: between two, this thread has to wait until the one that asks lets go of Python."""
+    def _execute(self, rows_of: Mapping[Statement, Sequence[tuple[Any, ...]]]) -> None:
+        """Insert many rows in one step: each step costs a hand-over of the GIL from the thread that asks."""
         with self._write:
-            for statement, rows in together.items():
-                insert, values, row = statement.partition(" VALUES ")
-                if not values:
-                    self._write.executemany(statement, rows)
+            for statement, rows in rows_of.items():
+                if not statement.placeholders:
+                    self._write.executemany(statement.text(), rows)
                     continue
                 for start in range(0, len(rows), ENOUGH):
-                    some = rows[start : start + ENOUGH]
-                    self._write.execute(
-                        insert + values + ", ".join([row] * len(some)), list(chain.from_iterable(some))
-                    )
+                    part = rows[start : start + ENOUGH]
+                    self._write.execute(statement.text(len(part)), list(chain.from_iterable(part)))
 
     async def close(self) -> None:
-        """Commit what is pending, then close."""
+        """Commit pending rows, then close."""
         if self._commits:
             await self._commits
         self.close_now()
 
     def close_now(self) -> None:
-        """Close without a loop, where nothing is pending."""
+        """Close without an event loop; there must be no pending rows."""
         self.claims.leave()
         self._thread.shutdown()
         self._read.close()
@@ -318,15 +313,16 @@ class Ledger:
 
 
 def merge(into: Path, others: Sequence[Path]) -> int:
-    """Append the answers of other ledgers to requests that `into` has none for, or none that is whole, what filters measured
-    and what is still at a batch API; returns how many answers came. Raises LedgerError where one is no ledger.
+    """Copy answers, scores and batches of other ledgers into one; return the number of answers copied.
+
+    An answer is copied if `into` has none to its request, or only failed ones. Raise LedgerError if a file is no ledger.
     """
     if any(other.resolve() == into.resolve() for other in others):
         raise LedgerError(f"the ledger {into} cannot be merged into itself")
     for other in others:
         Ledger(other, read_only=True).close_now()
     ledger, count = Ledger(into), 0
-    with _explained(into):
+    with _as_ledger_errors(into):
         for other in others:
             ledger._write.execute("ATTACH ? AS other", (str(other),))
             columns = _columns_of(ledger._write, "other")
@@ -349,9 +345,9 @@ def merge(into: Path, others: Sequence[Path]) -> int:
 
 
 def salvage(path: Path) -> tuple[int, Path]:
-    """Copy every readable answer and measurement of a damaged ledger, and what is at a batch API, to a new one in its place.
+    """Replace a damaged ledger by a new one with every answer, score and batch that can still be read.
 
-    Returns how many answers were read and where the damaged file was kept.
+    Return the number of answers and the new path of the damaged file.
     """
     damaged = path.with_name(f"{path.name}.damaged-{int(time.time())}")
     for suffix in ("", "-wal", "-shm"):
@@ -364,22 +360,22 @@ def salvage(path: Path) -> tuple[int, Path]:
             source.execute("PRAGMA writable_schema = ON")
             columns = _columns_of(source)
         rows = (Answer(*row) for row in _readable(damaged, "answers", columns))
-        count = ledger._write.executemany(_ADD, (row for row in rows if _is_whole(row))).rowcount
-        ledger._write.executemany(_ADD_BATCH, _readable(damaged, "batches", "uuid, file, batch"))
-        ledger._write.executemany(_ADD_LINE, _readable(damaged, "batch_lines", "custom_id, uuid"))
-        ledger._write.executemany(_ADD_SCORE, _readable_scores(damaged))
+        count = ledger._write.executemany(_ADD.text(), (row for row in rows if _is_complete(row))).rowcount
+        ledger._write.executemany(_ADD_BATCH.text(), _readable(damaged, "batches", "uuid, file, batch"))
+        ledger._write.executemany(_ADD_LINE.text(), _readable(damaged, "batch_lines", "custom_id, uuid"))
+        ledger._write.executemany(_ADD_SCORE.text(), _readable_scores(damaged))
     ledger.close_now()
     return count, damaged
 
 
 def _columns_of(connection: sqlite3.Connection, database: str = "main") -> str:
-    """The columns of an answer that a file has: one of format 2 lacks some."""
+    """Return the columns of the answers in a file; format 2 lacks some."""
     present = {row[1] for row in connection.execute(f"PRAGMA {database}.table_info(answers)")}
     return ", ".join(name for name in Answer._fields if name in present)
 
 
-def _is_whole(answer: Answer) -> bool:
-    """Whether the file ends in none of the row: what lies behind its end is read as zeros."""
+def _is_complete(answer: Answer) -> bool:
+    """Return whether a row is complete; SQLite reads zeros beyond the end of a file."""
     try:
         return isinstance(orjson.loads(answer.request), dict) and isinstance(
             orjson.loads(answer.completion), dict
@@ -389,15 +385,13 @@ def _is_whole(answer: Answer) -> bool:
 
 
 def _readable(path: Path, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """The rows that can still be read: a broken page costs the rows on it and no others; a row of a blank page is none."""
+    """Yield the rows that can be read. A broken page costs only the rows on it; rows of a blank page are left out."""
     key = columns.partition(",")[0]
     query = (
         f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? AND {key} NOT NULL ORDER BY rowid"
     )
     with contextlib.closing(sqlite3.connect(path)) as source:
-        source.execute(
-            "PRAGMA writable_schema = ON"
-        )  # or SQLite refuses a file that is shorter than its header says
+        source.execute("PRAGMA writable_schema = ON")  # else SQLite refuses a file that is cut short
         at, step = 0, 1
         while step < 1 << 40:
             try:
@@ -410,7 +404,7 @@ def _readable(path: Path, table: str, columns: str) -> Iterator[tuple[Any, ...]]
 
 
 def _readable_scores(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """The measurements before the first broken page, and those behind the last one."""
+    """Yield the scores before the first broken page and after the last one."""
     with contextlib.closing(sqlite3.connect(path)) as source:
         source.execute("PRAGMA writable_schema = ON")
         for order in ("ASC", "DESC"):
@@ -423,7 +417,7 @@ def _readable_scores(path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
-    """Make a file of format 2 one of today's, unless another process has done so."""
+    """Upgrade a file of format 2, unless another process has done so."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone()[0] == 2:
@@ -443,7 +437,7 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
 
 
 def _refuse_truncated(path: Path) -> None:
-    """SQLite notices a missing page only when it reads it; the header tells at once."""
+    """Raise LedgerError if the file is cut short. SQLite notices a missing page only when it reads it."""
     try:
         with path.open("rb") as stream:
             header = stream.read(100)
@@ -469,8 +463,8 @@ def _damaged(path: Path, how: str) -> LedgerError:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """What SQLite or the file system says, as a LedgerError that names the remedy."""
+def _as_ledger_errors(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite and the file system as a LedgerError that names the remedy."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:

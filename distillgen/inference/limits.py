@@ -1,4 +1,4 @@
-"""What an endpoint and a purse allow: requests in flight, requests and tokens a minute, and money."""
+"""Limits: requests in flight, requests and tokens per minute, and money."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from heapq import heappop, heappush
 
 from distillgen.errors import BudgetStop
 
-ENOUGH = 4  # rows that have left a stage, before their mean says what one costs there
-FIRST = 32  # requests in flight at an endpoint that states no limit, before its own is found
+ENOUGH = 4  # rows that have left a stage before their mean cost is used
+FIRST = 32  # requests in flight at first, if no limit is given
 
 
 class Slots:
-    """How many requests may be in flight: `take` a slot and `give` it back; the more urgent go first, else in order of arrival.
+    """A limit of requests in flight: `take` a slot and `give` it back. Urgent requests go first, then earlier ones.
 
-    A limit that was given is kept to. One that was not is found: it doubles while that makes answers come faster, and is
-    tried again now and then. Where an endpoint says that it is overloaded, the limit falls once a second by twice the share
-    of such refusals, half at the most, and rises with every round of answers (additive increase, multiplicative decrease);
-    it never falls below one.
+    Without a given limit, the limit adapts: it doubles while answers come faster, and is tried again now and then. If the
+    endpoint is overloaded, the limit falls once a second by twice the share of overloaded answers, at most by half, and
+    rises with every round of answers (additive increase, multiplicative decrease). It is at least 1.
     """
 
     def __init__(self, most: int | None) -> None:
@@ -48,7 +47,7 @@ class Slots:
             raise
 
     def give(self) -> None:
-        """Hand the slot to whoever is next."""
+        """Give a slot back; the next request takes it."""
         self._busy -= 1
         while self._waiting and self._busy < int(self.limit):
             _, _, turn = heappop(self._waiting)
@@ -57,7 +56,7 @@ class Slots:
                 turn.set_result(None)
 
     def note(self, now: float, *, overloaded: bool = False) -> None:
-        """Count an outcome, and change the limit where there is reason to. `now` is monotonic, in seconds."""
+        """Count an answer, and adapt the limit. `now` is monotonic, in seconds."""
         self._round += not overloaded
         self._outcomes += 1
         self._refusals += overloaded
@@ -69,7 +68,7 @@ class Slots:
         rate = self._round / max(now - self._begun, 1e-9)
         self._round, self._begun, self._rounds = 0, now, self._rounds + 1
         if not self._waiting:
-            return  # it is not the limit that holds us back
+            return  # no request waits: the limit has no effect
         if self._cut:
             self.limit = min(self.limit * 33 / 32 + 1, self.most or self.limit * 2)
         elif self.most is None and self._trial and rate < 1.1 * self._best:
@@ -79,10 +78,7 @@ class Slots:
 
 
 class Rate:
-    """So many units a minute, smoothly, with one second's worth of burst.
-
-    Uses the loop's monotonic clock, so that a jump of the wall clock changes nothing.
-    """
+    """A limit of units per minute, spread evenly, with a burst of one second. It uses the loop's monotonic clock."""
 
     def __init__(self, per_minute: float) -> None:
         self._per_s = per_minute / 60
@@ -91,14 +87,14 @@ class Rate:
         self._turn = asyncio.Lock()
 
     async def take(self, units: float) -> None:
-        """Wait for `units`, in order of arrival; the level may go below zero, so that a large request passes in the end."""
+        """Wait for `units`, in order of arrival. The level may go below zero, so that a large request is not blocked."""
         async with self._turn:
             while self._refilled() <= 0:
                 await asyncio.sleep(max(0.001, (0.1 - self._level) / self._per_s))
             self._level -= units
 
     def settle(self, units: float) -> None:
-        """Correct an estimate: positive where more was used than taken."""
+        """Correct an estimate: `units` is positive if more was used than taken."""
         self._level -= units
 
     def _refilled(self) -> float:
@@ -110,8 +106,8 @@ class Rate:
 
 @dataclass
 class Outlook:
-    """What rows that are begun will still cost, stage by stage: `worst` is the most that one source row can cost in each (None
-    where that is not known), `finished` gives how many have left each so far, `paid` what each has cost.
+    """The expected costs of a run, by stage: `worst` is the most that a source row can cost (None if unknown), `finished`
+    returns the number of rows that have left each stage, `paid` the cost of each stage so far.
     """
 
     worst: Sequence[float | None]
@@ -120,18 +116,19 @@ class Outlook:
     paid: Callable[[], Sequence[float]]
 
     def likely(self) -> list[float | None]:
-        """What a row costs in each stage: the mean where some rows have left it, else the most."""
+        """Return the cost of a row in each stage: the mean if enough rows have left the stage, else the worst case."""
         pairs = zip(self.paid(), self.finished(), self.worst, strict=True)
         return [paid / count if count >= ENOUGH else worst for paid, count, worst in pairs]
 
     def rest(self, costs: Sequence[float | None], rows: int, stages: int) -> float:
-        """What the first so many stages cost until so many rows have left them; one of unknown cost holds nothing up."""
+        """Return the cost until `rows` rows have left the first `stages` stages; an unknown cost counts as 0."""
         counts = zip(costs[:stages], self.finished(), strict=False)
         return sum((cost or 0.0) * max(0, rows - count) for cost, count in counts)
 
     def affords(self, money_usd: float, rows: int, stages: int) -> bool:
-        """Whether so many rows, begun or finished, leave the first so many stages for that much money: in any case, or by what
-        rows have cost so far, with room for the worst case of a request.
+        """Return whether the money is enough for `rows` rows in the first `stages` stages.
+
+        It is, if it covers the worst case, or the costs so far continued and the worst case of one request.
         """
         worst = self.worst[:stages]
         if None not in worst and money_usd >= self.rest(worst, rows, stages):
@@ -140,11 +137,11 @@ class Outlook:
         return self.measured(stages) and money_usd >= self.rest(self.likely(), rows, stages) + room
 
     def measured(self, stages: int) -> bool:
-        """Whether enough rows have left the stages to say what one costs."""
+        """Return whether enough rows have left the stages for a mean cost."""
         return min(self.finished()[:stages], default=0) >= ENOUGH
 
     def text(self, spent_usd: float) -> str:
-        """A clause about the cap with which the run would finish."""
+        """Return a clause about the cap with which the run would finish, or ""."""
         if self.total is None or None in self.worst:
             return ""
         stages = len(self.worst)
@@ -159,7 +156,7 @@ class Outlook:
 
 @dataclass
 class Budget:
-    """Money spent and set aside, over all teachers of a run, in US dollars."""
+    """Money that all teachers of a run have spent and reserved, in US dollars."""
 
     max_cost_usd: float | None = None
     spent: float = 0.0
@@ -168,8 +165,8 @@ class Budget:
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reserve(self, worst_usd: float) -> None:
-        """Set the worst case of a request aside before it is sent, waiting while what is in flight may still turn out
-        cheaper. Raises BudgetStop where it could exceed the cap.
+        """Reserve the worst case of a request before it is sent. If it does not fit, wait for requests in flight, which may
+        cost less than reserved. Raise BudgetStop if it can exceed the cap.
         """
         while self.max_cost_usd is not None and self.spent + self.reserved + worst_usd > self.max_cost_usd:
             if self.reserved <= 1e-12:
@@ -179,14 +176,14 @@ class Budget:
         self.reserved += worst_usd
 
     def stop(self, why: str) -> BudgetStop:
-        """The error that ends the run, with what would finish it."""
+        """Return the error that ends the run; it names the cap with which the run would finish."""
         more = self.outlook.text(self.spent) if self.outlook else ""
         return BudgetStop(
             f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, and {why}{more}"
         )
 
     def settle(self, worst_usd: float, cost_usd: float) -> None:
-        """Replace what was set aside by what it did cost."""
+        """Replace a reserved worst case by the cost."""
         self.reserved -= worst_usd
         self.spent += cost_usd
         self._settled.set()

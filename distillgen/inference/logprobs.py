@@ -1,8 +1,8 @@
-"""What a teacher gave besides text, in the compact form in which the ledger keeps it.
+"""Log-probabilities and embeddings in a compact binary form, for the ledger.
 
-Log-probabilities take 7 bytes a token, 4 for each alternative, and each distinct token's text once a completion: with five
-alternatives about 27 bytes a token and the texts, where JSON takes about 170. Embeddings take 4 bytes a dimension. The
-sampled token's number is kept to 24 bits (float32), an alternative's to 11 (float16). All natural logarithms.
+A token takes 7 bytes, an alternative 4, and the text of each distinct token is stored once in a completion: with five
+alternatives, about 27 bytes for a token and the texts, where JSON takes about 170. A dimension of an embedding takes 4
+bytes. The log-probability of a sampled token is a float32, that of an alternative a float16. Logarithms are natural.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import orjson
 
 Logprobs = list[list[Any]]
-"""A token each: [text, log-probability or None, [[text, log-probability], …] of the likeliest]."""
+"""[text, log-probability or None, [[text, log-probability], …] of the likeliest tokens] for each token."""
 
 
 def pack(logprobs: Sequence[Sequence[Any]], embedding: Sequence[float]) -> bytes | None:
-    """Both in one blob; None where there is neither."""
+    """Return both as one blob, or None if both are empty."""
     if not logprobs and not embedding:
         return None
     ids: dict[str, int] = {}
@@ -44,7 +44,7 @@ def pack(logprobs: Sequence[Sequence[Any]], embedding: Sequence[float]) -> bytes
 
 
 def unpack(blob: bytes | None) -> tuple[Logprobs, list[float]]:
-    """The inverse of `pack`."""
+    """Return the log-probabilities and the embedding of a blob of `pack`."""
     if not blob:
         return [], []
     at = 16

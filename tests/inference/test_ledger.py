@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import distillgen
 from distillgen.errors import LedgerError
-from distillgen.inference.ledger import VERSION, Answer, Ledger, _explained, merge, salvage
+from distillgen.inference.ledger import VERSION, Answer, Ledger, _as_ledger_errors, merge, salvage
 from distillgen.inference.request import Completion, Request
 from tests.endpoint import Endpoint
 
@@ -506,7 +506,7 @@ def test_a_directory_that_cannot_be_written(project):
     ],
 )
 def test_what_sqlite_or_the_disk_says_is_told_with_a_remedy(tmp_path, error, told):
-    with pytest.raises(LedgerError, match=told) as raised, _explained(tmp_path / "ledger.sqlite3"):
+    with pytest.raises(LedgerError, match=told) as raised, _as_ledger_errors(tmp_path / "ledger.sqlite3"):
         raise error
     assert raised.value.__cause__ is error
 
