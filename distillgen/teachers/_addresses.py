@@ -1,4 +1,4 @@
-"""Addresses of an endpoint, and their state while it is asked."""
+"""Addresses of an endpoint, and their state during a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OFFICIAL = "https://api.openai.com/v1"
 
 
 class Address(BaseModel):
-    """Where an endpoint is and what it is shown."""
+    """The address of an endpoint, with its key and headers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -48,15 +48,15 @@ class Address(BaseModel):
         return {name: trimmed(value) for name, value in headers.items()}
 
     def credentials(self) -> set[str]:
-        """What opens the endpoint, as it is sent."""
+        """Return the keys of the endpoint in each form in which they are sent."""
         return credentials(self.api_key, self.headers, self.base_url)
 
     def secrets(self) -> set[str]:
-        """What opens the endpoint, and all values of headers and their words."""
+        """Return the keys of the endpoint, and all values of headers and their words."""
         return self.credentials() | further_secrets(self.headers)
 
     def check(self, root: Path) -> None:
-        """Raise ConfigError where the address is not one or the official endpoint has no key."""
+        """Raise ConfigError if the address is malformed or the official endpoint has no key."""
         with suppress(ValueError):  # a port above 65535, half an IPv6 address
             parts = urlsplit(self.base_url)
             if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
@@ -72,19 +72,19 @@ class Address(BaseModel):
         raise ConfigError(f"'base_url' {self.base_url!r} is not an address like http://localhost:8000/v1")
 
     def url(self, path: str) -> str:
-        """Where a path below the address is; the address's own query (`?api-version=…`) goes with it."""
+        """Return the URL of a path below the address, with the query of the address (`?api-version=…`)."""
         base, _, query = self.base_url.partition("?")
-        path, _, own = path.partition("?")
-        both = "&".join(filter(None, (query, own)))
-        return f"{base.rstrip('/')}/{path}{f'?{both}' if both else ''}"
+        path, _, path_query = path.partition("?")
+        query = "&".join(filter(None, (query, path_query)))
+        return f"{base.rstrip('/')}/{path}{f'?{query}' if query else ''}"
 
     @property
     def local(self) -> bool:
-        """Whether it is on this machine, which no proxy can reach."""
+        """Whether the address is on this machine, which no proxy can reach."""
         return urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
 
     def proxy(self) -> str:
-        """A clause that names the proxy of the environment that is between, if any."""
+        """Return a clause that names the proxy for this address, or ""."""
         from urllib.request import getproxies, proxy_bypass
 
         parts, proxies = urlsplit(self.base_url), getproxies()
@@ -106,8 +106,8 @@ class Address(BaseModel):
 
 @dataclass
 class Place:
-    """An address in use. `served` counts requests by weight; until `rests_until` others are asked instead; it is `down` from
-    when it says that a person must act until it answers or is out of reach. `forbidden` counts statuses 403 in a row.
+    """An address in use. `served` counts requests divided by weight. Until `rests_until`, other addresses are used. It is
+    `down` if a person must act, until it answers again. `forbidden` counts statuses 403 in a row.
     """
 
     address: Address
@@ -121,6 +121,6 @@ class Place:
 
 
 def azure_headers(address: Address) -> dict[str, str]:
-    """Azure's own name for the key's header."""
+    """Return Azure's own header for the key."""
     host = urlsplit(address.base_url).hostname or ""
     return {"api-key": address.api_key} if address.api_key and host.endswith(".azure.com") else {}

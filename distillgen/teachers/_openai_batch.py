@@ -1,7 +1,7 @@
-"""The batch API of OpenAI and others: requests gathered into files, answered within a day for about half the price.
+"""The batch API of OpenAI and others: requests are gathered into files and answered within a day at about half the price.
 
-Each step of a submission is durable before the next one is taken, and a batch carries an id of ours as metadata. So a
-process that is killed at any instant finds its batches again: no line is paid for twice, and no answer is lost.
+Each step of a submission is stored before the next one, and a batch has our uuid in its metadata. A process that is killed
+finds its batches again in its next run: no line is paid for twice, and no answer is lost.
 """
 
 from __future__ import annotations
@@ -33,102 +33,97 @@ T = TypeVar("T")
 log = logging.getLogger("distillgen")
 
 FILE_BYTES = 200_000_000
-KEY_DIGITS = 48  # of a ledger key's 64, for some endpoints take no custom_id of more than 64 characters
+KEY_DIGITS = 48  # of the 64 of a ledger key: some endpoints limit a custom_id to 64 characters
 UPLOADS = 4  # tries after the first
-QUEUE_PAUSES = 10  # longest waits between looks, before a full queue is tried again
-LOOKS = 20  # at a batch that has ended, for results that are paid for and not there yet; about 7 minutes
+QUEUE_PAUSES = 10  # the pause before a full queue is tried again, in longest pauses between two looks
+LOOKS = 20  # looks at an ended batch whose results are missing; they take about 7 minutes
 _QUEUE_FULL = re.compile("token_limit_exceeded|enqueued token", re.IGNORECASE)
 
-Outcome = list[Completion] | Exception
+LineResult = list[Completion] | Exception
 
 
-class Outcomes(dict[str, Outcome | None]):
-    """What the lines of a batch came to by custom_id, and what that is for a line without a result; None: it is to go into
-    a new batch.
+class LineResults(dict[str, LineResult | None]):
+    """The results of a batch by custom_id. `missing` is the result of a line that has none. None means: ask again, in a new
+    batch.
     """
 
     missing: Exception | None = None
 
-    def take(self, custom_id: str) -> Outcome | None:
-        """A line's outcome, once: a line that is to be asked again is in this batch no longer."""
-        outcome = self.pop(custom_id, self.missing)
-        if isinstance(outcome, Retryable):
+    def take(self, custom_id: str) -> LineResult | None:
+        """Remove and return the result of a line. A line with a temporary fault is asked again in a new batch."""
+        result = self.pop(custom_id, self.missing)
+        if isinstance(result, Retryable):
             self[custom_id] = None
-        return outcome
+        return result
 
 
 class ResultsMissing(TeacherDown):
-    """A batch has ended and is paid for, and its results do not come. Its lines are not submitted again: the next run looks."""
+    """A batch has ended, and its results do not come. Its lines are paid for and not submitted again: the next run looks."""
 
 
 class QueueFull(Exception):
-    """The account has as many tokens enqueued as it may have; once other batches have ended there is room again."""
+    """The account has too many tokens enqueued; there is room once other batches have ended."""
 
 
 class Batches:
-    """What a teacher has at a batch API: its requests are gathered and submitted, and what comes back is handed out.
+    """The batches of one endpoint: gathers requests, submits them, and returns the results.
 
-    A batch is known by our uuid, its uploaded file and its id at the endpoint, the latter two empty until there are any.
+    A batch has our uuid, an uploaded file and an id at the endpoint; the latter two are empty until they exist.
     """
 
-    def __init__(self, teacher: OpenAIClient, place: Place) -> None:
-        self.teacher, self.spec, self.place, self.ledger = (
-            teacher,
-            teacher.spec,
-            place,
-            teacher.services.ledger,
-        )
+    def __init__(self, client: OpenAIClient, place: Place) -> None:
+        self.client, self.spec, self.place, self.ledger = (client, client.spec, place, client.services.ledger)
         self._path = "/v1/completions" if self.spec.api == "completions" else "/v1/chat/completions"
-        self._tasks: dict[str, asyncio.Task[Outcomes]] = {}
-        self._gathering: asyncio.Task[Outcomes]
+        self._tasks: dict[str, asyncio.Task[LineResults]] = {}
+        self._gathering: asyncio.Task[LineResults]
         self._lines: dict[str, bytes] = {}
         self._bytes = 0
-        self._standing: dict[str, str] = {}
+        self._states: dict[str, str] = {}
         self._stopped: Exception | None = None
 
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """One line: what the last batch that it was put in says, also if that was in a former session, else a new one."""
-        key = request.keys(self.teacher.identity, samples[0] + 1)[-1]
+        """Return the result of a line in its last batch, which may be of an earlier run, or in a new one."""
+        key = request.keys(self.client.identity, samples[0] + 1)[-1]
         custom_id = f"{key.hex()[:KEY_DIGITS]}-{attempt}"
-        body = self.teacher.body(request, len(samples), attempt, samples[0])
-        outcome: Outcome | None = None
+        body = self.client.body(request, len(samples), attempt, samples[0])
+        result: LineResult | None = None
         if submission := self.ledger.find_batch(custom_id):
             task = self._tasks.get(submission[0]) or self._start(submission[0], self._resume(*submission))
-            outcome = (await asyncio.shield(task)).take(custom_id)
-            if isinstance(outcome, (Retryable, TeacherDown)) and not isinstance(outcome, ResultsMissing):
-                if getattr(outcome, "used", None):
-                    raise outcome  # it is billed, and asked again as a fault that passes
-                outcome = None  # that batch has nothing more to give
-        if outcome is None:
-            task = self._gather(custom_id, self.teacher.fitted(body))
-            outcome = (await asyncio.shield(task)).take(custom_id)
-        if outcome is None:
+            result = (await asyncio.shield(task)).take(custom_id)
+            if isinstance(result, (Retryable, TeacherDown)) and not isinstance(result, ResultsMissing):
+                if getattr(result, "used", None):
+                    raise result  # it is billed, and asked again as a temporary fault
+                result = None
+        if result is None:
+            task = self._gather(custom_id, self.client.fitted(body))
+            result = (await asyncio.shield(task)).take(custom_id)
+        if result is None:
             raise Retryable("the batch was not made")
-        if isinstance(outcome, Exception):
-            raise outcome
-        return self.teacher.marked(outcome, body)
+        if isinstance(result, Exception):
+            raise result
+        return self.client.marked(result, body)
 
     def stop(self, reason: Exception) -> None:
-        """Wait for nothing any more; `reason` is told what goes on at the endpoint."""
+        """Stop waiting. Add a note to `reason` that names the batches that go on at the endpoint."""
         self._stopped = reason
-        if self._standing:
+        if self._states:
             remedy = "the same command waits for what is there, and asks only the rest"
-            reason.add_note(f"at the endpoint, which goes on: {', '.join(self._standing)}; {remedy}")
+            reason.add_note(f"at the endpoint, which goes on: {', '.join(self._states)}; {remedy}")
         for task in self._tasks.values():
             task.cancel()
 
-    def _start(self, uuid: str, work: Coroutine[Any, Any, Outcomes]) -> asyncio.Task[Outcomes]:
+    def _start(self, uuid: str, work: Coroutine[Any, Any, LineResults]) -> asyncio.Task[LineResults]:
         task = self._tasks[uuid] = asyncio.create_task(work)
 
         def over(_: object) -> None:
-            if not succeeded(task):  # whoever asks next begins anew
+            if not succeeded(task):  # the next request starts again
                 del self._tasks[uuid]
 
         task.add_done_callback(over)
         return task
 
-    def _gather(self, custom_id: str, body: Mapping[str, Any]) -> asyncio.Task[Outcomes]:
-        """Put a line into the batch that is being gathered, or into the next one where that is full."""
+    def _gather(self, custom_id: str, body: Mapping[str, Any]) -> asyncio.Task[LineResults]:
+        """Add a line to the batch that is being gathered, or to the next one if that is full."""
         if self._stopped:
             raise self._stopped
         line = (
@@ -144,11 +139,11 @@ class Batches:
         self._lines[custom_id] = line
         return self._gathering
 
-    async def _carry(self, uuid: str, lines: dict[str, bytes]) -> Outcomes:
-        """Wait until a batch is full or nothing more is asked, submit it, and wait for what comes of it."""
-        seen = 0
-        while lines is self._lines and seen < len(lines) < self.spec.batch_size:
-            seen = len(lines)
+    async def _carry(self, uuid: str, lines: dict[str, bytes]) -> LineResults:
+        """Wait until a batch is full or no more requests come; submit it, and wait for its results."""
+        count = 0
+        while lines is self._lines and count < len(lines) < self.spec.batch_size:
+            count = len(lines)
             await asyncio.sleep(self.spec.gather_s)
         custom_ids, content = list(lines), b"".join(lines.values())
         lines.clear()
@@ -165,63 +160,63 @@ class Batches:
                 await self._wait_out(str(error), QUEUE_PAUSES * self.spec.poll_s)
                 uuid = uuid4().hex
 
-    async def _resume(self, uuid: str, file: str, batch: str) -> Outcomes:
-        """What there is of a submission that broke off; nothing where the endpoint made no batch of it."""
+    async def _resume(self, uuid: str, file: str, batch: str) -> LineResults:
+        """Return the results of an interrupted submission; none if the endpoint has no batch of it."""
         if batch := batch or (await self._find(uuid) if file else ""):
             await self.ledger.add_batch(uuid, file, batch)
             with suppress(QueueFull):
                 return await self._outcomes(uuid, batch)
         await self.ledger.forget_batch(uuid)
-        return Outcomes()
+        return LineResults()
 
-    async def _outcomes(self, uuid: str, batch: str, looks: int = 1) -> Outcomes:
-        """Every result of a batch once it has ended, and what is to become of a line that has none.
+    async def _outcomes(self, uuid: str, batch: str, looks: int = 1) -> LineResults:
+        """Wait until a batch has ended, and return its results and what happens to lines without one.
 
-        A new batch may take so many `looks` to be known everywhere at the endpoint.
+        `looks` is the number of looks until the endpoint knows a new batch.
         """
-        ended = await self._ended(batch, looks)
-        if ended.status == "failed" and not (ended.output_file_id or ended.error_file_id):
+        report = await self._final_report(batch, looks)
+        if report.status == "failed" and not (report.output_file_id or report.error_file_id):
             await self.ledger.forget_batch(uuid)
-            errors = (ended.errors.data if ended.errors else None) or []
-            why = "; ".join(
+            errors = (report.errors.data if report.errors else None) or []
+            faults = "; ".join(
                 f"{e.code}: {e.message}{f' (line {e.line})' if e.line else ''}" for e in errors[:3]
             )
-            if _QUEUE_FULL.search(why):
-                raise QueueFull(self.teacher.redact(why))
-            raise self.teacher.down(
-                f"{batch} was not accepted: {why}. None of it was asked; mend that and run again"
+            if _QUEUE_FULL.search(faults):
+                raise QueueFull(self.client.redact(faults))
+            raise self.client.down(
+                f"{batch} was not accepted: {faults}. None of it was asked; mend that and run again"
             )
         pause_s, lines = min(1.0, self.spec.poll_s), self.ledger.lines_of_batch(uuid)
         for _ in range(LOOKS):
-            outcomes, results, flaw = await self._results(ended)
-            due = _due(ended, lines)
+            outcomes, results, flaw = await self._results(report)
+            due = _due(report, lines)
             lack = flaw or (f"its files hold {results:,} of {due:,} results" if results < due else "")
             if not lack:
                 break
-            await self._wait_out(f"{batch} has ended ({ended.status}), but {lack}", pause_s)
+            await self._wait_out(f"{batch} has ended ({report.status}), but {lack}", pause_s)
             pause_s = min(1.5 * pause_s, max(2.0, self.spec.poll_s))
-            ended = await self._retrieved(batch)
+            report = await self._retrieved(batch)
         remedy = "'mode: online' asks what is missing anew, and that is paid for again"
         if flaw:
-            lost = f"{batch} has ended ({ended.status}) and is paid for, but {flaw}. None of it was submitted again"
+            lost = f"{batch} has ended ({report.status}) and is paid for, but {flaw}. None of it was submitted again"
             again = f"the same command looks for its results once more; {remedy}"
-            outcomes.missing = ResultsMissing(str(self.teacher.down(f"{lost}; {again}")))
-        elif ended.status == "cancelled":
+            outcomes.missing = ResultsMissing(str(self.client.down(f"{lost}; {again}")))
+        elif report.status == "cancelled":
             kept = "what it answered is kept, and running again asks the rest"
-            outcomes.missing = self.teacher.down(f"{batch} was cancelled; {kept}")
+            outcomes.missing = self.client.down(f"{batch} was cancelled; {kept}")
         elif lack:
             again = "--retry-failed asks it again, and that is paid for again"
-            why = f"{batch} ended ({ended.status}), but {lack}, and none is this request's; {again}"
-            outcomes.missing = Rejected(why, used=LOST_ANSWER)
+            reason = f"{batch} ended ({report.status}), but {lack}, and none is this request's; {again}"
+            outcomes.missing = Rejected(reason, used=LOST_ANSWER)
         else:
-            outcomes.missing = Retryable(f"{batch} ended ({ended.status}) without an answer to this request")
+            outcomes.missing = Retryable(f"{batch} ended ({report.status}) without an answer to this request")
         return outcomes
 
-    async def _results(self, ended: Batch) -> tuple[Outcomes, int, str]:
-        """What the files of a batch hold now: the outcomes, the number of lines, and why there may be more."""
-        outcomes, results, flaw = Outcomes(), 0, ""
-        files = [file for file in (ended.error_file_id, ended.output_file_id) if file]
-        if not files and (ended.status == "completed" or _due(ended, 1)):
+    async def _results(self, report: Batch) -> tuple[LineResults, int, str]:
+        """Return the results in the files of a batch, their number, and why there may be more."""
+        outcomes, results, flaw = LineResults(), 0, ""
+        files = [file for file in (report.error_file_id, report.output_file_id) if file]
+        if not files and (report.status == "completed" or _due(report, 1)):
             flaw = "there is no file of results"
         for file in files:
             try:
@@ -229,82 +224,78 @@ class Batches:
             except NothingThere as error:
                 flaw = f"its file {file} is not there: {error}"
                 continue
-            for (
-                line
-            ) in content.content.splitlines():  # as bytes: a text has more ends of lines than JSON knows
+            for line in content.content.splitlines():  # bytes: a text has more line ends than JSON
                 try:
                     result = read_json(line)
                     custom_id = result["custom_id"]
                     outcome = self._outcome(result.get("response") or {}, result.get("error") or {})
                 except (Retryable, AttributeError, KeyError, TypeError) as error:
-                    flaw = (
-                        f"a line of its file {file} cannot be read: {self.teacher.redact(repr(error))[:80]}"
-                    )
+                    flaw = f"a line of its file {file} cannot be read: {self.client.redact(repr(error))[:80]}"
                     continue
                 results += 1
                 if outcome:
                     outcomes[custom_id] = outcome
         return outcomes, results, flaw
 
-    async def _ended(self, batch: str, looks: int) -> Batch:
-        """Look after a batch, less and less often, until it has ended."""
+    async def _final_report(self, batch: str, looks: int) -> Batch:
+        """Look at a batch, less and less often, until it has ended; return its last report."""
         pause_s = min(1.0, self.spec.poll_s)
-        self._tell(batch, "submitted")
+        self._note(batch, "submitted")
         try:
             while True:
                 report = await self._retrieved(batch, looks)
                 if report.status in ("completed", "expired", "cancelled", "failed"):
                     return report
                 n = report.request_counts
-                self._tell(
+                self._note(
                     batch,
                     f"{n.completed + n.failed:,} of {n.total:,} done" if n and n.total else report.status,
                 )
                 await self._pause(pause_s)
                 pause_s = min(1.5 * pause_s, self.spec.poll_s)
         finally:
-            self._tell(batch)
+            self._note(batch)
 
     async def _retrieved(self, batch: str, looks: int = 1) -> Batch:
         report = await self._insist(lambda client: client.batches.retrieve(batch), looks)
-        report.status = report.status.lower()  # type: ignore[assignment]  # some endpoints shout
+        report.status = report.status.lower()  # type: ignore[assignment]  # some endpoints use capitals
         return report
 
-    def _tell(self, batch: str, how: str = "") -> None:
-        """Say how the batches stand that are waited for; without `how`, this one no longer is."""
-        self._standing = {name: said for name, said in {**self._standing, batch: how}.items() if said}
-        self.teacher.activity.note = "; ".join(
-            f"batch {name}: {said}" for name, said in self._standing.items()
+    def _note(self, batch: str, state: str = "") -> None:
+        """Show the state of a batch; without a state, stop showing the batch."""
+        self._states = {name: state for name, state in {**self._states, batch: state}.items() if state}
+        self.client.activity.note = "; ".join(
+            f"batch {name}: {state}" for name, state in self._states.items()
         )
 
-    def _outcome(self, response: Mapping[str, Any], error: Mapping[str, Any]) -> Outcome | None:
-        """What a result says, understood as it would be online; None where the batch had ended before it was asked."""
+    def _outcome(self, response: Mapping[str, Any], error: Mapping[str, Any]) -> LineResult | None:
+        """Return the result of a line, read as an answer online; None if the batch ended before the line was answered."""
         if response.get("status_code") == 200:
             try:
                 return completions_of(response["body"])
             except Retryable as unusable:
                 return unusable
         if response:
-            refusal = self.teacher.refusal_of(
+            refusal = self.client.refusal_of(
                 self.place, response["status_code"], dumps(response.get("body")), {}
             )
             if not isinstance(refusal, NotTaken):
                 return refusal
-            self.teacher.learn(frozenset({refusal.name}))
-            return Retryable(str(refusal))  # the next batch goes without it
+            self.client.learn(frozenset({refusal.name}))
+            return Retryable(str(refusal))  # the next batch leaves it out
         code = str(error.get("code"))
         if code in ("batch_expired", "batch_cancelled"):
             return None
         return (Rejected if "invalid" in code else Retryable)(
-            self.teacher.redact(f"{code}: {error.get('message')}")
+            self.client.redact(f"{code}: {error.get('message')}")
         )
 
     async def _upload(self, content: bytes) -> str:
         options: Any = {"file": ("distillgen.jsonl", content), "purpose": "batch"}
-        made = await self._call(
+        file = await self._call(
             lambda client: client.with_options(max_retries=UPLOADS).files.create(**options)
         )
-        return _id_of(made)
+        return _id_of(file)
 
     async def _create(self, uuid: str, file: str) -> str:
         options: Any = {"endpoint": self._path, "completion_window": "24h", "metadata": {"distillgen": uuid}}
@@ -313,30 +304,28 @@ class Batches:
                 await self._call(lambda client: client.batches.create(input_file_id=file, **options))
             )
         except Retryable:
-            if made := await self._find(uuid):  # it was made, and only the answer did not come
-                return made
+            if batch := await self._find(uuid):  # it was made, and only the answer did not come
+                return batch
             raise
 
     async def _find(self, uuid: str) -> str:
-        """The batch that was made with our uuid, if any; one that was made a moment ago may not be listed yet."""
+        """Return the id of the batch with our uuid, or "". The endpoint may list a new batch only after a while."""
 
-        async def find(client: AsyncOpenAI) -> list[str]:
+        async def find(package: AsyncOpenAI) -> list[str]:
             return [
                 b.id
-                async for b in client.batches.list(limit=100)
+                async for b in package.batches.list(limit=100)
                 if (b.metadata or {}).get("distillgen") == uuid
             ]
 
         for pause_s in (0.0, self.spec.poll_s):
             await self._pause(pause_s)
-            if found := await self._insist(find):
-                return found[0]
+            if batches := await self._insist(find):
+                return batches[0]
         return ""
 
     async def _insist(self, send: Callable[[AsyncOpenAI], Awaitable[T]], looks: int = 1) -> T:
-        """Ask about what is at the endpoint, and paid for: an outage is waited out, however long; what is not there is looked
-        for so many times.
-        """
+        """Ask about something that is paid for: wait until an outage ends, and look `looks` times for what is not there."""
         while True:
             try:
                 return await self._call(send, "what is there is safe; mend that and run again")
@@ -349,15 +338,15 @@ class Batches:
                 await self._wait_out(str(error), self.spec.poll_s)
 
     async def _wait_out(self, reason: str, pause_s: float) -> None:
-        self.teacher.activity.note = self.teacher.redact(
+        self.client.activity.note = self.client.redact(
             " ".join(f"waiting for the batch API: {reason}".split())
         )
-        log.warning("%s: %s", self.teacher.name, self.teacher.activity.note)
+        log.warning("%s: %s", self.client.name, self.client.activity.note)
         await self._pause(pause_s)
 
     async def _pause(self, pause_s: float) -> None:
-        """Sleep; that nothing moves meanwhile is as it should be, and no reason for an alarm."""
-        self.teacher.activity.moved_at = time.monotonic() + pause_s
+        """Sleep. The progress display does not take the pause for a hang."""
+        self.client.activity.moved_at = time.monotonic() + pause_s
         await asyncio.sleep(pause_s)
 
     async def _call(
@@ -365,27 +354,27 @@ class Batches:
         send: Callable[[AsyncOpenAI], Awaitable[T]],
         remedy: str = "none of it was asked; mend that and run again",
     ) -> T:
-        """Ask the batch API for something; what it rejects is the fault of no row."""
+        """Call the batch API. A rejection is not the fault of a row: it ends the run."""
         try:
-            return await self.teacher.by_package(self.place, send)
+            return await self.client.by_package(self.place, send)
         except (Rejected, Retryable) as error:
             if _QUEUE_FULL.search(str(error)):
                 raise QueueFull(str(error)) from error
             if isinstance(error, Rejected):
-                raise self.teacher.down(f"the batch API refuses: {error}; {remedy}") from error
+                raise self.client.down(f"the batch API refuses: {error}; {remedy}") from error
             raise
 
 
-def _id_of(made: Any) -> str:
-    """The id of a file or batch. Raises Retryable where the answer, which came with status 200, names none."""
-    if name := getattr(made, "id", None):
+def _id_of(answer: Any) -> str:
+    """Return the id of a file or batch. Raise Retryable if the answer has none."""
+    if name := getattr(answer, "id", None):
         return str(name)
-    raise Retryable(f"the batch API gave no id: {made}")
+    raise Retryable(f"the batch API gave no id: {answer}")
 
 
-def _due(ended: Batch, lines: int) -> int:
-    """How many results a batch of so many lines must have given: all of a completed one, of another those that it counts."""
-    counts = ended.request_counts
-    if ended.status == "completed" or not counts or not counts.total:
+def _due(report: Batch, lines: int) -> int:
+    """Return the number of results that an ended batch must have: that of its lines, or, if it is incomplete, its counts."""
+    counts = report.request_counts
+    if report.status == "completed" or not counts or not counts.total:
         return lines
     return counts.completed + counts.failed

@@ -1,7 +1,7 @@
-"""Any OpenAI-compatible endpoint: chat and completions, over a fast HTTP client or over the openai package.
+"""A client of OpenAI-compatible endpoints: chat and completions, over a fast HTTP client or the openai package.
 
-The hot path builds and reads JSON itself: the openai package costs about 2 ms of CPU a call and its default transport
-slows down as concurrency rises. `transport: openai` selects it where its knowledge is wanted.
+The fast way builds and reads JSON itself: the openai package takes about 2 ms of CPU for a call, and its default transport
+slows down as concurrency rises. `transport: openai` selects the package.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from distillgen.record import dumps
 from distillgen.teachers._addresses import OFFICIAL, Address, Place, azure_headers
 from distillgen.teachers._openai_spec import OpenAISpec
 from distillgen.teachers._openai_wire import (
+    add_schema,
     completions_of,
     embedding_of,
     is_strict,
     read_json,
-    say_schema,
     score_of,
 )
 from distillgen.teachers._refusal import (
@@ -39,10 +39,10 @@ from distillgen.teachers._refusal import (
     NothingThere,
     NotTaken,
     WebPage,
+    explanation_of,
     kind_of,
     page_title,
     refused_parameter,
-    saying_of,
     unstreamed,
     wait_of,
 )
@@ -55,25 +55,23 @@ T = TypeVar("T")
 
 log = logging.getLogger("distillgen")
 
-FORBIDDEN = (
-    5  # statuses 403 in a row that say nothing, before they are about the account and not about some prompts
-)
-MOVES = 3  # redirects that are followed for one request
-REST_S = 30.0  # an address that failed is left alone for so long while there are others
-GATEWAY = (408, 502, 504, 520, 524)  # said on the way to the model, which may go on and bill its answer
+FORBIDDEN = 5  # unexplained statuses 403 in a row, after which they are about the account, not about prompts
+MOVES = 3  # redirects that one request follows
+REST_S = 30.0  # pause of an address that failed, if there are others
+GATEWAY = (408, 502, 504, 520, 524)  # statuses of a gateway: the model may still answer and bill
 _LENGTHS = ("max_tokens", "max_completion_tokens")
-_INSTEAD = {
+_REPLACEMENTS = {
     "max_tokens": "'max_completion_tokens' is sent instead",
     "max_completion_tokens": "'max_tokens' is sent instead",
     "response_format": "the schema is said in the prompt",
     "n": "samples are asked for one by one",
 }
-"""What is done where an endpoint does not take a parameter, but for asking without."""
+"""What replaces a parameter that an endpoint does not accept; other parameters are left out."""
 _RESUME = "What is answered is safe: run the same command again then"
 
 
 class OpenAIClient(Endpoint):
-    """Chat or completions over HTTP."""
+    """Puts requests to one of several addresses, and learns what the endpoint does not accept."""
 
     spec: OpenAISpec
 
@@ -84,21 +82,23 @@ class OpenAIClient(Endpoint):
         self._signals, self._silences = False, 0
 
     def body(self, request: Request, n: int, attempt: int, sample: int) -> dict[str, Any]:
-        """The JSON body that the endpoint gets."""
+        """Return the JSON body of a request."""
         sampling = dict(request.sampling)
         body: dict[str, Any] = {"model": request.model, **sampling.pop("extra", {})}
         if request.prompt is not None:
             body["prompt"] = request.prompt
         else:
             body["messages"] = request.messages
-        if "seed" in sampling:  # a repeated try with the same seed would give the same answer again
+        if "seed" in sampling:  # the same seed would give the same answer again
             sampling["seed"] += sample + 1_000_003 * attempt
         if (top := sampling.pop("logprobs", None)) is not None:
             body |= (
                 {"logprobs": top} if request.prompt is not None else {"logprobs": True, "top_logprobs": top}
             )
         if self.spec.base_url.startswith(OFFICIAL) and "max_tokens" in sampling:
-            sampling["max_completion_tokens"] = sampling.pop("max_tokens")  # what its newer models take
+            sampling["max_completion_tokens"] = sampling.pop(
+                "max_tokens"
+            )  # the parameter of its newer models
         if request.schema is not None:
             schema = {"name": "answer", "schema": request.schema, "strict": is_strict(request.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -111,7 +111,7 @@ class OpenAIClient(Endpoint):
         return body | sampling
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """What one request, or line of a batch, gives; an endpoint that ignores `n` gives fewer choices than asked for."""
+        """Return the completions of one request: fewer than its samples if the endpoint ignores `n`."""
         if request.embed is not None:
             body = {"model": request.model, "input": request.embed}
             return [embedding_of(await self.call("embeddings", body))]
@@ -119,8 +119,8 @@ class OpenAIClient(Endpoint):
             return [await self._score(request, request.target)]
         if self._silences >= REJECTIONS and not self._signals and "logprobs" in request.sampling:
             remedy = "leave 'logprobs' out, or ask a model that gives them"
-            why = f"none of {self._silences} answers held the log-probabilities that were asked for"
-            raise self.down(f"{why}; {remedy}")
+            reason = f"none of {self._silences} answers held the log-probabilities that were asked for"
+            raise self.down(f"{reason}; {remedy}")
         answers = await self.ask(request, samples, attempt)
         completions = [settled(request, completion, self.spec.finish_reasons) for completion in answers]
         if "logprobs" in request.sampling:
@@ -129,32 +129,33 @@ class OpenAIClient(Endpoint):
         return completions
 
     async def _score(self, request: Request, target: str) -> Completion:
-        """The log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`."""
+        """Return the log-probabilities of a target, which the server of vLLM gives as `prompt_logprobs`."""
         body: dict[str, Any] = {"model": request.model, "max_tokens": 1, "temperature": 0}
         body["prompt_logprobs"] = request.sampling.get("logprobs", 0)
         if request.prompt is not None:
             answer = await self.call("completions", body | {"prompt": request.prompt + target})
         else:
             messages = [*request.messages, {"role": "assistant", "content": target}]
-            as_it_is = {"add_generation_prompt": False, "continue_final_message": True}
-            answer = await self.call("chat/completions", body | {"messages": messages} | as_it_is)
+            continuation = {"add_generation_prompt": False, "continue_final_message": True}
+            answer = await self.call("chat/completions", body | {"messages": messages} | continuation)
         return score_of(answer, target)
 
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Return the endpoint's answers as they came: how they ended is not settled yet."""
+        """Return the endpoint's answers as they came, before they are settled."""
         path = "completions" if request.prompt is not None else "chat/completions"
         body = self.body(request, len(samples), attempt, samples[0])
         completions = completions_of(await self.call(path, body))
         return self.marked(completions, body) if self._refused else completions
 
     def marked(self, completions: list[Completion], body: Mapping[str, Any]) -> list[Completion]:
-        """The completions with the names of what their request asks for and the endpoint does not take."""
+        """Return the completions with the names of the parameters that the endpoint does not accept."""
         left_out = sorted(self._left_out & body.keys())
         return [c._replace(left_out=left_out) for c in completions] if left_out else completions
 
     def fitted(self, body: Mapping[str, Any], refused: frozenset[str] | None = None) -> Mapping[str, Any]:
-        """The body in the endpoint's own way, without what it refuses. A schema that it does not take is said in words,
-        the bound on an answer's length goes by its other name.
+        """Return the body without the parameters that the endpoint refuses.
+
+        A schema is put into the prompt instead, and the limit of an answer's length gets its other name.
         """
         refused = self._refused if refused is None else refused
         if not refused:
@@ -164,7 +165,7 @@ class OpenAIClient(Endpoint):
             if name in refused and name in body and other not in refused:
                 sent[other] = body[name]
         if "response_format" in refused and "response_format" in body:
-            say_schema(sent, body["response_format"])
+            add_schema(sent, body["response_format"])
         if "stream" in refused:
             sent["stream"] = True
             if "stream_options" not in refused:
@@ -172,7 +173,7 @@ class OpenAIClient(Endpoint):
         return sent
 
     def learn(self, refused: frozenset[str]) -> None:
-        """From now on ask without what the endpoint refuses, and say so once."""
+        """Leave the refused parameters out from now on, and log that once."""
         new = sorted(refused - self._refused - {"stream_options"})
         self._refused |= refused
         boundless = set(_LENGTHS) <= self._refused
@@ -180,19 +181,20 @@ class OpenAIClient(Endpoint):
             self._refused - {"stream", "stream_options", "n"} - frozenset(() if boundless else _LENGTHS)
         )
         for name in new:
-            asked = (
+            change = (
                 "asked without a bound"
                 if boundless and name in _LENGTHS
-                else _INSTEAD.get(name, "asked without it")
+                else _REPLACEMENTS.get(name, "asked without it")
             )
-            notice = f"the endpoint does not take '{name}': {asked}"
+            notice = f"the endpoint does not take '{name}': {change}"
             if name == "stream":
                 notice = "the endpoint answers only as a stream: its pieces are put together"
             log.warning("%s: %s", self.name, notice)
 
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
-        """POST JSON to a path below an address, and give the JSON that comes back. What the endpoint says it does not take
-        is left out, and from then on where it accepts the rest.
+        """POST JSON to a path below an address, and return the JSON of the answer.
+
+        A parameter that the endpoint refuses is left out. If the endpoint then answers, it is left out from now on.
         """
         refused, first = self._refused, None
         while True:
@@ -216,7 +218,7 @@ class OpenAIClient(Endpoint):
             return answer
 
     async def _send(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Put a request to the address whose turn it is."""
+        """Send a request to the next address."""
         place = self._choose()
         post = self._post_by_package if self.spec.transport == "openai" else self._post
         try:
@@ -242,12 +244,12 @@ class OpenAIClient(Endpoint):
         return answer
 
     def _awake(self) -> list[Place]:
-        """The addresses that do not rest."""
+        """Return the addresses that do not pause."""
         now = time.monotonic()
         return [place for place in self._places if place.rests_until <= now]
 
     def _choose(self) -> Place:
-        """The address that is next by weight among those that do not rest; where all do, one that may come back by itself."""
+        """Return the next address by weight among those that do not pause, else the one that may come back first."""
         if len(self._places) == 1:
             return self._places[0]
         if awake := self._awake():
@@ -265,22 +267,21 @@ class OpenAIClient(Endpoint):
             response = await client.post(url).body_bytes(dumps(body, sort_keys=False)).build().send()
             content = bytes(await response.bytes())
         except RequestError as error:
-            not_sent = any(
-                "(Connect)" in cause for cause in _causes(error)
-            )  # ConnectError is raised for more
+            # ConnectError is raised for other faults, too
+            not_sent = any("(Connect)" in cause for cause in _causes(error))
             used = None if not_sent else LOST_ANSWER
             if isinstance(error, RequestTimeoutError):
                 raise TimedOut(f"no answer within {self.spec.timeout_s:g} s", used=used) from error
             if not_sent:
-                what = f"cannot connect to {place.address.identity}{place.address.proxy()}: {_cause(error)}"
-                raise Unreachable(f"{what}. Is the server running, and base_url right?") from error
+                fault = f"cannot connect to {place.address.identity}{place.address.proxy()}: {_cause(error)}"
+                raise Unreachable(f"{fault}. Is the server running, and base_url right?") from error
             raise Retryable(f"the connection broke: {_cause(error)}", used=used) from error
         if not 200 <= response.status < 300:
             refusal = self.refusal_of(place, response.status, content, response.headers, body)
             if response.status in GATEWAY and isinstance(refusal, Retryable):
                 refusal.used = LOST_ANSWER
             raise refusal
-        return self._understood(place, content, response.headers, body)
+        return self._json_of(place, content, response.headers, body)
 
     def _connected(self, address: Address) -> Any:
         from pyreqwest.client import ClientBuilder
@@ -320,12 +321,12 @@ class OpenAIClient(Endpoint):
             elif status is None and not broke:
                 error.used = UNUSABLE_ANSWER
             raise
-        return self._understood(place, raw.content, raw.response.headers, body)
+        return self._json_of(place, raw.content, raw.response.headers, body)
 
     async def by_package(
         self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]], sent: Iterable[str] = COMMON
     ) -> T:
-        """Anything that the openai package does; what it raises is told as over HTTP."""
+        """Do something through the openai package; raise its errors as those of HTTP."""
         import openai
 
         address = place.address
@@ -345,12 +346,12 @@ class OpenAIClient(Endpoint):
         except openai.APITimeoutError as error:
             raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
-            what = f"{address.identity}{address.proxy()}: {error.__cause__ or error}"
+            fault = f"{address.identity}{address.proxy()}: {error.__cause__ or error}"
             if _is_unconnected(error):
                 raise Unreachable(
-                    f"cannot connect to {what}. Is the server running, and base_url right?"
+                    f"cannot connect to {fault}. Is the server running, and base_url right?"
                 ) from error
-            raise Retryable(f"the connection broke: {what}") from error
+            raise Retryable(f"the connection broke: {fault}") from error
         except openai.APIStatusError as error:
             response = error.response
             raise self.refusal_of(
@@ -359,10 +360,8 @@ class OpenAIClient(Endpoint):
         except (openai.APIError, ValueError) as error:
             raise Retryable(f"not a usable answer: {error}") from error
 
-    def _understood(
-        self, place: Place, content: bytes, headers: Mapping[str, str], sent: Iterable[str]
-    ) -> Any:
-        """What came with a status that promises an answer. Raises what it means where it is none."""
+    def _json_of(self, place: Place, content: bytes, headers: Mapping[str, str], sent: Iterable[str]) -> Any:
+        """Return the JSON of an answer with a status of success; raise the fault if it is a refusal."""
         try:
             answer = orjson.loads(content)
         except orjson.JSONDecodeError:
@@ -374,7 +373,7 @@ class OpenAIClient(Endpoint):
         return answer
 
     def _unusual(self, place: Place, content: bytes) -> Any:
-        """An answer that is a stream of events, or that only the slow reader can read."""
+        """Return an answer that is a stream of events, or JSON that only the slow reader accepts."""
         start = content.lstrip()[:7]
         if start.startswith(b"<"):
             title = page_title(content.decode("utf-8", "replace"))
@@ -392,29 +391,32 @@ class OpenAIClient(Endpoint):
         status: int,
         content: bytes,
         headers: Mapping[str, str],
-        sent: Iterable[str] = COMMON,
+        parameters: Iterable[str] = COMMON,
     ) -> Exception:
-        """What an endpoint means that gives no answer, by status and body; `sent` are the names of the parameters."""
-        said, where = saying_of(content), place.address.identity
-        message = self.redact(said.message)[:300]
+        """Return the error for a response without an answer; `parameters` are the names of those that were sent."""
+        explanation, where = explanation_of(content), place.address.identity
+        message = self.redact(explanation.message)[:300]
         text = f"HTTP {status}{f': {message}' if message else ''}"
-        wait_s = wait_of(headers, said, limited=429 in (status, said.status))
-        kind, proxy = kind_of(status, said, wait_s), "" if self.activity.answered else place.address.proxy()
+        wait_s = wait_of(headers, explanation, limited=429 in (status, explanation.status))
+        kind, proxy = (
+            kind_of(status, explanation, wait_s),
+            "" if self.activity.answered else place.address.proxy(),
+        )
         if kind == "prompt":
             return Rejected(f"refused by the endpoint's content filter: {message}")
         if kind == "money":
             return self.down(f"{text}. The account behind the key has no money or quota left")
         if kind == "day":
             return self.down(f"{text}. {_RESUME}, when the quota is renewed")
-        stranger = (
+        unknown_key = (
             f"{text}. The endpoint {where}{proxy} does not accept the key: check api_key, and its account"
         )
         if kind == "account":
-            return self.down(stranger)
+            return self.down(unknown_key)
         if kind == "address":
             return self._lost(place, status, text, headers.get("location") or "", proxy)
-        if name := refused_parameter(status, said, sent):
-            if name in ("logprobs", "top_logprobs"):  # which are what is asked for, and no way of asking
+        if name := refused_parameter(status, explanation, parameters):
+            if name in ("logprobs", "top_logprobs"):  # the row asks for them: leaving them out does not help
                 remedy = "leave 'logprobs' out, or ask a model that gives them"
                 return self.down(f"{text}. The endpoint gives no log-probabilities: {remedy}")
             return NotTaken(text, name)
@@ -426,22 +428,31 @@ class OpenAIClient(Endpoint):
             if proxy and status in (502, 503, 504):
                 return Unreachable(f"{text}, from {where}{proxy}")
             waiting = f"waiting {wait_s:.0f} s, as the endpoint asks: " if wait_s >= 5 else ""
-            return Retryable(waiting + text, wait_s, overloaded=bool({status, said.status} & {429, 503, 529}))
+            return Retryable(
+                waiting + text, wait_s, overloaded=bool({status, explanation.status} & {429, 503, 529})
+            )
         if status == 403:
             place.forbidden += 1
             if not self.activity.answered or place.forbidden > FORBIDDEN:
-                return self.down(stranger)
+                return self.down(unknown_key)
         return Rejected(text)
 
     def _lost(self, place: Place, status: int, text: str, location: str, proxy: str) -> Exception:
-        """What a status means that says that this is not the place to ask."""
+        """Return the error for a status that says that the address is wrong, or a redirect."""
         where = place.address.identity
         if status >= 400:
             online = "; mode: online does without the batch API" if self.spec.mode == "batch" else ""
             check = f"{text}. Check base_url ({where}{proxy}) and model ('{self.spec.model}'){online}"
             return NothingThere(str(self.down(check)))
-        target, own = urlsplit(urljoin(place.address.url(""), location)), urlsplit(place.address.base_url)
-        if status in (307, 308) and location and (target.scheme, target.netloc) == (own.scheme, own.netloc):
+        target, base_url = (
+            urlsplit(urljoin(place.address.url(""), location)),
+            urlsplit(place.address.base_url),
+        )
+        if (
+            status in (307, 308)
+            and location
+            and (target.scheme, target.netloc) == (base_url.scheme, base_url.netloc)
+        ):
             return Moved(target.geturl())
         there = f"{target.scheme}://{target.hostname}{f':{target.port}' if target.port else ''}{target.path}"
         base = (
@@ -459,7 +470,7 @@ class OpenAIClient(Endpoint):
 
 
 def _is_unconnected(error: BaseException | None) -> bool:
-    """Whether the openai package says that nothing was sent, as its HTTP client has it: ConnectError, ConnectTimeout."""
+    """Return whether nothing was sent: the HTTP client of the openai package raised ConnectError or ConnectTimeout."""
     return type(error.__cause__ if error else None).__name__.startswith("Connect")
 
 

@@ -11,7 +11,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.spec import Spec
 from distillgen.teachers._addresses import Address
 
-_FURTHER = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
+_SERVER_CAPABILITIES = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
 
 
 class OpenAISpec(Address, Spec):
@@ -44,21 +44,21 @@ class OpenAISpec(Address, Spec):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Those of the protocol and of the server behind it."""
-        return frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | _FURTHER.get(
+        """The capabilities of the protocol and of the server."""
+        return frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | _SERVER_CAPABILITIES.get(
             self.server, frozenset()
         )
 
     def credentials(self) -> set[str]:
-        """Those of every address."""
+        """Return the keys of every address."""
         return super().credentials().union(*(address.credentials() for address in self.also))
 
     def secrets(self) -> set[str]:
-        """Those of every address."""
+        """Return the secrets of every address."""
         return super().secrets().union(*(address.secrets() for address in self.also))
 
     def check(self, root: Path) -> None:
-        """Every address is one."""
+        """Raise ConfigError for a malformed address, or an option that the mode does not have."""
         super().check(root)
         for address in self.also:
             address.check(root)
@@ -80,6 +80,6 @@ class OpenAISpec(Address, Spec):
     def cost_usd(
         self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
     ) -> float:
-        """By the batch price, where that is how it is asked."""
+        """Return the cost of these tokens, with the batch price if the batch API is used."""
         factor = self.price.batch if self.price and self.mode == "batch" else 1.0
         return factor * super().cost_usd(input_tokens, cached_tokens, output_tokens, cache_write_tokens)

@@ -1,8 +1,7 @@
-"""Response bodies of the OpenAI protocol as completions. A stranger wrote them: anything may be missing or of
-another type.
+"""Bodies of the OpenAI protocol: responses become completions. Anything in a response may be missing or of another type.
 
-A body that is no answer at all is Retryable. A choice that cannot be used is a failed completion, so that it
-is kept, counted and not asked for again by itself, and its neighbours are used.
+A body that is no answer raises Retryable. A choice that cannot be used becomes a failed completion: it is stored and
+counted, it is not asked again by itself, and the other choices are used.
 """
 
 from __future__ import annotations
@@ -27,42 +26,40 @@ Logprobs = list[list[Any]]
 
 
 def read_json(content: bytes) -> Any:
-    """The value of a body, numbers that are not finite as null. Raises Retryable where it is not JSON."""
+    """Return the value of a body, with null for numbers that are not finite. Raise Retryable if it is not JSON."""
     try:
         return orjson.loads(content)
-    except (
-        orjson.JSONDecodeError
-    ):  # a lone surrogate, NaN, a byte order mark, or no JSON: the slower reader tells
+    except orjson.JSONDecodeError:  # the slower reader accepts lone surrogates, NaN and a byte order mark
         try:
             return loads(dumps(json.loads(content)))
         except (ValueError, RecursionError) as error:
-            what = f"the answer is not JSON: {content.decode('utf-8', 'replace')}"
-            raise Retryable(what, used=UNUSABLE_ANSWER) from error
+            fault = f"the answer is not JSON: {content.decode('utf-8', 'replace')}"
+            raise Retryable(fault, used=UNUSABLE_ANSWER) from error
 
 
 def completions_of(payload: Any) -> list[Completion]:
-    """The choices of a response body, at least one; what it used is counted with the first. Raises Retryable."""
+    """Return the choices of a body, at least one, the first with the usage. Raise Retryable."""
     if usual := _usual(payload):
         return [usual]
     choices = payload.get("choices") if isinstance(payload, dict) else None
     choices = [choice for choice in _list(choices) if isinstance(choice, dict)]
     if not choices:
-        what = f"the answer is not a completion, or has no choices: {payload}"
-        raise Retryable(what, used=unusable(payload))
+        fault = f"the answer is not a completion, or has no choices: {payload}"
+        raise Retryable(fault, used=unusable(payload))
     if all(type(choice.get("index")) is int for choice in choices):
         choices.sort(key=lambda choice: choice["index"])
-    known: dict[str, Any] = {"model": _text(payload.get("model"))}
-    made = [Completion(**_read(choice), **known) for choice in choices]
+    model = _text(payload.get("model"))
+    completions = [Completion(**_fields_of(choice), model=model) for choice in choices]
     counts = counts_of(payload.get("usage"))
-    if not counts["output_tokens"] and any(c.text or c.reasoning or c.tool_calls for c in made):
-        counts["uncounted"] = (*counts.get("uncounted", ()), "output_tokens")  # 0 for an answer is no count
-    made[0] = made[0]._replace(**counts)
-    return made
+    if not counts["output_tokens"] and any(c.text or c.reasoning or c.tool_calls for c in completions):
+        counts["uncounted"] = (*counts.get("uncounted", ()), "output_tokens")  # an answer has tokens
+    completions[0] = completions[0]._replace(**counts)
+    return completions
 
 
 def _usual(payload: Any) -> Completion | None:
-    """The completion of a body with one choice of plain text and usual counts, as most are: a short way to what the
-    long one gives, too.
+    """Return the completion of a body with one choice of plain text and usual counts, else None. Most bodies are so; this
+    gives the same result as the long way, in less time.
     """
     choices = payload.get("choices") if type(payload) is dict else None
     if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
@@ -90,60 +87,58 @@ def _usual(payload: Any) -> Completion | None:
 
 
 def unusable(payload: Any, *, answers: bool = True) -> Completion:
-    """What a response used of which nothing can be used."""
+    """Return the usage of a response that has no usable answer."""
     usage = _mapping(payload).get("usage")
     return UNUSABLE_ANSWER._replace(**{"uncounted": (), **counts_of(usage, answers=answers)})
 
 
 def embedding_of(payload: Any) -> Completion:
-    """The embedding in a response body. Raises Retryable where there is none, Rejected where it is no list of
-    numbers.
-    """
+    """Return the embedding in a body. Raise Retryable if there is none, Rejected if it is no list of numbers."""
     data = _list(_mapping(payload).get("data"))
     if not data or "embedding" not in _mapping(data[0]):
-        what = f"the answer is not an embedding: {payload}"
-        raise Retryable(what, used=unusable(payload, answers=False))
+        fault = f"the answer is not an embedding: {payload}"
+        raise Retryable(fault, used=unusable(payload, answers=False))
     values = data[0]["embedding"]
     if not isinstance(values, list) or not values or not all(map(_is_number, values)):
-        what = f"the embedding is not a list of finite numbers: {str(values)[:60]}"
-        raise Rejected(what, used=unusable(payload, answers=False))
+        fault = f"the embedding is not a list of finite numbers: {str(values)[:60]}"
+        raise Rejected(fault, used=unusable(payload, answers=False))
     counts = counts_of(payload.get("usage"), answers=False)
     return Completion(embedding=values, model=_text(payload.get("model")), **counts)
 
 
 def score_of(payload: Any, target: str) -> Completion:
-    """The log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`. Raises
-    Rejected.
-    """
+    """Return the log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`. Raise Rejected."""
     try:
         prompt = payload.get("prompt_logprobs") or payload["choices"][0]["prompt_logprobs"]
         tokens = [
-            [[each["decoded_token"], each["logprob"]] for each in token.values()] for token in prompt if token
+            [[entry["decoded_token"], entry["logprob"]] for entry in token.values()]
+            for token in prompt
+            if token
         ]
     except (TypeError, KeyError, IndexError, AttributeError) as error:
-        what = f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}"
-        raise Rejected(what, used=unusable(payload)) from error
-    ending, left = Logprobs(), len(target)
+        fault = f"the endpoint gave no prompt_logprobs, as only vLLM's server does: {error!r}"
+        raise Rejected(fault, used=unusable(payload)) from error
+    ending, missing = Logprobs(), len(target)
     for (text, value), *others in reversed(tokens):
-        if left <= 0:
+        if missing <= 0:
             break
         ending.insert(0, [text, value, [other for other in others if _is_number(other[1])]])
-        left -= len(text)
-    if left > 0 or not all(_is_number(value) for _, value, _ in ending):
-        what = "the endpoint gave prompt_logprobs that are not numbers, or fewer than the text has tokens"
-        raise Rejected(what, used=unusable(payload))
+        missing -= len(text)
+    if missing > 0 or not all(_is_number(value) for _, value, _ in ending):
+        fault = "the endpoint gave prompt_logprobs that are not numbers, or fewer than the text has tokens"
+        raise Rejected(fault, used=unusable(payload))
     return Completion(logprobs=ending, model=_text(payload.get("model")), **counts_of(payload.get("usage")))
 
 
-def _read(choice: Any) -> dict[str, Any]:
-    """What one choice says, of either protocol."""
+def _fields_of(choice: Any) -> dict[str, Any]:
+    """Return the fields of a completion that a choice holds, of chat or of completions."""
     if not isinstance(choice, dict) or not (isinstance(choice.get("message"), dict) or "text" in choice):
         return {"status": "failed", "error": f"a choice of the answer has no message: {str(choice)[:60]}"}
     message = _mapping(choice.get("message"))
     content = message.get("content") if message else choice.get("text")
     text, thought, other = _content(content)
     finish = choice.get("finish_reason")
-    known: dict[str, Any] = {
+    values: dict[str, Any] = {
         "text": text,
         "reasoning": "\n".join(filter(None, (_thought_apart(message), thought))),
         "tool_calls": _tool_calls(message),
@@ -151,17 +146,17 @@ def _read(choice: Any) -> dict[str, Any]:
         "finish": MISSING if finish is None else str(finish) or MISSING,
     }
     if refusal := _text(message.get("refusal")) or (text if other == "refusal" else ""):
-        return known | {"text": refusal, "status": "refused"}
+        return values | {"text": refusal, "status": "refused"}
     if other:
-        return known | {
+        return values | {
             "status": "failed",
             "error": f"the answer's content is no text: it is, or holds, '{other}'",
         }
-    return known
+    return values
 
 
 def _content(content: Any) -> tuple[str, str, str]:
-    """The text of a message's content, the thought in it, and the type of what is neither."""
+    """Return the text of a content, the reasoning in it, and the type of a part that is neither."""
     texts, thoughts, other = list[str](), list[str](), ""
     for part in content if isinstance(content, list) else [] if content is None else [content]:
         kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
@@ -181,7 +176,7 @@ def _content(content: Any) -> tuple[str, str, str]:
 
 
 def _thought_apart(message: Mapping[str, Any]) -> str:
-    """The thought that stands beside the content."""
+    """Return the reasoning beside the content."""
     apart = next(
         (apart for name in ("reasoning_content", "reasoning", "thinking") if (apart := message.get(name))),
         None,
@@ -190,7 +185,7 @@ def _thought_apart(message: Mapping[str, Any]) -> str:
 
 
 def _tool_calls(message: Mapping[str, Any]) -> list[Any]:
-    """The calls, and the one of the older protocol."""
+    """Return the tool calls, or the function call of the older protocol."""
     calls = message.get("tool_calls")
     older = message.get("function_call")
     calls = (
@@ -204,21 +199,21 @@ def _tool_calls(message: Mapping[str, Any]) -> list[Any]:
 
 
 def _logprobs(value: Any) -> Logprobs:
-    """Each token with its log-probability and alternatives, in the form of chat or of completions; none where
-    one that was sampled is no finite number.
+    """Return each token with its log-probability and alternatives, from the form of chat or of completions. Return nothing
+    if a log-probability of a sampled token is not a finite number.
     """
-    given = _mapping(value)
+    fields = _mapping(value)
     signals = Logprobs()
-    if isinstance(given.get("content"), list):
-        for each in map(_mapping, given["content"]):
+    if isinstance(fields.get("content"), list):
+        for entry in map(_mapping, fields["content"]):
             others = [
                 [other.get("token"), other.get("logprob")]
-                for other in map(_mapping, _list(each.get("top_logprobs")))
+                for other in map(_mapping, _list(entry.get("top_logprobs")))
             ]
-            signals.append([each.get("token"), each.get("logprob"), others])
+            signals.append([entry.get("token"), entry.get("logprob"), others])
     else:
-        tokens, tops = _list(given.get("tokens")), _list(given.get("top_logprobs"))
-        for i, (token, number) in enumerate(zip(tokens, _list(given.get("token_logprobs")), strict=False)):
+        tokens, tops = _list(fields.get("tokens")), _list(fields.get("top_logprobs"))
+        for i, (token, number) in enumerate(zip(tokens, _list(fields.get("token_logprobs")), strict=False)):
             others = [[*pair] for pair in _mapping(tops[i] if i < len(tops) else None).items()]
             signals.append([token, number, sorted(filter(_is_signal, others), key=lambda pair: -pair[1])])
     if not all(map(_is_signal, signals)):
@@ -246,21 +241,21 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def say_schema(sent: dict[str, Any], response_format: Mapping[str, Any]) -> None:
-    """Ask in words for the JSON that a schema describes."""
+def add_schema(body: dict[str, Any], response_format: Mapping[str, Any]) -> None:
+    """Put the JSON Schema of an answer into the prompt of a body."""
     schema = dumps(response_format.get("json_schema", {}).get("schema", {}), sort_keys=False).decode()
     words = f"\n\nAnswer with JSON alone, by this JSON Schema: {schema}"
-    if "prompt" in sent:
-        sent["prompt"] += words
+    if "prompt" in body:
+        body["prompt"] += words
         return
-    *before, last = sent["messages"]
+    *before, last = body["messages"]
     content = last["content"]
     more = content + words if isinstance(content, str) else [*content, {"type": "text", "text": words}]
-    sent["messages"] = [*before, {**last, "content": more}]
+    body["messages"] = [*before, {**last, "content": more}]
 
 
 def is_strict(schema: Any) -> bool:
-    """Whether a schema satisfies what OpenAI's strict mode demands of every object in it."""
+    """Return whether every object of a schema meets the demands of OpenAI's strict mode."""
     if not isinstance(schema, Mapping):
         return True
     if schema.get("type") != "object":

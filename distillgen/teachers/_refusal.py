@@ -1,6 +1,7 @@
-"""What an endpoint means that does not answer: by what its body says, for providers say the same in other words, places and
-statuses. A refusal is about this prompt (a row fails), the account or the address (the run stops), a parameter (it is left
-out), or this moment (the request is tried again).
+"""Read the reason of an endpoint that does not answer from its status and body. Providers use different words and statuses.
+
+A refusal is about the prompt (the row fails), the account or the address (the run stops), a parameter (it is left out), or
+the moment (the request is tried again).
 """
 
 from __future__ import annotations
@@ -11,28 +12,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from distillgen.inference.faults import Rejected, TeacherDown, Unreachable
 from distillgen.record import loads
 
-if TYPE_CHECKING:
-    pass
-
 Kind = Literal["prompt", "money", "day", "account", "address", "moment", "other"]
 
-LONGEST_WAIT_S = (
-    600.0  # that an endpoint may ask for; after it the run stops, and goes on when the command is given again
-)
+LONGEST_WAIT_S = 600.0  # an endpoint that asks for a longer pause stops the run; running again continues it
 
 _SAYING = frozenset(
     "error errors message msg code type status reason reasons detail details title param loc raw metadata"
     " innererror fault faultstring status_code status_msg base_resp error_msg error_code error_message"
     " description violations quotaId quotaMetric retryDelay".split()
 )
-"""Keys whose values are the endpoint's own words; others may repeat the prompt, which can say anything."""
+"""Keys whose values are the endpoint's own words. Other values may repeat the prompt."""
 
 
 def _any(*signs: str) -> re.Pattern[str]:
@@ -94,39 +90,39 @@ _NAMES = {
     r"|(multiple|number of|one) (choice|completion|candidate)",
 }
 _ALWAYS = frozenset({"model", "messages", "prompt", "input", "tools", "grammar", "stream", "suffix"})
-"""What a request cannot go without."""
+"""Parameters that a request cannot do without."""
 COMMON = frozenset(
     "max_tokens max_completion_tokens temperature top_p top_k min_p stop seed n logprobs response_format"
     " presence_penalty frequency_penalty stream_options".split()
 )
-"""Parameters that a refusal may be about, where the request is not at hand."""
+"""Parameters that a refusal may name, if the request is not known."""
 
 
-class Saying(NamedTuple):
-    """What a body says: its message for people, all its own words in small letters, and the status that stands in it."""
+class Explanation(NamedTuple):
+    """The content of a body: its message for people, its words in small letters, and the status in it, or 0."""
 
     message: str
     words: str
     status: int
 
 
-def saying_of(content: bytes) -> Saying:
-    """What a body says, whatever it is."""
+def explanation_of(content: bytes) -> Explanation:
+    """Return the content of a body, which may be JSON, a web page or any text."""
     text = content.decode("utf-8", "replace").strip()
     if text.startswith("<"):
         title = page_title(text)
-        return Saying(f"a web page{f': {title}' if title else ''}", title.lower(), 0)
+        return Explanation(f"a web page{f': {title}' if title else ''}", title.lower(), 0)
     try:
         body = loads(content)
     except ValueError:
-        return Saying(text, text.lower(), 0)
+        return Explanation(text, text.lower(), 0)
     body = body[0] if isinstance(body, list) and body else body
     leaves = list(_leaves(body))
     error = body.get("error") if isinstance(body, dict) else None
     sources = [source for source in (error, body) if isinstance(source, dict)]
     codes = [str(source.get(name)) for source in sources for name in ("code", "status", "status_code")]
     status = next((int(code) for code in codes if re.fullmatch("[45][0-9][0-9]", code)), 0)
-    return Saying(_message(body) or "; ".join(leaves), "\n".join(leaves).lower(), status)
+    return Explanation(_message(body) or "; ".join(leaves), "\n".join(leaves).lower(), status)
 
 
 _SENTENCES = "error message detail error_msg msg errors base_resp status_msg title description fault".split()
@@ -134,8 +130,8 @@ _SENTENCES = "error message detail error_msg msg errors base_resp status_msg tit
 
 def _leaves(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        named = [name for name in ("message", "msg", "code", "type") if name in value]
-        for name in [*named, *(name for name in value if name in _SAYING and name not in named)]:
+        first = [name for name in ("message", "msg", "code", "type") if name in value]
+        for name in [*first, *(name for name in value if name in _SAYING and name not in first)]:
             yield from _leaves(value[name])
     elif isinstance(value, list):
         for item in value:
@@ -145,7 +141,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _message(body: Any) -> str:
-    """The sentence for people in a body, wherever it stands."""
+    """Return the sentence for people in a body."""
     if isinstance(body, str):
         return body
     if isinstance(body, list):
@@ -158,15 +154,15 @@ def _message(body: Any) -> str:
 
 
 def page_title(text: str) -> str:
-    """What a web page calls itself."""
+    """Return the title of a web page."""
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
     return " ".join(title[1].split())[:100] if title else ""
 
 
-def kind_of(status: int, said: Saying, wait_s: float) -> Kind:
-    """What a refusal is about. `wait_s` is how long the endpoint asks to wait, 0 where it does not say."""
-    words = said.words
-    status = said.status if status < 300 else status
+def kind_of(status: int, explanation: Explanation, wait_s: float) -> Kind:
+    """Return the kind of a refusal. `wait_s` is the pause that the endpoint asks for, 0 if it asks for none."""
+    words = explanation.words
+    status = explanation.status if status < 300 else status
     if status == 402 or _EMPTY.search(words):
         return "money"
     day = _DAY.search(words)
@@ -187,9 +183,9 @@ def kind_of(status: int, said: Saying, wait_s: float) -> Kind:
     return "moment" if status in (408, 409, 425, 429) or status >= 500 else "other"
 
 
-def refused_parameter(status: int, said: Saying, sent: Iterable[str]) -> str:
-    """Which of the parameters that were sent the endpoint does not take; "stream" where it answers only so; else empty."""
-    words = said.words
+def refused_parameter(status: int, explanation: Explanation, sent: Iterable[str]) -> str:
+    """Return the parameter that the endpoint does not accept, "stream" if it answers only as a stream, or ""."""
+    words = explanation.words
     if status not in (200, 400, 404, 406, 415, 422, 500, 501):
         return ""
     sent = list(sent)
@@ -212,19 +208,20 @@ _WAIT = re.compile(
 )
 
 
-def wait_of(headers: Mapping[str, str], said: Saying, *, limited: bool) -> float:
-    """How long an endpoint asks to wait, in seconds: by Retry-After, by its words, or, where it is `limited`, by the
-    headers that say when its limits are reset; 0 where nothing says.
+def wait_of(headers: Mapping[str, str], explanation: Explanation, *, limited: bool) -> float:
+    """Return the pause that an endpoint asks for, in seconds, 0 if it asks for none.
+
+    It stands in Retry-After, in the body, or, if a limit was exceeded (`limited`), in the headers about limits.
     """
     if milliseconds := headers.get("retry-after-ms"):
         with suppress(ValueError):
             return max(0.0, float(milliseconds) / 1000)
     if (value := headers.get("retry-after")) and (wait_s := _moment_s(value)) is not None:
         return wait_s
-    if match := _WAIT.search(said.words):
+    if match := _WAIT.search(explanation.words):
         if wait_s := _duration_s(match[1]):
             return wait_s
-    if match := re.search(r"^(\d+(?:\.\d+)?)s$", said.words, re.MULTILINE):  # Google's retryDelay
+    if match := re.search(r"^(\d+(?:\.\d+)?)s$", explanation.words, re.MULTILINE):  # Google's retryDelay
         return float(match[1])
     return (
         max((_reset_s(headers, name) for name in headers if "reset" in name.lower()), default=0.0)
@@ -234,15 +231,15 @@ def wait_of(headers: Mapping[str, str], said: Saying, *, limited: bool) -> float
 
 
 def _reset_s(headers: Mapping[str, str], name: str) -> float:
-    """Seconds until a limit is reset, 0 where it is not the one that was met."""
-    left = headers.get(name.lower().replace("reset", "remaining"))
-    if left is not None and left.strip() not in ("0", "0.0"):
+    """Return the seconds until a limit is reset, 0 if this limit was not exceeded."""
+    remaining = headers.get(name.lower().replace("reset", "remaining"))
+    if remaining is not None and remaining.strip() not in ("0", "0.0"):
         return 0.0
     return _moment_s(headers[name]) or 0.0
 
 
 def _moment_s(text: str) -> float | None:
-    """Seconds from now until what a header says: seconds, a duration, or a moment as a date or a time stamp."""
+    """Return the seconds from now that a header gives as a number, a duration, a date or a time stamp; else None."""
     text = text.strip()
     with suppress(ValueError):
         value = float(text)
@@ -257,7 +254,7 @@ def _moment_s(text: str) -> float | None:
 
 
 def _duration_s(text: str) -> float | None:
-    """The seconds of "1d2h3m4.5s", "250ms", "18:26:11", "20 seconds"; None where it is none."""
+    """Return the seconds of "1d2h3m4.5s", "250ms", "18:26:11" or "20 seconds"; None for other texts."""
     if clock := re.match(r"(\d+):(\d\d):(\d\d)", text):
         return int(clock[1]) * 3600.0 + int(clock[2]) * 60 + int(clock[3])
     units = {"ms": 0.001, "mil": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -268,16 +265,16 @@ def _duration_s(text: str) -> float | None:
 
 
 def unstreamed(content: bytes) -> dict[str, Any] | None:
-    """The whole answer that the events of a stream make up; None where it is no stream or breaks off."""
+    """Return the answer in the events of a stream; None if the text is no stream, or the stream breaks off."""
     answer: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
-    ended = False
+    is_complete = False
     for line in content.splitlines():
         if not line.startswith(b"data:"):
             continue
         data = line[5:].strip()
         if data == b"[DONE]":
-            ended = True
+            is_complete = True
             continue
         try:
             event = orjson.loads(data)
@@ -289,8 +286,9 @@ def unstreamed(content: bytes) -> dict[str, Any] | None:
             return event
         answer |= {name: value for name, value in event.items() if name != "choices" and value is not None}
         for piece in event.get("choices") or ():
-            ended = _joined(choices.setdefault(piece.get("index") or 0, {}), piece) or ended
-    if not ended or not choices:
+            last = _add_piece(choices.setdefault(piece.get("index") or 0, {}), piece)
+            is_complete = last or is_complete
+    if not is_complete or not choices:
         return None
     return {
         **answer,
@@ -299,15 +297,15 @@ def unstreamed(content: bytes) -> dict[str, Any] | None:
     }
 
 
-def _joined(choice: dict[str, Any], piece: Mapping[str, Any]) -> bool:
-    """Add a piece to its choice; whether it is the last one."""
+def _add_piece(choice: dict[str, Any], piece: Mapping[str, Any]) -> bool:
+    """Add a piece to its choice; return whether it is the last one."""
     if "text" in piece:
         choice["text"] = choice.get("text", "") + (piece["text"] or "")
     if (delta := piece.get("delta") or piece.get("message")) is not None:
         message = choice.setdefault("message", {"role": "assistant", "content": ""})
         for name, value in delta.items():
             if name == "tool_calls":
-                _join_calls(message.setdefault("tool_calls", []), value or ())
+                _add_calls(message.setdefault("tool_calls", []), value or ())
             elif name == "role" or value is None:
                 continue
             else:
@@ -317,15 +315,15 @@ def _joined(choice: dict[str, Any], piece: Mapping[str, Any]) -> bool:
                     else value
                 )
     for name, values in (piece.get("logprobs") or {}).items():
-        kept = choice.setdefault("logprobs", {})
-        kept[name] = (kept.get(name) or []) + values if isinstance(values, list) else values
+        logprobs = choice.setdefault("logprobs", {})
+        logprobs[name] = (logprobs.get(name) or []) + values if isinstance(values, list) else values
     if reason := piece.get("finish_reason"):
         choice["finish_reason"] = reason
     return bool(reason)
 
 
-def _join_calls(calls: list[dict[str, Any]], pieces: Iterable[Mapping[str, Any]]) -> None:
-    """Calls of tools come in pieces, too: the name in the first, the arguments in all."""
+def _add_calls(calls: list[dict[str, Any]], pieces: Iterable[Mapping[str, Any]]) -> None:
+    """Add pieces of tool calls: the name is in the first piece, the arguments are in all."""
     for piece in pieces:
         index = piece.get("index") or 0
         while len(calls) <= index:
@@ -341,13 +339,13 @@ class NothingThere(TeacherDown):
 
 
 class WebPage(Unreachable):
-    """A page for people came with status 200: nothing that a model has said."""
+    """A web page came with status 200, and no answer of a model."""
 
     tries = 2
 
 
 class NotTaken(Rejected):
-    """The endpoint does not take a parameter that was sent; "stream": it answers only as a stream."""
+    """The endpoint does not accept the parameter `name`; "stream" means that it answers only as a stream."""
 
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)
@@ -355,4 +353,4 @@ class NotTaken(Rejected):
 
 
 class Moved(Exception):
-    """The endpoint sends the request to another path of its own."""
+    """The endpoint redirects the request to another of its paths."""

@@ -1,7 +1,6 @@
-"""What becomes of an answer before it is kept: how it ended, where its thought ends, and whether what was
-asked for is there.
+"""Settle an answer before it is stored: how it ended, where its reasoning ends, and whether its signals are there.
 
-An answer that is not whole is kept as what it is, with its text, and never counts as one.
+An answer that is not complete is stored with its text and never counts as complete.
 """
 
 from __future__ import annotations
@@ -44,23 +43,23 @@ _KINDS = {
     ),
 }
 _KIND = {word: kind for kind, words in _KINDS.items() for word in words.split()}
-"""Finish reasons, in lower case, of OpenAI, Anthropic, Gemini, Mistral, Cohere, DeepSeek, Zhipu, Qwen,
-Bedrock, watsonx, Ollama, TGI, vLLM, SGLang and llama.cpp. One that is not here ends no whole answer, unless
-the model's entry allows it.
+"""Finish reasons, in lower case, of OpenAI, Anthropic, Gemini, Mistral, Cohere, DeepSeek, Zhipu, Qwen, Bedrock, watsonx,
+Ollama, TGI, vLLM, SGLang and llama.cpp. An answer with another finish reason is not complete, unless the model's entry in
+the pipeline allows it.
 """
 
 
 @lru_cache(256)
 def kind_of(finish_reason: str) -> str:
-    """ok, called (it ended to call a tool), length, refused, failed, or nothing where the word is unknown."""
+    """Return ok, called (it calls a tool), length, refused or failed; "" for an unknown finish reason."""
     return _KIND.get(re.sub(r"[\s-]+", "_", finish_reason.strip().lower()).removeprefix("finish_reason_"), "")
 
 
 def settled(
     request: Request, completion: Completion, allowed: Collection[str] = (), *, opened: bool = False
 ) -> Completion:
-    """The completion as it is to be kept. `finish` is the endpoint's own word; `opened` says that the chat
-    template opened a thought, `allowed` holds further words that end a whole answer.
+    """Return the completion as it is stored. `allowed` holds further finish reasons of complete answers; `opened` says
+    that the chat template ends inside reasoning.
     """
     c = completion
     if (
@@ -71,12 +70,14 @@ def settled(
     ):
         plain = not any(sign in c.text for sign in SIGNS) and not c.text.lstrip().startswith("analysis")
         if plain and request.messages[-1].get("role") != "assistant" and "logprobs" not in request.sampling:
-            return c._replace(finish="")  # as most are
+            return c._replace(finish="")  # a short way for most answers
     opened = opened or opens_thought(_last_text(request))
-    reasoning, text, whole = split_reasoning(c.text, opened=opened, named=lambda mark: _names(request, mark))
+    reasoning, text, complete = split_reasoning(
+        c.text, opened=opened, is_named=lambda mark: _names(request, mark)
+    )
     if text is not c.text or c.reasoning:
-        thoughts = dict.fromkeys(thought for thought in (c.reasoning.strip(), reasoning) if thought)
-        c = c._replace(text=text.strip(), reasoning="\n".join(thoughts))
+        parts = dict.fromkeys(part for part in (c.reasoning.strip(), reasoning) if part)
+        c = c._replace(text=text.strip(), reasoning="\n".join(parts))
     if c.status != "ok":
         return c._replace(finish="")
     kind = "ok" if c.finish in allowed else kind_of(c.finish)
@@ -89,7 +90,7 @@ def settled(
         return _failed(c, f"the answer calls a tool, {_tool(c.tool_calls)}, and was offered none")
     if kind == "called" and not c.tool_calls:
         return _failed(c, f"the answer ended with '{c.finish}' and calls no tool")
-    if not whole:
+    if not complete:
         return _failed(c, "the answer is a thought that does not end")
     if not kind:
         return c._replace(status="failed", error=_unknown(c.finish))
@@ -97,7 +98,7 @@ def settled(
 
 
 def _failed(completion: Completion, why: str) -> Completion:
-    """Of a fault that no finish reason that is allowed later can mend."""
+    """Return a failed completion. Its finish reason is removed: allowing that one later must not make it ok."""
     return completion._replace(status="failed", error=why, finish="")
 
 
@@ -108,7 +109,7 @@ def _unknown(finish: str) -> str:
 
 
 def _with_signals(request: Request, completion: Completion) -> Completion:
-    """An answer to a request for log-probabilities is no answer without all of them."""
+    """Return the completion, failed if the log-probabilities that the request asks for are missing or incomplete."""
     top = request.sampling.get("logprobs")
     if top is None or completion.tool_calls or not completion.text:
         return completion
@@ -126,19 +127,19 @@ def _with_signals(request: Request, completion: Completion) -> Completion:
 
 
 def _visible(text: str) -> int:
-    """How many of its characters every tokenizer's spelling of it has: ASCII, and no spaces."""
+    """Return the number of ASCII characters but spaces: tokens of every tokenizer hold them unchanged."""
     return sum("!" <= character <= "~" for character in text)
 
 
 def _names(request: Request, mark: str) -> bool:
-    """Whether the request itself speaks of a tag, so that it is part of the form that it asks for."""
+    """Return whether the request names a tag, so that the tag belongs to the answer that it asks for."""
     name = re.split(r"\s", mark)[0].encode().lower()
-    asked = request.json.lower()
-    return any(opening + name in asked for opening in (b"<", b"[")) or mark.startswith("<|") and name in asked
+    text = request.json.lower()
+    return any(opening + name in text for opening in (b"<", b"[")) or mark.startswith("<|") and name in text
 
 
 def _last_text(request: Request) -> str:
-    """What stands right before the answer: a prompt's end, or what the answer is to go on with."""
+    """Return the text right before the answer: the prompt, or a last message that the answer continues."""
     if request.prompt is not None:
         return request.prompt
     last: Mapping[str, Any] = request.messages[-1] if request.messages else {}
@@ -153,7 +154,7 @@ def _tool(calls: Sequence[Any]) -> str:
 
 
 def chat_text(content: Any) -> Any:
-    """The text of a message, of which all parts must be texts."""
+    """Return the text of a message. Raise ValueError if it has parts that are not text."""
     parts = content if isinstance(content, list) else []
     if other := [part.get("type") for part in parts if part.get("type") != "text"]:
         raise ValueError(

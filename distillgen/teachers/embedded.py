@@ -28,7 +28,7 @@ from distillgen.inference.faults import TeacherDown
 from distillgen.inference.gguf_file import check_gguf
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import HUB, KNOWN, find_weights, identity_of, weights_file
+from distillgen.inference.weights import HUB, KNOWN_MODELS, find_weights, identity_of, weights_file
 from distillgen.platforms import cores
 from distillgen.teachers._openai_client import OpenAIClient
 from distillgen.teachers._openai_spec import OpenAISpec
@@ -55,10 +55,10 @@ class EmbeddedSpec(Spec):
     def check(self, root: Path) -> None:
         """Raise ConfigError where the model has no known source or the package for it is missing."""
         need("provider 'embedded'", "xllamacpp")
-        if self.model in KNOWN or self.model.startswith(HUB):
+        if self.model in KNOWN_MODELS or self.model.startswith(HUB):
             return
         if not (path := weights_file(self.model, root)).is_file():
-            known = did_you_mean(self.model, KNOWN)
+            known = did_you_mean(self.model, KNOWN_MODELS)
             raise ConfigError(
                 f"there is no embedded model and no file '{self.model}'{known}, or give a .gguf file"
             )
@@ -81,7 +81,7 @@ class Embedded(Endpoint):
     @cached_property
     def model(self) -> str:
         """As it is known, or the file's name and the digest of its weights."""
-        if self.spec.model in KNOWN or self.spec.model.startswith(HUB):
+        if self.spec.model in KNOWN_MODELS or self.spec.model.startswith(HUB):
             return self.spec.model
         return f"{Path(self.spec.model).name}@{self.identity.removeprefix('gguf:')[:12]}"
 

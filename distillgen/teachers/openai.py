@@ -13,11 +13,11 @@ from distillgen.teachers._openai_batch import Batches
 from distillgen.teachers._openai_client import OpenAIClient
 from distillgen.teachers._openai_spec import OpenAISpec
 
-FLYING = 4  # batches at the endpoint at once, where max_concurrency says nothing else
+BATCHES = 4  # batches at the endpoint at once, unless max_concurrency is set
 
 
 class OpenAI(OpenAIClient):
-    """Chat or completions over HTTP, or lines of a batch."""
+    """Answers one by one over HTTP, or as lines of a batch."""
 
     spec_type = OpenAISpec
 
@@ -27,10 +27,10 @@ class OpenAI(OpenAIClient):
         self._batches: Batches | None = None
         if self.spec.mode == "batch":
             self._batches, self.durable, self.ahead = Batches(self, self._places[0]), True, 1
-            self.max_concurrency = self.spec.max_concurrency or FLYING * self.spec.batch_size
+            self.max_concurrency = self.spec.max_concurrency or BATCHES * self.spec.batch_size
 
     def without_address(self, reason: str) -> str:
-        """Without the addresses and hosts of a server of one's own."""
+        """Return the reason of a failure, without the address of a server that is not public."""
         for url in used_by({self.name: self.spec}):
             for part in (url.rstrip("/"), urlsplit(url).netloc, urlsplit(url).hostname or ""):
                 reason = reason.replace(part, "(the endpoint)") if part else reason
@@ -42,6 +42,6 @@ class OpenAI(OpenAIClient):
         return await ask(request, samples, attempt)
 
     def stop(self, reason: Exception) -> None:
-        """A batch is not waited for: it is durable, and goes on whether somebody waits or not."""
+        """Stop waiting for batches: the endpoint finishes them, and the next run gets their answers."""
         if self._batches:
             self._batches.stop(reason)

@@ -24,7 +24,7 @@ Script = Callable[[Request, int], "str | Completion | Awaitable[str | Completion
 
 
 def echo(request: Request, sample: int) -> str:
-    """The last message's text."""
+    """Return the text of the last message."""
     if request.prompt is not None:
         return request.prompt
     content = request.messages[-1]["content"]
@@ -34,7 +34,7 @@ def echo(request: Request, sample: int) -> str:
 
 
 def instance(request: Request, sample: int) -> str:
-    """A value that fits the request's JSON schema, drawn from the request's own words; its last line where it has none."""
+    """Return a value that fits the request's JSON Schema, made of the request's words; without a schema, its last line."""
     text = echo(request, sample).strip()
     if request.schema is None:
         return text.split("\n")[-1]
@@ -66,7 +66,7 @@ BUILT_IN: dict[str, Script] = {"echo": echo, "instance": instance}
 
 
 def load_script(model: str, root: Path) -> tuple[Script, str]:
-    """The function and its identity: the SHA-256 of its file, so that an edited script is another teacher."""
+    """Return the function and its identity: the SHA-256 of its file, so that an edited script is another teacher."""
     if model in BUILT_IN:
         return BUILT_IN[model], model
     file, _, name = model.partition(":")
@@ -75,10 +75,8 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
     paths = [path for folder, inside in homes if (path := (folder / file).resolve()).is_relative_to(inside)]
     script_file = next((path for path in paths if path.is_file()), None)
     if script_file is None:
-        known = did_you_mean(file, BUILT_IN)
-        raise ConfigError(
-            f"there is no script '{file}' inside the project{known}, or give 'file.py:function'"
-        )
+        hint = did_you_mean(file, BUILT_IN)
+        raise ConfigError(f"there is no script '{file}' inside the project{hint}, or give 'file.py:function'")
     script = getattr(load_module(script_file), name, None)
     if not callable(script):
         raise ConfigError(f"'{file}' has no function '{name}'")
@@ -94,30 +92,30 @@ class ScriptedSpec(Spec):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """A script may answer whatever it is asked."""
+        """All that a script can return."""
         return frozenset({"json_schema", "tools", "logprobs", "score", "embeddings"})
 
     def check(self, root: Path) -> None:
-        """Raise ConfigError where there is no such script."""
+        """Raise ConfigError if there is no such script."""
         load_script(self.model, root)
 
 
 class Scripted(Endpoint):
-    """Answers with a function. What the function raises is recorded as that row's failure."""
+    """Answers with a function. An exception of the function makes the row fail."""
 
     spec_type = ScriptedSpec
     paid = False
 
     def __init__(self, name: str, spec: Spec, services: Services, *, script: Script | None = None) -> None:
-        """`script` is given from Python; from a pipeline file the spec's `model` names it."""
+        """Use `script`, or else the function that the spec's `model` names."""
         super().__init__(name, spec, services)
-        given = (
+        function, identity = (
             (script, getattr(script, "__qualname__", "script"))
             if script
             else load_script(spec.model, services.root)
         )
-        self._script, self.identity = given[0], f"scripted:{given[1]}"
-        self._told = set[str]()
+        self._script, self.identity = function, f"scripted:{identity}"
+        self._logged_places = set[str]()
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Call the function once a sample."""
@@ -132,12 +130,12 @@ class Scripted(Endpoint):
                 return result
             if not isinstance(result, str):
                 raise TypeError(f"a script gives a text or a Completion, not {result!r}")
-            read, written = len(echo(request, sample).split()), len(result.split())
-            return Completion(text=result, input_tokens=read, output_tokens=written)
+            words = len(echo(request, sample).split())
+            return Completion(text=result, input_tokens=words, output_tokens=len(result.split()))
         except Exception as error:
             place = user_error(error, "the script")
             where = f" ({place.path.name}:{place.line})" if isinstance(place.path, Path) else ""
-            if where not in self._told:
-                self._told.add(where)
+            if where not in self._logged_places:
+                self._logged_places.add(where)
                 log.error("model '%s': its script raised", self.name, exc_info=error)
             raise Rejected(f"the script raised {type(error).__name__}: {error}{where}") from error

@@ -25,7 +25,7 @@ from distillgen.inference.faults import Rejected, TeacherDown
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import local_name, place_of_model, weights
+from distillgen.inference.weights import local_name, model_path, weights_identity
 from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
 from distillgen.teachers._settling import chat_text, settled
@@ -58,7 +58,7 @@ class TransformersSpec(Spec):
     def check(self, root: Path) -> None:
         """Raise ConfigError where the model or the packages are missing."""
         need("provider 'transformers'", "torch", "transformers")
-        if place_of_model(self.model, root) is None and (
+        if model_path(self.model, root) is None and (
             self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
         ):
             raise ConfigError(f"there is no folder '{self.model}'; a name on the Hub is like owner/name")
@@ -88,7 +88,7 @@ class Transformers(Endpoint):
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
         """That of the weights, and of the base under an adapter."""
-        return f"transformers:{weights(self.spec.model, self.services.root)} {self.spec.dtype or ''}".rstrip()
+        return f"transformers:{weights_identity(self.spec.model, self.services.root)} {self.spec.dtype or ''}".rstrip()
 
     @cached_property
     def model(self) -> str:
@@ -102,7 +102,7 @@ class Transformers(Endpoint):
     @cached_property
     def api(self) -> str:
         """As it says, or as the student was trained."""
-        manifest = Path(place_of_model(self.spec.model, self.services.root) or "") / "manifest.json"
+        manifest = Path(model_path(self.spec.model, self.services.root) or "") / "manifest.json"
         if self.spec.api is None and manifest.is_file():
             return str(load_state(manifest).get("api", "chat"))
         return self.spec.api or "chat"
@@ -207,7 +207,7 @@ class Transformers(Endpoint):
 
 def folders(name: str, root: Path) -> tuple[str, str | None]:
     """Return the folder or Hub name of a model, and the folder of its adapter, or None."""
-    path = str(place_of_model(name, root) or name)
+    path = str(model_path(name, root) or name)
     adapter = Path(path) / "adapter_config.json"
     return (
         (json.loads(adapter.read_bytes())["base_model_name_or_path"], path)

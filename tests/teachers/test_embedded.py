@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.inference.weights import KNOWN, Weights, find_weights, identity_of
+from distillgen.inference.weights import KNOWN_MODELS, Weights, find_weights, identity_of
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def parts(tmp_path, monkeypatch):
 
 def test_parts_are_joined_once_in_order_and_never_imported(parts, monkeypatch, tmp_path):
     whole, weights = parts
-    monkeypatch.setitem(KNOWN, "tiny", weights)
+    monkeypatch.setitem(KNOWN_MODELS, "tiny", weights)
     path = find_weights("tiny", tmp_path)
     assert path.read_bytes() == whole and path == tmp_path / "cache/distillgen/tiny.gguf"
     stamp = path.stat().st_mtime_ns
@@ -48,14 +48,14 @@ def test_parts_are_joined_once_in_order_and_never_imported(parts, monkeypatch, t
 
 
 def test_unexpected_weight_parts_are_refused_and_leave_nothing(parts, monkeypatch, tmp_path):
-    monkeypatch.setitem(KNOWN, "tiny", Weights("hub:o/r/tiny.gguf", "0" * 64, "tiny-part"))
+    monkeypatch.setitem(KNOWN_MODELS, "tiny", Weights("hub:o/r/tiny.gguf", "0" * 64, "tiny-part"))
     with pytest.raises(ConfigError, match="not the expected ones.*were not used"):
         find_weights("tiny", tmp_path)
     assert not list((tmp_path / "cache/distillgen").iterdir())
 
 
 def test_without_path_and_packages_the_hub_is_asked(parts, monkeypatch, tmp_path):
-    monkeypatch.setitem(KNOWN, "tiny", Weights("hub:o/r/tiny.gguf", "0" * 64, "absent-part"))
+    monkeypatch.setitem(KNOWN_MODELS, "tiny", Weights("hub:o/r/tiny.gguf", "0" * 64, "absent-part"))
     asked = []
     monkeypatch.setattr(
         "huggingface_hub.hf_hub_download", lambda *given: asked.append(given) or str(tmp_path / "hub.gguf")

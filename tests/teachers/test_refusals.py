@@ -9,7 +9,7 @@ from aiohttp import web
 
 import distillgen
 from distillgen.errors import DistillgenError
-from distillgen.teachers._refusal import kind_of, refused_parameter, saying_of, unstreamed, wait_of
+from distillgen.teachers._refusal import explanation_of, kind_of, refused_parameter, unstreamed, wait_of
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion, reply
 
@@ -315,7 +315,7 @@ OTHER = [
     ],
 )
 def test_a_refusal_is_told_by_what_its_body_says(kind, status, body):
-    said = saying_of((body if isinstance(body, str) else json.dumps(body)).encode())
+    said = explanation_of((body if isinstance(body, str) else json.dumps(body)).encode())
     assert kind_of(status, said, wait_of({}, said, limited=True)) == kind
 
 
@@ -478,11 +478,11 @@ def test_a_pause_that_is_too_long_stops_the_run_and_says_so(project, transport, 
     ],
 )
 def test_the_pause_that_headers_ask_for(headers, seconds):
-    assert wait_of(headers, saying_of(b""), limited=True) == pytest.approx(seconds)
+    assert wait_of(headers, explanation_of(b""), limited=True) == pytest.approx(seconds)
     assert (
         "retry-after" in headers
         or "retry-after-ms" in headers
-        or wait_of(headers, saying_of(b""), limited=False) == 0
+        or wait_of(headers, explanation_of(b""), limited=False) == 0
     )
 
 
@@ -602,11 +602,11 @@ def test_a_parameter_that_is_not_taken_is_known_in_the_words_of_many(form, statu
     content = form(REFUSING["seed"])
     content = (content if isinstance(content, str) else json.dumps(content)).encode()
     assert (
-        refused_parameter(status, saying_of(content), ["model", "messages", "temperature", "n", "seed"])
+        refused_parameter(status, explanation_of(content), ["model", "messages", "temperature", "n", "seed"])
         == "seed"
     )
-    assert refused_parameter(status, saying_of(content), ["model", "messages", "temperature", "n"]) == ""
-    assert refused_parameter(429, saying_of(content), ["seed"]) == ""
+    assert refused_parameter(status, explanation_of(content), ["model", "messages", "temperature", "n"]) == ""
+    assert refused_parameter(429, explanation_of(content), ["seed"]) == ""
 
 
 @pytest.mark.parametrize("status", [400, 200])
