@@ -50,7 +50,7 @@ def preferred(
         return Request(
             model,
             judge_prompt.render(values),
-            sampling=judge_prompt.front.sampling.given(),
+            sampling=judge_prompt.front.sampling.sampling_options(),
             schema=judge_prompt.form.schema,
         )
 

@@ -44,7 +44,7 @@ def round_trip(
             Request(
                 model,
                 messages,
-                sampling=answer_prompt.front.sampling.given(),
+                sampling=answer_prompt.front.sampling.sampling_options(),
                 schema=answer_prompt.form.schema,
             )
         ]

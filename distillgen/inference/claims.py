@@ -1,12 +1,12 @@
 """Claims: of several processes with one ledger, only one sends a request at a time.
 
-A process that sends requests is an owner. It has a lease, which a thread renews. A claim is written to the ledger before
-its request is sent, and deleted in the transaction that stores the answer. A process that finds the claim of another owner
-waits for the answer. If the owner has died, it takes the claim over.
+A process that sends requests is an owner. It has a lease, which a thread renews. A claim is written to the
+ledger before its request is sent, and deleted in the transaction that stores the answer. A process that finds
+the claim of another owner waits for the answer. If the owner has died, it takes the claim over.
 
-A process that is alone writes no claims. A later process registers as an owner first, and sends nothing until the
-earlier ones have written their claims. A claim with a cost is always written: if its owner is killed, the request may be
-billed, and the ledger counts it as lost.
+A process that is alone writes no claims. A later process registers as an owner first, and sends nothing until
+the earlier ones have written their claims. A claim with a cost is always written: if its owner is killed, the
+request may be billed, and the ledger counts it as lost.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ Find = Callable[[str, Sequence[bytes]], Iterator[Any]]
 
 
 class Claims:
-    """The claims of one open ledger. `connection` is used in `thread` only; `write` adds rows to the next group commit,
-    and `find` reads committed rows.
+    """The claims of one open ledger. `connection` is used in `thread` only; `write` adds rows to the next
+    group commit, and `find` reads committed rows.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Claims:
         """Whether another process sends requests, too."""
 
     def take_alone(self, keys: Sequence[bytes], run: str, stage: str, model: str) -> bool:
-        """Claim keys without a cost in memory and return True, if no other process sends requests. Else return False:
-        call `take`.
+        """Claim keys without a cost in memory and return True, if no other process sends requests. Else
+        return False: call `take`.
         """
         if self.shared or not self._owner or self._entering:
             return False
@@ -77,7 +77,8 @@ class Claims:
         )  # read after the line above: the thread that sets it writes the claims in memory
 
     async def take(self, keys: Sequence[bytes], run: str, stage: str, model: str, cost_usd: float) -> bool:
-        """Claim the keys of a request and return True; return False, and claim none, if another process has one of them.
+        """Claim the keys of a request and return True; return False, and claim none, if another process has
+        one of them.
 
         `cost_usd` is what the request may cost if the process is killed; 0 means that it is not counted then.
         """
@@ -218,8 +219,8 @@ class Claims:
 
 
 def _is_alive(host: str, pid: int, lease_until: float) -> bool:
-    """Return whether an owner holds its lease. A process of this machine that has ended does not. The monotonic clock
-    starts again with the machine, so a lease from before is too far in the future.
+    """Return whether an owner holds its lease. A process of this machine that has ended does not. The
+    monotonic clock starts again with the machine, so a lease from before is too far in the future.
     """
     if host == platform.node() and has_ended(pid):
         return False

@@ -27,7 +27,9 @@ REASON = 500  # characters of an error message of an endpoint that are kept
 
 @dataclass
 class Activity:
-    """What a teacher does at the moment, for the progress display. Times are of the monotonic clock, in seconds."""
+    """What a teacher does at the moment, for the progress display. Times are of the monotonic clock, in
+    seconds.
+    """
 
     answered: int = 0
     replayed: int = 0
@@ -55,14 +57,17 @@ class Services:
     root: Path
     hidden: Mapping[str, str] = field(default_factory=dict)
     order: Mapping[str, int] = field(default_factory=dict)
-    """The position of each stage in the pipeline. Requests of later stages go first, so that rows are finished."""
+    """The position of each stage in the pipeline. Requests of later stages go first, so that rows are
+    finished.
+    """
 
 
 class Endpoint:
     """The place where a model answers.
 
-    A subclass sets `spec_type` and `identity`, implements `answer`, and implements `close` if it holds a connection or
-    a process. `identity` is part of every ledger key: it tells the answers of this endpoint from those of another.
+    A subclass sets `spec_type` and `identity`, implements `answer`, and implements `close` if it holds a
+    connection or a process. `identity` is part of every ledger key: it tells the answers of this endpoint
+    from those of another.
     """
 
     spec_type: ClassVar[type[Spec]] = Spec
@@ -79,12 +84,15 @@ class Endpoint:
         self.activity = Activity()
         self.max_concurrency = spec.max_concurrency
         self.requests = Rate(spec.rpm) if spec.rpm else None
-        """The limit of requests per minute. Each call of `answer` has taken one; take one for each further request."""
+        """The limit of requests per minute. Each call of `answer` has taken one; take one for each further
+        request.
+        """
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Send one request and return completions for the first of `samples`, at least one.
 
-        Samples without a completion are asked for in a request of their own. Raise Retryable, Rejected or TeacherDown.
+        Samples without a completion are asked for in a request of their own. Raise Retryable, Rejected or
+        TeacherDown.
         """
         raise NotImplementedError
 

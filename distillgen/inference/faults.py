@@ -11,8 +11,8 @@ CONNECTIONS = 4  # tries to connect to an endpoint that has never answered; they
 
 
 class Retryable(Exception):
-    """A temporary fault. `retry_after_s` is the pause that the endpoint asks for, in seconds. `used` holds the tokens
-    that are billed, or may be, although there is no answer.
+    """A temporary fault. `retry_after_s` is the pause that the endpoint asks for, in seconds. `used` holds
+    the tokens that are billed, or may be, although there is no answer.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class TimedOut(Retryable):
 
 
 class Rejected(Exception):
-    """The endpoint does not answer this request: the row fails, and the others go on. `used` holds the tokens that are
-    billed all the same.
+    """The endpoint does not answer this request: the row fails, and the others go on. `used` holds the tokens
+    that are billed all the same.
     """
 
     def __init__(self, message: str, *, used: Completion | None = None) -> None:

@@ -1,4 +1,5 @@
-"""Check that a .gguf file is complete, by its header, before llama.cpp or a conversion fails in the middle of a run.
+"""Check that a .gguf file is complete, by its header, before llama.cpp or a conversion fails in the middle of
+a run.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).
 """

@@ -1,8 +1,9 @@
 """The ledger: a durable store of completions, keyed by everything that was sent.
 
-It is a SQLite file in WAL mode. Rows are appended in group commits: a commit takes the rows that arrived during the commit
-before it and in the 10 ms after, as long as one arrives every millisecond and there are fewer than 32. An answer is durable
-before `add` returns. No row is updated: asking again appends a row, and the newest row of a key counts.
+It is a SQLite file in WAL mode. Rows are appended in group commits: a commit takes the rows that arrived
+during the commit before it and in the 10 ms after, as long as one arrives every millisecond and there are
+fewer than 32. An answer is durable before `add` returns. No row is updated: asking again appends a row, and
+the newest row of a key counts.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ UNANSWERED = (UNUSABLE, LOST)
 
 
 class Answer(NamedTuple):
-    """A row of the ledger. `request` and `completion` are JSON, `signals` is binary. `status` is ok, length, refused or
-    failed; it is unusable or lost in a row that only counts usage, under a random key. The endpoint counts the tokens.
-    The usage of a request with several samples is in the row of the first.
+    """A row of the ledger. `request` and `completion` are JSON, `signals` is binary. `status` is ok, length,
+    refused or failed; it is unusable or lost in a row that only counts usage, under a random key. The
+    endpoint counts the tokens. The usage of a request with several samples is in the row of the first.
     """
 
     key: bytes
@@ -147,7 +148,9 @@ class Ledger:
         return {key: (status, completion, signals) for key, status, completion, signals in rows}
 
     def output_tokens(self, keys: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the output tokens of the newest answer of each key. The first sample has those of its whole request."""
+        """Return the output tokens of the newest answer of each key. The first sample has those of its whole
+        request.
+        """
         return dict(self._rows("SELECT key, output_tokens FROM answers WHERE key IN ({}) ORDER BY id", keys))
 
     def find_scores(self, keys: Sequence[bytes]) -> dict[bytes, Any]:
@@ -156,7 +159,9 @@ class Ledger:
         return {key: orjson.loads(value) for key, value in rows}
 
     def find_batch(self, custom_id: str) -> tuple[str, str, str] | None:
-        """Return the last batch of a line: its uuid, its file and its id at the endpoint, the latter two possibly empty."""
+        """Return the last batch of a line: its uuid, its file and its id at the endpoint, the latter two
+        possibly empty.
+        """
         query = "SELECT uuid, file, batch FROM batch_lines JOIN batches USING (uuid) WHERE custom_id IN ({})"
         return next(self._rows(query, [custom_id]), None)
 
@@ -180,7 +185,9 @@ class Ledger:
                 yield from self._read.execute(query.format(",".join("?" * len(part))), part)
 
     def usage(self, run: str | None = None) -> list[Usage]:
-        """Return totals by run, stage, model and status: of all runs, or of one run and the runs in its folder."""
+        """Return totals by run, stage, model and status: of all runs, or of one run and the runs in its
+        folder.
+        """
         totals = [Usage(*labels, *counts) for labels, counts in self._usage.items()]  # type: ignore[arg-type]
         return [usage for usage in totals if run is None or f"{usage.run}/".startswith(f"{run}/")]
 
@@ -191,8 +198,8 @@ class Ledger:
             return int(self._read.execute("SELECT ifnull(max(id), 0) FROM answers").fetchone()[0])
 
     def superseded_since(self, last_id: int, run: str) -> bool:
-        """Return whether another run has replaced an older answer since row `last_id`, so that records made of the older
-        one are out of date. Also return True if there are fewer rows than then.
+        """Return whether another run has replaced an older answer since row `last_id`, so that records made
+        of the older one are out of date. Also return True if there are fewer rows than then.
         """
         if self.last_id <= last_id or {labels[0] for labels in self._usage} <= {run}:
             return self.last_id < last_id
@@ -315,7 +322,8 @@ class Ledger:
 def merge(into: Path, others: Sequence[Path]) -> int:
     """Copy answers, scores and batches of other ledgers into one; return the number of answers copied.
 
-    An answer is copied if `into` has none to its request, or only failed ones. Raise LedgerError if a file is no ledger.
+    An answer is copied if `into` has none to its request, or only failed ones. Raise LedgerError if a file is
+    no ledger.
     """
     if any(other.resolve() == into.resolve() for other in others):
         raise LedgerError(f"the ledger {into} cannot be merged into itself")
@@ -385,7 +393,9 @@ def _is_complete(answer: Answer) -> bool:
 
 
 def _readable(path: Path, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows that can be read. A broken page costs only the rows on it; rows of a blank page are left out."""
+    """Yield the rows that can be read. A broken page costs only the rows on it; rows of a blank page are left
+    out.
+    """
     key = columns.partition(",")[0]
     query = (
         f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? AND {key} NOT NULL ORDER BY rowid"

@@ -15,11 +15,13 @@ FIRST = 32  # requests in flight at first, if no limit is given
 
 
 class Slots:
-    """A limit of requests in flight: `take` a slot and `give` it back. Urgent requests go first, then earlier ones.
+    """A limit of requests in flight: `take` a slot and `give` it back. Urgent requests go first, then earlier
+    ones.
 
-    Without a given limit, the limit adapts: it doubles while answers come faster, and is tried again now and then. If the
-    endpoint is overloaded, the limit falls once a second by twice the share of overloaded answers, at most by half, and
-    rises with every round of answers (additive increase, multiplicative decrease). It is at least 1.
+    Without a given limit, the limit adapts: it doubles while answers come faster, and is tried again now and
+    then. If the endpoint is overloaded, the limit falls once a second by twice the share of overloaded
+    answers, at most by half, and rises with every round of answers (additive increase, multiplicative
+    decrease). It is at least 1.
     """
 
     def __init__(self, most: int | None) -> None:
@@ -78,7 +80,9 @@ class Slots:
 
 
 class Rate:
-    """A limit of units per minute, spread evenly, with a burst of one second. It uses the loop's monotonic clock."""
+    """A limit of units per minute, spread evenly, with a burst of one second. It uses the loop's monotonic
+    clock.
+    """
 
     def __init__(self, per_minute: float) -> None:
         self._per_s = per_minute / 60
@@ -87,7 +91,9 @@ class Rate:
         self._turn = asyncio.Lock()
 
     async def take(self, units: float) -> None:
-        """Wait for `units`, in order of arrival. The level may go below zero, so that a large request is not blocked."""
+        """Wait for `units`, in order of arrival. The level may go below zero, so that a large request is not
+        blocked.
+        """
         async with self._turn:
             while self._refilled() <= 0:
                 await asyncio.sleep(max(0.001, (0.1 - self._level) / self._per_s))
@@ -106,8 +112,9 @@ class Rate:
 
 @dataclass
 class Outlook:
-    """The expected costs of a run, by stage: `worst` is the most that a source row can cost (None if unknown), `finished`
-    returns the number of rows that have left each stage, `paid` the cost of each stage so far.
+    """The expected costs of a run, by stage: `worst` is the most that a source row can cost (None if
+    unknown), `finished` returns the number of rows that have left each stage, `paid` the cost of each stage
+    so far.
     """
 
     worst: Sequence[float | None]
@@ -116,7 +123,9 @@ class Outlook:
     paid: Callable[[], Sequence[float]]
 
     def likely(self) -> list[float | None]:
-        """Return the cost of a row in each stage: the mean if enough rows have left the stage, else the worst case."""
+        """Return the cost of a row in each stage: the mean if enough rows have left the stage, else the worst
+        case.
+        """
         pairs = zip(self.paid(), self.finished(), self.worst, strict=True)
         return [paid / count if count >= ENOUGH else worst for paid, count, worst in pairs]
 
@@ -165,8 +174,8 @@ class Budget:
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reserve(self, worst_usd: float) -> None:
-        """Reserve the worst case of a request before it is sent. If it does not fit, wait for requests in flight, which may
-        cost less than reserved. Raise BudgetStop if it can exceed the cap.
+        """Reserve the worst case of a request before it is sent. If it does not fit, wait for requests in
+        flight, which may cost less than reserved. Raise BudgetStop if it can exceed the cap.
         """
         while self.max_cost_usd is not None and self.spent + self.reserved + worst_usd > self.max_cost_usd:
             if self.reserved <= 1e-12:

@@ -1,8 +1,9 @@
 """Log-probabilities and embeddings in a compact binary form, for the ledger.
 
-A token takes 7 bytes, an alternative 4, and the text of each distinct token is stored once in a completion: with five
-alternatives, about 27 bytes for a token and the texts, where JSON takes about 170. A dimension of an embedding takes 4
-bytes. The log-probability of a sampled token is a float32, that of an alternative a float16. Logarithms are natural.
+A token takes 7 bytes, an alternative 4, and the text of each distinct token is stored once in a completion:
+with five alternatives, about 27 bytes for a token and the texts, where JSON takes about 170. A dimension of
+an embedding takes 4 bytes. The log-probability of a sampled token is a float32, that of an alternative a
+float16. Logarithms are natural.
 """
 
 from __future__ import annotations

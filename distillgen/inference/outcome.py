@@ -14,8 +14,8 @@ T = TypeVar("T")
 class Outcome(Generic[T]):
     """A result that is ready once all `tasks` have ended; `result` then builds it.
 
-    Several outcomes may wait for the same task, so cancelling an await does not cancel the task: its answer is
-    paid for. `started` is the task that belongs to this outcome alone, if it has one.
+    Several outcomes may wait for the same task, so cancelling an await does not cancel the task: its answer
+    is paid for. `started` is the task that belongs to this outcome alone, if it has one.
     """
 
     __slots__ = ("result", "started", "tasks")
@@ -41,7 +41,9 @@ class Outcome(Generic[T]):
 
     @property
     def ready(self) -> bool:
-        """Whether `result` can be called. It is False if a task failed: awaiting the outcome raises its error."""
+        """Whether `result` can be called. It is False if a task failed: awaiting the outcome raises its
+        error.
+        """
         return not self.tasks or all(map(succeeded, self.tasks))
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -60,8 +62,8 @@ def succeeded(task: asyncio.Future[Any]) -> bool:
 
 
 def end_of(task: asyncio.Task[Any]) -> asyncio.Future[None]:
-    """Return a future that is done when `task` is, however it ends. Cancelling the future does not cancel the task;
-    asyncio.wait does the same at five times the cost.
+    """Return a future that is done when `task` is, however it ends. Cancelling the future does not cancel the
+    task; asyncio.wait does the same at five times the cost.
     """
     end: asyncio.Future[None] = task.get_loop().create_future()
 

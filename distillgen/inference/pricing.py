@@ -22,7 +22,9 @@ class Pricing:
         self._warnings: set[str] = set()
 
     def cost_usd(self, completion: Completion) -> float:
-        """Return the cost of an answer, 0 without a price. Uncounted input tokens cost the highest input price."""
+        """Return the cost of an answer, 0 without a price. Uncounted input tokens cost the highest input
+        price.
+        """
         c = completion
         if self.spec.price is None:
             return 0.0
@@ -31,13 +33,17 @@ class Pricing:
         return self.spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens, c.cache_write_tokens)
 
     def worst_cost_usd(self, request: Request, samples: int) -> float:
-        """Return the most that a request can cost: a token has at least one byte, an answer at most `max_tokens`."""
+        """Return the most that a request can cost: a token has at least one byte, an answer at most
+        `max_tokens`.
+        """
         if self.spec.price is None:
             return 0.0
         return self.spec.most_usd(len(request.json), _most_output(request, samples)) * self.excess
 
     def check(self, cost_usd: float, worst_usd: float, excess: float) -> None:
-        """Double the excess of an answer that cost more than its worst case, which was computed with `excess`."""
+        """Double the excess of an answer that cost more than its worst case, which was computed with
+        `excess`.
+        """
         if cost_usd > 1.000001 * worst_usd > 0:
             self.excess = max(self.excess, 2 * excess * cost_usd / worst_usd)
             self._warn(
@@ -47,7 +53,9 @@ class Pricing:
     def counted(
         self, request: Request, samples: int, completions: Sequence[Completion]
     ) -> Sequence[Completion]:
-        """Return the completions of a request; tokens that the endpoint does not count are set to their upper bound."""
+        """Return the completions of a request; tokens that the endpoint does not count are set to their upper
+        bound.
+        """
         first, *others = completions
         if first.cache_write_tokens and self.spec.price and self.spec.price.cache_write is None:
             self._warn(

@@ -1,7 +1,8 @@
 """Split a text into a model's reasoning and its answer.
 
-Endpoints and chat templates leave reasoning in an answer in many forms: tags, square brackets, special tokens of one model
-family, the channels of gpt-oss, and closing tags whose opening is in the prompt. All teachers use this file.
+Endpoints and chat templates leave reasoning in an answer in many forms: tags, square brackets, special tokens
+of one model family, the channels of gpt-oss, and closing tags whose opening is in the prompt. All teachers
+use this file.
 """
 
 from __future__ import annotations
@@ -71,10 +72,12 @@ class Split(NamedTuple):
 def split_reasoning(
     text: str, *, opened: bool = False, is_named: Callable[[str], bool] = lambda mark: False
 ) -> Split:
-    """Return the reasoning in a text and the answer around it. Without reasoning, the answer is the text unchanged.
+    """Return the reasoning in a text and the answer around it. Without reasoning, the answer is the text
+    unchanged.
 
-    `opened` says that the prompt ended inside reasoning. A tag that the request names, such as `<reasoning>`, is part
-    of the answer, unless it is one of the <think> family; `is_named` tells whether the request names a tag.
+    `opened` says that the prompt ended inside reasoning. A tag that the request names, such as `<reasoning>`,
+    is part of the answer, unless it is one of the <think> family; `is_named` tells whether the request names
+    a tag.
     """
     if not opened and not any(sign in text for sign in SIGNS) and not text.lstrip().startswith("analysis"):
         return Split("", text)
@@ -93,8 +96,8 @@ def opens_thought(text: str) -> bool:
 
 
 def _split_marks(text: str, opened: bool, is_named: Callable[[str], bool]) -> Split:
-    """Split at the marks. Text between an opening and the next closing mark is reasoning; so is all text before a closing
-    mark without an opening.
+    """Split at the marks. Text between an opening and the next closing mark is reasoning; so is all text
+    before a closing mark without an opening.
     """
     thoughts, answers, quoted = list[str](), list[str](), set[str]()
     inside, at = opened, 0
@@ -130,7 +133,9 @@ def _is_quoted(text: str, mark: re.Match[str]) -> bool:
 
 
 def _is_mark(text: str, mark: re.Match[str], name: str, at: int, is_named: Callable[[str], bool]) -> bool:
-    """Return whether the model uses a mark as such: not quoted, not in a block of code, not a tag that the request names."""
+    """Return whether the model uses a mark as such: not quoted, not in a block of code, not a tag that the
+    request names.
+    """
     in_code = text.count("```", at, mark.start()) % 2 == text.count("```", mark.end()) % 2 == 1
     return (
         not _is_quoted(text, mark)
@@ -144,8 +149,9 @@ def _opens(
 ) -> bool:
     """Return whether an opening mark starts reasoning.
 
-    It does at the start of a line, and, if it is of the <think> family, within a line between spaces, if it is closed and
-    the request does not name it. A word of _WORDS that is not closed must be at the start of the answer.
+    It does at the start of a line, and, if it is of the <think> family, within a line between spaces, if it
+    is closed and the request does not name it. A word of _WORDS that is not closed must be at the start of
+    the answer.
     """
     before, is_certain = text[at : mark.start()], name in _CERTAIN
     if is_certain and not before.rpartition("\n")[2].strip():

@@ -17,10 +17,11 @@ from distillgen.record import dumps
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that is sent: `messages` for chat (content: text or a list of parts), or `prompt` for completion.
+    """Everything that is sent: `messages` for chat (content: text or a list of parts), or `prompt` for
+    completion.
 
-    With `target`, the request asks for the log-probability of that text after the prompt. With `embed`, it asks for
-    the embedding of that text.
+    With `target`, the request asks for the log-probability of that text after the prompt. With `embed`, it
+    asks for the embedding of that text.
     """
 
     model: str
@@ -41,7 +42,9 @@ class Request:
         )
 
     def keys(self, endpoint: str, samples: int) -> list[bytes]:
-        """Return the ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, the request and the index."""
+        """Return the ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, the request and the
+        index.
+        """
         common = dumps(endpoint) + self.json
         return [hashlib.sha256(common + b"#%d" % sample).digest() for sample in range(samples)]
 
@@ -50,12 +53,13 @@ _FIELDS = [f.name for f in fields(Request)]
 
 
 class Completion(NamedTuple):
-    """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` holds the reason).
-    `finish` is the endpoint's finish reason, kept if it says more than the status.
+    """Everything that came back. `status` is ok, length (cut off), refused, or failed (`error` holds the
+    reason). `finish` is the endpoint's finish reason, kept if it says more than the status.
 
-    `logprobs` holds [token, log-probability, [[token, log-probability], …]] for each token of the answer, or of the
-    request's `target`, as natural logarithms. `input_tokens` include `cached_tokens` and `cache_write_tokens`;
-    `output_tokens` include `reasoning_tokens`. The endpoint does not report the counts named in `uncounted`.
+    `logprobs` holds [token, log-probability, [[token, log-probability], …]] for each token of the answer, or
+    of the request's `target`, as natural logarithms. `input_tokens` include `cached_tokens` and
+    `cache_write_tokens`; `output_tokens` include `reasoning_tokens`. The endpoint does not report the counts
+    named in `uncounted`.
     """
 
     text: str = ""

@@ -43,6 +43,6 @@ class Sampling(BaseModel):
     )
     extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent unchanged")
 
-    def given(self) -> dict[str, Any]:
+    def sampling_options(self) -> dict[str, Any]:
         """Return the sampling options that are set, without the other options of a subclass."""
         return {name: value for name in Sampling.model_fields if (value := getattr(self, name)) is not None}

@@ -34,7 +34,9 @@ class Price(BaseModel):
     def cost_usd(
         self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
     ) -> float:
-        """Return the cost of an answer. `input_tokens` include those read from a cache and those written to it."""
+        """Return the cost of an answer. `input_tokens` include those read from a cache and those written to
+        it.
+        """
         cached_price = self.input if self.cached_input is None else self.cached_input
         write_price = self.input if self.cache_write is None else self.cache_write
         fresh_tokens = input_tokens - cached_tokens - cache_write_tokens
@@ -45,7 +47,9 @@ class Price(BaseModel):
 
 
 class Spec(Sampling):
-    """An entry of `models`: where a model is, what it can do and what it costs. Its sampling options are defaults."""
+    """An entry of `models`: where a model is, what it can do and what it costs. Its sampling options are
+    defaults.
+    """
 
     provider: str = Field(description="the kind of teacher: openai, embedded, vllm, transformers or scripted")
     model: str = Field(description="name of the model at its endpoint")

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 
 class Statement(NamedTuple):
-    """SQL that is executed for each row. An INSERT has `placeholders`, so that one step can insert several rows."""
+    """SQL that is executed for each row. An INSERT has `placeholders`, so that one step can insert several
+    rows.
+    """
 
     sql: str
     placeholders: str = ""

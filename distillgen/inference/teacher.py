@@ -1,7 +1,7 @@
 """A `Teacher` answers requests: from the ledger if it can, else through its endpoint.
 
-It asks identical requests in flight once, retries faults that pass, keeps limits and the budget, takes secrets out
-of answers, and writes the ledger's rows. An `Endpoint` does none of this.
+It asks identical requests in flight once, retries faults that pass, keeps limits and the budget, takes
+secrets out of answers, and writes the ledger's rows. An `Endpoint` does none of this.
 """
 
 from __future__ import annotations
@@ -109,34 +109,40 @@ class Teacher:
         again: Callable[[Completion], bool] | None = None,
         changed: Mapping[str, Any] | None = None,
     ) -> list[Outcome[list[Completion]]]:
-        """Return the outcome of each (request, number of samples); it is ready if the ledger has all completions.
+        """Return the outcome of each (request, number of samples), which is ready if it is in the ledger.
 
-        A stored completion for which `again` is true is asked again, with the `changed` sampling parameters.
+        A completion of the ledger for which `again` is true is asked again, with the `changed` sampling parameters.
         Requests with the same first messages are sent one after the other: the endpoint may cache them.
         """
         identity = self.identity
         keys_of_asks = [request.keys(identity, n) for request, n in asks]
-        stored = self._stored([key for keys in keys_of_asks for key in keys])
+        completions = self._completions_in_ledger([key for keys in keys_of_asks for key in keys])
         outcomes: list[Any] = [None] * len(asks)
         together, loop = "n" in self.spec.capabilities, asyncio.get_running_loop()
-        for i in _by_first_messages(asks) if len(stored) < len(asks) or again else range(len(asks)):
+        for i in _by_first_messages(asks) if len(completions) < len(asks) or again else range(len(asks)):
             request, keys = asks[i][0], keys_of_asks[i]
-            missing = [s for s, key in enumerate(keys) if key not in stored or (again and again(stored[key]))]
+            missing = [
+                s
+                for s, key in enumerate(keys)
+                if key not in completions or (again and again(completions[key]))
+            ]
             if not missing:
-                outcomes[i] = Outcome.of([stored[key] for key in keys])
+                outcomes[i] = Outcome.of([completions[key] for key in keys])
                 continue
             new = [s for s in missing if keys[s] not in self._tasks]
             for group in [new] if together and new else [[s] for s in new]:
-                attempt = max((stored[keys[s]].attempt + 1 for s in group if keys[s] in stored), default=0)
-                sampling = {**request.sampling, **(changed or {})}
-                job_request = replace(request, sampling=sampling) if changed else request
-                job = _Job(job_request, group, [keys[s] for s in group], stage, attempt)
+                attempt = max(
+                    (completions[keys[s]].attempt + 1 for s in group if keys[s] in completions), default=0
+                )
+                if changed:
+                    request = replace(request, sampling={**request.sampling, **changed})
+                job = _Job(request, group, [keys[s] for s in group], stage, attempt)
                 job.task = loop.create_task(self._complete(job))
                 job.task.add_done_callback(_retrieve)
                 self._tasks.update(dict.fromkeys(job.keys, job.task))
             tasks = list({self._tasks[keys[s]]: None for s in missing})
-            from_ledger = {key: stored[key] for key in keys if key in stored}
-            outcomes[i] = Outcome(partial(_joined, keys, from_ledger, tasks), tasks)
+            available = {key: completions[key] for key in keys if key in completions}
+            outcomes[i] = Outcome(partial(_joined, keys, available, tasks), tasks)
         return outcomes
 
     @property
@@ -163,19 +169,23 @@ class Teacher:
         """Close the endpoint."""
         await self.endpoint.close()
 
-    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, Completion]:
-        """Return the completions in the ledger. One that failed only by a finish reason that is now allowed is ok."""
+    def _completions_in_ledger(self, keys: Sequence[bytes]) -> dict[bytes, Completion]:
+        """Return the completions in the ledger. One that failed only by a finish reason that is now allowed
+        is ok.
+        """
         rows = self.services.ledger.find(keys)
-        stored = {key: Completion.from_row(key, *row) for key, row in rows.items()}
-        self.activity.replayed += len(stored)
+        completions = {key: Completion.from_row(key, *row) for key, row in rows.items()}
+        self.activity.replayed += len(completions)
         if finish_reasons := self.spec.finish_reasons:
-            for key, c in stored.items():
+            for key, c in completions.items():
                 if c.status == "failed" and c.finish in finish_reasons:
-                    stored[key] = c._replace(status="ok", error="", finish="")
-        return stored
+                    completions[key] = c._replace(status="ok", error="", finish="")
+        return completions
 
     async def _complete(self, job: _Job) -> list[Completion]:
-        """Ask until every sample has an answer or the request fails. A failed request gives failed completions."""
+        """Ask until every sample has an answer or the request fails. A failed request gives failed
+        completions.
+        """
         keys, completions = job.keys, list[Completion]()
         try:
             while len(completions) < len(keys):
@@ -271,8 +281,8 @@ class Teacher:
     async def _ask(self, job: _Job) -> list[Completion]:
         """Ask the endpoint within the limits, unless another run with this ledger gets the answers.
 
-        A slot is held while a request is on the wire or its answer is being stored. The list is empty if another
-        run has begun to ask meanwhile.
+        A slot is held while a request is on the wire or its answer is being stored. The list is empty if
+        another run has begun to ask meanwhile.
         """
         if self.services.ledger.claims.shared and (answers := await self._answers_of_others(job)):
             return answers
@@ -374,16 +384,16 @@ class Teacher:
     async def _record(self, job: _Job, completions: Sequence[Completion]) -> list[Completion]:
         """Store the completions without secrets, and return them as the ledger will give them."""
         hidden = self.services.hidden
-        stored = []
+        safe = list[Completion]()
         for key, c in zip(job.keys, completions, strict=False):
             model = self.endpoint.model_name(c.model)
             c = c._replace(key=key, attempt=job.attempt, model=hide(model, hidden) if hidden else model)
-            stored.append(without_credentials(self._credentials, c) if self._credentials else c)
-        rows = [self._row(job, c.key, c, requests=int(i == 0)) for i, c in enumerate(stored)]
+            safe.append(without_credentials(self._credentials, c) if self._credentials else c)
+        rows = [self._row(job, c.key, c, requests=int(i == 0)) for i, c in enumerate(safe)]
         await self.services.ledger.add(rows)
         if any(row.signals for row in rows):  # numbers are rounded as they are packed
             return [Completion.from_row(row.key, row.status, row.completion, row.signals) for row in rows]
-        return stored
+        return safe
 
     def _row(self, job: _Job, key: bytes, c: Completion, requests: int = 0) -> Answer:
         """Return a ledger row; values of the environment are taken out of the request."""

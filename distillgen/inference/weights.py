@@ -1,7 +1,8 @@
 """Find the weights of a model, and name them in ledger keys.
 
-Weights are a file or folder, or parts in installed packages that are joined once, or a file on the Hugging Face Hub.
-Packages of weights are never imported: their parts are read as data and must have the SHA-256 that is written here.
+Weights are a file or folder, or parts in installed packages that are joined once, or a file on the Hugging
+Face Hub. Packages of weights are never imported: their parts are read as data and must have the SHA-256 that
+is written here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ HUB = "hub:"
 
 @dataclass(frozen=True)
 class Weights:
-    """A model with a name of its own: its file on the Hub, and the packages (`package`1, `package`2, …) with its bytes."""
+    """A model with a name of its own: its file on the Hub, and the packages (`package`1, `package`2, …) with
+    its bytes.
+    """
 
     hub: str
     sha256: str
@@ -53,8 +56,8 @@ def weights_file(model: str, root: Path) -> Path:
 
 
 def identity_of(model: str, root: Path) -> str:
-    """Return the name of a weights file in ledger keys: its known SHA-256, its address on the Hub, or a digest of its size
-    and 16 pieces, so that a run does not read 40 GB to find its answers.
+    """Return the name of a weights file in ledger keys: its known SHA-256, its address on the Hub, or a
+    digest of its size and 16 pieces, so that a run does not read 40 GB to find its answers.
     """
     if model.startswith(HUB) or model in KNOWN_MODELS:
         return KNOWN_MODELS[model].sha256 if model in KNOWN_MODELS else model
@@ -69,7 +72,9 @@ def identity_of(model: str, root: Path) -> str:
 
 
 def find_weights(model: str, root: Path) -> Path:
-    """Return the file of a model: a path, a file joined from installed packages, or one of the Hub. Raise ConfigError."""
+    """Return the file of a model: a path, a file joined from installed packages, or one of the Hub. Raise
+    ConfigError.
+    """
     if model.startswith(HUB):
         return _from_hub(model)
     if model not in KNOWN_MODELS:

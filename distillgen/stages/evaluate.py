@@ -167,7 +167,7 @@ class Evaluate(Stage, Sampling):
 
     def sampling(self, model: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
         """The stage's options over the model's over the prompt's."""
-        return {**prompt.front.sampling.given(), **model, **self.given()}
+        return {**prompt.front.sampling.sampling_options(), **model, **self.sampling_options()}
 
     def read(self, project: Project) -> Iterator[Record]:
         """The items of `data`. Raises ConfigError for a bad row."""
@@ -200,7 +200,7 @@ class BoundEvaluate(BoundStage):
             fields = {**record.fields, **self.stage.params}
             size = size_of(prompt.render(record.fields, prompt.typical(fields), self.stage.params))
             most = [
-                self.stage.sampling(self.context.models[name].given(), prompt).get("max_tokens")
+                self.stage.sampling(self.context.models[name].sampling_options(), prompt).get("max_tokens")
                 for name in self.stage.asked
             ]
             asked = zip(self.stage.asked if self.stage.metrics else (), most, strict=False)
@@ -363,7 +363,7 @@ class _Asking:
         messages = prompt.render(
             item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params
         )
-        sampling = stage.sampling(teacher.spec.given(), prompt) if target is None else {}
+        sampling = stage.sampling(teacher.spec.sampling_options(), prompt) if target is None else {}
         return Request(teacher.model, sampling=sampling, target=target, **teacher.message_fields(messages))
 
     async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[tuple[float, int] | None]:

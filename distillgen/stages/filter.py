@@ -312,7 +312,8 @@ class BoundFilterStage(BoundStage):
         entry, each, costs = judge.entry, judge.filter, judge.costs
         teachers = [*asked.values()]
         models = [
-            [t.identity, t.model, t.spec.given(), "json_schema" in t.spec.capabilities] for t in teachers
+            [t.identity, t.model, t.spec.sampling_options(), "json_schema" in t.spec.capabilities]
+            for t in teachers
         ]
         new: dict[bytes, Number] = {}
 
@@ -465,7 +466,10 @@ def _sent(request: Request, spec: Spec, model: str = "") -> Request:
     """A filter's request as the model of that name gets it, whose own sampling wins over the prompt's."""
     schema = request.schema if "json_schema" in spec.capabilities else None
     return replace(
-        request, model=model or spec.model, schema=schema, sampling={**request.sampling, **spec.given()}
+        request,
+        model=model or spec.model,
+        schema=schema,
+        sampling={**request.sampling, **spec.sampling_options()},
     )
 
 

@@ -138,7 +138,11 @@ class Generate(Stage, Sampling):
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
         """Return the sampling options: the stage's win over the model's, and those over the prompt's."""
-        return {**prompt.front.sampling.given(), **spec.given(), **self.given()}
+        return {
+            **prompt.front.sampling.sampling_options(),
+            **spec.sampling_options(),
+            **self.sampling_options(),
+        }
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ class BoundRounds(BoundStage):
         files = {name: file_sha256(path) for name, path in self.files.items()}
         made = self.makes(Path())
         asked = [job.teachers[name] for name in self.models if name not in made]
-        models = [[teacher.identity, teacher.model, teacher.spec.given()] for teacher in asked]
+        models = [[teacher.identity, teacher.model, teacher.spec.sampling_options()] for teacher in asked]
         return digest([self.stage.model_dump(exclude={"n", "until", "guard"}), files, models, job.seed])
 
     def _offered(self, record: Record, number: int, carried: Mapping[str, Any]) -> Record:

@@ -106,8 +106,8 @@ class Address(BaseModel):
 
 @dataclass
 class Place:
-    """An address in use. `served` counts requests divided by weight. Until `rests_until`, other addresses are used. It is
-    `down` if a person must act, until it answers again. `forbidden` counts statuses 403 in a row.
+    """An address in use. `served` counts requests divided by weight. Until `rests_until`, other addresses are
+    used. It is `down` if a person must act, until it answers again. `forbidden` counts statuses 403 in a row.
     """
 
     address: Address

@@ -1,4 +1,6 @@
-"""Keys of endpoints: trim them, check that an HTTP header can carry them, and list the forms that must be hidden."""
+"""Keys of endpoints: trim them, check that an HTTP header can carry them, and list the forms that must be
+hidden.
+"""
 
 from __future__ import annotations
 

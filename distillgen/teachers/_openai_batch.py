@@ -1,7 +1,8 @@
-"""The batch API of OpenAI and others: requests are gathered into files and answered within a day at about half the price.
+"""The batch API of OpenAI and others: requests are gathered into files and answered within a day at about
+half the price.
 
-Each step of a submission is stored before the next one, and a batch has our uuid in its metadata. A process that is killed
-finds its batches again in its next run: no line is paid for twice, and no answer is lost.
+Each step of a submission is stored before the next one, and a batch has our uuid in its metadata. A process
+that is killed finds its batches again in its next run: no line is paid for twice, and no answer is lost.
 """
 
 from __future__ import annotations
@@ -43,14 +44,16 @@ LineResult = list[Completion] | Exception
 
 
 class LineResults(dict[str, LineResult | None]):
-    """The results of a batch by custom_id. `missing` is the result of a line that has none. None means: ask again, in a new
-    batch.
+    """The results of a batch by custom_id. `missing` is the result of a line that has none. None means: ask
+    again, in a new batch.
     """
 
     missing: Exception | None = None
 
     def take(self, custom_id: str) -> LineResult | None:
-        """Remove and return the result of a line. A line with a temporary fault is asked again in a new batch."""
+        """Remove and return the result of a line. A line with a temporary fault is asked again in a new
+        batch.
+        """
         result = self.pop(custom_id, self.missing)
         if isinstance(result, Retryable):
             self[custom_id] = None
@@ -58,7 +61,9 @@ class LineResults(dict[str, LineResult | None]):
 
 
 class ResultsMissing(TeacherDown):
-    """A batch has ended, and its results do not come. Its lines are paid for and not submitted again: the next run looks."""
+    """A batch has ended, and its results do not come. Its lines are paid for and not submitted again: the
+    next run looks.
+    """
 
 
 class QueueFull(Exception):
@@ -68,7 +73,8 @@ class QueueFull(Exception):
 class Batches:
     """The batches of one endpoint: gathers requests, submits them, and returns the results.
 
-    A batch has our uuid, an uploaded file and an id at the endpoint; the latter two are empty until they exist.
+    A batch has our uuid, an uploaded file and an id at the endpoint; the latter two are empty until they
+    exist.
     """
 
     def __init__(self, client: OpenAIClient, place: Place) -> None:
@@ -269,7 +275,9 @@ class Batches:
         )
 
     def _outcome(self, response: Mapping[str, Any], error: Mapping[str, Any]) -> LineResult | None:
-        """Return the result of a line, read as an answer online; None if the batch ended before the line was answered."""
+        """Return the result of a line, read as an answer online; None if the batch ended before the line was
+        answered.
+        """
         if response.get("status_code") == 200:
             try:
                 return completions_of(response["body"])
@@ -309,7 +317,9 @@ class Batches:
             raise
 
     async def _find(self, uuid: str) -> str:
-        """Return the id of the batch with our uuid, or "". The endpoint may list a new batch only after a while."""
+        """Return the id of the batch with our uuid, or "". The endpoint may list a new batch only after a
+        while.
+        """
 
         async def find(package: AsyncOpenAI) -> list[str]:
             return [
@@ -325,7 +335,9 @@ class Batches:
         return ""
 
     async def _insist(self, send: Callable[[AsyncOpenAI], Awaitable[T]], looks: int = 1) -> T:
-        """Ask about something that is paid for: wait until an outage ends, and look `looks` times for what is not there."""
+        """Ask about something that is paid for: wait until an outage ends, and look `looks` times for what is
+        not there.
+        """
         while True:
             try:
                 return await self._call(send, "what is there is safe; mend that and run again")
@@ -373,7 +385,9 @@ def _id_of(answer: Any) -> str:
 
 
 def _due(report: Batch, lines: int) -> int:
-    """Return the number of results that an ended batch must have: that of its lines, or, if it is incomplete, its counts."""
+    """Return the number of results that an ended batch must have: that of its lines, or, if it is incomplete,
+    its counts.
+    """
     counts = report.request_counts
     if report.status == "completed" or not counts or not counts.total:
         return lines

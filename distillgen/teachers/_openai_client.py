@@ -1,7 +1,8 @@
-"""A client of OpenAI-compatible endpoints: chat and completions, over a fast HTTP client or the openai package.
+"""A client of OpenAI-compatible endpoints: chat and completions, over a fast HTTP client or the openai
+package.
 
-The fast way builds and reads JSON itself: the openai package takes about 2 ms of CPU for a call, and its default transport
-slows down as concurrency rises. `transport: openai` selects the package.
+The fast way builds and reads JSON itself: the openai package takes about 2 ms of CPU for a call, and its
+default transport slows down as concurrency rises. `transport: openai` selects the package.
 """
 
 from __future__ import annotations
@@ -160,17 +161,17 @@ class OpenAIClient(Endpoint):
         refused = self._refused if refused is None else refused
         if not refused:
             return body
-        sent = {name: value for name, value in body.items() if name not in refused}
+        fitted = {name: value for name, value in body.items() if name not in refused}
         for name, other in zip(_LENGTHS, _LENGTHS[::-1], strict=True):
             if name in refused and name in body and other not in refused:
-                sent[other] = body[name]
+                fitted[other] = body[name]
         if "response_format" in refused and "response_format" in body:
-            add_schema(sent, body["response_format"])
+            add_schema(fitted, body["response_format"])
         if "stream" in refused:
-            sent["stream"] = True
+            fitted["stream"] = True
             if "stream_options" not in refused:
-                sent["stream_options"] = {"include_usage": True}
-        return sent
+                fitted["stream_options"] = {"include_usage": True}
+        return fitted
 
     def learn(self, refused: frozenset[str]) -> None:
         """Leave the refused parameters out from now on, and log that once."""
@@ -194,13 +195,14 @@ class OpenAIClient(Endpoint):
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST JSON to a path below an address, and return the JSON of the answer.
 
-        A parameter that the endpoint refuses is left out. If the endpoint then answers, it is left out from now on.
+        A parameter that the endpoint refuses is left out. If the endpoint then answers, it is left out from
+        now on.
         """
         refused, first = self._refused, None
         while True:
-            sent = self.fitted(body, refused)
+            fitted = self.fitted(body, refused)
             try:
-                answer = await self._send(path, sent)
+                answer = await self._send(path, fitted)
             except NotTaken as error:
                 first = first or error
                 if error.name in refused:
@@ -249,7 +251,9 @@ class OpenAIClient(Endpoint):
         return [place for place in self._places if place.rests_until <= now]
 
     def _choose(self) -> Place:
-        """Return the next address by weight among those that do not pause, else the one that may come back first."""
+        """Return the next address by weight among those that do not pause, else the one that may come back
+        first.
+        """
         if len(self._places) == 1:
             return self._places[0]
         if awake := self._awake():
@@ -324,7 +328,7 @@ class OpenAIClient(Endpoint):
         return self._json_of(place, raw.content, raw.response.headers, body)
 
     async def by_package(
-        self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]], sent: Iterable[str] = COMMON
+        self, place: Place, send: Callable[[AsyncOpenAI], Awaitable[T]], parameters: Iterable[str] = COMMON
     ) -> T:
         """Do something through the openai package; raise its errors as those of HTTP."""
         import openai
@@ -355,19 +359,21 @@ class OpenAIClient(Endpoint):
         except openai.APIStatusError as error:
             response = error.response
             raise self.refusal_of(
-                place, error.status_code, response.content, response.headers, sent
+                place, error.status_code, response.content, response.headers, parameters
             ) from error
         except (openai.APIError, ValueError) as error:
             raise Retryable(f"not a usable answer: {error}") from error
 
-    def _json_of(self, place: Place, content: bytes, headers: Mapping[str, str], sent: Iterable[str]) -> Any:
+    def _json_of(
+        self, place: Place, content: bytes, headers: Mapping[str, str], parameters: Iterable[str]
+    ) -> Any:
         """Return the JSON of an answer with a status of success; raise the fault if it is a refusal."""
         try:
             answer = orjson.loads(content)
         except orjson.JSONDecodeError:
             answer = self._unusual(place, content)
         if isinstance(answer, dict) and not answer.get("choices") and "data" not in answer:
-            refusal = self.refusal_of(place, 200, dumps(answer, sort_keys=False), headers, sent)
+            refusal = self.refusal_of(place, 200, dumps(answer, sort_keys=False), headers, parameters)
             if answer.get("error") or not isinstance(refusal, Retryable):
                 raise refusal
         return answer
@@ -393,7 +399,9 @@ class OpenAIClient(Endpoint):
         headers: Mapping[str, str],
         parameters: Iterable[str] = COMMON,
     ) -> Exception:
-        """Return the error for a response without an answer; `parameters` are the names of those that were sent."""
+        """Return the error for a response without an answer; `parameters` are the names of those that were
+        sent.
+        """
         explanation, where = explanation_of(content), place.address.identity
         message = self.redact(explanation.message)[:300]
         text = f"HTTP {status}{f': {message}' if message else ''}"
@@ -470,7 +478,9 @@ class OpenAIClient(Endpoint):
 
 
 def _is_unconnected(error: BaseException | None) -> bool:
-    """Return whether nothing was sent: the HTTP client of the openai package raised ConnectError or ConnectTimeout."""
+    """Return whether nothing was sent: the HTTP client of the openai package raised ConnectError or
+    ConnectTimeout.
+    """
     return type(error.__cause__ if error else None).__name__.startswith("Connect")
 
 

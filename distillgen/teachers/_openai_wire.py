@@ -1,7 +1,8 @@
-"""Bodies of the OpenAI protocol: responses become completions. Anything in a response may be missing or of another type.
+"""Bodies of the OpenAI protocol: responses become completions. Anything in a response may be missing or of
+another type.
 
-A body that is no answer raises Retryable. A choice that cannot be used becomes a failed completion: it is stored and
-counted, it is not asked again by itself, and the other choices are used.
+A body that is no answer raises Retryable. A choice that cannot be used becomes a failed completion: it is
+stored and counted, it is not asked again by itself, and the other choices are used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Logprobs = list[list[Any]]
 
 
 def read_json(content: bytes) -> Any:
-    """Return the value of a body, with null for numbers that are not finite. Raise Retryable if it is not JSON."""
+    """Return the value of a body, with null for numbers that are not finite. Raise Retryable if it is not
+    JSON.
+    """
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:  # the slower reader accepts lone surrogates, NaN and a byte order mark
@@ -58,8 +61,8 @@ def completions_of(payload: Any) -> list[Completion]:
 
 
 def _usual(payload: Any) -> Completion | None:
-    """Return the completion of a body with one choice of plain text and usual counts, else None. Most bodies are so; this
-    gives the same result as the long way, in less time.
+    """Return the completion of a body with one choice of plain text and usual counts, else None. Most bodies
+    are so; this gives the same result as the long way, in less time.
     """
     choices = payload.get("choices") if type(payload) is dict else None
     if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
@@ -107,7 +110,9 @@ def embedding_of(payload: Any) -> Completion:
 
 
 def score_of(payload: Any, target: str) -> Completion:
-    """Return the log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`. Raise Rejected."""
+    """Return the log-probabilities of the end of a prompt, which vLLM's server gives as `prompt_logprobs`.
+    Raise Rejected.
+    """
     try:
         prompt = payload.get("prompt_logprobs") or payload["choices"][0]["prompt_logprobs"]
         tokens = [
@@ -199,8 +204,8 @@ def _tool_calls(message: Mapping[str, Any]) -> list[Any]:
 
 
 def _logprobs(value: Any) -> Logprobs:
-    """Return each token with its log-probability and alternatives, from the form of chat or of completions. Return nothing
-    if a log-probability of a sampled token is not a finite number.
+    """Return each token with its log-probability and alternatives, from the form of chat or of completions.
+    Return nothing if a log-probability of a sampled token is not a finite number.
     """
     fields = _mapping(value)
     signals = Logprobs()

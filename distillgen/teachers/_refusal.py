@@ -1,7 +1,8 @@
-"""Read the reason of an endpoint that does not answer from its status and body. Providers use different words and statuses.
+"""Read the reason of an endpoint that does not answer from its status and body. Providers use different words
+and statuses.
 
-A refusal is about the prompt (the row fails), the account or the address (the run stops), a parameter (it is left out), or
-the moment (the request is tried again).
+A refusal is about the prompt (the row fails), the account or the address (the run stops), a parameter (it is
+left out), or the moment (the request is tried again).
 """
 
 from __future__ import annotations
@@ -183,20 +184,20 @@ def kind_of(status: int, explanation: Explanation, wait_s: float) -> Kind:
     return "moment" if status in (408, 409, 425, 429) or status >= 500 else "other"
 
 
-def refused_parameter(status: int, explanation: Explanation, sent: Iterable[str]) -> str:
+def refused_parameter(status: int, explanation: Explanation, parameters: Iterable[str]) -> str:
     """Return the parameter that the endpoint does not accept, "stream" if it answers only as a stream, or ""."""
     words = explanation.words
     if status not in (200, 400, 404, 406, 415, 422, 500, 501):
         return ""
-    sent = list(sent)
-    if "stream" not in sent and _STREAM.search(words):
+    names = list(parameters)
+    if "stream" not in names and _STREAM.search(words):
         return "stream"
-    if "n" in sent and _ONE.search(words) and re.search(_NAMES["n"], words):
+    if "n" in names and _ONE.search(words) and re.search(_NAMES["n"], words):
         return "n"
     if not _NOT_TAKEN.search(words):
         return ""
     places = {}
-    for name in sent:
+    for name in names:
         sign = _NAMES.get(name) or rf"(?<![a-z0-9_]){re.escape(name)}(?![a-z0-9_])"
         if name not in _ALWAYS and (match := re.search(sign, words)):
             places[name] = match.start()
@@ -211,7 +212,8 @@ _WAIT = re.compile(
 def wait_of(headers: Mapping[str, str], explanation: Explanation, *, limited: bool) -> float:
     """Return the pause that an endpoint asks for, in seconds, 0 if it asks for none.
 
-    It stands in Retry-After, in the body, or, if a limit was exceeded (`limited`), in the headers about limits.
+    It stands in Retry-After, in the body, or, if a limit was exceeded (`limited`), in the headers about
+    limits.
     """
     if milliseconds := headers.get("retry-after-ms"):
         with suppress(ValueError):
@@ -239,7 +241,9 @@ def _reset_s(headers: Mapping[str, str], name: str) -> float:
 
 
 def _moment_s(text: str) -> float | None:
-    """Return the seconds from now that a header gives as a number, a duration, a date or a time stamp; else None."""
+    """Return the seconds from now that a header gives as a number, a duration, a date or a time stamp; else
+    None.
+    """
     text = text.strip()
     with suppress(ValueError):
         value = float(text)

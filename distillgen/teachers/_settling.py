@@ -1,4 +1,5 @@
-"""Settle an answer before it is stored: how it ended, where its reasoning ends, and whether its signals are there.
+"""Settle an answer before it is stored: how it ended, where its reasoning ends, and whether its signals are
+there.
 
 An answer that is not complete is stored with its text and never counts as complete.
 """
@@ -43,9 +44,9 @@ _KINDS = {
     ),
 }
 _KIND = {word: kind for kind, words in _KINDS.items() for word in words.split()}
-"""Finish reasons, in lower case, of OpenAI, Anthropic, Gemini, Mistral, Cohere, DeepSeek, Zhipu, Qwen, Bedrock, watsonx,
-Ollama, TGI, vLLM, SGLang and llama.cpp. An answer with another finish reason is not complete, unless the model's entry in
-the pipeline allows it.
+"""Finish reasons, in lower case, of OpenAI, Anthropic, Gemini, Mistral, Cohere, DeepSeek, Zhipu, Qwen,
+Bedrock, watsonx, Ollama, TGI, vLLM, SGLang and llama.cpp. An answer with another finish reason is not
+complete, unless the model's entry in the pipeline allows it.
 """
 
 
@@ -58,8 +59,8 @@ def kind_of(finish_reason: str) -> str:
 def settled(
     request: Request, completion: Completion, allowed: Collection[str] = (), *, opened: bool = False
 ) -> Completion:
-    """Return the completion as it is stored. `allowed` holds further finish reasons of complete answers; `opened` says
-    that the chat template ends inside reasoning.
+    """Return the completion as it is stored. `allowed` holds further finish reasons of complete answers;
+    `opened` says that the chat template ends inside reasoning.
     """
     c = completion
     if (
@@ -109,7 +110,9 @@ def _unknown(finish: str) -> str:
 
 
 def _with_signals(request: Request, completion: Completion) -> Completion:
-    """Return the completion, failed if the log-probabilities that the request asks for are missing or incomplete."""
+    """Return the completion, failed if the log-probabilities that the request asks for are missing or
+    incomplete.
+    """
     top = request.sampling.get("logprobs")
     if top is None or completion.tool_calls or not completion.text:
         return completion

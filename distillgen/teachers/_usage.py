@@ -1,9 +1,9 @@
 """Read the token counts of an answer from the usage that its endpoint reports.
 
-OpenAI, OpenRouter, Mistral, DeepSeek, Moonshot, Qwen, xAI, vLLM and llama.cpp include tokens read from a cache and written
-to it in the prompt's tokens; Anthropic and Bedrock count them separately. OpenAI includes reasoning in the answer's tokens;
-Gemini, Perplexity and xAI count it separately. If the names do not show it, `total_tokens` does; if that is missing, the
-more expensive reading is used.
+OpenAI, OpenRouter, Mistral, DeepSeek, Moonshot, Qwen, xAI, vLLM and llama.cpp include tokens read from a
+cache and written to it in the prompt's tokens; Anthropic and Bedrock count them separately. OpenAI includes
+reasoning in the answer's tokens; Gemini, Perplexity and xAI count it separately. If the names do not show it,
+`total_tokens` does; if that is missing, the more expensive reading is used.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _COUNT_NAMES = {*_TOTAL, *_SIDES["input_tokens"], *_SIDES["output_tokens"]}
 
 
 def counts_of(usage: Any, *, answers: bool = True) -> dict[str, Any]:
-    """Return the counts of a Completion; `uncounted` names those that are missing or no number of tokens. An embedding has
-    no answer (`answers` is False): all its tokens are input.
+    """Return the counts of a Completion; `uncounted` names those that are missing or no number of tokens. An
+    embedding has no answer (`answers` is False): all its tokens are input.
     """
     if answers and (usual := usual_counts(usage)):
         return dict(zip(("input_tokens", "output_tokens"), usual, strict=True))
@@ -104,7 +104,9 @@ def counts_of(usage: Any, *, answers: bool = True) -> dict[str, Any]:
 
 
 def usual_counts(usage: Any) -> tuple[int, int] | None:
-    """Return the tokens of prompt and answer if the usage has only these and their sum, as most have; else None."""
+    """Return the tokens of prompt and answer if the usage has only these and their sum, as most have; else
+    None.
+    """
     if type(usage) is not dict or (len(usage) > 3 and sum(value is not None for value in usage.values()) > 3):
         return None
     prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")

@@ -1,7 +1,5 @@
-"""A small model on this machine: llama.cpp's server (xllamacpp) in a process of its own, with continuous batching.
-
-Weights come from a path, from installed packages whose parts are joined once, or from the Hugging Face Hub, in this
-order. Packages of weights are never imported: their parts are read as data and must have the SHA-256 that stands here.
+"""A small model on this machine: llama.cpp's server (xllamacpp) in a process of its own, with continuous
+batching.
 """
 
 from __future__ import annotations
@@ -49,24 +47,24 @@ class EmbeddedSpec(Spec):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What llama.cpp's server does."""
+        """The capabilities of llama.cpp's server."""
         return frozenset({"logprobs", "json_schema", "grammar", "tools"})
 
     def check(self, root: Path) -> None:
-        """Raise ConfigError where the model has no known source or the package for it is missing."""
+        """Raise ConfigError if the model cannot be found or a package is missing."""
         need("provider 'embedded'", "xllamacpp")
         if self.model in KNOWN_MODELS or self.model.startswith(HUB):
             return
         if not (path := weights_file(self.model, root)).is_file():
-            known = did_you_mean(self.model, KNOWN_MODELS)
+            hint = did_you_mean(self.model, KNOWN_MODELS)
             raise ConfigError(
-                f"there is no embedded model and no file '{self.model}'{known}, or give a .gguf file"
+                f"there is no embedded model and no file '{self.model}'{hint}, or give a .gguf file"
             )
         check_gguf(path)
 
 
 class Embedded(Endpoint):
-    """Starts the server when the first answer is missing: a run that only replays loads no model."""
+    """Starts the server with the first request: a run that only replays answers loads no model."""
 
     spec_type = EmbeddedSpec
     spec: EmbeddedSpec
@@ -75,23 +73,23 @@ class Embedded(Endpoint):
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
-        """That of the weights, wherever they lie."""
+        """The identity of the weights, wherever they are."""
         return f"gguf:{identity_of(self.spec.model, self.services.root)}"
 
     @cached_property
     def model(self) -> str:
-        """As it is known, or the file's name and the digest of its weights."""
+        """The model's own name, or the name of its file and a digest of its weights."""
         if self.spec.model in KNOWN_MODELS or self.spec.model.startswith(HUB):
             return self.spec.model
         return f"{Path(self.spec.model).name}@{self.identity.removeprefix('gguf:')[:12]}"
 
     def model_name(self, reported: str) -> str:
-        """So, whatever the server makes of it."""
+        """Return the name of the model, whatever the server reports."""
         return self.model
 
     @property
     def tokenizer(self) -> str:
-        """It is in the weights' file."""
+        """The identity of the weights: their file holds the tokenizer."""
         return self.identity
 
     @cached_property
@@ -103,17 +101,16 @@ class Embedded(Endpoint):
         return contextlib.AsyncExitStack()
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Ask the server; without a seed of its own a request gets one that follows from what it says.
+        """Ask the server. A request without a seed gets one that is derived from its content.
 
-        The first is answered alone, and what it has read is given to every slot: requests mostly begin alike
-        (instructions, examples), and reading is what costs most on a CPU.
+        The first request is answered alone, and its cache is copied to every slot: most requests start with
+        the same instructions and examples, and reading them takes the most time on a CPU.
         """
         seed = int(hashlib.sha256(request.json).hexdigest()[:6], 16)
         sampling = {"seed": seed, **request.sampling}
         if "logprobs" in sampling:
-            sampling["logprobs"] = max(
-                1, sampling["logprobs"]
-            )  # llama.cpp takes 0 for none, not for the sampled token's alone
+            # llama.cpp takes 0 for no log-probabilities, not for those of the sampled tokens alone
+            sampling["logprobs"] = max(1, sampling["logprobs"])
         async with self._starting:
             if self._endpoint is None:
                 self._endpoint = await self._start()
@@ -128,7 +125,7 @@ class Embedded(Endpoint):
         return await self._endpoint.answer(replace(request, sampling=sampling), samples, attempt)
 
     async def _start(self) -> OpenAIClient:
-        """Start the server in a process of its own, which can be stopped at once whatever it is doing."""
+        """Start the server in a process of its own, which can be stopped at any moment."""
         self.activity.note = "looking for the model's weights"
         path = await asyncio.to_thread(find_weights, self.spec.model, self.services.root)
         self.activity.note = f"loading {path.name}"
@@ -163,14 +160,17 @@ class Embedded(Endpoint):
         return endpoint
 
     async def close(self) -> None:
-        """Stop the server at once."""
+        """Stop the server."""
         await self._opened.aclose()
 
 
 def serve(path: str, folder: str, slots: int, context: int, threads: int | None) -> None:
-    """What the server's process does: serve until its standard input ends, as it does when the run is killed."""
-    # How long a thread spins at a barrier before it sleeps. Tokens a second on 2 cores, idle and beside a busy process:
-    # as OpenMP has it 10.3 and 3.8, so 10.4 and 4.8, sleeping at once 6.8 and 6.2. Read when the library is loaded.
+    """Serve until standard input ends, which also happens when the run is killed. The server's process calls
+    this.
+    """
+    # How long a thread spins at a barrier before it sleeps; the library reads it when it is loaded. Tokens a
+    # second on 2 cores, idle and beside a busy process: OpenMP's default 10.3 and 3.8, this value 10.4 and
+    # 4.8, no spinning 6.8 and 6.2.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     import xllamacpp
 
@@ -186,7 +186,7 @@ def serve(path: str, folder: str, slots: int, context: int, threads: int | None)
     sys.stdout.write(server.listening_address + "\n")
     sys.stdout.flush()
     sys.stdin.read()
-    os._exit(0)  # the server's destructor would first finish every request
+    os._exit(0)  # the destructor of the server would finish every request first
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def echo(request: Request, sample: int) -> str:
 
 
 def instance(request: Request, sample: int) -> str:
-    """Return a value that fits the request's JSON Schema, made of the request's words; without a schema, its last line."""
+    """Return a value that fits the request's JSON Schema, made of the request's words; without a schema, its
+    last line.
+    """
     text = echo(request, sample).strip()
     if request.schema is None:
         return text.split("\n")[-1]
@@ -66,7 +68,9 @@ BUILT_IN: dict[str, Script] = {"echo": echo, "instance": instance}
 
 
 def load_script(model: str, root: Path) -> tuple[Script, str]:
-    """Return the function and its identity: the SHA-256 of its file, so that an edited script is another teacher."""
+    """Return the function and its identity: the SHA-256 of its file, so that an edited script is another
+    teacher.
+    """
     if model in BUILT_IN:
         return BUILT_IN[model], model
     file, _, name = model.partition(":")
@@ -86,8 +90,8 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
 class ScriptedSpec(Spec):
     """A Python function that answers, for tests and demonstrations.
 
-    `model` is `file.py:function` of the project, `echo`, which repeats the last message, or `instance`, which makes a value
-    of the request's JSON schema from words of the request.
+    `model` is `file.py:function` of the project, `echo`, which repeats the last message, or `instance`, which
+    makes a value of the request's JSON schema from words of the request.
     """
 
     @property

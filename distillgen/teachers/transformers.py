@@ -1,7 +1,7 @@
-"""A model on this machine through Hugging Face transformers: what a student is asked with, its base, or any small model.
+"""A model in this process through Hugging Face transformers: a student, its base, or any small model.
 
-Requests that wait and are sampled alike are answered in one batch. Nothing is served and nothing is compiled, so that it
-runs wherever a student was trained; where a GPU is and rows are many, `vllm` is the faster one.
+Waiting requests with the same sampling options are answered in one batch. There is no server and nothing is
+compiled, so it runs on every machine that can train the student. For many rows on a GPU, `vllm` is faster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
 from distillgen.teachers._settling import chat_text, settled
 
-MAX_TOKENS = 256  # where none are given: a model that does not stop would go on to the end of its context
+MAX_TOKENS = 256  # default: a model that does not stop would fill its context
 
 
 class TransformersSpec(Spec):
@@ -52,11 +52,11 @@ class TransformersSpec(Spec):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What can be asked besides text."""
+        """What the model gives besides text."""
         return frozenset({"n", "logprobs", "score"})
 
     def check(self, root: Path) -> None:
-        """Raise ConfigError where the model or the packages are missing."""
+        """Raise ConfigError if the model or a package is missing."""
         need("provider 'transformers'", "torch", "transformers")
         if model_path(self.model, root) is None and (
             self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
@@ -72,14 +72,14 @@ class _Waiting:
 
     @property
     def kind(self) -> bytes:
-        """What requests must have in common to be answered in one batch."""
+        """What the requests of a batch have in common."""
         return dumps(
             [self.request.target is None, self.request.prompt is None, dict(self.request.sampling), self.n]
         )
 
 
 class Transformers(Endpoint):
-    """Loads the model when the first answer is missing: a run that only replays loads none."""
+    """Loads the model with the first request: a run that only replays answers loads none."""
 
     spec_type = TransformersSpec
     spec: TransformersSpec
@@ -87,21 +87,21 @@ class Transformers(Endpoint):
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
-        """That of the weights, and of the base under an adapter."""
+        """The identity of the weights, and of the base of an adapter."""
         return f"transformers:{weights_identity(self.spec.model, self.services.root)} {self.spec.dtype or ''}".rstrip()
 
     @cached_property
     def model(self) -> str:
-        """Its name on the Hub, or that of its folder and the digest of its weights."""
+        """The model's name on the Hub, or the name of its folder and a digest of its weights."""
         return local_name(self.spec.model, self.services.root)
 
     def model_name(self, reported: str) -> str:
-        """So, wherever it lies."""
+        """Return the name of the model, wherever its files are."""
         return self.model
 
     @cached_property
     def api(self) -> str:
-        """As it says, or as the student was trained."""
+        """The option `api`, else the kind of prompt that the student was trained with, else chat."""
         manifest = Path(model_path(self.spec.model, self.services.root) or "") / "manifest.json"
         if self.spec.api is None and manifest.is_file():
             return str(load_state(manifest).get("api", "chat"))
@@ -112,7 +112,7 @@ class Transformers(Endpoint):
         return []
 
     @cached_property
-    def _ended(self) -> Event:
+    def _stop_event(self) -> Event:
         return Event()
 
     @cached_property
@@ -122,7 +122,7 @@ class Transformers(Endpoint):
     _working: asyncio.Task[None] | None = None
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Wait for a place in a batch. A seed of its own follows from what the request says, unless it gives one."""
+        """Answer in a batch. A request without a seed gets one that is derived from its content."""
         done: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(request, len(samples), done))
         if self._working is None or self._working.done():
@@ -132,62 +132,62 @@ class Transformers(Endpoint):
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while self._queue:
-            await asyncio.sleep(0)  # what is begun in the same turn joins the batch
-            self._queue[:] = [each for each in self._queue if not each.done.done()]
+            await asyncio.sleep(0)  # requests of the same turn join the batch
+            self._queue[:] = [entry for entry in self._queue if not entry.done.done()]
             kind = self._queue[0].kind if self._queue else b""
-            alike = [each for each in self._queue if each.kind == kind]
+            alike = [entry for entry in self._queue if entry.kind == kind]
             batch = alike[: max(1, self.spec.max_concurrency // (alike[0].n if alike else 1))]
-            self._queue[:] = [each for each in self._queue if each not in batch]
+            self._queue[:] = [entry for entry in self._queue if entry not in batch]
             try:
                 answers: Sequence[Any] = await loop.run_in_executor(self._thread, self._answer, batch)
             except Exception as error:
                 answers = [error] * len(batch)
-            for each, answer in zip(batch, answers, strict=True):
-                if not each.done.done():
-                    each.done.set_exception(answer) if isinstance(
-                        answer, Exception
-                    ) else each.done.set_result(answer)
+            for entry, answer in zip(batch, answers, strict=True):
+                if entry.done.done():
+                    continue
+                if isinstance(answer, Exception):
+                    entry.done.set_exception(answer)
+                else:
+                    entry.done.set_result(answer)
 
     def _answer(self, batch: Sequence[_Waiting]) -> list[list[Completion] | Exception]:
         if not batch:
             return []
         model = self._model
         tokens: list[list[int] | Exception] = []
-        for each in batch:
+        for entry in batch:
             try:
-                tokens.append(model.tokens(each.request))
-            except Exception as error:  # a template raises anything on messages that it does not take
+                tokens.append(model.tokens(entry.request))
+            except Exception as error:  # a template raises any error for messages that it does not accept
                 tokens.append(Rejected(f"{type(error).__name__}: {error}"))
-        able = [(each, ids) for each, ids in zip(batch, tokens, strict=True) if isinstance(ids, list)]
-        if able:
-            first = able[0][0].request
-            contexts = [ids for _, ids in able]
+        prompts = [(entry, ids) for entry, ids in zip(batch, tokens, strict=True) if isinstance(ids, list)]
+        if prompts:
+            first = prompts[0][0].request
+            contexts = [ids for _, ids in prompts]
             if first.target is not None:
-                made = model.scored(
+                completions = model.scored(
                     contexts,
-                    [str(each.request.target) for each, _ in able],
+                    [str(entry.request.target) for entry, _ in prompts],
                     first.sampling.get("logprobs", 0),
                 )
             else:
-                made = model.generated(
-                    contexts, able[0][0].n, first.sampling, seed=int(digest(first.json.hex(), 8), 16)
+                generated = model.generated(
+                    contexts, prompts[0][0].n, first.sampling, seed=int(digest(first.json.hex(), 8), 16)
                 )
                 opened = [opens_thought(model.tokenizer.decode(ids[-12:])) for ids in contexts]
-                made = [
-                    [settled(each.request, completion, opened=opens) for completion in some]
-                    for (each, _), some, opens in zip(able, made, opened, strict=True)
+                completions = [
+                    [settled(entry.request, completion, opened=opens) for completion in samples]
+                    for (entry, _), samples, opens in zip(prompts, generated, opened, strict=True)
                 ]
-            answers = iter(made)
+            answers = iter(completions)
         return [next(answers) if isinstance(ids, list) else ids for ids in tokens]
 
     @cached_property
     def _model(self) -> Model:
         self.activity.note = f"loading {self.spec.model}"
         try:
-            return Model(*folders(self.spec.model, self.services.root), self.spec, self._ended)
-        except (
-            Exception
-        ) as error:  # the packages raise anything from OSError to their own; all mean the same here
+            return Model(*folders(self.spec.model, self.services.root), self.spec, self._stop_event)
+        except Exception as error:  # the packages raise many kinds of errors
             raise TeacherDown(
                 f"model '{self.name}': '{self.spec.model}' cannot be loaded: {error}"
             ) from error
@@ -195,12 +195,12 @@ class Transformers(Endpoint):
             self.activity.note = ""
 
     def stop(self, reason: Exception) -> None:
-        """A batch is not waited for: it ends at its next token, and nothing of it is kept."""
-        self._ended.set()
+        """End the batch at its next token; its answers are lost."""
+        self._stop_event.set()
 
     async def close(self) -> None:
-        """End the thread, and with it what it holds."""
-        self._ended.set()
+        """End the thread, and free the model."""
+        self._stop_event.set()
         self._thread.shutdown(cancel_futures=True)
         self.__dict__.pop("_model", None)
 
@@ -217,17 +217,17 @@ def folders(name: str, root: Path) -> tuple[str, str | None]:
 
 
 class Model:
-    """A causal or encoder-decoder model with its tokenizer. Blocking: use from one thread; `ended` ends from another what is
-    under way, which raises Stopped.
+    """A causal or encoder-decoder model with its tokenizer. Its methods block: use it from one thread.
+    Another thread sets `stop_event` to end them; they raise Stopped.
     """
 
-    def __init__(self, path: str, adapter: str | None, spec: TransformersSpec, ended: Event) -> None:
-        """From folders or names on the Hub. Raises what transformers and peft do where it cannot be loaded."""
+    def __init__(self, path: str, adapter: str | None, spec: TransformersSpec, stop_event: Event) -> None:
+        """Load a model from a folder or the Hub. Errors are those of transformers and peft."""
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # the run has a line of its own
+        disable_progress_bar()  # the run has its own
         seq2seq = AutoConfig.from_pretrained(path).is_encoder_decoder
         auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
         model: Any = auto.from_pretrained(path, dtype=spec.dtype or "auto")
@@ -236,11 +236,11 @@ class Model:
 
             model = PeftModel.from_pretrained(model, adapter)
         self.name, self.seq2seq = Path(adapter or path).name if Path(path).exists() else spec.model, seq2seq
-        self.ended = ended
+        self.stop_event = stop_event
         self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
-        own = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
-        self.tokenizer = AutoTokenizer.from_pretrained(adapter if own else path)
+        adapter_has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
+        self.tokenizer = AutoTokenizer.from_pretrained(adapter if adapter_has_tokenizer else path)
         end = getattr(model.generation_config, "eos_token_id", None)
         self.ends = set(end) if isinstance(end, list) else {end, self.tokenizer.eos_token_id} - {None}
         self.pad = next(
@@ -248,34 +248,36 @@ class Model:
         )
 
     def tokens(self, request: Request) -> list[int]:
-        """A prompt as it is, or messages in the model's own chat template (without one: their texts), ready to be answered."""
+        """Return the tokens of a prompt, or of messages in the model's chat template; without one, of their
+        texts.
+        """
         if request.prompt is not None:
             return list(self.tokenizer(request.prompt)["input_ids"])
         messages = [{**message, "content": chat_text(message["content"])} for message in request.messages]
         if not self.tokenizer.chat_template:
             return list(self.tokenizer("\n\n".join(message["content"] for message in messages))["input_ids"])
-        given = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
-        return list(self.tokenizer.apply_chat_template(messages, **given))
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+        return list(self.tokenizer.apply_chat_template(messages, **options))
 
     def generated(
         self, contexts: Sequence[list[int]], n: int, sampling: Mapping[str, Any], *, seed: int
     ) -> list[list[Completion]]:
-        """`n` answers to each context, which are sampled alike."""
+        """Return `n` answers to each context."""
         import torch
         from transformers import StoppingCriteriaList
 
         temperature, top = sampling.get("temperature", 1.0), sampling.get("logprobs")
         most = sampling.get("max_tokens", MAX_TOKENS)
-        how: dict[str, Any] = (
+        options: dict[str, Any] = (
             {"do_sample": False} if temperature == 0 else {"do_sample": True, "temperature": temperature}
         )
         if temperature:
-            how |= {"top_k": 0} | {
+            options |= {"top_k": 0} | {
                 key: sampling[key] for key in ("top_p", "top_k", "min_p") if key in sampling
             }
         if "stop" in sampling:
-            how |= {"stop_strings": sampling["stop"], "tokenizer": self.tokenizer}
-        how["stopping_criteria"] = StoppingCriteriaList([self._stopping])
+            options |= {"stop_strings": sampling["stop"], "tokenizer": self.tokenizer}
+        options["stopping_criteria"] = StoppingCriteriaList([self._stopping])
         width = max(map(len, contexts))
         padded = torch.tensor([[self.pad] * (width - len(ids)) + ids for ids in contexts], device=self.device)
         mask = torch.tensor(
@@ -291,31 +293,31 @@ class Model:
                 pad_token_id=self.pad,
                 return_dict_in_generate=True,
                 output_logits=top is not None,
-                **how,
+                **options,
             )
-        self._go_on()
-        made = output.sequences[:, 1 if self.seq2seq else width :].tolist()
+        self._raise_if_stopped()
+        sequences = output.sequences[:, 1 if self.seq2seq else width :].tolist()
         logits = torch.stack(output.logits, 1) if top is not None else None
-        each = [
+        completions = [
             self._completion(ids, most, sampling, None if logits is None else logits[i], top)
-            for i, ids in enumerate(made)
+            for i, ids in enumerate(sequences)
         ]
-        if not temperature:  # the samples of a greedy answer are one and the same
-            each = [completion for completion in each for _ in range(n)]
+        if not temperature:  # all samples of a greedy answer are the same
+            completions = [completion for completion in completions for _ in range(n)]
         return [
             [
                 c._replace(input_tokens=len(ids) if i == 0 else 0)
-                for i, c in enumerate(each[n * place : n * place + n])
+                for i, c in enumerate(completions[n * place : n * place + n])
             ]
             for place, ids in enumerate(contexts)
         ]
 
     def _stopping(self, ids: Any, scores: Any, **_: Any) -> Any:
-        """Asked after each token, for each sequence of a batch."""
-        return ids.new_full((len(ids),), self.ended.is_set()).bool()
+        """Return, after each token, whether each sequence of a batch stops."""
+        return ids.new_full((len(ids),), self.stop_event.is_set()).bool()
 
-    def _go_on(self) -> None:
-        if self.ended.is_set():
+    def _raise_if_stopped(self) -> None:
+        if self.stop_event.is_set():
             raise Stopped("stopped before this was answered")
 
     def _completion(
@@ -328,51 +330,52 @@ class Model:
         finish = "length" if end == len(ids) >= most and not cuts else "stop"
         signals = [] if logits is None else self._signals(ids[:end], logits, top or 0)
         text = text[: min(cuts)] if cuts else text
-        written = min(end + 1, len(ids))
-        return Completion(text, finish=finish, logprobs=signals, model=self.name, output_tokens=written)
+        output_tokens = min(end + 1, len(ids))
+        return Completion(text, finish=finish, logprobs=signals, model=self.name, output_tokens=output_tokens)
 
     def scored(
         self, contexts: Sequence[list[int]], targets: Sequence[str], top: int
     ) -> list[list[Completion]]:
-        """Each target's tokens with their log-probabilities after its context; it is cut into tokens by itself."""
+        """Return the tokens of each target with their log-probabilities after its context. A target is
+        tokenized by itself.
+        """
         import torch
 
         answers = [list(self.tokenizer(target, add_special_tokens=False)["input_ids"]) for target in targets]
-        made = []
+        signals_of_targets = []
         with torch.inference_mode():
             for before, after in zip(contexts, answers, strict=True):
-                self._go_on()
+                self._raise_if_stopped()
                 if self.seq2seq:
-                    given = torch.tensor([before], device=self.device)
+                    context = torch.tensor([before], device=self.device)
                     logits = self.model(
-                        input_ids=given, labels=torch.tensor([after], device=self.device)
+                        input_ids=context, labels=torch.tensor([after], device=self.device)
                     ).logits[0]
                 else:
                     both = torch.tensor([before + after], device=self.device)
                     logits = self.model(input_ids=both).logits[0, len(before) - 1 : len(both[0]) - 1]
-                made.append(self._signals(after, logits, top))
+                signals_of_targets.append(self._signals(after, logits, top))
         return [
             [Completion(logprobs=signals, model=self.name, input_tokens=len(before) + len(signals))]
-            for before, signals in zip(contexts, made, strict=True)
+            for before, signals in zip(contexts, signals_of_targets, strict=True)
         ]
 
     def _signals(self, ids: Sequence[int], logits: Any, top: int) -> list[list[Any]]:
-        """Each token with its log-probability, in nats, and the `top` likeliest in its place with theirs."""
+        """Return each token with its log-probability (in nats), and the `top` likeliest tokens with theirs."""
         import torch
 
-        chances = torch.log_softmax(logits[: len(ids)].float(), -1)
-        own = chances.gather(1, torch.tensor(ids, device=chances.device, dtype=torch.long)[:, None])[
-            :, 0
-        ].tolist()
-        likeliest = chances.topk(top) if top else None
+        logprobs = torch.log_softmax(logits[: len(ids)].float(), -1)
+        indices = torch.tensor(ids, device=logprobs.device, dtype=torch.long)[:, None]
+        sampled = logprobs.gather(1, indices)[:, 0].tolist()
+        likeliest = logprobs.topk(top) if top else None
         signals = []
-        for i, (token, value) in enumerate(zip(ids, own, strict=True)):
+        for i, (token, value) in enumerate(zip(ids, sampled, strict=True)):
             pairs: list[list[Any]] = []
             if likeliest:
                 tokens, values = likeliest.indices[i].tolist(), likeliest.values[i].tolist()
                 pairs = [
-                    [self.tokenizer.decode([each]), chance]
-                    for each, chance in zip(tokens, values, strict=True)
+                    [self.tokenizer.decode([other]), logprob]
+                    for other, logprob in zip(tokens, values, strict=True)
                 ]
             signals.append([self.tokenizer.decode([token]), value, pairs])
         return signals

@@ -1,7 +1,8 @@
-"""A model on this machine's own accelerator: vLLM's engine, started by the run and stopped with it.
+"""A model on a GPU of this machine: vLLM's engine, which the run starts and stops.
 
-The engine batches continuously: it is handed every request that has a slot, and each answer is recorded as it finishes.
-It works in processes of its own, which `end_with_run` ties to this one, so that a killed run leaves no GPU occupied.
+The engine batches continuously: it gets every request that has a slot, and each answer is stored as it
+finishes. It runs in processes of its own. `end_with_run` ends them with this process, so that a killed run
+leaves no GPU occupied.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from distillgen.inference.weights import local_name, model_path, weights_identit
 from distillgen.record import digest, dumps
 from distillgen.teachers._settling import MISSING, chat_text, settled
 
-ENVIRONMENT = {  # what is set already stays
+ENVIRONMENT = {  # variables that are set already keep their values
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would keep the run's lock and the loop's signal pipe open
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
-    "DISTILLGEN_ENGINE": "1",  # tells the engine's processes whose they are
+    "DISTILLGEN_ENGINE": "1",  # for `end_with_run`
 }
 ARGUMENTS = (
     "dtype",
@@ -47,7 +48,7 @@ ARGUMENTS = (
     "gpu_memory_utilization",
     "enforce_eager",
 )
-_SPEED = re.compile(r"max_\w+|\w+_size")  # further arguments that no answer depends on
+_SPEED = re.compile(r"max_\w+|\w+_size")  # further arguments that change no answer
 _numbers = itertools.count()
 
 
@@ -86,20 +87,20 @@ class VLLMSpec(Spec):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the engine does besides text."""
+        """The capabilities of the engine."""
         return frozenset({"n", "logprobs", "json_schema", "grammar", "score"})
 
     def check(self, root: Path) -> None:
-        """Raise ConfigError where the model, an adapter or vLLM is missing."""
+        """Raise ConfigError if the model, an adapter or vLLM is missing."""
         adapters = [(f"adapter '{name}'", path, "adapter_config.json") for name, path in self.lora.items()]
-        for what, name, file in [("model", self.model, "config.json"), *adapters]:
+        for kind, name, file in [("model", self.model, "config.json"), *adapters]:
             place = model_path(name, root)
             if place is None and not re.fullmatch(r"\w[\w.-]*(/[\w.:-]+)?", name):
                 raise ConfigError(
-                    f"there is no folder '{name}' for the {what}; a name on the Hub is like owner/name"
+                    f"there is no folder '{name}' for the {kind}; a name on the Hub is like owner/name"
                 )
             if place is not None and place.is_dir() and not (place / file).is_file():
-                raise ConfigError(f"the folder '{name}' for the {what} has no {file}")
+                raise ConfigError(f"the folder '{name}' for the {kind} has no {file}")
         if self.adapter is not None and self.adapter not in self.lora:
             raise ConfigError(
                 f"'lora' has no adapter '{self.adapter}'{did_you_mean(self.adapter, self.lora)}"
@@ -109,24 +110,29 @@ class VLLMSpec(Spec):
         need("provider 'vllm'", "vllm")
 
     def arguments(self, root: Path) -> dict[str, Any]:
-        """What the engine is started with; entries of `models` for which it is the same share one engine."""
-        given = {name: value for name in ARGUMENTS if (value := getattr(self, name)) is not None}
+        """Return the arguments of the engine. Entries of `models` with the same arguments share one engine."""
+        options = {name: value for name in ARGUMENTS if (value := getattr(self, name)) is not None}
         if self.lora:
             folders = [place for path in self.lora.values() if (place := model_path(path, root))]
             most = max(
                 [16, *(json.loads((folder / "adapter_config.json").read_bytes())["r"] for folder in folders)]
             )
-            given |= {
+            options |= {
                 "enable_lora": True,
                 "max_loras": len(self.lora),
                 "max_lora_rank": 1 << (most - 1).bit_length(),
             }
-        ours = {"enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False}
-        return {**ours, **given, **self.engine, "model": str(model_path(self.model, root) or self.model)}
+        defaults = {"enable_prefix_caching": True, "disable_log_stats": True, "use_tqdm_on_load": False}
+        return {
+            **defaults,
+            **options,
+            **self.engine,
+            "model": str(model_path(self.model, root) or self.model),
+        }
 
 
 class Engine:
-    """vLLM, started in a thread that nobody waits for when the run is stopped meanwhile."""
+    """vLLM. A thread starts it; a run that stops does not wait for the thread."""
 
     shared: ClassVar[dict[tuple[asyncio.AbstractEventLoop, bytes], Engine]] = {}
 
@@ -144,9 +150,7 @@ class Engine:
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            batches = (
-                UsageContext.LLM_CLASS
-            )  # as large as offline work has them; vLLM's other defaults are smaller
+            batches = UsageContext.LLM_CLASS  # the larger defaults of vLLM, for offline work
             self.llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=batches)
             self.tokenizer, self.sampling = (
                 self.llm.get_tokenizer(),
@@ -157,7 +161,7 @@ class Engine:
             self.started.set_exception(error)
 
     def leave(self) -> None:
-        """One user less; with the last one its processes stop, as soon as they are there."""
+        """Remove a user. Without users, the engine stops once it has started."""
         self.users -= 1
         if not self.users:
             Engine.shared = {key: engine for key, engine in Engine.shared.items() if engine is not self}
@@ -166,13 +170,13 @@ class Engine:
     def _stop(self, started: Future[None]) -> None:
         if not started.exception():
             self.llm.shutdown()
-            self.llm = self.tokenizer = (
-                None  # whatever holds on to this engine, nothing of it is left to end badly at exit
-            )
+            self.llm = self.tokenizer = None  # nothing of the engine is left to fail at exit
 
 
 def end_with_run() -> None:
-    """In an engine's process: end when its parent does, even by SIGKILL. vLLM calls this plugin in each of them."""
+    """End an engine's process with its parent, even after SIGKILL. vLLM calls this plug-in in each of its
+    processes.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None and "DISTILLGEN_ENGINE" in os.environ:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
@@ -184,31 +188,35 @@ def _end_after(parent: Any) -> None:
 
 
 class VLLM(Endpoint):
-    """Starts the engine when the first answer is missing: a run that only replays loads no model."""
+    """Starts the engine with the first request: a run that only replays answers loads no model."""
 
     spec_type = VLLMSpec
     spec: VLLMSpec
     paid = False
 
     def __init__(self, name: str, spec: Spec, services: Services) -> None:
-        """`identity` names the weights, and what else changes answers."""
+        """Set `identity` to the weights and the options that change answers."""
         super().__init__(name, spec, services)
-        given, root = self.spec, services.root
-        told = {key: value for key, value in given.engine.items() if not _SPEED.fullmatch(key)}
-        told |= {key: value for key in ("dtype", "quantization") if (value := getattr(given, key))}
-        told |= {"adapter": weights_identity(given.lora[given.adapter], root)} if given.adapter else {}
-        self.identity = f"vllm:{weights_identity(given.model, root)}" + (
-            f" {dumps(told).decode()}" if told else ""
+        root = services.root
+        options = {key: value for key, value in self.spec.engine.items() if not _SPEED.fullmatch(key)}
+        options |= {key: value for key in ("dtype", "quantization") if (value := getattr(self.spec, key))}
+        options |= (
+            {"adapter": weights_identity(self.spec.lora[self.spec.adapter], root)}
+            if self.spec.adapter
+            else {}
+        )
+        self.identity = f"vllm:{weights_identity(self.spec.model, root)}" + (
+            f" {dumps(options).decode()}" if options else ""
         )
         self._engine: Engine | None = None
 
     @cached_property
     def model(self) -> str:
-        """Its name on the Hub, or that of its folder and the digest of its weights."""
+        """The model's name on the Hub, or the name of its folder and a digest of its weights."""
         return local_name(self.spec.model, self.services.root)
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """All samples in one call, of which vLLM seeds each with one more than the one before."""
+        """Ask for all samples in one call. vLLM increases the seed by 1 for each sample."""
         sampling = dict(request.sampling)
         model = f"{self.model}+{self.spec.adapter}" if self.spec.adapter else self.model
         context = request.messages if request.prompt is None else request.prompt
@@ -237,22 +245,26 @@ class VLLM(Endpoint):
         output, tokens = await self._generate(engine, context, sampling, form=form, template=template)
         opened = opens_thought(engine.tokenizer.decode(output.prompt_token_ids[-12:]))
         top = sampling.get("logprobs") or 0
-        made = [_completion(each, top, model=model) for each in output.outputs]
-        made[0] = made[0]._replace(input_tokens=tokens, cached_tokens=output.num_cached_tokens or 0)
-        return [settled(request, each, self.spec.finish_reasons, opened=opened) for each in made]
+        completions = [_completion(answer, top, model) for answer in output.outputs]
+        completions[0] = completions[0]._replace(
+            input_tokens=tokens, cached_tokens=output.num_cached_tokens or 0
+        )
+        return [settled(request, c, self.spec.finish_reasons, opened=opened) for c in completions]
 
     async def score(
         self, context: str | Sequence[Mapping[str, Any]], target: str, *, top: int = 0
     ) -> list[list[Any]]:
-        """Each token of `target` with its log-probability, in nats, after `context` (a text, or messages to be answered) and
-        the `top` likeliest in its place. The target is cut into tokens by itself, as if it had been generated.
+        """Return each token of `target` with its log-probability (in nats) after `context`, and the `top`
+        likeliest tokens.
+
+        The context is a text, or messages. The target is tokenized by itself, as a generated text is.
         """
         engine = await self._started()
         output, before = await self._generate(
             engine, context, {"max_tokens": 1, "prompt_logprobs": top}, target=target
         )
-        ids, found = output.prompt_token_ids[before:], output.prompt_logprobs[before:]
-        return [_signal(token, among, top) for token, among in zip(ids, found, strict=True)]
+        ids, logprobs = output.prompt_token_ids[before:], output.prompt_logprobs[before:]
+        return [_signal(token, among, top) for token, among in zip(ids, logprobs, strict=True)]
 
     async def _generate(
         self,
@@ -264,7 +276,9 @@ class VLLM(Endpoint):
         template: Mapping[str, Any] | None = None,
         target: str = "",
     ) -> tuple[Any, int]:
-        """The engine's output for `context` and `target`, when it is whole, and how many tokens the context has."""
+        """Return the complete output of the engine for `context` and `target`, and the number of tokens of
+        the context.
+        """
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -274,9 +288,8 @@ class VLLM(Endpoint):
         if self.spec.adapter is not None:
             path = self.spec.lora[self.spec.adapter]
             path = str(model_path(path, self.services.root) or path)
-            lora = LoRARequest(
-                path, int(digest(path, 7), 16), path
-            )  # vLLM's caches go by the name and the number
+            # vLLM's caches use the name and the number
+            lora = LoRARequest(path, int(digest(path, 7), 16), path)
         try:
             before = _tokens(engine.tokenizer, context, template or {})
             after = engine.tokenizer.encode(target, add_special_tokens=False) if target else []
@@ -286,19 +299,19 @@ class VLLM(Endpoint):
             params = SamplingParams(
                 **sampling, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY
             )
-            asked = {
-                "type": "token",
-                "prompt_token_ids": before + after,
-            }  # the type says that nothing is left to prepare
+            # the type says that the prompt is already tokenized
+            prompt = {"type": "token", "prompt_token_ids": before + after}
             (output,) = [
-                each
-                async for each in engine.llm.generate(asked, params, str(next(_numbers)), lora_request=lora)
+                result
+                async for result in engine.llm.generate(
+                    prompt, params, str(next(_numbers)), lora_request=lora
+                )
             ]
         except EngineDeadError as error:
             raise self.down("vLLM's engine has ended; what it said stands above") from error
         except (
             Exception
-        ) as error:  # a request that cannot be answered: of other kinds in every release of vLLM
+        ) as error:  # a request that cannot be answered; each release of vLLM raises other kinds
             cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ else error
             if "chat_template is not set" in str(cause):
                 raise self.down(
@@ -308,12 +321,12 @@ class VLLM(Endpoint):
                 cause, (ValueError, TypeError)
             )
             raise (Retryable if passing else Rejected)(f"{type(cause).__name__}: {cause}") from error
-        if any(each.finish_reason in ("abort", "error") for each in output.outputs):
+        if any(answer.finish_reason in ("abort", "error") for answer in output.outputs):
             raise Retryable("vLLM gave the request up")
         return output, len(before)
 
     async def _started(self) -> Engine:
-        """The engine, which the first that needs it starts."""
+        """Return the engine; the first call starts it."""
         if self._engine is None:
             arguments = self.spec.arguments(self.services.root)
             key = asyncio.get_running_loop(), dumps(arguments)
@@ -340,7 +353,7 @@ class VLLM(Endpoint):
 def _tokens(
     tokenizer: Any, context: str | Sequence[Mapping[str, Any]], template: Mapping[str, Any]
 ) -> list[int]:
-    """A text as it is, or messages in the model's own chat template, ready to be answered."""
+    """Return the tokens of a text, or of messages in the model's chat template."""
     if isinstance(context, str):
         return list(tokenizer.encode(context))
     messages = [{**message, "content": chat_text(message["content"])} for message in context]
@@ -351,19 +364,19 @@ def _tokens(
     )
 
 
-def _completion(output: Any, top: int, **known: Any) -> Completion:
-    """One of the engine's answers, as it came."""
+def _completion(output: Any, top: int, model: str) -> Completion:
+    """Return one of the engine's answers, before it is settled."""
     signals = [
         _signal(token, among, top)
         for token, among in zip(output.token_ids, output.logprobs or (), strict=False)
     ]
     finish = output.finish_reason or MISSING
-    written = len(output.token_ids)
-    return Completion(output.text, finish=finish, logprobs=signals, output_tokens=written, **known)
+    output_tokens = len(output.token_ids)
+    return Completion(output.text, finish=finish, logprobs=signals, output_tokens=output_tokens, model=model)
 
 
 def _signal(token: int, among: Mapping[int, Any], top: int) -> list[Any]:
-    """A token, its log-probability, and the `top` likeliest with theirs."""
-    likeliest = sorted((each for each in among.values() if each.rank <= top), key=lambda each: each.rank)
-    pairs = [[each.decoded_token, each.logprob] for each in likeliest if math.isfinite(each.logprob)]
+    """Return a token, its log-probability, and the `top` likeliest tokens with theirs."""
+    likeliest = sorted((entry for entry in among.values() if entry.rank <= top), key=lambda entry: entry.rank)
+    pairs = [[entry.decoded_token, entry.logprob] for entry in likeliest if math.isfinite(entry.logprob)]
     return [among[token].decoded_token, among[token].logprob, pairs]

@@ -36,7 +36,7 @@ def test_roles_and_front_matter(parse):
     assert (
         prompt.front.about == "A test."
         and prompt.form.kind == "json"
-        and prompt.front.sampling.given() == {"temperature": 0.5}
+        and prompt.front.sampling.sampling_options() == {"temperature": 0.5}
     )
     assert set(prompt.inputs) == {"q"}
     assert contents(prompt.render({"q": "why"})) == [
