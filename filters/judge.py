@@ -35,7 +35,10 @@ def judge(
         messages = judge_prompt.render({"rubric": rubric, "fields": record.values(fields)})
         return [
             Request(
-                model, messages, sampling=judge_prompt.front.sampling.sampling_options(), schema=judge_prompt.form.schema
+                model,
+                messages,
+                sampling=judge_prompt.front.sampling.sampling_options(),
+                schema=judge_prompt.form.schema,
             )
         ]
 

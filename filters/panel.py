@@ -40,7 +40,10 @@ def panel(
         messages = judge_prompt.render({"rubric": rubric, "fields": record.values(fields)})
         return [
             Request(
-                name, messages, sampling=judge_prompt.front.sampling.sampling_options(), schema=judge_prompt.form.schema
+                name,
+                messages,
+                sampling=judge_prompt.front.sampling.sampling_options(),
+                schema=judge_prompt.form.schema,
             )
             for name in models
         ]

@@ -104,7 +104,10 @@ _ADD_LINE = insert("INSERT OR REPLACE INTO batch_lines", 2)
 _ADD_SCORE = insert("INSERT OR REPLACE INTO scores", 2)
 _FORGET_BATCH = Statement("DELETE FROM batches WHERE uuid = ?")
 _SUMS = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS[1:])
-_TOTALS = f"SELECT {', '.join(LABELS)}, sum(status NOT IN {UNANSWERED}), {_SUMS}, count(*) FROM answers GROUP BY 1, 2, 3, 4"
+_TOTALS = (
+    f"SELECT {', '.join(LABELS)}, sum(status NOT IN {UNANSWERED}), {_SUMS}, count(*) FROM answers"
+    " GROUP BY 1, 2, 3, 4"
+)
 
 
 class Ledger:
@@ -336,7 +339,8 @@ def merge(into: Path, others: Sequence[Path]) -> int:
             columns = _columns_of(ledger._write, "other")
             with ledger._write:
                 count += ledger._write.execute(
-                    f"INSERT INTO main.answers ({columns}) SELECT {columns} FROM other.answers AS theirs WHERE NOT EXISTS ("
+                    f"INSERT INTO main.answers ({columns}) SELECT {columns} FROM other.answers AS theirs"
+                    " WHERE NOT EXISTS ("
                     "SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key"
                     " AND (ours.status = 'ok' OR theirs.status != 'ok')) ORDER BY theirs.id"
                 ).rowcount
@@ -467,8 +471,9 @@ def _refuse_truncated(path: Path) -> None:
 
 def _damaged(path: Path, how: str) -> LedgerError:
     return LedgerError(
-        f"the ledger {path} is damaged ({how}). Nothing was asked. Run again with --salvage: every answer that can "
-        "still be read is copied to a new ledger, the damaged file is kept, and only what is lost is asked again"
+        f"the ledger {path} is damaged ({how}). Nothing was asked. Run again with --salvage: every answer that "
+        "can still be read is copied to a new ledger, the damaged file is kept, and only what is lost is asked "
+        "again"
     )
 
 
@@ -482,8 +487,10 @@ def _as_ledger_errors(path: Path) -> Iterator[None]:
         if "malformed" in text or "not a database" in text:
             raise _damaged(path, text) from error
         remedies = {
-            "full": "no space left on the disk. The answers that were paid for are safe; free some space and run again to go on",
-            "No space": "no space left on the disk. The answers that were paid for are safe; free some space and run again",
+            "full": "no space left on the disk. The answers that were paid for are safe; free some space and "
+            "run again to go on",
+            "No space": "no space left on the disk. The answers that were paid for are safe; free some space and "
+            "run again",
             "locked": "another program has been writing it for over 30 s",
             "readonly": "it cannot be written. Choose another --ledger, or make this one writable",
             "unable to open": "it cannot be opened. Choose another --ledger, or make this one writable",

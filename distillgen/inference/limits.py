@@ -130,7 +130,7 @@ class Outlook:
         return [paid / count if count >= ENOUGH else worst for paid, count, worst in pairs]
 
     def rest(self, costs: Sequence[float | None], rows: int, stages: int) -> float:
-        """Return the cost until `rows` rows have left the first `stages` stages; an unknown cost counts as 0."""
+        """Return the cost of `rows` rows in the first `stages` stages; an unknown cost counts as 0."""
         counts = zip(costs[:stages], self.finished(), strict=False)
         return sum((cost or 0.0) * max(0, rows - count) for cost, count in counts)
 

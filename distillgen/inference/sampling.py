@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Sampling(BaseModel):
-    """How a teacher draws its answer. An option that is not set is not sent: the endpoint's default applies."""
+    """How a teacher draws its answer. An option that is not set is not sent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

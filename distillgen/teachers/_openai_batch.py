@@ -204,7 +204,8 @@ class Batches:
             report = await self._retrieved(batch)
         remedy = "'mode: online' asks what is missing anew, and that is paid for again"
         if flaw:
-            lost = f"{batch} has ended ({report.status}) and is paid for, but {flaw}. None of it was submitted again"
+            lost = f"{batch} has ended ({report.status}) and is paid for, but {flaw}."
+            lost += " None of it was submitted again"
             again = f"the same command looks for its results once more; {remedy}"
             outcomes.missing = ResultsMissing(str(self.client.down(f"{lost}; {again}")))
         elif report.status == "cancelled":

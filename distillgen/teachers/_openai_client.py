@@ -467,7 +467,8 @@ class OpenAIClient(Endpoint):
             there.removesuffix("/chat/completions").removesuffix("/completions").removesuffix("/embeddings")
         )
         return self.down(
-            f"HTTP {status}: {where}{proxy} redirects to {there}. Set base_url to where the endpoint is: {base}?"
+            f"HTTP {status}: {where}{proxy} redirects to {there}. "
+            f"Set base_url to where the endpoint is: {base}?"
         )
 
     async def close(self) -> None:

@@ -74,7 +74,8 @@ class OpenAISpec(Address, Spec):
                     f"'{name}' has no meaning with mode: batch, which has limits of its own; leave it out"
                 )
         if self.max_concurrency is not None and self.max_concurrency < self.batch_size:
-            more = f"a batch of {self.batch_size:,} would never fill; raise it, leave it out, or lower batch_size"
+            more = f"a batch of {self.batch_size:,} would never fill; "
+            more += "raise it, leave it out, or lower batch_size"
             raise ConfigError(f"'max_concurrency' {self.max_concurrency}: {more}")
 
     def cost_usd(

@@ -96,7 +96,7 @@ def unusable(payload: Any, *, answers: bool = True) -> Completion:
 
 
 def embedding_of(payload: Any) -> Completion:
-    """Return the embedding in a body. Raise Retryable if there is none, Rejected if it is no list of numbers."""
+    """Return the embedding in a body. Raise Retryable if there is none, Rejected if it is malformed."""
     data = _list(_mapping(payload).get("data"))
     if not data or "embedding" not in _mapping(data[0]):
         fault = f"the answer is not an embedding: {payload}"

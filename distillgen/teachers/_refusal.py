@@ -100,7 +100,7 @@ COMMON = frozenset(
 
 
 class Explanation(NamedTuple):
-    """The content of a body: its message for people, its words in small letters, and the status in it, or 0."""
+    """The content of a body: its message for people, its words in small letters, and its status, or 0."""
 
     message: str
     words: str
@@ -161,7 +161,7 @@ def page_title(text: str) -> str:
 
 
 def kind_of(status: int, explanation: Explanation, wait_s: float) -> Kind:
-    """Return the kind of a refusal. `wait_s` is the pause that the endpoint asks for, 0 if it asks for none."""
+    """Return the kind of a refusal. `wait_s` is the pause that the endpoint asks for, or 0."""
     words = explanation.words
     status = explanation.status if status < 300 else status
     if status == 402 or _EMPTY.search(words):
@@ -185,7 +185,7 @@ def kind_of(status: int, explanation: Explanation, wait_s: float) -> Kind:
 
 
 def refused_parameter(status: int, explanation: Explanation, parameters: Iterable[str]) -> str:
-    """Return the parameter that the endpoint does not accept, "stream" if it answers only as a stream, or ""."""
+    """Return the parameter that is not accepted, "stream" if the endpoint answers only as a stream, or ""."""
     words = explanation.words
     if status not in (200, 400, 404, 406, 415, 422, 500, 501):
         return ""
@@ -269,7 +269,7 @@ def _duration_s(text: str) -> float | None:
 
 
 def unstreamed(content: bytes) -> dict[str, Any] | None:
-    """Return the answer in the events of a stream; None if the text is no stream, or the stream breaks off."""
+    """Return the answer in the events of a stream; None if there is no stream, or it breaks off."""
     answer: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     is_complete = False

@@ -99,7 +99,7 @@ def settled(
 
 
 def _failed(completion: Completion, why: str) -> Completion:
-    """Return a failed completion. Its finish reason is removed: allowing that one later must not make it ok."""
+    """Return a failed completion without a finish reason, so that allowing that later does not make it ok."""
     return completion._replace(status="failed", error=why, finish="")
 
 

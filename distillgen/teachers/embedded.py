@@ -144,7 +144,10 @@ class Embedded(Endpoint):
         assert server.stdout is not None
         address = await asyncio.to_thread(server.stdout.readline)
         if not address:
-            remedy = "Is it a whole .gguf file, and is there memory for it and for max_concurrency times context tokens?"
+            remedy = (
+                "Is it a whole .gguf file, and is there memory for it and for max_concurrency times context "
+            )
+            remedy += "tokens?"
             raise TeacherDown(f"llama.cpp could not serve {path} (exit code {server.wait()}). {remedy}")
         self.activity.note = ""
         url = f"{address.strip()}/v1"

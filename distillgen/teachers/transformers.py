@@ -88,7 +88,8 @@ class Transformers(Endpoint):
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
         """The identity of the weights, and of the base of an adapter."""
-        return f"transformers:{weights_identity(self.spec.model, self.services.root)} {self.spec.dtype or ''}".rstrip()
+        identity = weights_identity(self.spec.model, self.services.root)
+        return f"transformers:{identity} {self.spec.dtype or ''}".rstrip()
 
     @cached_property
     def model(self) -> str:
@@ -361,7 +362,7 @@ class Model:
         ]
 
     def _signals(self, ids: Sequence[int], logits: Any, top: int) -> list[list[Any]]:
-        """Return each token with its log-probability (in nats), and the `top` likeliest tokens with theirs."""
+        """Return each token with its log-probability (in nats) and the `top` likeliest tokens."""
         import torch
 
         logprobs = torch.log_softmax(logits[: len(ids)].float(), -1)

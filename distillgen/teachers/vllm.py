@@ -35,7 +35,7 @@ from distillgen.record import digest, dumps
 from distillgen.teachers._settling import MISSING, chat_text, settled
 
 ENVIRONMENT = {  # variables that are set already keep their values
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would keep the run's lock and the loop's signal pipe open
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would keep the run's lock and signal pipe open
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "DISTILLGEN_ENGINE": "1",  # for `end_with_run`
@@ -110,7 +110,7 @@ class VLLMSpec(Spec):
         need("provider 'vllm'", "vllm")
 
     def arguments(self, root: Path) -> dict[str, Any]:
-        """Return the arguments of the engine. Entries of `models` with the same arguments share one engine."""
+        """Return the arguments of the engine. Entries of `models` with equal arguments share one engine."""
         options = {name: value for name in ARGUMENTS if (value := getattr(self, name)) is not None}
         if self.lora:
             folders = [place for path in self.lora.values() if (place := model_path(path, root))]
