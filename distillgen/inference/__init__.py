@@ -1,1 +1,1 @@
-"""The contract of teachers: requests, answers, limits, and the ledger that keeps what was paid for."""
+"""The contract of providers, and the teacher that asks them: requests, limits, costs and the ledger."""

@@ -27,7 +27,7 @@ REASON = 500  # characters of an error message of an endpoint that are kept
 
 @dataclass
 class Activity:
-    """What a teacher does at the moment, for the progress display. Times are of the monotonic clock, in
+    """The current state of a teacher, for the progress display. Times are of the monotonic clock, in
     seconds.
     """
 
@@ -74,7 +74,7 @@ class Endpoint:
     paid: ClassVar[bool] = True
     """Whether a run that is stopped waits for answers in flight."""
     durable: bool = False
-    """Whether requests in flight outlive the run, as those of a batch API do."""
+    """Whether the endpoint finishes requests in flight after the run has ended, as a batch API does."""
     ahead: int = 2
     """Records in progress for each request in flight, so that a slow answer does not block the others."""
     identity: str = ""
@@ -137,5 +137,5 @@ class Endpoint:
 
 
 def endpoint_class(provider: str, project: Project) -> type[Endpoint]:
-    """Return the endpoint of a provider. Raise ConfigError where there is none, or its file is broken."""
+    """Return the endpoint of a provider. Raise ConfigError if there is none, or its file is broken."""
     return plugin_class("teachers", provider, Endpoint, project)

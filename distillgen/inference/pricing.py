@@ -1,4 +1,4 @@
-"""What requests cost: the most before they are sent, and the count of what the endpoint reports."""
+"""The costs of requests: the worst case before they are sent, and the cost of what the endpoint reports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Pricing:
         if cost_usd > 1.000001 * worst_usd > 0:
             self.excess = max(self.excess, 2 * excess * cost_usd / worst_usd)
             self._warn(
-                "an answer cost more than its request can; twice as much as that is set aside from now on"
+                "an answer cost more than the worst case of its request; from now on, twice as much is reserved"
             )
 
     def counted(
@@ -59,7 +59,7 @@ class Pricing:
         first, *others = completions
         if first.cache_write_tokens and self.spec.price and self.spec.price.cache_write is None:
             self._warn(
-                "the endpoint counts what it writes to a cache; without price.cache_write that costs as input"
+                "the endpoint counts tokens written to its cache; without price.cache_write, they cost as much as input"
             )
         if not first.uncounted:
             return completions
@@ -69,7 +69,7 @@ class Pricing:
         }
         if first.status not in UNANSWERED:
             self._warn(
-                "the endpoint does not say what its answers use; they are counted with the most that they can"
+                "the endpoint does not report the tokens of its answers; the most that they can be is counted"
             )
         counts = {name: max(bounds[name], getattr(first, name)) for name in first.uncounted}
         return [first._replace(**counts), *others]

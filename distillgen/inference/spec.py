@@ -1,4 +1,4 @@
-"""An entry of `models`: where a model is, what it can do, and what it costs."""
+"""Options of a model: an entry of `models` in a pipeline, and its price."""
 
 from __future__ import annotations
 

@@ -19,5 +19,5 @@ class Statement(NamedTuple):
 
 
 def insert(into: str, columns: int) -> Statement:
-    """Return an INSERT of rows with so many columns; `into` is all that stands before VALUES."""
+    """Return an INSERT of rows with a number of columns; `into` is the SQL before VALUES."""
     return Statement(f"{into} VALUES", f"({', '.join('?' * columns)})")

@@ -224,7 +224,7 @@ class Teacher:
         return await self._record(job, [failed for _ in job.samples])
 
     async def _retry(self, job: _Job, first_fault: Retryable) -> list[Completion]:
-        """Ask again after a first fault, until there is an answer or no hope.
+        """Ask again after a first fault, until there is an answer or the faults are too many.
 
         The first attempt is made without tenacity, which costs 20 µs for each request.
         """
@@ -372,7 +372,7 @@ class Teacher:
             self._output.settle(output_tokens)
 
     def _usage_of(self, job: _Job, error: BaseException) -> Completion | None:
-        """Return what a request without an answer may be billed for, or None if that is nothing."""
+        """Return the usage that an unanswered request may be billed for, or None."""
         usage = getattr(error, "used", LOST_ANSWER if self.paid and not self.durable else None)
         if usage is None:
             return None

@@ -113,7 +113,7 @@ class Batches:
         """Stop waiting. Add a note to `reason` that names the batches that go on at the endpoint."""
         self._stopped = reason
         if self._states:
-            remedy = "the same command waits for what is there, and asks only the rest"
+            remedy = "the same command waits for these batches, and asks only the other requests"
             reason.add_note(f"at the endpoint, which goes on: {', '.join(self._states)}; {remedy}")
         for task in self._tasks.values():
             task.cancel()
@@ -190,7 +190,7 @@ class Batches:
             if _QUEUE_FULL.search(faults):
                 raise QueueFull(self.client.redact(faults))
             raise self.client.down(
-                f"{batch} was not accepted: {faults}. None of it was asked; mend that and run again"
+                f"{batch} was not accepted: {faults}. None of it was asked; correct that and run again"
             )
         pause_s, lines = min(1.0, self.spec.poll_s), self.ledger.lines_of_batch(uuid)
         for _ in range(LOOKS):
@@ -202,14 +202,14 @@ class Batches:
             await self._wait_out(f"{batch} has ended ({report.status}), but {lack}", pause_s)
             pause_s = min(1.5 * pause_s, max(2.0, self.spec.poll_s))
             report = await self._retrieved(batch)
-        remedy = "'mode: online' asks what is missing anew, and that is paid for again"
+        remedy = "'mode: online' asks for the missing answers again, and they are paid for again"
         if flaw:
             lost = f"{batch} has ended ({report.status}) and is paid for, but {flaw}."
             lost += " None of it was submitted again"
             again = f"the same command looks for its results once more; {remedy}"
             outcomes.missing = ResultsMissing(str(self.client.down(f"{lost}; {again}")))
         elif report.status == "cancelled":
-            kept = "what it answered is kept, and running again asks the rest"
+            kept = "its answers are kept, and running again asks the other requests"
             outcomes.missing = self.client.down(f"{batch} was cancelled; {kept}")
         elif lack:
             again = "--retry-failed asks it again, and that is paid for again"
@@ -224,7 +224,7 @@ class Batches:
         outcomes, results, flaw = LineResults(), 0, ""
         files = [file for file in (report.error_file_id, report.output_file_id) if file]
         if not files and (report.status == "completed" or _due(report, 1)):
-            flaw = "there is no file of results"
+            flaw = "it has no file of results"
         for file in files:
             try:
                 content = await self._insist(lambda client, file=file: client.files.content(file))  # type: ignore[misc]
@@ -341,7 +341,7 @@ class Batches:
         """
         while True:
             try:
-                return await self._call(send, "what is there is safe; mend that and run again")
+                return await self._call(send, "submitted batches are safe; correct that and run again")
             except Retryable as error:
                 await self._wait_out(str(error), self.spec.poll_s)
             except NothingThere as error:
@@ -365,7 +365,7 @@ class Batches:
     async def _call(
         self,
         send: Callable[[AsyncOpenAI], Awaitable[T]],
-        remedy: str = "none of it was asked; mend that and run again",
+        remedy: str = "none of it was asked; correct that and run again",
     ) -> T:
         """Call the batch API. A rejection is not the fault of a row: it ends the run."""
         try:

@@ -64,11 +64,11 @@ _LENGTHS = ("max_tokens", "max_completion_tokens")
 _REPLACEMENTS = {
     "max_tokens": "'max_completion_tokens' is sent instead",
     "max_completion_tokens": "'max_tokens' is sent instead",
-    "response_format": "the schema is said in the prompt",
+    "response_format": "the schema is put into the prompt",
     "n": "samples are asked for one by one",
 }
 """What replaces a parameter that an endpoint does not accept; other parameters are left out."""
-_RESUME = "What is answered is safe: run the same command again then"
+_RESUME = "The answers so far are safe: run the same command again then"
 
 
 class OpenAIClient(Endpoint):

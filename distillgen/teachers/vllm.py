@@ -308,7 +308,7 @@ class VLLM(Endpoint):
                 )
             ]
         except EngineDeadError as error:
-            raise self.down("vLLM's engine has ended; what it said stands above") from error
+            raise self.down("vLLM's engine has ended; its messages above say why") from error
         except (
             Exception
         ) as error:  # a request that cannot be answered; each release of vLLM raises other kinds
@@ -338,7 +338,7 @@ class VLLM(Endpoint):
         try:
             await asyncio.wrap_future(engine.started)
         except Exception as error:
-            raise self.down(f"vLLM could not start: {error}. What it says above may tell more") from error
+            raise self.down(f"vLLM could not start: {error}. Its messages above may say why") from error
         finally:
             self.activity.note = ""
         return engine

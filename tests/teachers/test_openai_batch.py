@@ -240,7 +240,7 @@ def test_an_expired_batch_gives_its_results_and_the_rest_is_asked(project):
 def test_a_cancelled_batch_stops_the_run_and_the_rest_is_asked(project):
     with BatchEndpoint(fate=lambda number: "completed" if number else "cancelled") as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=FAST)
-        run(project, expect="batch_0 was cancelled.*running again asks the rest")
+        run(project, expect="batch_0 was cancelled.*running again asks the other requests")
         assert totals(project)["answers"] == 20
         run(project)
         assert len(endpoint.bodies) == 40 and endpoint.batches["batch_1"]["request_counts"]["total"] == 20
