@@ -172,4 +172,4 @@ def retry_argument(texts: Sequence[str], retry_failed: bool) -> dict[str, Any]:
             raise ConfigError(f"--retry-with takes OPTION=VALUE, not '{text}'")
         lines.append(text.replace("=", ": ", 1))
     values, _ = read_yaml("\n".join(lines), "--retry-with")
-    return validate(Sampling, values, owner="--retry-with", places=Places()).given()
+    return validate(Sampling, values, owner="--retry-with", places=Places()).sampling_options()

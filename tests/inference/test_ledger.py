@@ -261,7 +261,7 @@ def test_ledgers_of_two_machines_are_merged_by_command(project):
         asked = len(endpoint.bodies)
         assert (
             project.cli("ledger", "merge", "all.sqlite3", "one", "two.sqlite3").stdout
-            == "9 answers came to all.sqlite3\n"
+            == "9 answers were copied to all.sqlite3\n"
         )
         assert '"answers": 0' in project.cli("ledger", "merge", "all.sqlite3", "runs/two", "--json").stdout
         project.rows("data/seeds.jsonl", [{"question": f"What is {i}?"} for i in range(9)])
