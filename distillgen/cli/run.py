@@ -94,7 +94,7 @@ def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None
 
     Work that a run in the same directory has finished is subtracted, for stages that have not changed since.
     """
-    from distillgen.runs.execute import done
+    from distillgen.runs.resume import done
 
     checked = load_pipeline(pipeline, sets, need_env=False)
     directory = out or checked.run_directory()
@@ -125,8 +125,9 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     The answers are kept: a run does not ask for them again. The stage `train` and later stages are not run.
     """
     from distillgen.runs.directory import read_records, stage_file
-    from distillgen.runs.execute import execute, ledger_path
+    from distillgen.runs.execute import execute
     from distillgen.runs.progress import watch
+    from distillgen.runs.resume import ledger_path
     from distillgen.runs.state import Options
 
     checked = load_pipeline(pipeline, sets)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,30 +28,33 @@ from distillgen.flow.measures import Measures, by_title
 from distillgen.flow.stage import CHUNK, Chunks, Job
 from distillgen.inference.endpoint import Services, endpoint_class
 from distillgen.inference.ledger import Ledger
-from distillgen.inference.limits import Budget, Outlook
+from distillgen.inference.limits import Budget
 from distillgen.inference.redaction import hide
-from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import Teacher
-from distillgen.pipeline.load import Done, Pipeline, from_environment, load
-from distillgen.privacy import command, name_of, used_by
-from distillgen.project import Project
-from distillgen.record import Record, digest, dumps
+from distillgen.pipeline.load import Pipeline, from_environment, load
+from distillgen.privacy import name_of, used_by
+from distillgen.record import dumps
 from distillgen.runs.directory import MACHINE, Run, read_records, stage_file
 from distillgen.runs.interpreter import interpreter_tuned, run_loop
 from distillgen.runs.lock import directory_lock, ledger_in_use
 from distillgen.runs.log import log_task_error, run_log, without_secrets
+from distillgen.runs.pacing import depth_first
+from distillgen.runs.resume import (
+    commands_of,
+    fingerprints,
+    ledger_path,
+    make_teacher,
+    standing_stages,
+    stored_lock,
+    stored_state,
+)
 from distillgen.runs.state import Live, Options, StageCount
 from distillgen.runs.stopping import stop_on_signals
 from distillgen.runs.streams import hold_open
-from distillgen.state_files import Damaged, is_whole, partial_file, remove_damaged, replace_text
-from distillgen.teachers.scripted import Script, Scripted
+from distillgen.state_files import is_whole, partial_file, remove_damaged, replace_text
+from distillgen.teachers.scripted import Script
 
 log = logging.getLogger("distillgen")
 
-LOOK_S = 0.02  # between two looks at whether another row can be paid for
-STALL_S = (
-    1.0  # without a request or a row that moves, after which more rows are let in whatever they may cost
-)
 FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
 _WORDS = {4: "stopped by budget", 130: "interrupted"}
 
@@ -126,27 +128,6 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
                 await ledger.close()
 
 
-def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
-    """Where a run's answers are kept: as the options say; else where they were; else in the one ledger of its project, but of
-    its own where Python functions answer, which a name does not tell apart.
-    """
-    own, stored = directory / "ledger.sqlite3", _stored_state(directory).get("ledger")
-    if options.ledger or options.scripts:
-        return options.ledger or own
-    if stored and (directory / stored).is_file():
-        return Path(os.path.normpath(directory / stored))
-    if own.exists():
-        return own
-    path = pipeline.run_directory("ledger.sqlite3")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger"
-        ) from error
-    return path
-
-
 def _prepared(
     pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, first: int, last: int
 ) -> tuple[Live, int]:
@@ -157,15 +138,15 @@ def _prepared(
     hidden = from_environment(pipeline.shown_models)
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
     services = Services(ledger, budget, name, pipeline.project.root, hidden, order)
-    teacher = partial(_teacher, services=services, options=options, project=pipeline.project)
+    teacher = partial(make_teacher, services=services, options=options, project=pipeline.project)
     specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
     teachers = {name: teacher(name, spec) for name, spec in specs.items()}
-    prints = _fingerprints(pipeline, teachers, options.limit)
-    stored = _stored_state(directory)
+    prints = fingerprints(pipeline, teachers, options.limit)
+    stored = stored_state(directory)
     if damaged := remove_damaged(directory):
         log.warning("%s is damaged, and is made again from the ledger", ", ".join(map(str, damaged)))
         stored = {"stages": []}
-    standing = _standing(pipeline, directory, stored, prints)
+    standing = standing_stages(pipeline, directory, stored, prints)
     if first > len(standing):
         before, stage = pipeline.stages[first - 1].name, pipeline.stages[first].name
         complete = stored["stages"] and stored["stages"][first - 1]["complete"]
@@ -202,7 +183,7 @@ def _prepared(
     for name in pipeline.models:
         if teachers[name].model != pipeline.models[name].model:  # it lies on this machine
             lock["models"][name]["model"] = teachers[name].model
-    lock["commands"] = _commands(pipeline, directory, options, _stored_lock(directory))
+    lock["commands"] = commands_of(pipeline, directory, options, stored_lock(directory))
     text = yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
     addresses = [hide(address, hidden) for address in used_by(pipeline.models)]
     here = {"addresses": addresses, "paths": [str(pipeline.project.root), str(directory.resolve())]}
@@ -212,94 +193,6 @@ def _prepared(
     return Live(
         pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last
     ), first
-
-
-def _fingerprints(pipeline: Pipeline, teachers: Mapping[str, Teacher], limit: int | None) -> list[str]:
-    """For each stage, a digest of all that its output depends on besides the ledger, the endpoints' identities among it."""
-    identities = {name: teachers[name].identity for name in pipeline.models}
-    return [digest([own, identities]) for own in pipeline.fingerprints(limit)]
-
-
-def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[Done]:
-    """How far the run in `directory` has come with each of its first stages that are unchanged since. Asks nothing."""
-    state = _stored_state(directory)
-    if not state["stages"] or not state["source_rows"] or not (path := Run(directory).ledger).is_file():
-        return []
-    ledger = Ledger(path, read_only=True)
-    try:
-        services = Services(ledger, Budget(None), "", pipeline.project.root)
-        teachers = {
-            name: _teacher(name, spec, services, Options(), pipeline.project)
-            for name, spec in pipeline.models.items()
-        }
-        prints = _fingerprints(pipeline, teachers, limit)
-    finally:
-        ledger.close_now()
-    stages: list[Done] = []
-    for stage, own in zip(state["stages"], prints, strict=False):
-        if stage["fingerprint"] != own:
-            break
-        share = 1.0 if stage["complete"] else min(1.0, stage["sources"] / state["source_rows"])
-        stages.append(Done(share, stage["kept"] if stage["complete"] else None))
-    return stages
-
-
-def _commands(pipeline: Pipeline, directory: Path, options: Options, before: Mapping[str, Any]) -> list[str]:
-    """What gives these rows: the command, and then those that have asked again what could not be used."""
-    folder = directory.resolve()
-    out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
-    words = ["distillgen", "run", pipeline.name, "--out", out]
-    words += ["-n", str(options.limit)] * (options.limit is not None) + [
-        "--until",
-        options.until or "",
-    ] * bool(options.until)
-    words += [word for given in pipeline.sets for word in ("--set", given)]
-    commands = [command(words)]
-    known = before.get("commands", [])
-    if known[:1] == commands:
-        commands = known
-    if options.retry_failed:
-        changed = [
-            word for name, value in options.retry_with.items() for word in ("--retry-with", f"{name}={value}")
-        ]
-        commands = [*commands, command([*words, "--retry-failed", *changed])]
-    return list(dict.fromkeys(commands))
-
-
-def _stored_lock(directory: Path) -> dict[str, Any]:
-    """The lock of the run before; nothing where there is none that can be read."""
-    try:
-        return Run(directory).lock
-    except (OSError, Damaged):
-        return {}
-
-
-def _stored_state(directory: Path) -> dict[str, Any]:
-    try:
-        return Run(directory).state
-    except (ConfigError, Damaged):
-        return {"stages": []}
-
-
-def _standing(
-    pipeline: Pipeline, directory: Path, stored: Mapping[str, Any], prints: Sequence[str]
-) -> list[StageCount]:
-    """The counts of the first stages whose stored records are of this very pipeline, so that they need not be made again."""
-    counts: list[StageCount] = []
-    for stage, own in zip(stored["stages"], prints, strict=False):
-        results = [stage_file(directory, len(counts), pipeline.stages[len(counts)].name)]
-        if len(counts) == len(prints) - 1:
-            results += [directory / "corpus.jsonl", directory / "dropped.jsonl"]
-        results += pipeline.stages[len(counts)].products(directory)
-        if not stage["complete"] or stage["fingerprint"] != own or not all(path.exists() for path in results):
-            break
-        rows = [stage["rows"], stage["kept"], stage["rows"] - stage["kept"]]
-        files = zip(results, rows[: 3 if len(counts) == len(prints) - 1 else 1], strict=False)
-        if torn := [path for path, count in files if not is_whole(path, count)]:
-            log.warning("%s is damaged, and is made again from the ledger", torn[0])
-            break
-        counts.append(StageCount(**stage | {"dropped": Counter(stage["dropped"])}))
-    return counts
 
 
 async def _carry_out(live: Live, options: Options, first: int, watch: Watch | None) -> None:
@@ -370,7 +263,7 @@ async def _pull(live: Live, job: Job, first: int) -> None:
         stream = _stored(stage_file(directory, first - 1, stages[first - 1].name)) if first else _nothing()
         for i in range(first, live.last + 1):
             if i == max(first, 1) and live.budget.max_cost_usd is not None:
-                stream = _depth_first(stream, live, job, i)
+                stream = depth_first(stream, live, job, i)
                 stack.push_async_callback(stream.aclose)
             out = stack.enter_context(partial_file(stage_file(directory, i, stages[i].name)))
             whole = i == len(stages) - 1
@@ -387,66 +280,6 @@ async def _pull(live: Live, job: Job, first: int) -> None:
     for i in range(first, live.last + 1):
         live.stages[i].complete = True
         live.stages[i].measured = by_title(measures[i])
-
-
-async def _depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunks:
-    """Under a cap, rows are finished before others are begun: a row waits until what is left pays for it and for the rest of
-    those under way, as far as the first stage that sees all rows before one leaves it.
-    """
-    budget, outlook = live.budget, _outlook(live, first)
-    budget.outlook, begun, source, spare, stall = outlook, 0, "", 0, 1
-    ready: list[Record] = []
-    async for chunk in chunks:
-        for record in chunk:
-            if record.source != source:
-                source, still_s, before = record.source, 0.0, (0.0, [0])
-                while not spare:
-                    stages = min(job.whole, default=live.last + 1) - first
-                    left = (budget.max_cost_usd or 0.0) - budget.spent
-                    if stages <= 0 or outlook.affords(left, begun + 1, stages):
-                        break
-                    if ready:
-                        yield ready
-                        ready = []
-                    standing = (budget.spent, [*outlook.finished()])
-                    if begun <= standing[1][stages - 1]:  # no row is under way
-                        if outlook.measured(stages):
-                            raise budget.stop("the next row is likely to cost more than is left")
-                        break
-                    idle = standing == before and all(teacher.idle for teacher in live.teachers.values())
-                    still_s, before = still_s + LOOK_S if idle else 0.0, standing
-                    if still_s > STALL_S:  # a stage waits for more rows than it has
-                        spare, stall, still_s = stall, 2 * stall, 0.0
-                        log.info("nothing moves, so that %d rows more are begun, whatever they cost", spare)
-                    await asyncio.sleep(LOOK_S)
-                begun, spare = begun + 1, max(0, spare - 1)
-            ready.append(record)
-        if ready:
-            yield ready
-            ready = []
-
-
-def _outlook(live: Live, first: int) -> Outlook:
-    """What the stages from `first` on cost a row, by the plan and as it shows."""
-    plan = live.pipeline.plan(live.total)
-    rows = plan[0][1].rows
-    names = [stage.name for stage, _ in plan]
-    worst = [
-        None if cost is None or not rows else cost / rows
-        for cost in (estimate.max_cost_usd for _, estimate in plan)
-    ]
-
-    def finished() -> list[int]:
-        return [count.sources for count in live.stages[first : live.last + 1]]
-
-    def paid() -> list[float]:
-        costs = dict.fromkeys(names, 0.0)
-        for used in live.ledger.usage(live.ledger_run):
-            stage = used.stage.partition("/")[0]
-            costs[stage] = costs.get(stage, 0.0) + used.cost_usd
-        return [costs[name] for name in names[first : live.last + 1]]
-
-    return Outlook(worst[first : live.last + 1], live.total, finished, paid)
 
 
 async def _written(
@@ -498,12 +331,6 @@ async def _stored(path: Path) -> Chunks:
     records = read_records(path)
     while chunk := list(itertools.islice(records, CHUNK)):
         yield chunk
-
-
-def _teacher(name: str, spec: Spec, services: Services, options: Options, project: Project) -> Teacher:
-    if name in options.scripts:
-        return Teacher(Scripted(name, spec, services, script=options.scripts[name]))
-    return Teacher(endpoint_class(spec.provider, project)(name, spec, services))
 
 
 def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:

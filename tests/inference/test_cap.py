@@ -10,7 +10,7 @@ import distillgen
 from distillgen.errors import BudgetStop
 from distillgen.flow.stage import Job
 from distillgen.inference.limits import Outlook
-from distillgen.runs import execute
+from distillgen.runs import execute, pacing
 from tests.endpoint import Endpoint, completion
 
 PRICE = ", price: {input: 10, output: 30}"  # an answer costs 10 * 10 + 5 * 30 = $0.00025 here, its worst case up to ten times as much
@@ -92,7 +92,7 @@ def test_a_stage_that_sees_all_rows_first_holds_nothing_up_for_ever(project, who
     """Nothing is finished before it; a cap that is enough for all still finishes all."""
     select = "  - select: {n: 60, by: random}\n"
     monkeypatch.setattr(execute, "Job", lambda *given, **more: Job(*given, whole=whole(), **more))
-    monkeypatch.setattr(execute, "STALL_S", 0.2)
+    monkeypatch.setattr(pacing, "STALL_S", 0.2)
     with Endpoint() as endpoint:
         after = AFTER.replace("  - generate: {name: s3", select + "  - generate: {name: s3")
         project.ask_pipeline(endpoint.url, 60, model=PRICE, stage=STAGE, after=after)

@@ -1,0 +1,78 @@
+"""Rows under a cost cap: they are finished before others are begun."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from distillgen.flow.stage import Chunks, Job
+from distillgen.inference.limits import Outlook
+from distillgen.record import Record
+from distillgen.runs.state import Live
+
+log = logging.getLogger("distillgen")
+
+LOOK_S = 0.02  # between two looks at whether another row can be paid for
+STALL_S = (
+    1.0  # without a request or a row that moves, after which more rows are let in whatever they may cost
+)
+
+
+async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunks:
+    """Under a cap, rows are finished before others are begun: a row waits until what is left pays for it and for the rest of
+    those under way, as far as the first stage that sees all rows before one leaves it.
+    """
+    budget, outlook = live.budget, outlook_of(live, first)
+    budget.outlook, begun, source, spare, stall = outlook, 0, "", 0, 1
+    ready: list[Record] = []
+    async for chunk in chunks:
+        for record in chunk:
+            if record.source != source:
+                source, still_s, before = record.source, 0.0, (0.0, [0])
+                while not spare:
+                    stages = min(job.whole, default=live.last + 1) - first
+                    left = (budget.max_cost_usd or 0.0) - budget.spent
+                    if stages <= 0 or outlook.affords(left, begun + 1, stages):
+                        break
+                    if ready:
+                        yield ready
+                        ready = []
+                    standing = (budget.spent, [*outlook.finished()])
+                    if begun <= standing[1][stages - 1]:  # no row is under way
+                        if outlook.measured(stages):
+                            raise budget.stop("the next row is likely to cost more than is left")
+                        break
+                    idle = standing == before and all(teacher.idle for teacher in live.teachers.values())
+                    still_s, before = still_s + LOOK_S if idle else 0.0, standing
+                    if still_s > STALL_S:  # a stage waits for more rows than it has
+                        spare, stall, still_s = stall, 2 * stall, 0.0
+                        log.info("nothing moves, so that %d rows more are begun, whatever they cost", spare)
+                    await asyncio.sleep(LOOK_S)
+                begun, spare = begun + 1, max(0, spare - 1)
+            ready.append(record)
+        if ready:
+            yield ready
+            ready = []
+
+
+def outlook_of(live: Live, first: int) -> Outlook:
+    """What the stages from `first` on cost a row, by the plan and as it shows."""
+    plan = live.pipeline.plan(live.total)
+    rows = plan[0][1].rows
+    names = [stage.name for stage, _ in plan]
+    worst = [
+        None if cost is None or not rows else cost / rows
+        for cost in (estimate.max_cost_usd for _, estimate in plan)
+    ]
+
+    def finished() -> list[int]:
+        return [count.sources for count in live.stages[first : live.last + 1]]
+
+    def paid() -> list[float]:
+        costs = dict.fromkeys(names, 0.0)
+        for used in live.ledger.usage(live.ledger_run):
+            stage = used.stage.partition("/")[0]
+            costs[stage] = costs.get(stage, 0.0) + used.cost_usd
+        return [costs[name] for name in names[first : live.last + 1]]
+
+    return Outlook(worst[first : live.last + 1], live.total, finished, paid)

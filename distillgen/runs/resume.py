@@ -1,0 +1,146 @@
+"""What an earlier run left in a directory: its answers, its finished stages, and the commands that made it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillgen.errors import ConfigError
+from distillgen.inference.endpoint import Services, endpoint_class
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.limits import Budget
+from distillgen.inference.spec import Spec
+from distillgen.inference.teacher import Teacher
+from distillgen.pipeline.load import Done, Pipeline
+from distillgen.privacy import command
+from distillgen.project import Project
+from distillgen.record import digest
+from distillgen.runs.directory import Run, stage_file
+from distillgen.runs.state import Options, StageCount
+from distillgen.state_files import Damaged, is_whole
+from distillgen.teachers.scripted import Scripted
+
+log = logging.getLogger("distillgen")
+
+
+def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
+    """Where a run's answers are kept: as the options say; else where they were; else in the one ledger of its project, but of
+    its own where Python functions answer, which a name does not tell apart.
+    """
+    own, stored = directory / "ledger.sqlite3", stored_state(directory).get("ledger")
+    if options.ledger or options.scripts:
+        return options.ledger or own
+    if stored and (directory / stored).is_file():
+        return Path(os.path.normpath(directory / stored))
+    if own.exists():
+        return own
+    path = pipeline.run_directory("ledger.sqlite3")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger"
+        ) from error
+    return path
+
+
+def fingerprints(pipeline: Pipeline, teachers: Mapping[str, Teacher], limit: int | None) -> list[str]:
+    """For each stage, a digest of all that its output depends on besides the ledger, the endpoints' identities among it."""
+    identities = {name: teachers[name].identity for name in pipeline.models}
+    return [digest([own, identities]) for own in pipeline.fingerprints(limit)]
+
+
+def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[Done]:
+    """How far the run in `directory` has come with each of its first stages that are unchanged since. Asks nothing."""
+    state = stored_state(directory)
+    if not state["stages"] or not state["source_rows"] or not (path := Run(directory).ledger).is_file():
+        return []
+    ledger = Ledger(path, read_only=True)
+    try:
+        services = Services(ledger, Budget(None), "", pipeline.project.root)
+        teachers = {
+            name: make_teacher(name, spec, services, Options(), pipeline.project)
+            for name, spec in pipeline.models.items()
+        }
+        prints = fingerprints(pipeline, teachers, limit)
+    finally:
+        ledger.close_now()
+    stages: list[Done] = []
+    for stage, own in zip(state["stages"], prints, strict=False):
+        if stage["fingerprint"] != own:
+            break
+        share = 1.0 if stage["complete"] else min(1.0, stage["sources"] / state["source_rows"])
+        stages.append(Done(share, stage["kept"] if stage["complete"] else None))
+    return stages
+
+
+def commands_of(
+    pipeline: Pipeline, directory: Path, options: Options, before: Mapping[str, Any]
+) -> list[str]:
+    """What gives these rows: the command, and then those that have asked again what could not be used."""
+    folder = directory.resolve()
+    out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
+    words = ["distillgen", "run", pipeline.name, "--out", out]
+    words += ["-n", str(options.limit)] * (options.limit is not None) + [
+        "--until",
+        options.until or "",
+    ] * bool(options.until)
+    words += [word for given in pipeline.sets for word in ("--set", given)]
+    commands = [command(words)]
+    known = before.get("commands", [])
+    if known[:1] == commands:
+        commands = known
+    if options.retry_failed:
+        changed = [
+            word for name, value in options.retry_with.items() for word in ("--retry-with", f"{name}={value}")
+        ]
+        commands = [*commands, command([*words, "--retry-failed", *changed])]
+    return list(dict.fromkeys(commands))
+
+
+def stored_lock(directory: Path) -> dict[str, Any]:
+    """The lock of the run before; nothing where there is none that can be read."""
+    try:
+        return Run(directory).lock
+    except (OSError, Damaged):
+        return {}
+
+
+def stored_state(directory: Path) -> dict[str, Any]:
+    """Return `usage.json` of the run before; no stages if there is none that can be read."""
+    try:
+        return Run(directory).state
+    except (ConfigError, Damaged):
+        return {"stages": []}
+
+
+def standing_stages(
+    pipeline: Pipeline, directory: Path, stored: Mapping[str, Any], prints: Sequence[str]
+) -> list[StageCount]:
+    """The counts of the first stages whose stored records are of this very pipeline, so that they need not be made again."""
+    counts: list[StageCount] = []
+    for stage, own in zip(stored["stages"], prints, strict=False):
+        results = [stage_file(directory, len(counts), pipeline.stages[len(counts)].name)]
+        if len(counts) == len(prints) - 1:
+            results += [directory / "corpus.jsonl", directory / "dropped.jsonl"]
+        results += pipeline.stages[len(counts)].products(directory)
+        if not stage["complete"] or stage["fingerprint"] != own or not all(path.exists() for path in results):
+            break
+        rows = [stage["rows"], stage["kept"], stage["rows"] - stage["kept"]]
+        files = zip(results, rows[: 3 if len(counts) == len(prints) - 1 else 1], strict=False)
+        if torn := [path for path, count in files if not is_whole(path, count)]:
+            log.warning("%s is damaged, and is made again from the ledger", torn[0])
+            break
+        counts.append(StageCount(**stage | {"dropped": Counter(stage["dropped"])}))
+    return counts
+
+
+def make_teacher(name: str, spec: Spec, services: Services, options: Options, project: Project) -> Teacher:
+    """Return the teacher of a model: a Python function of the options, or its provider's."""
+    if name in options.scripts:
+        return Teacher(Scripted(name, spec, services, script=options.scripts[name]))
+    return Teacher(endpoint_class(spec.provider, project)(name, spec, services))
