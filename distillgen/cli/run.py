@@ -39,11 +39,13 @@ def load_pipeline(
 def carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, as_json: bool) -> None:
     """Run a checked pipeline and print its result; raise Unusable if rows failed or if nothing was kept."""
     from distillgen.runs.execute import execute
+    from distillgen.runs.interpreter import interpreter_tuned
     from distillgen.runs.progress import watch
 
     run = distillgen.Run(directory)
     try:
-        execute(checked, directory, options, watch)
+        with interpreter_tuned():
+            execute(checked, directory, options, watch)
     except Stopped:
         show.as_json(run.state) if as_json else show.status(run, error=True)
         raise
@@ -126,6 +128,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     """
     from distillgen.runs.directory import read_records, stage_file
     from distillgen.runs.execute import execute
+    from distillgen.runs.interpreter import interpreter_tuned
     from distillgen.runs.progress import watch
     from distillgen.runs.resume import ledger_path
     from distillgen.runs.state import Options
@@ -135,7 +138,8 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     before_training = list(takewhile(lambda stage: stage.kind != "train", checked.stages))
     ledger = ledger_path(checked, directory.parent, Options())
     options = Options(limit=count, ledger=ledger, until=before_training[-1].name)
-    execute(checked, directory, options, watch)
+    with interpreter_tuned():
+        execute(checked, directory, options, watch)
     for i, stage in enumerate(before_training):
         show.say(f"\n{stage.name}", bold=True)
         records = read_records(stage_file(directory, i, stage.name))

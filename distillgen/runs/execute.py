@@ -25,32 +25,34 @@ import yaml
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
 from distillgen.flow.measures import Measures, by_title
-from distillgen.flow.stage import CHUNK, Chunks, Job
+from distillgen.flow.stage import CHUNK, Chunks, Estimate, Job
 from distillgen.inference.endpoint import Services, endpoint_class
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.redaction import hide
+from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Pipeline, from_environment, load
 from distillgen.privacy import name_of, used_by
 from distillgen.record import dumps
+from distillgen.runs.card import write_card
 from distillgen.runs.directory import MACHINE, Run, read_records, stage_file
-from distillgen.runs.interpreter import interpreter_tuned, run_loop
+from distillgen.runs.interpreter import run_loop
 from distillgen.runs.lock import directory_lock, ledger_in_use
 from distillgen.runs.log import log_task_error, run_log, without_secrets
 from distillgen.runs.pacing import depth_first
+from distillgen.runs.report import write_report
 from distillgen.runs.resume import (
     commands_of,
     fingerprints,
     ledger_path,
     make_teacher,
-    standing_stages,
+    resumed_stages,
     stored_lock,
-    stored_state,
 )
 from distillgen.runs.state import Live, Options, StageCount
 from distillgen.runs.stopping import stop_on_signals
 from distillgen.runs.streams import hold_open
-from distillgen.state_files import is_whole, partial_file, remove_damaged, replace_text
+from distillgen.state_files import is_whole, partial_file, replace_text
 from distillgen.teachers.scripted import Script
 
 log = logging.getLogger("distillgen")
@@ -84,19 +86,26 @@ def run(
         log.warning("%s", note)
     directory = Path(out) if out else checked.run_directory()
     chosen = Options(**options, scripts=teachers or {})
-    if asyncio._get_running_loop() is None:
-        execute(checked, directory, chosen)
-    else:  # a notebook's loop is running in this thread
+    if _in_event_loop():  # as in a notebook
         with ThreadPoolExecutor(1) as thread:
             thread.submit(execute, checked, directory, chosen).result()
+    else:
+        execute(checked, directory, chosen)
     return Run(directory)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
     """Carry out a checked pipeline; `watch` runs beside it and is cancelled at the end."""
     hold_open()
-    with interpreter_tuned():
-        return run_loop(_execute(pipeline, directory, options, watch))
+    return run_loop(_execute(pipeline, directory, options, watch))
 
 
 async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None) -> Live:
@@ -106,7 +115,8 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
             for n, s in pipeline.models.items()
         }
         pipeline = replace(pipeline, models=models)
-    _check_budget(pipeline, options)
+    plan = [estimate for _, estimate in pipeline.plan(options.limit)]
+    _check_budget(pipeline, plan, options)
     first, last = _range(pipeline, options)
     secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
     hidden = dict.fromkeys(secrets, "[withheld]") | from_environment(pipeline.shown_models)
@@ -120,7 +130,7 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
         with ledger_in_use(path, options):
             ledger = Ledger(path)
             try:
-                live, first = _prepared(pipeline, directory, options, ledger, first, last)
+                live, first = _prepared(pipeline, plan, directory, options, ledger, first, last)
                 live.warnings = warnings
                 await _carry_out(live, options, first, watch)
                 return live
@@ -129,9 +139,15 @@ async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch:
 
 
 def _prepared(
-    pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, first: int, last: int
+    pipeline: Pipeline,
+    plan: Sequence[Estimate],
+    directory: Path,
+    options: Options,
+    ledger: Ledger,
+    first: int,
+    last: int,
 ) -> tuple[Live, int]:
-    """Teachers, counts and the lock file of a run that is about to start, and the first stage that is to be carried out."""
+    """Make the teachers and write the lock file; return the run's state and the first stage to carry out."""
     name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
     ledger_run, name = (name, name) if name != "." else (None, directory.resolve().name)
     budget = Budget(options.max_cost_usd, spent=sum(used.cost_usd for used in ledger.usage(ledger_run)))
@@ -142,41 +158,27 @@ def _prepared(
     specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
     teachers = {name: teacher(name, spec) for name, spec in specs.items()}
     prints = fingerprints(pipeline, teachers, options.limit)
-    stored = stored_state(directory)
-    if damaged := remove_damaged(directory):
-        log.warning("%s is damaged, and is made again from the ledger", ", ".join(map(str, damaged)))
-        stored = {"stages": []}
-    standing = standing_stages(pipeline, directory, stored, prints)
-    if first > len(standing):
-        before, stage = pipeline.stages[first - 1].name, pipeline.stages[first].name
-        complete = stored["stages"] and stored["stages"][first - 1]["complete"]
-        why = "has changed since it was run" if complete else "has not been run to its end"
-        raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
-    local = bool(pipeline.source.files)  # what lies elsewhere may have changed unseen
-    seen = (
-        stored.get("ledger_seen", -1)
-        if os.path.relpath(ledger.path, directory) == stored.get("ledger")
-        else -1
-    )
-    if options.first:
-        pass
-    elif (
-        local
-        and not (options.retry_failed or options.salvage)
-        and seen >= 0
-        and not ledger.superseded_since(seen, name)
-    ):
-        first, seen = min(len(standing), last + 1), ledger.last_id
-    else:
-        seen = ledger.last_id
+    standing, first, seen = resumed_stages(pipeline, directory, options, ledger, prints, first, last, name)
     pipeline.check_remote(first, last)
     fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
     counts = standing[:first] + fresh[first:]
     total = pipeline.source.count
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
-    most = sum(estimate.max_cost_usd or 0.0 for _, estimate in pipeline.plan(options.limit))
-    path = directory / "pipeline.lock.yaml"
+    _write_lock(pipeline, directory, options, teachers, hidden)
+    return Live(
+        pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, plan, last
+    ), first
+
+
+def _write_lock(
+    pipeline: Pipeline,
+    directory: Path,
+    options: Options,
+    teachers: Mapping[str, Teacher],
+    hidden: Mapping[str, str],
+) -> None:
+    """Write `pipeline.lock.yaml`, and the addresses and paths of this machine."""
     lock = pipeline.lock() | {
         "tokenizers": {name: name_of(teachers[name].tokenizer) for name in pipeline.models}
     }
@@ -188,11 +190,9 @@ def _prepared(
     addresses = [hide(address, hidden) for address in used_by(pipeline.models)]
     here = {"addresses": addresses, "paths": [str(pipeline.project.root), str(directory.resolve())]}
     replace_text(directory / MACHINE, json.dumps(here, indent=2))
+    path = directory / "pipeline.lock.yaml"
     if not path.exists() or path.read_bytes() != text.encode():
         replace_text(path, text)
-    return Live(
-        pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, most, last
-    ), first
 
 
 async def _carry_out(live: Live, options: Options, first: int, watch: Watch | None) -> None:
@@ -345,14 +345,12 @@ def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:
     return first, last
 
 
-def _check_budget(pipeline: Pipeline, options: Options) -> None:
+def _check_budget(pipeline: Pipeline, plan: Sequence[Estimate], options: Options) -> None:
     """A cap holds only where the worst case of a request is known."""
     if options.max_cost_usd is None:
         return
-    for stage, estimate in pipeline.plan(options.limit):
-        asked = {
-            name: pipeline.models[name] for name in stage.models(pipeline.project) if name in pipeline.models
-        }
+    for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
+        asked = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
         paid = [name for name, spec in asked.items() if endpoint_class(spec.provider, pipeline.project).paid]
         for name in paid:
             if asked[name].price is None:
@@ -361,7 +359,7 @@ def _check_budget(pipeline: Pipeline, options: Options) -> None:
         if paid and estimate.output_tokens is None:
             remedy = "set it in the prompt's sampling, the model or the stage"
             raise ConfigError(
-                f"--max-cost-usd: stage '{stage.name}' has no max_tokens, so that an answer has no bound; {remedy}"
+                f"--max-cost-usd: stage '{bound.name}' has no max_tokens, so that an answer has no bound; {remedy}"
             )
 
 
@@ -373,9 +371,6 @@ async def _save_state(live: Live) -> None:
 
 
 def _finish(live: Live, word: str, first: int) -> None:
-    from distillgen.runs.card import write_card
-    from distillgen.runs.report import write_report
-
     if live.ledger.rows == live.ledger.last_id:  # nobody else has added to it
         live.ledger_seen = live.ledger.rows
     replace_text(live.directory / "usage.json", json.dumps(live.state(word), indent=2))

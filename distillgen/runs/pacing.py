@@ -57,12 +57,11 @@ async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunk
 
 def outlook_of(live: Live, first: int) -> Outlook:
     """What the stages from `first` on cost a row, by the plan and as it shows."""
-    plan = live.pipeline.plan(live.total)
-    rows = plan[0][1].rows
-    names = [stage.name for stage, _ in plan]
+    rows = live.plan[0].rows
+    names = [stage.name for stage in live.pipeline.stages]
     worst = [
         None if cost is None or not rows else cost / rows
-        for cost in (estimate.max_cost_usd for _, estimate in plan)
+        for cost in (estimate.max_cost_usd for estimate in live.plan)
     ]
 
     def finished() -> list[int]:

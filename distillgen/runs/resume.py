@@ -21,7 +21,7 @@ from distillgen.project import Project
 from distillgen.record import digest
 from distillgen.runs.directory import Run, stage_file
 from distillgen.runs.state import Options, StageCount
-from distillgen.state_files import Damaged, is_whole
+from distillgen.state_files import Damaged, is_whole, remove_damaged
 from distillgen.teachers.scripted import Scripted
 
 log = logging.getLogger("distillgen")
@@ -118,7 +118,7 @@ def stored_state(directory: Path) -> dict[str, Any]:
         return {"stages": []}
 
 
-def standing_stages(
+def _standing_stages(
     pipeline: Pipeline, directory: Path, stored: Mapping[str, Any], prints: Sequence[str]
 ) -> list[StageCount]:
     """The counts of the first stages whose stored records are of this very pipeline, so that they need not be made again."""
@@ -137,6 +137,40 @@ def standing_stages(
             break
         counts.append(StageCount(**stage | {"dropped": Counter(stage["dropped"])}))
     return counts
+
+
+def resumed_stages(
+    pipeline: Pipeline,
+    directory: Path,
+    options: Options,
+    ledger: Ledger,
+    prints: Sequence[str],
+    first: int,
+    last: int,
+    run_name: str,
+) -> tuple[list[StageCount], int, int]:
+    """Return the counts of the stages that stand, the first stage to carry out, and the newest row of the ledger
+    that the stages which stand have taken into account. Raise ConfigError if the stage before `--from` does not stand.
+    """
+    stored = stored_state(directory)
+    if damaged := remove_damaged(directory):
+        log.warning("%s is damaged, and is made again from the ledger", ", ".join(map(str, damaged)))
+        stored = {"stages": []}
+    standing = _standing_stages(pipeline, directory, stored, prints)
+    if first > len(standing):
+        before, stage = pipeline.stages[first - 1].name, pipeline.stages[first].name
+        complete = stored["stages"] and stored["stages"][first - 1]["complete"]
+        why = "has changed since it was run" if complete else "has not been run to its end"
+        raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
+    same_ledger = os.path.relpath(ledger.path, directory) == stored.get("ledger")
+    seen = stored.get("ledger_seen", -1) if same_ledger else -1
+    if options.first:
+        return standing, first, seen
+    local = bool(pipeline.source.files)  # a remote data set may have changed
+    asks_again = options.retry_failed or options.salvage
+    if local and not asks_again and seen >= 0 and not ledger.superseded_since(seen, run_name):
+        first = min(len(standing), last + 1)
+    return standing, first, ledger.last_id
 
 
 def make_teacher(name: str, spec: Spec, services: Services, options: Options, project: Project) -> Teacher:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distillgen.flow.stage import Estimate
 from distillgen.inference.ledger import COUNTS, Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.spec import Spec
@@ -80,8 +81,8 @@ class Live:
     budget: Budget
     total: int | None
     """The number of source rows; None if it is unknown."""
-    most_usd: float
-    """The highest cost by the plan."""
+    plan: Sequence[Estimate]
+    """The bounds of each stage."""
     last: int
     """The index of the last stage that is run."""
     stopping: str = ""
@@ -99,6 +100,11 @@ class Live:
     def __post_init__(self) -> None:
         """Store the totals of the ledger at the start."""
         self.totals_before = self._totals()
+
+    @property
+    def most_usd(self) -> float:
+        """The highest cost by the plan."""
+        return sum(estimate.max_cost_usd or 0.0 for estimate in self.plan)
 
     def _totals(self) -> dict[str, float]:
         usage = self.ledger.usage(self.ledger_run)

@@ -86,6 +86,7 @@ def bare(url: str, rows: int, concurrency: int, out: Path) -> None:
 
 def ours(url: str, rows: int, concurrency: int, out: Path) -> None:
     import distillgen
+    from distillgen.runs.interpreter import interpreter_tuned
 
     seeds = out.with_suffix(".jsonl")
     if not seeds.exists():
@@ -102,7 +103,8 @@ def ours(url: str, rows: int, concurrency: int, out: Path) -> None:
         ],
     }
     sets = [f"source.path={seeds}"]
-    distillgen.run(pipeline, out=out, sets=sets, ledger=out.with_suffix(".sqlite3"))
+    with interpreter_tuned():  # as the command line does
+        distillgen.run(pipeline, out=out, sets=sets, ledger=out.with_suffix(".sqlite3"))
 
 
 def measured(what, *args) -> tuple[float, float, float]:
