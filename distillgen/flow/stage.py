@@ -132,36 +132,51 @@ def nobody(name: str) -> Teacher:
     raise ConfigError(f"no model '{name}' can be asked here")
 
 
-@dataclass
-class Job:
-    """What a running stage is handed besides its records."""
+@dataclass(frozen=True)
+class RunContext:
+    """What a running stage works in: values only, so that it can be pickled and sent to a worker."""
 
     project: Project
-    teachers: Mapping[str, Teacher]
-    ledger: Ledger
+    directory: Path = Path()
+    """The run's directory; in a round, the round's. A stage writes there what it reports besides records."""
     seed: int = 0
     limit: int | None = None
     retry_failed: bool = False
     retry_with: Mapping[str, Any] = field(default_factory=dict)
+    stages: Sequence[BoundStage] = ()
+    """The stages before it; in a round, those of the round."""
+    earlier: Sequence[Path] = ()
+    """In a round, the directories of the rounds before it."""
+    history: Sequence[Measures] = ()
+    """In a round, what each round before it measured."""
+
+
+@dataclass(frozen=True)
+class WorkerServices:
+    """What a worker builds for the stages that it runs: models, the ledger, and what they report while they run."""
+
+    teachers: Mapping[str, Teacher]
+    ledger: Ledger
+    teacher: Callable[[str, Spec], Teacher] = field(default=lambda name, spec: nobody(name))
+    """Returns a new Teacher for a model that a stage has made. The caller closes it."""
     measures: Measures = field(default_factory=dict)
     """The stage adds the numbers that it measures over all records."""
     measures_before: Sequence[Measures] = ()
-    """The measures of the stages before it, one dict a stage; a stage fills its dict as it ends."""
+    """The measures of each stage before it; a stage fills its dict as it ends."""
     costs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    """What each filter of a stage has cost so far, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
-    stages: Sequence[BoundStage] = ()
-    """The stages before it; in a round, those of the round."""
-    directory: Path = Path()
-    """The run's, for what a stage has to say besides its records."""
-    teacher: Callable[[str, Spec], Teacher] = field(default=lambda name, spec: nobody(name))
-    """Makes a model that a stage has left behind one that can be asked; whoever calls it closes it."""
-    earlier: Sequence[Path] = ()
-    """In a round, the directories of those before it, as `rounds` leaves them, and what was measured in each."""
-    history: Sequence[Measures] = ()
+    """What each filter has cost, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
     whole: set[int] = field(default_factory=set)
-    """The places in the pipeline of stages that see all records before the first goes on."""
+    """The places in the pipeline of stages that see all records before the first leaves them."""
     notes: dict[str, str] = field(default_factory=dict)
-    """What a stage is doing that takes long, by its name, for whoever watches."""
+    """Progress notes of long work, by stage name."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work of a running stage."""
+
+    context: RunContext
+    services: WorkerServices
 
 
 class EvaluationSet(NamedTuple):
@@ -527,7 +542,7 @@ def ask_each(
     whose name the ledger counts what was asked. `settled` gives for each record of a chunk its successor, where that is known
     and nobody needs to be asked.
     """
-    again = unusable if job.retry_failed else None
+    again = unusable if job.context.retry_failed else None
 
     def begin(chunk: Chunk) -> Iterable[Outcome[Chunk]]:
         todo: list[tuple[Record, Sequence[Question] | None]] = []
@@ -541,7 +556,9 @@ def ask_each(
             asks = [
                 (request, n) for _, some in todo for asked, request, n, _ in some or () if asked is teacher
             ]
-            outcomes[teacher] = iter(teacher.begin(asks, stage=place, again=again, changed=job.retry_with))
+            outcomes[teacher] = iter(
+                teacher.begin(asks, stage=place, again=again, changed=job.context.retry_with)
+            )
         for record, some in todo:
             if some is None:
                 yield Outcome.of([record])

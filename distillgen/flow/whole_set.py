@@ -30,8 +30,8 @@ class Spool:
     """Records that wait on disk, beside the ledger, in a file without a name that ends with the process whatever ends it."""
 
     def __init__(self, job: Job) -> None:
-        job.whole.add(len(job.stages))
-        self._file = tempfile.TemporaryFile(dir=job.ledger.path.parent)
+        job.services.whole.add(len(job.context.stages))
+        self._file = tempfile.TemporaryFile(dir=job.services.ledger.path.parent)
 
     def __enter__(self) -> Spool:
         return self
@@ -95,7 +95,7 @@ class Vectors:
         live = [record for record in chunk if not record.dropped]
         if self._stage.vector is None:
             texts = [text_of(record.fields.get(str(self._stage.field))) for record in live]
-            self._parts.append(await embedded(texts, self._stage.embedder, self._job.ledger))
+            self._parts.append(await embedded(texts, self._stage.embedder, self._job.services.ledger))
             return chunk
         return splice(chunk, ([self._given(record, str(self._stage.vector))] for record in live))
 

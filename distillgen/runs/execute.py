@@ -25,7 +25,7 @@ import yaml
 
 from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
 from distillgen.flow.measures import Measures, by_title
-from distillgen.flow.stage import CHUNK, Chunks, Estimate, Job
+from distillgen.flow.stage import CHUNK, Chunks, Estimate, Job, RunContext, WorkerServices
 from distillgen.inference.endpoint import Services, endpoint_class
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
@@ -198,18 +198,16 @@ def _write_lock(
 async def _carry_out(live: Live, options: Options, first: int, watch: Watch | None) -> None:
     log.info("run: %s in %s", live.pipeline.name, live.directory)
     pipeline = live.pipeline
-    job = Job(
+    context = RunContext(
         pipeline.project,
-        live.teachers,
-        live.ledger,
+        live.directory,
         pipeline.seed,
         options.limit,
         options.retry_failed,
         options.retry_with,
-        directory=live.directory,
-        notes=live.notes,
-        teacher=live.teacher,
     )
+    services = WorkerServices(live.teachers, live.ledger, live.teacher, notes=live.notes)
+    job = Job(context, services)
     consume = asyncio.create_task(_pull(live, job, first))
     beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]
     error: Exception | None = None
@@ -269,9 +267,12 @@ async def _pull(live: Live, job: Job, first: int) -> None:
             whole = i == len(stages) - 1
             corpus = stack.enter_context(partial_file(directory / "corpus.jsonl")) if whole else None
             dropped = stack.enter_context(partial_file(directory / "dropped.jsonl")) if whole else None
-            live.stages[i].costs = job.costs.setdefault(stages[i].name, {})
-            own = replace(job, stages=stages[:i], measures=measures[i], measures_before=measures[:i])
-            stream = stages[i].run(stream, own)
+            live.stages[i].costs = job.services.costs.setdefault(stages[i].name, {})
+            stage_job = Job(
+                replace(job.context, stages=stages[:i]),
+                replace(job.services, measures=measures[i], measures_before=measures[:i]),
+            )
+            stream = stages[i].run(stream, stage_job)
             stack.push_async_callback(stream.aclose)
             stream = _written(stream, live, i, out, corpus, dropped)
             stack.push_async_callback(stream.aclose)

@@ -30,7 +30,7 @@ async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunk
             if record.source != source:
                 source, still_s, before = record.source, 0.0, (0.0, [0])
                 while not spare:
-                    stages = min(job.whole, default=live.last + 1) - first
+                    stages = min(job.services.whole, default=live.last + 1) - first
                     left = (budget.max_cost_usd or 0.0) - budget.spent
                     if stages <= 0 or outlook.affords(left, begun + 1, stages):
                         break

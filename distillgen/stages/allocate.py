@@ -119,18 +119,18 @@ class Allocate(Stage):
                             number_of(record, self.confidence) if self.confidence else None
                         )
             there.update({group: len(some) for group, some in confidence.items()})
-            shares = self._shares([*job.history, _round_so_far(job)], sorted(there))
+            shares = self._shares([*job.context.history, _round_so_far(job)], sorted(there))
             counts = apportion(self.budget, shares.by_group, there)
             chosen = {
                 group: self._chosen(group, values, counts[group], shares.wrong.get(group, 0.0), job)
                 for group, values in sorted(confidence.items())
             }
             drawn_count = sum(map(len, chosen.values()))
-            job.measures.update(measures_of(shares.figures))
-            job.measures[Measure("drawn")] = drawn_count
-            job.measures[Measure("not drawn")] = there.total() - drawn_count
+            job.services.measures.update(measures_of(shares.figures))
+            job.services.measures[Measure("drawn")] = drawn_count
+            job.services.measures[Measure("not drawn")] = there.total() - drawn_count
             for group, share in shares.by_group.items() if self.group else ():
-                job.measures[Measure(f"share of {group}")] = share
+                job.services.measures[Measure(f"share of {group}")] = share
             seen = Counter[str]()
             for chunk in spool.chunks():
                 out = []
@@ -196,7 +196,7 @@ class Allocate(Stage):
         self, group: str, confidence: Sequence[float | None], count: int, wrong: float, job: Job
     ) -> set[int]:
         """The places of the drawn among the records of a group."""
-        chance = random.Random(digest([job.seed, self.name, len(job.history), group]))
+        chance = random.Random(digest([job.context.seed, self.name, len(job.context.history), group]))
         if self.confidence is None or all(
             value is None for value in confidence
         ):  # as before a student is trained
@@ -221,7 +221,7 @@ class _Shares:
 
 def _round_so_far(job: Job) -> Measures:
     """Return what the stages before measured in this round."""
-    stages = zip(job.stages, job.measures_before, strict=True)
+    stages = zip(job.context.stages, job.services.measures_before, strict=True)
     return {
         measure.of_stage(stage.name): value
         for stage, measures in stages

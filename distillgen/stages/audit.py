@@ -64,7 +64,7 @@ class Audit(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Apply every edit to every record that it names; the first veto counts."""
-        edits, used = self.read(job.project), set[int]()
+        edits, used = self.read(job.context.project), set[int]()
         async for chunk in chunks:
             out = []
             for record in chunk:
@@ -74,7 +74,9 @@ class Audit(Stage):
                         used.add(i)
                 out.append(record)
             yield out
-        job.measures.update(measures_of({"edits": len(edits), "edits that named a record": len(used)}))
+        job.services.measures.update(
+            measures_of({"edits": len(edits), "edits that named a record": len(used)})
+        )
 
     def _edited(self, edit: Mapping[str, Any], record: Record) -> Record:
         if "veto" in edit:

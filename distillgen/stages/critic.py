@@ -269,15 +269,15 @@ class Critic(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Train before the first record is asked for; then score and decide, record by record."""
-        texts, labels, stop = self._reader(), self.read(job.project), Event()
-        kept = job.ledger.path.parent / "critics" / self.fingerprint(labels)
+        texts, labels, stop = self._reader(), self.read(job.context.project), Event()
+        kept = job.services.ledger.path.parent / "critics" / self.fingerprint(labels)
         try:
             scored = await asyncio.to_thread(self._trained, labels, kept, stop)
         except asyncio.CancelledError:
             stop.set()
             raise
         threshold = self._report(labels, scored, job)
-        scoring = Scoring(cache(lambda: self._load(kept)), job.ledger)
+        scoring = Scoring(cache(lambda: self._load(kept)), job.services.ledger)
 
         def decided(record: Record, probability: float) -> Chunk:
             record = record.scored({self.name: probability})
@@ -295,7 +295,7 @@ class Critic(Stage):
                     todo.append((record, rendered, digest([kept.name, rendered], 32).encode()))
                 except Unrenderable as error:
                     todo.append((record.drop(self.name, "unrenderable", str(error)), (), b""))
-            known = job.ledger.find_scores([key for record, _, key in todo if not record.dropped])
+            known = job.services.ledger.find_scores([key for record, _, key in todo if not record.dropped])
             for record, rendered, key in todo:
                 if record.dropped:
                     yield Outcome.of([record])
@@ -399,7 +399,7 @@ class Critic(Stage):
             "points": list(Point._fields),
             "curves": {part: list(map(list, curve(some))) for part, some in scored.items()},
         }
-        (job.directory / f"critic-{self.name}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
+        (job.context.directory / f"critic-{self.name}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
         log.info("%s: keeps a probability above %.4f", self.name, chosen.threshold)
         low, high = (told["test"]["intervals"]["recall"][end] for end in ("low", "high"))
         if high - low > UNSURE:

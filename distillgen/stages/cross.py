@@ -71,7 +71,7 @@ class Cross(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Multiply every live record."""
-        rows = self.read(job.project)
+        rows = self.read(job.context.project)
 
         def each(record: Record) -> list[Record]:
             fields = ({**record.fields, **row} for row in rows)

@@ -69,7 +69,7 @@ class Decontaminate(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Index the held-out records, then drop the records that repeat one of them or an evaluation item."""
-        index = self.evaluation_items(job.project)
+        index = self.evaluation_items(job.context.project)
         with Spool(job) as spool:
             async for chunk in chunks:
                 for record in chunk:

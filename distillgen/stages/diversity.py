@@ -57,7 +57,8 @@ class Diversity(Placed):
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Let all pass, and measure at the end."""
         kept, all_ = (
-            Reservoir[Record](self.sample, random.Random(digest([job.seed, self.name]))) for _ in range(2)
+            Reservoir[Record](self.sample, random.Random(digest([job.context.seed, self.name])))
+            for _ in range(2)
         )
         async for chunk in chunks:
             for record in chunk:
@@ -67,7 +68,7 @@ class Diversity(Placed):
                         kept.add(record)
             yield chunk
         if kept.items:
-            job.measures.update(measures_of(await self._measured(kept.items, all_.items, job)))
+            job.services.measures.update(measures_of(await self._measured(kept.items, all_.items, job)))
 
     async def _measured(self, kept: Chunk, everything: Chunk, job: Job) -> dict[str, float]:
         texts = [words(record.text(self.field)) for record in kept]

@@ -55,7 +55,7 @@ class Embed(Stage):
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""
-        teacher, text = job.teachers[self.model], Text(self.template)
+        teacher, text = job.services.teachers[self.model], Text(self.template)
 
         def questions(record: Record) -> list[Question]:
             return [(teacher, Request(teacher.model, embed=text.say(record)), 1, None)]

@@ -211,7 +211,7 @@ class BoundEvaluate(BoundStage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Let all records through, then ask: what trains a student is an earlier stage."""
-        items = list(self.stage.read(job.project)) if self.stage.data else []
+        items = list(self.stage.read(job.context.project)) if self.stage.data else []
         async for chunk in chunks:
             if not self.stage.data:
                 items += [r for r in chunk if not r.dropped and (r.held_out or SPLIT not in r.fields)]
@@ -259,7 +259,7 @@ class BoundEvaluate(BoundStage):
                     Record(digest([item.id, name, i % self.stage.n]), fields, (item.id,), item.source)
                 )
             groups = [text_of(item.fields.get(self.stage.by)) for item in items] if self.stage.by else []
-            written = job.ledger.output_tokens([completion.key for completion in completions])
+            written = job.services.ledger.output_tokens([completion.key for completion in completions])
             tokens = fmean(written[completion.key] for completion in completions) if completions else 0.0
             found.append(answered := Answered(name, self.stage.n, completions, records, groups, tokens))
             for entry in self.stage.metrics:
@@ -282,18 +282,20 @@ class BoundEvaluate(BoundStage):
             ],
         }
         for each in found:
-            job.measures.update(each.measures())
+            job.services.measures.update(each.measures())
         if left_out:
-            job.measures[Measure("items left out")] = left_out.total()
+            job.services.measures[Measure("items left out")] = left_out.total()
         lines = [dumps(row, sort_keys=False) + b"\n" for answered in found for row in answered.rows()]
-        (job.directory / f"{self.stage.file}.jsonl").write_bytes(b"".join(lines))
-        (job.directory / f"{self.stage.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
+        (job.context.directory / f"{self.stage.file}.jsonl").write_bytes(b"".join(lines))
+        (job.context.directory / f"{self.stage.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
 
     async def _measure(self, answered: Answered, entry: Entry, job: Job) -> None:
         """One metric over all answers of a model; an answer that did not come passes nowhere."""
         passed: list[float | None] = []
         measures: Measures = {}
-        stream = self._judged(answered, entry, replace(job, measures=measures))
+        stream = self._judged(
+            answered, entry, replace(job, services=replace(job.services, measures=measures))
+        )
         judged = [record async for chunk in stream for record in chunk]
         answered.judges |= by_title(measures)
         for completion, record in zip(answered.completions, judged, strict=True):
@@ -331,8 +333,8 @@ class _Asking:
         self, model: str, asked: Sequence[tuple[Record, str | None]], *, samples: int = 1
     ) -> list[Sequence[Completion]]:
         """For each item the completions, or how likely the text that is given with it is; some hundred are under way at once."""
-        teacher, job = self._job.teachers[model], self._job
-        again = (lambda completion: completion.status == "failed") if job.retry_failed else None
+        teacher, job = self._job.services.teachers[model], self._job
+        again = (lambda completion: completion.status == "failed") if job.context.retry_failed else None
         found: list[Sequence[Completion]] = []
         for start in range(0, len(asked), CHUNK):
             some = [

@@ -253,7 +253,7 @@ class BoundFilterStage(BoundStage):
         chunks = self._unjudged(chunks)
         for loaded in self.filters:
             entry, filter = loaded.entry, loaded.make()
-            costs = job.costs.setdefault(self.name, {}).setdefault(
+            costs = job.services.costs.setdefault(self.name, {}).setdefault(
                 entry.label, {"rows": 0, "measured": 0, "seconds": 0.0}
             )
             judge = Judge(self.name, entry, filter, costs)
@@ -264,7 +264,9 @@ class BoundFilterStage(BoundStage):
                 chunks = in_order(chunks, lambda chunk: [Outcome.of(chunk)], window=lambda: CHUNK)
             chunks = whole_groups(chunks, judge.together) if filter.together else chunks
             if filter.asks:
-                chunks = self._asked(chunks, judge, {name: job.teachers[name] for name in loaded.models}, job)
+                chunks = self._asked(
+                    chunks, judge, {name: job.services.teachers[name] for name in loaded.models}, job
+                )
             else:
                 chunks = self._judged(chunks, judge, job)
             chunks = self._noted(chunks, judge, job) if filter.over_run else chunks
@@ -306,7 +308,7 @@ class BoundFilterStage(BoundStage):
         """Note what the filter's numbers show together, once all have passed."""
         async for chunk in chunks:
             yield chunk
-        job.measures.update(measures_of(judge.figures()))
+        job.services.measures.update(measures_of(judge.figures()))
 
     async def _asked(self, chunks: Chunks, judge: Judge, asked: Mapping[str, Teacher], job: Job) -> Chunks:
         entry, each, costs = judge.entry, judge.filter, judge.costs
@@ -322,7 +324,7 @@ class BoundFilterStage(BoundStage):
             live = [record for record in chunk if not record.dropped]
             costs["rows"] += len(live)
             keys = [] if each.depends_on is None else _keys(entry, each, live, models)
-            known, kept = job.ledger.find_scores(keys), iter(keys)
+            known, kept = job.services.ledger.find_scores(keys), iter(keys)
             numbers = [None if record.dropped or not keys else known.get(next(kept)) for record in chunk]
             return [None if n is None else judge(record, n) for record, n in zip(chunk, numbers, strict=True)]
 
@@ -366,9 +368,9 @@ class BoundFilterStage(BoundStage):
                 yield chunk
                 if len(new) >= CHUNK:
                     full, new = new, {}
-                    await job.ledger.add_scores(full)
+                    await job.services.ledger.add_scores(full)
         if new:
-            await job.ledger.add_scores(new)
+            await job.services.ledger.add_scores(new)
 
     def _judged(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
         each = judge.filter
@@ -380,7 +382,7 @@ class BoundFilterStage(BoundStage):
             live = [
                 alive for group in groups if (alive := [record for record in group if not record.dropped])
             ]
-            numbers = zip(chain(*live), await measured(judge, live, job.ledger), strict=True)
+            numbers = zip(chain(*live), await measured(judge, live, job.services.ledger), strict=True)
             return splice(chunk, ([judge(record, number)] for record, number in numbers))
 
         async def one_by_one() -> Chunks:

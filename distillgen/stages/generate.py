@@ -173,8 +173,8 @@ class BoundGenerate(BoundStage):
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record; answers leave in source order as soon as they have arrived."""
-        stage, teacher = self.stage, job.teachers[self.stage.model]
-        asking = _Asking(stage, self.prompt, teacher, job.seed)
+        stage, teacher = self.stage, job.services.teachers[self.stage.model]
+        asking = _Asking(stage, self.prompt, teacher, job.context.seed)
         answered = ask_each(
             chunks,
             [teacher],
@@ -193,7 +193,7 @@ class BoundGenerate(BoundStage):
             async for chunk in chunks:
                 yield chunk
         if same := len(asking.drawn) - len(set(asking.drawn)):
-            job.measures[Measure(IDENTICAL)] = same
+            job.services.measures[Measure(IDENTICAL)] = same
 
 
 @dataclass(frozen=True)

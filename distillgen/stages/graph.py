@@ -165,7 +165,7 @@ class Graph(Stage):
             first = dict[frozenset[str], int]()
             leader = [first.setdefault(frozenset(content(name)), i) for i, name in enumerate(names)]
         elif self.min_cosine is not None and names:
-            vectors = await embedded(names, self.embedder, job.ledger)
+            vectors = await embedded(names, self.embedder, job.services.ledger)
             near = (await asyncio.to_thread(leaders, vectors, self.min_cosine))[0].tolist()
             leader = [
                 to if _figures(names[to]) == _figures(names[own]) else own for own, to in enumerate(near)
@@ -206,8 +206,8 @@ class Graph(Stage):
         for _, _, edge in graph.edges(data=True):
             edge["relation"] = "; ".join(dict.fromkeys(triples[i].relation for i in edge["triples"])) or NEAR
             edge["count"] = edge.get("count") or len(edge["triples"])
-        job.measures.update(measures_of(self._placed(graph, nodes, job.seed) | measured))
-        self._write(graph, job.directory)
+        job.services.measures.update(measures_of(self._placed(graph, nodes, job.context.seed) | measured))
+        self._write(graph, job.context.directory)
         return graph, dropped
 
     def _near(self, graph: nx.DiGraph, texts: Mapping[str, set[str]]) -> dict[str, float]:

@@ -76,7 +76,7 @@ class LmEval(Stage):
         """Pass all records on, so that the stages before have ended, then evaluate."""
         async for chunk in chunks:
             yield chunk
-        results = {name: await self._results(job.teachers[name], job) for name in self.model_names}
+        results = {name: await self._results(job.services.teachers[name], job) for name in self.model_names}
         evaluation = {
             "items": max(
                 result["n-samples"][task]["effective"]
@@ -93,14 +93,18 @@ class LmEval(Stage):
                 comparison for pair in combinations(results, 2) for comparison in _compared(*pair, results)
             ],
         }
-        (job.directory / f"evaluation-{self.name}.json").write_bytes(
+        (job.context.directory / f"evaluation-{self.name}.json").write_bytes(
             dumps(evaluation, sort_keys=False) + b"\n"
         )
 
     async def _results(self, teacher: Teacher, job: Job) -> dict[str, Any]:
         """Return the harness's results. They are kept: a model does the same tasks once."""
         options = self.model_dump(exclude={"name", "model_names", "batch_size"})
-        file = job.directory / "lm-eval" / f"{teacher.name}-{digest([teacher.identity, options], 12)}.json"
+        file = (
+            job.context.directory
+            / "lm-eval"
+            / f"{teacher.name}-{digest([teacher.identity, options], 12)}.json"
+        )
         if not file.exists():
             file.parent.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -123,12 +127,12 @@ class LmEval(Stage):
             "--limit": self.items,
             "--num_fewshot": self.num_fewshot,
             "--device": getattr(teacher.spec, "device", None),
-            "--include_path": self.include_path and job.project.file(self.include_path),
+            "--include_path": self.include_path and job.context.project.file(self.include_path),
         }
         arguments = [
             str(part) for name, value in options.items() if value is not None for part in (name, value)
         ]
-        output = job.directory / "lm-eval" / "output.txt"
+        output = job.context.directory / "lm-eval" / "output.txt"
         with output.open("ab") as stream:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,

@@ -26,7 +26,7 @@ class Replay(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """The earlier ones, then this round's."""
-        earlier = chain.from_iterable(map(kept_of, job.earlier))
+        earlier = chain.from_iterable(map(kept_of, job.context.earlier))
         while some := list(islice(earlier, CHUNK)):
             yield some
         async for chunk in chunks:

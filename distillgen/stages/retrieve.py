@@ -132,14 +132,14 @@ class Retrieve(Stage):
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Look every live record up."""
         found = (
-            [*contents(self.memory, job.project)]
+            [*contents(self.memory, job.context.project)]
             if self.memory
-            else [r.fields for r in chain.from_iterable(map(kept_of, job.earlier))]
+            else [r.fields for r in chain.from_iterable(map(kept_of, job.context.earlier))]
         )
         entries = [entry for entry in found if all(name in entry for name in self.wanted)]
         shown = [{name: entry[name] for name in self.keep or entry if name in entry} for entry in entries]
         if self.shuffle:
-            order = random.Random(digest([job.seed, self.name])).sample(range(len(shown)), len(shown))
+            order = random.Random(digest([job.context.seed, self.name])).sample(range(len(shown)), len(shown))
             shown = [shown[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
         find = self._along(entries, shown) if self.path else await self._near(entries, shown, job)
         async for chunk in chunks:
@@ -169,12 +169,14 @@ class Retrieve(Stage):
 
     async def _near(self, entries: Sequence[Mapping[str, Any]], shown: Sequence[Shown], job: Job) -> Find:
         """Brings, for each query, the entries that are nearest to it."""
-        keys = await embedded([text_of(entry[str(self.key)]) for entry in entries], self.embedder, job.ledger)
+        keys = await embedded(
+            [text_of(entry[str(self.key)]) for entry in entries], self.embedder, job.services.ledger
+        )
 
         async def find(queries: Sequence[str]) -> list[list[Shown]]:
             if not entries:
                 return [[] for _ in queries]
-            places = await embedded(queries, self.embedder, job.ledger)
+            places = await embedded(queries, self.embedder, job.services.ledger)
             nearest = await asyncio.to_thread(self._nearest, places, keys)
             return [[{**shown[i], NEAREST: closeness} for i, closeness in some] for some in nearest]
 

@@ -169,7 +169,7 @@ class BoundRounds(BoundStage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry the rounds out that are not yet, then let their records go."""
-        folder, loop = job.directory / self.name, _Loop()
+        folder, loop = job.context.directory / self.name, _Loop()
         with Spool(job) as pool:
             sha = hashlib.sha256()
             async for chunk in chunks:
@@ -186,16 +186,16 @@ class BoundRounds(BoundStage):
             for number in range(self.stage.n):
                 place = folder / f"{number:02d}"
                 done = _finished(place)
-                if job.retry_failed or done is None or done.state != state:
+                if job.context.retry_failed or done is None or done.state != state:
                     live = (record for chunk in pool.chunks() for record in chunk if not record.dropped)
                     due = (r for r in live if self.stage.repeat or r.held_out or r.id not in loop.kept)
                     offered = (
                         self._offered(record, number, loop.carried.get(record.id, {})) for record in due
                     )
-                    within = replace(
-                        job, directory=place, earlier=tuple(loop.done), history=tuple(loop.history)
+                    context = replace(
+                        job.context, directory=place, earlier=tuple(loop.done), history=tuple(loop.history)
                     )
-                    done = await self._round(number, offered, state, within)
+                    done = await self._round(number, offered, state, replace(job, context=context))
                 state = digest([state, done.sha256])
                 loop.add(place, done.measures, self.stage.carry)
                 if reason := self._ends(loop):
@@ -208,9 +208,9 @@ class BoundRounds(BoundStage):
         os.symlink(loop.done[-1].name, folder / "last")
         rounds = [by_title(measures) for measures in loop.history]
         (folder / "rounds.json").write_bytes(dumps({"ended": why, "rounds": rounds}) + b"\n")
-        job.measures[Measure("rounds")] = len(loop.done)
+        job.services.measures[Measure("rounds")] = len(loop.done)
         for measure, value in loop.history[-1].items():
-            job.measures[measure._replace(last_round=True)] = value
+            job.services.measures[measure._replace(last_round=True)] = value
         leaving = loop.leaving()
         while out := list(islice(leaving, CHUNK)):
             yield out
@@ -219,9 +219,11 @@ class BoundRounds(BoundStage):
         """A digest of what a round depends on besides its records and the ledger."""
         files = {name: file_sha256(path) for name, path in self.files.items()}
         made = self.makes(Path())
-        asked = [job.teachers[name] for name in self.models if name not in made]
+        asked = [job.services.teachers[name] for name in self.models if name not in made]
         models = [[teacher.identity, teacher.model, teacher.spec.sampling_options()] for teacher in asked]
-        return digest([self.stage.model_dump(exclude={"n", "until", "guard"}), files, models, job.seed])
+        return digest(
+            [self.stage.model_dump(exclude={"n", "until", "guard"}), files, models, job.context.seed]
+        )
 
     def _offered(self, record: Record, number: int, carried: Mapping[str, Any]) -> Record:
         """A record of the pool as one of a round, with an id of its own, so that what is drawn for it is drawn anew."""
@@ -236,29 +238,30 @@ class BoundRounds(BoundStage):
 
     async def _round(self, number: int, offered: Iterator[Record], state: str, job: Job) -> _Finished:
         """Carry one round out in its directory; `round.json` is written last."""
-        place = job.directory
+        place = job.context.directory
         place.mkdir(parents=True, exist_ok=True)
         (place / "round.json").unlink(missing_ok=True)
-        asked, hired = dict(job.teachers), list[Teacher]()
+        asked, hired = dict(job.services.teachers), list[Teacher]()
 
         def hire(found: Mapping[str, Spec]) -> None:
-            hired.extend(job.teacher(name, spec) for name, spec in found.items())
+            hired.extend(job.services.teacher(name, spec) for name, spec in found.items())
             asked.update((teacher.name, teacher) for teacher in hired)
 
         chunks: Chunks = _in_chunks(offered)
         absent = set[str]()
         for bound in self.stages:
             makes = bound.makes(place)
-            before = bound.makes(job.earlier[-1]) if job.earlier else _untrained(makes, place)
+            before = bound.makes(job.context.earlier[-1]) if job.context.earlier else _untrained(makes, place)
             hire(before)
             absent |= makes.keys() - before.keys()
         by_stage: list[Measures] = [{} for _ in self.stages]
         for i, bound in enumerate(self.stages):
             if not absent.intersection(bound.models):
-                stage_job = replace(
-                    job, stages=self.stages[:i], measures=by_stage[i], measures_before=by_stage[:i]
+                context = replace(job.context, stages=self.stages[:i])
+                services = replace(
+                    job.services, teachers=dict(asked), measures=by_stage[i], measures_before=by_stage[:i]
                 )
-                chunks = bound.run(chunks, replace(stage_job, teachers=dict(asked)))
+                chunks = bound.run(chunks, Job(context, services))
             hire(bound.makes(place))
             absent -= bound.makes(place).keys()
         sha, kept = hashlib.sha256(), 0

@@ -66,7 +66,7 @@ class Score(Stage):
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""
-        teacher, context, target = job.teachers[self.model], Text(self.context), Text(self.target)
+        teacher, context, target = job.services.teachers[self.model], Text(self.context), Text(self.target)
 
         def questions(record: Record) -> list[Question]:
             asked = teacher.message_fields([{"role": "user", "content": context.say(record)}])

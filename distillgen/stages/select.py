@@ -120,7 +120,7 @@ class Select(Placed):
                         found.costs.append(self._cost(record) or 0.0)
             if found.names and not found.values:
                 self._refuse_unknown(found.names)
-            ranks = await asyncio.to_thread(self._ranks, found, job.seed) if found.values else {}
+            ranks = await asyncio.to_thread(self._ranks, found, job.context.seed) if found.values else {}
             numbers = count()
             for chunk in spool.chunks():
                 yield [

@@ -141,7 +141,7 @@ class Source(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Yield the rows in order, in chunks."""
-        records = islice(self.records(job.project), job.limit)
+        records = islice(self.records(job.context.project), job.context.limit)
         while chunk := list(islice(records, CHUNK)):
             yield chunk
 

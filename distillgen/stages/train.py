@@ -229,7 +229,7 @@ class BoundTrain(BoundStage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Write the rows, train on them unless an equal training has ended, and pass the records on."""
-        student = job.directory / self.stage.student_name
+        student = job.context.directory / self.stage.student_name
         work = student.with_name(f"{student.name}.partial")
         with Spool(job) as spool:
             async for chunk in chunks:
@@ -237,11 +237,11 @@ class BoundTrain(BoundStage):
             training = self._declared(spool, job, work)
             manifest = student / "manifest.json"
             if fingerprint_of(manifest) != training.fingerprint:
-                await supervise(work, self.name, job.notes)
+                await supervise(work, self.name, job.services.notes)
                 shutil.rmtree(student, ignore_errors=True)
                 (work / "student").rename(student)
             shutil.rmtree(work)
-            job.measures.update(measures_of(_measured(orjson.loads(manifest.read_bytes()))))
+            job.services.measures.update(measures_of(_measured(orjson.loads(manifest.read_bytes()))))
             for chunk in spool.chunks():
                 yield chunk
 
@@ -252,14 +252,14 @@ class BoundTrain(BoundStage):
         """
         stage, fresh = self.stage, work.with_name(f"{work.name}.rows")
         fresh.mkdir(exist_ok=True)
-        data = self.arm.write(fresh, spool, job.ledger, job.stages)
+        data = self.arm.write(fresh, spool, job.services.ledger, job.context.stages)
         if not data.rows.get("train"):
             shutil.rmtree(fresh)
             raise self._nothing_to_learn(spool, data)
         if data.rows.get(DIFFERENT) == 0:
             message = "stage '%s': no row of the arm '%s' differs from the kept: it is no control"
             log.warning(message, self.name, stage.on)
-        start = stage.start(job.directory.resolve(), job.earlier)
+        start = stage.start(job.context.directory.resolve(), job.context.earlier)
         options = stage.model_dump(exclude={"name", "save_every_s"})
         if start != stage.student:
             options["student"] = fingerprint_of(Path(start) / "manifest.json")
@@ -273,9 +273,9 @@ class BoundTrain(BoundStage):
             options=stage.options,
             objective=self.learning.model_dump(),
             stage=stage.model_dump(),
-            root=job.project.root,
+            root=job.context.project.root,
             start=start,
-            to=(job.directory / stage.student_name).resolve(),
+            to=(job.context.directory / stage.student_name).resolve(),
             data=data,
             files=files,
             versions=versions,

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from distillgen.flow.stage import CheckContext, Job
+from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.filter import FilterStage
@@ -28,7 +28,13 @@ def judged(records, filters, *, root=".", chunk=3, ledger=None):
         stage = FilterStage(name="filter", filters=filters).bind(
             CheckContext(fields, {}, Project(Path(root)))
         )
-        return [r async for some in stage.run(chunks(), Job(Project(Path(root)), {}, ledger)) for r in some]
+        return [
+            r
+            async for some in stage.run(
+                chunks(), Job(RunContext(Project(Path(root))), WorkerServices({}, ledger))
+            )
+            for r in some
+        ]
 
     out = asyncio.run(main())
     assert [r.id for r in out] == [r.id for r in records]

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CheckContext, Job
+from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.filter import FilterStage
@@ -32,7 +32,9 @@ def draw(project, groups, options, chunk=3, scores=(4.0, 3.0, 2.0, 1.0, 0.5)):
 
         stage = FilterStage(name="f", filters=[{"sample_by_score": {"by": "fact", "per": ["q"], **options}}])
         context = CheckContext(frozenset({"q", "i"}), {}, Project(project.path))
-        chunks_out = stage.bind(context).run(chunks(), Job(context.project, {}, None))
+        chunks_out = stage.bind(context).run(
+            chunks(), Job(RunContext(context.project), WorkerServices({}, None))
+        )
         return [r async for some in chunks_out for r in some]
 
     out = asyncio.run(main())

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CheckContext, Job, in_order, splice, stage_class
+from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices, in_order, splice, stage_class
 from distillgen.inference.outcome import Outcome
 from distillgen.plugins import names
 from distillgen.project import Project
@@ -236,7 +236,11 @@ def shape(records, **options):
         async def chunks():
             yield records
 
-        return [r async for chunk in bound.run(chunks(), Job(Project("."), {}, None)) for r in chunk]
+        return [
+            r
+            async for chunk in bound.run(chunks(), Job(RunContext(Project(".")), WorkerServices({}, None)))
+            for r in chunk
+        ]
 
     return asyncio.run(main())
 

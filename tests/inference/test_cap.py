@@ -8,7 +8,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import BudgetStop
-from distillgen.flow.stage import Job
+from distillgen.flow.stage import WorkerServices
 from distillgen.inference.limits import Outlook
 from distillgen.runs import execute, pacing
 from tests.endpoint import Endpoint, completion
@@ -91,7 +91,9 @@ class Deaf(set):
 def test_a_stage_that_sees_all_rows_first_holds_nothing_up_for_ever(project, whole, monkeypatch):
     """Nothing is finished before it; a cap that is enough for all still finishes all."""
     select = "  - select: {n: 60, by: random}\n"
-    monkeypatch.setattr(execute, "Job", lambda *given, **more: Job(*given, whole=whole(), **more))
+    monkeypatch.setattr(
+        execute, "WorkerServices", lambda *given, **more: WorkerServices(*given, whole=whole(), **more)
+    )
     monkeypatch.setattr(pacing, "STALL_S", 0.2)
     with Endpoint() as endpoint:
         after = AFTER.replace("  - generate: {name: s3", select + "  - generate: {name: s3")

@@ -10,7 +10,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError, UserCodeError
-from distillgen.flow.stage import CheckContext, Job
+from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices
 from distillgen.inference.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
@@ -35,9 +35,9 @@ def apply(project):
     """apply([filters], records, chunk=…, ledger=…) -> records."""
 
     def apply(filters, records, chunk=256, ledger=None):
-        job = Job(Project(project.path), {}, ledger)
+        job = Job(RunContext(Project(project.path)), WorkerServices({}, ledger))
         fields = frozenset(name for record in records for name in record.fields) | {"text"}
-        stage = FilterStage(name="judge", filters=filters).bind(CheckContext(fields, {}, job.project))
+        stage = FilterStage(name="judge", filters=filters).bind(CheckContext(fields, {}, job.context.project))
 
         async def main():
             async def chunks():

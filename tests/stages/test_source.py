@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CHUNK, CheckContext, Estimate, Job
+from distillgen.flow.stage import CHUNK, CheckContext, Estimate, Job, RunContext, WorkerServices
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.source import CHECKED_ROWS, Source
@@ -30,7 +30,9 @@ def read(project):
         async def main():
             return [
                 r
-                async for chunk in source.run(None, Job(given.project, {}, None, limit=limit))
+                async for chunk in source.run(
+                    None, Job(RunContext(given.project, limit=limit), WorkerServices({}, None))
+                )
                 for r in chunk
             ]
 
@@ -329,7 +331,10 @@ def test_memory_holds_no_more_than_a_chunk(project):
     with (project.path / "a.jsonl").open("w") as file:
         for i in range(100_000):
             file.write(f'{{"q": "question {i}", "n": {i}}}\n')
-    source, job = Source(name="source", path="a.jsonl"), Job(Project(project.path), {}, None)
+    source, job = (
+        Source(name="source", path="a.jsonl"),
+        Job(RunContext(Project(project.path)), WorkerServices({}, None)),
+    )
 
     async def main():
         rows, longest = 0, 0
