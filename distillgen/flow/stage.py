@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,7 @@ from distillgen.text.template import compile_template
 
 Chunk: TypeAlias = list[Record]
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]
+Scope: TypeAlias = Literal["row", "group", "set"]
 
 CHUNK = 256
 WINDOW = 2048  # rows at least that wait side by side, so that one that is tried again holds up no other
@@ -194,6 +195,10 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: ClassVar[str] = ""
+    scope: ClassVar[Scope] = "set"
+    """What decides what becomes of a record: `row`, this record alone; `group`, the adjacent records that belong together;
+    `set`, all records. Stages of scope `row` can be carried out on any part of the records.
+    """
     reads: ClassVar[str] = ""
     """The fields, files and scores that it reads, for the reference."""
     writes: ClassVar[str] = ""
@@ -280,6 +285,11 @@ class BoundStage:
     def name(self) -> str:
         """The stage's name."""
         return self.stage.name
+
+    @property
+    def scope(self) -> Scope:
+        """The stage's scope with its options."""
+        return self.stage.scope
 
     @cached_property
     def all_files(self) -> Mapping[str, Path]:

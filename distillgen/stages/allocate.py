@@ -38,6 +38,7 @@ class Allocate(Stage):
     """
 
     kind = "allocate"
+    scope = "set"
     reads = (
         "the field `group`, the score or field `confidence`, and what `evaluate` measured in this round "
         "and the ones before"

@@ -26,6 +26,7 @@ class Audit(Stage):
     """
 
     kind = "audit"
+    scope = "row"
     reads = "the file `edits`, and the fields that its lines name"
     writes = "the fields that an edit sets; drops the records that an edit vetoes"
 

@@ -30,6 +30,7 @@ class Cluster(Placed):
     """
 
     kind = "cluster"
+    scope = "set"
     reads = "the text in `field`, or the numbers in `vector`; the score or field `by`"
     writes = (
         "the score `<name>.size` and the parents of the kept records, or with `keep: all` the score "

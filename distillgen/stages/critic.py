@@ -70,6 +70,7 @@ class Critic(Stage):
     """
 
     kind = "critic"
+    scope = "row"
     reads = "the file `labels`; the fields in `fields` or in `template`"
     writes = (
         "the score `<name>`, `critic-<name>.json`, and the trained critic in `critics/` beside the "

@@ -23,6 +23,7 @@ class Cross(Stage):
     """
 
     kind = "cross"
+    scope = "row"
     reads = "the rows in `rows`"
     writes = "the fields of the rows; as many records as there are rows, for each record"
 

@@ -28,6 +28,7 @@ class Decontaminate(Stage):
     """
 
     kind = "decontaminate"
+    scope = "set"
     reads = (
         "all texts of a record, the held-out records, the files in `against`, and the fields in `questions`"
     )

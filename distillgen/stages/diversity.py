@@ -34,6 +34,7 @@ class Diversity(Placed):
     """
 
     kind = "diversity"
+    scope = "set"
     reads = "the text in `field`; the numbers in `vector`"
     writes = "its measures, to `usage.json` and the report"
 

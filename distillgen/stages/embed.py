@@ -32,6 +32,7 @@ class Embed(Stage):
     """
 
     kind = "embed"
+    scope = "row"
     reads = "the fields in `template`"
     writes = "the embedding, to the ledger"
 

@@ -58,6 +58,7 @@ class Evaluate(Stage, Sampling):
     """
 
     kind = "evaluate"
+    scope = "set"
     reads = (
         "the rows of `data`, or the records; in them the fields in the question, `gold`, `options` and `by`"
     )

@@ -31,6 +31,7 @@ from distillgen.flow.stage import (
     Estimate,
     Job,
     Question,
+    Scope,
     Stage,
     ask_each,
     bounds,
@@ -116,6 +117,7 @@ class FilterStage(Stage):
     """
 
     kind = "filter"
+    scope = "row"
     reads = "the fields that each filter names"
     writes = (
         "a score for each filter that measures something; drops records, or with `mark` the fields "
@@ -135,7 +137,7 @@ class FilterStage(Stage):
         filters = [LoadedFilter.load(entry, context.project) for entry in self.filters]
         models, files = list[str](), dict[str, Path]()
         for loaded in filters:
-            loaded.make()
+            assert loaded.filter  # a factory checks its options, too
             for option, name in loaded.names(FieldName):
                 context.need(name, f"filter '{loaded.entry.label}' ({option})")
             for name in loaded.models:
@@ -189,6 +191,11 @@ class LoadedFilter:
         return made
 
     @cached_property
+    def filter(self) -> Filter:
+        """The filter for the check and the plan; a run makes its own."""
+        return self.make()
+
+    @cached_property
     def models(self) -> list[str]:
         """The pipeline's models that the filter asks."""
         return [name for _, name in self.names(ModelName)]
@@ -227,6 +234,14 @@ class BoundFilterStage(BoundStage):
     stage: FilterStage
     filters: Sequence[LoadedFilter] = field(kw_only=True)
 
+    @property
+    def scope(self) -> Scope:
+        """`set` if a filter sees all records, `group` if one measures records together, else `row`."""
+        filters = [loaded.filter for loaded in self.filters]
+        if any(filter.whole_set for filter in filters):
+            return "set"
+        return "group" if any(filter.together for filter in filters) else "row"
+
     def score_labels(self) -> dict[str, tuple[str, str]]:
         """Return the labels of its filters."""
         return {entry.label: (entry.filter, self.name) for entry in self.stage.filters}
@@ -234,7 +249,7 @@ class BoundFilterStage(BoundStage):
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return bounds of what the filters ask if none of them drops a record."""
         models = self.context.models
-        judges = [Judge(self.name, loaded.entry, loaded.make(), {}) for loaded in self.filters]
+        judges = [Judge(self.name, loaded.entry, loaded.filter, {}) for loaded in self.filters]
 
         def requests(record: Record) -> list[tuple[str, int, int | None]]:
             return [

@@ -20,6 +20,7 @@ class Format(Stage):
     """Make fields from templates, and choose the fields that a row keeps."""
 
     kind = "format"
+    scope = "row"
     reads = "the fields in the templates, in `messages` and in the parts of `shape`"
     writes = "the fields that it makes; removes the fields that `keep` does not name"
 

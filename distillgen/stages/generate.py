@@ -55,6 +55,7 @@ class Generate(Stage, Sampling):
     """
 
     kind = "generate"
+    scope = "row"
     reads = "the fields in the prompt"
     writes = (
         "the field `output`, or the fields that the prompt's form names; also the fields `reasoning`, "

@@ -33,6 +33,7 @@ class LmEval(Stage):
     """
 
     kind = "lm_eval"
+    scope = "set"
     reads = "the tasks of lm-eval"
     writes = "`evaluation-<name>.json` and the folder `lm-eval/`"
 

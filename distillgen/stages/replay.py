@@ -16,6 +16,7 @@ class Replay(Stage):
     """
 
     kind = "replay"
+    scope = "set"
     reads = "the records that the earlier rounds kept"
     writes = "nothing"
 

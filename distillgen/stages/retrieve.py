@@ -45,6 +45,7 @@ class Retrieve(Stage):
     """
 
     kind = "retrieve"
+    scope = "row"
     reads = "the field `query`, or the names of nodes in it; the file or folder `from`"
     writes = "the field `into`"
 

@@ -54,6 +54,7 @@ class Rounds(Stage):
     """
 
     kind = "rounds"
+    scope = "set"
     reads = "the records of its pool"
     writes = (
         "the fields `round` and `item`, and what its stages write; the folder `<name>/`, with a folder "

@@ -34,6 +34,7 @@ class Score(Stage):
     """
 
     kind = "score"
+    scope = "row"
     reads = "the fields in `context` and `target`"
     writes = "the scores `<name>.logprob` and `<name>.mean_logprob`"
 

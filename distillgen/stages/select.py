@@ -38,6 +38,7 @@ class Select(Placed):
     """
 
     kind = "select"
+    scope = "set"
     reads = (
         "the fields or scores `score`, `over`, `group` and `cost`; the text in `field`, or the numbers "
         "in `vector`"

@@ -26,6 +26,7 @@ class Source(Stage):
     """Read rows from a file, a folder or a Hugging Face data set."""
 
     kind = "source"
+    scope = "row"
     reads = "a file, a folder or a data set"
     writes = (
         "the fields of the rows, or those in `fields`; of a text `text`, `title`, `file` and `piece`; with "

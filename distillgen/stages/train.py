@@ -47,6 +47,7 @@ class Train(TrainingOptions, Stage):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind = "train"
+    scope = "set"
     reads = "the fields that the objective names, and `split`"
     writes = "the student, in `student/`, or in `student-<name>/` for a stage of another name"
     fetches = True
