@@ -338,8 +338,8 @@ class Learn(Stage):
     async def run(self, chunks, job):
         async for chunk in chunks:
             yield chunk
-        said = f"I am of {job.directory.name}"
-        (job.directory / "say.py").write_text(f"def say(request, sample):\\n    return {said!r}\\n")
+        said = f"I am of {job.context.directory.name}"
+        (job.context.directory / "say.py").write_text(f"def say(request, sample):\\n    return {said!r}\\n")
 '''
 
 
