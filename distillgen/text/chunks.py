@@ -1,5 +1,6 @@
-"""Long texts in pieces that keep every character: cut before headings, between blocks and sentences, and never in a fence that
-fits into a piece.
+"""Long texts in pieces, which together have every character of the text.
+
+A text is cut before headings, between blocks and between sentences, and not in a fence that fits into a piece.
 """
 
 from __future__ import annotations
@@ -19,34 +20,35 @@ _RULE = re.compile(
 _SENTENCE = re.compile(r"""[.!?…。！？]["'”’)\]]*\s+(?=\S)""")
 
 HEADING, BLOCK, SENTENCE, NOWHERE = 3, 2, 1, 0
-"""How good a place is to cut at."""
+"""How good a place is for a cut; a higher number is better."""
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """A stretch of a text that is better not cut. `before` says how good a place to cut its beginning is."""
+    """A part of a text that is kept together if possible. `before` says how good a place for a cut its beginning is."""
 
     text: str
     before: int
-    whole: str = ""
-    """What it is, where it is cut between lines only: a fence or a table."""
+    kind: str = ""
+    """Its kind, if it may be cut between lines only: a fence or a table."""
 
 
 def chunks(text: str, most_words: int, overlap_words: int = 0, notes: list[str] | None = None) -> list[str]:
-    """A text in pieces of at most `most_words` words, which joined are the text, but for `overlap_words`: a piece begins with up
-    to so many words of the one before, in whole sentences. A fence or table that is longer is cut between its lines, and `notes`
-    says so; a longer sentence or line between words.
+    """Return the text in pieces of at most `most_words` words.
+
+    A piece begins with whole sentences of the piece before, of up to `overlap_words` words. A fence or table that is too
+    long is cut between its lines, and `notes` receives a note; a sentence or line that is too long is cut between words.
     """
     units = [part for unit in _units(text) for part in _fitting(unit, most_words, notes)]
     sizes = [len(unit.text.split()) for unit in units]
     ends = [0, *accumulate(sizes)]
     pieces: list[str] = []
-    begin = new = 0  # the units that a piece begins with, and from which on they are new
+    begin = new = 0  # the first unit of a piece, and its first unit that is not a repetition
     while new < len(units):
         end = _end(units, ends, begin, new, most_words)
         if ends[end] > ends[new]:
             pieces.append("".join(unit.text for unit in units[begin:end]))
-        elif pieces:  # only spaces are left
+        elif pieces:  # the rest is space
             pieces[-1] += "".join(unit.text for unit in units[new:end])
         new = end
         if new < len(units):
@@ -59,7 +61,7 @@ def chunks(text: str, most_words: int, overlap_words: int = 0, notes: list[str] 
 
 
 def _end(units: list[_Unit], ends: list[int], begin: int, new: int, most: int) -> int:
-    """Where a piece ends: with the text, else at the best place in its second half, else at the last."""
+    """Return where a piece ends: with the text, or at the best place in its second half, or at the last place."""
     fits = [i for i in range(new + 1, len(units) + 1) if ends[i] - ends[begin] <= most]
     last = fits[-1] if fits else new + 1
     if last == len(units):
@@ -70,19 +72,17 @@ def _end(units: list[_Unit], ends: list[int], begin: int, new: int, most: int) -
 
 
 def _fitting(unit: _Unit, most: int, notes: list[str] | None) -> Iterator[_Unit]:
-    """A unit, or its parts where it is too long for a piece."""
+    """Yield a unit, or its parts if it is too long for a piece."""
     if len(unit.text.split()) <= most:
         yield unit
         return
-    if unit.whole:
+    if unit.kind:
         if notes is not None:
-            notes.append(f"a {unit.whole} of {len(unit.text.split())} words is cut between its lines")
+            notes.append(f"a {unit.kind} of {len(unit.text.split())} words is cut between its lines")
         lines = unit.text.splitlines(keepends=True)
         last = max(i for i, line in enumerate(lines) if line.strip())
-        lines = [
-            *lines[: max(0, last - 1)],
-            "".join(lines[max(0, last - 1) :]),
-        ]  # what closes it is not left alone
+        # the closing line stays with the line before it
+        lines = [*lines[: max(0, last - 1)], "".join(lines[max(0, last - 1) :])]
         parts = [
             _Unit(line, unit.before if i == 0 else SENTENCE) for i, line in enumerate(filter(None, lines))
         ]
@@ -95,7 +95,7 @@ def _fitting(unit: _Unit, most: int, notes: list[str] | None) -> Iterator[_Unit]
 
 
 def _units(text: str) -> Iterator[_Unit]:
-    """A text's sentences, headings, fences and tables, with the space behind each."""
+    """Yield the sentences, headings, fences and tables of a text, each with the space after it."""
     before = HEADING
     for kind, block in _blocks(text):
         if kind in ("fence", "table", "code"):
@@ -114,7 +114,7 @@ def _units(text: str) -> Iterator[_Unit]:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """A text's blocks by their kind, each with the empty lines behind it; those before the first are of the first."""
+    """Yield the kind and text of each block, with the empty lines after it; the first has also those before it."""
     kind, block, fence = "", "", ""
     lines = text.splitlines(keepends=True)
     for i, line in enumerate(lines):
@@ -134,7 +134,7 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
             kind = f"{kind.removesuffix(' ended')} ended" if kind else ""
             continue
         opening = _FENCE.match(line)
-        own = (
+        line_kind = (
             "code"
             if line.startswith(("    ", "\t")) and (not kind or kind.endswith(" ended") or kind == "code")
             else "fence"
@@ -147,14 +147,14 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
             if _ITEM.match(line)
             else "paragraph"
         )
-        goes_on = own == "code" and kind in ("code", "code ended") or own == kind == "table"
-        goes_on = goes_on or own == "paragraph" and kind in ("paragraph", "item")
-        if kind and not goes_on:
+        continues = line_kind == "code" and kind in ("code", "code ended") or line_kind == kind == "table"
+        continues = continues or line_kind == "paragraph" and kind in ("paragraph", "item")
+        if kind and not continues:
             yield kind.removesuffix(" ended"), block
             block = ""
-        if not goes_on:
-            kind = own
+        if not continues:
+            kind = line_kind
         block += line
-        fence = opening[1] if opening and own == "fence" else ""
+        fence = opening[1] if opening and line_kind == "fence" else ""
     if block:
         yield kind.removesuffix(" ended") or "paragraph", block

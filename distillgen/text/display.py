@@ -1,4 +1,4 @@
-"""How numbers and what strangers wrote read to a person, on a terminal as on a page."""
+"""Texts, numbers and records for people, on a terminal or a page."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from typing import Any
 
 from distillgen.record import Record
 
-# control characters but newline and tab, marks that turn the direction of text, lone surrogates, invisible tags
-_OBEYED = re.compile(
+# control characters except newline and tab, marks of text direction, lone surrogates, invisible tags
+_INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
 def visible(text: str) -> str:
-    """Text in which all that a terminal or browser would obey, and not show, is spelt out."""
-    return _OBEYED.sub(lambda m: chr(0x2400 + ord(m[0])) if m[0] < " " else f"⟨U+{ord(m[0]):04X}⟩", text)
+    """Return text with visible signs for the characters that a terminal or browser would obey."""
+    return _INVISIBLE.sub(lambda m: chr(0x2400 + ord(m[0])) if m[0] < " " else f"⟨U+{ord(m[0]):04X}⟩", text)
 
 
 def clipped(value: object, width: int = 160) -> str:
-    """One visible line of at most `width` characters."""
+    """Return a value as one visible line of at most `width` characters."""
     line = " ".join(visible(str(value)).split())
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def field_lines(record: Record, width: int) -> list[str]:
-    """A record's own fields, a line each; messages, which repeat the others, only where they stand alone."""
-    shown = {
+    """Return a line for each field of a record; `messages`, which repeats the others, only if it is the only field."""
+    fields = {
         name: value for name, value in record.fields.items() if name != "messages" or len(record.fields) == 1
     }
-    return [f"{clipped(name, 20)}: {clipped(value, width - len(name) - 4)}" for name, value in shown.items()]
+    return [f"{clipped(name, 20)}: {clipped(value, width - len(name) - 4)}" for name, value in fields.items()]
 
 
 def dropped(counts: Mapping[str, int]) -> str:
-    """`dropped 41 (grounded 29, brevity 12)`, or nothing."""
+    """Return `dropped 41 (grounded 29, brevity 12)`, or "" without counts."""
     return f"dropped {sum(counts.values()):,} ({reasons(counts)})" if counts else ""
 
 
 def reasons(counts: Mapping[str, int]) -> str:
-    """`grounded 29, brevity 12`, the most frequent first."""
+    """Return `grounded 29, brevity 12`, the most frequent first."""
     return ", ".join(f"{name} {count:,}" for name, count in Counter(counts).most_common())
 
 
 def money(usd: float) -> str:
-    """US dollars; amounts under a cent keep two digits that count."""
+    """Return US dollars; amounts under a cent have two significant digits."""
     if 0 < usd < 0.0001:
         return "under $0.0001"
     return f"${usd:.2g}" if 0 < usd < 0.01 else f"${usd:,.2f}"
 
 
 def duration(seconds: float) -> str:
-    """`1:02:03` or `0:16`."""
+    """Return `1:02:03` or `0:16`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def number(value: float) -> str:
-    """A measurement, with three digits that count."""
+    """Return a measurement with three significant digits."""
     return f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
 
 
 def stage_line(stage: Mapping[str, Any], total: int | None) -> str:
-    """One stage of a run, as `usage.json` tells of it: how far, kept, dropped."""
+    """Return the line of a stage: progress, records kept and dropped, measurements. `stage` is as in `usage.json`."""
     done = f"{stage['sources']:,}" + (f"/{total:,}" if total is not None else "")
-    said = ", ".join(
+    notes = ", ".join(
         filter(None, (dropped(stage["dropped"]), *(f"{k} {number(v)}" for k, v in stage["measured"].items())))
     )
-    return f"{stage['name']:<12} {done:>13}  kept {stage['kept']:<6,}  {said}".rstrip()
+    return f"{stage['name']:<12} {done:>13}  kept {stage['kept']:<6,}  {notes}".rstrip()

@@ -1,7 +1,7 @@
-"""Templates that records fill: sandboxed, strict about what is missing, and exact about what becomes text.
+"""Templates, which the fields of a record fill: Jinja in a sandbox, strict about missing fields.
 
-A field that a row lacks, or that is null, is an error with the field's name, unless the template gives a default. A list or a
-mapping has no text of its own: a template writes its parts, or says `| json`.
+A field that is missing or null is an error with the field's name, unless the template has a default. A list or a mapping has
+no text: a template writes its parts, or uses `| json`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.record import Unrenderable
 from distillgen.text.words import rename
 
-MAX_TEXT = 10_000_000  # characters that one expression in a template may make
+MAX_TEXT = 10_000_000  # characters of the longest result of an expression
 _GUARDS = ("default", "d", "defined", "undefined", "none")
-"""Filters and tests that ask whether a field is there at all."""
+"""Filters and tests for a field that may be missing."""
 _OF_TEXTS = (
     "capitalize",
     "center",
@@ -53,11 +53,11 @@ _OF_TEXTS = (
     "wordcount",
     "wordwrap",
 )
-"""Jinja's filters that would write whatever they are given as Python does."""
+"""Jinja's filters that would write any value as Python writes it."""
 
 
 class Missing(StrictUndefined):
-    """What a row lacks: an error, with its name, for whatever would use it."""
+    """A missing field. Its use is an error with its name."""
 
     __slots__ = ()
 
@@ -71,7 +71,7 @@ class Missing(StrictUndefined):
 
 
 class Null(Missing):
-    """What a row gives as null. It is false, equals none, and takes a default; no text can be made of it."""
+    """A field that is null. It is false, equals none, and takes a default; writing it is an error."""
 
     __slots__ = ()
 
@@ -93,26 +93,26 @@ class Null(Missing):
 
 
 def _present(value: Any, name: str) -> Any:
-    """A value that is read: null as what remembers its name."""
+    """Return a value; null as a Null, which has the field's name."""
     return Null(name=name) if value is None else value
 
 
-def _written(value: Any, name: str) -> str:
-    """The text of a value that a template writes."""
+def _as_text(value: Any, name: str) -> str:
+    """Return the text of a value that a template writes. Raise UndefinedError if it has none."""
     if type(value) is str or isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float | date | time | Decimal | jinja2.Undefined):
-        return str(value)  # raises where it is undefined
-    shown = name if " " in name else f"'{name}'"
+        return str(value)  # raises UndefinedError if it is undefined
+    subject = name if " " in name else f"'{name}'"
     if value is None:
-        raise UndefinedError(f"{shown} is null")
+        raise UndefinedError(f"{subject} is null")
     if callable(value):
-        raise UndefinedError(f"{shown} is no value of the row")
-    written = name if " " not in name else "…"
-    remedy = f"write its parts, {{{{ {written} | join(', ') }}}}, or {{{{ {written} | json }}}}"
-    raise UndefinedError(f"{shown} is {_kind(value)}, which has no text of its own: {remedy}")
+        raise UndefinedError(f"{subject} is no value of the row")
+    expression = name if " " not in name else "…"
+    remedy = f"write its parts, {{{{ {expression} | join(', ') }}}}, or {{{{ {expression} | json }}}}"
+    raise UndefinedError(f"{subject} is {_kind(value)}, which has no text of its own: {remedy}")
 
 
 def _kind(value: Any) -> str:
@@ -124,7 +124,7 @@ def _kind(value: Any) -> str:
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**", "%"])
     functions: dict[str, Any]
-    """What a template can call: range, namespace and the like."""
+    """The functions that a template can call, such as range and namespace."""
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         size = max((len(side) for side in (left, right) if isinstance(side, (str, list, tuple))), default=0)
@@ -136,31 +136,31 @@ class _Environment(ImmutableSandboxedEnvironment):
         ):
             raise SecurityError("the expression makes too large a value")
         if operator == "%" and isinstance(left, str):
-            right = tuple(_told(part) for part in right) if isinstance(right, tuple) else _told(right)
+            right = tuple(_part(part) for part in right) if isinstance(right, tuple) else _part(right)
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(getattr(obj, "__self__", None), str) and obj.__name__ == "join":
-            args = tuple([_written(part, "a part") for part in parts] for parts in args)
+            args = tuple([_as_text(part, "a part") for part in parts] for parts in args)
         return super().call(context, obj, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """A text's `format` and `format_map`, which write each part as a template writes it."""
+        """Return `format` or `format_map` of a text, which writes each part as a template writes it."""
         confined = super().wrap_str_format(value)
         if confined is None:
             return None
 
-        def written(*args: Any, **kwargs: Any) -> str:
+        def formatted(*args: Any, **kwargs: Any) -> str:
             if value.__name__ == "format_map":
-                args = tuple({name: _told(part) for name, part in parts.items()} for parts in args)
+                args = tuple({name: _part(part) for name, part in parts.items()} for parts in args)
             else:
-                args, kwargs = tuple(map(_told, args)), {name: _told(part) for name, part in kwargs.items()}
+                args, kwargs = tuple(map(_part, args)), {name: _part(part) for name, part in kwargs.items()}
             return confined(*args, **kwargs)
 
-        return written
+        return formatted
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """A part of a value: of data only what it holds, never a method that bears the name."""
+        """Return a part of a value: an item of a list or mapping, never a method of that name."""
         if isinstance(obj, Context):
             return _present(obj.resolve(argument), argument)
         if not isinstance(obj, str | list | tuple | Mapping | int | float):
@@ -172,60 +172,58 @@ class _Environment(ImmutableSandboxedEnvironment):
         return _present(value, str(argument))
 
 
-def _told(part: Any, name: str = "a part") -> Any:
-    """A part of a text that is put together: a number stays one, so that it can be given a form."""
-    return part if isinstance(part, int | float) and not isinstance(part, bool) else _written(part, name)
+def _part(part: Any, name: str = "a part") -> Any:
+    """Return a part of a text: a number as it is, so that it can be formatted, and any other value as text."""
+    return part if isinstance(part, int | float) and not isinstance(part, bool) else _as_text(part, name)
 
 
 def _of_texts(convert: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter of Jinja's that is handed texts and numbers only."""
+    """Return a filter of Jinja that receives only texts and numbers."""
     context = 1 if hasattr(convert, "jinja_pass_arg") else 0
 
     @functools.wraps(convert)
-    def checked(*args: Any, **kwargs: Any) -> Any:
+    def convert_parts(*args: Any, **kwargs: Any) -> Any:
         parts = [
-            part if isinstance(part, bool) and i else _told(part) for i, part in enumerate(args[context:])
+            part if isinstance(part, bool) and i else _part(part) for i, part in enumerate(args[context:])
         ]
         return convert(*args[:context], *parts, **kwargs)
 
-    return checked
+    return convert_parts
 
 
 def _joined(values: Any, separator: str = "", attribute: Any = None) -> str:
-    """Jinja's `join`, which writes each part as a template writes it."""
+    """Jinja's `join`, but each part is written as a template writes it."""
     parts = (_ENVIRONMENT.getitem(value, attribute) if attribute is not None else value for value in values)
-    return _written(separator, "a separator").join(_written(part, "a part") for part in parts)
+    return _as_text(separator, "a separator").join(_as_text(part, "a part") for part in parts)
 
 
 def _as_json(value: Any, indent: int | None = None) -> str:
-    """A value as JSON, in the order in which it was written."""
+    """Return a value as JSON, with the keys in their order."""
     return json.dumps(
-        value, ensure_ascii=False, indent=indent, default=lambda other: _written(other, "a part")
+        value, ensure_ascii=False, indent=indent, default=lambda other: _as_text(other, "a part")
     )
 
 
 _ENVIRONMENT = _Environment(undefined=Missing)
-_ENVIRONMENT.functions, _ENVIRONMENT.globals = (
-    dict(_ENVIRONMENT.globals),
-    {},
-)  # where a row lacks a field, none stands for it
+# without globals, no function of Jinja takes the place of a missing field
+_ENVIRONMENT.functions, _ENVIRONMENT.globals = dict(_ENVIRONMENT.globals), {}
 _ENVIRONMENT.filters["rename"] = rename
 _ENVIRONMENT.filters |= {name: _of_texts(_ENVIRONMENT.filters[name]) for name in _OF_TEXTS}
-_ENVIRONMENT.filters |= {"join": _joined, "json": _as_json, "_present": _present, "_told": _told}
-_ENVIRONMENT.filters["_written"] = _written
+_ENVIRONMENT.filters |= {"join": _joined, "json": _as_json, "_present": _present, "_part": _part}
+_ENVIRONMENT.filters["_as_text"] = _as_text
 _ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, Null)
 
 
 class _Strict(NodeTransformer):
-    """Puts what checks a value around everything that a template reads and writes."""
+    """Put a check around every expression that a template reads or writes."""
 
     def visit_Name(self, node: nodes.Name) -> nodes.Node:
         if node.ctx != "load":
             return node
-        read: nodes.Expr = node
-        if node.name == "self":  # which Jinja would take for the template
-            read = nodes.Getitem(nodes.ContextReference(), nodes.Const("self"), "load")
-        return _checked(read, "_present", node.name)
+        expression: nodes.Expr = node
+        if node.name == "self":  # for Jinja, it is the template
+            expression = nodes.Getitem(nodes.ContextReference(), nodes.Const("self"), "load")
+        return _with_check(expression, "_present", node.name)
 
     def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:
         part = nodes.Getitem(self.visit(node.node), nodes.Const(node.attr), "load")
@@ -233,7 +231,7 @@ class _Strict(NodeTransformer):
         return part
 
     def visit_Call(self, node: nodes.Call) -> nodes.Node:
-        return _checked(self._called(node), "_present", _name_of(node))
+        return _with_check(self._called(node), "_present", _name_of(node))
 
     def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
         call, node.call = node.call, nodes.Call(nodes.Const(None), [], [], None, None)
@@ -242,7 +240,7 @@ class _Strict(NodeTransformer):
         return node
 
     def _called(self, node: nodes.Call) -> nodes.Call:
-        """A call with its parts visited; the method that it calls stays one."""
+        """Return a call with its parts visited, but not the method that it calls."""
         if _is_function(node.node):
             function = nodes.Getitem(
                 nodes.EnvironmentAttribute("functions"), nodes.Const(node.node.name), "load"
@@ -263,39 +261,41 @@ class _Strict(NodeTransformer):
         name = _name_of(node)
         self.generic_visit(node)
         if node.name in (*_OF_TEXTS, "rename") and node.node is not None:
-            node.node = _checked(node.node, "_told", name)
+            node.node = _with_check(node.node, "_part", name)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         names = [_name_of(part) for part in node.nodes]
         self.generic_visit(node)
-        node.nodes = [_checked(part, "_written", name) for part, name in zip(node.nodes, names, strict=True)]
+        node.nodes = [
+            _with_check(part, "_as_text", name) for part, name in zip(node.nodes, names, strict=True)
+        ]
         return node
 
     def visit_Output(self, node: nodes.Output) -> nodes.Node:
         names = [_name_of(part) for part in node.nodes]
         self.generic_visit(node)
         node.nodes = [
-            part if isinstance(part, nodes.TemplateData) else _checked(part, "_written", name)
+            part if isinstance(part, nodes.TemplateData) else _with_check(part, "_as_text", name)
             for part, name in zip(node.nodes, names, strict=True)
         ]
         return node
 
 
 def _is_function(node: nodes.Node) -> TypeGuard[nodes.Name]:
-    """Whether what is called is a function of Jinja's own, and not of the row or the template."""
+    """Whether a call is to a function of Jinja, not of the row or the template."""
     return isinstance(node, nodes.Name) and node.name in _ENVIRONMENT.functions
 
 
-def _checked(node: nodes.Expr, how: str, name: str) -> nodes.Filter:
-    """The expression with a check around it, which is the only one: what is written is looked at once."""
+def _with_check(node: nodes.Expr, check: str, name: str) -> nodes.Filter:
+    """Return the expression inside a check. It replaces an earlier check, so that a value is checked once."""
     if isinstance(node, nodes.Filter) and node.name == "_present" and node.node is not None:
         node = node.node
-    return nodes.Filter(node, how, [nodes.Const(name)], [], None, None)
+    return nodes.Filter(node, check, [nodes.Const(name)], [], None, None)
 
 
 def _name_of(node: nodes.Node) -> str:
-    """What messages call an expression."""
+    """Return the name of an expression for messages."""
     if isinstance(node, nodes.Name):
         return node.name
     if isinstance(node, nodes.Getattr):
@@ -309,8 +309,10 @@ def _name_of(node: nodes.Node) -> str:
 
 @dataclass(frozen=True)
 class Template:
-    """A checked template. `used` are the variables that it reads, each with the line that reads it first; `needed` those of
-    them for which it gives no default; `plain` those that it writes whatever the others say.
+    """A checked template.
+
+    `used` are the variables that it reads, each with the first line that reads it. `needed` are those without a default.
+    `plain` are those that it writes without a condition.
     """
 
     used: Mapping[str, int]
@@ -319,32 +321,30 @@ class Template:
     _code: jinja2.Template
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """The text. Raises Unrenderable, with the field's name where one is missing, null or no text."""
+        """Return the text. Raise Unrenderable, with the name of a field that is missing, null or without text."""
         try:
             context = _ENVIRONMENT.context_class(_ENVIRONMENT, fields, self._code.name, self._code.blocks)  # type: ignore[arg-type]
             return "".join(self._code.root_render_func(context))
         except UndefinedError as error:
             raise Unrenderable(error.message or "a field is missing") from error
-        except (
-            Exception
-        ) as error:  # an expression can fail on a row's value in any way; the row carries the reason
+        except Exception as error:  # an expression can fail in any way; the row is dropped with the reason
             raise Unrenderable(f"{type(error).__name__}: {error}") from error
 
     def empty(self, fields: Mapping[str, Any]) -> str:
-        """Why nothing is said to anybody: all that it writes of these fields is empty. Nothing where something is."""
+        """Return the reason why the text says nothing: all fields that it writes are empty. Else return ""."""
         return nothing_in(self.plain, fields)
 
 
 def nothing_in(names: frozenset[str], fields: Mapping[str, Any]) -> str:
-    """What is empty where all of `names` are, of which there is one at least; else nothing."""
-    own = sorted(name for name in names if name in fields)
-    if not own or any(not isinstance(fields[name], str) or fields[name].strip() for name in own):
+    """Return a message if all of these fields are empty, and there is at least one; else ""."""
+    present = sorted(name for name in names if name in fields)
+    if not present or any(not isinstance(fields[name], str) or fields[name].strip() for name in present):
         return ""
-    return f"there is nothing to say: {', '.join(map(repr, own))} {'is' if len(own) == 1 else 'are'} empty"
+    return f"there is nothing to say: {', '.join(map(repr, present))} {'is' if len(present) == 1 else 'are'} empty"
 
 
 def compile_template(source: str, path: Path | str, first_line: int = 1) -> Template:
-    """A sandboxed template without a loader: it can read no file. Raises ConfigError with the line of a mistake."""
+    """Compile a template, which can read no file. Raise ConfigError with the line of a mistake."""
     try:
         tree = _ENVIRONMENT.parse(source)
         for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
@@ -369,10 +369,10 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> Temp
         return Template(used, frozenset(free - optional), plain, code)
     except TemplateSyntaxError as error:
         unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
-        known = (
+        valid_names = (
             [name for name in getattr(_ENVIRONMENT, f"{unknown[1]}s") if name[0] != "_"] if unknown else []
         )
-        hint = did_you_mean(unknown[2], known) if unknown else ""
+        hint = did_you_mean(unknown[2], valid_names) if unknown else ""
         message = f"template: {(error.message or '').rstrip('.')}{hint}"
         raise ConfigError(message, path=path, line=error.lineno + first_line - 1) from error
     except TemplateError as error:
@@ -380,13 +380,13 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> Temp
 
 
 def _plain_names(node: nodes.Node) -> list[str]:
-    """The variables that a top-level part of a template writes without a condition or a default."""
+    """Return the variables that a top-level part of a template writes without a condition or a default."""
     if not isinstance(node, nodes.Output):
         return []
-    written = [part for part in node.nodes if not isinstance(part, nodes.TemplateData)]
-    if any(map(_conditional, written)):
+    expressions = [part for part in node.nodes if not isinstance(part, nodes.TemplateData)]
+    if any(map(_conditional, expressions)):
         return []
-    inside = (node for part in written for node in [part, *part.find_all(nodes.Name)])
+    inside = (node for part in expressions for node in [part, *part.find_all(nodes.Name)])
     return [node.name for node in inside if isinstance(node, nodes.Name)]
 
 

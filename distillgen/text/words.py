@@ -1,4 +1,4 @@
-"""Words, which of them carry the content of an English text, and names: what filters compare texts by."""
+"""The words of a text, its content words (in English), and the replacement of names."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ _JOINED_BEFORE, _JOINED_AFTER = re.compile(r"([^\W\d_]+)[-‐‑]\Z"), re.compil
 
 
 def rename(text: str, names: Mapping[str, str]) -> str:
-    """The text with each name that is a key of `names` replaced by its value, all at once and only as whole words:
-    Chris and Chris's, but not Christmas, O'Chris or Jean-Chris. Upper and lower case differ, as in Mark and mark.
+    """Return the text with each key of `names` replaced by its value, all at once.
+
+    Only whole words are replaced: Chris and Chris's, but not Christmas, O'Chris or Jean-Chris. Case matters, as in Mark and
+    mark.
     """
     longest_first = "|".join(re.escape(name) for name in sorted(filter(None, names), key=len, reverse=True))
     if not longest_first:
@@ -41,12 +43,12 @@ def rename(text: str, names: Mapping[str, str]) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words and numbers in lower case, without a possessive 's."""
+    """Return the words and numbers in lower case, without a possessive 's."""
     return _WORD.findall(_POSSESSIVE.sub("", text.lower()))
 
 
 def content(text: str) -> set[str]:
-    """The words that carry content, without their inflection; numbers in words as figures."""
+    """Return the content words without their inflection, and numbers in figures."""
     return {_stem(word) for word in words(in_figures(text)) if word not in _FUNCTION}
 
 
