@@ -218,9 +218,8 @@ class Encoder:
             torch.nn.init.constant_(heads[-1].bias, math.log(prior / (1 - prior)))
             optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=learning_rate)
             steps = epochs * math.ceil(len(train) / batch_size)
-            rise = max(
-                1, steps // 10
-            )  # the learning rate rises for a tenth of the steps, then falls linearly
+            # the learning rate rises for a tenth of the steps, then falls linearly
+            rise = max(1, steps // 10)
             schedule = torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda s: min((s + 1) / rise, (steps - s) / max(1, steps - rise))
             )

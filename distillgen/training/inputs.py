@@ -1,4 +1,4 @@
-"""What an objective prepares its trainer from, and what it returns."""
+"""The inputs from which an objective prepares its trainer, and the result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainingInputs:
     """The student, the rows and the options of a training. They do not change while it is prepared."""
 
     student: str
-    """What `from_pretrained` takes."""
+    """The folder or name that `from_pretrained` takes."""
     rows: RowSelection
     arguments: Mapping[str, Any]
     """Arguments of every `TrainingArguments`."""

@@ -31,7 +31,7 @@ NO_TEMPLATE = "give one with chat_template: FILE.jinja, or train on texts: promp
 
 
 class Objective(BaseModel):
-    """What a student learns and by which loss. The attributes are the options.
+    """A way to learn: the rows and the loss. The attributes are the options.
 
     An option of type FieldName names a field of the records.
     """
@@ -99,7 +99,7 @@ class Objective(BaseModel):
         raise NotImplementedError
 
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
-        """Return what the record teaches. Raises Unusable if it teaches nothing.
+        """Return the row of a record. Raises Unusable if the record teaches nothing.
 
         `signals` holds the log-probabilities of the record's answers, by stage.
         """
@@ -115,5 +115,5 @@ class Objective(BaseModel):
 
 
 def objective_class(name: str, project: Project) -> type[Objective]:
-    """Return the objective of a name. Raise ConfigError where there is none, or its file is broken."""
+    """Return the objective of a name. Raise ConfigError if there is none, or its file is broken."""
     return plugin_class("objectives", name, Objective, project)

@@ -106,9 +106,8 @@ def train(folder: Path, job: TrainingJob) -> None:
         after = _finite(trainer.evaluate())
     trainer.save_model(str(folder / "student"))
     if is_main():
-        (folder / "student" / "training_args.bin").unlink(
-            missing_ok=True
-        )  # a pickle of what the manifest says
+        # a pickle of the arguments, which the manifest has
+        (folder / "student" / "training_args.bin").unlink(missing_ok=True)
         if (folder / "base").exists():
             (folder / "base").rename(folder / "student" / "base")
         _write_manifest(folder, job, inputs, trainer, Counter(prepared.counts), progress, after)

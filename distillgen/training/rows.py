@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from distillgen.errors import ConfigError
 
 Row: TypeAlias = dict[str, Any]
-"""What one record teaches. All rows of a training have the same columns."""
+"""The data that one record teaches. All rows of a training have the same columns."""
 
 PARTS = ("train", "held_out")
 
@@ -20,7 +20,7 @@ class Unusable(Exception):
 
 
 class Assessment(NamedTuple):
-    """What an objective says of one row."""
+    """An objective's verdict on one row."""
 
     left_out: str = ""
     """Why the row is left out; empty if it is used."""
