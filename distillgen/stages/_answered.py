@@ -1,4 +1,4 @@
-"""What was found about the answers of one model: how many are right, and how sure that is."""
+"""The answers of one model in an evaluation, and their figures with confidence intervals."""
 
 from __future__ import annotations
 
@@ -24,76 +24,80 @@ GOLD = "gold"  # the field in which a metric finds the right answer
 
 @dataclass
 class Answered:
-    """What one model said, `n` answers to each item, and what was measured of them."""
+    """The answers of one model, `n` to each item, and their measurements."""
 
     name: str
     n: int
     completions: list[Completion]
     records: list[Record]
-    """One for each completion: the item's fields with the answer."""
+    """For each completion, a record with the fields of the item and the answer."""
     groups: Sequence[str] = ()
-    """The group of each item, where figures are also told by group."""
+    """The group of each item, if there are figures by group."""
     tokens: float = 0.0
-    """Mean output tokens of an answer: majority@k is the accuracy at k times as many."""
+    """The mean number of output tokens of an answer; majority@k costs k times as many."""
     passed: dict[str, list[float | None]] = field(default_factory=dict)
-    """By metric, for each completion: 1 or 0; None where no judge could read it."""
+    """By metric, for each completion: 1 or 0; None if it could not be judged."""
     numbers: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
     judges: dict[str, float] = field(default_factory=dict)
-    """What the verdicts on all answers show together of whoever judged them, such as a bias."""
+    """Figures of the judges over all answers, such as a position bias."""
     log_likelihoods: list[tuple[float, int] | None] = field(default_factory=list)
-    """Of each item's right answer: its log-probability in nats, and its tokens; None where it is not known."""
+    """For each item, the log-probability of the right answer in nats, and its number of tokens; None if
+    unknown.
+    """
     choices: list[tuple[float, bool] | None] = field(default_factory=list)
-    """Of each question with options: the probability of the likeliest among them, and whether it is the right one."""
+    """For each item, the probability of the likeliest option, and whether it is right; None if unknown."""
 
-    def told(self, vote: Kind | None) -> dict[str, Any]:
-        """What the report shows."""
+    def report(self, vote: Kind | None) -> dict[str, Any]:
+        """Return the figures for evaluation.json and the report."""
         statuses = Counter(completion.status for completion in self.completions)
-        said = (
+        votes = (
             [*self.by_item([final_answer(completion.text, vote) for completion in self.completions])]
             if vote
             else None
         )
-        told: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "answers": statuses.total(),
             "tokens": self.tokens,
             "cut_off": statuses["length"],
             "failed": statuses["failed"] + statuses["refused"],
-            "metrics": {metric: self._metric(metric, said) for metric in self.passed},
+            "metrics": {metric: self._metric(metric, votes) for metric in self.passed},
             "numbers": {name: fmean(values) for name, values in self.numbers.items()},
             "judges": self.judges,
         }
-        if known := [value for value in self.log_likelihoods if value is not None]:
-            told["perplexity"] = perplexity(known)
+        if log_likelihoods := [value for value in self.log_likelihoods if value is not None]:
+            figures["perplexity"] = perplexity(log_likelihoods)
         if chosen := [choice for choice in self.choices if choice is not None]:
-            told["likeliest_option"] = summary([float(right) for _, right in chosen])
-            told["ece"] = calibration_error(chosen)
-        return told
+            figures["likeliest_option"] = summary([float(right) for _, right in chosen])
+            figures["ece"] = calibration_error(chosen)
+        return figures
 
-    def told_by_group(self) -> dict[str, dict[str, Any]]:
-        """For each group its items, the figures of these, and the intervals of the shares among them."""
-        told = {}
-        for group, some in self._places().items():
+    def report_by_group(self) -> dict[str, dict[str, Any]]:
+        """Return for each group the number of its items, their figures, and the intervals of shares."""
+        groups = {}
+        for group, items in self._places().items():
             intervals = {
-                name: found._asdict() for name, own in self._shares(some) if (found := interval(own))
+                name: value_interval._asdict()
+                for name, values in self._shares(items)
+                if (value_interval := interval(values))
             }
-            told[group] = {"items": len(some), **dict(self._figures(some)), "intervals": intervals}
-        return told
+            groups[group] = {"items": len(items), **dict(self._figures(items)), "intervals": intervals}
+        return groups
 
     def _places(self) -> dict[str, list[int]]:
-        """Where the items of each group stand."""
+        """Return the indices of the items of each group."""
         places: dict[str, list[int]] = {group: [] for group in sorted(set(self.groups))}
         for i, group in enumerate(self.groups):
             places[group].append(i)
         return places
 
     def by_item(self, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        """The values of each item's samples."""
+        """Yield for each item the values of its samples."""
         return (values[i : i + self.n] for i in range(0, len(values), self.n))
 
     def means(self, metric: str) -> list[float | None]:
-        """For each item, the share of its samples that pass; None where one could not be judged."""
+        """Return for each item the share of its samples that pass; None if one could not be judged."""
         return [None if None in row else fmean(row) for row in self.by_item(self.passed[metric])]
 
     def measures(self) -> Iterator[tuple[Measure, float]]:
@@ -106,14 +110,16 @@ class Answered:
                 yield Measure(metric, model=self.name, group=group), value
 
     def _figures(self, items: Sequence[int]) -> Iterator[tuple[str, float]]:
-        yield from ((name, fmean(own)) for name, own in self._shares(items))
+        yield from ((name, fmean(values)) for name, values in self._shares(items))
         if self.log_likelihoods and (
-            known := [value for i in items if (value := self.log_likelihoods[i]) is not None]
+            log_likelihoods := [value for i in items if (value := self.log_likelihoods[i]) is not None]
         ):
-            yield "perplexity", perplexity(known)
+            yield "perplexity", perplexity(log_likelihoods)
 
     def _shares(self, items: Sequence[int]) -> Iterator[tuple[str, list[float]]]:
-        """Of each metric, and of the likeliest options, the values of those of these items that have one."""
+        """Yield for each metric, and for the likeliest options, the values of these items; items without a
+        value are left out.
+        """
         for metric in self.passed:
             means = self.means(metric)
             if judged := [mean for i in items if (mean := means[i]) is not None]:
@@ -121,24 +127,24 @@ class Answered:
         if self.choices and (chosen := [choice for i in items if (choice := self.choices[i]) is not None]):
             yield "likeliest_option", [float(right) for _, right in chosen]
 
-    def _metric(self, metric: str, said: Sequence[Sequence[str | None]] | None) -> dict[str, Any]:
+    def _metric(self, metric: str, votes: Sequence[Sequence[str | None]] | None) -> dict[str, Any]:
         means = {i: mean for i, mean in enumerate(self.means(metric)) if mean is not None}
-        told = summary([*means.values()])
+        figures = summary([*means.values()])
         if not means:
-            return told
+            return figures
         passed = [*self.by_item(self.passed[metric])]
         rows = [[*map(bool, passed[i])] for i in means]
         sizes = sorted({1 << i for i in range(self.n.bit_length())} | {self.n})
         if self.n > 1:
-            told["pass_at_k"] = {k: fmean(pass_at_k(self.n, sum(row), k) for row in rows) for k in sizes}
-        if said is not None:
-            told["majority_at_k"] = {
-                k: fmean(map(partial(majority_at_k, k), [said[i] for i in means], rows)) for k in sizes
+            figures["pass_at_k"] = {k: fmean(pass_at_k(self.n, sum(row), k) for row in rows) for k in sizes}
+        if votes is not None:
+            figures["majority_at_k"] = {
+                k: fmean(map(partial(majority_at_k, k), [votes[i] for i in means], rows)) for k in sizes
             }
-        return told
+        return figures
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Each answer, with its item, its scores, and why a metric holds it wrong."""
+        """Yield each answer with its item, its scores, and the reasons of the metrics that it fails."""
         for i, (record, completion) in enumerate(zip(self.records, self.completions, strict=True)):
             yield {
                 "item": record.parents[0],
@@ -154,19 +160,23 @@ class Answered:
             }
 
 
-def perplexity(known: Sequence[tuple[float, int]]) -> float:
-    """Of texts with these log-probabilities and numbers of tokens: a token counts alike, whatever its text's length."""
-    return math.exp(-sum(value for value, _ in known) / sum(tokens for _, tokens in known))
+def perplexity(log_likelihoods: Sequence[tuple[float, int]]) -> float:
+    """Return the perplexity of texts from pairs of log-probability in nats and number of tokens: exp of the
+    negative mean log-probability of a token. All tokens have equal weight.
+    """
+    return math.exp(
+        -sum(value for value, _ in log_likelihoods) / sum(tokens for _, tokens in log_likelihoods)
+    )
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """The mean of shares over items, with its 95 % interval and how that was computed."""
-    found = interval(values)
-    return {"mean": fmean(values), **found._asdict(), "n": len(values)} if found else {"n": 0}
+    """Return the mean of values between 0 and 1, its 95 % interval, the method, and the number of values."""
+    mean_interval = interval(values)
+    return {"mean": fmean(values), **mean_interval._asdict(), "n": len(values)} if mean_interval else {"n": 0}
 
 
 def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:
-    """For each metric of both, the difference on the items on which both could be judged."""
+    """Yield for each metric of both models their difference on the items for which both have a value."""
     for metric in (metric for metric in one.passed if metric in other.passed):
         pairs = zip(one.means(metric), other.means(metric), strict=True)
         both = [(a, b) for a, b in pairs if a is not None and b is not None]

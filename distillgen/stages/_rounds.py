@@ -14,11 +14,11 @@ ROUND, ITEM = (
 
 
 def records_of(place: Path) -> Iterator[Record]:
-    """The records of a finished round, in order."""
+    """Yield the records of a finished round, in order."""
     with (place / "records.jsonl").open("rb") as lines:
         yield from (Record.from_row(loads_own(line)) for line in lines)
 
 
 def kept_of(place: Path) -> Iterator[Record]:
-    """Those of them that a finished round kept to learn from."""
+    """Yield the records that a finished round kept, without held-out records."""
     return (record for record in records_of(place) if record.dropped is None and not record.held_out)

@@ -1,4 +1,4 @@
-"""allocate: what a round asks the teacher, by what the rounds before it have shown of the student."""
+"""allocate: choose by the student's results about which records of a round the teacher is asked."""
 
 from __future__ import annotations
 
@@ -96,20 +96,20 @@ class Allocate(Stage):
         return self
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The group is there."""
+        """Return the fields; raise ConfigError if no record has the field `group`."""
         if self.group:
             context.need(self.group, "'group'")
         return context.fields
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """The budget goes on, and what is held out, of which nobody knows how much there is."""
+        """Return at most `budget` records; an unknown number if some are held out, because these all pass."""
         if before.rows is None or SPLIT in context.fields:
             return Estimate(before.rows, made_bytes=before.made_bytes)
         rows = min(before.rows, self.budget)
         return Estimate(rows, made_bytes=before.made_bytes, spared=before.rows - rows)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Gather the round, share out, draw."""
+        """Spool the records of the round, apportion the budget, and draw."""
         confidence, there = defaultdict[str, list[float | None]](list), Counter[str]()
         with Spool(job) as spool:
             async for chunk in chunks:
@@ -119,7 +119,7 @@ class Allocate(Stage):
                         confidence[self._group(record)].append(
                             number_of(record, self.confidence) if self.confidence else None
                         )
-            there.update({group: len(some) for group, some in confidence.items()})
+            there.update({group: len(values) for group, values in confidence.items()})
             shares = self._shares([*job.context.history, _round_so_far(job)], sorted(there))
             counts = apportion(self.budget, shares.by_group, there)
             chosen = {
@@ -132,18 +132,18 @@ class Allocate(Stage):
             job.services.measures[Measure("not drawn")] = there.total() - drawn_count
             for group, share in shares.by_group.items() if self.group else ():
                 job.services.measures[Measure(f"share of {group}")] = share
-            seen = Counter[str]()
+            positions = Counter[str]()
             for chunk in spool.chunks():
                 out = []
                 for record in chunk:
                     if self._waits(record):
                         group = self._group(record)
-                        if seen[group] not in chosen[group]:
+                        if positions[group] not in chosen[group]:
                             why = f"not among the {counts[group]} drawn of {there[group]}"
                             record = record.drop(
                                 self.name, "not_drawn", f"{why} in {group}" if self.group else why
                             )
-                        seen[group] += 1
+                        positions[group] += 1
                     out.append(record)
                 yield out
 
@@ -154,7 +154,7 @@ class Allocate(Stage):
         return text_of(record.fields.get(self.group)) if self.group else ""
 
     def _shares(self, rounds: Sequence[Measures], groups: Sequence[str]) -> _Shares:
-        """Return the share of each group; raise ConfigError where a round measured only some of the groups."""
+        """Return the share of each group; raise ConfigError if a round measured only some of the groups."""
         equal = _Shares({group: 1 / len(groups) for group in groups})
         if not self.student or not self.teacher:
             return equal
@@ -173,8 +173,8 @@ class Allocate(Stage):
         for reference, history in ((self.student, student), (self.teacher, teacher)):
             for group in {*groups, *student[0]}:
                 if any(group not in values for values in history):
-                    what = f"'{reference} in {group}' is not measured"
-                    raise ConfigError(f"stage '{self.name}': {what}; evaluate items of every group")
+                    message = f"'{reference} in {group}' is not measured"
+                    raise ConfigError(f"stage '{self.name}': {message}; evaluate items of every group")
         ratios = [
             {group: self._ratio(of_student[group], of_teacher[group]) for group in student[0]}
             for of_student, of_teacher in zip(student, teacher, strict=True)
@@ -188,7 +188,9 @@ class Allocate(Stage):
         return _Shares(factors(ratios, alpha=self.alpha), wrong, figures)
 
     def _ratio(self, student: float, teacher: float) -> float:
-        """The student's perplexity over the teacher's; of shares of right answers, what they are with the share of wrong ones as
+        """Return the student's perplexity divided by the teacher's.
+
+        Shares of right answers give the same ratio with the share of wrong answers in place of the
         cross-entropy.
         """
         return student / teacher if _is_perplexity(str(self.student)) else math.exp(teacher - student)
@@ -196,7 +198,7 @@ class Allocate(Stage):
     def _chosen(
         self, group: str, confidence: Sequence[float | None], count: int, wrong: float, job: Job
     ) -> set[int]:
-        """The places of the drawn among the records of a group."""
+        """Return the indices of the drawn records in their group."""
         chance = random.Random(digest([job.context.seed, self.name, len(job.context.history), group]))
         if self.confidence is None or all(
             value is None for value in confidence
@@ -215,13 +217,13 @@ class _Shares:
     by_group: Mapping[str, float]
     """The share of the budget, by group."""
     wrong: Mapping[str, float] = field(default_factory=dict)
-    """The share of the teacher's answers that are wrong, by group, where it was measured."""
+    """The share of wrong answers of the teacher, by group, if it was measured."""
     figures: Mapping[str, float] = field(default_factory=dict)
-    """The measured numbers from which the shares follow, for the report."""
+    """The measures that determine the shares, for the report."""
 
 
 def _round_so_far(job: Job) -> Measures:
-    """Return what the stages before measured in this round."""
+    """Return the measures of the earlier stages of this round."""
     stages = zip(job.context.stages, job.services.measures_before, strict=True)
     return {
         measure.of_stage(stage.name): value

@@ -1,4 +1,4 @@
-"""audit: what a person has changed by hand, or will not have."""
+"""audit: apply manual edits and vetoes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Audit(Stage):
     )
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The edits."""
+        """Return the file of edits."""
         return {self.edits: project.file(self.edits)}
 
     def read(self, project: Project) -> list[Mapping[str, Any]]:
-        """The edits in order. Raises ConfigError with the line of one that is none."""
+        """Return the edits in order; raise ConfigError for a malformed line."""
         path, edits = project.file(self.edits), list[Mapping[str, Any]]()
         for line, row in read_rows(path):
             if isinstance(row, str):
@@ -57,20 +57,22 @@ class Audit(Stage):
         return edits
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """Every edit can be read, and names fields that are there."""
+        """Return the fields; raise ConfigError for a malformed edit, or one that names a field that no record
+        has.
+        """
         for edit in self.read(context.project):
             for name in (*edit.get("where", {}), *edit.get("set", {})):
                 context.need(name, "an edit")
         return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Apply every edit to every record that it names; the first veto counts."""
+        """Apply each edit to the records that it names; after a veto a record gets no further edit."""
         edits, used = self.read(job.context.project), set[int]()
         async for chunk in chunks:
             out = []
             for record in chunk:
                 for i, edit in enumerate(edits):
-                    if not record.dropped and _named(edit, record):
+                    if not record.dropped and _names(edit, record):
                         record = self._edited(edit, record)
                         used.add(i)
                 out.append(record)
@@ -85,8 +87,8 @@ class Audit(Stage):
         return replace(record, fields={**record.fields, **edit["set"]})
 
 
-def _named(edit: Mapping[str, Any], record: Record) -> bool:
-    """Whether it is this record that an edit is about."""
+def _names(edit: Mapping[str, Any], record: Record) -> bool:
+    """Return whether an edit names this record."""
     if "id" in edit:
         return record.id.startswith(str(edit["id"]))
     return all(

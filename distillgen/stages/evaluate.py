@@ -1,7 +1,9 @@
-"""evaluate: put the same held-out items to several models, and say how good their answers are and how sure that is.
+"""evaluate: ask several models about the same held-out items, and measure their answers with confidence
+intervals.
 
-A metric is a filter: the share of answers that it keeps, and the mean of each number that it measures. So whatever can
-judge a record of a corpus can judge a student, by the same code and from the same kept scores.
+A metric is a filter: it reports the share of answers that the filter keeps, and the mean of each number that
+it measures. So every filter can judge a student with the code, and with the stored scores, that judge a
+corpus.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ class Evaluate(Stage, Sampling):
     perplexity: bool = Field(False, description="measure the perplexity of each model on the right answers")
 
     @model_validator(mode="after")
-    def _whole(self) -> Evaluate:
+    def _complete(self) -> Evaluate:
         if (self.prompt is None) == (self.template is None):
             raise ValueError("give either 'prompt' (a file) or 'template' (a question in place)")
         if not (self.metrics or self.options or self.perplexity):
@@ -115,7 +117,7 @@ class Evaluate(Stage, Sampling):
 
     @property
     def file(self) -> str:
-        """The name of what is written, without its ending."""
+        """The name of the files that the stage writes, without the suffix."""
         return "evaluation" if self.name == self.kind else f"evaluation-{self.name}"
 
     def load_prompt(self, project: Project) -> Prompt:
@@ -129,7 +131,7 @@ class Evaluate(Stage, Sampling):
         return EvaluationSet(self.data, sorted(self.load_prompt(project).inputs))
 
     def bind(self, context: CheckContext) -> BoundEvaluate:
-        """Load the question and the metrics; raise ConfigError if they do not fit the models and the items."""
+        """Load the question and the metrics; raise ConfigError if they do not fit the models or items."""
         project, fields = context.project, context.fields
         for name in self.asked:
             context.able(name, *(["score"] if self.options or self.perplexity else []))
@@ -167,11 +169,13 @@ class Evaluate(Stage, Sampling):
         return stage_class("filter", project).model_validate({"name": self.name, "filters": [options]})
 
     def sampling(self, model: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
-        """The stage's options over the model's over the prompt's."""
+        """Return the sampling options of the stage, which override those of the model, which override the
+        prompt's.
+        """
         return {**prompt.front.sampling.sampling_options(), **model, **self.sampling_options()}
 
     def read(self, project: Project) -> Iterator[Record]:
-        """The items of `data`. Raises ConfigError for a bad row."""
+        """Yield the items of `data`; raise ConfigError for a bad row."""
         path = project.file(str(self.data))
         for line, row in read_rows(path):
             if isinstance(row, str):
@@ -191,7 +195,9 @@ class BoundEvaluate(BoundStage):
     """For each metric its filter as a stage, by the filter's label."""
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
-        """Bounds of what the models are asked, for items of the source as if all were held out; what judges are is not in it."""
+        """Return bounds of the requests to the models, as if all records were held out; without the requests
+        of metrics.
+        """
         prompt, rows = self.prompt, before.rows
         if self.stage.data:
             items = list(self.stage.read(self.context.project))
@@ -204,14 +210,14 @@ class BoundEvaluate(BoundStage):
                 self.stage.sampling(self.context.models[name].sampling_options(), prompt).get("max_tokens")
                 for name in self.stage.asked
             ]
-            asked = zip(self.stage.asked if self.stage.metrics else (), most, strict=False)
-            return [(name, size, tokens and tokens * self.stage.n) for name, tokens in asked]
+            models = zip(self.stage.asked if self.stage.metrics else (), most, strict=False)
+            return [(name, size, tokens and tokens * self.stage.n) for name, tokens in models]
 
-        found = bounds(replace(before, rows=rows), samples, self.context, asks)
-        return replace(found, rows=before.rows, made_bytes=before.made_bytes)
+        estimate = bounds(replace(before, rows=rows), samples, self.context, asks)
+        return replace(estimate, rows=before.rows, made_bytes=before.made_bytes)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Let all records through, then ask: what trains a student is an earlier stage."""
+        """Yield all records, so that an earlier stage can train the student; then ask the models."""
         items = list(self.stage.read(job.context.project)) if self.stage.data else []
         async for chunk in chunks:
             if not self.stage.data:
@@ -229,7 +235,9 @@ class BoundEvaluate(BoundStage):
         await self._evaluate(items, job)
 
     async def _evaluate(self, items: Sequence[Record], job: Job) -> None:
-        """Ask, measure, compare, write down. Items that cannot fill the question are left out, and counted."""
+        """Ask, measure, compare, and write the files. Items that do not fit the question are left out and
+        counted.
+        """
         asking = _Asking(self.stage, self.prompt, job)
         reasons = [asking.why_not(item) for item in items]
         left_out = Counter(filter(None, reasons))
@@ -241,57 +249,63 @@ class BoundEvaluate(BoundStage):
             raise ConfigError(
                 f"stage '{self.name}': no item can be asked about: {left_out.most_common(1)[0][0]}"
             )
-        said: dict[str, list[Completion]] = {}
-        for name in self.stage.asked:  # one after the other: two models rarely fit into one memory
+        completions_by_model: dict[str, list[Completion]] = {}
+        for name in self.stage.asked:  # in turn, because two local models may not fit into memory
             answers = (
                 await asking.all(name, [(item, None) for item in items], samples=self.stage.n)
                 if self.stage.metrics
                 else []
             )
-            said[name] = [*chain.from_iterable(answers)]
-        found = []
-        for name, completions in said.items():
+            completions_by_model[name] = [*chain.from_iterable(answers)]
+        results = []
+        for name, completions in completions_by_model.items():
             records = list[Record]()
             for i, completion in enumerate(completions):
                 item, first = items[i // self.stage.n], i - i % self.stage.n
-                others = {other: texts[first].text for other, texts in said.items()}
+                others = {other: texts[first].text for other, texts in completions_by_model.items()}
                 fields = {**item.fields, **others, self.stage.output: completion.text}
                 records.append(
                     Record(digest([item.id, name, i % self.stage.n]), fields, (item.id,), item.source)
                 )
             groups = [text_of(item.fields.get(self.stage.by)) for item in items] if self.stage.by else []
-            written = job.services.ledger.output_tokens([completion.key for completion in completions])
-            tokens = fmean(written[completion.key] for completion in completions) if completions else 0.0
-            found.append(answered := Answered(name, self.stage.n, completions, records, groups, tokens))
+            output_tokens = job.services.ledger.output_tokens([completion.key for completion in completions])
+            tokens = (
+                fmean(output_tokens[completion.key] for completion in completions) if completions else 0.0
+            )
+            results.append(answered := Answered(name, self.stage.n, completions, records, groups, tokens))
             for entry in self.stage.metrics:
-                if name not in entry.options.values():  # nobody is compared with himself
+                if (
+                    name not in entry.options.values()
+                ):  # a metric that compares with a model is not applied to that model
                     await self._measure(answered, entry, job)
             if self.stage.perplexity:
                 answered.log_likelihoods = await asking.log_likelihoods(name, items)
             if self.stage.options:
                 answered.choices = await asking.choices(name, items, self.stage.options)
-        told = {
+        evaluation = {
             "items": len(items),
             "left_out": dict(left_out),
             "of": self.stage.data or "the source",
             "samples": self.stage.n,
-            "models": {each.name: each.told(self.stage.vote) for each in found},
+            "models": {result.name: result.report(self.stage.vote) for result in results},
             "by": self.stage.by,
-            "groups": {each.name: each.told_by_group() for each in found} if self.stage.by else {},
+            "groups": {result.name: result.report_by_group() for result in results} if self.stage.by else {},
             "comparisons": [
-                difference for one, other in combinations(found, 2) for difference in compared(one, other)
+                difference for one, other in combinations(results, 2) for difference in compared(one, other)
             ],
         }
-        for each in found:
-            job.services.measures.update(each.measures())
+        for result in results:
+            job.services.measures.update(result.measures())
         if left_out:
             job.services.measures[Measure("items left out")] = left_out.total()
-        lines = [dumps(row, sort_keys=False) + b"\n" for answered in found for row in answered.rows()]
+        lines = [dumps(row, sort_keys=False) + b"\n" for answered in results for row in answered.rows()]
         (job.context.directory / f"{self.stage.file}.jsonl").write_bytes(b"".join(lines))
-        (job.context.directory / f"{self.stage.file}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
+        (job.context.directory / f"{self.stage.file}.json").write_bytes(
+            dumps(evaluation, sort_keys=False) + b"\n"
+        )
 
     async def _measure(self, answered: Answered, entry: Entry, job: Job) -> None:
-        """One metric over all answers of a model; an answer that did not come passes nowhere."""
+        """Measure one metric of all answers of a model. A missing answer passes no metric."""
         passed: list[float | None] = []
         measures: Measures = {}
         stream = self._judged(
@@ -310,7 +324,7 @@ class BoundEvaluate(BoundStage):
         answered.passed[entry.label] = passed
 
     def _judged(self, answered: Answered, entry: Entry, job: Job) -> Chunks:
-        """Through the metric's filter; what is no answer costs no judge."""
+        """Yield the answers as the metric's filter leaves them. A model judges no missing or empty answer."""
         metric, records = self.metrics[entry.label], answered.records
         if metric.models:
             answers = zip(answered.completions, records, strict=True)
@@ -325,29 +339,33 @@ class BoundEvaluate(BoundStage):
 
 
 class _Asking:
-    """Puts questions about items to models."""
+    """Asks models about items."""
 
     def __init__(self, stage: Evaluate, prompt: Prompt, job: Job) -> None:
         self._stage, self._prompt, self._job = stage, prompt, job
 
     async def all(
-        self, model: str, asked: Sequence[tuple[Record, str | None]], *, samples: int = 1
+        self, model: str, questions: Sequence[tuple[Record, str | None]], *, samples: int = 1
     ) -> list[Sequence[Completion]]:
-        """For each item the completions, or how likely the text that is given with it is; some hundred are under way at once."""
+        """Return the completions for each item; for an item with a text, the log-probabilities of the text
+        instead.
+
+        CHUNK requests are sent at once.
+        """
         teacher, job = self._job.services.teachers[model], self._job
         again = (lambda completion: completion.status == "failed") if job.context.retry_failed else None
-        found: list[Sequence[Completion]] = []
-        for start in range(0, len(asked), CHUNK):
-            some = [
+        completions: list[Sequence[Completion]] = []
+        for start in range(0, len(questions), CHUNK):
+            requests = [
                 (self._request(teacher, item, target), samples)
-                for item, target in asked[start : start + CHUNK]
+                for item, target in questions[start : start + CHUNK]
             ]
-            begun = teacher.begin(some, stage=self._stage.name, again=again)
-            found += [await outcome for outcome in begun]
-        return found
+            outcomes = teacher.begin(requests, stage=self._stage.name, again=again)
+            completions += [await outcome for outcome in outcomes]
+        return completions
 
     def why_not(self, item: Record) -> str:
-        """Why the item cannot be asked about; nothing where it can."""
+        """Return why models cannot be asked about the item; "" if they can."""
         stage, prompt = self._stage, self._prompt
         if stage.gold and item.fields.get(GOLD) is None:
             return (
@@ -370,38 +388,51 @@ class _Asking:
         return Request(teacher.model, sampling=sampling, target=target, **teacher.message_fields(messages))
 
     async def log_likelihoods(self, model: str, items: Sequence[Record]) -> list[tuple[float, int] | None]:
-        """The log-probability of each right answer, in nats, and its tokens; None where the model did not tell."""
+        """Return the log-probability of each right answer, in nats, and its number of tokens; None if they
+        are unknown.
+        """
         answers = await self.all(model, [(item, text_of(_one(item.fields[GOLD]))) for item in items])
-        tokens = [[token[1] for token in each.logprobs if token[1] is not None] for (each,) in answers]
+        tokens = [
+            [token[1] for token in completion.logprobs if token[1] is not None] for (completion,) in answers
+        ]
         return [(sum(values), len(values)) if values else None for values in tokens]
 
     async def choices(
         self, model: str, items: Sequence[Record], field: str
     ) -> list[tuple[float, bool] | None]:
-        """For each question with options the probability of the likeliest among them, and whether it is the right one."""
-        given = [options_of(item.fields.get(field)) for item in items]
-        flat = [(item, text) for item, options in zip(items, given, strict=True) for text in options.values()]
+        """Return for each item the probability of the likeliest option, and whether it is right; None if
+        unknown.
+
+        `field` holds the options. Their probabilities sum to 1.
+        """
+        options_by_item = [options_of(item.fields.get(field)) for item in items]
+        flat = [
+            (item, text)
+            for item, options in zip(items, options_by_item, strict=True)
+            for text in options.values()
+        ]
         sums = (
-            likelihood("it", each).get("it.logprob", -math.inf) for (each,) in await self.all(model, flat)
+            likelihood("it", completion).get("it.logprob", -math.inf)
+            for (completion,) in await self.all(model, flat)
         )
-        found = list[tuple[float, bool] | None]()
-        for item, options in zip(items, given, strict=True):
+        choices = list[tuple[float, bool] | None]()
+        for item, options in zip(items, options_by_item, strict=True):
             values = {letter: next(sums) for letter in options}
             most = max(values.values(), default=-math.inf)
             if not math.isfinite(most):
-                found.append(None)
+                choices.append(None)
             else:
                 chosen = max(values, key=lambda letter: values[letter])
                 share = 1 / sum(math.exp(value - most) for value in values.values())
-                found.append((share, chosen == option_of(_one(item.fields[GOLD]), options)))
-        return found
+                choices.append((share, chosen == option_of(_one(item.fields[GOLD]), options)))
+        return choices
 
 
 def _came(completion: Completion) -> bool:
-    """Whether there is an answer, be it cut off."""
+    """Return whether the completion has an answer, complete or cut off."""
     return completion.status in ("ok", "length")
 
 
 def _one(gold: Any) -> Any:
-    """The first of several right answers."""
+    """Return the right answer, or the first one of a list."""
     return gold[0] if isinstance(gold, list) and gold else gold

@@ -1,4 +1,4 @@
-"""retrieve: bring what a memory holds nearest to a record."""
+"""retrieve: add the nearest entries of a memory to each record."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from distillgen.stages._rounds import ITEM, kept_of
 
 NEAREST = "cosine"
 
-Shown: TypeAlias = dict[str, Any]
-"""An entry as it is brought."""
+Entry: TypeAlias = dict[str, Any]
+"""The fields of an entry that a record receives."""
 
-Find: TypeAlias = Callable[[Sequence[str]], Awaitable[list[list[Shown]]]]
+Find: TypeAlias = Callable[[Sequence[str]], Awaitable[list[list[Entry]]]]
 
 
 class Retrieve(Stage):
@@ -89,16 +89,16 @@ class Retrieve(Stage):
         return self
 
     @property
-    def wanted(self) -> list[str]:
+    def entry_fields(self) -> list[str]:
         """The fields that an entry needs."""
         return self.path or [str(self.key)]
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The memory, where it is one of files."""
+        """Return the file or folder of the memory, if there is one."""
         return {self.memory: project.file(self.memory)} if self.memory else {}
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The fields, the memory and the embedder are there."""
+        """Return the fields; raise ConfigError if a field, the memory or the embedder is missing."""
         context.need(self.query, "'query'")
         for stage in context.stages if self.shuffle else ():
             if isinstance(stage, Retrieve) and not stage.shuffle and stage.into == self.into:
@@ -107,7 +107,7 @@ class Retrieve(Stage):
             context.need(ITEM, "'retrieve' without 'from', which stands inside 'rounds',")
         else:
             fields = frozenset(chain.from_iterable(contents(self.memory, context.project)))
-            for name in self.wanted:
+            for name in self.entry_fields:
                 replace(context, fields=fields).need(
                     name, f"'{'path' if self.path else 'key'}' in {self.memory}"
                 )
@@ -118,78 +118,95 @@ class Retrieve(Stage):
         return context.fields | {self.into}
 
     def _controls(self, other: Retrieve) -> None:
-        """Raise ConfigError where this control differs from the stage `other` in more than the shuffle."""
-        own, others = (each.model_dump(by_alias=True, exclude={"name", "shuffle"}) for each in (self, other))
-        for option in own:
-            if own[option] != others[option]:
+        """Raise ConfigError if this control differs from the stage `other` in an option besides `shuffle`."""
+        options, others = (
+            stage.model_dump(by_alias=True, exclude={"name", "shuffle"}) for stage in (self, other)
+        )
+        for option in options:
+            if options[option] != others[option]:
                 remedy = f"a control differs in nothing but 'shuffle'; --set retrieve.{option}=… sets both"
-                told = f"'{option}' is {own[option]!r} here, and {others[option]!r} in '{other.name}', of which it is the control"
-                raise ConfigError(f"{told}; {remedy}")
+                difference = (
+                    f"'{option}' is {options[option]!r} here, and {others[option]!r} in '{other.name}', "
+                    "of which it is the control"
+                )
+                raise ConfigError(f"{difference}; {remedy}")
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """As many go on; what entries bring has no bound."""
+        """Return the number of records; the size of the entries has no bound."""
         return Estimate(before.rows, made_bytes=None)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Look every live record up."""
-        found = (
+        """Find the entries of each record that is not dropped."""
+        memory = (
             [*contents(self.memory, job.context.project)]
             if self.memory
             else [r.fields for r in chain.from_iterable(map(kept_of, job.context.earlier))]
         )
-        entries = [entry for entry in found if all(name in entry for name in self.wanted)]
-        shown = [{name: entry[name] for name in self.keep or entry if name in entry} for entry in entries]
+        entries = [entry for entry in memory if all(name in entry for name in self.entry_fields)]
+        results = [{name: entry[name] for name in self.keep or entry if name in entry} for entry in entries]
         if self.shuffle:
-            order = random.Random(digest([job.context.seed, self.name])).sample(range(len(shown)), len(shown))
-            shown = [shown[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
-        find = self._along(entries, shown) if self.path else await self._near(entries, shown, job)
+            order = random.Random(digest([job.context.seed, self.name])).sample(
+                range(len(results)), len(results)
+            )
+            results = [results[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
+        find = self._along(entries, results) if self.path else await self._near(entries, results, job)
         async for chunk in chunks:
-            brought = iter(
+            chunk_results = iter(
                 await find([text_of(record.fields.get(self.query)) for record in chunk if not record.dropped])
             )
             yield [
-                r if r.dropped else replace(r, fields={**r.fields, self.into: next(brought)}) for r in chunk
+                r if r.dropped else replace(r, fields={**r.fields, self.into: next(chunk_results)})
+                for r in chunk
             ]
 
-    def _along(self, entries: Sequence[Mapping[str, Any]], shown: Sequence[Shown]) -> Find:
-        """Brings, for each query, the edges of paths between the nodes that it names."""
+    def _along(self, entries: Sequence[Mapping[str, Any]], results: Sequence[Entry]) -> Find:
+        """Return a function that finds, for each query, the edges of paths between the nodes that it names."""
         import networkx as nx
 
-        ends = [(text_of(entry[self.wanted[0]]), text_of(entry[self.wanted[1]])) for entry in entries]
+        ends = [
+            (text_of(entry[self.entry_fields[0]]), text_of(entry[self.entry_fields[1]])) for entry in entries
+        ]
         places = defaultdict[frozenset[str], list[int]](list)
         for i, edge in enumerate(ends):
             places[frozenset(edge)].append(i)
         graph = nx.Graph()
         graph.add_edges_from((*edge, {"count": len(places[frozenset(edge)])}) for edge in ends)
 
-        async def find(queries: Sequence[str]) -> list[list[Shown]]:
+        async def find(queries: Sequence[str]) -> list[list[Entry]]:
             edges = [connections(graph, mentioned(graph, query), self.k) for query in queries]
-            return [[shown[i] for edge in some for i in places[frozenset(edge)]][: self.k] for some in edges]
+            return [
+                [results[i] for edge in path_edges for i in places[frozenset(edge)]][: self.k]
+                for path_edges in edges
+            ]
 
         return find
 
-    async def _near(self, entries: Sequence[Mapping[str, Any]], shown: Sequence[Shown], job: Job) -> Find:
-        """Brings, for each query, the entries that are nearest to it."""
+    async def _near(self, entries: Sequence[Mapping[str, Any]], results: Sequence[Entry], job: Job) -> Find:
+        """Return a function that finds the nearest entries of each query."""
         keys = await embedded(
             [text_of(entry[str(self.key)]) for entry in entries], self.embedder, job.services.ledger
         )
 
-        async def find(queries: Sequence[str]) -> list[list[Shown]]:
+        async def find(queries: Sequence[str]) -> list[list[Entry]]:
             if not entries:
                 return [[] for _ in queries]
             places = await embedded(queries, self.embedder, job.services.ledger)
             nearest = await asyncio.to_thread(self._nearest, places, keys)
-            return [[{**shown[i], NEAREST: closeness} for i, closeness in some] for some in nearest]
+            return [
+                [{**results[i], NEAREST: closeness} for i, closeness in neighbours] for neighbours in nearest
+            ]
 
         return find
 
     def _nearest(self, places: Any, keys: Any) -> list[list[tuple[int, float]]]:
-        """For each record, the entries from the closest on; of equally close ones the earlier first."""
-        found = []
+        """Return for each query the nearest entries and their cosines, in descending order; ties in the order
+        of entries.
+        """
+        by_query = []
         for place in places:
             near = (keys @ place).tolist()
             order = sorted(range(len(near)), key=lambda i: -near[i])[: self.k]
-            found.append(
+            by_query.append(
                 [(i, round(near[i], 4)) for i in order if near[i] > 0 and near[i] >= self.min_cosine]
             )
-        return found
+        return by_query

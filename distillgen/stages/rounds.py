@@ -1,7 +1,9 @@
-"""rounds: a list of stages, again and again over the same records, each round with what the ones before it made.
+"""rounds: repeat a list of stages over the same records; each round can use the results of the rounds before
+it.
 
-What a round makes is a pure function of the pool, the rounds before it, the stages and the ledger. A finished round is kept
-as it is; one that was interrupted is carried out again, and the ledger answers what had been asked.
+The result of a round is a pure function of the pool, the earlier rounds, the stages and the ledger. A
+finished round is carried out again only if one of these changes. An interrupted round starts again, and the
+ledger answers the requests that it had sent.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from distillgen.stages._rounds import ITEM, ROUND, kept_of, records_of
 from distillgen.state_files import Damaged, load_state
 
 KEPT = Measure("kept")
-ASKED = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
+TOTALS = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
 
 
 class Rounds(Stage):
@@ -89,7 +91,7 @@ class Rounds(Stage):
         }
 
     def bind(self, context: CheckContext) -> BoundRounds:
-        """Bind the nested stages: they fit together in the first round and in later ones. Raise ConfigError."""
+        """Bind the nested stages; raise ConfigError if they do not fit together in every round."""
         in_loop = context.loops or any(isinstance(bound.stage, Rounds) for bound in context.stages)
         for name in (ROUND, ITEM):
             if name in context.fields and not in_loop:
@@ -150,26 +152,28 @@ class BoundRounds(BoundStage):
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return the bounds of one round, times the number of rounds."""
-        last, spared, asked = before, 0, dict.fromkeys(ASKED, 0)
+        last, spared, totals = before, 0, dict.fromkeys(TOTALS, 0)
         for bound in self.stages:
             last = bound.estimate(last, samples)
-            asked = {name: _sum(asked[name], getattr(last, name)) for name in ASKED}
+            totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
             spared += last.spared
-        every = {name: None if value is None else value * self.stage.n for name, value in asked.items()}
+        every = {name: None if value is None else value * self.stage.n for name, value in totals.items()}
         rows = last.rows  # each record is kept once, unless it is offered again
         if rows is not None and (self.stage.repeat or spared):
             rows *= self.stage.n
         return replace(last, rows=rows, spared=self._spared(before, spared), **every)
 
     def _spared(self, before: Estimate, of_a_round: int) -> int:
-        """Return how many records are never asked about: unless it repeats, a loop asks about each once at most."""
+        """Return how many records cause no request: without `repeat`, the loop asks about each record at most
+        once.
+        """
         if not of_a_round or before.rows is None:
             return 0
         n = self.stage.n
         return of_a_round * n if self.stage.repeat else max(0, before.rows - (before.rows - of_a_round) * n)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Carry the rounds out that are not yet, then let their records go."""
+        """Carry out the rounds that are not finished; then yield the records of all rounds."""
         folder, loop = job.context.directory / self.name, _Loop()
         with Spool(job) as pool:
             sha = hashlib.sha256()
@@ -183,7 +187,7 @@ class BoundRounds(BoundStage):
                 loop.waiting += sum(not record.dropped and not record.held_out for record in chunk)
                 if out := [record for record in chunk if record.dropped]:
                     yield out
-            state, why = digest([self._known(job), sha.hexdigest()]), f"after {self.stage.n} rounds"
+            state, why = digest([self._dependencies(job), sha.hexdigest()]), f"after {self.stage.n} rounds"
             for number in range(self.stage.n):
                 place = folder / f"{number:02d}"
                 done = _finished(place)
@@ -194,7 +198,10 @@ class BoundRounds(BoundStage):
                         self._offered(record, number, loop.carried.get(record.id, {})) for record in due
                     )
                     context = replace(
-                        job.context, directory=place, earlier=tuple(loop.done), history=tuple(loop.history)
+                        job.context,
+                        directory=place,
+                        earlier=tuple(loop.directories),
+                        history=tuple(loop.history),
                     )
                     done = await self._round(number, offered, state, replace(job, context=context))
                 state = digest([state, done.sha256])
@@ -202,32 +209,34 @@ class BoundRounds(BoundStage):
                 if reason := self._ends(loop):
                     why = reason
                     break
-        for stale in sorted(folder.glob("[0-9][0-9]*"))[len(loop.done) :]:
+        for stale in sorted(folder.glob("[0-9][0-9]*"))[len(loop.directories) :]:
             shutil.rmtree(stale)
         with suppress(FileNotFoundError):
             (folder / "last").unlink()
-        os.symlink(loop.done[-1].name, folder / "last")
+        os.symlink(loop.directories[-1].name, folder / "last")
         rounds = [by_title(measures) for measures in loop.history]
         (folder / "rounds.json").write_bytes(dumps({"ended": why, "rounds": rounds}) + b"\n")
-        job.services.measures[Measure("rounds")] = len(loop.done)
+        job.services.measures[Measure("rounds")] = len(loop.directories)
         for measure, value in loop.history[-1].items():
             job.services.measures[measure._replace(last_round=True)] = value
         leaving = loop.leaving()
         while out := list(islice(leaving, CHUNK)):
             yield out
 
-    def _known(self, job: Job) -> str:
-        """A digest of what a round depends on besides its records and the ledger."""
+    def _dependencies(self, job: Job) -> str:
+        """Return a digest of everything that a round depends on besides its records and the ledger."""
         files = {name: file_sha256(path) for name, path in self.files.items()}
-        made = self.makes(Path())
-        asked = [job.services.teachers[name] for name in self.models if name not in made]
-        models = [[teacher.identity, teacher.model, teacher.spec.sampling_options()] for teacher in asked]
+        trained = self.makes(Path())
+        teachers = [job.services.teachers[name] for name in self.models if name not in trained]
+        models = [[teacher.identity, teacher.model, teacher.spec.sampling_options()] for teacher in teachers]
         return digest(
             [self.stage.model_dump(exclude={"n", "until", "guard"}), files, models, job.context.seed]
         )
 
     def _offered(self, record: Record, number: int, carried: Mapping[str, Any]) -> Record:
-        """A record of the pool as one of a round, with an id of its own, so that what is drawn for it is drawn anew."""
+        """Return a record of the pool as a record of a round, with a new id, so that each round has its own
+        draws.
+        """
         fields = {
             **dict.fromkeys(self.stage.carry, ""),
             **record.fields,
@@ -238,15 +247,15 @@ class BoundRounds(BoundStage):
         return replace(record, id=digest([record.id, self.name, number]), fields=fields, parents=(record.id,))
 
     async def _round(self, number: int, offered: Iterator[Record], state: str, job: Job) -> _Finished:
-        """Carry one round out in its directory; `round.json` is written last."""
+        """Carry out one round in its directory, and write `round.json` last."""
         place = job.context.directory
         place.mkdir(parents=True, exist_ok=True)
         (place / "round.json").unlink(missing_ok=True)
-        asked, hired = dict(job.services.teachers), list[Teacher]()
+        teachers, hired = dict(job.services.teachers), list[Teacher]()
 
-        def hire(found: Mapping[str, Spec]) -> None:
-            hired.extend(job.services.teacher(name, spec) for name, spec in found.items())
-            asked.update((teacher.name, teacher) for teacher in hired)
+        def hire(specs: Mapping[str, Spec]) -> None:
+            hired.extend(job.services.teacher(name, spec) for name, spec in specs.items())
+            teachers.update((teacher.name, teacher) for teacher in hired)
 
         chunks: Chunks = _in_chunks(offered)
         absent = set[str]()
@@ -260,7 +269,7 @@ class BoundRounds(BoundStage):
             if not absent.intersection(bound.models):
                 context = replace(job.context, stages=self.stages[:i])
                 services = replace(
-                    job.services, teachers=dict(asked), measures=by_stage[i], measures_before=by_stage[:i]
+                    job.services, teachers=dict(teachers), measures=by_stage[i], measures_before=by_stage[:i]
                 )
                 chunks = bound.run(chunks, Job(context, services))
             hire(bound.makes(place))
@@ -271,7 +280,7 @@ class BoundRounds(BoundStage):
             with partial.open("wb") as out:
                 async for chunk in chunks:
                     for record in chunk:
-                        if record.fields.get(ROUND) == number:  # not what `replay` brought
+                        if record.fields.get(ROUND) == number:  # not a record that `replay` added
                             line = dumps(record.row(), sort_keys=False) + b"\n"
                             out.write(line)
                             sha.update(line)
@@ -290,7 +299,7 @@ class BoundRounds(BoundStage):
         return done
 
     def _ends(self, loop: _Loop) -> str:
-        """Why the loop ends after the last of its rounds; nothing where it goes on."""
+        """Return the reason to end the loop after its last round; "" if it continues."""
         history = [by_title(measures) for measures in loop.history]
         last = history[-1]
         if self.stage.until and all(
@@ -310,19 +319,24 @@ class BoundRounds(BoundStage):
 
 @dataclass
 class _Loop:
-    """What is known of the rounds that are done; of records that wait, only what the next round needs."""
+    """The finished rounds, and the fields of records that the next round needs."""
 
-    done: list[Path] = field(default_factory=list)
+    directories: list[Path] = field(default_factory=list)
     history: list[Measures] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
+    """The ids, in the pool, of records that a round has kept."""
     carried: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By id in the pool, the fields to carry over."""
     outside: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The fields `round` and `item` of a loop around this one, or before it, which it gives back."""
+    """By id in the pool, the fields `round` and `item` of another loop, which the records get back as they
+    leave.
+    """
     waiting: int = 0
+    """The number of records in the pool that a round can keep."""
 
     def add(self, place: Path, measures: Measures, carry: Sequence[str]) -> None:
         """Add a finished round."""
-        self.done.append(place)
+        self.directories.append(place)
         self.history.append(measures)
         for record in records_of(place):
             item = str(record.fields[ITEM])
@@ -332,41 +346,43 @@ class _Loop:
                 self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
 
     def leaving(self) -> Iterator[Record]:
-        """What each round kept; then, as the last one left it, what none did."""
-        for place in self.done:
+        """Yield the records that each round kept, then those that none kept, as the last round left them."""
+        for place in self.directories:
             yield from (self._outside(r) for r in kept_of(place))
-        for r in records_of(self.done[-1]):
+        for r in records_of(self.directories[-1]):
             if r.held_out or r.dropped and r.fields[ITEM] not in self.kept:
                 yield self._outside(r)
 
     def _outside(self, record: Record) -> Record:
-        own = self.outside.get(str(record.fields[ITEM]), {})
-        return replace(record, fields={**record.fields, **own}) if own else record
+        outer_fields = self.outside.get(str(record.fields[ITEM]), {})
+        return replace(record, fields={**record.fields, **outer_fields}) if outer_fields else record
 
 
 async def _in_chunks(records: Iterator[Record]) -> Chunks:
-    while some := list(islice(records, CHUNK)):
-        yield some
+    while chunk := list(islice(records, CHUNK)):
+        yield chunk
 
 
-def _untrained(made: Mapping[str, Spec], place: Path) -> dict[str, Spec]:
-    """For the first round, what a student is made from in its place; nothing where the round itself makes that."""
+def _untrained(trained: Mapping[str, Spec], place: Path) -> dict[str, Spec]:
+    """Return, for the first round, the base model in place of each student; {} if the round itself makes the
+    base model.
+    """
     base = [
         spec
-        for name, spec in made.items()
+        for name, spec in trained.items()
         if name.startswith("base") and not Path(spec.model).is_relative_to(place)
     ]
-    return {name: base[0] for name in made} if base else {}
+    return {name: base[0] for name in trained} if base else {}
 
 
 @dataclass(frozen=True)
 class _Finished:
-    """What `round.json` says of a finished round."""
+    """The content of `round.json`."""
 
     state: str
-    """The digest of all that the round was made from."""
+    """The digest of everything that the round depends on."""
     sha256: str
-    """Of the lines of records.jsonl."""
+    """The digest of records.jsonl."""
     measures: Measures
 
     def write(self, place: Path) -> None:
@@ -377,7 +393,7 @@ class _Finished:
 
 
 def _finished(place: Path) -> _Finished | None:
-    """Load `round.json`; return None where the round is not finished, or an older version wrote it."""
+    """Load `round.json`; return None if the round is not finished, or if an older version wrote the file."""
     try:
         content = load_state(place / "round.json", "state", "sha256", "measures")
     except (FileNotFoundError, Damaged):
@@ -386,5 +402,5 @@ def _finished(place: Path) -> _Finished | None:
     return _Finished(content["state"], content["sha256"], measures)
 
 
-def _sum(total: Any, own: Any) -> Any:
-    return None if total is None or own is None else total + own
+def _sum(total: Any, value: Any) -> Any:
+    return None if total is None or value is None else total + value
