@@ -338,7 +338,7 @@ def test_evaluate_on_the_command_line_and_in_the_report(project):
         "a run is not found by its name under runs/"
     )
     assert "Evaluation" in page and "100%" in page
-    assert "say who is to answer" in project.cli("evaluate", "rows.jsonl", *common, check=2).stderr
+    assert "give a model to ask" in project.cli("evaluate", "rows.jsonl", *common, check=2).stderr
     assert "NAME=MODEL" in project.cli("evaluate", "rows.jsonl", "--model", "m", *common, check=2).stderr
 
 
