@@ -14,7 +14,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.record import loads
 
 PLAIN = ("text", "lines", "numbered", "turns")
-NAMED = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}
+FIELD_SOURCES = {"regex": "a pattern with named groups", "json": "a schema", "sections": "a list of tags"}
 """The forms with field names of their own, and what holds the names."""
 
 _JSON_TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
@@ -87,8 +87,10 @@ class Form:
             case "json", Mapping() | list() if argument:
                 return cls._json(argument)
             case (("regex" | "json" | "sections"), _):
-                raise ConfigError(f"output: '{kind}' needs {NAMED[kind]}, as in {{{kind}: …}}")
-        raise ConfigError(f"output: there is no form {value!r}{did_you_mean(str(kind), [*PLAIN, *NAMED])}")
+                raise ConfigError(f"output: '{kind}' needs {FIELD_SOURCES[kind]}, as in {{{kind}: …}}")
+        raise ConfigError(
+            f"output: there is no form {value!r}{did_you_mean(str(kind), [*PLAIN, *FIELD_SOURCES])}"
+        )
 
     @classmethod
     def _json(cls, argument: Any) -> Form:

@@ -36,7 +36,7 @@ from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.privacy import name_of
-from distillgen.prompting.output_form import NAMED, Unparsable
+from distillgen.prompting.output_form import FIELD_SOURCES, Unparsable
 from distillgen.prompting.prompt import Draw, Prompt
 from distillgen.record import IDENTICAL, META, Record
 
@@ -116,7 +116,7 @@ class Generate(Stage, Sampling):
         few_shot = prompt.front.few_shot
         for name in few_shot.match:
             context.need(name, f"few_shot.match of {what}")
-        if self.output and prompt.form.kind in NAMED:
+        if self.output and prompt.form.kind in FIELD_SOURCES:
             raise ConfigError(
                 f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields"
             )
@@ -297,7 +297,7 @@ class _Asking:
         extra: dict[str, Any] = {stage.reasoning: completion.reasoning} if stage.reasoning else {}
         if stage.tools:
             extra["tool_calls"] = list(completion.tool_calls)
-        field = stage.output or ("response" if form.kind in NAMED else form.fields(None)[0])
+        field = stage.output or ("response" if form.kind in FIELD_SOURCES else form.fields(None)[0])
         raw = {field: completion.text, **extra}
         try:
             if not self.whole(completion):
