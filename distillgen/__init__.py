@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distillgen.errors import ConfigError as ConfigError
     from distillgen.errors import DistillgenError as DistillgenError
+    from distillgen.flow.filter import Filter as Filter
+    from distillgen.flow.ordered import in_order as in_order
     from distillgen.flow.stage import CheckContext as CheckContext
     from distillgen.flow.stage import Chunks as Chunks
     from distillgen.flow.stage import Estimate as Estimate
     from distillgen.flow.stage import Job as Job
     from distillgen.flow.stage import Stage as Stage
-    from distillgen.flow.stage import in_order as in_order
     from distillgen.inference.endpoint import Endpoint as Endpoint
     from distillgen.inference.faults import Rejected as Rejected
     from distillgen.inference.faults import Retryable as Retryable
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from distillgen.record import ScriptName as ScriptName
     from distillgen.runs.directory import Run as Run
     from distillgen.runs.execute import run as run
-    from distillgen.stages.filter import Filter as Filter
     from distillgen.training.objective import Objective as Objective
     from distillgen.training.rows import Unusable as Unusable
 
@@ -49,7 +49,7 @@ _HOMES = {
     "Estimate": "flow.stage",
     "FieldName": "record",
     "FileName": "record",
-    "Filter": "stages.filter",
+    "Filter": "flow.filter",
     "Job": "flow.stage",
     "ModelName": "record",
     "Objective": "training.objective",
@@ -68,7 +68,7 @@ _HOMES = {
     "Stage": "flow.stage",
     "Teacher": "inference.teacher",
     "Unusable": "training.rows",
-    "in_order": "flow.stage",
+    "in_order": "flow.ordered",
     "load": "pipeline.load",
     "run": "runs.execute",
 }

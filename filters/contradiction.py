@@ -8,8 +8,8 @@ from typing import Any
 
 from distillgen import ConfigError, FieldName, Filter, Project, Record, ScriptName
 from distillgen.errors import did_you_mean
+from distillgen.flow.filter import siblings
 from distillgen.local_models.nli import entailment, nli_model
-from distillgen.stages.filter import siblings
 
 
 def contradiction(

@@ -6,7 +6,7 @@ from typing import Any
 
 from distillgen import FieldName, Filter, Record
 from distillgen.answers.final_answer import Kind, final_answer
-from distillgen.stages.filter import siblings
+from distillgen.flow.filter import siblings
 
 
 def majority(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, Record
 from distillgen.answers.final_answer import Kind, final_answer
-from distillgen.stages.filter import siblings
+from distillgen.flow.filter import siblings
 
 
 def self_consistency(

@@ -6,14 +6,9 @@ order. A chunk has any length from one record up: long where answers are replaye
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from itertools import repeat
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
@@ -22,14 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import Measures
 from distillgen.inference.ledger import Ledger
-from distillgen.inference.outcome import Outcome
-from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.plugins import find, plugin_class
-from distillgen.privacy import name_of
 from distillgen.project import Project
-from distillgen.record import META, Record, Unrenderable
+from distillgen.record import Record, Unrenderable
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.text.template import compile_template
 
@@ -38,7 +30,6 @@ Chunks: TypeAlias = AsyncGenerator[Chunk, None]
 Scope: TypeAlias = Literal["row", "group", "set"]
 
 CHUNK = 256
-WINDOW = 2048  # rows at least that wait side by side, so that one that is tried again holds up no other
 ABLE = {
     "logprobs": "openai, embedded, vllm, transformers",
     "tools": "openai, embedded",
@@ -47,11 +38,6 @@ ABLE = {
     "score": "vllm, transformers, or openai with server: vllm",
 }
 """Providers by capability, for the remedy in a message."""
-
-Question: TypeAlias = tuple[Teacher, Request, int, Any]
-"""Whom to ask, what, how many samples of it, and what the stage wants to know again when they are there."""
-
-Answers: TypeAlias = Sequence[tuple[Any, Sequence[Completion]]]
 
 
 @dataclass(frozen=True)
@@ -375,98 +361,6 @@ class Text:
         return len(self.render(record).encode("utf-8", "replace")) + 16
 
 
-def marks(name: str | None) -> set[str]:
-    """The fields that the option `mark` adds. Raises ConfigError where one is distillgen's own."""
-    if name == META:
-        raise ConfigError(f"mark: the field '{META}' is distillgen's own; name it otherwise")
-    return {name, f"{name}_why"} if name else set()
-
-
-async def marked(chunks: Chunks, stage: str, name: str, filters: Collection[str] | None = None) -> Chunks:
-    """Records that `stage` has dropped, by one of `filters` where these are given, go on: they have false in the field
-    `name` and the reason in `<name>_why`; all others that go on have true and no reason.
-    """
-
-    def noted(record: Record) -> Record:
-        why = record.dropped
-        if why and (why.stage != stage or filters is not None and why.filter not in filters):
-            return record
-        noted = {name: why is None, f"{name}_why": why.reason if why else ""}
-        return replace(record, dropped=None, fields={**record.fields, **noted})
-
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            yield list(map(noted, chunk))
-
-
-def bounds(
-    before: Estimate,
-    samples: Sequence[Record],
-    context: CheckContext,
-    asks: Callable[[Record], Sequence[tuple[str, int, int | None]]],
-) -> Estimate:
-    """The most that asking about every row can take: `asks` gives the model, the bytes (a token has at least one) and the
-    most tokens of the answer of each request about one. A field that an earlier stage makes is as long as it can be.
-    """
-    filler = dict.fromkeys(context.fields, "x" * (before.made_bytes or 1))
-    each: list[Sequence[tuple[str, int, int | None]]] = []
-    for record in samples:
-        with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
-            each.append(asks(replace(record, fields={**filler, **record.fields})))
-    priced = any(context.models[model].price for some in each for model, _, _ in some)
-    if before.rows is None:
-        return Estimate(None, None, None, None, None if priced else 0.0, None)
-    bounded = all(most is not None for some in each for _, _, most in some)
-    written = max((sum(most or 0 for _, _, most in some) for some in each), default=0) * before.rows
-    read = sum(size for some in each for _, size, _ in some) / max(1, len(each)) / 4 * before.rows
-    costs = [
-        sum(context.models[model].most_usd(size, most or 0) for model, size, most in some) for some in each
-    ]
-    return Estimate(
-        before.rows,
-        before.rows * max(map(len, each), default=0),
-        round(read),
-        written if bounded else None,
-        before.rows * max(costs, default=0.0)
-        if bounded and before.made_bytes is not None or not priced
-        else None,
-        before.made_bytes,
-    )
-
-
-def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Bytes of chat messages, with a few for what a chat template adds."""
-    return sum(len(str(message["content"]).encode("utf-8", "replace")) + 16 for message in messages)
-
-
-def answer_of(record: Record, stage: str, completion: Completion) -> Record:
-    """A copy whose lineage holds an answer that added no field."""
-    how = {"model": name_of(completion.model), "key": completion.key.hex(), "sample": 0, "draw": ""}
-    made = {"stage": stage, "prompt": "", **how}
-    return replace(record, made=(*record.made, made))
-
-
-def likelihood(stage: str, completion: Completion) -> dict[str, float]:
-    """The log-probability under its teacher of what it says or was shown, in nats: sum over tokens and mean."""
-    values = [token[1] for token in completion.logprobs if token[1] is not None]
-    return (
-        {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)}
-        if values
-        else {}
-    )
-
-
-def certainty(stage: str, completion: Completion) -> dict[str, float]:
-    """How far the likeliest token is ahead of the next one, in probability, on average: where alternatives are recorded."""
-    tops = [
-        sorted((math.exp(value) for _, value in token[2]), reverse=True)[:2]
-        for token in completion.logprobs
-        if token[2]
-    ]
-    ahead = [first - second for first, second in (top for top in tops if len(top) == 2)]
-    return {f"{stage}.margin": sum(ahead) / len(ahead)} if ahead else {}
-
-
 def stage_class(kind: str, project: Project) -> type[Stage]:
     """Return the stage of a kind. Raise ConfigError where there is none, or its file is broken."""
     stage = plugin_class("stages", kind, Stage, project)
@@ -475,122 +369,3 @@ def stage_class(kind: str, project: Project) -> type[Stage]:
             f"a stage's kind is the name of its file: kind = '{kind}'"
         )
     return stage
-
-
-def splice(chunk: Sequence[Record], replaced: Iterable[Sequence[Record]]) -> Chunk:
-    """`chunk` with each live record replaced by its successors, dropped ones left where they are."""
-    successors = iter(replaced)
-    return [out for record in chunk for out in ((record,) if record.dropped else next(successors))]
-
-
-async def in_order(
-    chunks: Chunks, begin: Callable[[Chunk], Iterable[Outcome[Chunk]]], window: Callable[[], int]
-) -> Chunks:
-    """Yield the results of `begin`, which starts the work on a chunk, in order. Meanwhile upstream goes on, until
-    `window` records that are ready, or outcomes that are not, wait to leave.
-    """
-    waiting: deque[tuple[Outcome[Chunk], int]] = deque()
-    held = bound = 0
-    arrived, room = asyncio.Event(), asyncio.Event()
-
-    async def feed() -> None:
-        nonlocal held, bound
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                for outcome in begin(chunk):
-                    size = 1 if outcome.tasks else len(outcome.result())
-                    held += size
-                    waiting.append((outcome, size))
-                arrived.set()
-                while held >= (bound := window()):
-                    room.clear()
-                    await room.wait()
-
-    feeder = asyncio.create_task(feed())
-    feeder.add_done_callback(lambda _: arrived.set())
-    try:
-        while waiting or not feeder.done():
-            if not waiting:
-                arrived.clear()
-                await arrived.wait()
-                continue
-            done: Chunk = []
-            while waiting and len(done) < CHUNK:
-                outcome, size = waiting[0]
-                ready = outcome.ready
-                if done and not ready:
-                    break
-                held -= size
-                if held < bound:
-                    room.set()
-                done += outcome.result() if ready else await outcome
-                waiting.popleft()
-            if done:
-                yield done
-        await feeder  # what went wrong upstream comes behind what was before it
-    finally:
-        leftovers = [feeder, *(outcome.started for outcome, _ in waiting if outcome.started)]
-        for task in leftovers:
-            task.cancel()
-        await asyncio.gather(*leftovers, return_exceptions=True)
-
-
-def ask_each(
-    chunks: Chunks,
-    teachers: Sequence[Teacher],
-    job: Job,
-    stage: str,
-    *,
-    asker: str = "",
-    questions: Callable[[Record], Sequence[Question]],
-    answered: Callable[[Record, Answers], Chunk],
-    unusable: Callable[[Completion], bool] = lambda completion: completion.status != "ok",
-    settled: Callable[[Chunk], Iterable[Record | None]] = lambda chunk: repeat(None),
-) -> Chunks:
-    """Put the `questions` about every live record to `teachers`; `answered` makes its successors, which leave in source
-    order as soon as they are there. `unusable` tells what --retry-failed asks again; `asker` is a part of the stage under
-    whose name the ledger counts what was asked. `settled` gives for each record of a chunk its successor, where that is known
-    and nobody needs to be asked.
-    """
-    again = unusable if job.context.retry_failed else None
-
-    def begin(chunk: Chunk) -> Iterable[Outcome[Chunk]]:
-        todo: list[tuple[Record, Sequence[Question] | None]] = []
-        for record, successor in zip(chunk, settled(chunk), strict=False):
-            try:
-                todo.append((successor or record, None if successor or record.dropped else questions(record)))
-            except Unrenderable as error:
-                todo.append((record.drop(stage, "unrenderable", str(error)), None))
-        outcomes, place = {}, f"{stage}/{asker}" if asker else stage
-        for teacher in teachers:
-            asks = [
-                (request, n) for _, some in todo for asked, request, n, _ in some or () if asked is teacher
-            ]
-            outcomes[teacher] = iter(
-                teacher.begin(asks, stage=place, again=again, changed=job.context.retry_with)
-            )
-        for record, some in todo:
-            if some is None:
-                yield Outcome.of([record])
-                continue
-            pairs = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
-            tasks = [task for _, outcome in pairs for task in outcome.tasks]
-            if tasks:
-                yield Outcome(partial(successors, record, pairs), tasks)
-            else:
-                yield Outcome.of(successors(record, pairs))
-
-    def successors(record: Record, pairs: Sequence[tuple[Any, Outcome[list[Completion]]]]) -> Chunk:
-        return answered(record, [(about, outcome.result()) for about, outcome in pairs])
-
-    def window() -> int:
-        return max(WINDOW, *(teacher.ahead * int(teacher.slots.limit) for teacher in teachers))
-
-    return in_order(_small(chunks), begin, window)
-
-
-async def _small(chunks: Chunks) -> Chunks:
-    """No chunk longer than CHUNK, so that the window bounds what is in memory."""
-    async for chunk in chunks:
-        for start in range(0, len(chunk), CHUNK):
-            yield chunk[start : start + CHUNK]

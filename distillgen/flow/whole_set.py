@@ -15,7 +15,8 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.extras import need
-from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Job, Stage, splice
+from distillgen.flow.ordered import splice
+from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Job, Stage
 from distillgen.inference.ledger import Ledger
 from distillgen.local_models.embedder import SHIPPED, WORDS, embed
 from distillgen.record import Record, digest, dumps, loads_own, text_of

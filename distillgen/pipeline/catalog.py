@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from distillgen.errors import ConfigError
+from distillgen.flow.filter import described as docstring_of
+from distillgen.flow.filter import options_of
 from distillgen.flow.stage import Stage, stage_class
 from distillgen.inference.endpoint import endpoint_class
 from distillgen.inference.sampling import Sampling
@@ -22,8 +24,6 @@ from distillgen.pipeline.load import System, Top, about_line
 from distillgen.plugins import filter_factory, names
 from distillgen.project import Project, read_text
 from distillgen.prompting.prompt import Prompt
-from distillgen.stages.filter import described as docstring_of
-from distillgen.stages.filter import options_of
 from distillgen.training.objective import objective_class
 
 

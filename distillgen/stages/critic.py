@@ -32,7 +32,8 @@ from distillgen.algorithms.calibration import (
 )
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
-from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Chunks, Job, Stage, Text, in_order
+from distillgen.flow.ordered import in_order
+from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Chunks, Job, Stage, Text
 from distillgen.inference.outcome import Outcome
 from distillgen.local_models.critic_model import (
     Classifier,

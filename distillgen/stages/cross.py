@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage, splice
+from distillgen.flow.ordered import splice
+from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.project import Project
 from distillgen.record import META, Record, digest, dumps
 from distillgen.rows.jsonl import read_rows

@@ -6,20 +6,9 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from distillgen.flow.stage import (
-    Answers,
-    CheckContext,
-    Chunk,
-    Chunks,
-    Estimate,
-    Job,
-    Question,
-    Stage,
-    Text,
-    answer_of,
-    ask_each,
-    bounds,
-)
+from distillgen.flow.asking import Answers, Question, answer_of, ask_each
+from distillgen.flow.bounds import bounds
+from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage, Text
 from distillgen.inference.request import Request
 from distillgen.project import Project
 from distillgen.record import Record

@@ -21,6 +21,8 @@ from pydantic import Field, model_validator
 
 from distillgen.answers.final_answer import Kind, option_of, options_of
 from distillgen.errors import ConfigError
+from distillgen.flow.asking import likelihood
+from distillgen.flow.bounds import bounds, size_of
 from distillgen.flow.filter import Entries, Entry
 from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import (
@@ -32,9 +34,6 @@ from distillgen.flow.stage import (
     EvaluationSet,
     Job,
     Stage,
-    bounds,
-    likelihood,
-    size_of,
     stage_class,
 )
 from distillgen.inference.request import Completion, Request

@@ -12,25 +12,11 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean, place_of
+from distillgen.flow.asking import Answers, Question, ask_each, certainty, likelihood
+from distillgen.flow.bounds import bounds, size_of
+from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import Measure
-from distillgen.flow.stage import (
-    Answers,
-    BoundStage,
-    CheckContext,
-    Chunk,
-    Chunks,
-    Estimate,
-    Job,
-    Question,
-    Stage,
-    ask_each,
-    bounds,
-    certainty,
-    likelihood,
-    marked,
-    marks,
-    size_of,
-)
+from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Stage
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec

@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, splice
+from distillgen.flow.ordered import splice
+from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job
 from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
 from distillgen.record import Record, digest, text_of
 from distillgen.text.words import words

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices, in_order, splice, stage_class
+from distillgen.flow.ordered import in_order, splice
+from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices, stage_class
 from distillgen.inference.outcome import Outcome
 from distillgen.plugins import names
 from distillgen.project import Project

@@ -10,11 +10,12 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError, UserCodeError
+from distillgen.flow.measuring import Judge, measured, whole_groups
 from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices
 from distillgen.inference.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.stages.filter import FilterStage, Judge, measured, whole_groups
+from distillgen.stages.filter import FilterStage
 from tests.endpoint import Endpoint, completion
 
 HEAD = "from distillgen import FieldName, Filter\nimport asyncio\ncalls = []\n"
@@ -661,7 +662,7 @@ def test_a_judges_numbers_are_kept_as_they_arrive(project):
 
 
 def test_kept_numbers_are_not_measured_again(project, apply, monkeypatch):
-    monkeypatch.setattr("distillgen.stages.filter.SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr("distillgen.flow.measuring.SAVE_EVERY_S", -1.0)
     custom(project, "[float(r.fields['text']) for r in records]", more=", depends_on={}")
     for measured_anew in (80, 0):
         out = apply(["custom"], texts(*map(str, range(80))), ledger=Ledger(project.path / "ledger.sqlite3"))

@@ -1,0 +1,35 @@
+"""The option `mark`: a record that would be dropped goes on, with the reason in a field."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import aclosing
+from dataclasses import replace
+
+from distillgen.errors import ConfigError
+from distillgen.flow.stage import Chunks
+from distillgen.record import META, Record
+
+
+def marks(name: str | None) -> set[str]:
+    """The fields that the option `mark` adds. Raises ConfigError where one is distillgen's own."""
+    if name == META:
+        raise ConfigError(f"mark: the field '{META}' is distillgen's own; name it otherwise")
+    return {name, f"{name}_why"} if name else set()
+
+
+async def marked(chunks: Chunks, stage: str, name: str, filters: Collection[str] | None = None) -> Chunks:
+    """Records that `stage` has dropped, by one of `filters` where these are given, go on: they have false in the field
+    `name` and the reason in `<name>_why`; all others that go on have true and no reason.
+    """
+
+    def noted(record: Record) -> Record:
+        why = record.dropped
+        if why and (why.stage != stage or filters is not None and why.filter not in filters):
+            return record
+        noted = {name: why is None, f"{name}_why": why.reason if why else ""}
+        return replace(record, dropped=None, fields={**record.fields, **noted})
+
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield list(map(noted, chunk))

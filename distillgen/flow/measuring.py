@@ -1,0 +1,197 @@
+"""Filters at work: their numbers, from the ledger where it keeps them, and the decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from distillgen.errors import ConfigError, DistillgenError, UserCodeError, did_you_mean
+from distillgen.flow.filter import Entry, Filter, Number
+from distillgen.flow.stage import Chunk, Chunks
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.request import Request
+from distillgen.project import user_error
+from distillgen.record import Record, Unrenderable, digest
+
+PIECE = 32  # records that a costly measure is handed at once: what a stop waits for
+
+
+SAVE_EVERY_S = 0.5  # how much measuring a kill loses, besides a piece
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A filter at work in a stage: what it has cost so far, and, where the run's are told together, how often it gave each
+    number.
+    """
+
+    stage: str
+    entry: Entry
+    filter: Filter
+    costs: dict[str, float]
+    numbers: Counter[tuple[tuple[str, float], ...]] = field(default_factory=Counter)
+
+    def __call__(self, record: Record, number: Number) -> Record:
+        """The record with its scores, dropped where `decide` gives a reason."""
+        label, named = self.entry.label, number if isinstance(number, Mapping) else {"": number}
+        record = record.scored(
+            {f"{label}.{name}" if name else label: float(value) for name, value in named.items()}
+        )
+        if self.filter.over_run:
+            self.numbers[tuple(named.items())] += 1
+        try:
+            reason = self.filter.decide(number)
+        except DistillgenError:
+            raise
+        except Exception as error:
+            raise self.broken(error, [record]) from error
+        if reason is not None and not (reason and isinstance(reason, str)):
+            wrong = f"filter '{label}' decided {reason!r}"
+            raise ConfigError(f"{wrong}; decide gives None to keep a record, or the reason to drop it")
+        return record if reason is None else record.drop(self.stage, label, reason)
+
+    def requests(self, record: Record, models: Collection[str]) -> Sequence[Request]:
+        """What the filter asks about a record. Raises Unrenderable."""
+        try:
+            requests = self.filter.asks(record) if self.filter.asks else ()
+        except (DistillgenError, Unrenderable):
+            raise
+        except Exception as error:
+            raise self.broken(error, [record]) from error
+        for request in requests:
+            if request.model not in models:
+                wrong = f"filter '{self.entry.label}' asks '{request.model}', which no option of type ModelName names"
+                raise ConfigError(f"{wrong}{did_you_mean(request.model, models)}")
+        return requests
+
+    def together(self, record: Record) -> Any:
+        """What is the same for records that are measured together."""
+        try:
+            return self.filter.together and self.filter.together(record)
+        except Exception as error:
+            raise self.broken(error, [record]) from error
+
+    def figures(self) -> dict[str, float]:
+        """What the numbers show together, whatever the order in which they came."""
+        every = [number for number, count in sorted(self.numbers.items()) for _ in range(count)]
+        if not every or not self.filter.over_run:
+            return {}
+        try:
+            figures = self.filter.over_run(dict(number) if number[0][0] else number[0][1] for number in every)
+        except DistillgenError:
+            raise
+        except Exception as error:
+            raise self.broken(error) from error
+        return {f"{self.entry.label}: {words}": value for words, value in figures.items()}
+
+    def broken(self, error: Exception, records: Sequence[Record] = ()) -> UserCodeError:
+        """What the user is told of an exception that the filter's functions raised."""
+        return user_error(error, f"filter '{self.entry.label}' of stage '{self.stage}'", records)
+
+
+async def measured(judge: Judge, groups: Sequence[Sequence[Record]], ledger: Ledger) -> list[Number]:
+    """The filter's numbers for the records of these groups, from the ledger where it keeps them."""
+    entry, filter, costs = judge.entry, judge.filter, judge.costs
+
+    async def fresh(some: Sequence[Record]) -> list[Number]:
+        begun, costly = time.perf_counter(), filter.depends_on is not None
+        try:
+            given = await asyncio.to_thread(filter.measure, some) if costly else filter.measure(some)
+            numbers = checked_numbers(
+                await given if inspect.isawaitable(given) else given, len(some), entry.label
+            )
+        except DistillgenError:
+            raise
+        except Exception as error:
+            raise judge.broken(error, some) from error
+        costs["measured"] += len(some)
+        costs["seconds"] += time.perf_counter() - begun
+        return numbers
+
+    costs["rows"] += sum(map(len, groups))
+    if filter.depends_on is None or filter.whole_set:
+        return [number for group in groups for number in await fresh(group)]
+    keyed = [[*zip(score_keys(entry, filter, group), group, strict=True)] for group in groups]
+    known = ledger.find_scores([key for key, _ in chain(*keyed)])
+    todo = [group for group in keyed if not known.keys() >= {key for key, _ in group}]
+    if not filter.together:
+        missing = [*{key: record for key, record in chain(*todo) if key not in known}.items()]
+        todo = [missing[start : start + PIECE] for start in range(0, len(missing), PIECE)]
+    new, saved_at = dict[bytes, Number](), time.monotonic()
+    try:
+        for some in todo:
+            new |= zip((key for key, _ in some), await fresh([record for _, record in some]), strict=True)
+            if time.monotonic() - saved_at > SAVE_EVERY_S:
+                await ledger.add_scores(new)
+                known, new, saved_at = known | new, {}, time.monotonic()
+    finally:
+        if new:
+            await ledger.add_scores(new)
+    known |= new
+    return [known[key] for key, _ in chain(*keyed)]
+
+
+def score_keys(
+    entry: Entry, filter: Filter, group: Sequence[Record], models: Sequence[Any] = ()
+) -> list[bytes]:
+    """What the ledger knows the numbers of these records by. Of records that are measured together, each one's depend on all of
+    them, and on what was measured of them before.
+    """
+    about: Sequence[Any] = [record.fields for record in group]
+    if filter.together:
+        whole = digest([(record.id, record.fields, record.scores) for record in group])
+        about = [[place, whole] for place in range(len(group))]
+    return [digest([entry.filter, filter.depends_on, each, *models], 32).encode() for each in about]
+
+
+async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
+    """The same records in chunks that part none of the groups of records which follow each other with the same key; memory
+    holds a chunk and a group.
+    """
+    held, begin, last = Chunk(), 0, object()
+    async for chunk in chunks:
+        for record in chunk:
+            if (own := key(record)) != last:
+                begin, last = len(held), own
+            held.append(record)
+        if begin:
+            yield held[:begin]
+            held, begin = held[begin:], 0
+    if held:
+        yield held
+
+
+def label_of(score: str) -> str:
+    """The label of the filter that gave a score: its whole name, or what stands before the name of one of several numbers."""
+    return score.partition(".")[0]
+
+
+def checked_numbers(given: Any, count: int, label: str) -> list[Number]:
+    """What a measure gave, checked."""
+    try:
+        numbers = list(given)
+    except TypeError as error:
+        raise ConfigError(f"filter '{label}': measure gives a list of numbers, not {given!r}") from error
+    if len(numbers) != count:
+        raise ConfigError(
+            f"filter '{label}' measured {len(numbers)} of {count} records; it owes a number for each"
+        )
+    return [
+        {k: _finite(v, label) for k, v in n.items()} if isinstance(n, Mapping) else _finite(n, label)
+        for n in numbers
+    ]
+
+
+def _finite(value: Any, label: str) -> float:
+    with suppress(TypeError):
+        if math.isfinite(value):
+            return value if type(value) in (int, float) else float(value)  # a NumPy number cannot be stored
+    raise ConfigError(f"filter '{label}' measured {value!r}; a measurement must be a finite number")
