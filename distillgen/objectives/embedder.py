@@ -1,4 +1,4 @@
-"""embedder: a bi-encoder whose cosines follow a teacher's scores (Reimers and Gurevych 2019)."""
+"""embedder: a bi-encoder learns a teacher's scores as cosines (Reimers and Gurevych 2019, Sentence-BERT)."""
 
 from __future__ import annotations
 
