@@ -37,8 +37,8 @@ def path(places: Sequence[str]) -> str:
 def histogram(scores: Sequence[tuple[float, str]]) -> dict[str, Any]:
     """Return bars of equal width that count scores by tone.
 
-    The tones are k (kept), l (dropped for this score) and e (dropped for another reason). Outliers are counted
-    in the outermost bars when the middle 98 % of the scores lie close together.
+    The tones are k (kept), l (dropped for this score) and e (dropped for another reason). Outliers are
+    counted in the outermost bars when the middle 98 % of the scores lie close together.
     """
     values = sorted(min(max(value, -1e300), 1e300) for value, _ in scores)  # so that differences are finite
     least, most = values[0], values[-1]

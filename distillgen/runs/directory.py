@@ -87,15 +87,13 @@ class Run:
         totals = state["totals"]
         tokens = totals["input_tokens"] + totals["output_tokens"]
         return (
-            f"{state['stages'][-1]['rows']} records: {state['kept']} kept{lost}; {totals['requests']} requests, "
-            f"{tokens:,} tokens, ${totals['cost_usd']:.2f}"
+            f"{state['stages'][-1]['rows']} records: {state['kept']} kept{lost}; "
+            f"{totals['requests']} requests, {tokens:,} tokens, ${totals['cost_usd']:.2f}"
         )
 
 
 def guard_of(directory: Path) -> Guard:
-    """Return a guard that finds private content of this machine: paths and addresses of the run in
-    `directory`.
-    """
+    """Return a guard that finds private content: paths and addresses of this machine and of the run."""
     machine = directory / MACHINE
     here = load_state(machine, "paths", "addresses") if machine.is_file() else {"paths": [], "addresses": []}
     addresses = [
@@ -191,9 +189,7 @@ def furthest(directory: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def final_records(run: Run, *, dropped: bool) -> Iterator[Record]:
-    """Give the kept or the dropped records; of an unfinished run, those of the last stage that a row has
-    left.
-    """
+    """Give the kept or the dropped records; of an unfinished run, those of the furthest stage."""
     stages = run.state["stages"]
     if reached(stages) == stages:
         return read_records(run.directory / ("dropped.jsonl" if dropped else "corpus.jsonl"))

@@ -98,9 +98,7 @@ def _check_complete(run: Run) -> None:
 def _survey(
     rows: Rows, counts: dict[str, int], writer: type[Writer], look: Callable[[Mapping[str, Any]], None]
 ) -> Any:
-    """Count the rows of each split, hand each row to `look`, and return the rows' schema for a format that
-    needs one.
-    """
+    """Count the rows of each split, give each to `look`, and return the schema, if the format needs one."""
 
     def counted() -> Iterator[Batch]:
         for split, batch in rows.batches():
@@ -185,8 +183,7 @@ def _write_dataset_files(
 
 @contextlib.contextmanager
 def _new_folder(out: Path, one_file: bool) -> Iterator[Path]:
-    """Give a hidden folder beside `out` to write in, and rename it, or the one file in it, to `out` at the
-    end.
+    """Give a hidden folder to write in; at the end, rename it, or the one file in it, to `out`.
 
     Files that a killed export left in the hidden folder are removed.
     """

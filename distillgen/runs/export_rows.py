@@ -46,9 +46,7 @@ class Rows:
     """The rows of an export, which can be read several times."""
 
     def __init__(self, data: Run | str, options: ExportOptions, writer: type[Writer]) -> None:
-        """Read the records once to learn their fields and splits; raise ConfigError if they do not fit the
-        options.
-        """
+        """Read the records' fields and splits; raise ConfigError if they do not fit the options."""
         self.data, self.options = data, options
         self.left_out: Counter[str] = Counter()
         names, record_splits = dict[str, None](), dict[str, float]()
@@ -96,9 +94,7 @@ class Rows:
         return _records_of(self.data)
 
     def batches(self) -> Iterator[tuple[str, Batch]]:
-        """Give batches of rows with their split, in the order of the data; count the rows that do not fit the
-        shape.
-        """
+        """Give batches of rows with their split, in order; count the rows that do not fit the shape."""
         self.left_out = Counter()
         waiting: dict[str, Batch] = {}
         for record in self._records():
@@ -151,8 +147,10 @@ def _check_split_names(splits: Sequence[str]) -> None:
             what = "is not a name that data sets accept"
             if split == "all":
                 what = "is the name that data sets give to all splits together"
-            remedy = "use letters, digits, '_' and single dots; change it with a format stage, or leave the field out"
-            raise ConfigError(f"the split {clipped(repr(split), 60)} {what}: {remedy}")
+            remedy = "use letters, digits, '_' and single dots; change it with a format stage"
+            raise ConfigError(
+                f"the split {clipped(repr(split), 60)} {what}: {remedy}, or leave the field out"
+            )
     if len({split.lower() for split in splits}) < len(splits):
         what = "differ in case only, which some file systems do not distinguish"
         raise ConfigError(f"the splits {', '.join(splits)} {what}: rename one")

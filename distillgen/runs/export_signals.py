@@ -16,13 +16,11 @@ from distillgen.runs.directory import Run, read_rows
 
 
 def export_signals(run: Run, path: Path) -> int:
-    """Write the signals of a run to a Parquet file, a row for each answer in a kept record's lineage; return
-    their number.
+    """Write the signals of a run to a Parquet file; return the number of rows.
 
-    Columns: the record's id; the stage; the teacher; its tokenizer (SHA-256 or name); the number of recorded
-        alternatives;
-    tokens, their log-probabilities (float32, natural logarithm), and the alternatives of each; the embedding.
-    Memory does not grow with the rows.
+    A row is an answer in a kept record's lineage: the record's id; the stage; the teacher; its tokenizer
+    (SHA-256 or name); the number of recorded alternatives; tokens, their log-probabilities (float32, natural
+    logarithm), and the alternatives of each; the embedding. Memory does not grow with the rows.
     """
     need("export --signals", "pyarrow")
     import pyarrow as pa

@@ -69,7 +69,7 @@ def data_files(data: Run | str) -> list[File]:
         folder = Path(data)
         if not (folder / "README.md").is_file():
             raise ConfigError(
-                f"'{data}' is neither a run nor a folder that 'distillgen export RUN' wrote: it has no README.md"
+                f"'{data}' is neither a run nor a folder that 'distillgen export RUN' wrote (no README.md)"
             )
         names = (path.relative_to(folder) for path in _inside(folder))
         files = [
@@ -255,16 +255,17 @@ def _explanation(error: BaseException, repository: str, endpoint: str) -> Distil
         return DistillgenError("HF_HUB_OFFLINE is set, so that nothing is uploaded; unset it")
     if "HFValidationError" in names:
         return ConfigError(
-            f"'{repository}' is not a name of a repository; use letters, digits, '-', '_' and '.', as owner/name"
+            f"'{repository}' is not a name of a repository: letters, digits, '-', '_' and '.', as owner/name"
         )
     if response is not None:
         status = response.status_code
         messages = (getattr(cause, "server_message", None) for cause in causes)
         message = next(filter(None, messages), "")
         remedies = {
-            401: f"does not accept the token; make a new one with write permission at {TOKEN_PAGE}, then {LOG_IN}",
-            403: f"does not let this token write to '{repository}'; make one that may at {TOKEN_PAGE}, or give "
-            "another repository",
+            401: "does not accept the token; make a new one with write permission at "
+            f"{TOKEN_PAGE}, then {LOG_IN}",
+            403: f"does not let this token write to '{repository}'; make one that may at "
+            f"{TOKEN_PAGE}, or give another repository",
             404: f"has no '{repository}' that this token may write to; check its name and its owner",
         }
         passing = status >= 500 or status == 429

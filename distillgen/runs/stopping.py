@@ -15,8 +15,7 @@ HANGUP = getattr(signal, "SIGHUP", None)  # sent when a terminal is closed; Wind
 
 @contextlib.contextmanager
 def stop_on_signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
-    """Cancel `consume` on the first Ctrl-C, SIGTERM or closed terminal; give up what is in flight on the
-    second.
+    """Cancel `consume` on the first Ctrl-C, SIGTERM or SIGHUP; give up requests in flight on the second.
 
     A second SIGHUP changes nothing: the kernel and the shell both send one when a terminal is closed.
     """

@@ -199,7 +199,7 @@ def test_what_filters_cost_and_what_another_order_would_have_spared(tmp_path):
         page = page_of(out)
         assert re.search(rf"judge check.*? {requests} {requests} {requests} \$0\.00\d+", page.text), page.text
         assert re.search(r"words check 6 6 [\d,.e+]+ 0", page.text)
-        assert ("2 that it kept were dropped behind it by filters that ask nobody" in page.text) == (
+        assert ("2 of its kept records were dropped by later filters, which ask no model" in page.text) == (
             requests == 6
         )
         assert len((out / "corpus.jsonl").read_text().splitlines()) == 4
