@@ -1,11 +1,15 @@
-"""The records of finished rounds, and the fields that say which round a record belongs to."""
+"""Finished rounds: their files and records, and the fields that say which round a record belongs to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from distillgen.record import Record, loads_own
+from distillgen.flow.measures import Measure, Measures
+from distillgen.record import Record, dumps, loads_own
+from distillgen.state_files import Damaged, load_state
 
 ROUND, ITEM = (
     "round",
@@ -22,3 +26,71 @@ def records_of(place: Path) -> Iterator[Record]:
 def kept_of(place: Path) -> Iterator[Record]:
     """Yield the records that a finished round kept, without held-out records."""
     return (record for record in records_of(place) if record.dropped is None and not record.held_out)
+
+
+@dataclass(frozen=True)
+class FinishedRound:
+    """The content of `round.json`."""
+
+    state: str
+    """The digest of everything that the round depends on."""
+    sha256: str
+    """The digest of records.jsonl."""
+    measures: Measures
+
+    def write(self, place: Path) -> None:
+        """Write `round.json`, with each measure as a list of its parts and its value."""
+        measures = [[*measure, value] for measure, value in self.measures.items()]
+        content = {"state": self.state, "sha256": self.sha256, "measures": measures}
+        (place / "round.json").write_bytes(dumps(content) + b"\n")
+
+
+def finished_round(place: Path) -> FinishedRound | None:
+    """Load `round.json`; return None if the round is not finished, or if an older version wrote the file."""
+    try:
+        content = load_state(place / "round.json", "state", "sha256", "measures")
+    except (FileNotFoundError, Damaged):
+        return None
+    measures = {Measure(*parts): value for *parts, value in content["measures"]}
+    return FinishedRound(content["state"], content["sha256"], measures)
+
+
+@dataclass
+class Loop:
+    """The finished rounds, and the fields of records that the next round needs."""
+
+    directories: list[Path] = field(default_factory=list)
+    history: list[Measures] = field(default_factory=list)
+    kept: set[str] = field(default_factory=set)
+    """The ids, in the pool, of records that a round has kept."""
+    carried: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By id in the pool, the fields to carry over."""
+    outside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By id in the pool, the fields `round` and `item` of another loop, which the records get back as they
+    leave.
+    """
+    waiting: int = 0
+    """The number of records in the pool that a round can keep."""
+
+    def add(self, place: Path, measures: Measures, carry: Sequence[str]) -> None:
+        """Add a finished round."""
+        self.directories.append(place)
+        self.history.append(measures)
+        for record in records_of(place):
+            item = str(record.fields[ITEM])
+            if record.dropped is None and not record.held_out:
+                self.kept.add(item)
+            if carry:
+                self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
+
+    def leaving(self) -> Iterator[Record]:
+        """Yield the records that each round kept, then those that none kept, as the last round left them."""
+        for place in self.directories:
+            yield from (self._outside(r) for r in kept_of(place))
+        for r in records_of(self.directories[-1]):
+            if r.held_out or r.dropped and r.fields[ITEM] not in self.kept:
+                yield self._outside(r)
+
+    def _outside(self, record: Record) -> Record:
+        outer_fields = self.outside.get(str(record.fields[ITEM]), {})
+        return replace(record, fields={**record.fields, **outer_fields}) if outer_fields else record

@@ -30,8 +30,7 @@ from distillgen.inference.teacher import Teacher
 from distillgen.located_yaml import Places
 from distillgen.project import Project, file_sha256
 from distillgen.record import Record, digest, dumps
-from distillgen.stages._rounds import ITEM, ROUND, kept_of, records_of
-from distillgen.state_files import Damaged, load_state
+from distillgen.stages._rounds import ITEM, ROUND, FinishedRound, Loop, finished_round
 
 KEPT = Measure("kept")
 TOTALS = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
@@ -174,7 +173,7 @@ class BoundRounds(BoundStage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry out the rounds that are not finished; then yield the records of all rounds."""
-        folder, loop = job.context.directory / self.name, _Loop()
+        folder, loop = job.context.directory / self.name, Loop()
         with Spool(job) as pool:
             sha = hashlib.sha256()
             async for chunk in chunks:
@@ -190,7 +189,7 @@ class BoundRounds(BoundStage):
             state, why = digest([self._dependencies(job), sha.hexdigest()]), f"after {self.stage.n} rounds"
             for number in range(self.stage.n):
                 place = folder / f"{number:02d}"
-                done = _finished(place)
+                done = finished_round(place)
                 if job.context.retry_failed or done is None or done.state != state:
                     live = (record for chunk in pool.chunks() for record in chunk if not record.dropped)
                     due = (r for r in live if self.stage.repeat or r.held_out or r.id not in loop.kept)
@@ -246,7 +245,7 @@ class BoundRounds(BoundStage):
         }
         return replace(record, id=digest([record.id, self.name, number]), fields=fields, parents=(record.id,))
 
-    async def _round(self, number: int, offered: Iterator[Record], state: str, job: Job) -> _Finished:
+    async def _round(self, number: int, offered: Iterator[Record], state: str, job: Job) -> FinishedRound:
         """Carry out one round in its directory, and write `round.json` last."""
         place = job.context.directory
         place.mkdir(parents=True, exist_ok=True)
@@ -294,11 +293,11 @@ class BoundRounds(BoundStage):
         measures: Measures = {KEPT: kept}
         for stage, of_stage in zip(self.stages, by_stage, strict=True):
             measures.update((measure.of_stage(stage.name), value) for measure, value in of_stage.items())
-        done = _Finished(state, sha.hexdigest(), measures)
+        done = FinishedRound(state, sha.hexdigest(), measures)
         done.write(place)
         return done
 
-    def _ends(self, loop: _Loop) -> str:
+    def _ends(self, loop: Loop) -> str:
         """Return the reason to end the loop after its last round; "" if it continues."""
         history = [by_title(measures) for measures in loop.history]
         last = history[-1]
@@ -317,47 +316,6 @@ class BoundRounds(BoundStage):
         return "" if loop.history[-1][KEPT] or self.stage.carry else "a round kept nothing"
 
 
-@dataclass
-class _Loop:
-    """The finished rounds, and the fields of records that the next round needs."""
-
-    directories: list[Path] = field(default_factory=list)
-    history: list[Measures] = field(default_factory=list)
-    kept: set[str] = field(default_factory=set)
-    """The ids, in the pool, of records that a round has kept."""
-    carried: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By id in the pool, the fields to carry over."""
-    outside: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By id in the pool, the fields `round` and `item` of another loop, which the records get back as they
-    leave.
-    """
-    waiting: int = 0
-    """The number of records in the pool that a round can keep."""
-
-    def add(self, place: Path, measures: Measures, carry: Sequence[str]) -> None:
-        """Add a finished round."""
-        self.directories.append(place)
-        self.history.append(measures)
-        for record in records_of(place):
-            item = str(record.fields[ITEM])
-            if record.dropped is None and not record.held_out:
-                self.kept.add(item)
-            if carry:
-                self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
-
-    def leaving(self) -> Iterator[Record]:
-        """Yield the records that each round kept, then those that none kept, as the last round left them."""
-        for place in self.directories:
-            yield from (self._outside(r) for r in kept_of(place))
-        for r in records_of(self.directories[-1]):
-            if r.held_out or r.dropped and r.fields[ITEM] not in self.kept:
-                yield self._outside(r)
-
-    def _outside(self, record: Record) -> Record:
-        outer_fields = self.outside.get(str(record.fields[ITEM]), {})
-        return replace(record, fields={**record.fields, **outer_fields}) if outer_fields else record
-
-
 async def _in_chunks(records: Iterator[Record]) -> Chunks:
     while chunk := list(islice(records, CHUNK)):
         yield chunk
@@ -373,33 +331,6 @@ def _untrained(trained: Mapping[str, Spec], place: Path) -> dict[str, Spec]:
         if name.startswith("base") and not Path(spec.model).is_relative_to(place)
     ]
     return {name: base[0] for name in trained} if base else {}
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """The content of `round.json`."""
-
-    state: str
-    """The digest of everything that the round depends on."""
-    sha256: str
-    """The digest of records.jsonl."""
-    measures: Measures
-
-    def write(self, place: Path) -> None:
-        """Write `round.json`, with each measure as a list of its parts and its value."""
-        measures = [[*measure, value] for measure, value in self.measures.items()]
-        content = {"state": self.state, "sha256": self.sha256, "measures": measures}
-        (place / "round.json").write_bytes(dumps(content) + b"\n")
-
-
-def _finished(place: Path) -> _Finished | None:
-    """Load `round.json`; return None if the round is not finished, or if an older version wrote the file."""
-    try:
-        content = load_state(place / "round.json", "state", "sha256", "measures")
-    except (FileNotFoundError, Damaged):
-        return None
-    measures = {Measure(*parts): value for *parts, value in content["measures"]}
-    return _Finished(content["state"], content["sha256"], measures)
 
 
 def _sum(total: Any, value: Any) -> Any:
