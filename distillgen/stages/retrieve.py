@@ -82,7 +82,8 @@ class Retrieve(Stage):
             raise ValueError(f"the field '{META}' is distillgen's own")
         if (self.key is None) == (self.path is None):
             raise ValueError(
-                "give either 'key', the entries' field to look in, or 'path', the fields of an edge's two nodes"
+                "give either 'key', the entries' field to look in, or 'path', "
+                "the fields of an edge's two nodes"
             )
         if self.path and (useless := sorted({"embedder", "min_cosine"} & self.model_fields_set)):
             raise ValueError(f"'{useless[0]}' has no use here, with 'path': nodes are found by their names")
@@ -160,7 +161,7 @@ class Retrieve(Stage):
             ]
 
     def _along(self, entries: Sequence[Mapping[str, Any]], results: Sequence[Entry]) -> Find:
-        """Return a function that finds, for each query, the edges of paths between the nodes that it names."""
+        """Return a function that finds for each query the edges of paths between the nodes that it names."""
         import networkx as nx
 
         ends = [
