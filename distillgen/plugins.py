@@ -22,14 +22,14 @@ from distillgen.errors import ConfigError, did_you_mean, place_of
 from distillgen.project import Project, file_in, home, imported, load_module, loading_error
 
 NOUNS = {"stages": "stage", "teachers": "provider", "objectives": "objective", "filters": "filter"}
-"""What a plug-in of each folder is called in messages."""
+"""The noun for a plug-in of each folder, in messages."""
 
 Base = TypeVar("Base")
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plug-in that was found: its folder, its name, and the Python file that defines it."""
+    """A plug-in: its folder, its name, and the Python file that defines it."""
 
     folder: str
     name: str
@@ -78,7 +78,7 @@ def names(folder: str, project: Project) -> list[str]:
 
 
 def find(folder: str, name: str, project: Project) -> Plugin:
-    """Return the plug-in of a name. Raise ConfigError, with the nearest name, where there is none."""
+    """Return the plug-in of a name. Raise ConfigError, with the nearest name, if there is none."""
     plugin = next(_all_of_name(folder, name, project), None)
     if plugin is None:
         raise ConfigError(f"there is no {NOUNS[folder]} '{name}'{did_you_mean(name, names(folder, project))}")
@@ -89,7 +89,7 @@ def find(folder: str, name: str, project: Project) -> Plugin:
 
 
 def hiding(folder: str, name: str, project: Project) -> str:
-    """Return a note where the plug-in of a name hides others of that name; else ""."""
+    """Return a note if the plug-in of a name hides others of that name; else ""."""
     plugins = [*_all_of_name(folder, name, project)]
     if len(plugins) < 2:
         return ""
@@ -132,7 +132,7 @@ def filter_factory(name: str, project: Project) -> Callable[..., Any]:
 
 
 def _all_of_name(folder: str, name: str, project: Project) -> Iterator[Plugin]:
-    """Yield the plug-ins of a name, the one that is used first."""
+    """Yield the plug-ins of a name; the first is the one that is used."""
     if Path(name).name.startswith("_"):  # a module that several plug-ins share
         return
     shipped = file_in(home(folder), name, ".py")
@@ -147,7 +147,7 @@ def _all_of_name(folder: str, name: str, project: Project) -> Iterator[Plugin]:
 
 
 def _file_of(entry: EntryPoint) -> Path:
-    """Return the file of the module that an entry point names. Raise ConfigError where there is none."""
+    """Return the file of the module that an entry point names. Raise ConfigError if there is none."""
     try:
         spec = find_spec(entry.module)
     except (ImportError, ValueError):
@@ -169,6 +169,6 @@ def _entries(folder: str) -> list[EntryPoint]:
 
 @cache
 def _entry_points(path: tuple[str, ...]) -> list[EntryPoint]:
-    """Return all plug-ins of installed packages; of every package the metadata are read, so it is done once."""
+    """Return all plug-ins of installed packages. This reads the metadata of every package, so it is done once."""
     installed = entry_points()
     return [entry for folder in NOUNS for entry in installed.select(group=f"distillgen.{folder}")]

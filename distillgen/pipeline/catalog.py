@@ -1,4 +1,4 @@
-"""What there is to choose from, by kind and name, with every option; and the JSON Schema of a pipeline file."""
+"""The catalog: all pipelines, prompts and plug-ins with their options; and the JSON Schema of a pipeline file."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ from distillgen.training.objective import objective_class
 
 
 def pipelines(project: Project) -> list[dict[str, Any]]:
-    """Name, what it makes, and its place among the published systems."""
+    """Return each pipeline's name, its description, and its place among the published systems."""
 
     def described(name: str) -> dict[str, Any]:
         path = project.find("pipelines", name, ".yaml")
         text = read_text(path)
         data, places = read_yaml(text, path)
-        given = data.get("system") if isinstance(data, dict) else None
-        system = validate(System, given, owner="'system'", places=places, place=("system",))
+        entry = data.get("system") if isinstance(data, dict) else None
+        system = validate(System, entry, owner="'system'", places=places, place=("system",))
         return {"about": about_line(text), **system.model_dump()}
 
     return [
         {**System().model_dump(), **entry}
-        for entry in _listed(project.names("pipelines", ".yaml"), described)
+        for entry in _entries(project.names("pipelines", ".yaml"), described)
     ]
 
 
 def prompts(project: Project) -> list[dict[str, Any]]:
-    """Name, what it asks for, its inputs and form."""
+    """Return each prompt's name, its description, its inputs and the form of its answer."""
 
     def described(name: str) -> dict[str, Any]:
         prompt = Prompt.load(name, project)
         return {"about": prompt.front.about, "inputs": sorted(prompt.inputs), "output": prompt.form.kind}
 
-    return _listed(project.names("prompts", ".md"), described)
+    return _entries(project.names("prompts", ".md"), described)
 
 
 def filters(project: Project) -> list[dict[str, Any]]:
-    """Name, what it drops, what it costs, the paper it is from, and its options with their defaults.
+    """Return each filter's name, its description, its cost, its paper, and its options with their defaults.
 
-    All but the options are read where a person writes them: the factory's first sentence, the one that begins with "Costs",
-    and what the file's docstring names, with a year, in brackets.
+    The description is the first sentence of the factory's docstring, and the cost the sentence that begins with "Costs". The
+    paper stands in brackets, with a year, in the docstring of the file.
     """
 
     def described(name: str) -> dict[str, Any]:
@@ -67,37 +67,37 @@ def filters(project: Project) -> list[dict[str, Any]]:
         sentences = re.split(r"(?<=\.) (?=[A-Z`])", " ".join(text.split()))
         cost = next((s for s in sentences if s.startswith("Costs ")), "")
         source = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", factory.__globals__.get("__doc__") or "")
-        told = {"about": sentences[0], "cost": cost[6:].rstrip("."), "source": source[1] if source else ""}
-        entry = {key: " ".join(text.split()) for key, text in told.items()}
+        parts = {"about": sentences[0], "cost": cost[6:].rstrip("."), "source": source[1] if source else ""}
+        entry = {key: " ".join(text.split()) for key, text in parts.items()}
         return {**entry, "text": text, "options": options(options_of(factory))}
 
-    return _listed(names("filters", project), described)
+    return _entries(names("filters", project), described)
 
 
 def stages(project: Project) -> list[dict[str, Any]]:
-    """Name, what it does, and its options; a prompt's or a model's sampling, which several stages take, among them."""
+    """Return each stage's name, its description, and its options, the sampling options among them."""
 
     def described(kind: str) -> dict[str, Any]:
         stage = stage_class(kind, project)
         return {**_declared(stage), "reads": stage.reads, "writes": stage.writes}
 
-    return _listed(names("stages", project), described)
+    return _entries(names("stages", project), described)
 
 
 def providers(project: Project) -> list[dict[str, Any]]:
-    """The kinds of teacher: name, what its `model` is, and the options of an entry of `models`."""
-    return _listed(
+    """Return each provider's name, its description, and the options of its entries in `models`."""
+    return _entries(
         names("teachers", project), lambda name: _declared(endpoint_class(name, project).spec_type)
     )
 
 
 def objectives(project: Project) -> list[dict[str, Any]]:
-    """Name, what a student learns by it, and its options beside those of the stage train."""
-    return _listed(names("objectives", project), lambda name: _declared(objective_class(name, project)))
+    """Return each objective's name, its description, and its options besides those of the stage train."""
+    return _entries(names("objectives", project), lambda name: _declared(objective_class(name, project)))
 
 
 def manual(project: Project) -> list[dict[str, Any]]:
-    """Every stage, provider, objective, filter and prompt, each with its kind."""
+    """Return all stages, providers, objectives, filters and prompts, each with its kind."""
     kinds = {
         "stage": stages,
         "provider": providers,
@@ -105,7 +105,7 @@ def manual(project: Project) -> list[dict[str, Any]]:
         "filter": filters,
         "prompt": prompts,
     }
-    return [{"kind": kind, **entry} for kind, listed in kinds.items() for entry in listed(project)]
+    return [{"kind": kind, **entry} for kind, entries in kinds.items() for entry in entries(project)]
 
 
 def _declared(declaration: type[BaseModel]) -> dict[str, Any]:
@@ -180,7 +180,7 @@ _BOUNDS = {
 
 
 def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """A type in words, with its bounds."""
+    """Return a type in words, with its bounds."""
     if get_origin(annotation) is Annotated:
         annotation, *metadata = get_args(annotation)
     named = _marked(metadata)
@@ -219,7 +219,7 @@ def _words(annotation: Any) -> str:
 
 
 def filter_table(project: Project) -> str:
-    """The filters as a Markdown table."""
+    """Return the filters as a Markdown table."""
     rows = [
         (f"`{entry['name']}`", *(entry.get(key, "") for key in ("about", "cost", "source")))
         for entry in filters(project)
@@ -230,35 +230,35 @@ def filter_table(project: Project) -> str:
     )
 
 
-def _listed(names: Iterable[str], described: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """An entry for each name; a broken file is listed with its mistake."""
+def _entries(names: Iterable[str], describe: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return an entry for each name. The entry of a broken file has its error."""
     entries = []
     for name in names:
         try:
-            entries.append({"name": name, **described(name)})
+            entries.append({"name": name, **describe(name)})
         except ConfigError as error:
             entries.append({"name": name, "about": f"cannot be read: {error}"})
     return entries
 
 
 def _training(objective: str, project: Project) -> Any:
-    """The options of the stage train, with those of an objective."""
+    """Return the model of the stage train with the options of an objective."""
     make: Any = create_model
     declared = objective_class(objective, project).model_fields
-    own = {name: (option.annotation, option) for name, option in declared.items()}
+    fields = {name: (option.annotation, option) for name, option in declared.items()}
     of = (Literal[objective], "sft") if objective == "sft" else (Literal[objective], ...)
     return make(
         f"train: {objective}",
         __base__=stage_class("train", project),
         __cls_kwargs__={"extra": "forbid"},
         objective=of,
-        **own,
+        **fields,
     )
 
 
 def json_schema(project: Project) -> dict[str, Any]:
-    """A JSON Schema (draft 2020-12) of pipeline files, by which editors complete and check them."""
-    make: Any = create_model  # from types that are known only now
+    """Return the JSON Schema (draft 2020-12) of pipeline files, with which editors complete and check them."""
+    make: Any = create_model  # the types are known only at run time
     one_of: Any = Union
     forbid = ConfigDict(extra="forbid")
     label = (

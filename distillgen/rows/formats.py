@@ -1,4 +1,4 @@
-"""One file of rows in each format that is exported: written as the rows come, so that memory does not grow with them."""
+"""The formats of exported files. Rows are written as they come, so memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BASE = "urn:distillgen:"
 
 
 class Writer:
-    """A file that rows, each with the same columns, are written to. `identifier` is the column of ids, or nothing."""
+    """A file of rows that have the same columns. `identifier` is the column of ids, or ""."""
 
     suffix: ClassVar[str]
     typed: ClassVar[bool] = False
-    """Whether it needs a schema, of one type a column."""
+    """Whether it needs a schema with a type for each column."""
     of_triples: ClassVar[bool] = False
 
     def __init__(self, path: Path, columns: Sequence[str], schema: Any, identifier: str) -> None:
@@ -48,7 +48,7 @@ class Writer:
 
 
 class Jsonl(Writer):
-    """An object a line."""
+    """One JSON object a line."""
 
     suffix = ".jsonl"
 
@@ -58,7 +58,7 @@ class Jsonl(Writer):
 
 
 class Csv(Writer):
-    """Comma-separated values with a heading; what is no text or number is JSON."""
+    """Comma-separated values with a heading; a cell that is not text or a number holds JSON."""
 
     suffix = ".csv"
 
@@ -78,7 +78,7 @@ class Csv(Writer):
 
 
 class Parquet(Writer):
-    """A Parquet file; a row group is a batch or more."""
+    """A Parquet file; a row group has one batch or more."""
 
     suffix = ".parquet"
     typed = True
@@ -87,30 +87,27 @@ class Parquet(Writer):
         """Begin the file."""
         from pyarrow.parquet import ParquetWriter
 
-        self.schema, self.writer, self.gathered = (
-            schema,
-            ParquetWriter(path, schema),
-            list[Mapping[str, Any]](),
-        )
+        self.schema, self.writer = schema, ParquetWriter(path, schema)
+        self.pending: list[Mapping[str, Any]] = []
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows, in groups large enough to be read fast."""
-        self.gathered += rows
-        if len(self.gathered) >= 10 * BATCH:
+        """Append rows, in groups that are large enough for fast reading."""
+        self.pending += rows
+        if len(self.pending) >= 10 * BATCH:
             self._flush()
 
     def _flush(self) -> None:
-        self.writer.write_table(table(self.gathered, self.schema))
-        self.gathered = []
+        self.writer.write_table(table(self.pending, self.schema))
+        self.pending = []
 
     def close(self) -> None:
-        """Write what is left, and the footer, without which the file is none."""
+        """Write the pending rows and the footer."""
         self._flush()
         self.writer.close()
 
 
 class Arrow(Writer):
-    """A stream of Arrow record batches, as `datasets` keeps and maps them."""
+    """A stream of Arrow record batches, as `datasets` stores them."""
 
     suffix = ".arrow"
     typed = True
@@ -131,8 +128,9 @@ class Arrow(Writer):
 
 
 class Triples(Writer):
-    """RDF 1.1 N-Triples: an edge a row, a label for each node and relation, and, with ids, a statement that tells the edge's
-    record. Remembers which names it has labelled: memory grows with the distinct ones.
+    """RDF 1.1 N-Triples: an edge for each row, a label for each node and relation, and, with ids, the edge's record.
+
+    Memory grows with the number of distinct names.
     """
 
     suffix = ".nt"
@@ -165,14 +163,15 @@ class Triples(Writer):
 
 
 class Turtle(Triples):
-    """The same statements; what is N-Triples is Turtle."""
+    """The same file under another ending: N-Triples are also Turtle."""
 
     suffix = ".ttl"
 
 
 class GraphML(Writer):
-    """A directed graph: nodes with their text as label, edges with their relation and, as id, their record's. Remembers which
-    nodes it has declared: memory grows with the distinct ones.
+    """A directed graph: nodes with their text as label, edges with their relation and the id of their record.
+
+    Memory grows with the number of distinct nodes.
     """
 
     suffix = ".graphml"
@@ -192,10 +191,10 @@ class GraphML(Writer):
         """Append rows."""
         for row in rows:
             head, tail = self._node(row["head"]), self._node(row["tail"])
-            own = f" id={quoteattr(row[self.identifier])}" if self.identifier else ""
+            edge_id = f" id={quoteattr(row[self.identifier])}" if self.identifier else ""
             relation = _xml(row["relation"])
             self.stream.write(
-                f'<edge{own} source="{head}" target="{tail}"><data key="relation">{relation}</data></edge>\n'
+                f'<edge{edge_id} source="{head}" target="{tail}"><data key="relation">{relation}</data></edge>\n'
             )
 
     def _node(self, text: str) -> str:
@@ -222,21 +221,21 @@ FORMATS: dict[str, type[Writer]] = {
 
 
 def _xml(text: str) -> str:
-    """Text as XML 1.0 may hold it."""
+    """Return text for XML 1.0, with visible signs for forbidden characters."""
     return escape(visible(text).translate({0xFFFE: "\ufffd", 0xFFFF: "\ufffd"}))
 
 
-def _unseen(name: str, seen: set[bytes]) -> bool:
-    """Whether a name comes for the first time."""
-    own = hashlib.sha256(name.encode()).digest()[:16]
-    if own in seen:
+def _unseen(name: str, hashes: set[bytes]) -> bool:
+    """Whether a name is new; add its hash."""
+    name_hash = hashlib.sha256(name.encode()).digest()[:16]
+    if name_hash in hashes:
         return False
-    seen.add(own)
+    hashes.add(name_hash)
     return True
 
 
 def table(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
-    """Rows as an Arrow table."""
+    """Return rows as an Arrow table."""
     import pyarrow as pa
 
     voided = [field.name for field in schema if pa.types.is_null(field.type) or _holds_null(field.type)]
@@ -248,7 +247,7 @@ def table(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
 
 
 def _fields_of(kind: Any) -> list[Any]:
-    """The fields inside a type; none of a simple one."""
+    """Return the fields inside a type; a simple type has none."""
     return [kind.field(i) for i in range(kind.num_fields)]
 
 
@@ -259,7 +258,7 @@ def _holds_null(kind: Any) -> bool:
 
 
 def _voided(value: Any, kind: Any) -> Any:
-    """A value whose objects without fields are null, where the schema has nothing else for them."""
+    """Return a value with null for each object that has no type in the schema, because it never has a field."""
     import pyarrow as pa
 
     if value is None or pa.types.is_null(kind):
@@ -269,31 +268,32 @@ def _voided(value: Any, kind: Any) -> Any:
     return [_voided(part, kind.value_type) for part in value] if pa.types.is_list(kind) else value
 
 
-def _written(kind: Any) -> Any:
-    """A type as Parquet has it, where an object without any field is null."""
+def _parquet_type(kind: Any) -> Any:
+    """Return the type for Parquet, which has null for an object without fields."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        fields = [pa.field(field.name, _written(field.type)) for field in _fields_of(kind)]
+        fields = [pa.field(field.name, _parquet_type(field.type)) for field in _fields_of(kind)]
         return pa.struct(fields) if fields else pa.null()
-    return pa.list_(_written(kind.value_type)) if pa.types.is_list(kind) else kind
+    return pa.list_(_parquet_type(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def schema_of(batches: Iterable[Sequence[Mapping[str, Any]]]) -> Any:
-    """The one schema that all rows fit. Raises ConfigError where a column holds values of different kinds. Objects that have no
-    field in any row become null, for no column can hold them.
+    """Return the schema of all rows. Raise ConfigError if a column has values of different kinds.
+
+    Objects that have no field in any row become null, because a column cannot hold them.
     """
     import pyarrow as pa
 
-    known: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for rows in batches:
         for name in rows[0]:
             try:
-                found = pa.field(name, pa.array([row[name] for row in rows]).type)
-                both = [pa.schema([field]) for field in (known.get(name, found), found)]
-                known[name] = pa.unify_schemas(both, promote_options="permissive").field(name)
+                column = pa.field(name, pa.array([row[name] for row in rows]).type)
+                both = [pa.schema([field]) for field in (columns.get(name, column), column)]
+                columns[name] = pa.unify_schemas(both, promote_options="permissive").field(name)
             except (pa.ArrowException, OverflowError) as error:
-                what = f"'{name}' holds values of different kinds, and a column has one ({error})"
+                problem = f"'{name}' holds values of different kinds, and a column has one ({error})"
                 remedy = f"export JSONL, or give it one kind with a template, such as {{{{ {name} | json }}}}"
-                raise ConfigError(f"{what}; {remedy}") from error
-    return pa.schema([field.with_type(_written(field.type)) for field in known.values()])
+                raise ConfigError(f"{problem}; {remedy}") from error
+    return pa.schema([field.with_type(_parquet_type(field.type)) for field in columns.values()])

@@ -1,4 +1,4 @@
-"""The shapes that trainers and tools read, made of a record's fields: one mechanism for the format stage and for export."""
+"""The shapes of rows that trainers and tools read, for the stage format and for export."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Turns: TypeAlias = Sequence[Mapping[str, Any]]
 
 MESSAGES = "messages"
 _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
-_ASKED = ("prompt", "instruction", "question", "query", "input")
-_ANSWERED = ("completion", "response", "answer", "output")
+_QUESTIONS = ("prompt", "instruction", "question", "query", "input")
+_ANSWERS = ("completion", "response", "answer", "output")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a row of it holds. `parts` are what it is made of, each with other names by which a field is known for it."""
+    """The columns of a shape. `parts` are its parts, each with other names of fields that may be this part."""
 
     parts: Mapping[str, Sequence[str]]
     optional: Mapping[str, Any] = field(default_factory=dict)
-    """Parts that may be missing, with what stands for them; None: nothing does."""
+    """Parts that may be missing, with their default; None: the part is left out."""
     column: str | None = None
-    """The one column that it has, where its parts are not its columns."""
+    """Its only column, if its parts are not its columns."""
     assemble: Callable[[Fields], dict[str, Any]] = dict
     from_turns: Callable[[Turns], dict[str, Any]] | None = None
-    """How a dialogue of `messages` becomes a row, where it can."""
+    """The function that makes a row of `messages`, if there is one."""
     holds: Literal["texts", "dialogues", "values"] = "texts"
-    """What its parts are: texts; texts or dialogues; or whatever they are."""
+    """The type of its parts: texts; texts or dialogues; or any values."""
 
 
 def _dialogue(turns: Turns) -> dict[str, Any]:
@@ -65,22 +65,22 @@ def _alpaca(turns: Turns) -> dict[str, Any]:
     return {"instruction": turns[0]["content"], "input": "", "output": turns[1]["content"]}
 
 
-_CHAT = {"system": (), "user": _ASKED, "assistant": _ANSWERED}
+_CHAT = {"system": (), "user": _QUESTIONS, "assistant": _ANSWERS}
 SHAPES = {
     "messages": Shape(_CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue),
     "sharegpt": Shape(
         _CHAT, {"system": None}, "conversations", lambda parts: _sharegpt(_turns(parts)), _sharegpt
     ),
     "prompt_completion": Shape(
-        {"prompt": _ASKED[1:], "completion": _ANSWERED[1:]}, from_turns=_last_turn_apart, holds="dialogues"
+        {"prompt": _QUESTIONS[1:], "completion": _ANSWERS[1:]}, from_turns=_last_turn_apart, holds="dialogues"
     ),
     "alpaca": Shape(
-        {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERED[:3]},
+        {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERS[:3]},
         {"input": ""},
         from_turns=_alpaca,
     ),
     "preference": Shape(
-        {"prompt": _ASKED[1:], "chosen": (), "rejected": ()}, {"prompt": None}, holds="dialogues"
+        {"prompt": _QUESTIONS[1:], "chosen": (), "rejected": ()}, {"prompt": None}, holds="dialogues"
     ),
     "labelled": Shape({"text": ("sentence", "document"), "label": ()}, holds="values"),
     "triples": Shape(
@@ -91,62 +91,65 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Shaper:
-    """Makes rows of one shape. `taken` tells what each part is made of."""
+    """Makes rows of one shape. `sources` are the field or template of each part."""
 
     columns: tuple[str, ...]
-    taken: Mapping[str, str]
+    sources: Mapping[str, str]
     row: Callable[[Fields], dict[str, Any]]
-    """A record's row, of its fields. Raises Unrenderable with the reason where it has none."""
+    """The function from a record's fields to its row. It raises Unrenderable with the reason if there is no row."""
 
 
-def shaper(name: str, given: Mapping[str, str], fields: Collection[str]) -> Shaper:
-    """How records with `fields` get the shape `name`. `given` says for a part the field, or a template, that it is made of;
-    what is not given is the field of the part's own name, else comes from `messages`, else is the one field that has another of
-    its names. Raises ConfigError, with the nearest name, where a part is not to be found.
+def shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -> Shaper:
+    """Return the Shaper that gives records with these fields the shape `name`.
+
+    `assignments` name the field or the template of a part. Without one, a part is the field of its name, or comes from
+    `messages`, or is the only field with another of its names. Raise ConfigError, with the nearest name, if there is none.
     """
     if name not in SHAPES:
         raise ConfigError(f"there is no shape '{name}'{did_you_mean(name, SHAPES)}")
     shape = SHAPES[name]
-    for part in given:
+    for part in assignments:
         if part not in shape.parts:
             raise ConfigError(f"the shape '{name}' has no part '{part}'{did_you_mean(part, shape.parts)}")
     needed = shape.parts.keys() - shape.optional.keys()
-    if shape.from_turns and MESSAGES in fields and not given and not needed <= set(fields):
+    if shape.from_turns and MESSAGES in fields and not assignments and not needed <= set(fields):
         return Shaper(
             (shape.column,) if shape.column else tuple(shape.parts),
             {name: MESSAGES},
             _of_turns(shape.from_turns),
         )
     getters: dict[str, Callable[[Fields], Any]] = {}
-    taken: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for part, others in shape.parts.items():
-        source = given.get(part) or _known(name, part, [part, *others], fields, part in shape.optional)
+        source = assignments.get(part) or _default_source(
+            name, part, [part, *others], fields, part in shape.optional
+        )
         if source is not None:
-            taken[part] = source
+            sources[part] = source
             getters[part] = _getter(name, part, source, fields, shape.holds)
         elif shape.optional[part] is not None:
             getters[part] = lambda _, value=shape.optional[part]: value  # type: ignore[misc]
     columns = (shape.column,) if shape.column else tuple(getters)
     return Shaper(
-        columns, taken, lambda row: shape.assemble({part: get(row) for part, get in getters.items()})
+        columns, sources, lambda row: shape.assemble({part: get(row) for part, get in getters.items()})
     )
 
 
-def _known(
+def _default_source(
     shape: str, part: str, names: Sequence[str], fields: Collection[str], optional: bool
 ) -> str | None:
-    """The field that a part is made of, where nobody says."""
+    """Return the field of a part that has no assignment. Raise ConfigError if there is none, or several."""
     if part in fields:
         return part
-    found = [name for name in names if name in fields]
-    if len(found) == 1:
-        return found[0]
-    if optional and not found:
+    candidates = [name for name in names if name in fields]
+    if len(candidates) == 1:
+        return candidates[0]
+    if optional and not candidates:
         return None
     remedy = f"say which field it is: {shape}:{part}=…"
-    if found:
+    if candidates:
         raise ConfigError(
-            f"the shape '{shape}' needs '{part}', which could be {' or '.join(map(repr, found))}; {remedy}"
+            f"the shape '{shape}' needs '{part}', which could be {' or '.join(map(repr, candidates))}; {remedy}"
         )
     raise ConfigError(
         f"the shape '{shape}' needs '{part}', and there is no such field{did_you_mean(part, fields)}; {remedy}"
@@ -156,7 +159,7 @@ def _known(
 def _getter(
     shape: str, part: str, source: str, fields: Collection[str], kind: str
 ) -> Callable[[Fields], Any]:
-    """What takes a part out of a record's fields."""
+    """Return the function that takes a part from a record's fields."""
     template = None
     if "{{" in source or "{%" in source:
         try:
@@ -184,15 +187,15 @@ def _getter(
         if isinstance(value, list) and kind == "dialogues" and _are_turns(value):
             return value
         if isinstance(value, Mapping | list):
-            what = "no text and no dialogue" if kind == "dialogues" else "no text"
-            raise Unrenderable(f"'{source}' is {what}: make one with a template")
+            wrong_type = "no text and no dialogue" if kind == "dialogues" else "no text"
+            raise Unrenderable(f"'{source}' is {wrong_type}: make one with a template")
         return text_of(value)
 
     return get
 
 
 def _are_turns(turns: Any) -> bool:
-    """Whether a value is a dialogue: turns of role and text."""
+    """Whether a value is a dialogue: turns with a role and a content."""
     return all(isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in turns)
 
 

@@ -83,7 +83,7 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
             data_files = files if options.format in ("jsonl", "parquet", "csv") else {}
             (folder / "README.md").write_text(card(data.directory, census, data_files), encoding="utf-8")
     names = [name for split_names in files.values() for name in split_names]
-    return Exported(counts, names, rows.left_out, rows.shaper.taken if rows.shaper else {}, private)
+    return Exported(counts, names, rows.left_out, rows.shaper.sources if rows.shaper else {}, private)
 
 
 def _check_complete(run: Run) -> None:
