@@ -1,4 +1,4 @@
-"""What judges say, and how far one can rely on them."""
+"""Grades that judges give."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from distillgen.prompting.prompt import Prompt
 
 
 def grade(prompt: Prompt, completion: Completion) -> float:
-    """The grade that a judge gave, from 1 to 10. Raises Unparsable where it gave none."""
-    (found,) = prompt.form.parse(completion.text)
-    if not 1 <= found["score"] <= 10:
-        raise Unparsable(f"the grade {found['score']} is not between 1 and 10")
-    return float(found["score"])
+    """Return the grade in a judge's answer, from 1 to 10. Raise Unparsable if there is none."""
+    (fields,) = prompt.form.parse(completion.text)
+    if not 1 <= fields["score"] <= 10:
+        raise Unparsable(f"the grade {fields['score']} is not between 1 and 10")
+    return float(fields["score"])

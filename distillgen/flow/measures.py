@@ -1,4 +1,4 @@
-"""Numbers that a stage measures over all its records, such as a student's accuracy."""
+"""Measures: numbers that a stage computes over all its records, such as the accuracy of a student."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ LAST_ROUND = ", last round"
 
 
 class Measure(NamedTuple):
-    """Which number it is: the metric, and of what."""
+    """What a number measures: the metric, and the stage, model and group that it belongs to."""
 
     metric: str
     stage: str = ""
-    """The stage that measured it, as seen from its reader: empty for the reader itself, `loop.stage` inside a loop."""
+    """The stage that measured it: "" for the stage itself, `loop.stage` for a stage inside a loop."""
     model: str = ""
     """The model that was evaluated; empty for a metric of records."""
     group: str | None = None
-    """The value of the field `by` of the items; None for all items."""
+    """The items' value of the field `by`; None for a measure of all items."""
     last_round: bool = False
-    """Whether a loop reports it for its last round."""
+    """Whether it is a measure of the last round of a loop, which the loop reports as its own."""
 
     @property
     def title(self) -> str:
-        """The measure as people read and write it: `evaluate.student.exact in sentiment, last round`."""
+        """The measure as people write it, such as `evaluate.student.exact in sentiment, last round`."""
         name = ".".join(filter(None, (self.stage, self.model, self.metric)))
         group = "" if self.group is None else f" in {self.group}"
         return f"{name}{group}{LAST_ROUND if self.last_round else ''}"
@@ -37,7 +37,7 @@ Measures: TypeAlias = dict[Measure, float]
 
 
 def measures_of(values: Mapping[str, float]) -> Measures:
-    """Return measures of records by their metric."""
+    """Return measures without model and group, from numbers by metric."""
     return {Measure(metric): value for metric, value in values.items()}
 
 
