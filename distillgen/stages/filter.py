@@ -37,6 +37,7 @@ class FilterStage(Stage):
     """Measure records, and drop those that a filter does not accept.
 
     The filters are applied in order, and the first one that drops a record gives the reason.
+    A filter that compares records widens the stage's scope to a group or to the whole set.
     """
 
     kind = "filter"
