@@ -17,25 +17,25 @@ from distillgen.inference.teacher import Teacher
 from distillgen.privacy import name_of
 from distillgen.record import Record, Unrenderable
 
-WINDOW = 2048  # rows at least that wait side by side, so that one that is tried again holds up no other
+WINDOW = 2048  # least number of rows in flight, so that a retry does not block the rest
 
 
 Question: TypeAlias = tuple[Teacher, Request, int, Any]
-"""Whom to ask, what, how many samples of it, and what the stage wants to know again when they are there."""
+"""A teacher, a request, the number of samples, and a value of the stage that comes back with the answers."""
 
 
 Answers: TypeAlias = Sequence[tuple[Any, Sequence[Completion]]]
 
 
 def answer_of(record: Record, stage: str, completion: Completion) -> Record:
-    """A copy whose lineage holds an answer that added no field."""
+    """Return a copy whose lineage holds an answer that added no field."""
     how = {"model": name_of(completion.model), "key": completion.key.hex(), "sample": 0, "draw": ""}
     made = {"stage": stage, "prompt": "", **how}
     return replace(record, made=(*record.made, made))
 
 
 def likelihood(stage: str, completion: Completion) -> dict[str, float]:
-    """The log-probability under its teacher of what it says or was shown, in nats: sum over tokens and mean."""
+    """Return the log-probability of a completion, in nats: the sum over its tokens, and the mean."""
     values = [token[1] for token in completion.logprobs if token[1] is not None]
     return (
         {f"{stage}.logprob": sum(values), f"{stage}.mean_logprob": sum(values) / len(values)}
@@ -45,7 +45,9 @@ def likelihood(stage: str, completion: Completion) -> dict[str, float]:
 
 
 def certainty(stage: str, completion: Completion) -> dict[str, float]:
-    """How far the likeliest token is ahead of the next one, in probability, on average: where alternatives are recorded."""
+    """Return by how much probability the likeliest token leads the next, averaged over tokens with
+    alternatives.
+    """
     tops = [
         sorted((math.exp(value) for _, value in token[2]), reverse=True)[:2]
         for token in completion.logprobs
@@ -67,10 +69,12 @@ def ask_each(
     unusable: Callable[[Completion], bool] = lambda completion: completion.status != "ok",
     settled: Callable[[Chunk], Iterable[Record | None]] = lambda chunk: repeat(None),
 ) -> Chunks:
-    """Put the `questions` about every live record to `teachers`; `answered` makes its successors, which leave in source
-    order as soon as they are there. `unusable` tells what --retry-failed asks again; `asker` is a part of the stage under
-    whose name the ledger counts what was asked. `settled` gives for each record of a chunk its successor, where that is known
-    and nobody needs to be asked.
+    """Put the `questions` about every live record to `teachers`. Records leave in source order.
+
+    `answered` makes a record's successors from the answers. `unusable` selects the stored answers that
+    --retry-failed asks for again. `asker` is the part of the stage under whose name the ledger counts the
+    requests. `settled` returns, for each record of a chunk, its successor if no model needs to be asked, else
+    None.
     """
     again = unusable if job.context.retry_failed else None
 
@@ -110,7 +114,7 @@ def ask_each(
 
 
 async def _small(chunks: Chunks) -> Chunks:
-    """No chunk longer than CHUNK, so that the window bounds what is in memory."""
+    """Split chunks that are longer than CHUNK, so that the window bounds the rows in memory."""
     async for chunk in chunks:
         for start in range(0, len(chunk), CHUNK):
             yield chunk[start : start + CHUNK]

@@ -17,8 +17,10 @@ def bounds(
     context: CheckContext,
     asks: Callable[[Record], Sequence[tuple[str, int, int | None]]],
 ) -> Estimate:
-    """The most that asking about every row can take: `asks` gives the model, the bytes (a token has at least one) and the
-    most tokens of the answer of each request about one. A field that an earlier stage makes is as long as it can be.
+    """Return the most that requests about every row can take.
+
+    `asks` returns, for each request about a record, the model, its bytes (a token has at least one) and the
+    most tokens of the answer. A field that an earlier stage makes counts with its greatest length.
     """
     filler = dict.fromkeys(context.fields, "x" * (before.made_bytes or 1))
     each: list[Sequence[tuple[str, int, int | None]]] = []
@@ -47,5 +49,5 @@ def bounds(
 
 
 def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Bytes of chat messages, with a few for what a chat template adds."""
+    """Return the bytes of chat messages, with some for what a chat template adds."""
     return sum(len(str(message["content"]).encode("utf-8", "replace")) + 16 for message in messages)

@@ -16,7 +16,7 @@ from distillgen.located_yaml import NAME
 from distillgen.record import Record
 
 Number: TypeAlias = float | Mapping[str, float]
-"""What a measure gives for a record: a number, or a few named ones."""
+"""The measurement of a record: one number, or a few named ones."""
 
 
 Measured: TypeAlias = Sequence[Number] | Awaitable[Sequence[Number]]
@@ -24,29 +24,34 @@ Measured: TypeAlias = Sequence[Number] | Awaitable[Sequence[Number]]
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter: `measure` takes records and gives a number (or a few named ones) for each; `decide` takes a record's
-    number and gives None to keep it, or the reason to drop it.
+    """A filter: `measure` returns a number, or a few named ones, for each record; `decide` judges a number.
 
-    `asks` gives the requests to put to models about a record, each with the name of one of the pipeline's models as its
-    `model`; `measure` then takes, besides the records, a list for each of the completions of each of its requests, and
-    raises Unparsable for an answer that it cannot use.
-    `depends_on` names what a costly measure depends on besides the record, the models that it asks and the filter's file with
-    the project files that this imports: then its numbers are kept in the ledger, and a changed threshold measures nothing
-    again. Where it asks nobody, it runs in a thread, beside whoever is being asked and the filters before it.
-    `whole_set` says that `measure` compares records with those before them: it sees them once, in order.
-    `together` says that records which follow each other belong together where it gives the same for them, as `siblings`
-    does: `measure` takes the records of one such group, whole, and no others.
-    `over_run` says what the numbers of all records of a run show together, such as a judge's bias: figures under words
-    that a person understands, for the report and usage.json.
+    `decide` returns None to keep the record, or the reason to drop it.
     """
 
     measure: Callable[..., Measured]
     decide: Callable[[Any], str | None]
     asks: Callable[[Record], Sequence[Request]] | None = None
+    """Returns the requests about a record, each with the name of one of the pipeline's models as its `model`.
+
+    `measure` then also takes, for each record, the completions of each of its requests. It raises Unparsable
+    for an answer that it cannot use.
+    """
     depends_on: Mapping[str, Any] | None = None
+    """For a costly measure, everything that its numbers depend on besides the record, the models and the
+    filter's code.
+
+    The ledger keeps the numbers, so that a changed threshold measures nothing again. An edited filter file,
+    or project file that it imports, measures anew. A costly measure that asks no model runs in a thread.
+    """
     whole_set: bool = False
+    """Whether `measure` compares records with earlier ones: it sees each record once, in order."""
     together: Callable[[Record], Any] | None = None
+    """Returns the group of a record. `measure` gets the adjacent records of one group at a time; see
+    `siblings`.
+    """
     over_run: Callable[[Iterable[Any]], Mapping[str, float]] | None = None
+    """Returns figures over the numbers of all records of a run, such as a judge's bias, by their titles."""
 
     def __post_init__(self) -> None:
         if self.together and (self.asks or self.whole_set):
@@ -56,21 +61,23 @@ class Filter:
 
 
 def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
-    """For `together`: the answers to one request, that is records of the same parent; or those with the same fields `by`."""
+    """Return a function for `together`: records with the same parent, or the same fields `by`, form a group."""
     if by is not None:
         return lambda record: [record.fields.get(name) for name in by]
     return lambda record: record.parents[0] if record.parents else record.id
 
 
 def described(factory: Callable[..., Filter]) -> tuple[str, dict[str, str]]:
-    """A factory's docstring up to its options, and each option's description: the lines `name: text` below 'Options:'."""
+    """Return a factory's docstring without its options, and the description of each option."""
     about, _, listed = (inspect.getdoc(factory) or "").partition("\nOptions:\n")
     options = re.finditer(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", listed, re.MULTILINE)
     return about.strip(), {option[1]: " ".join(option[2].split()) for option in options}
 
 
 def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
-    """A filter factory's keyword-only options, as a model that checks them; `project` is no option but what it is given."""
+    """Return a model of a factory's keyword-only options, without `project`. Raise ConfigError for other
+    parameters.
+    """
     hints, (about, descriptions) = option_types(factory), described(factory)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
@@ -93,7 +100,7 @@ def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
 
 
 def option_types(factory: Callable[..., Filter]) -> dict[str, Any]:
-    """The types of a factory's options. Raises ConfigError where one names what the file does not hold when it runs."""
+    """Return the types of a factory's options. Raise ConfigError if a type is not defined at run time."""
     try:
         return get_type_hints(factory, include_extras=True)
     except NameError as error:
@@ -115,7 +122,7 @@ class Entry(BaseModel):
 
 
 def _entries(value: Any) -> Any:
-    """From `[name, name: {option: value}]`."""
+    """Return the entries of `[name, name: {option: value}]`."""
     if not isinstance(value, list):
         raise ValueError("filters are a list: [brevity: {max_words: 12}, unique]")
     entries: list[Entry] = []

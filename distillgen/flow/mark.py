@@ -12,15 +12,19 @@ from distillgen.record import META, Record
 
 
 def marks(name: str | None) -> set[str]:
-    """The fields that the option `mark` adds. Raises ConfigError where one is distillgen's own."""
+    """Return the fields that the option `mark` adds. Raise ConfigError for a name that distillgen uses
+    itself.
+    """
     if name == META:
         raise ConfigError(f"mark: the field '{META}' is distillgen's own; name it otherwise")
     return {name, f"{name}_why"} if name else set()
 
 
 async def marked(chunks: Chunks, stage: str, name: str, filters: Collection[str] | None = None) -> Chunks:
-    """Records that `stage` has dropped, by one of `filters` where these are given, go on: they have false in the field
-    `name` and the reason in `<name>_why`; all others that go on have true and no reason.
+    """Let the records go on that `stage` dropped, or that `filters` of it dropped.
+
+    Such a record has false in the field `name` and the reason in `<name>_why`; others have true and no
+    reason.
     """
 
     def noted(record: Record) -> Record:

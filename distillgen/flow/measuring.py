@@ -21,17 +21,15 @@ from distillgen.inference.request import Request
 from distillgen.project import user_error
 from distillgen.record import Record, Unrenderable, digest
 
-PIECE = 32  # records that a costly measure is handed at once: what a stop waits for
+PIECE = 32  # most records in one call of a costly measure; a stop waits for one call
 
 
-SAVE_EVERY_S = 0.5  # how much measuring a kill loses, besides a piece
+SAVE_EVERY_S = 0.5  # seconds of measuring that a kill can lose, besides one call
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A filter at work in a stage: what it has cost so far, and, where the run's are told together, how often it gave each
-    number.
-    """
+    """A filter at work in a stage, with its costs so far, and with the count of each number for `over_run`."""
 
     stage: str
     entry: Entry
@@ -40,7 +38,7 @@ class Judge:
     numbers: Counter[tuple[tuple[str, float], ...]] = field(default_factory=Counter)
 
     def __call__(self, record: Record, number: Number) -> Record:
-        """The record with its scores, dropped where `decide` gives a reason."""
+        """Return the record with its scores, dropped if `decide` gives a reason."""
         label, named = self.entry.label, number if isinstance(number, Mapping) else {"": number}
         record = record.scored(
             {f"{label}.{name}" if name else label: float(value) for name, value in named.items()}
@@ -59,7 +57,7 @@ class Judge:
         return record if reason is None else record.drop(self.stage, label, reason)
 
     def requests(self, record: Record, models: Collection[str]) -> Sequence[Request]:
-        """What the filter asks about a record. Raises Unrenderable."""
+        """Return the requests about a record. Raise Unrenderable."""
         try:
             requests = self.filter.asks(record) if self.filter.asks else ()
         except (DistillgenError, Unrenderable):
@@ -73,14 +71,14 @@ class Judge:
         return requests
 
     def together(self, record: Record) -> Any:
-        """What is the same for records that are measured together."""
+        """Return the key of the record's group."""
         try:
             return self.filter.together and self.filter.together(record)
         except Exception as error:
             raise self.broken(error, [record]) from error
 
     def figures(self) -> dict[str, float]:
-        """What the numbers show together, whatever the order in which they came."""
+        """Return the figures over all numbers. They do not depend on the order of the records."""
         every = [number for number, count in sorted(self.numbers.items()) for _ in range(count)]
         if not every or not self.filter.over_run:
             return {}
@@ -93,12 +91,12 @@ class Judge:
         return {f"{self.entry.label}: {words}": value for words, value in figures.items()}
 
     def broken(self, error: Exception, records: Sequence[Record] = ()) -> UserCodeError:
-        """What the user is told of an exception that the filter's functions raised."""
+        """Return the error to raise when one of the filter's functions raised an exception."""
         return user_error(error, f"filter '{self.entry.label}' of stage '{self.stage}'", records)
 
 
 async def measured(judge: Judge, groups: Sequence[Sequence[Record]], ledger: Ledger) -> list[Number]:
-    """The filter's numbers for the records of these groups, from the ledger where it keeps them."""
+    """Return the filter's numbers for the records of these groups. Stored numbers are not measured again."""
     entry, filter, costs = judge.entry, judge.filter, judge.costs
 
     async def fresh(some: Sequence[Record]) -> list[Number]:
@@ -142,8 +140,9 @@ async def measured(judge: Judge, groups: Sequence[Sequence[Record]], ledger: Led
 def score_keys(
     entry: Entry, filter: Filter, group: Sequence[Record], models: Sequence[Any] = ()
 ) -> list[bytes]:
-    """What the ledger knows the numbers of these records by. Of records that are measured together, each one's depend on all of
-    them, and on what was measured of them before.
+    """Return the keys under which the ledger stores the numbers of these records.
+
+    In a group, the key of each record depends on the whole group, with its scores so far.
     """
     about: Sequence[Any] = [record.fields for record in group]
     if filter.together:
@@ -153,9 +152,7 @@ def score_keys(
 
 
 async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
-    """The same records in chunks that part none of the groups of records which follow each other with the same key; memory
-    holds a chunk and a group.
-    """
+    """Yield the same records in chunks that split no group of adjacent records with equal keys."""
     held, begin, last = Chunk(), 0, object()
     async for chunk in chunks:
         for record in chunk:
@@ -170,12 +167,12 @@ async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
 
 
 def label_of(score: str) -> str:
-    """The label of the filter that gave a score: its whole name, or what stands before the name of one of several numbers."""
+    """Return the label of the filter that gave a score."""
     return score.partition(".")[0]
 
 
 def checked_numbers(given: Any, count: int, label: str) -> list[Number]:
-    """What a measure gave, checked."""
+    """Return the numbers of a measure. Raise ConfigError if one is missing or not finite."""
     try:
         numbers = list(given)
     except TypeError as error:

@@ -13,7 +13,7 @@ from distillgen.record import Record
 
 
 def splice(chunk: Sequence[Record], replaced: Iterable[Sequence[Record]]) -> Chunk:
-    """`chunk` with each live record replaced by its successors, dropped ones left where they are."""
+    """Return `chunk` with each live record replaced by its successors. Dropped records stay in place."""
     successors = iter(replaced)
     return [out for record in chunk for out in ((record,) if record.dropped else next(successors))]
 
@@ -21,8 +21,10 @@ def splice(chunk: Sequence[Record], replaced: Iterable[Sequence[Record]]) -> Chu
 async def in_order(
     chunks: Chunks, begin: Callable[[Chunk], Iterable[Outcome[Chunk]]], window: Callable[[], int]
 ) -> Chunks:
-    """Yield the results of `begin`, which starts the work on a chunk, in order. Meanwhile upstream goes on, until
-    `window` records that are ready, or outcomes that are not, wait to leave.
+    """Yield the results of the work on chunks, in order. All stages share this loop.
+
+    `begin` starts the work on a chunk and returns its outcomes. The loop reads on meanwhile, until `window`
+    records that are ready, or outcomes that are not, wait to leave.
     """
     waiting: deque[tuple[Outcome[Chunk], int]] = deque()
     held = bound = 0
@@ -62,7 +64,7 @@ async def in_order(
                 waiting.popleft()
             if done:
                 yield done
-        await feeder  # what went wrong upstream comes behind what was before it
+        await feeder  # an error of an earlier stage comes after the records before it
     finally:
         leftovers = [feeder, *(outcome.started for outcome, _ in waiting if outcome.started)]
         for task in leftovers:

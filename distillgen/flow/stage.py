@@ -1,7 +1,7 @@
 """The stage contract: chunks of records in, chunks of records out, in order, with bounded memory.
 
-A record that was dropped stays in the stream, untouched by later stages, so that what leaves the pipeline is in source
-order. A chunk has any length from one record up: long where answers are replayed, short where they arrive.
+A dropped record stays in the stream, and later stages do not change it, so that the records leave in source
+order. A chunk holds one record or more: many where answers are replayed, few where they arrive.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ ABLE = {
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What a stage is bound to: the project, the fields that reach the stage, the models, and the stages before it."""
+    """The context of a check: the project, the fields that reach the stage, the models, and the stages before
+    it.
+    """
 
     fields: frozenset[str]
     models: Mapping[str, Spec]
@@ -57,7 +59,9 @@ class CheckContext:
     """Whether a check may read remote files. It may when a run begins, before anything is paid for."""
 
     def after(self, bound: BoundStage) -> CheckContext:
-        """Return the context of the stage after `bound`. Raise ConfigError if that makes a model whose name is taken."""
+        """Return the context of the stage after `bound`. Raise ConfigError if that makes a model whose name
+        is taken.
+        """
         made_models = bound.makes(Path())
         for name, spec in made_models.items():
             if self.models.get(name, spec) != spec:
@@ -73,21 +77,23 @@ class CheckContext:
         )
 
     def turns(self, name: str) -> Sequence[list[dict[str, Any]]]:
-        """Return examples of the chat turns in a field, one for each order of roles; empty if the field has none."""
+        """Return examples of the chat turns in a field, one for each order of roles; empty if the field has
+        none.
+        """
         for bound in reversed(self.stages):
             if name in (turns := bound.turns()):
                 return turns[name]
         return ()
 
     def need(self, name: str, what: str) -> None:
-        """Raise ConfigError where no record has the field."""
+        """Raise ConfigError if no earlier stage makes the field."""
         if name not in self.fields:
             raise ConfigError(
                 f"{what} needs the field '{name}', which no earlier stage gives{did_you_mean(name, self.fields)}"
             )
 
     def able(self, model: str, *capabilities: str) -> Spec:
-        """The model of that name. Raises ConfigError where there is none or it cannot do what is wanted of it."""
+        """Return the model of a name. Raise ConfigError if it does not exist or lacks a capability."""
         if model not in self.models:
             raise ConfigError(f"there is no model '{model}'{did_you_mean(model, self.models)}")
         spec = self.models[model]
@@ -101,7 +107,7 @@ class CheckContext:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A stage's bounds in `plan`: rows out, requests, tokens; None where there is no bound."""
+    """The bounds of a stage in `plan`; None means that there is no bound."""
 
     rows: int | None
     requests: int | None = 0
@@ -109,23 +115,23 @@ class Estimate:
     output_tokens: int | None = 0
     max_cost_usd: float | None = 0.0
     made_bytes: int | None = 0
-    """Most bytes of a field that no source row has, because a stage up to this one makes it."""
+    """The most bytes of a field that the stages so far make."""
     spared: int = 0
-    """Records that it keeps from those who would ask about them."""
+    """The number of records that later stages do not ask about because of this stage."""
 
 
 def nobody(name: str) -> Teacher:
-    """Where no model can be made."""
+    """Raise ConfigError: no model can be made here."""
     raise ConfigError(f"no model '{name}' can be asked here")
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a running stage works in: values only, so that it can be pickled and sent to a worker."""
+    """The values that a running stage works with. They can be pickled and sent to a worker."""
 
     project: Project
     directory: Path = Path()
-    """The run's directory; in a round, the round's. A stage writes there what it reports besides records."""
+    """The directory of the run, or of the round. A stage writes its other files there."""
     seed: int = 0
     limit: int | None = None
     retry_failed: bool = False
@@ -140,7 +146,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class WorkerServices:
-    """What a worker builds for the stages that it runs: models, the ledger, and what they report while they run."""
+    """The objects that a worker builds for the stages that it runs."""
 
     teachers: Mapping[str, Teacher]
     ledger: Ledger
@@ -151,7 +157,8 @@ class WorkerServices:
     measures_before: Sequence[Measures] = ()
     """The measures of each stage before it; a stage fills its dict as it ends."""
     costs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    """What each filter has cost, by stage and filter: rows judged, rows measured anew, seconds of measuring."""
+    """What each filter has cost, by stage and filter: rows judged, rows measured anew, seconds of measuring.
+    """
     whole: set[int] = field(default_factory=set)
     """The places in the pipeline of stages that see all records before the first leaves them."""
     notes: dict[str, str] = field(default_factory=dict)
@@ -167,7 +174,7 @@ class Job:
 
 
 class EvaluationSet(NamedTuple):
-    """What a stage asks models about, so that nothing that is trained on repeats it."""
+    """The items that a stage asks models about. No training may repeat them."""
 
     file: str | None
     """A file of items; None where the items are held-out records."""
@@ -176,23 +183,23 @@ class EvaluationSet(NamedTuple):
 
 
 class Stage(BaseModel):
-    """A named step. Its attributes are its options; it keeps nothing else, so that it can be pickled and sent away."""
+    """A named step. Its attributes are its options. It keeps nothing else, so that it can be pickled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: ClassVar[str] = ""
     scope: ClassVar[Scope] = "set"
-    """What decides what becomes of a record: `row`, this record alone; `group`, the adjacent records that belong together;
-    `set`, all records. Stages of scope `row` can be carried out on any part of the records.
+    """What decides what becomes of a record: `row`, this record alone; `group`, the adjacent records that
+    belong together; `set`, all records. Stages of scope `row` can be carried out on any part of the records.
     """
     reads: ClassVar[str] = ""
     """The fields, files and scores that it reads, for the reference."""
     writes: ClassVar[str] = ""
     """The fields, files and scores that it writes, for the reference, and whether it drops records."""
     fetches: ClassVar[bool] = False
-    """Whether its check sees more where it may look at what lies elsewhere."""
+    """Whether the check reads remote files when a run begins."""
     selects: ClassVar[bool] = False
-    """Whether it drops records for what they are like, so that a control arm asks what is learnt with them."""
+    """Whether the stage selects records. A control arm shows what that selection teaches."""
     name: str = Field(
         "", description="name of the stage in messages, reports and file names; default: its kind"
     )
@@ -214,11 +221,15 @@ class Stage(BaseModel):
         return {}
 
     def evaluation_set(self, project: Project) -> EvaluationSet | None:
-        """Return the items that the stage asks models about, which no training may repeat; None if it asks about none."""
+        """Return the items that the stage asks models about, which no training may repeat; None if it asks
+        about none.
+        """
         return None
 
     def evaluation_items(self, project: Project) -> OverlapIndex | None:
-        """Return an index of the evaluation sets that no training may repeat; None if the stage looks for none."""
+        """Return an index of the evaluation sets that no training may repeat; None if the stage looks for
+        none.
+        """
         return None
 
     def products(self, directory: Path) -> list[Path]:
@@ -234,7 +245,9 @@ class Stage(BaseModel):
         return BoundStage(self, context, fields, self.models(context.project), self.files(context.project))
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """Return the fields of a record after this stage. Raise ConfigError for anything that could fail later."""
+        """Return the fields of a record after this stage. Raise ConfigError for anything that could fail
+        later.
+        """
         raise NotImplementedError
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
@@ -248,9 +261,9 @@ class Stage(BaseModel):
 
 @dataclass(frozen=True)
 class BoundStage:
-    """A stage that was checked in its context, with what it built there: plan, lock file and run all use this one.
+    """A checked stage with the objects that it built. Plan, lock file and run use the same bound stage.
 
-    It is not pickled itself: its stage and context are, and unpickling binds them again.
+    Pickling stores the stage and its context; unpickling binds them again.
     """
 
     stage: Stage
@@ -283,7 +296,7 @@ class BoundStage:
         return {**find("stages", self.stage.kind, self.context.project).files, **self.files}
 
     def names(self) -> list[str]:
-        """Return the stage names that a record which it drops can bear: its own, and those of the stages inside it."""
+        """Return the names under which the stage drops records: its own, and those of its inner stages."""
         return [self.name]
 
     def inner(self) -> Sequence[BoundStage]:
@@ -291,11 +304,15 @@ class BoundStage:
         return ()
 
     def score_labels(self) -> Mapping[str, tuple[str, str]]:
-        """Return the labels under which its filters keep scores, each with the filter and the name of its stage."""
+        """Return the labels under which its filters keep scores, each with the filter and the name of its
+        stage.
+        """
         return {}
 
     def turns(self) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
-        """Return examples of chat turns by the field that the stage fills with them, one for each order of roles."""
+        """Return examples of chat turns by the field that the stage fills with them, one for each order of
+        roles.
+        """
         return {}
 
     def former(self) -> Callable[[Record], Record] | None:
@@ -314,7 +331,9 @@ class BoundStage:
         return self.stage.makes(directory, self.context.project)
 
     def evaluation_items(self) -> OverlapIndex | None:
-        """Return an index of the evaluation sets that no training may repeat; None if the stage looks for none."""
+        """Return an index of the evaluation sets that no training may repeat; None if the stage looks for
+        none.
+        """
         return self.stage.evaluation_items(self.context.project)
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
@@ -330,39 +349,39 @@ NO = ("", "false", "no", "0", "null")
 
 
 class Text:
-    """A template in place, of a stage that asks for something else than an answer. Raises ConfigError for a wrong one."""
+    """A template in a pipeline. Raises ConfigError for a mistake in it."""
 
     def __init__(self, source: str) -> None:
         self._template = compile_template(source, "template")
         self.used = self._template.used
 
     def check(self, context: CheckContext, what: str) -> None:
-        """Raise ConfigError where a field that it needs is not there."""
+        """Raise ConfigError if a field that the template needs is missing."""
         for name in sorted(self._template.needed):
             context.need(name, what)
 
     def render(self, record: Record) -> str:
-        """The text of one record. Raises Unrenderable."""
+        """Return the text of a record. Raise Unrenderable."""
         return self._template.render(record.fields)
 
     def say(self, record: Record) -> str:
-        """The text of one record that somebody is to read or has said. Raises Unrenderable, also where it is empty."""
+        """Return the text of a record. Raise Unrenderable, also if the text is empty."""
         text = self._template.render(record.fields)
         if nothing := self._template.empty(record.fields) or ("" if text.strip() else "the text is empty"):
             raise Unrenderable(nothing)
         return text
 
     def holds(self, record: Record) -> bool:
-        """Whether its text says yes: anything but nothing, false, no or 0. Raises Unrenderable."""
+        """Return whether the text is neither empty nor false, no, 0 or null. Raise Unrenderable."""
         return self.render(record).strip().lower() not in NO
 
     def size(self, record: Record) -> int:
-        """Bytes of the text, with a few for what a chat template adds."""
+        """Return the bytes of the text, with some for what a chat template adds."""
         return len(self.render(record).encode("utf-8", "replace")) + 16
 
 
 def stage_class(kind: str, project: Project) -> type[Stage]:
-    """Return the stage of a kind. Raise ConfigError where there is none, or its file is broken."""
+    """Return the class of a stage kind. Raise ConfigError if it does not exist or its file is broken."""
     stage = plugin_class("stages", kind, Stage, project)
     if stage.kind != kind:
         raise find("stages", kind, project).mistake(

@@ -36,8 +36,8 @@ def bind_stages(
 ) -> tuple[BoundStage, ...]:
     """Return the stages of a list, each bound to what the stages before it leave. Raise ConfigError.
 
-    `loop` is the name of the stage that contains the list. A list that evaluates gets a stage `decontaminate` before
-    the first stage that trains or evaluates, unless it has one.
+    `loop` is the name of the stage that contains the list. A list that evaluates gets a stage `decontaminate`
+    before the first stage that trains or evaluates, unless it has one.
     """
     project, bound_stages = context.project, list[BoundStage]()
     stages = read_stages(written, places, project)
@@ -78,7 +78,9 @@ def bind_stages(
 def _decontaminate_options(
     written: Sequence[Mapping[str, Any]], stages: Sequence[Stage], places: Places, project: Project, loop: str
 ) -> dict[str, Any]:
-    """Return the options of the stage `decontaminate` that the list needs; {} if it evaluates nothing or has one."""
+    """Return the options of the stage `decontaminate` that the list needs; {} if it evaluates nothing or has
+    one.
+    """
     if any(_any(item, "decontaminate") for item in written):
         return {}
     asked = list[EvaluationSet]()
@@ -95,7 +97,9 @@ def _decontaminate_options(
 
 
 def _check_decontamination(written: Sequence[Mapping[str, Any]], project: Project, places: Places) -> None:
-    """Raise ConfigError if a written stage `decontaminate` comes after a training, or misses an evaluation set."""
+    """Raise ConfigError if a written stage `decontaminate` comes after a training, or misses an evaluation
+    set.
+    """
     at = next((i for i, item in enumerate(written) if _any(item, "train")), len(written))
     guards = {i: options for i, item in enumerate(written) for options in _of(item, "decontaminate")}
     sets = {

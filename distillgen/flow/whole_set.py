@@ -1,4 +1,4 @@
-"""What the stages share that must see every record before the first can go on."""
+"""Tools of the stages that read every record before the first one leaves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """Records that wait on disk, beside the ledger, in a file without a name that ends with the process whatever ends it."""
+    """Records that wait in an unnamed file beside the ledger. The file disappears with the process."""
 
     def __init__(self, job: Job) -> None:
         job.services.whole.add(len(job.context.stages))
@@ -123,7 +123,9 @@ class Vectors:
 
 
 async def embedded(texts: Sequence[str], model: str, ledger: Ledger) -> Array:
-    """Embeddings from the ledger, where they are kept with 16 bits a number, or made in a thread, so that the run goes on."""
+    """Embeddings from the ledger, where they are kept with 16 bits a number, or made in a thread, so that the
+    run goes on.
+    """
     import numpy as np
 
     if model == WORDS:

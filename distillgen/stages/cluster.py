@@ -1,4 +1,4 @@
-"""cluster: of records that mean nearly the same, the best."""
+"""cluster: keep the best of the records that mean nearly the same."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Cluster(Placed):
     )
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The fields and packages are there."""
+        """Raise ConfigError if a field or a package is missing."""
         self.check_vectors(context)
         return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Gather all, cluster, and let them go on."""
+        """Gather all records, cluster them, and yield them."""
         with Spool(job) as spool:
             vectors, ids, values = Vectors(self, job), list[str](), list[float]()
             async for chunk in chunks:
@@ -96,7 +96,7 @@ class Cluster(Placed):
 
 @dataclass(frozen=True)
 class _Clusters:
-    """The live records by their places: their ids, the leader of each, the cosine to it, and the members of each leader."""
+    """The ids of the live records, the leader of each, the cosine to it, and the members of each leader."""
 
     ids: Sequence[str]
     leader: Sequence[int]

@@ -1,7 +1,8 @@
-"""critic: keep what a model trained on a person's labels holds valid (West et al. 2021, Symbolic Knowledge Distillation, 3.3).
+"""critic: keep the records that a model trained on a person's labels finds valid.
 
-Labels are split three ways. The model is trained on the first part; the threshold comes from the second alone; the third
-tells what to expect. (The authors' own threshold is an average over validation and test, which lets the test labels in.)
+West et al. 2021, Symbolic Knowledge Distillation, section 3.3. The labels are split into three parts: the
+model is trained on the first, the threshold is chosen on the second, and the third shows what to expect. (The
+authors choose theirs as an average over validation and test, which uses the test labels.)
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ from distillgen.rows.jsonl import read_rows
 
 log = logging.getLogger("distillgen")
 
-VERSION = 1  # of the way in which a critic is trained; another one trains anew
+VERSION = 1  # of the training; a new version trains stored critics anew
 LONGEST = 20_000  # characters of a text that are read
-UNSURE = 0.4  # an interval of recall that is wider says hardly anything
+UNSURE = 0.4  # a wider interval of recall gives a warning
 PARTS = ("train", "validation", "test")
 
 Labels: TypeAlias = dict[str, list[tuple[Renderings, bool]]]
@@ -159,11 +160,11 @@ class Critic(Stage):
         return self
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The labels."""
+        """Return the file of labels."""
         return {self.labels: project.file(self.labels)}
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """Fields, packages and labels are there, and every part of the labels has valid and invalid ones."""
+        """Raise ConfigError if a field or package is missing, or a part lacks valid or invalid labels."""
         for name in self.fields or ():
             context.need(name, "'fields'")
         if self.template is not None:
@@ -184,7 +185,7 @@ class Critic(Stage):
         return context.fields
 
     def read(self, project: Project) -> Labels:
-        """The labels by part. A record that was labelled twice counts with the later one. Raises ConfigError."""
+        """Return the labels by part; of two labels of a record, the later one. Raise ConfigError."""
         path, texts, rows = (
             project.file(self.labels),
             self._reader(),
@@ -229,7 +230,7 @@ class Critic(Stage):
         return parts
 
     def _item(self, row: Mapping[str, Any], rendered: Renderings) -> Any:
-        """What stays in one part: the same text, or where the critic reads a question and an answer, the same question."""
+        """Return what one part must hold together: the same text, or the same question."""
         read = (
             self.fields
             if self.fields is not None
@@ -240,13 +241,13 @@ class Critic(Stage):
         return rendered if item == digest(own) else item
 
     def _part(self, share: float) -> str:
-        """Where a row goes by its group's hash: further labels never move it to another part."""
+        """Return the part of a row by the hash of its group. More labels move no row to another part."""
         return (
             "test" if share < self.test else "validation" if share < self.test + self.validation else "train"
         )
 
     def _reader(self) -> Callable[[Mapping[str, Any]], Renderings]:
-        """What renders a row, once for each pass. It raises Unrenderable."""
+        """Return a function that renders a row once for each pass. It raises Unrenderable."""
         text = None if self.template is None else Text(self.template)
 
         def joined(fields: Mapping[str, Any]) -> Renderings:
@@ -270,7 +271,7 @@ class Critic(Stage):
         return rendered if text else joined
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Train before the first record is asked for; then score and decide, record by record."""
+        """Train the critic, then score the records and decide."""
         texts, labels, stop = self._reader(), self.read(job.context.project), Event()
         kept = job.services.ledger.path.parent / "critics" / self.fingerprint(labels)
         try:
@@ -313,14 +314,14 @@ class Critic(Stage):
             scoring.stop()
 
     def fingerprint(self, labels: Labels) -> str:
-        """A digest of all that the trained critic depends on; the target is not part of it."""
+        """Return a digest of all that the trained critic depends on; the target is not part of it."""
         how: list[Any] = [self.features, self.embedder if self.features == "embeddings" else ""]
         if self.encoder:
             how = [self.encoder, self.epochs, self.learning_rate, self.batch_size, self.seed]
         return digest([VERSION, how, labels])
 
     def _trained(self, labels: Labels, folder: Path, stop: Event) -> dict[str, Scored]:
-        """The probabilities of the held-out labels, by a critic that is trained unless `folder` holds it."""
+        """Return the probabilities of the held-out labels. Train a critic unless `folder` holds one."""
         if not folder.exists():
             train, validation = labels["train"], labels["validation"]
             made: Classifier
@@ -339,7 +340,7 @@ class Critic(Stage):
                 made = Linear.fit(features_of(self.features, self.embedder), train, validation)
             partial = folder.with_name(
                 f"{folder.name}.{os.getpid()}"
-            )  # others may train the same one: the first to end counts
+            )  # another run may train the same critic: the first result is kept
             partial.mkdir(parents=True, exist_ok=True)
             made.save(partial)
             scored = {
@@ -367,7 +368,9 @@ class Critic(Stage):
         )
 
     def _report(self, labels: Labels, scored: Mapping[str, Scored], job: Job) -> float:
-        """Choose the threshold, on the validation labels, and write down what is known of it; returns it."""
+        """Choose the threshold on the validation labels, write the report on the critic, and return the
+        threshold.
+        """
         labelled = scored["validation"]
         chosen = reach(
             labelled, recall=self.target_recall, precision=self.target_precision, confidence=self.confidence
@@ -414,5 +417,5 @@ class Critic(Stage):
 
 
 def _plain(text: str) -> str:
-    """What every model can be handed: no lone surrogates, no book."""
+    """Return the text without lone surrogates, and cut to LONGEST."""
     return text[:LONGEST].encode("utf-8", "replace").decode()

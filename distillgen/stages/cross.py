@@ -1,4 +1,4 @@
-"""cross: every record with every row of a list, such as each event with each relation that it is asked about."""
+"""cross: combine every record with every row of a list, such as each event with each relation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cross(Stage):
     )
 
     def read(self, project: Project) -> list[dict[str, Any]]:
-        """The rows. Raises ConfigError for a bad one."""
+        """Return the rows. Raise ConfigError for a bad one."""
         if isinstance(self.rows, list):
             return self.rows
         path, found = project.file(self.rows), []
@@ -46,11 +46,11 @@ class Cross(Stage):
         return found
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The rows' file."""
+        """Return the file of the rows, if they are in one."""
         return {self.rows: project.file(self.rows)} if isinstance(self.rows, str) else {}
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """All rows give the same fields, and none that a record has."""
+        """Raise ConfigError unless all rows have the same fields, which no record has."""
         first, *others = rows = self.read(context.project)
         for i, row in enumerate(others, 2):
             if row.keys() != first.keys():
@@ -65,7 +65,7 @@ class Cross(Stage):
         return context.fields | first.keys()
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """As many records for each as there are rows."""
+        """Return as many records for each record as there are rows."""
         rows = self.read(context.project)
         longest = max(len(dumps(value)) for row in rows for value in row.values())
         made = None if before.made_bytes is None else max(before.made_bytes, longest)

@@ -1,4 +1,4 @@
-"""diversity: how diverse the records are that pass, as numbers in the report."""
+"""diversity: measure how diverse the kept records are."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Diversity(Placed):
     )
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The text is there, and what embeds it where that is asked for."""
+        """Raise ConfigError if the field is missing, or the embedder where it is needed."""
         context.need(self.field, "'field'")
         if _EMBEDDING & set(self.measures):
             self.check_vectors(context)
         return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Let all pass, and measure at the end."""
+        """Pass all records, and measure at the end."""
         kept, all_ = (
             Reservoir[Record](self.sample, random.Random(digest([job.context.seed, self.name])))
             for _ in range(2)

@@ -1,4 +1,4 @@
-"""embed: a text's embedding, kept in the ledger."""
+"""embed: ask for the embedding of a text, and keep it in the ledger."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Embed(Stage):
     template: str = Field(description="template of the text to embed")
 
     def models(self, project: Project) -> list[str]:
-        """The one."""
+        """Return the name of the model."""
         return [self.model]
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The model can do it, and the fields are there."""
+        """Raise ConfigError if the model cannot do it, or a field is missing."""
         context.able(self.model, "embeddings")
         Text(self.template).check(context, "'template'")
         return context.fields
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """A request a row, which writes nothing."""
+        """Return bounds: one request a row, which writes nothing."""
         text = Text(self.template)
         return bounds(before, samples, context, lambda record: [(self.model, text.size(record), 0)])
 

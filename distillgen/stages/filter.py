@@ -1,4 +1,4 @@
-"""filter: measure records, decide which to keep, and say why for each that goes."""
+"""filter: measure records, decide which ones to keep, and give the reason for each dropped one."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class LoadedFilter:
         return cls(entry, factory, options, find("filters", entry.filter, project).file, project)
 
     def make(self) -> Filter:
-        """Return a new filter: one that keeps what it has seen begins anew. Raise ConfigError."""
+        """Return a new filter, which has seen no record. Raise ConfigError."""
         what, options = f"filter '{self.entry.filter}'", dict(self.options)
         if "project" in inspect.signature(self.factory).parameters:
             options["project"] = self.project
@@ -129,7 +129,7 @@ class LoadedFilter:
         return option_types(self.factory)
 
     def names(self, kind: Any) -> list[tuple[str, str]]:
-        """Return the options whose type is a kind of name, or a list of them, each with a name that it gives."""
+        """Return the options whose type is a kind of name, or a list of such names, each with one name."""
         defaults = inspect.signature(self.factory).parameters
         options = [name for name, hint in self._types.items() if name != "return" and _mentions(hint, kind)]
         values = [(option, self.entry.options.get(option, defaults[option].default)) for option in options]
@@ -212,7 +212,7 @@ class BoundFilterStage(BoundStage):
         return marked(chunks, self.name, self.stage.mark) if self.stage.mark else chunks
 
     async def _having(self, chunks: Chunks, entry: Entry, names: Sequence[str]) -> Chunks:
-        """The same records; those that lack a field which the filter reads are dropped: no measure sees them."""
+        """Drop the records that lack a field which the filter reads."""
 
         def missing(record: Record) -> str | None:
             return (
@@ -228,9 +228,7 @@ class BoundFilterStage(BoundStage):
             ]
 
     async def _unjudged(self, chunks: Chunks) -> Chunks:
-        """The same records; live ones without scores that another run, or an earlier round, gave them under the labels of these
-        filters, which measure anew.
-        """
+        """Remove the scores that an earlier run or round stored under the labels of these filters."""
         labels = {entry.label for entry in self.stage.filters}
         async for chunk in chunks:
             yield [
@@ -244,7 +242,7 @@ class BoundFilterStage(BoundStage):
             ]
 
     async def _noted(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
-        """Note what the filter's numbers show together, once all have passed."""
+        """Measure what the numbers of all records show together."""
         async for chunk in chunks:
             yield chunk
         job.services.measures.update(measures_of(judge.figures()))
@@ -259,7 +257,7 @@ class BoundFilterStage(BoundStage):
         new: dict[bytes, Number] = {}
 
         def settled(chunk: Chunk) -> list[Record | None]:
-            """Judge those of which the ledger keeps the numbers."""
+            """Judge the records whose numbers the ledger holds."""
             live = [record for record in chunk if not record.dropped]
             costs["rows"] += len(live)
             keys = [] if each.depends_on is None else score_keys(entry, each, live, models)
@@ -334,7 +332,9 @@ class BoundFilterStage(BoundStage):
 
 
 def _sent(request: Request, spec: Spec, model: str = "") -> Request:
-    """A filter's request as the model of that name gets it, whose own sampling wins over the prompt's."""
+    """Return a filter's request as it is sent: the sampling options of the model win over those of the
+    prompt.
+    """
     schema = request.schema if "json_schema" in spec.capabilities else None
     return replace(
         request,
@@ -345,5 +345,5 @@ def _sent(request: Request, spec: Spec, model: str = "") -> Request:
 
 
 def _mentions(hint: Any, kind: Any) -> bool:
-    """Whether a type is a kind of name, or a list of it, or either of these or nothing."""
+    """Return whether a type is a kind of name, a list of such names, or either of these or None."""
     return hint == kind or any(_mentions(part, kind) for part in getattr(hint, "__args__", ()))

@@ -1,4 +1,4 @@
-"""format: the shape that a corpus leaves in, such as the messages that a trainer reads."""
+"""format: give records the form of a corpus, such as the messages that a trainer reads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Format(Stage):
 
     @property
     def dialogues(self) -> dict[str, list[dict[str, str]]]:
-        """Chat turns by their field."""
+        """The chat turns by field."""
         return (
             self.messages
             if isinstance(self.messages, dict)
@@ -61,7 +61,7 @@ class Format(Stage):
         )
 
     def texts(self) -> list[tuple[str, Text]]:
-        """(field or role, template) in order, those of `fields` first."""
+        """Return each field or role with its template, those of `fields` first."""
         turns = [pair for turn in chain.from_iterable(self.dialogues.values()) for pair in turn.items()]
         made = []
         for name, source in (*self.fields.items(), *turns):
@@ -74,14 +74,16 @@ class Format(Stage):
         return made
 
     def shaper(self, fields: Collection[str]) -> Shaper:
-        """What makes rows of `shape` from records with `fields`."""
+        """Return an object that makes rows of `shape` from records with `fields`."""
         name, parts = (
             next(iter(self.shape.items())) if isinstance(self.shape, dict) else (self.shape or "", {})
         )
         return shaper(name, parts, fields)
 
     def bind(self, context: CheckContext) -> BoundFormat:
-        """Compile the templates; raise ConfigError if a field that a template, `shape` or `keep` names is missing."""
+        """Compile the templates; raise ConfigError if a field that a template, `shape` or `keep` names is
+        missing.
+        """
         texts = self.texts()
         for name, text in texts:
             text.check(context, f"the template of '{name}'")

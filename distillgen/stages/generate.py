@@ -27,10 +27,7 @@ from distillgen.prompting.prompt import Draw, Prompt
 from distillgen.record import IDENTICAL, META, Record
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
-FAILURES = (
-    *_STATUS.values(),
-    "malformed",
-)  # the names under which an answer that could not be used is dropped
+FAILURES = (*_STATUS.values(), "malformed")  # the reasons for which an unusable answer is dropped
 
 
 class Generate(Stage, Sampling):
@@ -145,7 +142,10 @@ class BoundGenerate(BoundStage):
         return bool(self.sampling.get("logprobs"))
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
-        """Return bounds by bytes: a token has at least one; an earlier stage's answer counts with its max_tokens."""
+        """Return bounds by bytes, for a token has at least one.
+
+        An answer of an earlier stage counts with its max_tokens.
+        """
         stage, prompt, most = self.stage, self.prompt, self.sampling.get("max_tokens")
 
         def requests(record: Record) -> list[tuple[str, int, int | None]]:
@@ -175,7 +175,9 @@ class BoundGenerate(BoundStage):
         return marked(counted, stage.name, stage.mark, FAILURES) if stage.mark else counted
 
     async def _counted(self, chunks: Chunks, asking: _Asking, job: Job) -> Chunks:
-        """Say how many requests got the answer of an identical one, though each was to be a draw of its own."""
+        """Measure how many requests got the answer of an identical request, although each should draw a new
+        one.
+        """
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -230,7 +232,9 @@ class _Asking:
         )
 
     def unusable(self, completion: Completion) -> bool:
-        """Whether --retry-failed asks a stored answer once more: failed, cut off, refused or malformed."""
+        """Return whether --retry-failed asks again: for an answer that failed, was cut off, refused or
+        malformed.
+        """
         if not self.whole(completion):
             return True
         try:
@@ -240,19 +244,20 @@ class _Asking:
         return False
 
     def whole(self, completion: Completion) -> bool:
-        """Whether an answer is all there, or as much of it as is wanted."""
+        """Return whether an answer is complete, or cut off where that is accepted."""
         return completion.status == "ok" or self.stage.take_cut_off and completion.status == "length"
 
     def parse(self, completion: Completion) -> list[dict[str, Any] | Unparsable]:
-        """The rows of an answer, or what is wrong with one; where it only calls tools that were offered, one without
-        text.
+        """Return the rows of an answer, or what is wrong with each.
+
+        An answer that only calls the offered tools gives one row without text.
         """
         if completion.tool_calls and not completion.text and self.stage.tools:
             return [dict.fromkeys(self.prompt.form.fields(self.stage.output), "")]
         return self.prompt.form.rows(completion.text, self.stage.output)
 
     def why(self, completion: Completion) -> str:
-        """Why an answer cannot be used, of one that was cut off, refused or failed."""
+        """Return why an answer cannot be used that was cut off, was refused or failed."""
         status, finish = completion.status, completion.finish
         if status == "length":
             most = self.sampling.get("max_tokens", "(the endpoint’s own)")
@@ -262,7 +267,7 @@ class _Asking:
         return refused if status == "refused" else completion.error
 
     def children(self, record: Record, answers: Answers) -> Chunk:
-        """A record for every sample and item; one that could not be used is dropped and says why."""
+        """Return a record for each sample and item. An unusable one is dropped with the reason."""
         children: Chunk = []
         for draw, completions in answers:
             for sample, completion in enumerate(completions):
@@ -278,7 +283,7 @@ class _Asking:
         return children
 
     def rows(self, record: Record, completion: Completion, made: Mapping[str, Any], ordinal: int) -> Chunk:
-        """The records of one answer."""
+        """Return the records of one answer."""
         stage, form = self.stage, self.prompt.form
         extra: dict[str, Any] = {stage.reasoning: completion.reasoning} if stage.reasoning else {}
         if stage.tools:

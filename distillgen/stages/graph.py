@@ -1,4 +1,4 @@
-"""graph: triples from many texts become one graph (Buehler 2024, GraphReasoning, which follows MechGPT, Buehler 2023)."""
+"""graph: join triples from many texts in one graph (Buehler 2024, GraphReasoning; 2023, MechGPT)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from distillgen.text.words import content
 if TYPE_CHECKING:
     import networkx as nx
 
-NEAR = "appears with"  # the relation of two nodes that texts name together and no triple joins
+NEAR = "appears with"  # the relation of two nodes that share texts, but no triple
 
 Dropped: TypeAlias = dict[int, tuple[str, str]]
-"""The rule and the reason by which a triple, told by its place, is dropped."""
+"""The rule and the reason for dropping a triple, by the index of the triple."""
 
 
 class Triple(NamedTuple):
-    """An edge as a record has it, with the record's id and its text."""
+    """The edge of a record, with the id and the text of the record."""
 
     id: str
     head: str
@@ -95,15 +95,15 @@ class Graph(Stage):
 
     @property
     def file(self) -> str:
-        """The name of what is written, without its ending."""
+        """The name of the files without their ending."""
         return self.kind if self.name == self.kind else f"{self.kind}-{self.name}"
 
     def products(self, directory: Path) -> list[Path]:
-        """The graph's files."""
+        """Return the files of the graph."""
         return [directory / f"{self.file}.{ending}" for ending in ("graphml", "json")]
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The fields and packages are there."""
+        """Raise ConfigError if a field or a package is missing."""
         for option in ("head", "relation", "tail", "text"):
             if name := getattr(self, option):
                 context.need(name, f"'{option}'")
@@ -113,7 +113,7 @@ class Graph(Stage):
         return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Gather all edges, make the graph, and let them go on."""
+        """Gather all edges, build the graph, and yield the records."""
         triples: list[Triple] = []
         with Spool(job) as spool:
             async for chunk in chunks:
@@ -152,7 +152,7 @@ class Graph(Stage):
         )
 
     async def _nodes(self, triples: Sequence[Triple], job: Job) -> dict[str, str]:
-        """The node that each spelling of a name stands for; none for one that names nothing."""
+        """Return the node of each spelling of a name. A name without content has no node."""
         from distillgen.algorithms.selection import leaders
 
         spellings = defaultdict[tuple[str, ...], list[str]](list)
@@ -178,7 +178,7 @@ class Graph(Stage):
     def _made(
         self, triples: Sequence[Triple], nodes: Mapping[str, str], job: Job
     ) -> tuple[nx.DiGraph, Dropped]:
-        """The graph, written down, and why triples are dropped."""
+        """Build and write the graph; return it with the reasons for dropping triples."""
         import networkx as nx
 
         graph, dropped = nx.DiGraph(), Dropped()
@@ -212,7 +212,7 @@ class Graph(Stage):
         return graph, dropped
 
     def _near(self, graph: nx.DiGraph, texts: Mapping[str, set[str]]) -> dict[str, float]:
-        """Join pairs that no triple joins and more than one text names; tells how many one text alone names."""
+        """Join pairs that several texts name and no triple joins; return how many pairs only one text names."""
         pairs = Counter(pair for nodes in texts.values() for pair in combinations(sorted(nodes), 2))
         new = {
             pair: n for pair, n in pairs.items() if not (graph.has_edge(*pair) or graph.has_edge(*pair[::-1]))
@@ -221,7 +221,7 @@ class Graph(Stage):
         return {"pairs near each other in one text only": sum(n == 1 for n in new.values())}
 
     def _placed(self, graph: nx.DiGraph, nodes: Mapping[str, str], seed: int) -> dict[str, float]:
-        """Give every node its community, degree, names, and place in the picture; returns what that shows."""
+        """Set the community, degree, names and position of every node; return the figures for the report."""
         import networkx as nx
 
         plain = nx.Graph(graph.edges)
@@ -260,7 +260,7 @@ class Graph(Stage):
         plain.write_bytes(dumps(nx.node_link_data(told, edges="edges"), sort_keys=False) + b"\n")
 
     def _kept(self, record: Record, ends: Sequence[str], graph: nx.DiGraph) -> Record:
-        """The record of an edge of the graph."""
+        """Return the record of an edge of the graph."""
         edge, (head, tail) = graph.edges[ends], ends
         scores = {
             "count": edge["count"],
@@ -274,7 +274,7 @@ class Graph(Stage):
 
 
 def _line(value: Any) -> str:
-    """What a field says, on one line and in lower case."""
+    """Return the text of a field on one line and in lower case."""
     return visible(" ".join(text_of(value).split())).lower()
 
 

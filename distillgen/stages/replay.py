@@ -1,4 +1,4 @@
-"""replay: what earlier rounds kept, before what this one has made."""
+"""replay: put the records that earlier rounds kept before those of this round."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Replay(Stage):
     writes = "nothing"
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """It stands in a round."""
+        """Raise ConfigError outside a round."""
         context.need(ITEM, "'replay', which stands inside 'rounds',")
         return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """The earlier ones, then this round's."""
+        """Yield the records of earlier rounds, then those of this one."""
         earlier = chain.from_iterable(map(kept_of, job.context.earlier))
         while some := list(islice(earlier, CHUNK)):
             yield some

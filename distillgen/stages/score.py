@@ -1,4 +1,4 @@
-"""score: how likely a teacher holds a text that is there already."""
+"""score: measure how likely a model holds a given text."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Score(Stage):
     )
 
     def models(self, project: Project) -> list[str]:
-        """The one."""
+        """Return the name of the model."""
         return [self.model]
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The model can do it, and the fields are there."""
+        """Raise ConfigError if the model cannot do it, or a field is missing."""
         context.able(self.model, "score")
         for name in ("context", "target"):
             Text(getattr(self, name)).check(context, f"'{name}'")
@@ -49,7 +49,7 @@ class Score(Stage):
         return bool(self.logprobs)
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """A request a row; it reads both texts and writes one token."""
+        """Return bounds: one request a row, which reads both texts and writes one token."""
         both = Text(self.context + self.target)
         return bounds(before, samples, context, lambda record: [(self.model, both.size(record), 1)])
 

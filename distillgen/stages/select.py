@@ -1,4 +1,4 @@
-"""select: so many of the records, chosen from all of them."""
+"""select: choose some of the records, by comparing all of them."""
 
 from __future__ import annotations
 
@@ -93,20 +93,20 @@ class Select(Placed):
         return self
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """The fields and packages are there; scores are known only when records have them."""
+        """Raise ConfigError if a field or a package is missing. Scores are checked when records have them."""
         if self.by in VECTORS:
             self.check_vectors(context)
         return context.fields
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """As many as are kept go on to the next stages."""
+        """Return as many rows as are kept."""
         rows = before.rows
         if rows is not None:
             rows = min(rows, self.n or rows) if self.share is None else round(rows * self.share)
         return Estimate(rows, made_bytes=before.made_bytes)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Gather all, choose, and let them go on."""
+        """Gather all records, choose, and yield them."""
         found = _Found(Vectors(self, job))
         with Spool(job) as spool:
             async for chunk in chunks:
@@ -130,7 +130,7 @@ class Select(Placed):
                 ]
 
     def _usable(self, record: Record) -> Record:
-        """The record, dropped where it lacks a number that decides."""
+        """Return the record, dropped if it lacks the number that decides."""
         for name, missing in (
             ("score", self.score and self._value(record) is None),
             ("cost", self._cost(record) is None),
@@ -163,7 +163,7 @@ class Select(Placed):
                 )
 
     def _ranks(self, found: _Found, seed: int) -> dict[int, int]:
-        """The place among the chosen, from 1, of each that is."""
+        """Return the rank of each chosen record, from 1."""
         total = len(found.values)
         wanted = min(total, self.n or round(total * (self.share or 1)))
         if self.budget is not None:  # about
@@ -206,7 +206,7 @@ class Select(Placed):
 
 @dataclass
 class _Found:
-    """What is known of the live records while they wait."""
+    """The live records while they wait."""
 
     vectors: Vectors
     values: list[float] = field(default_factory=list)
@@ -220,7 +220,7 @@ def _group(record: Record, name: str) -> str:
 
 
 def _affordable(order: Iterator[int], costs: Sequence[float], budget: float) -> Iterator[int]:
-    """Those before the first that does not fit."""
+    """Return the items before the first one that does not fit."""
     for i in order:
         budget -= costs[i]
         if budget < 0:

@@ -1,4 +1,4 @@
-"""source: where records come from. Files are streamed; a bad row is a dropped record, not a crash."""
+"""source: read records. Files are streamed; a bad row becomes a dropped record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillgen.record import META, SPLIT, Record, digest, item_of
 from distillgen.rows.readers import Reading, count, dataset_rows, rows_of, selected
 
 SAMPLES = 200  # rows from which a plan estimates sizes
-CHECKED_ROWS = 1000  # read and checked before anything is paid for; a bad row further on is dropped
+CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
 
 
 class Source(Stage):
@@ -85,11 +85,11 @@ class Source(Stage):
 
     @property
     def origin(self) -> str:
-        """What the source is called: its path, or its data set's name."""
+        """The path, or the name of the data set."""
         return self.path or self.dataset or ""
 
     def files(self, project: Project) -> dict[str, Path]:
-        """The source file or folder, where it is a local one."""
+        """Return the source file or folder; nothing for a remote data set."""
         if self.dataset and not any((folder / self.dataset).exists() for folder in (project.root, Path())):
             return {}
         return {self.origin: project.file(self.origin)}
@@ -120,7 +120,7 @@ class Source(Stage):
         )
 
     def records(self, project: Project) -> Iterator[Record]:
-        """A record of each row; a bad row becomes a dropped one."""
+        """Yield a record of each row. A bad row becomes a dropped record."""
         origin = str(public(self.origin, project.root))
         path = self._path(project)
         rows = (
@@ -151,7 +151,7 @@ class Source(Stage):
         return None if self.dataset else count(self._path(project), self._reading)
 
     def _path(self, project: Project) -> Path:
-        """The file or folder that is read; of a data set on the Hub, its name."""
+        """Return the file or folder to read, or the name of a data set on the Hub."""
         return self.files(project).get(self.origin, Path(self.origin))
 
     @property
@@ -159,7 +159,9 @@ class Source(Stage):
         return Reading(self.format, self.fields, self.chunk_words, self.overlap_words)
 
     def _placed(self, record: Record) -> Record:
-        """The record on its side of the split, on which the same item, or another piece of the same text, stands as well."""
+        """Return the record with its side of the split. All rows of an item, and all pieces of a text, have
+        the same side.
+        """
         if self.held_out is None:
             return record
         if SPLIT in record.fields:
