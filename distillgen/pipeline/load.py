@@ -1,4 +1,4 @@
-"""A pipeline file becomes a checked plan: every name, option, field, prompt and file resolved before anything is paid for."""
+"""Load a pipeline file: check every name, option, field, prompt and file before anything is paid for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ from distillgen.stages.source import BoundSource
 
 
 class System(BaseModel):
-    """Where a recipe stands among the published systems (Xu et al. 2024, A Survey on Knowledge Distillation of LLMs)."""
+    """Where a recipe stands among the published systems (Xu et al. 2024, A Survey on Knowledge Distillation
+    of LLMs).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +50,7 @@ class System(BaseModel):
 
 
 class Top(BaseModel):
-    """A pipeline file as written; what stands in models and stages is checked by their own classes."""
+    """A pipeline file as written. The entries of `models` and `stages` are checked by their own classes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,15 +67,17 @@ class Top(BaseModel):
 
 
 class Done(NamedTuple):
-    """How far a stage has come in an earlier run of the same pipeline: the share of the source rows that have left it, and
-    the records that it kept, once it is complete.
+    """The progress of a stage in an earlier run of the same pipeline.
+
+    `share` is the share of the source rows that have left the stage; `kept`, the records that it kept once it
+    is complete.
     """
 
     share: float
     kept: int | None
 
     def taken_off(self, estimate: Estimate) -> Estimate:
-        """What is left of the bounds."""
+        """Return the bounds of the remaining work."""
         counts = {name: getattr(estimate, name) for name in ("requests", "input_tokens", "output_tokens")}
         left: dict[str, Any] = {
             n: None if c is None else math.ceil(c * (1 - self.share)) for n, c in counts.items()
@@ -87,7 +91,7 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline. `shown_models` is what may be written: ${ENV} as in the file, literal keys withheld."""
+    """A checked pipeline. `shown_models` can be published: it has ${ENV} as in the file, and no literal keys."""
 
     name: str
     path: Path
@@ -101,12 +105,12 @@ class Pipeline:
     project: Project
     missing_env: tuple[str, ...]
     sets: tuple[str, ...] = ()
-    """What was overridden, as it may be shown."""
+    """The overrides, without secrets."""
     notes: tuple[str, ...] = ()
-    """What a user should know: options that `--set` left out, plug-ins that hide others."""
+    """Notes for the user: options that `--set` left out, plug-ins that hide others."""
 
     def run_directory(self, name: str = "") -> Path:
-        """Where its project keeps a run that has no other place."""
+        """Return the default directory of a run."""
         return from_here(self.project.root / "runs" / (name or self.name))
 
     @cached_property
@@ -120,7 +124,9 @@ class Pipeline:
         return cast(BoundSource, self.bound_stages[0])
 
     def made_models(self, directory: Path = Path()) -> dict[str, Spec]:
-        """Return the models that stages leave in a run's directory, by the names under which later stages ask them."""
+        """Return the models that stages leave in a run's directory, by the names under which later stages ask
+        them.
+        """
         return {name: spec for bound in self.bound_stages for name, spec in bound.makes(directory).items()}
 
     @cached_property
@@ -136,7 +142,7 @@ class Pipeline:
         return {name: path for files in (*code, bound.all_files) for name, path in files.items()}
 
     def lock(self) -> dict[str, Any]:
-        """The resolved pipeline, as others may read it: what `pipeline.lock.yaml` holds."""
+        """Return the content of `pipeline.lock.yaml`: the resolved pipeline, without secrets."""
         from distillgen import __version__
 
         resolved = {
@@ -159,7 +165,7 @@ class Pipeline:
         return dict(public(resolved, self.project.root))
 
     def fingerprints(self, limit: int | None) -> list[str]:
-        """For each stage, a digest of all that its output depends on besides the ledger."""
+        """Return, for each stage, a digest of all that its output depends on besides the ledger."""
         prints, before = [], digest([self.seed, limit])
         for bound in self.bound_stages:
             files = {name: self.files[name] for name in self._files_of(bound)}
@@ -181,7 +187,9 @@ class Pipeline:
                     raise ConfigError(f"stage '{bound.name}': {error.message}", path=self.path) from error
 
     def plan(self, limit: int | None = None, done: Sequence[Done] = ()) -> list[tuple[Stage, Estimate]]:
-        """Return each stage with the bounds of what it asks and costs, less what its first stages have `done`."""
+        """Return each stage with the bounds of what it asks and costs, less what its first stages have
+        `done`.
+        """
         samples = self.source.samples[:limit]
         plan: list[tuple[Stage, Estimate]] = []
         before = Estimate(None)
@@ -203,12 +211,12 @@ def load(
     trusted: frozenset[str] = frozenset(),
     scripted: Collection[str] = (),
 ) -> Pipeline:
-    """Read and check a pipeline from a path, a name, or the same structure built in Python.
+    """Read and check a pipeline: a path, a name, or the same structure built in Python.
 
-    `sets` are dotted overrides, such as `teacher.temperature=0.3`. Raises ConfigError for the first mistake, with its
-    file and line. Without `need_env`, variables that are not set are listed instead of refused. A file may lie outside the
-    project where its name is `trusted` or in `sets`. For models that are `scripted`, that is answered by Python functions, what
-    their providers need need not be there.
+    `sets` are dotted overrides, such as `teacher.temperature=0.3`. Raises ConfigError for the first mistake,
+    with its file and line. Without `need_env`, environment variables that are not set are listed in the
+    result instead. A file outside the project can be read if its name is `trusted` or in `sets`. Python
+    functions answer for the `scripted` models, whose providers are then not checked.
     """
     path, text, root = Path("pipeline"), "", project_around(Path.cwd())
     if isinstance(pipeline, Mapping):
@@ -278,7 +286,7 @@ def _hiding(stages: Sequence[BoundStage], models: Mapping[str, Spec], project: P
 
 
 def _file(path: Path) -> Path:
-    """A pipeline file that is there."""
+    """Return the path of a pipeline file. Raise ConfigError if there is no such file."""
     if not path.is_file():
         near = [other.name for other in path.parent.glob("*.y*ml")]
         raise ConfigError(f"there is no file '{path}'{did_you_mean(path.name, near)}")
@@ -286,19 +294,23 @@ def _file(path: Path) -> Path:
 
 
 def about_line(text: str) -> str:
-    """What a pipeline makes: its first comment line, without its own name."""
+    """Return the first comment line of a pipeline file, without the name of the file."""
     found = re.match(r"#\s*(?:\S+\.ya?ml:\s*)?(.*)", text)
     return found[1].strip() if found else ""
 
 
 def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *, able: bool) -> Spec:
-    """Return a checked entry of `models`, filled from the environment; with `able`, also check that it can work. No message
-    shows a value of it that is not in the file.
+    """Return a checked entry of `models`, filled from the environment; with `able`, also check that it can
+    work.
+
+    No message shows a value that is not in the file.
     """
     what = f"model '{label}'"
     if not NAME.fullmatch(label):
         raise places.wrong(f"{what}: a name is made of letters, digits, '-' and '_'", "models", label)
-    for option in Sampling.model_fields:  # sampling is kept with every answer, and ${…} never is
+    for (
+        option
+    ) in Sampling.model_fields:  # the ledger keeps sampling options, and must not keep a value of ${…}
         if VARIABLE.search(str(raw.get(option))):
             message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
             raise places.wrong(message, "models", label, option)
@@ -318,12 +330,12 @@ def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *,
 
 
 def _value(variable: re.Match[str]) -> str:
-    """What the environment has for ${NAME}, as it stands inside a JSON string."""
+    """Return the value of ${NAME} as it is written inside a JSON string."""
     return json.dumps(os.environ.get(variable[1], variable[0]))[1:-1]
 
 
 def _shown(raw: dict[str, Any]) -> dict[str, Any]:
-    """A model's options as they may be written: ${ENV} as in the file, keys and headers withheld."""
+    """Return a model's options for publication: ${ENV} as in the file, keys and headers withheld."""
     shown = {**raw}
     for option, value in raw.items():
         if option == "api_key":
@@ -338,8 +350,9 @@ def _shown(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_environment(value: Any) -> dict[str, str]:
-    """The values that ${NAME} stands for anywhere in `value`, as they are and trimmed, each with its ${NAME};
-    short ones are words, not secrets.
+    """Return the values of ${NAME} anywhere in `value`, untrimmed and trimmed, each with its ${NAME}.
+
+    Short values are left out: they are words, not secrets.
     """
     names = VARIABLE.findall(str(value))
     values = {name: os.environ.get(name, "") for name in names}

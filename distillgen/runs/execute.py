@@ -1,8 +1,7 @@
-"""Carrying a pipeline out in a directory. Running again on the same directory continues.
+"""Run a pipeline in a directory. A second run in the same directory continues.
 
-Everything that is written here except the ledger is a pure function of the pipeline, its files, the source and the
-ledger; so nothing here needs to be saved for a restart, and the records of stages of which nothing changed are taken as
-they are stored.
+All files but the ledger are a pure function of the pipeline, its files, the source and the ledger. So nothing
+is saved for a restart, and the stored records of unchanged stages are used again.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ from distillgen.teachers.scripted import Script
 
 log = logging.getLogger("distillgen")
 
-FLUSH_EVERY_S = 0.5  # how old the rows may be that `show` finds while a run goes on
+FLUSH_EVERY_S = 0.5  # seconds between flushes, so that `show` finds recent rows during a run
 _WORDS = {4: "stopped by budget", 130: "interrupted"}
 
 Watch = Callable[[Live], Awaitable[None]]
@@ -71,11 +70,12 @@ def run(
     teachers: Mapping[str, Script] | None = None,
     **options: Any,
 ) -> Run:
-    """Carry a pipeline out and return its run.
+    """Run a pipeline and return its run.
 
-    `pipeline` is a path, a name, or the same structure as a dict; `out` the directory (default runs/<name> in its project);
-    `teachers` replaces models by Python functions of (Request, sample index), whose answers stay in that directory; further
-    options are those of `Options`. Raises ConfigError before anything is asked, BudgetStop at the cost cap.
+    `pipeline` is a path, a name, or the same structure as a dict; `out` is the directory (default:
+    runs/<name> in the project). `teachers` replaces models by Python functions of (Request, sample index);
+    their answers are kept in that directory. The other options are those of `Options`. Raises ConfigError
+    before anything is asked, BudgetStop at the cost cap.
     """
     known = set(Options.__dataclass_fields__)
     for name in options:
@@ -103,7 +103,7 @@ def _in_event_loop() -> bool:
 
 
 def execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
-    """Carry out a checked pipeline; `watch` runs beside it and is cancelled at the end."""
+    """Run a checked pipeline. `watch` runs beside it and is cancelled at the end."""
     hold_open()
     return run_loop(_execute(pipeline, directory, options, watch))
 
@@ -183,7 +183,7 @@ def _write_lock(
         "tokenizers": {name: name_of(teachers[name].tokenizer) for name in pipeline.models}
     }
     for name in pipeline.models:
-        if teachers[name].model != pipeline.models[name].model:  # it lies on this machine
+        if teachers[name].model != pipeline.models[name].model:  # a path on this machine
             lock["models"][name]["model"] = teachers[name].model
     lock["commands"] = commands_of(pipeline, directory, options, stored_lock(directory))
     text = yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
@@ -236,7 +236,7 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
         for ended in await asyncio.gather(*beside, return_exceptions=True):
             if isinstance(
                 ended, Exception
-            ):  # neither the display nor usage.json may end a run, nor go wrong unheard
+            ):  # an error of the display or of usage.json is logged, and does not end the run
                 log.error("beside the run: %s: %s", type(ended).__name__, ended)
     for teacher in live.teachers.values():
         await teacher.close()
@@ -253,7 +253,7 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
 
 
 async def _pull(live: Live, job: Job, first: int) -> None:
-    """Chain the stages, write what leaves each, and pull until the source is dry."""
+    """Chain the stages, write the records that leave each stage, and read until the source ends."""
     stages, directory = live.pipeline.bound_stages, live.directory
     (directory / "stages").mkdir(exist_ok=True)
     measures: list[Measures] = [{} for _ in stages]
@@ -277,7 +277,7 @@ async def _pull(live: Live, job: Job, first: int) -> None:
             stream = _written(stream, live, i, out, corpus, dropped)
             stack.push_async_callback(stream.aclose)
         async for _ in stream:
-            await asyncio.sleep(0)  # replayed chunks never wait; let the display and the signals in
+            await asyncio.sleep(0)  # replayed chunks never wait: give the display and signals a turn
     for i in range(first, live.last + 1):
         live.stages[i].complete = True
         live.stages[i].measured = by_title(measures[i])
@@ -291,7 +291,10 @@ async def _written(
     corpus: IO[bytes] | None,
     dropped: IO[bytes] | None,
 ) -> Chunks:
-    """Write and count every record that leaves a stage; the last stage's records are the corpus and the dropped."""
+    """Write and count the records that leave a stage.
+
+    The records of the last stage are the corpus and the dropped records.
+    """
     count, source, flushed = live.stages[index], "", 0.0
     names = set(live.pipeline.bound_stages[index].names())
     async for chunk in chunks:
@@ -347,7 +350,7 @@ def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:
 
 
 def _check_budget(pipeline: Pipeline, plan: Sequence[Estimate], options: Options) -> None:
-    """A cap holds only where the worst case of a request is known."""
+    """Raise ConfigError if the cap cannot hold: a paid model without a price, or an answer without a bound."""
     if options.max_cost_usd is None:
         return
     for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
@@ -365,14 +368,14 @@ def _check_budget(pipeline: Pipeline, plan: Sequence[Estimate], options: Options
 
 
 async def _save_state(live: Live) -> None:
-    """Keep usage.json fresh for `distillgen status` in another terminal."""
+    """Write usage.json every second, for `distillgen status` in another terminal."""
     while True:
         replace_text(live.directory / "usage.json", json.dumps(live.state("running"), indent=2))
         await asyncio.sleep(1)
 
 
 def _finish(live: Live, word: str, first: int) -> None:
-    if live.ledger.rows == live.ledger.last_id:  # nobody else has added to it
+    if live.ledger.rows == live.ledger.last_id:  # no other run has added to it
         live.ledger_seen = live.ledger.rows
     replace_text(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
     if live.last == len(live.stages) - 1 and (first <= live.last or not _told(live.directory)):
@@ -381,8 +384,10 @@ def _finish(live: Live, word: str, first: int) -> None:
 
 
 def _told(directory: Path) -> bool:
-    """Whether the card, which is written last, is of this corpus and this lock: a run may have been killed before it got there,
-    and what a pipeline states for the card may have changed alone.
+    """Return whether report and card are of this corpus and this lock file.
+
+    The card is written last, and a run may have been killed before. The pipeline's statements for the card
+    may also have changed alone.
     """
     told_of, card = [directory / "corpus.jsonl", directory / "pipeline.lock.yaml"], directory / "README.md"
     pages = [card, directory / "report.html"]

@@ -1,4 +1,4 @@
-"""Rows under a cost cap: they are finished before others are begun."""
+"""Pacing under a cost cap: begun rows are finished before further rows begin."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from distillgen.runs.state import Live
 
 log = logging.getLogger("distillgen")
 
-LOOK_S = 0.02  # between two looks at whether another row can be paid for
-STALL_S = (
-    1.0  # without a request or a row that moves, after which more rows are let in whatever they may cost
-)
+LOOK_S = 0.02  # seconds between two checks whether another row can be paid for
+STALL_S = 1.0  # seconds without any progress, after which more rows begin whatever they may cost
 
 
 async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunks:
-    """Under a cap, rows are finished before others are begun: a row waits until what is left pays for it and for the rest of
-    those under way, as far as the first stage that sees all rows before one leaves it.
+    """Let a row begin when the remaining money pays for it and for the rest of the begun rows.
+
+    The costs count up to the first stage that sees all rows before one leaves it.
     """
     budget, outlook = live.budget, outlook_of(live, first)
     budget.outlook, begun, source, spare, stall = outlook, 0, "", 0, 1
@@ -38,13 +37,13 @@ async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunk
                         yield ready
                         ready = []
                     standing = (budget.spent, [*outlook.finished()])
-                    if begun <= standing[1][stages - 1]:  # no row is under way
+                    if begun <= standing[1][stages - 1]:  # all begun rows are finished
                         if outlook.measured(stages):
                             raise budget.stop("the next row is likely to cost more than is left")
                         break
                     idle = standing == before and all(teacher.idle for teacher in live.teachers.values())
                     still_s, before = still_s + LOOK_S if idle else 0.0, standing
-                    if still_s > STALL_S:  # a stage waits for more rows than it has
+                    if still_s > STALL_S:  # a stage waits for more rows
                         spare, stall, still_s = stall, 2 * stall, 0.0
                         log.info("nothing moves, so that %d rows more are begun, whatever they cost", spare)
                     await asyncio.sleep(LOOK_S)
@@ -56,7 +55,9 @@ async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunk
 
 
 def outlook_of(live: Live, first: int) -> Outlook:
-    """What the stages from `first` on cost a row, by the plan and as it shows."""
+    """Return the outlook on the cost of a row in the stages from `first` on: by the plan, and by the rows so
+    far.
+    """
     rows = live.plan[0].rows
     names = [stage.name for stage in live.pipeline.stages]
     worst = [

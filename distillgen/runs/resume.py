@@ -1,4 +1,4 @@
-"""What an earlier run left in a directory: its answers, its finished stages, and the commands that made it."""
+"""Resume a run: its ledger, its finished stages, and the commands that made its rows."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ log = logging.getLogger("distillgen")
 
 
 def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
-    """Where a run's answers are kept: as the options say; else where they were; else in the one ledger of its project, but of
-    its own where Python functions answer, which a name does not tell apart.
+    """Return the path of a run's ledger.
+
+    That is the one in the options, or the one that the directory used before, or the ledger of the project. A
+    run in which Python functions answer has its own ledger, because a name does not identify a function.
     """
     own, stored = directory / "ledger.sqlite3", stored_state(directory).get("ledger")
     if options.ledger or options.scripts:
@@ -49,13 +51,15 @@ def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
 
 
 def fingerprints(pipeline: Pipeline, teachers: Mapping[str, Teacher], limit: int | None) -> list[str]:
-    """For each stage, a digest of all that its output depends on besides the ledger, the endpoints' identities among it."""
+    """Return, for each stage, a digest of all that its output depends on besides the ledger."""
     identities = {name: teachers[name].identity for name in pipeline.models}
     return [digest([own, identities]) for own in pipeline.fingerprints(limit)]
 
 
 def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[Done]:
-    """How far the run in `directory` has come with each of its first stages that are unchanged since. Asks nothing."""
+    """Return the progress of the first stages that have not changed since the run in `directory`. Ask
+    nothing.
+    """
     state = stored_state(directory)
     if not state["stages"] or not state["source_rows"] or not (path := Run(directory).ledger).is_file():
         return []
@@ -81,7 +85,7 @@ def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[
 def commands_of(
     pipeline: Pipeline, directory: Path, options: Options, before: Mapping[str, Any]
 ) -> list[str]:
-    """What gives these rows: the command, and then those that have asked again what could not be used."""
+    """Return the commands that give these rows: the run, then those that asked again for unusable answers."""
     folder = directory.resolve()
     out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
     words = ["distillgen", "run", pipeline.name, "--out", out]
@@ -103,7 +107,7 @@ def commands_of(
 
 
 def stored_lock(directory: Path) -> dict[str, Any]:
-    """The lock of the run before; nothing where there is none that can be read."""
+    """Return the lock file of the run before; {} if it is missing or damaged."""
     try:
         return Run(directory).lock
     except (OSError, Damaged):
@@ -121,7 +125,7 @@ def stored_state(directory: Path) -> dict[str, Any]:
 def _standing_stages(
     pipeline: Pipeline, directory: Path, stored: Mapping[str, Any], prints: Sequence[str]
 ) -> list[StageCount]:
-    """The counts of the first stages whose stored records are of this very pipeline, so that they need not be made again."""
+    """Return the counts of the first stages whose stored records are those of this pipeline."""
     counts: list[StageCount] = []
     for stage, own in zip(stored["stages"], prints, strict=False):
         results = [stage_file(directory, len(counts), pipeline.stages[len(counts)].name)]
@@ -149,8 +153,10 @@ def resumed_stages(
     last: int,
     run_name: str,
 ) -> tuple[list[StageCount], int, int]:
-    """Return the counts of the stages that stand, the first stage to carry out, and the newest row of the ledger
-    that the stages which stand have taken into account. Raise ConfigError if the stage before `--from` does not stand.
+    """Return the counts of the finished stages, the first stage to run, and the ledger row up to which they
+    are current.
+
+    Raise ConfigError if the stage before `--from` is not finished.
     """
     stored = stored_state(directory)
     if damaged := remove_damaged(directory):
