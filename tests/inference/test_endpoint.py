@@ -84,6 +84,8 @@ def test_how_often_each_fault_is_retried(ask, faults, calls, status):
     assert completion.error == ("" if status == "ok" else str(faults[0]))
 
 
-def test_an_endpoint_that_was_never_reached_stops_the_run(ask):
+def test_an_endpoint_that_was_never_reached_stops_the_run(ask, caplog):
+    caplog.set_level("INFO", "distillgen")
     with pytest.raises(TeacherDown, match="model 'model': gone"):
         ask(["a"], *[Unreachable("gone")] * 9, samples=1)
+    assert caplog.text.count("asking again") == Unreachable.tries - 1
