@@ -94,12 +94,12 @@ def _damaged(directory: Path) -> Iterator[Path]:
 def partial_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a new file, which replaces the old one when the block ends, also by an exception."""
     partial = path.with_name(path.name + PARTIAL)
-    with partial.open("wb", buffering=BUFFER_BYTES) as stream:
-        try:
-            yield stream
-        finally:
-            stream.flush()
-            os.replace(partial, path)
+    stream = partial.open("wb", buffering=BUFFER_BYTES)
+    try:
+        yield stream
+    finally:
+        stream.close()  # Windows renames no open file
+        os.replace(partial, path)
 
 
 def replace_text(path: Path, text: str) -> None:

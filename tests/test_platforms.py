@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from distillgen import platforms
+from distillgen import platforms, state_files
 
 AS_ON_WINDOWS = """
 import asyncio, errno, os, runpy, signal, sys, types
@@ -167,6 +167,14 @@ def test_a_lock_on_windows_is_on_a_byte_behind_the_content(tmp_path, monkeypatch
     with platforms.open_folder(tmp_path) as folder:
         platforms.lock(folder)
     assert len(asked) == 3, "a folder is not locked there"
+
+
+def test_a_file_is_closed_before_it_is_renamed(tmp_path, monkeypatch):
+    renamed = []
+    monkeypatch.setattr(state_files.os, "replace", lambda *paths: renamed.append(stream.closed))
+    with state_files.partial_file(tmp_path / "rows.jsonl") as stream:
+        stream.write(b"{}")
+    assert renamed == [True], "Windows renames no open file"
 
 
 def test_a_process_that_has_ended(monkeypatch):

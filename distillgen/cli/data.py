@@ -255,10 +255,10 @@ def label(
     from distillgen.cli.labelling import Labelling, label_in_terminal, sample
     from distillgen.cli.labelling_page import label_on_page
 
-    shown = names_in(fields)
+    field_names = names_in(fields)
     if not web and not sys.stdin.isatty():
         raise ConfigError("stdin is not a terminal; use --web to label on a page")
-    labelling = Labelling(sample(run, count, fields=shown, seed=seed), out, label, graded, shown)
+    labelling = Labelling(sample(run, count, fields=field_names, seed=seed), out, label, graded, field_names)
 
     def announce(address: str) -> None:
         show.say(f"open {address}\nthe page ends with the last record; Ctrl-C ends it sooner")
@@ -266,7 +266,7 @@ def label(
     try:
         label_on_page(labelling, port, announce) if web else label_in_terminal(labelling)
     finally:
-        critic = f"- critic: {{labels: {out}, fields: [{', '.join(shown) or '…'}], target_recall: 0.8}}"
+        critic = f"- critic: {{labels: {out}, fields: [{', '.join(field_names) or '…'}], target_recall: 0.8}}"
         show.say(f"{labelling.progress()}; in {out}\na critic that learns from it: {critic}")
 
 

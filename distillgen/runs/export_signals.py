@@ -62,9 +62,9 @@ def _signals(run: Run) -> Iterator[dict[str, Any]]:
     try:
         while batch := list(islice(rows, BATCH)):
             answers = [(row["meta"]["id"], answer) for row in batch for answer in row["meta"]["made"]]
-            stored = ledger.find([bytes.fromhex(answer["key"]) for _, answer in answers])
+            answer_rows = ledger.find([bytes.fromhex(answer["key"]) for _, answer in answers])
             for record_id, answer in answers:
-                logprobs, embedding = unpack(stored[bytes.fromhex(answer["key"])][2])
+                logprobs, embedding = unpack(answer_rows[bytes.fromhex(answer["key"])][2])
                 if logprobs or embedding:
                     yield {
                         "id": record_id,

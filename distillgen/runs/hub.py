@@ -119,8 +119,8 @@ def _without_keys(corpus: Path, published: Path) -> Path:
         fresh = published.with_suffix(PARTIAL)
         with fresh.open("wb") as out:
             for row in read_rows(corpus):
-                for made in row[META]["made"]:
-                    made.pop("key", None)
+                for answer in row[META]["made"]:
+                    answer.pop("key", None)
                 out.write(dumps(row, sort_keys=False) + b"\n")
         os.replace(fresh, published)
     return published
