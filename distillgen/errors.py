@@ -31,7 +31,9 @@ def place_of(path: Path | str, line: int | None = None) -> str:
 
 
 class UserCodeError(ConfigError):
-    """A function of the user, such as the measure of a filter, raised an exception, which is the cause of this one."""
+    """A function of the user, such as the measure of a filter, raised an exception, which is the cause of
+    this one.
+    """
 
 
 class LedgerError(DistillgenError):

@@ -53,7 +53,9 @@ def missing(*modules: str) -> Iterator[str]:
 
 
 def need(user: str, *modules: str) -> None:
-    """Raise ConfigError if a module is not installed. The message names its `user`, and the smallest extra that has it."""
+    """Raise ConfigError if a module is not installed. The message names its `user`, and the smallest extra
+    that has it.
+    """
     if absent := [*missing(*modules)]:
         name = next(name for name, extra in EXTRAS.items() if {*absent} <= {*extra.modules})
         remedy = f"pip install 'distillgen[{name}]' (adds {EXTRAS[name].size})"

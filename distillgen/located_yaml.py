@@ -37,8 +37,8 @@ _REMEDIES = {
 class Places:
     """The lines of a file's keys and values.
 
-    A place is the sequence of keys and indices that lead to a value. The place of a text ends with the text itself. `note` is
-    added to every error.
+    A place is the sequence of keys and indices that lead to a value. The place of a text ends with the text
+    itself. `note` is added to every error.
     """
 
     path: Path | str = ""
@@ -51,7 +51,9 @@ class Places:
         return ConfigError(message + self.note, path=self.path or None, line=line)
 
     def quoting(self, message: str, *place: str | int, prefix: str = "") -> ConfigError:
-        """Return a ConfigError with the line of the key or value inside `place` that the message quotes or begins with."""
+        """Return a ConfigError with the line of the key or value inside `place` that the message quotes or
+        begins with.
+        """
         around = self._in_file(place)
         for word in (*re.findall(r"'([^']+)'", message), message.partition(":")[0]):
             # the word may be a file without its folder, or a variable in an address
@@ -155,10 +157,11 @@ def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
 def validate(
     model: type[Model], value: Any, *, owner: str, places: Places, place: Place = (), show: bool = True
 ) -> Model:
-    """Return `value` as a `model`. Raise ConfigError for the first mistake, with its line and the nearest valid name.
+    """Return `value` as a `model`. Raise ConfigError for the first mistake, with its line and the nearest
+    valid name.
 
-    `owner` names in messages whose options they are: "stage 'generate'", "filter 'brevity'". Without `show`, no message
-    repeats a value.
+    `owner` names in messages whose options they are: "stage 'generate'", "filter 'brevity'". Without `show`,
+    no message repeats a value.
     """
     try:
         validated = model.model_validate({} if value is None else value)

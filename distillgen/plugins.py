@@ -1,7 +1,8 @@
 """Plug-ins: stages, teachers, objectives and filters, each found by its name.
 
-A name is looked up in three places: in the project's folder (`stages/rename.py`), among the entry points of installed packages
-(group `distillgen.stages`), and among the plug-ins that ship with distillgen. The first place that has it hides the others.
+A name is looked up in three places: in the project's folder (`stages/rename.py`), among the entry points of
+installed packages (group `distillgen.stages`), and among the plug-ins that ship with distillgen. The first
+place that has it hides the others.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class Plugin:
 
 
 def names(folder: str, project: Project) -> list[str]:
-    """Return the names of all plug-ins of a folder: of the project, of installed packages, and the shipped ones."""
+    """Return the names of all plug-ins of a folder: of the project, of installed packages, and the shipped
+    ones.
+    """
     return sorted({*project.names(folder, ".py"), *(entry.name for entry in _entries(folder))})
 
 
@@ -169,6 +172,8 @@ def _entries(folder: str) -> list[EntryPoint]:
 
 @cache
 def _entry_points(path: tuple[str, ...]) -> list[EntryPoint]:
-    """Return all plug-ins of installed packages. This reads the metadata of every package, so it is done once."""
+    """Return all plug-ins of installed packages. This reads the metadata of every package, so it is done
+    once.
+    """
     installed = entry_points()
     return [entry for folder in NOUNS for entry in installed.select(group=f"distillgen.{folder}")]

@@ -1,7 +1,7 @@
 """Private data of this machine: paths, addresses of endpoints, host names and secrets are not published.
 
-Rows, lock, card and report name a model by its name, and a file by its name and hash; so the same run on another machine
-writes the same bytes. Before publishing, `Guard` also searches the content for private data.
+Rows, lock, card and report name a model by its name, and a file by its name and hash; so the same run on
+another machine writes the same bytes. Before publishing, `Guard` also searches the content for private data.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def public_address(url: str) -> str:
 def public(value: Any, root: Path | None = None) -> Any:
     """Return a copy of a value without private data.
 
-    Addresses of endpoints are withheld. A path becomes relative to the project (`root`); of a path outside the project, the
-    last part remains.
+    Addresses of endpoints are withheld. A path becomes relative to the project (`root`); of a path outside
+    the project, the last part remains.
     """
     if isinstance(value, Mapping):
         mapping = {public(name, root): public(inner, root) for name, inner in value.items()}
@@ -85,7 +85,8 @@ def command(words: Iterable[str]) -> str:
 class Guard:
     """A search for private data in content that is about to be published.
 
-    It finds paths and the host name of this machine, withheld addresses of endpoints, and secrets of the environment.
+    It finds paths and the host name of this machine, withheld addresses of endpoints, and secrets of the
+    environment.
     """
 
     def __init__(self, places: Iterable[Path | str], addresses: Iterable[str] = ()) -> None:

@@ -33,8 +33,8 @@ def home(kind: str) -> Path:
 def project_of(pipeline: Path) -> Path:
     """Return the folder of the project that a pipeline file belongs to.
 
-    It is the file's own folder, if that has content, or else the project around it. A pipeline that ships with distillgen
-    belongs to the project around the working directory.
+    It is the file's own folder, if that has content, or else the project around it. A pipeline that ships
+    with distillgen belongs to the project around the working directory.
     """
     folder = pipeline.resolve().parent
     if folder.is_relative_to(Path(__file__).resolve().parent):
@@ -45,8 +45,8 @@ def project_of(pipeline: Path) -> Path:
 def project_around(folder: Path) -> Path:
     """Return the nearest project among a folder and the folders above it, or else the folder itself.
 
-    The home folder and the root folder are never the project of a folder below them, because a pipeline may read all files
-    of its project.
+    The home folder and the root folder are never the project of a folder below them, because a pipeline may
+    read all files of its project.
     """
     folder = folder.resolve()
     for candidate in (folder, *folder.parents):
@@ -69,15 +69,18 @@ def from_here(path: Path) -> Path:
 class Project:
     """A folder with pipelines, prompts, filters or data of a user.
 
-    A pipeline reads only files of its project and files that ship with distillgen. `trusted` are names of other files, which
-    the user typed on the command line; they are relative to the working directory or else to the project.
+    A pipeline reads only files of its project and files that ship with distillgen. `trusted` are names of
+    other files, which the user typed on the command line; they are relative to the working directory or else
+    to the project.
     """
 
     root: Path
     trusted: frozenset[str] = field(default_factory=frozenset)
 
     def find(self, kind: str, name: str, suffix: str) -> Path:
-        """Return the file of a prompt, filter or pipeline. A file of the project hides a shipped one of the same name."""
+        """Return the file of a prompt, filter or pipeline. A file of the project hides a shipped one of the
+        same name.
+        """
         for folder in (self.root / kind, home(kind)):
             if path := file_in(folder, name, suffix):
                 return path
@@ -158,7 +161,9 @@ def load_module(path: Path) -> ModuleType:
 
 
 def loading_error(error: BaseException, path: Path) -> ConfigError:
-    """Return the ConfigError for an exception that a Python file raised when it was loaded, with the file's line."""
+    """Return the ConfigError for an exception that a Python file raised when it was loaded, with the file's
+    line.
+    """
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return ConfigError(f"{error.msg}", path=path, line=error.lineno)
     frames = traceback.extract_tb(error.__traceback__)
@@ -195,7 +200,9 @@ def imported(path: Path) -> dict[str, Path]:
 
 @lru_cache(maxsize=256)
 def _names_imported(code: bytes, package: str) -> tuple[str, ...]:
-    """Return the absolute names of the modules that a file may import. A name imported from a module may be one."""
+    """Return the absolute names of the modules that a file may import. A name imported from a module may be
+    one.
+    """
     names = list[str]()
     try:
         nodes = list(ast.walk(ast.parse(code)))
@@ -227,7 +234,9 @@ def _source(module: str) -> Path | None:
 
 
 def _is_users(file: Path) -> bool:
-    """Whether a file is the user's, or content that ships; not of Python, of a package or of distillgen's engine."""
+    """Whether a file is the user's, or content that ships; not of Python, of a package or of distillgen's
+    engine.
+    """
     if any(file.is_relative_to(home(kind)) for kind in KINDS):
         return True
     others = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")))
@@ -253,7 +262,9 @@ def user_error(error: BaseException, function: str, records: Sequence[Record] = 
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the names and contents of the files in a folder (see `inner_files`)."""
+    """Return the SHA-256 of a file, or of the names and contents of the files in a folder (see
+    `inner_files`).
+    """
     if path.is_dir():
         total = hashlib.sha256()
         for inner in inner_files(path):

@@ -54,7 +54,9 @@ def dumps(value: Any, *, sort_keys: bool = True) -> bytes:
 
 
 def loads(text: str | bytes) -> Any:
-    """Parse JSON of any origin, with exact integers and without lone surrogates. Raise ValueError if it is not JSON."""
+    """Parse JSON of any origin, with exact integers and without lone surrogates. Raise ValueError if it is
+    not JSON.
+    """
     if isinstance(text, str) and not _SLOW.search(text):
         with suppress(orjson.JSONDecodeError):  # json.loads, below, has the better message
             return orjson.loads(text)
@@ -92,8 +94,8 @@ def _finite(text: str) -> float:
 def text_of(value: Any) -> str:
     """Return the value of a field as text, to compare, count or search its words.
 
-    A text stays as it is, and null is empty. Numbers, true and false are written as JSON writes them. Each part of a list
-    or mapping is a line; in a mapping it follows its name.
+    A text stays as it is, and null is empty. Numbers, true and false are written as JSON writes them. Each
+    part of a list or mapping is a line; in a mapping it follows its name.
     """
     if isinstance(value, str):
         return value
@@ -149,8 +151,9 @@ _NOT_ASKED = {
 def item_of(fields: Mapping[str, Any], by: Sequence[str] | None = None) -> str:
     """Return a digest of the item that a row is about, which is equal for equal items.
 
-    The digest covers the fields `by`. Without `by`, it covers all fields but those that number the row or hold its answer,
-    or all fields if there are no others. Of a dialogue, it covers the turns that are not the assistant's.
+    The digest covers the fields `by`. Without `by`, it covers all fields but those that number the row or
+    hold its answer, or all fields if there are no others. Of a dialogue, it covers the turns that are not the
+    assistant's.
     """
     if by is not None:
         return digest({name: fields.get(name) for name in by})
@@ -187,9 +190,10 @@ class Dropped:
 class Record:
     """One row. It is frozen: stages return copies.
 
-    `fields` are the user's. `made` lists the answers that went into the record (stage, model, prompt, ledger key, sample,
-    draw). `parents` are the ids of the records that it was made from. `scores` are the measurements of filters. `item` is a
-    digest of what the source row is about; all records of an item are on the same side of every split.
+    `fields` are the user's. `made` lists the answers that went into the record (stage, model, prompt, ledger
+    key, sample, draw). `parents` are the ids of the records that it was made from. `scores` are the
+    measurements of filters. `item` is a digest of what the source row is about; all records of an item are on
+    the same side of every split.
     """
 
     id: str
@@ -215,7 +219,9 @@ class Record:
         return cls(digest(fields), fields, (), source, item=item or item_of(fields))
 
     def derive(self, fields: Mapping[str, Any], made: Mapping[str, Any], ordinal: int) -> Record:
-        """Return a child with `fields` added. `ordinal` distinguishes children of a parent that have the same text."""
+        """Return a child with `fields` added. `ordinal` distinguishes children of a parent that have the same
+        text.
+        """
         child_id = digest([self.id, fields, made["stage"], ordinal])
         made_by = (*self.made, made)
         return Record(
@@ -257,7 +263,9 @@ class Record:
         )
 
     def row(self) -> dict[str, Any]:
-        """Return the row as it is written: the user's fields, and under `meta` the rest, with the same keys in every row."""
+        """Return the row as it is written: the user's fields, and under `meta` the rest, with the same keys
+        in every row.
+        """
         meta: dict[str, Any] = {
             "id": self.id,
             "item": self.item,

@@ -35,7 +35,9 @@ class Damaged(DistillgenError):
 
 
 def load_state(path: Path, *keys: str) -> dict[str, Any]:
-    """Return the JSON object in a file. Raise Damaged if it lacks one of the keys, FileNotFoundError if there is no file."""
+    """Return the JSON object in a file. Raise Damaged if it lacks one of the keys, FileNotFoundError if there
+    is no file.
+    """
     content = path.read_bytes()
     try:
         value = json.loads(content)
@@ -71,7 +73,9 @@ def is_whole(path: Path, rows: int | None = None) -> bool:
 
 
 def remove_damaged(directory: Path) -> list[Path]:
-    """Remove damaged files and the marks beside them, so that a run writes them again. Return the damaged files."""
+    """Remove damaged files and the marks beside them, so that a run writes them again. Return the damaged
+    files.
+    """
     damaged = list(_damaged(directory))
     for path in damaged:
         for file in (path, *(path.parent / mark for mark in MARKS)):

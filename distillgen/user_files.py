@@ -98,8 +98,8 @@ def first_bytes(path: Path) -> bytes:
 def opened(path: Path, *, page: bool = False) -> Iterator[tuple[IO[bytes], str]]:
     """Open a text file: give its unpacked bytes as a stream, and their encoding.
 
-    Raise ConfigError, with a remedy, if the file is not text, is cut off or cannot be read. A web page is text, unless
-    `page` is true.
+    Raise ConfigError, with a remedy, if the file is not text, is cut off or cannot be read. A web page is
+    text, unless `page` is true.
     """
     head = first_bytes(path)
     unpack = next((unpack for magic, (_, unpack) in _PACKED.items() if head.startswith(magic)), None)
@@ -138,7 +138,8 @@ _OF_MACHINES = {"node_modules", "__pycache__", "site-packages", "__MACOSX", "Thu
 def inner_files(folder: Path) -> list[Path]:
     """Return the files of a folder and its folders, sorted by name.
 
-    Hidden files are left out, and so are the files of version control, packages, operating systems and editors.
+    Hidden files are left out, and so are the files of version control, packages, operating systems and
+    editors.
     """
     inside = (
         path for path in folder.rglob("*") if not any(map(_is_left_out, path.relative_to(folder).parts))

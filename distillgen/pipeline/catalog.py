@@ -1,4 +1,6 @@
-"""The catalog: all pipelines, prompts and plug-ins with their options; and the JSON Schema of a pipeline file."""
+"""The catalog: all pipelines, prompts and plug-ins with their options; and the JSON Schema of a pipeline
+file.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,8 @@ def prompts(project: Project) -> list[dict[str, Any]]:
 def filters(project: Project) -> list[dict[str, Any]]:
     """Return each filter's name, its description, its cost, its paper, and its options with their defaults.
 
-    The description is the first sentence of the factory's docstring, and the cost the sentence that begins with "Costs". The
-    paper stands in brackets, with a year, in the docstring of the file.
+    The description is the first sentence of the factory's docstring, and the cost the sentence that begins
+    with "Costs". The paper stands in brackets, with a year, in the docstring of the file.
     """
 
     def described(name: str) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from distillgen.project import Project
 
 
 def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
-    """Apply `--set` to the raw pipeline; returns the texts that the user typed, which may name files anywhere.
+    """Apply `--set` to the raw pipeline; returns the texts that the user typed, which may name files
+    anywhere.
 
-    `name` is a stage, or the kind of several stages. `name=null` leaves out a stage, or a filter of a stage; `name={…}`
-    replaces all options of a model or stage; `model.option=null` removes an option of a model.
+    `name` is a stage, or the kind of several stages. `name=null` leaves out a stage, or a filter of a stage;
+    `name={…}` replaces all options of a model or stage; `model.option=null` removes an option of a model.
     """
     values = []
     for assignment in sets:

@@ -1,7 +1,8 @@
-"""The technical transparency index of O1 Replication Journey, Part 2 (Huang et al. 2024): 25 items, 100 points.
+"""The technical transparency index of O1 Replication Journey, Part 2 (Huang et al. 2024): 25 items, 100
+points.
 
-The files of a run answer an item (its lock, counts, student's manifest and evaluation), or the pipeline does under
-`card: stated:`. As in the paper, a declared non-use counts as yes. All other items are unknown.
+The files of a run answer an item (its lock, counts, student's manifest and evaluation), or the pipeline does
+under `card: stated:`. As in the paper, a declared non-use counts as yes. All other items are unknown.
 """
 
 from __future__ import annotations

@@ -128,7 +128,8 @@ class Arrow(Writer):
 
 
 class Triples(Writer):
-    """RDF 1.1 N-Triples: an edge for each row, a label for each node and relation, and, with ids, the edge's record.
+    """RDF 1.1 N-Triples: an edge for each row, a label for each node and relation, and, with ids, the edge's
+    record.
 
     Memory grows with the number of distinct names.
     """

@@ -20,8 +20,8 @@ from distillgen.user_files import HEAD, opened
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield each row with the number of its line: its fields, or the reason why it is unreadable.
 
-    The file may also be one JSON array: then the number is the place in the array, from 1. Raise ConfigError if the file is
-    something else.
+    The file may also be one JSON array: then the number is the place in the array, from 1. Raise ConfigError
+    if the file is something else.
     """
     with opened(path, page=True) as (stream, encoding):
         start = stream.read(HEAD).decode(encoding, "ignore").lstrip("\ufeff \t\r\n")[:1]

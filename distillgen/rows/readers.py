@@ -1,7 +1,7 @@
 """Readers: what the rows of each kind of file are, and of a folder or a data set on the Hub.
 
-A reader is one function. It yields each row with its place inside the file, or the reason why the row is unreadable.
-To add a kind of file, write its reader and give the file's ending in `READERS`.
+A reader is one function. It yields each row with its place inside the file, or the reason why the row is
+unreadable. To add a kind of file, write its reader and give the file's ending in `READERS`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ Row: TypeAlias = dict[str, Any] | str
 """A row's fields, or the reason why it is unreadable."""
 
 Rows: TypeAlias = Iterator[tuple[str, Row, str]]
-"""Each row with its place inside the file or folder, and the item that it is a part of; "" where it is a whole item."""
+"""Each row with its place inside the file or folder, and the item that it is a part of; "" where it is a
+whole item.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ Reader: TypeAlias = Callable[[Path, Reading], Rows]
 
 
 def origin(data: str) -> dict[str, str]:
-    """Return a source's options for the name of a file, a folder or a data set. Raise ConfigError for another name."""
+    """Return a source's options for the name of a file, a folder or a data set. Raise ConfigError for another
+    name.
+    """
     if Path(data).exists() or _ending(Path(data)) in READERS:
         return {"path": data}
     if "/" not in data:
@@ -100,8 +104,8 @@ def count(path: Path, reading: Reading) -> int:
 
 
 def selected(row: dict[str, Any], fields: Mapping[str, str] | None) -> Row:
-    """Return the `fields` of a row under their new names, with the `meta` that an earlier run wrote; or the reason why it
-    cannot be used.
+    """Return the `fields` of a row under their new names, with the `meta` that an earlier run wrote; or the
+    reason why it cannot be used.
     """
     meta = row.get(META)
     earlier = {META: meta} if isinstance(meta, dict) and {"id", "made"} <= meta.keys() else {}
@@ -117,7 +121,9 @@ def selected(row: dict[str, Any], fields: Mapping[str, str] | None) -> Row:
 
 
 def contents(path: str, project: Project) -> Iterator[dict[str, Any]]:
-    """Yield the fields of each row of a file or folder, without `meta`. Raise ConfigError for an unreadable row."""
+    """Yield the fields of each row of a file or folder, without `meta`. Raise ConfigError for an unreadable
+    row.
+    """
     place = str(public(path, project.root))
     for inside, row, _ in rows_of(project.file(path), Reading()):
         if isinstance(row, dict) and META in row:
@@ -230,7 +236,9 @@ def _plain(row: dict[str, Any], every: Mapping[str, Any]) -> Row:
 
 
 def _as_json(value: Any) -> Any:
-    """Return a value that `dumps` can write. Raise TypeError, with a description, for a value that JSON cannot hold."""
+    """Return a value that `dumps` can write. Raise TypeError, with a description, for a value that JSON
+    cannot hold.
+    """
     if value is None or isinstance(value, str | int | float | date | time | timedelta | Decimal | UUID):
         return value
     if isinstance(value, Mapping):

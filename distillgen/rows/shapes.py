@@ -96,14 +96,17 @@ class Shaper:
     columns: tuple[str, ...]
     sources: Mapping[str, str]
     row: Callable[[Fields], dict[str, Any]]
-    """The function from a record's fields to its row. It raises Unrenderable with the reason if there is no row."""
+    """The function from a record's fields to its row. It raises Unrenderable with the reason if there is no
+    row.
+    """
 
 
 def shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -> Shaper:
     """Return the Shaper that gives records with these fields the shape `name`.
 
-    `assignments` name the field or the template of a part. Without one, a part is the field of its name, or comes from
-    `messages`, or is the only field with another of its names. Raise ConfigError, with the nearest name, if there is none.
+    `assignments` name the field or the template of a part. Without one, a part is the field of its name, or
+    comes from `messages`, or is the only field with another of its names. Raise ConfigError, with the nearest
+    name, if there is none.
     """
     if name not in SHAPES:
         raise ConfigError(f"there is no shape '{name}'{did_you_mean(name, SHAPES)}")

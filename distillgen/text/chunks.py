@@ -1,6 +1,7 @@
 """Long texts in pieces, which together have every character of the text.
 
-A text is cut before headings, between blocks and between sentences, and not in a fence that fits into a piece.
+A text is cut before headings, between blocks and between sentences, and not in a fence that fits into a
+piece.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ HEADING, BLOCK, SENTENCE, NOWHERE = 3, 2, 1, 0
 
 @dataclass(frozen=True)
 class _Unit:
-    """A part of a text that is kept together if possible. `before` says how good a place for a cut its beginning is."""
+    """A part of a text that is kept together if possible. `before` says how good a place for a cut its
+    beginning is.
+    """
 
     text: str
     before: int
@@ -36,8 +39,9 @@ class _Unit:
 def chunks(text: str, most_words: int, overlap_words: int = 0, notes: list[str] | None = None) -> list[str]:
     """Return the text in pieces of at most `most_words` words.
 
-    A piece begins with whole sentences of the piece before, of up to `overlap_words` words. A fence or table that is too
-    long is cut between its lines, and `notes` receives a note; a sentence or line that is too long is cut between words.
+    A piece begins with whole sentences of the piece before, of up to `overlap_words` words. A fence or table
+    that is too long is cut between its lines, and `notes` receives a note; a sentence or line that is too
+    long is cut between words.
     """
     units = [part for unit in _units(text) for part in _fitting(unit, most_words, notes)]
     sizes = [len(unit.text.split()) for unit in units]
@@ -61,7 +65,9 @@ def chunks(text: str, most_words: int, overlap_words: int = 0, notes: list[str] 
 
 
 def _end(units: list[_Unit], ends: list[int], begin: int, new: int, most: int) -> int:
-    """Return where a piece ends: with the text, or at the best place in its second half, or at the last place."""
+    """Return where a piece ends: with the text, or at the best place in its second half, or at the last
+    place.
+    """
     fits = [i for i in range(new + 1, len(units) + 1) if ends[i] - ends[begin] <= most]
     last = fits[-1] if fits else new + 1
     if last == len(units):
@@ -114,7 +120,9 @@ def _units(text: str) -> Iterator[_Unit]:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the kind and text of each block, with the empty lines after it; the first has also those before it."""
+    """Yield the kind and text of each block, with the empty lines after it; the first has also those before
+    it.
+    """
     kind, block, fence = "", "", ""
     lines = text.splitlines(keepends=True)
     for i, line in enumerate(lines):

@@ -27,7 +27,9 @@ def clipped(value: object, width: int = 160) -> str:
 
 
 def field_lines(record: Record, width: int) -> list[str]:
-    """Return a line for each field of a record; `messages`, which repeats the others, only if it is the only field."""
+    """Return a line for each field of a record; `messages`, which repeats the others, only if it is the only
+    field.
+    """
     fields = {
         name: value for name, value in record.fields.items() if name != "messages" or len(record.fields) == 1
     }
@@ -64,7 +66,9 @@ def number(value: float) -> str:
 
 
 def stage_line(stage: Mapping[str, Any], total: int | None) -> str:
-    """Return the line of a stage: progress, records kept and dropped, measurements. `stage` is as in `usage.json`."""
+    """Return the line of a stage: progress, records kept and dropped, measurements. `stage` is as in
+    `usage.json`.
+    """
     done = f"{stage['sources']:,}" + (f"/{total:,}" if total is not None else "")
     notes = ", ".join(
         filter(None, (dropped(stage["dropped"]), *(f"{k} {number(v)}" for k, v in stage["measured"].items())))

@@ -12,5 +12,7 @@ def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
 
 
 def ngram_hashes(tokens: Sequence[str], n: int) -> Iterator[int]:
-    """Yield the hashes of the n-grams, which take less memory. Hashes of strings differ from process to process."""
+    """Yield the hashes of the n-grams, which take less memory. Hashes of strings differ from process to
+    process.
+    """
     return map(hash, ngrams(tokens, n))

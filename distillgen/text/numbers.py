@@ -1,4 +1,5 @@
-r"""Numbers in texts, in English and LaTeX notation: -1,000.5, 3/4, 1 1/2, \frac{3}{4}, ½, 1.5e3, 2 × 10^-3, 50 %, 2 million.
+r"""Numbers in texts, in English and LaTeX notation: -1,000.5, 3/4, 1 1/2, \frac{3}{4}, ½, 1.5e3, 2 × 10^-3,
+50 %, 2 million.
 
 Numbers in words count if a text has no figures.
 """

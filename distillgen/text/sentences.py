@@ -1,7 +1,9 @@
-"""Sentences of a text in English, or in a language that writes sentences as English does, or in Chinese and Japanese.
+"""Sentences of a text in English, or in a language that writes sentences as English does, or in Chinese and
+Japanese.
 
-Two other modules look for the ends of sentences by rules of their own, because results that users keep depend on them:
-text/chunks.py (the pieces of a text are rows, and so parts of requests) and answers/final_answer.py (what is measured).
+Two other modules look for the ends of sentences by rules of their own, because results that users keep depend
+on them: text/chunks.py (the pieces of a text are rows, and so parts of requests) and answers/final_answer.py
+(what is measured).
 """
 
 from __future__ import annotations

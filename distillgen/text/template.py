@@ -1,7 +1,7 @@
 """Templates, which the fields of a record fill: Jinja in a sandbox, strict about missing fields.
 
-A field that is missing or null is an error with the field's name, unless the template has a default. A list or a mapping has
-no text: a template writes its parts, or uses `| json`.
+A field that is missing or null is an error with the field's name, unless the template has a default. A list
+or a mapping has no text: a template writes its parts, or uses `| json`.
 """
 
 from __future__ import annotations
@@ -311,8 +311,8 @@ def _name_of(node: nodes.Node) -> str:
 class Template:
     """A checked template.
 
-    `used` are the variables that it reads, each with the first line that reads it. `needed` are those without a default.
-    `plain` are those that it writes without a condition.
+    `used` are the variables that it reads, each with the first line that reads it. `needed` are those without
+    a default. `plain` are those that it writes without a condition.
     """
 
     used: Mapping[str, int]
@@ -321,7 +321,9 @@ class Template:
     _code: jinja2.Template
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """Return the text. Raise Unrenderable, with the name of a field that is missing, null or without text."""
+        """Return the text. Raise Unrenderable, with the name of a field that is missing, null or without
+        text.
+        """
         try:
             context = _ENVIRONMENT.context_class(_ENVIRONMENT, fields, self._code.name, self._code.blocks)  # type: ignore[arg-type]
             return "".join(self._code.root_render_func(context))

@@ -26,8 +26,8 @@ _JOINED_BEFORE, _JOINED_AFTER = re.compile(r"([^\W\d_]+)[-‐‑]\Z"), re.compil
 def rename(text: str, names: Mapping[str, str]) -> str:
     """Return the text with each key of `names` replaced by its value, all at once.
 
-    Only whole words are replaced: Chris and Chris's, but not Christmas, O'Chris or Jean-Chris. Case matters, as in Mark and
-    mark.
+    Only whole words are replaced: Chris and Chris's, but not Christmas, O'Chris or Jean-Chris. Case matters,
+    as in Mark and mark.
     """
     longest_first = "|".join(re.escape(name) for name in sorted(filter(None, names), key=len, reverse=True))
     if not longest_first:
