@@ -65,8 +65,8 @@ class LmEval(Stage):
         for name in self.model_names:
             if not isinstance(context.able(name), TransformersSpec):
                 raise ConfigError(
-                    f"model '{name}' is not on this machine: lm-eval takes student, base, or a model of provider "
-                    "transformers"
+                    f"model '{name}' is not on this machine: lm-eval takes student, base, or a model of "
+                    "provider transformers"
                 )
         self.files(context.project)
         if util.find_spec("lm_eval") is None:

@@ -39,8 +39,8 @@ class Dialogue(Objective):
             fields = ", ".join(sorted(context.fields))
             raise ConfigError(
                 f"it learns from '{self.messages}' (chat turns, which a format stage makes) or from "
-                f"'{self.prompt}' and '{self.completion}' (texts); the records have {fields}. Name others with "
-                "prompt: … and completion: …"
+                f"'{self.prompt}' and '{self.completion}' (texts); the records have {fields}. Name others "
+                "with prompt: … and completion: …"
             )
 
     def answers(self) -> tuple[str, ...]:

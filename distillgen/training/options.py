@@ -40,8 +40,8 @@ class TrainingOptions(BaseModel):
 
     objective: str = Field("sft", description="the objective: a file in objectives/, without its ending")
     student: str = Field(
-        description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or the student "
-        "of an earlier stage: student, or student-NAME"
+        description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or the "
+        "student of an earlier stage: student, or student-NAME"
     )
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
     lora: Lora | None = Field(
