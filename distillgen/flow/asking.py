@@ -88,16 +88,19 @@ def ask_each(
         outcomes, place = {}, f"{stage}/{asker}" if asker else stage
         for teacher in teachers:
             asks = [
-                (request, n) for _, some in todo for asked, request, n, _ in some or () if asked is teacher
+                (request, n)
+                for _, questions_of_record in todo
+                for asked, request, n, _ in questions_of_record or ()
+                if asked is teacher
             ]
             outcomes[teacher] = iter(
                 teacher.begin(asks, stage=place, again=again, changed=job.context.retry_with)
             )
-        for record, some in todo:
-            if some is None:
+        for record, questions_of_record in todo:
+            if questions_of_record is None:
                 yield Outcome.of([record])
                 continue
-            pairs = [(about, next(outcomes[teacher])) for teacher, _, _, about in some]
+            pairs = [(about, next(outcomes[teacher])) for teacher, _, _, about in questions_of_record]
             tasks = [task for _, outcome in pairs for task in outcome.tasks]
             if tasks:
                 yield Outcome(partial(successors, record, pairs), tasks)

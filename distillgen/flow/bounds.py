@@ -23,24 +23,33 @@ def bounds(
     most tokens of the answer. A field that an earlier stage makes counts with its greatest length.
     """
     filler = dict.fromkeys(context.fields, "x" * (before.made_bytes or 1))
-    each: list[Sequence[tuple[str, int, int | None]]] = []
+    requests_by_record: list[Sequence[tuple[str, int, int | None]]] = []
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
-            each.append(asks(replace(record, fields={**filler, **record.fields})))
-    priced = any(context.models[model].price for some in each for model, _, _ in some)
+            requests_by_record.append(asks(replace(record, fields={**filler, **record.fields})))
+    priced = any(context.models[model].price for requests in requests_by_record for model, _, _ in requests)
     if before.rows is None:
         return Estimate(None, None, None, None, None if priced else 0.0, None)
-    bounded = all(most is not None for some in each for _, _, most in some)
-    written = max((sum(most or 0 for _, _, most in some) for some in each), default=0) * before.rows
-    read = sum(size for some in each for _, size, _ in some) / max(1, len(each)) / 4 * before.rows
+    bounded = all(most is not None for requests in requests_by_record for _, _, most in requests)
+    output_tokens = (
+        max((sum(most or 0 for _, _, most in requests) for requests in requests_by_record), default=0)
+        * before.rows
+    )
+    read = (
+        sum(size for requests in requests_by_record for _, size, _ in requests)
+        / max(1, len(requests_by_record))
+        / 4
+        * before.rows
+    )
     costs = [
-        sum(context.models[model].most_usd(size, most or 0) for model, size, most in some) for some in each
+        sum(context.models[model].most_usd(size, most or 0) for model, size, most in requests)
+        for requests in requests_by_record
     ]
     return Estimate(
         before.rows,
-        before.rows * max(map(len, each), default=0),
+        before.rows * max(map(len, requests_by_record), default=0),
         round(read),
-        written if bounded else None,
+        output_tokens if bounded else None,
         before.rows * max(costs, default=0.0)
         if bounded and before.made_bytes is not None or not priced
         else None,

@@ -39,12 +39,12 @@ class Judge:
 
     def __call__(self, record: Record, number: Number) -> Record:
         """Return the record with its scores, dropped if `decide` gives a reason."""
-        label, named = self.entry.label, number if isinstance(number, Mapping) else {"": number}
+        label, named_numbers = self.entry.label, number if isinstance(number, Mapping) else {"": number}
         record = record.scored(
-            {f"{label}.{name}" if name else label: float(value) for name, value in named.items()}
+            {f"{label}.{name}" if name else label: float(value) for name, value in named_numbers.items()}
         )
         if self.filter.over_run:
-            self.numbers[tuple(named.items())] += 1
+            self.numbers[tuple(named_numbers.items())] += 1
         try:
             reason = self.filter.decide(number)
         except DistillgenError:
@@ -99,42 +99,46 @@ async def measured(judge: Judge, groups: Sequence[Sequence[Record]], ledger: Led
     """Return the filter's numbers for the records of these groups. Stored numbers are not measured again."""
     entry, filter, costs = judge.entry, judge.filter, judge.costs
 
-    async def fresh(some: Sequence[Record]) -> list[Number]:
-        begun, costly = time.perf_counter(), filter.depends_on is not None
+    async def fresh(batch: Sequence[Record]) -> list[Number]:
+        started_at, costly = time.perf_counter(), filter.depends_on is not None
         try:
-            given = await asyncio.to_thread(filter.measure, some) if costly else filter.measure(some)
+            measure_result = (
+                await asyncio.to_thread(filter.measure, batch) if costly else filter.measure(batch)
+            )
             numbers = checked_numbers(
-                await given if inspect.isawaitable(given) else given, len(some), entry.label
+                await measure_result if inspect.isawaitable(measure_result) else measure_result,
+                len(batch),
+                entry.label,
             )
         except DistillgenError:
             raise
         except Exception as error:
-            raise judge.broken(error, some) from error
-        costs["measured"] += len(some)
-        costs["seconds"] += time.perf_counter() - begun
+            raise judge.broken(error, batch) from error
+        costs["measured"] += len(batch)
+        costs["seconds"] += time.perf_counter() - started_at
         return numbers
 
     costs["rows"] += sum(map(len, groups))
     if filter.depends_on is None or filter.whole_set:
         return [number for group in groups for number in await fresh(group)]
     keyed = [[*zip(score_keys(entry, filter, group), group, strict=True)] for group in groups]
-    known = ledger.find_scores([key for key, _ in chain(*keyed)])
-    todo = [group for group in keyed if not known.keys() >= {key for key, _ in group}]
+    stored_numbers = ledger.find_scores([key for key, _ in chain(*keyed)])
+    todo = [group for group in keyed if not stored_numbers.keys() >= {key for key, _ in group}]
     if not filter.together:
-        missing = [*{key: record for key, record in chain(*todo) if key not in known}.items()]
+        missing = [*{key: record for key, record in chain(*todo) if key not in stored_numbers}.items()]
         todo = [missing[start : start + PIECE] for start in range(0, len(missing), PIECE)]
     new, saved_at = dict[bytes, Number](), time.monotonic()
     try:
-        for some in todo:
-            new |= zip((key for key, _ in some), await fresh([record for _, record in some]), strict=True)
+        for batch in todo:
+            new |= zip((key for key, _ in batch), await fresh([record for _, record in batch]), strict=True)
             if time.monotonic() - saved_at > SAVE_EVERY_S:
                 await ledger.add_scores(new)
-                known, new, saved_at = known | new, {}, time.monotonic()
+                stored_numbers, new, saved_at = stored_numbers | new, {}, time.monotonic()
     finally:
         if new:
             await ledger.add_scores(new)
-    known |= new
-    return [known[key] for key, _ in chain(*keyed)]
+    stored_numbers |= new
+    return [stored_numbers[key] for key, _ in chain(*keyed)]
 
 
 def score_keys(
@@ -146,24 +150,24 @@ def score_keys(
     """
     about: Sequence[Any] = [record.fields for record in group]
     if filter.together:
-        whole = digest([(record.id, record.fields, record.scores) for record in group])
-        about = [[place, whole] for place in range(len(group))]
+        group_digest = digest([(record.id, record.fields, record.scores) for record in group])
+        about = [[place, group_digest] for place in range(len(group))]
     return [digest([entry.filter, filter.depends_on, each, *models], 32).encode() for each in about]
 
 
 async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
     """Yield the same records in chunks that split no group of adjacent records with equal keys."""
-    held, begin, last = Chunk(), 0, object()
+    waiting_records, begin, last = Chunk(), 0, object()
     async for chunk in chunks:
         for record in chunk:
-            if (own := key(record)) != last:
-                begin, last = len(held), own
-            held.append(record)
+            if (record_key := key(record)) != last:
+                begin, last = len(waiting_records), record_key
+            waiting_records.append(record)
         if begin:
-            yield held[:begin]
-            held, begin = held[begin:], 0
-    if held:
-        yield held
+            yield waiting_records[:begin]
+            waiting_records, begin = waiting_records[begin:], 0
+    if waiting_records:
+        yield waiting_records
 
 
 def label_of(score: str) -> str:
@@ -171,12 +175,14 @@ def label_of(score: str) -> str:
     return score.partition(".")[0]
 
 
-def checked_numbers(given: Any, count: int, label: str) -> list[Number]:
+def checked_numbers(measure_result: Any, count: int, label: str) -> list[Number]:
     """Return the numbers of a measure. Raise ConfigError if one is missing or not finite."""
     try:
-        numbers = list(given)
+        numbers = list(measure_result)
     except TypeError as error:
-        raise ConfigError(f"filter '{label}': measure gives a list of numbers, not {given!r}") from error
+        raise ConfigError(
+            f"filter '{label}': measure gives a list of numbers, not {measure_result!r}"
+        ) from error
     if len(numbers) != count:
         raise ConfigError(
             f"filter '{label}' measured {len(numbers)} of {count} records; it owes a number for each"

@@ -27,19 +27,19 @@ async def in_order(
     records that are ready, or outcomes that are not, wait to leave.
     """
     waiting: deque[tuple[Outcome[Chunk], int]] = deque()
-    held = bound = 0
+    records_in_flight = bound = 0
     arrived, room = asyncio.Event(), asyncio.Event()
 
     async def feed() -> None:
-        nonlocal held, bound
+        nonlocal records_in_flight, bound
         async with aclosing(chunks):
             async for chunk in chunks:
                 for outcome in begin(chunk):
                     size = 1 if outcome.tasks else len(outcome.result())
-                    held += size
+                    records_in_flight += size
                     waiting.append((outcome, size))
                 arrived.set()
-                while held >= (bound := window()):
+                while records_in_flight >= (bound := window()):
                     room.clear()
                     await room.wait()
 
@@ -57,8 +57,8 @@ async def in_order(
                 ready = outcome.ready
                 if done and not ready:
                     break
-                held -= size
-                if held < bound:
+                records_in_flight -= size
+                if records_in_flight < bound:
                     room.set()
                 done += outcome.result() if ready else await outcome
                 waiting.popleft()

@@ -97,11 +97,15 @@ class CheckContext:
         if model not in self.models:
             raise ConfigError(f"there is no model '{model}'{did_you_mean(model, self.models)}")
         spec = self.models[model]
-        for wanted in capabilities:
-            if wanted not in spec.capabilities:
-                others = sorted(name for name, other in self.models.items() if wanted in other.capabilities)
-                remedy = f"models that can: {', '.join(others)}" if others else f"what can: {ABLE[wanted]}"
-                raise ConfigError(f"model '{model}' ({spec.provider}) cannot do {wanted}; {remedy}")
+        for capability in capabilities:
+            if capability not in spec.capabilities:
+                others = sorted(
+                    name for name, other in self.models.items() if capability in other.capabilities
+                )
+                remedy = (
+                    f"models that can: {', '.join(others)}" if others else f"what can: {ABLE[capability]}"
+                )
+                raise ConfigError(f"model '{model}' ({spec.provider}) cannot do {capability}; {remedy}")
         return spec
 
 

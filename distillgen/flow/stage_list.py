@@ -60,8 +60,8 @@ def bind_stages(
                 labels[label] = place
             for name in bound.names():
                 if name in names:
-                    which = stage.kind if name == stage.name else name
-                    raise ConfigError(f"'{name}' stands twice; name one of them: {which}: {{name: …}}")
+                    subject = stage.kind if name == stage.name else name
+                    raise ConfigError(f"'{name}' stands twice; name one of them: {subject}: {{name: …}}")
             names.update(bound.names())
             context = context.after(bound)
         bound_stages.append(bound)
@@ -83,16 +83,16 @@ def _decontaminate_options(
     """
     if any(_any(item, "decontaminate") for item in written):
         return {}
-    asked = list[EvaluationSet]()
+    evaluation_sets = list[EvaluationSet]()
     for i, stage in enumerate(stages):
         with places.within("stages", i, stage.kind, prefix=f"stage '{stage.name}': "):
-            asked += filter(None, [stage.evaluation_set(project)])
-    if not asked:
+            evaluation_sets += filter(None, [stage.evaluation_set(project)])
+    if not evaluation_sets:
         return {}
     return {
         "name": f"decontaminate-{loop}" if loop else "decontaminate",
-        "against": list(dict.fromkeys(items.file for items in asked if items.file)),
-        "questions": [items.question for items in asked],
+        "against": list(dict.fromkeys(items.file for items in evaluation_sets if items.file)),
+        "questions": [items.question for items in evaluation_sets],
     }
 
 
@@ -112,8 +112,10 @@ def _check_decontamination(written: Sequence[Mapping[str, Any]], project: Projec
                 "'decontaminate' stands behind the first stage that trains, which would learn what it drops"
             )
             raise places.wrong(f"{message}; put it before that", "stages", min(guards))
-        known = {name for i, options in guards.items() if i <= at for name in options.get("against") or ()}
-        for name in sorted(sets - known):
+        searched_sets = {
+            name for i, options in guards.items() if i <= at for name in options.get("against") or ()
+        }
+        for name in sorted(sets - searched_sets):
             message = f"'evaluate' asks about '{name}', which 'decontaminate' does not look for"
             raise places.wrong(f"{message}; add it: against: [{name}]", "stages", min(guards))
 

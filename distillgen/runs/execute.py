@@ -77,20 +77,20 @@ def run(
     their answers are kept in that directory. The other options are those of `Options`. Raises ConfigError
     before anything is asked, BudgetStop at the cost cap.
     """
-    known = set(Options.__dataclass_fields__)
+    option_names = set(Options.__dataclass_fields__)
     for name in options:
-        if name not in known:
-            raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, known)}")
-    checked = load(pipeline, sets, scripted=teachers or ())
-    for note in checked.notes:
+        if name not in option_names:
+            raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, option_names)}")
+    checked_pipeline = load(pipeline, sets, scripted=teachers or ())
+    for note in checked_pipeline.notes:
         log.warning("%s", note)
-    directory = Path(out) if out else checked.run_directory()
+    directory = Path(out) if out else checked_pipeline.run_directory()
     chosen = Options(**options, scripts=teachers or {})
     if _in_event_loop():  # as in a notebook
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(execute, checked, directory, chosen).result()
+            thread.submit(execute, checked_pipeline, directory, chosen).result()
     else:
-        execute(checked, directory, chosen)
+        execute(checked_pipeline, directory, chosen)
     return Run(directory)
 
 
@@ -160,7 +160,10 @@ def _prepared(
     prints = fingerprints(pipeline, teachers, options.limit)
     standing, first, seen = resumed_stages(pipeline, directory, options, ledger, prints, first, last, name)
     pipeline.check_remote(first, last)
-    fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
+    fresh = [
+        StageCount(s.name, s.kind, stage_print)
+        for s, stage_print in zip(pipeline.stages, prints, strict=True)
+    ]
     counts = standing[:first] + fresh[first:]
     total = pipeline.source.count
     if options.limit is not None:
@@ -233,11 +236,11 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
             await teacher.stop(error or Stopped("the run is over"))
         for task in beside:
             task.cancel()
-        for ended in await asyncio.gather(*beside, return_exceptions=True):
+        for side_result in await asyncio.gather(*beside, return_exceptions=True):
             if isinstance(
-                ended, Exception
+                side_result, Exception
             ):  # an error of the display or of usage.json is logged, and does not end the run
-                log.error("beside the run: %s: %s", type(ended).__name__, ended)
+                log.error("beside the run: %s: %s", type(side_result).__name__, side_result)
     for teacher in live.teachers.values():
         await teacher.close()
     word = _WORDS.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
@@ -339,9 +342,9 @@ async def _stored(path: Path) -> Chunks:
 
 def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:
     names = [stage.name for stage in pipeline.stages]
-    for wanted in (options.first, options.until):
-        if wanted is not None and wanted not in names:
-            raise ConfigError(f"there is no stage '{wanted}'{did_you_mean(wanted, names)}")
+    for stage_name in (options.first, options.until):
+        if stage_name is not None and stage_name not in names:
+            raise ConfigError(f"there is no stage '{stage_name}'{did_you_mean(stage_name, names)}")
     first = names.index(options.first) if options.first else 0
     last = names.index(options.until) if options.until else len(names) - 1
     if last < first:
@@ -354,10 +357,14 @@ def _check_budget(pipeline: Pipeline, plan: Sequence[Estimate], options: Options
     if options.max_cost_usd is None:
         return
     for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
-        asked = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
-        paid = [name for name, spec in asked.items() if endpoint_class(spec.provider, pipeline.project).paid]
+        asked_models = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
+        paid = [
+            name
+            for name, spec in asked_models.items()
+            if endpoint_class(spec.provider, pipeline.project).paid
+        ]
         for name in paid:
-            if asked[name].price is None:
+            if asked_models[name].price is None:
                 remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
                 raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
         if paid and estimate.output_tokens is None:

@@ -67,11 +67,11 @@ class Cluster(Placed):
                 spool.add(chunk)
                 ids += [record.id for record in live]
                 values += [self._worth(record) for record in live]
-            found = await asyncio.to_thread(_clustered, vectors.all(), values, ids, self.min_cosine)
+            clusters = await asyncio.to_thread(_clustered, vectors.all(), values, ids, self.min_cosine)
             numbers = count()
             for chunk in spool.chunks():
                 yield [
-                    record if record.dropped else self._settled(record, next(numbers), found)
+                    record if record.dropped else self._settled(record, next(numbers), clusters)
                     for record in chunk
                 ]
 
@@ -79,18 +79,18 @@ class Cluster(Placed):
         value = number_of(record, self.by) if self.by else 0.0
         return float("-inf") if value is None else value
 
-    def _settled(self, record: Record, i: int, found: _Clusters) -> Record:
-        leader = found.leader[i]
-        members = found.members[leader]
+    def _settled(self, record: Record, i: int, clusters: _Clusters) -> Record:
+        leader = clusters.leader[i]
+        members = clusters.members[leader]
         if self.keep == "all":
             return record.scored({f"{self.name}.id": leader, f"{self.name}.size": len(members)})
         if leader != i:
             return record.drop(
                 self.name,
                 "near",
-                f"cosine {found.cosine[i]:.2f} to {found.ids[leader]} >= {self.min_cosine:g}",
+                f"cosine {clusters.cosine[i]:.2f} to {clusters.ids[leader]} >= {self.min_cosine:g}",
             )
-        others = (found.ids[other] for other in members if other != i)
+        others = (clusters.ids[other] for other in members if other != i)
         return replace(record.scored({f"{self.name}.size": len(members)}), parents=(*record.parents, *others))
 
 
@@ -111,9 +111,9 @@ def _clustered(vectors: Array, values: Sequence[float], ids: Sequence[str], min_
     from distillgen.algorithms.selection import leaders
 
     order = np.argsort(-np.array(values), kind="stable")
-    found, near = leaders(vectors[order], min_cosine)
-    leader, cosine = np.empty_like(found), np.empty_like(near)
-    leader[order], cosine[order] = order[found], near
+    leaders_in_order, near = leaders(vectors[order], min_cosine)
+    leader, cosine = np.empty_like(leaders_in_order), np.empty_like(near)
+    leader[order], cosine[order] = order[leaders_in_order], near
     members: dict[int, list[int]] = {}
     for i, of in enumerate(leader.tolist()):
         members.setdefault(of, []).append(i)

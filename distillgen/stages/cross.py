@@ -36,14 +36,14 @@ class Cross(Stage):
         """Return the rows. Raise ConfigError for a bad one."""
         if isinstance(self.rows, list):
             return self.rows
-        path, found = project.file(self.rows), []
+        path, rows = project.file(self.rows), []
         for line, row in read_rows(path):
             if isinstance(row, str):
                 raise ConfigError(row, path=path, line=line)
-            found.append(row)
-        if not found:
+            rows.append(row)
+        if not rows:
             raise ConfigError(f"'{self.rows}' has no rows")
-        return found
+        return rows
 
     def files(self, project: Project) -> dict[str, Path]:
         """Return the file of the rows, if they are in one."""
@@ -75,7 +75,7 @@ class Cross(Stage):
         """Multiply every live record."""
         rows = self.read(job.context.project)
 
-        def each(record: Record) -> list[Record]:
+        def multiplied(record: Record) -> list[Record]:
             fields = ({**record.fields, **row} for row in rows)
             return [
                 replace(record, id=digest([record.id, self.name, all]), fields=all, parents=(record.id,))
@@ -83,4 +83,4 @@ class Cross(Stage):
             ]
 
         async for chunk in chunks:
-            yield splice(chunk, (each(record) for record in chunk if not record.dropped))
+            yield splice(chunk, (multiplied(record) for record in chunk if not record.dropped))

@@ -73,17 +73,17 @@ class Diversity(Placed):
 
     async def _measured(self, kept: Chunk, everything: Chunk, job: Job) -> dict[str, float]:
         texts = [words(record.text(self.field)) for record in kept]
-        found = {"texts": float(len(texts))}
+        figures = {"texts": float(len(texts))}
         for measure in self.measures:
             if measure in _EMBEDDING:
                 samples = [kept] if measure == "vendi" else [kept, everything]
                 vectors = [await self._vectors(sample, job) for sample in samples]
-                found[measure] = await asyncio.to_thread(getattr(diversity, measure), *vectors)
+                figures[measure] = await asyncio.to_thread(getattr(diversity, measure), *vectors)
             elif measure == "self_bleu":
-                found[measure] = await asyncio.to_thread(diversity.self_bleu, texts)
+                figures[measure] = await asyncio.to_thread(diversity.self_bleu, texts)
             else:
-                found[measure] = diversity.distinct(texts, int(measure[-1]))
-        return found
+                figures[measure] = diversity.distinct(texts, int(measure[-1]))
+        return figures
 
     async def _vectors(self, records: Chunk, job: Job) -> Array:
         vectors = Vectors(self, job)

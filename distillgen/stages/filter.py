@@ -247,9 +247,11 @@ class BoundFilterStage(BoundStage):
             yield chunk
         job.services.measures.update(measures_of(judge.figures()))
 
-    async def _asked(self, chunks: Chunks, judge: Judge, asked: Mapping[str, Teacher], job: Job) -> Chunks:
-        entry, each, costs = judge.entry, judge.filter, judge.costs
-        teachers = [*asked.values()]
+    async def _asked(
+        self, chunks: Chunks, judge: Judge, asked_teachers: Mapping[str, Teacher], job: Job
+    ) -> Chunks:
+        entry, filter, costs = judge.entry, judge.filter, judge.costs
+        teachers = [*asked_teachers.values()]
         models = [
             [t.identity, t.model, t.spec.sampling_options(), "json_schema" in t.spec.capabilities]
             for t in teachers
@@ -260,25 +262,32 @@ class BoundFilterStage(BoundStage):
             """Judge the records whose numbers the ledger holds."""
             live = [record for record in chunk if not record.dropped]
             costs["rows"] += len(live)
-            keys = [] if each.depends_on is None else score_keys(entry, each, live, models)
-            known, kept = job.services.ledger.find_scores(keys), iter(keys)
-            numbers = [None if record.dropped or not keys else known.get(next(kept)) for record in chunk]
+            keys = [] if filter.depends_on is None else score_keys(entry, filter, live, models)
+            stored_numbers, kept = job.services.ledger.find_scores(keys), iter(keys)
+            numbers = [
+                None if record.dropped or not keys else stored_numbers.get(next(kept)) for record in chunk
+            ]
             return [None if n is None else judge(record, n) for record, n in zip(chunk, numbers, strict=True)]
 
         def questions(record: Record) -> list[Question]:
-            requests = judge.requests(record, asked)
+            requests = judge.requests(record, asked_teachers)
             return [
-                (asked[r.model], _sent(r, asked[r.model].spec, asked[r.model].model), 1, None)
+                (
+                    asked_teachers[r.model],
+                    _sent(r, asked_teachers[r.model].spec, asked_teachers[r.model].model),
+                    1,
+                    None,
+                )
                 for r in requests
             ]
 
         def answered(record: Record, answers: Answers) -> Chunk:
-            completions = [given for _, given in answers]
+            completions = [completions_of_request for _, completions_of_request in answers]
             try:
                 for completion in chain.from_iterable(completions):
                     if completion.status != "ok":
                         raise Unparsable(completion.error or f"the answer was {completion.status}")
-                (number,) = checked_numbers(each.measure([record], [completions]), 1, entry.label)
+                (number,) = checked_numbers(filter.measure([record], [completions]), 1, entry.label)
             except Unparsable as error:
                 return [record.drop(self.name, "failed", f"not judged by {entry.label}: {error}")]
             except DistillgenError:
@@ -286,8 +295,8 @@ class BoundFilterStage(BoundStage):
             except Exception as error:
                 raise judge.broken(error, [record]) from error
             costs["measured"] += 1
-            if each.depends_on is not None:
-                new[score_keys(entry, each, [record], models)[0]] = number
+            if filter.depends_on is not None:
+                new[score_keys(entry, filter, [record], models)[0]] = number
             return [judge(record, number)]
 
         judged = ask_each(
@@ -310,11 +319,11 @@ class BoundFilterStage(BoundStage):
             await job.services.ledger.add_scores(new)
 
     def _judged(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
-        each = judge.filter
+        filter = judge.filter
 
         async def work(chunk: Chunk) -> Chunk:
             groups = (
-                (list(group) for _, group in groupby(chunk, judge.together)) if each.together else [chunk]
+                (list(group) for _, group in groupby(chunk, judge.together)) if filter.together else [chunk]
             )
             live = [
                 alive for group in groups if (alive := [record for record in group if not record.dropped])
@@ -326,7 +335,7 @@ class BoundFilterStage(BoundStage):
             async for chunk in chunks:
                 yield await work(chunk)
 
-        if inspect.iscoroutinefunction(each.measure) and not each.whole_set:
+        if inspect.iscoroutinefunction(filter.measure) and not filter.whole_set:
             return in_order(chunks, lambda chunk: [Outcome.start(work(chunk))], window=lambda: CHUNK)
         return one_by_one()
 

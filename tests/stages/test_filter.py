@@ -328,7 +328,7 @@ def test_groups_stay_whole_across_chunks_and_drops(project, apply):
         "filters/custom.py",
         HEAD
         + """
-from distillgen.stages.filter import siblings
+from distillgen.flow.filter import siblings
 def custom(*, by: list[FieldName] | None = None) -> Filter:
     return Filter(lambda records: [len(records)] * len(records), lambda n: None, together=siblings(by))
 """,
