@@ -238,6 +238,6 @@ def refuse_renormalised(rows: Any) -> None:
     if unsure >= FEW:
         raise ConfigError(
             f"the alternatives of each of {unsure:,} unsure tokens sum to 1: they were renormalised, which "
-            "trains far worse students than hard labels do. Record them as the teacher gives them, or use objective "
-            "'sft'"
+            "trains far worse students than hard labels do. Record them as the teacher gives them, or use "
+            "objective 'sft'"
         )
