@@ -227,7 +227,9 @@ def test_too_few_test_labels_are_told(project, caplog, times, unsure):
         for part, some in {"train": scored["test"], **scored}.items()
     }
     with caplog.at_level("WARNING", "distillgen"):
-        Critic(**READS, name="critic")._report(labels, scored, SimpleNamespace(directory=project.path))
+        Critic(**READS, name="critic")._report(
+            labels, scored, SimpleNamespace(context=SimpleNamespace(directory=project.path))
+        )
     told = json.loads((project.path / "critic-critic.json").read_text())
     assert told["test"]["intervals"]["recall"]["high"] == 1 and told["confidence"] is None
     assert (
