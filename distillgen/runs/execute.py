@@ -160,10 +160,7 @@ def _prepared(
     prints = fingerprints(pipeline, teachers, options.limit)
     standing, first, seen = resumed_stages(pipeline, directory, options, ledger, prints, first, last, name)
     pipeline.check_remote(first, last)
-    fresh = [
-        StageCount(s.name, s.kind, stage_print)
-        for s, stage_print in zip(pipeline.stages, prints, strict=True)
-    ]
+    fresh = [StageCount(s.name, s.kind, digest) for s, digest in zip(pipeline.stages, prints, strict=True)]
     counts = standing[:first] + fresh[first:]
     total = pipeline.source.count
     if options.limit is not None:
@@ -236,11 +233,11 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
             await teacher.stop(error or Stopped("the run is over"))
         for task in beside:
             task.cancel()
-        for side_result in await asyncio.gather(*beside, return_exceptions=True):
+        for result in await asyncio.gather(*beside, return_exceptions=True):
             if isinstance(
-                side_result, Exception
+                result, Exception
             ):  # an error of the display or of usage.json is logged, and does not end the run
-                log.error("beside the run: %s: %s", type(side_result).__name__, side_result)
+                log.error("beside the run: %s: %s", type(result).__name__, result)
     for teacher in live.teachers.values():
         await teacher.close()
     word = _WORDS.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
@@ -357,14 +354,10 @@ def _check_budget(pipeline: Pipeline, plan: Sequence[Estimate], options: Options
     if options.max_cost_usd is None:
         return
     for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
-        asked_models = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
-        paid = [
-            name
-            for name, spec in asked_models.items()
-            if endpoint_class(spec.provider, pipeline.project).paid
-        ]
+        models = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
+        paid = [name for name, spec in models.items() if endpoint_class(spec.provider, pipeline.project).paid]
         for name in paid:
-            if asked_models[name].price is None:
+            if models[name].price is None:
                 remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
                 raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
         if paid and estimate.output_tokens is None:
