@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from distillgen.record import Record as Record
     from distillgen.record import ScriptName as ScriptName
     from distillgen.runs.directory import Run as Run
-    from distillgen.runs.execute import run as run
+    from distillgen.runs.run import run as run
     from distillgen.training.objective import Objective as Objective
     from distillgen.training.rows import Unusable as Unusable
 
@@ -70,7 +70,7 @@ _HOMES = {
     "Unusable": "training.rows",
     "in_order": "flow.ordered",
     "load": "pipeline.load",
-    "run": "runs.execute",
+    "run": "runs.run",
 }
 __all__ = [*_HOMES]
 

@@ -38,14 +38,14 @@ def load_pipeline(
 
 def carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, as_json: bool) -> None:
     """Run a checked pipeline and print its result; raise Unusable if rows failed or if nothing was kept."""
-    from distillgen.runs.execute import execute
     from distillgen.runs.interpreter import interpreter_tuned
     from distillgen.runs.progress import watch
+    from distillgen.runs.run import run_pipeline
 
     run = distillgen.Run(directory)
     try:
         with interpreter_tuned():
-            execute(checked, directory, options, watch)
+            run_pipeline(checked, directory, options, watch)
     except Stopped:
         show.as_json(run.state) if as_json else show.status(run, error=True)
         raise
@@ -127,10 +127,10 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     The answers are kept: a run does not ask for them again. The stage `train` and later stages are not run.
     """
     from distillgen.runs.directory import read_records, stage_file
-    from distillgen.runs.execute import execute
     from distillgen.runs.interpreter import interpreter_tuned
     from distillgen.runs.progress import watch
     from distillgen.runs.resume import ledger_path
+    from distillgen.runs.run import run_pipeline
     from distillgen.runs.state import Options
 
     checked = load_pipeline(pipeline, sets)
@@ -139,7 +139,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     ledger = ledger_path(checked, directory.parent, Options())
     options = Options(limit=count, ledger=ledger, until=before_training[-1].name)
     with interpreter_tuned():
-        execute(checked, directory, options, watch)
+        run_pipeline(checked, directory, options, watch)
     for i, stage in enumerate(before_training):
         show.say(f"\n{stage.name}", bold=True)
         records = read_records(stage_file(directory, i, stage.name))

@@ -118,6 +118,11 @@ class Pipeline:
         """The stages with their options."""
         return tuple(bound.stage for bound in self.bound_stages)
 
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """The values that models take from the environment, each with its ${NAME}."""
+        return _from_environment(self.shown_models)
+
     @property
     def source(self) -> BoundSource:
         """The first stage."""
@@ -349,7 +354,7 @@ def _shown(raw: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def from_environment(value: Any) -> dict[str, str]:
+def _from_environment(value: Any) -> dict[str, str]:
     """Return the values of ${NAME} anywhere in `value`, untrimmed and trimmed, each with its ${NAME}.
 
     Short values are left out: they are words, not secrets.

@@ -14,128 +14,60 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 
-from distillgen.errors import ConfigError, DistillgenError, Stopped, UserCodeError, did_you_mean
+from distillgen.errors import DistillgenError, Stopped, UserCodeError
 from distillgen.flow.measures import Measures, by_title
 from distillgen.flow.stage import CHUNK, Chunks, Estimate, Job, RunContext, WorkerServices
-from distillgen.inference.endpoint import Services, endpoint_class
+from distillgen.inference.endpoint import Services
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.redaction import hide
 from distillgen.inference.teacher import Teacher
-from distillgen.pipeline.load import Pipeline, from_environment, load
+from distillgen.pipeline.load import Pipeline
 from distillgen.privacy import name_of, used_by
 from distillgen.record import dumps
-from distillgen.runs.card import write_card
-from distillgen.runs.directory import MACHINE, Run, read_records, stage_file
-from distillgen.runs.interpreter import run_loop
-from distillgen.runs.lock import directory_lock, ledger_in_use
-from distillgen.runs.log import log_task_error, run_log, without_secrets
+from distillgen.runs.directory import MACHINE, read_records, stage_file
+from distillgen.runs.log import log_task_error
 from distillgen.runs.pacing import depth_first
-from distillgen.runs.report import write_report
-from distillgen.runs.resume import (
-    commands_of,
-    fingerprints,
-    ledger_path,
-    make_teacher,
-    resumed_stages,
-    stored_lock,
-)
+from distillgen.runs.resume import commands_of, fingerprints, make_teacher, resumed_stages, stored_lock
 from distillgen.runs.state import Live, Options, StageCount
 from distillgen.runs.stopping import stop_on_signals
-from distillgen.runs.streams import hold_open
-from distillgen.state_files import is_whole, partial_file, replace_text
-from distillgen.teachers.scripted import Script
+from distillgen.state_files import partial_file, replace_text
 
 log = logging.getLogger("distillgen")
 
 FLUSH_EVERY_S = 0.5  # seconds between flushes, so that `show` finds recent rows during a run
-_WORDS = {4: "stopped by budget", 130: "interrupted"}
+_OUTCOMES = {4: "stopped by budget", 130: "interrupted"}
 
 Watch = Callable[[Live], Awaitable[None]]
 
 
-def run(
-    pipeline: str | Path | Mapping[str, Any],
-    *,
-    out: str | Path | None = None,
-    sets: Sequence[str] = (),
-    teachers: Mapping[str, Script] | None = None,
-    **options: Any,
-) -> Run:
-    """Run a pipeline and return its run.
-
-    `pipeline` is a path, a name, or the same structure as a dict; `out` is the directory (default:
-    runs/<name> in the project). `teachers` replaces models by Python functions of (Request, sample index);
-    their answers are kept in that directory. The other options are those of `Options`. Raises ConfigError
-    before anything is asked, BudgetStop at the cost cap.
-    """
-    option_names = set(Options.__dataclass_fields__)
-    for name in options:
-        if name not in option_names:
-            raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, option_names)}")
-    checked_pipeline = load(pipeline, sets, scripted=teachers or ())
-    for note in checked_pipeline.notes:
-        log.warning("%s", note)
-    directory = Path(out) if out else checked_pipeline.run_directory()
-    chosen = Options(**options, scripts=teachers or {})
-    if _in_event_loop():  # as in a notebook
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(execute, checked_pipeline, directory, chosen).result()
-    else:
-        execute(checked_pipeline, directory, chosen)
-    return Run(directory)
-
-
-def _in_event_loop() -> bool:
+async def execute(
+    pipeline: Pipeline,
+    plan: Sequence[Estimate],
+    directory: Path,
+    options: Options,
+    ledger_file: Path,
+    stage_range: tuple[int, int],
+    warnings: list[str],
+    watch: Watch | None,
+) -> Live:
+    """Run the stages of `stage_range`; return the state of the run, with the error that stopped it."""
+    asyncio.get_running_loop().set_exception_handler(log_task_error)
+    ledger = Ledger(ledger_file)
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
-    """Run a checked pipeline. `watch` runs beside it and is cancelled at the end."""
-    hold_open()
-    return run_loop(_execute(pipeline, directory, options, watch))
-
-
-async def _execute(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None) -> Live:
-    if options.concurrency:
-        models = {
-            n: s.model_copy(update={"max_concurrency": options.concurrency})
-            for n, s in pipeline.models.items()
-        }
-        pipeline = replace(pipeline, models=models)
-    plan = [estimate for _, estimate in pipeline.plan(options.limit)]
-    _check_budget(pipeline, plan, options)
-    first, last = _range(pipeline, options)
-    secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
-    hidden = dict.fromkeys(secrets, "[withheld]") | from_environment(pipeline.shown_models)
-    with (
-        directory_lock(directory),
-        run_log(directory / "run.log", hidden) as warnings,
-        without_secrets(hidden),
-    ):
-        asyncio.get_running_loop().set_exception_handler(log_task_error)
-        path = ledger_path(pipeline, directory, options)
-        with ledger_in_use(path, options):
-            ledger = Ledger(path)
-            try:
-                live, first = _prepared(pipeline, plan, directory, options, ledger, first, last)
-                live.warnings = warnings
-                await _carry_out(live, options, first, watch)
-                return live
-            finally:
-                await ledger.close()
+        live = _prepared(pipeline, plan, directory, options, ledger, *stage_range)
+        live.warnings = warnings
+        await _carry_out(live, options, watch)
+        return live
+    finally:
+        await ledger.close()
 
 
 def _prepared(
@@ -146,12 +78,12 @@ def _prepared(
     ledger: Ledger,
     first: int,
     last: int,
-) -> tuple[Live, int]:
-    """Make the teachers and write the lock file; return the run's state and the first stage to carry out."""
+) -> Live:
+    """Make the teachers and write the lock file; return the state of the run before its first stage."""
     name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
     ledger_run, name = (name, name) if name != "." else (None, directory.resolve().name)
     budget = Budget(options.max_cost_usd, spent=sum(used.cost_usd for used in ledger.usage(ledger_run)))
-    hidden = from_environment(pipeline.shown_models)
+    hidden = pipeline.environment
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
     services = Services(ledger, budget, name, pipeline.project.root, hidden, order)
     teacher = partial(make_teacher, services=services, options=options, project=pipeline.project)
@@ -160,15 +92,27 @@ def _prepared(
     prints = fingerprints(pipeline, teachers, options.limit)
     standing, first, seen = resumed_stages(pipeline, directory, options, ledger, prints, first, last, name)
     pipeline.check_remote(first, last)
-    fresh = [StageCount(s.name, s.kind, digest) for s, digest in zip(pipeline.stages, prints, strict=True)]
+    fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
     counts = standing[:first] + fresh[first:]
     total = pipeline.source.count
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
     _write_lock(pipeline, directory, options, teachers, hidden)
     return Live(
-        pipeline, directory, ledger, ledger_run, seen, counts, teachers, teacher, budget, total, plan, last
-    ), first
+        pipeline,
+        directory,
+        ledger,
+        ledger_run,
+        seen,
+        counts,
+        teachers,
+        teacher,
+        budget,
+        total,
+        plan,
+        first,
+        last,
+    )
 
 
 def _write_lock(
@@ -195,7 +139,8 @@ def _write_lock(
         replace_text(path, text)
 
 
-async def _carry_out(live: Live, options: Options, first: int, watch: Watch | None) -> None:
+async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
+    """Run the stages and write usage.json, whatever ends the run; keep the error in `live`."""
     log.info("run: %s in %s", live.pipeline.name, live.directory)
     pipeline = live.pipeline
     context = RunContext(
@@ -208,8 +153,8 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
     )
     services = WorkerServices(live.teachers, live.ledger, live.teacher, notes=live.notes)
     job = Job(context, services)
-    consume = asyncio.create_task(_pull(live, job, first))
-    beside = [asyncio.ensure_future(each) for each in (_save_state(live), *([watch(live)] if watch else []))]
+    consume = asyncio.create_task(_pull(live, job))
+    beside = [asyncio.ensure_future(task) for task in (_save_state(live), *([watch(live)] if watch else []))]
     error: Exception | None = None
     with stop_on_signals(consume, live):
         try:
@@ -218,8 +163,8 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
             error = Stopped(live.stopping or "stopped")
         except OSError as failure:
             remedy = "The answers that were paid for are safe; mend it and run again to go on"
-            what = (failure.strerror or str(failure)).lower()
-            error = DistillgenError(f"cannot write to '{live.directory}': {what}. {remedy}")
+            reason = (failure.strerror or str(failure)).lower()
+            error = DistillgenError(f"cannot write to '{live.directory}': {reason}. {remedy}")
             error.__cause__ = failure
         except UserCodeError as failure:
             remedy = "Answers that were paid for are safe: mend it and run again to go on"
@@ -234,27 +179,27 @@ async def _carry_out(live: Live, options: Options, first: int, watch: Watch | No
         for task in beside:
             task.cancel()
         for result in await asyncio.gather(*beside, return_exceptions=True):
-            if isinstance(
-                result, Exception
-            ):  # an error of the display or of usage.json is logged, and does not end the run
+            if isinstance(result, Exception):  # of the display or usage.json: does not end the run
                 log.error("beside the run: %s: %s", type(result).__name__, result)
     for teacher in live.teachers.values():
         await teacher.close()
-    word = _WORDS.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
+    outcome = _OUTCOMES.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
+    if error is not None:
+        unexplained = isinstance(error, UserCodeError) or not isinstance(error, DistillgenError)
+        log.error("%s: %s", outcome, error, exc_info=error.__cause__ or error if unexplained else None)
+    live.error = error
+    if live.ledger.rows == live.ledger.last_id:  # no other run has added to it
+        live.ledger_seen = live.ledger.rows
     try:
-        _finish(live, word, first)
+        replace_text(live.directory / "usage.json", json.dumps(live.state(outcome), indent=2))
     except (OSError, DistillgenError):
         if error is None:
             raise
-    if error is not None:
-        unexplained = isinstance(error, UserCodeError) or not isinstance(error, DistillgenError)
-        log.error("%s: %s", word, error, exc_info=error.__cause__ or error if unexplained else None)
-        raise error
 
 
-async def _pull(live: Live, job: Job, first: int) -> None:
+async def _pull(live: Live, job: Job) -> None:
     """Chain the stages, write the records that leave each stage, and read until the source ends."""
-    stages, directory = live.pipeline.bound_stages, live.directory
+    stages, directory, first = live.pipeline.bound_stages, live.directory, live.first
     (directory / "stages").mkdir(exist_ok=True)
     measures: list[Measures] = [{} for _ in stages]
     async with contextlib.AsyncExitStack() as stack:
@@ -264,9 +209,9 @@ async def _pull(live: Live, job: Job, first: int) -> None:
                 stream = depth_first(stream, live, job, i)
                 stack.push_async_callback(stream.aclose)
             out = stack.enter_context(partial_file(stage_file(directory, i, stages[i].name)))
-            whole = i == len(stages) - 1
-            corpus = stack.enter_context(partial_file(directory / "corpus.jsonl")) if whole else None
-            dropped = stack.enter_context(partial_file(directory / "dropped.jsonl")) if whole else None
+            is_last = i == len(stages) - 1
+            corpus = stack.enter_context(partial_file(directory / "corpus.jsonl")) if is_last else None
+            dropped = stack.enter_context(partial_file(directory / "dropped.jsonl")) if is_last else None
             live.stages[i].costs = job.services.costs.setdefault(stages[i].name, {})
             stage_job = Job(
                 replace(job.context, stages=stages[:i]),
@@ -337,60 +282,8 @@ async def _stored(path: Path) -> Chunks:
         yield chunk
 
 
-def _range(pipeline: Pipeline, options: Options) -> tuple[int, int]:
-    names = [stage.name for stage in pipeline.stages]
-    for stage_name in (options.first, options.until):
-        if stage_name is not None and stage_name not in names:
-            raise ConfigError(f"there is no stage '{stage_name}'{did_you_mean(stage_name, names)}")
-    first = names.index(options.first) if options.first else 0
-    last = names.index(options.until) if options.until else len(names) - 1
-    if last < first:
-        raise ConfigError(f"stage '{options.until}' comes before '{options.first}'")
-    return first, last
-
-
-def _check_budget(pipeline: Pipeline, plan: Sequence[Estimate], options: Options) -> None:
-    """Raise ConfigError if the cap cannot hold: a paid model without a price, or an answer without a bound."""
-    if options.max_cost_usd is None:
-        return
-    for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
-        models = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
-        paid = [name for name, spec in models.items() if endpoint_class(spec.provider, pipeline.project).paid]
-        for name in paid:
-            if models[name].price is None:
-                remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
-                raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
-        if paid and estimate.output_tokens is None:
-            remedy = "set it in the prompt's sampling, the model or the stage"
-            raise ConfigError(
-                f"--max-cost-usd: stage '{bound.name}' has no max_tokens, so that an answer has no bound; {remedy}"
-            )
-
-
 async def _save_state(live: Live) -> None:
     """Write usage.json every second, for `distillgen status` in another terminal."""
     while True:
         replace_text(live.directory / "usage.json", json.dumps(live.state("running"), indent=2))
         await asyncio.sleep(1)
-
-
-def _finish(live: Live, word: str, first: int) -> None:
-    if live.ledger.rows == live.ledger.last_id:  # no other run has added to it
-        live.ledger_seen = live.ledger.rows
-    replace_text(live.directory / "usage.json", json.dumps(live.state(word), indent=2))
-    if live.last == len(live.stages) - 1 and (first <= live.last or not _told(live.directory)):
-        write_report(live.directory)
-        write_card(live.directory)
-
-
-def _told(directory: Path) -> bool:
-    """Return whether report and card are of this corpus and this lock file.
-
-    The card is written last, and a run may have been killed before. The pipeline's statements for the card
-    may also have changed alone.
-    """
-    told_of, card = [directory / "corpus.jsonl", directory / "pipeline.lock.yaml"], directory / "README.md"
-    pages = [card, directory / "report.html"]
-    if not all(page.exists() and is_whole(page) for page in pages):
-        return False
-    return all(card.stat().st_mtime >= path.stat().st_mtime for path in told_of)

@@ -52,8 +52,9 @@ def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
 
 def fingerprints(pipeline: Pipeline, teachers: Mapping[str, Teacher], limit: int | None) -> list[str]:
     """Return, for each stage, a digest of all that its output depends on besides the ledger."""
+    stage_prints = pipeline.fingerprints(limit)
     identities = {name: teachers[name].identity for name in pipeline.models}
-    return [digest([own, identities]) for own in pipeline.fingerprints(limit)]
+    return [digest([stage_print, identities]) for stage_print in stage_prints]
 
 
 def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[Done]:

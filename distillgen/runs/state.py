@@ -83,8 +83,12 @@ class Live:
     """The number of source rows; None if it is unknown."""
     plan: Sequence[Estimate]
     """The bounds of each stage."""
+    first: int
+    """The index of the first stage that is run; stored records stand for those before."""
     last: int
     """The index of the last stage that is run."""
+    error: Exception | None = None
+    """The error that stopped the run."""
     stopping: str = ""
     """Why the run is stopping."""
     started: float = field(default_factory=time.monotonic)

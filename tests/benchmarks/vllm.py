@@ -53,7 +53,7 @@ def bare(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> lis
 def ours(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> list[tuple[float, float]]:
     """When the engine has started, and when the last row is on disk."""
     from distillgen.pipeline.load import load
-    from distillgen.runs.execute import execute
+    from distillgen.runs.run import run_pipeline
     from distillgen.runs.state import Options
 
     seeds = out / "seeds.jsonl"
@@ -82,7 +82,7 @@ def ours(model: str, engine: dict, rows: int, max_tokens: int, out: Path) -> lis
         finally:  # it is cancelled when the last row is written
             moments.append(now())
 
-    live = execute(pipeline, out / "run", Options(), watch)
+    live = run_pipeline(pipeline, out / "run", Options(), watch)
     assert sum(used.output_tokens for used in live.ledger.usage()) == rows * max_tokens
     return moments
 

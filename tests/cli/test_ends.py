@@ -163,10 +163,10 @@ def test_each_model_is_shown_with_its_own_answers_and_money(small):
         finally:
             shown.extend(progress._lines(live, 1.0, 4, {"t": 4, "u": 2}))
 
-    from distillgen.runs.execute import execute
+    from distillgen.runs.run import run_pipeline
     from distillgen.runs.state import Options
 
-    execute(distillgen.load("pipelines/small.yaml"), small.path / "r", Options(), watch)
+    run_pipeline(distillgen.load("pipelines/small.yaml"), small.path / "r", Options(), watch)
     lines = {line.split()[0]: line for line in shown}
     assert (
         "$12.00" in lines["t"] and "4.0/s" in lines["t"] and "$17.00" in lines["u"] and "2.0/s" in lines["u"]

@@ -15,7 +15,7 @@ import pytest
 import distillgen
 from distillgen.inference.ledger import Ledger
 from distillgen.project import home, project_around, project_of
-from distillgen.runs import execute
+from distillgen.runs.run import run_pipeline
 from distillgen.runs.state import Options
 from tests.conftest import ROOT, ProjectFolder
 from tests.endpoint import Endpoint, completion
@@ -189,9 +189,7 @@ def test_answers_superseded_during_a_run_are_noticed(project):
             other.execute(f"INSERT INTO answers ({columns}, run, completion) {newer}")
 
     distillgen.run(made, out="first", ledger=path, teachers={"u": slow})
-    execute.execute(
-        distillgen.load(more), Path("first"), Options(ledger=path, scripts={"u": slow}), supersede
-    )
+    run_pipeline(distillgen.load(more), Path("first"), Options(ledger=path, scripts={"u": slow}), supersede)
     assert "newer" not in Path("first/corpus.jsonl").read_text(), "the stage that stands was carried out"
     run = distillgen.run(more, out="first", ledger=path, teachers={"u": slow})
     assert json.loads((run.directory / "corpus.jsonl").read_text().splitlines()[0])["a"] == "newer"

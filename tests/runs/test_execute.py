@@ -241,7 +241,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
 
     from rich.console import Console
 
-    from distillgen.runs.execute import execute
+    from distillgen.runs.run import run_pipeline
     from distillgen.runs.state import Options
 
     async def slow(request, sample):
@@ -261,7 +261,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
     }
     written = io.StringIO()
     console = Console(file=written, width=200)
-    execute(
+    run_pipeline(
         distillgen.load(made),
         project.path / "r",
         Options(scripts={"teacher": slow}),

@@ -21,7 +21,8 @@ import distillgen
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.inference.ledger import Ledger, merge, salvage
 from distillgen.pipeline.load import load
-from distillgen.runs import execute, progress
+from distillgen.runs import progress
+from distillgen.runs.run import run_pipeline
 from distillgen.runs.state import Options
 from tests.batch_endpoint import BatchEndpoint, line_error
 from tests.endpoint import completion
@@ -588,7 +589,7 @@ def test_what_is_waited_for_is_said_and_no_alarm_is_raised(project, monkeypatch)
     with BatchEndpoint() as endpoint:
         endpoint.held = True
         path = project.ask_pipeline(endpoint.url, 6, model=FAST.replace("poll_s: 0.05", "poll_s: 1"))
-        execute.execute(load(path), project.path / "runs/ask", Options(), watch)
+        run_pipeline(load(path), project.path / "runs/ask", Options(), watch)
     assert "batch batch_0: 2 of 6 done" in notes and len(held) >= 50 and not alarms
 
 

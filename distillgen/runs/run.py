@@ -1,0 +1,154 @@
+"""Run a pipeline in a directory and write its pages. A second run in the same directory continues."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distillgen.errors import ConfigError, DistillgenError, did_you_mean
+from distillgen.flow.stage import Estimate
+from distillgen.inference.endpoint import endpoint_class
+from distillgen.pipeline.load import Pipeline, load
+from distillgen.runs.card import write_card
+from distillgen.runs.directory import Run
+from distillgen.runs.execute import Watch, execute
+from distillgen.runs.interpreter import run_loop
+from distillgen.runs.lock import directory_lock, ledger_in_use
+from distillgen.runs.log import run_log, without_secrets
+from distillgen.runs.report import write_report
+from distillgen.runs.resume import ledger_path
+from distillgen.runs.state import Live, Options
+from distillgen.runs.streams import hold_open
+from distillgen.state_files import is_whole
+from distillgen.teachers.scripted import Script
+
+log = logging.getLogger("distillgen")
+
+
+def run(
+    pipeline: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    sets: Sequence[str] = (),
+    teachers: Mapping[str, Script] | None = None,
+    **options: Any,
+) -> Run:
+    """Run a pipeline and return its run.
+
+    `pipeline` is a path, a name, or the same structure as a dict; `out` is the directory (default:
+    runs/<name> in the project). `teachers` replaces models by Python functions of (Request, sample index);
+    their answers are kept in that directory. The other options are those of `Options`. Raises ConfigError
+    before anything is asked, BudgetStop at the cost cap.
+    """
+    option_names = set(Options.__dataclass_fields__)
+    for name in options:
+        if name not in option_names:
+            raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, option_names)}")
+    checked = load(pipeline, sets, scripted=teachers or ())
+    for note in checked.notes:
+        log.warning("%s", note)
+    directory = Path(out) if out else checked.run_directory()
+    chosen = Options(**options, scripts=teachers or {})
+    if _in_event_loop():  # as in a notebook
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(run_pipeline, checked, directory, chosen).result()
+    else:
+        run_pipeline(checked, directory, chosen)
+    return Run(directory)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
+    """Run a checked pipeline and write its report and card. `watch` runs beside it and is cancelled at the end.
+
+    Raises ConfigError before anything is asked; afterwards, the error that stopped the run.
+    """
+    hold_open()
+    first, last = _stage_range([stage.name for stage in pipeline.stages], options)
+    if options.concurrency:
+        limit = {"max_concurrency": options.concurrency}
+        models = {name: spec.model_copy(update=limit) for name, spec in pipeline.models.items()}
+        pipeline = replace(pipeline, models=models)
+    plan = [estimate for _, estimate in pipeline.plan(options.limit)]
+    if options.max_cost_usd is not None:
+        _check_cap(pipeline, plan)
+    secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
+    hidden = dict.fromkeys(secrets, "[withheld]") | pipeline.environment
+    with (
+        directory_lock(directory),
+        run_log(directory / "run.log", hidden) as warnings,
+        without_secrets(hidden),
+    ):
+        path = ledger_path(pipeline, directory, options)
+        with ledger_in_use(path, options):
+            live = run_loop(execute(pipeline, plan, directory, options, path, (first, last), warnings, watch))
+        try:
+            write_pages(live)
+        except (OSError, DistillgenError):
+            if live.error is None:
+                raise
+        if live.error is not None:
+            raise live.error
+    return live
+
+
+def write_pages(live: Live) -> None:
+    """Write report and card if the run reached the last stage, unless they are of this corpus already."""
+    if live.last == len(live.stages) - 1 and (
+        live.first <= live.last or not _pages_are_current(live.directory)
+    ):
+        write_report(live.directory)
+        write_card(live.directory)
+
+
+def _pages_are_current(directory: Path) -> bool:
+    """Return whether report and card are of this corpus and this lock file.
+
+    The card is written last, and a run may have been killed before. The pipeline's statements for the card
+    may also have changed alone.
+    """
+    sources = [directory / "corpus.jsonl", directory / "pipeline.lock.yaml"]
+    card = directory / "README.md"
+    pages = [card, directory / "report.html"]
+    if not all(page.exists() and is_whole(page) for page in pages):
+        return False
+    return all(card.stat().st_mtime >= path.stat().st_mtime for path in sources)
+
+
+def _stage_range(names: Sequence[str], options: Options) -> tuple[int, int]:
+    """Return the indices of the first and the last stage to run. Raise ConfigError for an unknown name."""
+    for name in (options.first, options.until):
+        if name is not None and name not in names:
+            raise ConfigError(f"there is no stage '{name}'{did_you_mean(name, names)}")
+    first = names.index(options.first) if options.first else 0
+    last = names.index(options.until) if options.until else len(names) - 1
+    if last < first:
+        raise ConfigError(f"stage '{options.until}' comes before '{options.first}'")
+    return first, last
+
+
+def _check_cap(pipeline: Pipeline, plan: Sequence[Estimate]) -> None:
+    """Raise ConfigError if the cap cannot hold: a paid model without a price, or an answer without a bound."""
+    for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
+        specs = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
+        paid = [name for name, spec in specs.items() if endpoint_class(spec.provider, pipeline.project).paid]
+        for name in paid:
+            if specs[name].price is None:
+                remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
+                raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
+        if paid and estimate.output_tokens is None:
+            remedy = "set it in the prompt's sampling, the model or the stage"
+            mistake = f"stage '{bound.name}' has no max_tokens, so that an answer has no bound"
+            raise ConfigError(f"--max-cost-usd: {mistake}; {remedy}")
