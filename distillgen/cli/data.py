@@ -62,9 +62,11 @@ def filter_(
     from distillgen.runs.state import Options
 
     stages = [{"source": origin(data)}, {"filter": [filter_argument(text) for text in filters]}]
-    checked = load_pipeline({"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data}))
-    directory = out or checked.run_directory(f"{Path(data).stem}-filtered")
-    carry_out(checked, directory, Options(limit=limit), as_json)
+    checked_pipeline = load_pipeline(
+        {"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data})
+    )
+    directory = out or checked_pipeline.run_directory(f"{Path(data).stem}-filtered")
+    carry_out(checked_pipeline, directory, Options(limit=limit), as_json)
 
 
 @click.command()
@@ -158,8 +160,8 @@ def export(
         sources = "".join(f"; {part} from {source}" for part, source in exported.taken.items())
         rows = ", ".join(f"{split} {count:,}" for split, count in exported.rows.items())
         show.say(f"{path}: {rows} rows ({export_options.format}{sources})")
-    for what, count in exported.private.items():
-        show.say(f"note: {count:,} rows contain {what}, which push refuses to publish", error=True)
+    for kind, count in exported.private.items():
+        show.say(f"note: {count:,} rows contain {kind}, which push refuses to publish", error=True)
     if exported.left_out:
         reasons = "; ".join(f"{count:,}: {why}" for why, count in Counter(exported.left_out).most_common(5))
         count = sum(exported.left_out.values())

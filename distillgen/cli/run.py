@@ -30,13 +30,15 @@ def load_pipeline(
     pipeline: str | Mapping[str, Any], sets: Sequence[str], **options: Any
 ) -> distillgen.Pipeline:
     """Return the checked pipeline; print its notes on `--set`."""
-    checked = distillgen.load(pipeline, sets, **options)
-    for note in checked.notes:
+    checked_pipeline = distillgen.load(pipeline, sets, **options)
+    for note in checked_pipeline.notes:
         show.say(f"note: {note}", error=True)
-    return checked
+    return checked_pipeline
 
 
-def carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, as_json: bool) -> None:
+def carry_out(
+    checked_pipeline: distillgen.Pipeline, directory: Path, options: Options, as_json: bool
+) -> None:
     """Run a checked pipeline and print its result; raise Unusable if rows failed or if nothing was kept."""
     from distillgen.runs.interpreter import interpreter_tuned
     from distillgen.runs.progress import watch
@@ -45,7 +47,7 @@ def carry_out(checked: distillgen.Pipeline, directory: Path, options: Options, a
     run = distillgen.Run(directory)
     try:
         with interpreter_tuned():
-            run_pipeline(checked, directory, options, watch)
+            run_pipeline(checked_pipeline, directory, options, watch)
     except Stopped:
         show.as_json(run.state) if as_json else show.status(run, error=True)
         raise
@@ -68,21 +70,26 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
 
     Prints the fields that a record has after each stage.
     """
-    checked = load_pipeline(pipeline, sets, need_env=False)
+    checked_pipeline = load_pipeline(pipeline, sets, need_env=False)
     if as_json:
         stages = [
             {"name": bound.name, "kind": bound.stage.kind, "fields": sorted(bound.fields)}
-            for bound in checked.bound_stages
+            for bound in checked_pipeline.bound_stages
         ]
         show.as_json(
-            {"pipeline": checked.name, "ok": True, "stages": stages, "missing_env": list(checked.missing_env)}
+            {
+                "pipeline": checked_pipeline.name,
+                "ok": True,
+                "stages": stages,
+                "missing_env": list(checked_pipeline.missing_env),
+            }
         )
         return
-    for bound in checked.bound_stages:
+    for bound in checked_pipeline.bound_stages:
         show.say(f"{show.stage_name(bound):<12} {', '.join(sorted(bound.fields))}")
-    for variable in checked.missing_env:
+    for variable in checked_pipeline.missing_env:
         show.say(f"note: the environment variable {variable} is not set; a run needs it")
-    show.say(f"{checked.path}: ok")
+    show.say(f"{checked_pipeline.path}: ok")
 
 
 @click.command()
@@ -98,14 +105,14 @@ def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None
     """
     from distillgen.runs.resume import done
 
-    checked = load_pipeline(pipeline, sets, need_env=False)
-    directory = out or checked.run_directory()
-    finished = done(checked, directory, limit)
+    checked_pipeline = load_pipeline(pipeline, sets, need_env=False)
+    directory = out or checked_pipeline.run_directory()
+    finished = done(checked_pipeline, directory, limit)
     stages = [
         {"stage": stage.name, "kind": stage.kind, **vars(estimate), "done": part.share if part else 0.0}
-        for (stage, estimate), part in zip_longest(checked.plan(limit, finished), finished)
+        for (stage, estimate), part in zip_longest(checked_pipeline.plan(limit, finished), finished)
     ]
-    titles = [show.stage_name(bound) for bound in checked.bound_stages]
+    titles = [show.stage_name(bound) for bound in checked_pipeline.bound_stages]
     totals = {}
     for name in ("requests", "input_tokens", "output_tokens", "max_cost_usd"):
         bounds = [stage[name] for stage in stages]
@@ -133,13 +140,13 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     from distillgen.runs.run import run_pipeline
     from distillgen.runs.state import Options
 
-    checked = load_pipeline(pipeline, sets)
-    directory = (out or checked.run_directory()) / "preview"
-    before_training = list(takewhile(lambda stage: stage.kind != "train", checked.stages))
-    ledger = ledger_path(checked, directory.parent, Options())
+    checked_pipeline = load_pipeline(pipeline, sets)
+    directory = (out or checked_pipeline.run_directory()) / "preview"
+    before_training = list(takewhile(lambda stage: stage.kind != "train", checked_pipeline.stages))
+    ledger = ledger_path(checked_pipeline, directory.parent, Options())
     options = Options(limit=count, ledger=ledger, until=before_training[-1].name)
     with interpreter_tuned():
-        run_pipeline(checked, directory, options, watch)
+        run_pipeline(checked_pipeline, directory, options, watch)
     for i, stage in enumerate(before_training):
         show.say(f"\n{stage.name}", bold=True)
         records = read_records(stage_file(directory, i, stage.name))
@@ -191,8 +198,8 @@ def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **o
     if stage := options.pop("stage"):
         options["first"] = options["until"] = stage
     options["retry_with"] = retry_argument(options["retry_with"], options["retry_failed"])
-    checked = load_pipeline(pipeline, sets)
-    carry_out(checked, out or checked.run_directory(), Options(**options), as_json)
+    checked_pipeline = load_pipeline(pipeline, sets)
+    carry_out(checked_pipeline, out or checked_pipeline.run_directory(), Options(**options), as_json)
 
 
 @click.command()
@@ -229,5 +236,5 @@ def show_(
     records = final_records(run, dropped=dropped or bool(filter_name))
     if filter_name:
         records = (r for r in records if r.dropped and r.dropped.filter == filter_name)
-    shown = islice(records, count)
-    show.as_json([record.row() for record in shown]) if as_json else show.records(shown)
+    shown_records = islice(records, count)
+    show.as_json([record.row() for record in shown_records]) if as_json else show.records(shown_records)

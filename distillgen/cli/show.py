@@ -139,8 +139,8 @@ def lineage(run: Run, beginning: str, json_wanted: bool) -> None:
     if path.exists():
         ledger = Ledger(path, read_only=True)
         for step in chain[record_id].made:
-            if stored := ledger.requested(bytes.fromhex(step["key"])):
-                request, completion = map(json.loads, stored[:2])
+            if stored_answer := ledger.requested(bytes.fromhex(step["key"])):
+                request, completion = map(json.loads, stored_answer[:2])
                 answers[step["key"]] = {"made": step, "request": request, "completion": completion}
         ledger.close_now()
     if json_wanted:
@@ -243,9 +243,11 @@ def summary(run: Run) -> None:
     say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
     for stage in state["stages"]:
         if identical := stage["measured"].get(IDENTICAL):
-            what = f"{identical:,.0f} requests were identical to earlier ones and got their answers"
+            identical_requests = (
+                f"{identical:,.0f} requests were identical to earlier ones and got their answers"
+            )
             remedy = "give the stage n, or vary its prompt, for draws of their own; else set temperature: 0"
-            say(f"{stage['name']}: {what}; {remedy}")
+            say(f"{stage['name']}: {identical_requests}; {remedy}")
     now, total, replayed = state["asked_now"], state["totals"], state["from_ledger"]
     rest = (f", {replayed:,} answers from the ledger" if replayed else "") + f", {duration(state['seconds'])}"
     if now == total:

@@ -59,14 +59,16 @@ def train(
     source = {"path": corpus, "lineage": True} if run else origin(corpus)
     stages = [{"source": source}, {"train": {"objective": objective, "student": student}}]
     trusted = frozenset({corpus, student})
-    checked = load_pipeline({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
-    directory = run.directory / "training" if run else checked.run_directory(f"{_name_of(data)}-student")
+    checked_pipeline = load_pipeline({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
+    directory = (
+        run.directory / "training" if run else checked_pipeline.run_directory(f"{_name_of(data)}-student")
+    )
     link = run.directory / "student" if run and not out else None
     if link and link.exists() and not link.is_symlink():
-        what = f"the pipeline of '{_name_of(data)}' trains a student itself, {link}"
-        raise ConfigError(f"{what}; give another directory with --out")
+        mistake = f"the pipeline of '{_name_of(data)}' trains a student itself, {link}"
+        raise ConfigError(f"{mistake}; give another directory with --out")
     directory = out or directory
-    carry_out(checked, directory, Options(limit=limit, ledger=run.ledger if run else None), as_json)
+    carry_out(checked_pipeline, directory, Options(limit=limit, ledger=run.ledger if run else None), as_json)
     if link and run:
         link.unlink(missing_ok=True)
         link.symlink_to(Path(directory.name, "student"))
@@ -132,9 +134,9 @@ def evaluate(
     stage: dict[str, Any] = {"models": list(models), "metrics": [filter_argument(text) for text in metrics]}
     stage |= {name: value for name, value in question.items() if value is not None}
     pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
-    checked = load_pipeline(pipeline, sets, trusted=frozenset({path}))
-    directory = out or checked.run_directory(f"{_name_of(data)}-evaluated")
-    carry_out(checked, directory, Options(limit=limit), as_json)
+    checked_pipeline = load_pipeline(pipeline, sets, trusted=frozenset({path}))
+    directory = out or checked_pipeline.run_directory(f"{_name_of(data)}-evaluated")
+    carry_out(checked_pipeline, directory, Options(limit=limit), as_json)
 
 
 def _student_and_base(run: Path) -> dict[str, Any]:

@@ -163,7 +163,7 @@ _NAMES = {
     dict: "mapping",
     Any: "anything",
 }
-NAMED = {
+NAME_KINDS = {
     "field": "field name",
     "model": "model name",
     "prompt": "prompt name",
@@ -185,19 +185,19 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """Return a type in words, with its bounds."""
     if get_origin(annotation) is Annotated:
         annotation, *metadata = get_args(annotation)
-    named = _marked(metadata)
+    kind_of_name = _marked(metadata)
     bounds = [
         f"{words} {value}"
         for mark in metadata
         for bound, words in _BOUNDS.items()
         if (value := getattr(mark, bound, None)) is not None
     ]
-    return ", ".join([named or _words(annotation), *bounds])
+    return ", ".join([kind_of_name or _words(annotation), *bounds])
 
 
 def _marked(metadata: Iterable[Any]) -> str:
     """Return the words for a type that is marked as the name of something; empty text for any other."""
-    return next((NAMED[mark] for mark in metadata if isinstance(mark, str) and mark in NAMED), "")
+    return next((NAME_KINDS[mark] for mark in metadata if isinstance(mark, str) and mark in NAME_KINDS), "")
 
 
 def _words(annotation: Any) -> str:

@@ -79,14 +79,14 @@ class Done(NamedTuple):
     def taken_off(self, estimate: Estimate) -> Estimate:
         """Return the bounds of the remaining work."""
         counts = {name: getattr(estimate, name) for name in ("requests", "input_tokens", "output_tokens")}
-        left: dict[str, Any] = {
+        remaining: dict[str, Any] = {
             n: None if c is None else math.ceil(c * (1 - self.share)) for n, c in counts.items()
         }
         if estimate.max_cost_usd is not None:
-            left["max_cost_usd"] = estimate.max_cost_usd * (1 - self.share)
+            remaining["max_cost_usd"] = estimate.max_cost_usd * (1 - self.share)
         if self.kept is not None:
-            left["rows"] = self.kept
-        return replace(estimate, **left)
+            remaining["rows"] = self.kept
+        return replace(estimate, **remaining)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ class Pipeline:
             "files": self.files,
         }
         resolved["models"] = {
-            name: {**shown, "model": name_of(shown["model"])} for name, shown in self.shown_models.items()
+            name: {**public_options, "model": name_of(public_options["model"])}
+            for name, public_options in self.shown_models.items()
         }
         return dict(public(resolved, self.project.root))
 
@@ -257,8 +258,8 @@ def load(
         label: _model(label, raw, places, project, able=label not in scripted)
         for label, raw in top.models.items()
     }
-    shown = {
-        label: {**models[label].model_dump(exclude_none=True), **_shown(raw)}
+    shown_models = {
+        label: {**models[label].model_dump(exclude_none=True), **_public_options(raw)}
         for label, raw in top.models.items()
     }
     stages = bind_stages(top.stages, places, CheckContext(frozenset(), models, project))
@@ -271,11 +272,11 @@ def load(
         top.system,
         top.card,
         models,
-        shown,
+        shown_models,
         stages,
         project,
         tuple(dict.fromkeys(missing)),
-        tuple(shown_set(each, root) for each in sets),
+        tuple(shown_set(override_text, root) for override_text in sets),
         tuple(notes),
     )
 
@@ -300,8 +301,8 @@ def _file(path: Path) -> Path:
 
 def about_line(text: str) -> str:
     """Return the first comment line of a pipeline file, without the name of the file."""
-    found = re.match(r"#\s*(?:\S+\.ya?ml:\s*)?(.*)", text)
-    return found[1].strip() if found else ""
+    first_comment = re.match(r"#\s*(?:\S+\.ya?ml:\s*)?(.*)", text)
+    return first_comment[1].strip() if first_comment else ""
 
 
 def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *, able: bool) -> Spec:
@@ -310,26 +311,26 @@ def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *,
 
     No message shows a value that is not in the file.
     """
-    what = f"model '{label}'"
+    owner = f"model '{label}'"
     if not NAME.fullmatch(label):
-        raise places.wrong(f"{what}: a name is made of letters, digits, '-' and '_'", "models", label)
+        raise places.wrong(f"{owner}: a name is made of letters, digits, '-' and '_'", "models", label)
     for (
         option
     ) in Sampling.model_fields:  # the ledger keeps sampling options, and must not keep a value of ${…}
         if VARIABLE.search(str(raw.get(option))):
-            message = f"{what}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
+            message = f"{owner}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
             raise places.wrong(message, "models", label, option)
-    with places.within("models", label, prefix=f"{what}: "):
+    with places.within("models", label, prefix=f"{owner}: "):
         spec_type = endpoint_class(str(raw.get("provider", "openai")), project).spec_type
-        filled = json.loads(VARIABLE.sub(_value, json.dumps(raw, ensure_ascii=False, default=str)))
-        spec = validate(spec_type, filled, owner=what, places=places, place=("models", label), show=False)
+        values = json.loads(VARIABLE.sub(_value, json.dumps(raw, ensure_ascii=False, default=str)))
+        spec = validate(spec_type, values, owner=owner, places=places, place=("models", label), show=False)
         try:
             if able:
                 spec.check(project.root)
         except ConfigError as error:
             message = error.message
-            for option, shown in _shown(raw).items():
-                message = message.replace(repr(filled[option]), repr(shown))
+            for option, public_value in _public_options(raw).items():
+                message = message.replace(repr(values[option]), repr(public_value))
             raise ConfigError(message, path=error.path, line=error.line) from error
     return spec
 
@@ -339,19 +340,21 @@ def _value(variable: re.Match[str]) -> str:
     return json.dumps(os.environ.get(variable[1], variable[0]))[1:-1]
 
 
-def _shown(raw: dict[str, Any]) -> dict[str, Any]:
+def _public_options(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a model's options for publication: ${ENV} as in the file, keys and headers withheld."""
-    shown = {**raw}
+    public_options = {**raw}
     for option, value in raw.items():
         if option == "api_key":
-            shown[option] = value if VARIABLE.search(str(value)) else "(withheld)"
+            public_options[option] = value if VARIABLE.search(str(value)) else "(withheld)"
         if option == "headers":
-            shown[option] = {name: v if VARIABLE.search(v) else "(withheld)" for name, v in value.items()}
+            public_options[option] = {
+                name: v if VARIABLE.search(v) else "(withheld)" for name, v in value.items()
+            }
         if option == "base_url":
-            shown[option] = re.sub(r"//[^/@]*@", "//(withheld)@", value).split("?")[0]
+            public_options[option] = re.sub(r"//[^/@]*@", "//(withheld)@", value).split("?")[0]
         if option == "also":
-            shown[option] = [_shown(address) for address in value]
-    return shown
+            public_options[option] = [_public_options(address) for address in value]
+    return public_options
 
 
 def _from_environment(value: Any) -> dict[str, str]:
@@ -362,6 +365,8 @@ def _from_environment(value: Any) -> dict[str, str]:
     names = VARIABLE.findall(str(value))
     values = {name: os.environ.get(name, "") for name in names}
     spellings = {
-        spelling: name for name, own in values.items() for spelling in (own, own.strip().strip("\ufeff"))
+        spelling: name
+        for name, value in values.items()
+        for spelling in (value, value.strip().strip("\ufeff"))
     }
     return {spelling: f"${{{name}}}" for spelling, name in spellings.items() if len(spelling) > 6}

@@ -184,8 +184,8 @@ def reached(stages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
 
 def furthest(directory: Path, stages: Sequence[Mapping[str, Any]]) -> Path:
     """Return the file of the last stage that a row has left; in a finished run it holds all records."""
-    begun = reached(stages)
-    return stage_file(directory, len(begun) - 1, begun[-1]["name"])
+    reached_stages = reached(stages)
+    return stage_file(directory, len(reached_stages) - 1, reached_stages[-1]["name"])
 
 
 def final_records(run: Run, *, dropped: bool) -> Iterator[Record]:

@@ -90,9 +90,14 @@ def _prepared(
     specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
     teachers = {name: teacher(name, spec) for name, spec in specs.items()}
     prints = fingerprints(pipeline, teachers, options.limit)
-    standing, first, seen = resumed_stages(pipeline, directory, options, ledger, prints, first, last, name)
+    standing, first, ledger_seen = resumed_stages(
+        pipeline, directory, options, ledger, prints, first, last, name
+    )
     pipeline.check_remote(first, last)
-    fresh = [StageCount(s.name, s.kind, own) for s, own in zip(pipeline.stages, prints, strict=True)]
+    fresh = [
+        StageCount(s.name, s.kind, stage_print)
+        for s, stage_print in zip(pipeline.stages, prints, strict=True)
+    ]
     counts = standing[:first] + fresh[first:]
     total = pipeline.source.count
     if options.limit is not None:
@@ -103,7 +108,7 @@ def _prepared(
         directory,
         ledger,
         ledger_run,
-        seen,
+        ledger_seen,
         counts,
         teachers,
         teacher,
@@ -203,7 +208,9 @@ async def _pull(live: Live, job: Job) -> None:
     (directory / "stages").mkdir(exist_ok=True)
     measures: list[Measures] = [{} for _ in stages]
     async with contextlib.AsyncExitStack() as stack:
-        stream = _stored(stage_file(directory, first - 1, stages[first - 1].name)) if first else _nothing()
+        stream = (
+            _stored_records(stage_file(directory, first - 1, stages[first - 1].name)) if first else _nothing()
+        )
         for i in range(first, live.last + 1):
             if i == max(first, 1) and live.budget.max_cost_usd is not None:
                 stream = depth_first(stream, live, job, i)
@@ -219,7 +226,7 @@ async def _pull(live: Live, job: Job) -> None:
             )
             stream = stages[i].run(stream, stage_job)
             stack.push_async_callback(stream.aclose)
-            stream = _written(stream, live, i, out, corpus, dropped)
+            stream = _write_records(stream, live, i, out, corpus, dropped)
             stack.push_async_callback(stream.aclose)
         async for _ in stream:
             await asyncio.sleep(0)  # replayed chunks never wait: give the display and signals a turn
@@ -228,7 +235,7 @@ async def _pull(live: Live, job: Job) -> None:
         live.stages[i].measured = by_title(measures[i])
 
 
-async def _written(
+async def _write_records(
     chunks: Chunks,
     live: Live,
     index: int,
@@ -276,7 +283,7 @@ async def _nothing() -> Chunks:
     yield []
 
 
-async def _stored(path: Path) -> Chunks:
+async def _stored_records(path: Path) -> Chunks:
     records = read_records(path)
     while chunk := list(itertools.islice(records, CHUNK)):
         yield chunk

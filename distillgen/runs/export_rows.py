@@ -64,8 +64,8 @@ class Rows:
                 raise ConfigError(f"{option}: there is no field '{name}'{did_you_mean(name, fields)}")
         shape = options.shape or ("triples" if writer.of_triples else None)
         if writer.of_triples and shape != "triples":
-            what = f"the format {options.format} holds triples only, not the shape '{shape}'"
-            raise ConfigError(f"{what}; give --shape triples or none")
+            mistake = f"the format {options.format} holds triples only, not the shape '{shape}'"
+            raise ConfigError(f"{mistake}; give --shape triples or none")
         self.shaper: Shaper | None = shaper(shape, options.parts, fields) if shape else None
         shape_columns = self.shaper.columns if self.shaper else ()
         keep = options.keep or ([] if self.shaper else fields)
@@ -144,16 +144,16 @@ def _check_split_names(splits: Sequence[str]) -> None:
     """Raise ConfigError for a name that `datasets` or a file system does not accept."""
     for split in splits:
         if not SPLIT_NAME.fullmatch(split) or split == "all":
-            what = "is not a name that data sets accept"
+            mistake = "is not a name that data sets accept"
             if split == "all":
-                what = "is the name that data sets give to all splits together"
+                mistake = "is the name that data sets give to all splits together"
             remedy = "use letters, digits, '_' and single dots; change it with a format stage"
             raise ConfigError(
-                f"the split {clipped(repr(split), 60)} {what}: {remedy}, or leave the field out"
+                f"the split {clipped(repr(split), 60)} {mistake}: {remedy}, or leave the field out"
             )
     if len({split.lower() for split in splits}) < len(splits):
-        what = "differ in case only, which some file systems do not distinguish"
-        raise ConfigError(f"the splits {', '.join(splits)} {what}: rename one")
+        mistake = "differ in case only, which some file systems do not distinguish"
+        raise ConfigError(f"the splits {', '.join(splits)} {mistake}: rename one")
 
 
 def _split_field(record: Record) -> str:

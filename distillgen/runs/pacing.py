@@ -22,7 +22,7 @@ async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunk
     The costs count up to the first stage that sees all rows before one leaves it.
     """
     budget, outlook = live.budget, outlook_of(live, first)
-    budget.outlook, begun, source, spare, stall = outlook, 0, "", 0, 1
+    budget.outlook, begun_rows, source, spare, stall = outlook, 0, "", 0, 1
     ready: list[Record] = []
     async for chunk in chunks:
         for record in chunk:
@@ -30,14 +30,14 @@ async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunk
                 source, still_s, before = record.source, 0.0, (0.0, [0])
                 while not spare:
                     stages = min(job.services.whole, default=live.last + 1) - first
-                    left = (budget.max_cost_usd or 0.0) - budget.spent
-                    if stages <= 0 or outlook.affords(left, begun + 1, stages):
+                    money_left = (budget.max_cost_usd or 0.0) - budget.spent
+                    if stages <= 0 or outlook.affords(money_left, begun_rows + 1, stages):
                         break
                     if ready:
                         yield ready
                         ready = []
                     standing = (budget.spent, [*outlook.finished()])
-                    if begun <= standing[1][stages - 1]:  # all begun rows are finished
+                    if begun_rows <= standing[1][stages - 1]:  # all begun rows are finished
                         if outlook.measured(stages):
                             raise budget.stop("the next row is likely to cost more than is left")
                         break
@@ -47,7 +47,7 @@ async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunk
                         spare, stall, still_s = stall, 2 * stall, 0.0
                         log.info("nothing moves, so that %d rows more are begun, whatever they cost", spare)
                     await asyncio.sleep(LOOK_S)
-                begun, spare = begun + 1, max(0, spare - 1)
+                begun_rows, spare = begun_rows + 1, max(0, spare - 1)
             ready.append(record)
         if ready:
             yield ready

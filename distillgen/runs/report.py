@@ -63,10 +63,12 @@ def facts_of(directory: Path) -> dict[str, Any]:
     run = Run(directory)
     state, lock = run.state, run.lock
     stages = state["stages"]
-    begun = reached(stages)
+    reached_stages = reached(stages)
     partial = state["state"]
     if partial == "finished":  # also with --until
-        partial = "" if begun == stages else f"carried out up to the stage {begun[-1]['name']}"
+        partial = (
+            "" if reached_stages == stages else f"carried out up to the stage {reached_stages[-1]['name']}"
+        )
     at = datetime.fromisoformat(state["updated_at"])
     about = lock["about"].strip()
     commands = lock.get("commands") or [f"distillgen run {lock['pipeline']}"]
@@ -74,7 +76,7 @@ def facts_of(directory: Path) -> dict[str, Any]:
     return {
         "state": state,
         "lock": lock,
-        "reached": begun,
+        "reached": reached_stages,
         "partial": partial,
         "drops": sorted(drops, key=lambda drop: -drop[2]),
         "priced": {name for name, model in lock["models"].items() if model.get("price")},

@@ -33,13 +33,13 @@ def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
     That is the one in the options, or the one that the directory used before, or the ledger of the project. A
     run in which Python functions answer has its own ledger, because a name does not identify a function.
     """
-    own, stored = directory / "ledger.sqlite3", stored_state(directory).get("ledger")
+    own_ledger, stored_path = directory / "ledger.sqlite3", stored_state(directory).get("ledger")
     if options.ledger or options.scripts:
-        return options.ledger or own
-    if stored and (directory / stored).is_file():
-        return Path(os.path.normpath(directory / stored))
-    if own.exists():
-        return own
+        return options.ledger or own_ledger
+    if stored_path and (directory / stored_path).is_file():
+        return Path(os.path.normpath(directory / stored_path))
+    if own_ledger.exists():
+        return own_ledger
     path = pipeline.run_directory("ledger.sqlite3")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +75,8 @@ def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[
     finally:
         ledger.close_now()
     stages: list[Done] = []
-    for stage, own in zip(state["stages"], prints, strict=False):
-        if stage["fingerprint"] != own:
+    for stage, stage_print in zip(state["stages"], prints, strict=False):
+        if stage["fingerprint"] != stage_print:
             break
         share = 1.0 if stage["complete"] else min(1.0, stage["sources"] / state["source_rows"])
         stages.append(Done(share, stage["kept"] if stage["complete"] else None))
@@ -94,11 +94,11 @@ def commands_of(
         "--until",
         options.until or "",
     ] * bool(options.until)
-    words += [word for given in pipeline.sets for word in ("--set", given)]
+    words += [word for override_text in pipeline.sets for word in ("--set", override_text)]
     commands = [command(words)]
-    known = before.get("commands", [])
-    if known[:1] == commands:
-        commands = known
+    earlier_commands = before.get("commands", [])
+    if earlier_commands[:1] == commands:
+        commands = earlier_commands
     if options.retry_failed:
         changed = [
             word for name, value in options.retry_with.items() for word in ("--retry-with", f"{name}={value}")
@@ -124,16 +124,20 @@ def stored_state(directory: Path) -> dict[str, Any]:
 
 
 def _standing_stages(
-    pipeline: Pipeline, directory: Path, stored: Mapping[str, Any], prints: Sequence[str]
+    pipeline: Pipeline, directory: Path, state: Mapping[str, Any], prints: Sequence[str]
 ) -> list[StageCount]:
     """Return the counts of the first stages whose stored records are those of this pipeline."""
     counts: list[StageCount] = []
-    for stage, own in zip(stored["stages"], prints, strict=False):
+    for stage, stage_print in zip(state["stages"], prints, strict=False):
         results = [stage_file(directory, len(counts), pipeline.stages[len(counts)].name)]
         if len(counts) == len(prints) - 1:
             results += [directory / "corpus.jsonl", directory / "dropped.jsonl"]
         results += pipeline.stages[len(counts)].products(directory)
-        if not stage["complete"] or stage["fingerprint"] != own or not all(path.exists() for path in results):
+        if (
+            not stage["complete"]
+            or stage["fingerprint"] != stage_print
+            or not all(path.exists() for path in results)
+        ):
             break
         rows = [stage["rows"], stage["kept"], stage["rows"] - stage["kept"]]
         files = zip(results, rows[: 3 if len(counts) == len(prints) - 1 else 1], strict=False)
@@ -159,23 +163,23 @@ def resumed_stages(
 
     Raise ConfigError if the stage before `--from` is not finished.
     """
-    stored = stored_state(directory)
+    state = stored_state(directory)
     if damaged := remove_damaged(directory):
         log.warning("%s is damaged, and is made again from the ledger", ", ".join(map(str, damaged)))
-        stored = {"stages": []}
-    standing = _standing_stages(pipeline, directory, stored, prints)
+        state = {"stages": []}
+    standing = _standing_stages(pipeline, directory, state, prints)
     if first > len(standing):
         before, stage = pipeline.stages[first - 1].name, pipeline.stages[first].name
-        complete = stored["stages"] and stored["stages"][first - 1]["complete"]
+        complete = state["stages"] and state["stages"][first - 1]["complete"]
         why = "has changed since it was run" if complete else "has not been run to its end"
         raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
-    same_ledger = os.path.relpath(ledger.path, directory) == stored.get("ledger")
-    seen = stored.get("ledger_seen", -1) if same_ledger else -1
+    same_ledger = os.path.relpath(ledger.path, directory) == state.get("ledger")
+    ledger_seen = state.get("ledger_seen", -1) if same_ledger else -1
     if options.first:
-        return standing, first, seen
+        return standing, first, ledger_seen
     local = bool(pipeline.source.files)  # a remote data set may have changed
     asks_again = options.retry_failed or options.salvage
-    if local and not asks_again and seen >= 0 and not ledger.superseded_since(seen, run_name):
+    if local and not asks_again and ledger_seen >= 0 and not ledger.superseded_since(ledger_seen, run_name):
         first = min(len(standing), last + 1)
     return standing, first, ledger.last_id
 

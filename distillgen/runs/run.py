@@ -49,16 +49,16 @@ def run(
     for name in options:
         if name not in option_names:
             raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, option_names)}")
-    checked = load(pipeline, sets, scripted=teachers or ())
-    for note in checked.notes:
+    checked_pipeline = load(pipeline, sets, scripted=teachers or ())
+    for note in checked_pipeline.notes:
         log.warning("%s", note)
-    directory = Path(out) if out else checked.run_directory()
+    directory = Path(out) if out else checked_pipeline.run_directory()
     chosen = Options(**options, scripts=teachers or {})
     if _in_event_loop():  # as in a notebook
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(run_pipeline, checked, directory, chosen).result()
+            thread.submit(run_pipeline, checked_pipeline, directory, chosen).result()
     else:
-        run_pipeline(checked, directory, chosen)
+        run_pipeline(checked_pipeline, directory, chosen)
     return Run(directory)
 
 
