@@ -33,7 +33,7 @@ def python() -> Iterator[str]:
         elif name == "Chunks":
             yield "What a stage receives and yields: an asynchronous generator of lists of records."
         else:
-            yield f"The type of a filter's option that holds a {catalog.NAMED[value.__metadata__[0]]}."
+            yield f"The type of a filter's option that holds a {catalog.NAME_KINDS[value.__metadata__[0]]}."
 
 
 PYTHON = """\
