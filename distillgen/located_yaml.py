@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 NAME = re.compile(r"[A-Za-z][\w-]*")  # of a model, a stage, a filter's label
 MAX_VALUES = 200_000  # far above any recipe; stops alias bombs
-# In {a: ${B}} the braces of ${B} would end the value, and quotes would be needed: YAML gets other characters instead.
+# In {a: ${B}} the braces of ${B} would end the value. YAML gets other characters, so no quotes are needed.
 _BRACES = str.maketrans("\ue000\ue001", "{}")
 _FLOAT = re.compile(r"[+-]?\d[\d_]*(\.\d*)?[eE][+-]?\d+")  # YAML 1.1 reads 1e-5 as text
 _CORE = "tag:yaml.org,2002:"
@@ -46,7 +46,7 @@ class Places:
     note: str = ""
 
     def wrong(self, message: str, *place: str | int) -> ConfigError:
-        """Return a ConfigError with the line of `place`, or of the nearest place around it that the file has."""
+        """Return a ConfigError with the line of `place`, or of the nearest place around it."""
         line = self.lines.get(self._in_file(place))
         return ConfigError(message + self.note, path=self.path or None, line=line)
 

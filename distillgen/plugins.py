@@ -117,13 +117,14 @@ def plugin_class(folder: str, name: str, base: type[Base], project: Project) -> 
     if len(classes) != 1:
         number = f"{len(classes)} ({', '.join(one.__name__ for one in classes)})" if classes else "none"
         raise plugin.mistake(
-            f"the file of a {NOUNS[folder]} defines one subclass of {base.__name__}, and this defines {number}"
+            f"the file of a {NOUNS[folder]} defines one subclass of {base.__name__}, and this defines "
+            f"{number}"
         )
     return classes[0]
 
 
 def filter_factory(name: str, project: Project) -> Callable[..., Any]:
-    """Return the factory of a filter: the function in its file that is named as the file. Raise ConfigError."""
+    """Return the factory of a filter: the function named as its file. Raise ConfigError."""
     plugin = find("filters", name, project)
     content = plugin.load()
     factory = getattr(content, name, None) if isinstance(content, ModuleType) else content
@@ -157,7 +158,8 @@ def _file_of(entry: EntryPoint) -> Path:
         spec = None
     if spec is None or spec.origin is None:
         raise ConfigError(
-            f"{_package(entry)} names '{entry.value}' for {entry.group}, '{entry.name}': there is no such module"
+            f"{_package(entry)} names '{entry.value}' for {entry.group}, '{entry.name}': there is no such "
+            "module"
         )
     return Path(spec.origin)
 

@@ -84,7 +84,7 @@ def remove_damaged(directory: Path) -> list[Path]:
 
 
 def _damaged(directory: Path) -> Iterator[Path]:
-    """Yield the damaged files. Files whose rows `usage.json` counts are checked elsewhere, with their stages."""
+    """Yield the damaged files, except those of stages, whose rows `usage.json` counts."""
     counted = {directory / "corpus.jsonl", directory / "dropped.jsonl"}
     for path in directory.rglob("*.json*"):
         if path in counted or path.suffix not in (".json", ".jsonl") or path.parent.name == "stages":

@@ -32,7 +32,9 @@ _ENCODINGS = {
     b"\xef\xbb\xbf": "utf-8-sig",
 }
 _OTHERS = {
-    b"version https://git-lfs.github.com/spec": "a Git LFS pointer and not the file itself: fetch that with 'git lfs pull'",
+    b"version "
+    b"https://git-lfs.github.com/spec": "a Git LFS pointer and not the file itself: fetch that with 'git "
+    "lfs pull'",
     b"PAR1": "a Parquet file: give it the ending .parquet, or say format: parquet where a source reads it",
     b"ARROW1": "an Arrow file: save it as Parquet or JSON Lines",
     b"SQLite format 3\0": "a SQLite database: export the table as CSV",

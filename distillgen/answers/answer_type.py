@@ -11,8 +11,8 @@ from distillgen.text.numbers import in_figures
 
 AnswerType = Literal["figure", "time", "cause", "name", "yes or no"]
 
-_SIZES = """many much long tall high deep thick wide large big small far old fast quickly slowly soon hot cold warm
-often heavy strong"""
+_SIZES = """many much long tall high deep thick wide large big small far old fast quickly slowly soon hot cold
+warm often heavy strong"""
 _QUESTIONS: tuple[tuple[AnswerType, re.Pattern[str]], ...] = (
     (
         "time",
@@ -40,8 +40,8 @@ _QUESTIONS: tuple[tuple[AnswerType, re.Pattern[str]], ...] = (
     ),
 )
 _AMOUNT = re.compile(
-    r"""\d|\b(?:half|thirds?|quarters?|fifths?|sixths?|eighths?|tenths?|hundreds?|thousands?|millions?|billions?|dozens?|once
-    |twice|several|few|an?\ (?:single\ )?(?:metre|meter|kilomet\w+|centimet\w+|millimet\w+|mile|foot|inch|gram
+    r"""\d|\b(?:half|thirds?|quarters?|fifths?|sixths?|eighths?|tenths?|hundreds?|thousands?|millions?|billions?
+    |dozens?|once|twice|several|few|an?\ (?:single\ )?(?:metre|meter|kilomet\w+|centimet\w+|millimet\w+|mile|foot|inch|gram
     |kilogram|ton|tonne|pound|litre|second|minute|hour|day|night|week|month|year|decade|century
     |generation|lifetime|degree|euro|dollar|point)
     |(?:at|with)\ the\ speed|as\ (?:\w+)\ as|never|always|every|rarely|seldom|daily|weekly|monthly
@@ -49,9 +49,10 @@ _AMOUNT = re.compile(
     re.I | re.X,
 )
 _TIME = re.compile(
-    r"""\d|\b(?:when|once|if|as\ soon|after|before|until|at\ once|immediately|during|while|century|centuries|autumn|winter|summer
-    |spring|morning|noon|evening|night|today|as\ long|never|always|only|(?:on|from|by|at)\ the
-    |january|february|march|april|june|july|august|september|october|november|december|(?:mon|tues|wednes|thurs|fri|satur|sun)day)\b""",
+    r"""\d|\b(?:when|once|if|as\ soon|after|before|until|at\ once|immediately|during|while|century|centuries|autumn|winter
+    |summer|spring|morning|noon|evening|night|today|as\ long|never|always|only|(?:on|from|by|at)\ the
+    |january|february|march|april|june|july|august|september|october|november|december
+    |(?:mon|tues|wednes|thurs|fri|satur|sun)day)\b""",
     re.I | re.X,
 )
 _VAGUE = re.compile(r"\b(?:after|before|in) (?:a|some|the) (?:\w+ )?(?:while|time|past|future)\b", re.I)
@@ -62,7 +63,8 @@ _DEFINES = re.compile(
     r"^\W*(?:\w+ ){1,4}?(?:is|are|was|were) (?:an?|the|one|called|known|named|found)\b", re.I
 )
 _NAME_OR_ROLE = re.compile(
-    r"[A-Z]|\b(?:people|friends|\w{3,}(?:ers|ors|ists|ees|ants)|(?:an?|the|your|my) \w{3,}(?:er|or|ist|ee|ant))\b"
+    r"[A-Z]|\b(?:people|friends|\w{3,}(?:ers|ors|ists|ees|ants)|(?:an?|the|your|my) \w{3,}(?:er|or|ist|ee"
+    r"|ant))\b"
 )
 _YES_OR_NO = re.compile(r"^\W*(?:yes|no|not|never|only|usually|sometimes|it depends)\b", re.I)
 

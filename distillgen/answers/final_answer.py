@@ -27,7 +27,8 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(\{|[^\s{])")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _VERB = r"(?:is|are|was|were|would be|should be|must be|equals?)\b"
 _ANNOUNCED = re.compile(
-    rf"\#{{4}}|\b(?:answer|option|choice)\b[^.\n:=]{{0,60}}?(?:\b{_VERB}[ \t]*:?|[:=])|^[#* \t]*+(?:the |final )*answer[* \t]*+$",
+    rf"\#{{4}}|\b(?:answer|option|choice)\b[^.\n:=]{{0,60}}?(?:\b{_VERB}[ \t]*:?|[:=])|^[#* \t]*+(?:the "
+    r"|final )*answer[* \t]*+$",
     re.I | re.M,
 )
 _SENTENCE_END = re.compile(r"(?<![.!?])(?<!\b[A-Z])(?<!\b[A-Z][a-z])[.!?]++[*_\"')\]]*+(?=\s|$)")
@@ -139,7 +140,7 @@ def choice(text: str, options: Mapping[str, str], *, lenient: bool = True) -> st
 
 
 def option_of(gold: Any, options: Mapping[str, str]) -> str | None:
-    """Return the letter of a gold answer, which is a letter, the content of an option, or its index from 0."""
+    """Return the letter of a gold answer: a letter, the content of an option, or its index from 0."""
     answer = text_of(gold).strip()
     letter = answer.strip("(). ").upper()
     if letter in options or not options and len(letter) == 1 and letter.isalpha():
@@ -173,7 +174,8 @@ def _by_content(line: str, options: Mapping[str, str]) -> str | None:
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = {ord(c): None for c in string.punctuation}
 _SPACING = re.compile(
-    r"\\(?:left|right|displaystyle|[,;:! ])|\\(?:text|mbox)\{ [^{}]*\}\s*$|\^\s*\\circ|\^\s*\{\s*\\circ\s*\}|[$~\s]"
+    r"\\(?:left|right|displaystyle|[,;:! ])|\\(?:text|mbox)\{ [^{}]*\}\s*$|\^\s*\\circ"
+    r"|\^\s*\{\s*\\circ\s*\}|[$~\s]"
 )
 _SHORT_FRACTION = re.compile(r"\\frac(?:(\w)|\{(\w)\})(?:(\w)|\{(\w)\})")
 _SLASH = re.compile(r"(-?)(\d+)/(\d+)")

@@ -321,15 +321,14 @@ def _restrict_files(folder: str | None) -> None:
     os.close(rules_fd)
 
 
-_REFUSED = """
-    socket io_uring_setup fork vfork execve execveat
-    kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal pidfd_getfd
-    ptrace process_vm_readv process_vm_writev process_madvise kcmp unshare setns
-    truncate chmod fchmod fchmodat chown fchown lchown fchownat utime utimes utimensat futimesat
-    setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr open_by_handle_at name_to_handle_at
-    setpriority sched_setaffinity sched_setscheduler sched_setparam sched_setattr ioprio_set migrate_pages move_pages
-    shmget msgget semget mq_open memfd_create memfd_secret userfaultfd bpf perf_event_open keyctl add_key request_key sync syncfs
-    """.split()
+_REFUSED = """socket io_uring_setup fork vfork execve execveat kill tkill tgkill rt_sigqueueinfo
+    rt_tgsigqueueinfo pidfd_open pidfd_send_signal pidfd_getfd ptrace process_vm_readv
+    process_vm_writev process_madvise kcmp unshare setns truncate chmod fchmod fchmodat chown fchown
+    lchown fchownat utime utimes utimensat futimesat setxattr lsetxattr fsetxattr removexattr
+    lremovexattr fremovexattr open_by_handle_at name_to_handle_at setpriority sched_setaffinity
+    sched_setscheduler sched_setparam sched_setattr ioprio_set migrate_pages move_pages shmget msgget
+    semget mq_open memfd_create memfd_secret userfaultfd bpf perf_event_open keyctl add_key
+    request_key sync syncfs""".split()
 _REFUSED_BY_NUMBER = (
     452,
     463,

@@ -30,15 +30,19 @@ log = logging.getLogger("distillgen")
 LEASE_S = 30.0  # a process that hangs, or one on another machine, loses its claims after this time
 BEAT_S = 0.25  # seconds between two looks at the other owners
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY AUTOINCREMENT, host, pid, lease_until, newest_known);
+CREATE TABLE IF NOT EXISTS owners (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, host, pid, lease_until, newest_known
+);
 CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner, run, stage, model, cost_usd) WITHOUT ROWID;
 """
 _CLAIM = insert("INSERT OR IGNORE INTO claims", 6)
 _RELEASE = Statement("DELETE FROM claims WHERE key = ? AND owner = ?")
 _COUNT_LOST = """
-INSERT INTO answers (key, run, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd,
-request, completion) SELECT randomblob(16), run, stage, model, 'lost', 0, 0, 0, 0, 0, cost_usd, CAST('{}' AS BLOB),
-CAST('{"error":"the run was killed before the answer came"}' AS BLOB) FROM claims WHERE owner = ? AND cost_usd > 0
+INSERT INTO answers (key, run, stage, model, status, requests, retries, input_tokens, cached_tokens,
+output_tokens, cost_usd, request, completion)
+SELECT randomblob(16), run, stage, model, 'lost', 0, 0, 0, 0, 0, cost_usd, CAST('{}' AS BLOB),
+CAST('{"error":"the run was killed before the answer came"}' AS BLOB)
+FROM claims WHERE owner = ? AND cost_usd > 0
 """
 
 Write = Callable[[Statement, Sequence[tuple[Any, ...]]], "asyncio.Future[None]"]

@@ -70,7 +70,8 @@ class _Header:
         version = self._number("<I")
         if version not in VERSIONS:
             raise ConfigError(
-                f"the .gguf file is of version {version}; versions {VERSIONS[0]} and {VERSIONS[1]} can be read"
+                f"the .gguf file is of version {version}; versions {VERSIONS[0]} and {VERSIONS[1]} can be "
+                "read"
             )
         tensors, entries = self._count(), self._count()
         for _ in range(entries):

@@ -471,8 +471,10 @@ def _refuse_truncated(path: Path) -> None:
 
 def _damaged(path: Path, how: str) -> LedgerError:
     return LedgerError(
-        f"the ledger {path} is damaged ({how}). Nothing was asked. Run again with --salvage: every answer that "
-        "can still be read is copied to a new ledger, the damaged file is kept, and only what is lost is asked "
+        f"the ledger {path} is damaged ({how}). Nothing was asked. Run again with --salvage: every answer "
+        "that "
+        "can still be read is copied to a new ledger, the damaged file is kept, and only what is lost is "
+        "asked "
         "again"
     )
 
@@ -489,7 +491,8 @@ def _as_ledger_errors(path: Path) -> Iterator[None]:
         remedies = {
             "full": "no space left on the disk. The answers that were paid for are safe; free some space and "
             "run again to go on",
-            "No space": "no space left on the disk. The answers that were paid for are safe; free some space and "
+            "No space": "no space left on the disk. The answers that were paid for are safe; free some space "
+            "and "
             "run again",
             "locked": "another program has been writing it for over 30 s",
             "readonly": "it cannot be written. Choose another --ledger, or make this one writable",

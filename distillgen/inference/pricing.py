@@ -47,7 +47,8 @@ class Pricing:
         if cost_usd > 1.000001 * worst_usd > 0:
             self.excess = max(self.excess, 2 * excess * cost_usd / worst_usd)
             self._warn(
-                "an answer cost more than the worst case of its request; from now on, twice as much is reserved"
+                "an answer cost more than the worst case of its request; from now on, twice as much is "
+                "reserved"
             )
 
     def counted(
@@ -59,7 +60,8 @@ class Pricing:
         first, *others = completions
         if first.cache_write_tokens and self.spec.price and self.spec.price.cache_write is None:
             self._warn(
-                "the endpoint counts tokens written to its cache; without price.cache_write, they cost as much as input"
+                "the endpoint counts tokens written to its cache; without price.cache_write, they cost as "
+                "much as input"
             )
         if not first.uncounted:
             return completions

@@ -259,7 +259,7 @@ def _training(objective: str, project: Project) -> Any:
 
 
 def json_schema(project: Project) -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of pipeline files, with which editors complete and check them."""
+    """Return the JSON Schema (draft 2020-12) of pipeline files; editors complete and check with it."""
     make: Any = create_model  # the types are known only at run time
     one_of: Any = Union
     forbid = ConfigDict(extra="forbid")

@@ -91,7 +91,7 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline. `shown_models` can be published: it has ${ENV} as in the file, and no literal keys."""
+    """A checked pipeline. `shown_models` can be published: with ${ENV} as in the file, without keys."""
 
     name: str
     path: Path
@@ -318,7 +318,10 @@ def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *,
         option
     ) in Sampling.model_fields:  # the ledger keeps sampling options, and must not keep a value of ${…}
         if VARIABLE.search(str(raw.get(option))):
-            message = f"{owner}: '{option}' cannot come from the environment; write its value, or use --set {label}.{option}=…"
+            message = (
+                f"{owner}: '{option}' cannot come from the environment; write its value, or use "
+                f"--set {label}.{option}=…"
+            )
             raise places.wrong(message, "models", label, option)
     with places.within("models", label, prefix=f"{owner}: "):
         spec_type = endpoint_class(str(raw.get("provider", "openai")), project).spec_type

@@ -53,7 +53,8 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
             }
             if option in Sampling.model_fields and users and all(option in of[0] for of in users.values()):
                 raise ConfigError(
-                    f"it changes nothing: the stage sets it itself; use --set {next(iter(users))}.{option}={text}"
+                    "it changes nothing: the stage sets it itself; use --set "
+                    f"{next(iter(users))}.{option}={text}"
                 )
     return frozenset(value for value in values if isinstance(value, str))
 

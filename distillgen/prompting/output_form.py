@@ -79,7 +79,8 @@ class Form:
                     raise ConfigError(f"output: the regular expression is wrong: {error}") from error
                 if not pattern.groupindex:
                     raise ConfigError(
-                        "output: the regular expression needs named groups, (?P<field>…): they name the fields"
+                        "output: the regular expression needs named groups, (?P<field>…): they name the "
+                        "fields"
                     )
                 return cls(kind, pattern, tuple(pattern.groupindex))
             case "sections", [str(), *_] if all(isinstance(tag, str) for tag in argument):

@@ -183,9 +183,11 @@ class GraphML(Writer):
         super().open(path, schema)
         self.declared: set[bytes] = set()
         self.stream.write(
-            '<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'
+            '<?xml version="1.0" encoding="UTF-8"?>\n<graphml '
+            'xmlns="http://graphml.graphdrawing.org/xmlns">\n'
             '<key id="label" for="node" attr.name="label" attr.type="string"/>\n'
-            '<key id="relation" for="edge" attr.name="relation" attr.type="string"/>\n<graph edgedefault="directed">\n'
+            '<key id="relation" for="edge" attr.name="relation" attr.type="string"/>\n<graph '
+            'edgedefault="directed">\n'
         )
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -195,7 +197,8 @@ class GraphML(Writer):
             edge_id = f" id={quoteattr(row[self.identifier])}" if self.identifier else ""
             relation = _xml(row["relation"])
             self.stream.write(
-                f'<edge{edge_id} source="{head}" target="{tail}"><data key="relation">{relation}</data></edge>\n'
+                f'<edge{edge_id} source="{head}" target="{tail}"><data '
+                f'key="relation">{relation}</data></edge>\n'
             )
 
     def _node(self, text: str) -> str:
@@ -259,7 +262,7 @@ def _holds_null(kind: Any) -> bool:
 
 
 def _voided(value: Any, kind: Any) -> Any:
-    """Return a value with null for each object that has no type in the schema, because it never has a field."""
+    """Return a value with null for each object that never has a field, and so no type."""
     import pyarrow as pa
 
     if value is None or pa.types.is_null(kind):

@@ -21,7 +21,7 @@ _ANSWERS = ("completion", "response", "answer", "output")
 
 @dataclass(frozen=True)
 class Shape:
-    """The columns of a shape. `parts` are its parts, each with other names of fields that may be this part."""
+    """The columns of a shape. `parts` maps each part to other names of fields that can fill it."""
 
     parts: Mapping[str, Sequence[str]]
     optional: Mapping[str, Any] = field(default_factory=dict)
@@ -152,10 +152,12 @@ def _default_source(
     remedy = f"say which field it is: {shape}:{part}=…"
     if candidates:
         raise ConfigError(
-            f"the shape '{shape}' needs '{part}', which could be {' or '.join(map(repr, candidates))}; {remedy}"
+            f"the shape '{shape}' needs '{part}', which could be {' or '.join(map(repr, candidates))}; "
+            f"{remedy}"
         )
     raise ConfigError(
-        f"the shape '{shape}' needs '{part}', and there is no such field{did_you_mean(part, fields)}; {remedy}"
+        f"the shape '{shape}' needs '{part}', and there is no such field{did_you_mean(part, fields)}; "
+        f"{remedy}"
     )
 
 

@@ -71,7 +71,8 @@ def _in_event_loop() -> bool:
 
 
 def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
-    """Run a checked pipeline and write its report and card. `watch` runs beside it and is cancelled at the end.
+    """Run a checked pipeline and write its report and card. `watch` runs beside it and is cancelled at the
+    end.
 
     Raises ConfigError before anything is asked; afterwards, the error that stopped the run.
     """
@@ -140,7 +141,7 @@ def _stage_range(names: Sequence[str], options: Options) -> tuple[int, int]:
 
 
 def _check_cap(pipeline: Pipeline, plan: Sequence[Estimate]) -> None:
-    """Raise ConfigError if the cap cannot hold: a paid model without a price, or an answer without a bound."""
+    """Raise ConfigError if the cap cannot hold: a model without a price, or an unbounded answer."""
     for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
         specs = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
         paid = [name for name, spec in specs.items() if endpoint_class(spec.provider, pipeline.project).paid]

@@ -17,7 +17,8 @@ _SERVER_CAPABILITIES = {"vllm": frozenset({"score", "grammar"}), "llamacpp": fro
 class OpenAISpec(Address, Spec):
     """An HTTP endpoint that speaks OpenAI's protocol.
 
-    `also` adds endpoints or keys that give the same answers; the ledger keeps all answers under the first address.
+    `also` adds endpoints or keys that give the same answers; the ledger keeps all answers under the first
+    address.
     """
 
     also: list[Address] = Field(

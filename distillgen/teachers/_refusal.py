@@ -39,10 +39,13 @@ def _any(*signs: str) -> re.Pattern[str]:
 _EMPTY = _any(
     r"insufficient[ _-]?(\w+ )?(balance|quota|credit|fund)",
     r"balance[^.\n]{0,40}(insufficient|too low|not enough|exhausted|empty|negative)",
-    r"(no|not|any|out of|enough|used all|available|exhausted|buy|purchase|more|included)( \w+){0,2} credits?\b",
-    r"credits?([ _]limit| balance)?[^.\n]{0,30}(exceeded|exhausted|expired|too low|insufficient|used up|depleted)",
+    r"(no|not|any|out of|enough|used all|available|exhausted|buy|purchase|more|included)( \w+){0,2} "
+    r"credits?\b",
+    r"credits?([ _]limit| balance)?[^.\n]{0,30}(exceeded|exhausted|expired|too low|insufficient|used up"
+    r"|depleted)",
     r"payment[ _-]?required|billing[ _](error|hard|limit|not[ _]active)|exceeded_current_quota|past invoices",
-    r"(monthly|spending|spend|budget|key|usage)[ _](\w+ )?(limits?|cap)\b[^.\n]{0,30}(reached|exceeded|exhausted|hit)",
+    r"(monthly|spending|spend|budget|key|usage)[ _](\w+ )?(limits?|cap)\b[^.\n]{0,30}(reached|exceeded"
+    r"|exhausted|hit)",
     r"(reached|exceeded|hit)( \w+){0,4} (monthly|spending|spend|budget|usage)( \w+)? (limits?|cap|credits)",
     r"recharge|arrear|overdue|top up|free[ _]?tier[^.\n]{0,40}(exhausted|only)|freetieronly",
     r"out of call volume quota|quota[^.\n]{0,20}(used up|exhausted)|\u4f59\u989d|\u6b20\u8d39|\u5145\u503c",
@@ -60,7 +63,8 @@ _PROMPT = _any(
     r"(input|prompt|request|text|content|message|query|question)s?( \w+){0,3} "
     r"(flagged|blocked|unsafe|inappropriate|harmful|sensitive)",
     r"violat\w+( \w+){0,4} (polic|guideline|terms)|usage (polic|guideline)|responsible_?ai|moderation",
-    r"safety[ _](system|check|filter|setting|reason|guard)|blocked_reason|prohibited|high risk|invalid_prompt",
+    r"safety[ _](system|check|filter|setting|reason|guard)|blocked_reason|prohibited|high risk"
+    r"|invalid_prompt",
     r"inappropriate|sensitive|jailbreak|guardrail|unsafe|harmful|\bprompt\b[^.\n]{0,40}(reject|refus)",
     r"\u4e0d\u5b89\u5168|\u654f\u611f|\u8fdd\u89c4",
 )

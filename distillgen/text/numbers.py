@@ -62,7 +62,10 @@ _WORDS = {w: i for i, w in enumerate(f"zero {_DIGITS} {_TEENS}".split())} | {
 }
 _DIGIT, _TEEN, _TEN = (words.replace(" ", "|") for words in (_DIGITS, _TEENS, _TENS))
 _BELOW_100 = rf"(?:(?:{_TEN})(?:[\s-](?:{_DIGIT})\b)?|{_TEEN}|{_DIGIT}|zero)"
-_BELOW_1000 = rf"(?:{_BELOW_100}(?:[\s-]hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)?|hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)"
+_BELOW_1000 = (
+    rf"(?:{_BELOW_100}(?:[\s-]hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)?"
+    rf"|hundred(?:\s(?:and\s)?{_BELOW_100}\b)?)"
+)
 _SCALE = "|".join(name for name in _SCALES if name != "hundred")
 _IN_WORDS = re.compile(
     rf"\b(?P<sign>minus |negative )?(?P<words>(?:{_BELOW_1000}|(?:{_SCALE}))"

@@ -173,7 +173,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _part(part: Any, name: str = "a part") -> Any:
-    """Return a part of a text: a number as it is, so that it can be formatted, and any other value as text."""
+    """Return a part of a text: a number unchanged, for formatting, and any other value as text."""
     return part if isinstance(part, int | float) and not isinstance(part, bool) else _as_text(part, name)
 
 
@@ -333,7 +333,7 @@ class Template:
             raise Unrenderable(f"{type(error).__name__}: {error}") from error
 
     def empty(self, fields: Mapping[str, Any]) -> str:
-        """Return the reason why the text says nothing: all fields that it writes are empty. Else return ""."""
+        """Return the reason if all fields that the text writes are empty. Else return ""."""
         return nothing_in(self.plain, fields)
 
 
@@ -342,7 +342,8 @@ def nothing_in(names: frozenset[str], fields: Mapping[str, Any]) -> str:
     present = sorted(name for name in names if name in fields)
     if not present or any(not isinstance(fields[name], str) or fields[name].strip() for name in present):
         return ""
-    return f"there is nothing to say: {', '.join(map(repr, present))} {'is' if len(present) == 1 else 'are'} empty"
+    verb = "is" if len(present) == 1 else "are"
+    return f"there is nothing to say: {', '.join(map(repr, present))} {verb} empty"
 
 
 def compile_template(source: str, path: Path | str, first_line: int = 1) -> Template:

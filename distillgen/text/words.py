@@ -10,10 +10,11 @@ from distillgen.text.numbers import in_figures
 _WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*")
 _POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _FUNCTION = frozenset(
-    """a an the and or but nor of in on at to for from by with as into onto over under about than then that which who whom
-    whose what when where why how is are was were be been being do does did has have had can could will would may might
-    must should it its they them their he him his she her this these those there here not no so such some any each every
-    both all also only just more most much many very if while because during after before between through up down out off
+    """a an the and or but nor of in on at to for from by with as into onto over under about than
+    then that which who whom whose what when where why how is are was were be been being do does
+    did has have had can could will would may might must should it its they them their he him his
+    she her this these those there here not no so such some any each every both all also only just
+    more most much many very if while because during after before between through up down out off
     made make makes making used use uses called known name named""".split()
 )
 _ENDINGS = [re.compile(rf"(?<=...)(?:{ending})$") for ending in ("s", "ing|ied|ed|es|ie|ly|e|y", "s")]

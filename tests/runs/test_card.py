@@ -10,6 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 import distillgen
+from distillgen.pipeline.card_options import LICENSES
 from distillgen.pipeline.transparency import ITEMS, RunFacts, points, report
 from distillgen.runs.card import UNKNOWN, _table, markdown, student_card, terms_of
 
@@ -325,3 +326,8 @@ def test_the_schema_for_editors_knows_the_card():
         )
     ]
     assert any("licence" in message for message in errors)
+
+
+def test_the_licences_are_whole_names():
+    assert {"apache-2.0", "cc-by-nc-sa-4.0", "bigscience-bloom-rail-1.0"} <= LICENSES
+    assert not [name for name in LICENSES if name.startswith("-") or name.endswith("-")]
