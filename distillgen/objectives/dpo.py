@@ -96,7 +96,7 @@ class Dpo(Objective):
         for name in ("prompt", "chosen", "rejected"):
             context.need(getattr(self, name), f"'{name}'")
         scoring = {f"{stage.name}.logprob" for stage in context.stages}
-        lineage = any(getattr(stage, "lineage", False) for stage in context.stages)
+        lineage = any(getattr(bound.stage, "lineage", False) for bound in context.stages)
         for option in ("reference_chosen", "reference_rejected"):
             name = getattr(self, option)
             if name and name not in context.fields | scoring and not lineage:

@@ -101,7 +101,7 @@ class Retrieve(Stage):
     def check(self, context: CheckContext) -> frozenset[str]:
         """Return the fields; raise ConfigError if a field, the memory or the embedder is missing."""
         context.need(self.query, "'query'")
-        for stage in context.stages if self.shuffle else ():
+        for stage in (bound.stage for bound in context.stages if self.shuffle):
             if isinstance(stage, Retrieve) and not stage.shuffle and stage.into == self.into:
                 self._controls(stage)
         if self.memory is None:

@@ -267,7 +267,10 @@ def test_ledgers_of_two_machines_are_merged_by_command(project):
         project.rows("data/seeds.jsonl", [{"question": f"What is {i}?"} for i in range(9)])
         project.cli("run", "ask", "-o", "runs/both", "--ledger", "all.sqlite3")
         assert len(endpoint.bodies) == asked and len(project.read("runs/both/corpus.jsonl")) == 9
-        assert "holds no run" in project.cli("ledger", "merge", "all.sqlite3", "data", check=2).stderr
+        assert (
+            "is a folder without a run"
+            in project.cli("ledger", "merge", "all.sqlite3", "data", check=2).stderr
+        )
 
 
 def test_salvaging_keeps_what_filters_measured(tmp_path):

@@ -215,4 +215,4 @@ def test_signals_are_exported_as_columns_with_teacher_tokenizer_and_k(project):
     assert (rows[0]["stage"], rows[0]["teacher"]) == ("score", "m") and rows[0]["tokenizer"].startswith(
         "44136fa355b3678a"
     )
-    assert "like s.parquet" in project.cli("export", "s", "--signals", "-o", "s.csv", check=2).stderr
+    assert "such as s.parquet" in project.cli("export", "s", "--signals", "-o", "s.csv", check=2).stderr

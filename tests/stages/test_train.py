@@ -204,6 +204,9 @@ def test_a_reference_that_nobody_records_is_a_mistake(project, installed):
         ConfigError, match="'reference_chosen' names 'won.logprob', which no earlier stage gives"
     ):
         distillgen.load(pipeline("data/pairs.jsonl", **dpo | {"reference_chosen": "won.logprob"}))
+    scored = pipeline("data/pairs.jsonl", **dpo | {"reference_chosen": "won.logprob"})
+    scored["stages"][0]["source"]["lineage"] = True  # whose rows may have scores of an earlier run
+    distillgen.load(scored)
     with pytest.raises(ConfigError, match="give both 'reference_chosen' and 'reference_rejected'"):
         distillgen.load(pipeline("data/pairs.jsonl", objective="dpo", reference_chosen="w"))
 
