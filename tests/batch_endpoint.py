@@ -1,4 +1,4 @@
-"""An endpoint that also speaks OpenAI's files and batches, and ends a batch in any way that a test chooses."""
+"""An endpoint that also speaks OpenAI's files and batches, and ends a batch in any way a test chooses."""
 
 import json
 from collections import Counter

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 RELATIONS = {"xWant": "wants", "xNeed": "needs", "xEffect": "gets"}
 AMBIGUOUS, LABEL_NOISE = 0.3, 0.08
 
-_SYLLABLES = "ba be bi bo bu da de di do du ka ke ki ko ku la le li lo lu ma me mi mo mu na ne ni no nu ra re ri ro ru".split()
+_SYLLABLES = (
+    "ba be bi bo bu da de di do du ka ke ki ko ku la le li lo lu ma me mi mo mu na ne ni no nu ra re ri ro ru"
+).split()
 _made = random.Random(17)
 _WORDS = sorted({"".join(_made.choices(_SYLLABLES, k=3)) for _ in range(900)})
 _made.shuffle(_WORDS)

@@ -44,7 +44,10 @@ stages:
 @pytest.fixture
 def walked(project):
     project.rows("data/things.jsonl", [{"topic": "a lamp"}, {"topic": "A BIG LAMP"}])
-    front = "---\nabout: riddles\nfew_shot: {n: 1, examples: [{topic: a door, answer: I open.}]}\nvary: {tone: [plain, lively]}\n---\n"
+    front = (
+        "---\nabout: riddles\nfew_shot: {n: 1, examples: [{topic: a door, answer: I open.}]}\n"
+        "vary: {tone: [plain, lively]}\n---\n"
+    )
     project.write("prompts/riddle.md", front + "@system\nBe {{ tone }}.\n@user\n{{ topic }}\n")
     project.write("filters/shouting.py", code("A filter"))
     project.write("pipelines/riddles.yaml", RECIPE)

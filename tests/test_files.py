@@ -270,7 +270,8 @@ def test_a_folder_of_rows(project):
     project.write("rows/README.md", "About.")
     with pytest.raises(
         ConfigError,
-        match="texts .README.md. and files of rows .a.csv.; say which to read, with format: text or format: csv",
+        match="texts .README.md. and files of rows .a.csv.; say which to read, with format: text or "
+        "format: csv",
     ):
         rows_of("rows", project)
     assert rows_of("rows", project, format="jsonl") == [{"q": "b"}, {"q": "c"}]

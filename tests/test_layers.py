@@ -76,7 +76,10 @@ def mistake(path: Path, other: Path) -> str | None:
     if LEVEL[its] > LEVEL[own] or LEVEL[its] == LEVEL[own] and its != own:
         return f"{own}/ stands below {its}/, or beside it"
     if own == its and own in PLUGINS and not other.name.startswith("_"):
-        return f"files of {own}/ do not import each other; what several share stands in a file whose name starts with an underscore"
+        return (
+            f"files of {own}/ do not import each other; what several share stands in a file whose "
+            "name starts with an underscore"
+        )
     return None
 
 
@@ -126,7 +129,8 @@ def test_both_forms_of_import_are_seen(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a/x.py").write_text(
-        "from distillgen.a import b\nfrom distillgen import c\nimport distillgen.c\ndef f():\n    from . import b\n"
+        "from distillgen.a import b\nfrom distillgen import c\nimport distillgen.c\ndef f():\n"
+        "    from . import b\n"
     )
     assert [(str(other), line) for other, line in imports(Path("a/x.py"))] == [
         ("a/b.py", 1),

@@ -34,7 +34,8 @@ class Upper(Stage):
     async def run(self, chunks, job):
         """Change every live record."""
         async for chunk in chunks:
-            yield [r if r.dropped else replace(r, fields={**r.fields, self.field: r.fields[self.field].upper()}) for r in chunk]
+            yield [r if r.dropped else replace(r,\
+ fields={**r.fields, self.field: r.fields[self.field].upper()}) for r in chunk]
 '''
 PIPELINE = """# shout.yaml: capitals
 version: 1
@@ -136,7 +137,8 @@ def test_python_finds_it_too_and_an_edited_file_in_the_same_process(shouting):
 
 def test_a_package_offers_a_module_or_a_class(shouting, monkeypatch):
     installed(
-        monkeypatch, shouting, [("stages", "upper", "acme_stages"), ("stages", "louder", "acme_louder:Louder")],
+        monkeypatch, shouting,
+        [("stages", "upper", "acme_stages"), ("stages", "louder", "acme_louder:Louder")],
         acme_stages=UPPER, acme_louder=UPPER.replace('"upper"', '"louder"').replace("Upper", "Louder"),
     )  # fmt: skip
     assert {"upper", "louder"} <= set(plugins.names("stages", Project(shouting.path)))

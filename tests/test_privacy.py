@@ -66,7 +66,8 @@ def made(folder: Path, monkeypatch, secret: str) -> distillgen.Run:
 version: 1
 models:
   local: {provider: embedded, model: x.gguf}
-  remote: {provider: openai, model: /srv/models/served.gguf, base_url: "http://localhost:1/v1", api_key: "${MY_OWN_KEY}", max_retries: 0}
+  remote: {provider: openai, model: /srv/models/served.gguf, base_url: "http://localhost:1/v1",\
+ api_key: "${MY_OWN_KEY}", max_retries: 0}
 stages:
   - source: {path: rows.jsonl}
   - generate: {name: one, model: local, template: "{{ q }}", output: a}

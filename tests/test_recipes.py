@@ -23,7 +23,8 @@ from distillgen.teachers.scripted import instance
 
 def scripted(request, sample):
     text = request.target if request.target is not None else instance(request, sample)
-    signals = [[word, -len(word) / 10, []] for word in text.split()] if "logprobs" in request.sampling or request.target else []
+    signals = [[word, -len(word) / 10, []] for word in text.split()]\
+ if "logprobs" in request.sampling or request.target else []
     return Completion(text=text, logprobs=signals)
 
 name, out, until, *models = sys.argv[1:]

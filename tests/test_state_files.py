@@ -21,7 +21,8 @@ models:
 stages:
   - source: {path: data/seeds.jsonl}
   - generate: {model: teacher, template: "{{ question }}", output: answer}
-  - rounds: {name: loop, n: 2, repeat: true, stages: [{filter: {name: inner, filters: [{brevity: {name: short, field: answer, max_words: 9}}]}}]}
+  - rounds: {name: loop, n: 2, repeat: true,\
+ stages: [{filter: {name: inner, filters: [{brevity: {name: short, field: answer, max_words: 9}}]}}]}
   - filter: [{brevity: {field: answer, max_words: 9}}]
   - evaluate: {models: [teacher], template: "Again: {{ question }}", gold: answer, metrics: [exact]}
 """

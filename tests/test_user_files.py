@@ -290,7 +290,8 @@ def test_a_users_exception_names_file_line_record_and_stage(project, code, line,
         else "record" not in message
     )
     assert message.endswith(
-        "Answers that were paid for are safe: mend it and run again to go on. The traceback is in runs/p/run.log"
+        "Answers that were paid for are safe: mend it and run again to go on. The traceback is "
+        "in runs/p/run.log"
     )
     assert f'filters/clumsy.py", line {line}, in' in log and "Traceback (most recent call last)" in log
 
@@ -322,7 +323,8 @@ def test_an_exception_names_its_record_or_records(project):
         "filters/sums.py",
         """from distillgen import Filter
 def sums():
-    return Filter(lambda records: [1 / len(text) for text in [r.fields["text"] for r in records]], lambda n: None)
+    return Filter(lambda records: [1 / len(text) for text in [r.fields["text"] for r in records]],\
+ lambda n: None)
 """,
     )
     project.rows("a.jsonl", [{"text": text} for text in ("a", "", "c")])
@@ -338,7 +340,8 @@ def sums():
 def test_a_script_that_raises_costs_its_rows_and_says_where(project):
     project.write(
         "script.py",
-        "def say(request, sample):\n    return None if request.messages[-1]['content'] == 'b' else 'x'[9:] or 1 / 0\n",
+        "def say(request, sample):\n    return None if request.messages[-1]['content'] == 'b' "
+        "else 'x'[9:] or 1 / 0\n",
     )
     project.rows("a.jsonl", [{"text": text} for text in "ab"])
     ask = {"generate": {"model": "m", "template": "{{ text }}", "output": "answer"}}

@@ -83,7 +83,7 @@ def test_the_container_gets_what_the_wheel_is_built_from_and_runs_without_rights
 
 @pytest.mark.slow
 def test_the_lines_of_the_container_that_install_work_in_an_empty_environment(project, tmp_path):
-    """No container engine is needed: pip's lines run in a virtual environment, with /wheels and /src elsewhere."""
+    """No container engine is needed: pip's lines run in a virtual environment, /wheels and /src elsewhere."""
     venv.create(tmp_path / "venv", with_pip=True)
     elsewhere = {
         **project.env(),

@@ -35,11 +35,13 @@ def test_good_code_passes_and_wrong_code_does_not():
 
 
 ALLOWED = {
-    "a file of its own": "open('a', 'w').write('x' * 1000)\nassert open('a').read() == 'x' * 1000\nos.remove('a')",
+    "a file of its own": "open('a', 'w').write('x' * 1000)\n"
+    "assert open('a').read() == 'x' * 1000\nos.remove('a')",
     "a folder of its own": "os.mkdir('b')\nos.rename('b', 'c')\nos.rmdir('c')",
     "threads": "import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()",
     "asyncio": "import asyncio\nasyncio.run(asyncio.sleep(0))",
-    "the library": "import collections, dataclasses, datetime, decimal, heapq, json, math, random, re, statistics, typing, zoneinfo",
+    "the library": "import collections, dataclasses, datetime, decimal, heapq, json, math, random, re, "
+    "statistics, typing, zoneinfo",
     "/dev/null": "open('/dev/null', 'w').write('x')",
     "dataclasses": "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\nassert A(1) == A(1)",
     "an empty folder, no environment": "assert os.listdir() == [] and not set(os.environ) - {'LC_CTYPE'}",
@@ -54,7 +56,9 @@ def test_what_honest_code_needs_works(name):
 
 REFUSED = {
     "a fork bomb": "while True: os.fork()",
-    "fork by number": "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nif libc.syscall(57 if os.uname().machine == 'x86_64' else 220, 17, 0, 0, 0, 0) < 0: raise OSError",
+    "fork by number": "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    "if libc.syscall(57 if os.uname().machine == 'x86_64' else 220, 17, 0, 0, 0, 0) < 0: "
+    "raise OSError",
     "a child": "import subprocess\nsubprocess.run(['true'])",
     "another program": "os.execv(sys.executable, [sys.executable, '-c', ''])",
     "a memory hog": "x = 'a' * (1 << 30)",
@@ -80,7 +84,8 @@ REFUSED = {
     "the mode of a file outside": f"os.chmod({__file__!r}, 0o777)",
     "the times of a file outside": f"os.utime({__file__!r})",
     "the length of a file outside": "os.truncate('/etc/hostname', 0)",
-    "many threads": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+    "many threads": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,), "
+    "daemon=True).start()",
     "many files open": "x = [open('/dev/null') for _ in range(100)]",
     "namespaces": "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise PermissionError",
     "sys.exit": "sys.exit(0)",
@@ -104,7 +109,9 @@ def test_hostile_code_is_stopped(name):
 LEAVING = {
     "os._exit": "os._exit(0)",
     "a printed verdict": "print('{\"passed\": 1}', flush=True)\nos._exit(0)",
-    "a verdict written everywhere": 'for i in range(64):\n  try: os.write(i, b\'{"secret": "", "passed": 1}\')\n  except OSError: pass\nos._exit(0)',
+    "a verdict written everywhere": "for i in range(64):\n"
+    '  try: os.write(i, b\'{"secret": "", "passed": 1}\')\n'
+    "  except OSError: pass\nos._exit(0)",
     "a crash": "import ctypes\nctypes.string_at(0)",
 }
 

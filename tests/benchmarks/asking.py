@@ -159,8 +159,10 @@ def main() -> None:
                     for those in (there, here)
                 )
                 print(
-                    f"{latency_ms:4g} ms, {concurrency:4} at once {rows / bare_s:8,.0f} rows/s {rows / our_s:8,.0f} rows/s "
-                    f"{1000 * cpu_s / rows:8.3f} ms/row {max(turn[2] for turn in here):8.0f} MB {bare_s / our_s:6.2f}",
+                    f"{latency_ms:4g} ms, {concurrency:4} at once {rows / bare_s:8,.0f} rows/s "
+                    f"{rows / our_s:8,.0f} rows/s "
+                    f"{1000 * cpu_s / rows:8.3f} ms/row {max(turn[2] for turn in here):8.0f} "
+                    f"MB {bare_s / our_s:6.2f}",
                     flush=True,
                 )
 

@@ -43,7 +43,8 @@ def main() -> None:
         before, started = peak_mb(), time.process_time()
         measure([Record.read({"text": ""}, "")])
         print(
-            f"{given.items:,} items read in {time.process_time() - started:.1f} s, {peak_mb() - before:,.0f} MB"
+            f"{given.items:,} items read in {time.process_time() - started:.1f} s, "
+            f"{peak_mb() - before:,.0f} MB"
         )
         seconds = found = 0.0
         for start in range(0, given.rows, 256):
@@ -59,7 +60,8 @@ def main() -> None:
                 bool(number["line"]) == bool(item) for number, item in zip(numbers, some, strict=True)
             )
         print(
-            f"{given.rows / seconds:,.0f} records/s, {1e6 / given.rows * seconds:.0f} s for a million; {found / given.rows:.2%} right"
+            f"{given.rows / seconds:,.0f} records/s, {1e6 / given.rows * seconds:.0f} s for a "
+            f"million; {found / given.rows:.2%} right"
         )
 
 

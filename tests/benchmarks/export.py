@@ -58,7 +58,8 @@ def main() -> None:
                 took = time.perf_counter() - begun
                 size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6
                 print(
-                    f"{name:<8} {rows:>10,} rows {took:7.1f} s {rows / took:9,.0f} rows/s {peak:5.0f} MB peak {size:7.0f} MB written",
+                    f"{name:<8} {rows:>10,} rows {took:7.1f} s {rows / took:9,.0f} rows/s "
+                    f"{peak:5.0f} MB peak {size:7.0f} MB written",
                     flush=True,
                 )
 

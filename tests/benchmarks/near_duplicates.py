@@ -158,7 +158,8 @@ def main() -> None:
             with (out / "kept.jsonl").open() as kept:
                 dropped = given.texts - sum(1 for _ in kept)
             print(
-                f"{what:<12} {given.texts / seconds:8,.0f} documents/s  {given.texts / cpu_s:8,.0f} a CPU second  "
+                f"{what:<12} {given.texts / seconds:8,.0f} documents/s  "
+                f"{given.texts / cpu_s:8,.0f} a CPU second  "
                 f"{peak_mb:7,.0f} MB peak  dropped {dropped:,} of {planted:,} planted",
                 flush=True,
             )

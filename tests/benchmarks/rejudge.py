@@ -22,7 +22,8 @@ def say(request, sample):
         return '{"reason": "It reads well.", "score": %d}' % (1 + said[0] % 10)
     return "The answer is " + " ".join(WORDS[byte % len(WORDS)] for byte in said[:12]) + "."
 
-WORDS = "river stone cloud maple iron salt ember tide wolf lantern copper meadow frost harbour violet canyon".split()
+WORDS = "river stone cloud maple iron salt ember tide wolf lantern copper meadow frost harbour violet\
+ canyon".split()
 """
 PIPELINE = """version: 1
 models:
@@ -33,9 +34,13 @@ stages:
   - filter:
       - length: {{field: answer, at_least: {at_least}}}
       - relevance: {{field: answer, to: question, embedder: embedder, min_cosine: {min_cosine}}}
-      - judge: {{model: teacher, rubric: 'Does it answer?', fields: [question, answer], min_score: {min_score}}}
+      - judge: {{model: teacher, rubric: 'Does it answer?', fields: [question, answer],\
+ min_score: {min_score}}}
 """
-WORDS = "river stone cloud maple iron salt ember tide wolf lantern copper meadow frost harbour violet canyon the answer is".split()
+WORDS = (
+    "river stone cloud maple iron salt ember tide wolf lantern copper meadow frost harbour violet "
+    "canyon the answer is"
+).split()
 
 
 def embedder(folder: Path) -> None:
@@ -69,7 +74,8 @@ def carried_out(folder: Path, what: str, **thresholds: float) -> dict:
         for name, cost in state["stages"][-1]["costs"].items()
     )
     print(
-        f"{what}: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, {used.ru_maxrss / 1024:.0f} MB peak; {state['kept']:,} kept; "
+        f"{what}: {seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, "
+        f"{used.ru_maxrss / 1024:.0f} MB peak; {state['kept']:,} kept; "
         f"measured anew: {measured}; {state['totals']['requests']:,} requests since the beginning",
         flush=True,
     )

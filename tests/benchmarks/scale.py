@@ -25,7 +25,8 @@ def main() -> None:
 
         def tell(what: str, rows: int, result: tuple[float, float, float]) -> None:
             print(
-                f"{what:<44}{rows:>10,} rows {result[0]:8.1f} s {rows / result[0]:9,.0f} rows/s {result[2]:5.0f} MB peak",
+                f"{what:<44}{rows:>10,} rows {result[0]:8.1f} s {rows / result[0]:9,.0f} "
+                f"rows/s {result[2]:5.0f} MB peak",
                 flush=True,
             )
 

@@ -38,7 +38,8 @@ def main() -> None:
                 ]
                 subprocess.run(command, cwd=folder, env=project.env(), check=True, capture_output=True)
                 print(
-                    f"{moments[0] - begun:.2f} s to the first request, {time.perf_counter() - begun:.2f} s in all"
+                    f"{moments[0] - begun:.2f} s to the first request, "
+                    f"{time.perf_counter() - begun:.2f} s in all"
                 )
 
 

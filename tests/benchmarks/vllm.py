@@ -124,12 +124,14 @@ def main() -> None:
                 rates[name] = given.rows / wall
                 tokens = rates[name] * given.max_tokens
                 print(
-                    f"{name:<12} {rates[name]:8,.1f} rows/s  {tokens:8,.0f} tokens/s  {1000 * cpu / given.rows:6.2f} ms CPU a row",
+                    f"{name:<12} {rates[name]:8,.1f} rows/s  {tokens:8,.0f} tokens/s  "
+                    f"{1000 * cpu / given.rows:6.2f} ms CPU a row",
                     flush=True,
                 )
             ratios.append(rates["distillgen"] / rates["LLM.chat"])
     print(
-        f"ratio to LLM.chat {statistics.median(ratios):.2f} (median of {', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))})"
+        f"ratio to LLM.chat {statistics.median(ratios):.2f} (median of "
+        f"{', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))})"
     )
 
 

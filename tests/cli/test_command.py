@@ -1,4 +1,4 @@
-"""The command in card, report and lock reproduces the rows; secrets in it are withheld, and the text says so."""
+"""The command in card, report and lock reproduces the rows; secrets are withheld, and the text says so."""
 
 import json
 import re

@@ -146,7 +146,10 @@ def test_what_is_asked_now_is_told_apart_from_all_that_was_asked(small):
 
 def test_each_model_is_shown_with_its_own_answers_and_money(small):
     price = "price: {input: 1e6, output: 0}"  # a dollar a word
-    models = f"models: {{t: {{provider: scripted, model: echo, {price}}}, u: {{provider: scripted, model: echo, {price}}}}}"
+    models = (
+        f"models: {{t: {{provider: scripted, model: echo, {price}}}, u: {{provider: scripted, "
+        f"model: echo, {price}}}}}"
+    )
     small.write(
         "pipelines/small.yaml",
         PIPELINE.replace("models: {t: {provider: scripted, model: echo}}", models)
@@ -217,7 +220,8 @@ def test_streams_of_the_test_itself_are_left_alone():
 def test_warnings_reach_the_terminal_once_each(small):
     small.write(
         "filters/careful.py",
-        '"""A filter that warns."""\n\nimport logging\n\nfrom distillgen import Filter\n\n\ndef careful() -> Filter:\n'
+        '"""A filter that warns."""\n\nimport logging\n\nfrom distillgen import Filter\n\n\n'
+        "def careful() -> Filter:\n"
         '    """Drop nothing."""\n\n    def measure(records):\n        for _ in records:\n'
         '            logging.getLogger("distillgen").warning("rows are odd")\n'
         "        return [0.0 for _ in records]\n\n    return Filter(measure, lambda number: None)\n",

@@ -388,6 +388,9 @@ def test_a_page_shows_hostile_text_and_does_not_obey_it(project, web):
         tags |= set(at.page.tags)
         at.press("y")
     assert tags == set(
-        "html head meta title style body header p progress main dl dt dd footer form input button kbd script".split()
+        (
+            "html head meta title style body header p progress main dl dt dd footer form input "
+            "button kbd script"
+        ).split()
     )
     assert at.process.wait(10) == 0

@@ -1,6 +1,7 @@
-"""The fenced blocks of README, CONTRIBUTING and docs/ are right: pipelines, Python, JSON and the lines of a shell.
+"""Fenced blocks of README, CONTRIBUTING and docs/ are right: pipelines, Python, JSON, lines of a shell.
 
-The program's own command lines are in tests/cli/test_command_lines.py, and the tutorials are followed in test_tutorials.py.
+The program's own command lines are in tests/cli/test_command_lines.py, and the tutorials are followed in
+test_tutorials.py.
 """
 
 import ast
@@ -120,7 +121,7 @@ def test_json_can_be_read(page, file, block):
 
 
 def check_shell(page, line):
-    """Check what a line of a shell runs: a known program, extras that exist, modules and files that are there."""
+    """Check what a line of a shell runs: a known program, and extras, modules and files that exist."""
     words = shlex.split(line.removeprefix("$ "), comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]

@@ -1,4 +1,4 @@
-"""Pages written by hand: files that they name exist, and what they repeat from the code is what the code says."""
+"""Pages written by hand: files they name exist, and what they repeat from the code is what it says."""
 
 import json
 import re

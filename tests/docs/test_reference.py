@@ -132,7 +132,8 @@ stages:
   - cross: {rows: [{head: beam, relation: on, tail: pier}, {head: pier, relation: on, tail: ground}]}
   - graph: {embedder: words, min_cosine: null}
   - evaluate:
-      {models: [right, wrong], data: data/test.jsonl, template: "{{ question }}", gold: answer, metrics: [numeric],
+      {models: [right, wrong], data: data/test.jsonl, template: "{{ question }}",\
+ gold: answer, metrics: [numeric],
        n: 4, vote: number, by: topic, temperature: 0}
   - audit: {edits: data/edits.jsonl}
 """

@@ -1,4 +1,4 @@
-"""Comparisons of entities by an attribute, in several wordings, and an NLI model that knows what they mean."""
+"""Comparisons of entities by an attribute, in several wordings, and an NLI model that knows their meaning."""
 
 import re
 

@@ -8,7 +8,8 @@ DENSEST = (
     "The Suez Canal in Egypt, opened by Ferdinand de Lesseps in 1869, joins the Red Sea and Mediterranean."
 )
 
-OTHERS = "The Panama Canal in America, built by Goethals by 1914, is long and of use to ships."  # 16 words, as many names
+# 16 words, as many names
+OTHERS = "The Panama Canal in America, built by Goethals by 1914, is long and of use to ships."
 
 CASES = [
     ({}, {"steps": [PLAIN, DENSER]}, None),

@@ -30,7 +30,8 @@ def test_the_formula(project):
     project.write(
         "models.py",
         """
-SUPPORT = {"": (0.2, 0.5, 0.3), "lake one": (0.1, 0.2, 0.7), "lake two": (0.6, 0.3, 0.1), "lake three": (0.5, 0.0, 0.5)}
+SUPPORT = {"": (0.2, 0.5, 0.3), "lake one": (0.1, 0.2, 0.7),\
+ "lake two": (0.6, 0.3, 0.1), "lake three": (0.5, 0.0, 0.5)}
 FACTKB = {"": 0.9, "lake one": 0.95, "lake two": 0.3, "lake three": 0.5}
 def verify(pairs):
     return [SUPPORT[reference] for reference, _ in pairs]

@@ -1,4 +1,4 @@
-"""Votes among samples: the most frequent answer, the share it needs, and the exact law for several teachers."""
+"""Votes among samples: the most frequent answer, the share it needs, and the law for several teachers."""
 
 import random
 from itertools import product
@@ -104,7 +104,8 @@ def test_in_a_run_the_votes_are_those_of_one_request(project):
     """Each question's samples are 5, 5, 4 or 4, 4, 5 and so on; the vote is the question's own."""
     project.write(
         "teacher.py",
-        "def say(request, sample):\n    n = int(request.messages[-1]['content'])\n    return f'It is {n + (sample == 2)}.'\n",
+        "def say(request, sample):\n    n = int(request.messages[-1]['content'])\n"
+        "    return f'It is {n + (sample == 2)}.'\n",
     )
     project.rows("q.jsonl", [{"question": n} for n in range(300)])
     stages = [

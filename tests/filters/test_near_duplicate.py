@@ -144,7 +144,8 @@ def test_the_result_hangs_neither_on_the_chunks_nor_on_the_process(near_duplicat
     found = near_duplicate(texts, chunk=256)
     assert found == near_duplicate(texts, chunk=1) == near_duplicate(texts, chunk=600)
     code = (
-        "import pytest; from distillgen.project import Project; from distillgen.record import Record; from pathlib import Path\n"
+        "import pytest; from distillgen.project import Project; "
+        "from distillgen.record import Record; from pathlib import Path\n"
         "from tests.filters.test_near_duplicate import planted\n"
         "from distillgen.plugins import filter_factory\n"
         "made = filter_factory('near_duplicate', Project(Path('.')))(by=['x'])\n"

@@ -3,8 +3,10 @@
 import pytest
 
 CLEAN = (
-    "From 1914-1918 about 1,642,000,000 shells (ISBN 978-3-16-148410-0) were made; pi is 3.14159265358979 and version 192.168.0.1 of it, "
-    "at 2024-01-02 10:20:30, had order 1234 5678 9012 3456, code GB00ABCD, see user@localhost or @name, id 123-45-67890, 12:30:45, ::1."
+    "From 1914-1918 about 1,642,000,000 shells (ISBN 978-3-16-148410-0) were made; pi is "
+    "3.14159265358979 and version 192.168.0.1 of it, "
+    "at 2024-01-02 10:20:30, had order 1234 5678 9012 3456, code GB00ABCD, see user@localhost "
+    "or @name, id 123-45-67890, 12:30:45, ::1."
 )
 
 CASES = [

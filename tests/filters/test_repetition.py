@@ -10,9 +10,12 @@ from distillgen.project import Project
 from distillgen.record import Record
 
 PROSE = (
-    "Lake Baikal fills a rift valley in Siberia. Its water is clear, cold and very deep; three hundred rivers feed it and one, "
-    "the Angara, leaves. Seals live there, far from any sea, and nobody knows quite how they came. In winter the ice grows "
-    "thick enough to carry lorries, and people cut holes to fish. A railway runs along the southern shore through many tunnels."
+    "Lake Baikal fills a rift valley in Siberia. Its water is clear, cold and very deep; three "
+    "hundred rivers feed it and one, "
+    "the Angara, leaves. Seals live there, far from any sea, and nobody knows quite how they "
+    "came. In winter the ice grows "
+    "thick enough to carry lorries, and people cut holes to fish. A railway runs along the "
+    "southern shore through many tunnels."
 )
 LINES = "\n".join(PROSE.split())
 

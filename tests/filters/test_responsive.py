@@ -1,7 +1,8 @@
 """Answers that ignore their question."""
 
 BEARING = {
-    "t": "A cage holds nine steel balls apart. The balls roll between two rings. Grease is put in once a year. "
+    "t": "A cage holds nine steel balls apart. The balls roll between two rings. Grease is put in "
+    "once a year. "
     "Most bearings fail when dirt scratches the rings."
 }
 

@@ -8,7 +8,10 @@ from distillgen.errors import ConfigError
 pytestmark = [pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")]
 MARKS = [*pytestmark, pytest.mark.slow]  # a process for each of many texts
 
-SQUARE = "Here it is:\n```python\ndef square(x):\n    return x * x\n```\nAs you see:\n```sh\npip install square\n```"
+SQUARE = (
+    "Here it is:\n```python\ndef square(x):\n    return x * x\n```\nAs you see:\n```sh\n"
+    "pip install square\n```"
+)
 
 CASES = [
     ({}, {"answer": SQUARE, "tests": ["assert square(2) == 4", "assert square(3) == 9"]}, None),

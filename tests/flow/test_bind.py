@@ -1,4 +1,4 @@
-"""A stage is bound once: what it reads and builds is read and built once a run, and again when a file changes."""
+"""A stage is bound once: what it needs is read and built once a run, and again when a file changes."""
 
 from collections import Counter
 

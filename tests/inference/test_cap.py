@@ -13,10 +13,14 @@ from distillgen.inference.limits import Outlook
 from distillgen.runs import execute, pacing
 from tests.endpoint import Endpoint, completion
 
-PRICE = ", price: {input: 10, output: 30}"  # an answer costs 10 * 10 + 5 * 30 = $0.00025 here, its worst case up to ten times as much
+# An answer costs 10 * 10 + 5 * 30 = $0.00025 here, its worst case up to ten times as much.
+PRICE = ", price: {input: 10, output: 30}"
 STAGE = ", max_tokens: 20"
 AFTER = "".join(
-    f'  - generate: {{name: s{i}, model: teacher, template: "{i}: {{{{ {before} }}}}", output: f{i}, max_tokens: 20}}\n'
+    (
+        f'  - generate: {{name: s{i}, model: teacher, template: "{i}: {{{{ {before} }}}}", output: '
+        f"f{i}, max_tokens: 20}}\n"
+    )
     for i, before in [(2, "answer"), (3, "f2"), (4, "f3")]
 )
 

@@ -79,7 +79,7 @@ def test_concurrent_runs_buy_no_answer_twice(project, head_start_s):
 
 
 def test_a_second_run_waits_for_requests_in_flight(project):
-    """The first has sent all that it asks before the second starts, and answers come only after that asked."""
+    """The first has sent all its requests before the second starts; answers come once that has asked."""
     with Endpoint(latency_s=6) as endpoint:
         project.ask_pipeline(endpoint.url, 20, model=", max_concurrency: 20")
         first = start(project, "a")

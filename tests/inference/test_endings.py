@@ -1,4 +1,4 @@
-"""An incomplete or unexpected answer is recorded as what it is, and never counts as success, by every route."""
+"""An incomplete or unexpected answer is recorded as such, and never counts as success, by every route."""
 
 import json
 
@@ -186,7 +186,8 @@ def test_a_form_that_asks_for_a_tag_gets_it(project):
     with answered(chat("<reasoning>hm</reasoning> <answer>yes</answer>")) as endpoint:
         project.write(
             "prompts/p.md",
-            "---\noutput: {sections: [reasoning, answer]}\n---\n{{ question }} As <reasoning>…</reasoning><answer>…</answer>.\n",
+            "---\noutput: {sections: [reasoning, answer]}\n---\n"
+            "{{ question }} As <reasoning>…</reasoning><answer>…</answer>.\n",
         )
         path = project.ask_pipeline(endpoint.url, 1)
         path.write_text(path.read_text().replace('template: "{{ question }}", output: answer', "prompt: p"))

@@ -287,10 +287,12 @@ def test_salvaging_keeps_what_filters_measured(tmp_path):
 
 
 FORMAT_2 = """
-CREATE TABLE answers (id INTEGER PRIMARY KEY, key, run, stage, model, status, requests, retries, input_tokens, cached_tokens,
+CREATE TABLE answers (id INTEGER PRIMARY KEY, key, run, stage, model, status, requests, retries,\
+ input_tokens, cached_tokens,
 output_tokens, cost_usd, request, completion, signals, at DEFAULT CURRENT_TIMESTAMP);
 CREATE INDEX answers_by_key ON answers (key);
-CREATE INDEX answers_usage ON answers (run, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd);
+CREATE INDEX answers_usage ON answers (run, stage, model, status, requests, retries,\
+ input_tokens, cached_tokens, output_tokens, cost_usd);
 CREATE TABLE scores (key PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE batches (uuid PRIMARY KEY, file, batch);
 CREATE TABLE batch_lines (custom_id PRIMARY KEY, uuid);

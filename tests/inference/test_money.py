@@ -315,7 +315,10 @@ def state(project, run="ask"):
     return json.loads((project.path / "runs" / run / "usage.json").read_text())
 
 
-PRICE = ", price: {input: 1000, cached_input: 100, cache_write: 2000, output: 10000}, max_concurrency: 8, max_retries: 2"
+PRICE = (
+    ", price: {input: 1000, cached_input: 100, cache_write: 2000, output: 10000}, "
+    "max_concurrency: 8, max_retries: 2"
+)
 
 
 class Biller(Endpoint):

@@ -328,7 +328,10 @@ class TestWhatIsLearnt:
             match="the student has no chat template to put messages into; give one with chat_template",
         ):
             Sft().prepare(inputs)
-        template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        template = (
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}"
+        )
         prepared = Sft().prepare(replace(inputs, chat_template=template))
         assert self.learnt(prepared.trainer) == ["Hello<|im_end|>"]
 
@@ -551,7 +554,7 @@ def frozen(before: str, after: Path) -> bool:
 
 
 class TestHowItIsAsked:
-    """A student is asked in the form in which it has read its prompts, and its folder says so to others, too."""
+    """A student is asked in the form in which it has read its prompts, and its folder tells others so."""
 
     pytestmark = trains
     TOKENS = {
@@ -638,7 +641,8 @@ class TestLogits:
             divergence(sure, torch.tensor([[0, 1]]), torch.tensor([[0.9, 0.1]]), kind).sum().backward()
             assert torch.isfinite(sure.grad).all()
 
-    HAND = [  # student's logits, the teacher's probabilities of tokens 0 to k - 1, and the divergences, in nats
+    # The student's logits, the teacher's probabilities of tokens 0 to k - 1, and the divergences, in nats.
+    HAND = [
         # k = V = 2, student 1/2, 1/2: .9 ln 1.8 + .1 ln .2 | ln(5/9)/2 + ln(5)/2 | from m = (.7, .3)
         ([0.0, 0.0], [0.9, 0.1], 0.3680642071684971, 0.5108256237659907, 0.10174922507919574),
         # the same of a student with two tokens more, which it gives e^-1000 of its probability

@@ -33,8 +33,10 @@ def base(project):
         """# base.yaml: x
 version: 1
 models:
-  teacher: {provider: embedded, model: qwen2.5-coder-1.5b-instruct, context: 1024, threads: 1, temperature: 0.3, max_tokens: 9}
-  judge: {provider: openai, model: m, base_url: "http://localhost:1/v1", price: {input: 1, output: 2, batch: 0.5}}
+  teacher: {provider: embedded, model: qwen2.5-coder-1.5b-instruct, context: 1024, threads: 1,\
+ temperature: 0.3, max_tokens: 9}
+  judge: {provider: openai, model: m, base_url: "http://localhost:1/v1",\
+ price: {input: 1, output: 2, batch: 0.5}}
 stages:
   - source: {path: rows.jsonl}
   - generate: {model: teacher, template: "{{ q }}", output: a, n: 3}

@@ -133,7 +133,8 @@ def test_the_users_prompt_hides_a_shipped_one_and_a_typo_is_answered(tmp_path):
         ),
         (
             "---\noutput: numbered\nfew_shot: {n: 1, examples: [{q: a, answer: c}]}\n---\n{{ q }}",
-            "p.md:3: few_shot: the answer of example 1 is not of the prompt's form: there is no numbered list",
+            "p.md:3: few_shot: the answer of example 1 is not of the prompt's form: there is "
+            "no numbered list",
         ),
     ],
 )
@@ -174,14 +175,16 @@ def test_examples_become_turns_of_the_same_shape(parse):
 
 def test_an_example_answer_that_is_no_text_is_shown_as_json(parse):
     prompt = parse(
-        "---\noutput: {json: {b: string, a: string}}\nfew_shot: {n: 1, examples: [{q: x, answer: {b: é, a: y}}]}\n---\n{{ q }}"
+        "---\noutput: {json: {b: string, a: string}}\n"
+        "few_shot: {n: 1, examples: [{q: x, answer: {b: é, a: y}}]}\n---\n{{ q }}"
     )
     assert contents(prompt.render({"q": "z"}, Draw((0,))))[1] == ("assistant", '{"b": "é", "a": "y"}')
 
 
 def test_examples_laid_out_by_the_template(parse):
     prompt = parse(
-        f"---\n{FEW}\n---\n{{% for e in examples %}}{{{{ e.q }}}}={{{{ e.answer }}}} {{% endfor %}}{{{{ q }}}}"
+        f"---\n{FEW}\n---\n{{% for e in examples %}}{{{{ e.q }}}}={{{{ e.answer }}}} "
+        f"{{% endfor %}}{{{{ q }}}}"
     )
     assert contents(prompt.render({"q": "z"}, Draw((1, 0)))) == [("user", "b=B a=A z")]
     assert set(prompt.inputs) == {"q"}
@@ -196,7 +199,8 @@ def test_examples_is_an_ordinary_field_of_a_prompt_without_examples(parse):
 
 def test_a_draw_depends_on_its_seed_alone(parse):
     prompt = parse(
-        f"---\n{FEW}\nvary: {{tone: [x, y, z], two: {{of: [1, 2, 3, 4], n: 2}}}}\n---\n{{{{ q }}}} {{{{ tone }}}} {{{{ two | json }}}}"
+        f"---\n{FEW}\nvary: {{tone: [x, y, z], two: {{of: [1, 2, 3, 4], n: 2}}}}\n---\n"
+        f"{{{{ q }}}} {{{{ tone }}}} {{{{ two | json }}}}"
     )
     draws = [prompt.draw(f"0/generate/{i}/0", {"q": "new"}) for i in range(40)]
     assert draws == [prompt.draw(f"0/generate/{i}/0", {"q": "other"}) for i in range(40)]

@@ -1,4 +1,4 @@
-"""The recipe chain-of-density: the chains that pass, the prompts of the student, and ROUGE beside a grader."""
+"""The recipe chain-of-density: the chains that pass, the student's prompts, and ROUGE beside a grader."""
 
 import json
 
@@ -8,8 +8,12 @@ FIRST = "The canal is a long way for ships that goes through Egypt, and it was b
 SECOND = (
     "The Suez Canal is a way for ships through Egypt, and it was built there by Ferdinand de Lesseps in 1869."
 )
-THIRD = "The Suez Canal in Egypt, built by Ferdinand de Lesseps in 1869, joins the Mediterranean Sea to the Red Sea."
-SWAPPED = "The Suez Canal in Africa, dug by Said Pasha in 1859, joins the Mediterranean Sea to the Red Sea."  # names as many
+THIRD = (
+    "The Suez Canal in Egypt, built by Ferdinand de Lesseps in 1869, joins the Mediterranean Sea "
+    "to the Red Sea."
+)
+# As many names as in THIRD.
+SWAPPED = "The Suez Canal in Africa, dug by Said Pasha in 1859, joins the Mediterranean Sea to the Red Sea."
 CHAINS = {
     "good": [FIRST, SECOND, THIRD],
     "poorer": [FIRST, THIRD, FIRST],
@@ -19,7 +23,10 @@ CHAINS = {
     "still": [FIRST, FIRST, FIRST],
     "good again": [FIRST, SECOND, THIRD],
 }
-ARTICLE = "The Suez Canal in Egypt was built by Ferdinand de Lesseps in 1869. It joins the Mediterranean Sea to the Red Sea."
+ARTICLE = (
+    "The Suez Canal in Egypt was built by Ferdinand de Lesseps in 1869. It joins the Mediterranean "
+    "Sea to the Red Sea."
+)
 
 
 def teach(request, sample):

@@ -1,4 +1,4 @@
-"""The recipe ddk: a planted student that learns each domain at its own pace, and a tiny one that is trained."""
+"""The recipe ddk: a planted student that learns each domain at its own pace, and a tiny one, trained."""
 
 import importlib.util
 import json

@@ -141,7 +141,10 @@ def test_a_path_of_the_graph_answers_what_pieces_of_text_do_not(make_graph, proj
     project.rows("shuffled.jsonl", [{**edge, "tail": tail} for edge, tail in zip(edges, tails, strict=True)])
 
     def right(**memory) -> float:
-        shown = "{% for f in found %}{{ f.text if f.text is defined else f.head ~ ' ' ~ f.relation ~ ' ' ~ f.tail ~ '.' }} {% endfor %}"
+        shown = (
+            "{% for f in found %}{{ f.text if f.text is defined "
+            "else f.head ~ ' ' ~ f.relation ~ ' ' ~ f.tail ~ '.' }} {% endfor %}"
+        )
         stages = [
             {"source": {"path": "questions.jsonl"}},
             {

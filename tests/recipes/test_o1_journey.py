@@ -167,10 +167,8 @@ def test_accuracy_grows_with_the_token_budget(project):
             question = request.messages[-1]["content"]
             draw = random.Random(f"{share}/{question}/{sample}")
             right = sums.gold(question)
-            return (
-                "so " * words
-                + rf"\boxed{{{right if draw.random() < share else draw.choice([n for n in range(10) if n != right])}}}"
-            )
+            answer = right if draw.random() < share else draw.choice([n for n in range(10) if n != right])
+            return "so " * words + rf"\boxed{{{answer}}}"
 
         script.__qualname__ = f"solver({share}, {words})"
         return script

@@ -52,7 +52,7 @@ def right(reply, scenario):
 
 
 def student(request, sample):
-    """Does what every strategy in its prompt says; of its own accord, the right thing on two of the topics."""
+    """Does what every strategy in its prompt says; unasked, the right thing on two of the topics."""
     asked = request.messages[-1]["content"]
     told = " ".join(line for line in asked.splitlines() if line.startswith("- "))
     own = POLICY[topic(asked)] if topic(asked) in KNOWN_WITHOUT else ("HELLO",)
@@ -258,7 +258,10 @@ def test_a_vetoed_entry_affects_its_neighbourhood_only(world):
 
 def test_killed_inside_a_round_the_library_is_the_same_byte_for_byte(world):
     script = "import asyncio\nfrom tests.recipes import test_strategy_teaching as world\n" + "".join(
-        f"async def {name}(request, sample):\n    await asyncio.sleep(0.03)\n    return world.{name}(request, sample)\n"
+        (
+            f"async def {name}(request, sample):\n    await asyncio.sleep(0.03)\n"
+            f"    return world.{name}(request, sample)\n"
+        )
         for name in ("teacher", "student")
     )
     world.write("models.py", script)

@@ -20,7 +20,8 @@ from distillgen.runs.state import Options
 from tests.conftest import ROOT, ProjectFolder
 from tests.endpoint import Endpoint, completion
 
-PRICE = ", max_concurrency: 1, max_tokens: 5, price: {input: 1000, output: 1000}"  # an answer costs 1.5 cents, at most 10 to 12
+# An answer costs 1.5 cents, at most 10 to 12.
+PRICE = ", max_concurrency: 1, max_tokens: 5, price: {input: 1000, output: 1000}"
 
 
 def usage(project, run="runs/ask"):
@@ -49,10 +50,8 @@ def test_the_same_run_from_any_folder_goes_on_where_it_was(project, endpoint, tm
         (deep, "../../pipelines/ask.yaml"),
     ):
         told = there.cli("run", name).stdout
-        assert (
-            f"{Path(os.path.relpath(project.path, there.path)) / 'runs/ask/corpus.jsonl' if there is project else project.path / 'runs/ask/corpus.jsonl'}"
-            in told
-        )
+        shown_from = Path(os.path.relpath(project.path, there.path)) if there is project else project.path
+        assert str(shown_from / "runs/ask/corpus.jsonl") in told
         assert "finished" in there.cli("status", "ask").stdout and "answer" in there.cli("show", "ask").stdout
     assert len(endpoint.bodies) == 6 and len(project.read("runs/ask/corpus.jsonl")) == 6
     assert {p.name for p in (project.path / "runs").iterdir()} == {"ask", "ledger.sqlite3"}
@@ -184,7 +183,10 @@ def test_answers_superseded_during_a_run_are_noticed(project):
 
     async def supersede(live):
         with sqlite3.connect(path, timeout=30) as other:
-            columns = "key, stage, model, status, requests, retries, input_tokens, cached_tokens, output_tokens, cost_usd, request"
+            columns = (
+                "key, stage, model, status, requests, retries, input_tokens, cached_tokens, "
+                "output_tokens, cost_usd, request"
+            )
             newer = f"SELECT {columns}, 'other', '{{\"text\":\"newer\"}}' FROM answers LIMIT 1"
             other.execute(f"INSERT INTO answers ({columns}, run, completion) {newer}")
 

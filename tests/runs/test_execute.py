@@ -21,9 +21,13 @@ def short(*, field: FieldName = "answer", max_letters: int = 99) -> Filter:
     def measure(records):
         open("measured", "a").write("x" * len(records))
         return [len(r.fields[field]) for r in records]
-    return Filter(measure, lambda n: f"{n} letters > {max_letters}" if n > max_letters else None, depends_on={"field": field})
+    return Filter(measure, lambda n: f"{n} letters > {max_letters}" if n > max_letters else None,\
+ depends_on={"field": field})
 '''
-STAGES = "  - filter: [short: {max_letters: 99}]\n  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n"
+STAGES = (
+    "  - filter: [short: {max_letters: 99}]\n"
+    "  - generate: {name: again, model: teacher, template: 'And {{ answer }}', output: more}\n"
+)
 
 
 def state(project, name="ask"):

@@ -73,7 +73,7 @@ def push(project, monkeypatch, capfd):
 
 
 def load(project, hub, name):
-    """What `datasets.load_dataset` makes of a repository, in a process that knows the server: rows by split."""
+    """What `datasets.load_dataset` makes of a repository, in a process that knows it: rows by split."""
     code = (
         "import datasets, json, sys; loaded = datasets.load_dataset(sys.argv[1]);"
         "print(json.dumps({split: list(rows) for split, rows in loaded.items()}))"

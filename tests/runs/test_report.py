@@ -119,7 +119,8 @@ def page_of(directory):
 def assert_harmless(html):
     page = Page(html)
     assert set(page.tags) <= set(
-        "html head meta title style body main header section article footer h1 h2 h3 p b br span div dl dt dd ol ul li"
+        "html head meta title style body main header section article footer h1 h2 h3 p b br "
+        "span div dl dt dd ol ul li"
         " table thead tbody tfoot tr th td svg rect path pre details summary".split()
     )
     for tag, name, value in page.attributes:
@@ -492,7 +493,9 @@ def test_a_browser_shows_the_figures_and_runs_nothing(tmp_path):
     rows = [{"question": text} for text in HOSTILE] + [{"question": "plain"}]
     directory = carry_out(tmp_path, rows, lambda request, sample: request.messages[-1]["content"])
     profile = tmp_path / "profile"
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    ).split()
     command = [
         CHROMIUM,
         *flags,

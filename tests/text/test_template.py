@@ -44,7 +44,10 @@ def test_a_field_named_as_a_method_is_the_rows_or_is_missing(name):
 
 
 def test_methods_work_whatever_the_fields_are_called():
-    source = "{% for name, value in e.items() %}{{ name }}={{ value }} {% endfor %}{% for i in range(2) %}{{ i }}{% endfor %}{{ range }}"
+    source = (
+        "{% for name, value in e.items() %}{{ name }}={{ value }} {% endfor %}"
+        "{% for i in range(2) %}{{ i }}{% endfor %}{{ range }}"
+    )
     assert rendered(source, e={"items": "I", "get": "G"}, range="R") == "items=I get=G 01R"
     assert compile_template(source, "t").used.keys() == {"e", "range"}
     assert compile_template("{% set ns = namespace(n=1) %}{{ ns.n }}", "t").used == {}
@@ -117,7 +120,10 @@ def test_a_default_is_taken(row):
 
 
 def test_null_is_false_and_none():
-    source = "{% if x %}yes{% endif %}{% if x is none %}none{% endif %}{% if x == none %} equal{% endif %}{{ x or ' or' }}"
+    source = (
+        "{% if x %}yes{% endif %}{% if x is none %}none{% endif %}"
+        "{% if x == none %} equal{% endif %}{{ x or ' or' }}"
+    )
     assert rendered(source, x=None) == "none equal or"
 
 

@@ -31,7 +31,7 @@ FILTER = {"filter": ["only_even"]}
 
 @pytest.fixture
 def taught(project, monkeypatch):
-    """Carry stages out as far as the rows that each arm would be trained on; gives these by arm, and the run."""
+    """Carry stages out as far as the rows each arm would be trained on; gives these by arm, and the run."""
     found = importlib.util.find_spec
     there = ("torch", "transformers", "datasets", "accelerate", "trl", "peft", "sentence_transformers")
     monkeypatch.setattr("distillgen.extras.find_spec", lambda name: True if name in there else found(name))
@@ -261,7 +261,10 @@ def test_an_arm_inside_rounds(project, taught):
 
 # Nothing that is evaluated on is trained on
 
-WORDS = "amber birch cedar delta ember flint grove heath inlet jetty knoll lagoon marsh north ocean plain quay river stone tide".split()
+WORDS = (
+    "amber birch cedar delta ember flint grove heath inlet jetty knoll lagoon marsh north ocean "
+    "plain quay river stone tide"
+).split()
 
 
 def long(i):

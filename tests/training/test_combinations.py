@@ -33,7 +33,8 @@ def half():
     return Filter(lambda rs: [r.fields["n"] % 2 for r in rs], lambda odd: "odd" if odd else None)
 '''
 MARKED = (
-    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}"
+    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}</s>{% endgeneration %}"
     "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 PLAIN = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", "")
@@ -216,7 +217,8 @@ def outcome(folder, monkeypatch):
 
 
 def named(case):
-    return f"{case[0]}-{','.join(f'{k}={v}' for k, v in case[1].items() if k not in ('prompt', 'completion', 'fields', 'teacher'))}"
+    data = ("prompt", "completion", "fields", "teacher")
+    return f"{case[0]}-{','.join(f'{k}={v}' for k, v in case[1].items() if k not in data)}"
 
 
 def test_every_objective_is_among_them():

@@ -1,4 +1,4 @@
-"""What a training is prepared from: nothing of it changes, and every row that is cut or left out is counted."""
+"""What a training is prepared from: nothing of it changes, and every row cut or left out is counted."""
 
 from dataclasses import FrozenInstanceError
 
