@@ -100,7 +100,8 @@ class TestMiniLM:
     def test_it_is_quiet_and_leaves_torch_as_it_was(self):
         code = (
             "import torch; n = torch.get_num_threads(); "
-            "from distillgen.local_models.embedder import embed; embed(['x']); assert torch.get_num_threads() == n"
+            "from distillgen.local_models.embedder import embed; embed(['x']); "
+            "assert torch.get_num_threads() == n"
         )
         done = subprocess.run(
             [sys.executable, "-W", "error::UserWarning", "-c", code],
