@@ -1,4 +1,4 @@
-"""Questions about records are put to models; the answers make their successors."""
+"""Ask models about records, and turn the answers into new records."""
 
 from __future__ import annotations
 
@@ -19,19 +19,17 @@ from distillgen.record import Record, Unrenderable
 
 WINDOW = 2048  # least number of rows in flight, so that a retry does not block the rest
 
-
 Question: TypeAlias = tuple[Teacher, Request, int, Any]
 """A teacher, a request, the number of samples, and a value of the stage that comes back with the answers."""
-
 
 Answers: TypeAlias = Sequence[tuple[Any, Sequence[Completion]]]
 
 
 def answer_of(record: Record, stage: str, completion: Completion) -> Record:
-    """Return a copy whose lineage holds an answer that added no field."""
+    """Return a copy of the record with the completion in its lineage, for a stage that adds no field."""
     how = {"model": name_of(completion.model), "key": completion.key.hex(), "sample": 0, "draw": ""}
-    made = {"stage": stage, "prompt": "", **how}
-    return replace(record, made=(*record.made, made))
+    lineage = {"stage": stage, "prompt": "", **how}
+    return replace(record, made=(*record.made, lineage))
 
 
 def likelihood(stage: str, completion: Completion) -> dict[str, float]:
@@ -45,9 +43,7 @@ def likelihood(stage: str, completion: Completion) -> dict[str, float]:
 
 
 def certainty(stage: str, completion: Completion) -> dict[str, float]:
-    """Return by how much probability the likeliest token leads the next, averaged over tokens with
-    alternatives.
-    """
+    """Return the mean lead in probability of the likeliest token over the second likeliest."""
     tops = [
         sorted((math.exp(value) for _, value in token[2]), reverse=True)[:2]
         for token in completion.logprobs
@@ -90,8 +86,8 @@ def ask_each(
             asks = [
                 (request, n)
                 for _, questions_of_record in todo
-                for asked, request, n, _ in questions_of_record or ()
-                if asked is teacher
+                for question_teacher, request, n, _ in questions_of_record or ()
+                if question_teacher is teacher
             ]
             outcomes[teacher] = iter(
                 teacher.begin(asks, stage=place, again=again, changed=job.context.retry_with)

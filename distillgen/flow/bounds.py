@@ -1,4 +1,4 @@
-"""The bounds of what a stage asks, for `plan`."""
+"""The bounds of a stage's requests, for `plan`."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def bounds(
 
 
 def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Return the bytes of chat messages, with some for what a chat template adds."""
+    """Return the bytes of chat messages, and 16 for the chat template around each."""
     return sum(len(str(message["content"]).encode("utf-8", "replace")) + 16 for message in messages)

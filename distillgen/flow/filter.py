@@ -55,13 +55,11 @@ class Filter:
 
     def __post_init__(self) -> None:
         if self.together and (self.asks or self.whole_set):
-            raise ValueError(
-                "a filter that measures records together neither asks about each of them nor sees the whole set"
-            )
+            raise ValueError("'together' excludes 'asks' and 'whole_set': a filter has one of the three")
 
 
 def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
-    """Return a function for `together`: records with the same parent, or the same fields `by`, form a group."""
+    """Return a function for `together`: it groups records by their first parent, or by the fields `by`."""
     if by is not None:
         return lambda record: [record.fields.get(name) for name in by]
     return lambda record: record.parents[0] if record.parents else record.id
@@ -69,14 +67,15 @@ def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
 
 def described(factory: Callable[..., Filter]) -> tuple[str, dict[str, str]]:
     """Return a factory's docstring without its options, and the description of each option."""
-    about, _, listed = (inspect.getdoc(factory) or "").partition("\nOptions:\n")
-    options = re.finditer(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", listed, re.MULTILINE)
+    about, _, options_text = (inspect.getdoc(factory) or "").partition("\nOptions:\n")
+    options = re.finditer(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", options_text, re.MULTILINE)
     return about.strip(), {option[1]: " ".join(option[2].split()) for option in options}
 
 
 def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
-    """Return a model of a factory's keyword-only options, without `project`. Raise ConfigError for other
-    parameters.
+    """Return a pydantic model of a factory's options, without `project`.
+
+    Raise ConfigError for a parameter that is not keyword-only.
     """
     hints, (about, descriptions) = option_types(factory), described(factory)
     fields: dict[str, Any] = {}
@@ -112,7 +111,7 @@ def option_types(factory: Callable[..., Filter]) -> dict[str, Any]:
 
 
 class Entry(BaseModel):
-    """One filter in a stage's list, as written."""
+    """A filter of a stage's list: its name, its label and its options."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -138,9 +137,7 @@ def _entries(value: Any) -> Any:
         if label != name and not NAME.fullmatch(label):
             raise ValueError(f"filter name {label!r}: a name is made of letters, digits, '-' and '_'")
         if label in [entry.label for entry in entries]:
-            raise ValueError(
-                f"filter '{label}' stands twice; give one of them a name of its own: {name}: {{name: …}}"
-            )
+            raise ValueError(f"two filters have the name '{label}'; rename one: {name}: {{name: …}}")
         entries.append(Entry(filter=name, label=label, options=options))
     return entries
 

@@ -12,19 +12,17 @@ from distillgen.record import META, Record
 
 
 def marks(name: str | None) -> set[str]:
-    """Return the fields that the option `mark` adds. Raise ConfigError for a name that distillgen uses
-    itself.
-    """
+    """Return the fields that the option `mark` adds. Raise ConfigError for a reserved name."""
     if name == META:
-        raise ConfigError(f"mark: the field '{META}' is distillgen's own; name it otherwise")
+        raise ConfigError(f"mark: the field '{META}' is distillgen's own; give another name")
     return {name, f"{name}_why"} if name else set()
 
 
 async def marked(chunks: Chunks, stage: str, name: str, filters: Collection[str] | None = None) -> Chunks:
-    """Let the records go on that `stage` dropped, or that `filters` of it dropped.
+    """Restore the records that `stage` dropped, or only those that its `filters` dropped.
 
-    Such a record has false in the field `name` and the reason in `<name>_why`; others have true and no
-    reason.
+    The field `name` is false for such a record, and `<name>_why` has the reason; other records have true and
+    an empty reason.
     """
 
     def noted(record: Record) -> Record:

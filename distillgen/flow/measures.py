@@ -9,7 +9,7 @@ LAST_ROUND = ", last round"
 
 
 class Measure(NamedTuple):
-    """What a number measures: the metric, and the stage, model and group that it belongs to."""
+    """The key of a measured number: the metric, and its stage, model and group."""
 
     metric: str
     stage: str = ""

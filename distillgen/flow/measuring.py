@@ -1,4 +1,4 @@
-"""Filters at work: their numbers, from the ledger where it keeps them, and the decisions."""
+"""Measure records with filters, keep costly numbers in the ledger, and decide."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ from distillgen.project import user_error
 from distillgen.record import Record, Unrenderable, digest
 
 PIECE = 32  # most records in one call of a costly measure; a stop waits for one call
-
-
 SAVE_EVERY_S = 0.5  # seconds of measuring that a kill can lose, besides one call
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A filter at work in a stage, with its costs so far, and with the count of each number for `over_run`."""
+    """A filter of a running stage, with its costs so far, and a count of each number for `over_run`."""
 
     stage: str
     entry: Entry
@@ -66,8 +64,8 @@ class Judge:
             raise self.broken(error, [record]) from error
         for request in requests:
             if request.model not in models:
-                wrong = f"filter '{self.entry.label}' asks '{request.model}', which no option of type ModelName names"
-                raise ConfigError(f"{wrong}{did_you_mean(request.model, models)}")
+                message = f"filter '{self.entry.label}' asks '{request.model}', which is not in an option of "
+                raise ConfigError(f"{message}type ModelName{did_you_mean(request.model, models)}")
         return requests
 
     def together(self, record: Record) -> Any:
@@ -91,7 +89,7 @@ class Judge:
         return {f"{self.entry.label}: {words}": value for words, value in figures.items()}
 
     def broken(self, error: Exception, records: Sequence[Record] = ()) -> UserCodeError:
-        """Return the error to raise when one of the filter's functions raised an exception."""
+        """Return a UserCodeError for an exception of one of the filter's functions."""
         return user_error(error, f"filter '{self.entry.label}' of stage '{self.stage}'", records)
 
 
@@ -152,7 +150,7 @@ def score_keys(
     if filter.together:
         group_digest = digest([(record.id, record.fields, record.scores) for record in group])
         about = [[place, group_digest] for place in range(len(group))]
-    return [digest([entry.filter, filter.depends_on, each, *models], 32).encode() for each in about]
+    return [digest([entry.filter, filter.depends_on, subject, *models], 32).encode() for subject in about]
 
 
 async def whole_groups(chunks: Chunks, key: Callable[[Record], Any]) -> Chunks:
@@ -185,7 +183,7 @@ def checked_numbers(measure_result: Any, count: int, label: str) -> list[Number]
         ) from error
     if len(numbers) != count:
         raise ConfigError(
-            f"filter '{label}' measured {len(numbers)} of {count} records; it owes a number for each"
+            f"filter '{label}' measured {len(numbers)} of {count} records; return a number for each"
         )
     return [
         {k: _finite(v, label) for k, v in n.items()} if isinstance(n, Mapping) else _finite(n, label)

@@ -42,9 +42,7 @@ ABLE = {
 
 @dataclass(frozen=True)
 class CheckContext:
-    """The context of a check: the project, the fields that reach the stage, the models, and the stages before
-    it.
-    """
+    """The project, the fields, the models and the earlier stages, for the check of a stage."""
 
     fields: frozenset[str]
     models: Mapping[str, Spec]
@@ -52,22 +50,18 @@ class CheckContext:
     stages: tuple[BoundStage, ...] = ()
     """The stages before it."""
     loops: tuple[CheckContext, ...] = ()
-    """The contexts of the loops that the stage is in, the innermost last."""
+    """The contexts of the loops around the stage, the innermost last."""
     trained: frozenset[str] = frozenset()
-    """The names of the models that earlier stages make, or any stage of the loop that the stage is in."""
+    """The names of the models that earlier stages make, or any stage of the loop around the stage."""
     fetch: bool = False
     """Whether a check may read remote files. It may when a run begins, before anything is paid for."""
 
     def after(self, bound: BoundStage) -> CheckContext:
-        """Return the context of the stage after `bound`. Raise ConfigError if that makes a model whose name
-        is taken.
-        """
+        """Return the context of the next stage. Raise ConfigError if a model of `bound` has a taken name."""
         made_models = bound.makes(Path())
         for name, spec in made_models.items():
             if self.models.get(name, spec) != spec:
-                raise ConfigError(
-                    f"it makes a model of the name '{name}', which another one has; rename that"
-                )
+                raise ConfigError(f"it makes a model '{name}', but another model has that name; rename it")
         return replace(
             self,
             fields=bound.fields,
@@ -77,20 +71,17 @@ class CheckContext:
         )
 
     def turns(self, name: str) -> Sequence[list[dict[str, Any]]]:
-        """Return examples of the chat turns in a field, one for each order of roles; empty if the field has
-        none.
-        """
+        """Return example chat turns of a field, one for each order of roles; () if it has no chat turns."""
         for bound in reversed(self.stages):
             if name in (turns := bound.turns()):
                 return turns[name]
         return ()
 
-    def need(self, name: str, what: str) -> None:
+    def need(self, name: str, subject: str) -> None:
         """Raise ConfigError if no earlier stage makes the field."""
         if name not in self.fields:
-            raise ConfigError(
-                f"{what} needs the field '{name}', which no earlier stage gives{did_you_mean(name, self.fields)}"
-            )
+            message = f"{subject} needs the field '{name}', which no earlier stage gives"
+            raise ConfigError(f"{message}{did_you_mean(name, self.fields)}")
 
     def able(self, model: str, *capabilities: str) -> Spec:
         """Return the model of a name. Raise ConfigError if it does not exist or lacks a capability."""
@@ -103,7 +94,9 @@ class CheckContext:
                     name for name, other in self.models.items() if capability in other.capabilities
                 )
                 remedy = (
-                    f"models that can: {', '.join(others)}" if others else f"what can: {ABLE[capability]}"
+                    f"models that can: {', '.join(others)}"
+                    if others
+                    else f"providers that can: {ABLE[capability]}"
                 )
                 raise ConfigError(f"model '{model}' ({spec.provider}) cannot do {capability}; {remedy}")
         return spec
@@ -124,8 +117,8 @@ class Estimate:
     """The number of records that later stages do not ask about because of this stage."""
 
 
-def nobody(name: str) -> Teacher:
-    """Raise ConfigError: no model can be made here."""
+def no_teacher(name: str) -> Teacher:
+    """Raise ConfigError, where no teacher can be built."""
     raise ConfigError(f"no model '{name}' can be asked here")
 
 
@@ -141,7 +134,7 @@ class RunContext:
     retry_failed: bool = False
     retry_with: Mapping[str, Any] = field(default_factory=dict)
     stages: Sequence[BoundStage] = ()
-    """The stages before it; in a round, those of the round."""
+    """The earlier stages; in a round, the earlier stages of the round."""
     earlier: Sequence[Path] = ()
     """In a round, the directories of the rounds before it."""
     history: Sequence[Measures] = ()
@@ -154,17 +147,16 @@ class WorkerServices:
 
     teachers: Mapping[str, Teacher]
     ledger: Ledger
-    teacher: Callable[[str, Spec], Teacher] = field(default=lambda name, spec: nobody(name))
+    teacher: Callable[[str, Spec], Teacher] = field(default=lambda name, spec: no_teacher(name))
     """Returns a new Teacher for a model that a stage has made. The caller closes it."""
     measures: Measures = field(default_factory=dict)
     """The stage adds the numbers that it measures over all records."""
     measures_before: Sequence[Measures] = ()
     """The measures of each stage before it; a stage fills its dict as it ends."""
     costs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    """What each filter has cost, by stage and filter: rows judged, rows measured anew, seconds of measuring.
-    """
+    """The costs by stage and filter: rows judged, rows measured, seconds of measuring."""
     whole: set[int] = field(default_factory=set)
-    """The places in the pipeline of stages that see all records before the first leaves them."""
+    """The positions, in the pipeline, of the stages that read all records before the first one leaves."""
     notes: dict[str, str] = field(default_factory=dict)
     """Progress notes of long work, by stage name."""
 
@@ -187,14 +179,14 @@ class EvaluationSet(NamedTuple):
 
 
 class Stage(BaseModel):
-    """A named step. Its attributes are its options. It keeps nothing else, so that it can be pickled."""
+    """A named step of a pipeline. It holds only its options, so that it can be pickled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: ClassVar[str] = ""
     scope: ClassVar[Scope] = "set"
-    """What decides what becomes of a record: `row`, this record alone; `group`, the adjacent records that
-    belong together; `set`, all records. Stages of scope `row` can be carried out on any part of the records.
+    """The records that the result for one record depends on: `row`, that record alone; `group`, the adjacent
+    records of its group; `set`, all records. A stage of scope `row` can run on any part of the records.
     """
     reads: ClassVar[str] = ""
     """The fields, files and scores that it reads, for the reference."""
@@ -225,19 +217,15 @@ class Stage(BaseModel):
         return {}
 
     def evaluation_set(self, project: Project) -> EvaluationSet | None:
-        """Return the items that the stage asks models about, which no training may repeat; None if it asks
-        about none.
-        """
+        """Return the items that the stage asks models about, if any. No training may repeat them."""
         return None
 
     def evaluation_items(self, project: Project) -> OverlapIndex | None:
-        """Return an index of the evaluation sets that no training may repeat; None if the stage looks for
-        none.
-        """
+        """Return an index of the evaluation sets that the stage keeps out of training, if any."""
         return None
 
     def products(self, directory: Path) -> list[Path]:
-        """Return the files in the run directory without which the stage counts as not carried out."""
+        """Return the files in the run directory without which the stage runs again."""
         return []
 
     def bind(self, context: CheckContext) -> BoundStage:
@@ -249,9 +237,7 @@ class Stage(BaseModel):
         return BoundStage(self, context, fields, self.models(context.project), self.files(context.project))
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """Return the fields of a record after this stage. Raise ConfigError for anything that could fail
-        later.
-        """
+        """Return the fields of a record after this stage. Raise ConfigError if a run would fail."""
         raise NotImplementedError
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
@@ -259,7 +245,7 @@ class Stage(BaseModel):
         return Estimate(before.rows, made_bytes=before.made_bytes)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Carry the stage out."""
+        """Run the stage on a stream of chunks."""
         raise NotImplementedError
 
 
@@ -300,7 +286,7 @@ class BoundStage:
         return {**find("stages", self.stage.kind, self.context.project).files, **self.files}
 
     def names(self) -> list[str]:
-        """Return the names under which the stage drops records: its own, and those of its inner stages."""
+        """Return the names of the stage and of its inner stages, which dropped records carry."""
         return [self.name]
 
     def inner(self) -> Sequence[BoundStage]:
@@ -308,15 +294,11 @@ class BoundStage:
         return ()
 
     def score_labels(self) -> Mapping[str, tuple[str, str]]:
-        """Return the labels under which its filters keep scores, each with the filter and the name of its
-        stage.
-        """
+        """Return the labels of the filters' scores, each with its filter and the name of the stage."""
         return {}
 
     def turns(self) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
-        """Return examples of chat turns by the field that the stage fills with them, one for each order of
-        roles.
-        """
+        """Return example chat turns by the field that the stage makes, one for each order of roles."""
         return {}
 
     def former(self) -> Callable[[Record], Record] | None:
@@ -335,9 +317,7 @@ class BoundStage:
         return self.stage.makes(directory, self.context.project)
 
     def evaluation_items(self) -> OverlapIndex | None:
-        """Return an index of the evaluation sets that no training may repeat; None if the stage looks for
-        none.
-        """
+        """Return an index of the evaluation sets that the stage keeps out of training, if any."""
         return self.stage.evaluation_items(self.context.project)
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
@@ -345,7 +325,7 @@ class BoundStage:
         return self.stage.estimate(before, samples, self.context)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Carry the stage out."""
+        """Run the stage on a stream of chunks."""
         return self.stage.run(chunks, job)
 
 
@@ -359,10 +339,10 @@ class Text:
         self._template = compile_template(source, "template")
         self.used = self._template.used
 
-    def check(self, context: CheckContext, what: str) -> None:
+    def check(self, context: CheckContext, subject: str) -> None:
         """Raise ConfigError if a field that the template needs is missing."""
         for name in sorted(self._template.needed):
-            context.need(name, what)
+            context.need(name, subject)
 
     def render(self, record: Record) -> str:
         """Return the text of a record. Raise Unrenderable."""
@@ -380,7 +360,7 @@ class Text:
         return self.render(record).strip().lower() not in NO
 
     def size(self, record: Record) -> int:
-        """Return the bytes of the text, with some for what a chat template adds."""
+        """Return the bytes of the text, and 16 for the chat template."""
         return len(self.render(record).encode("utf-8", "replace")) + 16
 
 

@@ -1,4 +1,4 @@
-"""A list of stages as written in a pipeline: read, and bound one after the other."""
+"""Read the stages that a pipeline lists, and bind them one after the other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from distillgen.project import Project
 from distillgen.record import SPLIT
 
 
-def read_stages(written: Sequence[Mapping[str, Any]], places: Places, project: Project) -> list[Stage]:
+def read_stages(items: Sequence[Mapping[str, Any]], places: Places, project: Project) -> list[Stage]:
     """Return the stages of a list with their options checked. Raise ConfigError."""
-    return [_read_stage(item, i, places, project) for i, item in enumerate(written)]
+    return [_read_stage(item, i, places, project) for i, item in enumerate(items)]
 
 
 def _read_stage(item: Mapping[str, Any], i: int, places: Places, project: Project) -> Stage:
@@ -32,17 +32,17 @@ def _read_stage(item: Mapping[str, Any], i: int, places: Places, project: Projec
 
 
 def bind_stages(
-    written: Sequence[Mapping[str, Any]], places: Places, context: CheckContext, *, loop: str = ""
+    items: Sequence[Mapping[str, Any]], places: Places, context: CheckContext, *, loop: str = ""
 ) -> tuple[BoundStage, ...]:
-    """Return the stages of a list, each bound to what the stages before it leave. Raise ConfigError.
+    """Return the stages of a list, each bound to the fields and models before it. Raise ConfigError.
 
     `loop` is the name of the stage that contains the list. A list that evaluates gets a stage `decontaminate`
     before the first stage that trains or evaluates, unless it has one.
     """
     project, bound_stages = context.project, list[BoundStage]()
-    stages = read_stages(written, places, project)
-    _check_decontamination(written, project, places)
-    guard = _decontaminate_options(written, stages, places, project, loop)
+    stages = read_stages(items, places, project)
+    _check_decontamination(items, project, places)
+    guard = _decontaminate_options(items, stages, places, project, loop)
     names, labels = set[str](), dict[str, str]()
 
     def bind(i: int, stage: Stage, added: bool = False) -> None:
@@ -53,20 +53,22 @@ def bind_stages(
             if not bound_stages and not loop and stage.kind != "source":
                 raise ConfigError(f"the first stage must be a source, not '{stage.kind}'")
             bound = replace(stage.bind(context), added=added)
-            for label, (filter, place) in bound.score_labels().items():  # no two filters may share one
+            for label, (filter, place) in bound.score_labels().items():  # labels are unique in the list
                 if label in labels:
-                    message = f"filter '{label}' stands in '{labels[label]}' and in '{place}'"
-                    raise ConfigError(f"{message}; give one a name of its own: {filter}: {{name: …}}")
+                    message = f"stages '{labels[label]}' and '{place}' both have a filter '{label}'"
+                    raise ConfigError(f"{message}; give one of them another name: {filter}: {{name: …}}")
                 labels[label] = place
             for name in bound.names():
                 if name in names:
                     subject = stage.kind if name == stage.name else name
-                    raise ConfigError(f"'{name}' stands twice; name one of them: {subject}: {{name: …}}")
+                    raise ConfigError(
+                        f"two stages have the name '{name}'; name one of them: {subject}: {{name: …}}"
+                    )
             names.update(bound.names())
             context = context.after(bound)
         bound_stages.append(bound)
 
-    for i, (item, stage) in enumerate(zip(written, stages, strict=True)):
+    for i, (item, stage) in enumerate(zip(items, stages, strict=True)):
         if guard and _any(item, "train", "evaluate"):
             if SPLIT in context.fields or guard["against"]:
                 bind(i, _read_stage({"decontaminate": guard}, i, places, project), added=True)
@@ -76,12 +78,10 @@ def bind_stages(
 
 
 def _decontaminate_options(
-    written: Sequence[Mapping[str, Any]], stages: Sequence[Stage], places: Places, project: Project, loop: str
+    items: Sequence[Mapping[str, Any]], stages: Sequence[Stage], places: Places, project: Project, loop: str
 ) -> dict[str, Any]:
-    """Return the options of the stage `decontaminate` that the list needs; {} if it evaluates nothing or has
-    one.
-    """
-    if any(_any(item, "decontaminate") for item in written):
+    """Return options of the `decontaminate` that the list lacks; {} if it evaluates nothing or has one."""
+    if any(_any(item, "decontaminate") for item in items):
         return {}
     evaluation_sets = list[EvaluationSet]()
     for i, stage in enumerate(stages):
@@ -96,22 +96,18 @@ def _decontaminate_options(
     }
 
 
-def _check_decontamination(written: Sequence[Mapping[str, Any]], project: Project, places: Places) -> None:
-    """Raise ConfigError if a written stage `decontaminate` comes after a training, or misses an evaluation
-    set.
-    """
-    at = next((i for i, item in enumerate(written) if _any(item, "train")), len(written))
-    guards = {i: options for i, item in enumerate(written) for options in _of(item, "decontaminate")}
+def _check_decontamination(items: Sequence[Mapping[str, Any]], project: Project, places: Places) -> None:
+    """Raise ConfigError if `decontaminate` comes after a training, or does not name an evaluation set."""
+    at = next((i for i, item in enumerate(items) if _any(item, "train")), len(items))
+    guards = {i: options for i, item in enumerate(items) for options in _of(item, "decontaminate")}
     sets = {
-        str(options["data"]) for item in written for options in _of(item, "evaluate") if options.get("data")
+        str(options["data"]) for item in items for options in _of(item, "evaluate") if options.get("data")
     }
-    evaluated = any(_any(item, "evaluate") for item in written)
-    if at < len(written) and guards and evaluated:
+    evaluated = any(_any(item, "evaluate") for item in items)
+    if at < len(items) and guards and evaluated:
         if min(guards) > at:
-            message = (
-                "'decontaminate' stands behind the first stage that trains, which would learn what it drops"
-            )
-            raise places.wrong(f"{message}; put it before that", "stages", min(guards))
+            message = "'decontaminate' comes after a stage that trains on the records that it would drop"
+            raise places.wrong(f"{message}; put it before the first training", "stages", min(guards))
         searched_sets = {
             name for i, options in guards.items() if i <= at for name in options.get("against") or ()
         }

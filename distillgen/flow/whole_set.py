@@ -1,4 +1,4 @@
-"""Tools of the stages that read every record before the first one leaves."""
+"""Spooled records and their vectors, for stages that read every record before the first one leaves."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Spool:
         self._file.close()
 
     def add(self, chunk: Chunk) -> None:
-        """Write them down."""
+        """Append the records of a chunk to the file."""
         self._file.writelines(dumps(record.row(), sort_keys=False) + b"\n" for record in chunk)
 
     def chunks(self) -> Iterator[Chunk]:
-        """All of them, in order."""
+        """Yield all records, in order."""
         self._file.seek(0)
         while lines := list(islice(self._file, CHUNK)):
             yield [Record.from_row(loads_own(line)) for line in lines]
@@ -65,7 +65,7 @@ class Placed(Stage):
     vector: str | None = Field(None, description="field with a list of numbers, used instead of an embedding")
 
     def check_vectors(self, context: CheckContext) -> None:
-        """Raise ConfigError where it cannot: before anything is paid for, and without loading a model."""
+        """Raise ConfigError if a field or a package is missing. No model is loaded."""
         if self.vector is None and self.field is None:
             raise ConfigError("give 'field', a text to embed, or 'vector', a field that holds numbers")
         context.need(str(self.vector or self.field), "'vector'" if self.vector else "'field'")
@@ -92,15 +92,15 @@ class Vectors:
         self._size = 0
 
     async def add(self, chunk: Chunk) -> Chunk:
-        """Place the live records; the chunk, where what has no vector is dropped."""
+        """Add a vector for each live record. Return the chunk; a record without a vector is dropped."""
         live = [record for record in chunk if not record.dropped]
         if self._stage.vector is None:
             texts = [text_of(record.fields.get(str(self._stage.field))) for record in live]
             self._parts.append(await embedded(texts, self._stage.embedder, self._job.services.ledger))
             return chunk
-        return splice(chunk, ([self._given(record, str(self._stage.vector))] for record in live))
+        return splice(chunk, ([self._place(record, str(self._stage.vector))] for record in live))
 
-    def _given(self, record: Record, name: str) -> Record:
+    def _place(self, record: Record, name: str) -> Record:
         import numpy as np
 
         value = record.fields.get(name)
@@ -115,24 +115,25 @@ class Vectors:
         return record
 
     def all(self) -> Array:
-        """One array with a row for each."""
+        """Return an array with a row for each live record."""
         import numpy as np
 
-        filled = [part for part in self._parts if len(part)]
-        return np.concatenate(filled) if filled else np.zeros((0, 1), np.float32)
+        parts = [part for part in self._parts if len(part)]
+        return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 
 async def embedded(texts: Sequence[str], model: str, ledger: Ledger) -> Array:
-    """Embeddings from the ledger, where they are kept with 16 bits a number, or made in a thread, so that the
-    run goes on.
+    """Return the embeddings of texts, with 16 bits a number.
+
+    The ledger keeps them. Embeddings that it lacks are computed in a thread, so that the run goes on.
     """
     import numpy as np
 
     if model == WORDS:
         return np.asarray(embed(texts, model=model))
     keys = [digest(["embedding", model, text], 32).encode() for text in texts]
-    known = ledger.find_scores(keys)
-    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    stored_vectors = ledger.find_scores(keys)
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in stored_vectors}
     if missing:
         vectors = (await asyncio.to_thread(embed, list(missing.values()), model=model)).astype(np.float16)
         new = {
@@ -140,13 +141,13 @@ async def embedded(texts: Sequence[str], model: str, ledger: Ledger) -> Array:
             for key, vector in zip(missing, vectors, strict=True)
         }
         await ledger.add_scores(new)
-        known |= new
-    rows = [np.frombuffer(base64.b64decode(known[key]), np.float16) for key in keys]
+        stored_vectors |= new
+    rows = [np.frombuffer(base64.b64decode(stored_vectors[key]), np.float16) for key in keys]
     return np.array(rows, np.float32)
 
 
 def number_of(record: Record, name: str) -> float | None:
-    """A score or a numeric field by its name, None where the record has neither."""
+    """Return a score or a numeric field by its name; None if the record has neither."""
     value = record.scores.get(name, record.fields.get(name))
     return (
         float(value)
