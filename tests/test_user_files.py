@@ -314,7 +314,7 @@ def test_an_exception_in_a_check_is_reported_before_asking(project, code, line, 
 
 def test_a_model_that_no_option_names_is_told(project):
     message, _ = broken(project, ASKING | {"options": "model: str = 'n'"})
-    assert "filter 'clumsy' asks 'n', which no option of type ModelName names" in message
+    assert "filter 'clumsy' asks 'n', which is not in an option of type ModelName" in message
 
 
 def test_an_exception_names_its_record_or_records(project):

@@ -19,7 +19,7 @@ from distillgen.flow.measures import Measure
 from distillgen.inference.request import Completion
 from distillgen.record import Record
 
-GOLD = "gold"  # the field in which a metric finds the right answer
+GOLD = "gold"  # the field that gives a metric the right answer
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Answered:
     records: list[Record]
     """For each completion, a record with the fields of the item and the answer."""
     groups: Sequence[str] = ()
-    """The group of each item, if there are figures by group."""
+    """The group of each item, if the stage reports figures by group."""
     tokens: float = 0.0
     """The mean number of output tokens of an answer; majority@k costs k times as many."""
     passed: dict[str, list[float | None]] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Answered:
         return [None if None in row else fmean(row) for row in self.by_item(self.passed[metric])]
 
     def measures(self) -> Iterator[tuple[Measure, float]]:
-        """Yield the model's figures over all items, those of the judges, and those of each group."""
+        """Yield the figures of the model over all items, of the judges, and of each group."""
         items = range(max(len(self.records) // self.n, len(self.log_likelihoods), len(self.choices)))
         for metric, value in chain(self._figures(items), self.judges.items()):
             yield Measure(metric, model=self.name), value
@@ -176,7 +176,7 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:
-    """Yield for each metric of both models their difference on the items for which both have a value."""
+    """Yield, for each metric, the difference of two models on the items that both have a value for."""
     for metric in (metric for metric in one.passed if metric in other.passed):
         pairs = zip(one.means(metric), other.means(metric), strict=True)
         both = [(a, b) for a, b in pairs if a is not None and b is not None]

@@ -84,7 +84,7 @@ class Loop:
                 self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
 
     def leaving(self) -> Iterator[Record]:
-        """Yield the records that each round kept, then those that none kept, as the last round left them."""
+        """Yield the records that each round kept, then the last round's version of the others."""
         for place in self.directories:
             yield from (self._outside(r) for r in kept_of(place))
         for r in records_of(self.directories[-1]):

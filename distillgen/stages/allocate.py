@@ -29,12 +29,12 @@ class Allocate(Stage):
     DDK (Liu et al. 2024): they grow with the gap between `student` and `teacher` in the measures of a
     stage `evaluate` with `by`, over all rounds so far. Before anything is measured, groups get equal
     shares. Where the measures are shares of right answers and not perplexities, the share of wrong
-    answers stands for the cross-entropy.
+    answers replaces the cross-entropy.
 
     `by` says which records of a group are drawn: `uniform` draws at random; `margin` draws more often
-    where the student is less sure; `equilibrium` is the one of Robust Active Distillation (Baykal et al.
-    2023), which avoids records that the teacher may
-    answer wrongly; a record that it does not avoid has at least the chance of a uniform draw.
+    where the student is less sure; `equilibrium` is the sampling of Robust Active Distillation (Baykal et
+    al. 2023), which avoids records that the teacher may answer wrongly; every other record has at least
+    the chance of a uniform draw.
     """
 
     kind = "allocate"

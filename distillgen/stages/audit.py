@@ -57,9 +57,7 @@ class Audit(Stage):
         return edits
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """Return the fields; raise ConfigError for a malformed edit, or one that names a field that no record
-        has.
-        """
+        """Return the fields. Raise ConfigError for a malformed edit, or an edit of a missing field."""
         for edit in self.read(context.project):
             for name in (*edit.get("where", {}), *edit.get("set", {})):
                 context.need(name, "an edit")

@@ -1,8 +1,9 @@
-"""critic: keep the records that a model trained on a person's labels finds valid.
+"""critic: keep the records that a model trained on a person's labels judges valid.
 
 West et al. 2021, Symbolic Knowledge Distillation, section 3.3. The labels are split into three parts: the
-model is trained on the first, the threshold is chosen on the second, and the third shows what to expect. (The
-authors choose theirs as an average over validation and test, which uses the test labels.)
+stage trains the model on the first, chooses the threshold on the second, and reports recall and precision on
+the third. (The authors choose their threshold on the average of validation and test, so their choice
+uses the test labels.)
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ from distillgen.rows.jsonl import read_rows
 
 log = logging.getLogger("distillgen")
 
-VERSION = 1  # of the training; a new version trains stored critics anew
-LONGEST = 20_000  # characters of a text that are read
-UNSURE = 0.4  # a wider interval of recall gives a warning
+VERSION = 1  # version of the training; a new version trains stored critics again
+LONGEST = 20_000  # characters of a text that the critic reads
+UNSURE = 0.4  # width of the recall interval above which the stage warns
 PARTS = ("train", "validation", "test")
 
 Labels: TypeAlias = dict[str, list[tuple[Renderings, bool]]]
@@ -62,13 +63,13 @@ Labels: TypeAlias = dict[str, list[tuple[Renderings, bool]]]
 
 
 class Critic(Stage):
-    """Train a critic on labels, and drop the records that it finds invalid.
+    """Train a critic on labels, and drop the records that it judges invalid.
 
-    The critic gives a probability of being valid. The stage chooses a threshold on held-out labels, so
-    that recall or precision reaches its target, and drops records that are not above it. The probability
-    is kept as the score `<name>`. The figures of the training are in `critic-<name>.json` and in the
-    report. The trained critic is kept in `critics/` beside the ledger, so another target neither trains
-    nor scores again.
+    The critic gives each record a probability of being valid. The stage chooses a threshold on held-out
+    labels, so that recall or precision reaches its target, and drops records that are not above it. The
+    score `<name>` is the probability. The figures of the training are in `critic-<name>.json` and in the
+    report. The stage keeps the trained critic in `critics/` beside the ledger, so a changed target neither
+    trains nor scores again.
     """
 
     kind = "critic"
@@ -140,23 +141,23 @@ class Critic(Stage):
     @model_validator(mode="after")
     def _choices(self) -> Critic:
         if (self.fields is None) == (self.template is None):
-            raise ValueError("give either 'fields' or 'template': what the critic reads")
+            raise ValueError("give either 'fields' or 'template', the text that the critic reads")
         if (self.target_recall is None) == (self.target_precision is None):
             raise ValueError("give either 'target_recall' or 'target_precision'")
         if self.target_precision is None and self.confidence != Critic.model_fields["confidence"].default:
             raise ValueError(
-                "'confidence' is that of 'target_precision'; a target_recall is reached on average"
+                "'confidence' belongs to 'target_precision'; 'target_recall' is reached on average"
             )
         if self.vary and self.template is None:
-            raise ValueError("'vary' redraws variables of a 'template', and there is none")
+            raise ValueError("'vary' redraws variables of a 'template': give one")
         if self.validation + self.test >= 1:
             raise ValueError("'validation' and 'test' leave nothing to train on")
         meant = {"features": not self.encoder, "embedder": not self.encoder and self.features == "embeddings"}
         meant |= dict.fromkeys(("epochs", "learning_rate", "batch_size"), self.encoder is not None)
         for option, has_meaning in meant.items():
             if not has_meaning and getattr(self, option) != Critic.model_fields[option].default:
-                given = "an encoder" if self.encoder else f"features: {self.features} and no encoder"
-                raise ValueError(f"'{option}' has no meaning with {given}")
+                choice = "an encoder" if self.encoder else f"features: {self.features} and no encoder"
+                raise ValueError(f"'{option}' has no meaning with {choice}")
         return self
 
     def files(self, project: Project) -> dict[str, Path]:
@@ -185,12 +186,9 @@ class Critic(Stage):
         return context.fields
 
     def read(self, project: Project) -> Labels:
-        """Return the labels by part; of two labels of a record, the later one. Raise ConfigError."""
-        path, texts, rows = (
-            project.file(self.labels),
-            self._reader(),
-            dict[Any, tuple[str, Renderings, bool] | None](),
-        )
+        """Return the labels by part. If a record has two labels, the later one counts. Raise ConfigError."""
+        path, texts = project.file(self.labels), self._reader()
+        rows = dict[Any, tuple[str, Renderings, bool] | None]()
         for line, row in read_rows(path):
             if isinstance(row, str):
                 raise ConfigError(row, path=path, line=line)
@@ -222,26 +220,28 @@ class Critic(Stage):
         parts: Labels = {name: [] for name in PARTS}
         for part, rendered, valid in filter(None, rows.values()):
             parts[part].append((rendered, valid))
-        for name, some in parts.items():
-            if len({valid for _, valid in some}) < 2:
-                known = f"{len(some)} of {sum(map(len, parts.values()))} labels, {sum(v for _, v in some)} of them valid"
-                remedy = "both kinds are needed: label more, make the part larger, or give another group, valid_above or seed"
-                raise ConfigError(f"the {name} part of '{self.labels}' has {known}; {remedy}", path=path)
+        for name, part_labels in parts.items():
+            if len({valid for _, valid in part_labels}) < 2:
+                total, valid_labels = sum(map(len, parts.values())), sum(valid for _, valid in part_labels)
+                counts = f"{len(part_labels)} of {total} labels, {valid_labels} of them valid"
+                remedy = "label more, make the part larger, or give another group, valid_above or seed"
+                message = f"the {name} part of '{self.labels}' has {counts}; both kinds are needed: {remedy}"
+                raise ConfigError(message, path=path)
         return parts
 
     def _item(self, row: Mapping[str, Any], rendered: Renderings) -> Any:
-        """Return what one part must hold together: the same text, or the same question."""
-        read = (
+        """Return a key of the row. Rows with the same key, a text or a question, stay in one part."""
+        names = (
             self.fields
             if self.fields is not None
             else [name for name in Text(self.template or "").used if name in row]
         )
-        own = {name: row[name] for name in read}
-        item = item_of(own)
-        return rendered if item == digest(own) else item
+        item_fields = {name: row[name] for name in names}
+        item = item_of(item_fields)
+        return rendered if item == digest(item_fields) else item
 
     def _part(self, share: float) -> str:
-        """Return the part of a row by the hash of its group. More labels move no row to another part."""
+        """Return the part for a hash between 0 and 1. New labels never move old ones."""
         return (
             "test" if share < self.test else "validation" if share < self.test + self.validation else "train"
         )
@@ -260,9 +260,10 @@ class Critic(Stage):
 
         def rendered(fields: Mapping[str, Any]) -> Renderings:
             assert text
-            own = digest({name: fields[name] for name in text.used if name in fields})
+            fields_digest = digest({name: fields[name] for name in text.used if name in fields})
             chances = [
-                random.Random(f"{self.seed}/{own}/{i}") for i in range(self.passes if self.vary else 1)
+                random.Random(f"{self.seed}/{fields_digest}/{i}")
+                for i in range(self.passes if self.vary else 1)
             ]
             return tuple(
                 _plain(text.render(Record("", {**fields, **drawn(self.vary, chance)}))) for chance in chances
@@ -298,12 +299,14 @@ class Critic(Stage):
                     todo.append((record, rendered, digest([kept.name, rendered], 32).encode()))
                 except Unrenderable as error:
                     todo.append((record.drop(self.name, "unrenderable", str(error)), (), b""))
-            known = job.services.ledger.find_scores([key for record, _, key in todo if not record.dropped])
+            stored_scores = job.services.ledger.find_scores(
+                [key for record, _, key in todo if not record.dropped]
+            )
             for record, rendered, key in todo:
                 if record.dropped:
                     yield Outcome.of([record])
-                elif key in known:
-                    yield Outcome.of(decided(record, known[key]))
+                elif key in stored_scores:
+                    yield Outcome.of(decided(record, stored_scores[key]))
                 else:
                     yield Outcome.start(later(record, rendered, key))
 
@@ -314,19 +317,19 @@ class Critic(Stage):
             scoring.stop()
 
     def fingerprint(self, labels: Labels) -> str:
-        """Return a digest of all that the trained critic depends on; the target is not part of it."""
+        """Return a digest of everything that the trained critic depends on, which excludes the target."""
         how: list[Any] = [self.features, self.embedder if self.features == "embeddings" else ""]
         if self.encoder:
             how = [self.encoder, self.epochs, self.learning_rate, self.batch_size, self.seed]
         return digest([VERSION, how, labels])
 
     def _trained(self, labels: Labels, folder: Path, stop: Event) -> dict[str, Scored]:
-        """Return the probabilities of the held-out labels. Train a critic unless `folder` holds one."""
+        """Return probabilities of the held-out labels. Train a critic first if `folder` holds none."""
         if not folder.exists():
             train, validation = labels["train"], labels["validation"]
-            made: Classifier
+            classifier: Classifier
             if self.encoder:
-                made = Encoder.fit(
+                classifier = Encoder.fit(
                     self.encoder,
                     train,
                     validation,
@@ -337,21 +340,20 @@ class Critic(Stage):
                     stop=stop,
                 )
             else:
-                made = Linear.fit(features_of(self.features, self.embedder), train, validation)
-            partial = folder.with_name(
-                f"{folder.name}.{os.getpid()}"
-            )  # another run may train the same critic: the first result is kept
+                classifier = Linear.fit(features_of(self.features, self.embedder), train, validation)
+            # another run may train the same critic: the first result is kept
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}")
             partial.mkdir(parents=True, exist_ok=True)
-            made.save(partial)
+            classifier.save(partial)
             scored = {
                 part: list(
                     zip(
-                        averaged(made, [texts for texts, _ in some]),
-                        [valid for _, valid in some],
+                        averaged(classifier, [texts for texts, _ in part_labels]),
+                        [valid for _, valid in part_labels],
                         strict=True,
                     )
                 )
-                for part, some in labels.items()
+                for part, part_labels in labels.items()
                 if part != "train"
             }
             (partial / "held-out.json").write_bytes(dumps(scored))
@@ -368,29 +370,27 @@ class Critic(Stage):
         )
 
     def _report(self, labels: Labels, scored: Mapping[str, Scored], job: Job) -> float:
-        """Choose the threshold on the validation labels, write the report on the critic, and return the
-        threshold.
-        """
+        """Choose the threshold on the validation labels, write the report, and return the threshold."""
         labelled = scored["validation"]
         chosen = reach(
             labelled, recall=self.target_recall, precision=self.target_precision, confidence=self.confidence
         )
         if chosen is None:
             sure = {point: assured(point, len(labelled), self.confidence) for point in curve(labelled)}
-            most = max(sure, key=lambda point: sure[point])
-            message = f"no threshold assures a precision of {self.target_precision:.0%} on the {len(labelled)} validation labels"
-            found = f"the most is {sure[most]:.0%} with a confidence of {self.confidence:.0%}, where it is {most.precision:.0%}"
-            remedy = "label more, or lower target_precision or confidence"
+            best = max(sure, key=lambda point: sure[point])
             raise ConfigError(
-                f"stage '{self.name}': {message}; {found} at {most.recall:.0%} recall: {remedy}"
+                f"stage '{self.name}': no threshold assures a precision of {self.target_precision:.0%} on "
+                f"the {len(labelled)} validation labels; the best one assures {sure[best]:.0%} with a "
+                f"confidence of {self.confidence:.0%} (measured: precision {best.precision:.0%}, recall "
+                f"{best.recall:.0%}); label more, or lower target_precision or confidence"
             )
-        told: dict[str, Any] = {
+        report: dict[str, Any] = {
             "critic": self.name,
             "labels": self.labels,
             "model": self.encoder or ("words" if self.features == "words" else self.embedder),
             "counts": {
-                part: {"rows": len(some), "valid": sum(valid for _, valid in some)}
-                for part, some in labels.items()
+                part: {"rows": len(part_labels), "valid": sum(valid for _, valid in part_labels)}
+                for part, part_labels in labels.items()
             },
             "target": {"recall": self.target_recall}
             if self.target_recall
@@ -398,21 +398,21 @@ class Critic(Stage):
             "confidence": self.confidence if self.target_precision else None,
             "threshold": chosen.threshold,
             **{
-                part: {**realised(some, chosen.threshold), "ece": calibration_error(some)}
-                for part, some in scored.items()
+                part: {**realised(part_labels, chosen.threshold), "ece": calibration_error(part_labels)}
+                for part, part_labels in scored.items()
             },
             "points": list(Point._fields),
-            "curves": {part: list(map(list, curve(some))) for part, some in scored.items()},
+            "curves": {part: list(map(list, curve(part_labels))) for part, part_labels in scored.items()},
         }
-        (job.context.directory / f"critic-{self.name}.json").write_bytes(dumps(told, sort_keys=False) + b"\n")
+        (job.context.directory / f"critic-{self.name}.json").write_bytes(
+            dumps(report, sort_keys=False) + b"\n"
+        )
         log.info("%s: keeps a probability above %.4f", self.name, chosen.threshold)
-        low, high = (told["test"]["intervals"]["recall"][end] for end in ("low", "high"))
+        low, high = (report["test"]["intervals"]["recall"][end] for end in ("low", "high"))
         if high - low > UNSURE:
-            about, few = (
-                f"between {low:.0%} and {high:.0%}",
-                f"{told['counts']['test']['valid']} valid test labels",
-            )
-            log.warning("%s: its recall lies %s, by %s: label more", self.name, about, few)
+            message = "%s: recall is between %s, by %d valid test labels: label more"
+            interval = f"{low:.0%} and {high:.0%}"
+            log.warning(message, self.name, interval, report["counts"]["test"]["valid"])
         return chosen.threshold
 
 

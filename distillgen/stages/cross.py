@@ -26,14 +26,14 @@ class Cross(Stage):
     kind = "cross"
     scope = "row"
     reads = "the rows in `rows`"
-    writes = "the fields of the rows; as many records as there are rows, for each record"
+    writes = "the fields of the rows; one record for each pair of a record and a row"
 
     rows: list[dict[str, Any]] | str = Field(
         min_length=1, description="rows of fields, or the name of a JSONL file with them"
     )
 
     def read(self, project: Project) -> list[dict[str, Any]]:
-        """Return the rows. Raise ConfigError for a bad one."""
+        """Return the rows. Raise ConfigError for a file without rows, or with a malformed one."""
         if isinstance(self.rows, list):
             return self.rows
         path, rows = project.file(self.rows), []
@@ -61,18 +61,18 @@ class Cross(Stage):
                     f"'rows' give the field '{name}', which the records have; give it another name"
                 )
         if len({dumps(row) for row in rows}) < len(rows):
-            raise ConfigError("a row stands twice in 'rows'")
+            raise ConfigError("'rows' has two equal rows; remove one")
         return context.fields | first.keys()
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """Return as many records for each record as there are rows."""
+        """Return the number of records times the number of rows."""
         rows = self.read(context.project)
         longest = max(len(dumps(value)) for row in rows for value in row.values())
-        made = None if before.made_bytes is None else max(before.made_bytes, longest)
-        return Estimate(None if before.rows is None else before.rows * len(rows), made_bytes=made)
+        made_bytes = None if before.made_bytes is None else max(before.made_bytes, longest)
+        return Estimate(None if before.rows is None else before.rows * len(rows), made_bytes=made_bytes)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Multiply every live record."""
+        """Combine every live record with every row."""
         rows = self.read(job.context.project)
 
         def multiplied(record: Record) -> list[Record]:

@@ -22,9 +22,9 @@ from distillgen.rows.overlap import GRAM, SHORTEST, OverlapIndex
 class Decontaminate(Stage):
     """Drop records that repeat a held-out record of this run, or an item of an evaluation set.
 
-    A record repeats an item if any of their texts share `n` consecutive words, whatever the case and
-    punctuation, or if all fields of a list in `questions` are equal. Of a text with fewer than `n` words, but
-    at least 8, all words must be shared. Whole-set: records wait on disk.
+    A record repeats an item if any of their texts share `n` consecutive words, without regard to case and
+    punctuation, or if all fields of a list in `questions` are equal. A text of 8 to `n` words must share
+    all its words. The stage waits for all records and keeps them on disk.
     """
 
     kind = "decontaminate"
@@ -55,8 +55,8 @@ class Decontaminate(Stage):
             next(items(file), None)
         if not self.against and SPLIT not in context.fields:
             raise ConfigError(
-                "there is nothing to look for: give 'against', a file of evaluation items, or the source "
-                "held_out"
+                "'decontaminate' has no evaluation items: give it 'against', a file of them, or give the "
+                "source 'held_out'"
             )
         return context.fields
 

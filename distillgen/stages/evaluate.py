@@ -89,7 +89,7 @@ class Evaluate(Stage, Sampling):
     gold: str | None = Field(
         None, description="field of an item with the right answer, or a list of right answers"
     )
-    output: str = Field("answer", description="field in which a metric finds a model's answer")
+    output: str = Field("answer", description="field that holds a model's answer when a metric judges it")
     n: int = Field(
         1, ge=1, description="number of answers to each item; with 2 or more, pass@k is reported too"
     )
@@ -141,7 +141,7 @@ class Evaluate(Stage, Sampling):
             fields = frozenset(chain.from_iterable(row.fields for row in rows))
         elif SPLIT not in fields and context.trained:
             remedy = "give the source held_out: 0.1, or 'data', a file of other items"
-            raise ConfigError(f"the student would be asked about what it was trained on; {remedy}")
+            raise ConfigError(f"the items would be the student's training records; {remedy}")
         of_items, prompt = replace(context, fields=fields), self.load_prompt(project)
         for name in prompt.needed - self.params.keys():
             of_items.need(name, f"prompt '{self.prompt}'" if self.prompt else "'template'")
@@ -168,9 +168,7 @@ class Evaluate(Stage, Sampling):
         return stage_class("filter", project).model_validate({"name": self.name, "filters": [options]})
 
     def sampling(self, model: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
-        """Return the sampling options of the stage, which override those of the model, which override the
-        prompt's.
-        """
+        """Return the sampling options. The stage's override the model's, which override the prompt's."""
         return {**prompt.front.sampling.sampling_options(), **model, **self.sampling_options()}
 
     def read(self, project: Project) -> Iterator[Record]:

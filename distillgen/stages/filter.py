@@ -36,7 +36,7 @@ from distillgen.record import FieldName, FileName, ModelName, PromptName, Record
 class FilterStage(Stage):
     """Measure records, and drop those that a filter does not accept.
 
-    The filters are applied in order, and the first one that drops a record gives the reason.
+    The stage applies the filters in order. The first filter that drops a record gives the reason.
     A filter that compares records widens the stage's scope to a group or to the whole set.
     """
 
@@ -57,7 +57,7 @@ class FilterStage(Stage):
     )
 
     def bind(self, context: CheckContext) -> BoundFilterStage:
-        """Load and make the filters; raise ConfigError if an option, a field, a model or a file is missing."""
+        """Load and make the filters. Raise ConfigError if an option, field, model or file is missing."""
         filters = [LoadedFilter.load(entry, context.project) for entry in self.filters]
         models, files = list[str](), dict[str, Path]()
         for loaded in filters:
@@ -90,29 +90,31 @@ class LoadedFilter:
     @classmethod
     def load(cls, entry: Entry, project: Project) -> LoadedFilter:
         """Load the factory and check the options. Raise ConfigError."""
-        factory, what = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
-        options = dict(validate(options_of(factory), entry.options, owner=what, places=Places()))
+        factory, subject = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
+        options = dict(validate(options_of(factory), entry.options, owner=subject, places=Places()))
         return cls(entry, factory, options, find("filters", entry.filter, project).file, project)
 
     def make(self) -> Filter:
         """Return a new filter, which has seen no record. Raise ConfigError."""
-        what, options = f"filter '{self.entry.filter}'", dict(self.options)
+        subject, options = f"filter '{self.entry.filter}'", dict(self.options)
         if "project" in inspect.signature(self.factory).parameters:
             options["project"] = self.project
         try:
-            made = self.factory(**options)
+            new_filter = self.factory(**options)
         except ValueError as error:  # a factory's own check of its options
-            raise ConfigError(f"{what}: {error}") from error
+            raise ConfigError(f"{subject}: {error}") from error
         except DistillgenError:
             raise
         except Exception as error:
-            raise user_error(error, what) from error
-        if not isinstance(made, Filter):
-            message = f"'{self.entry.filter}' gives {type(made).__name__}, not a Filter"
+            raise user_error(error, subject) from error
+        if not isinstance(new_filter, Filter):
+            message = f"'{self.entry.filter}' gives {type(new_filter).__name__}, not a Filter"
             raise ConfigError(f"{message}: return Filter(measure=…, decide=…)", path=self.file)
-        if made.depends_on is not None:
-            made = replace(made, depends_on={**made.depends_on, "code": code_sha256(self.file)})
-        return made
+        if new_filter.depends_on is not None:
+            new_filter = replace(
+                new_filter, depends_on={**new_filter.depends_on, "code": code_sha256(self.file)}
+            )
+        return new_filter
 
     @cached_property
     def filter(self) -> Filter:
@@ -140,7 +142,7 @@ class LoadedFilter:
         ]
 
     def files(self) -> dict[str, Path]:
-        """Return the filter's file, the project files that it imports, and the files that its options name."""
+        """Return the filter's file, the project files that it imports, and the files in its options."""
         files = {f"filters/{self.entry.filter}": self.file}
         for _, name in self.names(PromptName):
             files[f"prompts/{name}"] = self.project.find("prompts", name, ".md")
@@ -171,13 +173,17 @@ class BoundFilterStage(BoundStage):
         return {entry.label: (entry.filter, self.name) for entry in self.stage.filters}
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
-        """Return bounds of what the filters ask if none of them drops a record."""
+        """Return bounds of the filters' requests, as if no filter dropped a record."""
         models = self.context.models
         judges = [Judge(self.name, loaded.entry, loaded.filter, {}) for loaded in self.filters]
 
         def requests(record: Record) -> list[tuple[str, int, int | None]]:
             return [
-                (r.model, size_of(r.messages), _sent(r, models[r.model]).sampling.get("max_tokens"))
+                (
+                    r.model,
+                    size_of(r.messages),
+                    _with_model_options(r, models[r.model]).sampling.get("max_tokens"),
+                )
                 for judge in judges
                 for r in judge.requests(record, models)
             ]
@@ -197,13 +203,12 @@ class BoundFilterStage(BoundStage):
             )
             judge = Judge(self.name, entry, filter, costs)
             chunks = self._having(chunks, entry, [name for _, name in loaded.names(FieldName)])
-            if (
-                filter.depends_on is not None and not filter.asks
-            ):  # what arrives meanwhile is measured together
+            if filter.depends_on is not None and not filter.asks:
+                # records that arrive during a call wait for the next one, which measures them together
                 chunks = in_order(chunks, lambda chunk: [Outcome.of(chunk)], window=lambda: CHUNK)
             chunks = whole_groups(chunks, judge.together) if filter.together else chunks
             if filter.asks:
-                chunks = self._asked(
+                chunks = self._judge_with_models(
                     chunks, judge, {name: job.services.teachers[name] for name in loaded.models}, job
                 )
             else:
@@ -228,7 +233,7 @@ class BoundFilterStage(BoundStage):
             ]
 
     async def _unjudged(self, chunks: Chunks) -> Chunks:
-        """Remove the scores that an earlier run or round stored under the labels of these filters."""
+        """Remove the scores that an earlier run or round stored under these filters' labels."""
         labels = {entry.label for entry in self.stage.filters}
         async for chunk in chunks:
             yield [
@@ -242,12 +247,12 @@ class BoundFilterStage(BoundStage):
             ]
 
     async def _noted(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
-        """Measure what the numbers of all records show together."""
+        """Pass the records on; at the end, store the figures over the numbers of all records."""
         async for chunk in chunks:
             yield chunk
         job.services.measures.update(measures_of(judge.figures()))
 
-    async def _asked(
+    async def _judge_with_models(
         self, chunks: Chunks, judge: Judge, asked_teachers: Mapping[str, Teacher], job: Job
     ) -> Chunks:
         entry, filter, costs = judge.entry, judge.filter, judge.costs
@@ -274,7 +279,7 @@ class BoundFilterStage(BoundStage):
             return [
                 (
                     asked_teachers[r.model],
-                    _sent(r, asked_teachers[r.model].spec, asked_teachers[r.model].model),
+                    _with_model_options(r, asked_teachers[r.model].spec, asked_teachers[r.model].model),
                     1,
                     None,
                 )
@@ -340,10 +345,8 @@ class BoundFilterStage(BoundStage):
         return one_by_one()
 
 
-def _sent(request: Request, spec: Spec, model: str = "") -> Request:
-    """Return a filter's request as it is sent: the sampling options of the model win over those of the
-    prompt.
-    """
+def _with_model_options(request: Request, spec: Spec, model: str = "") -> Request:
+    """Return the request with the model's name and sampling options, which override the prompt's."""
     schema = request.schema if "json_schema" in spec.capabilities else None
     return replace(
         request,
@@ -354,5 +357,5 @@ def _sent(request: Request, spec: Spec, model: str = "") -> Request:
 
 
 def _mentions(hint: Any, kind: Any) -> bool:
-    """Return whether a type is a kind of name, a list of such names, or either of these or None."""
+    """Return whether a type is `kind`, a list of `kind`, or an optional one of them."""
     return hint == kind or any(_mentions(part, kind) for part in getattr(hint, "__args__", ()))

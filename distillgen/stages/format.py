@@ -36,7 +36,9 @@ class Format(Stage):
         None,
         description="shape of the row: a name (alpaca, sharegpt, …), or {name: {part: field or template}}",
     )
-    keep: list[str] | None = Field(None, description="fields to keep besides those made here; default: all")
+    keep: list[str] | None = Field(
+        None, description="fields to keep besides the fields that this stage makes; default: all"
+    )
 
     @model_validator(mode="after")
     def _turns(self) -> Format:
@@ -61,17 +63,17 @@ class Format(Stage):
         )
 
     def texts(self) -> list[tuple[str, Text]]:
-        """Return each field or role with its template, those of `fields` first."""
+        """Return the templates by field or role: first those in `fields`, then the chat turns."""
         turns = [pair for turn in chain.from_iterable(self.dialogues.values()) for pair in turn.items()]
-        made = []
+        templates = []
         for name, source in (*self.fields.items(), *turns):
             try:
-                made.append((name, Text(source)))
+                templates.append((name, Text(source)))
             except ConfigError as error:
                 raise ConfigError(
                     f"the template of '{name}': {error.message.removeprefix('template: ')}"
                 ) from error
-        return made
+        return templates
 
     def shaper(self, fields: Collection[str]) -> Shaper:
         """Return an object that makes rows of `shape` from records with `fields`."""
@@ -81,19 +83,17 @@ class Format(Stage):
         return shaper(name, parts, fields)
 
     def bind(self, context: CheckContext) -> BoundFormat:
-        """Compile the templates; raise ConfigError if a field that a template, `shape` or `keep` names is
-        missing.
-        """
+        """Compile the templates. Raise ConfigError if a field in a template, `shape` or `keep` is missing."""
         texts = self.texts()
         for name, text in texts:
             text.check(context, f"the template of '{name}'")
         for name in self.keep or ():
             context.need(name, "'keep'")
-        made = self.fields.keys() | self.dialogues.keys()
-        made |= set(self.shaper(context.fields).columns) if self.shape else set()
-        if META in made:
+        names = self.fields.keys() | self.dialogues.keys()
+        names |= set(self.shaper(context.fields).columns) if self.shape else set()
+        if META in names:
             raise ConfigError(f"the field '{META}' is distillgen's own")
-        fields = frozenset(made | (set(context.fields) if self.keep is None else set(self.keep)))
+        fields = frozenset(names | (set(context.fields) if self.keep is None else set(self.keep)))
         return BoundFormat(self, context, fields, texts=texts)
 
 
@@ -105,7 +105,7 @@ class BoundFormat(BoundStage):
     texts: Sequence[tuple[str, Text]] = field(kw_only=True)
 
     def turns(self) -> dict[str, list[list[dict[str, Any]]]]:
-        """Return the roles of its dialogues, with a word for each text."""
+        """Return the roles of the dialogues, with a placeholder for each text."""
         return {
             name: [[{"role": role, "content": "text"} for turn in dialogue for role in turn]]
             for name, dialogue in self.stage.dialogues.items()
@@ -119,16 +119,19 @@ class BoundFormat(BoundStage):
 
         def shaped(record: Record) -> Record:
             try:
-                made: dict[str, Any] = {name: text.render(record) for name, text in fields}
-                said = iter([{"role": role, "content": text.say(record)} for role, text in turns])
-                made |= {name: list(islice(said, len(some))) for name, some in stage.dialogues.items()}
+                new_fields: dict[str, Any] = {name: text.render(record) for name, text in fields}
+                all_turns = iter([{"role": role, "content": text.say(record)} for role, text in turns])
+                new_fields |= {
+                    name: list(islice(all_turns, len(turns_of_field)))
+                    for name, turns_of_field in stage.dialogues.items()
+                }
                 if stage.shape:
-                    made |= shaper(frozenset(record.fields)).row(record.fields)
+                    new_fields |= shaper(frozenset(record.fields)).row(record.fields)
             except (Unrenderable, ConfigError) as error:
                 raise Unrenderable(str(error)) from error
             keep = stage.keep
             kept = {name: value for name, value in record.fields.items() if keep is None or name in keep}
-            return replace(record, fields={**kept, **made})
+            return replace(record, fields={**kept, **new_fields})
 
         return shaped
 

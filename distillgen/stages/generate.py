@@ -27,7 +27,7 @@ from distillgen.prompting.prompt import Draw, Prompt
 from distillgen.record import IDENTICAL, META, Record
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
-FAILURES = (*_STATUS.values(), "malformed")  # the reasons for which an unusable answer is dropped
+FAILURES = (*_STATUS.values(), "malformed")  # the reasons for dropping an answer
 
 
 class Generate(Stage, Sampling):
@@ -42,7 +42,7 @@ class Generate(Stage, Sampling):
     reads = "the fields in the prompt"
     writes = (
         "the field `output`, or the fields that the prompt's form names; also the fields `reasoning`, "
-        "`tool_calls` and `mark` where they are asked for; as many records as there are answers"
+        "`tool_calls` and `mark` where the options ask for them; one record for each answer"
     )
 
     model: str = Field(description="name of one of the pipeline's models")
@@ -81,27 +81,27 @@ class Generate(Stage, Sampling):
         return self
 
     def bind(self, context: CheckContext) -> BoundGenerate:
-        """Load the prompt; raise ConfigError if a field is missing or the model cannot do what is asked."""
+        """Load the prompt. Raise ConfigError if a field is missing, or the model lacks a capability."""
         project, spec = context.project, context.able(self.model)
         if self.template is not None:
-            prompt, what = Prompt.parse("", self.template, "template", project), "'template'"
+            prompt, subject = Prompt.parse("", self.template, "template", project), "'template'"
         else:
-            prompt, what = Prompt.load(str(self.prompt), project), f"prompt '{self.prompt}'"
+            prompt, subject = Prompt.load(str(self.prompt), project), f"prompt '{self.prompt}'"
         for name in sorted(self.params):
             if name not in prompt.inputs:
                 raise ConfigError(
-                    f"'with' gives '{name}', which {what} does not use{did_you_mean(name, prompt.inputs)}"
+                    f"'with' gives '{name}', which {subject} does not use{did_you_mean(name, prompt.inputs)}"
                 )
         for name in sorted(prompt.needed - self.params.keys()):
             context.need(
-                name, f"{what} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else what
+                name, f"{subject} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else subject
             )
         few_shot = prompt.front.few_shot
         for name in few_shot.match:
-            context.need(name, f"few_shot.match of {what}")
+            context.need(name, f"few_shot.match of {subject}")
         if self.output and prompt.form.kind in FIELD_SOURCES:
             raise ConfigError(
-                f"'output' has no meaning here: the form '{prompt.form.kind}' of {what} names its own fields"
+                f"'output' has no meaning with {subject}: its form '{prompt.form.kind}' names its own fields"
             )
         sampling = self.sampling(spec, prompt)
         capabilities = {"logprobs": sampling.get("logprobs"), "tools": self.tools, "grammar": self.grammar}
@@ -111,7 +111,7 @@ class Generate(Stage, Sampling):
             *filter(None, [self.reasoning, "tool_calls" if self.tools else None]),
         ]
         if META in added:
-            raise ConfigError(f"the field '{META}' is distillgen's own; name the output otherwise")
+            raise ConfigError(f"the field '{META}' is distillgen's own; give the output another name")
         files = {}
         if self.prompt:
             files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
@@ -121,7 +121,7 @@ class Generate(Stage, Sampling):
         return BoundGenerate(self, context, fields, [self.model], files, prompt=prompt, sampling=sampling)
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
-        """Return the sampling options: the stage's win over the model's, and those over the prompt's."""
+        """Return the sampling options. The stage's override the model's, which override the prompt's."""
         return {
             **prompt.front.sampling.sampling_options(),
             **spec.sampling_options(),
@@ -142,9 +142,9 @@ class BoundGenerate(BoundStage):
         return bool(self.sampling.get("logprobs"))
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
-        """Return bounds by bytes, for a token has at least one.
+        """Return bounds from bytes, because a token has at least one byte.
 
-        An answer of an earlier stage counts with its max_tokens.
+        A field that an earlier stage makes counts with its greatest length.
         """
         stage, prompt, most = self.stage, self.prompt, self.sampling.get("max_tokens")
 
@@ -155,11 +155,11 @@ class BoundGenerate(BoundStage):
         estimate = bounds(before, samples, self.context, requests)
         answers = None if estimate.requests is None else estimate.requests * stage.n
         rows = None if answers is None else answers * (stage.max_items if prompt.form.many else 1)
-        made = None if most is None or before.made_bytes is None else max(before.made_bytes, 4 * most)
-        return replace(estimate, rows=rows, made_bytes=made)
+        made_bytes = None if most is None or before.made_bytes is None else max(before.made_bytes, 4 * most)
+        return replace(estimate, rows=rows, made_bytes=made_bytes)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Ask about every live record; answers leave in source order as soon as they have arrived."""
+        """Ask about every live record. Answers leave in source order, as soon as they have arrived."""
         stage, teacher = self.stage, job.services.teachers[self.stage.model]
         asking = _Asking(stage, self.prompt, teacher, job.context.seed)
         answered = ask_each(
@@ -175,9 +175,7 @@ class BoundGenerate(BoundStage):
         return marked(counted, stage.name, stage.mark, FAILURES) if stage.mark else counted
 
     async def _counted(self, chunks: Chunks, asking: _Asking, job: Job) -> Chunks:
-        """Measure how many requests got the answer of an identical request, although each should draw a new
-        one.
-        """
+        """Count the requests that got the answer of an identical request instead of a new sample."""
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -203,7 +201,7 @@ class _Asking:
         return self.prompt.form.schema if "json_schema" in self.teacher.spec.capabilities else None
 
     @cached_property
-    def made(self) -> dict[str, Any]:
+    def lineage(self) -> dict[str, Any]:
         return {
             "stage": self.stage.name,
             "prompt": f"{self.stage.prompt or 'template'}@{self.prompt.sha256[:12]}",
@@ -232,10 +230,8 @@ class _Asking:
         )
 
     def unusable(self, completion: Completion) -> bool:
-        """Return whether --retry-failed asks again: for an answer that failed, was cut off, refused or
-        malformed.
-        """
-        if not self.whole(completion):
+        """Return whether --retry-failed asks again: for a failed, cut off, refused or malformed answer."""
+        if not self.complete(completion):
             return True
         try:
             self.parse(completion)
@@ -243,12 +239,12 @@ class _Asking:
             return True
         return False
 
-    def whole(self, completion: Completion) -> bool:
-        """Return whether an answer is complete, or cut off where that is accepted."""
+    def complete(self, completion: Completion) -> bool:
+        """Return whether an answer is complete, or cut off and the stage takes such answers."""
         return completion.status == "ok" or self.stage.take_cut_off and completion.status == "length"
 
     def parse(self, completion: Completion) -> list[dict[str, Any] | Unparsable]:
-        """Return the rows of an answer, or what is wrong with each.
+        """Return the rows of an answer; for a malformed item, the error in place of its row.
 
         An answer that only calls the offered tools gives one row without text.
         """
@@ -257,7 +253,7 @@ class _Asking:
         return self.prompt.form.rows(completion.text, self.stage.output)
 
     def why(self, completion: Completion) -> str:
-        """Return why an answer cannot be used that was cut off, was refused or failed."""
+        """Return the reason for dropping an answer that failed, or was cut off or refused."""
         status, finish = completion.status, completion.finish
         if status == "length":
             most = self.sampling.get("max_tokens", "(the endpoint’s own)")
@@ -267,22 +263,22 @@ class _Asking:
         return refused if status == "refused" else completion.error
 
     def children(self, record: Record, answers: Answers) -> Chunk:
-        """Return a record for each sample and item. An unusable one is dropped with the reason."""
+        """Return a record for each sample and item. A record without usable fields is dropped."""
         children: Chunk = []
         for draw, completions in answers:
             for sample, completion in enumerate(completions):
-                how = {
+                answer_lineage = {
                     "model": name_of(completion.model),
                     "key": completion.key.hex(),
                     "sample": sample,
                     "draw": draw.text(),
                 }
                 if completion.left_out:
-                    how["left_out"] = list(completion.left_out)
-                children += self.rows(record, completion, self.made | how, len(children))
+                    answer_lineage["left_out"] = list(completion.left_out)
+                children += self.rows(record, completion, self.lineage | answer_lineage, len(children))
         return children
 
-    def rows(self, record: Record, completion: Completion, made: Mapping[str, Any], ordinal: int) -> Chunk:
+    def rows(self, record: Record, completion: Completion, lineage: Mapping[str, Any], ordinal: int) -> Chunk:
         """Return the records of one answer."""
         stage, form = self.stage, self.prompt.form
         extra: dict[str, Any] = {stage.reasoning: completion.reasoning} if stage.reasoning else {}
@@ -291,16 +287,16 @@ class _Asking:
         field = stage.output or ("response" if form.kind in FIELD_SOURCES else form.fields(None)[0])
         raw = {field: completion.text, **extra}
         try:
-            if not self.whole(completion):
+            if not self.complete(completion):
                 raise Unparsable(self.why(completion))
             rows = self.parse(completion)
         except Unparsable as error:
             status = _STATUS.get(completion.status, "malformed")
-            return [record.derive(raw, made, ordinal).drop(stage.name, status, str(error))]
+            return [record.derive(raw, lineage, ordinal).drop(stage.name, status, str(error))]
         children = [
-            record.derive(raw, made, ordinal + i).drop(stage.name, "item", str(row))
+            record.derive(raw, lineage, ordinal + i).drop(stage.name, "item", str(row))
             if isinstance(row, Unparsable)
-            else record.derive({**row, **extra}, made, ordinal + i)
+            else record.derive({**row, **extra}, lineage, ordinal + i)
             for i, row in enumerate(rows)
         ]
         if completion.logprobs:

@@ -26,7 +26,7 @@ from distillgen.text.words import content
 if TYPE_CHECKING:
     import networkx as nx
 
-NEAR = "appears with"  # the relation of two nodes that share texts, but no triple
+NEAR = "appears with"  # the relation of two nodes that share texts but no triple
 
 Dropped: TypeAlias = dict[int, tuple[str, str]]
 """The rule and the reason for dropping a triple, by the index of the triple."""
@@ -46,12 +46,12 @@ class Graph(Stage):
     """Build a graph of the records, each an edge from `head` to `tail`.
 
     Names that differ only in case, articles or plural are one node. With `min_cosine`, a name also joins
-    a more frequent one whose embedding is near enough, unless they differ in a number. The first record
+    a more frequent name with a similar embedding, unless they differ in a number. The first record
     of each pair of nodes is kept, with all relations of the pair; the others are dropped. A kept record
     has the scores `<name>.count` (records of its pair), `<name>.community` (of its head; 0 is the
     largest) and `<name>.degree` (of its less connected end). The graph is in `graph.graphml`, in
-    `graph.json` and in the report. The stage waits for all records, on disk; memory holds names and
-    edges.
+    `graph.json` and in the report. The stage waits for all records and keeps them on disk; memory
+    holds names and edges.
     """
 
     kind = "graph"
@@ -79,7 +79,7 @@ class Graph(Stage):
     )
     proximity: bool = Field(
         False,
-        description="also join nodes that stand together in more than one text, with the relation "
+        description="also join nodes that occur together in more than one text, with the relation "
         "'appears with'",
     )
     text: str | None = Field(
@@ -120,7 +120,7 @@ class Graph(Stage):
                 spool.add(chunk)
                 triples += [self._triple(record) for record in chunk if not record.dropped]
             nodes = await self._nodes(triples, job)
-            graph, dropped = await asyncio.to_thread(self._made, triples, nodes, job)
+            graph, dropped = await asyncio.to_thread(self._build, triples, nodes, job)
             kept = {edge["triples"][0]: ends for *ends, edge in graph.edges(data=True) if edge["triples"]}
             numbers = count()
 
@@ -160,22 +160,24 @@ class Graph(Stage):
             for name in (triple.head, triple.tail):
                 if content(name):
                     spellings[name_key(name)].append(name)
-        named = {commonest(some): some for some in sorted(spellings.values(), key=len, reverse=True)}
-        names, leader = list(named), list(range(len(named)))
+        spellings_of = {
+            commonest(group): group for group in sorted(spellings.values(), key=len, reverse=True)
+        }
+        names, leader = list(spellings_of), list(range(len(spellings_of)))
         if self.min_cosine is not None and self.embedder == "words":
             first = dict[frozenset[str], int]()
             leader = [first.setdefault(frozenset(content(name)), i) for i, name in enumerate(names)]
         elif self.min_cosine is not None and names:
             vectors = await embedded(names, self.embedder, job.services.ledger)
             near = (await asyncio.to_thread(leaders, vectors, self.min_cosine))[0].tolist()
-            leader = [
-                to if _figures(names[to]) == _figures(names[own]) else own for own, to in enumerate(near)
-            ]
+            leader = [to if _figures(names[to]) == _figures(names[i]) else i for i, to in enumerate(near)]
         return {
-            spelling: names[to] for to, some in zip(leader, named.values(), strict=True) for spelling in some
+            spelling: names[to]
+            for to, group in zip(leader, spellings_of.values(), strict=True)
+            for spelling in group
         }
 
-    def _made(
+    def _build(
         self, triples: Sequence[Triple], nodes: Mapping[str, str], job: Job
     ) -> tuple[nx.DiGraph, Dropped]:
         """Build and write the graph; return it with the reasons for dropping triples."""
@@ -212,7 +214,7 @@ class Graph(Stage):
         return graph, dropped
 
     def _near(self, graph: nx.DiGraph, texts: Mapping[str, set[str]]) -> dict[str, float]:
-        """Join pairs that several texts name and no triple joins; return how many pairs only one text names."""
+        """Join the pairs that no triple joins but several texts name. Count the pairs that one text names."""
         pairs = Counter(pair for nodes in texts.values() for pair in combinations(sorted(nodes), 2))
         new = {
             pair: n for pair, n in pairs.items() if not (graph.has_edge(*pair) or graph.has_edge(*pair[::-1]))
@@ -221,7 +223,7 @@ class Graph(Stage):
         return {"pairs near each other in one text only": sum(n == 1 for n in new.values())}
 
     def _placed(self, graph: nx.DiGraph, nodes: Mapping[str, str], seed: int) -> dict[str, float]:
-        """Set the community, degree, names and position of every node; return the figures for the report."""
+        """Set the community, degree, names and position of every node. Return figures for the report."""
         import networkx as nx
 
         plain = nx.Graph(graph.edges)
@@ -231,12 +233,12 @@ class Graph(Stage):
             names[node].add(spelling)
         for number, part in enumerate(parts):
             for node in part:
-                told = {
+                attributes = {
                     "community": number,
                     "degree": plain.degree[node],
                     "names": "; ".join(sorted(names[node])),
                 }
-                graph.nodes[node].update(told, **dict(zip("xy", places.get(node, ()), strict=False)))
+                graph.nodes[node].update(attributes, **dict(zip("xy", places.get(node, ()), strict=False)))
         return {
             "nodes": len(graph),
             "spellings": sum(len(names[node]) for node in graph),
@@ -248,16 +250,16 @@ class Graph(Stage):
     def _write(self, graph: nx.DiGraph, directory: Path) -> None:
         import networkx as nx
 
-        told = nx.DiGraph()
-        told.add_nodes_from(
+        written_graph = nx.DiGraph()
+        written_graph.add_nodes_from(
             sorted(graph.nodes(data=True), key=lambda n: (n[1]["community"], -n[1]["degree"], n[0]))
         )
-        told.add_edges_from(
+        written_graph.add_edges_from(
             (a, b, {"relation": e["relation"], "count": e["count"]}) for a, b, e in graph.edges(data=True)
         )
         graphml, plain = self.products(directory)
-        nx.write_graphml(told, graphml)
-        plain.write_bytes(dumps(nx.node_link_data(told, edges="edges"), sort_keys=False) + b"\n")
+        nx.write_graphml(written_graph, graphml)
+        plain.write_bytes(dumps(nx.node_link_data(written_graph, edges="edges"), sort_keys=False) + b"\n")
 
     def _kept(self, record: Record, ends: Sequence[str], graph: nx.DiGraph) -> Record:
         """Return the record of an edge of the graph."""

@@ -11,8 +11,8 @@ from distillgen.stages._rounds import ITEM, kept_of
 class Replay(Stage):
     """Inside `rounds`: put the records that earlier rounds kept before those of this round.
 
-    So a student is trained on the records of all rounds. The earlier records are not counted again, and
-    do not leave with this round.
+    A student then learns from the records of all rounds. The loop does not count the earlier records again,
+    and they do not leave with this round.
     """
 
     kind = "replay"
@@ -21,14 +21,14 @@ class Replay(Stage):
     writes = "nothing"
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """Raise ConfigError outside a round."""
-        context.need(ITEM, "'replay', which stands inside 'rounds',")
+        """Raise ConfigError if the stage is not inside `rounds`."""
+        context.need(ITEM, "'replay', which works only inside 'rounds',")
         return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
-        """Yield the records of earlier rounds, then those of this one."""
+        """Yield the records of the earlier rounds, then the records of this round."""
         earlier = chain.from_iterable(map(kept_of, job.context.earlier))
-        while some := list(islice(earlier, CHUNK)):
-            yield some
+        while records := list(islice(earlier, CHUNK)):
+            yield records
         async for chunk in chunks:
             yield chunk

@@ -86,7 +86,7 @@ class Retrieve(Stage):
                 "the fields of an edge's two nodes"
             )
         if self.path and (useless := sorted({"embedder", "min_cosine"} & self.model_fields_set)):
-            raise ValueError(f"'{useless[0]}' has no use here, with 'path': nodes are found by their names")
+            raise ValueError(f"'{useless[0]}' has no use with 'path', which finds nodes by their names")
         return self
 
     @property
@@ -105,7 +105,7 @@ class Retrieve(Stage):
             if isinstance(stage, Retrieve) and not stage.shuffle and stage.into == self.into:
                 self._controls(stage)
         if self.memory is None:
-            context.need(ITEM, "'retrieve' without 'from', which stands inside 'rounds',")
+            context.need(ITEM, "'retrieve' without 'from', which works only inside 'rounds',")
         else:
             fields = frozenset(chain.from_iterable(contents(self.memory, context.project)))
             for name in self.entry_fields:
@@ -127,8 +127,8 @@ class Retrieve(Stage):
             if options[option] != others[option]:
                 remedy = f"a control differs in nothing but 'shuffle'; --set retrieve.{option}=… sets both"
                 difference = (
-                    f"'{option}' is {options[option]!r} here, and {others[option]!r} in '{other.name}', "
-                    "of which it is the control"
+                    f"'{option}' is {options[option]!r} in this control of '{other.name}', which has "
+                    f"{others[option]!r}"
                 )
                 raise ConfigError(f"{difference}; {remedy}")
 

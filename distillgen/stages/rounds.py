@@ -1,8 +1,7 @@
-"""rounds: repeat a list of stages over the same records; each round can use the results of the rounds before
-it.
+"""rounds: repeat a list of stages over the same records; a round can use the results of earlier rounds.
 
 The result of a round is a pure function of the pool, the earlier rounds, the stages and the ledger. A
-finished round is carried out again only if one of these changes. An interrupted round starts again, and the
+finished round runs again only if one of these changes. An interrupted round starts again, and the
 ledger answers the requests that it had sent.
 """
 
@@ -43,22 +42,22 @@ class Rounds(Stage):
     it. The field `round` holds the number of the round, and `item` the id of the offered record. Held-out
     records are offered in every round and are never counted as kept.
 
-    Stages of a round can ask the student that the round before trained; in the first round they ask the
-    model that the student is made from, or are left out if it does not exist yet. `replay` and `retrieve`
-    reach the records that earlier rounds kept. The records that leave are those that each round kept, in
-    order, and then those that no round kept, with the reason of the last round.
+    Stages of a round can ask the student that the previous round trained. In the first round they ask the
+    base model of the student; if it does not exist yet, the round leaves them out. `replay` and `retrieve`
+    read the records that earlier rounds kept. After the loop, the records that each round kept leave in
+    order; the records that no round kept follow, with the reason of the last round.
 
     The loop ends after `n` rounds, when every record is kept, when a round keeps nothing and nothing is
     carried over, when `until` is reached, or when a measure of `guard` falls. Measures are named as in
-    the report, such as `evaluate.student.numeric`, `diversity.vendi` or `kept`. A loop can stand in a
-    loop.
+    the report, such as `evaluate.student.numeric`, `diversity.vendi` or `kept`. A loop can contain
+    a loop.
     """
 
     kind = "rounds"
     scope = "set"
     reads = "the records of its pool"
     writes = (
-        "the fields `round` and `item`, and what its stages write; the folder `<name>/`, with a folder "
+        "the fields `round` and `item`, and the fields of its stages; the folder `<name>/`, with a folder "
         "for each round"
     )
     fetches = True
@@ -70,7 +69,7 @@ class Rounds(Stage):
     repeat: bool = Field(False, description="offer records that a round has kept in later rounds, too")
     carry: list[str] = Field(
         [],
-        description="fields that a record takes over from what the round before made of it; empty in the "
+        description="fields that a record takes over from its successor in the previous round; empty in the "
         "first round",
     )
     until: dict[str, float] = Field({}, description="end when each of these measures has at least this value")
@@ -95,7 +94,7 @@ class Rounds(Stage):
         for name in (ROUND, ITEM):
             if name in context.fields and not in_loop:
                 raise ConfigError(
-                    f"the records have a field '{name}', which tells of rounds; give it another name"
+                    f"the records have a field '{name}', which 'rounds' writes; give it another name"
                 )
         models = {
             name: spec
@@ -137,7 +136,7 @@ class BoundRounds(BoundStage):
         return self.stages
 
     def names(self) -> list[str]:
-        """Return the loop's name and those of its stages."""
+        """Return the names of the loop and of its stages."""
         return [self.name, *(name for bound in self.stages for name in bound.names())]
 
     def score_labels(self) -> dict[str, tuple[str, str]]:

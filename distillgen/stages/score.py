@@ -1,4 +1,4 @@
-"""score: measure how likely a model holds a given text."""
+"""score: measure the log-probability that a model gives a text."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Score(Stage):
         return [self.model]
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """Raise ConfigError if the model cannot do it, or a field is missing."""
+        """Raise ConfigError if the model cannot score texts, or a field is missing."""
         context.able(self.model, "score")
         for name in ("context", "target"):
             Text(getattr(self, name)).check(context, f"'{name}'")
         return context.fields
 
     def records_logprobs(self, context: CheckContext) -> bool:
-        """Where alternatives are recorded with each token."""
+        """Return whether the ledger keeps alternatives to each token."""
         return bool(self.logprobs)
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
@@ -58,9 +58,9 @@ class Score(Stage):
         teacher, context, target = job.services.teachers[self.model], Text(self.context), Text(self.target)
 
         def questions(record: Record) -> list[Question]:
-            asked = teacher.message_fields([{"role": "user", "content": context.say(record)}])
+            message_fields = teacher.message_fields([{"role": "user", "content": context.say(record)}])
             sampling = {"logprobs": self.logprobs}
-            request = Request(teacher.model, sampling=sampling, target=target.say(record), **asked)
+            request = Request(teacher.model, sampling=sampling, target=target.say(record), **message_fields)
             return [(teacher, request, 1, None)]
 
         def answered(record: Record, answers: Answers) -> Chunk:

@@ -1,4 +1,4 @@
-"""select: choose some of the records, by comparing all of them."""
+"""select: compare all records and keep some of them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ VECTORS, GROUPS, SCORES = (
 class Select(Placed):
     """Keep the `n` records, the `share` of records or the records within the `budget` that `by` chooses.
 
-    A kept record has its place in the order of choice as the score `<name>.rank`. The stage waits for all
-    records, on disk; memory holds a number or a vector of each.
+    The score `<name>.rank` of a kept record is its place in the order of choice. The stage waits for all
+    records and keeps them on disk; memory holds a number or a vector of each.
 
     `{by: top, score: generate.logprob, share: 0.8}` drops the least likely fifth. The ratio `score:
     conditioned.mean_logprob, over: alone.mean_logprob` is the instruction-following difficulty of Li et
     al. (2023, From Quantity to Quality, section 2.2). The time of `k_center` and `herding` grows with the
-    number of records times the number of chosen ones (500 of 20,000: 4 CPU seconds), that of
-    `facility_location` with the square of the records (70 seconds for 20,000, half an hour for 100,000).
+    number of all records times the number of chosen records (500 of 20,000: 4 CPU seconds). The time of
+    `facility_location` grows with the square of the number of records (70 seconds for 20,000, half an hour
+    for 100,000).
     """
 
     kind = "select"
@@ -89,17 +90,17 @@ class Select(Placed):
         useless |= {"over": self.score is None, "cost": self.budget is None}
         for option, without_use in useless.items():
             if without_use and getattr(self, option) is not None:
-                raise ValueError(f"'{option}' has no use here, with 'by: {self.by}'")
+                raise ValueError(f"'{option}' has no use with 'by: {self.by}'")
         return self
 
     def check(self, context: CheckContext) -> frozenset[str]:
-        """Raise ConfigError if a field or a package is missing. Scores are checked when records have them."""
+        """Raise ConfigError if a field or a package is missing. The run checks scores."""
         if self.by in VECTORS:
             self.check_vectors(context)
         return context.fields
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """Return as many rows as are kept."""
+        """Return the number of kept rows; for a budget, the number of all rows."""
         rows = before.rows
         if rows is not None:
             rows = min(rows, self.n or rows) if self.share is None else round(rows * self.share)
@@ -107,22 +108,22 @@ class Select(Placed):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Gather all records, choose, and yield them."""
-        found = _Found(Vectors(self, job))
+        live = _LiveRecords(Vectors(self, job))
         with Spool(job) as spool:
             async for chunk in chunks:
                 chunk = splice(chunk, ([self._usable(r)] for r in chunk if not r.dropped))
                 if self.by in VECTORS:
-                    chunk = await found.vectors.add(chunk)
+                    chunk = await live.vectors.add(chunk)
                 spool.add(chunk)
                 for record in chunk:
-                    found.names.update((*record.scores, *record.fields))
+                    live.names.update((*record.scores, *record.fields))
                     if not record.dropped:
-                        found.values.append(self._value(record) or 0.0)
-                        found.groups.append(_group(record, self.group) if self.group else "")
-                        found.costs.append(self._cost(record) or 0.0)
-            if found.names and not found.values:
-                self._refuse_unknown(found.names)
-            ranks = await asyncio.to_thread(self._ranks, found, job.context.seed) if found.values else {}
+                        live.values.append(self._value(record) or 0.0)
+                        live.groups.append(_group(record, self.group) if self.group else "")
+                        live.costs.append(self._cost(record) or 0.0)
+            if live.names and not live.values:
+                self._refuse_unknown(live.names)
+            ranks = await asyncio.to_thread(self._ranks, live, job.context.seed) if live.values else {}
             numbers = count()
             for chunk in spool.chunks():
                 yield [
@@ -130,14 +131,16 @@ class Select(Placed):
                 ]
 
     def _usable(self, record: Record) -> Record:
-        """Return the record, dropped if it lacks the number that decides."""
+        """Return the record; drop it if it has no score or no cost."""
         for name, missing in (
             ("score", self.score and self._value(record) is None),
             ("cost", self._cost(record) is None),
         ):
             if missing:
-                what = "/".join(filter(None, (self.score, self.over))) if name == "score" else self.cost
-                return record.drop(self.name, self.by, f"has no number '{what}'")
+                number_name = (
+                    "/".join(filter(None, (self.score, self.over))) if name == "score" else self.cost
+                )
+                return record.drop(self.name, self.by, f"has no number '{number_name}'")
         return record
 
     def _value(self, record: Record) -> float | None:
@@ -157,45 +160,41 @@ class Select(Placed):
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         for name in filter(None, (self.score, self.over, self.cost)):
             if name not in names:
-                known = ", ".join(sorted(names))
-                raise ConfigError(
-                    f"stage '{self.name}': no record has '{name}'{did_you_mean(name, names)}; they have: {known}"
-                )
+                message = f"stage '{self.name}': no record has '{name}'{did_you_mean(name, names)}"
+                raise ConfigError(f"{message}; they have: {', '.join(sorted(names))}")
 
-    def _ranks(self, found: _Found, seed: int) -> dict[int, int]:
+    def _ranks(self, live: _LiveRecords, seed: int) -> dict[int, int]:
         """Return the rank of each chosen record, from 1."""
-        total = len(found.values)
-        wanted = min(total, self.n or round(total * (self.share or 1)))
-        if self.budget is not None:  # about
-            wanted = min(total, round(self.budget * total / max(1, sum(found.costs))))
-        order = self._order(found, wanted, random.Random(digest([seed, self.name])))
-        chosen = (
-            islice(order, wanted) if self.budget is None else _affordable(order, found.costs, self.budget)
-        )
+        total = len(live.values)
+        size = min(total, self.n or round(total * (self.share or 1)))
+        if self.budget is not None:  # an approximation
+            size = min(total, round(self.budget * total / max(1, sum(live.costs))))
+        order = self._order(live, size, random.Random(digest([seed, self.name])))
+        chosen = islice(order, size) if self.budget is None else _affordable(order, live.costs, self.budget)
         return {i: rank for rank, i in enumerate(chosen, 1)}
 
-    def _order(self, found: _Found, wanted: int, chance: random.Random) -> Iterator[int]:
-        shuffled = chance.sample(range(len(found.values)), len(found.values))
+    def _order(self, live: _LiveRecords, size: int, chance: random.Random) -> Iterator[int]:
+        shuffled = chance.sample(range(len(live.values)), len(live.values))
         if self.by == "random":
             return iter(shuffled)
         if self.by in VECTORS:
             from distillgen.algorithms.selection import facility_location, herding, k_center
 
-            vectors = found.vectors.all()
+            vectors = live.vectors.all()
             if self.by == "facility_location":
-                return facility_location(vectors, wanted, seed=chance.getrandbits(32))
+                return facility_location(vectors, size, seed=chance.getrandbits(32))
             return (herding if self.by == "herding" else k_center)(vectors)
         sign = 1 if self.by == "bottom" else -1
         ranked = (
-            sorted(range(len(found.values)), key=lambda i: sign * found.values[i]) if self.score else shuffled
+            sorted(range(len(live.values)), key=lambda i: sign * live.values[i]) if self.score else shuffled
         )
         if self.by in SCORES:
             return iter(ranked)
         from distillgen.algorithms.selection import in_turn
 
-        groups: dict[str, list[int]] = {group: [] for group in found.groups}
+        groups: dict[str, list[int]] = {group: [] for group in live.groups}
         for i in ranked:
-            groups[found.groups[i]].append(i)
+            groups[live.groups[i]].append(i)
         return in_turn(list(groups.values()), proportional=self.by == "stratified")
 
     def _settled(self, record: Record, rank: int | None, count: int) -> Record:
@@ -205,8 +204,8 @@ class Select(Placed):
 
 
 @dataclass
-class _Found:
-    """The live records while they wait."""
+class _LiveRecords:
+    """The numbers, groups and vectors of the live records, in order, and the names of all fields."""
 
     vectors: Vectors
     values: list[float] = field(default_factory=list)
@@ -220,7 +219,7 @@ def _group(record: Record, name: str) -> str:
 
 
 def _affordable(order: Iterator[int], costs: Sequence[float], budget: float) -> Iterator[int]:
-    """Return the items before the first one that does not fit."""
+    """Yield items until their costs exceed the budget."""
     for i in order:
         budget -= costs[i]
         if budget < 0:

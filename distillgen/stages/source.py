@@ -29,8 +29,8 @@ class Source(Stage):
     scope = "row"
     reads = "a file, a folder or a data set"
     writes = (
-        "the fields of the rows, or those in `fields`; of a text `text`, `title`, `file` and `piece`; with "
-        "`held_out` the field `split`"
+        "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
+        "`piece`; with `held_out` also `split`"
     )
 
     path: str | None = Field(
@@ -66,7 +66,7 @@ class Source(Stage):
         gt=0,
         lt=1,
         description="share of rows (of texts: of files) that are held out from training; their `split` is "
-        "test, that of the others train",
+        "test, otherwise train",
     )
     item: list[str] | None = Field(
         None,
@@ -95,7 +95,7 @@ class Source(Stage):
         return {self.origin: project.file(self.origin)}
 
     def bind(self, context: CheckContext) -> BoundSource:
-        """Read the first rows: the fields are those that any of them has. Raise ConfigError for a bad row."""
+        """Read the first rows, and take the fields of all of them. Raise ConfigError for a bad row."""
         if context.fields:
             raise ConfigError("a source must be the first stage")
         first = list(islice(self.records(context.project), CHECKED_ROWS))
@@ -147,7 +147,7 @@ class Source(Stage):
             yield chunk
 
     def count(self, project: Project) -> int | None:
-        """Return how many rows there are; None for a streamed data set."""
+        """Return the number of rows; None for a streamed data set."""
         return None if self.dataset else count(self._path(project), self._reading)
 
     def _path(self, project: Project) -> Path:
@@ -182,11 +182,11 @@ class BoundSource(BoundStage):
 
     @cached_property
     def count(self) -> int | None:
-        """How many rows there are; None for a streamed data set."""
+        """The number of rows; None for a streamed data set."""
         return self.stage.count(self.context.project)
 
     def turns(self) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
-        """Return the first row of each order of roles, by the fields of the first rows that hold chat turns."""
+        """Return, for each field with chat turns, the first value of each order of roles."""
         return self.dialogues
 
     def records_logprobs(self) -> bool:

@@ -40,9 +40,9 @@ log = logging.getLogger("distillgen")
 class Train(TrainingOptions, Stage):
     """Train a student on the records, which pass unchanged.
 
-    The student is in `student/` of the run directory. A training that was stopped or killed continues
-    from its last checkpoint. A finished training is not repeated while records, options and package
-    versions are the same. The options of the objective stand beside those of the stage.
+    The student is in `student/` of the run directory. An interrupted training continues from its last
+    checkpoint. A finished training runs again only if the records, the options or the package versions
+    change. The stage also takes the options of its objective.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -60,13 +60,12 @@ class Train(TrainingOptions, Stage):
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
         "kept",
         description="records to learn from: kept, or a control arm of the same size: raw (the first of "
-        "the kept and of those that filters dropped), random (any of these) or shuffled (the "
-        "kept, each with the answer of another)",
+        "the records that are kept or that a filter dropped), random (a random choice of these) or shuffled "
+        "(the kept records, each with the answer of another)",
     )
     where: str | None = Field(
         None,
-        description="template; only records for which it gives something else than nothing, false, no, 0 "
-        "or null are learnt from",
+        description="template; the student skips records for which the result is empty, false, no, 0 or null",
     )
     held_out: float = Field(
         0.1,
@@ -148,7 +147,7 @@ class Train(TrainingOptions, Stage):
         arm = self.arm(learning)
         arm.check(context)
         if self.warm_start and not context.loops:
-            raise ConfigError("warm_start: there is no round before: it is for a training inside rounds")
+            raise ConfigError("warm_start: it needs an earlier round; use it for a training inside rounds")
         self._check_lora(learning)
         self._check_packages(project, learning)
         self._check_student(context, learning)
@@ -265,8 +264,8 @@ class BoundTrain(BoundStage):
         if start != stage.student:
             options["student"] = fingerprint_of(Path(start) / "manifest.json")
             if not options["student"]:
-                remedy = "inside rounds a student begins as one that the same round trains"
-                raise ConfigError(f"stage '{self.name}': there is no student in {start}; {remedy}")
+                remedy = "inside rounds, a student starts from a student of the same round"
+                raise ConfigError(f"stage '{self.name}': {start} holds no student; {remedy}")
         files = {name: file_sha256(path) for name, path in self.files.items()}
         versions = {"python": ".".join(map(str, sys.version_info[:3])), **installed_versions()}
         training = TrainingJob(
@@ -301,7 +300,7 @@ class BoundTrain(BoundStage):
         reasons = [f"{n} {reason}" for reason, n in data.rows.items() if n and reason not in PARTS]
         reasons += [f"{n} dropped by {name}" for name, n in dropped.most_common()]
         counts = ", ".join(reasons) or "no record came so far"
-        return ConfigError(f"stage '{self.name}': there is nothing to train on: {counts}")
+        return ConfigError(f"stage '{self.name}': it has no records to train on: {counts}")
 
 
 def _trainings(context: CheckContext) -> dict[str, BoundTrain]:

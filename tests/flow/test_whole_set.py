@@ -293,7 +293,7 @@ def test_coverage_falls_with_what_was_dropped(project, carry_out):
         ({"select": {"by": "random", "n": 1, "share": 0.5}}, "give one of 'n', 'share' and 'budget'"),
         ({"select": {"by": "top", "n": 1}}, "'by: top' needs 'score'"),
         ({"select": {"by": "stratified", "n": 1}}, "'by: stratified' needs 'group'"),
-        ({"select": {"by": "random", "n": 1, "vector": "v"}}, "'vector' has no use here, with 'by: random'"),
+        ({"select": {"by": "random", "n": 1, "vector": "v"}}, "'vector' has no use with 'by: random'"),
         ({"select": {"by": "k_center", "n": 1}}, "give 'field', a text to embed"),
         ({"select": {"by": "best", "n": 1}}, "'by'"),
         ({"diversity": {"field": "w"}}, "'field' needs the field 'w'"),

@@ -140,7 +140,7 @@ def test_check_names_teachers_that_give_a_missing_signal(project):
         told = project.cli("check", "s", check=2).stderr
         assert (
             "pipelines/s.yaml:6" in told
-            and "cannot do score; what can: vllm, transformers, or openai with server: vllm" in told
+            and "cannot do score; providers that can: vllm, transformers, or openai with server: vllm" in told
         )
         path.write_text(
             path.read_text().replace(

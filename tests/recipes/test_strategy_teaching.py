@@ -171,8 +171,7 @@ def test_a_control_of_another_library_is_refused(world, option, value):
     sets, scripted = ["source.path=held_out.jsonl", "retrieve.embedder=words"], ["teacher", "student"]
     distillgen.load("strategy-use", [*sets, "retrieve.from=taught/corpus.jsonl"], scripted=scripted)
     with pytest.raises(
-        ConfigError,
-        match=f"'control': '{option}' is .* in 'library', of which it is the control; .* sets both",
+        ConfigError, match=f"'control': '{option}' is .* in this control of 'library', which has .* sets both"
     ):
         distillgen.load("strategy-use", [*sets, f"control.{option}={value}"], scripted=scripted)
 

@@ -96,7 +96,7 @@ def test_vary_redraws_for_every_pass_and_alike_for_the_same_row(project):
         ({"target_recall": None}, "give either 'target_recall' or 'target_precision'"),
         ({"vary": {"name": ["Kim"]}}, "'vary' redraws variables of a 'template'"),
         ({"validation": 0.5, "test": 0.5}, "leave nothing to train on"),
-        ({"confidence": 0.9}, "'confidence' is that of 'target_precision'"),
+        ({"confidence": 0.9}, "'confidence' belongs to 'target_precision'"),
         ({"epochs": 3}, "'epochs' has no meaning with features: embeddings and no encoder"),
         ({"encoder": "x", "features": "words"}, "'features' has no meaning with an encoder"),
         ({"features": "words", "embedder": "x"}, "'embedder' has no meaning with features: words"),
@@ -235,7 +235,7 @@ def test_too_few_test_labels_are_told(project, caplog, times, unsure):
     told = json.loads((project.path / "critic-critic.json").read_text())
     assert told["test"]["intervals"]["recall"]["high"] == 1 and told["confidence"] is None
     assert (
-        "critic: its recall lies between 16% and 100%, by 2 valid test labels: label more" in caplog.text
+        "critic: recall is between 16% and 100%, by 2 valid test labels: label more" in caplog.text
     ) == unsure
 
 
@@ -423,7 +423,7 @@ def test_a_precision_out_of_reach_is_told_before_anything_is_asked(project):
     )
     with pytest.raises(
         ConfigError,
-        match="no threshold assures a precision of 99% on the .* validation labels; the most is .* "
+        match="no threshold assures a precision of 99% on the .* validation labels; the best one assures .* "
         "with a confidence of 80%",
     ):
         planted.run()

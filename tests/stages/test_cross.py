@@ -76,7 +76,7 @@ def test_a_record_that_no_example_matches_says_so(project):
             "row 2 of 'rows' gives ['task'], the first one ['ask', 'task']",
         ),
         ({"tasks": [{"thing": 1}]}, "'rows' give the field 'thing', which the records have"),
-        ({"tasks": [TASKS[0], TASKS[0]]}, "a row stands twice in 'rows'"),
+        ({"tasks": [TASKS[0], TASKS[0]]}, "'rows' has two equal rows"),
         ({"tasks": []}, "'data/tasks.jsonl' has no rows"),
         ({"tasks": [{"ask": "What?"}]}, "needs the field 'task'"),
         (

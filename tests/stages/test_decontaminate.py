@@ -79,7 +79,7 @@ def test_a_written_decontaminate_is_not_doubled(project):
     project.rows("rows.jsonl", [{"question": text(i), "right": "1"} for i in range(40)])
     found = run({"path": "rows.jsonl", "held_out": 0.3}, before=[{"decontaminate": {"n": 20}}])
     assert [stage["kind"] for stage in found.state["stages"]] == ["source", "decontaminate", "evaluate"]
-    with pytest.raises(ConfigError, match="nothing to look for"):
+    with pytest.raises(ConfigError, match="has no evaluation items"):
         run({"path": "rows.jsonl"}, before=[{"decontaminate": {}}])
 
 

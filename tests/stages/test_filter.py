@@ -361,10 +361,7 @@ def custom(*, by: list[FieldName] | None = None) -> Filter:
 @pytest.mark.parametrize("more", ["asks=lambda r: []", "whole_set=True"])
 def test_what_is_measured_together_is_measured_so_only(project, apply, more):
     custom(project, more=f", together=lambda r: 1, {more}")
-    with pytest.raises(
-        ConfigError,
-        match="filter 'custom': a filter that measures records together neither asks about each of them nor",
-    ):
+    with pytest.raises(ConfigError, match="filter 'custom': 'together' excludes 'asks' and 'whole_set'"):
         apply(["custom"], texts("a"))
 
 
@@ -378,7 +375,7 @@ def test_without_depends_on_nothing_is_remembered(project, apply):
 @pytest.mark.parametrize(
     "measure, reason",
     [
-        ("[1.0]", "filter 'custom' measured 1 of 2 records; it owes a number for each"),
+        ("[1.0]", "filter 'custom' measured 1 of 2 records; return a number for each"),
         (
             "[float('nan') for r in records]",
             "filter 'custom' measured nan; a measurement must be a finite number",
@@ -462,8 +459,8 @@ def test_what_check_and_files_give(project):
 @pytest.mark.parametrize(
     "filters, message",
     [
-        (["a", "a"], "filter 'a' stands twice; give one of them a name of its own: a: {name: …}"),
-        ([{"a": {"name": "x"}}, {"b": {"name": "x"}}], "filter 'x' stands twice"),
+        (["a", "a"], "two filters have the name 'a'; rename one: a: {name: …}"),
+        ([{"a": {"name": "x"}}, {"b": {"name": "x"}}], "two filters have the name 'x'"),
         ([{"a": 3}], "the options of filter 'a' are a mapping, not 3"),
         ([{"a": {}, "b": {}}], "each filter is a name, or a name with its options, not"),
         ([3], "each filter is a name, or a name with its options, not 3"),
@@ -484,7 +481,7 @@ def test_labels_are_unique_in_a_pipeline_and_dropped_rows_say_why(project):
         {"filter": ["length"]},
         {"filter": {"name": "second", "filters": ["length"]}},
     ]
-    with pytest.raises(ConfigError, match="filter 'length' stands in 'filter' and in 'second'"):
+    with pytest.raises(ConfigError, match="stages 'filter' and 'second' both have a filter 'length'"):
         distillgen.load({"version": 1, "stages": stages})
     distillgen.run({"version": 1, "stages": stages[:2]}, out="out")
     assert [row["meta"]["scores"] for row in project.read("out/corpus.jsonl")] == [{"length": 1.0}]
@@ -570,12 +567,12 @@ def test_equal_labels_are_refused_across_nesting(judges):
     outer = {"filter": [judged_by("kind", 5)]}
     deep = {"rounds": {"name": "outside", "n": 1, "stages": [{"rounds": {"n": 1, "stages": [inner]}}]}}
     for stages, places in (
-        ([outer, {"rounds": {"n": 1, "stages": [inner]}}], "'filter' and in 'inner'"),
-        ([{"rounds": {"n": 1, "stages": [inner]}}, outer], "'inner' and in 'filter'"),
-        ([outer, deep], "'filter' and in 'inner'"),
+        ([outer, {"rounds": {"n": 1, "stages": [inner]}}], "'filter' and 'inner'"),
+        ([{"rounds": {"n": 1, "stages": [inner]}}, outer], "'inner' and 'filter'"),
+        ([outer, deep], "'filter' and 'inner'"),
     ):
         with pytest.raises(
-            ConfigError, match=f"filter 'judge' stands in {places}; give one a name of its own"
+            ConfigError, match=f"stages {places} both have a filter 'judge'; give one of them another"
         ):
             judges(*stages)
     named = {"filter": {"name": "inner", "filters": [judged_by("harsh", 9, "strict")]}}

@@ -284,7 +284,7 @@ def test_nothing_left_to_join(carry_out, project):
                     "embedder": "words",
                 }
             },
-            "'embedder' has no use here",
+            "'embedder' has no use with 'path'",
         ),
     ],
 )

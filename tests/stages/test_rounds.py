@@ -484,7 +484,7 @@ stages:
 def test_outside_of_rounds_there_is_nothing_to_replay(project):
     project.rows("rows.jsonl", [{"q": "a"}])
     for stage in ({"replay": {}}, {"retrieve": {"query": "q", "key": "q", "embedder": "words"}}):
-        with pytest.raises(ConfigError, match="which stands inside 'rounds'"):
+        with pytest.raises(ConfigError, match="which works only inside 'rounds'"):
             distillgen.load(
                 {"version": 1, "models": {}, "stages": [{"source": {"path": "rows.jsonl"}}, stage]}
             )

@@ -157,7 +157,7 @@ def test_an_empty_training_set_names_what_dropped_the_rows(project, installed):
     project.rows("rows.jsonl", [{"prompt": f"question {i}", "completion": "yes"} for i in range(3)])
     filters = [{"word_count": {"field": "completion", "min_words": 2}}]
     with pytest.raises(
-        ConfigError, match="stage 'train': there is nothing to train on: 3 dropped by word_count"
+        ConfigError, match="stage 'train': it has no records to train on: 3 dropped by word_count"
     ):
         distillgen.run(pipeline("rows.jsonl", {"filter": filters}, held_out=0), out="run")
 

@@ -432,7 +432,7 @@ def test_a_late_or_incomplete_decontaminate_is_refused(project, taught):
 
     load(guard, train, evaluate)
     load({**evaluate, "evaluate": {**evaluate["evaluate"], "name": "before"}}, guard, train, evaluate)
-    with pytest.raises(ConfigError, match="'decontaminate' stands behind the first stage that trains"):
+    with pytest.raises(ConfigError, match="'decontaminate' comes after a stage that trains"):
         load(train, guard, evaluate)
     with pytest.raises(
         ConfigError,
@@ -527,10 +527,10 @@ def test_warm_start_outside_rounds_is_refused(project, taught):
     project.rows("rows.jsonl", questions(3))
     train = {"train": {"student": "tiny", "warm_start": True, "prompt": "question", "completion": "answer"}}
     with pytest.raises(
-        ConfigError, match="warm_start: there is no round before: it is for a training inside rounds"
+        ConfigError, match="warm_start: it needs an earlier round; use it for a training inside rounds"
     ):
         distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, train]})
-    with pytest.raises(ConfigError, match="warm_start: there is no round before"):
+    with pytest.raises(ConfigError, match="warm_start: it needs an earlier round"):
         loop = {"rounds": {"n": 1, "stages": [FORM]}}
         distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, loop, train]})
     distillgen.load(
