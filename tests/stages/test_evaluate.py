@@ -130,7 +130,7 @@ def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
     )
     stage = Evaluate(name="evaluate", models=["student"], template="{{ question }}", metrics=["finished"])
     with pytest.raises(
-        ConfigError, match="asked about what it was trained on; give the source held_out: 0.1"
+        ConfigError, match="the items would be the student's training records; give the source held_out: 0.1"
     ):
         stage.bind(given)
     rows(project)
