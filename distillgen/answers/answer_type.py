@@ -41,17 +41,17 @@ _QUESTIONS: tuple[tuple[AnswerType, re.Pattern[str]], ...] = (
 )
 _AMOUNT = re.compile(
     r"""\d|\b(?:half|thirds?|quarters?|fifths?|sixths?|eighths?|tenths?|hundreds?|thousands?|millions?|billions?
-    |dozens?|once|twice|several|few|an?\ (?:single\ )?(?:metre|meter|kilomet\w+|centimet\w+|millimet\w+|mile|foot|inch|gram
-    |kilogram|ton|tonne|pound|litre|second|minute|hour|day|night|week|month|year|decade|century
+    |dozens?|once|twice|several|few|an?\ (?:single\ )?(?:metre|meter|kilomet\w+|centimet\w+|millimet\w+|mile
+    |foot|inch|gram|kilogram|ton|tonne|pound|litre|second|minute|hour|day|night|week|month|year|decade|century
     |generation|lifetime|degree|euro|dollar|point)
     |(?:at|with)\ the\ speed|as\ (?:\w+)\ as|never|always|every|rarely|seldom|daily|weekly|monthly
     |yearly|all|none|not\ at\ all)\b""",
     re.I | re.X,
 )
 _TIME = re.compile(
-    r"""\d|\b(?:when|once|if|as\ soon|after|before|until|at\ once|immediately|during|while|century|centuries|autumn|winter
-    |summer|spring|morning|noon|evening|night|today|as\ long|never|always|only|(?:on|from|by|at)\ the
-    |january|february|march|april|june|july|august|september|october|november|december
+    r"""\d|\b(?:when|once|if|as\ soon|after|before|until|at\ once|immediately|during|while|century|centuries
+    |autumn|winter|summer|spring|morning|noon|evening|night|today|as\ long|never|always|only
+    |(?:on|from|by|at)\ the|january|february|march|april|june|july|august|september|october|november|december
     |(?:mon|tues|wednes|thurs|fri|satur|sun)day)\b""",
     re.I | re.X,
 )
