@@ -92,12 +92,11 @@ def find(folder: str, name: str, project: Project) -> Plugin:
 
 
 def hiding(folder: str, name: str, project: Project) -> str:
-    """Return a note if the plug-in of a name hides others of that name; else ""."""
-    plugins = [*_all_of_name(folder, name, project)]
-    if len(plugins) < 2:
-        return ""
-    others = " and ".join(plugin.origin for plugin in plugins[1:])
-    return f"{NOUNS[folder]} '{name}': {plugins[0].origin} hides {others}"
+    """Return a note if the plug-in of a name hides others, unless they are equal copies of it; else ""."""
+    first, *others = _all_of_name(folder, name, project)
+    code = first.file.read_bytes() if others else b""
+    origins = [other.origin for other in others if other.file.read_bytes() != code]
+    return f"{NOUNS[folder]} '{name}': {first.origin} hides {' and '.join(origins)}" if origins else ""
 
 
 def plugin_class(folder: str, name: str, base: type[Base], project: Project) -> type[Base]:
