@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,23 @@ class ProjectFolder:
                 f"exit {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}"
             )
         return done
+
+    def kill_after(self, waits_s: Sequence[float], command: Sequence[str], env: dict | None = None) -> int:
+        """Start a command here once a wait and end it then with SIGKILL; return how many still ran."""
+        running = 0
+        for wait_s in waits_s:
+            process = subprocess.Popen(
+                command,
+                cwd=self.path,
+                env=self.env() | (env or {}),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(wait_s)
+            running += process.poll() is None
+            process.kill()
+            process.wait()
+        return running
 
     @staticmethod
     def env() -> dict:

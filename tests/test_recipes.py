@@ -4,7 +4,6 @@ kills.
 
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -76,16 +75,7 @@ def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
         env=project.env(),
     )
     assert whole.returncode == 0, whole.stderr
-    for wait_s in (0.6, 0.9):
-        process = subprocess.Popen(
-            [*command, "killed", until, *models],
-            cwd=project.path,
-            stderr=subprocess.DEVNULL,
-            env=project.env(),
-        )
-        time.sleep(wait_s)
-        process.kill()
-        process.wait()
+    project.kill_after((0.6, 0.9), [*command, "killed", until, *models])
     again = subprocess.run(
         [*command, "killed", until, *models],
         cwd=project.path,

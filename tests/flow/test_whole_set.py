@@ -3,9 +3,7 @@
 import json
 import math
 import re
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -225,13 +223,7 @@ stages:
         "--ledger",
         "killed.sqlite3",
     ]
-    for wait_s in (1.0, 1.3, 1.6, 1.9):
-        process = subprocess.Popen(
-            command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(wait_s)
-        process.kill()
-        process.wait()
+    project.kill_after((1.0, 1.3, 1.6, 1.9), command)
     project.cli("run", "all", "--out", "killed", "--ledger", "killed.sqlite3")
     for name in ("corpus.jsonl", "dropped.jsonl"):
         assert (project.path / "killed" / name).read_bytes() == (project.path / "whole" / name).read_bytes()

@@ -5,10 +5,8 @@ teacher.
 import json
 import random
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -279,19 +277,7 @@ def test_killed_inside_a_round_the_library_is_the_same_byte_for_byte(world):
     ]
     env = world.env() | {"PYTHONPATH": str(ROOT)}
     subprocess.run([*command, "--out", "whole"], cwd=world.path, env=env, check=True, capture_output=True)
-    killed = 0
-    for wait_s in (0.9, 1.1, 1.0, 1.2, 1.3):
-        process = subprocess.Popen(
-            [*command, "--out", "killed"],
-            cwd=world.path,
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(wait_s)
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    killed = world.kill_after((0.9, 1.1, 1.0, 1.2, 1.3), [*command, "--out", "killed"], env)
     subprocess.run([*command, "--out", "killed"], cwd=world.path, env=env, check=True, capture_output=True)
     assert killed >= 2
     for name in ("corpus.jsonl", "dropped.jsonl"):

@@ -1,10 +1,7 @@
 """Loops resume after any interruption, end for a stated reason, and pass on their results."""
 
 import json
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -520,13 +517,7 @@ stages:
             "--ledger",
             "killed.sqlite3",
         ]
-        for wait_s in (0.8, 0.9, 1.0, 1.1):
-            process = subprocess.Popen(
-                command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            time.sleep(wait_s)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        project.kill_after((0.8, 0.9, 1.0, 1.1), command)
         project.cli("run", "loop", "--out", "killed", "--ledger", "killed.sqlite3")
         for name in ("corpus.jsonl", "dropped.jsonl"):
             assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes()
