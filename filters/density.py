@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.text.sentences import sentence_starts
 
 _WORD = re.compile(r"[^\W\d_][\w’'.]*\w|[^\W\d_]|\d[\d.,:%]*")
 _COMMA, _POSSESSIVE = re.compile(r"(?<=\d),(?=\d)"), re.compile(r"['’]s?$")
-_QUOTE = re.compile(r"[\"“(]")
+_SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|(?<=[\"“(]))(?=[A-Z])")
 _OPENS = frozenset(
     """a an the this that these those it its he she they his her their there here in on at by for from with
     to of as and or but so if when while after before since because although though however both most
@@ -93,7 +92,7 @@ def chain(steps: Sequence[str]) -> dict[str, float]:
 
 def entities(text: str) -> set[str]:
     """Return the names and numbers of a text in lower case, word by word."""
-    opening = {*sentence_starts(text), *(quote.end() for quote in _QUOTE.finditer(text))}
+    opening = {sentence.end() for sentence in _SENTENCE.finditer(text)}
     names = (word for word in _WORD.finditer(text) if word[0] != word[0].lower() or word[0][0].isdigit())
     return {_level(name[0]) for name in names if not (name.start() in opening and name[0].lower() in _OPENS)}
 

@@ -49,6 +49,8 @@ CASES = [
         "a step leaves out 2",
     ),
     ({"max_length_change": 1}, {"steps": ["He sells iPhones.", "He sells iPhones in Rome."]}, None),
+    # a sentence that follows a single letter begins with a common word, not with a name
+    ({"max_length_change": 1}, {"steps": ["Rome sings in E. The end.", "Rome and Oslo sing in E."]}, None),
 ]
 
 

@@ -20,6 +20,7 @@ CASES = [
         "1 sentences < 2",
     ),
     ({"field": "x", "unit": "sentences", "at_most": 1}, {"x": "第一句。第二句。"}, "2 sentences > 1"),
+    ({"field": "x", "unit": "sentences", "at_least": 2}, {"x": "Tuned to A and E. The back is maple."}, None),
     ({"field": "x", "unit": "sentences", "at_most": 0}, {"x": " \n"}, None),
     ({"field": "x", "at_least": 1}, {"x": ["a"]}, None),
 ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillgen.text.sentences import sentence_starts, sentences
+from distillgen.text.sentences import sentences
 
 
 @pytest.mark.parametrize(
@@ -17,17 +17,10 @@ from distillgen.text.sentences import sentence_starts, sentences
         ("See e.g. The Sea by J. Banville. Good.", ["See e.g. The Sea by J. Banville.", "Good."]),
         ("水很深。面包！", ["水很深。", "面包！"]),
         ("It is 3.5 m", ["It is 3.5 m"]),
+        ("A line\nand another. The third", ["A line", "and another.", "The third"]),
         ("...", []),
         ("", []),
     ],
 )
 def test_sentences(text, expected):
     assert sentences(text) == expected
-
-
-def test_a_line_begins_a_sentence_or_not():
-    text = "A line\nand another. The third"
-    assert sentences(text) == ["A line", "and another.", "The third"]
-    assert sentences(text, lines=False) == ["A line\nand another.", "The third"]
-    assert [text[start:] for start in sentence_starts(text, lines=False)] == [text, "The third"]
-    assert [*sentence_starts("")] == [0]
