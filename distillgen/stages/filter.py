@@ -91,7 +91,8 @@ class LoadedFilter:
     def load(cls, entry: Entry, project: Project) -> LoadedFilter:
         """Load the factory and check the options. Raise ConfigError."""
         factory, subject = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
-        options = dict(validate(options_of(factory), entry.options, owner=subject, places=Places()))
+        validated = validate(options_of(factory), entry.options, owner=subject, places=Places())
+        options = dict(iter(validated))  # dict(validated) would call an option of the name `keys`
         return cls(entry, factory, options, find("filters", entry.filter, project).file, project)
 
     def make(self) -> Filter:

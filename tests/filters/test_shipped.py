@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distillgen.project import home
+from distillgen.flow.filter import Entry
+from distillgen.project import Project, home
+from distillgen.stages.filter import LoadedFilter
 
 SHIPPED = sorted(path.stem for path in home("filters").glob("[a-z]*.py"))
 NEED_A_MODEL = {"toxicity"}  # which their own tests make
@@ -31,6 +33,13 @@ def test_decision(reason, name, case):
     options, fields, expected, *answers = case
     found = reason(name, options, fields, *answers)
     assert found is None if expected is None else expected in (found or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipeline_takes_the_options_of_every_case(tmp_path, name):
+    for options, *_ in CASES[name]:
+        loaded = LoadedFilter.load(Entry(filter=name, label=name, options=options), Project(tmp_path))
+        assert options.keys() <= loaded.options.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
