@@ -4,10 +4,12 @@ own.
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -50,22 +52,34 @@ class ProjectFolder:
             )
         return done
 
-    def kill_after(self, waits_s: Sequence[float], command: Sequence[str], env: dict | None = None) -> int:
-        """Start a command here once a wait and end it then with SIGKILL; return how many still ran."""
-        running = 0
+    def kill_at(
+        self, counts: Sequence[int], command: Sequence[str], ledger: str, env: dict | None = None
+    ) -> None:
+        """Start a command here once a count, and SIGKILL it when its ledger holds that many answers."""
+        for count in counts:
+            with self._process(command, env) as process:
+                while process.poll() is None and self._answers(ledger) < count:
+                    time.sleep(0.005)
+                assert process.poll() is None, f"the command ended before {ledger} held {count} answers"
+                process.kill()
+
+    def kill_after(self, waits_s: Iterable[float], command: Sequence[str]) -> None:
+        """Start a command here once a wait, and end it then with SIGKILL; it may have ended before."""
         for wait_s in waits_s:
-            process = subprocess.Popen(
-                command,
-                cwd=self.path,
-                env=self.env() | (env or {}),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            time.sleep(wait_s)
-            running += process.poll() is None
-            process.kill()
-            process.wait()
-        return running
+            with self._process(command) as process:
+                time.sleep(wait_s)
+                process.kill()
+
+    def _process(self, command: Sequence[str], env: dict | None = None) -> subprocess.Popen:
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=self.path, env=self.env() | (env or {}), **silent)
+
+    def _answers(self, ledger: str) -> int:
+        try:
+            with closing(sqlite3.connect(f"file:{self.path / ledger}?mode=ro", uri=True)) as database:
+                return database.execute("SELECT count(*) FROM answers").fetchone()[0]
+        except sqlite3.OperationalError:  # there is no file, or no table in it, yet
+            return 0
 
     @staticmethod
     def env() -> dict:

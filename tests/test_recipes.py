@@ -4,6 +4,7 @@ kills.
 
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -67,6 +68,7 @@ def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
         pytest.skip("all of it needs torch; its own tests carry it out")
     until = "" if until == pipeline.stages[-1].name else until
     command = [sys.executable, "-c", CARRY_OUT, name]
+    begin = time.monotonic()
     whole = subprocess.run(
         [*command, "whole", until, *models],
         cwd=project.path,
@@ -75,7 +77,8 @@ def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
         env=project.env(),
     )
     assert whole.returncode == 0, whole.stderr
-    project.kill_after((0.6, 0.9), [*command, "killed", until, *models])
+    run_s = time.monotonic() - begin
+    project.kill_after((run_s * 0.6, run_s * 0.9), [*command, "killed", until, *models])
     again = subprocess.run(
         [*command, "killed", until, *models],
         cwd=project.path,

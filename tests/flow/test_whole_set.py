@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+import time
 
 import pytest
 
@@ -210,7 +211,9 @@ stages:
   - select: {by: facility_location, vector: v, n: 20}
 """,
     )
+    begin = time.monotonic()
     project.cli("run", "all", "--out", "whole")
+    run_s = time.monotonic() - begin
     before = {path.name for path in (project.path / "whole").iterdir()}
     command = [
         sys.executable,
@@ -223,7 +226,7 @@ stages:
         "--ledger",
         "killed.sqlite3",
     ]
-    project.kill_after((1.0, 1.3, 1.6, 1.9), command)
+    project.kill_after((run_s * share for share in (0.5, 0.65, 0.8, 0.95)), command)
     project.cli("run", "all", "--out", "killed", "--ledger", "killed.sqlite3")
     for name in ("corpus.jsonl", "dropped.jsonl"):
         assert (project.path / "killed" / name).read_bytes() == (project.path / "whole" / name).read_bytes()

@@ -517,7 +517,7 @@ stages:
             "--ledger",
             "killed.sqlite3",
         ]
-        project.kill_after((0.8, 0.9, 1.0, 1.1), command)
+        project.kill_at((20, 140, 200, 390), command, "killed.sqlite3")
         project.cli("run", "loop", "--out", "killed", "--ledger", "killed.sqlite3")
         for name in ("corpus.jsonl", "dropped.jsonl"):
             assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes()
