@@ -27,7 +27,7 @@ def text_of(request: Request) -> str:
 
 
 def draw(*parts: Any) -> random.Random:
-    """Return a generator of random numbers that depends on `parts` alone, so that an answer can be repeated."""
+    """Return a generator of random numbers that depends on `parts` alone."""
     return random.Random("/".join(map(str, parts)))
 
 
