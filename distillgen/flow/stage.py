@@ -36,6 +36,8 @@ ABLE = {
     "embeddings": "openai",
     "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
     "score": "vllm, transformers, or openai with server: vllm",
+    "user_turn": "embedded, vllm, transformers, or openai with server: vllm or llamacpp (the user's turn is "
+    "opened by the chat template, which no other server applies)",
 }
 """Providers by capability, for the remedy in a message."""
 

@@ -21,7 +21,8 @@ class Request:
     completion.
 
     With `target`, the request asks for the log-probability of that text after the prompt. With `embed`, it
-    asks for the embedding of that text.
+    asks for the embedding of that text. With `write`, which is "user", the model writes the user's next turn
+    instead of the assistant's.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Request:
     schema: Mapping[str, Any] | None = None
     grammar: str | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
+    write: str | None = None
 
     @cached_property
     def json(self) -> bytes:

@@ -74,7 +74,9 @@ class Spec(Sampling):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the model gives besides text: n, logprobs, json_schema, grammar, tools, score, embeddings."""
+        """What the model gives besides text: n, logprobs, json_schema, grammar, tools, score, embeddings,
+        user_turn.
+        """
         return frozenset()
 
     def credentials(self) -> set[str]:

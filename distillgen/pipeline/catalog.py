@@ -50,7 +50,7 @@ def prompts(project: Project) -> list[dict[str, Any]]:
     """Return each prompt's name, its description, its inputs and the form of its answer."""
 
     def described(name: str) -> dict[str, Any]:
-        prompt = Prompt.load(name, project)
+        prompt = Prompt.load(name, project, continues=True)
         return {"about": prompt.front.about, "inputs": sorted(prompt.inputs), "output": prompt.form.kind}
 
     return _entries(project.names("prompts", ".md"), described)

@@ -136,16 +136,19 @@ class Prompt:
     lays_out_examples: bool
 
     @classmethod
-    def load(cls, name: str, project: Project) -> Prompt:
+    def load(cls, name: str, project: Project, *, continues: bool = False) -> Prompt:
         """Return the prompt `prompts/<name>.md`, the project's or the shipped one. Raise ConfigError."""
         path = project.find("prompts", name, ".md")
-        return cls.parse(name, read_text(path), path, project)
+        return cls.parse(name, read_text(path), path, project, continues=continues)
 
     @classmethod
-    def parse(cls, name: str, text: str, path: Path | str, project: Project) -> Prompt:
+    def parse(
+        cls, name: str, text: str, path: Path | str, project: Project, *, continues: bool = False
+    ) -> Prompt:
         """Return a prompt from its text. Raise ConfigError.
 
-        A template in a pipeline is a prompt without a name, front matter or a file for messages.
+        A template in a pipeline is a prompt without a name, front matter or a file for messages. A prompt
+        that `continues` a dialogue, or lets a model begin one, needs no user's turn and may be empty.
         """
         path = path if name else ""
         front, places, body, body_line = Front(), Places(path), text, 1
@@ -160,7 +163,7 @@ class Prompt:
             body_line = head.count("\n") + 3
         with places.within("output"):
             form = Form.read(front.output)
-        turns = _turns(body, path, body_line)
+        turns = _turns(body, path, body_line, continues=continues)
         used = {name: line for _, template in turns[::-1] for name, line in template.used.items()}
         examples = _examples(front.few_shot, project, places)
         lays_out = "examples" in used and bool(examples)
@@ -315,8 +318,10 @@ class Prompt:
         return Unrenderable(f"prompt {self.name}: {why}" if self.name else why)
 
 
-def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[str, Template], ...]:
+def _turns(body: str, path: Path | str, line: int, *, continues: bool) -> tuple[tuple[str, Template], ...]:
     """Return the role and the template of each turn. Raise ConfigError."""
+    if continues and not body.strip():
+        return ()
     if not _ROLE.search(body):
         body, line = "@user\n" + body, line - 1
     before, *marked = _ROLE.split(body)
@@ -331,7 +336,7 @@ def _turns(body: str, path: Path | str, line: int) -> tuple[tuple[str, Template]
             raise ConfigError(f"there is no role '@{role}'{did_you_mean(role, ROLES)}", path=path, line=line)
         turns.append((role, compile_template(source, path, line)))
         line += source.count("\n")
-    if "user" not in marked[::2]:
+    if "user" not in marked[::2] and not continues:
         raise ConfigError("a prompt needs a @user turn", path=path, line=first_line)
     return tuple(turns)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urljoin, urlsplit
@@ -19,6 +20,7 @@ from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
+from distillgen.inference.opening import USER_TURN, opening
 from distillgen.inference.request import LOST_ANSWER, UNUSABLE_ANSWER, Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import REJECTIONS
@@ -118,6 +120,8 @@ class OpenAIClient(Endpoint):
             return [embedding_of(await self.call("embeddings", body))]
         if request.target is not None:
             return [await self._score(request, request.target)]
+        if request.write:
+            request = await self._opened(request)
         if self._silences >= REJECTIONS and not self._signals and "logprobs" in request.sampling:
             remedy = "leave 'logprobs' out, or ask a model that gives them"
             reason = f"none of {self._silences} answers held the log-probabilities that were asked for"
@@ -128,6 +132,20 @@ class OpenAIClient(Endpoint):
             self._signals = self._signals or any(completion.logprobs for completion in completions)
             self._silences += 1
         return completions
+
+    async def _opened(self, request: Request) -> Request:
+        """Return the request that has a server write the user's next turn, opened by its chat template."""
+        if self.spec.server == "vllm":
+            turns = [*request.messages, {"role": "user", "content": ""}]
+            template = {"add_generation_prompt": False, "continue_final_message": True}
+            extra = {**request.sampling.get("extra", {}), **template}
+            return replace(request, messages=turns, sampling={**request.sampling, "extra": extra})
+        answer = await self.call("../apply-template", {"messages": [*request.messages, USER_TURN]})
+        try:
+            prompt = opening(str(answer["prompt"]))
+        except (TypeError, KeyError, ValueError) as error:
+            raise Rejected(f"the server cannot open a user's turn: {error!r}") from error
+        return replace(request, messages=(), prompt=prompt)
 
     async def _score(self, request: Request, target: str) -> Completion:
         """Return the log-probabilities of a target, which the server of vLLM gives as `prompt_logprobs`."""

@@ -12,6 +12,7 @@ from distillgen.inference.spec import Spec
 from distillgen.teachers._addresses import Address
 
 _SERVER_CAPABILITIES = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
+_USER_TURN = frozenset({"user_turn"})
 
 
 class OpenAISpec(Address, Spec):
@@ -46,8 +47,11 @@ class OpenAISpec(Address, Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the protocol and of the server."""
-        return frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | _SERVER_CAPABILITIES.get(
-            self.server, frozenset()
+        opens = self.server != "openai" and (self.api, self.mode) == ("chat", "online")
+        return (
+            frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"})
+            | _SERVER_CAPABILITIES.get(self.server, frozenset())
+            | (_USER_TURN if opens else frozenset())
         )
 
     def credentials(self) -> set[str]:

@@ -48,7 +48,7 @@ class EmbeddedSpec(Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of llama.cpp's server."""
-        return frozenset({"logprobs", "json_schema", "grammar", "tools"})
+        return frozenset({"logprobs", "json_schema", "grammar", "tools", "user_turn"})
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model cannot be found or a package is missing."""
@@ -157,6 +157,7 @@ class Embedded(Endpoint):
             base_url=url,
             timeout_s=self.spec.timeout_s,
             finish_reasons=self.spec.finish_reasons,
+            server="llamacpp",
         )
         endpoint = OpenAIClient(self.name, spec, self.services)
         self._opened.push_async_callback(endpoint.close)

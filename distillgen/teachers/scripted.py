@@ -97,7 +97,7 @@ class ScriptedSpec(Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """All that a script can return."""
-        return frozenset({"json_schema", "tools", "logprobs", "score", "embeddings"})
+        return frozenset({"json_schema", "tools", "logprobs", "score", "embeddings", "user_turn"})
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if there is no such script."""

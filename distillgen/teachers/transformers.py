@@ -22,6 +22,7 @@ from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
 from distillgen.inference.endpoint import Endpoint
 from distillgen.inference.faults import Rejected, TeacherDown
+from distillgen.inference.opening import USER_TURN, opening
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
@@ -53,7 +54,8 @@ class TransformersSpec(Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text."""
-        return frozenset({"n", "logprobs", "score"})
+        opens = frozenset({"user_turn"} if self.api != "completions" else ())
+        return frozenset({"n", "logprobs", "score"}) | opens
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model or a package is missing."""
@@ -256,7 +258,12 @@ class Model:
             return list(self.tokenizer(request.prompt)["input_ids"])
         messages = [{**message, "content": chat_text(message["content"])} for message in request.messages]
         if not self.tokenizer.chat_template:
+            if request.write:
+                raise ValueError("the model has no chat template, by which a user's turn is opened")
             return list(self.tokenizer("\n\n".join(message["content"] for message in messages))["input_ids"])
+        if request.write:
+            text = opening(self.tokenizer.apply_chat_template([*messages, USER_TURN], tokenize=False))
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
         return list(self.tokenizer.apply_chat_template(messages, **options))
 

@@ -27,6 +27,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected, Retryable
+from distillgen.inference.opening import USER_TURN, opening
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
@@ -88,7 +89,8 @@ class VLLMSpec(Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the engine."""
-        return frozenset({"n", "logprobs", "json_schema", "grammar", "score"})
+        opens = frozenset({"user_turn"} if self.api != "completions" else ())
+        return frozenset({"n", "logprobs", "json_schema", "grammar", "score"}) | opens
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model, an adapter or vLLM is missing."""
@@ -242,7 +244,9 @@ class VLLM(Endpoint):
         )
         engine = await self._started()
         sampling = {"max_tokens": None, **engine.sampling, **sampling, "n": len(samples)}
-        output, tokens = await self._generate(engine, context, sampling, form=form, template=template)
+        output, tokens = await self._generate(
+            engine, context, sampling, form=form, template=template, write=request.write
+        )
         opened = opens_thought(engine.tokenizer.decode(output.prompt_token_ids[-12:]))
         top = sampling.get("logprobs") or 0
         completions = [_completion(answer, top, model) for answer in output.outputs]
@@ -275,6 +279,7 @@ class VLLM(Endpoint):
         form: Mapping[str, Any] | None = None,
         template: Mapping[str, Any] | None = None,
         target: str = "",
+        write: str | None = None,
     ) -> tuple[Any, int]:
         """Return the complete output of the engine for `context` and `target`, and the number of tokens of
         the context.
@@ -291,7 +296,7 @@ class VLLM(Endpoint):
             # vLLM's caches use the name and the number
             lora = LoRARequest(path, int(digest(path, 7), 16), path)
         try:
-            before = _tokens(engine.tokenizer, context, template or {})
+            before = _tokens(engine.tokenizer, context, template or {}, write)
             after = engine.tokenizer.encode(target, add_special_tokens=False) if target else []
             if after and not before:
                 raise ValueError("the first token of a text has no log-probability; give it a context")
@@ -351,12 +356,20 @@ class VLLM(Endpoint):
 
 
 def _tokens(
-    tokenizer: Any, context: str | Sequence[Mapping[str, Any]], template: Mapping[str, Any]
+    tokenizer: Any,
+    context: str | Sequence[Mapping[str, Any]],
+    template: Mapping[str, Any],
+    write: str | None = None,
 ) -> list[int]:
-    """Return the tokens of a text, or of messages in the model's chat template."""
+    """Return the tokens of a text, or of messages in the model's chat template, with the opening of the turn
+    that the model writes.
+    """
     if isinstance(context, str):
         return list(tokenizer.encode(context))
     messages = [{**message, "content": chat_text(message["content"])} for message in context]
+    if write:
+        text = opening(tokenizer.apply_chat_template([*messages, USER_TURN], tokenize=False, **template))
+        return list(tokenizer.encode(text, add_special_tokens=False))
     return list(
         tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.request import Request
 from distillgen.inference.teacher import Teacher
-from distillgen.teachers.transformers import Transformers, TransformersSpec
+from distillgen.teachers.transformers import Model, Transformers, TransformersSpec
 from tests.tiny_llama import make_adapter, make_model
 
 PACKAGES = ("torch", "transformers", "peft")
@@ -178,3 +179,32 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_loaded(model, tmp
         ConfigError, match="there is no folder" if found else "needs the extra 'transformers'"
     ):
         TransformersSpec(provider="transformers", model=model).check(tmp_path)
+
+
+@slow
+def test_a_users_turn_is_opened_as_transformers_itself_opens_it(folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = Model.__new__(Model)
+    model.tokenizer = tokenizer
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
+    for before in ([], [{"role": "system", "content": "Be brief."}], turns):
+        ids = model.tokens(Request("student", before, write="user"))
+        options = {"continue_final_message": True, "return_dict": False}
+        own = tokenizer.apply_chat_template([*before, {"role": "user", "content": ""}], **options)
+        assert ids == own and tokenizer.decode(ids).endswith("<|im_start|>user\n")
+        assert ids != model.tokens(Request("student", before or turns))
+
+
+@slow
+def test_a_model_without_chat_template_cannot_open_a_users_turn(folder, ask, tmp_path):
+    from transformers import AutoTokenizer
+
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(bare)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(bare)
+    ((answer,),) = ask(bare, Request("student", [{"role": "user", "content": "Hello"}], write="user"))
+    assert answer.status == "failed" and "no chat template" in answer.error

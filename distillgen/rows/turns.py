@@ -1,0 +1,43 @@
+"""Chat turns in a field, in OpenAI's form: [{role, content, tool_calls?, tool_call_id?}, …]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distillgen.record import Unrenderable
+
+_BEFORE: Mapping[str, frozenset[str]] = {
+    "system": frozenset({""}),
+    "user": frozenset({"", "system", "assistant"}),
+    "assistant": frozenset({"", "system", "user", "tool"}),
+    "tool": frozenset({"assistant", "tool"}),
+}
+"""For each role, the roles that the turn before may have; "" where a dialogue begins."""
+
+
+def turns_in(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the chat turns in a field, none if it is missing, null or empty.
+
+    Raise Unrenderable if it holds anything else.
+    """
+    turns = fields.get(name)
+    if turns is None or turns == "":
+        return []
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) and "role" in turn for turn in turns):
+        raise Unrenderable(f"'{name}' holds no chat turns, each a mapping with 'role' and 'content'")
+    for turn in turns:
+        if not isinstance(turn.get("content"), str) and not turn.get("tool_calls"):
+            raise Unrenderable(f"a turn of the {turn['role']} in '{name}' has no text")
+    return [dict(turn) for turn in turns]
+
+
+def mistake(roles: Sequence[str]) -> str:
+    """Return why turns of these roles are no dialogue, or ""."""
+    for before, role in zip(("", *roles), roles, strict=False):
+        if role not in _BEFORE:
+            return f"there is no role '{role}'"
+        if before not in _BEFORE[role]:
+            place = f"after the {before}'s" if before else "at the start"
+            return f"a turn of the {role} cannot stand {place}"
+    return ""
