@@ -17,6 +17,9 @@ import orjson
 META = "meta"  # the key of a written row under which distillgen keeps its own data
 SPLIT = "split"  # the field with the split of a row: train or test
 
+GATHERED = "gathered"
+"""The name, in the place of a filter's, under which a record leaves that was gathered into another one."""
+
 IDENTICAL = "identical requests"
 """The measure that counts the requests of a stage that were answered by an identical earlier request."""
 

@@ -13,6 +13,8 @@ import distillgen
 from distillgen.cli import show
 from distillgen.cli.arguments import AS_JSON, COUNT, LIMIT, OUT, PIPELINE, RUN, SETS, retry_argument
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.record import GATHERED
+from distillgen.text import display
 from distillgen.text.display import reasons
 
 if TYPE_CHECKING:
@@ -231,7 +233,8 @@ def show_(
     if record_id:
         show.lineage(run, record_id, as_json)
         return
-    if filter_name and filter_name not in (drops := run.state["dropped"]):
+    drops = [*run.state["dropped"], *([GATHERED] if display.gathered(run.state["stages"]) else [])]
+    if filter_name and filter_name not in drops:
         raise ConfigError(f"nothing was dropped by '{filter_name}'{did_you_mean(filter_name, drops)}")
     records = final_records(run, dropped=dropped or bool(filter_name))
     if filter_name:

@@ -16,12 +16,13 @@ import click
 
 from distillgen.errors import ConfigError
 from distillgen.inference.ledger import LOST, UNUSABLE, Ledger
-from distillgen.record import IDENTICAL, META, Record
+from distillgen.record import GATHERED, IDENTICAL, META, Record
 from distillgen.text.display import (
     clipped,
     dropped,
     duration,
     field_lines,
+    gathered,
     money,
     number,
     stage_line,
@@ -113,7 +114,8 @@ def records(entries: Iterable[Record], width: int = 0) -> None:
     entries = list(entries)  # a damaged file is reported before anything is printed
     for record in entries:
         drop = record.dropped
-        reason = f"  dropped by {drop.stage}/{drop.filter}: {drop.reason}" if drop else ""
+        by = "" if drop and drop.filter == GATHERED else "dropped by "
+        reason = f"  {by}{drop.stage}/{drop.filter}: {drop.reason}" if drop else ""
         say(f"{record.id}  {record.source}{reason}", bold=True)
         for line in field_lines(record, width):
             say(f"  {line}")
@@ -240,7 +242,9 @@ def summary(run: Run) -> None:
     source_fields = {name for record in islice(read_records(source), 1) for name in record.fields}
     _examples("kept", run.directory / "corpus.jsonl", state["kept"], source_fields)
     _examples("dropped", run.directory / "dropped.jsonl", sum(state["dropped"].values()), source_fields)
-    say(", ".join(filter(None, (f"{state['kept']:,} kept", dropped(state["dropped"])))), bold=True)
+    parts = gathered(state["stages"])
+    counts = [f"{state['kept']:,} kept", f"{parts:,} gathered into others" if parts else ""]
+    say(", ".join(filter(None, (*counts, dropped(state["dropped"])))), bold=True)
     for stage in state["stages"]:
         if identical := stage["measured"].get(IDENTICAL):
             identical_requests = (
@@ -265,6 +269,8 @@ def _examples(title: str, path: Path, count: int, source_fields: Container[str])
 
     first: dict[str, Record] = {}
     for record in islice(read_records(path), 1_000):
+        if record.dropped and record.dropped.filter == GATHERED:
+            continue
         first.setdefault(record.dropped.filter if record.dropped else record.id, record)
     sample = list(first.values())[:3]
     if sample:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from distillgen.flow.stage import CheckContext, Estimate
 from distillgen.record import Record, Unrenderable
+
+PARTS = 1_000  # the most parts of a list that a plan counts
+
+
+class Filler(str):
+    """A text in the place of a field that a stage makes, as long as the field can be.
+
+    A template that reads the parts of a list or mapping can be rendered with it: a part that it names is the
+    whole text, and a loop takes the text apart.
+    """
+
+    __slots__ = ()
+
+    def __getitem__(self, part: Any) -> Any:
+        return Filler(super().__getitem__(part)) if isinstance(part, slice) else self
+
+    def __iter__(self) -> Iterator[Filler]:
+        size = -(-len(self) // PARTS)
+        return (
+            Filler(super(Filler, self).__getitem__(slice(i, i + size))) for i in range(0, len(self), size)
+        )
 
 
 def bounds(
@@ -22,7 +43,7 @@ def bounds(
     `asks` returns, for each request about a record, the model, its bytes (a token has at least one) and the
     most tokens of the answer. A field that an earlier stage makes counts with its greatest length.
     """
-    filler = dict.fromkeys(context.fields, "x" * (before.made_bytes or 1))
+    filler = dict.fromkeys(context.fields, Filler("x" * (before.made_bytes or 1)))
     requests_by_record: list[Sequence[tuple[str, int, int | None]]] = []
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing

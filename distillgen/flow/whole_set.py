@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,34 @@ class Spool:
         self._file.seek(0)
         while lines := list(islice(self._file, CHUNK)):
             yield [Record.from_row(loads_own(line)) for line in lines]
+
+
+class LinesOnDisk:
+    """Lines in a temporary file, which are read by their number. Memory holds 8 bytes for each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)
+        self._starts = array("Q", [0])
+
+    def __enter__(self) -> LinesOnDisk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def add(self, line: bytes) -> None:
+        """Add a line. All lines are added before the first is read."""
+        self._file.write(line)
+        self._starts.append(self._starts[-1] + len(line))
+
+    def __getitem__(self, number: int) -> bytes:
+        self._file.seek(self._starts[number])
+        return self._file.read(self._starts[number + 1] - self._starts[number])
 
 
 class Placed(Stage):

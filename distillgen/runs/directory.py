@@ -14,6 +14,7 @@ from distillgen.platforms import lock
 from distillgen.privacy import Guard, public
 from distillgen.record import Record, loads_own
 from distillgen.state_files import PARTIAL, Damaged, is_whole, load_state
+from distillgen.text import display
 
 MACHINE = "machine.json"  # private paths and addresses; the file is never published
 STATE = ("state", "stages", "models", "totals", "kept", "dropped")
@@ -83,7 +84,9 @@ class Run:
 
     def __str__(self) -> str:
         state = self.state
-        lost = "".join(f", {n} {name}" for name, n in state["dropped"].items())
+        parts = display.gathered(state["stages"])
+        lost = f", {parts} gathered" if parts else ""
+        lost += "".join(f", {n} {name}" for name, n in state["dropped"].items())
         totals = state["totals"]
         tokens = totals["input_tokens"] + totals["output_tokens"]
         return (

@@ -31,7 +31,7 @@ from distillgen.inference.redaction import hide
 from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Pipeline
 from distillgen.privacy import name_of, used_by
-from distillgen.record import dumps
+from distillgen.record import GATHERED, dumps
 from distillgen.runs.directory import MACHINE, read_records, stage_file
 from distillgen.runs.log import log_task_error
 from distillgen.runs.pacing import depth_first
@@ -262,7 +262,9 @@ async def _write_records(
                     corpus.write(line)
                     live.first_kept = live.first_kept or record
             else:
-                if record.dropped.stage in names:
+                if record.dropped.stage in names and record.dropped.filter == GATHERED:
+                    count.gathered += 1
+                elif record.dropped.stage in names:
                     count.dropped[record.dropped.filter] += 1
                 if dropped:
                     dropped.write(line)

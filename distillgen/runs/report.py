@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.algorithms.reservoir import Reservoir
-from distillgen.record import META, Record, loads_own
+from distillgen.record import GATHERED, META, Record, loads_own
 from distillgen.runs import charts
 from distillgen.runs.directory import Run, evaluations, furthest, reached, read_lines
 from distillgen.runs.templates import template
@@ -78,6 +78,7 @@ def facts_of(directory: Path) -> dict[str, Any]:
         "lock": lock,
         "reached": reached_stages,
         "partial": partial,
+        "gathered": display.gathered(stages),
         "drops": sorted(drops, key=lambda drop: -drop[2]),
         "priced": {name for name, model in lock["models"].items() if model.get("price")},
         "about": about and about[0].upper() + about[1:] + "." * (about[-1] not in ".!?…"),
@@ -98,8 +99,11 @@ def _read(path: Path) -> tuple[list[tuple[Any, Mapping[str, float]]], list[Recor
         row = loads_own(line)
         meta = row[META]
         drop = meta.get("dropped")
+        part = drop is not None and drop["filter"] == GATHERED
         if place is not None:
-            sample.put(place, (drop, meta["scores"]))
+            sample.put(place, (None if part else drop, meta["scores"]))
+        if part:
+            continue
         similar = examples[(drop["stage"], drop["filter"]) if drop else None]
         if len(similar) < EXAMPLES:
             similar.append(Record.from_row(row))

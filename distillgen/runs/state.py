@@ -58,6 +58,8 @@ class StageCount:
     rows: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    gathered: int = 0
+    """The number of records that were gathered into others."""
     complete: bool = False
     measured: dict[str, float] = field(default_factory=dict)
     """The numbers that the finished stage measured, by title."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.flow.measures import Measure, Measures
-from distillgen.record import Record, dumps, loads_own
+from distillgen.record import GATHERED, Record, dumps, loads_own
 from distillgen.state_files import Damaged, load_state
 
 ROUND, ITEM = (
@@ -80,7 +80,7 @@ class Loop:
             item = str(record.fields[ITEM])
             if record.dropped is None and not record.held_out:
                 self.kept.add(item)
-            if carry:
+            if carry and not (record.dropped and record.dropped.filter == GATHERED):
                 self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
 
     def leaving(self) -> Iterator[Record]:

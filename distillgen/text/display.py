@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distillgen.record import Record
@@ -41,6 +41,11 @@ def dropped(counts: Mapping[str, int]) -> str:
     return f"dropped {sum(counts.values()):,} ({reasons(counts)})" if counts else ""
 
 
+def gathered(stages: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many records were gathered into others. The stages are as in `usage.json`."""
+    return sum(stage.get("gathered", 0) for stage in stages)
+
+
 def reasons(counts: Mapping[str, int]) -> str:
     """Return `grounded 29, brevity 12`, the most frequent first."""
     return ", ".join(f"{name} {count:,}" for name, count in Counter(counts).most_common())
@@ -70,7 +75,11 @@ def stage_line(stage: Mapping[str, Any], total: int | None) -> str:
     `usage.json`.
     """
     done = f"{stage['sources']:,}" + (f"/{total:,}" if total is not None else "")
+    parts = f"gathered {count:,}" if (count := gathered([stage])) else ""
     notes = ", ".join(
-        filter(None, (dropped(stage["dropped"]), *(f"{k} {number(v)}" for k, v in stage["measured"].items())))
+        filter(
+            None,
+            (parts, dropped(stage["dropped"]), *(f"{k} {number(v)}" for k, v in stage["measured"].items())),
+        )
     )
     return f"{stage['name']:<12} {done:>13}  kept {stage['kept']:<6,}  {notes}".rstrip()

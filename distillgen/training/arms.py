@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import tempfile
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import orjson
@@ -19,10 +16,10 @@ import orjson
 from distillgen.algorithms.random_order import cyclic_permutation, ordered_sample
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
-from distillgen.flow.whole_set import Spool
+from distillgen.flow.whole_set import LinesOnDisk, Spool
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Logprobs, unpack
-from distillgen.record import SPLIT, Record, Unrenderable, digest, dumps
+from distillgen.record import GATHERED, SPLIT, Record, Unrenderable, digest, dumps
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.training.job import RowData
 from distillgen.training.objective import Objective
@@ -113,7 +110,7 @@ class Arm:
             yield from ((part, _line(row)) for part, row, _ in rows)
             return
         chance, kept, dropped = random.Random(self.seed), 0, bytearray()
-        with _LinesOnDisk(folder) as lines:
+        with LinesOnDisk(folder) as lines:
             for part, row, was_dropped in rows:
                 if part == "train":
                     lines.add(_line(row))
@@ -164,7 +161,12 @@ class Arm:
         first = next((row for rows in kept for _, row in rows if isinstance(row, dict)), {})
         for chunk in spool.chunks():
             records = [
-                record for record in chunk if not record.dropped or former and self.part(record) == PARTS[0]
+                record
+                for record in chunk
+                if not record.dropped
+                or former
+                and record.dropped.filter != GATHERED
+                and self.part(record) == PARTS[0]
             ]
             for record, row in taught(records):
                 reason = row if isinstance(row, Unusable) else _misfit(row, first)
@@ -241,34 +243,6 @@ def _misfit(row: Row, first: Row) -> str:
 
 def _line(row: Row) -> bytes:
     return dumps(row) + b"\n"
-
-
-class _LinesOnDisk:
-    """Lines in a temporary file, which are read by their number."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)
-        self._starts = array("Q", [0])
-
-    def __enter__(self) -> _LinesOnDisk:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    def add(self, line: bytes) -> None:
-        """Add a line. All lines are added before the first is read."""
-        self._file.write(line)
-        self._starts.append(self._starts[-1] + len(line))
-
-    def __getitem__(self, number: int) -> bytes:
-        self._file.seek(self._starts[number])
-        return self._file.read(self._starts[number + 1] - self._starts[number])
 
 
 def _signals(records: Chunk, ledger: Ledger) -> list[dict[str, Logprobs]]:

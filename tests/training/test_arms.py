@@ -126,6 +126,19 @@ def test_the_arms_are_four_data_sets_of_one_size_and_form(taught, stages):
     }
 
 
+def test_no_arm_learns_from_what_was_gathered_into_another_record(taught):
+    answers = {**ASK["generate"], "n": 3}
+    gather = {"gather": {"keep": ["answer"], "into": "answers"}}
+    rows, data, _ = taught(
+        [{"generate": answers}, FILTER, gather, FORM],
+        [{"n": i, "question": f"What is {i}?"} for i in range(8)],
+        arms=("kept", "raw"),
+        script=lambda request, sample: f"It is {sample}.",
+    )
+    assert asked(rows["kept"]) == [0, 2, 4, 6] and asked(rows["raw"]) == [0, 1, 1, 1]
+    assert data["raw"]["rows"] == {"train": 4, "rows that differ from the kept": 3}
+
+
 def test_another_seed_draws_other_rows_and_the_same_one_the_same(taught):
     draws = [
         taught([FILTER, FORM], questions(60), arms=("random", "shuffled"), seed=seed)[0] for seed in (1, 1, 2)

@@ -1,0 +1,91 @@
+"""unfold: make a record of each element of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from distillgen.flow.ordered import splice
+from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage
+from distillgen.record import META, Record, digest
+
+
+class Unfold(Stage):
+    """Make one record for each element of a list, in the place of the record with the list.
+
+    A record takes over all fields but the list, and no score, because no filter has measured it. An
+    element becomes the field `into`. If `into` is a list, the element is a mapping with these fields, which
+    become fields of the record. `{field: answers, into: [answer, author]}` takes apart what `{gather: {into:
+    answers, keep: [answer, author]}}` has put together. A record without elements is dropped, and so is
+    an element without these fields.
+    """
+
+    kind = "unfold"
+    scope = "row"
+    reads = "the list in `field`"
+    writes = "the field or fields `into`, one record for each element; removes the list; drops unusable lists"
+
+    field: str = Field(description="field with the list")
+    into: str | list[str] = Field(
+        min_length=1,
+        description="field that receives an element; or the fields of an element, which become fields",
+    )
+    max_items: int = Field(
+        50, ge=1, description="largest number of records from one list; the elements after these are dropped"
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The fields that it makes."""
+        return [self.into] if isinstance(self.into, str) else self.into
+
+    @model_validator(mode="after")
+    def _reserved(self) -> Unfold:
+        if META in self.names:
+            raise ValueError(f"the field '{META}' is distillgen's own; give 'into' another name")
+        return self
+
+    def check(self, context: CheckContext) -> frozenset[str]:
+        """Raise ConfigError if no earlier stage makes the list."""
+        context.need(self.field, "'field'")
+        return context.fields - {self.field} | set(self.names)
+
+    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
+        """Return the number of records if each list is as long as it may be."""
+        rows = None if before.rows is None else before.rows * self.max_items
+        return Estimate(rows, made_bytes=before.made_bytes)
+
+    async def run(self, chunks: Chunks, job: Job) -> Chunks:
+        """Replace every live record by the records of its list."""
+        async for chunk in chunks:
+            yield splice(chunk, (self._unfolded(record) for record in chunk if not record.dropped))
+
+    def _unfolded(self, record: Record) -> Chunk:
+        value = record.fields.get(self.field)
+        if not isinstance(value, list) or not value:
+            kind = "no list" if value is not None and not isinstance(value, list) else "empty"
+            return [record.drop(self.name, "no_list", f"'{self.field}' is {kind}")]
+        rest = {name: value for name, value in record.fields.items() if name != self.field}
+        children = [self._child(record, rest, element, i) for i, element in enumerate(value)]
+        over = f"one of {len(value):,} elements, {self.max_items} are taken"
+        return children[: self.max_items] + [
+            child if child.dropped else child.drop(self.name, "max_items", over)
+            for child in children[self.max_items :]
+        ]
+
+    def _child(self, record: Record, rest: Mapping[str, Any], element: Any, i: int) -> Record:
+        child = replace(
+            record, id=digest([record.id, self.name, i, element]), parents=(record.id,), scores={}
+        )
+        if isinstance(self.into, str):
+            return replace(child, fields={**rest, self.into: element})
+        if not isinstance(element, Mapping):
+            reason = f"an element of '{self.field}' is no mapping with {', '.join(self.into)}"
+        elif missing := [name for name in self.into if name not in element]:
+            reason = f"an element of '{self.field}' has no '{missing[0]}'"
+        else:
+            return replace(child, fields={**rest, **{name: element[name] for name in self.into}})
+        return replace(child, fields=rest).drop(self.name, "element", reason)
