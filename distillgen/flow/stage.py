@@ -57,6 +57,8 @@ class CheckContext:
     """The names of the models that earlier stages make, or any stage of the loop around the stage."""
     fetch: bool = False
     """Whether a check may read remote files. It may when a run begins, before anything is paid for."""
+    seed: int = 0
+    """The pipeline's seed."""
 
     def after(self, bound: BoundStage) -> CheckContext:
         """Return the context of the next stage. Raise ConfigError if a model of `bound` has a taken name."""

@@ -262,7 +262,7 @@ def load(
         label: {**models[label].model_dump(exclude_none=True), **_public_options(raw)}
         for label, raw in top.models.items()
     }
-    stages = bind_stages(top.stages, places, CheckContext(frozenset(), models, project))
+    stages = bind_stages(top.stages, places, CheckContext(frozenset(), models, project, seed=top.seed))
     notes += _hiding(stages, models, project)
     return Pipeline(
         path.stem,

@@ -87,11 +87,21 @@ def points(answers: list[tuple[Item, str, str]]) -> int:
     return sum(item.points for item, answer, _ in answers if answer == "yes")
 
 
+def origin_of(source: Mapping[str, Any]) -> str:
+    """Return where the rows of a stage `source` come from, by its options."""
+    return str(source.get("path") or source.get("dataset") or "rows drawn by the program")
+
+
 def _sources(facts: RunFacts) -> str:
     (source, *_) = facts.stages("source")
-    origin = source.get("path") or source.get("dataset")
-    sha256 = facts.lock["files"].get(origin)
-    return f"{origin}" + (f", SHA-256 {sha256[:12]}…" if sha256 else "")
+    path = source.get("path")
+    values = source["draw"]["fields"].values() if source.get("draw") else ()
+    hashes = [
+        f"{'' if name == path else f'{name} '}SHA-256 {sha256[:12]}…"
+        for name in (path, *(name for name in values if isinstance(name, str)))
+        if (sha256 := facts.lock["files"].get(name))
+    ]
+    return ", ".join([origin_of(source), *hashes])
 
 
 def _distribution(facts: RunFacts) -> str:

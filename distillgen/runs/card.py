@@ -113,6 +113,7 @@ def _facts(directory: Path, publishes: str) -> dict[str, Any]:
     teachers = [(name, terms) for name, model in lock["models"].items() for terms in terms_of(model)]
     facts |= {
         "commands": _fenced(facts["command"]),
+        "origin": transparency.origin_of(lock["stages"][0]["source"]),
         "stated": stated,
         "citation": _fenced(stated["citation"] or ""),
         "student": student,

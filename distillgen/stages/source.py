@@ -1,4 +1,4 @@
-"""source: read records. Files are streamed; a bad row becomes a dropped record."""
+"""source: read records, or draw them. Files are streamed; a bad row becomes a dropped record."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from distillgen.privacy import public
 from distillgen.project import Project
 from distillgen.record import META, SPLIT, Record, digest, item_of
 from distillgen.rows.readers import Reading, count, dataset_rows, rows_of, selected
+from distillgen.stages._draw import Draw
 
 SAMPLES = 200  # rows from which a plan estimates sizes
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
 
 
 class Source(Stage):
-    """Read rows from a file, a folder or a Hugging Face data set."""
+    """Read rows from a file, a folder or a Hugging Face data set; or draw rows of random values."""
 
     kind = "source"
     scope = "row"
-    reads = "a file, a folder or a data set"
+    reads = "a file, a folder or a data set; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
-        "`piece`; with `held_out` also `split`"
+        "`piece`; with `draw` the fields that it draws; with `held_out` also `split`"
     )
 
     path: str | None = Field(
@@ -39,6 +40,7 @@ class Source(Stage):
     dataset: str | None = Field(
         None, description="name of a data set on the Hugging Face Hub, instead of a path"
     )
+    draw: Draw | None = Field(None, description="rows of random values, instead of a path")
     config: str | None = Field(None, description="configuration of the data set")
     split: str = Field("train", description="split of the data set")
     format: Literal["jsonl", "csv", "parquet", "text"] | None = Field(
@@ -77,8 +79,11 @@ class Source(Stage):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("give either 'path' or 'dataset'")
+        if [self.path, self.dataset, self.draw].count(None) != 2:
+            raise ValueError("give one of 'path', 'dataset' and 'draw'")
+        for option in ("config", "format", "fields", "lineage", "chunk_words") if self.draw else ():
+            if getattr(self, option):
+                raise ValueError(f"'{option}' is for rows that are read; it has no use with 'draw'")
         if self.chunk_words is not None and self.overlap_words >= self.chunk_words:
             raise ValueError("overlap_words must be smaller than chunk_words")
         return self
@@ -86,10 +91,12 @@ class Source(Stage):
     @property
     def origin(self) -> str:
         """The path, or the name of the data set."""
-        return self.path or self.dataset or ""
+        return self.path or self.dataset or "draw"
 
     def files(self, project: Project) -> dict[str, Path]:
-        """Return the source file or folder; nothing for a remote data set."""
+        """Return the source file or folder, or the files of drawn values; nothing for a remote data set."""
+        if self.draw:
+            return self.draw.files(project)
         if self.dataset and not any((folder / self.dataset).exists() for folder in (project.root, Path())):
             return {}
         return {self.origin: project.file(self.origin)}
@@ -98,7 +105,7 @@ class Source(Stage):
         """Read the first rows, and take the fields of all of them. Raise ConfigError for a bad row."""
         if context.fields:
             raise ConfigError("a source must be the first stage")
-        first = list(islice(self.records(context.project), CHECKED_ROWS))
+        first = list(islice(self.records(context.project, context.seed), CHECKED_ROWS))
         for record in first:
             if record.dropped:
                 raise ConfigError(f"{record.source}: {record.dropped.reason}")
@@ -119,8 +126,11 @@ class Source(Stage):
             dialogues=_dialogues(first),
         )
 
-    def records(self, project: Project) -> Iterator[Record]:
+    def records(self, project: Project, seed: int = 0) -> Iterator[Record]:
         """Yield a record of each row. A bad row becomes a dropped record."""
+        if self.draw:
+            yield from map(self._placed, self.draw.records(project, seed))
+            return
         origin = str(public(self.origin, project.root))
         path = self._path(project)
         rows = (
@@ -142,12 +152,14 @@ class Source(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Yield the rows in order, in chunks."""
-        records = islice(self.records(job.context.project), job.context.limit)
+        records = islice(self.records(job.context.project, job.context.seed), job.context.limit)
         while chunk := list(islice(records, CHUNK)):
             yield chunk
 
     def count(self, project: Project) -> int | None:
         """Return the number of rows; None for a streamed data set."""
+        if self.draw:
+            return self.draw.n
         return None if self.dataset else count(self._path(project), self._reading)
 
     def _path(self, project: Project) -> Path:

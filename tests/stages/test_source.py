@@ -22,8 +22,8 @@ from distillgen.text.chunks import chunks
 def read(project):
     """All records of a source, after its check: read(path=…)."""
 
-    def read(limit=None, check=True, **options):
-        given = CheckContext(frozenset(), {}, Project(project.path))
+    def read(limit=None, check=True, seed=0, **options):
+        given = CheckContext(frozenset(), {}, Project(project.path), seed=seed)
         source = Source(name="source", **options)
         bound = source.bind(given) if check else None
 
@@ -31,7 +31,7 @@ def read(project):
             return [
                 r
                 async for chunk in source.run(
-                    None, Job(RunContext(given.project, limit=limit), WorkerServices({}, None))
+                    None, Job(RunContext(given.project, limit=limit, seed=seed), WorkerServices({}, None))
                 )
                 for r in chunk
             ]
@@ -402,3 +402,89 @@ def test_a_bad_row_reaches_the_run(project):
     (row,) = project.read("out/dropped.jsonl")
     assert row["meta"]["dropped"]["filter"] == "unreadable" and row["meta"]["source"] == "a.jsonl:1001"
     assert len(project.read("out/corpus.jsonl")) == CHECKED_ROWS
+
+
+def names_file(project):
+    project.write("data/first.txt", "Ada\n\n Bo \nCy\nAda\n")
+    return {
+        "first": "data/first.txt",
+        "year": {"from": 1900, "to": 2099},
+        "kind": ["simple", {"of": [1]}, None],
+    }
+
+
+def test_drawn_rows_begin_with_the_same_ones_and_differ_by_the_seed(project, read):
+    values = names_file(project)
+    few = read(draw={"n": 50, "fields": values})
+    many = read(draw={"n": 300, "fields": values})
+    assert many[:50] == few and len({r.id for r in many}) == 300
+    assert {r.fields["first"] for r in many} == {"Ada", "Bo", "Cy"}
+    assert all(1900 <= r.fields["year"] <= 2099 for r in many) and len({r.fields["year"] for r in many}) > 100
+    assert [r.fields["kind"] for r in many].count({"of": [1]}) > 60
+    assert 110 < [r.fields["first"] for r in many].count("Ada") < 190  # it stands twice among four
+    more = read(draw={"n": 50, "fields": {**values, "more": ["x", "y"]}})
+    assert [{**r.fields, "more": 0} for r in few] == [{**r.fields, "more": 0} for r in more]
+    assert fields(read(draw={"n": 50, "fields": values}, seed=1)) != fields(few)
+
+
+def test_unique_fields_use_up_every_combination_and_larger_n_keeps_the_first(project, read):
+    values = names_file(project) | {"year": {"from": 1, "to": 7}}
+    rows = fields(read(draw={"n": 21, "unique": ["first", "year"], "fields": values}))
+    assert len({(row["first"], row["year"]) for row in rows}) == 21
+    assert fields(read(draw={"n": 8, "unique": ["first", "year"], "fields": values})) == rows[:8]
+    message = "22 rows cannot differ in first, year: their values have 21 combinations"
+    with pytest.raises(ConfigError, match=message):
+        read(draw={"n": 22, "unique": ["first", "year"], "fields": values})
+
+
+def test_equal_drawn_rows_have_other_ids_and_one_side_of_the_split(project, read):
+    records = read(draw={"n": 200, "fields": {"digit": {"from": 0, "to": 9}}}, held_out=0.5)
+    assert len({r.id for r in records}) == len({r.source for r in records}) == 200
+    sides = {(r.fields["digit"], r.fields["split"]) for r in records}
+    assert len(sides) == 10 and {side for _, side in sides} == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"draw": {"n": 2, "fields": {"a": "data/none.txt"}}}, "there is no file 'data/none.txt'"),
+        ({"draw": {"n": 2, "fields": {"a": "empty.txt"}}}, "the file 'empty.txt' has no values for 'a'"),
+        ({"draw": {"n": 2, "fields": {"a": []}}}, "the list of values for 'a' is empty"),
+        ({"draw": {"n": 2, "fields": {"a": "rows.jsonl"}}}, "'rows.jsonl' is no text file; put one"),
+        ({"draw": {"n": 2, "fields": {"a": {"from": 2, "to": 1}}}}, "'a': no number lies from 2 to 1"),
+        ({"draw": {"n": 2, "fields": {"a": {"from": 2}}}}, "'a' has values in no known form; give a list"),
+        ({"draw": {"n": 2, "fields": {"a": 5}}}, "'a' has values in no known form; give a list"),
+        ({"draw": {"n": 2, "fields": {"a": [1]}, "unique": ["b"]}}, "'unique' names 'b', which is not drawn"),
+        ({"draw": {"n": 2, "fields": {"meta": [1]}}}, "the field 'meta' is distillgen's own"),
+        ({"draw": {"n": 0, "fields": {"a": [1]}}}, "'draw.n'"),
+        ({"draw": {"n": 2, "fields": {"a": [1]}}, "path": "rows.jsonl"}, "give one of 'path', 'dataset' and"),
+        (
+            {"draw": {"n": 2, "fields": {"a": [1]}}, "fields": {"b": "a"}},
+            "'fields' is for rows that are read",
+        ),
+        (
+            {"draw": {"n": 2, "fields": {"split": [1]}}, "held_out": 0.5},
+            "the row has a field 'split' already",
+        ),
+    ],
+)
+def test_a_mistake_in_a_draw_is_an_error_at_check(project, options, message):
+    project.write("empty.txt", "\n \n")
+    project.rows("rows.jsonl", [{"q": 1}])
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        distillgen.load({"version": 1, "stages": [{"source": options}]})
+
+
+def test_a_run_of_drawn_rows_is_replayed_and_names_its_values(project):
+    names_file(project)
+    draw = {"n": 5, "fields": {"first": "data/first.txt"}}
+    pipeline = {"version": 1, "stages": [{"source": {"draw": draw}}]}
+    first = distillgen.run(pipeline, out="run").directory
+    written = (first / "stages" / "01-source.jsonl").stat().st_ino
+    distillgen.run(pipeline, out="run")
+    assert (first / "stages" / "01-source.jsonl").stat().st_ino == written  # the same file, not written again
+    card = (first / "README.md").read_text()
+    assert "Source: rows drawn by the program, 5 records read" in card and "data/first.txt SHA-256" in card
+    project.write("data/first.txt", "Di\n")
+    distillgen.run(pipeline, out="run")
+    assert {row["first"] for row in project.read("run/corpus.jsonl")} == {"Di"}
