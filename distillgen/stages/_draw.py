@@ -51,14 +51,15 @@ class Draw(BaseModel):
         for name, values in fields.items() if isinstance(fields, dict) else ():
             if isinstance(values, list | str | Numbers):
                 continue
-            ends = [values.get("from"), values.get("to")] if isinstance(values, dict) else []
-            if not ends or len(values) != 2 or not all(type(end) is int for end in ends):
+            ends = {end: n for end, n in values.items() if type(n) is int} if isinstance(values, dict) else {}
+            if ends.keys() != {"from", "to"} or len(values) > 2:
                 raise ValueError(
                     f"'{name}' has values in no known form; give a list, the name of a text file, or "
                     "{from: 1, to: 9} with whole numbers"
                 )
-            if ends[0] > ends[1]:
-                raise ValueError(f"'{name}': no number lies from {ends[0]} to {ends[1]}; exchange them")
+            if ends["from"] > ends["to"]:
+                numbers = f"from {ends['from']} to {ends['to']}"
+                raise ValueError(f"'{name}': no number lies {numbers}; exchange them")
         return fields
 
     def files(self, project: Project) -> dict[str, Path]:
