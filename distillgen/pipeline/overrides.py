@@ -49,7 +49,7 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
             users = {
                 stage: options
                 for stage, options in stages.items()
-                if [of_one.get("model") for of_one in options] == owner
+                if len(options) == len(owner) == 1 and owner[0] in _models_of(options[0])
             }
             if option in Sampling.model_fields and users and all(option in of[0] for of in users.values()):
                 raise ConfigError(
@@ -57,6 +57,12 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
                     f"{next(iter(users))}.{option}={text}"
                 )
     return frozenset(value for value in values if isinstance(value, str))
+
+
+def _models_of(options: Mapping[str, Any]) -> list[Any]:
+    """Return the names in the option `model` of a stage: one, a list of them, or none."""
+    model = options.get("model")
+    return model if isinstance(model, list) else [model]
 
 
 def _replace(data: dict[str, Any], name: str, value: Any) -> None:

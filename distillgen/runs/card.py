@@ -121,11 +121,20 @@ def _facts(directory: Path, publishes: str) -> dict[str, Any]:
         "teachers": teachers,
         "restricted": [name for name, terms in teachers if terms["restricts"] == "yes"],
         "unknown": UNKNOWN,
-        "asked": [options for options in stages if options.get("model") in lock["models"]],
+        "asked": [
+            {**options, "model": ", ".join(names)}
+            for options in stages
+            if (names := [name for name in _names(options.get("model")) if name in lock["models"]])
+        ],
         "transparency": answers,
         "points": transparency.points(answers),
     }
     return facts
+
+
+def _names(model: Any) -> list[Any]:
+    """Return the names in the option `model` of a stage: one, a list of them, or none."""
+    return model if isinstance(model, list) else [model]
 
 
 def _public_state(path: Path) -> dict[str, Any]:

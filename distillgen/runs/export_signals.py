@@ -70,7 +70,9 @@ def _signals(run: Run) -> Iterator[dict[str, Any]]:
                         "id": record_id,
                         "stage": answer["stage"],
                         "teacher": answer["model"],
-                        "tokenizer": lock["tokenizers"].get(models[answer["stage"]], ""),
+                        "tokenizer": lock["tokenizers"].get(
+                            answer.get("teacher") or models[answer["stage"]], ""
+                        ),
                         "top_k": max((len(top) for _, _, top in logprobs), default=0),
                         "tokens": [token for token, _, _ in logprobs],
                         "logprobs": [value for _, value, _ in logprobs],

@@ -17,7 +17,7 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Pipeline
 from distillgen.record import Record
-from distillgen.stages.generate import FAILURES
+from distillgen.stages._asking import FAILURES
 from distillgen.teachers.scripted import Script
 
 

@@ -28,7 +28,14 @@ def test_every_option_is_described(entry):
 @pytest.mark.parametrize(
     "topic, lines",
     [
-        ("generate", ["stage generate", "n: whole number, at least 1; default: 1", "model: text; required"]),
+        (
+            "generate",
+            [
+                "stage generate",
+                "n: whole number, at least 1; default: 1",
+                "model: text or list of texts; required",
+            ],
+        ),
         ("openai", ["provider openai", "base_url: text; default", "up to and without /chat/completions"]),
         (
             "filter",

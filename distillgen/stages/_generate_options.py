@@ -1,0 +1,85 @@
+"""The options of the stage `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field, StrictInt, model_validator
+
+from distillgen.flow.stage import Stage
+from distillgen.inference.sampling import Sampling
+from distillgen.inference.spec import Spec
+from distillgen.prompting.prompt import Prompt
+
+
+class GenerateOptions(Stage, Sampling):
+    """The options of `generate`: which models answer, to which prompt, and what the answers become."""
+
+    model: str | list[str] = Field(
+        description="name of one of the pipeline's models, or a list of names: each model answers, to the "
+        "same draws"
+    )
+    pick: StrictInt | str | None = Field(
+        None,
+        description="which of the listed models answer about a record: a number of them, drawn for each "
+        "record, or a template that gives the name of one; default: all",
+    )
+    author: str | None = Field(None, description="field that receives the name of the model that answered")
+    prompt: str | None = Field(None, description="name of a prompt in prompts/")
+    template: str | None = Field(None, description="template of the prompt, instead of a prompt file")
+    output: str | None = Field(None, description="field that receives the text; default: response")
+    n: int = Field(1, ge=1, description="number of answers to each request")
+    draws: int = Field(
+        1,
+        ge=1,
+        description="number of requests for each record, each with new draws of examples and nuisance "
+        "variables",
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict, alias="with", description="values for the prompt, the same for all records"
+    )
+    reasoning: str | None = Field(
+        None, description="field that receives the model's reasoning, where it gives any"
+    )
+    tools: list[dict[str, Any]] | None = Field(
+        None, description="tools that the model may call; its calls go to the field tool_calls"
+    )
+    grammar: str | None = Field(None, description="GBNF grammar that the answer must follow")
+    take_cut_off: bool = Field(False, description="keep answers that were cut off at max_tokens")
+    mark: str | None = Field(
+        None,
+        description="field that says whether an answer could be used, with the reason in `<mark>_why`; no "
+        "record is dropped then",
+    )
+    max_items: int = Field(50, ge=1, description="largest number of records from one answer of a list form")
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> GenerateOptions:
+        if (self.prompt is None) == (self.template is None):
+            raise ValueError("give either 'prompt' (a file) or 'template' (a prompt in place)")
+        return self
+
+    @model_validator(mode="after")
+    def _pick_of_models(self) -> GenerateOptions:
+        names = self.model_names
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"'model' names {'a model twice' if names else 'no model'}")
+        if self.pick is not None and isinstance(self.model, str):
+            raise ValueError("'pick' chooses among several models; give 'model' a list: model: [a, b]")
+        if isinstance(self.pick, int) and not 1 <= self.pick <= len(names):
+            raise ValueError(f"'pick' is at least 1 and at most the number of models, {len(names)}")
+        return self
+
+    @property
+    def model_names(self) -> Sequence[str]:
+        """The names of the models that answer."""
+        return [self.model] if isinstance(self.model, str) else self.model
+
+    def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
+        """Return the sampling options. The stage's override the model's, which override the prompt's."""
+        return {
+            **prompt.front.sampling.sampling_options(),
+            **spec.sampling_options(),
+            **self.sampling_options(),
+        }
