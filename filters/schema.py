@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from distillgen import FieldName, Filter, Record
-from distillgen.record import dumps, loads, text_of
+from distillgen.answers.json_schema import validator
+from distillgen.record import loads, text_of
 
 
 def schema(
@@ -52,22 +53,3 @@ def schema(
         return breaks if numbers["places"] else None
 
     return Filter(measure, decide)
-
-
-def validator(schema: dict[str, Any]) -> Any:
-    """Return a validator whose references all resolve within the schema; nothing is ever fetched."""
-    from jsonschema import Draft202012Validator, SchemaError
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import DRAFT202012
-
-    registry = Registry().with_resource("", DRAFT202012.create_resource(schema))
-    try:
-        Draft202012Validator.check_schema(schema)
-        for reference in re.findall(r'"\$ref":"([^"]*)"', dumps(schema).decode()):
-            registry.resolver().lookup(reference)
-    except SchemaError as error:
-        raise ValueError(f"'json_schema' is wrong: {error.message}") from error
-    except Unresolvable as error:
-        raise ValueError(f"'json_schema' refers to {error.ref!r}, which is not in it") from error
-    return Draft202012Validator(schema, registry=registry)

@@ -23,6 +23,7 @@ PUBLIC = {  # words of files, options and interfaces, which stay
     ("distillgen/stages/evaluate.py", "asked"),
     ("distillgen/flow/stage.py", "whole"),
     ("filters/round_trip.py", "shown"),
+    ("filters/tool_calls.py", "known"),
 }
 
 

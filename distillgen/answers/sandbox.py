@@ -23,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 with suppress(ImportError):  # Windows, which cannot confine a process, has no such module
     import resource
@@ -53,6 +53,13 @@ class Outcome:
     ending: str
     output: str = ""
     passed: int = 0
+
+
+class CallResult(NamedTuple):
+    """What a call of a function returned, as text; or the error that it raised, else ""."""
+
+    text: str = ""
+    error: str = ""
 
 
 class Unconfined(Exception):
@@ -92,7 +99,8 @@ def run_tests(
     """
     secret = secrets.token_hex(16)
     job = {"code": code, "tests": tests, "entry_point": entry_point, "secret": secret}
-    ending, _, message = _run(job, "", limits, confined)
+    ending, _, report = _run(job, "", limits, confined)
+    message = _message(report[:10_000])
     if ending == FINISHED and message.get("secret") == secret:
         return Outcome(FINISHED, passed=int(message["passed"]))
     return Outcome(EXITED if ending == FINISHED else ending)
@@ -104,10 +112,30 @@ def run_program(code: str, *, stdin: str = "", limits: Limits, confined: bool = 
     return Outcome(ending, output)
 
 
+def run_calls(
+    code: str, calls: Sequence[tuple[str, Mapping[str, Any]]], *, limits: Limits, confined: bool = True
+) -> list[CallResult]:
+    """Run `code` as a module, then call its functions in order, each with arguments by name. Return a result
+    for each call. Raise Unconfined if the process cannot be confined.
+
+    A returned value that is no text becomes JSON. A call that ends the process, or reaches its limits, has
+    the error that says so, and so have the calls after it. Sets have the same order in every process.
+    """
+    job = {"code": code, "calls": [[name, dict(arguments)] for name, arguments in calls]}
+    ending, _, report = _run(job, "", limits, confined, {"PYTHONHASHSEED": "0"})
+    results = [CallResult(**message) for line in report.splitlines() if (message := _message(line))]
+    late = CallResult(error="the call left the process" if ending in (FINISHED, EXITED) else f"it {ending}")
+    return [*results, *[late] * len(calls)][: len(calls)]
+
+
 def _run(
-    job: Mapping[str, Any], stdin: str, limits: Limits, confined: bool
-) -> tuple[str, str, Mapping[str, Any]]:
-    """Return how the process ended, its output and its message. They pass through files, because a pipe can
+    job: Mapping[str, Any],
+    stdin: str,
+    limits: Limits,
+    confined: bool,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[str, str, bytes]:
+    """Return how the process ended, its output and its report. They pass through files, because a pipe can
     block.
     """
     with ExitStack() as stack:
@@ -122,11 +150,12 @@ def _run(
         for file in (job_file, stdin_file):
             file.seek(0)
         descriptors = (job_file.fileno(), report_file.fileno())
-        command = [sys.executable, "-I", "-B", "-X", "utf8", __file__, *map(str, descriptors)]
+        isolation = ["-s", "-P"] if environment else ["-I"]  # -I ignores the environment
+        command = [sys.executable, *isolation, "-B", "-X", "utf8", __file__, *map(str, descriptors)]
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={},
+            env=dict(environment or {}),
             stdin=stdin_file,
             stdout=output_file,
             stderr=subprocess.DEVNULL,
@@ -136,10 +165,10 @@ def _run(
         ending = _watch(process, Path(folder), limits)
         report_file.seek(0)
         output_file.seek(0)
-        message = _message(report_file.read(10_000))
-        if "unconfined" in message:
+        report = report_file.read(limits.written_mb << 20)
+        if "unconfined" in (message := _message(report[:10_000])):
             raise Unconfined(message["unconfined"])
-        return ending, output_file.read(limits.written_mb << 20).decode("utf-8", "replace"), message
+        return ending, output_file.read(limits.written_mb << 20).decode("utf-8", "replace"), report
 
 
 def _watch(process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> str:
@@ -194,6 +223,9 @@ def _inside(job_fd: int, report_fd: int) -> NoReturn:
     except OSError as error:
         os.write(report_fd, json.dumps({"unconfined": str(error)}).encode())
         os._exit(1)
+    if "calls" in job:
+        _call(job["code"], job["calls"], report_fd)
+        os._exit(0)
     if "tests" not in job:
         os.close(report_fd)
         _module("__main__", job["code"])
@@ -214,6 +246,20 @@ def _module(name: str, code: str) -> dict[str, Any]:
         if name != "__main__" or exit.code:
             raise
     return vars(module)
+
+
+def _call(code: str, calls: Sequence[Any], report_fd: int) -> None:
+    """Write the result of each call as a line of JSON, as soon as there is one."""
+    functions: dict[str, Any] = {}
+    for name, arguments in calls:
+        try:
+            functions = functions or _module("functions", code)
+            value = functions[name](**arguments)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+            result = {"text": text.encode("utf-8", "replace").decode()}
+        except Exception as error:
+            result = {"error": f"{type(error).__name__}: {error}"[:1000]}
+        os.write(report_fd, json.dumps(result).encode() + b"\n")
 
 
 def _passed(code: str, tests: list[str], entry_point: str) -> int:

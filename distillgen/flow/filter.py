@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, get_type_hints
@@ -95,7 +96,9 @@ def options_of(factory: Callable[..., Filter]) -> type[BaseModel]:
         )
         raise ConfigError(message, path=inspect.getsourcefile(factory))
     forbid = ConfigDict(extra="forbid", frozen=True)
-    return create_model(factory.__name__, __config__=forbid, __doc__=about, **fields)
+    with warnings.catch_warnings():  # an option may have the name of a method of BaseModel, such as schema
+        warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+        return create_model(factory.__name__, __config__=forbid, __doc__=about, **fields)
 
 
 def option_types(factory: Callable[..., Filter]) -> dict[str, Any]:

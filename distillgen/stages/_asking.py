@@ -16,6 +16,7 @@ from distillgen.inference.teacher import Teacher
 from distillgen.privacy import name_of
 from distillgen.prompting.output_form import FIELD_SOURCES, Unparsable
 from distillgen.prompting.prompt import Draw, Prompt
+from distillgen.prompting.tools import offered
 from distillgen.record import Record, Unrenderable
 from distillgen.stages._generate_options import GenerateOptions
 
@@ -108,7 +109,7 @@ class Asking:
             model=teacher.model,
             sampling=self.sampling[model],
             grammar=stage.grammar,
-            tools=stage.tools,
+            tools=offered(record.fields, stage.tools),
             schema=self.schemas[model],
             **teacher.message_fields(messages),
         )

@@ -11,6 +11,7 @@ from distillgen.flow.stage import Stage
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.prompting.prompt import Prompt
+from distillgen.prompting.tools import Tools
 
 
 class GenerateOptions(Stage, Sampling):
@@ -42,8 +43,10 @@ class GenerateOptions(Stage, Sampling):
     reasoning: str | None = Field(
         None, description="field that receives the model's reasoning, where it gives any"
     )
-    tools: list[dict[str, Any]] | None = Field(
-        None, description="tools that the model may call; its calls go to the field tool_calls"
+    tools: Tools = Field(
+        None,
+        description="tools that the model may call, or the field that holds the tools of each record; the "
+        "calls go to the field tool_calls",
     )
     grammar: str | None = Field(None, description="GBNF grammar that the answer must follow")
     take_cut_off: bool = Field(False, description="keep answers that were cut off at max_tokens")

@@ -15,6 +15,7 @@ from distillgen.flow.measures import Measure
 from distillgen.flow.stage import BoundStage, CheckContext, Chunks, Estimate, Job, Text
 from distillgen.prompting.output_form import FIELD_SOURCES
 from distillgen.prompting.prompt import Prompt
+from distillgen.prompting.tools import size_of_tools
 from distillgen.record import IDENTICAL, META, Record
 from distillgen.stages._asking import FAILURES, Asking
 from distillgen.stages._generate_options import GenerateOptions
@@ -46,6 +47,8 @@ class Generate(GenerateOptions):
             context.able(model)
         prompt = self._prompt(context)
         samplings = {model: self.sampling(context.models[model], prompt) for model in self.model_names}
+        if isinstance(self.tools, str):
+            context.need(self.tools, "'tools'")
         for model, sampling in samplings.items():
             needs = {"logprobs": sampling.get("logprobs"), "tools": self.tools, "grammar": self.grammar}
             context.able(model, *(name for name, value in needs.items() if value is not None))
@@ -124,7 +127,8 @@ class BoundGenerate(BoundStage):
         number = 1 if self.pick else stage.pick or len(limits)
 
         def requests(record: Record) -> list[tuple[str, int, int | None]]:
-            size = size_of(prompt.render(record.fields, prompt.typical(record.fields), stage.params))
+            messages = prompt.render(record.fields, prompt.typical(record.fields), stage.params)
+            size = size_of(messages) + size_of_tools(record.fields, stage.tools)
             by_cost = sorted(self.samplings, key=lambda name: -models[name].most_usd(size, tokens or 1))
             return [(name, size, tokens) for name in by_cost[: int(number)]] * stage.draws
 
