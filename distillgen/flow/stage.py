@@ -55,6 +55,8 @@ class CheckContext:
     """The contexts of the loops around the stage, the innermost last."""
     trained: frozenset[str] = frozenset()
     """The names of the models that earlier stages make, or any stage of the loop around the stage."""
+    start: str = ""
+    """The model that the students of the loop around the stage are in its first round; "" without one."""
     fetch: bool = False
     """Whether a check may read remote files. It may when a run begins, before anything is paid for."""
     seed: int = 0
@@ -63,8 +65,9 @@ class CheckContext:
     def after(self, bound: BoundStage) -> CheckContext:
         """Return the context of the next stage. Raise ConfigError if a model of `bound` has a taken name."""
         made_models = bound.makes(Path())
+        of_loop = self.trained - self.loops[0].trained if self.loops else frozenset()
         for name, spec in made_models.items():
-            if self.models.get(name, spec) != spec:
+            if self.models.get(name, spec) != spec and name not in of_loop:
                 raise ConfigError(f"it makes a model '{name}', but another model has that name; rename it")
         return replace(
             self,
@@ -73,6 +76,10 @@ class CheckContext:
             stages=(*self.stages, bound),
             trained=self.trained | made_models.keys(),
         )
+
+    def loops_behind(self, place: int) -> int:
+        """Return how many of the loops around the stage begin after the earlier stage at this place."""
+        return sum(place < len(loop.stages) for loop in self.loops)
 
     def turns(self, name: str) -> Sequence[list[dict[str, Any]]]:
         """Return example chat turns of a field, one for each order of roles; () if it has no chat turns."""

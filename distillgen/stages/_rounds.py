@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distillgen.flow.measures import Measure, Measures
-from distillgen.record import GATHERED, Record, dumps, loads_own
+from distillgen.record import GATHERED, Record, digest, dumps, loads_own
 from distillgen.state_files import Damaged, load_state
 
 ROUND, ITEM = (
@@ -55,10 +56,27 @@ def finished_round(place: Path) -> FinishedRound | None:
     return FinishedRound(content["state"], content["sha256"], measures)
 
 
+class Repetition(NamedTuple):
+    """The options of a loop that say what a round is offered."""
+
+    name: str
+    repeat: bool
+    carry: Sequence[str]
+    grows: bool
+    """Whether new records that a round kept are offered in later rounds."""
+    most: int | None
+    """The number of records at which no more join."""
+
+    def id_of(self, item: str, number: int) -> str:
+        """Return the id in a round of an offered record, so that each round has its own draws."""
+        return digest([item, self.name, number])
+
+
 @dataclass
 class Loop:
     """The finished rounds, and the fields of records that the next round needs."""
 
+    how: Repetition
     directories: list[Path] = field(default_factory=list)
     history: list[Measures] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
@@ -70,25 +88,57 @@ class Loop:
     leave.
     """
     waiting: int = 0
-    """The number of records in the pool that a round can keep."""
+    """The number of records that a round can keep: of the pool, and of those that joined it."""
+    joined: set[str] = field(default_factory=set)
+    """The ids of the records that joined the pool: rounds made and kept them."""
 
-    def add(self, place: Path, measures: Measures, carry: Sequence[str]) -> None:
+    def offered(self, pool: Iterable[Record], number: int) -> Iterator[Record]:
+        """Yield the records of the next round: those of the pool that are due, then those that joined."""
+        joined = (
+            record for place in self.directories for record in kept_of(place) if record.id in self.joined
+        )
+        for record in chain(pool, joined):
+            if self.how.repeat or record.held_out or record.id not in self.kept:
+                fields = {
+                    **dict.fromkeys(self.how.carry, ""),
+                    **record.fields,
+                    **self.carried.get(record.id, {}),
+                    ROUND: number,
+                    ITEM: record.id,
+                }
+                new_id = self.how.id_of(record.id, number)
+                yield replace(record, id=new_id, fields=fields, parents=(record.id,))
+
+    def add(self, place: Path, measures: Measures) -> None:
         """Add a finished round."""
+        number = len(self.directories)
         self.directories.append(place)
         self.history.append(measures)
+        carry = self.how.carry
         for record in records_of(place):
             item = str(record.fields[ITEM])
             if record.dropped is None and not record.held_out:
                 self.kept.add(item)
+                if self.how.grows and record.id != self.how.id_of(item, number):
+                    self._join(record, item)
             if carry and not (record.dropped and record.dropped.filter == GATHERED):
                 self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
+
+    def _join(self, record: Record, item: str) -> None:
+        """Add a new record to those that later rounds are offered, unless there are enough."""
+        if self.how.most is not None and self.waiting >= self.how.most:
+            return
+        self.joined.add(record.id)
+        self.waiting += 1
+        if item in self.outside:
+            self.outside[record.id] = self.outside[item]
 
     def leaving(self) -> Iterator[Record]:
         """Yield the records that each round kept, then the last round's version of the others."""
         for place in self.directories:
             yield from (self._outside(r) for r in kept_of(place))
         for r in records_of(self.directories[-1]):
-            if r.held_out or r.dropped and r.fields[ITEM] not in self.kept:
+            if r.held_out or r.dropped and r.fields[ITEM] not in self.kept | self.joined:
                 yield self._outside(r)
 
     def _outside(self, record: Record) -> Record:

@@ -10,29 +10,30 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from distillgen.errors import ConfigError, Stopped
-from distillgen.flow.measures import Measure, Measures, by_title
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.measures import Measure, by_title
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.flow.stage_list import bind_stages, read_stages
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import Teacher
 from distillgen.located_yaml import Places
 from distillgen.project import Project, file_sha256
 from distillgen.record import Record, digest, dumps
-from distillgen.stages._rounds import ITEM, ROUND, FinishedRound, Loop, finished_round
+from distillgen.stages._loop_bounds import LoopBounds
+from distillgen.stages._one_round import KEPT, Round, students_of
+from distillgen.stages._rounds import ITEM, ROUND, Loop, Repetition, finished_round
+from distillgen.training import students
 
-KEPT = Measure("kept")
-TOTALS = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
+NO_DEPENDENCY = {"n", "until", "guard", "max_records"}  # options that say how many rounds, not what one does
 
 
 class Rounds(Stage):
@@ -42,10 +43,14 @@ class Rounds(Stage):
     it. The field `round` holds the number of the round, and `item` the id of the offered record. Held-out
     records are offered in every round and are never counted as kept.
 
+    With `offer: kept`, a record that a round made and kept joins the records that later rounds are offered,
+    with its fields and its lineage. A record that reached the stage and only passed a round does not join
+    again. Without `repeat`, a kept record thus takes the place of the one that it was made from.
+
     Stages of a round can ask the student that the previous round trained. In the first round they ask the
-    base model of the student; if it does not exist yet, the round leaves them out. `replay` and `retrieve`
-    read the records that earlier rounds kept. After the loop, the records that each round kept leave in
-    order; the records that no round kept follow, with the reason of the last round.
+    model `start`, or else the base model of the student; if it does not exist yet, the round leaves them
+    out. `replay` and `retrieve` read the records that earlier rounds kept. After the loop, the records that
+    each round kept leave in order; the records that no round kept follow, with the reason of the last round.
 
     The loop ends after `n` rounds, when every record is kept, when a round keeps nothing and nothing is
     carried over, when `until` is reached, or when a measure of `guard` falls. Measures are named as in
@@ -67,6 +72,23 @@ class Rounds(Stage):
     )
     n: int = Field(3, ge=1, description="largest number of rounds")
     repeat: bool = Field(False, description="offer records that a round has kept in later rounds, too")
+    offer: Literal["pool", "kept"] = Field(
+        "pool",
+        description="records that a round is offered: pool, those that reach the stage, or kept, also the "
+        "new ones that earlier rounds kept; with kept, `guard` is required",
+    )
+    max_records: int | None = Field(
+        None,
+        ge=1,
+        description="with `offer: kept`: number of records, with those that reach the stage, at which no "
+        "more join; required where the plan has no bound",
+    )
+    start: str | None = Field(
+        None,
+        description="model that the student is in the first round, and with which "
+        "`train: {student: previous}` begins: a model of the pipeline, a student trained before the loop, or "
+        "a model as for `train`",
+    )
     carry: list[str] = Field(
         [],
         description="fields that a record takes over from its successor in the previous round; empty in the "
@@ -76,6 +98,15 @@ class Rounds(Stage):
     guard: dict[str, float] = Field(
         {}, description="end when one of these measures falls by more than this share below its best value"
     )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Rounds:
+        if self.offer == "kept" and not self.guard:
+            remedy = "such as guard: {kept: 0.9}, so that a loop that makes nothing new ends"
+            raise ValueError(f"'offer: kept' needs a 'guard', {remedy}")
+        if self.offer == "pool" and self.max_records is not None:
+            raise ValueError("'max_records' has no use without 'offer: kept'")
+        return self
 
     def read(self, project: Project) -> list[Stage]:
         """Return the nested stages with their options checked. Raise ConfigError."""
@@ -96,32 +127,76 @@ class Rounds(Stage):
                 raise ConfigError(
                     f"the records have a field '{name}', which 'rounds' writes; give it another name"
                 )
-        models = {
-            name: spec
-            for stage in self.read(context.project)
-            for name, spec in stage.makes(Path(), context.project).items()
-        }
+        models = self._models(context.project)
+        start = self._start(context, models)
         first = replace(
             context,
             fields=context.fields | {ROUND, ITEM, *self.carry},
             models={**context.models, **models},
             loops=(*context.loops, context),
             trained=context.trained | models.keys(),
+            start=self.start or "",
         )
-        inner = bind_stages(self.stages, Places(), first, loop=self.name)
+        inner = beginning = bind_stages(self.stages, Places(), first, loop=self.name)
+        if start:  # it may lack what the student can do, and may have a price
+            models_of_first = {**first.models, **dict.fromkeys(students_of(models), start)}
+            try:
+                beginning = bind_stages(
+                    self.stages, Places(), replace(first, models=models_of_first), loop=self.name
+                )
+            except ConfigError as error:
+                raise ConfigError(f"in the first round, with start: {self.start}: {error.message}") from error
         for name in (*self.until, *self.guard):
             if name != "kept" and name.partition(".")[0] not in [bound.name for bound in inner]:
                 raise ConfigError(
                     f"'{name}' is no measure: it begins with the name of a nested stage, or is 'kept'"
                 )
-        return BoundRounds(
-            self,
-            context,
-            inner[-1].fields,
-            list(dict.fromkeys(name for bound in inner for name in bound.models)),
-            {name: path for bound in inner for name, path in bound.all_files.items()},
-            stages=inner,
+        teachers = dict.fromkeys(name for bound in inner for name in bound.models if name not in models)
+        files = {name: path for bound in inner for name, path in bound.all_files.items()}
+        if start:
+            teachers[str(self.start)] = None
+        elif self.start and (path := students.local(self.start, context.project.root)):
+            files[self.start] = path
+        bound = BoundRounds(
+            self, context, inner[-1].fields, list(teachers), files, stages=inner, beginning=beginning
         )
+        samples = getattr(context.stages[0], "samples", ()) if context.stages else ()
+        if not bound.bounds().is_bounded(samples):
+            remedy = "give the number of records at which no more join: max_records: NUMBER"
+            raise ConfigError(f"'offer: kept': the plan has no bound for the number of records; {remedy}")
+        return bound
+
+    def _models(self, project: Project) -> dict[str, Spec]:
+        """Return the models that stages of a round make. Raise ConfigError if two make the same."""
+        models, makers = dict[str, Spec](), dict[str, str]()
+        for stage in self.read(project):
+            for name, spec in stage.makes(Path(), project).items():
+                if makers.setdefault(name, stage.name) != stage.name:
+                    raise ConfigError(
+                        f"stages '{makers[name]}' and '{stage.name}' both make a model '{name}'; rename one"
+                    )
+                models[name] = spec
+        return models
+
+    def _start(self, context: CheckContext, models: Mapping[str, Spec]) -> Spec | None:
+        """Return the model `start`; None if the pipeline has no such model, but a training can begin with it.
+        Raise ConfigError if it cannot be the student of the first round.
+        """
+        if self.start is None:
+            return None
+        if not models:
+            raise ConfigError("'start' has no use: no stage of the loop trains a student")
+        if self.start not in context.models:
+            try:
+                students.check(self.start, context.project.root)
+            except ConfigError as error:
+                nearest = did_you_mean(self.start, context.models)
+                raise ConfigError(f"start: {error.message}{nearest}") from error
+            return None
+        makes = [name for bound in context.stages for name in bound.makes(Path())]
+        if self.start in context.trained and self.start not in makes:
+            raise ConfigError(f"start: no stage before the loop trains '{self.start}'")
+        return context.models[self.start]
 
 
 @dataclass(frozen=True)
@@ -130,6 +205,8 @@ class BoundRounds(BoundStage):
 
     stage: Rounds
     stages: tuple[BoundStage, ...] = field(kw_only=True)
+    beginning: tuple[BoundStage, ...] = field(kw_only=True)
+    """The same stages, which ask the model `start` in place of the student."""
 
     def inner(self) -> Sequence[BoundStage]:
         """Return the stages of a round."""
@@ -148,31 +225,17 @@ class BoundRounds(BoundStage):
         last = directory / self.name / "last"
         return {name: spec for bound in self.stages for name, spec in bound.makes(last).items()}
 
-    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
-        """Return the bounds of one round, times the number of rounds."""
-        last, spared, totals = before, 0, dict.fromkeys(TOTALS, 0)
-        for bound in self.stages:
-            last = bound.estimate(last, samples)
-            totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
-            spared += last.spared
-        every = {name: None if value is None else value * self.stage.n for name, value in totals.items()}
-        rows = last.rows  # each record is kept once, unless it is offered again
-        if rows is not None and (self.stage.repeat or spared):
-            rows *= self.stage.n
-        return replace(last, rows=rows, spared=self._spared(before, spared), **every)
+    def bounds(self) -> LoopBounds:
+        """Return what bounds the loop."""
+        return LoopBounds(self.repetition, self.stage.n, self.beginning, self.stages, self.fields)
 
-    def _spared(self, before: Estimate, of_a_round: int) -> int:
-        """Return how many records cause no request: without `repeat`, the loop asks about each record at most
-        once.
-        """
-        if not of_a_round or before.rows is None:
-            return 0
-        n = self.stage.n
-        return of_a_round * n if self.stage.repeat else max(0, before.rows - (before.rows - of_a_round) * n)
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return the bounds of all rounds."""
+        return self.bounds().estimate(before, samples)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry out the rounds that are not finished; then yield the records of all rounds."""
-        folder, loop = job.context.directory / self.name, Loop()
+        folder, loop = job.context.directory / self.name, Loop(self.repetition)
         with Spool(job) as pool:
             sha = hashlib.sha256()
             async for chunk in chunks:
@@ -185,29 +248,28 @@ class BoundRounds(BoundStage):
                 loop.waiting += sum(not record.dropped and not record.held_out for record in chunk)
                 if out := [record for record in chunk if record.dropped]:
                     yield out
+            one = Round(self.stages, self.stage.start or "", self.context.models)
             state, why = digest([self._dependencies(job), sha.hexdigest()]), f"after {self.stage.n} rounds"
             for number in range(self.stage.n):
                 place = folder / f"{number:02d}"
                 done = finished_round(place)
                 if job.context.retry_failed or done is None or done.state != state:
                     live = (record for chunk in pool.chunks() for record in chunk if not record.dropped)
-                    due = (r for r in live if self.stage.repeat or r.held_out or r.id not in loop.kept)
-                    offered = (
-                        self._offered(record, number, loop.carried.get(record.id, {})) for record in due
-                    )
                     context = replace(
                         job.context,
                         directory=place,
                         earlier=tuple(loop.directories),
                         history=tuple(loop.history),
                     )
-                    done = await self._round(number, offered, state, replace(job, context=context))
-                state = digest([state, done.sha256])
-                loop.add(place, done.measures, self.stage.carry)
+                    offered = loop.offered(live, number)
+                    done = await one.carry_out(number, offered, state, replace(job, context=context))
+                loop.add(place, done.measures)
+                state = digest([state, done.sha256, *([len(loop.joined)] if loop.joined else [])])
                 if reason := self._ends(loop):
                     why = reason
                     break
-        for stale in sorted(folder.glob("[0-9][0-9]*"))[len(loop.directories) :]:
+        by_number = sorted(folder.glob("[0-9][0-9]*"), key=lambda place: int(place.name))
+        for stale in by_number[len(loop.directories) :]:
             shutil.rmtree(stale)
         with suppress(FileNotFoundError):
             (folder / "last").unlink()
@@ -221,80 +283,19 @@ class BoundRounds(BoundStage):
         while out := list(islice(leaving, CHUNK)):
             yield out
 
+    @property
+    def repetition(self) -> Repetition:
+        """What a round is offered."""
+        stage = self.stage
+        most = stage.max_records if stage.offer == "kept" else 0
+        return Repetition(self.name, stage.repeat, stage.carry, stage.offer == "kept", most)
+
     def _dependencies(self, job: Job) -> str:
         """Return a digest of everything that a round depends on besides its records and the ledger."""
         files = {name: file_sha256(path) for name, path in self.files.items()}
-        trained = self.makes(Path())
-        teachers = [job.services.teachers[name] for name in self.models if name not in trained]
+        teachers = [job.services.teachers[name] for name in self.models]
         models = [[teacher.identity, teacher.model, teacher.spec.sampling_options()] for teacher in teachers]
-        return digest(
-            [self.stage.model_dump(exclude={"n", "until", "guard"}), files, models, job.context.seed]
-        )
-
-    def _offered(self, record: Record, number: int, carried: Mapping[str, Any]) -> Record:
-        """Return a record of the pool as a record of a round, with a new id, so that each round has its own
-        draws.
-        """
-        fields = {
-            **dict.fromkeys(self.stage.carry, ""),
-            **record.fields,
-            **carried,
-            ROUND: number,
-            ITEM: record.id,
-        }
-        return replace(record, id=digest([record.id, self.name, number]), fields=fields, parents=(record.id,))
-
-    async def _round(self, number: int, offered: Iterator[Record], state: str, job: Job) -> FinishedRound:
-        """Carry out one round in its directory, and write `round.json` last."""
-        place = job.context.directory
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "round.json").unlink(missing_ok=True)
-        teachers, hired = dict(job.services.teachers), list[Teacher]()
-
-        def hire(specs: Mapping[str, Spec]) -> None:
-            hired.extend(job.services.teacher(name, spec) for name, spec in specs.items())
-            teachers.update((teacher.name, teacher) for teacher in hired)
-
-        chunks: Chunks = _in_chunks(offered)
-        absent = set[str]()
-        for bound in self.stages:
-            makes = bound.makes(place)
-            before = bound.makes(job.context.earlier[-1]) if job.context.earlier else _untrained(makes, place)
-            hire(before)
-            absent |= makes.keys() - before.keys()
-        by_stage: list[Measures] = [{} for _ in self.stages]
-        for i, bound in enumerate(self.stages):
-            if not absent.intersection(bound.models):
-                context = replace(job.context, stages=self.stages[:i])
-                services = replace(
-                    job.services, teachers=dict(teachers), measures=by_stage[i], measures_before=by_stage[:i]
-                )
-                chunks = bound.run(chunks, Job(context, services))
-            hire(bound.makes(place))
-            absent -= bound.makes(place).keys()
-        sha, kept = hashlib.sha256(), 0
-        partial = place / "records.jsonl.partial"
-        try:
-            with partial.open("wb") as out:
-                async for chunk in chunks:
-                    for record in chunk:
-                        if record.fields.get(ROUND) == number:  # not a record that `replay` added
-                            line = dumps(record.row(), sort_keys=False) + b"\n"
-                            out.write(line)
-                            sha.update(line)
-                            kept += record.dropped is None and not record.held_out
-        finally:
-            await chunks.aclose()
-            for teacher in hired:
-                await teacher.stop(Stopped("the round is over"))
-                await teacher.close()
-        partial.replace(place / "records.jsonl")
-        measures: Measures = {KEPT: kept}
-        for stage, of_stage in zip(self.stages, by_stage, strict=True):
-            measures.update((measure.of_stage(stage.name), value) for measure, value in of_stage.items())
-        done = FinishedRound(state, sha.hexdigest(), measures)
-        done.write(place)
-        return done
+        return digest([self.stage.model_dump(exclude=NO_DEPENDENCY), files, models, job.context.seed])
 
     def _ends(self, loop: Loop) -> str:
         """Return the reason to end the loop after its last round; "" if it continues."""
@@ -310,27 +311,6 @@ class BoundRounds(BoundStage):
             best = max(measures.get(name, float("-inf")) for measures in history)
             if last.get(name, best) < best - share * abs(best):
                 return f"{name} fell to {last[name]:g}, more than {share:.0%} below {best:g}"
-        if not self.stage.repeat and len(loop.kept) == loop.waiting:
+        if not self.stage.repeat and len(loop.kept) == loop.waiting:  # the joined ones wait, too
             return "every record was kept"
         return "" if loop.history[-1][KEPT] or self.stage.carry else "a round kept nothing"
-
-
-async def _in_chunks(records: Iterator[Record]) -> Chunks:
-    while chunk := list(islice(records, CHUNK)):
-        yield chunk
-
-
-def _untrained(trained: Mapping[str, Spec], place: Path) -> dict[str, Spec]:
-    """Return, for the first round, the base model in place of each student; {} if the round itself makes the
-    base model.
-    """
-    base = [
-        spec
-        for name, spec in trained.items()
-        if name.startswith("base") and not Path(spec.model).is_relative_to(place)
-    ]
-    return {name: base[0] for name in trained} if base else {}
-
-
-def _sum(total: Any, value: Any) -> Any:
-    return None if total is None or value is None else total + value

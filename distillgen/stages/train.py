@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from pydantic import ConfigDict, Field
@@ -52,11 +53,6 @@ class Train(TrainingOptions, Stage):
     writes = "the student, in `student/`, or in `student-<name>/` for a stage of another name"
     fetches = True
 
-    warm_start: bool = Field(
-        False,
-        description="inside rounds: begin with the student of the round before; the first round begins "
-        "with `student`",
-    )
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
         "kept",
         description="records to learn from: kept, or a control arm of the same size: raw (the first of "
@@ -104,25 +100,21 @@ class Train(TrainingOptions, Stage):
         """Return what chooses the rows."""
         return Arm(self.on, self.where, self.held_out, self.seed, learning)
 
-    def start(self, directory: Path, earlier: Sequence[Path] = ()) -> str:
-        """Return the model that the training begins with.
-
-        The student of an earlier stage is a folder in the run directory. With `warm_start`, it is the student
-        of the round before, in the last of the `earlier` directories.
-        """
-        if self.warm_start and earlier:
-            return str(earlier[-1].resolve() / self.student_name)
-        return str(directory / self.student) if students.is_trained(self.student) else self.student
-
     def makes(self, directory: Path, project: Project) -> dict[str, Spec]:
-        """Return the student and its base, if they write texts."""
+        """Return the student and its base, if they write texts; the bound stage knows where a base is."""
+        base = str(directory / self.student) if students.is_trained(self.student) else self.student
+        return self.leaves(self.student, base, directory, project)
+
+    def leaves(self, first: str, base: str, directory: Path, project: Project) -> dict[str, Spec]:
+        """Return the student and its base, if they write texts. `first` is the student before any training,
+        and `base` the model to ask in its place.
+        """
         if not self.learning(project).writes:
             return {}
         folder = directory / self.student_name
         models = {self.student_name: str(folder)}
-        if not students.is_gguf(self.student):  # a GGUF file is not asked before it is converted
-            is_tiny = self.student == students.TINY
-            models[self.base_name] = str(folder / "base") if is_tiny else self.start(directory)
+        if not students.is_gguf(first):  # a GGUF file is not asked before it is converted
+            models[self.base_name] = str(folder / "base") if first == students.TINY else base
         return {
             name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()
         }
@@ -139,24 +131,44 @@ class Train(TrainingOptions, Stage):
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
         trained = _trainings(context)
-        if self.student not in trained:
-            students.check(self.student, project.root, [*trained])
-        files = self._files(project, learning)
+        first = self._first(context, trained)
+        if first not in trained:
+            students.check(first, project.root, [*trained])
+        files = self._files(project, learning, first)
         if self.where is not None:
             Text(self.where).check(context, "'where'")
         arm = self.arm(learning)
         arm.check(context)
-        if self.warm_start and not context.loops:
-            raise ConfigError("warm_start: it needs an earlier round; use it for a training inside rounds")
         self._check_lora(learning)
-        self._check_packages(project, learning)
-        self._check_student(context, learning)
-        return BoundTrain(self, context, context.fields, files=files, learning=learning, arm=arm)
+        self._check_packages(project, learning, first)
+        self._check_student(context, learning, first, trained)
+        return BoundTrain(
+            self,
+            context,
+            context.fields,
+            files=files,
+            learning=learning,
+            arm=arm,
+            first=first,
+            folder=trained[first].folder if first in trained else None,
+        )
 
-    def _files(self, project: Project, learning: Objective) -> dict[str, Path]:
+    def _first(self, context: CheckContext, trained: Collection[str]) -> str:
+        """Return the student that the training begins with; in rounds, that of the first round."""
+        if self.student != students.PREVIOUS:
+            return self.student
+        if not context.loops:
+            remedy = "use it for a training inside rounds"
+            raise ConfigError(f"student: {students.PREVIOUS} needs an earlier round; {remedy}")
+        if not context.start:
+            remedy = "name the student that the first round begins with: rounds: {start: NAME}"
+            raise ConfigError(f"student: {students.PREVIOUS} is the student of the round before; {remedy}")
+        return students.weights_of(context.start, context.models, trained)
+
+    def _files(self, project: Project, learning: Objective, first: str) -> dict[str, Path]:
         """Return the files that options name, the objective's file, and the models that are local."""
         option_files = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
-        models = [self.student, *learning.models()]
+        models = [first, *learning.models()]
         local_models = {name: path for name in models if (path := students.local(name, project.root))}
         return {**find("objectives", self.objective, project).files, **option_files, **local_models}
 
@@ -176,27 +188,30 @@ class Train(TrainingOptions, Stage):
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
 
-    def _check_packages(self, project: Project, learning: Objective) -> None:
+    def _check_packages(self, project: Project, learning: Objective, student: str) -> None:
         packages = [*NEEDED, *learning.packages, *(["peft"] if self.lora else [])]
-        if students.is_gguf(self.student):
+        if students.is_gguf(student):
             packages.append("gguf")
-        folder = students.local(self.student, project.root)
+        folder = students.local(student, project.root)
         if folder and (folder / "adapter_config.json").is_file():
             packages.append("peft")
         need(f"objective '{self.objective}'", *packages)
 
-    def _check_student(self, context: CheckContext, learning: Objective) -> None:
+    def _check_student(
+        self, context: CheckContext, learning: Objective, student: str, trained: Mapping[str, _Training]
+    ) -> None:
         """Raise ConfigError if the objective cannot train the student."""
-        first, template, trained = self, "", _trainings(context)
-        while first.student in trained:  # go back to the model that the first training begins with
-            before = trained[first.student]
+        name, first, template = student, self, ""
+        while student in trained:  # go back to the model that the first training begins with
+            before = trained[student].bound
             continued = before.stage.objective == self.objective and not before.stage.lora
             if not before.learning.writes and not continued:
                 raise ConfigError(
-                    f"'{first.student}' was trained by '{before.stage.objective}', and cannot go on with this"
+                    f"'{student}' was trained by '{before.stage.objective}', and cannot go on with this"
                 )
-            first, template = before.stage, template or first.chat_template or ""
-        outline = students.outline(first.student, context.project.root, first.revision, fetch=context.fetch)
+            template = template or first.chat_template or ""
+            first, student, trained = before.stage, before.first, _trainings(before.context)
+        outline = students.outline(student, context.project.root, first.revision, fetch=context.fetch)
         template_file = template or first.chat_template
         if template_file:
             text = context.project.file(template_file).read_text(encoding="utf-8")
@@ -206,12 +221,10 @@ class Train(TrainingOptions, Stage):
         try:
             learning.check_student(outline, context)
         except ConfigError as error:
-            raise ConfigError(
-                f"objective '{self.objective}', student '{self.student}': {error.message}"
-            ) from error
+            raise ConfigError(f"objective '{self.objective}', student '{name}': {error.message}") from error
         if self.lora and outline.layers and not self.lora.fits(outline.layers):
             ends = ", ".join(sorted({layer.rpartition(".")[2] for layer in outline.layers}))
-            raise ConfigError(f"lora: 'target' names no layer of '{self.student}'; it has {ends}")
+            raise ConfigError(f"lora: 'target' names no layer of '{name}'; it has {ends}")
         if self.chat_template and not learning.chats(context):
             raise ConfigError(
                 f"chat_template: objective '{self.objective}' learns no chat turns here, but texts; "
@@ -226,6 +239,19 @@ class BoundTrain(BoundStage):
     stage: Train
     learning: Objective = field(kw_only=True)
     arm: Arm = field(kw_only=True)
+    first: str = field(kw_only=True)
+    """The student that the training begins with; in rounds, that of the first round."""
+    folder: Path | None = field(kw_only=True)
+    """The folder of `first`, from the directory of this stage, if an earlier stage trains it."""
+
+    def makes(self, directory: Path) -> Mapping[str, Spec]:
+        """Return the student and its base, if they write texts."""
+        base = self._begins_with(directory)
+        return self.stage.leaves(self.first, base, directory, self.context.project)
+
+    def _begins_with(self, directory: Path) -> str:
+        """Return the folder or the name of `first`."""
+        return os.path.normpath(directory / self.folder) if self.folder else self.first
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Write the rows, train on them unless an equal training has ended, and pass the records on."""
@@ -259,18 +285,17 @@ class BoundTrain(BoundStage):
         if data.rows.get(DIFFERENT) == 0:
             message = "stage '%s': no row of the arm '%s' differs from the kept: it is no control"
             log.warning(message, self.name, stage.on)
-        start = stage.start(job.context.directory.resolve(), job.context.earlier)
-        options = stage.model_dump(exclude={"name", "save_every_s"})
-        if start != stage.student:
+        start = self._begins_with(job.context.directory.resolve())
+        if stage.student == students.PREVIOUS and job.context.earlier:
+            start = str(job.context.earlier[-1].resolve() / stage.student_name)
+        options = stage.model_dump(exclude={"name", "save_every_s"}) | {"student": self.first}
+        if start != self.first:
             options["student"] = fingerprint_of(Path(start) / "manifest.json")
-            if not options["student"]:
-                remedy = "inside rounds, a student starts from a student of the same round"
-                raise ConfigError(f"stage '{self.name}': {start} holds no student; {remedy}")
         files = {name: file_sha256(path) for name, path in self.files.items()}
         versions = {"python": ".".join(map(str, sys.version_info[:3])), **installed_versions()}
         training = TrainingJob(
             fingerprint=digest([data.sha256, options, files, versions], 64),
-            options=stage.options,
+            options=stage.options.model_copy(update={"student": self.first}),
             objective=self.learning.model_dump(),
             stage=stage.model_dump(),
             root=job.context.project.root,
@@ -303,9 +328,28 @@ class BoundTrain(BoundStage):
         return ConfigError(f"stage '{self.name}': it has no records to train on: {counts}")
 
 
-def _trainings(context: CheckContext) -> dict[str, BoundTrain]:
-    """Return the earlier stages that train, by the name of their student."""
-    return {bound.stage.student_name: bound for bound in context.stages if isinstance(bound, BoundTrain)}
+class _Training(NamedTuple):
+    """An earlier stage that trains, and the folder of its student from the directory of the stage at hand."""
+
+    bound: BoundTrain
+    folder: Path
+
+
+def _trainings(context: CheckContext) -> dict[str, _Training]:
+    """Return the earlier stages that train, also those in earlier loops, by the name of their student."""
+
+    def within(bound: BoundStage, directory: Path) -> Iterator[tuple[str, _Training]]:
+        if isinstance(bound, BoundTrain):
+            name = bound.stage.student_name
+            yield name, _Training(bound, directory / name)
+        for inner in bound.inner():  # the student of a loop is that of its last round
+            yield from within(inner, directory / bound.name / "last")
+
+    return {
+        name: training
+        for place, bound in enumerate(context.stages)
+        for name, training in within(bound, Path(*[".."] * 2 * context.loops_behind(place)))
+    }
 
 
 def _measured(manifest: Mapping[str, Any]) -> dict[str, float]:

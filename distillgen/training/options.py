@@ -41,7 +41,8 @@ class TrainingOptions(BaseModel):
     objective: str = Field("sft", description="the objective: a file in objectives/, without its ending")
     student: str = Field(
         description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or the "
-        "student of an earlier stage: student, or student-NAME"
+        "student of an earlier stage: student, or student-NAME; inside rounds also previous: the student of "
+        "the round before, and in the first round the model `start` of the loop"
     )
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
     lora: Lora | None = Field(

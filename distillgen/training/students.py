@@ -6,13 +6,14 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.gguf_file import check_gguf
+from distillgen.inference.spec import Spec
 from distillgen.inference.weights import KNOWN_MODELS, find_weights
 from distillgen.local_models.embedder import SHIPPED, shipped
 from distillgen.project import file_sha256
@@ -25,7 +26,9 @@ ENCODERS = frozenset(
 TINY = "tiny"
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 STUDENT = "student"
+PREVIOUS = "previous"  # inside rounds: the student that the same stage trained in the round before
 NAMES = (TINY, *SHIPPED, *KNOWN_MODELS)
+WITH_WEIGHTS = ("transformers", "embedded")  # providers whose `model` a training can begin with
 VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
 """The shape of the tiny student: with its vocabulary, it has 0.9 million weights."""
@@ -56,6 +59,22 @@ def is_trained(student: str) -> bool:
     These names are reserved: a folder of such a name is written ./student.
     """
     return student == STUDENT or re.fullmatch(rf"{STUDENT}-[\w-]+", student) is not None
+
+
+def weights_of(name: str, models: Mapping[str, Spec], trained: Collection[str]) -> str:
+    """Return the student that the start of a loop names: for a model of the pipeline, its weights.
+
+    Raise ConfigError if its provider does not have them.
+    """
+    if name in trained or name not in models:
+        return name
+    spec = models[name]
+    if spec.provider not in WITH_WEIGHTS:
+        remedy = f"start with a model of provider {' or '.join(WITH_WEIGHTS)}, or with a student"
+        raise ConfigError(
+            f"'{PREVIOUS}' begins with '{name}', whose provider {spec.provider} gives no weights; {remedy}"
+        )
+    return spec.model
 
 
 def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:

@@ -13,6 +13,7 @@ from distillgen.errors import ConfigError
 from distillgen.project import Project
 from distillgen.record import dumps
 from distillgen.stages.train import Train
+from distillgen.training import students
 
 ARMS = ("kept", "raw", "random", "shuffled")
 ODD = {
@@ -498,60 +499,136 @@ def test_a_row_of_another_form_than_the_first_is_left_out_and_told(taught):
 # A student that goes on from round to round
 
 
-def test_warm_start_continues_from_the_round_before(project, taught, monkeypatch):
-    begun = []
+@pytest.fixture
+def begun(project, taught, monkeypatch):
+    """Run stages on six questions; gives the model that each training began with, as the process reads it."""
+    starts = []
     written = distillgen.stages.train.supervise
 
     async def noted(work, stage, notes):
-        begun.append(json.loads((work / "job.json").read_bytes())["start"])
+        starts.append(json.loads((work / "job.json").read_bytes())["start"])
         await written(work, stage, notes)
 
     monkeypatch.setattr("distillgen.stages.train.supervise", noted)
     project.rows("rows.jsonl", questions(6))
 
-    def run(out, **train):
-        loop = {
-            "rounds": {
-                "n": 3,
-                "repeat": True,
-                "stages": [FORM, {"train": {"student": "tiny", "held_out": 0, **train}}],
-            }
-        }
-        begun.clear()
-        distillgen.run({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, loop]}, out=out)
-        return begun
-
-    assert run("anew") == ["tiny"] * 3
-    rounds = project.path / "warm/rounds"
-    assert run("warm", warm_start=True) == ["tiny", str(rounds / "00/student"), str(rounds / "01/student")]
-    prints = [
-        json.loads((rounds / f"0{i}/student/manifest.json").read_text())["fingerprint"] for i in range(3)
-    ]
-    assert len(set(prints)) == 3
-    assert not run("warm", warm_start=True), "a finished round was trained again"
-    assert run("warm", warm_start=True, epochs=4.0) == [
-        "tiny",
-        str(rounds / "00/student"),
-        str(rounds / "01/student"),
-    ]
-
-
-def test_warm_start_outside_rounds_is_refused(project, taught):
-    project.rows("rows.jsonl", questions(3))
-    train = {"train": {"student": "tiny", "warm_start": True, "prompt": "question", "completion": "answer"}}
-    with pytest.raises(
-        ConfigError, match="warm_start: it needs an earlier round; use it for a training inside rounds"
-    ):
-        distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, train]})
-    with pytest.raises(ConfigError, match="warm_start: it needs an earlier round"):
-        loop = {"rounds": {"n": 1, "stages": [FORM]}}
-        distillgen.load({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, loop, train]})
-    distillgen.load(
-        {
+    def begun(out, *stages, models=None):
+        starts.clear()
+        pipeline = {
             "version": 1,
-            "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": {"n": 2, "stages": [FORM, train]}}],
+            "models": models or {},
+            "stages": [{"source": {"path": "rows.jsonl"}}, FORM, *stages],
         }
+        distillgen.run(pipeline, out=out)
+        return [start.removeprefix(f"{project.path / out}/") for start in starts]
+
+    return begun
+
+
+def loop(student, n=3, stages=(), train=None, **options):
+    training = {"train": {"student": student, "held_out": 0, **(train or {})}}
+    return {"rounds": {"n": n, "repeat": True, "stages": [*stages, training], **options}}
+
+
+SEED = {"train": {"name": "seed", "student": "tiny", "held_out": 0}}
+
+
+def test_a_training_goes_on_from_the_student_of_the_round_before(begun, project):
+    assert begun("anew", loop("tiny")) == ["tiny"] * 3
+    previous = ["tiny", "rounds/00/student", "rounds/01/student"]
+    assert begun("on", loop("previous", start="tiny")) == previous
+    rounds = project.path / "on/rounds"
+    manifests = [json.loads((rounds / f"0{i}/student/manifest.json").read_text()) for i in range(3)]
+    assert len({manifest["fingerprint"] for manifest in manifests}) == 3
+    assert not begun("on", loop("previous", start="tiny")), "a finished round was trained again"
+    assert begun("on", loop("previous", start="tiny", train={"epochs": 4.0})) == previous
+    assert begun("on", loop("previous", start="tiny", train={"epochs": 4.0}, n=4)) == ["rounds/02/student"]
+
+
+def test_a_loop_begins_with_a_student_trained_before_it(begun, project):
+    """Each round anew from it, or on from round to round; the base of each training is asked where it is."""
+    assert begun("anew", SEED, loop("student-seed")) == ["tiny", *["student-seed"] * 3]
+    on = ["tiny", "student-seed", "rounds/00/student", "rounds/01/student"]
+    assert begun("on", SEED, loop("previous", start="student-seed")) == on
+    (student, base) = (
+        distillgen.load(
+            {
+                "version": 1,
+                "stages": [
+                    {"source": {"path": "rows.jsonl"}},
+                    FORM,
+                    SEED,
+                    loop("previous", start="student-seed"),
+                ],
+            }
+        )
+        .made_models(Path("/run"))[name]
+        .model
+        for name in ("student", "base")
     )
+    assert (student, base) == ("/run/rounds/last/student", "/run/student-seed")
+    longer = {"train": {**SEED["train"], "epochs": 9.0}}
+    assert begun("on", longer, loop("previous", start="student-seed")) == on, "another seed, another loop"
+
+
+def test_loops_in_loops_and_behind_loops_begin_where_they_say(begun):
+    inner = loop("previous", n=2, start="student-seed", name="inner")
+    outer = {"rounds": {"n": 2, "repeat": True, "stages": [SEED, inner]}}
+    each = ["tiny", "rounds/0{}/student-seed", "rounds/0{}/inner/00/student"]
+    assert begun("nested", outer) == [start.format(n) for n in range(2) for start in each]
+    outside = {"rounds": {"n": 2, "repeat": True, "stages": [inner]}}
+    each = ["student-seed", "rounds/0{}/inner/00/student"]
+    assert begun("outside", SEED, outside) == ["tiny", *(start.format(n) for n in range(2) for start in each)]
+    behind = {"train": {"name": "more", "student": "student", "held_out": 0}}
+    assert begun("behind", loop("tiny", n=2), behind) == ["tiny", "tiny", "rounds/last/student"]
+
+
+def test_the_weights_of_a_model_of_the_pipeline_are_a_start(begun, project):
+    project.write("small/config.json", json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    project.write("small/tokenizer_config.json", json.dumps({"chat_template": students.CHAT}))
+    models = {"lm": {"provider": "transformers", "model": "small"}}
+    on = loop("previous", n=2, start="lm")
+    assert begun("lm", on, models=models) == ["small", "rounds/00/student"]
+
+
+@pytest.mark.parametrize(
+    "stages, message",
+    [
+        ([{"train": {"student": "previous"}}], "student: previous needs an earlier round; use it for a"),
+        (
+            [loop("previous")],
+            "the student of the round before; name the student that the first .* rounds: {start",
+        ),
+        (
+            [loop("previous", start="t")],
+            "'previous' begins with 't', whose provider scripted gives no weights",
+        ),
+        ([loop("tiny", start="student")], "start: no earlier stage trains 'student'"),
+        ([loop("tiny", start="tinny")], "start: there is no student 'tinny'; did you mean 'tiny'"),
+        (
+            [{"rounds": {"stages": [loop("tiny", start="student-seed", name="inner"), SEED]}}],
+            "start: no stage before the loop trains 'student-seed'",
+        ),
+        ([{"rounds": {"start": "t", "stages": [FORM]}}], "'start' has no use: no stage of the loop trains"),
+        (
+            [
+                loop(
+                    "tiny", start="o", stages=[{"score": {"model": "student", "context": "a", "target": "b"}}]
+                )
+            ],
+            r"in the first round, with start: o: .*model 'student' \(openai\) cannot do score",
+        ),
+    ],
+)
+def test_a_start_that_would_stop_the_run_is_refused(project, taught, stages, message):
+    project.rows("rows.jsonl", questions(3))
+    models = {
+        "t": {"provider": "scripted", "model": "echo"},
+        "o": {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:9"},
+    }
+    pipeline = {"version": 1, "models": models, "stages": [{"source": {"path": "rows.jsonl"}}, FORM, *stages]}
+    with pytest.raises(ConfigError, match=message):
+        distillgen.load(pipeline)
 
 
 def test_the_recipe_ddk_goes_on_from_round_to_round():
@@ -559,5 +636,6 @@ def test_the_recipe_ddk_goes_on_from_round_to_round():
 
     from distillgen.project import home
 
-    rounds = yaml.safe_load((home("pipelines") / "ddk.yaml").read_text())["stages"][1]["rounds"]["stages"]
-    assert next(each["train"] for each in rounds if "train" in each)["warm_start"] is True
+    rounds = yaml.safe_load((home("pipelines") / "ddk.yaml").read_text())["stages"][1]["rounds"]
+    assert rounds["start"] == "tiny"
+    assert next(stage["train"] for stage in rounds["stages"] if "train" in stage)["student"] == "previous"

@@ -1,0 +1,108 @@
+"""The bounds of a loop, for `plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distillgen.flow.stage import BoundStage, Estimate
+from distillgen.record import Record
+from distillgen.stages._rounds import Repetition
+
+TOTALS = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
+MOST_GROWTH = 1_000_000  # records that may come of one; beyond that, a bound tells nobody anything
+
+
+@dataclass(frozen=True)
+class LoopBounds:
+    """What bounds a loop."""
+
+    how: Repetition
+    n: int
+    beginning: Sequence[BoundStage]
+    """The stages of the first round."""
+    stages: Sequence[BoundStage]
+    """The stages of every other round."""
+    fields: frozenset[str]
+    """The fields of a record at the end of a round."""
+
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return the bounds of all rounds."""
+        if self.how.grows:
+            return self._growing(before, samples)
+        first, last = (_of_a_round(stages, before, samples) for stages in (self.beginning, self.stages))
+        totals = {
+            name: _sum(getattr(first, name), _times(getattr(last, name), self.n - 1)) for name in TOTALS
+        }
+        rows = last.rows  # each record is kept once, unless it is offered again
+        if rows is not None and (self.how.repeat or last.spared):
+            rows *= self.n
+        return replace(last, rows=rows, spared=self._spared(before, last.spared), **totals)
+
+    def _spared(self, before: Estimate, of_a_round: int) -> int:
+        """Return how many records cause no request: without `repeat`, the loop asks about each record at most
+        once.
+        """
+        if not of_a_round or before.rows is None:
+            return 0
+        n = self.n
+        return of_a_round * n if self.how.repeat else max(0, before.rows - (before.rows - of_a_round) * n)
+
+    def is_bounded(self, samples: Sequence[Record]) -> bool:
+        """Return whether the number of records that the rounds are offered has a bound, for any source."""
+        if not self.how.grows or self.how.most is not None:
+            return True
+        rows = self._growing(Estimate(1), samples).rows
+        return rows is not None and rows <= MOST_GROWTH
+
+    def _growing(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return the bounds of all rounds, if later rounds are offered what earlier ones kept."""
+        offered, stages = before, self.beginning
+        rows: int | None = 0
+        totals = dict[str, Any].fromkeys(TOTALS, 0)
+        for _ in range(self.n):
+            last = _of_a_round(stages, offered, samples)
+            totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
+            rows = _sum(rows, last.rows)
+            most = self._offered_next(before.rows, offered.rows, last.rows)
+            offered = replace(offered, rows=most, made_bytes=last.made_bytes)
+            samples, stages = [self._grown(record, last.made_bytes or 1) for record in samples], self.stages
+        return replace(last, rows=rows, spared=0, **totals)
+
+    def _offered_next(self, pool: int | None, offered: int | None, kept: int | None) -> int | None:
+        """Return the most records that the round after one with so many `offered` and `kept` is offered."""
+        if offered is None or pool is None:
+            return None
+        most = None if kept is None else offered + kept if self.how.repeat else max(offered, kept)
+        if self.how.most is None:
+            return most
+        cap = max(self.how.most, pool)
+        return cap if most is None else min(most, cap)
+
+    def _grown(self, record: Record, size: int) -> Record:
+        """Return a source row whose texts are as long as a text that a round makes in their place."""
+        texts = {
+            name: value + "x" * (size - len(value.encode("utf-8", "replace")))
+            for name, value in record.fields.items()
+            if isinstance(value, str)
+        }
+        return replace(record, fields={**dict.fromkeys(self.fields, "x" * size), **record.fields, **texts})
+
+
+def _of_a_round(stages: Sequence[BoundStage], before: Estimate, samples: Sequence[Record]) -> Estimate:
+    """Return the bounds of one round: its totals, and the rows at its end."""
+    last, spared, totals = before, 0, dict[str, Any].fromkeys(TOTALS, 0)
+    for bound in stages:
+        last = bound.estimate(last, samples)
+        totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
+        spared += last.spared
+    return replace(last, spared=spared, **totals)
+
+
+def _sum(total: Any, value: Any) -> Any:
+    return None if total is None or value is None else total + value
+
+
+def _times(total: Any, number: int) -> Any:
+    return None if total is None else total * number
