@@ -1,43 +1,47 @@
-"""retrieve: add the nearest entries of a memory to each record."""
+"""retrieve: add entries of a memory to each record: the nearest, those with its words, or random ones."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from distillgen.algorithms.name_graph import connections, mentioned
+from distillgen.algorithms.bm25 import Bm25
 from distillgen.errors import ConfigError
 from distillgen.extras import need
-from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage
-from distillgen.flow.whole_set import embedded
+from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage, Text
+from distillgen.flow.whole_set import Spool, embedded
 from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
-from distillgen.record import META, Record, digest, text_of
+from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, text_of
 from distillgen.rows.readers import contents
+from distillgen.stages._memory import Eligibility, Entry, drawn, edge_finder, nearest, word_matches
 from distillgen.stages._rounds import ITEM, kept_of
 
-NEAREST = "cosine"
+HERE = "here"
+SCORES = {"nearest": "cosine", "bm25": "bm25"}
+"""The field of a retrieved entry that holds its score."""
 
-Entry: TypeAlias = dict[str, Any]
+Row: TypeAlias = dict[str, Any]
 """The fields of an entry that a record receives."""
 
-Find: TypeAlias = Callable[[Sequence[str]], Awaitable[list[list[Entry]]]]
+Find: TypeAlias = Callable[[Sequence[Record]], Awaitable[list[list[Row]]]]
 
 
 class Retrieve(Stage):
-    """Put the `k` nearest entries of a memory into a field.
+    """Put `k` entries of a memory into a field: the nearest, those with the same words, or random ones.
 
-    The memory is a file or folder, or, inside `rounds`, the records that earlier rounds kept. The field
-    is a list of rows, the nearest first, each with its `cosine`. Each record and each entry costs an
-    embedding, which is kept.
+    The memory is a file or folder; with `from: here`, the records that reach the stage, but for held-out
+    ones, which the stage then waits for; or, inside `rounds`, the records that earlier rounds kept. The field
+    is a list of rows, the best first, each with its `cosine` or its score `bm25`. By cosine, each record and
+    each entry costs an embedding, which is kept.
 
     With `path`, the entries are edges of a graph, such as the corpus of a stage `graph`. The stage then
     brings the edges on the shortest paths between the nodes that the record names, from the first to the
@@ -46,16 +50,22 @@ class Retrieve(Stage):
 
     kind = "retrieve"
     scope = "row"
-    reads = "the field `query`, or the names of nodes in it; the file or folder `from`"
+    reads = "the field `query`, or the names of nodes in it; the file, folder or records `from`"
     writes = "the field `into`"
 
     memory: str | None = Field(
         None,
         alias="from",
-        description="file or folder of entries, as of a source; default: the records that earlier rounds "
-        "kept",
+        description="file or folder of entries, as of a source, or `here` for the records that reach the "
+        "stage; default: the records that earlier rounds kept",
     )
-    query: str = Field(description="field of the record to look up")
+    entries: str | None = Field(
+        None, description="template; an entry for which the result is empty, false, no, 0 or null is left out"
+    )
+    by: Literal["nearest", "bm25", "random"] = Field(
+        "nearest", description="the entries with the greatest cosine, those with the greatest BM25, or random"
+    )
+    query: str | None = Field(None, description="field of the record to look up")
     key: str | None = Field(None, description="field of the entries to compare it with")
     path: list[str] | None = Field(
         None,
@@ -63,10 +73,19 @@ class Retrieve(Stage):
         max_length=2,
         description="the two fields with the nodes of an edge, instead of key",
     )
-    into: str = Field("retrieved", description="field that receives the entries, nearest first")
+    into: str = Field("retrieved", description="field that receives the entries, the best first")
     keep: list[str] | None = Field(None, description="fields of an entry to bring; default: all")
     k: int = Field(1, ge=1, description="largest number of entries")
+    others: bool = Field(False, description="leave out entries about the same source item as the record")
+    within: str | None = Field(None, description="field that is equal in the record and the entry")
+    across: str | None = Field(None, description="field that differs between the record and the entry")
     min_cosine: float = Field(0.0, ge=-1, le=1, description="smallest cosine of an entry that is brought")
+    max_cosine: float = Field(
+        1.0,
+        ge=-1,
+        le=1,
+        description="greatest cosine, so that a copy of the record itself is left out; default: any",
+    )
     embedder: str = Field(
         "minilm",
         description="embedding model: minilm, a local folder, a name on the Hugging Face Hub, or words, "
@@ -77,46 +96,74 @@ class Retrieve(Stage):
     )
 
     @model_validator(mode="after")
-    def _own_field(self) -> Retrieve:
+    def _consistent(self) -> Retrieve:
         if self.into == META:
             raise ValueError(f"the field '{META}' is distillgen's own")
-        if (self.key is None) == (self.path is None):
+        options = self.model_fields_set
+        if self.by == "random":
+            if useless := sorted({"query", "key", "path"} & options):
+                raise ValueError(f"'{useless[0]}' has no use with 'by: random'")
+        elif (self.key is None) == (self.path is None):
             raise ValueError(
                 "give either 'key', the entries' field to look in, or 'path', "
                 "the fields of an edge's two nodes"
             )
-        if self.path and (useless := sorted({"embedder", "min_cosine"} & self.model_fields_set)):
+        elif self.query is None:
+            raise ValueError("give 'query', the field of the record to look up")
+        near = {"embedder", "min_cosine", "max_cosine"}
+        if self.path and (useless := sorted({*near, "by", "others", "within", "across"} & options)):
             raise ValueError(f"'{useless[0]}' has no use with 'path', which finds nodes by their names")
+        if self.by != "nearest" and (useless := sorted(near & options)):
+            raise ValueError(f"'{useless[0]}' has no use with 'by: {self.by}', which embeds nothing")
         return self
 
     @property
     def entry_fields(self) -> list[str]:
         """The fields that an entry needs."""
-        return self.path or [str(self.key)]
+        return self.path or [*filter(None, [self.key])]
 
     def files(self, project: Project) -> dict[str, Path]:
         """Return the file or folder of the memory, if there is one."""
-        return {self.memory: project.file(self.memory)} if self.memory else {}
+        return {self.memory: project.file(self.memory)} if self.memory and self.memory != HERE else {}
 
-    def check(self, context: CheckContext) -> frozenset[str]:
-        """Return the fields; raise ConfigError if a field, the memory or the embedder is missing."""
-        context.need(self.query, "'query'")
+    def bind(self, context: CheckContext) -> BoundRetrieve:
+        """Raise ConfigError if a field, the memory or the embedder is missing."""
+        if self.query:
+            context.need(self.query, "'query'")
         for stage in (bound.stage for bound in context.stages if self.shuffle):
             if isinstance(stage, Retrieve) and not stage.shuffle and stage.into == self.into:
                 self._controls(stage)
+        entry_context = self._entry_context(context)
+        place = f" in {self.memory}" if self.memory else ""
+        for name in self.entry_fields if self.memory else ():
+            entry_context.need(name, f"'{'path' if self.path else 'key'}'{place}")
+        for option, value_field in (("within", self.within), ("across", self.across)):
+            if value_field:
+                context.need(value_field, f"'{option}'")
+                entry_context.need(value_field, f"'{option}'{place}")
+        condition = Text(self.entries) if self.entries is not None else None
+        if condition:
+            condition.check(entry_context, f"'entries'{place}")
+        if self.path:
+            need("'path'", "networkx")
+        elif self.by == "nearest":
+            check_embedder(self.embedder)
+        return BoundRetrieve(
+            self,
+            context,
+            context.fields | {self.into},
+            files=self.files(context.project),
+            condition=condition,
+        )
+
+    def _entry_context(self, context: CheckContext) -> CheckContext:
+        """Return a context with the fields of the entries. Raise ConfigError if there is no memory."""
         if self.memory is None:
             context.need(ITEM, "'retrieve' without 'from', which works only inside 'rounds',")
-        else:
-            fields = frozenset(chain.from_iterable(contents(self.memory, context.project)))
-            for name in self.entry_fields:
-                replace(context, fields=fields).need(
-                    name, f"'{'path' if self.path else 'key'}' in {self.memory}"
-                )
-        if self.key:
-            check_embedder(self.embedder)
-        else:
-            need("'path'", "networkx")
-        return context.fields | {self.into}
+        if self.memory in (None, HERE):
+            return context
+        fields = chain.from_iterable(contents(str(self.memory), context.project))
+        return replace(context, fields=frozenset(fields))
 
     def _controls(self, other: Retrieve) -> None:
         """Raise ConfigError if this control differs from the stage `other` in an option besides `shuffle`."""
@@ -132,82 +179,153 @@ class Retrieve(Stage):
                 )
                 raise ConfigError(f"{difference}; {remedy}")
 
-    def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
-        """Return the number of records; the size of the entries has no bound."""
-        return Estimate(before.rows, made_bytes=None)
+
+@dataclass(frozen=True)
+class BoundRetrieve(BoundStage):
+    """The stage with the condition of its entries."""
+
+    stage: Retrieve
+    condition: Text | None = field(kw_only=True)
+
+    @property
+    def scope(self) -> Scope:
+        """`set` if the memory is the records themselves, else `row`."""
+        return "set" if self.stage.memory == HERE else "row"
+
+    def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
+        """Return the number of records, and the bytes of the longest list of entries."""
+        stage = self.stage
+        part = len(dumps({name: -0.1234 for name in SCORES.values()})) + 1
+        if self.files:
+            rows = (self._row(fields) for fields in contents(str(stage.memory), self.context.project))
+            part += max((len(dumps(row)) for row in rows), default=0)
+        elif stage.memory == HERE and stage.keep and before.made_bytes is not None:
+            for name in stage.keep:
+                longest = max((len(dumps(sample.fields.get(name))) for sample in samples), default=0)
+                part += len(dumps(name)) + 2 + max(before.made_bytes, longest)
+        else:
+            return Estimate(before.rows, made_bytes=None)
+        return Estimate(
+            before.rows,
+            made_bytes=None if before.made_bytes is None else max(before.made_bytes, stage.k * part),
+        )
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Find the entries of each record that is not dropped."""
-        memory = (
-            [*contents(self.memory, job.context.project)]
-            if self.memory
-            else [r.fields for r in chain.from_iterable(map(kept_of, job.context.earlier))]
-        )
-        entries = [entry for entry in memory if all(name in entry for name in self.entry_fields)]
-        results = [{name: entry[name] for name in self.keep or entry if name in entry} for entry in entries]
-        if self.shuffle:
-            order = random.Random(digest([job.context.seed, self.name])).sample(
-                range(len(results)), len(results)
-            )
-            results = [results[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
-        find = self._along(entries, results) if self.path else await self._near(entries, results, job)
-        async for chunk in chunks:
-            chunk_results = iter(
-                await find([text_of(record.fields.get(self.query)) for record in chunk if not record.dropped])
-            )
-            yield [
-                r if r.dropped else replace(r, fields={**r.fields, self.into: next(chunk_results)})
-                for r in chunk
-            ]
+        with ExitStack() as stack:
+            if self.stage.memory == HERE:
+                spool = stack.enter_context(Spool(job))
+                async for chunk in chunks:
+                    spool.add(chunk)
+                find = await self._find([*self._here(spool)], job)
+                for chunk in spool.chunks():
+                    yield await self._with_entries(chunk, find)
+                return
+            find = await self._find([*self._kept_or_read(job)], job)
+            async for chunk in chunks:
+                yield await self._with_entries(chunk, find)
 
-    def _along(self, entries: Sequence[Mapping[str, Any]], results: Sequence[Entry]) -> Find:
-        """Return a function that finds for each query the edges of paths between the nodes that it names."""
-        import networkx as nx
-
-        ends = [
-            (text_of(entry[self.entry_fields[0]]), text_of(entry[self.entry_fields[1]])) for entry in entries
+    async def _with_entries(self, chunk: Chunk, find: Find) -> Chunk:
+        results = iter(await find([record for record in chunk if not record.dropped]))
+        return [
+            r if r.dropped else replace(r, fields={**r.fields, self.stage.into: next(results)}) for r in chunk
         ]
-        places = defaultdict[frozenset[str], list[int]](list)
-        for i, edge in enumerate(ends):
-            places[frozenset(edge)].append(i)
-        graph = nx.Graph()
-        graph.add_edges_from((*edge, {"count": len(places[frozenset(edge)])}) for edge in ends)
 
-        async def find(queries: Sequence[str]) -> list[list[Entry]]:
-            edges = [connections(graph, mentioned(graph, query), self.k) for query in queries]
-            return [
-                [results[i] for edge in path_edges for i in places[frozenset(edge)]][: self.k]
-                for path_edges in edges
-            ]
+    def _here(self, spool: Spool) -> Iterator[Entry]:
+        """Yield the records that reach the stage, without dropped and held-out ones."""
+        for record in chain.from_iterable(spool.chunks()):
+            if not record.dropped and not record.held_out:
+                yield from self._entry(record)
+
+    def _kept_or_read(self, job: Job) -> Iterator[Entry]:
+        """Yield the rows of the file, or the records that earlier rounds kept."""
+        if self.stage.memory is None:
+            for record in chain.from_iterable(map(kept_of, job.context.earlier)):
+                yield from self._entry(record)
+        else:
+            for fields in contents(self.stage.memory, job.context.project):
+                yield from self._entry(Record("", fields, item=item_of(fields)))
+
+    def _entry(self, record: Record) -> Iterator[Entry]:
+        """Yield the entry of a record, unless it lacks a field or the condition leaves it out."""
+        try:
+            if self.condition is None or self.condition.holds(record):
+                if all(name in record.fields for name in self.stage.entry_fields):
+                    yield Entry(record.fields, record.item)
+        except Unrenderable:
+            return
+
+    def _row(self, fields: Mapping[str, Any]) -> Row:
+        return {name: fields[name] for name in self.stage.keep or fields if name in fields}
+
+    async def _find(self, entries: Sequence[Entry], job: Job) -> Find:
+        """Return a function that finds the entries of records."""
+        stage = self.stage
+        rows = [self._row(entry.fields) for entry in entries]
+        if stage.shuffle:
+            order = random.Random(digest([job.context.seed, stage.name])).sample(range(len(rows)), len(rows))
+            rows = [rows[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
+        if stage.path:
+            return self._along([entry.fields for entry in entries], rows)
+        eligibility = Eligibility(entries, stage.others, stage.within, stage.across)
+        if stage.by == "random":
+            return self._random(rows, eligibility, job.context.seed)
+        texts = [text_of(entry.fields[str(stage.key)]) for entry in entries]
+        if stage.by == "bm25":
+            return self._by_words(rows, eligibility, texts)
+        return await self._near(rows, eligibility, texts, job)
+
+    def _random(self, rows: Sequence[Row], eligibility: Eligibility, seed: int) -> Find:
+        async def find(records: Sequence[Record]) -> list[list[Row]]:
+            chosen = (drawn(r, eligibility, self.stage.k, seed, self.name) for r in records)
+            return [[rows[place] for place, _ in hits] for hits in chosen]
 
         return find
 
-    async def _near(self, entries: Sequence[Mapping[str, Any]], results: Sequence[Entry], job: Job) -> Find:
-        """Return a function that finds the nearest entries of each query."""
-        keys = await embedded(
-            [text_of(entry[str(self.key)]) for entry in entries], self.embedder, job.services.ledger
-        )
+    def _by_words(self, rows: Sequence[Row], eligibility: Eligibility, texts: Sequence[str]) -> Find:
+        index, query, score = Bm25(texts), str(self.stage.query), SCORES["bm25"]
 
-        async def find(queries: Sequence[str]) -> list[list[Entry]]:
-            if not entries:
-                return [[] for _ in queries]
-            places = await embedded(queries, self.embedder, job.services.ledger)
-            nearest = await asyncio.to_thread(self._nearest, places, keys)
-            return [
-                [{**results[i], NEAREST: closeness} for i, closeness in neighbours] for neighbours in nearest
+        async def find(records: Sequence[Record]) -> list[list[Row]]:
+            queries = [text_of(record.fields.get(query)) for record in records]
+            matches = [
+                word_matches(record, text, index, eligibility, self.stage.k)
+                for record, text in zip(records, queries, strict=True)
             ]
+            return [[{**rows[i], score: value} for i, value in hits] for hits in matches]
 
         return find
 
-    def _nearest(self, places: Any, keys: Any) -> list[list[tuple[int, float]]]:
-        """Return for each query the nearest entries and their cosines, in descending order; ties in the order
-        of entries.
-        """
-        by_query = []
-        for place in places:
-            near = (keys @ place).tolist()
-            order = sorted(range(len(near)), key=lambda i: -near[i])[: self.k]
-            by_query.append(
-                [(i, round(near[i], 4)) for i in order if near[i] > 0 and near[i] >= self.min_cosine]
+    async def _near(
+        self, rows: Sequence[Row], eligibility: Eligibility, texts: Sequence[str], job: Job
+    ) -> Find:
+        """Return a function that finds the nearest entries of each record."""
+        stage, ledger, score = self.stage, job.services.ledger, SCORES["nearest"]
+        keys = await embedded(texts, stage.embedder, ledger)
+        limits = (stage.min_cosine, stage.max_cosine if stage.max_cosine < 1 else 2.0)
+
+        async def find(records: Sequence[Record]) -> list[list[Row]]:
+            if not rows:
+                return [[] for _ in records]
+            queries = [text_of(record.fields.get(str(stage.query))) for record in records]
+            vectors = await embedded(queries, stage.embedder, ledger)
+            hits_by_record = await asyncio.to_thread(
+                lambda: [
+                    nearest(record, vector, keys, eligibility, stage.k, limits)
+                    for record, vector in zip(records, vectors, strict=True)
+                ]
             )
-        return by_query
+            return [[{**rows[i], score: value} for i, value in hits] for hits in hits_by_record]
+
+        return find
+
+    def _along(self, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> Find:
+        """Return a function that finds, for each record, the edges of paths between the nodes it names."""
+        head, tail = self.stage.entry_fields
+        ends = [(text_of(entry[head]), text_of(entry[tail])) for entry in entries]
+        edges_for = edge_finder(ends, self.stage.k)
+
+        async def find(records: Sequence[Record]) -> list[list[Row]]:
+            queries = [text_of(record.fields.get(str(self.stage.query))) for record in records]
+            return [[rows[i] for i in edges_for(query)] for query in queries]
+
+        return find
