@@ -68,11 +68,11 @@ class Sft(Dialogue):
     def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
         """Return the turns, or the prompt and its completion."""
         if self.loss != "assistant":
-            return self.example(record)
+            return self.example(record) | self.offered(record)
         turns = self.turns(record)
         if all(turn["role"] != "assistant" for turn in turns):
             raise Unusable(f"no turn in '{self.messages}' is the assistant's")
-        return {"messages": turns}
+        return {"messages": turns} | self.offered(record)
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:
         """Prepare TRL's SFTTrainer; for an encoder-decoder transformers' own trainer."""
@@ -88,7 +88,7 @@ class Sft(Dialogue):
             turns = row.get("messages") or []
             first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
             before, after = (turns[:first], turns[first:]) if turns else (row["prompt"], row["completion"])
-            return fit(*lengths(tokenizer, before, after), max_length)
+            return fit(*lengths(tokenizer, before, after, tools=row.get("tools")), max_length)
 
         rows = inputs.rows.select(assess)
         config = SFTConfig(

@@ -8,13 +8,20 @@ from typing import Any, Literal, TypeAlias
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.record import Unrenderable, text_of
+from distillgen.rows.tool_turns import Turns, has_calls, sharegpt_turns, tools_text, trained_turns
 from distillgen.text.template import compile_template
 
 Fields: TypeAlias = Mapping[str, Any]
-Turns: TypeAlias = Sequence[Mapping[str, Any]]
 
-MESSAGES = "messages"
-_SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
+MESSAGES, TOOLS = "messages", "tools"
+_SHAREGPT = {
+    "system": "system",
+    "user": "human",
+    "assistant": "gpt",
+    "tool": "tool",
+    "function_call": "function_call",
+    "observation": "observation",
+}
 _QUESTIONS = ("prompt", "instruction", "question", "query", "input")
 _ANSWERS = ("completion", "response", "answer", "output")
 
@@ -33,10 +40,12 @@ class Shape:
     """The function that makes a row of `messages`, if there is one."""
     holds: Literal["texts", "dialogues", "values"] = "texts"
     """The type of its parts: texts; texts or dialogues; or any values."""
+    tools: bool = False
+    """Whether trainers read the column `tools` beside it."""
 
 
 def _dialogue(turns: Turns) -> dict[str, Any]:
-    return {MESSAGES: list(turns)}
+    return {MESSAGES: trained_turns(turns)}
 
 
 def _turns(parts: Fields) -> list[dict[str, Any]]:
@@ -46,6 +55,7 @@ def _turns(parts: Fields) -> list[dict[str, Any]]:
 
 
 def _sharegpt(turns: Turns) -> dict[str, Any]:
+    turns = sharegpt_turns(turns) if has_calls(turns) else turns
     if strange := {turn["role"] for turn in turns} - set(_SHAREGPT):
         raise Unrenderable(f"ShareGPT has no name for the role '{min(strange)}'")
     return {"conversations": [{"from": _SHAREGPT[turn["role"]], "value": turn["content"]} for turn in turns]}
@@ -54,10 +64,13 @@ def _sharegpt(turns: Turns) -> dict[str, Any]:
 def _last_turn_apart(turns: Turns) -> dict[str, Any]:
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise Unrenderable("its messages do not end with an answer to something")
+    turns = trained_turns(turns)
     return {"prompt": list(turns[:-1]), "completion": [turns[-1]]}
 
 
 def _alpaca(turns: Turns) -> dict[str, Any]:
+    if has_calls(turns):
+        raise Unrenderable("Alpaca has no form for tool calls")
     if (roles := [turn["role"] for turn in turns]) != ["user", "assistant"]:
         raise Unrenderable(
             f"Alpaca holds one question and its answer, not the turns {', '.join(roles) or 'of nobody'}"
@@ -67,12 +80,22 @@ def _alpaca(turns: Turns) -> dict[str, Any]:
 
 _CHAT = {"system": (), "user": _QUESTIONS, "assistant": _ANSWERS}
 SHAPES = {
-    "messages": Shape(_CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue),
+    "messages": Shape(
+        _CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue, tools=True
+    ),
     "sharegpt": Shape(
-        _CHAT, {"system": None}, "conversations", lambda parts: _sharegpt(_turns(parts)), _sharegpt
+        _CHAT,
+        {"system": None},
+        "conversations",
+        lambda parts: _sharegpt(_turns(parts)),
+        _sharegpt,
+        tools=True,
     ),
     "prompt_completion": Shape(
-        {"prompt": _QUESTIONS[1:], "completion": _ANSWERS[1:]}, from_turns=_last_turn_apart, holds="dialogues"
+        {"prompt": _QUESTIONS[1:], "completion": _ANSWERS[1:]},
+        from_turns=_last_turn_apart,
+        holds="dialogues",
+        tools=True,
     ),
     "alpaca": Shape(
         {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERS[:3]},
@@ -105,11 +128,34 @@ def shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -
     """Return the Shaper that gives records with these fields the shape `name`.
 
     `assignments` name the field or the template of a part. Without one, a part is the field of its name, or
-    comes from `messages`, or is the only field with another of its names. Raise ConfigError, with the nearest
-    name, if there is none.
+    comes from `messages`, or is the only field with another of its names. A chat has the column `tools` if
+    there is a field of that name, or if it is assigned. Raise ConfigError, with the nearest name, if there is
+    none.
     """
     if name not in SHAPES:
         raise ConfigError(f"there is no shape '{name}'{did_you_mean(name, SHAPES)}")
+    shape = SHAPES[name]
+    tools = assignments.get(TOOLS, TOOLS if TOOLS in fields else None)
+    if shape.tools and tools is not None:
+        if tools not in fields:
+            mistake = f"{name}: 'tools' needs the field '{tools}', and there is none"
+            raise ConfigError(f"{mistake}{did_you_mean(tools, fields)}")
+        others = {part: source for part, source in assignments.items() if part != TOOLS}
+        return _with_tools(_shaper(name, others, fields), tools)
+    return _shaper(name, assignments, fields)
+
+
+def _with_tools(chat: Shaper, field: str) -> Shaper:
+    """Return a Shaper that adds the column `tools` from a field."""
+    return Shaper(
+        (*chat.columns, TOOLS),
+        {**chat.sources, TOOLS: field},
+        lambda row: {**chat.row(row), TOOLS: tools_text(row.get(field))},
+    )
+
+
+def _shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -> Shaper:
+    """Return the Shaper of a shape without tools."""
     shape = SHAPES[name]
     for part in assignments:
         if part not in shape.parts:

@@ -10,12 +10,14 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
-from distillgen.record import FieldName, Record
+from distillgen.record import FieldName, Record, Unrenderable, loads
+from distillgen.rows.tool_turns import tools_text, trained_turns
 from distillgen.training.chat_template import Turns
 from distillgen.training.inputs import Api
 from distillgen.training.objective import NO_TEMPLATE, Objective
 from distillgen.training.rows import Row, Unusable
 
+_CALLS = ("tool_calls", "tool_call_id", "name")
 CHAT: Turns = [{"role": "user", "content": "text"}, {"role": "assistant", "content": "text"}]
 
 
@@ -28,6 +30,7 @@ class Dialogue(Objective):
     messages: FieldName = Field(
         "messages", description="chat turns that end with the assistant's; used if the records have them"
     )
+    tools: FieldName = Field("tools", description="the tools of each chat, if the records have them")
     prompt: FieldName = Field("prompt", description="a text or chat turns, if there are no messages")
     completion: FieldName = Field(
         "completion", description="the answer that the student learns, as a text or a chat turn"
@@ -57,7 +60,11 @@ class Dialogue(Objective):
         """Return whether the prompt is a text or chat turns."""
         return api_of(row)
 
-    def turns(self, record: Record) -> list[dict[str, str]]:
+    def offered(self, record: Record) -> Row:
+        """Return the column `tools` of a record that has the field."""
+        return {"tools": tools_text(record.fields[self.tools])} if self.tools in record.fields else {}
+
+    def turns(self, record: Record) -> Turns:
         """Return the record's chat turns. Raises Unusable."""
         turns = record.fields.get(self.messages)
         return _turns(turns, self.messages)
@@ -82,13 +89,16 @@ def api_of(row: Row) -> Api:
     return "completions" if isinstance(row.get("prompt"), str) else "chat"
 
 
-def turns_of(text: Any, name: str, role: str) -> list[dict[str, str]]:
+def turns_of(text: Any, name: str, role: str) -> Turns:
     """Return chat turns; a text becomes one turn of `role`. Raises Unusable."""
     return _turns([{"role": role, "content": text}] if isinstance(text, str) else text, name)
 
 
-def _turns(turns: Any, name: str) -> list[dict[str, str]]:
-    """Return the role and the text of each chat turn. Raises Unusable."""
+def _turns(turns: Any, name: str) -> Turns:
+    """Return the role and the text of each chat turn, and its tool calls or the call that it answers.
+
+    Raises Unusable.
+    """
     if not isinstance(turns, list) or not turns:
         raise Unusable(f"'{name}' holds no chat turns")
     if not all(
@@ -96,30 +106,48 @@ def _turns(turns: Any, name: str) -> list[dict[str, str]]:
         for t in turns
     ):
         raise Unusable(f"a turn in '{name}' is not a role with a text")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    try:
+        trained = trained_turns(turns)
+    except Unrenderable as error:
+        raise Unusable(f"'{name}': {error}") from error
+    return [
+        {
+            "role": turn["role"],
+            "content": turn["content"],
+            **{key: turn[key] for key in _CALLS if turn.get(key)},
+        }
+        for turn in trained
+    ]
 
 
-def tokens(tokenizer: Any, text: Any, *, opened: bool = False) -> list[int]:
-    """Return the token ids of a text or chat turns; `opened` adds the start of the assistant's turn."""
+def tokens(tokenizer: Any, text: Any, *, opened: bool = False, tools: str | None = None) -> list[int]:
+    """Return the token ids of a text or chat turns; `opened` adds the start of the assistant's turn.
+
+    `tools` are the chat's tools as JSON text.
+    """
     if isinstance(text, str):
         ids: list[int] = tokenizer(text)["input_ids"]
         return ids
     if not tokenizer.chat_template:
         raise ConfigError(f"the student has no chat template to put messages into; {NO_TEMPLATE}")
-    ids = tokenizer.apply_chat_template(text, add_generation_prompt=opened, return_dict=True)["input_ids"]
+    ids = tokenizer.apply_chat_template(
+        text, tools=loads(tools) if tools else None, add_generation_prompt=opened, return_dict=True
+    )["input_ids"]
     return ids
 
 
-def split(tokenizer: Any, prompt: Any, completion: Any) -> tuple[list[int], list[int]]:
+def split(
+    tokenizer: Any, prompt: Any, completion: Any, tools: str | None = None
+) -> tuple[list[int], list[int]]:
     """Return the ids of the prompt, and of the completion with its end, divided as TRL divides them."""
     if isinstance(completion, str) and not completion.endswith(tokenizer.eos_token):
         completion += tokenizer.eos_token
-    ids = tokens(tokenizer, prompt + completion)
-    start = len(os.path.commonprefix([tokens(tokenizer, prompt, opened=True), ids]))
+    ids = tokens(tokenizer, prompt + completion, tools=tools)
+    start = len(os.path.commonprefix([tokens(tokenizer, prompt, opened=True, tools=tools), ids]))
     return ids[:start], ids[start:]
 
 
-def lengths(tokenizer: Any, prompt: Any, *completions: Any) -> tuple[int, int]:
+def lengths(tokenizer: Any, prompt: Any, *completions: Any, tools: str | None = None) -> tuple[int, int]:
     """Return the number of tokens of the prompt, and of the prompt with its longest completion."""
-    parts = [split(tokenizer, prompt, completion) for completion in completions]
+    parts = [split(tokenizer, prompt, completion, tools) for completion in completions]
     return min(len(before) for before, _ in parts), max(len(before) + len(after) for before, after in parts)
