@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from distillgen.record import PromptName as PromptName
     from distillgen.record import Record as Record
     from distillgen.record import ScriptName as ScriptName
+    from distillgen.record import TemplateText as TemplateText
     from distillgen.runs.directory import Run as Run
     from distillgen.runs.run import run as run
     from distillgen.training.objective import Objective as Objective
@@ -67,6 +68,7 @@ _HOMES = {
     "Spec": "inference.spec",
     "Stage": "flow.stage",
     "Teacher": "inference.teacher",
+    "TemplateText": "record",
     "Unusable": "training.rows",
     "in_order": "flow.ordered",
     "load": "pipeline.load",

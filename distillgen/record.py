@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,11 @@ SPLIT = "split"  # the field with the split of a row: train or test
 GATHERED = "gathered"
 """The name, in the place of a filter's, under which a record leaves that was gathered into another one."""
 
+SCORES = "scores"  # the name of the record's scores in a template, unless a field has that name
+
+MET, PASSED_BY = "condition met", "passed by"
+"""The measures that count the records for which a stage's condition holds, and the others."""
+
 IDENTICAL = "identical requests"
 """The measure that counts the requests of a stage that were answered by an identical earlier request."""
 
@@ -28,6 +33,10 @@ FieldName = Annotated[str, "field"]
 
 ModelName = Annotated[str, "model"]
 """The type of an option that names a model of the pipeline: `check` reports a model that does not exist."""
+
+TemplateText = Annotated[str, "template"]
+"""The type of an option that is a template of a record: `check` reports fields and scores that do not exist.
+"""
 
 PromptName = Annotated[str, "prompt"]
 FileName = Annotated[str, "file"]
@@ -180,6 +189,14 @@ def digest(value: Any, length: int = 20) -> str:
     return hashlib.sha256(dumps(value)).hexdigest()[:length]
 
 
+class Scores(dict[str, Any]):
+    """The scores of a record in a template. One that the record lacks is null."""
+
+    def __missing__(self, name: str) -> Any:
+        """Return null."""
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """Where and why a record was dropped."""
@@ -250,6 +267,16 @@ class Record:
                     f"'{name}' is null" if name in self.fields else f"there is no field '{name}' in the row"
                 )
         return {name: self.fields[name] for name in names}
+
+    def variables(self, names: Container[str]) -> Mapping[str, Any]:
+        """Return the values of a template that reads these names: the fields, and `scores` if it reads them.
+
+        A field of that name hides the scores.
+        """
+        if SCORES not in names or SCORES in self.fields:
+            return self.fields
+        scores = self.scores if isinstance(self.scores, Scores) else Scores(self.scores)
+        return {**self.fields, SCORES: scores}
 
     def scored(self, scores: Mapping[str, float]) -> Record:
         """Return a copy with measurements added."""

@@ -190,6 +190,7 @@ def test_the_public_names():
         "Spec",
         "Stage",
         "Teacher",
+        "TemplateText",
         "Unusable",
         "in_order",
         "load",

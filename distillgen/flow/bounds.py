@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from distillgen.flow.stage import CheckContext, Estimate
-from distillgen.record import Record, Unrenderable
+from distillgen.record import Record, Scores, Unrenderable
+
+
+class _AnyScore(Scores):
+    """Has every score, with the longest text of a number."""
+
+    def __missing__(self, name: str) -> Any:
+        """Return a number whose text is as long as any."""
+        return -1.2345678901234567e-300
+
 
 PARTS = 1_000  # the most parts of a list that a plan counts
 
@@ -47,7 +56,9 @@ def bounds(
     requests_by_record: list[Sequence[tuple[str, int, int | None]]] = []
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
-            requests_by_record.append(asks(replace(record, fields={**filler, **record.fields})))
+            requests_by_record.append(
+                asks(replace(record, fields={**filler, **record.fields}, scores=_AnyScore()))
+            )
     priced = any(context.models[model].price for requests in requests_by_record for model, _, _ in requests)
     if before.rows is None:
         return Estimate(None, None, None, None, None if priced else 0.0, None)

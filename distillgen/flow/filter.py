@@ -51,6 +51,8 @@ class Filter:
     """Returns the group of a record. `measure` gets the adjacent records of one group at a time; see
     `siblings`.
     """
+    shows: Callable[[Record], str] | None = None
+    """Returns the values that a record was dropped for; they follow the reason after a colon."""
     over_run: Callable[[Iterable[Any]], Mapping[str, float]] | None = None
     """Returns figures over the numbers of all records of a run, such as a judge's bias, by their titles."""
 

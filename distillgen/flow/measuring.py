@@ -52,6 +52,8 @@ class Judge:
         if reason is not None and not (reason and isinstance(reason, str)):
             wrong = f"filter '{label}' decided {reason!r}"
             raise ConfigError(f"{wrong}; decide gives None to keep a record, or the reason to drop it")
+        if reason is not None and self.filter.shows:
+            reason = f"{reason}: {self.filter.shows(record)}"
         return record if reason is None else record.drop(self.stage, label, reason)
 
     def requests(self, record: Record, models: Collection[str]) -> Sequence[Request]:

@@ -6,13 +6,22 @@ order. A chunk holds one record or more: many where answers are replayed, few wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import Measures
@@ -21,7 +30,7 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.plugins import find, plugin_class
 from distillgen.project import Project
-from distillgen.record import Record, Unrenderable
+from distillgen.record import SCORES, Record, Unrenderable
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.text.template import compile_template
 
@@ -57,6 +66,8 @@ class CheckContext:
     """The names of the models that earlier stages make, or any stage of the loop around the stage."""
     start: str = ""
     """The model that the students of the loop around the stage are in its first round; "" without one."""
+    scores: frozenset[str] = frozenset()
+    """The names of the scores that earlier stages give; `name.` stands for all names that begin so."""
     fetch: bool = False
     """Whether a check may read remote files. It may when a run begins, before anything is paid for."""
     seed: int = 0
@@ -75,6 +86,7 @@ class CheckContext:
             models={**self.models, **made_models},
             stages=(*self.stages, bound),
             trained=self.trained | made_models.keys(),
+            scores=self.scores | set(bound.scores()),
         )
 
     def loops_behind(self, place: int) -> int:
@@ -93,6 +105,14 @@ class CheckContext:
         if name not in self.fields:
             message = f"{subject} needs the field '{name}', which no earlier stage gives"
             raise ConfigError(f"{message}{did_you_mean(name, self.fields)}")
+
+    def need_scores(self, names: Collection[str], subject: str) -> None:
+        """Raise ConfigError if no earlier stage gives one of the scores, or if a field hides them."""
+        for name in sorted(names if SCORES not in self.fields else ()):
+            if name not in self.scores and f"{name.partition('.')[0]}." not in self.scores:
+                labels = {label.rstrip(".") for label in self.scores}
+                message = f"{subject} needs the score '{name}', which no earlier stage gives"
+                raise ConfigError(f"{message}{did_you_mean(name, labels)}")
 
     def able(self, model: str, *capabilities: str) -> Spec:
         """Return the model of a name. Raise ConfigError if it does not exist or lacks a capability."""
@@ -199,6 +219,8 @@ class Stage(BaseModel):
     """The records that the result for one record depends on: `row`, that record alone; `group`, the adjacent
     records of its group; `set`, all records. A stage of scope `row` can run on any part of the records.
     """
+    conditional: ClassVar[bool] = True
+    """Whether a stage of scope `row` takes the option `when`."""
     reads: ClassVar[str] = ""
     """The fields, files and scores that it reads, for the reference."""
     writes: ClassVar[str] = ""
@@ -210,6 +232,30 @@ class Stage(BaseModel):
     name: str = Field(
         "", description="name of the stage in messages, reports and file names; default: its kind"
     )
+    when: Annotated[str | None, "template"] = Field(
+        None,
+        description="template: a record for which its text is empty, false, no, 0 or null passes the stage "
+        "by; for stages that work row by row, and for filters",
+    )
+
+    @classmethod
+    def takes_condition(cls) -> bool:
+        """Return whether the stage can take the option `when`."""
+        return cls.conditional and cls.scope == "row"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, write: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the JSON Schema of the options, without `when` where the stage cannot take it."""
+        schema = write(core)
+        if not cls.takes_condition():
+            write.resolve_ref_schema(schema).get("properties", {}).pop("when", None)
+        return schema
+
+    @model_serializer(mode="wrap")
+    def _without_no_condition(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a `when` that is not set: it would change the fingerprint of every stage and training."""
+        options: dict[str, Any] = write(self)
+        return {name: value for name, value in options.items() if name != "when" or value is not None}
 
     def chooses(self) -> bool:
         """Return whether the stage `selects` with these options."""
@@ -222,6 +268,10 @@ class Stage(BaseModel):
     def files(self, project: Project) -> Mapping[str, Path]:
         """Return the content files that the stage's output depends on, by name, for the lock file."""
         return {}
+
+    def scores(self) -> Collection[str]:
+        """Return the names of the scores that the stage gives; `name.` stands for all that begin so."""
+        return ()
 
     def makes(self, directory: Path, project: Project) -> Mapping[str, Spec]:
         """Return the models that the stage leaves in the run's `directory`; later stages ask them by name."""
@@ -304,6 +354,15 @@ class BoundStage:
         """Return the stages inside this one."""
         return ()
 
+    @property
+    def conditional(self) -> bool:
+        """Whether records can pass the stage by: not if it must see all of them."""
+        return self.stage.conditional and self.scope == "row"
+
+    def scores(self) -> Collection[str]:
+        """Return the names of the scores that the stage gives; `name.` stands for all that begin so."""
+        return self.stage.scores()
+
     def score_labels(self) -> Mapping[str, tuple[str, str]]:
         """Return the labels of the filters' scores, each with its filter and the name of the stage."""
         return {}
@@ -348,20 +407,21 @@ class Text:
 
     def __init__(self, source: str) -> None:
         self._template = compile_template(source, "template")
-        self.used = self._template.used
+        self.used, self.scores = self._template.used, self._template.scores
 
     def check(self, context: CheckContext, subject: str) -> None:
         """Raise ConfigError if a field that the template needs is missing."""
-        for name in sorted(self._template.needed):
+        for name in sorted(self._template.needed - {SCORES}):
             context.need(name, subject)
+        context.need_scores(self.scores, subject)
 
     def render(self, record: Record) -> str:
         """Return the text of a record. Raise Unrenderable."""
-        return self._template.render(record.fields)
+        return self._template.render(record.variables(self.used))
 
     def say(self, record: Record) -> str:
         """Return the text of a record. Raise Unrenderable, also if the text is empty."""
-        text = self._template.render(record.fields)
+        text = self.render(record)
         if nothing := self._template.empty(record.fields) or ("" if text.strip() else "the text is empty"):
             raise Unrenderable(nothing)
         return text

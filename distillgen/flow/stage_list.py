@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from distillgen.errors import ConfigError
+from distillgen.flow.condition import check_condition
 from distillgen.flow.stage import BoundStage, CheckContext, EvaluationSet, Stage, stage_class
 from distillgen.located_yaml import NAME, Places, validate
 from distillgen.project import Project
@@ -53,6 +54,7 @@ def bind_stages(
             if not bound_stages and not loop and stage.kind != "source":
                 raise ConfigError(f"the first stage must be a source, not '{stage.kind}'")
             bound = replace(stage.bind(context), added=added)
+            check_condition(bound)
             for label, (filter, place) in bound.score_labels().items():  # labels are unique in the list
                 if label in labels:
                     message = f"stages '{labels[label]}' and '{place}' both have a filter '{label}'"

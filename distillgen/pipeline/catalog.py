@@ -129,6 +129,8 @@ def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
         return field[0] in shared, not field[1].is_required()
 
     for name, option in sorted(declaration.model_fields.items(), key=place):
+        if name == "when" and issubclass(declaration, Stage) and not declaration.takes_condition():
+            continue
         default = option.get_default(call_default_factory=True)
         declared[option.alias or name] = {
             "type": _type(option.annotation, option.metadata),
@@ -169,6 +171,7 @@ NAME_KINDS = {
     "prompt": "prompt name",
     "file": "file in the project",
     "script": "name, folder or file.py:function",
+    "template": "template",
     "filters": "list of filters",
 }
 _PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name", "mapping")

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, CheckContext, Estimate, Stage
 from distillgen.flow.stage_list import bind_stages
 from distillgen.inference.endpoint import endpoint_class
@@ -200,7 +201,7 @@ class Pipeline:
         plan: list[tuple[Stage, Estimate]] = []
         before = Estimate(None)
         for bound in self.bound_stages:
-            before = bound.estimate(before, samples)
+            before = estimate_of(bound, before, samples)
             if bound is self.source and limit is not None:
                 before = replace(before, rows=limit if before.rows is None else min(before.rows, limit))
             if len(plan) < len(done):

@@ -132,6 +132,8 @@ class Prompt:
     """The fields without a default in the template."""
     plain: frozenset[str]
     """The fields that the template writes under no condition on other fields."""
+    scores: frozenset[str]
+    """The scores of a record that the template reads."""
     examples: tuple[Mapping[str, Any], ...]
     lays_out_examples: bool
 
@@ -178,7 +180,10 @@ class Prompt:
             frozenset().union(*(template.plain for role, template in turns if role != "system"))
             & inputs.keys()
         )
-        prompt = cls(name, path, sha256, front, form, turns, inputs, needed, plain, examples, lays_out)
+        scores = frozenset().union(*(template.scores for _, template in turns))
+        prompt = cls(
+            name, path, sha256, front, form, turns, inputs, needed, plain, scores, examples, lays_out
+        )
         prompt._check(set(used), places)
         return prompt
 

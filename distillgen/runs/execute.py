@@ -22,6 +22,7 @@ from typing import IO
 import yaml
 
 from distillgen.errors import DistillgenError, Stopped, UserCodeError
+from distillgen.flow.condition import run_stage
 from distillgen.flow.measures import Measures, by_title
 from distillgen.flow.stage import CHUNK, Chunks, Estimate, Job, RunContext, WorkerServices
 from distillgen.inference.endpoint import Services
@@ -224,9 +225,9 @@ async def _pull(live: Live, job: Job) -> None:
                 replace(job.context, stages=stages[:i]),
                 replace(job.services, measures=measures[i], measures_before=measures[:i]),
             )
-            stream = stages[i].run(stream, stage_job)
+            stream = run_stage(stages[i], stream, stage_job)
             stack.push_async_callback(stream.aclose)
-            stream = _write_records(stream, live, i, out, corpus, dropped)
+            stream = _write_records(stream, live, i, measures[i], out, corpus, dropped)
             stack.push_async_callback(stream.aclose)
         async for _ in stream:
             await asyncio.sleep(0)  # replayed chunks never wait: give the display and signals a turn
@@ -239,6 +240,7 @@ async def _write_records(
     chunks: Chunks,
     live: Live,
     index: int,
+    measures: Measures,
     out: IO[bytes],
     corpus: IO[bytes] | None,
     dropped: IO[bytes] | None,
@@ -269,6 +271,8 @@ async def _write_records(
                 if dropped:
                     dropped.write(line)
         count.rows += len(chunk)
+        if measures:  # a condition counts as the records arrive
+            count.measured = by_title(measures)
         now = time.monotonic()
         for teacher in live.teachers.values():
             teacher.activity.moved_at = now

@@ -104,7 +104,7 @@ class Asking:
     def request(self, record: Record, model: str, draw: Draw) -> Request:
         """Return the request to a model. Raise Unrenderable."""
         stage, prompt, teacher = self.stage, self.prompt, self.teachers[model]
-        messages = prompt.render(record.fields, draw, stage.params)
+        messages = prompt.render(record.variables(prompt.inputs), draw, stage.params)
         return Request(
             model=teacher.model,
             sampling=self.sampling[model],

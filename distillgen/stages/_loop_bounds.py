@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, Estimate
 from distillgen.record import Record
 from distillgen.stages._rounds import Repetition
@@ -94,7 +95,7 @@ def _of_a_round(stages: Sequence[BoundStage], before: Estimate, samples: Sequenc
     """Return the bounds of one round: its totals, and the rows at its end."""
     last, spared, totals = before, 0, dict[str, Any].fromkeys(TOTALS, 0)
     for bound in stages:
-        last = bound.estimate(last, samples)
+        last = estimate_of(bound, last, samples)
         totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
         spared += last.spared
     return replace(last, spared=spared, **totals)

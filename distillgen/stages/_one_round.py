@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from distillgen.errors import Stopped
+from distillgen.flow.condition import run_stage
 from distillgen.flow.measures import Measure, Measures
 from distillgen.flow.stage import CHUNK, BoundStage, Chunks, Job
 from distillgen.inference.spec import Spec
@@ -101,7 +102,7 @@ class Round:
                     measures=by_stage[i],
                     measures_before=by_stage[:i],
                 )
-                chunks = bound.run(chunks, Job(context, services))
+                chunks = run_stage(bound, chunks, Job(context, services))
             makes = bound.makes(job.context.directory)
             models.hire(makes)
             absent -= makes.keys()

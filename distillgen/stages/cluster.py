@@ -52,6 +52,10 @@ class Cluster(Placed):
         "score `<name>.id`, its cluster's number",
     )
 
+    def scores(self) -> list[str]:
+        """Return the names of the cluster's size and, where all records stay, its number."""
+        return [f"{self.name}.size", *([f"{self.name}.id"] if self.keep == "all" else [])]
+
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if a field or a package is missing."""
         self.check_vectors(context)

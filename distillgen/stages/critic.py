@@ -48,7 +48,7 @@ from distillgen.local_models.critic_model import (
 )
 from distillgen.project import Project
 from distillgen.prompting.prompt import Pick, drawn
-from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, text_of
+from distillgen.record import META, SCORES, Record, Unrenderable, digest, dumps, item_of, text_of
 from distillgen.rows.jsonl import read_rows
 
 log = logging.getLogger("distillgen")
@@ -160,6 +160,10 @@ class Critic(Stage):
                 raise ValueError(f"'{option}' has no meaning with {choice}")
         return self
 
+    def scores(self) -> list[str]:
+        """Return the name of the probability that a record is valid."""
+        return [self.name]
+
     def files(self, project: Project) -> dict[str, Path]:
         """Return the file of labels."""
         return {self.labels: project.file(self.labels)}
@@ -170,6 +174,8 @@ class Critic(Stage):
             context.need(name, "'fields'")
         if self.template is not None:
             text = Text(self.template)
+            if SCORES in text.used and SCORES not in context.fields:
+                raise ConfigError("'template' reads scores, which the labelled rows do not have")
             text.check(replace(context, fields=context.fields | set(self.vary)), "'template'")
             for name, values in self.vary.items():
                 if name not in text.used:

@@ -41,7 +41,7 @@ from distillgen.inference.sampling import Sampling
 from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.prompting.prompt import Prompt
-from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, text_of
+from distillgen.record import META, SCORES, SPLIT, Record, Unrenderable, digest, dumps, text_of
 from distillgen.rows.jsonl import read_rows
 from distillgen.stages._answered import GOLD, Answered, compared
 
@@ -127,7 +127,7 @@ class Evaluate(Stage, Sampling):
 
     def evaluation_set(self, project: Project) -> EvaluationSet:
         """Return the file of items and the fields in the question."""
-        return EvaluationSet(self.data, sorted(self.load_prompt(project).inputs))
+        return EvaluationSet(self.data, sorted(self.load_prompt(project).inputs.keys() - {SCORES}))
 
     def bind(self, context: CheckContext) -> BoundEvaluate:
         """Load the question and the metrics; raise ConfigError if they do not fit the models or items."""
@@ -143,8 +143,12 @@ class Evaluate(Stage, Sampling):
             remedy = "give the source held_out: 0.1, or 'data', a file of other items"
             raise ConfigError(f"the items would be the student's training records; {remedy}")
         of_items, prompt = replace(context, fields=fields), self.load_prompt(project)
-        for name in prompt.needed - self.params.keys():
-            of_items.need(name, f"prompt '{self.prompt}'" if self.prompt else "'template'")
+        subject = f"prompt '{self.prompt}'" if self.prompt else "'template'"
+        for name in prompt.needed - self.params.keys() - {SCORES}:
+            of_items.need(name, subject)
+        if SCORES in prompt.inputs.keys() - self.params.keys():  # the rows of a file have no scores
+            scores = frozenset[str]() if self.data else context.scores
+            replace(of_items, scores=scores).need_scores(prompt.scores, subject)
         for option in ("gold", "options", "by"):
             if name := getattr(self, option):
                 of_items.need(name, f"'{option}'")
@@ -202,7 +206,8 @@ class BoundEvaluate(BoundStage):
 
         def asks(record: Record) -> list[tuple[str, int, int | None]]:
             fields = {**record.fields, **self.stage.params}
-            size = size_of(prompt.render(record.fields, prompt.typical(fields), self.stage.params))
+            variables = record.variables(prompt.inputs)
+            size = size_of(prompt.render(variables, prompt.typical(fields), self.stage.params))
             most = [
                 self.stage.sampling(self.context.models[name].sampling_options(), prompt).get("max_tokens")
                 for name in self.stage.asked
@@ -363,7 +368,7 @@ class _Asking:
 
     def why_not(self, item: Record) -> str:
         """Return why models cannot be asked about the item; "" if they can."""
-        stage, prompt = self._stage, self._prompt
+        stage = self._stage
         if stage.gold and item.fields.get(GOLD) is None:
             return (
                 f"'{stage.gold}' is null"
@@ -371,16 +376,19 @@ class _Asking:
                 else f"there is no field '{stage.gold}' in the row"
             )
         try:
-            prompt.render(item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params)
+            self._messages(item)
         except Unrenderable as error:
             return str(error)
         return ""
 
-    def _request(self, teacher: Teacher, item: Record, target: str | None) -> Request:
+    def _messages(self, item: Record) -> list[dict[str, Any]]:
+        """Return the question about an item. Raise Unrenderable."""
         prompt, stage = self._prompt, self._stage
-        messages = prompt.render(
-            item.fields, prompt.draw(f"{stage.name}/{item.id}", item.fields), stage.params
-        )
+        draw = prompt.draw(f"{stage.name}/{item.id}", item.fields)
+        return prompt.render(item.variables(prompt.inputs), draw, stage.params)
+
+    def _request(self, teacher: Teacher, item: Record, target: str | None) -> Request:
+        prompt, stage, messages = self._prompt, self._stage, self._messages(item)
         sampling = stage.sampling(teacher.spec.sampling_options(), prompt) if target is None else {}
         return Request(teacher.model, sampling=sampling, target=target, **teacher.message_fields(messages))
 

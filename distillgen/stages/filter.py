@@ -21,7 +21,18 @@ from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import measures_of
 from distillgen.flow.measuring import Judge, checked_numbers, label_of, measured, score_keys, whole_groups
 from distillgen.flow.ordered import in_order, splice
-from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage
+from distillgen.flow.stage import (
+    CHUNK,
+    BoundStage,
+    CheckContext,
+    Chunk,
+    Chunks,
+    Estimate,
+    Job,
+    Scope,
+    Stage,
+    Text,
+)
 from distillgen.inference.outcome import Outcome
 from distillgen.inference.request import Request
 from distillgen.inference.spec import Spec
@@ -30,7 +41,7 @@ from distillgen.located_yaml import Places, validate
 from distillgen.plugins import filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error
 from distillgen.prompting.output_form import Unparsable
-from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName
+from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, TemplateText
 
 
 class FilterStage(Stage):
@@ -60,10 +71,15 @@ class FilterStage(Stage):
         """Load and make the filters. Raise ConfigError if an option, field, model or file is missing."""
         filters = [LoadedFilter.load(entry, context.project) for entry in self.filters]
         models, files = list[str](), dict[str, Path]()
+        scores = context.scores
         for loaded in filters:
             assert loaded.filter  # a factory checks its options, too
+            label = loaded.entry.label
             for option, name in loaded.names(FieldName):
-                context.need(name, f"filter '{loaded.entry.label}' ({option})")
+                context.need(name, f"filter '{label}' ({option})")
+            for option, source in loaded.names(TemplateText):
+                Text(source).check(replace(context, scores=scores), f"filter '{label}' ({option})")
+            scores |= {label, f"{label}."}
             for name in loaded.models:
                 context.able(name)
             models += loaded.models
@@ -71,6 +87,10 @@ class FilterStage(Stage):
         return BoundFilterStage(
             self, context, context.fields | marks(self.mark), models, files, filters=filters
         )
+
+    def scores(self) -> list[str]:
+        """Return the labels of the filters, alone and before the name of a number."""
+        return [name for entry in self.filters for name in (entry.label, f"{entry.label}.")]
 
     def chooses(self) -> bool:
         """Return whether it drops records: a filter stage that marks drops none."""
@@ -168,6 +188,11 @@ class BoundFilterStage(BoundStage):
         if any(filter.whole_set for filter in filters):
             return "set"
         return "group" if any(filter.together for filter in filters) else "row"
+
+    @property
+    def conditional(self) -> bool:
+        """Whether records can pass it by: filters of any scope leave the other records alone."""
+        return True
 
     def score_labels(self) -> dict[str, tuple[str, str]]:
         """Return the labels of its filters."""

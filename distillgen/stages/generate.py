@@ -16,7 +16,7 @@ from distillgen.flow.stage import BoundStage, CheckContext, Chunks, Estimate, Jo
 from distillgen.prompting.output_form import FIELD_SOURCES
 from distillgen.prompting.prompt import Prompt
 from distillgen.prompting.tools import size_of_tools
-from distillgen.record import IDENTICAL, META, Record
+from distillgen.record import IDENTICAL, META, SCORES, Record
 from distillgen.stages._asking import FAILURES, Asking
 from distillgen.stages._generate_options import GenerateOptions
 
@@ -87,10 +87,12 @@ class Generate(GenerateOptions):
                 raise ConfigError(
                     f"'with' gives '{name}', which {subject} does not use{did_you_mean(name, prompt.inputs)}"
                 )
-        for name in sorted(prompt.needed - self.params.keys()):
+        for name in sorted(prompt.needed - self.params.keys() - {SCORES}):
             context.need(
                 name, f"{subject} ({place_of(prompt.path, prompt.inputs[name])})" if self.prompt else subject
             )
+        if SCORES in prompt.inputs.keys() - self.params.keys():
+            context.need_scores(prompt.scores, subject)
         for name in prompt.front.few_shot.match:
             context.need(name, f"few_shot.match of {subject}")
         if self.output and prompt.form.kind in FIELD_SOURCES:
@@ -115,6 +117,11 @@ class BoundGenerate(BoundStage):
         """Return whether the stage, a model of it or its prompt asks for log-probabilities."""
         return any(sampling.get("logprobs") for sampling in self.samplings.values())
 
+    def scores(self) -> list[str]:
+        """Return the names of the scores that log-probabilities give."""
+        names = ("logprob", "mean_logprob", "margin") if self.records_logprobs() else ()
+        return [f"{self.name}.{name}" for name in names]
+
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return bounds from bytes, because a token has at least one byte.
 
@@ -127,7 +134,9 @@ class BoundGenerate(BoundStage):
         number = 1 if self.pick else stage.pick or len(limits)
 
         def requests(record: Record) -> list[tuple[str, int, int | None]]:
-            messages = prompt.render(record.fields, prompt.typical(record.fields), stage.params)
+            messages = prompt.render(
+                record.variables(prompt.inputs), prompt.typical(record.fields), stage.params
+            )
             size = size_of(messages) + size_of_tools(record.fields, stage.tools)
             by_cost = sorted(self.samplings, key=lambda name: -models[name].most_usd(size, tokens or 1))
             return [(name, size, tokens) for name in by_cost[: int(number)]] * stage.draws

@@ -102,6 +102,10 @@ class Graph(Stage):
         """Return the files of the graph."""
         return [directory / f"{self.file}.{ending}" for ending in ("graphml", "json")]
 
+    def scores(self) -> list[str]:
+        """Return the names of an edge's numbers."""
+        return [f"{self.name}.{number}" for number in ("count", "community", "degree")]
+
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if a field or a package is missing."""
         for option in ("head", "relation", "tail", "text"):

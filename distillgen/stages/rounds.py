@@ -220,6 +220,10 @@ class BoundRounds(BoundStage):
         """Return the labels of the filters of its stages."""
         return {label: place for bound in self.stages for label, place in bound.score_labels().items()}
 
+    def scores(self) -> set[str]:
+        """Return the names of the scores of its stages."""
+        return {name for bound in self.stages for name in bound.scores()}
+
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """Return the models that the last round leaves."""
         last = directory / self.name / "last"

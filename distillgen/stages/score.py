@@ -33,6 +33,10 @@ class Score(Stage):
         0, ge=0, le=20, description="number of likeliest alternatives to record for each token"
     )
 
+    def scores(self) -> list[str]:
+        """Return the names of both scores."""
+        return [f"{self.name}.logprob", f"{self.name}.mean_logprob"]
+
     def models(self, project: Project) -> list[str]:
         """Return the name of the model."""
         return [self.model]

@@ -93,6 +93,10 @@ class Select(Placed):
                 raise ValueError(f"'{option}' has no use with 'by: {self.by}'")
         return self
 
+    def scores(self) -> list[str]:
+        """Return the name of the rank."""
+        return [f"{self.name}.rank"]
+
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if a field or a package is missing. The run checks scores."""
         if self.by in VECTORS:

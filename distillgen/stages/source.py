@@ -28,6 +28,7 @@ class Source(Stage):
 
     kind = "source"
     scope = "row"
+    conditional = False
     reads = "a file, a folder or a data set; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "

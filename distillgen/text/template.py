@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
@@ -25,7 +25,7 @@ from jinja2.utils import missing
 from jinja2.visitor import NodeTransformer
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.record import Unrenderable
+from distillgen.record import SCORES, Unrenderable
 from distillgen.text.words import rename
 
 MAX_TEXT = 10_000_000  # characters of the longest result of an expression
@@ -54,6 +54,14 @@ _OF_TEXTS = (
     "wordwrap",
 )
 """Jinja's filters that would write any value as Python writes it."""
+
+
+class NullValue(Unrenderable):
+    """The text depends on a value that is null."""
+
+
+class _NullError(UndefinedError):
+    """An expression reads a value that is null."""
 
 
 class Missing(StrictUndefined):
@@ -94,7 +102,7 @@ class Null(Missing):
 
 def _present(value: Any, name: str) -> Any:
     """Return a value; null as a Null, which has the field's name."""
-    return Null(name=name) if value is None else value
+    return Null(name=name, exc=_NullError) if value is None else value
 
 
 def _as_text(value: Any, name: str) -> str:
@@ -107,7 +115,7 @@ def _as_text(value: Any, name: str) -> str:
         return str(value)  # raises UndefinedError if it is undefined
     subject = name if " " in name else f"'{name}'"
     if value is None:
-        raise UndefinedError(f"{subject} is null")
+        raise _NullError(f"{subject} is null")
     if callable(value):
         raise UndefinedError(f"{subject} is no value of the row")
     expression = name if " " not in name else "…"
@@ -312,12 +320,14 @@ class Template:
     """A checked template.
 
     `used` are the variables that it reads, each with the first line that reads it. `needed` are those without
-    a default. `plain` are those that it writes without a condition.
+    a default. `plain` are those that it writes without a condition. `scores` are the scores that it reads by
+    their names.
     """
 
     used: Mapping[str, int]
     needed: frozenset[str]
     plain: frozenset[str]
+    scores: frozenset[str]
     _code: jinja2.Template
 
     def render(self, fields: Mapping[str, Any]) -> str:
@@ -328,7 +338,8 @@ class Template:
             context = _ENVIRONMENT.context_class(_ENVIRONMENT, fields, self._code.name, self._code.blocks)  # type: ignore[arg-type]
             return "".join(self._code.root_render_func(context))
         except UndefinedError as error:
-            raise Unrenderable(error.message or "a field is missing") from error
+            kind = NullValue if isinstance(error, _NullError) else Unrenderable
+            raise kind(error.message or "a field is missing") from error
         except Exception as error:  # an expression can fail in any way; the row is dropped with the reason
             raise Unrenderable(f"{type(error).__name__}: {error}") from error
 
@@ -364,12 +375,13 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> Temp
             for node in tree.find_all((nodes.Filter, nodes.Test))
             if node.name in _GUARDS and isinstance(node.node, nodes.Name)
         }
+        scores = frozenset(_score_names(tree)) if SCORES in free else frozenset()
         _Strict().visit(tree)
         tree.set_environment(_ENVIRONMENT)
         for part in tree.find_all(nodes.Node):
             part.lineno = part.lineno or 1
         code = jinja2.Template.from_code(_ENVIRONMENT, _ENVIRONMENT.compile(tree), {})
-        return Template(used, frozenset(free - optional), plain, code)
+        return Template(used, frozenset(free - optional), plain, scores, code)
     except TemplateSyntaxError as error:
         unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
         valid_names = (
@@ -380,6 +392,18 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> Temp
         raise ConfigError(message, path=path, line=error.lineno + first_line - 1) from error
     except TemplateError as error:
         raise ConfigError(f"template: {error}", path=path, line=first_line) from error
+
+
+def _score_names(tree: nodes.Template) -> Iterator[str]:
+    """Yield the names in `scores["name"]` and `scores.name`, without methods."""
+    methods = [call.node for call in tree.find_all(nodes.Call)]
+    for part in tree.find_all((nodes.Getitem, nodes.Getattr)):
+        if isinstance(part, nodes.Getitem):
+            name = part.arg.value if isinstance(part.arg, nodes.Const) else None
+        else:
+            name = part.attr if isinstance(part, nodes.Getattr) and part not in methods else None
+        if name is not None and _name_of(part).startswith((f"{SCORES}.", f"{SCORES}[")):
+            yield str(name)
 
 
 def _plain_names(node: nodes.Node) -> list[str]:

@@ -15,6 +15,7 @@ import orjson
 
 from distillgen.algorithms.random_order import cyclic_permutation, ordered_sample
 from distillgen.errors import ConfigError
+from distillgen.flow.condition import former_of
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
 from distillgen.flow.whole_set import LinesOnDisk, Spool
 from distillgen.inference.ledger import Ledger
@@ -69,7 +70,7 @@ class Arm:
         fields = sources[place].context.fields
         try:
             for later in sources[place + 1 :]:
-                if later.former():
+                if former_of(later):
                     fields = later.stage.bind(replace(later.context, fields=fields)).fields
             self.learning.check(replace(context, fields=fields))
         except ConfigError:
@@ -186,7 +187,7 @@ class Arm:
 
         @cache
         def formers(place: int) -> list[tuple[str, Callable[[Record], Record]]]:
-            return [(stage.name, former) for stage in stages[place + 1 :] if (former := stage.former())]
+            return [(stage.name, former) for stage in stages[place + 1 :] if (former := former_of(stage))]
 
         def formed(record: Record) -> Record:
             assert record.dropped
