@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -110,6 +111,20 @@ def ask_each(
         return max(WINDOW, *(teacher.ahead * int(teacher.slots.limit) for teacher in teachers))
 
     return in_order(_small(chunks), begin, window)
+
+
+def ask_ahead(
+    chunk: Chunk, teachers: Sequence[Teacher], stage: str, questions: Callable[[Record], Sequence[Question]]
+) -> None:
+    """Send the `questions` about the live records of a chunk. `ask_each` finds their answers later."""
+    asks: dict[Teacher, list[tuple[Request, int]]] = {teacher: [] for teacher in teachers}
+    for record in chunk:
+        if not record.dropped:
+            with suppress(Unrenderable):  # the stage drops the record when it reaches it, and says why
+                for teacher, request, n, _ in questions(record):
+                    asks[teacher].append((request, n))
+    for teacher, of_teacher in asks.items():
+        teacher.begin(of_teacher, stage=stage, ahead=True)
 
 
 async def _small(chunks: Chunks) -> Chunks:

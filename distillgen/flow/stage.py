@@ -394,6 +394,14 @@ class BoundStage:
         """Return bounds for `plan`; `samples` are source rows."""
         return self.stage.estimate(before, samples, self.context)
 
+    def independent_of(self, earlier: BoundStage) -> bool:
+        """Return whether the stage asks the same about a record before and after the `earlier` stage."""
+        return False
+
+    def ahead(self, job: Job) -> Callable[[Chunk], None]:
+        """Return a function that sends the stage's requests before the records reach the stage."""
+        raise NotImplementedError
+
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Run the stage on a stream of chunks."""
         return self.stage.run(chunks, job)

@@ -72,6 +72,8 @@ class Teacher:
         self._pricing = Pricing(self.name, self.spec)
         self._tasks: dict[bytes, asyncio.Task[list[Completion]]] = {}
         """The task that asks for each ledger key in flight."""
+        self._ahead: set[bytes] = set()
+        """The keys of the requests that were sent ahead and not begun since."""
         self._refusal: Exception | None = None
         """The error that every further request gets: the endpoint is down, or the run stops."""
         self._rejections = 0
@@ -108,15 +110,19 @@ class Teacher:
         stage: str,
         again: Callable[[Completion], bool] | None = None,
         changed: Mapping[str, Any] | None = None,
+        ahead: bool = False,
     ) -> list[Outcome[list[Completion]]]:
         """Return the outcome of each (request, number of samples), which is ready if it is in the ledger.
 
         Completions for which `again` is true are asked again, with the `changed` sampling parameters.
+        Requests that are sent `ahead` will be begun once more; their answers do not count as replayed then.
         Requests with the same first messages are sent one after the other: the endpoint may cache them.
         """
         identity = self.identity
         keys_of_asks = [request.keys(identity, n) for request, n in asks]
-        completions = self._completions_in_ledger([key for keys in keys_of_asks for key in keys])
+        all_keys = [key for keys in keys_of_asks for key in keys]
+        completions = self._completions_in_ledger(all_keys)
+        self._count_replayed(all_keys, completions, ahead)
         outcomes: list[Any] = [None] * len(asks)
         together, loop = "n" in self.spec.capabilities, asyncio.get_running_loop()
         for i in _by_first_messages(asks) if len(completions) < len(asks) or again else range(len(asks)):
@@ -175,12 +181,23 @@ class Teacher:
         """
         rows = self.services.ledger.find(keys)
         completions = {key: Completion.from_row(key, *row) for key, row in rows.items()}
-        self.activity.replayed += len(completions)
         if finish_reasons := self.spec.finish_reasons:
             for key, c in completions.items():
                 if c.status == "failed" and c.finish in finish_reasons:
                     completions[key] = c._replace(status="ok", error="", finish="")
         return completions
+
+    def _count_replayed(
+        self, keys: Sequence[bytes], completions: Mapping[bytes, Completion], ahead: bool
+    ) -> None:
+        """Count the completions in the ledger that this run did not ask for ahead."""
+        if ahead:
+            self._ahead.update(key for key in keys if key not in completions)
+            return
+        self.activity.replayed += len(completions)
+        if self._ahead:
+            self.activity.replayed -= len(self._ahead.intersection(completions))
+            self._ahead.difference_update(keys)
 
     async def _complete(self, job: _Job) -> list[Completion]:
         """Ask until every sample has an answer or the request fails. A failed request gives failed

@@ -22,6 +22,7 @@ from typing import IO
 import yaml
 
 from distillgen.errors import DistillgenError, Stopped, UserCodeError
+from distillgen.flow.ahead import asks_ahead, with_asks_ahead
 from distillgen.flow.condition import run_stage
 from distillgen.flow.measures import Measures, by_title
 from distillgen.flow.stage import CHUNK, Chunks, Estimate, Job, RunContext, WorkerServices
@@ -212,6 +213,7 @@ async def _pull(live: Live, job: Job) -> None:
         stream = (
             _stored_records(stage_file(directory, first - 1, stages[first - 1].name)) if first else _nothing()
         )
+        begins = asks_ahead(stages[first : live.last + 1], job)
         for i in range(first, live.last + 1):
             if i == max(first, 1) and live.budget.max_cost_usd is not None:
                 stream = depth_first(stream, live, job, i)
@@ -225,6 +227,9 @@ async def _pull(live: Live, job: Job) -> None:
                 replace(job.context, stages=stages[:i]),
                 replace(job.services, measures=measures[i], measures_before=measures[:i]),
             )
+            if begins[i - first]:
+                stream = with_asks_ahead(stream, begins[i - first])
+                stack.push_async_callback(stream.aclose)
             stream = run_stage(stages[i], stream, stage_job)
             stack.push_async_callback(stream.aclose)
             stream = _write_records(stream, live, i, measures[i], out, corpus, dropped)

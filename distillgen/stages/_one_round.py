@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from distillgen.errors import Stopped
+from distillgen.flow.ahead import asks_ahead, with_asks_ahead
 from distillgen.flow.condition import run_stage
 from distillgen.flow.measures import Measure, Measures
 from distillgen.flow.stage import CHUNK, BoundStage, Chunks, Job
@@ -93,6 +94,8 @@ class Round:
         for bound in self.stages:
             before = self._hire_before(bound, models, job)
             absent |= bound.makes(job.context.directory).keys() - before
+        services = replace(job.services, teachers=models.teachers)
+        begins = asks_ahead(self.stages, replace(job, services=services))
         for i, bound in enumerate(self.stages):
             if not absent.intersection(bound.models):
                 context = replace(job.context, stages=self.stages[:i])
@@ -102,6 +105,8 @@ class Round:
                     measures=by_stage[i],
                     measures_before=by_stage[:i],
                 )
+                if begins[i]:
+                    chunks = with_asks_ahead(chunks, begins[i])
                 chunks = run_stage(bound, chunks, Job(context, services))
             makes = bound.makes(job.context.directory)
             models.hire(makes)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean, place_of
-from distillgen.flow.asking import ask_each
+from distillgen.flow.asking import ask_ahead, ask_each
 from distillgen.flow.bounds import bounds, size_of
 from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import Measure
-from distillgen.flow.stage import BoundStage, CheckContext, Chunks, Estimate, Job, Text
+from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Text
+from distillgen.inference.sampling import Sampling
 from distillgen.prompting.output_form import FIELD_SOURCES
 from distillgen.prompting.prompt import Prompt
 from distillgen.prompting.tools import size_of_tools
 from distillgen.record import IDENTICAL, META, SCORES, Record
 from distillgen.stages._asking import FAILURES, Asking
 from distillgen.stages._generate_options import GenerateOptions
+
+_PLAIN = {
+    *("name", "model", "pick", "author", "prompt", "template", "output", "n", "draws", "params", "reasoning"),
+    *("grammar", "take_cut_off", "mark", "max_items", *Sampling.model_fields),
+}
+"""The options with which a stage reads no field but those of its prompt and `pick`."""
 
 
 class Generate(GenerateOptions):
@@ -71,9 +78,18 @@ class Generate(GenerateOptions):
             files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
             if few_shot and isinstance(few_shot.examples, str):
                 files[few_shot.examples] = project.file(few_shot.examples)
-        fields = context.fields | set(added) | marks(self.mark)
+        output_fields = frozenset(added) | marks(self.mark)
+        fields = context.fields | output_fields
         return BoundGenerate(
-            self, context, fields, self.model_names, files, prompt=prompt, samplings=samplings, pick=pick
+            self,
+            context,
+            fields,
+            self.model_names,
+            files,
+            prompt=prompt,
+            samplings=samplings,
+            pick=pick,
+            output_fields=output_fields,
         )
 
     def _prompt(self, context: CheckContext) -> Prompt:
@@ -112,6 +128,8 @@ class BoundGenerate(BoundStage):
     """The sampling options of each model."""
     pick: Text | None = field(kw_only=True)
     """The template that names the model that answers."""
+    output_fields: frozenset[str] = field(kw_only=True)
+    """The fields that the stage writes, new or not."""
 
     def records_logprobs(self) -> bool:
         """Return whether the stage, a model of it or its prompt asks for log-probabilities."""
@@ -147,14 +165,39 @@ class BoundGenerate(BoundStage):
         made_bytes = None if most is None or before.made_bytes is None else max(before.made_bytes, 4 * most)
         return replace(estimate, rows=rows, made_bytes=made_bytes)
 
+    def independent_of(self, earlier: BoundStage) -> bool:
+        """Return whether the requests about a record do not depend on what the `earlier` stage makes of it.
+
+        Draws depend on the id of the record, which the earlier stage changes.
+        """
+        front, stage = self.prompt.front, self.stage
+        if not isinstance(earlier, BoundGenerate) or front.vary or isinstance(stage.pick, int):
+            return False
+        if self.prompt.examples and front.few_shot.shuffle:
+            return False
+        if (stage.model_fields_set | earlier.stage.model_fields_set) - _PLAIN:
+            return False
+        inputs = {*(self.prompt.inputs.keys() - stage.params.keys()), *front.few_shot.match}
+        inputs |= self.pick.used.keys() if self.pick else set()
+        return SCORES not in inputs and not earlier.output_fields & inputs
+
+    def ahead(self, job: Job) -> Callable[[Chunk], None]:
+        """Return a function that sends the requests about records that an earlier stage will replace."""
+        asking = self._asking(job)
+        teachers = list(asking.teachers.values())
+        return lambda chunk: ask_ahead(chunk, teachers, self.name, asking.questions)
+
+    def _asking(self, job: Job) -> Asking:
+        teachers = {name: job.services.teachers[name] for name in self.models}
+        return Asking(self.stage, self.prompt, teachers, job.context.seed, self.pick)
+
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record. Answers leave in source order, as soon as they have arrived."""
         stage = self.stage
-        teachers = {name: job.services.teachers[name] for name in self.models}
-        asking = Asking(stage, self.prompt, teachers, job.context.seed, self.pick)
+        asking = self._asking(job)
         answered = ask_each(
             chunks,
-            list(teachers.values()),
+            list(asking.teachers.values()),
             job,
             stage.name,
             questions=asking.questions,
