@@ -2,6 +2,11 @@
 
 import json
 
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.pipeline.load import load
 from tests.conftest import ROOT
 
 TOOLS = [json.loads(line) for line in (ROOT / "data/tools.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -55,5 +60,38 @@ CASES = [
     ({}, {"tool_calls": "none", "tools": TOOLS}, "'tool_calls' is no list of calls"),
     ({}, row(GOOD, tools=None), "'tools' is no list of tools"),
     ({}, row(GOOD, tools=[TOOLS[0]["function"]]), "'tools' is no list of tools"),
+    ({"parallel": "{{ kind == 'both' }}"}, row(GOOD, GOOD) | {"kind": "both"}, None),
+    ({"parallel": "{{ kind == 'both' }}"}, row(GOOD) | {"kind": "both"}, "1 calls < 2"),
+    ({"parallel": "{{ kind == 'both' }}"}, row(GOOD) | {"kind": "one"}, None),
+    ({"parallel": "{{ kind == 'both' }}"}, row(GOOD, GOOD) | {"kind": "one"}, "2 calls > 1"),
+    ({"none_if": "{{ kind == 'none' }}"}, row() | {"kind": "none"}, None),
+    ({"none_if": "{{ kind == 'none' }}"}, row(GOOD) | {"kind": "none"}, "1 calls > 0"),
+    ({"none_if": "{{ kind == 'none' }}"}, row() | {"kind": "one"}, "0 calls < 1"),
+    ({"none_if": "{{ kind.a.b }}"}, row() | {"kind": "none"}, "'parallel' or 'none_if' has no text"),
     ({"field": "calls", "tools": "offered"}, {"calls": [GOOD], "offered": TOOLS}, None),
 ]
+
+
+def pipeline(project, rows, **options):
+    project.rows("rows.jsonl", rows)
+    stages = [{"source": {"path": "rows.jsonl"}}, {"filter": [{"tool_calls": options}]}]
+    return {"version": 1, "models": {}, "stages": stages}
+
+
+def test_the_reason_shows_the_call(project):
+    rows = [row(GOOD, call("weekdays", day="2024-02-29")), row()]
+    run = distillgen.run(pipeline(project, rows), out="run")
+    reasons = [
+        json.loads(line)["meta"]["dropped"]["reason"] for line in (run.directory / "dropped.jsonl").open()
+    ]
+    assert (
+        reasons[0].startswith("call 2 of 2 names a tool that is not offered: {") and "weekdays" in reasons[0]
+    )
+    assert "convert_length" not in reasons[0] and reasons[1] == "0 calls < 1: []"
+
+
+def test_check_refuses_bounds_and_templates_that_cannot_hold(project):
+    with pytest.raises(ConfigError, match="'at_most' .1. is less than 'at_least' .2."):
+        load(pipeline(project, [row()], at_least=2, at_most=1)).check()
+    with pytest.raises(ConfigError, match="the field 'kin'"):
+        load(pipeline(project, [row()], none_if="{{ kin }}")).check()
