@@ -81,12 +81,9 @@ def pipeline(project, rows, **options):
 def test_the_reason_shows_the_call(project):
     rows = [row(GOOD, call("weekdays", day="2024-02-29")), row()]
     run = distillgen.run(pipeline(project, rows), out="run")
-    reasons = [
-        json.loads(line)["meta"]["dropped"]["reason"] for line in (run.directory / "dropped.jsonl").open()
-    ]
-    assert (
-        reasons[0].startswith("call 2 of 2 names a tool that is not offered: {") and "weekdays" in reasons[0]
-    )
+    reasons = [record.dropped.reason for record in run.dropped]
+    assert reasons[0].startswith("call 2 of 2 names a tool that is not offered: {")
+    assert "weekdays" in reasons[0]
     assert "convert_length" not in reasons[0] and reasons[1] == "0 calls < 1: []"
 
 
