@@ -133,7 +133,8 @@ def init(folder: Path) -> None:
 def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
     """List pipelines, prompts, filters, stages, providers or objectives.
 
-    Lists those of this project and those that distillgen ships.
+    Lists those of this project and those that distillgen ships. The place of a pipeline in the surveys follows
+    in brackets: how the teacher is made to give what it knows, and the kind of dataset distillation.
     """
     from distillgen.pipeline import catalog
     from distillgen.project import Project, project_around
@@ -147,7 +148,8 @@ def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
         show.as_json(entries)
         return
     for entry in entries:
-        show.say(f"{entry['name']:<24} {entry['about']}")
+        place = ", ".join(filter(None, (entry.get("elicitation"), entry.get("distillation"))))
+        show.say(f"{entry['name']:<24} {entry['about']}" + (f" [{place}]" if place else ""))
 
 
 @main.command("help")

@@ -32,8 +32,11 @@ from distillgen.stages.source import BoundSource
 
 
 class System(BaseModel):
-    """Where a recipe stands among the published systems (Xu et al. 2024, A Survey on Knowledge Distillation
-    of LLMs).
+    """Where a recipe stands among the published systems.
+
+    `elicitation` has the classes of Xu et al. 2024, A Survey on Knowledge Distillation of LLMs; `distillation`
+    has those of Fang et al. 2025, Knowledge Distillation and Dataset Distillation of LLMs. Of the latter,
+    latent regularisation is left out: it makes images.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +44,9 @@ class System(BaseModel):
     paper: str = Field("", description="paper that the recipe implements")
     elicitation: Literal["", "labeling", "expansion", "curation", "feature", "feedback", "self-knowledge"] = (
         Field("", description="how the teacher is made to give what it knows")
+    )
+    distillation: Literal["", "selection", "gradient matching", "generative synthesis", "multi-teacher"] = (
+        Field("", description="how the recipe makes a small data set do the work of a large one, if it does")
     )
     algorithm: str = Field("", description="how the student learns from it")
     skill: str = Field("", description="what the student learns to do")

@@ -293,6 +293,7 @@ def test_list_and_schema(project):
         "about": "something of my own",
         "paper": "P",
         "elicitation": "",
+        "distillation": "",
         "algorithm": "",
         "skill": "",
         "vertical": "",
