@@ -34,9 +34,9 @@ from distillgen.stages.source import BoundSource
 class System(BaseModel):
     """Where a recipe stands among the published systems.
 
-    `elicitation` has the classes of Xu et al. 2024, A Survey on Knowledge Distillation of LLMs; `distillation`
-    has those of Fang et al. 2025, Knowledge Distillation and Dataset Distillation of LLMs. Of the latter,
-    latent regularisation is left out: it makes images.
+    `elicitation` has the classes of Xu et al. 2024, A Survey on Knowledge Distillation of LLMs, and
+    `distillation` those of Fang et al. 2025, Knowledge Distillation and Dataset Distillation of LLMs. Of the
+    latter, latent regularisation is left out: it makes images.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
