@@ -133,8 +133,8 @@ def init(folder: Path) -> None:
 def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
     """List pipelines, prompts, filters, stages, providers or objectives.
 
-    Lists those of this project and those that distillgen ships. The place of a pipeline in the surveys follows
-    in brackets: how the teacher is made to give what it knows, and the kind of dataset distillation.
+    Lists those of this project and those that distillgen ships. The place of a pipeline in the surveys
+    follows in brackets: how the teacher is made to give what it knows, and the kind of dataset distillation.
     """
     from distillgen.pipeline import catalog
     from distillgen.project import Project, project_around
