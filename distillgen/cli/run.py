@@ -111,7 +111,13 @@ def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None
     directory = out or checked_pipeline.run_directory()
     finished = done(checked_pipeline, directory, limit)
     stages = [
-        {"stage": stage.name, "kind": stage.kind, **vars(estimate), "done": part.share if part else 0.0}
+        {
+            "stage": stage.name,
+            "kind": stage.kind,
+            **vars(estimate),
+            "done": part.share if part else 0.0,
+            "met": part.met if part else None,
+        }
         for (stage, estimate), part in zip_longest(checked_pipeline.plan(limit, finished), finished)
     ]
     titles = [show.stage_name(bound) for bound in checked_pipeline.bound_stages]

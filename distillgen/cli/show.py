@@ -16,7 +16,7 @@ import click
 
 from distillgen.errors import ConfigError
 from distillgen.inference.ledger import LOST, UNUSABLE, Ledger
-from distillgen.record import GATHERED, IDENTICAL, META, Record
+from distillgen.record import GATHERED, IDENTICAL, MET, META, PASSED_BY, Record
 from distillgen.text.display import (
     clipped,
     dropped,
@@ -99,6 +99,9 @@ def plan(
         say(f"{title:<14}" + "".join(f"{cell:>15}" for cell in cells))
     if ready := [f"{row['stage']} {math.floor(100 * row['done'])} %" for row in stages if row["done"]]:
         say(f"already done, and subtracted: {', '.join(ready)} (in {run})")
+    for row in (row for row in stages if row["met"] is not None and row["requests"]):
+        share = f"its condition held for {row['met']:.0%} of the records so far"
+        say(f"{row['stage']}: {share}, which would make {row['met'] * row['requests']:,.0f} requests")
     for row in (row for row in stages if row["spared"]):
         say(f"{row['stage']}: at least {row['spared']:,} records get no request: they exceed its budget")
     say(
@@ -246,6 +249,9 @@ def summary(run: Run) -> None:
     counts = [f"{state['kept']:,} kept", f"{parts:,} gathered into others" if parts else ""]
     say(", ".join(filter(None, (*counts, dropped(state["dropped"])))), bold=True)
     for stage in state["stages"]:
+        if passed_by := stage["measured"].get(PASSED_BY):
+            met = stage["measured"][MET]
+            say(f"{stage['name']}: its condition held for {met:,.0f} records, and {passed_by:,.0f} passed by")
         if identical := stage["measured"].get(IDENTICAL):
             identical_requests = (
                 f"{identical:,.0f} requests were identical to earlier ones and got their answers"

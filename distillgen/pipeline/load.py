@@ -77,11 +77,12 @@ class Done(NamedTuple):
     """The progress of a stage in an earlier run of the same pipeline.
 
     `share` is the share of the source rows that have left the stage; `kept`, the records that it kept once it
-    is complete.
+    is complete; `met`, the share of the records so far for which its condition held, if it has one.
     """
 
     share: float
     kept: int | None
+    met: float | None = None
 
     def taken_off(self, estimate: Estimate) -> Estimate:
         """Return the bounds of the remaining work."""

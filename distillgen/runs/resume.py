@@ -18,7 +18,7 @@ from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Done, Pipeline
 from distillgen.privacy import command
 from distillgen.project import Project
-from distillgen.record import digest
+from distillgen.record import MET, PASSED_BY, digest
 from distillgen.runs.directory import Run, stage_file
 from distillgen.runs.state import Options, StageCount
 from distillgen.state_files import Damaged, is_whole, remove_damaged
@@ -79,7 +79,9 @@ def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[
         if stage["fingerprint"] != stage_print:
             break
         share = 1.0 if stage["complete"] else min(1.0, stage["sources"] / state["source_rows"])
-        stages.append(Done(share, stage["kept"] if stage["complete"] else None))
+        counts = [stage["measured"].get(name) for name in (MET, PASSED_BY)]
+        met = counts[0] / sum(counts) if None not in counts and any(counts) else None
+        stages.append(Done(share, stage["kept"] if stage["complete"] else None, met))
     return stages
 
 

@@ -1,10 +1,14 @@
 """`mark` records verdicts and drops nothing; `where` chooses the rows of a training."""
 
+import json
+import random
+
 import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion
+from tests.filters.test_shipped import CASES, NAMES, param
 from tests.training.test_arms import FORM, asked, questions, taught  # noqa: F401 (a fixture)
 
 ROWS = [
@@ -127,3 +131,84 @@ def test_a_condition_that_cannot_hold_is_refused(taught, train, message):  # noq
 def test_a_filter_that_only_marks_makes_no_arm(taught):  # noqa: F811
     with pytest.raises(ConfigError, match="on: raw: the arm would equal the kept rows"):
         taught([{"filter": {"mark": "even", "filters": ["only_even"]}}, FORM], questions(4), arms=("raw",))
+
+
+PLANTED = '''
+from distillgen import Filter
+
+
+def planted(*, label: str) -> Filter:
+    """Give the scores that a row brings along. Costs nothing."""
+    def measure(records):
+        return [r.fields["planted"].get(label) or {"none": 0.0} for r in records]
+
+    return Filter(measure, lambda number: None)
+'''
+
+
+def catalogue_case(name):
+    """The options that most cases of a filter share, the rows of these cases with their scores by label, and
+    what its models can answer.
+    """
+    cases = CASES[name]
+    options = max((case[0] for case in cases), key=lambda each: sum(case[0] == each for case in cases))
+    rows, answers = [], ["6", "9"]
+    for _, fields, _, *said in (case for case in cases if case[0] == options):
+        row = {key: value for key, value in fields.items() if key != "meta"}
+        planted = {}
+        for score, number in fields.get("meta", {}).get("scores", {}).items():
+            label, _, part = score.partition(".")
+            planted.setdefault(label, {})[part] = number
+        rows.append({**row, "planted": planted, "number": len(rows)})
+        answers += [answer for each in said for answer in each]
+    return options, rows, answers
+
+
+@pytest.mark.parametrize("name", [param(name) for name in NAMES])
+def test_mark_then_where_is_the_plain_filter(project, name):
+    options, rows, answers = catalogue_case(name)
+    project.write("filters/planted.py", PLANTED)
+    rows = rows * 2  # a filter that compares records sees each twice
+    every = {**dict.fromkeys(key for row in rows for key in row)}
+    rows = [{key: row.get(key, every[key]) for key in every} | {"number": i} for i, row in enumerate(rows)]
+    labels = {label for row in rows for label in row["planted"]}
+    planted = [{"planted": {"name": label, "label": label}} for label in sorted(labels)]
+    given = [{"filter": {"name": "given", "filters": planted}}] if planted else []
+    project.rows("rows.jsonl", rows)
+    models = {options.get("model", ""), *options.get("models", ())}
+    models = {model for model in models if model and ".py" not in model}  # a script in a file is no model
+
+    def script(request, sample):
+        text = json.dumps([turn["content"] for turn in request.messages])
+        return random.Random(text).choice(answers)
+
+    def carried_out(out, *stages):
+        source = {"source": {"path": "rows.jsonl"}}
+        distillgen.run(
+            {
+                "version": 1,
+                "models": {model: {"provider": "scripted", "model": "echo"} for model in models},
+                "stages": [source, *given, *stages],
+            },
+            out=out,
+            teachers=dict.fromkeys(models, script),
+        )
+        return [project.read(f"{out}/{file}.jsonl") for file in ("corpus", "dropped")]
+
+    kept, dropped = carried_out("plain", {"filter": [{name: options}]})
+    where = {"filter": {"name": "chosen", "filters": [{"where": {"name": "w", "true": "{{ fit }}"}}]}}
+    marked_kept, marked_dropped = carried_out(
+        "marked", {"filter": {"mark": "fit", "filters": [{name: options}]}}, where
+    )
+    assert [row["number"] for row in marked_kept] == [row["number"] for row in kept]
+    reasons = {row["number"]: row["meta"]["dropped"]["reason"] for row in dropped}
+    assert {row["number"]: row["fit_why"] for row in marked_dropped} == reasons
+    assert all(
+        row["meta"]["dropped"]["reason"] == "{{ fit }} is not true: fit false" for row in marked_dropped
+    )
+    assert [row["meta"]["scores"] | {"w": 1.0} for row in kept] == [
+        row["meta"]["scores"] for row in marked_kept
+    ]
+    turned = {"filter": {"name": "chosen", "filters": [{"where": {"name": "w", "true": "{{ not fit }}"}}]}}
+    opposite, _ = carried_out("turned", {"filter": {"mark": "fit", "filters": [{name: options}]}}, turned)
+    assert [row["number"] for row in opposite] == sorted(reasons), "the control keeps the others"
