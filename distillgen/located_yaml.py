@@ -110,6 +110,9 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
                     )
                 name = key.value.translate(_BRACES)
                 places.lines[*place, name] = key.start_mark.line + first_line
+                if quoted := _cut_text(node, key, value, text):
+                    message = f"'{name}' has no value; if it belongs to the text before the comma, quote it"
+                    raise places.wrong(f"{message}: {quoted}", *place, name)
                 if name in mapping:
                     raise places.wrong(f"'{name}' stands twice; keep one", *place, name)
                 mapping[name] = plain(value, (*place, name))
@@ -142,6 +145,20 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
         raise ConfigError(f"not valid YAML: {_explained(error, first_line)}", path=path, line=line) from error
     except RecursionError as error:
         raise ConfigError("too deeply nested", path=path) from error
+
+
+def _cut_text(mapping: yaml.MappingNode, key: yaml.Node, value: yaml.Node, text: str) -> str:
+    """Return the option in quotes whose text the comma before this key has probably cut: the key has no colon
+    and follows, in {…}, a text without quotes. Return "" for any other key.
+    """
+    ends = slice(key.end_mark.index, value.start_mark.index)
+    if not mapping.flow_style or value.value != "" or text[ends].strip() or value.end_mark.index > ends.stop:
+        return ""
+    at = next(i for i, pair in enumerate(mapping.value) if pair[0] is key)
+    option, before = mapping.value[at - 1]
+    if not at or not isinstance(before, yaml.ScalarNode) or before.style or before.tag != _CORE + "str":
+        return ""
+    return f'{option.value}: "{before.value}, {key.value}"'
 
 
 def _explained(error: yaml.MarkedYAMLError, first_line: int) -> str:
