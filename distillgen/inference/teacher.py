@@ -100,7 +100,7 @@ class Teacher:
     def message_fields(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return `messages` for a chat API, or one joined `prompt` for a completion API."""
         if self.endpoint.api == "completions":
-            return {"prompt": "\n\n".join(message["content"] for message in messages)}
+            return {"prompt": "\n\n".join(message["content"] or "" for message in messages)}
         return {"messages": messages}
 
     def begin(

@@ -39,13 +39,13 @@ class History:
         turns = [*before, *(dict(m) for m in messages if not before or m["role"] != "system")]
         if not turns and self.writer == "assistant":
             raise Unrenderable(f"'{self.field}' is empty and there is no prompt: nothing can be answered")
-        if why := mistake([*(str(turn["role"]) for turn in turns), self.writer]):
+        if why := mistake([*_roles(turns), self.writer]):
             raise Unrenderable(f"the dialogue in '{self.field}' cannot go on: {why}")
         return turns
 
     def grown(self, turns: Turns, answer: Completion) -> Turns:
         """Return the turns that were sent, and the answer."""
-        turn: dict[str, Any] = {"role": self.writer, "content": answer.text}
+        turn: dict[str, Any] = {"role": self.writer, "content": answer.text.strip()}
         if answer.tool_calls:
             turn["tool_calls"] = list(answer.tool_calls)
         return [*turns, turn]
@@ -67,14 +67,23 @@ class History:
                 f"{option}: worked examples would be turns of the dialogue; lay them out in the prompt's "
                 "text, {% for example in examples %}…"
             )
-        for dialogue in dialogues or ([],):
-            if why := mistake([str(turn["role"]) for turn in self.example(prompt, dialogue)]):
-                remedy = f"change the turns of the prompt, or the stage that makes '{self.field}'"
-                raise ConfigError(
-                    f"{option}: {why}; {remedy if self.field else 'change those of the prompt'}"
-                )
+        if not self.after(prompt, dialogues):
+            why = mistake(_roles(self._example(prompt, (*dialogues, [])[0])))
+            remedy = f", or the stage that makes '{self.field}'" if dialogues else ""
+            raise ConfigError(f"{option}: {why}; change the turns of the prompt{remedy}")
 
-    def example(self, prompt: Prompt, dialogue: Turns) -> Turns:
-        """Return the roles of a dialogue after this stage, with a placeholder for each text."""
+    def after(self, prompt: Prompt, dialogues: Sequence[Turns]) -> Sequence[Turns]:
+        """Return the dialogues that can go on as they are after the answer, with placeholders as texts.
+
+        Without examples of dialogues, this is the dialogue that begins with the prompt.
+        """
+        examples = [self._example(prompt, dialogue) for dialogue in dialogues or ([],)]
+        return [turns for turns in examples if not mistake(_roles(turns))]
+
+    def _example(self, prompt: Prompt, dialogue: Turns) -> Turns:
         roles = [role for role, _ in prompt.turns if not dialogue or role != "system"]
         return [*dialogue, *({"role": role, "content": "text"} for role in (*roles, self.writer))]
+
+
+def _roles(turns: Turns) -> list[str]:
+    return [str(turn["role"]) for turn in turns]

@@ -14,6 +14,7 @@ from distillgen.flow.stage import Chunk, Text
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.teacher import Teacher
 from distillgen.privacy import name_of
+from distillgen.prompting.history import History, Turns
 from distillgen.prompting.output_form import FIELD_SOURCES, Unparsable
 from distillgen.prompting.prompt import Draw, Prompt
 from distillgen.prompting.tools import offered
@@ -25,10 +26,11 @@ FAILURES = (*_STATUS.values(), "malformed")  # the reasons for dropping an answe
 
 
 class Trial(NamedTuple):
-    """The name of the model that a request goes to, and the draw of its prompt."""
+    """The name of the model that a request goes to, the draw of its prompt, and the turns of its dialogue."""
 
     model: str
     draw: Draw
+    turns: Turns
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Asking:
         }
 
     @cached_property
+    def dialogue(self) -> History | None:
+        return self.stage.dialogue
+
+    @cached_property
     def lineage(self) -> dict[str, Any]:
         return {
             "stage": self.stage.name,
@@ -75,15 +81,16 @@ class Asking:
         stage, names = self.stage, self.models_of(record)
         seeds = (f"{self.seed}/{stage.name}/{record.id}/{i}" for i in range(stage.draws))
         draws = [self.prompt.draw(seed, record.fields) for seed in seeds]
+        messages = [self.messages(record, draw) for draw in draws]
         questions: list[Question] = []
         for name in names:
             teacher = self.teachers[name]
-            requests = [self.request(record, name, draw) for draw in draws]
+            requests = [self.request(name, turns) for turns in messages]
             if self.sampling[name].get("temperature") != 0:
                 self.drawn.extend(hash((teacher.identity, request.json)) for request in requests)
             questions += [
-                (teacher, request, stage.n, Trial(name, draw))
-                for request, draw in zip(requests, draws, strict=True)
+                (teacher, request, stage.n, Trial(name, draw, turns))
+                for request, draw, turns in zip(requests, draws, messages, strict=True)
             ]
         return questions
 
@@ -101,16 +108,25 @@ class Asking:
             return [name for name in names if name in by_lot[:pick]]
         return names
 
-    def request(self, record: Record, model: str, draw: Draw) -> Request:
+    def messages(self, record: Record, draw: Draw) -> Turns:
+        """Return the turns of the prompt, after those of the dialogue if it continues one. Raise
+        Unrenderable.
+        """
+        messages = self.prompt.render(record.variables(self.prompt.inputs), draw, self.stage.params)
+        return self.dialogue.with_prompt(record.fields, messages) if self.dialogue else messages
+
+    def request(self, model: str, messages: Turns) -> Request:
         """Return the request to a model. Raise Unrenderable."""
-        stage, prompt, teacher = self.stage, self.prompt, self.teachers[model]
-        messages = prompt.render(record.variables(prompt.inputs), draw, stage.params)
+        stage, teacher = self.stage, self.teachers[model]
+        if stage.write == "user" and teacher.endpoint.api == "completions":
+            raise Unrenderable(f"model '{model}' takes texts, not chat turns: it has no user's turn to write")
         return Request(
             model=teacher.model,
             sampling=self.sampling[model],
             grammar=stage.grammar,
             tools=offered(record.fields, stage.tools),
             schema=self.schemas[model],
+            write="user" if stage.write == "user" else None,
             **teacher.message_fields(messages),
         )
 
@@ -134,8 +150,8 @@ class Asking:
         An answer that only calls the offered tools gives one row without text.
         """
         if completion.tool_calls and not completion.text and self.stage.tools:
-            return [dict.fromkeys(self.prompt.form.fields(self.stage.output), "")]
-        return self.prompt.form.rows(completion.text, self.stage.output)
+            return [dict.fromkeys(self.prompt.form.fields(self.stage.answer_field), "")]
+        return self.prompt.form.rows(completion.text, self.stage.answer_field)
 
     def why(self, completion: Completion, model: str) -> str:
         """Return the reason for dropping an answer that failed, or was cut off or refused."""
@@ -150,36 +166,39 @@ class Asking:
     def children(self, record: Record, answers: Answers) -> Chunk:
         """Return a record for each sample and item. A record without usable fields is dropped."""
         children: Chunk = []
-        for (model, draw), completions in answers:
+        for trial, completions in answers:
             for sample, completion in enumerate(completions):
                 answer_lineage = {
                     "model": name_of(completion.model),
                     "key": completion.key.hex(),
                     "sample": sample,
-                    "draw": draw.text(),
+                    "draw": trial.draw.text(),
                 }
                 if completion.left_out:
                     answer_lineage["left_out"] = list(completion.left_out)
                 if not isinstance(self.stage.model, str):
-                    answer_lineage["teacher"] = model
-                children += self.rows(record, completion, model, self.lineage | answer_lineage, len(children))
+                    answer_lineage["teacher"] = trial.model
+                children += self.rows(record, completion, trial, self.lineage | answer_lineage, len(children))
         return children
 
     def rows(
-        self, record: Record, completion: Completion, model: str, lineage: Mapping[str, Any], ordinal: int
+        self, record: Record, completion: Completion, trial: Trial, lineage: Mapping[str, Any], ordinal: int
     ) -> Chunk:
-        """Return the records of one answer of a model."""
+        """Return the records of one answer."""
         stage, form = self.stage, self.prompt.form
         extra: dict[str, Any] = {stage.reasoning: completion.reasoning} if stage.reasoning else {}
         if stage.author:
-            extra[stage.author] = model
+            extra[stage.author] = trial.model
         if stage.tools:
             extra["tool_calls"] = list(completion.tool_calls)
-        field = stage.output or ("response" if form.kind in FIELD_SOURCES else form.fields(None)[0])
+        field = stage.answer_field or ("response" if form.kind in FIELD_SOURCES else form.fields(None)[0])
         raw = {field: completion.text, **extra}
+        if self.dialogue and stage.history:
+            raw[stage.history] = self.dialogue.turns(record.fields)
+            extra[stage.history] = self.dialogue.grown(trial.turns, completion)
         try:
             if not self.complete(completion):
-                raise Unparsable(self.why(completion, model))
+                raise Unparsable(self.why(completion, trial.model))
             rows = self.parse(completion)
         except Unparsable as error:
             status = _STATUS.get(completion.status, "malformed")

@@ -10,6 +10,7 @@ from pydantic import Field, StrictInt, model_validator
 from distillgen.flow.stage import Stage
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
+from distillgen.prompting.history import History, Writer
 from distillgen.prompting.prompt import Prompt
 from distillgen.prompting.tools import Tools
 
@@ -29,7 +30,21 @@ class GenerateOptions(Stage, Sampling):
     author: str | None = Field(None, description="field that receives the name of the model that answered")
     prompt: str | None = Field(None, description="name of a prompt in prompts/")
     template: str | None = Field(None, description="template of the prompt, instead of a prompt file")
-    output: str | None = Field(None, description="field that receives the text; default: response")
+    history: str | None = Field(
+        None,
+        description="field that holds a dialogue as chat turns: they come before the prompt's turns, and the "
+        "field then holds these and the answer, too",
+    )
+    write: Writer = Field(
+        "assistant",
+        description="whose next turn the model writes: the assistant's, or the user's, which the chat "
+        "template of the model opens; then, and with a history, there need not be a prompt",
+    )
+    output: str | None = Field(
+        None,
+        description="field that receives the text; default: response, or instruction where the model writes "
+        "the user's turn",
+    )
     n: int = Field(1, ge=1, description="number of answers to each request")
     draws: int = Field(
         1,
@@ -59,8 +74,13 @@ class GenerateOptions(Stage, Sampling):
 
     @model_validator(mode="after")
     def _one_prompt(self) -> GenerateOptions:
-        if (self.prompt is None) == (self.template is None):
+        prompts = (self.prompt, self.template).count(None)
+        if prompts == 0 or prompts == 2 and self.dialogue is None:
             raise ValueError("give either 'prompt' (a file) or 'template' (a prompt in place)")
+        if self.write == "user" and self.tools:
+            raise ValueError(
+                "'tools' are the assistant's to call, not the user's: leave out 'write' or 'tools'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -78,6 +98,16 @@ class GenerateOptions(Stage, Sampling):
     def model_names(self) -> Sequence[str]:
         """The names of the models that answer."""
         return [self.model] if isinstance(self.model, str) else self.model
+
+    @property
+    def dialogue(self) -> History | None:
+        """The dialogue that a request continues, if the stage has the option `history` or `write: user`."""
+        return History(self.history, self.write) if self.history or self.write == "user" else None
+
+    @property
+    def answer_field(self) -> str | None:
+        """The field that receives the text, if the form names no fields; None for the form's default."""
+        return self.output or ("instruction" if self.write == "user" else None)
 
     def sampling(self, spec: Spec, prompt: Prompt) -> dict[str, Any]:
         """Return the sampling options. The stage's override the model's, which override the prompt's."""

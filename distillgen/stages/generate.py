@@ -37,14 +37,19 @@ class Generate(GenerateOptions):
     With a list of models, the answers of the first model come first. Each model answers with its own
     sampling options. A model that is added to the list, or a larger `pick`, asks nothing again. A record is
     dropped if the template `pick` gives a name that is not in the list.
+
+    With `history`, a request continues the dialogue in that field. The prompt's system turn is sent where the
+    dialogue is empty. A record is dropped if the field holds no chat turns, or if the next turn cannot follow
+    the last one.
     """
 
     kind = "generate"
     scope = "row"
-    reads = "the fields in the prompt"
+    reads = "the fields in the prompt, and the field `history`"
     writes = (
         "the field `output`, or the fields that the prompt's form names; also the fields `author`, "
-        "`reasoning`, `tool_calls` and `mark` where the options ask for them; one record for each answer"
+        "`history`, `reasoning`, `tool_calls` and `mark` where the options ask for them; one record for each "
+        "answer"
     )
 
     def bind(self, context: CheckContext) -> BoundGenerate:
@@ -58,19 +63,23 @@ class Generate(GenerateOptions):
             context.need(self.tools, "'tools'")
         for model, sampling in samplings.items():
             needs = {"logprobs": sampling.get("logprobs"), "tools": self.tools, "grammar": self.grammar}
-            context.able(model, *(name for name, value in needs.items() if value is not None))
+            opens = ["user_turn"] if self.write == "user" else []
+            context.able(model, *(name for name, value in needs.items() if value is not None), *opens)
         pick = Text(self.pick) if isinstance(self.pick, str) else None
         if pick and not pick.used:
             raise ConfigError("'pick' names the same model for every record; write a field: {{ field }}")
         if pick:
             pick.check(context, "'pick'")
         added = [
-            *prompt.form.fields(self.output),
+            *prompt.form.fields(self.answer_field),
             *filter(None, [self.reasoning, "tool_calls" if self.tools else None]),
         ]
         if self.author in (*added, *marks(self.mark)):
             raise ConfigError(f"'author' and the answer have the same field '{self.author}'; rename one")
         added += [self.author] if self.author else []
+        if self.history in (*added, *marks(self.mark)):
+            raise ConfigError(f"'history' and the answer have the same field '{self.history}'; rename one")
+        added += [self.history] if self.history else []
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; give the output another name")
         few_shot, files = prompt.front.few_shot, {}
@@ -94,10 +103,15 @@ class Generate(GenerateOptions):
 
     def _prompt(self, context: CheckContext) -> Prompt:
         """Return the prompt. Raise ConfigError if it is broken, or a field that it needs is missing."""
-        if self.template is not None:
-            prompt, subject = Prompt.parse("", self.template, "template", context.project), "'template'"
+        project, continues = context.project, self.dialogue is not None
+        if self.prompt is None:
+            template, subject = self.template or "", "'template'"
+            prompt = Prompt.parse("", template, "template", project, continues=continues)
         else:
-            prompt, subject = Prompt.load(str(self.prompt), context.project), f"prompt '{self.prompt}'"
+            prompt, subject = (
+                Prompt.load(self.prompt, project, continues=continues),
+                f"prompt '{self.prompt}'",
+            )
         for name in sorted(self.params):
             if name not in prompt.inputs:
                 raise ConfigError(
@@ -115,6 +129,10 @@ class Generate(GenerateOptions):
             raise ConfigError(
                 f"'output' has no meaning with {subject}: its form '{prompt.form.kind}' names its own fields"
             )
+        if self.dialogue:
+            if self.history and not prompt.turns and self.write == "assistant":
+                context.need(self.history, "'history' without a prompt")
+            self.dialogue.check(prompt, context.turns(self.history or ""))
         return prompt
 
 
@@ -140,6 +158,13 @@ class BoundGenerate(BoundStage):
         names = ("logprob", "mean_logprob", "margin") if self.records_logprobs() else ()
         return [f"{self.name}.{name}" for name in names]
 
+    def turns(self) -> dict[str, Sequence[list[dict[str, Any]]]]:
+        """Return the roles of the dialogue after this stage, with a placeholder for each text."""
+        dialogue, name = self.stage.dialogue, self.stage.history
+        if dialogue is None or name is None:
+            return {}
+        return {name: dialogue.after(self.prompt, self.context.turns(name))}
+
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return bounds from bytes, because a token has at least one byte.
 
@@ -150,19 +175,25 @@ class BoundGenerate(BoundStage):
         most = max(filter(None, limits)) if all(limits) else None
         tokens = most and stage.n * most
         number = 1 if self.pick else stage.pick or len(limits)
+        dialogue, longest = stage.dialogue, 0
 
         def requests(record: Record) -> list[tuple[str, int, int | None]]:
+            nonlocal longest
             messages = prompt.render(
                 record.variables(prompt.inputs), prompt.typical(record.fields), stage.params
             )
             size = size_of(messages) + size_of_tools(record.fields, stage.tools)
+            size += dialogue.size(record.fields) if dialogue else 0
+            longest = max(longest, size if stage.history else 0)
             by_cost = sorted(self.samplings, key=lambda name: -models[name].most_usd(size, tokens or 1))
             return [(name, size, tokens) for name in by_cost[: int(number)]] * stage.draws
 
         estimate = bounds(before, samples, self.context, requests)
         answers = None if estimate.requests is None else estimate.requests * stage.n
         rows = None if answers is None else answers * (stage.max_items if prompt.form.many else 1)
-        made_bytes = None if most is None or before.made_bytes is None else max(before.made_bytes, 4 * most)
+        made_bytes = None
+        if most is not None and before.made_bytes is not None:
+            made_bytes = max(before.made_bytes, longest + 4 * most + (16 if stage.history else 0))
         return replace(estimate, rows=rows, made_bytes=made_bytes)
 
     def independent_of(self, earlier: BoundStage) -> bool:

@@ -224,6 +224,10 @@ class BoundRounds(BoundStage):
         """Return the names of the scores of its stages."""
         return {name for bound in self.stages for name in bound.scores()}
 
+    def turns(self) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
+        """Return the chat turns that its stages make."""
+        return {name: turns for bound in self.stages for name, turns in bound.turns().items()}
+
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """Return the models that the last round leaves."""
         last = directory / self.name / "last"

@@ -27,7 +27,7 @@ def echo(request: Request, sample: int) -> str:
     """Return the text of the last message."""
     if request.prompt is not None:
         return request.prompt
-    content = request.messages[-1]["content"]
+    content = request.messages[-1]["content"] if request.messages else ""
     if isinstance(content, str):
         return content
     return "\n".join(part["text"] for part in content if part.get("type") == "text")

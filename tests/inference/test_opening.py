@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from distillgen.inference.opening import USER_TURN, opening
 from distillgen.training.chat_template import rendered
+from tests.endpoint import Endpoint, completion
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -52,3 +54,69 @@ def test_the_opening_is_byte_equal_to_the_templates_own(name):
 def test_a_template_that_leaves_the_users_text_out_has_no_opening():
     with pytest.raises(ValueError, match="does not write the text"):
         opening(rendered("{% for m in messages %}{{ m.role }}{% endfor %}", [USER_TURN], SPECIAL)[0])
+
+
+class LlamaServer(Endpoint):
+    """A server of llama.cpp's: it renders a chat template, and completes texts."""
+
+    def __init__(self, template: str) -> None:
+        super().__init__(lambda body, times: completion(body))
+        self.template = template
+
+    def routes(self, router: web.UrlDispatcher) -> None:
+        super().routes(router)
+        router.add_post("/apply-template", self._render)
+
+    async def _render(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        return web.json_response({"prompt": text(self.template, body["messages"], opened=True)})
+
+
+PIPELINE = """# talk.yaml: what a user asks
+version: 1
+models: {{teacher: {{provider: openai, model: m, base_url: "{url}", api_key: key{model}}}}}
+stages:
+  - source: {{path: data/seeds.jsonl}}
+  - generate: {{model: teacher, write: user, {stage} max_tokens: 20}}
+"""
+
+
+@pytest.mark.parametrize("name", OPENINGS)
+def test_a_server_of_llama_cpp_completes_the_opening_of_its_template(project, name):
+    project.rows("data/seeds.jsonl", [{"talk": [], "number": 1}, {"talk": dialogue(name), "number": 2}])
+    with LlamaServer(name) as server:
+        project.write(
+            "pipelines/talk.yaml",
+            PIPELINE.format(url=server.url, model=", server: llamacpp", stage="history: talk,"),
+        )
+        project.cli("run", "talk")
+        assert {body["prompt"] for body in server.bodies} == {OPENINGS[name], LATER[name]}
+        assert not any("messages" in body for body in server.bodies)
+    first, second = project.read("runs/talk/corpus.jsonl")
+    assert first["talk"] == [{"role": "user", "content": first["instruction"]}]
+    assert second["talk"] == [*dialogue(name), {"role": "user", "content": second["instruction"]}]
+
+
+def test_a_server_of_vllm_continues_an_empty_turn(project, endpoint):
+    project.rows("data/seeds.jsonl", [{"who": "a gardener"}])
+    stage = 'template: "@system\\nYou advise {{ who }}.",'
+    project.write(
+        "pipelines/talk.yaml", PIPELINE.format(url=endpoint.url, model=", server: vllm", stage=stage)
+    )
+    project.cli("run", "talk")
+    (body,) = endpoint.bodies
+    assert body["messages"] == [
+        {"role": "system", "content": "You advise a gardener."},
+        {"role": "user", "content": ""},
+    ]
+    assert (body["add_generation_prompt"], body["continue_final_message"]) == (False, True)
+
+
+@pytest.mark.parametrize("model", ["", ", server: vllm, api: completions", ", server: llamacpp, mode: batch"])
+def test_an_api_that_cannot_open_a_users_turn_is_refused_before_anything_is_asked(project, endpoint, model):
+    project.rows("data/seeds.jsonl", [{"talk": []}])
+    project.write("pipelines/talk.yaml", PIPELINE.format(url=endpoint.url, model=model, stage=""))
+    error = project.cli("check", "talk", check=2).stderr
+    assert "cannot do user_turn" in error and "server: vllm or llamacpp" in error
+    project.cli("run", "talk", check=2)
+    assert not endpoint.bodies
