@@ -85,7 +85,7 @@ class Asking:
         questions: list[Question] = []
         for name in names:
             teacher = self.teachers[name]
-            requests = [self.request(name, turns) for turns in messages]
+            requests = [self.request(record, name, turns) for turns in messages]
             if self.sampling[name].get("temperature") != 0:
                 self.drawn.extend(hash((teacher.identity, request.json)) for request in requests)
             questions += [
@@ -115,7 +115,7 @@ class Asking:
         messages = self.prompt.render(record.variables(self.prompt.inputs), draw, self.stage.params)
         return self.dialogue.with_prompt(record.fields, messages) if self.dialogue else messages
 
-    def request(self, model: str, messages: Turns) -> Request:
+    def request(self, record: Record, model: str, messages: Turns) -> Request:
         """Return the request to a model. Raise Unrenderable."""
         stage, teacher = self.stage, self.teachers[model]
         if stage.write == "user" and teacher.endpoint.api == "completions":
