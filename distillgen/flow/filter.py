@@ -47,6 +47,10 @@ class Filter:
     """
     whole_set: bool = False
     """Whether `measure` compares records with earlier ones: it sees each record once, in order."""
+    begin: Callable[[Iterable[Record]], None] | None = None
+    """Takes, before the first record of a round, the records of the loop's pool and those that earlier rounds
+    kept. A filter that has it works only inside `rounds`.
+    """
     together: Callable[[Record], Any] | None = None
     """Returns the group of a record. `measure` gets the adjacent records of one group at a time; see
     `siblings`.
@@ -57,6 +61,8 @@ class Filter:
     """Returns figures over the numbers of all records of a run, such as a judge's bias, by their titles."""
 
     def __post_init__(self) -> None:
+        if self.begin and not self.whole_set:
+            raise ValueError("'begin' is for a filter of the whole set")
         if self.together and (self.asks or self.whole_set):
             raise ValueError("'together' excludes 'asks' and 'whole_set': a filter has one of the three")
 

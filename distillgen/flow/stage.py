@@ -6,7 +6,7 @@ order. A chunk holds one record or more: many where answers are replayed, few wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -188,6 +188,8 @@ class WorkerServices:
     """The costs by stage and filter: rows judged, rows measured, seconds of measuring."""
     whole: set[int] = field(default_factory=set)
     """The positions, in the pipeline, of the stages that read all records before the first one leaves."""
+    pool: Callable[[], Iterable[Record]] = tuple
+    """Returns, in a round, the records of the loop's pool and those that earlier rounds kept."""
     notes: dict[str, str] = field(default_factory=dict)
     """Progress notes of long work, by stage name."""
 

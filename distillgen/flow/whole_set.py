@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
@@ -49,9 +50,13 @@ class Spool:
         self._file.writelines(dumps(record.row(), sort_keys=False) + b"\n" for record in chunk)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield all records, in order."""
-        self._file.seek(0)
-        while lines := list(islice(self._file, CHUNK)):
+        """Yield all records, in order. Several callers may read side by side."""
+        self._file.seek(0, os.SEEK_END)
+        position, end = 0, self._file.tell()
+        while position < end:
+            self._file.seek(position)
+            lines = list(islice(self._file, CHUNK))
+            position = self._file.tell()
             yield [Record.from_row(loads_own(line)) for line in lines]
 
 

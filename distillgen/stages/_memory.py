@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from distillgen.algorithms.bm25 import Bm25
 from distillgen.algorithms.name_graph import connections, mentioned
 from distillgen.record import Record, digest
+from distillgen.text.words import words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,11 +78,22 @@ def _shuffled(count: int, draw: random.Random) -> Iterator[int]:
         swapped[other] = swapped.get(i, i)
 
 
-def word_matches(record: Record, query: str, index: Bm25, eligibility: Eligibility, k: int) -> Hits:
+def word_index(texts: Sequence[str]) -> Any:
+    """Return a BM25 index of the words of texts (Robertson and Zaragoza 2009)."""
+    from bm25s import BM25
+
+    index = BM25()
+    index.index([words(text) or ["\0"] for text in texts], show_progress=False)
+    return index
+
+
+def word_matches(record: Record, query: str, index: Any, eligibility: Eligibility, k: int) -> Hits:
     """Return the `k` entries with the greatest BM25; equal ones stay in order."""
-    scores = index.scores(query)
-    ranked = sorted(scores, key=lambda place: (-scores[place], place))
-    return eligibility.best(record, ((place, round(scores[place], 4)) for place in ranked), k)
+    query_words = [word for word in words(query) if word in index.vocab_dict]
+    if not query_words:
+        return []
+    ranked = _descending(index.get_scores(query_words), k, 0.0, math.inf)
+    return eligibility.best(record, ranked, k)
 
 
 def nearest(
@@ -96,22 +108,24 @@ def nearest(
     return eligibility.best(record, _descending(near, k, least, most), k)
 
 
-def _descending(near: Array, k: int, least: float, most: float) -> Iterator[tuple[int, float]]:
-    """Yield the numbers and cosines in descending order. Sort only as many as are needed."""
+def _descending(scores: Array, k: int, least: float, most: float) -> Iterator[tuple[int, float]]:
+    """Yield the numbers and scores above 0 in descending order. Sort only as many as are needed."""
     import numpy as np
 
-    begin, end = 0, min(len(near), 4 * k)
-    while begin < len(near):
-        threshold = np.partition(near, len(near) - end)[len(near) - end] if end < len(near) else -np.inf
-        candidates = np.flatnonzero(near >= threshold)
-        order = candidates[np.argsort(-near[candidates], kind="stable")]
+    begin, end = 0, min(len(scores), 4 * k)
+    while begin < len(scores):
+        threshold = (
+            np.partition(scores, len(scores) - end)[len(scores) - end] if end < len(scores) else -np.inf
+        )
+        candidates = np.flatnonzero(scores >= threshold)
+        order = candidates[np.argsort(-scores[candidates], kind="stable")]
         for place in order[begin:].tolist():
-            cosine = float(near[place])
-            if cosine <= 0 or cosine < least:
+            score = float(scores[place])
+            if score <= 0 or score < least:
                 return
-            if cosine <= most:
-                yield place, round(cosine, 4)
-        begin, end = len(order), min(len(near), 4 * max(end, len(order)))
+            if score <= most:
+                yield place, round(score, 4)
+        begin, end = len(order), min(len(scores), 4 * max(end, len(order)))
 
 
 def edge_finder(ends: Sequence[tuple[str, str]], k: int) -> Callable[[str], list[int]]:

@@ -82,6 +82,9 @@ class FilterStage(Stage):
             scores |= {label, f"{label}."}
             for name in loaded.models:
                 context.able(name)
+            if loaded.filter.begin and not context.loops:
+                label = loaded.entry.label
+                raise ConfigError(f"filter '{label}' looks at earlier rounds, and works only inside 'rounds'")
             models += loaded.models
             files |= loaded.files()
         return BoundFilterStage(
@@ -224,6 +227,8 @@ class BoundFilterStage(BoundStage):
         chunks = self._unjudged(chunks)
         for loaded in self.filters:
             entry, filter = loaded.entry, loaded.make()
+            if filter.begin:
+                filter.begin(job.services.pool())
             costs = job.services.costs.setdefault(self.name, {}).setdefault(
                 entry.label, {"rows": 0, "measured": 0, "seconds": 0.0}
             )

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from distillgen.algorithms.bm25 import Bm25
 from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage, Text
@@ -22,7 +21,15 @@ from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
 from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, text_of
 from distillgen.rows.readers import contents
-from distillgen.stages._memory import Eligibility, Entry, drawn, edge_finder, nearest, word_matches
+from distillgen.stages._memory import (
+    Eligibility,
+    Entry,
+    drawn,
+    edge_finder,
+    nearest,
+    word_index,
+    word_matches,
+)
 from distillgen.stages._rounds import ITEM, kept_of
 
 HERE = "here"
@@ -148,6 +155,8 @@ class Retrieve(Stage):
             need("'path'", "networkx")
         elif self.by == "nearest":
             check_embedder(self.embedder)
+        elif self.by == "bm25":
+            need("'by: bm25'", "bm25s", "numpy")
         return BoundRetrieve(
             self,
             context,
@@ -283,9 +292,12 @@ class BoundRetrieve(BoundStage):
         return find
 
     def _by_words(self, rows: Sequence[Row], eligibility: Eligibility, texts: Sequence[str]) -> Find:
-        index, query, score = Bm25(texts), str(self.stage.query), SCORES["bm25"]
+        query, score = str(self.stage.query), SCORES["bm25"]
+        index = word_index(texts) if texts else None
 
         async def find(records: Sequence[Record]) -> list[list[Row]]:
+            if index is None:
+                return [[] for _ in records]
             queries = [text_of(record.fields.get(query)) for record in records]
             matches = [
                 word_matches(record, text, index, eligibility, self.stage.k)

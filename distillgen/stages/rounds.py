@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from distillgen.project import Project, file_sha256
 from distillgen.record import Record, digest, dumps
 from distillgen.stages._loop_bounds import LoopBounds
 from distillgen.stages._one_round import KEPT, Round, students_of
-from distillgen.stages._rounds import ITEM, ROUND, Loop, Repetition, finished_round
+from distillgen.stages._rounds import ITEM, ROUND, Loop, Repetition, finished_round, kept_of
 from distillgen.training import students
 
 NO_DEPENDENCY = {"n", "until", "guard", "max_records"}  # options that say how many rounds, not what one does
@@ -270,7 +271,8 @@ class BoundRounds(BoundStage):
                         history=tuple(loop.history),
                     )
                     offered = loop.offered(live, number)
-                    done = await one.carry_out(number, offered, state, replace(job, context=context))
+                    services = replace(job.services, pool=partial(_pool_so_far, pool, loop))
+                    done = await one.carry_out(number, offered, state, Job(context, services))
                 loop.add(place, done.measures)
                 state = digest([state, done.sha256, *([len(loop.joined)] if loop.joined else [])])
                 if reason := self._ends(loop):
@@ -322,3 +324,10 @@ class BoundRounds(BoundStage):
         if not self.stage.repeat and len(loop.kept) == loop.waiting:  # the joined ones wait, too
             return "every record was kept"
         return "" if loop.history[-1][KEPT] or self.stage.carry else "a round kept nothing"
+
+
+def _pool_so_far(pool: Spool, loop: Loop) -> Iterator[Record]:
+    """Yield the records that reach the loop, without dropped ones, and those that finished rounds kept."""
+    yield from (record for chunk in pool.chunks() for record in chunk if not record.dropped)
+    for place in loop.directories:
+        yield from kept_of(place)

@@ -1,7 +1,11 @@
 """Texts that repeat the meaning of earlier ones; a word-based embedder stands in for a model."""
 
+import random
+
 import pytest
 
+import distillgen
+from distillgen.errors import ConfigError
 from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
@@ -34,6 +38,65 @@ def test_what_is_close_to_one_that_was_dropped_only_is_kept(tmp_path):
         [Record.read({"x": texts[3]}, "")]
     )
     assert [made.decide(n) for n in numbers] == [None, "cosine 0.87 to an earlier text >= 0.7", None, None]
+
+
+def sequences_of(count, seed):
+    draw = random.Random(seed)
+    return [" ".join(draw.choices("abcdefgh", k=draw.randint(1, 12))) for _ in range(count)]
+
+
+def test_rouge_l_is_that_of_the_formula_to_the_closest_kept_text(tmp_path):
+    pytest.importorskip("rapidfuzz")
+    texts = sequences_of(300, 1)
+    made = filter_factory("novel", Project(tmp_path))(field="x", max_rouge_l=0.7)
+    numbers = made.measure([Record.read({"x": text}, "") for text in texts])
+    kept: list[str] = []
+    pairs = 0
+    for text, measured in zip(texts, numbers, strict=True):
+        scores = [lcs_f1(text.split(), other.split()) for other in kept]
+        pairs += len(scores)
+        assert measured["rouge_l"] == pytest.approx(max(scores, default=0.0), abs=1e-12)
+        assert (made.decide(measured) is None) == (max(scores, default=0.0) <= 0.7)
+        if made.decide(measured) is None:
+            kept.append(text)
+    assert pairs > 1000 and 5 < len(kept) < 290
+    assert made.decide({"rouge_l": 0.75}) == "ROUGE-L 0.75 to an earlier text > 0.7"
+
+
+def lcs_f1(first, second):
+    """Return 2 LCS / (m + n), by the table of Wagner and Fischer."""
+    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i, a in enumerate(first):
+        for j, b in enumerate(second):
+            table[i + 1][j + 1] = table[i][j] + 1 if a == b else max(table[i][j + 1], table[i + 1][j])
+    return 2 * table[-1][-1] / (len(first) + len(second))
+
+
+def test_a_loop_drops_what_its_pool_and_earlier_rounds_have(project):
+    pytest.importorskip("rapidfuzz")
+    project.rows("rows.jsonl", [{"task": "name three green fruits"}, {"task": "describe the sea at night"}])
+    answers = iter(["name three green fruits", "count the stars", "count the stars", "write a poem"])
+    novel = {"field": "task", "max_rouge_l": 0.7, "pool": True}
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        {
+            "rounds": {
+                "n": 2,
+                "repeat": True,
+                "stages": [
+                    {"generate": {"model": "t", "template": "{{ round }} {{ task }}", "output": "task"}},
+                    {"filter": [{"novel": novel}]},
+                ],
+            }
+        },
+    ]
+    models = {"t": {"provider": "scripted", "model": "echo", "max_concurrency": 1}}
+    pipeline = {"version": 1, "models": models, "stages": stages}
+    run = distillgen.run(pipeline, out="run", teachers={"t": lambda request, sample: next(answers)})
+    assert [row["task"] for row in run.corpus] == ["count the stars", "write a poem"]
+    outside = {"version": 1, "models": {}, "stages": [stages[0], {"filter": [{"novel": novel}]}]}
+    with pytest.raises(ConfigError, match="works only inside 'rounds'"):
+        distillgen.load(outside)
 
 
 @pytest.mark.slow
