@@ -85,7 +85,8 @@ def _lines(live: Live, seconds: float, rows: int, answered: Mapping[str, int]) -
     if any(teacher.spec.price for teacher in live.teachers.values()):
         yield f"{'cost':<12} {money(live.budget.spent)} of at most {money(live.most_usd)}"
     if live.total is not None and rows:
-        yield f"{duration((live.total - live.stages[live.last].sources) * seconds / rows)} left"
+        remaining = max(0, live.total - live.stages[live.last].sources)  # a stage may add rows of its own
+        yield f"{duration(remaining * seconds / rows)} left"
     flying = sum(len(teacher.activity.sending) for teacher in live.teachers.values() if teacher.paid)
     if live.stopping and flying:
         yield f"stopping; waiting for {flying} answers that are paid for (Ctrl-C again gives them up)"
