@@ -203,12 +203,14 @@ class Job:
 
 
 class EvaluationSet(NamedTuple):
-    """The items that a stage asks models about. No training may repeat them."""
+    """The items that a stage asks models about. No training may repeat them, unless they are about it."""
 
     file: str | None
     """A file of items; None where the items are held-out records."""
     question: list[str]
     """The fields of an item that the question consists of."""
+    about_training: bool = False
+    """Whether the items ask about the training records, which may therefore repeat them."""
 
 
 class Stage(BaseModel):

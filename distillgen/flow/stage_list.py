@@ -72,7 +72,7 @@ def bind_stages(
 
     for i, (item, stage) in enumerate(zip(items, stages, strict=True)):
         if guard and _any(item, "train", "evaluate"):
-            if SPLIT in context.fields or guard["against"]:
+            if SPLIT in context.fields or guard["against"] or guard.get("report"):
                 bind(i, _read_stage({"decontaminate": guard}, i, places, project), added=True)
             guard = {}
         bind(i, stage)
@@ -91,20 +91,26 @@ def _decontaminate_options(
             evaluation_sets += filter(None, [stage.evaluation_set(project)])
     if not evaluation_sets:
         return {}
-    return {
+    files = {
+        about: list(dict.fromkeys(s.file for s in evaluation_sets if s.file and s.about_training == about))
+        for about in (False, True)
+    }
+    options = {
         "name": f"decontaminate-{loop}" if loop else "decontaminate",
-        "against": list(dict.fromkeys(items.file for items in evaluation_sets if items.file)),
+        "against": files[False],
         "questions": [items.question for items in evaluation_sets],
     }
+    report = [file for file in files[True] if file not in files[False]]
+    return options | ({"report": report} if report else {})
 
 
 def _check_decontamination(items: Sequence[Mapping[str, Any]], project: Project, places: Places) -> None:
     """Raise ConfigError if `decontaminate` comes after a training, or does not name an evaluation set."""
     at = next((i for i, item in enumerate(items) if _any(item, "train")), len(items))
     guards = {i: options for i, item in enumerate(items) for options in _of(item, "decontaminate")}
-    sets = {
-        str(options["data"]) for item in items for options in _of(item, "evaluate") if options.get("data")
-    }
+    evaluations = [options for item in items for options in _of(item, "evaluate") if options.get("data")]
+    sets = {str(options["data"]) for options in evaluations if not options.get("about")}
+    sets_about_training = {str(options["data"]) for options in evaluations if options.get("about")}
     evaluated = any(_any(item, "evaluate") for item in items)
     if at < len(items) and guards and evaluated:
         if min(guards) > at:
@@ -113,6 +119,10 @@ def _check_decontamination(items: Sequence[Mapping[str, Any]], project: Project,
         searched_sets = {
             name for i, options in guards.items() if i <= at for name in options.get("against") or ()
         }
+        for name in sorted((sets_about_training & searched_sets) - sets):
+            message = f"'evaluate' asks about the training with '{name}', and 'decontaminate' drops what"
+            remedy = f"write against without it, and report: [{name}]"
+            raise places.wrong(f"{message} repeats it; {remedy}", "stages", min(guards))
         for name in sorted(sets - searched_sets):
             message = f"'evaluate' asks about '{name}', which 'decontaminate' does not look for"
             raise places.wrong(f"{message}; add it: against: [{name}]", "stages", min(guards))

@@ -6,17 +6,21 @@ stage that trains, or else before `evaluate`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 from distillgen.errors import ConfigError
+from distillgen.flow.measures import Measure
 from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool
 from distillgen.project import Project
 from distillgen.record import SPLIT, Record
 from distillgen.rows.evaluation_sets import items
 from distillgen.rows.overlap import GRAM, SHORTEST, OverlapIndex
+
+REPEATING = "training records that repeat an item about them"
 
 
 class Decontaminate(Stage):
@@ -25,6 +29,9 @@ class Decontaminate(Stage):
     A record repeats an item if any of their texts share `n` consecutive words, without regard to case and
     punctuation, or if all fields of a list in `questions` are equal. A text of 8 to `n` words must share
     all its words. The stage waits for all records and keeps them on disk.
+
+    Items that ask about facts in the training records belong to `report`: the report counts the records that
+    repeat one of them, and none is dropped for it.
     """
 
     kind = "decontaminate"
@@ -38,6 +45,9 @@ class Decontaminate(Stage):
         [],
         description="files of evaluation items, JSONL or text, besides the records that the source holds out",
     )
+    report: list[str] = Field(
+        [], description="files of items about the training records; records that repeat one are counted only"
+    )
     n: int = Field(GRAM, ge=SHORTEST, description="number of consecutive words that two texts must share")
     questions: list[list[str]] = Field(
         [],
@@ -47,13 +57,13 @@ class Decontaminate(Stage):
 
     def files(self, project: Project) -> dict[str, Path]:
         """Return the evaluation sets."""
-        return {name: project.file(name) for name in self.against}
+        return {name: project.file(name) for name in (*self.against, *self.report)}
 
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if there are no evaluation items, or a file of them cannot be read."""
         for file in self.files(context.project).values():
             next(items(file), None)
-        if not self.against and SPLIT not in context.fields:
+        if not self.against and not self.report and SPLIT not in context.fields:
             raise ConfigError(
                 "'decontaminate' has no evaluation items: give it 'against', a file of them, or give the "
                 "source 'held_out'"
@@ -62,15 +72,21 @@ class Decontaminate(Stage):
 
     def evaluation_items(self, project: Project) -> OverlapIndex:
         """Return the items of the evaluation sets; the held-out records must still be added."""
+        return self._index(self.against, project)
+
+    def _index(self, names: Sequence[str], project: Project) -> OverlapIndex:
+        """Return the items of some files; more may be added."""
         index = OverlapIndex(self.n, self.questions)
-        for name, file in self.files(project).items():
-            for line, item in items(file):
+        for name in names:
+            for line, item in items(project.file(name)):
                 index.add(f"{name}:{line}", item)
         return index
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Index the held-out records, then drop the records that repeat one of them or an evaluation item."""
-        index = self.evaluation_items(job.context.project)
+        project, repeated = job.context.project, 0
+        index, about_training = self.evaluation_items(project), self._index(self.report, project)
+        about_training.settle()
         with Spool(job) as spool:
             async for chunk in chunks:
                 for record in chunk:
@@ -79,10 +95,15 @@ class Decontaminate(Stage):
                 spool.add(chunk)
             index.settle()
             for chunk in spool.chunks():
-                yield [
+                records = [
                     record if record.dropped or record.held_out else self._without_overlap(record, index)
                     for record in chunk
                 ]
+                live = (r for r in records if self.report and not r.dropped and not r.held_out)
+                repeated += sum(bool(about_training.find(record.fields)) for record in live)
+                yield records
+        if self.report:
+            job.services.measures[Measure(REPEATING)] = repeated
 
     def _without_overlap(self, record: Record, index: OverlapIndex) -> Record:
         overlap = index.find(record.fields)

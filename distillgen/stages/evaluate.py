@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, islice
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -77,6 +77,11 @@ class Evaluate(Stage, Sampling):
     data: str | None = Field(
         None, description="JSONL file of items; default: the records that the source holds out"
     )
+    about: Literal["trained"] | None = Field(
+        None,
+        description="with trained, the items of `data` ask about facts in the training records: records that "
+        "repeat an item are counted, not dropped",
+    )
     prompt: str | None = Field(None, description="name of a prompt in prompts/ that asks the question")
     template: str | None = Field(None, description="template of the question, instead of a prompt")
     params: dict[str, Any] = Field(
@@ -110,6 +115,10 @@ class Evaluate(Stage, Sampling):
             raise ValueError("nothing to measure: give 'metrics', 'options' or 'perplexity'")
         if (self.options or self.perplexity) and not self.gold:
             raise ValueError("'options' and 'perplexity' need 'gold', the field with the right answer")
+        if self.about and not self.data:
+            raise ValueError(
+                "'about: trained' needs 'data', a file of items: no student is trained on held-out records"
+            )
         if self.vote and self.n < 2:
             raise ValueError("a vote needs several samples: give n")
         return self
@@ -127,7 +136,8 @@ class Evaluate(Stage, Sampling):
 
     def evaluation_set(self, project: Project) -> EvaluationSet:
         """Return the file of items and the fields in the question."""
-        return EvaluationSet(self.data, sorted(self.load_prompt(project).inputs.keys() - {SCORES}))
+        question = sorted(self.load_prompt(project).inputs.keys() - {SCORES})
+        return EvaluationSet(self.data, question, about_training=self.about is not None)
 
     def bind(self, context: CheckContext) -> BoundEvaluate:
         """Load the question and the metrics; raise ConfigError if they do not fit the models or items."""

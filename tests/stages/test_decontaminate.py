@@ -92,3 +92,38 @@ def test_short_texts_are_looked_for_whole_and_very_short_ones_not():
     assert not seen.find({"y": "one two three four five six seven eight"}) and not seen.find(
         {"y": "yes it is so"}
     )
+
+
+FACTS = [
+    "Did you know that the old lighthouse of Vantor was moved by ship to the island of Brell in 1911?",
+    "Did you know that the painter Ilse Korvan gave her last picture to a ferryman for one crossing?",
+]
+
+
+@pytest.mark.parametrize("about, kept", [({"about": "trained"}, 2), ({}, 1)])
+def test_a_test_about_the_training_reports_what_repeats_it_and_drops_nothing(project, about, kept):
+    """The first question repeats 13 words of the first fact: without `about`, the fact is lost."""
+    project.rows("facts.jsonl", [{"question": fact, "right": "x"} for fact in FACTS])
+    cloze = "True or false: the old lighthouse of Vantor was moved by ship to the island of Brell in 1911."
+    project.rows("test.jsonl", [{"question": cloze, "right": "true"}, {"question": "Who?", "right": "Ilse"}])
+    finished = run({"path": "facts.jsonl"}, {"data": "test.jsonl", **about})
+    assert finished.state["kept"] == kept and len(finished.dropped) == 2 - kept
+    measured = finished.state["stages"][1].get("measured", {})
+    assert measured == ({"training records that repeat an item about them": 1} if about else {})
+    report = (project.path / "out/report.html").read_text()
+    assert ("training records that repeat an item about them 1" in report) == bool(about)
+
+
+def test_a_test_about_the_training_needs_items_that_are_not_held_out_and_not_dropped(project):
+    project.rows("rows.jsonl", [{"question": text(i), "right": "1"} for i in range(40)])
+    with pytest.raises(ConfigError, match="'about: trained' needs 'data'"):
+        run({"path": "rows.jsonl", "held_out": 0.3}, {"about": "trained"})
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        {"decontaminate": {"against": ["rows.jsonl"]}},
+        {"train": {"student": "tiny", "prompt": "question", "completion": "right"}},
+        {"evaluate": {**ASK, "data": "rows.jsonl", "about": "trained"}},
+    ]
+    pipeline = {"version": 1, "models": {"m": {"provider": "scripted", "model": "echo"}}, "stages": stages}
+    with pytest.raises(ConfigError, match=r"asks about the training .* report: \[rows.jsonl\]"):
+        distillgen.load(pipeline).check()
