@@ -92,6 +92,12 @@ class BoundAct(BoundStage):
     code: str = field(kw_only=True)
     names_of_functions: frozenset[str] = field(kw_only=True)
 
+    def turns(self) -> dict[str, list[list[dict[str, Any]]]]:
+        """Return the dialogues before the stage, and those with the result of a call."""
+        dialogues = self.context.turns(self.stage.history)
+        called = [[*turns, {"role": "tool", "content": "text"}] for turns in dialogues]
+        return {self.stage.history: [*dialogues, *called]} if dialogues else {}
+
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Run the calls of every live record. Records that arrive meanwhile wait together."""
         return self._acted(in_order(chunks, lambda chunk: [Outcome.of(chunk)], window=lambda: CHUNK), job)
