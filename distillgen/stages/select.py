@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,8 +18,13 @@ from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
 from distillgen.record import Record, digest, text_of
 from distillgen.text.words import words
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
 VECTORS, GROUPS, SCORES = (
-    ("k_center", "herding", "facility_location"),
+    ("k_center", "herding", "facility_location", "gradient_matching"),
     ("stratified", "round_robin"),
     ("top", "bottom"),
 )
@@ -36,7 +41,9 @@ class Select(Placed):
     al. (2023, From Quantity to Quality, section 2.2). The time of `k_center` and `herding` grows with the
     number of all records times the number of chosen records (500 of 20,000: 4 CPU seconds). The time of
     `facility_location` grows with the square of the number of records (70 seconds for 20,000, half an hour
-    for 100,000).
+    for 100,000). `gradient_matching` compares gradients of the last layer of a probe that learns the classes
+    in `group` from the vectors (Killamsetty et al. 2021, GRAD-MATCH); its time grows with the cube of the
+    number of chosen records.
     """
 
     kind = "select"
@@ -49,11 +56,20 @@ class Select(Placed):
     selects = True
 
     by: Literal[
-        "top", "bottom", "random", "k_center", "herding", "facility_location", "stratified", "round_robin"
+        "top",
+        "bottom",
+        "random",
+        "k_center",
+        "herding",
+        "facility_location",
+        "gradient_matching",
+        "stratified",
+        "round_robin",
     ] = Field(
         description="top, bottom: largest or smallest score; random; k_center, herding, "
         "facility_location: by vectors, the most spread out, those with the mean of all, "
-        "those nearest to all; stratified, round_robin: from each group by its share, or "
+        "those nearest to all; gradient_matching: by vectors and classes, those whose "
+        "gradients add up to that of all; stratified, round_robin: from each group by its share, or "
         "equally many"
     )
     n: int | None = Field(None, ge=1, description="number of records to keep")
@@ -69,7 +85,9 @@ class Select(Placed):
     )
     over: str | None = Field(None, description="score or numeric field by which `score` is divided")
     group: str | None = Field(
-        None, description="field or score whose values are the groups, such as cluster.id"
+        None,
+        description="field or score whose values are the groups, such as cluster.id, or the classes of "
+        "gradient_matching",
     )
 
     @model_validator(mode="after")
@@ -77,13 +95,14 @@ class Select(Placed):
         if sum(amount is not None for amount in (self.n, self.share, self.budget)) != 1:
             raise ValueError("give one of 'n', 'share' and 'budget'")
         ranked, grouped, placed = self.by in SCORES, self.by in GROUPS, self.by in VECTORS
+        classed = self.by == "gradient_matching"
         if ranked and self.score is None:
             raise ValueError(f"'by: {self.by}' needs 'score'")
-        if grouped and self.group is None:
+        if (grouped or classed) and self.group is None:
             raise ValueError(f"'by: {self.by}' needs 'group'")
         useless = {
             "score": not (ranked or grouped),
-            "group": not grouped,
+            "group": not (grouped or classed),
             "field": not placed,
             "vector": not placed,
         }
@@ -185,6 +204,8 @@ class Select(Placed):
             from distillgen.algorithms.selection import facility_location, herding, k_center
 
             vectors = live.vectors.all()
+            if self.by == "gradient_matching":
+                return self._matching(vectors, live.groups)
             if self.by == "facility_location":
                 return facility_location(vectors, size, seed=chance.getrandbits(32))
             return (herding if self.by == "herding" else k_center)(vectors)
@@ -200,6 +221,14 @@ class Select(Placed):
         for i in ranked:
             groups[live.groups[i]].append(i)
         return in_turn(list(groups.values()), proportional=self.by == "stratified")
+
+    def _matching(self, vectors: Array, groups: Sequence[str]) -> Iterator[int]:
+        from distillgen.algorithms.gradient_matching import gradient_matching
+
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        if len(numbers) < 2:
+            raise ConfigError(f"stage '{self.name}': '{self.group}' has one value; classes need two or more")
+        return gradient_matching(vectors, [numbers[group] for group in groups])
 
     def _settled(self, record: Record, rank: int | None, count: int) -> Record:
         if rank is not None:

@@ -174,6 +174,17 @@ def test_select_by_vectors(carry_out, by, inner):
     assert {drop["reason"] for drop in dropped.values()} == {f"not among the 3 selected by {by}"}
 
 
+def test_select_by_gradients_takes_from_every_class(carry_out):
+    degrees = [0, 2, 4, 6, 8, 10, 12, 180, 90, 94]
+    rows = numbered(
+        10, v=lambda i: angle(degrees[i]), kind=lambda i: "b" if i == 7 else "c" if i > 7 else "a"
+    )
+    stage = {"by": "gradient_matching", "vector": "v", "group": "kind", "n": 3}
+    assert {row["kind"] for row in carry_out(rows, {"select": stage})[0]} == {"a", "b", "c"}
+    with pytest.raises(ConfigError, match="'n' has one value; classes need two or more"):
+        carry_out(rows[:1], {"select": {**stage, "group": "n"}})
+
+
 def test_what_was_dropped_before_stays_in_its_place_and_is_not_counted(carry_out):
     rows = [{"n": i, "response": "word " * i, "v": angle(10 * i)} for i in range(8)]
     short = {"filter": [{"word_count": {"min_words": 4}}]}
@@ -290,6 +301,7 @@ def test_coverage_falls_with_what_was_dropped(project, carry_out):
         ({"select": {"by": "stratified", "n": 1}}, "'by: stratified' needs 'group'"),
         ({"select": {"by": "random", "n": 1, "vector": "v"}}, "'vector' has no use with 'by: random'"),
         ({"select": {"by": "k_center", "n": 1}}, "give 'field', a text to embed"),
+        ({"select": {"by": "gradient_matching", "vector": "v", "n": 1}}, "needs 'group'"),
         ({"select": {"by": "best", "n": 1}}, "'by'"),
         ({"diversity": {"field": "w"}}, "'field' needs the field 'w'"),
         ({"diversity": {"field": "text", "measures": ["variety"]}}, "measures"),
