@@ -146,7 +146,7 @@ def rounds(draw: Draw) -> Stage:
 
 Word = Callable[[Draw], Stage]
 ROW_WORDS: list[Word] = [generate, words, unique, reshape]
-WORDS_OF_A_PIPELINE: list[Word] = [*ROW_WORDS, generate, gather, unfold, retrieve, rounds]
+WORDS_OF_A_PIPELINE: list[Word] = [*ROW_WORDS, generate, gather, unfold, retrieve, add, rounds]
 
 
 def random_pipeline(seed: int, words_left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
