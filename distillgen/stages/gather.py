@@ -89,11 +89,10 @@ class Gather(Stage):
         """Raise ConfigError if there is no such field or score."""
         for name in self.by or ():
             context.need(name, "'by'")
-        labels = {label for bound in context.stages for label in (bound.name, *bound.score_labels())}
         names = [("keep", name) for name in self.keep] + ([("best", self.best)] if self.best else [])
         for option, name in names:
-            if name not in context.fields and label_of(name) not in labels:
-                similar = did_you_mean(name, {*context.fields, *labels})
+            if not {name, f"{label_of(name)}."} & (context.scores | context.fields):
+                similar = did_you_mean(name, {s.rstrip(".") for s in context.scores | context.fields})
                 raise ConfigError(f"'{option}' names '{name}', which is no field and no score{similar}")
         return BoundGather(self, context, context.fields | {self.into})
 

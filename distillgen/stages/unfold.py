@@ -16,8 +16,8 @@ from distillgen.record import META, Record, digest
 class Unfold(Stage):
     """Make one record for each element of a list, in the place of the record with the list.
 
-    A record takes over all fields but the list, and no score, because no filter has measured it. An
-    element becomes the field `into`. If `into` is a list, the element is a mapping with these fields, which
+    A record takes over all fields but the list, and the scores of the record with the list. An element
+    becomes the field `into`. If `into` is a list, the element is a mapping with these fields, which
     become fields of the record. `{field: answers, into: [answer, author]}` takes apart what `{gather: {into:
     answers, keep: [answer, author]}}` has put together. A record without elements is dropped, and so is
     an element without these fields.
@@ -77,9 +77,7 @@ class Unfold(Stage):
         ]
 
     def _child(self, record: Record, rest: Mapping[str, Any], element: Any, i: int) -> Record:
-        child = replace(
-            record, id=digest([record.id, self.name, i, element]), parents=(record.id,), scores={}
-        )
+        child = replace(record, id=digest([record.id, self.name, i, element]), parents=(record.id,))
         if isinstance(self.into, str):
             return replace(child, fields={**rest, self.into: element})
         if not isinstance(element, Mapping):

@@ -251,7 +251,9 @@ def test_unfold_makes_a_record_of_each_element(carried):
     record = replace(records_of([{"question": ["x", {"a": 1}, None], "answer": "z"}])[0], scores={"s": 1.0})
     left = carried([Unfold(field="question", into="answer")], [record])
     assert [r.fields for r in left] == [{"answer": "x"}, {"answer": {"a": 1}}, {"answer": None}]
-    assert len({r.id for r in left}) == 3 and all(r.parents == ("r0",) and r.scores == {} for r in left)
+    assert len({r.id for r in left}) == 3 and all(
+        r.parents == ("r0",) and r.scores == {"s": 1.0} for r in left
+    )
     assert all(r.made == record.made and r.source == record.source for r in left)
     over = carried([Unfold(field="question", into="answer", max_items=2)], [record])
     assert reasons(over) == [None, None, ("max_items", "one of 3 elements, 2 are taken")]
