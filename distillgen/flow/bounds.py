@@ -34,6 +34,9 @@ class Filler(str):
     def __getitem__(self, part: Any) -> Any:
         return Filler(super().__getitem__(part)) if isinstance(part, slice) else self
 
+    def __add__(self, other: str) -> Filler:
+        return Filler(super().__add__(other))
+
     def __iter__(self) -> Iterator[Filler]:
         size = -(-len(self) // PARTS)
         return (

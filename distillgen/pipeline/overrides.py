@@ -44,7 +44,7 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
                 if not isinstance(target, dict):
                     raise ConfigError(f"'{owner[-1]}' is not a mapping")
                 target[option] = values[-1]
-                if values[-1] is None and owner[0] in data["models"]:
+                if values[-1] is None and owner and owner[0] in data["models"]:
                     del target[option]
             users = {
                 stage: options

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distillgen.flow.condition import estimate_of
+from distillgen.flow.bounds import Filler
 from distillgen.flow.stage import BoundStage, Estimate
 from distillgen.record import Record
 from distillgen.stages._rounds import Repetition
@@ -84,11 +85,12 @@ class LoopBounds:
     def _grown(self, record: Record, size: int) -> Record:
         """Return a source row whose texts are as long as a text that a round makes in their place."""
         texts = {
-            name: value + "x" * (size - len(value.encode("utf-8", "replace")))
+            name: Filler(value + "x" * (size - len(value.encode("utf-8", "replace"))))
             for name, value in record.fields.items()
             if isinstance(value, str)
         }
-        return replace(record, fields={**dict.fromkeys(self.fields, "x" * size), **record.fields, **texts})
+        filler = dict.fromkeys(self.fields, Filler("x" * size))
+        return replace(record, fields={**filler, **record.fields, **texts})
 
 
 def _of_a_round(stages: Sequence[BoundStage], before: Estimate, samples: Sequence[Record]) -> Estimate:

@@ -33,6 +33,7 @@ from distillgen.stages._loop_bounds import LoopBounds
 from distillgen.stages._one_round import KEPT, Round, students_of
 from distillgen.stages._rounds import ITEM, ROUND, Loop, Repetition, finished_round, kept_of
 from distillgen.training import students
+from distillgen.training.job import NothingToLearn
 
 NO_DEPENDENCY = {"n", "until", "guard", "max_records"}  # options that say how many rounds, not what one does
 
@@ -54,9 +55,9 @@ class Rounds(Stage):
     each round kept leave in order; the records that no round kept follow, with the reason of the last round.
 
     The loop ends after `n` rounds, when every record is kept, when a round keeps nothing and nothing is
-    carried over, when `until` is reached, or when a measure of `guard` falls. Measures are named as in
-    the report, such as `evaluate.student.numeric`, `diversity.vendi` or `kept`. A loop can contain
-    a loop.
+    carried over, when a round leaves a training no records, when `until` is reached, or when a measure of
+    `guard` falls. Measures are named as in the report, such as `evaluate.student.numeric`,
+    `diversity.vendi` or `kept`. A loop can contain a loop.
     """
 
     kind = "rounds"
@@ -272,7 +273,13 @@ class BoundRounds(BoundStage):
                     )
                     offered = loop.offered(live, number)
                     services = replace(job.services, pool=partial(_pool_so_far, pool, loop))
-                    done = await one.carry_out(number, offered, state, Job(context, services))
+                    try:
+                        done = await one.carry_out(number, offered, state, Job(context, services))
+                    except NothingToLearn as nothing:
+                        if not number:
+                            raise
+                        why = f"the next round is left out: {nothing.message}"
+                        break
                 loop.add(place, done.measures)
                 state = digest([state, done.sha256, *([len(loop.joined)] if loop.joined else [])])
                 if reason := self._ends(loop):

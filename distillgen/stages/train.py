@@ -29,7 +29,14 @@ from distillgen.record import digest
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 from distillgen.training.arms import DIFFERENT, Arm
-from distillgen.training.job import NEEDED, RowData, TrainingJob, fingerprint_of, installed_versions
+from distillgen.training.job import (
+    NEEDED,
+    NothingToLearn,
+    RowData,
+    TrainingJob,
+    fingerprint_of,
+    installed_versions,
+)
 from distillgen.training.objective import Objective, objective_class
 from distillgen.training.options import TrainingOptions
 from distillgen.training.rows import PARTS
@@ -317,7 +324,7 @@ class BoundTrain(BoundStage):
         (work / "job.json").write_text(training.model_dump_json(), encoding="utf-8")
         return training
 
-    def _nothing_to_learn(self, spool: Spool, data: RowData) -> ConfigError:
+    def _nothing_to_learn(self, spool: Spool, data: RowData) -> NothingToLearn:
         """Return an error that counts the records that are not learnt from, by the reason."""
         dropped = Counter(
             record.dropped.filter for chunk in spool.chunks() for record in chunk if record.dropped
@@ -325,7 +332,7 @@ class BoundTrain(BoundStage):
         reasons = [f"{n} {reason}" for reason, n in data.rows.items() if n and reason not in PARTS]
         reasons += [f"{n} dropped by {name}" for name, n in dropped.most_common()]
         counts = ", ".join(reasons) or "no record came so far"
-        return ConfigError(f"stage '{self.name}': it has no records to train on: {counts}")
+        return NothingToLearn(f"stage '{self.name}': it has no records to train on: {counts}")
 
 
 class _Training(NamedTuple):

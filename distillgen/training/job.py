@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from distillgen.errors import ConfigError
 from distillgen.project import Project
 from distillgen.state_files import Damaged, load_state
 from distillgen.training.objective import Objective, objective_class
@@ -17,6 +18,10 @@ from distillgen.training.options import TrainingOptions
 NEEDED = ("torch", "transformers", "datasets", "accelerate")
 """Packages that every training needs."""
 VERSIONED = ("distillgen", *NEEDED, "trl", "peft", "tokenizers", "sentence-transformers")
+
+
+class NothingToLearn(ConfigError):
+    """No record is left to train on."""
 
 
 class RowData(BaseModel):

@@ -5,6 +5,7 @@ import re
 import pytest
 
 import distillgen
+from distillgen.errors import ConfigError
 from distillgen.project import home
 from tests.conftest import ROOT
 
@@ -112,3 +113,10 @@ def test_a_whole_model_stage_or_filter_and_null(base):
         and len(checked.stages) == 2
     )
     assert set(distillgen.load("base", ["judge=null"]).models) == {"teacher"}
+
+
+def test_a_stage_that_is_not_there_cannot_be_left_out(project):
+    project.rows("rows.jsonl", [{"q": "a"}])
+    pipeline = {"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}]}
+    with pytest.raises(ConfigError, match="'filter'"):
+        distillgen.load(pipeline, ["filter=null"])

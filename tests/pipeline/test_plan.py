@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import distillgen
 from distillgen.flow.stage import Estimate
 from distillgen.pipeline.load import Done
 
@@ -85,3 +86,16 @@ def test_a_bound_is_rounded_up():
         45,
         None,
     ) and 0.44 < left.max_cost_usd < 0.46
+
+
+def test_a_template_that_joins_lists_that_do_not_exist_yet_is_counted(project):
+    project.rows("rows.jsonl", [{"q": "a"}, {"q": "b"}])
+    lists = [
+        {"retrieve": {"name": name, "from": "rows.jsonl", "by": "random", "into": name}} for name in "xy"
+    ]
+    template = "{% for row in x[:1] + y %}{{ row.q }}{% endfor %}"
+    ask = {"generate": {"model": "t", "template": template, "output": "answer"}}
+    models = {"t": {"provider": "scripted", "model": "echo"}}
+    stages = [{"source": {"path": "rows.jsonl"}}, *lists, ask]
+    plan = distillgen.load({"version": 1, "models": models, "stages": stages}).plan()
+    assert plan[-1][1].requests == 2

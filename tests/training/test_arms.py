@@ -583,6 +583,26 @@ def test_loops_in_loops_and_behind_loops_begin_where_they_say(begun):
     assert begun("behind", loop("tiny", n=2), behind) == ["tiny", "tiny", "rounds/last/student"]
 
 
+def test_a_round_that_leaves_nothing_to_learn_ends_the_loop(begun, project):
+    """The third round keeps no record; the first two stand, and going on changes nothing."""
+    project.write(
+        "filters/early.py",
+        """from distillgen import Filter
+def early(*, rounds: int = 2):
+    return Filter(lambda rs: [r.fields["round"] for r in rs], lambda n: "late" if n >= rounds else None)
+""",
+    )
+    previous = loop("previous", n=4, start="tiny", stages=[{"filter": ["early"]}])
+    for starts in (["tiny", "rounds/00/student"], []):
+        assert begun("ends", previous) == starts
+        told = json.loads((project.path / "ends/rounds/rounds.json").read_text())
+        assert [measures["kept"] for measures in told["rounds"]] == [6, 6]
+        assert told["ended"].startswith("the next round is left out: stage 'train': it has no records")
+        assert not (project.path / "ends/rounds/02").exists()
+    with pytest.raises(ConfigError, match="it has no records to train on: 6 dropped by early"):
+        begun("never", loop("tiny", stages=[{"filter": [{"early": {"rounds": 0}}]}]))
+
+
 def test_the_weights_of_a_model_of_the_pipeline_are_a_start(begun, project):
     project.write("small/config.json", json.dumps({"architectures": ["LlamaForCausalLM"]}))
     project.write("small/tokenizer_config.json", json.dumps({"chat_template": students.CHAT}))
