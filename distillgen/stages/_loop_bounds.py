@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distillgen.flow.condition import estimate_of
 from distillgen.flow.bounds import Filler
+from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, Estimate
 from distillgen.record import Record
 from distillgen.stages._rounds import Repetition
