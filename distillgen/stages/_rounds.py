@@ -114,15 +114,18 @@ class Loop:
         number = len(self.directories)
         self.directories.append(place)
         self.history.append(measures)
-        carry = self.how.carry
+        carry, successors = self.how.carry, set[str]()
         for record in records_of(place):
             item = str(record.fields[ITEM])
             if record.dropped is None and not record.held_out:
                 self.kept.add(item)
                 if self.how.grows and record.id != self.how.id_of(item, number):
                     self._join(record, item)
-            if carry and not (record.dropped and record.dropped.filter == GATHERED):
-                self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
+            if record.dropped is None:
+                successors.add(item)
+            if not carry or record.dropped and (record.dropped.filter == GATHERED or item in successors):
+                continue  # what a round kept hides what it dropped, whichever comes last
+            self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
 
     def _join(self, record: Record, item: str) -> None:
         """Add a new record to those that later rounds are offered, unless there are enough."""

@@ -311,6 +311,24 @@ def test_a_carried_field_wins_over_one_of_the_source(loop, project):
     assert [r.fields["answer"] for r in kept(run)] == ["ba", "baa", "baaa"]
 
 
+def test_a_kept_record_is_carried_and_not_a_dropped_sibling_that_comes_after_it(project):
+    """Three answers are drafted in each round, and the first of them is kept."""
+    project.rows("rows.jsonl", [{"q": "a"}])
+    stages = [
+        {"generate": {"model": "t", "template": "{{ answer or q }}", "output": "answer", "n": 3}},
+        {"filter": [{"where": {"true": "{{ answer.endswith('0') }}"}}]},
+    ]
+    rounds = {"n": 3, "repeat": True, "carry": ["answer"], "stages": stages}
+    pipeline = {
+        "version": 1,
+        "models": {"t": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": rounds}],
+    }
+    numbered = {"t": lambda request, sample: f"{request.messages[-1]['content']}{sample}"}
+    run = distillgen.run(pipeline, out="numbered", teachers=numbered)
+    assert [r.fields["answer"] for r in kept(run)] == ["a0", "a00", "a000"]
+
+
 LEARN = '''"""A stage of the project, which leaves a student as `train` does: it says which round made it."""
 
 from pathlib import Path
