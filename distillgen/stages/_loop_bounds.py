@@ -34,9 +34,12 @@ class LoopBounds:
         if self.how.grows:
             return self._growing(before, samples)
         first, last = (_of_a_round(stages, before, samples) for stages in (self.beginning, self.stages))
-        totals = {
-            name: _sum(getattr(first, name), _times(getattr(last, name), self.n - 1)) for name in TOTALS
-        }
+        totals = {name: getattr(first, name) for name in TOTALS}
+        for _ in range(1, self.n) if self.how.carry else ():  # a carried dialogue is longer in each round
+            last = _of_a_round(self.stages, replace(before, made_bytes=last.made_bytes), samples)
+            totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
+        if not self.how.carry:
+            totals = {name: _sum(totals[name], _times(getattr(last, name), self.n - 1)) for name in TOTALS}
         rows = last.rows  # each record is kept once, unless it is offered again
         if rows is not None and (self.how.repeat or last.spared):
             rows *= self.n

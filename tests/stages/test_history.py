@@ -1,5 +1,7 @@
 """generate with a dialogue: `history` and `write: user`."""
 
+import json
+
 import pytest
 
 import distillgen
@@ -147,3 +149,32 @@ def test_turns_that_an_earlier_stage_makes_are_checked_before_anything_is_asked(
     ):
         with pytest.raises(distillgen.ConfigError, match="cannot stand after"):
             distillgen.load(pipeline(*stages))
+
+
+def test_the_plan_bounds_a_dialogue_that_grows_in_every_round(project):
+    project.rows("rows.jsonl", [{"topic": topic} for topic in ("tea", "ink", "oak")])
+    price = {"input": 1e6, "output": 1e6}  # a dollar a token
+    models = {"teacher": {"provider": "scripted", "model": "echo", "price": price}}
+    loop = [
+        generate(
+            name="say",
+            write="user",
+            template="@system\n{{ topic }}",
+            history="talk",
+            output="said",
+            max_tokens=50,
+        ),
+        generate(name="reply", history="talk", output="reply", max_tokens=50),
+    ]
+    stages = pipeline({"rounds": {"n": 4, "repeat": True, "carry": ["talk"], "stages": loop}}, **models)
+
+    def reply(request):
+        tokens = sum(len(turn["content"].encode()) for turn in request.messages)
+        return Completion(text="x" * 200, input_tokens=tokens, output_tokens=50)
+
+    plan = [estimate for _, estimate in distillgen.load(stages).plan()]
+    teach(stages, {"teacher": Script(reply)})
+    totals = json.loads((project.path / "run/usage.json").read_text())["totals"]
+    assert totals["requests"] == 24 <= sum(estimate.requests for estimate in plan)
+    bound = sum(estimate.max_cost_usd for estimate in plan)
+    assert 0.3 * bound < totals["cost_usd"] <= bound
