@@ -1,4 +1,6 @@
-"""The recipe magpie: the model writes the user's turn, no prompt asks for a question, and the filters hold."""
+"""The recipe magpie: the model writes the user's turn, no prompt asks for a question, the filters hold."""
+
+import json
 
 import pytest
 
@@ -21,7 +23,7 @@ def planted(request: Request, sample: int) -> str:
         good = question(text_of(request), sample)
         return ("Why?", f"{good[:-1]}:", f"{good} badly", good)[sample % 4]
     if "clear and complete" in text_of(request):
-        return '{"reason": "", "score": %d}' % (3 if "badly" in text_of(request) else 9)
+        return json.dumps({"reason": "", "score": 3 if "badly" in text_of(request) else 9})
     return "So it is."
 
 
