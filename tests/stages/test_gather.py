@@ -93,8 +93,11 @@ def test_the_id_depends_on_the_parts_alone(carried):
         carried([stage], records_of(rows))[1].id for rows in (ROWS, [{**row, "author": "x"} for row in ROWS])
     }
     assert len(ids) == 1
-    other = carried([Gather(into="answers", keep=["answer"], best="grade", k=2)], records_of(ROWS))[1]
-    assert other.id not in ids
+    for other in (
+        Gather(keep=["answer"], best="grade", k=2),
+        Gather(name="n", keep=["answer"], best="grade"),
+    ):
+        assert carried([other], records_of(ROWS))[1].id not in ids, "other parts, or another stage"
 
 
 def test_without_best_the_order_stays(carried):
@@ -105,7 +108,7 @@ def test_without_best_the_order_stays(carried):
 
 @pytest.mark.parametrize("adjacent", [True, False])
 def test_k_and_at_least_and_a_record_without_a_number(carried, adjacent):
-    rows = [*ROWS, {"question": "c", "answer": "c0"}, {"question": "c", "answer": "c1", "grade": "high"}]
+    rows = [*ROWS, {"question": "c", "answer": "c0"}, {"question": "c", "answer": "c1", "grade": "nan"}]
     stage = Gather(keep=["answer"], by=["question"], adjacent=adjacent, best="grade", k=2, at_least=2)
     a0, a1, a2, b0, c0, c1 = carried([stage], records_of(rows))
     assert a0.dropped.reason == f"gathered into {a1.id}"
@@ -213,6 +216,7 @@ def test_a_group_leaves_before_the_source_ends(tmp_path):
         await anext(chunks)
         await chunks.aclose()
         await ledger.close()
+        assert job.services.whole == ({0} if bound.scope == "set" else set()), "the budget waits for these"
         return len(read)
 
     assert asyncio.run(first(Gather(keep=["answer"]))) == 2
@@ -279,6 +283,12 @@ def test_an_element_without_the_fields_leaves_alone(carried):
     assert whole.fields == {"answer": 1, "author": 2}
     assert part.dropped.reason == "an element of 'question' has no 'author'"
     assert text.dropped.reason == "an element of 'question' is no mapping with answer, author"
+    stage = Unfold(field="question", into=["answer", "author"], max_items=1)
+    assert [r and r[0] for r in reasons(carried([stage], records_of(rows, "s")))] == [
+        None,
+        "element",
+        "element",
+    ]
 
 
 ASK = {"generate": {"model": "t", "template": "{{ q }}", "output": "answer", "n": 3, "max_tokens": 10}}
@@ -339,6 +349,10 @@ def test_a_plan_counts_requests_about_the_list_and_bounds_them(project):
         assert estimates["gather"].rows == 12, "24 answers, two at least in a group"
         assert estimates["about"].requests == 12
         assert (estimates["about"].max_cost_usd is not None) == bounded
+        longest = 3 * [{"answer": "x" * 40, "length": 12.0}]  # ten tokens of four bytes
+        assert not bounded or estimates["gather"].made_bytes >= len(
+            json.dumps(longest, separators=(",", ":"))
+        )
     done, asked = run(project, gather, ask, rows=8)
     texts = [r.messages[-1]["content"] for r in asked if "has" in r.messages[-1]["content"]]
     assert len(texts) == 8 <= 12 and done.state["kept"] == 8
