@@ -6,17 +6,20 @@ import asyncio
 import json
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 import distillgen
+from distillgen.cli import show
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices
 from distillgen.inference.ledger import Ledger
 from distillgen.project import Project
 from distillgen.record import Record
-from distillgen.runs.directory import read_records
+from distillgen.runs.directory import furthest, read_records
+from distillgen.runs.report import _read
 from distillgen.stages.gather import Gather
 from distillgen.stages.unfold import Unfold
 
@@ -334,9 +337,8 @@ def test_mistakes_are_seen_before_anything_is_asked(project, options, message):
 
 
 def test_a_plan_counts_requests_about_the_list_and_bounds_them(project):
-    about = (
-        "{{ q }}{% for a in answers %}{{ a.answer }} has {{ a.length }}, {% endfor %}{{ answers[0].answer }}"
-    )
+    part = "{{ a.answer }} has {{ a.length }}, " + "and so on " * 20
+    about = "{{ q }}{% for a in answers %}" + part + "{% endfor %}{{ answers[0].answer }}"
     ask = {"generate": {"name": "about", "model": "t", "template": about, "output": "o", "max_tokens": 4}}
     project.rows("rows.jsonl", [{"q": f"q{i}"} for i in range(8)])
     gather = {"gather": {"into": "answers", "keep": ["answer", "length"], "at_least": 2}}
@@ -387,7 +389,7 @@ def test_a_changed_list_asks_nothing_and_a_run_again_gives_the_same_bytes(projec
     assert asked == [] and (again.directory / "corpus.jsonl").read_bytes() == corpus
 
 
-def test_gathered_records_are_counted_apart_from_dropped_ones(project):
+def test_gathered_records_are_counted_apart_from_dropped_ones(project, capsys):
     gather = {"gather": {"into": "answers", "keep": ["answer"], "best": "length", "k": 2}}
     done, _ = run(project, gather)
     stage = done.state["stages"][-1]
@@ -397,7 +399,16 @@ def test_gathered_records_are_counted_apart_from_dropped_ones(project):
     assert len(rows) == 10, "what was gathered can be read, too"
     report = re.sub(r"<[^>]+>|\s+", " ", (done.directory / "report.html").read_text())
     assert re.search(r"Gathered\s+5\s+into others", report) and re.search(r"Dropped\s+5\s+33.3%", report)
-    assert "gathered into " + rows[0].dropped.reason[-20:] not in report, "no example of a dropped record"
+    (part, *_) = [row.dropped.reason for row in rows if row.dropped.filter == "gathered"]
+    assert part not in report, "no example of a dropped record"
+    sample, kept, dropped = _read(furthest(done.directory, done.state["stages"]))
+    assert Counter(drop and drop["filter"] for drop, _ in sample) == {None: 10, "k": 5}
+    assert (len(kept), {record.dropped.filter for record in dropped}) == (5, {"k"})
+    show.summary(done)
+    summary = capsys.readouterr().out
+    assert (
+        "5 kept, 5 gathered into others, dropped 5 (k 5)" in summary and "gathered: gathered" not in summary
+    )
     card = (done.directory / "README.md").read_text()
     assert "| Stage | Records in | Kept | Gathered | Dropped | By |" in card
     assert "| gather | 15 | 5 | 5 | 5 | k 5 |" in card
