@@ -1,6 +1,8 @@
 """Loops that grow: what a round made and kept joins what later rounds are offered."""
 
 import json
+import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -218,3 +220,52 @@ stages:
             assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes()
         assert whole == 60 + 120 + 240
         assert len(endpoint.bodies) - 2 * whole <= 4 * 10, "more was asked again than was in flight"
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_random_growing_loops_lose_nothing_and_name_nothing_twice(project, number):
+    """Random loops, also in loops: each row has a kept successor or leaves with a reason, under one id."""
+    chance = random.Random(number)
+
+    def step(i):
+        ask = {"generate": {**LONGER["generate"], "name": f"ask{i}", "n": chance.choice([1, 1, 2])}}
+        fits = {"schema": {"name": f"fits{i}", "field": "q", "pattern": ".{1,4}"}}
+        short = {"filter": {"name": f"short{i}", "filters": [fits]}}
+        return chance.choice([[ask], [ask, short], [short, ask]])
+
+    def loop(name, stages):
+        options = {"repeat": chance.random() < 0.5, "offer": chance.choice(["kept", "kept", "pool"])}
+        if options["offer"] == "kept":
+            options |= {"guard": {"kept": 0.99}} | ({"max_records": 6} if chance.random() < 0.5 else {})
+        return {"rounds": {"name": name, "n": chance.randint(1, 3), "stages": stages, **options}}
+
+    stages = step(0)
+    if chance.random() < 0.4:
+        stages = [*stages, loop("inner", step(1))]
+    outer = loop("outer", stages)
+    rows = [{"q": "a" * chance.randint(1, 6) + str(i)} for i in range(chance.randint(1, 4))]
+    project.rows("rows.jsonl", rows)
+    pipeline = {"version": 1, "models": MODELS, "stages": [{"source": {"path": "rows.jsonl"}}, outer]}
+    asked = []
+
+    def counted(request, sample):
+        asked.append(request)
+        return doubles(request, sample)
+
+    plan = distillgen.load(pipeline).plan()[-1][1]
+    run = distillgen.run(pipeline, out="out", teachers={"t": counted})
+    records, first = every(run), len(asked)
+    assert len({r.id for r in records}) == len(records) <= plan.rows
+    assert {r.source for r in records} == {f"rows.jsonl:{i + 1}" for i in range(len(rows))}
+    assert len({request.json for request in asked}) <= plan.requests
+    kept = {r.id for r in records if not r.dropped}
+    for record in records:
+        if record.fields["round"] and not outer["rounds"]["repeat"] and outer["rounds"]["offer"] == "pool":
+            assert record.fields["item"] not in kept
+    lines = [(run.directory / name).read_bytes() for name in ("corpus.jsonl", "dropped.jsonl")]
+    shutil.rmtree(run.directory / "outer")
+    again = distillgen.run(
+        pipeline, out="out", teachers={"t": counted}, ledger=run.directory / "ledger.sqlite3"
+    )
+    assert [(again.directory / name).read_bytes() for name in ("corpus.jsonl", "dropped.jsonl")] == lines
+    assert len(asked) == first, "a loop that was lost is done again from the ledger"
