@@ -163,7 +163,11 @@ class BoundGenerate(BoundStage):
         dialogue, name = self.stage.dialogue, self.stage.history
         if dialogue is None or name is None:
             return {}
-        return {name: dialogue.after(self.prompt, self.context.turns(name))}
+        before = self.context.turns(name)
+        if self.stage.when is None:
+            return {name: dialogue.after(self.prompt, before)}
+        # a record that passes the stage by keeps its dialogue
+        return {name: [*before, *dialogue.after(self.prompt, before)]} if before else {}
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return bounds from bytes, because a token has at least one byte.

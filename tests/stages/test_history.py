@@ -178,3 +178,15 @@ def test_the_plan_bounds_a_dialogue_that_grows_in_every_round(project):
     assert totals["requests"] == 24 <= sum(estimate.requests for estimate in plan)
     bound = sum(estimate.max_cost_usd for estimate in plan)
     assert 0.3 * bound < totals["cost_usd"] <= bound
+
+
+def test_a_dialogue_that_may_have_passed_a_stage_by_is_not_refused_after_it(project):
+    project.rows("rows.jsonl", [{"question": "Why?", "more": more} for more in ("yes", "")])
+    begin = {"format": {"messages": {"talk": [{"user": "{{ question }}"}]}}}
+    stages = pipeline(
+        begin,
+        generate(name="first", history="talk", when="{{ more }}", output="first"),
+        generate(name="second", history="talk", when="{{ not more }}", output="second"),
+    )
+    run = teach(stages, {"teacher": Script()})
+    assert [[turn["role"] for turn in r.fields["talk"]] for r in rows_of(run)] == [["user", "assistant"]] * 2
