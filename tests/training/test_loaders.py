@@ -1,6 +1,6 @@
 """Dialogues of several lengths load in TRL, LLaMA-Factory, axolotl and ms-swift, and mask alike.
 
-The last three are tested where they are installed. They need few of their requirements, beside the extra train:
+The last three are tested where they are installed. They need few of their requirements, and the extra train:
 `pip install --no-deps llamafactory axolotl addict ms-swift modelscope modelscope_hub pillow cryptography`.
 """
 
