@@ -86,8 +86,8 @@ def filter_(
 @click.option(
     "--shape",
     metavar="NAME[:PART=FIELD,…]",
-    help="messages, prompt_completion, alpaca, sharegpt, preference, labelled or triples; a part is made "
-    "from a field or a template.",
+    help="messages, prompt_completion, alpaca, sharegpt, preference, unpaired_preference, labelled or "
+    "triples; a part is made from a field or a template.",
 )
 @click.option(
     "--keep",

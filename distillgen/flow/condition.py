@@ -42,7 +42,7 @@ class Condition(Text):
     def holds(self, record: Record) -> bool:
         """Return whether the text is neither empty nor false, no, 0 or null. Raise Unrenderable."""
         try:
-            return super().holds(record)
+            return super().holds(record) and self.render(record).strip() != "0.0"  # a score of zero
         except NullValue:
             return False
 

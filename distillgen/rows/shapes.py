@@ -40,6 +40,8 @@ class Shape:
     """The function that makes a row of `messages`, if there is one."""
     holds: Literal["texts", "dialogues", "values"] = "texts"
     """The type of its parts: texts; texts or dialogues; or any values."""
+    values: Sequence[str] = ()
+    """The parts that hold any values, if the others do not."""
     tools: bool = False
     """Whether trainers read the column `tools` beside it."""
 
@@ -104,6 +106,11 @@ SHAPES = {
     ),
     "preference": Shape(
         {"prompt": _QUESTIONS[1:], "chosen": (), "rejected": ()}, {"prompt": None}, holds="dialogues"
+    ),
+    "unpaired_preference": Shape(
+        {"prompt": _QUESTIONS[1:], "completion": _ANSWERS[1:], "label": ()},
+        holds="dialogues",
+        values=("label",),
     ),
     "labelled": Shape({"text": ("sentence", "document"), "label": ()}, holds="values"),
     "triples": Shape(
@@ -175,7 +182,9 @@ def _shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) 
         )
         if source is not None:
             sources[part] = source
-            getters[part] = _getter(name, part, source, fields, shape.holds)
+            getters[part] = _getter(
+                name, part, source, fields, "values" if part in shape.values else shape.holds
+            )
         elif shape.optional[part] is not None:
             getters[part] = lambda _, value=shape.optional[part]: value  # type: ignore[misc]
     columns = (shape.column,) if shape.column else tuple(getters)

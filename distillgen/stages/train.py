@@ -146,6 +146,9 @@ class Train(TrainingOptions, Stage):
             Text(self.where).check(context, "'where'")
         arm = self.arm(learning)
         arm.check(context)
+        if self.batch_size < learning.smallest_batch:
+            least = f"batch_size: {learning.smallest_batch} or more"
+            raise ConfigError(f"objective '{self.objective}' compares the rows of a batch: give {least}")
         self._check_lora(learning)
         self._check_packages(project, learning, first)
         self._check_student(context, learning, first, trained)

@@ -50,6 +50,8 @@ class Objective(BaseModel):
     """The kinds of models that it can train."""
     templated: ClassVar[bool] = True
     """Whether chats need a chat template; if not, a student without one learns them as texts."""
+    smallest_batch: ClassVar[int] = 1
+    """The fewest rows in a batch that it can learn from."""
     signals: ClassVar[bool] = False
     """Whether a row contains log-probabilities from the ledger."""
 

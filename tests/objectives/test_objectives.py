@@ -12,6 +12,7 @@ import pytest
 from distillgen.errors import ConfigError
 from distillgen.objectives.classifier import TextClassifier
 from distillgen.objectives.dpo import Dpo
+from distillgen.objectives.kto import Kto
 from distillgen.objectives.logits import Logits, alternatives, refuse_renormalised
 from distillgen.objectives.rationale import Rationale
 from distillgen.objectives.sft import Sft
@@ -49,6 +50,7 @@ def test_there_is_an_objective_a_file_and_each_says_what_it_is():
         "dpo",
         "embedder",
         "gkd",
+        "kto",
         "logits",
         "rationale",
         "sft",
@@ -90,6 +92,14 @@ def test_sft_rows(fields, row):
     else:
         with pytest.raises(Unusable, match=row):
             Sft().row(record(**fields), {})
+
+
+def test_kto_rows_have_a_label_that_is_true_or_false():
+    row = Kto().row(record(prompt="a", completion="b", label=False), {})
+    assert row == {"prompt": "a", "completion": "b", "label": False}
+    for label in (None, 1, "true"):
+        with pytest.raises(Unusable, match="'label' is neither true nor false"):
+            Kto().row(record(prompt="a", completion="b", label=label), {})
 
 
 def test_dpo_rows_with_a_recorded_reference_from_scores_or_fields():
@@ -380,6 +390,22 @@ class TestObjectives:
         )
         out = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids["input_ids"].shape[1] :]
         return tokenizer.decode(out, skip_special_tokens=True).strip()
+
+    def test_kto_learns_labels_and_not_random_ones(self, tmp_path):
+        chance = random.Random(0)
+        rows = []
+        for question, colour in questions(300):
+            wrong = chance.choice([other for other in COLOURS if other != colour])
+            label = chance.random() < 0.5
+            completion = f"It is {colour if label else wrong}."
+            rows.append({"prompt": question, "completion": completion, "label": label})
+        drawn = [{**row, "label": chance.random() < 0.5} for row in rows]
+        options = {"objective": "kto", "learning_rate": 1e-3, "max_steps": 80}
+        true, chance_only = (
+            taught(tmp_path / name, data, **options)["held_out"]["student"]
+            for name, data in (("a", rows), ("b", drawn))
+        )
+        assert true["rewards/margins"] > 1 > abs(chance_only["rewards/margins"]), (true, chance_only)
 
     @pytest.mark.parametrize("loss", ["sigmoid", "ipo", ["sigmoid", "sft"]])
     def test_dpo_learns_real_preferences_and_not_random_ones(self, tmp_path, loss):

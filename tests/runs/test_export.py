@@ -109,6 +109,12 @@ def kept(run):
         ),
         ("preference", {}, {"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b"}),
         (
+            "unpaired_preference",
+            {},
+            {"question": "q", "answer": "a", "label": False},
+            {"prompt": "q", "completion": "a", "label": False},
+        ),
+        (
             "preference",
             {},
             {"prompt": TURNS[:2], "chosen": TURNS[2:], "rejected": TURNS[2:]},
