@@ -11,7 +11,7 @@ from distillgen.flow.stage import CheckContext, Estimate
 from distillgen.record import Record, Scores, Unrenderable
 
 
-class _AnyScore(Scores):
+class AnyScore(Scores):
     """Has every score, with the longest text of a number."""
 
     def __missing__(self, name: str) -> Any:
@@ -60,7 +60,7 @@ def bounds(
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
             requests_by_record.append(
-                asks(replace(record, fields={**filler, **record.fields}, scores=_AnyScore()))
+                asks(replace(record, fields={**filler, **record.fields}, scores=AnyScore()))
             )
     priced = any(context.models[model].price for requests in requests_by_record for model, _, _ in requests)
     if before.rows is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.record import Unrenderable, text_of
+from distillgen.record import SCORES, Unrenderable, text_of
 from distillgen.rows.tool_turns import Turns, has_calls, sharegpt_turns, tools_text, trained_turns
 from distillgen.text.template import compile_template
 
@@ -57,6 +58,7 @@ def _turns(parts: Fields) -> list[dict[str, Any]]:
 
 
 def _sharegpt(turns: Turns) -> dict[str, Any]:
+    _refuse_parts(turns, "ShareGPT")
     turns = sharegpt_turns(turns) if has_calls(turns) else turns
     if strange := {turn["role"] for turn in turns} - set(_SHAREGPT):
         raise Unrenderable(f"ShareGPT has no name for the role '{min(strange)}'")
@@ -71,6 +73,7 @@ def _last_turn_apart(turns: Turns) -> dict[str, Any]:
 
 
 def _alpaca(turns: Turns) -> dict[str, Any]:
+    _refuse_parts(turns, "Alpaca")
     if has_calls(turns):
         raise Unrenderable("Alpaca has no form for tool calls")
     if (roles := [turn["role"] for turn in turns]) != ["user", "assistant"]:
@@ -129,6 +132,11 @@ class Shaper:
     """The function from a record's fields to its row. It raises Unrenderable with the reason if there is no
     row.
     """
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """`scores`, if a template can read them: `row` then takes them beside the fields."""
+        return frozenset([SCORES] if any(SCORES in source for source in self.sources.values()) else [])
 
 
 def shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -> Shaper:
@@ -229,7 +237,7 @@ def _getter(
                 f"{shape}: the template of '{part}': {error.message.removeprefix('template: ')}"
             ) from error
     for name in sorted(template.needed) if template else [source]:
-        if name not in fields:
+        if name not in fields and not (template and name == SCORES):
             raise ConfigError(
                 f"{shape}: '{part}' needs the field '{name}', and there is none{did_you_mean(name, fields)}"
             )
@@ -255,8 +263,24 @@ def _getter(
 
 
 def _are_turns(turns: Any) -> bool:
-    """Whether a value is a dialogue: turns with a role and a content."""
-    return all(isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in turns)
+    """Whether a value is a dialogue: turns with a role and a content, which is a text or a list of parts."""
+    return all(
+        isinstance(turn, Mapping)
+        and {"role", "content"} <= turn.keys()
+        and (isinstance(turn["content"], str | None) or _are_parts(turn["content"]))
+        for turn in turns
+    )
+
+
+def _are_parts(content: Any) -> bool:
+    """Whether a turn's content is a list of parts with a type, such as a text and a picture."""
+    return isinstance(content, list) and all(isinstance(part, Mapping) and "type" in part for part in content)
+
+
+def _refuse_parts(turns: Turns, shape: str) -> None:
+    """Raise Unrenderable for a turn whose content is not a text."""
+    if any(isinstance(turn["content"], list) for turn in turns):
+        raise Unrenderable(f"{shape} holds texts, and a turn is a list of parts")
 
 
 def _of_turns(convert: Callable[[Turns], dict[str, Any]]) -> Callable[[Fields], dict[str, Any]]:

@@ -118,7 +118,7 @@ class Rows:
         elif record.dropped:
             raise Unrenderable(record.dropped.reason)
         row |= {name: record.fields.get(name) for name in self.kept}
-        row |= self.shaper.row(record.fields) if self.shaper else {}
+        row |= self.shaper.row(record.variables(self.shaper.reads)) if self.shaper else {}
         return {name: row.get(name) for name in self.columns}
 
     def _split(self, record: Record) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
+from distillgen.flow.bounds import AnyScore
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage, Text
 from distillgen.project import Project
 from distillgen.prompting.prompt import Pick, Prompt, drawn
-from distillgen.record import META, Record, Unrenderable, digest, dumps
+from distillgen.record import META, SCORES, Record, Unrenderable, digest, dumps
 from distillgen.rows.shapes import Shaper, shaper
 
 SIZED_DRAWS = 10  # draws of a record from which a plan estimates sizes
@@ -133,12 +134,17 @@ class Format(Stage):
         in_turn = replace(before, fields=before.fields | makes)
         for i, (name, text) in enumerate(texts):
             text.check(before if i < len(self.fields) else in_turn, f"the template of '{name}'")
-        for name in sorted(prompt.needed) if prompt else ():
+        for name in sorted(prompt.needed - {SCORES}) if prompt else ():
             before.need(name, f"prompt '{self.prompt}'")
+        before.need_scores(prompt.scores if prompt else (), f"prompt '{self.prompt}'")
         for name in self.keep or ():
             context.need(name, "'keep'")
         names = {*makes, *self.dialogues}
-        names |= set(self.shaper(context.fields).columns) if self.shape else set()
+        shaper = self.shaper(context.fields) if self.shape else None
+        for part, source in shaper.sources.items() if shaper and shaper.reads else ():
+            if "{" in source:
+                Text(source).check(context, f"the template of '{part}'")
+        names |= set(shaper.columns) if shaper else set()
         if META in names:
             raise ConfigError(f"the field '{META}' is distillgen's own")
         fields = frozenset(names | (set(context.fields) if self.keep is None else set(self.keep)))
@@ -176,7 +182,7 @@ class BoundFormat(BoundStage):
         filler = dict.fromkeys(self.context.fields, "x" * (before.made_bytes or 1))
         shaped, longest = self.shaper(), before.made_bytes
         for record in samples:
-            full = replace(record, fields={**filler, **record.fields})
+            full = replace(record, fields={**filler, **record.fields}, scores=AnyScore())
             for number in range(min(self.stage.draws, SIZED_DRAWS)):
                 with suppress(Unrenderable):  # the run drops the row
                     texts = shaped(full, number).fields
@@ -215,7 +221,8 @@ class BoundFormat(BoundStage):
                     for name, turns_of_field in stage.dialogues.items()
                 }
                 if stage.shape:
-                    new_fields |= shaper(frozenset(record.fields)).row(record.fields)
+                    shape = shaper(frozenset(record.fields))
+                    new_fields |= shape.row(record.variables(shape.reads))
             except (Unrenderable, ConfigError) as error:
                 raise Unrenderable(str(error)) from error
             keep = stage.keep
@@ -242,7 +249,7 @@ class BoundFormat(BoundStage):
         """Return the text of the prompt. Raise Unrenderable."""
         assert self.prompt
         draw = self.prompt.draw(self._seed(record, number), record.fields)
-        (message,) = self.prompt.render(record.fields, draw)
+        (message,) = self.prompt.render(record.variables(self.prompt.inputs), draw)
         return str(message["content"])
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:

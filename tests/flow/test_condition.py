@@ -142,6 +142,17 @@ def test_templates_see_the_scores_of_earlier_filters(project):
     assert teacher.asked == ["1.0 1.0"] and read(project, "n")[0] == ("1.0",)
 
 
+def test_a_shape_sees_the_scores_in_the_pipeline_and_in_an_export(project):
+    words = {"filter": [{"word_count": {"name": "words", "field": "text"}}]}
+    parts = {"text": "text", "label": "{{ scores.words }}"}
+    run(project, words, {"format": {"shape": {"labelled": parts}}})
+    assert read(project, "text", "label")[0] == ("t0", "1.0")
+    project.cli("export", "r", "--shape", "labelled:label={{ scores.words + 1 }}", "-o", "x.jsonl")
+    assert project.read("x.jsonl")[0]["label"] == "2.0"
+    with pytest.raises(ConfigError, match="the template of 'label' needs the score 'word'"):
+        run(project, words, {"format": {"shape": {"labelled": parts | {"label": "{{ scores.word }}"}}}})
+
+
 def test_a_field_named_scores_hides_them(project):
     rows = [{"text": "a b", "scores": {"words": "mine"}}]
     words = {"filter": [{"word_count": {"name": "words", "field": "text"}}]}
