@@ -7,6 +7,7 @@ import pytest
 import distillgen
 from distillgen.inference.request import Completion
 from distillgen.runs.directory import final_records
+from distillgen.teachers.scripted import Scripted
 from tests.recipes.harness import drops, teach
 
 TALK = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
@@ -190,3 +191,42 @@ def test_a_dialogue_that_may_have_passed_a_stage_by_is_not_refused_after_it(proj
     )
     run = teach(stages, {"teacher": Script()})
     assert [[turn["role"] for turn in r.fields["talk"]] for r in rows_of(run)] == [["user", "assistant"]] * 2
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+
+
+def test_a_dialogue_that_has_not_begun_cannot_be_answered_without_a_prompt(project):
+    project.rows("rows.jsonl", [{"talk": talk} for talk in (TALK[:1], None)])
+    run = teach(pipeline(generate(history="talk")), {"teacher": Script(lambda request: " Hi! \n")})
+    assert [record.fields["talk"] for record in rows_of(run)] == [TALK]
+    assert ["nothing can be answered" in record.dropped.reason for record in run.dropped] == [True]
+
+
+def test_an_answer_that_fails_at_the_start_leaves_an_empty_dialogue(project):
+    project.rows("rows.jsonl", [{"n": 1}])
+    refused = Script(lambda request: Completion(status="refused", text="no"))
+    stage = generate(template="x", history="talk", mark="good")
+    (record,) = rows_of(teach(pipeline(stage), {"teacher": refused}))
+    assert record.fields["talk"] == [] and record.fields["good"] is False
+
+
+def test_calls_of_tools_are_part_of_the_turn(project):
+    project.rows("rows.jsonl", [{"n": 1}])
+    stage = generate(template="x", history="talk", tools=[{"type": "function", "function": {"name": "add"}}])
+    run = teach(pipeline(stage), {"teacher": Script(lambda request: Completion(tool_calls=[CALL]))})
+    (record,) = rows_of(run)
+    assert record.fields["talk"][-1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+
+
+def test_a_model_that_takes_texts_gets_the_texts_of_the_dialogue_and_writes_no_users_turn(
+    project, monkeypatch
+):
+    monkeypatch.setattr(Scripted, "api", "completions")
+    calls = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    project.rows("rows.jsonl", [{"talk": [TALK[0], calls, {"role": "tool", "content": "3"}]}])
+    script = Script(lambda request: "three")
+    teach(pipeline(generate(history="talk")), {"teacher": script})
+    assert [request.prompt for request in script.requests] == ["Hello\n\n\n\n3"]
+    run = teach(pipeline(generate(write="user")), {"teacher": script}, out="user")
+    assert ["no user's turn to write" in record.dropped.reason for record in run.dropped] == [True]
