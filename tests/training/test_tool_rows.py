@@ -1,6 +1,9 @@
 """Rows with tool calls load and mask alike in TRL: the calls are learnt, what tools answer is not."""
 
+import importlib.util
 import json
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -9,19 +12,22 @@ from distillgen.flow.stage import CheckContext
 from distillgen.objectives.sft import Sft
 from distillgen.project import Project
 from distillgen.record import Record
+from distillgen.rows.shapes import shaper
 from tests.conftest import ROOT
+from tests.training.test_loaders import needs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 TOOLS = [json.loads(line) for line in (ROOT / "data/tools.jsonl").read_text(encoding="utf-8").splitlines()]
 TEMPLATE = (
     "{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}</tools>{% endif %}"
-    "{% for m in messages %}{% if m.role == 'assistant' %}<assistant>{% generation %}{{ m.content }}"
-    "{% for call in m.tool_calls or [] %}<call>{{ call.function.name }} "
+    "{% for message in messages %}{% if message.role == 'assistant' %}<assistant>{% generation %}"
+    "{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<call>{{ call.function.name }} "
     "{{ call.function.arguments | tojson }}</call>"
     "{% endfor %}</s>{% endgeneration %}"
-    "{% elif m.role == 'tool' %}<result>{{ m.name }}: {{ m.content }}</result>"
-    "{% else %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endif %}{% endfor %}"
+    "{% elif message.role == 'tool' %}<result>{{ message.name }}: {{ message.content }}</result>"
+    "{% else %}<{{ message.role }}>{{ message.content }}</{{ message.role }}>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
@@ -163,3 +169,66 @@ def test_the_objective_sft_gives_trl_the_same_rows(project, tokenizer):
     own = project.rows("own.jsonl", [objective.row(Record.read(row, ""), {}) for row in ROWS])
     shaped = exported(project, "--shape", "messages")
     assert masked(project, tokenizer, own, "own") == masked(project, tokenizer, shaped, "shaped")
+
+
+def shaped(name):
+    """The rows in a shape."""
+    return [shaper(name, {}, list(row)).row(row) for row in ROWS]
+
+
+@needs("axolotl")
+def test_axolotl_learns_the_same_tokens(tokenizer):
+    from axolotl.prompt_strategies.chat_template import ChatTemplatePrompter, ChatTemplateStrategy
+
+    template = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    prompter = ChatTemplatePrompter(tokenizer, template.replace("</s>", "<pad>"), field_messages="messages")
+    options = {"train_on_inputs": False, "sequence_len": 8192, "roles_to_train": ["assistant"]}
+    strategy = ChatTemplateStrategy(prompter, tokenizer, train_on_eos="turn", **options)
+    for row, expected in zip(shaped("messages"), LEARNT, strict=True):
+        tokens = strategy.tokenize_prompt(row)
+        mask = [label != -100 for label in tokens["labels"]]
+        assert learnt(tokenizer, tokens["input_ids"], mask) == expected.replace("</s>", "<pad>")
+
+
+@needs("llamafactory")
+def test_llama_factory_takes_calls_results_and_tools(monkeypatch):
+    if importlib.util.find_spec("torchaudio") is None:  # imported at once, used for sound only
+        monkeypatch.setitem(sys.modules, "torchaudio", ModuleType("torchaudio"))
+    from llamafactory.data.converter import get_dataset_converter
+    from llamafactory.data.formatter import FunctionFormatter
+    from llamafactory.data.parser import DatasetAttr
+
+    attributes = DatasetAttr("file", "calls", formatting="sharegpt", messages="conversations", tools="tools")
+    convert, write = (
+        get_dataset_converter("sharegpt", attributes, None),
+        FunctionFormatter(slots=["{{content}}"], tool_format="qwen"),
+    )
+    rows = [convert(row) for row in shaped("sharegpt")]
+    turns = [row["_prompt"] + row["_response"] for row in rows]
+    one, answer = ["user", "function", "observation"], ["assistant"]
+    assert [[turn["role"] for turn in row] for row in turns] == [
+        one + answer,
+        one + answer,
+        [*one, "function", "observation", *answer],
+        ["user", *answer],
+    ]
+    (calls,) = write.apply(content=turns[1][1]["content"])
+    assert [json.loads(text)["name"] for text in calls.split("\n") if text[0] == "{"] == [
+        "sort_words",
+        "count_words",
+    ]
+    assert len(json.loads(rows[1]["_tools"])) == 4
+
+
+@needs("swift")
+def test_ms_swift_takes_calls_and_results():
+    from swift.dataset.preprocessor.core import MessagesPreprocessor
+
+    rows = [MessagesPreprocessor().preprocess(row) for row in shaped("messages")]
+    assert [turn["role"] for turn in rows[1]["messages"]] == [
+        "user",
+        *["tool_call"] * 2,
+        *["tool"] * 2,
+        "assistant",
+    ]
+    assert rows[1]["messages"][1]["content"] == {"name": "sort_words", "arguments": {"words": ["x"]}}
