@@ -30,16 +30,16 @@ def test_gradients_take_from_every_class_and_chance_may_not(project):
 
 
 def review(text, sample):
-    label, topic = (text.partition(f"{name}: ")[2].partition("\n")[0] for name in ("Class", "Topic"))
+    label, _, topic = text.rpartition("Write a ")[2].rstrip(".").partition(" review of ")
     word = draw(text).choice(["lovely", "great"] if label == "positive" else ["awful", "poor"])
     return f"It was {word} to see {topic} in this way."
 
 
 def test_examples_are_written_by_class_topic_and_tone(project):
-    teacher = Teacher({"Class: ": review})
+    teacher = Teacher({"Write a ": review})
     rows = fields(teach("class-synthesis", teacher))
     assert len(rows) == 16 and Counter(row["completion"] for row in rows).keys() == {"positive", "negative"}
-    assert len({text.partition("Class: ")[2] for text in teacher.asked()}) == 24
+    assert len({text.rpartition("Write a ")[2] for text in teacher.asked()}) == 24
     tones = {text.partition("in a ")[2].partition(" tone")[0] for text in teacher.asked()}
     assert len(tones) >= 4
     wrong = [

@@ -78,6 +78,11 @@ def test_rows_of_an_earlier_run_name_their_parents(mixed):
     ]
 
 
+def test_equal_rows_have_ids_of_their_own(mixed):
+    rows = mixed(others=[OTHERS[0], OTHERS[0], {"q": OURS[0]["prompt"], "a": OURS[0]["completion"]}])
+    assert len(rows) == 33 == len({row["meta"]["id"] for row in rows})
+
+
 def test_a_late_bad_row_is_dropped_with_its_reason(project, mixed):
     others = [*[row for _ in range(3) for row in OTHERS], {"q": "no answer"}]
     assert len(mixed(others=others)) == 330

@@ -475,6 +475,19 @@ def test_a_mistake_in_a_draw_is_an_error_at_check(project, options, message):
         distillgen.load({"version": 1, "stages": [{"source": options}]})
 
 
+def test_fields_are_drawn_independently_of_each_other(read):
+    rows = fields(read(draw={"n": 400, "fields": {"a": ["x", "y"], "b": ["x", "y"]}}))
+    assert 150 < sum(row["a"] == row["b"] for row in rows) < 250
+
+
+def test_a_run_of_values_in_the_pipeline_is_replayed(project):
+    pipeline = {"version": 1, "stages": [{"source": {"draw": {"n": 5, "fields": {"a": [1, 2]}}}}]}
+    file = distillgen.run(pipeline, out="run").directory / "stages" / "01-source.jsonl"
+    written = file.stat().st_mtime_ns
+    distillgen.run(pipeline, out="run")
+    assert file.stat().st_mtime_ns == written
+
+
 def test_a_run_of_drawn_rows_is_replayed_and_names_its_values(project):
     names_file(project)
     draw = {"n": 5, "fields": {"first": "data/first.txt"}}
