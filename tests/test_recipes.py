@@ -5,13 +5,16 @@ kills.
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import pytest
 import yaml
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.project import home
+from distillgen.pipeline.catalog import pipelines
+from distillgen.pipeline.load import System
+from distillgen.project import Project, home
 
 NAMES = sorted(path.stem for path in home("pipelines").glob("*.yaml"))
 PLAIN = ("hello", "quickstart", "student")  # of no published system
@@ -52,6 +55,30 @@ def test_it_says_where_it_stands_and_is_short(name):
         assert all(
             system[key] for key in ("paper", "elicitation", "algorithm", "skill", "vertical", "access")
         )
+
+
+def classes_without(entries):
+    """The classes of both surveys that no recipe has."""
+    classes = {
+        (survey, name)
+        for survey in ("elicitation", "distillation")
+        for name in get_args(System.model_fields[survey].annotation)
+        if name
+    }
+    return classes - {
+        (survey, entry[survey]) for entry in entries for survey in ("elicitation", "distillation")
+    }
+
+
+def test_every_class_of_both_surveys_has_a_recipe_and_the_list_shows_it(project):
+    entries = pipelines(Project(project.path))
+    assert not classes_without(entries)
+    (multi_teacher,) = (entry for entry in entries if entry["name"] == "multi-teacher")
+    others = [entry for entry in entries if entry["distillation"] != multi_teacher["distillation"]]
+    assert classes_without(others) == {("distillation", "multi-teacher")}  # a lack would be seen
+    shown = {line.split()[0]: line for line in project.cli("list").stdout.splitlines()}
+    assert shown["multi-teacher"].endswith(" [labeling, multi-teacher]") and "[" not in shown["hello"]
+    assert all(entry["elicitation"] in shown[entry["name"]] for entry in entries)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -73,6 +73,7 @@ def test_every_model_answers_and_the_rows_say_which(run, project):
         name: f"model-{name}" for name in "abc"
     }
     assert len({row["meta"]["id"] for row in rows}) == 36
+    assert made.state["stages"][1]["measured"] == {"identical requests": 9}  # the second draw of each
 
 
 def test_a_list_of_one_gives_the_rows_and_asks_the_requests_of_a_single_model(run, project):
