@@ -368,6 +368,13 @@ def test_each_round_asks_the_student_of_the_round_before(project, loop):
     assert [r.fields["answer"] for r in kept(run)] == ["a", "I am of 00", "I am of 01", "I am of 02"]
 
 
+def test_the_first_round_asks_the_start_in_place_of_the_student(project, loop):
+    project.write("stages/learn.py", LEARN)
+    ask = {"generate": {"model": "student", "template": "{{ q }}", "output": "answer"}}
+    run, _ = loop([ask, {"learn": {}}], ["a"], lambda *_: "I am t", n=3, repeat=True, start="t")
+    assert [r.fields["answer"] for r in kept(run)] == ["I am t", "I am of 00", "I am of 01"]
+
+
 @pytest.mark.parametrize(
     "rounds, told",
     [
