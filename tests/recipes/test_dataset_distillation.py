@@ -46,3 +46,8 @@ def test_examples_are_written_by_class_topic_and_tone(project):
         r for r in rows if ("lovely" in r["review"] or "great" in r["review"]) != (r["label"] == "positive")
     ]
     assert not wrong
+
+
+def test_a_teacher_that_speaks_of_itself_writes_no_example(project):
+    run = teach("class-synthesis", Teacher({"Write a ": "As an AI language model, I cannot review a thing."}))
+    assert not fields(run)
