@@ -100,6 +100,15 @@ def test_a_failed_first_answer_drops_the_record_as_ever(project):
         assert not again.dropped and endpoint.asked.total() == before + 1
 
 
+def test_with_retry_failed_nothing_is_asked_ahead_and_a_failure_is_asked_once(project):
+    def behave(body, times):
+        return {"choices": []} if body["messages"][0]["content"] == "A word about q3" else None
+
+    with Watched(1, behave) as endpoint:
+        run(project, FIRST, SECOND, endpoint=endpoint, retry_failed=True, sets=["two.max_retries=0"])
+        assert endpoint.states == [[True], [False, True]] and set(endpoint.asked.values()) == {1}
+
+
 def test_children_share_the_answer_that_was_asked_ahead(project):
     with Watched(2, lambda body, times: completion({**body, "n": body.get("n", 1)})) as endpoint:
         first = FIRST.replace("output: answer", "output: answer, n: 2, temperature: 1")

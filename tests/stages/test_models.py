@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 
 import pytest
+from pyarrow.parquet import read_table
 from scipy.stats import chisquare
 
 import distillgen
@@ -10,6 +11,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion
 from distillgen.pipeline.load import load
 from distillgen.runs.directory import Rows
+from distillgen.runs.export_signals import export_signals
 
 PRICE = {"a": 1.0, "b": 10.0, "c": 100.0}
 SIX = "abcdef"
@@ -204,3 +206,13 @@ def test_the_card_and_an_override_know_the_models_of_a_list(run, project):
     project.rows("rows-3.jsonl", [{"topic": "t"}])
     with pytest.raises(ConfigError, match="use --set generate.temperature=0.1"):
         checked(pipeline(temperature=0.5, name="ask"), ["b.temperature=0.1"])
+
+
+def test_exported_signals_have_the_tokenizer_of_the_model_that_answered(run, project):
+    wanted = pipeline(1, "ab", logprobs=0)
+    for name in "ab":
+        wanted["models"][name]["tokenizer"] = f"of-{name}"
+    made = run(wanted, 1, answer=lambda name, _: Completion(text=name, logprobs=[[name, -1.0, []]]))
+    export_signals(made, project.path / "s.parquet")
+    rows = read_table(project.path / "s.parquet").to_pylist()
+    assert [(row["tokens"], row["tokenizer"]) for row in rows] == [(["a"], "of-a"), (["b"], "of-b")]
