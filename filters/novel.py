@@ -3,6 +3,7 @@ and Hong 2024), duplicates by meaning (SemDeDup, Abbas et al. 2023), and new ins
 (Self-Instruct, Wang et al. 2023, section 2.2).
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 from distillgen import FieldName, Filter, Record
 from distillgen.extras import need
 from distillgen.local_models.embedder import check, embed
-from distillgen.text.words import words
 
 COSINES = {"earlier": "an earlier text", "entry": "a known entry"}
 MAX_COSINE = 0.85
+WORD = re.compile(r"[^\W_]+")  # for ASCII, the tokens of rouge-score, which Self-Instruct takes
 LETTERS = 1_000_000  # different words of all texts; further ones share letters, and texts look more alike
 CHUNK = 256
 
@@ -27,7 +28,7 @@ class WordSequences:
 
     def encode(self, text: str) -> str:
         """Return a text with a letter for each word."""
-        return "".join(self._letters.setdefault(word, self._letter()) for word in words(text))
+        return "".join(self._letters.setdefault(word, self._letter()) for word in WORD.findall(text.lower()))
 
     def _letter(self) -> str:
         number = len(self._letters) % LETTERS + 1
