@@ -9,7 +9,9 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import stage_class
 from distillgen.pipeline.load import load
+from distillgen.project import Project
 from tests.training.test_arms import FORM, asked, questions, taught  # noqa: F401 (a fixture)
 
 ROWS = [{"text": f"t{i}", "hard": i % 3 == 0, "note": None if i == 1 else "n"} for i in range(10)]
@@ -298,3 +300,14 @@ def test_an_arm_forms_dropped_records_only_where_the_condition_holds(taught):  #
     rows, _, _ = taught([{"filter": ["only_even"]}, changed, FORM], questions(6), arms=("raw",))
     answers = [row["completion"][0]["content"] for row in rows["raw"]]
     assert answers == ["Sure: It is 0.", "Sure: It is 1.", "It is 2."], "a dropped record meets it, too"
+
+
+def test_a_score_of_zero_does_not_hold(project):
+    words = {"filter": [{"word_count": {"name": "words", "field": "note"}}]}
+    _, teacher = run(project, words, ask("{{ scores.words - 1 }}"), rows=[{"text": "t", "note": "one"}])
+    assert not teacher.asked
+
+
+def test_a_stage_without_a_condition_has_the_options_that_it_had():
+    stage = stage_class("format", Project(Path())).model_validate({"keep": ["a"]})
+    assert "when" not in stage.model_dump(), "it would change the fingerprint of every run and student"
