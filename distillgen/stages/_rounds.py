@@ -81,8 +81,8 @@ class Loop:
     history: list[Measures] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
     """The ids, in the pool, of records that a round has kept."""
-    carried: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By id in the pool, the fields to carry over."""
+    carried: dict[str, Record] = field(default_factory=dict)
+    """By id in the pool, a record with the fields and the lineage to carry over."""
     outside: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By id in the pool, the fields `round` and `item` of another loop, which the records get back as they
     leave.
@@ -99,15 +99,16 @@ class Loop:
         )
         for record in chain(pool, joined):
             if self.how.repeat or record.held_out or record.id not in self.kept:
+                before = self.carried.get(record.id)
                 fields = {
                     **dict.fromkeys(self.how.carry, ""),
                     **record.fields,
-                    **self.carried.get(record.id, {}),
+                    **(before.fields if before else {}),
                     ROUND: number,
                     ITEM: record.id,
                 }
-                new_id = self.how.id_of(record.id, number)
-                yield replace(record, id=new_id, fields=fields, parents=(record.id,))
+                new_id, made = self.how.id_of(record.id, number), before.made if before else record.made
+                yield replace(record, id=new_id, fields=fields, parents=(record.id,), made=made)
 
     def add(self, place: Path, measures: Measures) -> None:
         """Add a finished round."""
@@ -125,7 +126,8 @@ class Loop:
                 successors.add(item)
             if not carry or record.dropped and (record.dropped.filter == GATHERED or item in successors):
                 continue  # what a round kept hides what it dropped, whichever comes last
-            self.carried[item] = {name: record.fields[name] for name in carry if name in record.fields}
+            fields = {name: record.fields[name] for name in carry if name in record.fields}
+            self.carried[item] = Record(record.id, fields, made=record.made)
 
     def _join(self, record: Record, item: str) -> None:
         """Add a new record to those that later rounds are offered, unless there are enough."""

@@ -562,3 +562,16 @@ def test_a_plan_bounds_a_loops_requests_and_records(project, options, rows, requ
     }
     (_, estimate) = distillgen.load(pipeline).plan()[1]
     assert (estimate.rows, estimate.requests) == (rows, requests)
+
+
+def test_a_record_s_lineage_has_the_answers_of_the_rounds_that_it_carries(project):
+    project.rows("rows.jsonl", [{"q": "a"}])
+    stages = [{"generate": {"model": "t", "template": "{{ q }} {{ talk }}", "output": "talk"}}]
+    for carry, answers in ((["talk"], [1, 2, 3]), ([], [1, 1, 1])):
+        loop = {"n": 3, "repeat": True, "carry": carry, "stages": stages}
+        if not carry:
+            loop["stages"] = [{"generate": {**ASK["generate"], "output": "talk"}}]
+        pipeline = {"version": 1, "models": {"t": {"provider": "scripted", "model": "echo"}}}
+        pipeline["stages"] = [{"source": {"path": "rows.jsonl"}}, {"rounds": loop}]
+        run = distillgen.run(pipeline, out=f"run{len(carry)}")
+        assert [len(row["meta"]["made"]) for row in run.corpus] == answers
