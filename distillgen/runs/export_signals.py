@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ def export_signals(run: Run, path: Path) -> int:
     """Write the signals of a run to a Parquet file; return the number of rows.
 
     A row is an answer in a kept record's lineage: the record's id; the stage; the teacher; its tokenizer
-    (SHA-256 or name); the number of recorded alternatives; tokens, their log-probabilities (float32, natural
-    logarithm), and the alternatives of each; the embedding. Memory does not grow with the rows.
+    (SHA-256 or name; "" for an answer of an earlier run's stage); the number of recorded alternatives;
+    tokens, their log-probabilities (float32, natural logarithm), and the alternatives of each; the embedding.
+    Memory does not grow with the rows.
     """
     need("export --signals", "pyarrow")
     import pyarrow as pa
@@ -54,9 +55,7 @@ def export_signals(run: Run, path: Path) -> int:
 def _signals(run: Run) -> Iterator[dict[str, Any]]:
     """Give a row for each answer with signals."""
     lock = run.lock
-    models = {
-        options["name"]: options.get("model", "") for stage in lock["stages"] for options in stage.values()
-    }
+    models = dict(_models_by_stage(lock["stages"]))
     ledger = Ledger(run.ledger, read_only=True)
     rows = read_rows(run.directory / "corpus.jsonl")
     try:
@@ -71,7 +70,7 @@ def _signals(run: Run) -> Iterator[dict[str, Any]]:
                         "stage": answer["stage"],
                         "teacher": answer["model"],
                         "tokenizer": lock["tokenizers"].get(
-                            answer.get("teacher") or models[answer["stage"]], ""
+                            answer.get("teacher") or models.get(answer["stage"], ""), ""
                         ),
                         "top_k": max((len(top) for _, _, top in logprobs), default=0),
                         "tokens": [token for token, _, _ in logprobs],
@@ -82,3 +81,12 @@ def _signals(run: Run) -> Iterator[dict[str, Any]]:
                     }
     finally:
         ledger.close_now()
+
+
+def _models_by_stage(stages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each stage, also of those inside `rounds`, and the model that it asks."""
+    for stage in stages:
+        for kind, options in stage.items():
+            if isinstance(options, Mapping):  # a stage inside `rounds` is as the user wrote it
+                yield options.get("name", kind), options.get("model", "")
+                yield from _models_by_stage(options.get("stages", ()))

@@ -9,7 +9,7 @@ from typing import Any
 from distillgen.flow.bounds import Filler
 from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, Estimate
-from distillgen.record import Record
+from distillgen.record import Record, dumps
 from distillgen.stages._rounds import Repetition
 
 TOTALS = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
@@ -35,8 +35,11 @@ class LoopBounds:
             return self._growing(before, samples)
         first, last = (_of_a_round(stages, before, samples) for stages in (self.beginning, self.stages))
         totals = {name: getattr(first, name) for name in TOTALS}
-        for _ in range(1, self.n) if self.how.carry else ():  # a carried dialogue is longer in each round
-            last = _of_a_round(self.stages, replace(before, made_bytes=last.made_bytes), samples)
+        for _ in range(1, self.n) if self.how.carry else ():  # a carried field can be longer in each round
+            offered = replace(before, made_bytes=last.made_bytes)
+            last = _of_a_round(
+                self.stages, offered, [*samples, *self._carried(samples, last.made_bytes or 1)]
+            )
             totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
         if not self.how.carry:
             totals = {name: _sum(totals[name], _times(getattr(last, name), self.n - 1)) for name in TOTALS}
@@ -85,12 +88,24 @@ class LoopBounds:
         cap = max(self.how.most, pool)
         return cap if most is None else min(most, cap)
 
+    def _carried(self, samples: Sequence[Record], size: int) -> list[Record]:
+        """Return the source rows with a carried field, whose value is the longest that a round makes."""
+        names = frozenset(self.how.carry)
+        return [
+            replace(
+                record,
+                fields={**record.fields, **{name: _longest(record.fields[name], size) for name in present}},
+            )
+            for record in samples
+            if (present := names & record.fields.keys())
+        ]
+
     def _grown(self, record: Record, size: int) -> Record:
         """Return a source row whose texts are as long as a text that a round makes in their place."""
         texts = {
-            name: Filler(value + "x" * (size - len(value.encode("utf-8", "replace"))))
+            name: _longest(value, size)
             for name, value in record.fields.items()
-            if isinstance(value, str)
+            if isinstance(value, str) or isinstance(value, list) and name in self.how.carry
         }
         filler = dict.fromkeys(self.fields, Filler("x" * size))
         return replace(record, fields={**filler, **record.fields, **texts})
@@ -104,6 +119,12 @@ def _of_a_round(stages: Sequence[BoundStage], before: Estimate, samples: Sequenc
         totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
         spared += last.spared
     return replace(last, spared=spared, **totals)
+
+
+def _longest(value: Any, size: int) -> Filler:
+    """Return a text in the place of a field's value, of this size or that of the value, whichever is more."""
+    text = value if isinstance(value, str) else dumps(value).decode()
+    return Filler(text + "x" * (size - len(text.encode("utf-8", "replace"))))
 
 
 def _sum(total: Any, value: Any) -> Any:

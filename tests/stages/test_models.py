@@ -216,3 +216,49 @@ def test_exported_signals_have_the_tokenizer_of_the_model_that_answered(run, pro
     export_signals(made, project.path / "s.parquet")
     rows = read_table(project.path / "s.parquet").to_pylist()
     assert [(row["tokens"], row["tokenizer"]) for row in rows] == [(["a"], "of-a"), (["b"], "of-b")]
+
+
+def test_exported_signals_of_stages_inside_rounds(run, project):
+    """The loop asks `a` in a stage without a name, and `b` in one with a name, beside others."""
+    inner = [
+        {"generate": {"model": "a", "template": "{{ topic }} {{ round }}", "output": "x", "logprobs": 0}},
+        {"rounds": {"name": "deep", "n": 1, "stages": [
+            {"generate": {"name": "ask-b", "model": "b", "template": "{{ x }}", "output": "y", "logprobs": 0}}
+        ]}},
+        {"filter": [{"schema": {"field": "y", "pattern": "b"}}]},
+        {"replay": None},
+    ]  # fmt: skip
+    wanted = pipeline(1, "ab")
+    wanted["stages"][1:] = [{"rounds": {"n": 2, "stages": inner}}]
+    for name in "ab":
+        wanted["models"][name]["tokenizer"] = f"of-{name}"
+    made = run(wanted, 1, answer=lambda name, _: Completion(text=name, logprobs=[[name, -1.0, []]]))
+    export_signals(made, project.path / "s.parquet")
+    rows = read_table(project.path / "s.parquet").to_pylist()
+    seen = [(row["stage"], row["tokens"], row["tokenizer"]) for row in rows]
+    assert seen == [("generate", ["a"], "of-a"), ("ask-b", ["b"], "of-b")]
+
+
+def test_exported_signals_of_answers_that_an_earlier_run_got(run, project):
+    wanted = pipeline(1, "a", model="a", name="earlier", logprobs=0)
+
+    def answer(name, request):
+        return Completion(text=name, logprobs=[[name, -1.0, []]])
+
+    shared = {"answer": answer, "ledger": project.path / "shared.sqlite3"}
+    run(wanted, 1, out="first", **shared)
+    wanted["stages"] = [
+        {"source": {"path": "first/corpus.jsonl", "lineage": True}},
+        {
+            "generate": {
+                "name": "later",
+                "model": "a",
+                "template": "{{ text }}!",
+                "output": "y",
+                "logprobs": 0,
+            }
+        },
+    ]
+    export_signals(run(wanted, 1, out="second", **shared), project.path / "s.parquet")
+    rows = read_table(project.path / "s.parquet").to_pylist()
+    assert [(row["stage"], row["tokens"]) for row in rows] == [("earlier", ["a"]), ("later", ["a"])]

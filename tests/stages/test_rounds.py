@@ -8,6 +8,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.inference.request import Completion
 from distillgen.runs.directory import read_records
 from tests.conftest import ProjectFolder
 from tests.endpoint import Endpoint
@@ -562,6 +563,72 @@ def test_a_plan_bounds_a_loops_requests_and_records(project, options, rows, requ
     }
     (_, estimate) = distillgen.load(pipeline).plan()[1]
     assert (estimate.rows, estimate.requests) == (rows, requests)
+
+
+TALK = {"generate": {"model": "t", "template": "more", "history": "talk", "output": "o", "max_tokens": 50}}
+LENGTHENS = {"generate": {"model": "t", "template": "{{ text or q }}+", "output": "text", "max_tokens": 50}}
+TURNS = [{"role": role, "content": "x"} for role in ("user", "assistant")]
+
+
+@pytest.mark.parametrize("offer", [{}, {"offer": "kept", "guard": {"kept": 0.9}, "max_records": 1}])
+@pytest.mark.parametrize(
+    "stage, row",
+    [
+        (LENGTHENS, {}),
+        (LENGTHENS, {"text": "b"}),
+        (LENGTHENS, {"text": None}),
+        (TALK, {}),
+        (TALK, {"talk": TURNS}),
+    ],
+)
+def test_a_plan_bounds_requests_that_a_carried_field_makes_longer_each_round(project, stage, row, offer):
+    """A byte of a request costs a dollar; answers are as long as they may be, or longer by 40 each round."""
+    project.rows("rows.jsonl", [{"q": "a", **row}])
+    sizes = []
+
+    def script(request, sample):
+        sizes.append(sum(len(turn["content"]) for turn in request.messages))
+        text = request.messages[-1]["content"] + "y" * 40
+        return Completion(text=text if stage is LENGTHENS else "y" * 200, input_tokens=sizes[-1])
+
+    def pipeline(n):
+        loop = {"n": n, "repeat": True, "carry": ["text" if stage is LENGTHENS else "talk"], **offer}
+        models = {"t": {"provider": "scripted", "model": "echo", "price": {"input": 1e6}}}
+        stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"stages": [stage], **loop}}]
+        return {"version": 1, "models": models, "stages": stages}
+
+    most, most_of_one = (distillgen.load(pipeline(n)).plan()[-1][1].max_cost_usd for n in (4, 1))
+    run = distillgen.run(pipeline(4), out="out", teachers={"t": script})
+    assert sizes == sorted(set(sizes)) and len(sizes) == 4, "each round's request is longer"
+    assert 4 * most_of_one < run.state["totals"]["cost_usd"] == sum(sizes) <= most
+
+
+@pytest.mark.parametrize("n, bounded", [(1, True), (2, False)])
+@pytest.mark.parametrize(
+    "loop", [{"carry": ["q"]}, {"offer": "kept", "guard": {"kept": 0.9}, "max_records": 1}]
+)
+def test_a_plan_has_no_bound_after_a_round_that_makes_a_text_without_one(project, loop, n, bounded):
+    """A model with a price reads in the second round what a free one without `max_tokens` wrote."""
+    project.rows("rows.jsonl", [{"q": "a"}])
+    stages = [
+        {"generate": {"name": "read", "model": "t", "template": "{{ q }}", "output": "o", "max_tokens": 9}},
+        {"generate": {"name": "write", "model": "free", "template": "{{ o }}", "output": "q"}},
+    ]
+    models = {name: {"provider": "scripted", "model": "echo"} for name in ("t", "free")}
+    models["t"]["price"] = {"input": 1.0}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": {"stages": stages, "n": n, **loop}}]
+    (_, estimate) = distillgen.load({"version": 1, "models": models, "stages": stages}).plan()[-1]
+    assert (estimate.max_cost_usd is not None) == bounded
+
+
+def test_of_more_than_a_hundred_rounds_the_last_ones_go(loop, project):
+    """By the text of their names, the folders 100, 101 and 102 come between 10 and 11."""
+    rounds = project.path / "out/rounds"
+    for n in (103, 101):
+        run, told = loop([ASK], ["a"], n=n, repeat=True)
+        assert [r.fields["answer"] for r in kept(run)] == [f"a in round {number}" for number in range(n)]
+        assert told["ended"] == f"after {n} rounds" and (rounds / "last").resolve().name == str(n - 1)
+        assert sorted(int(place.name) for place in rounds.glob("[0-9]*")) == [*range(n)]
 
 
 def test_a_record_s_lineage_has_the_answers_of_the_rounds_that_it_carries(project):
