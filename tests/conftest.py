@@ -53,14 +53,19 @@ class ProjectFolder:
         return done
 
     def kill_at(
-        self, counts: Sequence[int], command: Sequence[str], ledger: str, env: dict | None = None
+        self,
+        counts: Sequence[int],
+        command: Sequence[str],
+        ledger: str,
+        env: dict | None = None,
+        table: str = "answers",
     ) -> None:
-        """Start a command here once a count, and SIGKILL it when its ledger holds that many answers."""
+        """Start a command here once a count, and SIGKILL it when a table of its ledger has that many rows."""
         for count in counts:
             with self._process(command, env) as process:
-                while process.poll() is None and self._answers(ledger) < count:
+                while process.poll() is None and self._rows(ledger, table) < count:
                     time.sleep(0.005)
-                assert process.poll() is None, f"the command ended before {ledger} held {count} answers"
+                assert process.poll() is None, f"the command ended before {ledger} held {count} {table}"
                 process.kill()
 
     def kill_after(self, waits_s: Iterable[float], command: Sequence[str]) -> None:
@@ -74,10 +79,10 @@ class ProjectFolder:
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, cwd=self.path, env=self.env() | (env or {}), **silent)
 
-    def _answers(self, ledger: str) -> int:
+    def _rows(self, ledger: str, table: str) -> int:
         try:
             with closing(sqlite3.connect(f"file:{self.path / ledger}?mode=ro", uri=True)) as database:
-                return database.execute("SELECT count(*) FROM answers").fetchone()[0]
+                return database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
         except sqlite3.OperationalError:  # there is no file, or no table in it, yet
             return 0
 

@@ -1,6 +1,9 @@
 """The stage act: calls run once, their results are turns of the dialogue."""
 
 import json
+import subprocess
+import sys
+from collections import Counter
 
 import pytest
 
@@ -8,6 +11,7 @@ import distillgen
 from distillgen.answers.sandbox import lacking
 from distillgen.errors import ConfigError
 from distillgen.pipeline.load import load
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")
 
@@ -137,6 +141,44 @@ def test_results_are_kept_so_that_a_second_run_calls_nothing(project, monkeypatc
         assert (act(project, rows, errors="keep").directory / "corpus.jsonl").read_bytes() == first
     changed = act(project, rows, cpu_s=4)
     assert (changed.directory / "corpus.jsonl").read_bytes() != first, "other limits may give other results"
+
+
+COUNTED = """
+import json
+from distillgen.stages import act
+run_calls = act.run_calls
+
+def counted(code, calls, **options):
+    with open("calls", "a") as file:
+        print(json.dumps(calls), file=file)
+    return run_calls(code, calls, **options)
+
+act.run_calls, act.PIECE = counted, 4
+"""
+
+
+def test_killed_anywhere_it_calls_again_only_what_was_in_flight(project):
+    """Four pieces of work with four calls each; the ledger keeps the results of a piece together."""
+    rows = [talk(call("double", {"number": i})) for i in range(16)]
+    project.rows("rows.jsonl", rows)
+    script = f"""{COUNTED}
+from pathlib import Path
+import distillgen
+stages = [{{"source": {{"path": "rows.jsonl"}}}}, {{"act": {{"functions": "tools.py", "history": "talk"}}}}]
+pipeline = {{"version": 1, "models": {{}}, "stages": stages}}
+distillgen.run(pipeline, out="killed", ledger=Path("killed.sqlite3"))
+"""
+    whole = act(project, rows, out="whole")
+    command = [sys.executable, "-c", script]
+    env = {"PYTHONPATH": str(ROOT)}
+    project.kill_at([1, 8], command, "killed.sqlite3", env, table="scores")
+    before = Counter((project.path / "calls").read_text().splitlines())
+    subprocess.run(command, cwd=project.path, env=project.env() | env, check=True, capture_output=True)
+    calls = Counter((project.path / "calls").read_text().splitlines())
+    assert len(calls) == 16 > len(before), "the kills came before the last calls"
+    assert calls.total() - len(calls) <= 2 * 4, "more was called again than was in flight at the kills"
+    for name in ("corpus.jsonl", "dropped.jsonl"):
+        assert (project.path / "killed" / name).read_bytes() == (whole.directory / name).read_bytes()
 
 
 @pytest.mark.parametrize(

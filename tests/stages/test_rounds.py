@@ -10,6 +10,7 @@ import distillgen
 from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion
 from distillgen.runs.directory import read_records
+from distillgen.teachers.transformers import Transformers
 from tests.conftest import ProjectFolder
 from tests.endpoint import Endpoint
 
@@ -374,6 +375,24 @@ def test_the_first_round_asks_the_start_in_place_of_the_student(project, loop):
     ask = {"generate": {"model": "student", "template": "{{ q }}", "output": "answer"}}
     run, _ = loop([ask, {"learn": {}}], ["a"], lambda *_: "I am t", n=3, repeat=True, start="t")
     assert [r.fields["answer"] for r in kept(run)] == ["I am t", "I am of 00", "I am of 01"]
+
+
+@pytest.mark.parametrize("start", ["owner/name", "folder"])
+def test_a_start_from_the_hub_or_a_folder_is_asked_in_the_first_round(project, loop, monkeypatch, start):
+    """The base of the student answers otherwise, and a GGUF file or `tiny` is no model to ask."""
+
+    async def answer(self, request, samples, attempt):
+        return [Completion(text=f"I am {self.spec.provider}:{self.spec.model}")]
+
+    monkeypatch.setattr(Transformers, "answer", answer)
+    project.write("stages/learn.py", LEARN)
+    project.write("folder/config.json", json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    ask = {"generate": {"model": "student", "template": "{{ q }}", "output": "answer"}}
+    run, _ = loop([ask, {"learn": {}}], ["a"], n=2, repeat=True, start=start)
+    assert [r.fields["answer"] for r in kept(run)] == [f"I am transformers:{start}", "I am of 00"]
+    for other in ("tiny", "qwen2.5-coder-0.5b-instruct"):
+        run, _ = loop([ask, {"learn": {}}], ["a"], n=2, repeat=True, start=other, out=f"of-{other}")
+        assert [r.fields["answer"] for r in kept(run)] == ["a", "I am of 00"]
 
 
 @pytest.mark.parametrize(
