@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from distillgen.record import FieldName as FieldName
     from distillgen.record import FileName as FileName
     from distillgen.record import ModelName as ModelName
+    from distillgen.record import NumberName as NumberName
     from distillgen.record import PromptName as PromptName
     from distillgen.record import Record as Record
     from distillgen.record import ScriptName as ScriptName
@@ -53,6 +54,7 @@ _HOMES = {
     "Filter": "flow.filter",
     "Job": "flow.stage",
     "ModelName": "record",
+    "NumberName": "record",
     "Objective": "training.objective",
     "Outcome": "inference.outcome",
     "Pipeline": "pipeline.load",

@@ -52,10 +52,16 @@ class BudgetStop(Stopped):
     exit_code = 4
 
 
+LISTED = 24  # names in a message
+
+
 def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
-    """Return a clause with the valid name that is nearest to `name`, or with all of them if none is near."""
+    """Return a clause with the valid name that is nearest to `name`; if none is near, with the valid names,
+    at most `LISTED` of them.
+    """
     options = sorted(valid_names)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f"; known: {', '.join(options)}" if options else ""
+    rest = f" and {len(options) - LISTED} more" if len(options) > LISTED else ""
+    return f"; known: {', '.join(options[:LISTED])}{rest}" if options else ""

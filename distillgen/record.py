@@ -34,6 +34,11 @@ FieldName = Annotated[str, "field"]
 ModelName = Annotated[str, "model"]
 """The type of an option that names a model of the pipeline: `check` reports a model that does not exist."""
 
+NumberName = Annotated[str, "number"]
+"""The type of an option that names a score, or a field with a number: `check` reports a name that no earlier
+stage gives, and a record without that number is dropped.
+"""
+
 TemplateText = Annotated[str, "template"]
 """The type of an option that is a template of a record: `check` reports fields and scores that do not exist.
 """

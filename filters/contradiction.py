@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
-from distillgen import ConfigError, FieldName, Filter, Project, Record, ScriptName
-from distillgen.errors import did_you_mean
+from distillgen import FieldName, Filter, NumberName, Project, Record, ScriptName
 from distillgen.flow.filter import siblings
+from distillgen.flow.whole_set import number_of
 from distillgen.local_models.nli import entailment, nli_model
 
 
@@ -16,8 +16,8 @@ def contradiction(
     *,
     field: FieldName = "statement",
     model: ScriptName,
-    size: str | None = None,
-    score: str | None = None,
+    size: NumberName | None = None,
+    score: NumberName | None = None,
     by: list[FieldName] | None = None,
     min_entail: float = 0.85,
     min_contradict: float = 0.99,
@@ -73,12 +73,7 @@ def contradiction(
 
     def number(record: Record, by_name: str | None, default: float) -> float:
         """Return a score, or the number in a field."""
-        value = default if by_name is None else record.scores.get(by_name, record.fields.get(by_name))
-        if not isinstance(value, int | float):
-            near = did_you_mean(str(by_name), record.scores)
-            mistake = f"'{by_name}' is neither a score of an earlier stage nor a number in a field"
-            raise ConfigError(f"contradiction: {mistake}{near}")
-        return float(value)
+        return default if by_name is None else number_of(record, by_name) or 0.0
 
     def decide(numbers: Mapping[str, Any]) -> str | None:
         if numbers["support"] <= numbers["against"]:

@@ -3,12 +3,12 @@
 import random
 from collections.abc import Sequence
 
-from distillgen import ConfigError, FieldName, Filter, Record
-from distillgen.errors import did_you_mean
+from distillgen import FieldName, Filter, NumberName, Record
+from distillgen.flow.whole_set import number_of
 
 
 def sample_by_score(
-    *, by: str, per: list[FieldName], n: int, best: int | None = None, seed: int = 0
+    *, by: NumberName, per: list[FieldName], n: int, best: int | None = None, seed: int = 0
 ) -> Filter:
     """Drop all but `n` records of a group, drawn among its best with chances in proportion to a score. Costs
     nothing.
@@ -36,11 +36,7 @@ def sample_by_score(
         return [{"rank": ranked.index(i) + 1, "draw": drawn.index(i) + 1} for i in range(len(records))]
 
     def score(record: Record) -> float:
-        if (value := record.scores.get(by, record.fields.get(by))) is None:
-            raise ConfigError(
-                f"sample_by_score: no earlier filter measures '{by}'{did_you_mean(by, record.scores)}"
-            )
-        return float(value) if isinstance(value, int | float) else 0.0
+        return number_of(record, by) or 0.0
 
     def lot(record: Record, weight: float) -> float:
         """Return the waiting time of a record; the lowest times win the draw.

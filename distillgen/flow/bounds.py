@@ -26,16 +26,29 @@ class Filler(str):
     """A text in the place of a field that a stage makes, as long as the field can be.
 
     A template that reads the parts of a list or mapping can be rendered with it: a part that it names is the
-    whole text, and a loop takes the text apart.
+    whole text, and a loop takes the text apart. One that calculates with a number can, too: the result is the
+    whole text, and a comparison with a number holds.
     """
 
     __slots__ = ()
 
+    def _itself(self, *operands: Any) -> Filler:
+        return self
+
+    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _itself
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __abs__ = _itself
+    __round__ = _itself
+
+    def _holds(self, other: Any) -> bool:
+        return True
+
+    __lt__ = __le__ = __gt__ = __ge__ = _holds
+
     def __getitem__(self, part: Any) -> Any:
         return Filler(super().__getitem__(part)) if isinstance(part, slice) else self
 
-    def __add__(self, other: str) -> Filler:
-        return Filler(super().__add__(other))
+    def __add__(self, other: Any) -> Filler:
+        return Filler(super().__add__(other)) if isinstance(other, str) else self
 
     def __iter__(self) -> Iterator[Filler]:
         size = -(-len(self) // PARTS)

@@ -114,6 +114,12 @@ class CheckContext:
                 message = f"{subject} needs the score '{name}', which no earlier stage gives"
                 raise ConfigError(f"{message}{did_you_mean(name, labels)}")
 
+    def need_number(self, name: str, subject: str) -> None:
+        """Raise ConfigError if no earlier stage gives a score or a field of the name."""
+        if not {name, f"{name.partition('.')[0]}."} & (self.scores | self.fields):
+            similar = did_you_mean(name, {other.rstrip(".") for other in self.scores | self.fields})
+            raise ConfigError(f"{subject} names '{name}', which is no field and no score{similar}")
+
     def able(self, model: str, *capabilities: str) -> Spec:
         """Return the model of a name. Raise ConfigError if it does not exist or lacks a capability."""
         if model not in self.models:

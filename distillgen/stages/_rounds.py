@@ -107,8 +107,8 @@ class Loop:
                     ROUND: number,
                     ITEM: record.id,
                 }
-                new_id, made = self.how.id_of(record.id, number), before.made if before else record.made
-                yield replace(record, id=new_id, fields=fields, parents=(record.id,), made=made)
+                new_id, lineage = self.how.id_of(record.id, number), before.made if before else record.made
+                yield replace(record, id=new_id, fields=fields, parents=(record.id,), made=lineage)
 
     def add(self, place: Path, measures: Measures) -> None:
         """Add a finished round."""

@@ -33,6 +33,7 @@ from distillgen.flow.stage import (
     Stage,
     Text,
 )
+from distillgen.flow.whole_set import number_of
 from distillgen.inference.outcome import Outcome
 from distillgen.inference.request import Request
 from distillgen.inference.spec import Spec
@@ -41,7 +42,16 @@ from distillgen.located_yaml import Places, validate
 from distillgen.plugins import filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error
 from distillgen.prompting.output_form import Unparsable
-from distillgen.record import FieldName, FileName, ModelName, PromptName, Record, ScriptName, TemplateText
+from distillgen.record import (
+    FieldName,
+    FileName,
+    ModelName,
+    NumberName,
+    PromptName,
+    Record,
+    ScriptName,
+    TemplateText,
+)
 
 
 class FilterStage(Stage):
@@ -77,8 +87,11 @@ class FilterStage(Stage):
             label = loaded.entry.label
             for option, name in loaded.names(FieldName):
                 context.need(name, f"filter '{label}' ({option})")
+            so_far = replace(context, scores=scores)
             for option, source in loaded.names(TemplateText):
-                Text(source).check(replace(context, scores=scores), f"filter '{label}' ({option})")
+                Text(source).check(so_far, f"filter '{label}' ({option})")
+            for option, name in loaded.names(NumberName):
+                so_far.need_number(name, f"filter '{label}' ({option})")
             scores |= {label, f"{label}."}
             for name in loaded.models:
                 context.able(name)
@@ -233,7 +246,7 @@ class BoundFilterStage(BoundStage):
                 entry.label, {"rows": 0, "measured": 0, "seconds": 0.0}
             )
             judge = Judge(self.name, entry, filter, costs)
-            chunks = self._having(chunks, entry, [name for _, name in loaded.names(FieldName)])
+            chunks = self._having(chunks, loaded)
             if filter.depends_on is not None and not filter.asks:
                 # records that arrive during a call wait for the next one, which measures them together
                 chunks = in_order(chunks, lambda chunk: [Outcome.of(chunk)], window=lambda: CHUNK)
@@ -247,21 +260,27 @@ class BoundFilterStage(BoundStage):
             chunks = self._noted(chunks, judge, job) if filter.over_run else chunks
         return marked(chunks, self.name, self.stage.mark) if self.stage.mark else chunks
 
-    async def _having(self, chunks: Chunks, entry: Entry, names: Sequence[str]) -> Chunks:
-        """Drop the records that lack a field which the filter reads."""
+    async def _having(self, chunks: Chunks, loaded: LoadedFilter) -> Chunks:
+        """Drop the records that lack a field or a number which the filter reads."""
+        fields = [name for _, name in loaded.names(FieldName)]
+        numbers = [name for _, name in loaded.names(NumberName)]
 
-        def missing(record: Record) -> str | None:
-            return (
-                None if record.dropped else next((name for name in names if name not in record.fields), None)
-            )
+        def lack(record: Record) -> str:
+            for name in fields:
+                if name not in record.fields:
+                    return f"there is no field '{name}' in the row"
+            for name in numbers:
+                if number_of(record, name) is None:
+                    return f"there is no number '{name}' in the row"
+            return ""
+
+        def complete(record: Record) -> Record:
+            if record.dropped or not (reason := lack(record)):
+                return record
+            return record.drop(self.name, loaded.entry.label, reason)
 
         async for chunk in chunks:
-            yield [
-                record
-                if (name := missing(record)) is None
-                else record.drop(self.name, entry.label, f"there is no field '{name}' in the row")
-                for record in chunk
-            ]
+            yield list(map(complete, chunk))
 
     async def _unjudged(self, chunks: Chunks) -> Chunks:
         """Remove the scores that an earlier run or round stored under these filters' labels."""

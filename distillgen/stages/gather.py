@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 
 from pydantic import Field, model_validator
 
-from distillgen.errors import ConfigError, did_you_mean
-from distillgen.flow.measuring import label_of, whole_groups
+from distillgen.flow.measuring import whole_groups
 from distillgen.flow.ordered import splice
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Scope, Stage
 from distillgen.flow.whole_set import LinesOnDisk
@@ -91,9 +90,7 @@ class Gather(Stage):
             context.need(name, "'by'")
         names = [("keep", name) for name in self.keep] + ([("best", self.best)] if self.best else [])
         for option, name in names:
-            if not {name, f"{label_of(name)}."} & (context.scores | context.fields):
-                similar = did_you_mean(name, {s.rstrip(".") for s in context.scores | context.fields})
-                raise ConfigError(f"'{option}' names '{name}', which is no field and no score{similar}")
+            context.need_number(name, f"'{option}'")
         return BoundGather(self, context, context.fields | {self.into})
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:

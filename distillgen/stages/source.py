@@ -202,6 +202,10 @@ class BoundSource(BoundStage):
         """Return, for each field with chat turns, the first value of each order of roles."""
         return self.dialogues
 
+    def scores(self) -> set[str]:
+        """Return the names of the scores that the first rows have from an earlier run."""
+        return {name for record in self.samples for name in record.scores}
+
     def records_logprobs(self) -> bool:
         """Return whether the ledger may hold log-probabilities: an earlier run may have recorded some."""
         return self.stage.lineage

@@ -25,8 +25,9 @@ def judged(records, filters, *, root=".", chunk=3, ledger=None):
                 yield records[start : start + chunk]
 
         fields = frozenset(name for record in records for name in record.fields) | {"answer", "question"}
+        scores = frozenset(name for record in records for name in record.scores)
         stage = FilterStage(name="filter", filters=filters).bind(
-            CheckContext(fields, {}, Project(Path(root)))
+            CheckContext(fields, {}, Project(Path(root)), scores=scores)
         )
         return [
             r

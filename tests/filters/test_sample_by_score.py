@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+import distillgen
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices
 from distillgen.project import Project
@@ -31,7 +32,7 @@ def draw(project, groups, options, chunk=3, scores=(4.0, 3.0, 2.0, 1.0, 0.5)):
                 yield records[start : start + chunk]
 
         stage = FilterStage(name="f", filters=[{"sample_by_score": {"by": "fact", "per": ["q"], **options}}])
-        context = CheckContext(frozenset({"q", "i"}), {}, Project(project.path))
+        context = CheckContext(frozenset({"q", "i"}), {}, Project(project.path), scores=frozenset({"fact"}))
         chunks_out = stage.bind(context).run(
             chunks(), Job(RunContext(context.project), WorkerServices({}, None))
         )
@@ -83,9 +84,26 @@ def test_reasons(project):
         "not drawn among the 4 with the highest fact",
         "not among the 4 with the highest fact: place 5",
     }
-    with pytest.raises(
-        ConfigError, match="sample_by_score: no earlier filter measures 'facts'; did you mean 'fact'?"
-    ):
+    message = "'sample_by_score' \\(by\\) names 'facts', which is no field and no score; did you mean 'fact'?"
+    with pytest.raises(ConfigError, match=message):
         draw(project, 1, {"n": 1, "by": "facts"})
     with pytest.raises(ConfigError, match="'n' must be at least 1 and at most 'best'"):
         draw(project, 1, {"n": 3, "best": 2})
+
+
+def test_a_record_that_passed_the_measuring_filter_by_is_dropped_with_its_reason(project):
+    project.rows("rows.jsonl", [{"q": "a", "text": "one two three"}, {"q": "a", "text": "one"}])
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        {
+            "filter": {
+                "name": "count",
+                "when": "{{ 'two' in text }}",
+                "filters": [{"word_count": {"field": "text"}}],
+            }
+        },
+        {"filter": [{"sample_by_score": {"by": "word_count", "per": ["q"], "n": 1}}]},
+    ]
+    run = distillgen.run({"version": 1, "models": {}, "stages": stages}, out="run")
+    assert [row["text"] for row in run.corpus] == ["one two three"]
+    assert [r.dropped.reason for r in run.dropped] == ["there is no number 'word_count' in the row"]

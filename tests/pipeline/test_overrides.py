@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 
 import distillgen
 from distillgen.errors import ConfigError
@@ -10,6 +11,7 @@ from distillgen.project import home
 from tests.conftest import ROOT
 
 RECIPES = sorted(path.stem for path in home("pipelines").glob("*.yaml"))
+OPEN_A_USER_TURN = ("dialogues", "magpie")  # which a plain chat API cannot
 WORDS = re.compile(r"`(--set teacher\.provider=openai .*?)`")
 VALUES = {"model": "some-model", "base_url": "http://localhost:8000/v1"}
 
@@ -50,11 +52,20 @@ stages:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_takes_another_endpoint_as_documented(project, recipe, monkeypatch):
     monkeypatch.setattr("distillgen.local_models.embedder.shipped", lambda model: model)
-    checked = distillgen.load(recipe, [word for word in words() if word != "--set"])
-    assert (
-        checked.models["teacher"].identity == VALUES["base_url"]
-        and checked.models["teacher"].model == "some-model"
+    models = yaml.safe_load((home("pipelines") / f"{recipe}.yaml").read_text())["models"]
+    names = (
+        ["teacher"] if "teacher" in models else [n for n, m in models.items() if m["provider"] == "embedded"]
     )
+    options = [word for word in words() if word != "--set"]
+    sets = [word.replace("teacher.", f"{name}.") for name in names for word in options]
+    if recipe in OPEN_A_USER_TURN:
+        with pytest.raises(ConfigError, match="cannot do user_turn"):
+            distillgen.load(recipe, sets)
+        sets.append("teacher.server=vllm")
+    checked = distillgen.load(recipe, sets)
+    for name in names:
+        assert checked.models[name].identity == VALUES["base_url"]
+        assert checked.models[name].model == "some-model"
     assert not any("student" in note for note in checked.notes)
 
 

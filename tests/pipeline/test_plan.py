@@ -99,3 +99,29 @@ def test_a_template_that_joins_lists_that_do_not_exist_yet_is_counted(project):
     stages = [{"source": {"path": "rows.jsonl"}}, *lists, ask]
     plan = distillgen.load({"version": 1, "models": models, "stages": stages}).plan()
     assert plan[-1][1].requests == 2
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ (grade + other) / 2 }}",
+        "{{ 10 - grade * 3 }}",
+        "{{ grade ** 2  }}",
+        "{% if grade >= 5 %}{{ -grade }}{% endif %}",
+        "{{ grade // 2 % 3 }}",
+        "{{ [grade, other] | sum }}",
+    ],
+)
+def test_a_template_that_calculates_with_a_field_that_does_not_exist_yet_is_counted(project, template):
+    project.rows("rows.jsonl", [{"q": "a"}, {"q": "b"}])
+    project.write(
+        "prompts/grade.md", "---\noutput: {json: {grade: integer, other: integer}}\n---\nGrade {{ q }}\n"
+    )
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        {"generate": {"name": "grade", "model": "t", "prompt": "grade"}},
+        {"generate": {"model": "t", "template": template, "output": "answer"}},
+    ]
+    models = {"t": {"provider": "scripted", "model": "echo"}}
+    plan = distillgen.load({"version": 1, "models": models, "stages": stages}).plan()
+    assert plan[-1][1].requests > 0
