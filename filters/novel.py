@@ -62,8 +62,8 @@ def novel(
     """Drop texts that are close to a kept text before them, or to an entry that a retrieve stage found.
 
     `beside` is the field with these entries. Measures the highest cosine to an earlier text, and to an entry;
-    with `max_rouge_l`, the highest ROUGE-L. A cosine costs an embedding a record, and the memory of one for
-    each kept record; ROUGE-L costs about 0.2 µs for each kept text before the record.
+    with `max_rouge_l`, the highest ROUGE-L. Costs an embedding a record, and the memory of one for each kept
+    record; with `max_rouge_l` alone, about 0.2 µs for each kept text before the record.
 
     Options:
         field: the text to compare

@@ -171,6 +171,7 @@ NAME_KINDS = {
     "prompt": "prompt name",
     "file": "file in the project",
     "script": "name, folder or file.py:function",
+    "number": "name of a score or of a field with a number",
     "template": "template",
     "filters": "list of filters",
 }

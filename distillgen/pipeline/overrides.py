@@ -14,6 +14,8 @@ from distillgen.located_yaml import Places, read_yaml
 from distillgen.privacy import public, public_address
 from distillgen.project import Project
 
+TEMPLATE = ("{{", "{%")  # what a template begins with, and no YAML that means anything
+
 
 def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
     """Apply `--set` to the raw pipeline; returns the texts that the user typed, which may name files
@@ -29,7 +31,7 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
         if not equals or not all([*owner, option]):
             raise ConfigError(f"--set takes name.option=value, not '{assignment}'")
         with Places().within(prefix=f"--set {typed(assignment)}: "):
-            values.append(read_yaml(text, "")[0] if text else "")
+            values.append(read_yaml(text, "")[0] if text and not text.startswith(TEMPLATE) else text)
             stages = _options_by_name(data["stages"])
             top_level = {key: [value] for key, value in {**data, **data["models"]}.items()}
             targets = {**top_level, **stages}

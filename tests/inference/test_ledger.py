@@ -53,6 +53,7 @@ CHANGED = {
     "schema": {"type": "array"},
     "grammar": "root ::= y",
     "tools": [{"type": "other"}],
+    "write": "user",
 }
 
 
@@ -67,6 +68,7 @@ def test_changing_any_sent_field_asks_again(name):
         "prompt",
         "target",
         "embed",
+        "write",
     )
 
 

@@ -131,3 +131,10 @@ def test_a_stage_that_is_not_there_cannot_be_left_out(project):
     pipeline = {"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}]}
     with pytest.raises(ConfigError, match="'filter'"):
         distillgen.load(pipeline, ["filter=null"])
+
+
+def test_a_template_is_a_value_without_quotes_of_its_own(base):
+    checked = distillgen.load("base", ["generate.template={{ q }} {# a note #}?"])
+    assert checked.stages[1].template == "{{ q }} {# a note #}?"
+    with pytest.raises(ConfigError, match="'template' needs the field 'p'"):
+        distillgen.load("base", ["generate.template={{ p }}"])

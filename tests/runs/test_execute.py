@@ -303,9 +303,9 @@ def test_list_and_schema(project):
 
 
 def test_the_shipped_schema_is_current_and_accepts_the_pipelines(project):
-    import yaml
     from jsonschema import Draft202012Validator
 
+    from distillgen.located_yaml import read_yaml
     from distillgen.project import home
 
     schema = json.loads(project.cli("list", "--schema").stdout)
@@ -314,7 +314,7 @@ def test_the_shipped_schema_is_current_and_accepts_the_pipelines(project):
     )
     validator = Draft202012Validator(schema)
     for path in home("pipelines").glob("*.yaml"):
-        assert not list(validator.iter_errors(yaml.safe_load(path.read_text()))), path
+        assert not list(validator.iter_errors(read_yaml(path.read_text(), path)[0])), path
     wrong = {
         "version": 1,
         "models": {"t": {"provider": "openai", "modl": "x"}},
