@@ -51,10 +51,11 @@ class World:
 GAP = {"student": "evaluate.student.perplexity", "teacher": "evaluate.teacher.perplexity"}
 
 
-def carried_out(project, seed, out, *, n=4, **allocate):
+def carried_out(project, seed, out, *, n=4, rows=80, **allocate):
     """The world after the rounds, what each measured, and the largest ratio of perplexities that is left."""
     project.rows(
-        "rows.jsonl", [{"domain": d, "question": f"{d} {i}", "answer": "x"} for d in PACE for i in range(80)]
+        "rows.jsonl",
+        [{"domain": d, "question": f"{d} {i}", "answer": "x"} for d in PACE for i in range(rows)],
     )
     world = World(seed)
     evaluate = {
@@ -92,15 +93,15 @@ def carried_out(project, seed, out, *, n=4, **allocate):
 
 def test_the_worst_domain_gains_over_equal_shares(project):
     better, calls = 0, set()
-    for seed in range(8):
-        steered, rounds, worst, _ = carried_out(project, seed, f"ddk{seed}", **GAP)
-        equal, _, worst_equal, _ = carried_out(project, seed, f"equal{seed}")
+    for seed in range(4):
+        steered, rounds, worst, _ = carried_out(project, seed, f"ddk{seed}", rows=40, **GAP)
+        equal, _, worst_equal, _ = carried_out(project, seed, f"equal{seed}", rows=40)
         better += worst < worst_equal
         calls |= {len(steered.calls), len(equal.calls)}
         shares = [[measured.get(f"allocate.share of {d}") for d in PACE] for measured in rounds]
         assert all(sum(each) == pytest.approx(1) for each in shares) and min(map(min, shares[2:])) >= 0.5 / 3
         assert Counter(steered.calls)["hard"] > Counter(equal.calls)["hard"]
-    assert better >= 7 and len(calls) == 1, (better, calls)
+    assert better == 4 and len(calls) == 1, (better, calls)
 
 
 def test_the_factors_are_those_of_the_measures_of_the_rounds_before(project):
@@ -163,7 +164,7 @@ def test_uncertain_items_are_drawn_but_not_likely_wrong_ones(project):
             {"rounds": {"n": 1, "stages": [{"allocate": {"budget": 1, "confidence": "sure", **allocate}}]}},
         ]
         found = []
-        for seed in range(12):
+        for seed in range(8):
             run = distillgen.run(
                 {"version": 1, "seed": seed, "models": {}, "stages": stages}, out=f"out{seed}"
             )

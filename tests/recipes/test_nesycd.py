@@ -11,8 +11,13 @@ from tests.recipes.harness import Teacher, chance, teach
 
 SCRIPTED = "{provider: scripted, model: echo}"
 STUDENTS = ("student-general", "student-augmented")
-SETS = ["general=null", "augmented=null", *(f"models.{name}={SCRIPTED}" for name in STUDENTS)]
-LINES = (home("data") / "crates.jsonl").read_text().splitlines()
+SETS = [
+    "source.path=crates.jsonl",
+    "general=null",
+    "augmented=null",
+    *(f"models.{name}={SCRIPTED}" for name in STUDENTS),
+]
+LINES = (home("data") / "crates.jsonl").read_text().splitlines()[:300]
 QUESTION = re.compile(r"How many kilograms do (\d+) crates of (\w+) weigh\?")
 FACT = re.compile(r"A crate of (\w+) weighs (\d+) kg")
 
@@ -53,6 +58,7 @@ def student(text, sample):
 
 def run(project, out, *sets):
     """Run the recipe; return, by evaluation and line, the answer, whether it is right, and the kind."""
+    project.write("crates.jsonl", "\n".join(LINES))
     models = {"teacher": teacher(), **{name: Teacher({"crates": student}, name) for name in STUDENTS}}
     directory = teach("nesycd", models, [*SETS, *sets], out=out).directory
     answers = {}
