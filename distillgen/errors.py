@@ -52,16 +52,16 @@ class BudgetStop(Stopped):
     exit_code = 4
 
 
-LISTED = 24  # names in a message
+MOST_NAMES = 24  # names in a message
 
 
 def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
     """Return a clause with the valid name that is nearest to `name`; if none is near, with the valid names,
-    at most `LISTED` of them.
+    at most `MOST_NAMES` of them.
     """
     options = sorted(valid_names)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    rest = f" and {len(options) - LISTED} more" if len(options) > LISTED else ""
-    return f"; known: {', '.join(options[:LISTED])}{rest}" if options else ""
+    rest = f" and {len(options) - MOST_NAMES} more" if len(options) > MOST_NAMES else ""
+    return f"; known: {', '.join(options[:MOST_NAMES])}{rest}" if options else ""
