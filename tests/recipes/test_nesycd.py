@@ -119,3 +119,11 @@ def test_an_edited_lesson_flips_exactly_the_answers_that_read_it(project):
     _, after = run(project, "run", "audit.edits=data/lesson_edits.jsonl")
     flipped = {source for source, answer in after["gated"].items() if answer != answers["gated"][source]}
     assert flipped == readers[knowledge] and after["closed-book"] == answers["closed-book"]
+
+
+def test_the_data_is_what_the_program_draws(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(home("data")))
+    import crates
+
+    crates.write(tmp_path)
+    assert (tmp_path / "crates.jsonl").read_bytes() == (home("data") / "crates.jsonl").read_bytes()
