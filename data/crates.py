@@ -1,7 +1,7 @@
 """Crates of goods that do not exist: each weighs 10 kg, but for 200 goods.
 
-`python data/crates.py` draws crates.jsonl again: two questions about each of the 200 goods, and one about each
-of 200 others.
+`python data/crates.py` draws crates.jsonl again: two questions about each of the 200 goods, and one about
+each of 200 others.
 """
 
 import json
