@@ -57,6 +57,19 @@ class Filler(str):
         )
 
 
+def full_record(record: Record, context: CheckContext, made_bytes: int | None) -> Record:
+    """Return a source row with all fields before a stage. A text that a stage writes is as long as can be."""
+    filler = Filler("x" * (made_bytes or 1))
+    names = set[str]().union(*(bound.output_names() for bound in context.stages))
+    fields = {**dict.fromkeys(context.fields, filler), **record.fields}
+    for name in names & record.fields.keys():
+        if isinstance(text := record.fields[name], str) and len(text.encode("utf-8", "replace")) < len(
+            filler
+        ):
+            fields[name] = filler
+    return replace(record, fields=fields, scores=AnyScore())
+
+
 def bounds(
     before: Estimate,
     samples: Sequence[Record],
@@ -68,13 +81,10 @@ def bounds(
     `asks` returns, for each request about a record, the model, its bytes (a token has at least one) and the
     most tokens of the answer. A field that an earlier stage makes counts with its greatest length.
     """
-    filler = dict.fromkeys(context.fields, Filler("x" * (before.made_bytes or 1)))
     requests_by_record: list[Sequence[tuple[str, int, int | None]]] = []
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
-            requests_by_record.append(
-                asks(replace(record, fields={**filler, **record.fields}, scores=AnyScore()))
-            )
+            requests_by_record.append(asks(full_record(record, context, before.made_bytes)))
     priced = any(context.models[model].price for requests in requests_by_record for model, _, _ in requests)
     if before.rows is None:
         return Estimate(None, None, None, None, None if priced else 0.0, None)

@@ -360,6 +360,10 @@ class BoundStage:
         """Return the names of the stage and of its inner stages, which dropped records carry."""
         return [self.name]
 
+    def output_names(self) -> frozenset[str]:
+        """Return the fields that the stage writes, with those that the records have already."""
+        return self.fields - self.context.fields
+
     def inner(self) -> Sequence[BoundStage]:
         """Return the stages inside this one."""
         return ()

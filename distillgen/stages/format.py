@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
-from distillgen.flow.bounds import AnyScore
+from distillgen.flow.bounds import full_record
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage, Text
 from distillgen.project import Project
 from distillgen.prompting.prompt import Pick, Prompt, drawn
@@ -174,15 +174,18 @@ class BoundFormat(BoundStage):
     new: frozenset[str] = field(kw_only=True)
     """The fields that `fields` and the prompt make and that no record has before."""
 
+    def output_names(self) -> frozenset[str]:
+        """Return the fields that it makes."""
+        return self.outputs
+
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return the number of rows, and the length of the longest text that it makes of a sample."""
         rows = None if before.rows is None else before.rows * self.stage.draws
         if before.made_bytes is None:
             return Estimate(rows, made_bytes=None)
-        filler = dict.fromkeys(self.context.fields, "x" * (before.made_bytes or 1))
         shaped, longest = self.shaper(), before.made_bytes
         for record in samples:
-            full = replace(record, fields={**filler, **record.fields}, scores=AnyScore())
+            full = full_record(record, self.context, before.made_bytes)
             for number in range(min(self.stage.draws, SIZED_DRAWS)):
                 with suppress(Unrenderable):  # the run drops the row
                     texts = shaped(full, number).fields

@@ -149,6 +149,10 @@ class BoundGenerate(BoundStage):
     output_fields: frozenset[str] = field(kw_only=True)
     """The fields that the stage writes, new or not."""
 
+    def output_names(self) -> frozenset[str]:
+        """Return the fields of an answer."""
+        return self.output_fields
+
     def records_logprobs(self) -> bool:
         """Return whether the stage, a model of it or its prompt asks for log-probabilities."""
         return any(sampling.get("logprobs") for sampling in self.samplings.values())

@@ -201,6 +201,10 @@ class BoundRetrieve(BoundStage):
         """`set` if the memory is the records themselves, else `row`."""
         return "set" if self.stage.memory == HERE else "row"
 
+    def output_names(self) -> frozenset[str]:
+        """Return the field with the entries."""
+        return frozenset({self.stage.into})
+
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return the number of records, and the bytes of the longest list of entries."""
         stage = self.stage

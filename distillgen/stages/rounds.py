@@ -218,6 +218,10 @@ class BoundRounds(BoundStage):
         """Return the names of the loop and of its stages."""
         return [self.name, *(name for bound in self.stages for name in bound.names())]
 
+    def output_names(self) -> frozenset[str]:
+        """Return the fields that its stages write, and those that it adds."""
+        return super().output_names().union(*(bound.output_names() for bound in self.stages))
+
     def score_labels(self) -> dict[str, tuple[str, str]]:
         """Return the labels of the filters of its stages."""
         return {label: place for bound in self.stages for label, place in bound.score_labels().items()}

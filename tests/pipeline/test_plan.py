@@ -125,3 +125,29 @@ def test_a_template_that_calculates_with_a_field_that_does_not_exist_yet_is_coun
     models = {"t": {"provider": "scripted", "model": "echo"}}
     plan = distillgen.load({"version": 1, "models": models, "stages": stages}).plan()
     assert plan[-1][1].requests > 0
+
+
+@pytest.mark.parametrize("writer", ["generate", "format", "rounds"])
+def test_a_bound_counts_a_field_of_the_source_that_a_stage_writes_anew(project, writer):
+    project.rows("rows.jsonl", [{"q": "short"}])
+    price = {"input": 1, "output": 1}
+    models = {"t": {"provider": "scripted", "model": "echo", "price": price, "max_tokens": 100}}
+    ask = {"generate": {"name": "ask", "model": "t", "template": "{{ q }}", "output": "q"}}
+    stages = {
+        "generate": [ask],
+        "format": [{"format": {"fields": {"q": "{{ q }} " + "word " * 100}}}],
+        "rounds": [{"rounds": {"n": 1, "stages": [ask]}}],
+    }[writer]
+    last = {"generate": {"name": "last", "model": "t", "template": "{{ q }}", "output": "a"}}
+    pipeline = {"version": 1, "models": models}
+    pipeline["stages"] = [{"source": {"path": "rows.jsonl"}}, *stages, last]
+    requests = []
+
+    def wordy(request, sample):
+        requests.append(len(request.messages[-1]["content"]))
+        return "word " * 75  # 100 tokens have up to 400 bytes
+
+    plan = distillgen.load(pipeline, scripted=["t"]).plan()
+    distillgen.run(pipeline, out="run", teachers={"t": wordy})
+    assert max(requests) > 300
+    assert plan[-1][1].max_cost_usd >= (max(requests) + 100) / 1e6, "the bound is of the source's text"
