@@ -9,7 +9,7 @@ import pytest
 import distillgen
 from tests.random_pipelines import IN_FLIGHT, KILLED, MODELS, Runner, random_pipeline, write_rows
 
-SEEDS = [*range(24), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(24, 240))]
+SEEDS = [*range(16), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(16, 240))]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def check_plan(runner, plan, asked):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(12), *(pytest.param(s, marks=pytest.mark.slow) for s in range(12, 80))]
+    "seed", [*range(8), *(pytest.param(s, marks=pytest.mark.slow) for s in range(8, 80))]
 )
 def test_a_changed_condition_asks_only_what_newly_matches(runner, seed):
     pipeline = random_pipeline(seed)

@@ -105,7 +105,7 @@ def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
     )
     assert whole.returncode == 0, whole.stderr
     run_s = time.monotonic() - begin
-    project.kill_after((run_s * 0.6, run_s * 0.9), [*command, "killed", until, *models])
+    project.kill_after((run_s * 0.7,), [*command, "killed", until, *models])
     again = subprocess.run(
         [*command, "killed", until, *models],
         cwd=project.path,
