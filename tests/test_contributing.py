@@ -175,6 +175,7 @@ def test_the_public_names():
         "Filter",
         "Job",
         "ModelName",
+        "NumberName",
         "Objective",
         "Outcome",
         "Pipeline",
