@@ -102,10 +102,12 @@ class LoopBounds:
 
     def _grown(self, record: Record, size: int) -> Record:
         """Return a source row whose texts are as long as a text that a round makes in their place."""
+        names = set(self.how.carry).union(*(bound.output_names() for bound in self.stages))
         texts = {
             name: _longest(value, size)
             for name, value in record.fields.items()
-            if isinstance(value, str) or isinstance(value, list) and name in self.how.carry
+            if name in names
+            and (isinstance(value, str) or isinstance(value, list) and name in self.how.carry)
         }
         filler = dict.fromkeys(self.fields, Filler("x" * size))
         return replace(record, fields={**filler, **record.fields, **texts})

@@ -178,7 +178,7 @@ def test_the_plan_bounds_a_dialogue_that_grows_in_every_round(project):
     totals = json.loads((project.path / "run/usage.json").read_text())["totals"]
     assert totals["requests"] == 24 <= sum(estimate.requests for estimate in plan)
     bound = sum(estimate.max_cost_usd for estimate in plan)
-    assert 0.3 * bound < totals["cost_usd"] <= bound
+    assert bound / 4 < totals["cost_usd"] <= bound
 
 
 def test_a_dialogue_that_may_have_passed_a_stage_by_is_not_refused_after_it(project):
