@@ -113,6 +113,7 @@ def test_a_paraphrase_is_nothing_new_and_another_thing_is(tmp_path):
     assert [made.decide(n) is None for n in numbers] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_rouge_l_of_1000_pairs_is_that_of_rouge_score_s_tokens(tmp_path):
     """Possessives, decimals and underscores are where another tokenizer gives other numbers."""
     parts = "Tom's 7.5 kg_per don't 1,000 apples, well-known the the a (b) Mary's 12:30 box".split()

@@ -70,7 +70,7 @@ def start(project, *args, before=hang_up):
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_sigkill_loses_nothing_and_asks_only_what_was_in_flight(project, seed):
     rng = random.Random(seed)
     with Endpoint(judged) as endpoint:
