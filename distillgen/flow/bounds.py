@@ -60,12 +60,10 @@ class Filler(str):
 def full_record(record: Record, context: CheckContext, made_bytes: int | None) -> Record:
     """Return a source row with all fields before a stage. A text that a stage writes is as long as can be."""
     filler = Filler("x" * (made_bytes or 1))
-    names = set[str]().union(*(bound.output_names() for bound in context.stages))
     fields = {**dict.fromkeys(context.fields, filler), **record.fields}
-    for name in names & record.fields.keys():
-        if isinstance(text := record.fields[name], str) and len(text.encode("utf-8", "replace")) < len(
-            filler
-        ):
+    for name in context.output_names & record.fields.keys():
+        text = record.fields[name]
+        if isinstance(text, str) and len(text.encode("utf-8", "replace")) < len(filler):
             fields[name] = filler
     return replace(record, fields=fields, scores=AnyScore())
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from distillgen.errors import ConfigError
 from distillgen.flow.measures import Measure
-from distillgen.flow.stage import BoundStage, Chunks, Estimate, Job, Text
+from distillgen.flow.stage import NO, BoundStage, Chunks, Estimate, Job, Text
 from distillgen.record import MET, PASSED_BY, SCORES, Dropped, Record, Unrenderable, dumps
 from distillgen.text.display import clipped
 from distillgen.text.template import NullValue
@@ -23,6 +23,8 @@ _AROUND = Dropped("", "when", "")
 
 class Condition(Text):
     """A template that holds for a record, or does not. What a null decides does not hold."""
+
+    negations = (*NO, "0.0")  # a score of zero
 
     def __init__(self, source: str) -> None:
         super().__init__(source)
@@ -42,7 +44,7 @@ class Condition(Text):
     def holds(self, record: Record) -> bool:
         """Return whether the text is neither empty nor false, no, 0 or null. Raise Unrenderable."""
         try:
-            return super().holds(record) and self.render(record).strip() != "0.0"  # a score of zero
+            return super().holds(record)
         except NullValue:
             return False
 

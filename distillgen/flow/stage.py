@@ -73,6 +73,11 @@ class CheckContext:
     seed: int = 0
     """The pipeline's seed."""
 
+    @cached_property
+    def output_names(self) -> frozenset[str]:
+        """The fields that earlier stages write, with those that the source has."""
+        return frozenset().union(*(bound.output_names() for bound in self.stages))
+
     def after(self, bound: BoundStage) -> CheckContext:
         """Return the context of the next stage. Raise ConfigError if a model of `bound` has a taken name."""
         made_models = bound.makes(Path())
@@ -427,6 +432,9 @@ NO = ("", "false", "no", "0", "null")
 class Text:
     """A template in a pipeline. Raises ConfigError for a mistake in it."""
 
+    negations: ClassVar[tuple[str, ...]] = NO
+    """The texts, in lower case, for which the template does not hold."""
+
     def __init__(self, source: str) -> None:
         self._template = compile_template(source, "template")
         self.used, self.scores = self._template.used, self._template.scores
@@ -450,7 +458,7 @@ class Text:
 
     def holds(self, record: Record) -> bool:
         """Return whether the text is neither empty nor false, no, 0 or null. Raise Unrenderable."""
-        return self.render(record).strip().lower() not in NO
+        return self.render(record).strip().lower() not in self.negations
 
     def size(self, record: Record) -> int:
         """Return the bytes of the text, and 16 for the chat template."""
