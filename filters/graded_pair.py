@@ -38,17 +38,10 @@ def graded_pair(
     judge_prompt = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        context, both = record.values(fields or ()), record.values((field, over))
-        return [request(context, both[field], both[over]), request(context, both[over], both[field])]
-
-    def request(context: Mapping[str, object], first: object, second: object) -> Request:
-        values = {"rubric": rubric, "fields": context, "first": first, "second": second}
-        return Request(
-            model,
-            judge_prompt.render(values),
-            sampling=judge_prompt.front.sampling.sampling_options(),
-            schema=judge_prompt.form.schema,
-        )
+        values = {"rubric": rubric, "fields": record.values(fields or ())}
+        answers = record.values((field, over))
+        orders = ((answers[field], answers[over]), (answers[over], answers[field]))
+        return [judge_prompt.request(model, {**values, "first": a, "second": b}) for a, b in orders]
 
     def measure(
         records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]

@@ -32,15 +32,7 @@ def judge(
     judge_prompt = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        messages = judge_prompt.render({"rubric": rubric, "fields": record.values(fields)})
-        return [
-            Request(
-                model,
-                messages,
-                sampling=judge_prompt.front.sampling.sampling_options(),
-                schema=judge_prompt.form.schema,
-            )
-        ]
+        return [judge_prompt.request(model, {"rubric": rubric, "fields": record.values(fields)})]
 
     def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[float]:
         return [grade(judge_prompt, completion) for ((completion,),) in answers]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import pstdev
 
 from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
@@ -37,16 +38,8 @@ def panel(
     judge_prompt = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        messages = judge_prompt.render({"rubric": rubric, "fields": record.values(fields)})
-        return [
-            Request(
-                name,
-                messages,
-                sampling=judge_prompt.front.sampling.sampling_options(),
-                schema=judge_prompt.form.schema,
-            )
-            for name in models
-        ]
+        request = judge_prompt.request(models[0], {"rubric": rubric, "fields": record.values(fields)})
+        return [replace(request, model=name) for name in models]
 
     def measure(
         records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]

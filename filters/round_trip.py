@@ -39,15 +39,7 @@ def round_trip(
     answer_prompt = Prompt.load(prompt, project)
 
     def asks(record: Record) -> list[Request]:
-        messages = answer_prompt.render({"fields": record.values(shown)})
-        return [
-            Request(
-                model,
-                messages,
-                sampling=answer_prompt.front.sampling.sampling_options(),
-                schema=answer_prompt.form.schema,
-            )
-        ]
+        return [answer_prompt.request(model, {"fields": record.values(shown)})]
 
     def measure(
         records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]

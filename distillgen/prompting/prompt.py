@@ -31,6 +31,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.inference.request import Request
 from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import Places, read_yaml, validate
 from distillgen.project import Project, read_text
@@ -279,6 +280,11 @@ class Prompt:
         return self.draw(
             "plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}}
         )
+
+    def request(self, model: str, fields: Mapping[str, Any]) -> Request:
+        """Return a filter's request to one of the pipeline's models. Raise Unrenderable as `render` does."""
+        sampling, schema = self.front.sampling.sampling_options(), self.form.schema
+        return Request(model, self.render(fields), sampling=sampling, schema=schema)
 
     def render(
         self,
