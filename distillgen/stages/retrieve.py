@@ -140,7 +140,7 @@ class Retrieve(Stage):
         for stage in (bound.stage for bound in context.stages if self.shuffle):
             if isinstance(stage, Retrieve) and not stage.shuffle and stage.into == self.into:
                 self._controls(stage)
-        entry_context = self._entry_context(context)
+        entry_context, longest = self._entry_context(context)
         place = f" in {self.memory}" if self.memory else ""
         for name in self.entry_fields if self.memory else ():
             entry_context.need(name, f"'{'path' if self.path else 'key'}'{place}")
@@ -163,16 +163,27 @@ class Retrieve(Stage):
             context.fields | {self.into},
             files=self.files(context.project),
             condition=condition,
+            longest=longest,
         )
 
-    def _entry_context(self, context: CheckContext) -> CheckContext:
-        """Return a context with the fields of the entries. Raise ConfigError if there is no memory."""
+    def _entry_context(self, context: CheckContext) -> tuple[CheckContext, int]:
+        """Return a context with the fields of the entries, and the bytes of the longest row of a file.
+
+        Raise ConfigError if there is no memory.
+        """
         if self.memory is None:
             context.need(ITEM, "'retrieve' without 'from', which works only inside 'rounds',")
         if self.memory in (None, HERE):
-            return context
-        fields = chain.from_iterable(contents(str(self.memory), context.project))
-        return replace(context, fields=frozenset(fields))
+            return context, 0
+        names, longest = set[str](), 0
+        for fields in contents(str(self.memory), context.project):
+            names |= fields.keys()
+            longest = max(longest, len(dumps(self.row(fields))))
+        return replace(context, fields=frozenset(names)), longest
+
+    def row(self, fields: Mapping[str, Any]) -> Row:
+        """Return the fields of an entry that a record receives."""
+        return {name: fields[name] for name in self.keep or fields if name in fields}
 
     def _controls(self, other: Retrieve) -> None:
         """Raise ConfigError if this control differs from the stage `other` in an option besides `shuffle`."""
@@ -195,6 +206,8 @@ class BoundRetrieve(BoundStage):
 
     stage: Retrieve
     condition: Text | None = field(kw_only=True)
+    longest: int = field(kw_only=True)
+    """The bytes of the longest row of a file; 0 for other memories."""
 
     @property
     def scope(self) -> Scope:
@@ -210,8 +223,7 @@ class BoundRetrieve(BoundStage):
         stage = self.stage
         part = len(dumps({name: -0.1234 for name in SCORES.values()})) + 1
         if self.files:
-            rows = (self._row(fields) for fields in contents(str(stage.memory), self.context.project))
-            part += max((len(dumps(row)) for row in rows), default=0)
+            part += self.longest
         elif stage.memory == HERE and stage.keep and before.made_bytes is not None:
             for name in stage.keep:
                 longest = max((len(dumps(sample.fields.get(name))) for sample in samples), default=0)
@@ -268,13 +280,10 @@ class BoundRetrieve(BoundStage):
         except Unrenderable:
             return
 
-    def _row(self, fields: Mapping[str, Any]) -> Row:
-        return {name: fields[name] for name in self.stage.keep or fields if name in fields}
-
     async def _find(self, entries: Sequence[Entry], job: Job) -> Find:
         """Return a function that finds the entries of records."""
         stage = self.stage
-        rows = [self._row(entry.fields) for entry in entries]
+        rows = [stage.row(entry.fields) for entry in entries]
         if stage.shuffle:
             order = random.Random(digest([job.context.seed, stage.name])).sample(range(len(rows)), len(rows))
             rows = [rows[other] for _, other in sorted(zip(order, order[1:] + order[:1], strict=True))]
