@@ -82,6 +82,11 @@ CASES = [
         )
     ],
     *[
+        ("kto", {"label": "liked", **how, **options})
+        for how in (TEXTS, CHAT, SYSTEM)
+        for options in ({}, {"lora": {"r": 2}})
+    ],
+    *[
         ("rationale", {"prompt": "question", "rationale": "other", "label": "answer", **options})
         for options in ({}, {"lora": {"r": 2}})
     ],
@@ -153,6 +158,7 @@ def folder(tmp_path_factory):
             "question": f"What is the sum of {i}",
             "other": f"because of {i}",
             "label": "good" if i % 3 else "bad",
+            "liked": i % 3 > 0,
             "score": i / 40,
             "won": -1.0 - i,
             "lost": -9.0,
