@@ -11,12 +11,23 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 Logprobs = list[list[Any]]
 """[text, log-probability or None, [[text, log-probability], …] of the likeliest tokens] for each token."""
+
+
+class Signal(NamedTuple):
+    """What a stage recorded of a record: the answer's text, its log-probabilities, and the embedding.
+
+    A stage `embed` records no text and no log-probabilities; other stages record no embedding.
+    """
+
+    text: str = ""
+    logprobs: Logprobs = []
+    embedding: list[float] = []
 
 
 def pack(logprobs: Sequence[Sequence[Any]], embedding: Sequence[float]) -> bytes | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record, text_of
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.objective import Objective
@@ -55,7 +55,7 @@ class TextClassifier(Objective):
         """Return the column of the number, or those of the classes."""
         return ("label",) if self.task == "score" else ("classes", "shares")
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the texts, and a number or the probability of each class."""
         texts = [record.fields.get(name) for name in self.fields]
         if not all(isinstance(text, str) and text.strip() for text in texts):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record
 from distillgen.training.chat_template import Turns
 from distillgen.training.dialogue import CHAT, api_of, lengths, turns_of
@@ -121,7 +121,7 @@ class Dpo(Objective):
         """Return whether the prompt is a text or chat turns."""
         return api_of(row)
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the prompt, both answers, and the reference's log-probabilities if they were recorded."""
         prompt, chosen, rejected = (
             record.fields.get(name) for name in (self.prompt, self.chosen, self.rejected)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Signal
 from distillgen.record import Record
 from distillgen.training import students
 from distillgen.training.chat_template import Turns
@@ -79,7 +79,7 @@ class Gkd(Dialogue):
             )
         return super().answers()
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the chat turns."""
         row = self.example(record)
         if isinstance(row["prompt"], str):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.flow.stage import CheckContext
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record
 from distillgen.training.dialogue import Dialogue, lengths
 from distillgen.training.inputs import Prepared, TrainingInputs
@@ -40,7 +40,7 @@ class Kto(Dialogue):
         """Return the column of the label."""
         return ("label",)
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the prompt, the answer and its label."""
         label = record.fields.get(self.label)
         if not isinstance(label, bool):

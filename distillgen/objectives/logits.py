@@ -15,7 +15,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CheckContext
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Logprobs, Signal
 from distillgen.record import Record
 from distillgen.training.dialogue import Dialogue, tokens
 from distillgen.training.inputs import Prepared, TrainingInputs
@@ -72,10 +72,10 @@ class Logits(Dialogue):
         """Return the columns of the tokens and of their recorded alternatives."""
         return "tokens", "logprobs", "top_tokens", "top_logprobs"
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the prompt, and the answer's tokens with their alternatives."""
         example = self.example(record)
-        usable = {stage: logprobs for stage, logprobs in signals.items() if _has_top(logprobs)}
+        usable = {stage: answer.logprobs for stage, answer in signals.items() if _has_top(answer.logprobs)}
         answer = usable.get(self.stage) if self.stage else next(reversed(usable.values()), None)
         if not answer:
             raise Unusable("no log-probabilities with alternatives were recorded of its answer")

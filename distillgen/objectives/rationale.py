@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from distillgen.flow.stage import CheckContext
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record, text_of
 from distillgen.training.chat_template import Turns
 from distillgen.training.dialogue import CHAT, lengths, split
@@ -55,7 +55,7 @@ class Rationale(Objective):
         """Return the columns of the rationale and the label."""
         return "rationale", "label"
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the three texts."""
         fields = {name: record.fields.get(getattr(self, name)) for name in ("prompt", "rationale", "label")}
         for name, value in fields.items():

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Signal
 from distillgen.record import Record
 from distillgen.training.chat_template import marks_answers
 from distillgen.training.dialogue import Dialogue, lengths
@@ -65,7 +65,7 @@ class Sft(Dialogue):
             )
         return super().answers()
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the turns, or the prompt and its completion."""
         if self.loss != "assistant":
             return self.example(record) | self.offered(record)

@@ -19,7 +19,7 @@ from distillgen.flow.condition import former_of
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
 from distillgen.flow.whole_set import LinesOnDisk, Spool
 from distillgen.inference.ledger import Ledger
-from distillgen.inference.logprobs import Logprobs, unpack
+from distillgen.inference.logprobs import Signal, unpack
 from distillgen.record import GATHERED, SPLIT, Record, Unrenderable, digest, dumps
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.training.job import RowData
@@ -246,17 +246,20 @@ def _line(row: Row) -> bytes:
     return dumps(row) + b"\n"
 
 
-def _signals(records: Chunk, ledger: Ledger) -> list[dict[str, Logprobs]]:
-    """Return, for each record, the log-probabilities of the answers in its lineage, by stage."""
+def _signals(records: Chunk, ledger: Ledger) -> list[dict[str, Signal]]:
+    """Return, for each record, the answers in its lineage, by stage; of several answers the last."""
     keys = {answer["key"]: bytes.fromhex(answer["key"]) for record in records for answer in record.made}
     stored_answers = ledger.find(list(keys.values()))
 
-    def signals(record: Record) -> dict[str, Logprobs]:
-        blobs = {
-            answer["stage"]: stored_answers[keys[answer["key"]]][2]
+    def signals(record: Record) -> dict[str, Signal]:
+        answers = {
+            answer["stage"]: stored_answers[keys[answer["key"]]]
             for answer in record.made
             if keys[answer["key"]] in stored_answers
         }
-        return {stage: unpack(blob)[0] for stage, blob in blobs.items() if blob}
+        return {
+            stage: Signal(orjson.loads(completion).get("text", ""), *unpack(blob))
+            for stage, (_, completion, blob) in answers.items()
+        }
 
     return [signals(record) for record in records]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Signal
 from distillgen.plugins import plugin_class
 from distillgen.project import Project
 from distillgen.record import Record
@@ -53,7 +53,7 @@ class Objective(BaseModel):
     smallest_batch: ClassVar[int] = 1
     """The fewest rows in a batch that it can learn from."""
     signals: ClassVar[bool] = False
-    """Whether a row contains log-probabilities from the ledger."""
+    """Whether a row contains answers, log-probabilities or embeddings from the ledger."""
 
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the records lack a field or signal that it learns from."""
@@ -100,10 +100,10 @@ class Objective(BaseModel):
         """
         raise NotImplementedError
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the row of a record. Raises Unusable if the record teaches nothing.
 
-        `signals` holds the log-probabilities of the record's answers, by stage.
+        `signals` holds the record's answers with their log-probabilities and embeddings, by stage.
         """
         raise NotImplementedError
 

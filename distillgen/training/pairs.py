@@ -11,7 +11,7 @@ from pydantic import Field
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
-from distillgen.inference.logprobs import Logprobs
+from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record, text_of
 from distillgen.training.objective import Objective
 from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cut
@@ -54,7 +54,7 @@ class Pairs(Objective):
         """Return the column of the score; without a score, the columns of all texts but the first."""
         return ("score",) if self.score else tuple(f"text_{i}" for i in range(1, len(self.fields)))
 
-    def row(self, record: Record, signals: Mapping[str, Logprobs]) -> Row:
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the texts in order, and the score."""
         row: Row = {f"text_{i}": text_of(record.fields.get(name)) for i, name in enumerate(self.fields)}
         if self.score:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distillgen.errors import ConfigError
+from distillgen.inference.logprobs import Signal
 from distillgen.objectives.classifier import TextClassifier
 from distillgen.objectives.dpo import Dpo
 from distillgen.objectives.kto import Kto
@@ -149,15 +150,15 @@ TOP = [["Hel", -0.1, [["Hel", -0.1], ["Hi", -2.5]]], ["lo", -0.2, [["lo", -0.2],
 def test_logits_rows_come_from_the_answer_that_the_record_has():
     row = Logits().row(
         record(prompt="a", completion="Hello"),
-        {"score": [["Hello", -1.0, []]], "ask": [*TOP, ["", -0.1, []]]},
+        {"score": Signal("", [["Hello", -1.0, []]]), "ask": Signal("Hello", [*TOP, ["", -0.1, []]])},
     )
     assert row["tokens"] == ["Hel", "lo"] and row["top_tokens"] == [["Hel", "Hi"], ["lo", "p"]]
     with pytest.raises(Unusable, match="its text differs from the recorded tokens"):
-        Logits().row(record(prompt="a", completion="Hallo"), {"ask": TOP})
+        Logits().row(record(prompt="a", completion="Hallo"), {"ask": Signal("Hello", TOP)})
     with pytest.raises(Unusable, match="no log-probabilities with alternatives were recorded"):
-        Logits().row(record(prompt="a", completion="Hello"), {"ask": [["Hello", -1.0, []]]})
+        Logits().row(record(prompt="a", completion="Hello"), {"ask": Signal("Hello", [["Hello", -1.0, []]])})
     with pytest.raises(Unusable, match="no log-probabilities with alternatives were recorded"):
-        Logits(stage="other").row(record(prompt="a", completion="Hello"), {"ask": TOP})
+        Logits(stage="other").row(record(prompt="a", completion="Hello"), {"ask": Signal("Hello", TOP)})
 
 
 def test_tokens_unknown_to_the_student_go_to_the_tail():

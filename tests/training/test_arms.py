@@ -10,6 +10,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.inference.request import Completion
 from distillgen.project import Project
 from distillgen.record import dumps
 from distillgen.stages.train import Train
@@ -659,3 +660,39 @@ def test_the_recipe_ddk_goes_on_from_round_to_round():
     rounds = yaml.safe_load((home("pipelines") / "ddk.yaml").read_text())["stages"][1]["rounds"]
     assert rounds["start"] == "tiny"
     assert next(stage["train"] for stage in rounds["stages"] if "train" in stage)["student"] == "previous"
+
+
+WITH_SIGNALS = '''"""signals: what the stages before recorded, as rows."""
+from distillgen.training.objective import Objective
+
+class Signals(Objective):
+    """Learns what stages recorded."""
+
+    signals = True
+
+    def check(self, context):
+        context.need("question", "a question")
+
+    def row(self, record, signals):
+        return {name: list(signal) for name, signal in signals.items()}
+'''
+
+
+def test_an_objective_reads_the_texts_log_probabilities_and_embeddings_of_the_stages_before(taught, project):
+    project.write("objectives/signals.py", WITH_SIGNALS)
+
+    def script(request, sample):
+        if request.embed:
+            return Completion(embedding=[0.5, float(request.embed.count("1"))])
+        return Completion(text="even", logprobs=[["even", -0.5, [["even", -0.5], ["odd", -1.5]]]])
+
+    stages = [
+        {"generate": {"model": "t", "template": "{{ question }}", "output": "answer", "logprobs": 2}},
+        {"embed": {"model": "t", "template": "{{ question }}"}},
+    ]
+    rows = [{"question": f"What is {i}?"} for i in range(2)]
+    taught_rows, _, _ = taught(stages, rows, arms=("kept",), script=script, objective="signals")
+    answer = ["even", [["even", -0.5, [["even", -0.5], ["odd", -1.5]]]], []]
+    assert taught_rows["kept"] == [
+        {"generate": answer, "embed": ["", [], [0.5, float(number)]]} for number in (0, 1)
+    ]
