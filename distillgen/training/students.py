@@ -14,8 +14,7 @@ from typing import Any, Literal
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.gguf_file import check_gguf
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import KNOWN_MODELS, find_weights
-from distillgen.local_models.embedder import SHIPPED, shipped
+from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, find_weights, shipped
 from distillgen.project import file_sha256
 
 Kind = Literal["causal", "seq2seq", "encoder"]
