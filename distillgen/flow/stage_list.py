@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from distillgen.errors import ConfigError
 from distillgen.flow.condition import check_condition
@@ -13,13 +13,35 @@ from distillgen.located_yaml import NAME, Places, validate
 from distillgen.project import Project
 from distillgen.record import SPLIT
 
+ARMS = "arms"  # the option of a stage that lists further stages, each with the options in which it differs
+
+
+class _Placed(NamedTuple):
+    """A stage, and where its options stand in the pipeline."""
+
+    stage: Stage
+    place: tuple[str | int, ...]
+
+    @property
+    def index(self) -> int:
+        """The index in the list of the item that declares it."""
+        return int(self.place[1])
+
 
 def read_stages(items: Sequence[Mapping[str, Any]], places: Places, project: Project) -> list[Stage]:
-    """Return the stages of a list with their options checked. Raise ConfigError."""
-    return [_read_stage(item, i, places, project) for i, item in enumerate(items)]
+    """Return the stages of a list with their options checked, each with its arms behind it.
+
+    Raise ConfigError.
+    """
+    return [placed.stage for placed in _placed(items, places, project)]
 
 
-def _read_stage(item: Mapping[str, Any], i: int, places: Places, project: Project) -> Stage:
+def _placed(items: Sequence[Mapping[str, Any]], places: Places, project: Project) -> list[_Placed]:
+    return [placed for i, item in enumerate(items) for placed in _read_item(item, i, places, project)]
+
+
+def _read_item(item: Mapping[str, Any], i: int, places: Places, project: Project) -> Iterator[_Placed]:
+    """Yield the stage of an item, then its arms: the same stage with other options and a longer name."""
     if len(item) != 1:
         raise places.wrong(f"a stage has one key, its kind, not {sorted(item) or 'none'}", "stages", i)
     kind, options = next(iter(item.items()))
@@ -29,7 +51,18 @@ def _read_stage(item: Mapping[str, Any], i: int, places: Places, project: Projec
         options = {"name": kind, **(options or {})}
     with places.within("stages", i):
         cls = stage_class(kind, project)
-    return validate(cls, options, owner=f"stage '{kind}'", places=places, place=("stages", i, kind))
+    stage = validate(cls, options, owner=f"stage '{kind}'", places=places, place=("stages", i, kind))
+    yield _Placed(stage, ("stages", i, kind))
+    for arm, changes in (getattr(stage, ARMS) if ARMS in cls.model_fields else {}).items():
+        place, owner = ("stages", i, kind, ARMS, arm), f"arm '{arm}' of stage '{stage.name}'"
+        for option in sorted({"name", ARMS} & changes.keys()):
+            raise places.wrong(f"{owner} takes no '{option}'; an arm is named by its key", *place, option)
+        arm_options = {**options, **changes, "name": f"{stage.name}-{arm}"}
+        del arm_options[ARMS]
+        different = validate(cls, arm_options, owner=owner, places=places, place=place)
+        if different == stage.model_copy(update={"name": different.name, ARMS: {}}):
+            raise places.wrong(f"{owner} changes no option: name one that differs, or leave it out", *place)
+        yield _Placed(different, place)
 
 
 def bind_stages(
@@ -41,14 +74,15 @@ def bind_stages(
     before the first stage that trains or evaluates, unless it has one.
     """
     project, bound_stages = context.project, list[BoundStage]()
-    stages = read_stages(items, places, project)
+    stages = _placed(items, places, project)
     _check_decontamination(items, project, places)
     guard = _decontaminate_options(items, stages, places, project, loop)
     names, labels = set[str](), dict[str, str]()
 
-    def bind(i: int, stage: Stage, added: bool = False) -> None:
+    def bind(placed: _Placed, added: bool = False) -> None:
         nonlocal context
-        with places.within("stages", i, stage.kind, prefix=f"stage '{stage.name}': "):
+        stage = placed.stage
+        with places.within(*placed.place, prefix=f"stage '{stage.name}': "):
             if not NAME.fullmatch(stage.name):
                 raise ConfigError(f"the name '{stage.name}' is not made of letters, digits, '-' and '_'")
             if not bound_stages and not loop and stage.kind != "source":
@@ -70,24 +104,25 @@ def bind_stages(
             context = context.after(bound)
         bound_stages.append(bound)
 
-    for i, (item, stage) in enumerate(zip(items, stages, strict=True)):
-        if guard and _any(item, "train", "evaluate"):
+    for placed in stages:
+        if guard and _any(items[placed.index], "train", "evaluate"):
             if SPLIT in context.fields or guard["against"] or guard.get("report"):
-                bind(i, _read_stage({"decontaminate": guard}, i, places, project), added=True)
+                (added,) = _read_item({"decontaminate": guard}, placed.index, places, project)
+                bind(added, added=True)
             guard = {}
-        bind(i, stage)
+        bind(placed)
     return tuple(bound_stages)
 
 
 def _decontaminate_options(
-    items: Sequence[Mapping[str, Any]], stages: Sequence[Stage], places: Places, project: Project, loop: str
+    items: Sequence[Mapping[str, Any]], stages: Sequence[_Placed], places: Places, project: Project, loop: str
 ) -> dict[str, Any]:
     """Return options of the `decontaminate` that the list lacks; {} if it evaluates nothing or has one."""
     if any(_any(item, "decontaminate") for item in items):
         return {}
     evaluation_sets = list[EvaluationSet]()
-    for i, stage in enumerate(stages):
-        with places.within("stages", i, stage.kind, prefix=f"stage '{stage.name}': "):
+    for stage, place in stages:
+        with places.within(*place, prefix=f"stage '{stage.name}': "):
             evaluation_sets += filter(None, [stage.evaluation_set(project)])
     if not evaluation_sets:
         return {}

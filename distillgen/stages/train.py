@@ -51,6 +51,11 @@ class Train(TrainingOptions, Stage):
     The student is in `student/` of the run directory. An interrupted training continues from its last
     checkpoint. A finished training runs again only if the records, the options or the package versions
     change. The stage also takes the options of its objective.
+
+    `arms` names further trainings on the same records, each with the options in which it differs, of the
+    stage or of the objective: a value there replaces the whole option. An arm is a stage behind this one,
+    with this stage's name and its own: `train-shuffled`, whose student is `student-shuffled`; of a stage
+    `second`, `second-shuffled` and `student-second-shuffled`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -76,6 +81,12 @@ class Train(TrainingOptions, Stage):
         lt=1,
         description="share of the source's items that are only evaluated, with all their rows",
     )
+    arms: dict[str, dict[str, Any]] = Field(
+        {},
+        exclude=True,  # an arm is a stage of its own, and changes nothing in this one
+        description="further trainings by name, each with the options in which it differs from this one: "
+        "arms: {shuffled: {on: shuffled}} also trains student-shuffled",
+    )
 
     def learning(self, project: Project) -> Objective:
         """Return the objective with its options. Raise ConfigError if the name or an option is wrong."""
@@ -96,12 +107,19 @@ class Train(TrainingOptions, Stage):
     @property
     def student_name(self) -> str:
         """The name under which later stages ask the student, and its folder in the run directory."""
-        return students.STUDENT if self.name == self.kind else f"{students.STUDENT}-{self.name}"
+        return f"{students.STUDENT}{self._suffix}"
 
     @property
     def base_name(self) -> str:
         """The name under which later stages ask the student as it was before the training."""
-        return "base" if self.name == self.kind else f"base-{self.name}"
+        return f"base{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        """How the names of what the stage makes end: in nothing for `train`, in `-shuffled` for its arm
+        `train-shuffled` and for a stage `shuffled`.
+        """
+        return "" if self.name == self.kind else f"-{self.name.removeprefix(f'{self.kind}-')}"
 
     def arm(self, learning: Objective) -> Arm:
         """Return what chooses the rows."""
@@ -137,6 +155,11 @@ class Train(TrainingOptions, Stage):
             learning.check(context)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
+        for bound in context.stages:
+            if isinstance(bound, BoundTrain) and bound.stage.student_name == self.student_name:
+                raise ConfigError(
+                    f"stage '{bound.name}' also makes '{self.student_name}'; rename one of them"
+                )
         trained = _trainings(context)
         first = self._first(context, trained)
         if first not in trained:

@@ -43,7 +43,7 @@ def taught(project, monkeypatch):
     async def written(work, stage, notes):
         told = json.loads((work / "job.json").read_bytes())
         (work / "student").mkdir()
-        for name in ("train.jsonl", "held_out.jsonl"):
+        for name in ("train.jsonl", "held_out.jsonl", "job.json"):
             shutil.copy(work / name, work / "student" / name)
         manifest = {
             "student": "tiny",
@@ -696,3 +696,124 @@ def test_an_objective_reads_the_texts_log_probabilities_and_embeddings_of_the_st
     assert taught_rows["kept"] == [
         {"generate": answer, "embed": ["", [], [0.5, float(number)]]} for number in (0, 1)
     ]
+
+
+# Arms that a training lists
+
+
+def manifest(project, student):
+    """The options of the stage that made a student."""
+    made = project.path / student / "job.json"
+    return json.loads(made.read_bytes())["stage"]
+
+
+def stages_of(project, out):
+    return [path.stem[3:] for path in sorted((project.path / out / "stages").iterdir())]
+
+
+def trained_with_arms(**arms):
+    return {"train": {"student": "tiny", "held_out": 0, "max_length": 64, "arms": arms}}
+
+
+def test_an_arm_is_a_stage_that_differs_in_its_options(begun, project):
+    arms = {"shuffled": {"on": "shuffled"}, "pairs": {"loss": "all", "max_length": 32}}
+    assert begun("out", trained_with_arms(**arms)) == ["tiny"] * 3
+    kept, shuffled, pairs = (manifest(project, f"out/student{end}") for end in ("", "-shuffled", "-pairs"))
+    assert stages_of(project, "out") == ["source", "format", "train", "train-shuffled", "train-pairs"]
+    assert (shuffled["on"], shuffled["max_length"]) == ("shuffled", 64)
+    assert (pairs["loss"], pairs["on"], pairs["max_length"], kept["max_length"]) == ("all", "kept", 32, 64)
+    rows = [
+        (project.path / f"out/student{end}/train.jsonl").read_bytes() for end in ("", "-shuffled", "-pairs")
+    ]
+    assert rows[0] == rows[2] != rows[1]
+
+
+def test_arms_change_nothing_in_the_training_that_lists_them(begun, project):
+    begun("alone", trained_with_arms())
+    begun("beside", trained_with_arms(shuffled={"on": "shuffled"}))
+    alone, beside = (
+        json.loads((project.path / out / "student/manifest.json").read_bytes()) for out in ("alone", "beside")
+    )
+    assert alone["fingerprint"] == beside["fingerprint"] and "arms" not in manifest(project, "beside/student")
+
+
+def test_a_changed_arm_alone_is_trained_again(begun):
+    arms = {"first": {"epochs": 1}, "second": {"epochs": 2}, "third": {"epochs": 4}}
+    assert len(begun("out", trained_with_arms(**arms))) == 4
+    assert begun("out", trained_with_arms(**arms)) == []
+    assert len(begun("out", trained_with_arms(**arms | {"second": {"epochs": 5}}))) == 1
+    assert (
+        len(begun("out", trained_with_arms(fourth={"epochs": 6}, **arms))) == 2
+    )  # and the second, as it was
+
+
+def test_arms_of_a_named_training_and_in_rounds_go_on_from_their_own_students(begun, project):
+    named = {"train": {**trained_with_arms(fast={"epochs": 1})["train"], "name": "second"}}
+    chained = {"train": {"name": "third", "student": "student-second-fast", "held_out": 0}}
+    assert begun("named", named, chained) == ["tiny", "tiny", "student-second-fast"]
+    arms = {"arms": {"fast": {"epochs": 1}}}
+    starts = begun("on", loop("previous", n=2, start="tiny", train=arms))
+    assert starts == ["tiny", "tiny", "rounds/00/student", "rounds/00/student-fast"]
+
+
+MISTAKES = [
+    (
+        {"fast": {"epoch": 1}},
+        {},
+        "stage 'train-fast': objective 'sft' has no option 'epoch'; did you mean 'epochs'",
+    ),
+    ({"fast": {"epochs": "x"}}, {}, "arm 'fast' of stage 'train': 'epochs': must be a valid number"),
+    ({"fast": {"name": "x"}}, {}, "arm 'fast' of stage 'train' takes no 'name'"),
+    ({"fast": {"arms": {}}}, {}, "arm 'fast' of stage 'train' takes no 'arms'"),
+    ({"fast": {}}, {}, "arm 'fast' of stage 'train' changes no option"),
+    ({"fast": {"epochs": 3}}, {}, "arm 'fast' of stage 'train' changes no option"),
+    ({"fast": 3}, {}, "'arms.fast': must be a mapping of options"),
+    ({"so so": {"epochs": 1}}, {}, "the name 'train-so so' is not made of letters"),
+    ({"raw": {"on": "raw"}}, {}, "stage 'train-raw': on: raw: the arm would equal the kept rows"),
+    ({"fast": {"epochs": 1}}, {"name": "fast"}, "stage 'fast': stage 'train-fast' also makes 'student-fast'"),
+]
+
+
+@pytest.mark.parametrize(("arms", "second", "says"), MISTAKES, ids=[says[:50] for *_, says in MISTAKES])
+def test_a_mistake_in_an_arm_names_the_arm(begun, arms, second, says):
+    another = [{"train": {"student": "tiny", **second}}] if second else []
+    with pytest.raises(ConfigError) as told:
+        begun("out", trained_with_arms(**arms), *another)
+    assert says in str(told.value)
+
+
+def test_a_mistake_in_an_arm_names_its_line_and_set_reaches_it(project, taught):
+    project.rows("rows.jsonl", [{"prompt": "a", "completion": "b"}])
+    text = "version: 1\nstages:\n  - source: {path: rows.jsonl}\n  - train:\n      student: tiny\n"
+    text += "      arms:\n        slow: {epochs: 9}\n        fast: {epochs: 1"
+    project.write("p.yaml", text + ", warmpu: 0}\n")
+    with pytest.raises(ConfigError) as told:
+        distillgen.load("p.yaml")
+    assert str(told.value).startswith("p.yaml:8: stage 'train-fast': objective 'sft' has no option 'warmpu'")
+    project.write("p.yaml", text + "}\n")
+    sets = ["train.epochs=5", "train.arms.fast.epochs=2", "train.batch_size=2"]
+    stages = distillgen.load("p.yaml", sets).stages[1:]
+    assert [(s.name, s.epochs, s.batch_size) for s in stages] == [
+        ("train", 5, 2),
+        ("train-slow", 9, 2),
+        ("train-fast", 2, 2),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs pip install 'distillgen[train]'")
+@pytest.mark.filterwarnings("ignore")
+def test_an_arm_on_shuffled_answers_learns_less_than_the_training_that_lists_it(project):
+    rows = [
+        {"prompt": f"{i}: which letter? {'abcd'[i % 4]}", "completion": "abcd"[i % 4]} for i in range(200)
+    ]
+    project.rows("rows.jsonl", rows)
+    train = {"student": "tiny", "max_steps": 40, "learning_rate": 3e-3, "held_out": 0.2}
+    train["arms"] = {"shuffled": {"on": "shuffled"}}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"train": train}]
+    distillgen.run({"version": 1, "stages": stages}, out="out")
+    true, shuffled = (
+        json.loads((project.path / f"out/{name}/manifest.json").read_bytes())["held_out"]["student"]["loss"]
+        for name in ("student", "student-shuffled")
+    )
+    assert true < 0.2 < 0.4 < shuffled
