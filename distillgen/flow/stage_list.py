@@ -23,8 +23,8 @@ class _Placed(NamedTuple):
     place: tuple[str | int, ...]
 
     @property
-    def index(self) -> int:
-        """The index in the list of the item that declares it."""
+    def item(self) -> int:
+        """The position in the list of the item that declares it."""
         return int(self.place[1])
 
 
@@ -105,9 +105,9 @@ def bind_stages(
         bound_stages.append(bound)
 
     for placed in stages:
-        if guard and _any(items[placed.index], "train", "evaluate"):
+        if guard and _any(items[placed.item], "train", "evaluate"):
             if SPLIT in context.fields or guard["against"] or guard.get("report"):
-                (added,) = _read_item({"decontaminate": guard}, placed.index, places, project)
+                (added,) = _read_item({"decontaminate": guard}, placed.item, places, project)
                 bind(added, added=True)
             guard = {}
         bind(placed)
