@@ -22,7 +22,14 @@ from typing import Any, TypeVar
 from distillgen.errors import ConfigError, did_you_mean, place_of
 from distillgen.project import Project, file_in, home, imported, load_module, loading_error
 
-NOUNS = {"stages": "stage", "teachers": "provider", "objectives": "objective", "filters": "filter"}
+NOUNS = {
+    "stages": "stage",
+    "teachers": "provider",
+    "objectives": "objective",
+    "filters": "filter",
+    "losses": "loss",
+    "bodies": "student body",
+}
 """The noun for a plug-in of each folder, in messages."""
 
 Base = TypeVar("Base")

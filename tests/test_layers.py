@@ -16,17 +16,19 @@ LAYERS = [  # a folder may import those on lines above its own; a file of the ro
     {"text"},
     {"rows"},
     {"answers", "algorithms"},
+    {"networks"},
     {"inference"},
     {"prompting", "teachers", "local_models"},
     {"flow"},
     {"training"},
+    {"losses", "bodies"},
     {"stages", "objectives"},
     {"pipeline"},
     {"runs"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-PLUGINS = {"teachers", "stages", "objectives"}
+PLUGINS = {"teachers", "stages", "objectives", "losses", "bodies"}
 CONTENT = {"pipelines", "prompts", "filters", "data"}  # where the wheel lays what ships
 FACES = {"__init__.py", "__main__.py"}  # of the root: they hand on names of any folder
 

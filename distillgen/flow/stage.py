@@ -288,6 +288,14 @@ class Stage(BaseModel):
         """Return the names of the scores that the stage gives; `name.` stands for all that begin so."""
         return ()
 
+    def records_logprobs(self) -> bool:
+        """Return whether the ledger keeps the log-probabilities of its answers."""
+        return False
+
+    def records_embeddings(self) -> bool:
+        """Return whether the ledger keeps a vector for each record."""
+        return False
+
     def makes(self, directory: Path, project: Project) -> Mapping[str, Spec]:
         """Return the models that the stage leaves in the run's `directory`; later stages ask them by name."""
         return {}
@@ -399,7 +407,7 @@ class BoundStage:
 
     def records_logprobs(self) -> bool:
         """Return whether the ledger keeps the log-probabilities of its answers."""
-        return False
+        return self.stage.records_logprobs()
 
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """Return the models that the stage leaves in the run's `directory`."""

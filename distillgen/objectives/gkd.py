@@ -96,7 +96,7 @@ class Gkd(Dialogue):
 
         tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
         try:
-            model_path = str(students.local(self.teacher, inputs.root) or self.teacher)
+            model_path = str(students.local(self.teacher, inputs.project.root) or self.teacher)
             teacher = AutoModelForCausalLM.from_pretrained(model_path, dtype=model.dtype)
         except (OSError, ValueError) as error:
             raise ConfigError(f"the teacher '{self.teacher}' cannot be loaded: {error}") from error

@@ -32,6 +32,10 @@ class Embed(Stage):
         """Return the name of the model."""
         return [self.model]
 
+    def records_embeddings(self) -> bool:
+        """Return true: the ledger keeps the vectors."""
+        return True
+
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if the model cannot do it, or a field is missing."""
         context.able(self.model, "embeddings")

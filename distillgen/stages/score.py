@@ -48,7 +48,7 @@ class Score(Stage):
             Text(getattr(self, name)).check(context, f"'{name}'")
         return context.fields
 
-    def records_logprobs(self, context: CheckContext) -> bool:
+    def records_logprobs(self) -> bool:
         """Return whether the ledger keeps alternatives to each token."""
         return bool(self.logprobs)
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +23,7 @@ from distillgen.flow.stage import BoundStage, CheckContext, Chunks, Job, Stage, 
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.spec import Spec
 from distillgen.located_yaml import Places, validate
+from distillgen.networks.spec import NetworkSpec
 from distillgen.plugins import find
 from distillgen.project import Project, file_sha256
 from distillgen.record import digest
@@ -127,6 +128,8 @@ class Train(TrainingOptions, Stage):
 
     def makes(self, directory: Path, project: Project) -> dict[str, Spec]:
         """Return the student and its base, if they write texts; the bound stage knows where a base is."""
+        if isinstance(self.student, dict):
+            return self.leaves("", "", directory, project)
         base = str(directory / self.student) if students.is_trained(self.student) else self.student
         return self.leaves(self.student, base, directory, project)
 
@@ -150,8 +153,11 @@ class Train(TrainingOptions, Stage):
 
     def bind(self, context: CheckContext) -> BoundTrain:
         """Return the stage with its objective. Raise ConfigError if something is missing."""
-        learning, project = self.learning(context.project), context.project
+        project, trained = context.project, _trainings(context)
+        earlier = {name: training.bound.learning for name, training in trained.items()}
+        learning = self.learning(project)
         try:
+            learning = learning.bound(context, earlier)
             learning.check(context)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
@@ -160,21 +166,28 @@ class Train(TrainingOptions, Stage):
                 raise ConfigError(
                     f"stage '{bound.name}' also makes '{self.student_name}'; rename one of them"
                 )
-        trained = _trainings(context)
-        first = self._first(context, trained)
-        if first not in trained:
+        network = NetworkSpec.of(self.student, project) if isinstance(self.student, dict) else None
+        first = "" if network else self._first(context, trained)
+        if first not in trained and not network:
             students.check(first, project.root, [*trained])
-        files = self._files(project, learning, first)
+        needed = {name: trained[name] for name in self._parts(learning, network, project) if name in trained}
+        files = self._files(project, learning, first, network)
         if self.where is not None:
             Text(self.where).check(context, "'where'")
         arm = self.arm(learning)
         arm.check(context)
-        if self.batch_size < learning.smallest_batch:
+        if self.batch_size == "all":
+            if learning.network_inputs(self.student_name) is None:
+                raise ConfigError("batch_size: all is for networks; give a number of rows")
+        elif self.batch_size < learning.smallest_batch:
             least = f"batch_size: {learning.smallest_batch} or more"
             raise ConfigError(f"objective '{self.objective}' compares the rows of a batch: give {least}")
         self._check_lora(learning)
-        self._check_packages(project, learning, first)
-        self._check_student(context, learning, first, trained)
+        self._check_packages(project, learning, first, network)
+        if network:
+            self._check_network(context, learning, network, [*trained])
+        else:
+            self._check_student(context, learning, first, trained)
         return BoundTrain(
             self,
             context,
@@ -184,10 +197,12 @@ class Train(TrainingOptions, Stage):
             arm=arm,
             first=first,
             folder=trained[first].folder if first in trained else None,
+            others=needed,
         )
 
     def _first(self, context: CheckContext, trained: Collection[str]) -> str:
         """Return the student that the training begins with; in rounds, that of the first round."""
+        assert isinstance(self.student, str)
         if self.student != students.PREVIOUS:
             return self.student
         if not context.loops:
@@ -198,12 +213,22 @@ class Train(TrainingOptions, Stage):
             raise ConfigError(f"student: {students.PREVIOUS} is the student of the round before; {remedy}")
         return students.weights_of(context.start, context.models, trained)
 
-    def _files(self, project: Project, learning: Objective, first: str) -> dict[str, Path]:
+    @staticmethod
+    def _parts(learning: Objective, network: NetworkSpec | None, project: Project) -> list[str]:
+        """Return the models that teach, or that the network is made of."""
+        return [*learning.models(), *(network.module_of(project).models() if network else ())]
+
+    def _files(
+        self, project: Project, learning: Objective, first: str, network: NetworkSpec | None
+    ) -> dict[str, Path]:
         """Return the files that options name, the objective's file, and the models that are local."""
         option_files = {name: project.file(name) for name in (self.chat_template, self.accelerate) if name}
-        models = [first, *learning.models()]
+        models = [first, *learning.models()] if first else learning.models()
         local_models = {name: path for name in models if (path := students.local(name, project.root))}
-        return {**find("objectives", self.objective, project).files, **option_files, **local_models}
+        code = find("objectives", self.objective, project).files | learning.files(project)
+        if network:
+            code |= find("bodies", network.body, project).files
+        return {**code, **option_files, **local_models}
 
     def _check_lora(self, learning: Objective) -> None:
         if not self.lora:
@@ -221,8 +246,28 @@ class Train(TrainingOptions, Stage):
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
 
-    def _check_packages(self, project: Project, learning: Objective, student: str) -> None:
+    def _check_network(
+        self, context: CheckContext, learning: Objective, network: NetworkSpec, trained: Sequence[str]
+    ) -> None:
+        """Raise ConfigError if the objective cannot train the network, or an option is not for networks."""
+        try:
+            learning.check_network(network, context)
+        except ConfigError as error:
+            raise ConfigError(f"objective '{self.objective}': {error.message}") from error
+        for name in network.module_of(context.project).models():
+            if name not in trained:
+                raise ConfigError(f"student: no earlier stage trains '{name}'{did_you_mean(name, trained)}")
+        for option in ("lora", "chat_template", "revision", "gradient_checkpointing"):
+            if getattr(self, option):
+                raise ConfigError(f"'{option}' is for language models; leave it out")
+
+    def _check_packages(
+        self, project: Project, learning: Objective, student: str, network: NetworkSpec | None
+    ) -> None:
         packages = [*NEEDED, *learning.packages, *(["peft"] if self.lora else [])]
+        if network:
+            need(f"objective '{self.objective}'", *packages, *network.module_of(project).packages)
+            return
         if students.is_gguf(student):
             packages.append("gguf")
         folder = students.local(student, project.root)
@@ -237,6 +282,10 @@ class Train(TrainingOptions, Stage):
         name, first, template = student, self, ""
         while student in trained:  # go back to the model that the first training begins with
             before = trained[student].bound
+            if isinstance(before.stage.student, dict):
+                network = NetworkSpec.of(before.stage.student, context.project)
+                self._check_network(context, learning, network, [*trained])
+                return
             continued = before.stage.objective == self.objective and not before.stage.lora
             if not before.learning.writes and not continued:
                 raise ConfigError(
@@ -276,6 +325,8 @@ class BoundTrain(BoundStage):
     """The student that the training begins with; in rounds, that of the first round."""
     folder: Path | None = field(kw_only=True)
     """The folder of `first`, from the directory of this stage, if an earlier stage trains it."""
+    others: Mapping[str, _Training] = field(kw_only=True)
+    """The earlier students that teach, or that the student is made of."""
 
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """Return the student and its base, if they write texts."""
@@ -318,21 +369,30 @@ class BoundTrain(BoundStage):
         if data.rows.get(DIFFERENT) == 0:
             message = "stage '%s': no row of the arm '%s' differs from the kept: it is no control"
             log.warning(message, self.name, stage.on)
-        start = self._begins_with(job.context.directory.resolve())
+        directory = job.context.directory.resolve()
+        start = self._begins_with(directory)
+        models = {
+            name: Path(os.path.normpath(directory / training.folder))
+            for name, training in self.others.items()
+        }
         if stage.student == students.PREVIOUS and job.context.earlier:
             start = str(job.context.earlier[-1].resolve() / stage.student_name)
-        options = stage.model_dump(exclude={"name", "save_every_s"}) | {"student": self.first}
+        student = stage.student if isinstance(stage.student, dict) else self.first
+        options = stage.model_dump(exclude={"name", "save_every_s"}) | {"student": student}
         if start != self.first:
-            options["student"] = fingerprint_of(Path(start) / "manifest.json")
+            options["student"] = _fingerprint(Path(start))
+        if models:
+            options["models"] = {name: _fingerprint(folder) for name, folder in models.items()}
         files = {name: file_sha256(path) for name, path in self.files.items()}
         versions = {"python": ".".join(map(str, sys.version_info[:3])), **installed_versions()}
         training = TrainingJob(
             fingerprint=digest([data.sha256, options, files, versions], 64),
-            options=stage.options.model_copy(update={"student": self.first}),
+            options=stage.options.model_copy(update={"student": student}),
             objective=self.learning.model_dump(),
             stage=stage.model_dump(),
             root=job.context.project.root,
             start=start,
+            models=models,
             to=(job.context.directory / stage.student_name).resolve(),
             data=data,
             files=files,
@@ -361,6 +421,12 @@ class BoundTrain(BoundStage):
         return NothingToLearn(f"stage '{self.name}': it has no records to train on: {counts}")
 
 
+def _fingerprint(student: Path) -> str | None:
+    """Return the fingerprint of the training that made a student, or its peer."""
+    peer = student.parent.name == students.PEERS
+    return fingerprint_of((student.parent.parent if peer else student) / "manifest.json")
+
+
 class _Training(NamedTuple):
     """An earlier stage that trains, and the folder of its student from the directory of the stage at hand."""
 
@@ -375,6 +441,8 @@ def _trainings(context: CheckContext) -> dict[str, _Training]:
         if isinstance(bound, BoundTrain):
             name = bound.stage.student_name
             yield name, _Training(bound, directory / name)
+            for peer in bound.learning.peers():
+                yield f"{name}-{peer}", _Training(bound, directory / name / students.PEERS / peer)
         for inner in bound.inner():  # the student of a loop is that of its last round
             yield from within(inner, directory / bound.name / "last")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from distillgen.project import Project
 from distillgen.training.options import Lora
 from distillgen.training.rows import RowSelection
 
@@ -44,8 +45,14 @@ class TrainingInputs:
     dtype: str | None = None
     lora: Lora | None = None
     chat_template: str | None = None
-    root: Path = Path()
-    """The project's folder, from which local models are named."""
+    project: Project = field(default_factory=lambda: Project(Path()))
+    """The project; local models are named from its folder."""
+    network: Mapping[str, Any] | None = None
+    """The student as a mapping, if it is a network that begins with random weights."""
+    models: Mapping[str, Path] = field(default_factory=dict)
+    """The folders of the earlier students that the training needs, by name."""
+    shuffled: bool = False
+    """Whether what live teachers say goes to another row: a control arm."""
     api: Api = "chat"
     """Whether prompts are chat turns or texts, in the training and when the student is asked later."""
 

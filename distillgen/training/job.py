@@ -50,6 +50,8 @@ class TrainingJob(BaseModel):
     """The project's folder."""
     start: str
     """The model that the training begins with, as `students.ready` takes it."""
+    models: dict[str, Path] = {}
+    """The folders of the earlier students that it needs besides, by name."""
     to: Path
     """The folder in which the student will stand when the training has ended."""
     data: RowData

@@ -6,14 +6,16 @@ training's process it builds a trainer of TRL, sentence-transformers or transfor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
+from distillgen.networks.spec import NetworkSpec
 from distillgen.plugins import plugin_class
 from distillgen.project import Project
 from distillgen.record import Record
@@ -55,6 +57,13 @@ class Objective(BaseModel):
     signals: ClassVar[bool] = False
     """Whether a row contains answers, log-probabilities or embeddings from the ledger."""
 
+    def bound(self, context: CheckContext, earlier: Mapping[str, Objective]) -> Self:
+        """Return the objective with what it takes from the pipeline. Raise ConfigError.
+
+        `earlier` holds the objectives of the students that earlier stages train.
+        """
+        return self
+
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the records lack a field or signal that it learns from."""
         raise NotImplementedError
@@ -86,12 +95,28 @@ class Objective(BaseModel):
                     f"its chat template does not take the turns {roles}: {error}; {remedy}"
                 ) from error
 
+    def check_network(self, spec: NetworkSpec, context: CheckContext) -> None:
+        """Raise ConfigError if it cannot train a network."""
+        raise ConfigError("it trains language models, not networks; give objective: distil")
+
+    def network_inputs(self, student: str) -> list[str] | None:
+        """Return the fields that one of its students reads, if that is a network."""
+        return None
+
     def check_adapter(self) -> None:
         """Raise ConfigError if it cannot train an adapter with these options."""
 
     def models(self) -> Sequence[str]:
-        """Return the models that it loads besides the student."""
+        """Return the models that it loads besides the student: names, folders, or earlier students."""
         return ()
+
+    def peers(self) -> Collection[str]:
+        """Return the names of the networks that are trained along with the student."""
+        return ()
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """Return the files of the project's own code that it uses, by name."""
+        return {}
 
     def answers(self) -> tuple[str, ...]:
         """Return the columns with the teacher's output: the arm `shuffled` exchanges them between rows.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,9 +39,10 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     objective: str = Field("sft", description="the objective: a file in objectives/, without its ending")
-    student: str = Field(
-        description="a model's folder, a .gguf file, owner/name on the Hugging Face Hub, tiny, or the "
-        "student of an earlier stage: student, or student-NAME; inside rounds also previous: the student of "
+    student: str | dict[str, Any] = Field(
+        description="a network as a mapping, such as {mlp: [64, 32]}; or a model's folder, a .gguf file, "
+        "owner/name on the Hugging Face Hub, tiny, or the student of an earlier stage: student, or "
+        "student-NAME; inside rounds also previous: the student of "
         "the round before, and in the first round the model `start` of the loop"
     )
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
@@ -52,7 +53,9 @@ class TrainingOptions(BaseModel):
     max_steps: int | None = Field(
         None, ge=1, description="updates of the weights at most, whatever the epochs"
     )
-    batch_size: int = Field(8, ge=1, description="rows in a batch of one process")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        8, description="rows in a batch of one process; all for the whole set, where a network is trained"
+    )
     accumulate: int = Field(1, ge=1, description="batches for one update of the weights")
     learning_rate: float | None = Field(
         None, gt=0, description="default: the objective's; ten times that with lora"

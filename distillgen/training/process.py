@@ -24,6 +24,7 @@ from datasets import Dataset
 from transformers.trainer_utils import set_seed
 
 from distillgen.errors import DistillgenError
+from distillgen.networks.spec import is_network
 from distillgen.platforms import lock
 from distillgen.project import Project
 from distillgen.record import loads_own
@@ -88,7 +89,12 @@ def train(folder: Path, job: TrainingJob) -> None:
     learning = job.learning(project)
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
         size = students.WIDE if learning.signals else students.VOCABULARY
-        student = students.ready(job.start, job.root, folder / "base", _texts(folder), vocabulary=size)
+        network = isinstance(job.options.student, dict) or is_network(job.start)
+        student = (
+            job.start
+            if network
+            else students.ready(job.start, job.root, folder / "base", _texts(folder), vocabulary=size)
+        )
     progress.say("counting tokens")
     inputs = _inputs(folder, job, student, learning, project)
     prepared = learning.prepare(inputs)
@@ -127,8 +133,11 @@ def _inputs(
         options.dtype or ("bfloat16" if options.lora and torch.cuda.is_available() else "float32"),
         options.lora,
         project.file(template).read_text() if template else None,
-        job.root,
-        learning.api(_first(folder)),
+        project=project,
+        network=options.student if isinstance(options.student, dict) else None,
+        models=job.models,
+        shuffled=job.stage.get("on") == "shuffled",
+        api=learning.api(_first(folder)),
     )
 
 
@@ -239,9 +248,9 @@ def _write_manifest(
     before = json.loads((folder / "base.json").read_bytes()) if after else None
     manifest = {
         "student": options.student,
-        "base": "base" if (folder / "student" / "base").exists() else inputs.student,
+        "base": "base" if (folder / "student" / "base").exists() else inputs.student or None,
         "revision": options.revision or getattr(config, "_commit_hash", None),
-        "kind": "adapter" if options.lora else "model",
+        "kind": "network" if is_network(folder / "student") else "adapter" if options.lora else "model",
         "api": inputs.api,
         "objective": options.objective,
         "options": job.stage,

@@ -25,6 +25,7 @@ ENCODERS = frozenset(
 TINY = "tiny"
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 STUDENT = "student"
+PEERS = "peers"  # the folder, inside of a student, of the networks that were trained along
 PREVIOUS = "previous"  # inside rounds: the student that the same stage trained in the round before
 NAMES = (TINY, *SHIPPED, *KNOWN_MODELS)
 WITH_WEIGHTS = ("transformers", "embedded")  # providers whose `model` a training can begin with

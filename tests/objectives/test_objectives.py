@@ -48,6 +48,7 @@ def test_there_is_an_objective_a_file_and_each_says_what_it_is():
     assert names("objectives", HERE) == [
         "classifier",
         "cross_encoder",
+        "distil",
         "dpo",
         "embedder",
         "gkd",

@@ -1,0 +1,1 @@
+"""Losses, and the weights that multiply them: each file holds one, found by its name."""

@@ -1,0 +1,88 @@
+"""The contract of a body: the part of a network below its heads. Each file in bodies/ holds one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from distillgen.plugins import plugin_class
+from distillgen.project import Project
+
+Shape = tuple[int, ...]
+
+
+class Sizes(NamedTuple):
+    """What a body is built for."""
+
+    inputs: Sequence[Shape]
+    """The shape of a row's array, for each input that holds numbers."""
+    classes: Sequence[str]
+    """The names of the classes, in the order of the logits."""
+
+    @property
+    def numbers(self) -> int:
+        """The numbers of a row in all inputs."""
+        return sum(math.prod(shape) for shape in self.inputs)
+
+
+class Body(BaseModel):
+    """A kind of network, without heads. The attributes are its options; the first one stands at its name.
+
+    `student: {mlp: [64, 32], dropout: 0.1}` is the body `mlp` with its first option and another one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reads: ClassVar[Literal["arrays", "texts", "graph"]] = "arrays"
+    """What `forward` of the module takes: an array [rows, …] of numbers (one input in its shape, several
+    inputs flat, side by side), a list of texts for each row, or an array and edges [2, edges] of positions
+    in the batch.
+    """
+    packages: ClassVar[tuple[str, ...]] = ()
+    """The modules that it needs besides torch."""
+
+    def check(self, project: Project) -> None:
+        """Raise ConfigError if the module could not be built."""
+
+    def models(self) -> Sequence[str]:
+        """Return the names of the trained students that it is made of."""
+        return ()
+
+    def heads(self) -> Sequence[str]:
+        """Return the names of the heads that the body has itself; without any, heads are put on its features.
+
+        A body with heads returns logits [rows, classes] by head, not features.
+        """
+        return ()
+
+    def module(self, sizes: Sizes, networks: Mapping[str, Any]) -> Any:
+        """Return the torch module. Its `forward` returns features [rows, width]; `width` is an attribute.
+
+        `networks` holds the trained students that `models` names.
+        """
+        raise NotImplementedError
+
+
+def body_class(name: str, project: Project) -> type[Body]:
+    """Return the body of a name. Raise ConfigError if there is none, or its file is broken."""
+    return plugin_class("bodies", name, Body, project)
+
+
+def shape_of(value: Any) -> Shape:
+    """Return the shape of nested lists of numbers; (1,) of a number. Raise ValueError for anything else."""
+    if isinstance(value, list) and value:
+        shapes = {shape_of(inner) if isinstance(inner, list) else _scalar(inner) for inner in value}
+        if len(shapes) != 1:
+            raise ValueError("its lists are not all of one length")
+        return (len(value), *shapes.pop())
+    _scalar(value)
+    return (1,)
+
+
+def _scalar(value: Any) -> Shape:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:40]!r} is no number")
+    return ()

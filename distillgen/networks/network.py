@@ -1,0 +1,242 @@
+"""A network: a body with heads over named classes. Its folder says all about it. It needs torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import nn
+
+from distillgen.errors import ConfigError
+from distillgen.networks.body import Shape, Sizes, shape_of
+from distillgen.networks.spec import CLASS, CONFIG, Head, NetworkSpec, Reading, grid
+from distillgen.project import Project
+
+WEIGHTS = "model.safetensors"
+TABLE, NODES = "table.safetensors", "nodes.json"  # what a network over a graph says of each node
+INPUT = "input."  # before the name of an input, in a batch
+NODE = "node"
+EDGES = "edges"  # [2, edges] in a batch: positions of rows that are neighbours, each pair in both directions
+
+
+class Out(NamedTuple):
+    """What a network says of a batch."""
+
+    classes: Mapping[str, Any]
+    """By head, logits [positions, outcomes]: of a classifier one position a row, with a logit for each class;
+    of a language model one position for each token that is learnt, with a logit for each token.
+    """
+    place: Any
+    """[positions]: the row of each position."""
+    features: Any = None
+    """[rows, width]: the last layer before the heads; None if the network has none."""
+
+
+class Network(nn.Module):  # type: ignore[misc]
+    """A body with heads. `inputs` holds the shape of a row's array for each input, or None for a text."""
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        inputs: Mapping[str, Shape | None],
+        classes: Sequence[str],
+        project: Project,
+        networks: Mapping[str, Network] | None = None,
+    ) -> None:
+        """Build it with random weights. `networks` holds the trained students that the body is made of."""
+        super().__init__()
+        self.spec, self.inputs, self.classes = spec, dict(inputs), list(classes)
+        body = spec.module_of(project)
+        self.reads, self._parts = body.reads, dict(networks or {})
+        shapes = [shape for shape in inputs.values() if shape is not None]
+        self.body = body.module(Sizes(shapes, classes), self._parts)
+        heads = {} if body.heads() else spec.heads or {CLASS: Head()}
+        self.groups = {name: head.groups for name, head in heads.items()}
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(self.body.width, len(classes) * groups) for name, groups in self.groups.items()}
+        )
+        names = [*body.heads()] or [*heads]
+        self.read = dict(spec.read) or {names[0]: Reading()}
+        self.nodes = dict[str, int]()
+        self.table: Out | None = None
+        self.register_buffer("scale", torch.tensor([[0.0, 1.0]] * len(self.inputs)))
+
+    @property
+    def width(self) -> int:
+        """The width of the features; 0 if the network has none."""
+        return self.body.width if len(self.heads) else 0
+
+    def label(self, batch: Mapping[str, Any]) -> Any:
+        """Return the class of each row, -100 where there is none."""
+        return batch["label"]
+
+    def values(self, text: str) -> dict[str, Any]:
+        """Return the inputs that a request's text holds: JSON of the one input, or of an object of several.
+
+        A single input of text is the text itself. A network over a graph is asked by the id of a node that it
+        was trained on. Raise ValueError.
+        """
+        if self.table is not None:
+            if text.strip() not in self.nodes:
+                raise ValueError(f"the student was trained on no node '{text.strip()[:60]}'")
+            return {NODE: self.nodes[text.strip()]}
+        (first, shape), *others = self.inputs.items()
+        if not others and shape is None:
+            return {first: text}
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"it is not JSON of {', '.join(self.inputs)}: {error}") from error
+        values = content if others and isinstance(content, dict) else {first: content}
+        for name, shape in self.inputs.items():
+            if name not in values:
+                raise ValueError(f"it lacks the input '{name}'")
+            if shape is None and not isinstance(values[name], str):
+                raise ValueError(f"'{name}' is no text")
+            if shape is not None and shape_of(values[name]) != shape:
+                raise ValueError(f"'{name}' has not the shape {list(shape)} of the training's")
+        return {name: values[name] for name in self.inputs}
+
+    def batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return a batch of `values`."""
+        batch: dict[str, Any] = {"row": torch.arange(len(rows), device=self.scale.device)}
+        if self.table is not None:
+            return {**batch, NODE: torch.tensor([row[NODE] for row in rows], device=self.scale.device)}
+        for name, shape in self.inputs.items():
+            values = [row[name] for row in rows]
+            batch[INPUT + name] = (
+                values
+                if shape is None
+                else torch.tensor(values, dtype=torch.float32, device=self.scale.device)
+            )
+        return batch
+
+    def remember(self, nodes: Sequence[str], batch: Mapping[str, Any]) -> None:
+        """Keep what a network over a graph says of all its nodes, in evaluation mode."""
+        with torch.no_grad():
+            out = self.eval()(batch)
+        self.nodes = {node: i for i, node in enumerate(nodes)}
+        self.table = Out(dict(out.classes), out.place, out.features)
+
+    def standardise(self, batch: Mapping[str, Any]) -> None:
+        """Set the mean and the deviation of each input of numbers, to those of all its numbers in a batch."""
+        for i, (name, shape) in enumerate(self.inputs.items()):
+            if shape is not None:
+                values = batch[INPUT + name].float()
+                deviation = values.std(unbiased=False)
+                self.scale[i] = torch.stack([values.mean(), torch.where(deviation > 0, deviation, 1.0)])
+
+    def forward(self, batch: Mapping[str, Any]) -> Out:
+        """Return the logits of each head, and the features."""
+        if self.table is not None and NODE in batch:
+            chosen = {name: logits[batch[NODE]] for name, logits in self.table.classes.items()}
+            features = None if self.table.features is None else self.table.features[batch[NODE]]
+            return Out(chosen, torch.arange(len(batch[NODE])), features)
+        values = [batch[INPUT + name] for name in self.inputs]
+        if self.reads == "texts":
+            features = self.body([list(texts) for texts in zip(*values, strict=True)])
+            rows = len(values[0])
+        else:
+            scaled = [(x.float() - self.scale[i, 0]) / self.scale[i, 1] for i, x in enumerate(values)]
+            array = scaled[0] if len(scaled) == 1 else torch.cat([x.flatten(1) for x in scaled], 1)
+            features = self.body(array, batch[EDGES]) if self.reads == "graph" else self.body(array)
+            rows = len(array)
+        place = torch.arange(rows, device=self.scale.device)
+        if isinstance(features, Mapping):
+            return Out(features, place)
+        return Out({name: head(features) for name, head in self.heads.items()}, place, features)
+
+    def probabilities(self, out: Out) -> Any:
+        """Return the probability of each class [rows, classes], as `read` says."""
+        return self._read(
+            out, {name: (grid(r.share)[0], grid(r.temperature)[0]) for name, r in self.read.items()}
+        )
+
+    def _read(self, out: Out, shares: Mapping[str, tuple[float, float]]) -> Any:
+        total = sum(share for share, _ in shares.values())
+        parts = []
+        for name, (share, temperature) in shares.items():
+            part = (out.classes[name] / temperature).softmax(-1)
+            if self.groups.get(name, 1) > 1:
+                part = part.unflatten(-1, (-1, self.groups[name])).sum(-1)
+            parts.append(share / total * part)
+        return sum(parts[1:], parts[0])
+
+    def choose_reading(self, out: Out, labels: Any) -> None:
+        """Of the lists in `read`, take the values with the highest accuracy on rows with these labels.
+
+        Of values that are equally good, the first are taken.
+        """
+        names = list(self.read)
+        lists = [
+            [*itertools.product(grid(self.read[name].share), grid(self.read[name].temperature))]
+            for name in names
+        ]
+        best, highest = None, -1.0
+        for values in itertools.product(*lists):
+            shares = dict(zip(names, values, strict=True))
+            if not sum(share for share, _ in values):
+                continue
+            accuracy = float((self._read(out, shares).argmax(-1) == labels).float().mean())
+            if accuracy > highest:
+                best, highest = shares, accuracy
+        if best is None:
+            raise ConfigError("read: the shares of all heads are 0")
+        self.read = {name: Reading(share=s, temperature=t) for name, (s, t) in best.items()}
+
+    @property
+    def undecided(self) -> bool:
+        """Whether `read` holds lists to choose from."""
+        return any(isinstance(v, list) for r in self.read.values() for v in (r.share, r.temperature))
+
+    def save(self, folder: Path) -> None:
+        """Write the network to a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self, str(folder / WEIGHTS))
+        (folder / CONFIG).write_text(json.dumps(self.config(), indent=1), encoding="utf-8")
+        if self.table is not None:
+            tensors = {f"class.{name}": logits for name, logits in self.table.classes.items()}
+            if self.table.features is not None:
+                tensors["features"] = self.table.features
+            save_file({name: value.contiguous() for name, value in tensors.items()}, folder / TABLE)
+            (folder / NODES).write_text(json.dumps(list(self.nodes)), encoding="utf-8")
+
+    def config(self) -> dict[str, Any]:
+        """Return everything but the weights, as JSON."""
+        return {
+            "spec": self.spec.model_dump(exclude_defaults=True),
+            "inputs": self.inputs,
+            "classes": self.classes,
+            "read": {name: reading.model_dump() for name, reading in self.read.items()},
+            "networks": {name: network.config() for name, network in self._parts.items()},
+        }
+
+
+def build(config: Mapping[str, Any], project: Project) -> Network:
+    """Return the network of a `config`, with random weights. Raise ConfigError if its body is missing."""
+    inputs = {name: None if shape is None else tuple(shape) for name, shape in config["inputs"].items()}
+    parts = {name: build(part, project) for name, part in config["networks"].items()}
+    network = Network(NetworkSpec.model_validate(config["spec"]), inputs, config["classes"], project, parts)
+    network.read = {name: Reading.model_validate(value) for name, value in config["read"].items()}
+    return network
+
+
+def load(folder: Path, project: Project) -> Network:
+    """Return the network in a folder, in evaluation mode. Raise ConfigError if it cannot be read."""
+    try:
+        network = build(json.loads((folder / CONFIG).read_bytes()), project)
+        load_model(network, str(folder / WEIGHTS))
+        if (folder / TABLE).is_file():
+            tensors, nodes = load_file(folder / TABLE), json.loads((folder / NODES).read_bytes())
+            heads = {name.removeprefix("class."): t for name, t in tensors.items() if name != "features"}
+            network.nodes = {node: i for i, node in enumerate(nodes)}
+            network.table = Out(heads, torch.arange(len(nodes)), tensors.get("features"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"the network in {folder.name} cannot be loaded: {error}") from error
+    network.eval()
+    return network

@@ -1,0 +1,309 @@
+"""distil: a student learns by losses from teachers of any kind (Hinton et al. 2015, Buciluǎ et al. 2006).
+
+A loss gives a number a row, a weight multiplies it, and one loop trains the student, its peers, and whatever
+the losses and weights learn themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from distillgen.algorithms.arithmetic import Arithmetic
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.stage import CheckContext
+from distillgen.inference.logprobs import Signal
+from distillgen.networks.body import shape_of
+from distillgen.networks.spec import NetworkSpec
+from distillgen.plugins import find
+from distillgen.project import Project
+from distillgen.record import SPLIT, FieldName, Record, text_of
+from distillgen.training import students
+from distillgen.training.dialogue import Dialogue
+from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.objective import Objective
+from distillgen.training.part import Entry, Loss, Part, losses_of, weights_of
+from distillgen.training.rows import Row, Unusable
+from distillgen.training.sources import KINDS, Source, of_field, of_signal
+from distillgen.training.token_rows import TOKENS, token_row
+
+STUDENT = "student"
+VARIABLES = frozenset({"progress", "epoch"})  # in the arithmetic of a weight, besides the weights
+COLUMN, INPUT, NEIGHBOURS = "teacher.", "input.", "neighbours"
+
+
+class Distil(Dialogue):
+    """Train a network, or a language model, by losses and weights that `losses/` holds.
+
+    With `inputs`, the student is a network over these fields. Without, it is a language model that learns the
+    answers of dialogues.
+    """
+
+    inputs: list[FieldName] | None = Field(
+        None, min_length=1, description="fields that a network reads: lists of numbers, or texts"
+    )
+    label: FieldName | None = Field(
+        None, description="field with the class; null in a record without a label. Default: no labels"
+    )
+    node: FieldName = Field("node", description="field with the id of a row, to which edges lead")
+    neighbours: FieldName = Field("neighbours", description="field with the ids of a row's neighbours")
+    losses: list[Entry] = Field(min_length=1, description="losses: names in losses/, each with its options")
+    weights: dict[str, Entry] = Field(
+        default_factory=dict, description="weights by name, which the losses' `weight` may use"
+    )
+    teachers: dict[str, Source] = Field(
+        default_factory=dict,
+        description="teachers by name; the name of a stage, a field or an earlier student needs no entry",
+    )
+    transductive: bool = Field(
+        False, description="learn from held-out records, too, without their labels: for graphs"
+    )
+    learn_validation: bool = Field(
+        False, description="learn from the validation records, too: a fair rival of weights that use them"
+    )
+
+    signals = True
+
+    # in the run's process
+
+    def bound(self, context: CheckContext, earlier: Mapping[str, Objective]) -> Self:
+        """Return the objective with an entry in `teachers` for every name that a loss or weight uses.
+
+        `earlier` holds the objectives of the students that earlier stages train. Raise ConfigError.
+        """
+        teachers = {name: self._read(source, earlier) for name, source in self.teachers.items()}
+        for part in self._parts(context):
+            for name in part.teachers():
+                if name not in teachers and name != STUDENT:
+                    teachers[name] = self._read(self._source(name, context, earlier), earlier)
+        return self.model_copy(update={"teachers": teachers})
+
+    def _source(self, name: str, context: CheckContext, earlier: Mapping[str, Objective]) -> Source:
+        """Return the source of a teacher that has no entry: a stage, an earlier student, or a field."""
+        model, _, head = name.partition(".")
+        stages = [s.name for s in context.stages if s.records_logprobs() or s.stage.records_embeddings()]
+        if name in stages:
+            return Source(stage=name)
+        if model in earlier:
+            return Source(model=model, head=head or None)
+        if name in context.fields:
+            return Source(field=name)
+        choices = [*stages, *earlier, *context.fields]
+        if any(stage.name == name for stage in context.stages):
+            raise ConfigError(
+                f"teacher: the stage '{name}' records no log-probabilities and no embedding; set logprobs: 5 "
+                "on it, its model or its prompt"
+            )
+        raise ConfigError(
+            f"teacher: '{name}' is no stage, no field and no earlier student{did_you_mean(name, choices)}"
+        )
+
+    def _read(self, source: Source, earlier: Mapping[str, Objective]) -> Source:
+        """Return a source with the fields that its network reads. Raise ConfigError if there is none."""
+        if source.peer is not None:
+            return source.model_copy(update={"inputs": source.peer.get("inputs") or self.inputs})
+        if source.model is None:
+            return source
+        if source.model not in earlier:
+            choices = did_you_mean(source.model, [*earlier])
+            raise ConfigError(f"teachers: no earlier stage trains '{source.model}'{choices}")
+        inputs = earlier[source.model].network_inputs(source.model)
+        if (inputs is None) != (self.inputs is None):
+            kinds = ("a network", "a language model")
+            raise ConfigError(
+                f"the teacher '{source.model}' is {kinds[inputs is None]}, and the student is "
+                f"{kinds[self.inputs is None]}: record what the teacher says in a stage"
+            )
+        return source.model_copy(update={"inputs": inputs})
+
+    def network_inputs(self, student: str) -> list[str] | None:
+        """Return the fields that one of its students reads: the student of the training, or a peer."""
+        peer = next((s for name, s in self.peers().items() if student.endswith(f"-{name}")), None)
+        return peer.inputs if peer else self.inputs
+
+    def _parts(self, context: CheckContext) -> Iterator[Part]:
+        yield from losses_of(self.losses, context.project)
+        yield from weights_of(self.weights, context.project).values()
+
+    def peers(self) -> dict[str, Source]:
+        """Return the networks that are trained along, by name."""
+        return {name: source for name, source in self.teachers.items() if source.peer is not None}
+
+    def models(self) -> Sequence[str]:
+        """Return the earlier students that teach, or that peers are made of."""
+        return [source.model for source in self.teachers.values() if source.model]
+
+    def files(self, project: Project) -> dict[str, Path]:
+        """Return the files of the project's losses and of its peers' bodies."""
+        files: dict[str, Path] = {}
+        for entry in (*self.losses, *self.weights.values()):
+            files |= find("losses", entry.part, project).files
+        for source in self.peers().values():
+            files |= find("bodies", NetworkSpec.of(source.peer or {}, project).body, project).files
+        return files
+
+    def recorded(self) -> dict[str, Source]:
+        """Return the teachers whose words are columns of the rows."""
+        return {name: s for name, s in self.teachers.items() if s.stage is not None or s.field is not None}
+
+    def check(self, context: CheckContext) -> None:
+        """Raise ConfigError if a field, a teacher, a head or a weight is missing, or does not fit."""
+        if self.inputs is None:
+            super().check(context)
+        for name in self._fields():
+            context.need(name, "'inputs'")
+        if self.label is not None:
+            context.need(self.label, "'label'")
+        names = {STUDENT, *self.peers()}
+        for part in self._parts(context):
+            self._check_part(part, names, context)
+        for name in self.weights:
+            if name in VARIABLES or not name.isidentifier():
+                raise ConfigError(f"weights: '{name}' is no name for a weight: take letters, digits and '_'")
+        if self.inputs is None and len(self.recorded()) > 1:
+            raise ConfigError("a language model learns from one recorded teacher; others must be models")
+        for name, source in self.peers().items():
+            NetworkSpec.of(source.peer or {}, context.project)
+            if name == STUDENT:
+                raise ConfigError("teachers: 'student' is the student itself; rename the peer")
+
+    def _check_part(self, part: Part, networks: set[str], context: CheckContext) -> None:
+        part.check(context)
+        if isinstance(part, Loss):
+            if part.of not in networks:
+                raise ConfigError(f"of: no network '{part.of}' learns here{did_you_mean(part.of, networks)}")
+            if part.teaching and not part.teacher:
+                raise ConfigError("a loss that learns from a teacher needs 'teacher'")
+            if part.labels and part.of and self.inputs is not None and self.label is None:
+                raise ConfigError("a loss learns from labels: name their field with label: …")
+            self._check_formula(part.weight)
+        if self.inputs is None and not part.tokens:
+            raise ConfigError("a loss or weight takes rows with one position, and the student writes texts")
+        for name, signal in part.teachers().items():
+            self._check_signal(name, signal, context)
+        if part.edges:
+            for field in (self.node, self.neighbours):
+                context.need(field, "edges between rows")
+        if part.validation and SPLIT not in context.fields:
+            remedy = "give the source validation: 0.1, or rows with split: validation"
+            raise ConfigError(f"a weight learns from validation records, and there are none; {remedy}")
+
+    def _check_formula(self, formula: float | str) -> None:
+        if not isinstance(formula, str):
+            return
+        try:
+            names = Arithmetic(formula).names
+        except ValueError as error:
+            raise ConfigError(f"weight: {error}") from error
+        for name in sorted(names - VARIABLES - self.weights.keys()):
+            choices = did_you_mean(name, [*self.weights, *VARIABLES])
+            raise ConfigError(f"weight: '{formula}' names '{name}', which is no weight{choices}")
+
+    def _check_signal(self, name: str, signal: str, context: CheckContext) -> None:
+        """Raise ConfigError if a stage that is a teacher does not record the signal."""
+        source = self.teachers.get(name)
+        if source is None or source.stage is None:
+            return
+        stage = next((stage for stage in context.stages if stage.name == source.stage), None)
+        if stage is None:
+            raise ConfigError(f"teachers: there is no earlier stage '{source.stage}'")
+        if signal == "classes" and not stage.records_logprobs():
+            raise ConfigError(
+                f"teacher: the stage '{stage.name}' records no log-probabilities; set logprobs: 5 on it, its "
+                "model or its prompt"
+            )
+        if signal == "vector" and not stage.stage.records_embeddings():
+            raise ConfigError(f"teacher: the stage '{stage.name}' records no vectors; name a stage embed")
+
+    def _fields(self) -> list[str]:
+        """Return the fields that the networks read, once each."""
+        of_networks = [source.inputs or [] for source in self.teachers.values()]
+        return [*dict.fromkeys(name for names in [self.inputs or [], *of_networks] for name in names)]
+
+    def check_network(self, spec: NetworkSpec, context: CheckContext) -> None:
+        """Raise ConfigError if the losses do not fit the heads of the student."""
+        if self.inputs is None:
+            raise ConfigError("a network reads fields of numbers or texts: name them with inputs: [...]")
+        heads = {STUDENT: spec.head_names(context.project)}
+        for name, source in self.peers().items():
+            heads[name] = NetworkSpec.of(source.peer or {}, context.project).head_names(context.project)
+        for loss in losses_of(self.losses, context.project):
+            if loss.head is not None and loss.head not in heads[loss.of]:
+                choices = did_you_mean(loss.head, heads[loss.of])
+                raise ConfigError(f"head: '{loss.of}' has no head '{loss.head}'{choices}")
+
+    def check_student(self, student: students.Outline, context: CheckContext) -> None:
+        """Raise ConfigError if the student is no model that writes texts, and no inputs are named."""
+        if self.inputs is not None:
+            remedy = "give one, such as student: {mlp: [64, 32]}, or leave out 'inputs' for a language model"
+            raise ConfigError(f"fields as inputs are read by a network; {remedy}")
+        super().check_student(student, context)
+
+    def gives(self) -> str:
+        """Return what the student answers: classes, or texts."""
+        return "text" if self.inputs is None else "classes"
+
+    def answers(self) -> tuple[str, ...]:
+        """Return the columns of the recorded teachers, and of the edges; without any, that of the labels.
+
+        What live teachers say is exchanged inside of each batch.
+        """
+        if self.inputs is None:
+            return TOKENS if self.recorded() else () if self.models() else super().answers()
+        columns = [f"{COLUMN}{name}.{kind}" for name in self.recorded() for kind in KINDS]
+        live = any(source.model for source in self.teachers.values())
+        return (*columns, NEIGHBOURS) if columns or live else (NEIGHBOURS, "label")
+
+    def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
+        """Return the inputs, the label, and what each recorded teacher said. Raises Unusable."""
+        if self.inputs is None:
+            return self._dialogue(record, signals)
+        row: Row = {"id": record.id}
+        for name in self._fields():
+            row[f"{INPUT}{name}"] = _input(record.fields.get(name), name)
+        label = record.fields.get(self.label) if self.label else None
+        row["label"] = [] if label is None else [text_of(label)]
+        for name, source in self.recorded().items():
+            columns = (
+                of_field(record.fields.get(source.field), source.field)
+                if source.field is not None
+                else of_signal(signals.get(str(source.stage), Signal()), str(source.stage))
+            )
+            row |= {f"{COLUMN}{name}.{kind}": value for kind, value in columns.items()}
+        if isinstance(record.fields.get(self.neighbours), list):
+            row["node"] = text_of(record.fields.get(self.node))
+            row[NEIGHBOURS] = [text_of(node) for node in record.fields[self.neighbours]]
+        return row
+
+    def _dialogue(self, record: Record, signals: Mapping[str, Signal]) -> Row:
+        example = self.example(record)
+        source = next(iter(self.recorded().values()), None)
+        if source is None:
+            return {**example, **self.offered(record)}
+        return token_row(example, signals.get(str(source.stage), Signal()))
+
+    # in the training's process
+
+    def prepare(self, inputs: TrainingInputs) -> Prepared:
+        """Prepare the loop with the student, its peers and its teachers."""
+        from distillgen.training.assembly import Lesson, language_loop, network_loop
+
+        losses, weights = losses_of(self.losses, inputs.project), weights_of(self.weights, inputs.project)
+        lesson = Lesson(losses, weights, self.teachers, self.inputs, self.transductive, self.learn_validation)
+        return (language_loop if self.inputs is None else network_loop)(lesson, inputs)
+
+
+def _input(value: Any, name: str) -> Any:
+    """Return an input as nested lists of numbers, or a text. Raises Unusable."""
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = [value]
+    try:
+        shape_of(value)
+    except ValueError as error:
+        raise Unusable(f"'{name}' holds neither numbers nor a text: {error}") from error
+    return value

@@ -1,0 +1,264 @@
+"""A training from its parts: student, peers, teachers and rows become a Loop. It needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import concatenate_datasets
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from transformers.trainer_utils import set_seed
+
+from distillgen.errors import ConfigError
+from distillgen.networks.body import Shape, shape_of
+from distillgen.networks.network import INPUT, Network, load
+from distillgen.networks.spec import NetworkSpec, is_network
+from distillgen.training.columns import Columns, collated, recorded_teachers
+from distillgen.training.dialogue import lengths, split
+from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.language import Language
+from distillgen.training.learner import Learner, Loop, Teachers
+from distillgen.training.part import Loss, Weight
+from distillgen.training.row_losses import collator
+from distillgen.training.rows import Assessment, Row, RowSelection, fit
+from distillgen.training.signals import COLUMN, RecordedTokens
+from distillgen.training.sources import Source
+from distillgen.training.step import STUDENT
+from distillgen.training.token_rows import ids_by_text, refuse_renormalised, tokenised
+
+TRAIN, VALIDATION, HELD_OUT = "train", "validation", "held_out"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student learns by, and from whom."""
+
+    losses: Sequence[Loss]
+    weights: Mapping[str, Weight]
+    teachers: Mapping[str, Source]
+    inputs: Sequence[str] | None
+    transductive: bool
+    learn_validation: bool
+
+    def recorded(self) -> list[str]:
+        """Return the names of the teachers whose words are columns."""
+        return [name for name, source in self.teachers.items() if source.stage or source.field]
+
+
+def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
+    """Return the loop of a network."""
+    project = inputs.project
+    rows = inputs.rows.select(_of_one_shape(inputs.rows.parts[TRAIN][0]))
+    live, heads = _live(lesson, inputs)
+    parts = _learnt(lesson, rows.parts)
+    set_seed(inputs.arguments["seed"])  # arms of one seed begin with the same weights
+    student = _first_network(inputs)
+    classes = student.classes if student else _classes(rows.parts, lesson, live)
+    columns = {name: Columns(part, classes) for name, part in parts.items()}
+    shapes = _shapes(parts[TRAIN][0])
+    if student is None:
+        spec = NetworkSpec.of(inputs.network or {}, project)
+        student = _network(spec, lesson.inputs or (), shapes, classes, inputs)
+    networks = {STUDENT: student}
+    for name, source in lesson.teachers.items():
+        if source.peer is not None:
+            peer = NetworkSpec.of(source.peer, project)
+            networks[name] = _network(peer, source.inputs or (), shapes, classes, inputs)
+    batch = columns[TRAIN].all_rows()
+    for network in networks.values():
+        if not inputs.student:
+            network.standardise(batch)
+    recorded = recorded_teachers(columns[TRAIN], lesson.recorded())
+    teachers = Teachers(live, dict(recorded), heads, inputs.shuffled)
+    validation = columns.get(VALIDATION)
+    needy = [part for part in (*lesson.losses, *lesson.weights.values()) if part.validation]
+    if (needy or student.undecided) and validation is None:
+        raise ConfigError("no validation record is left to learn a weight, or a reading, from")
+    learner = Learner(
+        networks,
+        lesson.losses,
+        lesson.weights,
+        teachers,
+        validation=validation,
+        seed=inputs.arguments["seed"],
+    )
+    learner.fit(batch)
+    size = inputs.arguments["per_device_train_batch_size"]
+    arguments = {**inputs.arguments, "bf16": False, "max_grad_norm": 0.0}
+    for split_name, name in (("train", TRAIN), ("eval", HELD_OUT)):
+        if size == "all" and name in columns:
+            arguments[f"per_device_{split_name}_batch_size"] = len(columns[name])
+        elif size == "all":
+            arguments[f"per_device_{split_name}_batch_size"] = 1
+    loop = Loop(
+        learner,
+        TrainingArguments(**arguments, remove_unused_columns=False),
+        train_dataset=columns[TRAIN],
+        eval_dataset=columns.get(HELD_OUT),
+        data_collator=collated,
+    )
+    return Prepared(loop, rows.counts)
+
+
+def _of_one_shape(first: Row) -> Any:
+    """Return an assessment that leaves out rows whose inputs or vectors have another shape than the first."""
+    names = [name for name in first if name.startswith(INPUT) or name.endswith(".vector")]
+    shapes = {name: _shape(first[name]) for name in names}
+
+    def assess(row: Row) -> Assessment:
+        for name, shape in shapes.items():
+            if _shape(row[name]) != shape:
+                return Assessment(f"its '{name}' has another shape than that of the first row")
+        return Assessment()
+
+    return assess
+
+
+def _shape(value: Any) -> Shape | None:
+    return None if isinstance(value, str) else shape_of(value)
+
+
+def _shapes(row: Row) -> dict[str, Shape | None]:
+    return {name.removeprefix(INPUT): _shape(value) for name, value in row.items() if name.startswith(INPUT)}
+
+
+def _learnt(lesson: Lesson, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows by part; the training's with the held-out rows without labels, if that is asked for."""
+    learnt = dict(parts)
+    if lesson.transductive and HELD_OUT in parts:
+        unlabelled = parts[HELD_OUT].map(lambda row: {"label": []}, features=parts[TRAIN].features)
+        learnt[TRAIN] = concatenate_datasets([parts[TRAIN], unlabelled])
+    if lesson.learn_validation and VALIDATION in parts:
+        learnt[TRAIN] = concatenate_datasets([learnt[TRAIN], parts[VALIDATION]])
+    return learnt
+
+
+def _classes(parts: Mapping[str, Any], lesson: Lesson, live: Mapping[str, Any]) -> list[str]:
+    """Return the classes: those of the labels; without labels, those that a teacher finds likeliest."""
+    labels = {label for part in parts.values() for row in part["label"] for label in row}
+    if labels:
+        return sorted(labels)
+    for name in lesson.recorded():
+        columns = [f"{COLUMN}{name}.names", f"{COLUMN}{name}.logprobs"]
+        if columns[0] in parts[TRAIN].column_names:
+            rows = zip(*(parts[TRAIN][column] for column in columns), strict=True)
+            return sorted({max(zip(values, names, strict=True))[1] for names, values in rows})
+    for network in live.values():
+        return list(network.classes)
+    raise ConfigError("there is no class to learn: no record has a label, and no teacher gives classes")
+
+
+def _first_network(inputs: TrainingInputs) -> Network | None:
+    """Return the network that the training begins with; None if it begins with random weights."""
+    if not inputs.student:
+        return None
+    if not is_network(inputs.student):
+        raise ConfigError(f"the student '{inputs.student}' is no network, and the training has inputs")
+    network = load(Path(inputs.student), inputs.project)
+    network.train()
+    return network
+
+
+def _network(
+    spec: NetworkSpec,
+    names: Sequence[str],
+    shapes: Mapping[str, Shape | None],
+    classes: Sequence[str],
+    inputs: TrainingInputs,
+) -> Network:
+    """Return a network with random weights over inputs of these names."""
+    body = spec.module_of(inputs.project)
+    parts = {name: load(inputs.models[name], inputs.project) for name in body.models()}
+    for part in parts.values():
+        part.requires_grad_(False)
+    chosen = {name: shapes[name] for name in spec.inputs or names}
+    return Network(spec, chosen, classes, inputs.project, parts)
+
+
+def _live(lesson: Lesson, inputs: TrainingInputs) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the frozen networks that teach, by name, and the network and head behind each name."""
+    networks: dict[str, Any] = {}
+    heads: dict[str, tuple[str, str | None]] = {}
+    for name, source in lesson.teachers.items():
+        heads[name] = (source.model or name, source.head)
+        if source.model and source.model not in networks:
+            networks[source.model] = load(inputs.models[source.model], inputs.project).requires_grad_(False)
+    return networks, heads
+
+
+def language_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
+    """Return the loop of a language model."""
+    tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
+    student = Language(inputs.adapted(model, "CAUSAL_LM"), tokenizer)
+    recorded = {name: RecordedTokens() for name in lesson.recorded()}
+    rows = _tokens(inputs.rows, tokenizer, max_length, recorded=bool(recorded))
+    live: dict[str, Any] = {}
+    heads = {name: (source.model or name, source.head) for name, source in lesson.teachers.items()}
+    for source in lesson.teachers.values():
+        if source.model:
+            live[source.model] = _teacher(source.model, inputs, tokenizer)
+    teachers = Teachers(live, dict(recorded), heads, inputs.shuffled)
+    learner = Learner(
+        {STUDENT: student}, lesson.losses, lesson.weights, teachers, seed=inputs.arguments["seed"]
+    )
+    loop = Loop(
+        learner,
+        TrainingArguments(**inputs.arguments, remove_unused_columns=False),
+        train_dataset=rows.parts[TRAIN],
+        eval_dataset=rows.parts.get(HELD_OUT),
+        data_collator=collator(tokenizer.pad_token_id),
+    )
+    return Prepared(loop, rows.counts)
+
+
+def _teacher(name: str, inputs: TrainingInputs, tokenizer: Any) -> Language:
+    """Return a frozen language model. Raise ConfigError if its tokens are not the student's."""
+    folder = str(inputs.models[name])
+    other = AutoTokenizer.from_pretrained(folder)
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"the teacher '{name}' has other tokens than the student; record its answers with logprobs in a "
+            "stage, or begin both with models of one family"
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    language = Language(model, other)
+    language.requires_grad_(False).eval()
+    return language
+
+
+def _tokens(rows: RowSelection, tokenizer: Any, max_length: int, *, recorded: bool) -> RowSelection:
+    """Return rows of ids, with the recorded tokens of a teacher if there are some."""
+    if not recorded:
+
+        def encoded(row: Row) -> Row:
+            before, after = split(tokenizer, row["prompt"], row["completion"], row.get("tools"))
+            ids, labels = (before + after)[:max_length], ([-100] * len(before) + after)[:max_length]
+            return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+        def assess(row: Row) -> Assessment:
+            parts = lengths(tokenizer, row["prompt"], row["completion"], tools=row.get("tools"))
+            return fit(*parts, max_length)
+
+        return _numbered(rows.select(assess).map(encoded))
+    refuse_renormalised(rows.parts[TRAIN])
+    ids = ids_by_text(tokenizer)
+
+    def in_vocabulary(row: Row) -> Assessment:
+        missing = any(token not in ids for token in row["tokens"])
+        return Assessment("a token of the teacher is not in the student's vocabulary" if missing else "")
+
+    chosen = rows.select(in_vocabulary)
+    most = 1 + max(len(top) for part in chosen.parts.values() for row in part for top in row["top_tokens"])
+    chosen = chosen.map(tokenised, tokenizer=tokenizer, ids=ids, most=most, max_length=max_length)
+    chosen = chosen.select(lambda row: fit(row["prompt_tokens"], row["whole_tokens"], max_length))
+    extra = ["prompt_tokens", "whole_tokens"]
+    parts = {name: part.remove_columns(extra) for name, part in chosen.parts.items()}
+    return _numbered(RowSelection(parts, chosen.counts))
+
+
+def _numbered(rows: RowSelection) -> RowSelection:
+    """Return the rows with their places in a column `row`."""
+    parts = {name: part.add_column("row", range(len(part))) for name, part in rows.parts.items()}
+    return RowSelection(parts, rows.counts)

@@ -1,0 +1,61 @@
+"""A language model as a network: one position for each token that is learnt. It needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillgen.networks.network import Out
+
+IGNORED = -100
+
+
+class Language(nn.Module):  # type: ignore[misc]
+    """A causal or encoder-decoder model. A batch has `input_ids`, `attention_mask` and `labels`.
+
+    The learnt tokens are those whose label is not IGNORED.
+    """
+
+    width = 0
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.both = model.config.is_encoder_decoder
+        self.classes = range(model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def peft_config(self) -> Mapping[str, Any]:
+        """The configuration of the adapters, by name."""
+        config: Mapping[str, Any] = getattr(self.model, "peft_config", {})
+        return config
+
+    def _labels(self, batch: Mapping[str, Any]) -> Any:
+        labels = batch["labels"]
+        return labels if self.both else labels[:, 1:]
+
+    def label(self, batch: Mapping[str, Any]) -> Any:
+        """Return the ids of the learnt tokens [positions]."""
+        labels = self._labels(batch)
+        return labels[labels != IGNORED]
+
+    def forward(self, batch: Mapping[str, Any]) -> Out:
+        """Return the logits [positions, vocabulary] at the learnt tokens."""
+        labels = self._labels(batch)
+        read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        if self.both:
+            logits = self.model(**read, labels=labels).logits
+        else:
+            logits = self.model(**read, use_cache=False).logits[:, :-1]
+        learnt = labels != IGNORED
+        place = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
+        return Out({"class": logits[learnt].float()}, place[learnt])
+
+    def save(self, folder: Path) -> None:
+        """Write the model, or its adapter, and the tokenizer to a folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

@@ -1,0 +1,247 @@
+"""The learner: a student, its peers and the parts that learn along, for one `Trainer`. It needs torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import Trainer
+
+from distillgen.algorithms.arithmetic import Arithmetic
+from distillgen.networks.network import Out
+from distillgen.training.part import Loss, PartSizes, Weight
+from distillgen.training.signals import ABSENT, RecordedTeacher
+from distillgen.training.step import STUDENT, Step, called
+
+CHECKPOINT = "model.safetensors"  # the name that the Trainer reads
+
+
+@dataclass
+class Teachers:
+    """The teachers of a training that do not learn, by name."""
+
+    live: dict[str, Any] = field(default_factory=dict)
+    """Frozen networks on this machine."""
+    recorded: dict[str, RecordedTeacher] = field(default_factory=dict)
+    """How the columns of a recorded teacher are read."""
+    heads: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    """For each name that a loss uses, the network or recorded teacher, and its head."""
+    shuffled: bool = False
+    """Whether a live teacher's words go to another row of the batch: a control arm."""
+
+
+class Learner(nn.Module):  # type: ignore[misc]
+    """The networks that learn, and what the losses and weights learn or remember.
+
+    Frozen teachers are held outside of the module, so that they are neither trained nor saved.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, Any],
+        losses: Sequence[Loss],
+        weights: Mapping[str, Weight],
+        teachers: Teachers,
+        *,
+        validation: Any = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.when = (0.0, 0, 0)
+        self._losses, self._weights, self._seed = list(losses), dict(weights), seed
+        self._validation, self._arithmetic = validation, dict[str, Arithmetic]()
+        self._outside = [teachers]  # a list, so that no teacher becomes a child
+        sizes = PartSizes(len(networks[STUDENT].classes), self._widths(teachers))
+        parts = {f"loss {i}": loss for i, loss in enumerate(losses)} | dict(weights)
+        modules = {name: module for name, part in parts.items() if (module := part.module(sizes)) is not None}
+        self.parts = nn.ModuleDict(modules)
+        self.rates = {f"parts.{name}.": parts[name].rate for name in modules}
+
+    @property
+    def teachers(self) -> Teachers:
+        """The teachers that do not learn."""
+        return self._outside[0]
+
+    def _widths(self, teachers: Teachers) -> dict[str, int]:
+        networks = {**teachers.live, **dict(self.networks.items())}
+        widths = {name: network.width for name, network in networks.items() if network.width}
+        widths |= {name: source.width for name, source in teachers.recorded.items() if source.width}
+        return widths
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:  # moves frozen teachers to the same device
+        for network in self.teachers.live.values():
+            network._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    @property
+    def losses_with_modules(self) -> Iterator[tuple[Loss, Any]]:
+        """Each loss, with its module or None."""
+        for i, loss in enumerate(self._losses):
+            yield loss, self._module(f"loss {i}")
+
+    def _module(self, name: str) -> Any:
+        return self.parts[name] if name in self.parts else None
+
+    def weight_rows(self, name: str, step: Step) -> Any:
+        """Return the values of a weight for the rows of a step."""
+        return self._weights[name].rows(step, self._module(name))
+
+    def arithmetic(self, formula: str) -> Arithmetic:
+        """Return a formula, read once."""
+        if formula not in self._arithmetic:
+            self._arithmetic[formula] = Arithmetic(formula)
+        return self._arithmetic[formula]
+
+    def label(self, batch: Mapping[str, Any]) -> Any:
+        """Return the class of each row, or each learnt token."""
+        return self.networks[STUDENT].label(batch)
+
+    def network_of(self, name: str) -> str:
+        """Return the network, or the recorded teacher, that a loss names."""
+        return self.teachers.heads.get(name, (name, None))[0]
+
+    def ask(self, name: str, batch: Mapping[str, Any], at: Mapping[str, Any] | None = None) -> Out:
+        """Return what a network or a teacher says of a batch, with the student's weights `at`."""
+        if name in self.networks:
+            return called(self.networks[name], batch, at)
+        if name in self.teachers.recorded:
+            return self.teachers.recorded[name].out(batch)
+        with torch.no_grad():
+            out: Out = self.teachers.live[name](batch)
+        return _exchanged(out) if self.teachers.shuffled else out
+
+    def in_order(self, name: str, out: Out) -> Any:
+        """Return the logits of what a teacher says, with the outcomes in the student's order."""
+        network, head = self.teachers.heads.get(name, (name, None))
+        logits = out.classes[head or next(iter(out.classes))]
+        order = self._orders.get(network)
+        if order is None:
+            return logits
+        absent = logits.new_full((len(logits), 1), ABSENT)
+        return torch.cat([logits, absent], -1)[:, order.to(logits.device)]
+
+    @cached_property
+    def _orders(self) -> dict[str, Any]:
+        """For each live teacher with other classes, where it has each of the student's; the last: nowhere."""
+        classes, orders = self.networks[STUDENT].classes, {}
+        for name, network in self.teachers.live.items():
+            if list(network.classes) != list(classes):
+                places = {other: i for i, other in enumerate(network.classes)}
+                orders[name] = torch.tensor([places.get(other, len(places)) for other in classes])
+        return orders
+
+    def pair(self, name: str, logits: Any, step: Step) -> tuple[Any, Any]:
+        """Return a student's logits, and those of a teacher, over the teacher's outcomes."""
+        recorded = self.teachers.recorded.get(self.network_of(name))
+        if recorded is not None:
+            return recorded.pair(logits, step.batch)
+        return logits, step.teacher(name)
+
+    def draw(self, part: str, count: int, update: int) -> Mapping[str, Any]:
+        """Return up to `count` validation rows as a batch."""
+        total = len(self._validation)
+        if count >= total:
+            places = torch.arange(total)
+        else:
+            chosen = hashlib.sha256(f"{self._seed}/{part}/{update}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(chosen[:7]))
+            places = torch.randperm(total, generator=generator)[:count]
+        device = next(self.parameters()).device
+        batch = self._validation.__getitems__(places.tolist())
+        return {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+
+    def fit(self, batch: Mapping[str, Any]) -> None:
+        """Let every part look at all training rows, before the first step."""
+        step = Step(self, batch)
+        with torch.no_grad():
+            for loss, module in self.losses_with_modules:
+                loss.fit(step, module)
+            for name, weight in self._weights.items():
+                weight.fit(step, self._module(name))
+
+    def forward(self, batch: Mapping[str, Any]) -> Any:
+        """Return the loss of a batch: the losses' total, and in training what weights learn by."""
+        step = Step(self, batch, learning=self.training)
+        total = step.total()
+        if self.training:
+            for name, weight in self._weights.items():
+                loss = weight.learns(step, self._module(name))
+                total = total if loss is None else total + loss
+        return total
+
+    def values(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of all weights for the rows of a batch: numbers, or lists of one a teacher."""
+        step = Step(self, batch)
+        with torch.no_grad():
+            rows = {name: self.weight_rows(name, step) for name in self._weights}
+        return {name: value.movedim(-1, 0).tolist() for name, value in rows.items()}
+
+
+def _exchanged(out: Out) -> Out:
+    """Return what a network says of other rows of the batch."""
+    shift = max(1, len(out.place) // 2)
+    features = None if out.features is None else out.features.roll(max(1, len(out.features) // 2), 0)
+    return Out({name: logits.roll(shift, 0) for name, logits in out.classes.items()}, out.place, features)
+
+
+class Loop(Trainer):  # type: ignore[misc]
+    """transformers' Trainer for a Learner: with its checkpoints, resumption, schedules and devices."""
+
+    loss_is_scaled_for_ga = False
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the mean loss of the rows; it is computed inside of the model, so that wrappers see it."""
+        learner, state = getattr(model, "module", model), self.state
+        learner.when = (state.global_step / max(1, state.max_steps), int(state.epoch or 0), state.global_step)
+        loss = model(inputs)
+        return (loss, {}) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, None, None]:
+        """Return the loss of held-out rows."""
+        with torch.no_grad():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Return AdamW, with a learning rate for each part that has one."""
+        groups: dict[float, list[Any]] = {}
+        for name, value in self.model.named_parameters():
+            if value.requires_grad:
+                rates = (rate for prefix, rate in self.model.rates.items() if name.startswith(prefix))
+                groups.setdefault(next(rates, None) or self.args.learning_rate, []).append(value)
+        optimizer, options = self.get_optimizer_cls_and_kwargs(self.args)
+        options |= {"weight_decay": self.args.weight_decay}
+        self.optimizer = optimizer(
+            [{"params": values, "lr": rate} for rate, values in groups.items()], **options
+        )
+        return self.optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the learner's checkpoint: what is trained, and state; not frozen weights. Ties are kept."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        learner = self.accelerator.unwrap_model(self.model)
+        values = {name: value for name, value in learner.named_parameters() if value.requires_grad}
+        values |= dict(learner.named_buffers())
+        save_file({name: value.contiguous() for name, value in values.items()}, folder / CHECKPOINT)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a checkpoint, or at the end the student, with its peers in `peers/`."""
+        if _internal_call or output_dir is None:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            learner, folder = self.accelerator.unwrap_model(self.model), Path(output_dir)
+            for name, network in learner.networks.items():
+                network.save(folder if name == STUDENT else folder / "peers" / name)

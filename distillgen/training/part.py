@@ -1,0 +1,172 @@
+"""The contracts of a loss and of a weight: each file in losses/ holds one, found by the file's name.
+
+A loss gives a number for each row. A weight multiplies it. Both may have a torch module: its parameters are
+trained along, its buffers are state, and both are in every checkpoint. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from distillgen.errors import ConfigError
+from distillgen.flow.stage import CheckContext
+from distillgen.located_yaml import Places, validate
+from distillgen.plugins import plugin_class
+from distillgen.project import Project
+
+if TYPE_CHECKING:
+    from distillgen.training.step import Step
+
+Signal: TypeAlias = Literal["classes", "vector"]
+"""What a teacher says of a row: a distribution over classes or tokens, or a vector."""
+
+
+class PartSizes(NamedTuple):
+    """The sizes from which a part builds its module."""
+
+    classes: int
+    """The number of classes; of a language model, the number of tokens."""
+    widths: Mapping[str, int]
+    """By network or teacher, the width of its features or of its vectors, if it has some."""
+
+
+class Part(BaseModel):
+    """A loss, or a weight of losses. The attributes are its options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs: ClassVar[Mapping[str, Signal]] = {}
+    """The options that name teachers, with the signal that is read of them."""
+    edges: ClassVar[bool] = False
+    """Whether it reads the edges between rows."""
+    validation: ClassVar[bool] = False
+    """Whether it draws validation rows."""
+    tokens: ClassVar[bool] = True
+    """Whether it takes the tokens of a language model; if not, it takes rows with one position."""
+
+    rate: float | None = Field(
+        None, gt=0, description="learning rate of the parameters that it has itself; default: the student's"
+    )
+
+    def check(self, context: CheckContext) -> None:
+        """Raise ConfigError if the options do not fit each other or the records."""
+
+    def module(self, sizes: PartSizes) -> Any:
+        """Return the torch module with its parameters and state; None if it has none."""
+        return None
+
+    def fit(self, step: Step, module: Any) -> None:
+        """Set the module once, before the first step; the batch of `step` holds all training rows."""
+
+    def teachers(self) -> Mapping[str, Signal]:
+        """Return the teachers that the options name, with the signal that is read of each."""
+        signals: dict[str, Signal] = {}
+        for option, signal in self.needs.items():
+            value = getattr(self, option)
+            for name in value if isinstance(value, list) else [value] if value is not None else []:
+                signals[name] = signal
+        return signals
+
+
+class Loss(Part):
+    """A loss of each row."""
+
+    needs: ClassVar[Mapping[str, Signal]] = {"teacher": "classes"}
+    labels: ClassVar[bool] = False
+    """Whether it learns from labels, so that networks need `label`."""
+    teaching: ClassVar[bool] = True
+    """Whether it learns from a teacher, so that `teacher` is required."""
+
+    of: str = Field("student", description="the network that learns by it: student, or the name of a peer")
+    head: str | None = Field(None, description="head of that network; default: its first head")
+    teacher: str | list[str] | None = Field(
+        None,
+        description="who teaches: a stage that recorded answers, a field, an earlier student, or a peer; a "
+        "list gives one loss for each, which a weight can weigh",
+    )
+    weight: float | str = Field(
+        1.0,
+        description="number, or arithmetic over the names of weights, `progress` (0 to 1) and `epoch`, such "
+        "as 0.1 * 0.5 ** (epoch // 30)",
+    )
+
+    def rows(self, step: Step, module: Any) -> Any:
+        """Return the loss of each row [rows]; for a list of teachers [teachers, rows]; or one number.
+
+        `step.per_row` makes it of values by position.
+        """
+        raise NotImplementedError
+
+
+class Weight(Part):
+    """A weight of each row, which losses name."""
+
+    def rows(self, step: Step, module: Any) -> Any:
+        """Return the weight of each row [rows], or [teachers, rows]."""
+        raise NotImplementedError
+
+    def learns(self, step: Step, module: Any) -> Any:
+        """Return the loss by which the module learns, a number; None if it does not learn now.
+
+        It is added to the loss of the step. Compute it from detached values of the networks, or at copies of
+        their weights (`step.again`), so that its gradient reaches the module only.
+        """
+        return None
+
+
+class PartEntry(BaseModel):
+    """A part as a pipeline lists it: its name and its options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    part: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def resolved(self, project: Project) -> Part:
+        """Return the part with its options. Raise ConfigError if the name or an option is wrong."""
+        declaration = plugin_class("losses", self.part, Part, project)
+        return validate(declaration, self.options, owner=f"loss '{self.part}'", places=Places())
+
+
+def _entry(value: Any) -> Any:
+    """Return the entry of `name`, or of `name: {option: value}`."""
+    value = {value: None} if isinstance(value, str) else value
+    if isinstance(value, dict) and set(value) == {"part", "options"}:
+        return value
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError(f"a loss or a weight is a name, or a name with its options, not {value!r}")
+    ((name, options),) = value.items()
+    if not isinstance(options, dict | None):
+        raise ValueError(f"the options of '{name}' are a mapping, not {options!r}")
+    return {"part": name, "options": options or {}}
+
+
+Entry: TypeAlias = Annotated[
+    PartEntry, BeforeValidator(_entry, json_schema_input_type=str | dict[str, Any]), "losses"
+]
+"""A loss or a weight as a pipeline lists it: a name, or a name with its options."""
+
+
+def losses_of(entries: Sequence[PartEntry], project: Project) -> list[Loss]:
+    """Return the losses of a list. Raise ConfigError for a weight among them."""
+    losses = []
+    for entry in entries:
+        part = entry.resolved(project)
+        if not isinstance(part, Loss):
+            raise ConfigError(f"'{entry.part}' is a weight: list it under 'weights', with a name")
+        losses.append(part)
+    return losses
+
+
+def weights_of(entries: Mapping[str, PartEntry], project: Project) -> dict[str, Weight]:
+    """Return the weights by name. Raise ConfigError for a loss among them."""
+    weights = {}
+    for name, entry in entries.items():
+        part = entry.resolved(project)
+        if not isinstance(part, Weight):
+            raise ConfigError(f"weights: '{name}' is the loss '{entry.part}': list it under 'losses'")
+        weights[name] = part
+    return weights

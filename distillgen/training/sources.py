@@ -1,0 +1,96 @@
+"""Teachers by name: where their words come from, and what they said of a record, as columns of its row."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distillgen.inference.logprobs import Signal
+from distillgen.record import text_of
+from distillgen.training.rows import Row, Unusable
+
+LEAST = 1e-13  # the probability of a class that a teacher excludes
+KINDS = ("names", "logprobs", "vector")  # the columns of a recorded teacher
+
+
+class Source(BaseModel):
+    """Where the words of a teacher come from. Give one of the first four."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str | None = Field(None, description="a stage whose answers or vectors were recorded")
+    field: str | None = Field(
+        None, description="a field: {class: probability}, a class, a list of classes (votes), or a vector"
+    )
+    model: str | None = Field(None, description="an earlier student, asked in the training; it is frozen")
+    peer: dict[str, Any] | None = Field(None, description="a network that is trained along, as a student")
+    head: str | None = Field(None, description="the head of a network; default: its first")
+    inputs: list[str] | None = None
+    """The fields that a network reads; filled in by the check."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(value is not None for value in (self.stage, self.field, self.model, self.peer)) != 1:
+            raise ValueError("a teacher is one of {stage: …}, {field: …}, {model: …} and {peer: …}")
+        return self
+
+
+def of_signal(signal: Signal, name: str) -> Row:
+    """Return what a stage recorded: its answer's distribution over classes, its embedding, or both.
+
+    The classes are the stripped texts of the alternatives of a one-token answer. An answer of several tokens
+    is one outcome, with the product of their probabilities. Raises Unusable if nothing was recorded.
+    """
+    row: Row = {}
+    if tokens := [token for token in signal.logprobs if token[0].strip()]:
+        row = _columns(_one_token(tokens[0]) if len(tokens) == 1 else _several(tokens, signal.text))
+    if signal.embedding:
+        row["vector"] = [float(number) for number in signal.embedding]
+    if not row:
+        raise Unusable(f"stage '{name}' recorded no log-probabilities and no embedding of it")
+    return row
+
+
+def _one_token(token: list[Any]) -> dict[str, float]:
+    text, logprob, alternatives = token
+    shares: dict[str, float] = {}
+    for other, value in alternatives:
+        shares[other.strip()] = shares.get(other.strip(), 0.0) + math.exp(value)
+    if text.strip() not in shares and logprob is not None:
+        shares[text.strip()] = math.exp(logprob)
+    return {name: share for name, share in shares.items() if name}
+
+
+def _several(tokens: list[list[Any]], text: str) -> dict[str, float]:
+    values = [logprob for _, logprob, _ in tokens]
+    return {text.strip(): math.exp(sum(value for value in values if value is not None))}
+
+
+def of_field(value: Any, name: str) -> Row:
+    """Return what a field says: {class: probability}, a class, a list of classes (votes), or a vector.
+
+    Raises Unusable for anything else.
+    """
+    if isinstance(value, dict) and value and all(_is_number(share) for share in value.values()):
+        if min(value.values()) < 0 or not 0 < sum(value.values()) < 1.01:
+            raise Unusable(f"the probabilities in '{name}' do not sum to 1")
+        return _columns({text_of(outcome): share for outcome, share in value.items()})
+    if isinstance(value, list) and value and all(_is_number(number) for number in value):
+        return {"vector": [float(number) for number in value]}
+    votes = value if isinstance(value, list) else [value]
+    if not votes or not all(isinstance(vote, str | int | bool) for vote in votes):
+        raise Unusable(f"'{name}' holds no class, no probabilities, no votes and no vector")
+    counts = Counter(text_of(vote).strip() for vote in votes)
+    return _columns({outcome: count / len(votes) for outcome, count in counts.items()})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _columns(shares: Mapping[str, float]) -> Row:
+    return {"names": [*shares], "logprobs": [math.log(max(share, LEAST)) for share in shares.values()]}
