@@ -276,6 +276,12 @@ class Stage(BaseModel):
         """Return whether the stage `selects` with these options."""
         return self.selects
 
+    def uses_seed(self) -> bool:
+        """Return whether what the stage does can depend on the pipeline's seed, which is added to an option
+        `seed` of the stage. A stage that draws by the seed of its context says so here.
+        """
+        return getattr(self, "seed", None) is not None
+
     def models(self, project: Project) -> Sequence[str]:
         """Return the names of the pipeline's models that the stage asks."""
         return ()
@@ -368,6 +374,16 @@ class BoundStage:
     def all_files(self) -> Mapping[str, Path]:
         """`files`, and the stage's own code if it does not ship with distillgen."""
         return {**find("stages", self.stage.kind, self.context.project).files, **self.files}
+
+    def uses_seed(self) -> bool:
+        """Return whether what the stage does can depend on the pipeline's seed: its own draws, or a seed
+        that is sent to one of its models. Code that does not ship with distillgen may.
+        """
+        models = (self.context.models.get(name) for name in self.models)
+        foreign = find("stages", self.stage.kind, self.context.project).files
+        return bool(
+            foreign or self.stage.uses_seed() or any(spec and spec.seed is not None for spec in models)
+        )
 
     def names(self) -> list[str]:
         """Return the names of the stage and of its inner stages, which dropped records carry."""

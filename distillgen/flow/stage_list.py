@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from distillgen.errors import ConfigError
 from distillgen.flow.condition import check_condition
 from distillgen.flow.stage import BoundStage, CheckContext, EvaluationSet, Stage, stage_class
+from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import NAME, Places, validate
 from distillgen.project import Project
 from distillgen.record import SPLIT
@@ -26,6 +27,17 @@ class _Placed(NamedTuple):
     def item(self) -> int:
         """The position in the list of the item that declares it."""
         return int(self.place[1])
+
+
+def seeded(stage: Stage, seed: int) -> Stage:
+    """Return the stage with the pipeline's seed added to its own option `seed`, modulo 2**32.
+
+    The seed among sampling options is not such an option: the teacher adds to it, whoever gives it.
+    """
+    stage_seed = getattr(stage, "seed", None)
+    if not seed or stage_seed is None or isinstance(stage, Sampling):
+        return stage
+    return stage.model_copy(update={"seed": (stage_seed + seed) % 2**32})
 
 
 def read_stages(items: Sequence[Mapping[str, Any]], places: Places, project: Project) -> list[Stage]:
@@ -74,7 +86,10 @@ def bind_stages(
     before the first stage that trains or evaluates, unless it has one.
     """
     project, bound_stages = context.project, list[BoundStage]()
-    stages = _placed(items, places, project)
+    stages = [
+        placed._replace(stage=seeded(placed.stage, context.seed))
+        for placed in _placed(items, places, project)
+    ]
     _check_decontamination(items, project, places)
     guard = _decontaminate_options(items, stages, places, project, loop)
     names, labels = set[str](), dict[str, str]()

@@ -60,6 +60,8 @@ class Services:
     """The position of each stage in the pipeline. Requests of later stages go first, so that rows are
     finished.
     """
+    seed: int = 0
+    """The pipeline's seed."""
 
 
 class Endpoint:

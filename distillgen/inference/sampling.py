@@ -33,7 +33,11 @@ class Sampling(BaseModel):
     frequency_penalty: float | None = Field(
         None, description="lower the probability of a token with each time that it has occurred"
     )
-    seed: int | None = Field(None, description="seed that is sent to the endpoint; sample i gets seed + i")
+    seed: int | None = Field(
+        None,
+        description="seed that is sent to the endpoint; sample i gets seed + i, "
+        "and 1,000 more for each unit of the pipeline's seed",
+    )
     logprobs: int | None = Field(
         None,
         ge=0,

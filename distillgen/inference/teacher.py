@@ -56,6 +56,9 @@ class _Job:
         self.retries = 0
 
 
+SEEDS_APART = 1_000  # between the seeds that two of the pipeline's seeds send: more than samples of a request
+
+
 class Teacher:
     """Answers requests within limits and a budget, through an endpoint and the ledger."""
 
@@ -118,7 +121,7 @@ class Teacher:
         Requests that are sent `ahead` will be begun once more; their answers do not count as replayed then.
         Requests with the same first messages are sent one after the other: the endpoint may cache them.
         """
-        identity = self.identity
+        identity, asks = self.identity, self._seeded(asks)
         keys_of_asks = [request.keys(identity, n) for request, n in asks]
         all_keys = [key for keys in keys_of_asks for key in keys]
         completions = self._completions_in_ledger(all_keys)
@@ -150,6 +153,18 @@ class Teacher:
             available = {key: completions[key] for key in keys if key in completions}
             outcomes[i] = Outcome(partial(_joined, keys, available, tasks), tasks)
         return outcomes
+
+    def _seeded(self, asks: Sequence[tuple[Request, int]]) -> Sequence[tuple[Request, int]]:
+        """Return the requests with the pipeline's seed in the seeds that they send."""
+        further = SEEDS_APART * self.services.seed
+        if not further or not any("seed" in request.sampling for request, _ in asks):
+            return asks
+
+        def moved(request: Request) -> Request:
+            sampling = request.sampling
+            return replace(request, sampling={**sampling, "seed": sampling["seed"] + further})
+
+        return [(moved(request) if "seed" in request.sampling else request, n) for request, n in asks]
 
     @property
     def idle(self) -> bool:

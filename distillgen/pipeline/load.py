@@ -62,7 +62,11 @@ class Top(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = Field(description="version of the file format: 1")
-    seed: int = Field(0, description="seed of every random draw that distillgen makes")
+    seed: int = Field(
+        0,
+        description="seed of every random draw that distillgen makes; a `seed` of a stage, of a filter or "
+        "among sampling options is added to it",
+    )
     system: System = Field(System(), description="place of the recipe among the published systems")
     card: Statement = Field(Statement(), description="statements for the card of the data set")
     models: dict[str, dict[str, Any]] = Field(

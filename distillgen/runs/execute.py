@@ -87,7 +87,7 @@ def _prepared(
     budget = Budget(options.max_cost_usd, spent=sum(used.cost_usd for used in ledger.usage(ledger_run)))
     hidden = pipeline.environment
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
-    services = Services(ledger, budget, name, pipeline.project.root, hidden, order)
+    services = Services(ledger, budget, name, pipeline.project.root, hidden, order, pipeline.seed)
     teacher = partial(make_teacher, services=services, options=options, project=pipeline.project)
     specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
     teachers = {name: teacher(name, spec) for name, spec in specs.items()}

@@ -70,6 +70,10 @@ class Add(Stage):
         """Return the file."""
         return {self.path: project.file(self.path)}
 
+    def uses_seed(self) -> bool:
+        """Return True: it draws by the pipeline's seed."""
+        return True
+
     def bind(self, context: CheckContext) -> BoundAdd:
         """Read the first rows. Raise ConfigError for a bad row, or if no field is one of the records."""
         for name in self.fields or ():

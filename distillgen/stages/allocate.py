@@ -95,6 +95,10 @@ class Allocate(Stage):
             )
         return self
 
+    def uses_seed(self) -> bool:
+        """Return True: it draws by the pipeline's seed."""
+        return True
+
     def check(self, context: CheckContext) -> frozenset[str]:
         """Return the fields; raise ConfigError if no record has the field `group`."""
         if self.group:

@@ -48,6 +48,10 @@ class Diversity(Placed):
         description="number of texts to measure; only figures of samples of the same size can be compared",
     )
 
+    def uses_seed(self) -> bool:
+        """Return True: it draws by the pipeline's seed."""
+        return True
+
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if the field is missing, or the embedder where it is needed."""
         context.need(self.field, "'field'")

@@ -205,6 +205,11 @@ class BoundEvaluate(BoundStage):
     metrics: Mapping[str, BoundStage] = field(kw_only=True)
     """For each metric its filter as a stage, by the filter's label."""
 
+    def uses_seed(self) -> bool:
+        """Return whether it sends a seed, or a metric depends on the pipeline's."""
+        sends = self.prompt.front.sampling.seed is not None
+        return super().uses_seed() or sends or any(metric.uses_seed() for metric in self.metrics.values())
+
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return bounds of the requests to the models, as if all records were held out; without the requests
         of metrics.

@@ -79,7 +79,7 @@ class FilterStage(Stage):
 
     def bind(self, context: CheckContext) -> BoundFilterStage:
         """Load and make the filters. Raise ConfigError if an option, field, model or file is missing."""
-        filters = [LoadedFilter.load(entry, context.project) for entry in self.filters]
+        filters = [LoadedFilter.load(entry, context.project, context.seed) for entry in self.filters]
         models, files = list[str](), dict[str, Path]()
         scores = context.scores
         for loaded in filters:
@@ -124,11 +124,16 @@ class LoadedFilter:
     project: Project
 
     @classmethod
-    def load(cls, entry: Entry, project: Project) -> LoadedFilter:
-        """Load the factory and check the options. Raise ConfigError."""
+    def load(cls, entry: Entry, project: Project, seed: int = 0) -> LoadedFilter:
+        """Load the factory and check the options; add the pipeline's seed to an option `seed`.
+
+        Raise ConfigError.
+        """
         factory, subject = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
         validated = validate(options_of(factory), entry.options, owner=subject, places=Places())
         options = dict(iter(validated))  # dict(validated) would call an option of the name `keys`
+        if seed and isinstance(options.get("seed"), int):
+            options["seed"] += seed
         return cls(entry, factory, options, find("filters", entry.filter, project).file, project)
 
     def make(self) -> Filter:
@@ -209,6 +214,13 @@ class BoundFilterStage(BoundStage):
     def conditional(self) -> bool:
         """Whether records can pass it by: filters of any scope leave the other records alone."""
         return True
+
+    def uses_seed(self) -> bool:
+        """Return whether a filter has an option `seed`, is not shipped, or asks a model that gets a seed."""
+        return super().uses_seed() or any(
+            "seed" in loaded.options or find("filters", loaded.entry.filter, loaded.project).files
+            for loaded in self.filters
+        )
 
     def score_labels(self) -> dict[str, tuple[str, str]]:
         """Return the labels of its filters."""

@@ -80,6 +80,10 @@ class Format(Stage):
             raise ValueError("'shape' names one shape: {name: {part: field or template}}")
         return self
 
+    def uses_seed(self) -> bool:
+        """Return whether it can draw: values of variables, or what its prompt draws."""
+        return bool(self.vary or self.prompt)
+
     @property
     def dialogues(self) -> dict[str, list[dict[str, str]]]:
         """The chat turns by field."""

@@ -149,6 +149,16 @@ class BoundGenerate(BoundStage):
     output_fields: frozenset[str] = field(kw_only=True)
     """The fields that the stage writes, new or not."""
 
+    def uses_seed(self) -> bool:
+        """Return whether the stage draws examples, values or models, or sends a seed."""
+        front = self.prompt.front
+        return (
+            super().uses_seed()
+            or bool(front.vary or self.prompt.examples and front.few_shot.shuffle)
+            or isinstance(self.stage.pick, int)
+            or any("seed" in sampling for sampling in self.samplings.values())
+        )
+
     def output_names(self) -> frozenset[str]:
         """Return the fields of an answer."""
         return self.output_fields

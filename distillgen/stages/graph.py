@@ -102,6 +102,10 @@ class Graph(Stage):
         """Return the files of the graph."""
         return [directory / f"{self.file}.{ending}" for ending in ("graphml", "json")]
 
+    def uses_seed(self) -> bool:
+        """Return True: it draws by the pipeline's seed."""
+        return True
+
     def scores(self) -> list[str]:
         """Return the names of an edge's numbers."""
         return [f"{self.name}.{number}" for number in ("count", "community", "degree")]

@@ -102,6 +102,10 @@ class Retrieve(Stage):
         False, description="control: exchange the entries, so that each is found in the place of another"
     )
 
+    def uses_seed(self) -> bool:
+        """Return whether entries are drawn or exchanged."""
+        return self.by == "random" or self.shuffle
+
     @model_validator(mode="after")
     def _consistent(self) -> Retrieve:
         if self.into == META:

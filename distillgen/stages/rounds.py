@@ -210,6 +210,10 @@ class BoundRounds(BoundStage):
     beginning: tuple[BoundStage, ...] = field(kw_only=True)
     """The same stages, which ask the model `start` in place of the student."""
 
+    def uses_seed(self) -> bool:
+        """Return whether a stage of a round does."""
+        return any(bound.uses_seed() for bound in self.stages)
+
     def inner(self) -> Sequence[BoundStage]:
         """Return the stages of a round."""
         return self.stages

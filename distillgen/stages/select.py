@@ -112,6 +112,10 @@ class Select(Placed):
                 raise ValueError(f"'{option}' has no use with 'by: {self.by}'")
         return self
 
+    def uses_seed(self) -> bool:
+        """Return True: it draws by the pipeline's seed."""
+        return True
+
     def scores(self) -> list[str]:
         """Return the name of the rank."""
         return [f"{self.name}.rank"]

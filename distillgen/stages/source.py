@@ -89,6 +89,10 @@ class Source(Stage):
             raise ValueError("overlap_words must be smaller than chunk_words")
         return self
 
+    def uses_seed(self) -> bool:
+        """Return whether it draws rows, or the items that are held out."""
+        return self.draw is not None or self.held_out is not None
+
     @property
     def origin(self) -> str:
         """The path, or the name of the data set."""
@@ -130,7 +134,7 @@ class Source(Stage):
     def records(self, project: Project, seed: int = 0) -> Iterator[Record]:
         """Yield a record of each row. A bad row becomes a dropped record."""
         if self.draw:
-            yield from map(self._placed, self.draw.records(project, seed))
+            yield from (self._placed(record, seed) for record in self.draw.records(project, seed))
             return
         origin = str(public(self.origin, project.root))
         path = self._path(project)
@@ -149,7 +153,7 @@ class Source(Stage):
                 yield Record.from_row(row)
             else:
                 item = item_of(row, self.item) if self.item else item
-                yield self._placed(Record.read(row, place, item))
+                yield self._placed(Record.read(row, place, item), seed)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Yield the rows in order, in chunks."""
@@ -171,16 +175,17 @@ class Source(Stage):
     def _reading(self) -> Reading:
         return Reading(self.format, self.fields, self.chunk_words, self.overlap_words)
 
-    def _placed(self, record: Record) -> Record:
+    def _placed(self, record: Record, seed: int) -> Record:
         """Return the record with its side of the split. All rows of an item, and all pieces of a text, have
-        the same side.
+        the same side. Each seed of the pipeline splits otherwise.
         """
         if self.held_out is None:
             return record
         if SPLIT in record.fields:
             remedy = "leave held_out out, which would make another"
             return record.drop(self.name, "unreadable", f"the row has a field '{SPLIT}' already; {remedy}")
-        side = "test" if int(digest(record.item, 8), 16) < self.held_out * 16**8 else "train"
+        lot = digest([seed, record.item] if seed else record.item, 8)
+        side = "test" if int(lot, 16) < self.held_out * 16**8 else "train"
         return replace(record, fields={**record.fields, SPLIT: side})
 
 

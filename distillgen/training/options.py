@@ -74,7 +74,10 @@ class TrainingOptions(BaseModel):
         None, description="a Jinja file that replaces the student's chat template"
     )
     seed: int = Field(
-        0, ge=0, description="seed of the split, of new weights, of dropout and of the order of rows"
+        0,
+        ge=0,
+        lt=2**32,
+        description="seed of the split, of new weights, of dropout and of the order of rows",
     )
     save_every_s: float = Field(
         120.0, ge=0, description="seconds between checkpoints: the most that a kill can lose"
