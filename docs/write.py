@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
-from writer.catalog_pages import filters, models, objectives, prompts, stages
+from writer.catalog_pages import filters, losses, models, objectives, prompts, stages
 from writer.command_line import command_line
 from writer.llms import llms
 from writer.python_names import python
@@ -21,6 +21,7 @@ PAGES = {
     "models": models,
     "filters": filters,
     "objectives": objectives,
+    "losses": losses,
     "prompts": prompts,
     "command-line": command_line,
     "python": python,

@@ -118,7 +118,9 @@ def init(folder: Path) -> None:
 @main.command("list")
 @click.argument(
     "kind",
-    type=click.Choice(["pipelines", "prompts", "filters", "stages", "providers", "objectives"]),
+    type=click.Choice(
+        ["pipelines", "prompts", "filters", "stages", "providers", "objectives", "losses", "bodies"]
+    ),
     default="pipelines",
 )
 @AS_JSON
@@ -131,7 +133,7 @@ def init(folder: Path) -> None:
     help="Print the filters as a Markdown table, with what each does, its cost and its source.",
 )
 def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
-    """List pipelines, prompts, filters, stages, providers or objectives.
+    """List pipelines, prompts, filters, stages, providers, objectives, losses or student bodies.
 
     Lists those of this project and those that distillgen ships. The place of a pipeline in the surveys
     follows in brackets: how the teacher is made to give what it knows, and the kind of dataset distillation.
@@ -157,7 +159,7 @@ def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
 @AS_JSON
 @click.pass_context
 def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
-    """Show the manual of a stage, provider, objective, filter, prompt or command.
+    """Show the manual of a stage, provider, objective, loss, student body, filter, prompt or command.
 
     \b
     distillgen help generate        a stage
@@ -175,7 +177,7 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
     if not entries and command is None:
         topics = [*(entry["name"] for entry in manual), *main.list_commands(ctx)]
         near = get_close_matches(topic, topics, n=1)
-        lists = "distillgen list stages, or filters, providers, objectives, prompts"
+        lists = "distillgen list stages, or filters, providers, objectives, losses, bodies, prompts"
         remedy = f"did you mean '{near[0]}'?" if near else lists
         raise ConfigError(f"there is no manual of '{topic}'; {remedy}")
     if as_json:

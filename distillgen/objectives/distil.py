@@ -242,6 +242,10 @@ class Distil(Dialogue):
             raise ConfigError(f"fields as inputs are read by a network; {remedy}")
         super().check_student(student, context)
 
+    def rate(self) -> float:
+        """Return the default learning rate: of a network that begins with random weights, 0.001."""
+        return self.learning_rate if self.inputs is None else 1e-3
+
     def gives(self) -> str:
         """Return what the student answers: classes, or texts."""
         return "text" if self.inputs is None else "classes"

@@ -22,11 +22,13 @@ from distillgen.inference.endpoint import endpoint_class
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.located_yaml import read_yaml, validate
+from distillgen.networks.body import body_class
 from distillgen.pipeline.load import System, Top, about_line
-from distillgen.plugins import filter_factory, names
+from distillgen.plugins import filter_factory, names, plugin_class
 from distillgen.project import Project, read_text
 from distillgen.prompting.prompt import Prompt
 from distillgen.training.objective import objective_class
+from distillgen.training.part import Loss, Part, Weight
 
 
 def pipelines(project: Project) -> list[dict[str, Any]]:
@@ -98,12 +100,42 @@ def objectives(project: Project) -> list[dict[str, Any]]:
     return _entries(names("objectives", project), lambda name: _declared(objective_class(name, project)))
 
 
+def losses(project: Project) -> list[dict[str, Any]]:
+    """Return the name, description and options of each loss, and of each weight that multiplies losses."""
+
+    def described(name: str) -> dict[str, Any]:
+        part = plugin_class("losses", name, Part, project)
+        kind = "weight" if issubclass(part, Weight) else "loss"
+        return {**_declared(part), "gives": kind, "source": _source_of(part)}
+
+    return _entries(names("losses", project), described)
+
+
+def bodies(project: Project) -> list[dict[str, Any]]:
+    """Return the name, description and options of each body of a network."""
+
+    def described(name: str) -> dict[str, Any]:
+        body = body_class(name, project)
+        return {**_declared(body), "reads": body.reads}
+
+    return _entries(names("bodies", project), described)
+
+
+def _source_of(declaration: type[BaseModel]) -> str:
+    """Return the paper that the docstring of a class's file names in brackets, with its year."""
+    text = " ".join((inspect.getdoc(inspect.getmodule(declaration)) or "").split())
+    source = re.search(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", text)
+    return source[1] if source else ""
+
+
 def manual(project: Project) -> list[dict[str, Any]]:
-    """Return all stages, providers, objectives, filters and prompts, each with its kind."""
+    """Return all plug-ins and prompts, each with its kind."""
     kinds = {
         "stage": stages,
         "provider": providers,
         "objective": objectives,
+        "loss": losses,
+        "body": bodies,
         "filter": filters,
         "prompt": prompts,
     }
@@ -122,7 +154,9 @@ def options(declaration: type[BaseModel]) -> dict[str, dict[str, Any]]:
     Required options come first; those that a contract declares for many classes come last.
     """
     declared = {}
-    contracts = [contract for contract in (Stage, Sampling, Spec) if issubclass(declaration, contract)]
+    contracts = [
+        contract for contract in (Stage, Sampling, Spec, Part, Loss) if issubclass(declaration, contract)
+    ]
     shared = {name for contract in contracts for name in contract.model_fields}
 
     def place(field: tuple[str, FieldInfo]) -> tuple[bool, bool]:
@@ -147,6 +181,8 @@ def _mapping_of(annotation: Any) -> type[BaseModel] | None:
     """Return the class that declares the keys of an option's mapping, or of the mappings in its list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
+    if get_origin(annotation) is Annotated and _marked(get_args(annotation)[1:]):
+        return None
     return next((inner for part in get_args(annotation) if (inner := _mapping_of(part))), None)
 
 
@@ -174,6 +210,7 @@ NAME_KINDS = {
     "number": "name of a score or of a field with a number",
     "template": "template",
     "filters": "list of filters",
+    "losses": "loss or weight with its options",
 }
 _PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name", "mapping")
 _BOUNDS = {

@@ -16,9 +16,11 @@ from transformers import Trainer
 
 from distillgen.algorithms.arithmetic import Arithmetic
 from distillgen.networks.network import Out
+from distillgen.record import dumps
 from distillgen.training.part import Loss, PartSizes, Weight
 from distillgen.training.signals import ABSENT, RecordedTeacher
 from distillgen.training.step import STUDENT, Step, called
+from distillgen.training.students import PEERS
 
 CHECKPOINT = "model.safetensors"  # the name that the Trainer reads
 
@@ -154,8 +156,10 @@ class Learner(nn.Module):  # type: ignore[misc]
             chosen = hashlib.sha256(f"{self._seed}/{part}/{update}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(chosen[:7]))
             places = torch.randperm(total, generator=generator)[:count]
+        return self._on_device(self._validation.__getitems__(places.tolist()))
+
+    def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         device = next(self.parameters()).device
-        batch = self._validation.__getitems__(places.tolist())
         return {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
 
     def fit(self, batch: Mapping[str, Any]) -> None:
@@ -176,6 +180,20 @@ class Learner(nn.Module):  # type: ignore[misc]
                 loss = weight.learns(step, self._module(name))
                 total = total if loss is None else total + loss
         return total
+
+    @property
+    def weight_names(self) -> list[str]:
+        """The names of the weights."""
+        return [*self._weights]
+
+    def settle(self) -> None:
+        """End the training: choose, on the validation rows, how the heads of each network are read."""
+        self.eval()
+        for network in self.networks.values():
+            if getattr(network, "undecided", False):
+                batch = self._on_device(self._validation.all_rows())
+                with torch.no_grad():
+                    network.choose_reading(network(batch), batch["label"])
 
     def values(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of all weights for the rows of a batch: numbers, or lists of one a teacher."""
@@ -243,5 +261,20 @@ class Loop(Trainer):  # type: ignore[misc]
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
             learner, folder = self.accelerator.unwrap_model(self.model), Path(output_dir)
+            learner.settle()
             for name, network in learner.networks.items():
-                network.save(folder if name == STUDENT else folder / "peers" / name)
+                network.save(folder if name == STUDENT else folder / PEERS / name)
+            if learner.weight_names:
+                self._write_weights(learner, folder / "weights.jsonl")
+
+    def _write_weights(self, learner: Learner, file: Path) -> None:
+        """Write the last value of every weight for each training row, in order."""
+        rows, size = self.train_dataset, 1024
+        with file.open("wb") as lines:
+            for start in range(0, len(rows), size):
+                places = list(range(start, min(start + size, len(rows))))
+                batch = self._prepare_inputs(self.data_collator(rows.__getitems__(places)))
+                values = learner.values(batch)
+                for i, place in enumerate(places):
+                    row = {name: rows_of_weight[i] for name, rows_of_weight in values.items()}
+                    lines.write(dumps({"id": rows.ids[place], **row}, sort_keys=False) + b"\n")

@@ -103,6 +103,10 @@ class Objective(BaseModel):
         """Return the fields that one of its students reads, if that is a network."""
         return None
 
+    def rate(self) -> float:
+        """Return the default learning rate of whole models."""
+        return self.learning_rate
+
     def check_adapter(self) -> None:
         """Raise ConfigError if it cannot train an adapter with these options."""
 

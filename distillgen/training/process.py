@@ -127,7 +127,7 @@ def _inputs(
     return TrainingInputs(
         student,
         RowSelection(_rows(folder)),
-        _arguments(folder, options, learning.learning_rate),
+        _arguments(folder, options, learning.rate()),
         options.max_length,
         options.revision,
         options.dtype or ("bfloat16" if options.lora and torch.cuda.is_available() else "float32"),

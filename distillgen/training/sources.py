@@ -29,8 +29,9 @@ class Source(BaseModel):
     model: str | None = Field(None, description="an earlier student, asked in the training; it is frozen")
     peer: dict[str, Any] | None = Field(None, description="a network that is trained along, as a student")
     head: str | None = Field(None, description="the head of a network; default: its first")
-    inputs: list[str] | None = None
-    """The fields that a network reads; filled in by the check."""
+    inputs: list[str] | None = Field(
+        None, description="fields that the network reads; default: those of its training"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:

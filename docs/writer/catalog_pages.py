@@ -1,4 +1,4 @@
-"""The pages of stages, models, filters, objectives and prompts, from the catalog."""
+"""The pages of stages, models, filters, objectives, losses and prompts, from the catalog."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from distillgen.flow.stage import ABLE, Stage, stage_class
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
+from distillgen.networks.spec import Head, Reading
 from distillgen.pipeline import catalog
 from distillgen.pipeline.load import Top
 from distillgen.project import Project
 from distillgen.prompting.prompt import Front
+from distillgen.training.part import Loss, Part
 from writer.markdown import Entry, contents, fence, option_list, paragraphs, plain, without
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "pipelines"
@@ -147,6 +149,47 @@ def objectives() -> Iterator[str]:
         yield f"## {entry['name']}"
         yield paragraphs(entry["text"])
         yield option_list(entry["options"])
+
+
+def losses() -> Iterator[str]:
+    """Yield the page of the losses, the weights and the bodies."""
+    yield "# Losses and networks"
+    yield (
+        "The objective [`distil`](objectives.md#distil) lists losses, and weights that multiply them; a "
+        "network is a body with heads. [Students and signals](../concepts/students.md) explains them. "
+        "`distillgen help LOSS` prints the same on a terminal."
+    )
+    entries = catalog.losses(SHIPPED)
+    for title, kind in (("Losses", "loss"), ("Weights", "weight")):
+        chosen = [entry for entry in entries if entry["gives"] == kind]
+        if not chosen:
+            continue
+        yield f"## {title}"
+        shared = Loss if kind == "loss" else Part
+        if kind == "loss":
+            yield "Every loss that learns from a teacher takes these options:"
+            yield option_list(catalog.options(Loss))
+        for entry in chosen:
+            yield f"### {entry['name']}"
+            yield paragraphs(entry["text"])
+            if entry["source"]:
+                yield f"Source: {plain(entry['source'])}."
+            options = without(entry["options"], shared)
+            yield option_list(options) if options else "It has no options of its own."
+    yield "## Bodies"
+    yield (
+        "A student that is a network is a mapping: the name of a body with its first option, and beside it "
+        "the body's other options, and `heads`, `read` and `inputs`."
+    )
+    for entry in catalog.bodies(SHIPPED):
+        yield f"### {entry['name']}"
+        yield paragraphs(entry["text"])
+        yield option_list(entry["options"]) if entry["options"] else "It has no options."
+    yield "## Heads, and how they are read"
+    yield "`heads` maps a name to its options; a list holds names alone."
+    yield option_list(catalog.options(Head))
+    yield "`read` maps the name of a head to its share and temperature; a number is a share."
+    yield option_list(catalog.options(Reading))
 
 
 def prompts() -> Iterator[str]:

@@ -38,7 +38,7 @@ ARGUMENTS = {
     "TOPIC": "the name of a stage, provider, objective, filter, prompt or command",
     "INTO": "the ledger that receives the answers: its file, or a run",
     "OTHER…": "the ledgers that give the answers",
-    "pipelines|prompts|filters|stages|providers|objectives": "what to list; default: pipelines",
+    "pipelines|prompts|filters|stages|providers|objectives|losses|bodies": "what to list; default: pipelines",
 }
 EXIT_CODES = {
     0: "the command has finished.",

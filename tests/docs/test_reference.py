@@ -46,8 +46,10 @@ def test_a_file_that_differs_is_written_anew_and_no_other(tmp_path):
 
 def test_every_topic_of_help_has_a_heading():
     places = {"stage": "stages", "provider": "models", "objective": "objectives", "filter": "filters"}
+    places |= {"loss": "losses", "body": "losses"}
     for entry in catalog.manual(SHIPPED):
-        heading = f"\n{'###' if entry['kind'] == 'prompt' else '##'} {entry['name']}\n"
+        inner = entry["kind"] in ("prompt", "loss", "body")
+        heading = f"\n{'###' if inner else '##'} {entry['name']}\n"
         assert heading in page(places.get(entry["kind"], "prompts")), entry["name"]
     for command in main.main.commands:
         assert f"\n## distillgen {command}\n" in page("command-line")
@@ -57,7 +59,9 @@ def test_every_topic_of_help_has_a_heading():
 
 def test_every_option_has_a_line():
     places = {"stages": catalog.stages, "objectives": catalog.objectives, "filters": catalog.filters}
-    for name, entries in {**places, "models": catalog.providers}.items():
+    places |= {"models": catalog.providers}
+    places |= {"losses": lambda project: [*catalog.losses(project), *catalog.bodies(project)]}
+    for name, entries in places.items():
         text = page(name) + page("stages")  # where the sampling options are
         for entry in entries(SHIPPED):
             lines = option_list(entry["options"]).split("\n")
