@@ -15,7 +15,9 @@ from typing import Annotated, Any
 import orjson
 
 META = "meta"  # the key of a written row under which distillgen keeps its own data
-SPLIT = "split"  # the field with the split of a row: train or test
+SPLIT = "split"  # the field with the split of a row: train, validation or test
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+"""The values of the field `split`, and the parts of the data."""
 
 GATHERED = "gathered"
 """The name, in the place of a filter's, under which a record leaves that was gathered into another one."""
@@ -318,9 +320,19 @@ class Record:
         return {**self.fields, META: meta}
 
     @property
+    def part(self) -> str:
+        """The row's part of the data: train, validation, or test where `split` has another value.
+
+        A student learns from train. Outer steps of a training and the choice of its readings learn from
+        validation. `evaluate` asks about test.
+        """
+        split = self.fields.get(SPLIT)
+        return TRAIN if split is None else split if split in (TRAIN, VALIDATION) else TEST
+
+    @property
     def held_out(self) -> bool:
-        """Whether the row is held out for evaluation: its `split` is not train."""
-        return self.fields.get(SPLIT) not in (None, "train")
+        """Whether no student learns the row: it is in another part than train."""
+        return self.part != TRAIN
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:

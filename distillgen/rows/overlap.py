@@ -63,6 +63,8 @@ class OverlapIndex:
         for question in self._questions(fields):
             if name := self._names_by_question.get(question):
                 return f"asks what {name} asks"
+        if not self._names_by_gram:
+            return ""
         for text in texts(fields):
             text_words = words(text)
             for length, names in self._names_by_gram.items():

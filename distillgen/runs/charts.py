@@ -147,7 +147,11 @@ def students(directory: Path) -> list[dict[str, Any]]:
         low, high = min(losses), max(losses)
         places = positions(points, low=(1.0, low), high=(max(2.0, manifest["steps"]), high))
         rows = manifest["data"]["rows"]
-        lost = {reason: count for reason, count in rows.items() if reason not in ("train", "held_out")}
+        lost = {
+            reason: count
+            for reason, count in rows.items()
+            if reason not in ("train", "validation", "held_out")
+        }
         students.append({**manifest, "low": low, "high": high, "path": path(places), "lost": lost})
     return students
 

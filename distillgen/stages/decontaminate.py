@@ -6,7 +6,7 @@ stage that trains, or else before `evaluate`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from distillgen.flow.measures import Measure
 from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool
 from distillgen.project import Project
-from distillgen.record import SPLIT, Record
+from distillgen.record import SPLIT, TEST, TRAIN, VALIDATION, Record
 from distillgen.rows.evaluation_sets import items
 from distillgen.rows.overlap import GRAM, SHORTEST, OverlapIndex
 
@@ -85,26 +85,32 @@ class Decontaminate(Stage):
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Index the held-out records, then drop the records that repeat one of them or an evaluation item."""
         project, repeated = job.context.project, 0
-        index, about_training = self.evaluation_items(project), self._index(self.report, project)
+        indexes = {TEST: self.evaluation_items(project), VALIDATION: self._index((), project)}
+        about_training = self._index(self.report, project)
         about_training.settle()
         with Spool(job) as spool:
             async for chunk in chunks:
                 for record in chunk:
                     if record.held_out and not record.dropped:
-                        index.add(record.source, record.fields)
+                        indexes[record.part].add(record.source, record.fields)
                 spool.add(chunk)
-            index.settle()
+            for index in indexes.values():
+                index.settle()
             for chunk in spool.chunks():
-                records = [
-                    record if record.dropped or record.held_out else self._without_overlap(record, index)
-                    for record in chunk
-                ]
+                records = [self._without_overlap(record, indexes) for record in chunk]
                 live = (r for r in records if self.report and not r.dropped and not r.held_out)
                 repeated += sum(bool(about_training.find(record.fields)) for record in live)
                 yield records
         if self.report:
             job.services.measures[Measure(REPEATING)] = repeated
 
-    def _without_overlap(self, record: Record, index: OverlapIndex) -> Record:
-        overlap = index.find(record.fields)
+    def _without_overlap(self, record: Record, indexes: Mapping[str, OverlapIndex]) -> Record:
+        """Return a record, dropped if it repeats an item: a validation record may repeat no test item, and a
+        training record neither a test nor a validation item.
+        """
+        if record.dropped or record.part == TEST:
+            return record
+        overlap = indexes[TEST].find(record.fields)
+        if not overlap and record.part == TRAIN:
+            overlap = indexes[VALIDATION].find(record.fields)
         return record.drop(self.name, "held_out", overlap) if overlap else record

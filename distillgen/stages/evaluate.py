@@ -41,7 +41,7 @@ from distillgen.inference.sampling import Sampling
 from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.prompting.prompt import Prompt
-from distillgen.record import META, SCORES, SPLIT, Record, Unrenderable, digest, dumps, text_of
+from distillgen.record import META, SCORES, SPLIT, TEST, Record, Unrenderable, digest, dumps, text_of
 from distillgen.rows.jsonl import read_rows
 from distillgen.stages._answered import GOLD, Answered, compared
 
@@ -238,7 +238,7 @@ class BoundEvaluate(BoundStage):
         items = list(self.stage.read(job.context.project)) if self.stage.data else []
         async for chunk in chunks:
             if not self.stage.data:
-                items += [r for r in chunk if not r.dropped and (r.held_out or SPLIT not in r.fields)]
+                items += [r for r in chunk if not r.dropped and (r.part == TEST or SPLIT not in r.fields)]
             yield chunk
         if not items:
             raise ConfigError(

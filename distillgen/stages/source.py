@@ -15,7 +15,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.privacy import public
 from distillgen.project import Project
-from distillgen.record import META, SPLIT, Record, digest, item_of
+from distillgen.record import META, SPLIT, TEST, TRAIN, VALIDATION, Record, digest, item_of
 from distillgen.rows.readers import Reading, count, dataset_rows, rows_of, selected
 from distillgen.stages._draw import Draw
 
@@ -32,7 +32,7 @@ class Source(Stage):
     reads = "a file, a folder or a data set; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
-        "`piece`; with `draw` the fields that it draws; with `held_out` also `split`"
+        "`piece`; with `draw` the fields that it draws; with `held_out` or `validation` also `split`"
     )
 
     path: str | None = Field(
@@ -71,6 +71,14 @@ class Source(Stage):
         description="share of rows (of texts: of files) that are held out from training; their `split` is "
         "test, otherwise train",
     )
+    validation: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of rows whose `split` becomes validation; with 'held_out', or for rows whose "
+        "`split` is train. No student learns them and evaluate does not ask about them: weights and the "
+        "readings of networks learn from them",
+    )
     item: list[str] | None = Field(
         None,
         min_length=1,
@@ -87,11 +95,13 @@ class Source(Stage):
                 raise ValueError(f"'{option}' is for rows that are read; it has no use with 'draw'")
         if self.chunk_words is not None and self.overlap_words >= self.chunk_words:
             raise ValueError("overlap_words must be smaller than chunk_words")
+        if (self.held_out or 0) + (self.validation or 0) >= 1:
+            raise ValueError("'held_out' and 'validation' leave nothing to train on")
         return self
 
     def uses_seed(self) -> bool:
         """Return whether it draws rows, or the items that are held out."""
-        return self.draw is not None or self.held_out is not None
+        return self.draw is not None or self.held_out is not None or self.validation is not None
 
     @property
     def origin(self) -> str:
@@ -117,6 +127,10 @@ class Source(Stage):
         if not first:
             raise ConfigError(f"the source '{self.origin}' has no rows")
         fields = frozenset(name for record in first for name in record.fields)
+        if self.validation and self.held_out is None and SPLIT not in fields:
+            raise ConfigError(
+                f"'validation' takes rows whose '{SPLIT}' is train, and no row has one: give held_out, too"
+            )
         for name in self.item or ():
             if name not in fields:
                 raise ConfigError(
@@ -176,16 +190,18 @@ class Source(Stage):
         return Reading(self.format, self.fields, self.chunk_words, self.overlap_words)
 
     def _placed(self, record: Record, seed: int) -> Record:
-        """Return the record with its side of the split. All rows of an item, and all pieces of a text, have
-        the same side. Each seed of the pipeline splits otherwise.
+        """Return the record with its part of the split. All rows of an item, and all pieces of a text, have
+        the same part. Each seed of the pipeline splits otherwise.
         """
         if self.held_out is None:
-            return record
-        if SPLIT in record.fields:
+            if self.validation is None or SPLIT not in record.fields or record.part != TRAIN:
+                return record
+        elif SPLIT in record.fields:
             remedy = "leave held_out out, which would make another"
             return record.drop(self.name, "unreadable", f"the row has a field '{SPLIT}' already; {remedy}")
-        lot = digest([seed, record.item] if seed else record.item, 8)
-        side = "test" if int(lot, 16) < self.held_out * 16**8 else "train"
+        lot = int(digest([seed, record.item] if seed else record.item, 8), 16) / 16**8
+        tests = self.held_out or 0.0
+        side = TEST if lot < tests else VALIDATION if lot < tests + (self.validation or 0.0) else TRAIN
         return replace(record, fields={**record.fields, SPLIT: side})
 
 

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
 from distillgen.flow.whole_set import LinesOnDisk, Spool
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Signal, unpack
-from distillgen.record import GATHERED, SPLIT, Record, Unrenderable, digest, dumps
+from distillgen.record import GATHERED, SPLIT, TEST, TRAIN, Record, Unrenderable, digest, dumps
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.training.job import RowData
 from distillgen.training.objective import Objective
@@ -78,14 +79,15 @@ class Arm:
         return True
 
     def part(self, record: Record) -> str:
-        """Return whether a record is trained on or held out: by its `split`, or else by its source item.
+        """Return one of PARTS, in which a record is: by its `split`, or else by its source item.
 
         All rows of an item are in one part.
         """
         if record.fields.get(SPLIT) is not None:
-            return PARTS[record.held_out]
+            return PARTS[record.part]
         item = record.item or record.source or record.id
-        return PARTS[int(digest([self.seed, item], 8), 16) < self.held_out * 16**8]
+        lot = int(digest([self.seed, item], 8), 16)
+        return PARTS[TEST if lot < self.held_out * 16**8 else TRAIN]
 
     def write(self, folder: Path, spool: Spool, ledger: Ledger, stages: Sequence[BoundStage]) -> RowData:
         """Write the rows of each part to `folder`; return their hash and the counts.
@@ -93,8 +95,10 @@ class Arm:
         `stages` are those before the training.
         """
         sha, counts = hashlib.sha256(), Counter[str]()
-        with (folder / "train.jsonl").open("wb") as train, (folder / "held_out.jsonl").open("wb") as held_out:
-            files = dict(zip(PARTS, (train, held_out), strict=True))
+        with ExitStack() as stack:
+            files = {
+                part: stack.enter_context((folder / f"{part}.jsonl").open("wb")) for part in PARTS.values()
+            }
             former = self._former(spool, stages) if self.on in FROM_DROPPED else None
             rows = self._rows(spool, ledger, former, counts)
             for part, line in self._arm_rows(rows, ledger.path.parent, counts):
@@ -113,7 +117,7 @@ class Arm:
         chance, kept, dropped = random.Random(self.seed), 0, bytearray()
         with LinesOnDisk(folder) as lines:
             for part, row, was_dropped in rows:
-                if part == "train":
+                if part == PARTS[TRAIN]:
                     lines.add(_line(row))
                     dropped.append(was_dropped)
                     kept += not was_dropped
@@ -125,12 +129,12 @@ class Arm:
                 for i, other in enumerate(cyclic_permutation(len(lines), chance)):
                     row, source = orjson.loads(lines[i]), orjson.loads(lines[other])
                     answers = {name: source[name] for name in columns if name in source}
-                    yield "train", _line({**row, **answers})
+                    yield PARTS[TRAIN], _line({**row, **answers})
                 return
             counts[DIFFERENT] = 0
             for i in range(kept) if self.on == "raw" else ordered_sample(kept, len(lines), chance):
                 counts[DIFFERENT] += dropped[i]
-                yield "train", lines[i]
+                yield PARTS[TRAIN], lines[i]
 
     def _rows(
         self, spool: Spool, ledger: Ledger, former: Callable[[Record], Record] | None, counts: Counter[str]
@@ -167,7 +171,7 @@ class Arm:
                 if not record.dropped
                 or former
                 and record.dropped.filter != GATHERED
-                and self.part(record) == PARTS[0]
+                and self.part(record) == PARTS[TRAIN]
             ]
             for record, row in taught(records):
                 reason = row if isinstance(row, Unusable) else _misfit(row, first)
@@ -212,7 +216,7 @@ class Arm:
         """Return indexes of the items of the stages `decontaminate`, and of the held-out records."""
         indexes = [index for stage in stages if (index := stage.evaluation_items())] or [OverlapIndex()]
         for chunk in spool.chunks():
-            for record in (record for record in chunk if self.part(record) != PARTS[0]):
+            for record in (record for record in chunk if self.part(record) != PARTS[TRAIN]):
                 for index in indexes:
                     index.add(record.source, record.fields)
         for index in indexes:

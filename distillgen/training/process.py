@@ -143,7 +143,7 @@ def _inputs(
 
 def _rows(folder: Path) -> dict[str, Any]:
     """Return the rows of each part as memory-mapped data sets, with their cache beside them."""
-    files = {name: folder / f"{name}.jsonl" for name in PARTS}
+    files = {name: folder / f"{name}.jsonl" for name in PARTS.values()}
     cache = str(folder / "cache")
     return {
         name: Dataset.from_json(str(path), cache_dir=cache)

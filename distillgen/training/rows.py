@@ -1,4 +1,4 @@
-"""The rows of a training: their two parts, and the choice of those that fit the student."""
+"""The rows of a training: their parts, and the choice of those that fit the student."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from distillgen.errors import ConfigError
+from distillgen.record import TEST, TRAIN, VALIDATION
 
 Row: TypeAlias = dict[str, Any]
 """The data that one record teaches. All rows of a training have the same columns."""
 
-PARTS = ("train", "held_out")
+PARTS = {TRAIN: "train", VALIDATION: "validation", TEST: "held_out"}
+"""The parts of a training's rows, by the part of the data that they come from."""
 
 
 class Unusable(Exception):
@@ -52,7 +54,7 @@ class RowSelection:
     """Rows by part, and how many rows were cut or left out, by the reason."""
 
     parts: Mapping[str, Any]
-    """A `datasets.Dataset` for each of PARTS; there is no `held_out` where no row is held out."""
+    """A `datasets.Dataset` for each of PARTS that has rows."""
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def select(self, assess: Callable[[Row], Assessment]) -> RowSelection:

@@ -66,6 +66,18 @@ def test_held_out_rows_are_not_trained_on_in_other_pieces(project):
     assert set(drops) == {"Q: " + text(10)} and "rows.jsonl:11" in drops["Q: " + text(10)].reason
 
 
+def test_no_training_row_repeats_a_validation_row_and_no_validation_row_a_test_row(project):
+    rows = [
+        *({"question": text(i), "right": str(i), "split": "test"} for i in range(5)),
+        *({"question": text(i), "right": str(i), "split": "validation"} for i in range(5, 10)),
+        *({"question": text(i), "right": str(i), "split": "train"} for i in range(10, 30)),
+        {"question": "V: " + text(2), "right": "x", "split": "validation"},
+        {"question": "T: " + text(7), "right": "x", "split": "train"},
+    ]
+    project.rows("rows.jsonl", rows)
+    assert set(dropped(run({"path": "rows.jsonl"}))) == {"V: " + text(2), "T: " + text(7)}
+
+
 def test_an_instruction_that_all_share_tells_nothing(project):
     shared = text(99, 40)
     project.rows(

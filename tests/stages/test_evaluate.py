@@ -123,6 +123,12 @@ def test_only_held_out_items_are_asked_and_the_corpus_is_kept(project):
     assert len(asked) == len(held), "an answer was asked for again"
 
 
+def test_validation_items_are_not_asked(project):
+    rows(project, split=lambda i: ("train", "validation", "test", "test")[i % 4])
+    found, _ = evaluate({}, {"good": answers(0.8)})
+    assert found["items"] == 100
+
+
 def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
     made = Train(name="train", student="tiny").makes(Path(), Project(project.path))
     given = CheckContext(

@@ -368,6 +368,34 @@ def test_a_share_is_held_out_by_what_a_row_says(project, read):
     } == {q: side == {"test"} for q, side in sides.items()}, "a row changed sides because others came"
 
 
+def test_a_share_is_for_validation_beside_the_share_for_tests(project, read):
+    rows = [{"q": f"What is {i % 900}?"} for i in range(1000)]
+    project.rows("rows.jsonl", rows)
+    without = {r.fields["q"]: r.part for r in read(path="rows.jsonl", held_out=0.2)}
+    records = read(path="rows.jsonl", held_out=0.2, validation=0.1)
+    parts = {r.fields["q"]: r.part for r in records}
+    assert all(parts[r.fields["q"]] == r.part for r in records), "an item is in two parts"
+    assert 60 < sum(r.part == "validation" for r in records) < 140
+    assert {q for q, part in parts.items() if part == "test"} == {
+        q for q, part in without.items() if part == "test"
+    }, "the test items changed"
+    other = read(path="rows.jsonl", held_out=0.2, validation=0.1, seed=1)
+    assert {r.fields["q"]: r.part for r in other} != parts
+
+
+def test_validation_rows_come_from_the_train_rows_of_a_split(project, read):
+    rows = [{"q": i, "split": "test" if i % 4 == 0 else "train"} for i in range(400)]
+    project.rows("rows.jsonl", rows)
+    records = read(path="rows.jsonl", validation=0.2)
+    assert [r.part for r in records if r.fields["q"] % 4 == 0] == ["test"] * 100
+    assert 35 < sum(r.part == "validation" for r in records) < 85
+    project.rows("rows.jsonl", [{"q": i} for i in range(9)])
+    with pytest.raises(ConfigError, match="give held_out"):
+        read(path="rows.jsonl", validation=0.2)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        Source(name="source", path="rows.jsonl", validation=0.5, held_out=0.5)
+
+
 def test_a_text_is_held_out_whole(project, read):
     for i in range(40):
         project.write(

@@ -4,7 +4,6 @@ from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.source import Source
 from distillgen.stages.train import Train
-from distillgen.training.rows import PARTS
 
 
 def parts(project, rows, **options):
@@ -24,7 +23,7 @@ def test_equal_items_are_held_out_together(project):
     first = parts(project, rows)
     assert all(len(own) == 1 for own in first.values()) and {
         part for own in first.values() for part in own
-    } == set(PARTS)
+    } == {"train", "held_out"}
     again = parts(project, [{"id": 999, "q": "new", "answer": "n"}, *rows[::-1]])
     assert {q: own for q, own in again.items() if q != "new"} == first
     assert parts(project, rows, seed=1) != first, "the seed draws another split"
@@ -91,6 +90,18 @@ def test_an_item_survives_an_earlier_run(project):
     for lineage in (True, False):
         one, two = Source(name="s", path="corpus.jsonl", lineage=lineage).records(Project(project.path))
         assert one.item == two.item == earlier[0].item != ""
+
+
+def test_a_validation_row_is_neither_trained_on_nor_held_out_for_evaluation(project):
+    project.rows(
+        "rows.jsonl", [{"q": split, "split": split} for split in ("train", "validation", "test", "dev")]
+    )
+    records = [*Source(name="s", path="rows.jsonl").records(Project(project.path))]
+    stage = Train(name="train", student="tiny")
+    arm = stage.arm(stage.learning(Project(project.path)))
+    assert [r.part for r in records] == ["train", "validation", "test", "test"]
+    assert [arm.part(r) for r in records] == ["train", "validation", "held_out", "held_out"]
+    assert [r.held_out for r in records] == [False, True, True, True]
 
 
 def test_a_null_split_is_no_split():
