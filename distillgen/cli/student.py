@@ -141,15 +141,19 @@ def evaluate(
 
 def _student_and_base(run: Path) -> dict[str, Any]:
     """Return entries of a pipeline's models for the student of a run and for its base model; {} without a
-    student.
+    student. The base of a student with classes or scores has none, and is left out.
     """
     manifest = run / "student" / "manifest.json"
     if not manifest.is_file():
         return {}
-    base = load_state(manifest, "base")["base"]
+    facts = load_state(manifest, "base")
+    base, gives = facts["base"], facts.get("gives", "text")
     base = in_project(manifest.parent / "base") if base == "base" else base
     models = {"student": in_project(manifest.parent), "base": base}
-    return {name: {"provider": "transformers", "model": model} for name, model in models.items()}
+    if gives == "text":
+        return {name: {"provider": "transformers", "model": model} for name, model in models.items()}
+    asked = models if gives == "vectors" else {"student": models["student"]}
+    return {name: {"provider": "network", "model": model, "gives": gives} for name, model in asked.items()}
 
 
 def _name_of(data: Run | str) -> str:

@@ -40,9 +40,9 @@ Scope: TypeAlias = Literal["row", "group", "set"]
 
 CHUNK = 256
 ABLE = {
-    "logprobs": "openai, embedded, vllm, transformers",
+    "logprobs": "openai, embedded, vllm, transformers, or network with gives: classes",
     "tools": "openai, embedded",
-    "embeddings": "openai",
+    "embeddings": "openai, or network with gives: vectors or classes",
     "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
     "score": "vllm, transformers, or openai with server: vllm",
     "user_turn": "embedded, vllm, transformers, or openai with server: vllm or llamacpp (the user's turn is "
@@ -125,8 +125,10 @@ class CheckContext:
             similar = did_you_mean(name, {other.rstrip(".") for other in self.scores | self.fields})
             raise ConfigError(f"{subject} names '{name}', which is no field and no score{similar}")
 
-    def able(self, model: str, *capabilities: str) -> Spec:
-        """Return the model of a name. Raise ConfigError if it does not exist or lacks a capability."""
+    def able(self, model: str, *capabilities: str, logprobs: int | None = None) -> Spec:
+        """Return the model of a name. Raise ConfigError if it does not exist, lacks a capability, or records
+        fewer alternatives than `logprobs`.
+        """
         if model not in self.models:
             raise ConfigError(f"there is no model '{model}'{did_you_mean(model, self.models)}")
         spec = self.models[model]
@@ -141,7 +143,18 @@ class CheckContext:
                     else f"providers that can: {ABLE[capability]}"
                 )
                 raise ConfigError(f"model '{model}' ({spec.provider}) cannot do {capability}; {remedy}")
+        if logprobs is not None and logprobs > spec.most_logprobs:
+            raise ConfigError(
+                f"logprobs: {logprobs}: model '{model}' ({spec.provider}) records at most "
+                f"{spec.most_logprobs} alternatives of a token"
+            )
         return spec
+
+    def answers(self, model: str, templates: Sequence[str]) -> None:
+        """Raise ConfigError if a model cannot answer prompts whose turns have these templates."""
+        spec = self.able(model)
+        if refusal := spec.refusal(templates):
+            raise ConfigError(f"model '{model}' ({spec.provider}) {refusal}")
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ class Sampling(BaseModel):
     logprobs: int | None = Field(
         None,
         ge=0,
-        le=20,
+        le=255,
         description="number of likeliest alternatives to record for each token, besides the token's own "
-        "probability",
+        "probability: at most 20; at most 255 of providers transformers, network and scripted",
     )
     extra: dict[str, Any] | None = Field(None, description="further keys of the request body, sent unchanged")
 

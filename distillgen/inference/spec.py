@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,7 +52,9 @@ class Spec(Sampling):
     defaults.
     """
 
-    provider: str = Field(description="the kind of teacher: openai, embedded, vllm, transformers or scripted")
+    provider: str = Field(
+        description="the kind of teacher: openai, embedded, vllm, transformers, network or scripted"
+    )
     model: str = Field(description="name of the model at its endpoint")
     max_concurrency: int | None = Field(
         None, ge=1, description="largest number of requests in flight; default: adapted to the endpoint"
@@ -78,6 +81,15 @@ class Spec(Sampling):
         user_turn.
         """
         return frozenset()
+
+    @property
+    def most_logprobs(self) -> int:
+        """The most alternatives of a token that it records."""
+        return 20
+
+    def refusal(self, templates: Sequence[str]) -> str:
+        """Return why it cannot answer prompts whose turns have these templates; "" if it can."""
+        return ""
 
     def credentials(self) -> set[str]:
         """Return the keys of the endpoint. They are withheld, even where an answer repeats them."""

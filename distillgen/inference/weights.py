@@ -165,3 +165,21 @@ def weights_identity(name: str, root: Path) -> str:
         return name
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
     return digest([[file.name, identity_of(str(file.resolve()), root)] for file in files])
+
+
+def network_identity(name: str, root: Path) -> str:
+    """Return the same for a network, whose weights may stand in folders inside its own, such as the layers
+    after an embedder's pooling. Its manifest, with the time that the training took, does not count.
+    """
+    path = Path(shipped(name)) if name in SHIPPED else model_path(name, root)
+    if path is None:
+        return name
+    files = {
+        str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.suffix in _SUFFIXES
+    }
+    counted = {
+        place: file
+        for place, file in files.items()
+        if file.name != "manifest.json" and not place.startswith("base/")
+    }
+    return digest([[place, identity_of(str(file.resolve()), root)] for place, file in counted.items()])

@@ -14,14 +14,13 @@ from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record, text_of
 from distillgen.training.inputs import Prepared, TrainingInputs
-from distillgen.training.objective import Objective
+from distillgen.training.objective import Gives, Objective
 from distillgen.training.rows import Assessment, Row, Unusable, cut
 
 
 class TextClassifier(Objective):
     """An encoder with a head for classes, from labels or the teacher's probabilities, or for one number."""
 
-    writes = False
     kinds = frozenset({"causal", "encoder"})
     fields: list[FieldName] = Field(
         ["text"],
@@ -38,6 +37,10 @@ class TextClassifier(Objective):
     head_only: bool = Field(
         False, description="train the head only, on the embeddings of the encoder as it is"
     )
+
+    def gives(self) -> Gives:
+        """Return what its students answer: a class, or a number."""
+        return "classes" if self.task == "class" else "scores"
 
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if a field is missing; a score is only known when the records come."""
@@ -126,7 +129,7 @@ class TextClassifier(Objective):
             compute_loss_func=loss,
             compute_metrics=_correlation if self.task == "score" else _accuracy,
         )
-        return Prepared(trainer, rows.counts)
+        return Prepared(trainer, rows.counts, names or ["score"])
 
 
 def _freeze_encoder(model: Any) -> None:

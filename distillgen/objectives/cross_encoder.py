@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.objective import Gives
 from distillgen.training.pairs import Pairs
 
 
@@ -23,8 +24,13 @@ class PairScorer(Pairs):
         "answers",
     )
 
+    def gives(self) -> Gives:
+        """Return what its students answer: the score of two texts."""
+        return "scores"
+
     def prepare(self, inputs: TrainingInputs) -> Prepared:
         """Prepare a CrossEncoderTrainer."""
+        import torch
         from sentence_transformers.cross_encoder import (
             CrossEncoder,
             CrossEncoderTrainer,
@@ -40,8 +46,15 @@ class PairScorer(Pairs):
         tokenizer = inputs.tokenizer()
         max_length = inputs.row_length(tokenizer)
         device = "cpu" if inputs.arguments["use_cpu"] else None
+        # what the student answers: bce learns logits, the other losses learn the scores themselves
+        activation = torch.nn.Sigmoid() if self.loss == "bce" else torch.nn.Identity()
         model = CrossEncoder(
-            inputs.student, num_labels=1, max_length=max_length, revision=inputs.revision, device=device
+            inputs.student,
+            num_labels=1,
+            max_length=max_length,
+            revision=inputs.revision,
+            device=device,
+            activation_fn=activation,
         )
         rows = self.counted(inputs.rows, tokenizer, max_length)
         trainer = CrossEncoderTrainer(

@@ -24,7 +24,7 @@ from distillgen.record import SPLIT, FieldName, Record, text_of
 from distillgen.training import students
 from distillgen.training.dialogue import Dialogue
 from distillgen.training.inputs import Prepared, TrainingInputs
-from distillgen.training.objective import Objective
+from distillgen.training.objective import Gives, Objective
 from distillgen.training.part import Entry, Loss, Part, losses_of, weights_of
 from distillgen.training.rows import Row, Unusable
 from distillgen.training.sources import KINDS, Source, of_field, of_signal
@@ -246,7 +246,7 @@ class Distil(Dialogue):
         """Return the default learning rate: of a network that begins with random weights, 0.001."""
         return self.learning_rate if self.inputs is None else 1e-3
 
-    def gives(self) -> str:
+    def gives(self) -> Gives:
         """Return what the student answers: classes, or texts."""
         return "text" if self.inputs is None else "classes"
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from distillgen.training.inputs import Prepared, TrainingInputs
+from distillgen.training.objective import Gives
 from distillgen.training.pairs import Pairs
 
 
@@ -21,6 +22,10 @@ class Embedder(Pairs):
         description="cosent: the order of scores; cosine: scores from -1 to 1; margin_mse: a "
         "cross-encoder's margins; ranking: other texts of the batch are negatives",
     )
+
+    def gives(self) -> Gives:
+        """Return what its students answer: the vector of a text, or the cosine of two."""
+        return "vectors"
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:
         """Prepare a SentenceTransformerTrainer."""

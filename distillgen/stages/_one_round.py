@@ -17,7 +17,6 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.record import Record, dumps
 from distillgen.stages._rounds import ROUND, FinishedRound
-from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 
 KEPT = Measure("kept")
@@ -136,7 +135,7 @@ class Round:
             models.teachers |= dict.fromkeys(learning, job.services.teachers[start])
             return {*specs, *learning}
         if start and start != students.TINY and not students.is_gguf(start):
-            specs |= dict.fromkeys(learning, TransformersSpec(provider="transformers", model=start))
+            specs |= {name: makes[name].model_copy(update={"model": start}) for name in learning}
         models.hire(specs)
         return {*specs}
 

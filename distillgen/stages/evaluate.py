@@ -154,6 +154,11 @@ class Evaluate(Stage, Sampling):
             raise ConfigError(f"the items would be the student's training records; {remedy}")
         of_items, prompt = replace(context, fields=fields), self.load_prompt(project)
         subject = f"prompt '{self.prompt}'" if self.prompt else "'template'"
+        for name in self.asked:
+            sampling = self.sampling(context.models[name].sampling_options(), prompt)
+            needs = ["logprobs"] if sampling.get("logprobs") is not None else []
+            context.able(name, *needs, logprobs=sampling.get("logprobs"))
+            context.answers(name, prompt.sources)
         for name in prompt.needed - self.params.keys() - {SCORES}:
             of_items.need(name, subject)
         if SCORES in prompt.inputs.keys() - self.params.keys():  # the rows of a file have no scores

@@ -64,7 +64,9 @@ class Generate(GenerateOptions):
         for model, sampling in samplings.items():
             needs = {"logprobs": sampling.get("logprobs"), "tools": self.tools, "grammar": self.grammar}
             opens = ["user_turn"] if self.write == "user" else []
-            context.able(model, *(name for name, value in needs.items() if value is not None), *opens)
+            needed = [*(name for name, value in needs.items() if value is not None), *opens]
+            context.able(model, *needed, logprobs=sampling.get("logprobs"))
+            context.answers(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
         pick = Text(self.pick) if isinstance(self.pick, str) else None
         if pick and not pick.used:
             raise ConfigError("'pick' names the same model for every record; write a field: {{ field }}")

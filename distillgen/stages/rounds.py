@@ -194,11 +194,22 @@ class Rounds(Stage):
             except ConfigError as error:
                 nearest = did_you_mean(self.start, context.models)
                 raise ConfigError(f"start: {error.message}{nearest}") from error
+            self._check_weights(context, models)
             return None
         makes = [name for bound in context.stages for name in bound.makes(Path())]
         if self.start in context.trained and self.start not in makes:
             raise ConfigError(f"start: no stage before the loop trains '{self.start}'")
         return context.models[self.start]
+
+    def _check_weights(self, context: CheckContext, models: Mapping[str, Spec]) -> None:
+        """Raise ConfigError if the weights `start` cannot be asked as the students are."""
+        if self.start == students.TINY or students.is_gguf(str(self.start)):
+            return  # no stage asks it
+        for name in students_of(models):
+            try:
+                models[name].model_copy(update={"model": self.start}).check(context.project.root)
+            except ConfigError as error:
+                raise ConfigError(f"start: '{name}' in the first round: {error.message}") from error
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Score(Stage):
     context: str = Field(description="template of the text before the target, such as a question")
     target: str = Field(description="template of the text to score")
     logprobs: int = Field(
-        0, ge=0, le=20, description="number of likeliest alternatives to record for each token"
+        0, ge=0, le=255, description="number of likeliest alternatives to record for each token"
     )
 
     def scores(self) -> list[str]:
@@ -43,7 +43,7 @@ class Score(Stage):
 
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if the model cannot score texts, or a field is missing."""
-        context.able(self.model, "score")
+        context.able(self.model, "score", logprobs=self.logprobs)
         for name in ("context", "target"):
             Text(getattr(self, name)).check(context, f"'{name}'")
         return context.fields

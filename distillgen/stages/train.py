@@ -27,6 +27,7 @@ from distillgen.networks.spec import NetworkSpec
 from distillgen.plugins import find
 from distillgen.project import Project, file_sha256
 from distillgen.record import digest
+from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 from distillgen.training.arms import DIFFERENT, Arm
@@ -127,24 +128,32 @@ class Train(TrainingOptions, Stage):
         return Arm(self.on, self.where, self.held_out, self.seed, learning)
 
     def makes(self, directory: Path, project: Project) -> dict[str, Spec]:
-        """Return the student and its base, if they write texts; the bound stage knows where a base is."""
+        """Return the student, its peers and its base, for later stages to ask; the bound stage knows where a
+        base is.
+        """
         if isinstance(self.student, dict):
             return self.leaves("", "", directory, project)
         base = str(directory / self.student) if students.is_trained(self.student) else self.student
         return self.leaves(self.student, base, directory, project)
 
     def leaves(self, first: str, base: str, directory: Path, project: Project) -> dict[str, Spec]:
-        """Return the student and its base, if they write texts. `first` is the student before any training,
-        and `base` the model to ask in its place.
+        """Return the student, its peers and its base, for later stages to ask. `first` is the student before
+        any training, and `base` the model to ask in its place; it has no classes and no scores.
         """
-        if not self.learning(project).writes:
-            return {}
-        folder = directory / self.student_name
+        learning, folder = self.learning(project), directory / self.student_name
+        gives, peers = learning.gives(), learning.peers()
         models = {self.student_name: str(folder)}
-        if not students.is_gguf(first):  # a GGUF file is not asked before it is converted
+        models |= {f"{self.student_name}-{peer}": str(folder / students.PEERS / peer) for peer in peers}
+        if not students.is_gguf(first) and gives not in ("classes", "scores"):
+            # a GGUF file is not asked before it is converted
             models[self.base_name] = str(folder / "base") if first == students.TINY else base
+        if gives == "text":
+            return {
+                name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()
+            }
         return {
-            name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()
+            name: NetworkTeacherSpec(provider="network", model=model, gives=gives)
+            for name, model in models.items()
         }
 
     def products(self, directory: Path) -> list[Path]:
@@ -287,7 +296,7 @@ class Train(TrainingOptions, Stage):
                 self._check_network(context, learning, network, [*trained])
                 return
             continued = before.stage.objective == self.objective and not before.stage.lora
-            if not before.learning.writes and not continued:
+            if before.learning.gives() != "text" and not continued:
                 raise ConfigError(
                     f"'{student}' was trained by '{before.stage.objective}', and cannot go on with this"
                 )
@@ -329,7 +338,7 @@ class BoundTrain(BoundStage):
     """The earlier students that teach, or that the student is made of."""
 
     def makes(self, directory: Path) -> Mapping[str, Spec]:
-        """Return the student and its base, if they write texts."""
+        """Return the student and its base, for later stages to ask."""
         base = self._begins_with(directory)
         return self.stage.leaves(self.first, base, directory, self.context.project)
 

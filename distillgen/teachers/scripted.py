@@ -99,6 +99,11 @@ class ScriptedSpec(Spec):
         """All that a script can return."""
         return frozenset({"json_schema", "tools", "logprobs", "score", "embeddings", "user_turn"})
 
+    @property
+    def most_logprobs(self) -> int:
+        """As many alternatives as the ledger keeps of a token."""
+        return 255
+
     def check(self, root: Path) -> None:
         """Raise ConfigError if there is no such script."""
         load_script(self.model, root)

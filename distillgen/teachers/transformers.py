@@ -54,6 +54,11 @@ class TransformersSpec(Spec):
         opens = frozenset({"user_turn"} if self.api != "completions" else ())
         return frozenset({"n", "logprobs", "score"}) | opens
 
+    @property
+    def most_logprobs(self) -> int:
+        """As many alternatives as the ledger keeps of a token."""
+        return 255
+
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model or a package is missing."""
         need("provider 'transformers'", "torch", "transformers")
@@ -295,7 +300,7 @@ class Model:
         logprobs = torch.log_softmax(logits[: len(ids)].float(), -1)
         indices = torch.tensor(ids, device=logprobs.device, dtype=torch.long)[:, None]
         sampled = logprobs.gather(1, indices)[:, 0].tolist()
-        likeliest = logprobs.topk(top) if top else None
+        likeliest = logprobs.topk(min(top, logprobs.shape[-1])) if top else None
         signals = []
         for i, (token, value) in enumerate(zip(ids, sampled, strict=True)):
             pairs: list[list[Any]] = []

@@ -321,13 +321,14 @@ class Template:
 
     `used` are the variables that it reads, each with the first line that reads it. `needed` are those without
     a default. `plain` are those that it writes without a condition. `scores` are the scores that it reads by
-    their names.
+    their names. `source` is the text that was compiled.
     """
 
     used: Mapping[str, int]
     needed: frozenset[str]
     plain: frozenset[str]
     scores: frozenset[str]
+    source: str
     _code: jinja2.Template
 
     def render(self, fields: Mapping[str, Any]) -> str:
@@ -381,7 +382,7 @@ def compile_template(source: str, path: Path | str, first_line: int = 1) -> Temp
         for part in tree.find_all(nodes.Node):
             part.lineno = part.lineno or 1
         code = jinja2.Template.from_code(_ENVIRONMENT, _ENVIRONMENT.compile(tree), {})
-        return Template(used, frozenset(free - optional), plain, scores, code)
+        return Template(used, frozenset(free - optional), plain, scores, source, code)
     except TemplateSyntaxError as error:
         unknown = re.match(r"No (filter|test) named '(.+)'\.$", error.message or "")
         valid_names = (

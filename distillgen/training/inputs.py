@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,6 +28,8 @@ class Prepared:
 
     trainer: Any
     counts: Mapping[str, int]
+    classes: Sequence[str] = ()
+    """The names of the student's outcomes, which the folder of an adapter does not tell."""
 
 
 @dataclass(frozen=True)

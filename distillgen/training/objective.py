@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,6 +29,7 @@ MODELS: Mapping[students.Kind, str] = {
     "seq2seq": "an encoder-decoder",
     "encoder": "an encoder",
 }
+Gives = Literal["text", "classes", "scores", "vectors"]
 NO_TEMPLATE = "give one with chat_template: FILE.jinja, or train on texts: prompt and completion"
 
 
@@ -42,8 +43,6 @@ class Objective(BaseModel):
 
     packages: ClassVar[tuple[str, ...]] = ()
     """The modules that it needs besides torch, transformers, datasets and accelerate."""
-    writes: ClassVar[bool] = True
-    """Whether its students write texts, so that later stages can ask them."""
     learning_rate: ClassVar[float] = 2e-5
     """The default learning rate of whole models; the default of an adapter is ten times that."""
     adapters: ClassVar[bool] = True
@@ -63,6 +62,10 @@ class Objective(BaseModel):
         `earlier` holds the objectives of the students that earlier stages train.
         """
         return self
+
+    def gives(self) -> Gives:
+        """Return what its students answer when later stages ask them."""
+        return "text"
 
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the records lack a field or signal that it learns from."""

@@ -20,7 +20,6 @@ from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cu
 class Pairs(Objective):
     """Learns from the texts in `fields` (a pair, or a query and two answers) and a teacher's `score`."""
 
-    writes = False
     kinds = frozenset({"causal", "encoder"})
     packages = ("sentence_transformers",)
     adapters = False  # sentence-transformers 6 needs a PEFT that is not released yet; such encoders are small

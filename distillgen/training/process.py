@@ -30,7 +30,7 @@ from distillgen.project import Project
 from distillgen.record import loads_own
 from distillgen.training import students
 from distillgen.training.hardware import described
-from distillgen.training.inputs import TrainingInputs
+from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.job import TrainingJob
 from distillgen.training.objective import Objective
 from distillgen.training.options import TrainingOptions
@@ -116,7 +116,7 @@ def train(folder: Path, job: TrainingJob) -> None:
         (folder / "student" / "training_args.bin").unlink(missing_ok=True)
         if (folder / "base").exists():
             (folder / "base").rename(folder / "student" / "base")
-        _write_manifest(folder, job, inputs, trainer, Counter(prepared.counts), progress, after)
+        _write_manifest(folder, job, inputs, prepared, progress, after)
 
 
 def _inputs(
@@ -233,13 +233,13 @@ def _write_manifest(
     folder: Path,
     job: TrainingJob,
     inputs: TrainingInputs,
-    trainer: Any,
-    counts: Counter[str],
+    prepared: Prepared,
     progress: Progress,
     after: dict[str, float] | None,
 ) -> None:
     """Write how the student was made. It is written last, so that a student with a manifest is whole."""
     progress.say("writing the student")
+    trainer, counts = prepared.trainer, Counter(prepared.counts)
     options, state, config = job.options, trainer.state, getattr(trainer.model, "config", None)
     joules = [session["joules"] for session in progress.sessions]
     curve = [[entry["step"], entry["loss"]] for entry in state.log_history if "loss" in entry]
@@ -252,6 +252,8 @@ def _write_manifest(
         "revision": options.revision or getattr(config, "_commit_hash", None),
         "kind": "network" if is_network(folder / "student") else "adapter" if options.lora else "model",
         "api": inputs.api,
+        "gives": job.learning(Project(job.root, frozenset(job.files))).gives(),
+        "classes": [*prepared.classes],
         "objective": options.objective,
         "options": job.stage,
         "fingerprint": job.fingerprint,
