@@ -152,8 +152,9 @@ def _student_and_base(run: Path) -> dict[str, Any]:
     models = {"student": in_project(manifest.parent), "base": base}
     if gives == "text":
         return {name: {"provider": "transformers", "model": model} for name, model in models.items()}
-    asked = models if gives == "vectors" else {"student": models["student"]}
-    return {name: {"provider": "network", "model": model, "gives": gives} for name, model in asked.items()}
+    if gives != "vectors":
+        del models["base"]
+    return {name: {"provider": "network", "model": model, "gives": gives} for name, model in models.items()}
 
 
 def _name_of(data: Run | str) -> str:

@@ -17,6 +17,8 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.record import Record, dumps
 from distillgen.stages._rounds import ROUND, FinishedRound
+from distillgen.teachers.network import NetworkTeacherSpec
+from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 
 KEPT = Measure("kept")
@@ -26,6 +28,13 @@ BASE = "base"  # how the names of students before their training begin
 def students_of(models: Iterable[str]) -> list[str]:
     """Return the names of models that are not those of a student before its training."""
     return [name for name in models if not name.startswith(BASE)]
+
+
+def start_of(student: Spec, start: str) -> Spec:
+    """Return the entry of the weights `start`, which are asked as the student would be."""
+    if isinstance(student, NetworkTeacherSpec):
+        return student.model_copy(update={"model": start})
+    return TransformersSpec(provider="transformers", model=start)
 
 
 class Models:
@@ -135,7 +144,7 @@ class Round:
             models.teachers |= dict.fromkeys(learning, job.services.teachers[start])
             return {*specs, *learning}
         if start and start != students.TINY and not students.is_gguf(start):
-            specs |= {name: makes[name].model_copy(update={"model": start}) for name in learning}
+            specs |= {name: start_of(makes[name], start) for name in learning}
         models.hire(specs)
         return {*specs}
 

@@ -30,8 +30,9 @@ from distillgen.located_yaml import Places
 from distillgen.project import Project, file_sha256
 from distillgen.record import Record, digest, dumps
 from distillgen.stages._loop_bounds import LoopBounds
-from distillgen.stages._one_round import KEPT, Round, students_of
+from distillgen.stages._one_round import KEPT, Round, start_of, students_of
 from distillgen.stages._rounds import ITEM, ROUND, Loop, Repetition, finished_round, kept_of
+from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.training import students
 from distillgen.training.job import NothingToLearn
 
@@ -206,8 +207,11 @@ class Rounds(Stage):
         if self.start == students.TINY or students.is_gguf(str(self.start)):
             return  # no stage asks it
         for name in students_of(models):
+            spec = start_of(models[name], str(self.start))
+            if not isinstance(spec, NetworkTeacherSpec):
+                continue
             try:
-                models[name].model_copy(update={"model": self.start}).check(context.project.root)
+                spec.check(context.project.root)
             except ConfigError as error:
                 raise ConfigError(f"start: '{name}' in the first round: {error.message}") from error
 

@@ -44,10 +44,12 @@ class NetworkTeacherSpec(Spec):
     of transformers (for sequence classification), an encoder, or an embedder or cross-encoder of
     sentence-transformers. It reads one text, or a pair: a JSON list of two texts. A student that reads
     numbers is asked by JSON: a list of the numbers of its one input, or an object of several inputs; a
-    student over a graph, by the id of a node. The likeliest class is the answer, whatever the sampling options say.
-    With `logprobs` the classes are the alternatives of this one token: as many as it says, or all of them if
-    there are not so many. The vector is that before the heads of a student; the mean of the last hidden
-    states of an encoder or a classifier; an embedder has its own pooling.
+    student over a graph, by the id of a node.
+
+    The likeliest class is the answer, whatever the sampling options say. With `logprobs` the classes are the
+    alternatives of this one token: as many as it says, or all of them if there are not so many. The vector
+    is that before the heads of a student; the mean of the last hidden states of an encoder or a classifier;
+    an embedder has its own pooling.
     """
 
     gives: Gives = Field(

@@ -1,0 +1,384 @@
+"""The provider of models that write no text: what it refuses, and what each kind of model answers (slow)."""
+
+import asyncio
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError, Stopped
+from distillgen.inference.endpoint import Services
+from distillgen.inference.faults import TeacherDown
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.limits import Budget
+from distillgen.inference.request import Request
+from distillgen.inference.teacher import Teacher
+from distillgen.teachers.network import NetworkTeacher, NetworkTeacherSpec
+from tests.tiny_models import bert
+
+TEXTS = ["red green blue what colour is this a thing of none"]
+LABELS = {"id2label": {"0": "no", "1": "perhaps", "2": "yes"}}
+FOLDERS = {
+    "a network": {"network.json": {}},
+    "a classifier": {"config.json": {"architectures": ["BertForSequenceClassification"], **LABELS}},
+    "a scorer": {
+        "config.json": {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    },
+    "a cross-encoder": {
+        "config.json": {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
+        "config_sentence_transformers.json": {"model_type": "CrossEncoder"},
+        "modules.json": [],
+    },
+    "an embedder": {"config.json": {"architectures": ["BertModel"]}, "modules.json": []},
+    "an encoder": {"config.json": {"architectures": ["BertModel"]}},
+}
+GIVES = {
+    "a network": "classes",
+    "a classifier": "classes",
+    "a scorer": "scores",
+    "a cross-encoder": "scores",
+    "an embedder": "vectors",
+    "an encoder": "vectors",
+}
+
+
+def slow(test):
+    there = all(map(importlib.util.find_spec, ("torch", "transformers", "sentence_transformers", "peft")))
+    missing = pytest.mark.skipif(not there, reason="needs pip install 'distillgen[train]'")
+    return pytest.mark.slow(pytest.mark.filterwarnings("default")(missing(test)))
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    monkeypatch.setattr("distillgen.extras.find_spec", lambda name: True)
+
+
+def written(folder: Path, files: dict) -> str:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    return str(folder)
+
+
+def checked(stage: dict, gives: str, **model):
+    entry = {"provider": "network", "model": "owner/name", "gives": gives, **model}
+    other = {"provider": "openai", "model": "m", "api_key": "k"}
+    stages = [{"source": {"path": "rows.jsonl"}}, stage]
+    models = {"m": entry, "o": other, "v": {**other, "server": "vllm", "base_url": "http://localhost:1/v1"}}
+    return distillgen.load({"version": 1, "models": models, "stages": stages})
+
+
+# Without torch
+
+
+@pytest.mark.parametrize("gives", ["classes", "scores", "vectors"])
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_model_that_gives_something_else_is_refused(installed, tmp_path, kind, gives):
+    spec = NetworkTeacherSpec(
+        provider="network", model=written(tmp_path / "model", FOLDERS[kind]), gives=gives
+    )
+    if gives == GIVES[kind]:
+        spec.check(tmp_path)
+        return
+    with pytest.raises(ConfigError, match=f"is {kind}, and gives no {gives}; write gives: {GIVES[kind]}"):
+        spec.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "it holds no model: there is no config.json"),
+        ({"adapter_config.json": {"task_type": "CAUSAL_LM"}}, "it holds an adapter that classifies nothing"),
+        ({"adapter_config.json": {"task_type": "SEQ_CLS"}}, "without a manifest.json that names its classes"),
+        (
+            {"modules.json": [], "config_sentence_transformers.json": {"model_type": "SparseEncoder"}},
+            "it holds a SparseEncoder, which gives no classes, scores or vectors",
+        ),
+        (None, "there is no folder '.*'; a name on the Hub is like owner/name"),
+    ],
+)
+def test_a_folder_without_a_model_is_refused(installed, tmp_path, files, message):
+    model = str(tmp_path / "nowhere") if files is None else written(tmp_path / "model", files)
+    with pytest.raises(ConfigError, match=message):
+        NetworkTeacherSpec(provider="network", model=model, gives="classes").check(tmp_path)
+
+
+SEVERAL = "reads one text, and the prompt has several turns"
+TOO_MANY = "logprobs: 40: model 'o' (openai) records at most 20 alternatives of a token"
+
+
+def generate(**options):
+    prompt = {} if "prompt" in options else {"template": "{{ q }}"}
+    return {"generate": {"model": "m", "output": "a", **prompt, **options}}
+
+
+def evaluate(**options):
+    data = {"data": "rows.jsonl", "gold": "q", "metrics": ["exact"]}
+    return {"evaluate": {"models": ["m"], "template": "{{ q }}", **data, **options}}
+
+
+def score(**options):
+    return {"score": {"model": "m", "context": "{{ q }}", "target": "{{ q }}", **options}}
+
+
+EMBED = {"embed": {"model": "m", "template": "{{ q }}"}}
+
+
+@pytest.mark.parametrize(
+    ("gives", "stage", "message"),
+    [
+        ("vectors", generate(), "model 'm' (network) gives vectors, for which a stage embed asks"),
+        ("vectors", evaluate(), "its answer is the cosine of two texts"),
+        ("scores", EMBED, "cannot do embeddings"),
+        ("classes", score(), "cannot do score"),
+        ("scores", generate(logprobs=2), "cannot do logprobs"),
+        ("scores", evaluate(logprobs=1), "cannot do logprobs"),
+        ("classes", generate(history="q"), SEVERAL),
+        ("classes", generate(prompt="system"), SEVERAL),
+        ("classes", generate(prompt="shown"), SEVERAL),
+        ("classes", generate(logprobs=300), "255"),
+        ("classes", generate(model="o", logprobs=40), TOO_MANY),
+        ("classes", evaluate(models=["o"], logprobs=40), TOO_MANY),
+        ("classes", score(model="v", logprobs=40), TOO_MANY.replace("'o'", "'v'")),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_by_the_check(installed, project, gives, stage, message):
+    project.rows("rows.jsonl", [{"q": "red"}])
+    project.write("prompts/system.md", "@system\nBe brief.\n@user\n{{ q }}\n")
+    project.write("prompts/shown.md", "---\nfew_shot: {examples: [{q: a, answer: b}]}\n---\n{{ q }}\n")
+    with pytest.raises(ConfigError) as error:
+        checked(stage, gives)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("gives", "stage"),
+    [
+        ("vectors", generate(template="{{ [q, q] | tojson }}")),
+        ("vectors", generate(template='["{{ q }}", "red"]')),
+        ("vectors", EMBED),
+        ("classes", EMBED),
+        ("classes", generate(logprobs=40)),
+        ("scores", generate()),
+    ],
+)
+def test_what_a_model_can_do_passes_the_check(installed, project, gives, stage):
+    project.rows("rows.jsonl", [{"q": "red"}])
+    assert checked(stage, gives)
+
+
+# With torch
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Put texts to a model, as chat turns or to be embedded; gives the completions of each."""
+
+    def ask(model, gives, *texts, embed=False, samples=1, manifest=None, **sampling):
+        async def main():
+            ledger = Ledger(tmp_path / "ledger.sqlite3")
+            spec = NetworkTeacherSpec(provider="network", model=str(model), gives=gives)
+            spec.check(tmp_path)
+            endpoint = NetworkTeacher("n", spec, Services(ledger, Budget(), "run", tmp_path))
+            teacher = Teacher(endpoint)
+            requests = [
+                Request(teacher.model, embed=text)
+                if embed
+                else Request(teacher.model, [{"role": "user", "content": text}], sampling=sampling)
+                for text in texts
+            ]
+            try:
+                begun = teacher.begin([(request, samples) for request in requests], stage="s")
+                return [await outcome for outcome in begun]
+            finally:
+                await teacher.close()
+                await ledger.close()
+
+        return asyncio.run(main())
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return bert(tmp_path_factory.mktemp("bert"), TEXTS)
+
+
+def classifier(encoder: Path, folder: Path, classes: list[str]) -> Path:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(1)
+    names = dict(enumerate(classes))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        encoder, id2label=names, label2id={name: i for i, name in names.items()}
+    )
+    with torch.no_grad():
+        model.classifier.weight.mul_(40)
+        read = AutoTokenizer.from_pretrained(encoder)(
+            ["red", "blue thing", "what"], padding=True, return_tensors="pt"
+        )
+        model.classifier.bias.copy_(
+            -model.eval()(**read).logits.mean(0)
+        )  # so that the likeliest class differs
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+    return folder
+
+
+def logits_of(folder: Path, *texts):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    read = AutoTokenizer.from_pretrained(folder)(*texts, return_tensors="pt")
+    with torch.no_grad():
+        return model(**read).logits[0].tolist()
+
+
+def log_softmax(values):
+    total = math.log(sum(math.exp(value) for value in values))
+    return [value - total for value in values]
+
+
+@slow
+class TestAnswers:
+    def test_a_classifier_answers_its_likeliest_class_with_the_log_probabilities_of_the_classes(
+        self, encoder, ask, tmp_path
+    ):
+        folder = classifier(encoder, tmp_path / "c", ["no", "perhaps", "yes"])
+        texts = ["red", "what colour is this", "blue a thing of none", '["red", "blue"]']
+        answers = ask(folder, "classes", *texts, samples=2, logprobs=2)
+        assert len({answer.text for (answer, _) in answers}) > 1
+        for text, (answer, second) in zip(texts, answers, strict=True):
+            pair = json.loads(text) if text.startswith("[") else [text]
+            values = dict(zip(["no", "perhaps", "yes"], log_softmax(logits_of(folder, *pair)), strict=True))
+            ((token, value, others),) = answer.logprobs
+            assert answer.text == token == max(values, key=values.get) and second.text == token
+            assert value == pytest.approx(values[token], abs=1e-5)
+            assert [name for name, _ in others] == sorted(values, key=values.get)[:0:-1]
+            assert [logprob for _, logprob in others] == pytest.approx(
+                sorted(values.values())[:0:-1], rel=2e-3
+            )
+        (answer,) = ask(folder, "classes", "red")[0]
+        assert answer.text in ("no", "perhaps", "yes") and not answer.logprobs
+
+    def test_all_of_40_classes_are_recorded_and_their_probabilities_add_up_to_1(self, encoder, ask, tmp_path):
+        names = [f"class {i}" for i in range(40)]
+        folder = classifier(encoder, tmp_path / "c", names)
+        (answer,) = ask(folder, "classes", "red", logprobs=200)[0]
+        ((token, _, others),) = answer.logprobs
+        assert {name for name, _ in others} == {*names} and others[0][0] == token
+        assert sum(math.exp(value) for _, value in others) == pytest.approx(1, abs=1e-3)
+
+    def test_a_scorer_answers_its_number_and_a_text_that_is_too_long_is_cut(self, encoder, ask, tmp_path):
+        folder = classifier(encoder, tmp_path / "s", ["score"])
+        (answer,), (cut,) = ask(folder, "scores", "red blue", "red " * 200)
+        assert float(answer.text) == pytest.approx(logits_of(folder, "red blue")[0], rel=1e-4)
+        assert math.isfinite(float(cut.text))
+
+    def test_an_adapter_answers_with_the_classes_of_its_manifest(self, encoder, ask, tmp_path):
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        torch.manual_seed(3)
+        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
+        adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear"))
+        adapted.save_pretrained(tmp_path / "a")
+        AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path / "a")
+        (tmp_path / "a/manifest.json").write_text(json.dumps({"classes": ["left", "right"]}))
+        read = AutoTokenizer.from_pretrained(encoder)("red", return_tensors="pt")
+        with torch.no_grad():
+            logits = adapted.eval()(**read).logits[0].tolist()
+        ((answer,),) = ask(tmp_path / "a", "classes", "red", logprobs=2)
+        assert answer.text == ["left", "right"][logits[1] > logits[0]]
+        assert answer.logprobs[0][1] == pytest.approx(max(log_softmax(logits)), abs=1e-5)
+
+    def test_the_vector_of_an_encoder_and_of_a_classifier_is_the_mean_of_its_last_states(
+        self, encoder, ask, tmp_path
+    ):
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        model, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
+        texts = ["red", "what colour is this a thing"]  # of unequal length: padding does not count
+        folder = classifier(encoder, tmp_path / "c", ["a", "b"])
+        for asked_folder, gives in ((encoder, "vectors"), (folder, "classes")):
+            vectors = ask(asked_folder, gives, *texts, embed=True)
+            for text, (answer,) in zip(texts, vectors, strict=True):
+                with torch.no_grad():
+                    states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+                assert answer.embedding == pytest.approx(states.mean(0).tolist(), abs=1e-5)
+
+    def test_an_embedder_embeds_and_answers_the_cosine_of_two_texts(self, encoder, ask, tmp_path):
+        import numpy
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(encoder), device="cpu")
+        model.save_pretrained(str(tmp_path / "e"))
+        one, other = model.encode(["red", "blue thing"])
+        (first,), (second,) = ask(tmp_path / "e", "vectors", "red", "blue thing", embed=True)
+        assert first.embedding == pytest.approx(one, abs=1e-5)
+        assert second.embedding == pytest.approx(other, abs=1e-5)
+        (near,), (same,), (none,) = ask(
+            tmp_path / "e", "vectors", '["red", "blue thing"]', '["red", "red"]', "red"
+        )
+        cosine = one @ other / numpy.linalg.norm(one) / numpy.linalg.norm(other)
+        assert float(near.text) == pytest.approx(cosine, abs=1e-5) and float(same.text) == 1
+        assert none.status == "failed" and "a JSON list of two texts" in none.error
+
+    def test_a_cross_encoder_answers_the_score_of_two_texts(self, encoder, ask, tmp_path):
+        import torch
+        from sentence_transformers.cross_encoder import CrossEncoder
+
+        model = CrossEncoder(str(encoder), num_labels=1, device="cpu", activation_fn=torch.nn.Identity())
+        model.save_pretrained(str(tmp_path / "x"))
+        expected = float(model.predict([("red", "blue")], show_progress_bar=False)[0])
+        (answer,), (none,) = ask(tmp_path / "x", "scores", '["red", "blue"]', "red")
+        assert float(answer.text) == pytest.approx(expected, abs=1e-5)
+        assert none.status == "failed" and "a cross-encoder reads a JSON list" in none.error
+
+    def test_other_weights_have_other_keys_and_another_manifest_has_not(self, encoder, ask, tmp_path):
+        folder = classifier(encoder, tmp_path / "c", ["a", "b"])
+        ((first,),) = ask(folder, "classes", "red")
+        (folder / "manifest.json").write_text('{"seconds": 2}')
+        ((again,),) = ask(folder, "classes", "red")
+        (folder / "2_Dense").mkdir()
+        (folder / "2_Dense/model.safetensors").write_bytes(b"other weights")
+        ((other,),) = ask(folder, "classes", "red")
+        assert first.key == again.key != other.key
+
+    def test_a_hub_model_that_gives_something_else_ends_the_run(self, encoder, tmp_path):
+        """What is on the Hub is known only when it is loaded."""
+
+        async def main():
+            ledger = Ledger(tmp_path / "ledger.sqlite3")
+            spec = NetworkTeacherSpec(provider="network", model=str(encoder), gives="classes")
+            teacher = Teacher(NetworkTeacher("n", spec, Services(ledger, Budget(), "run", tmp_path)))
+            begun = teacher.begin([(Request("m", prompt="red"), 1)], stage="s")
+            try:
+                with pytest.raises(TeacherDown, match="is an encoder, and gives no classes"):
+                    await begun[0]
+            finally:
+                await teacher.close()
+                await ledger.close()
+
+        asyncio.run(main())
+
+    def test_after_a_stop_no_batch_begins(self, encoder, tmp_path):
+        async def main():
+            ledger = Ledger(tmp_path / "ledger.sqlite3")
+            spec = NetworkTeacherSpec(provider="network", model=str(encoder), gives="vectors")
+            endpoint = NetworkTeacher("n", spec, Services(ledger, Budget(), "run", tmp_path))
+            endpoint.stop(Stopped("interrupted"))
+            with pytest.raises(Stopped):
+                await endpoint.answer(Request("m", embed="red"), [0], 0)
+            assert "_model" not in endpoint.__dict__, "the model was loaded for nothing"
+            await endpoint.close()
+            await ledger.close()
+
+        asyncio.run(main())
