@@ -66,8 +66,8 @@ class Arithmetic:
 
     def _value(self, node: ast.AST, names: Mapping[str, Any]) -> Any:
         match node:
-            case ast.Constant(value=value):
-                return value
+            case ast.Constant(value=int() | float() as value):
+                return float(value)  # integers of any size would take any time
             case ast.Name(id=name):
                 return names[name]
             case ast.UnaryOp(op=op, operand=operand):

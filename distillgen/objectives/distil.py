@@ -75,7 +75,7 @@ class Distil(Dialogue):
         `earlier` holds the objectives of the students that earlier stages train. Raise ConfigError.
         """
         teachers = {name: self._read(source, earlier) for name, source in self.teachers.items()}
-        for part in self._parts(context):
+        for _, part in self._parts(context):
             for name in part.teachers():
                 if name not in teachers and name != STUDENT:
                     teachers[name] = self._read(self._source(name, context, earlier), earlier)
@@ -124,9 +124,11 @@ class Distil(Dialogue):
         peer = next((s for name, s in self.peers().items() if student.endswith(f"-{name}")), None)
         return peer.inputs if peer else self.inputs
 
-    def _parts(self, context: CheckContext) -> Iterator[Part]:
-        yield from losses_of(self.losses, context.project)
-        yield from weights_of(self.weights, context.project).values()
+    def _parts(self, context: CheckContext) -> Iterator[tuple[str, Part]]:
+        """Yield the losses by the names of their files, and the weights by their names."""
+        names = (entry.part for entry in self.losses)
+        yield from zip(names, losses_of(self.losses, context.project), strict=True)
+        yield from weights_of(self.weights, context.project).items()
 
     def peers(self) -> dict[str, Source]:
         """Return the networks that are trained along, by name."""
@@ -158,8 +160,11 @@ class Distil(Dialogue):
         if self.label is not None:
             context.need(self.label, "'label'")
         names = {STUDENT, *self.peers()}
-        for part in self._parts(context):
-            self._check_part(part, names, context)
+        for name, part in self._parts(context):
+            try:
+                self._check_part(name, part, names, context)
+            except ConfigError as error:
+                raise ConfigError(f"'{name}': {error.message}") from error
         for name in self.weights:
             if name in VARIABLES or not name.isidentifier():
                 raise ConfigError(f"weights: '{name}' is no name for a weight: take letters, digits and '_'")
@@ -170,18 +175,18 @@ class Distil(Dialogue):
             if name == STUDENT:
                 raise ConfigError("teachers: 'student' is the student itself; rename the peer")
 
-    def _check_part(self, part: Part, networks: set[str], context: CheckContext) -> None:
+    def _check_part(self, name: str, part: Part, networks: set[str], context: CheckContext) -> None:
         part.check(context)
         if isinstance(part, Loss):
             if part.of not in networks:
                 raise ConfigError(f"of: no network '{part.of}' learns here{did_you_mean(part.of, networks)}")
             if part.teaching and not part.teacher:
-                raise ConfigError("a loss that learns from a teacher needs 'teacher'")
-            if part.labels and part.of and self.inputs is not None and self.label is None:
-                raise ConfigError("a loss learns from labels: name their field with label: …")
+                raise ConfigError("it learns from a teacher: give teacher: NAME")
+            if part.labels and self.inputs is not None and self.label is None:
+                raise ConfigError("it learns from labels: name their field with label: …")
             self._check_formula(part.weight)
         if self.inputs is None and not part.tokens:
-            raise ConfigError("a loss or weight takes rows with one position, and the student writes texts")
+            raise ConfigError("it takes one class a row, and the student writes texts")
         for name, signal in part.teachers().items():
             self._check_signal(name, signal, context)
         if part.edges:
@@ -189,7 +194,7 @@ class Distil(Dialogue):
                 context.need(field, "edges between rows")
         if part.validation and SPLIT not in context.fields:
             remedy = "give the source validation: 0.1, or rows with split: validation"
-            raise ConfigError(f"a weight learns from validation records, and there are none; {remedy}")
+            raise ConfigError(f"it learns from validation records, and there are none; {remedy}")
 
     def _check_formula(self, formula: float | str) -> None:
         if not isinstance(formula, str):

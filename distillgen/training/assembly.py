@@ -87,6 +87,7 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     learner.fit(batch)
     size = inputs.arguments["per_device_train_batch_size"]
     arguments = {**inputs.arguments, "bf16": False, "max_grad_norm": 0.0}
+    arguments["ddp_find_unused_parameters"] = True  # a head may take part in some steps only
     for split_name, name in (("train", TRAIN), ("eval", HELD_OUT)):
         if size == "all" and name in columns:
             arguments[f"per_device_{split_name}_batch_size"] = len(columns[name])
