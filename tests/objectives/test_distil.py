@@ -40,13 +40,7 @@ def kd(teacher="says", **options) -> dict:
 
 
 def pipeline(*stages: dict, **options) -> dict:
-    learning = {
-        "objective": "distil",
-        "student": {"mlp": [4]},
-        "inputs": ["image"],
-        "losses": [KD],
-        **options,
-    }
+    learning = {**NETWORK, "losses": [kd()], **options}
     return {
         "version": 1,
         "models": {
@@ -82,14 +76,6 @@ def filled(project, monkeypatch, installed):  # noqa: F811
 
 
 BIG = {"train": {**NETWORK, "name": "big", "losses": [kd()]}}
-    "train": {
-        "name": "big",
-        "objective": "distil",
-        "student": {"mlp": [4]},
-        "inputs": ["image"],
-        "losses": [KD],
-    }
-}
 TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
 
 
@@ -103,16 +89,7 @@ TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
         ((), {"losses": [kd(["says", "votes"])]}),
         ((BIG,), {"losses": [kd("student-big")]}),
         ((BIG,), {"student": "student-big"}),
-        (
-            (),
-            {
-                "teachers": {"tutor": {"peer": {"mlp": [8]}}},
-                "losses": [
-                    kd("tutor"),
-                    kd(of="tutor"),
-                ],
-            },
-        ),
+        ((), {"teachers": {"tutor": {"peer": {"mlp": [8]}}}, "losses": [kd("tutor"), kd(of="tutor")]}),
         ((), {"losses": [kd(weight="1 - progress")]}),
         ((), {"batch_size": "all", "on": "shuffled"}),
     ],
@@ -128,34 +105,14 @@ def test_what_is_right_passes_the_check(filled, stages, options):
         ((), {"losses": ["cross_entrpy"]}, "there is no loss 'cross_entrpy'; did you mean 'cross_entropy'?"),
         ((), {"losses": [{"divergence": {"temperatur": 2}}]}, "loss 'divergence' has no option 'temperatur'"),
         ((), {"losses": ["divergence"]}, "'divergence': it learns from a teacher: give teacher"),
-        (
-            (),
-            {"losses": ["cross_entropy"]},
-            "'cross_entropy': it learns from labels: name their",
-        ),
-        (
-            (),
-            {"losses": [kd("sayz")]},
-            "'sayz' is no stage, no field and no",
-        ),
+        ((), {"losses": ["cross_entropy"]}, "'cross_entropy': it learns from labels: name their"),
+        ((), {"losses": [kd("sayz")]}, "'sayz' is no stage, no field and no"),
         ((), {"losses": [kd("words")]}, "'words' records no log-probabilities"),
         ((), {"losses": [kd("sees")]}, "'sees' records no log-probabilities"),
         ((), {"losses": [kd("student-big")]}, "'student-big' is no stage"),
-        (
-            (),
-            {"losses": [kd(of="peer")]},
-            "no network 'peer' learns here",
-        ),
-        (
-            (),
-            {"losses": [kd(head="soft")]},
-            "'student' has no head 'soft'",
-        ),
-        (
-            (),
-            {"losses": [kd(weight="alpha")]},
-            "names 'alpha', which is no weight",
-        ),
+        ((), {"losses": [kd(of="peer")]}, "no network 'peer' learns here"),
+        ((), {"losses": [kd(head="soft")]}, "'student' has no head 'soft'"),
+        ((), {"losses": [kd(weight="alpha")]}, "names 'alpha', which is no weight"),
         ((), {"losses": [kd(weight="f(1)")]}, "'f(1)' is no arithmetic"),
         ((), {"teachers": {"t": {"stage": "says", "field": "votes"}}}, "a teacher is one of"),
         ((), {"teachers": {"t": {"model": "student-x"}}}, "no earlier stage trains 'student-x'"),
