@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from distillgen.record import ScriptName as ScriptName
     from distillgen.record import TemplateText as TemplateText
     from distillgen.runs.directory import Run as Run
-    from distillgen.runs.run import run as run
+    from distillgen.runs.from_python import run as run
+    from distillgen.runs.seeds import Seeds as Seeds
     from distillgen.training.objective import Objective as Objective
     from distillgen.training.rows import Unusable as Unusable
 
@@ -67,6 +68,7 @@ _HOMES = {
     "Retryable": "inference.faults",
     "Run": "runs.directory",
     "ScriptName": "record",
+    "Seeds": "runs.seeds",
     "Spec": "inference.spec",
     "Stage": "flow.stage",
     "Teacher": "inference.teacher",
@@ -74,7 +76,7 @@ _HOMES = {
     "Unusable": "training.rows",
     "in_order": "flow.ordered",
     "load": "pipeline.load",
-    "run": "runs.run",
+    "run": "runs.from_python",
 }
 __all__ = [*_HOMES]
 

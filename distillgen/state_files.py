@@ -17,6 +17,9 @@ from distillgen.errors import DistillgenError
 MARKS = ("round.json", "manifest.json", "rounds.json")
 """Files that mark the files beside them as whole."""
 
+SEEDS = "seeds.json"
+"""The file with the figures of the runs of several seeds, which are in folders beside it."""
+
 PARTIAL = ".partial"
 """The ending of a file of rows while it is being written."""
 

@@ -15,24 +15,39 @@ import click
 
 import distillgen
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.state_files import SEEDS
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
+    from distillgen.runs.seeds import Seeds
 
 
 def find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:
     """Return the run of this name; return the name itself for a file, a folder or a data set."""
     path = Path(name)
     is_hub_name = "/" in name and not path.parent.is_dir()  # owner/name
-    if (path.exists() or path.suffix or is_hub_name) and not (path / "usage.json").exists():
+    is_run = any((path / file).exists() for file in ("usage.json", SEEDS))
+    if (path.exists() or path.suffix or is_hub_name) and not is_run:
         return name
     return find_run(ctx, param, name)
 
 
 def find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
     """Return the run in a directory, or the run of this name in the project's `runs`; raise ConfigError if
-    there is none.
+    there is none, or if the directory holds the runs of several seeds.
     """
+    run = find_runs(ctx, param, name)
+    if isinstance(run, distillgen.Run):
+        return run
+    seeds = run.summary["seeds"]
+    raise ConfigError(
+        f"'{name}' holds the runs of {seeds} seeds: give one of them, such as {Path(name) / 'seed-0'}; "
+        f"or look at all: distillgen show {name}"
+    )
+
+
+def find_runs(ctx: click.Context, param: click.Parameter, name: str) -> Run | Seeds:
+    """Return a run as `find_run` does, or the runs of several seeds."""
     from distillgen.project import from_here, project_around
 
     runs = from_here(project_around(Path.cwd()) / "runs")
@@ -42,7 +57,9 @@ def find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
             if ctx.command.name != "status":  # status reads no rows, and scripts call it often
                 run.check()
             return run
-    run_names = [path.parent.name for path in runs.glob("*/usage.json")]
+        if (directory / SEEDS).exists():
+            return distillgen.Seeds(directory)
+    run_names = [path.parent.name for file in ("usage.json", SEEDS) for path in runs.glob(f"*/{file}")]
     raise ConfigError(f"'{name}' is not a run directory{did_you_mean(name, run_names)}")
 
 
@@ -59,6 +76,7 @@ def in_project(path: str | Path) -> str:
 
 PIPELINE = click.argument("pipeline")
 RUN = click.argument("run", metavar="RUN", callback=find_run)
+RUNS = click.argument("run", metavar="RUN", callback=find_runs)
 DATA = click.argument("data", metavar="RUN|DATA", callback=find_data)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 SETS = click.option(

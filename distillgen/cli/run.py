@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import distillgen
-from distillgen.cli import show
-from distillgen.cli.arguments import AS_JSON, COUNT, LIMIT, OUT, PIPELINE, RUN, SETS, retry_argument
+from distillgen.cli import show, show_seeds
+from distillgen.cli.arguments import AS_JSON, COUNT, LIMIT, OUT, PIPELINE, RUNS, SETS, retry_argument
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.record import GATHERED
 from distillgen.text import display
@@ -19,6 +19,7 @@ from distillgen.text.display import reasons
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
+    from distillgen.runs.seeds import Seeds
     from distillgen.runs.state import Options
 
 
@@ -192,10 +193,22 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file that answers are kept in. Default: the project's runs/ledger.sqlite3.",
 )
+@click.option(
+    "--seeds",
+    metavar="N",
+    type=click.IntRange(min=2),
+    help="Run the whole pipeline with each of the seeds 0 to N-1, and compare the models over seeds.",
+)
 @click.option("--salvage", is_flag=True, help="Go on with the readable answers of a damaged ledger.")
 @AS_JSON
-def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **options: Any) -> None:
+def run(
+    pipeline: str, out: Path | None, sets: Sequence[str], seeds: int | None, as_json: bool, **options: Any
+) -> None:
     """Run PIPELINE. To continue a run that stopped, give the same command again: no answer is paid for twice.
+
+    With --seeds, each seed has a run in a folder of the run directory, seed-0 and so on. They share one
+    ledger there, and --max-cost-usd limits them together. seeds.json and report.html have the figures over
+    seeds.
 
     \b
     Exit codes: 0 finished, 2 a usage or configuration error, 3 finished with failed rows
@@ -206,20 +219,58 @@ def run(pipeline: str, out: Path | None, sets: Sequence[str], as_json: bool, **o
     if stage := options.pop("stage"):
         options["first"] = options["until"] = stage
     options["retry_with"] = retry_argument(options["retry_with"], options["retry_failed"])
+    if seeds is not None:
+        _carry_out_seeds(pipeline, out, sets, seeds, Options(**options), as_json)
+        return
     checked_pipeline = load_pipeline(pipeline, sets)
     carry_out(checked_pipeline, out or checked_pipeline.run_directory(), Options(**options), as_json)
 
 
+def _carry_out_seeds(
+    pipeline: str, out: Path | None, sets: Sequence[str], seeds: int, options: Options, as_json: bool
+) -> None:
+    """Run the pipeline of each seed, and print the figures over seeds; raise Unusable if rows failed."""
+    from distillgen.runs.interpreter import interpreter_tuned
+    from distillgen.runs.progress import watch
+    from distillgen.runs.seeds import load_seeds, run_seeds
+
+    pipelines = load_seeds(pipeline, seeds, sets)
+    for note in pipelines[0].notes:
+        show.say(f"note: {note}", error=True)
+    directory = out or pipelines[0].run_directory()
+    runs = distillgen.Seeds(directory)
+    try:
+        with interpreter_tuned():
+            run_seeds(
+                pipelines,
+                directory,
+                options,
+                watch,
+                announce=lambda seed: show.say(f"seed {seed}, of {seeds} seeds", error=True, bold=True),
+            )
+    except Stopped:
+        show.as_json(runs.state) if as_json else show_seeds.status(runs, error=True)
+        raise
+    show.as_json(runs.summary) if as_json else show_seeds.figures(runs)
+    if failed := runs.state["failed"]:
+        raise Unusable(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
+
+
 @click.command()
-@RUN
+@RUNS
 @AS_JSON
-def status(run: Run, as_json: bool) -> None:
+def status(run: Run | Seeds, as_json: bool) -> None:
     """Show the progress of RUN, also while it runs in another terminal."""
-    show.as_json(run.state) if as_json else show.status(run)
+    if as_json:
+        show.as_json(run.state)
+    elif isinstance(run, distillgen.Run):
+        show.status(run)
+    else:
+        show_seeds.status(run)
 
 
 @click.command("show")
-@RUN
+@RUNS
 @COUNT
 @click.option("--dropped", is_flag=True, help="Show dropped records, with the reasons.")
 @click.option("--filter", "filter_name", metavar="NAME", help="Show only records that this filter dropped.")
@@ -231,11 +282,16 @@ def status(run: Run, as_json: bool) -> None:
 )
 @AS_JSON
 def show_(
-    run: Run, count: int, dropped: bool, filter_name: str | None, record_id: str | None, as_json: bool
+    run: Run | Seeds, count: int, dropped: bool, filter_name: str | None, record_id: str | None, as_json: bool
 ) -> None:
-    """Print records of RUN in a readable form."""
+    """Print records of RUN in a readable form; of a RUN with --seeds, the figures over seeds."""
     from distillgen.runs.directory import final_records
 
+    if not isinstance(run, distillgen.Run):
+        if dropped or filter_name or record_id:
+            raise ConfigError(f"give the run of one seed to see its records, such as {run.place(0)}")
+        show.as_json(run.summary) if as_json else show_seeds.figures(run)
+        return
     if record_id:
         show.lineage(run, record_id, as_json)
         return

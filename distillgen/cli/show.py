@@ -177,7 +177,7 @@ def status(run: Run, *, error: bool = False) -> None:
     state = run.state
     lines = [f"{state['pipeline']}: {state['state']}, {duration(state['seconds'])}, {state['updated_at']}"]
     lines += [stage_line(stage, state["source_rows"]) for stage in state["stages"]]
-    lines += [f"{name:<12} {_usage(counts)}" for name, counts in state["models"].items()]
+    lines += [f"{name:<12} {usage(counts)}" for name, counts in state["models"].items()]
     for status, consequence in (
         (UNUSABLE, "was billed for answers that cannot be used"),
         (LOST, "may be billed for requests without an answer"),
@@ -190,7 +190,7 @@ def status(run: Run, *, error: bool = False) -> None:
     say("\n".join(lines), error=error)
 
 
-def _usage(counts: Mapping[str, float]) -> str:
+def usage(counts: Mapping[str, float]) -> str:
     """Return `36 requests, 2 retries, 17,357 tokens, $0.41`, without counts of zero."""
     parts = [f"{counts['requests']:,} requests"]
     if counts["retries"]:
@@ -261,10 +261,10 @@ def summary(run: Run) -> None:
     now, total, replayed = state["asked_now"], state["totals"], state["from_ledger"]
     rest = (f", {replayed:,} answers from the ledger" if replayed else "") + f", {duration(state['seconds'])}"
     if now == total:
-        say(_usage(total) + rest)
+        say(usage(total) + rest)
     else:
-        usage_now = _usage(now) if now["requests"] else "nothing"
-        say(f"asked now: {usage_now}{rest}; in all: {_usage(total)}")
+        usage_now = usage(now) if now["requests"] else "nothing"
+        say(f"asked now: {usage_now}{rest}; in all: {usage(total)}")
     evaluation(run)
     say(f"corpus  {run.directory / 'corpus.jsonl'}\nreport  {run.directory / 'report.html'}")
 

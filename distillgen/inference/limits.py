@@ -171,6 +171,8 @@ class Budget:
     spent: float = 0.0
     reserved: float = 0.0
     outlook: Outlook | None = None
+    shared: bool = False
+    """Whether further runs follow under the same cap, so that no cap can be named that is enough."""
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reserve(self, worst_usd: float) -> None:
@@ -186,7 +188,7 @@ class Budget:
 
     def stop(self, why: str) -> BudgetStop:
         """Return the error that ends the run; it names the cap with which the run would finish."""
-        more = self.outlook.text(self.spent) if self.outlook else ""
+        more = self.outlook.text(self.spent) if self.outlook and not self.shared else ""
         return BudgetStop(
             f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, and {why}{more}"
         )

@@ -225,16 +225,18 @@ def load(
     pipeline: str | Path | Mapping[str, Any],
     sets: Sequence[str] = (),
     *,
+    seed: int | None = None,
     need_env: bool = True,
     trusted: frozenset[str] = frozenset(),
     scripted: Collection[str] = (),
 ) -> Pipeline:
     """Read and check a pipeline: a path, a name, or the same structure built in Python.
 
-    `sets` are dotted overrides, such as `teacher.temperature=0.3`. Raises ConfigError for the first mistake,
-    with its file and line. Without `need_env`, environment variables that are not set are listed in the
-    result instead. A file outside the project can be read if its name is `trusted` or in `sets`. Python
-    functions answer for the `scripted` models, whose providers are then not checked.
+    `sets` are dotted overrides, such as `teacher.temperature=0.3`; `seed` replaces the pipeline's. Raises
+    ConfigError for the first mistake, with its file and line. Without `need_env`, environment variables that
+    are not set are listed in the result instead. A file outside the project can be read if its name is
+    `trusted` or in `sets`. Python functions answer for the `scripted` models, whose providers are then not
+    checked.
     """
     path, text, root = Path("pipeline"), "", project_around(Path.cwd())
     if isinstance(pipeline, Mapping):
@@ -260,6 +262,8 @@ def load(
         with places.within("models"):
             notes = fitted(top.models, raw["models"], project)
         top = validate(Top, raw, owner="the pipeline", places=places)
+    if seed is not None:
+        top = top.model_copy(update={"seed": seed})
     missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
     if missing and need_env:
         message = (
@@ -288,7 +292,10 @@ def load(
         stages,
         project,
         tuple(dict.fromkeys(missing)),
-        tuple(shown_set(override_text, root) for override_text in sets),
+        (
+            *(shown_set(override_text, root) for override_text in sets),
+            *([] if seed is None else [f"seed={seed}"]),
+        ),
         tuple(notes),
     )
 

@@ -84,7 +84,9 @@ def _prepared(
     """Make the teachers and write the lock file; return the state of the run before its first stage."""
     name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
     ledger_run, name = (name, name) if name != "." else (None, directory.resolve().name)
-    budget = Budget(options.max_cost_usd, spent=sum(used.cost_usd for used in ledger.usage(ledger_run)))
+    capped = os.path.relpath((options.cap_of or directory).resolve(), ledger.path.resolve().parent)
+    cost_usd = sum(used.cost_usd for used in ledger.usage(None if capped == "." else capped))
+    budget = Budget(options.max_cost_usd, cost_usd, shared=options.cap_of is not None)
     hidden = pipeline.environment
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
     services = Services(ledger, budget, name, pipeline.project.root, hidden, order, pipeline.seed)

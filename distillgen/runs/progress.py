@@ -83,7 +83,8 @@ def _lines(live: Live, seconds: float, rows: int, answered: Mapping[str, int]) -
         parts += [f"{a.failed} failed"] if a.failed else []
         yield f"{name:<12} {a.note or '  '.join(parts)}"
     if any(teacher.spec.price for teacher in live.teachers.values()):
-        yield f"{'cost':<12} {money(live.budget.spent)} of at most {money(live.most_usd)}"
+        most = " of all seeds" if live.budget.shared else f" of at most {money(live.most_usd)}"
+        yield f"{'cost':<12} {money(live.budget.spent)}{most}"
     if live.total is not None and rows:
         remaining = max(0, live.total - live.stages[live.last].sources)  # a stage may add rows of its own
         yield f"{duration(remaining * seconds / rows)} left"

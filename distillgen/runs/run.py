@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from distillgen.errors import ConfigError, DistillgenError, did_you_mean
 from distillgen.flow.stage import Estimate
 from distillgen.inference.endpoint import endpoint_class
-from distillgen.pipeline.load import Pipeline, load
+from distillgen.pipeline.load import Pipeline
 from distillgen.runs.card import write_card
-from distillgen.runs.directory import Run
 from distillgen.runs.execute import Watch, execute
 from distillgen.runs.interpreter import run_loop
 from distillgen.runs.lock import directory_lock, ledger_in_use
@@ -24,50 +20,9 @@ from distillgen.runs.report import write_report
 from distillgen.runs.resume import ledger_path
 from distillgen.runs.state import Live, Options
 from distillgen.runs.streams import hold_open
-from distillgen.state_files import is_whole
-from distillgen.teachers.scripted import Script
+from distillgen.state_files import SEEDS, is_whole
 
 log = logging.getLogger("distillgen")
-
-
-def run(
-    pipeline: str | Path | Mapping[str, Any],
-    *,
-    out: str | Path | None = None,
-    sets: Sequence[str] = (),
-    teachers: Mapping[str, Script] | None = None,
-    **options: Any,
-) -> Run:
-    """Run a pipeline and return its run.
-
-    `pipeline` is a path, a name, or the same structure as a dict; `out` is the directory (default:
-    runs/<name> in the project). `teachers` replaces models by Python functions of (Request, sample index);
-    their answers are kept in that directory. The other options are those of `Options`. Raises ConfigError
-    before anything is asked, BudgetStop at the cost cap.
-    """
-    option_names = set(Options.__dataclass_fields__)
-    for name in options:
-        if name not in option_names:
-            raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, option_names)}")
-    checked_pipeline = load(pipeline, sets, scripted=teachers or ())
-    for note in checked_pipeline.notes:
-        log.warning("%s", note)
-    directory = Path(out) if out else checked_pipeline.run_directory()
-    chosen = Options(**options, scripts=teachers or {})
-    if _in_event_loop():  # as in a notebook
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(run_pipeline, checked_pipeline, directory, chosen).result()
-    else:
-        run_pipeline(checked_pipeline, directory, chosen)
-    return Run(directory)
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
@@ -77,6 +32,10 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
     Raises ConfigError before anything is asked; afterwards, the error that stopped the run.
     """
     hold_open()
+    if (directory / SEEDS).exists():
+        raise ConfigError(
+            f"'{directory}' holds the runs of several seeds: go on with --seeds, or choose another --out"
+        )
     first, last = _stage_range([stage.name for stage in pipeline.stages], options)
     if options.concurrency:
         limit = {"max_concurrency": options.concurrency}

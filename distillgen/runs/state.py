@@ -37,6 +37,8 @@ class Options:
     """Sampling options for `retry_failed`."""
     max_cost_usd: float | None = None
     """Stop before the run, earlier sessions included, could cost more."""
+    cap_of: Path | None = None
+    """The directory whose runs `max_cost_usd` limits together; default: the run's own directory."""
     concurrency: int | None = None
     """Most requests in flight per model."""
     ledger: Path | None = None

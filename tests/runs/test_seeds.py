@@ -1,0 +1,257 @@
+"""Runs with several seeds: what they find of a planted difference, what they share, and how they go on."""
+
+import json
+import sys
+import zlib
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from tests.endpoint import Endpoint
+
+DRAWN = {
+    "source": {"draw": {"n": 40, "fields": {"a": {"from": 1, "to": 9999}, "b": {"from": 1, "to": 9999}}}}
+}
+SUM = {"format": {"fields": {"gold": "{{ a + b }}"}}}
+ASKED = {"template": "{{ a }} + {{ b }}", "gold": "gold", "metrics": ["exact"]}
+
+
+def adds(name, share):
+    """A model that adds two numbers, right in this share of the questions."""
+
+    def answer(request, sample):
+        question = request.messages[-1]["content"]
+        a, b = question.split(" + ")
+        right = zlib.crc32(f"{name} {question}".encode()) % 1000 < 1000 * share
+        return str(int(a) + int(b)) if right else "none"
+
+    return answer
+
+
+MODELS = {"good": adds("good", 0.9), "poor": adds("poor", 0.6), "other": adds("other", 0.6)}
+
+
+def pipeline(*stages, models=MODELS):
+    specs = {name: {"provider": "scripted", "model": name} for name in models}
+    return {"version": 1, "models": specs, "stages": [*stages]}
+
+
+def sums(models=MODELS):
+    return pipeline(DRAWN, SUM, {"evaluate": {**ASKED, "models": [*models]}}, models=models)
+
+
+def test_a_planted_difference_is_found_and_two_equal_models_are_not_different(project):
+    seeds = distillgen.run(sums(), out="out", seeds=8, teachers=MODELS)
+    told = seeds.summary
+    (good,) = (row for row in told["figures"] if (row["model"], row["metric"]) == ("good", "exact"))
+    assert good["share"] and good["seeds"] == 8 and len(set(good["values"])) > 1
+    assert good["mean"] == pytest.approx(0.9, abs=4 * good["standard_error"])
+    assert 0.005 < good["standard_error"] < 0.05
+    exact = {(r["first"], r["second"]): r for r in told["comparisons"] if r["metric"] == "exact"}
+    assert exact.keys() == {("good", "poor"), ("good", "other"), ("poor", "other")}
+    planted, equal = exact["good", "poor"], exact["poor", "other"]
+    assert planted["difference"] == pytest.approx(0.3, abs=0.08) and planted["p"] == 2 / 2**8
+    assert (planted["wins"], planted["losses"], planted["seeds"]) == (8, 0, 8)
+    assert equal["p"] > 0.05 and abs(equal["difference"]) < 0.08 and equal["wins"] < 8
+    told_by_seed = [json.loads((seeds.place(s) / "evaluation.json").read_text()) for s in range(8)]
+    alone = [told["models"]["good"]["metrics"]["exact"]["mean"] for told in told_by_seed]
+    assert alone == good["values"]
+
+
+def test_the_run_of_a_seed_is_the_run_with_that_seed(project):
+    seeds = distillgen.run(sums(), out="out", seeds=3, teachers=MODELS)
+    alone = distillgen.run(sums(), out="alone", sets=["seed=2"], teachers=MODELS)
+    for name in ("corpus.jsonl", "evaluation.json", "evaluation.jsonl"):
+        assert (seeds.place(2) / name).read_bytes() == (alone.directory / name).read_bytes()
+    assert seeds.run(2).lock["seed"] == 2 and seeds.place(0).joinpath("report.html").exists()
+    corpora = {(seeds.place(seed) / "corpus.jsonl").read_bytes() for seed in range(3)}
+    assert len(corpora) == 3
+    assert not list((project.path / "out").glob("seed-*/ledger.sqlite3")), "each seed has a ledger of its own"
+
+
+def test_equal_requests_of_all_seeds_are_asked_once_and_a_seed_that_is_sent_draws_anew(project):
+    project.rows("rows.jsonl", [{"q": f"{i}?"} for i in range(10)])
+    asked = []
+
+    def teacher(request, sample):
+        asked.append(request.sampling.get("seed"))
+        return "yes"
+
+    source = {"source": {"path": "rows.jsonl", "held_out": 0.3}}
+    ask = {"model": "t", "template": "{{ q }}", "output": "answer"}
+    distillgen.run(
+        pipeline(source, {"generate": ask}, models=["t"]), out="a", seeds=3, teachers={"t": teacher}
+    )
+    assert asked == [None] * 10
+    asked.clear()
+    ask["seed"] = 7
+    distillgen.run(
+        pipeline(source, {"generate": ask}, models=["t"]), out="b", seeds=3, teachers={"t": teacher}
+    )
+    assert sorted(asked) == [7] * 10 + [1007] * 10 + [2007] * 10
+
+
+def test_running_again_asks_nothing_and_gives_the_same_files(project):
+    asked = []
+    teachers = {
+        name: lambda r, s, answer=answer: asked.append(1) or answer(r, s) for name, answer in MODELS.items()
+    }
+    seeds = distillgen.run(sums(), out="out", seeds=3, teachers=teachers)
+    files = {f: (seeds.directory / f).read_bytes() for f in ("seeds.json", "report.html")}
+    assert len(asked) == 3 * 40 * 3
+    distillgen.run(sums(), out="out", seeds=3, teachers=teachers)
+    assert files == {f: (seeds.directory / f).read_bytes() for f in files} and len(asked) == 3 * 40 * 3
+    more = distillgen.run(sums(), out="out", seeds=4, teachers=teachers)
+    assert len(asked) == 4 * 40 * 3 and more.summary["finished"] == [0, 1, 2, 3]
+
+
+def test_sums_of_measures_of_other_stages_and_of_loops_are_figures(project):
+    loop = {"rounds": {"n": 1, "stages": [{"evaluate": {**ASKED, "models": ["good", "poor"]}}]}}
+    stages = [DRAWN, SUM, loop, {"diversity": {"field": "gold", "sample": 10}}]
+    seeds = distillgen.run(pipeline(*stages), out="out", seeds=2, teachers=MODELS)
+    told = seeds.summary
+    rounds = [
+        row for row in told["comparisons"] if row["stage"] == "rounds.evaluation" and row["metric"] == "exact"
+    ]
+    assert [(row["first"], row["second"]) for row in rounds] == [("good", "poor")] and rounds[0][
+        "difference"
+    ] > 0
+    assert {row["metric"] for row in told["figures"] if row["stage"] == "diversity"}
+
+
+BAD = [
+    ({"seeds": 1}, "--seeds takes 2 seeds or more, not 1"),
+    ({"seeds": 2, "sets": ["seed=3"]}, "leave out --set seed="),
+    ({"seeds": 2, "sets": ["source={path: rows.jsonl}"]}, "all runs would be equal: no stage draws"),
+    ({"seeds": 2, "sets": ["evaluate.template='{{ c }}'"]}, "needs the field 'c'"),
+    ({"seeds": 2, "cap_of": "x"}, "run() has no option 'cap_of'"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), BAD, ids=[says for _, says in BAD])
+def test_what_cannot_run_is_said_before_anything_is_asked(project, options, says):
+    project.rows("rows.jsonl", [{"a": 1, "b": 2}])
+    with pytest.raises(ConfigError) as told:
+        distillgen.run(sums(), out="out", teachers=MODELS, **options)
+    assert says in str(told.value) and not (project.path / "out").exists()
+
+
+DRAWING = [
+    {"filter": [{"sample_by_score": {"by": "a", "per": ["b"], "n": 1}}]},
+    {"format": {"fields": {"x": "{{ v }}"}, "vary": {"v": ["1", "2"]}}},
+    {"evaluate": {**ASKED, "gold": "a", "models": ["good"], "seed": 0}},
+    {"generate": {"template": "{{ a }}", "model": "good", "seed": 0, "output": "x"}},
+    {"generate": {"template": "{{ a }}", "model": ["good", "poor"], "pick": 1, "output": "x"}},
+    {"rounds": {"n": 1, "stages": [{"diversity": {"field": "a"}}]}},
+    {"rounds": {"n": 1, "stages": [{"format": {"fields": {"x": "{{ a }}"}}}]}},
+    {"generate": {"template": "{{ a }}", "model": "good", "output": "x", "temperature": 1}},
+    {"filter": [{"where": {"true": "{{ a }}"}}]},
+]
+
+
+@pytest.mark.parametrize(("stage", "draws"), [*zip(DRAWING, [True] * 6 + [False] * 3, strict=True)])
+def test_stages_that_draw_are_known(project, stage, draws):
+    project.rows("rows.jsonl", [{"a": 1, "b": 2}])
+    written = pipeline({"source": {"path": "rows.jsonl"}}, stage)
+    assert [bound.uses_seed() for bound in distillgen.load(written, scripted=MODELS).bound_stages] == [
+        False,
+        draws,
+    ]
+    written["models"]["good"]["seed"] = 4
+    asks = "good" in str(stage)
+    assert distillgen.load(written, scripted=MODELS).bound_stages[1].uses_seed() == (draws or asks)
+
+
+def test_code_that_is_not_shipped_may_draw(project):
+    project.rows("rows.jsonl", [{"a": 1, "b": 2}])
+    text = "def mine():\n    return Filter(lambda records: [1.0 for _ in records], lambda number: None)\n"
+    project.write("filters/mine.py", f"from distillgen import Filter\n{text}")
+    written = pipeline({"source": {"path": "rows.jsonl", "held_out": 0.1}}, {"filter": ["mine"]})
+    assert [bound.uses_seed() for bound in distillgen.load(written, scripted=MODELS).bound_stages] == [
+        True,
+        True,
+    ]
+
+
+def test_a_directory_holds_one_run_or_several_seeds_and_not_both(project):
+    distillgen.run(sums(), out="one", teachers=MODELS)
+    with pytest.raises(ConfigError, match="'one' holds a run without --seeds; choose another directory"):
+        distillgen.run(sums(), out="one", seeds=2, teachers=MODELS)
+    distillgen.run(sums(), out="two", seeds=2, teachers=MODELS)
+    with pytest.raises(ConfigError, match="'two' holds the runs of several seeds: go on with --seeds"):
+        distillgen.run(sums(), out="two", teachers=MODELS)
+
+
+# On the command line
+
+TEXT = """# sums.yaml: sums
+version: 1
+models:
+  a:
+    {{provider: openai, model: a, base_url: "{url}", max_concurrency: 1, max_tokens: 5,
+     price: {{input: 0, output: 1000}}}}
+stages:
+  - source: {{draw: {{n: 12, fields: {{x: {{from: 1, to: 9999}}}}, unique: [x]}}}}
+  - generate: {{model: a, template: "{{{{ x }}}}", output: answer}}
+"""
+
+
+def run_of(project, out, *more, check=0):
+    return project.cli("run", "sums.yaml", "--seeds", 3, "--out", out, *more, check=check)
+
+
+def files_of(folder):
+    names = ("corpus.jsonl", "dropped.jsonl", "seeds.json")
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.json*")) if p.name in names
+    }
+
+
+def test_killed_in_the_middle_of_seeds_it_goes_on_there_and_asks_nothing_twice(project):
+    with Endpoint(latency_s=0.02) as endpoint:
+        project.write("sums.yaml", TEXT.format(url=endpoint.url))
+        run_of(project, "whole")
+        assert endpoint.asked.total() == 36
+        endpoint.asked.clear()
+        command = [sys.executable, "-m", "distillgen", "run", "sums.yaml", "--seeds", "3", "--out", "killed"]
+        project.kill_at([5, 17, 30], command, "killed/ledger.sqlite3")
+        state = json.loads(project.cli("status", "killed", "--json").stdout)
+        assert state["runs"]["0"]["state"] == state["runs"]["1"]["state"] == "finished"
+        assert state["state"] == "killed" and len(state["runs"]) == 3
+        text = project.cli("status", "killed").stdout
+        assert "seed 2" in text and "run the same command to go on" in text
+        run_of(project, "killed")
+        assert endpoint.asked.total() <= 36 + 3 and len(endpoint.asked) == 36  # what was in flight at a kill
+    assert files_of(project.path / "killed") == files_of(project.path / "whole")
+
+
+def test_the_cap_is_one_for_all_seeds(project):
+    with Endpoint() as endpoint:
+        project.write("sums.yaml", TEXT.format(url=endpoint.url))
+        told = run_of(project, "out", "--max-cost-usd", "0.1", check=4)
+        assert "stopped by --max-cost-usd 0.1" in told.stderr and "is enough in any case" not in told.stderr
+        paid = distillgen.Seeds(project.path / "out").state["runs"]
+        cost = sum(run["totals"]["cost_usd"] for run in paid.values())
+        assert 0.06 < cost <= 0.1 and paid[0]["state"] == "finished"
+        assert "seed 2    not begun" in project.cli("status", "out").stdout
+        run_of(project, "out", "--max-cost-usd", "0.1801")
+        assert len(endpoint.asked) == 36 == endpoint.asked.total()
+
+
+def test_the_commands_say_what_a_directory_of_seeds_is(project):
+    with Endpoint() as endpoint:
+        project.write("sums.yaml", TEXT.format(url=endpoint.url))
+        told = json.loads(run_of(project, "runs/s", "-n", 4, "--set", "generate.n=2", "--json").stdout)
+    assert told["finished"] == [0, 1, 2] and told["pipeline"] == "sums"
+    runs = [distillgen.Seeds(project.path / "runs/s").run(seed) for seed in range(3)]
+    assert [run.state["kept"] for run in runs] == [8, 8, 8]
+    assert json.loads(project.cli("show", "s", "--json").stdout) == told
+    assert "3 of 3 seeds" in project.cli("show", "s").stdout
+    assert "sums: finished, 3 seeds" in project.cli("status", "s").stdout
+    assert project.cli("show", "s/seed-1", "-n", 1).stdout
+    for command in (["export", "s"], ["export", "runs/s"], ["report", "s"], ["show", "s", "--dropped"]):
+        error = project.cli(*command, check=2).stderr
+        assert "seed-0" in error, error
+    page = (project.path / "runs/s/report.html").read_text()
+    assert "3 of 3 seeds" in page and 'href="seed-2/report.html"' in page and "<script" not in page
