@@ -7,13 +7,13 @@ import hashlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from importlib.util import cache_from_source, resolve_name
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from distillgen.errors import ConfigError, UserCodeError, did_you_mean
@@ -158,6 +158,27 @@ def load_module(path: Path) -> ModuleType:
             raise
         raise loading_error(error, path) from error
     return module
+
+
+def load_function(name: str, root: Path, others: Iterable[str] = ()) -> tuple[Callable[..., Any], Path]:
+    """Return the function that `file.py:function` names, and its file, which lies in the project or among the
+    shipped data. Raise ConfigError; the message suggests one of `others` that is near.
+    """
+    file, _, function_name = name.partition(":")
+    shipped = home("data").resolve()
+    homes = ((root.resolve(), root.resolve()), (shipped.parent, shipped))
+    paths = [path for folder, inside in homes if (path := (folder / file).resolve()).is_relative_to(inside)]
+    script_file = next((path for path in paths if path.is_file()), None)
+    if script_file is None:
+        hint = did_you_mean(file, others)
+        raise ConfigError(f"there is no script '{file}' inside the project{hint}, or give 'file.py:function'")
+    content = vars(load_module(script_file))
+    function = content.get(function_name)
+    if not callable(function):
+        functions = [one for one, value in content.items() if isinstance(value, FunctionType)]
+        hint = did_you_mean(function_name, functions)
+        raise ConfigError(f"'{file}' has no function '{function_name}'{hint}")
+    return function, script_file
 
 
 def loading_error(error: BaseException, path: Path) -> ConfigError:

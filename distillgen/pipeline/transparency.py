@@ -89,12 +89,14 @@ def points(answers: list[tuple[Item, str, str]]) -> int:
 
 def origin_of(source: Mapping[str, Any]) -> str:
     """Return where the rows of a stage `source` come from, by its options."""
-    return str(source.get("path") or source.get("dataset") or "rows drawn by the program")
+    return str(
+        source.get("path") or source.get("dataset") or source.get("script") or "rows drawn by the program"
+    )
 
 
 def _sources(facts: RunFacts) -> str:
     (source, *_) = facts.stages("source")
-    path = source.get("path")
+    path = source.get("path") or str(source.get("script") or "").partition(":")[0]
     values = source["draw"]["fields"].values() if source.get("draw") else ()
     hashes = [
         f"{'' if name == path else f'{name} '}SHA-256 {sha256[:12]}…"

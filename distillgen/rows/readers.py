@@ -220,10 +220,10 @@ def _typed(rows: Iterable[dict[str, Any]], reading: Reading) -> Rows:
     columns = reading.columns
     for number, row in enumerate(rows, 1):
         chosen = {name: value for name, value in row.items() if columns is None or name in columns}
-        yield f":{number}", _plain(chosen, row), ""
+        yield f":{number}", plain(chosen, row), ""
 
 
-def _plain(row: dict[str, Any], every: Mapping[str, Any]) -> Row:
+def plain(row: dict[str, Any], every: Mapping[str, Any]) -> Row:
     """Return a row with values of JSON, or the reason why a column has none."""
     plain: dict[str, Any] = {}
     for name, value in row.items():

@@ -14,22 +14,24 @@ from pydantic import Field, model_validator
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.privacy import public
-from distillgen.project import Project
-from distillgen.record import META, SPLIT, TEST, TRAIN, VALIDATION, Record, digest, item_of
-from distillgen.rows.readers import Reading, count, dataset_rows, rows_of, selected
+from distillgen.project import Project, imported, load_function
+from distillgen.record import META, SPLIT, TEST, TRAIN, VALIDATION, Record, ScriptName, digest, item_of
+from distillgen.rows.readers import Reading, Rows, count, dataset_rows, rows_of, selected
+from distillgen.rows.scripts import check_script, script_rows
 from distillgen.stages._draw import Draw
 
 SAMPLES = 200  # rows from which a plan estimates sizes
+COUNTED = 1_000_000  # rows of a script that a plan counts
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
 
 
 class Source(Stage):
-    """Read rows from a file, a folder or a Hugging Face data set; or draw rows of random values."""
+    """Read rows from a file, a folder, a Hugging Face data set or a function; or draw random rows."""
 
     kind = "source"
     scope = "row"
     conditional = False
-    reads = "a file, a folder or a data set; nothing, or files of values, with `draw`"
+    reads = "a file, a folder, a data set or a script; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
         "`piece`; with `draw` the fields that it draws; with `held_out` or `validation` also `split`"
@@ -40,6 +42,15 @@ class Source(Stage):
     )
     dataset: str | None = Field(
         None, description="name of a data set on the Hugging Face Hub, instead of a path"
+    )
+    script: ScriptName | None = Field(
+        None,
+        description="`file.py:function` of the project or of the shipped data, instead of a path: a function "
+        "that yields rows, as mappings. It is called with the options in `with`, and with the pipeline's "
+        "seed if it takes `seed`; equal arguments must give equal rows",
+    )
+    arguments: dict[str, Any] | None = Field(
+        None, alias="with", description="options of the script's function"
     )
     draw: Draw | None = Field(None, description="rows of random values, instead of a path")
     config: str | None = Field(None, description="configuration of the data set")
@@ -88,8 +99,13 @@ class Source(Stage):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
-        if [self.path, self.dataset, self.draw].count(None) != 2:
-            raise ValueError("give one of 'path', 'dataset' and 'draw'")
+        if [self.path, self.dataset, self.script, self.draw].count(None) != 3:
+            raise ValueError("give one of 'path', 'dataset', 'script' and 'draw'")
+        if self.arguments and not self.script:
+            raise ValueError("'with' holds options of a function; it has no use without 'script'")
+        for option in ("config", "format", "lineage", "chunk_words") if self.script else ():
+            if getattr(self, option):
+                raise ValueError(f"'{option}' is for files; it has no use with 'script'")
         for option in ("config", "format", "fields", "lineage", "chunk_words") if self.draw else ():
             if getattr(self, option):
                 raise ValueError(f"'{option}' is for rows that are read; it has no use with 'draw'")
@@ -101,17 +117,24 @@ class Source(Stage):
 
     def uses_seed(self) -> bool:
         """Return whether it draws rows, or the items that are held out."""
-        return self.draw is not None or self.held_out is not None or self.validation is not None
+        drawn = (self.script, self.draw, self.held_out, self.validation)
+        return any(option is not None for option in drawn)
 
     @property
     def origin(self) -> str:
-        """The path, or the name of the data set."""
-        return self.path or self.dataset or "draw"
+        """The path, or the name of the data set or of the script."""
+        return self.path or self.dataset or self.script or "draw"
 
     def files(self, project: Project) -> dict[str, Path]:
-        """Return the source file or folder, or the files of drawn values; nothing for a remote data set."""
+        """Return the source file or folder, the script and the project files that it imports, or the files of
+        drawn values; nothing for a remote data set.
+        """
         if self.draw:
             return self.draw.files(project)
+        if self.script:
+            file = load_function(self.script, project.root)[1]
+            modules = {f"module {name}": module for name, module in imported(file).items()}
+            return {self.script.partition(":")[0]: file, **modules}
         if self.dataset and not any((folder / self.dataset).exists() for folder in (project.root, Path())):
             return {}
         return {self.origin: project.file(self.origin)}
@@ -120,6 +143,8 @@ class Source(Stage):
         """Read the first rows, and take the fields of all of them. Raise ConfigError for a bad row."""
         if context.fields:
             raise ConfigError("a source must be the first stage")
+        if self.script:
+            check_script(self.script, self.arguments or {}, context.seed, context.project, self._reading)
         first = list(islice(self.records(context.project, context.seed), CHECKED_ROWS))
         for record in first:
             if record.dropped:
@@ -151,13 +176,7 @@ class Source(Stage):
             yield from (self._placed(record, seed) for record in self.draw.records(project, seed))
             return
         origin = str(public(self.origin, project.root))
-        path = self._path(project)
-        rows = (
-            dataset_rows(str(path), self.config, self.split, self._reading)
-            if self.dataset
-            else rows_of(path, self._reading)
-        )
-        for inside, row, item in rows:
+        for inside, row, item in self._rows(project, seed):
             place = origin + inside
             if isinstance(row, dict) and (self.fields or META in row):
                 row = selected(row, self.fields)
@@ -175,10 +194,22 @@ class Source(Stage):
         while chunk := list(islice(records, CHUNK)):
             yield chunk
 
-    def count(self, project: Project) -> int | None:
-        """Return the number of rows; None for a streamed data set."""
+    def _rows(self, project: Project, seed: int) -> Rows:
+        """Yield the rows of the file, the data set or the script."""
+        if self.script:
+            return script_rows(self.script, self.arguments or {}, seed, project, self._reading)
+        path = self._path(project)
+        if self.dataset:
+            return dataset_rows(str(path), self.config, self.split, self._reading)
+        return rows_of(path, self._reading)
+
+    def count(self, project: Project, seed: int = 0) -> int | None:
+        """Return the number of rows; None for a streamed data set, and for a script of more than COUNTED."""
         if self.draw:
             return self.draw.n
+        if self.script:
+            number = sum(1 for _ in islice(self._rows(project, seed), COUNTED + 1))
+            return number if number <= COUNTED else None
         return None if self.dataset else count(self._path(project), self._reading)
 
     def _path(self, project: Project) -> Path:
@@ -216,8 +247,8 @@ class BoundSource(BoundStage):
 
     @cached_property
     def count(self) -> int | None:
-        """The number of rows; None for a streamed data set."""
-        return self.stage.count(self.context.project)
+        """The number of rows; None for a streamed data set, and for a script that yields very many."""
+        return self.stage.count(self.context.project, self.context.seed)
 
     def turns(self) -> Mapping[str, Sequence[list[dict[str, Any]]]]:
         """Return, for each field with chat turns, the first value of each order of roles."""

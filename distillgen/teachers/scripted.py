@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.project import code_sha256, home, load_module, user_error
+from distillgen.project import code_sha256, load_function, user_error
 from distillgen.record import dumps
 
 log = logging.getLogger("distillgen")
@@ -73,18 +72,8 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
     """
     if model in BUILT_IN:
         return BUILT_IN[model], model
-    file, _, name = model.partition(":")
-    shipped = home("data").resolve()
-    homes = ((root.resolve(), root.resolve()), (shipped.parent, shipped))
-    paths = [path for folder, inside in homes if (path := (folder / file).resolve()).is_relative_to(inside)]
-    script_file = next((path for path in paths if path.is_file()), None)
-    if script_file is None:
-        hint = did_you_mean(file, BUILT_IN)
-        raise ConfigError(f"there is no script '{file}' inside the project{hint}, or give 'file.py:function'")
-    script = getattr(load_module(script_file), name, None)
-    if not callable(script):
-        raise ConfigError(f"'{file}' has no function '{name}'")
-    return script, f"{code_sha256(script_file)}:{name}"
+    script, file = load_function(model, root, BUILT_IN)
+    return script, f"{code_sha256(file)}:{model.partition(':')[2]}"
 
 
 class ScriptedSpec(Spec):

@@ -190,7 +190,7 @@ MISTAKES = [
     yaml("option below its least", "      with: {tone", "      n: 0\n      with: {tone", "n: 0", "'n': must be greater than or equal to 1", "not '0'"),
     yaml("yaml word as option", "      with: {tone", "      n: yes\n      with: {tone", "n: yes", "'n'", "a number, not YAML's yes"),
     yaml("missing option", "      model: teacher\n", "", "- generate:", "stage 'generate' needs 'model'", "one of the pipeline's models"),
-    yaml("source of nothing", "      path: data/seeds.jsonl\n", "      format: jsonl\n", "- source:", "stage 'source'", "one of 'path', 'dataset' and 'draw'"),
+    yaml("source of nothing", "      path: data/seeds.jsonl\n", "      format: jsonl\n", "- source:", "stage 'source'", "one of 'path', 'dataset', 'script' and 'draw'"),
     yaml("misspelt required option", "      model: teacher\n", "      modle: teacher\n", "modle", "no option 'modle'", "did you mean 'model'?"),
     yaml("prompt and template", "      prompt: ask\n", "      prompt: ask\n      template: x\n", "prompt: ask", "either 'prompt'", "or 'template'"),
     yaml("neither prompt nor template", "      prompt: ask\n", "", "- generate:", "either 'prompt'", "or 'template'"),

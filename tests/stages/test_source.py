@@ -485,7 +485,10 @@ def test_equal_drawn_rows_have_other_ids_and_one_side_of_the_split(project, read
         ({"draw": {"n": 2, "fields": {"a": [1]}, "unique": ["b"]}}, "'unique' names 'b', which is not drawn"),
         ({"draw": {"n": 2, "fields": {"meta": [1]}}}, "the field 'meta' is distillgen's own"),
         ({"draw": {"n": 0, "fields": {"a": [1]}}}, "'draw.n'"),
-        ({"draw": {"n": 2, "fields": {"a": [1]}}, "path": "rows.jsonl"}, "give one of 'path', 'dataset' and"),
+        (
+            {"draw": {"n": 2, "fields": {"a": [1]}}, "path": "rows.jsonl"},
+            "give one of 'path', 'dataset', 'script' and",
+        ),
         (
             {"draw": {"n": 2, "fields": {"a": [1]}}, "fields": {"b": "a"}},
             "'fields' is for rows that are read",
