@@ -208,8 +208,8 @@ def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> 
     """The manifest of a student of these rows, trained in this process."""
     from distillgen.training.process import train
 
-    folder.mkdir(parents=True)
-    for name, some in (("train", rows[held_out:]), ("held_out", rows[:held_out])):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, some in (("train", rows[held_out:]), ("held_out", rows[:held_out]), ("validation", [])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     stage = Train.model_validate(
         {"name": "train", "student": "tiny", "learning_rate": 3e-3, "max_steps": 60, **options}
@@ -220,7 +220,7 @@ def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> 
         objective=stage.learning(HERE).model_dump(),
         stage=stage.model_dump(),
         root=folder,
-        start=stage.student,
+        start=stage.student if isinstance(stage.student, str) else "",
         to=folder / "student",
         data=RowData(sha256="", rows={}),
         files={},
