@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -30,7 +30,8 @@ class Gather(Stage):
 
     A group holds the records of one source row, which follow each other. With `by`, it holds all records
     whose fields `by` are equal. The list in `into` has a part for each record of the group, the
-    best first, with the fields and scores `keep`. A record that lacks one has null in its part.
+    best first, with the fields and scores `keep`. A record that lacks one has null in its part. With one name
+    instead of a list, as in `keep: answer`, the parts are the values themselves.
 
     The best record of a group goes on, with all its fields and scores and a new id. The records in the list
     are its parents, and its lineage is theirs. The others leave with the reason `gathered into <id>`: runs
@@ -56,7 +57,10 @@ class Gather(Stage):
         "waits for all records and keeps them on disk, and memory holds a key of each group",
     )
     into: str = Field("gathered", description="field that receives the list")
-    keep: list[str] = Field(min_length=1, description="fields and scores of a record that its part has")
+    keep: Annotated[list[str], Field(min_length=1)] | str = Field(
+        description="fields and scores of a record that its part has; a name alone: the field or score that "
+        "is the part"
+    )
     best: str | None = Field(
         None,
         description="score or field with a number; the record with the largest is the first of the list, and "
@@ -84,11 +88,16 @@ class Gather(Stage):
             raise ValueError(f"'at_least' is {self.at_least}, and 'k' is {self.k}: no group could have both")
         return self
 
+    @property
+    def names(self) -> list[str]:
+        """The fields and scores of a record that its part has."""
+        return [self.keep] if isinstance(self.keep, str) else self.keep
+
     def bind(self, context: CheckContext) -> BoundGather:
         """Raise ConfigError if there is no such field or score."""
         for name in self.by or ():
             context.need(name, "'by'")
-        names = [("keep", name) for name in self.keep] + ([("best", self.best)] if self.best else [])
+        names = [("keep", name) for name in self.names] + ([("best", self.best)] if self.best else [])
         for option, name in names:
             context.need_number(name, f"'{option}'")
         return BoundGather(self, context, context.fields | {self.into})
@@ -100,7 +109,7 @@ class Gather(Stage):
             return Estimate(rows, made_bytes=None)
         sizes = {
             name: max([before.made_bytes, *(len(dumps(sample.fields.get(name))) for sample in samples)])
-            for name in self.keep
+            for name in self.names
         }
         part = sum(len(dumps(name)) + len(":,") + size for name, size in sizes.items()) + len("{},")
         return Estimate(rows, made_bytes=max(before.made_bytes, self.k * part))
@@ -144,7 +153,10 @@ class Gather(Stage):
         In its lineage, the answers of the best come last: a training reads the last answer of each stage.
         """
         best = parts[0]
-        values = [{name: _value(record, name) for name in self.keep} for record in parts]
+        if isinstance(self.keep, str):
+            values = [_value(record, self.keep) for record in parts]
+        else:
+            values = [{name: _value(record, name) for name in self.keep} for record in parts]
         lineage = {dumps(answer): answer for record in reversed(parts) for answer in record.made}
         return replace(
             best,

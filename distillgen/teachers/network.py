@@ -76,8 +76,8 @@ class NetworkTeacherSpec(Spec):
         if len(templates) != 1:
             return "reads one text, and the prompt has several turns: write the user's turn alone"
         source = templates[0].strip()
-        if self.gives == "vectors" and not (source.startswith("[") or "tojson" in source):
-            pair = "{{ [a_field, another_field] | tojson }}"
+        if self.gives == "vectors" and not (source.startswith("[") or "json" in source):
+            pair = "{{ [a_field, another_field] | json }}"
             return (
                 "gives vectors, for which a stage embed asks; its answer is the cosine of two texts, and the "
                 f"prompt must be a pair: {pair}"

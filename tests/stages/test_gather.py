@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -456,3 +457,19 @@ def test_a_loop_carries_what_the_gathered_record_has(project):
     )
     notes = [record.fields["notes"] for record in read_records(done.directory / "corpus.jsonl")]
     assert notes == ["2"] * 3 + ["22"] * 3 + ["222"] * 3
+
+
+def test_the_parts_are_the_values_themselves_if_one_name_is_kept(carried):
+    rows = [{"question": "a", "answer": answer, "grade": grade} for answer, grade in (("x", 1), ("y", 2))]
+    kept = carried([Gather(name="g", keep="answer", best="grade", into="answers")], records_of(rows))
+    assert [r.fields["answers"] for r in kept if not r.dropped] == [["y", "x"]]
+    scores = [replace(r, scores={"judge.score": float(i)}) for i, r in enumerate(records_of(rows))]
+    context = CheckContext(FIELDS, {}, Project(Path()), scores=frozenset({"judge.score"}))
+    assert Gather(name="g", keep="judge.score").bind(context).stage.gathered(scores).fields["gathered"] == [
+        0,
+        1,
+    ]
+    with pytest.raises(ConfigError, match="'keep' names 'answr'.*did you mean 'answer'"):
+        carried([Gather(name="g", keep="answr")], [])
+    with pytest.raises(ValueError, match="at least 1"):
+        Gather(name="g", keep=[])

@@ -157,7 +157,7 @@ def test_what_a_model_cannot_do_is_refused_by_the_check(installed, project, give
 @pytest.mark.parametrize(
     ("gives", "stage"),
     [
-        ("vectors", generate(template="{{ [q, q] | tojson }}")),
+        ("vectors", generate(template="{{ [q, q] | json }}")),
         ("vectors", generate(template='["{{ q }}", "red"]')),
         ("vectors", EMBED),
         ("classes", EMBED),

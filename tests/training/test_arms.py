@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -817,3 +818,19 @@ def test_an_arm_on_shuffled_answers_learns_less_than_the_training_that_lists_it(
         for name in ("student", "student-shuffled")
     )
     assert true < 0.2 < 0.4 < shuffled
+
+
+def test_votes_are_a_teacher(taught):
+    """Five answers to a question are a distribution over its classes; an answer that fails is no vote."""
+
+    def script(request, sample):
+        return Completion(status="failed") if sample == 4 else "yes" if sample else "no"
+
+    ask = {"generate": {"model": "t", "template": "{{ question }}", "output": "vote", "n": 5}}
+    votes = {"gather": {"keep": "vote", "into": "votes"}}
+    options = {"objective": "distil", "student": {"mlp": [2]}, "inputs": ["question"]}
+    losses = {"losses": [{"divergence": {"teacher": "votes"}}]}
+    rows, _, run = taught([ask, votes], questions(2), arms=("kept",), script=script, **options, **losses)
+    for row in rows["kept"]:
+        shares = dict(zip(row["teacher.votes.names"], row["teacher.votes.logprobs"], strict=True))
+        assert shares == pytest.approx({"no": math.log(1 / 4), "yes": math.log(3 / 4)})
