@@ -23,6 +23,7 @@ EXTRAS = {
     "search": Extra(("bm25s", "numpy"), "75 MB"),
     "graph": Extra(("networkx", "numpy"), "90 MB"),
     "math": Extra(("math_verify", "pint"), "95 MB"),
+    "pictures": Extra(("PIL", "numpy"), "95 MB"),
     "embedded": Extra(("xllamacpp", "huggingface_hub"), "135 MB"),
     "critics": Extra(("sklearn", "numpy"), "275 MB"),
     "datasets": Extra(("datasets", "pyarrow", "huggingface_hub"), "375 MB"),

@@ -41,7 +41,7 @@ _OTHERS = {
     b"%PDF": "a PDF: make a text of it, as with pdftotext",
     b"\xd0\xcf\x11\xe0": "a file of an old Office: save the sheet as CSV, or the document as text",
     b"\x89HDF": "an HDF5 file: save it as Parquet or JSON Lines",
-    b"\x93NUMPY": "a NumPy array: save it as Parquet or JSON Lines",
+    b"\x93NUMPY": "a NumPy array: a source reads it with the ending .npy",
     b"\x89PNG": "an image",
     b"\xff\xd8\xff": "an image",
     b"GIF8": "an image",

@@ -13,7 +13,12 @@ from distillgen.errors import ConfigError
 from distillgen.extras import EXTRAS, need
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "phonenumbers": "phonenumberslite", "stdnum": "python-stdnum"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "phonenumbers": "phonenumberslite",
+    "stdnum": "python-stdnum",
+}
 
 
 def brought(extra: str) -> set[str]:
@@ -34,7 +39,8 @@ def test_an_extra_brings_its_modules(extra):
 
 
 @pytest.mark.parametrize(
-    "extra", ["lexical", "duplicates", "search", "math", "graph", "embedded", "critics", "datasets"]
+    "extra",
+    ["lexical", "duplicates", "search", "math", "graph", "pictures", "embedded", "critics", "datasets"],
 )
 def test_what_needs_no_torch_brings_none(extra):
     assert not brought(extra) & {"torch", "transformers", "sentence-transformers", "trl"}
@@ -46,6 +52,7 @@ def test_what_needs_no_torch_brings_none(extra):
         (["rensa"], "duplicates", "80 MB"),
         (["numpy"], "duplicates", "80 MB"),
         (["bm25s", "numpy"], "search", "75 MB"),
+        (["PIL"], "pictures", "95 MB"),
         (["sklearn"], "critics", "275 MB"),
         (["torch", "transformers"], "transformers", "6 GB"),
         (["sentence_transformers", "sklearn"], "embeddings", "6 GB"),

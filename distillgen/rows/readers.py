@@ -9,55 +9,25 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import date, time, timedelta
-from decimal import Decimal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
-from uuid import UUID
+from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.privacy import public
-from distillgen.project import Project, from_here, read_text
-from distillgen.record import META, digest, dumps, loads
+from distillgen.project import Project, read_text
+from distillgen.record import META, digest
+from distillgen.rows.array_readers import METADATA, array_rows, folder_rows, picture_rows, pictures_in
 from distillgen.rows.jsonl import read_rows
+from distillgen.rows.reading import Reader, Reading, Row, Rows, plain, reported
 from distillgen.text.chunks import chunks
 from distillgen.user_files import PACKED, first_bytes, inner_files, opened, what_is
 
 log = logging.getLogger("distillgen")
 
 BATCH = 256  # rows of a Parquet file that are decoded together
-
-Row: TypeAlias = dict[str, Any] | str
-"""A row's fields, or the reason why it is unreadable."""
-
-Rows: TypeAlias = Iterator[tuple[str, Row, str]]
-"""Each row with its place inside the file or folder, and the item that it is a part of; "" where it is a
-whole item.
-"""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How to read a file or data set: the options of the stage `source` that readers use."""
-
-    format: str | None = None
-    fields: Mapping[str, str] | None = None
-    chunk_words: int | None = None
-    overlap_words: int = 0
-    folder: Path | None = None
-    """The folder that is read, for a file in it."""
-
-    @property
-    def columns(self) -> set[str] | None:
-        """The columns to read: those of `fields` and `meta`; None for all."""
-        return {*self.fields.values(), META} if self.fields else None
-
-
-Reader: TypeAlias = Callable[[Path, Reading], Rows]
 
 
 def origin(data: str) -> dict[str, str]:
@@ -125,7 +95,7 @@ def contents(path: str, project: Project) -> Iterator[dict[str, Any]]:
     row.
     """
     place = str(public(path, project.root))
-    for inside, row, _ in rows_of(project.file(path), Reading()):
+    for inside, row, _ in rows_of(project.file(path), Reading(root=project.root)):
         if isinstance(row, dict) and META in row:
             row = selected(row, None)
         if isinstance(row, str):
@@ -184,7 +154,7 @@ def dataset_rows(name: str, config: str | None, split: str, reading: Reading) ->
     if reading.chunk_words:
         raise ConfigError(f"chunk_words cuts .txt and .md files, not the data set '{Path(name).name}'")
     need("a data set", "datasets")
-    with _reported(Path(name)):
+    with reported(Path(name)):
         from datasets import load_dataset
 
         yield from _typed(load_dataset(name, config, split=split, streaming=True), reading)
@@ -192,7 +162,7 @@ def dataset_rows(name: str, config: str | None, split: str, reading: Reading) ->
 
 def _parquet(path: Path, reading: Reading) -> Rows:
     need("a Parquet file", "pyarrow")
-    with _reported(path):
+    with reported(path):
         from pyarrow.parquet import ParquetFile
 
         if not (head := first_bytes(path)).startswith(b"PAR1") and (description := what_is(head)):
@@ -204,17 +174,6 @@ def _parquet(path: Path, reading: Reading) -> Rows:
         yield from _typed((row for batch in file.iter_batches(BATCH) for row in batch.to_pylist()), reading)
 
 
-@contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    """Turn any exception into a ConfigError: the packages raise OSError, their own exceptions and others."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"'{from_here(path)}' cannot be read: {type(error).__name__}: {error}") from error
-
-
 def _typed(rows: Iterable[dict[str, Any]], reading: Reading) -> Rows:
     """Yield rows of typed columns, with dates, decimals and the like as JSON writes them."""
     columns = reading.columns
@@ -223,45 +182,15 @@ def _typed(rows: Iterable[dict[str, Any]], reading: Reading) -> Rows:
         yield f":{number}", plain(chosen, row), ""
 
 
-def plain(row: dict[str, Any], every: Mapping[str, Any]) -> Row:
-    """Return a row with values of JSON, or the reason why a column has none."""
-    plain: dict[str, Any] = {}
-    for name, value in row.items():
-        try:
-            plain[name] = loads(dumps(_as_json(value)))
-        except TypeError as error:
-            others = ", ".join(f"{other}: {other}" for other in every if other != name)
-            return f"the column '{name}' holds {error}; leave it out: fields: {{{others}}}"
-    return plain
-
-
-def _as_json(value: Any) -> Any:
-    """Return a value that `dumps` can write. Raise TypeError, with a description, for a value that JSON
-    cannot hold.
-    """
-    if value is None or isinstance(value, str | int | float | date | time | timedelta | Decimal | UUID):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): _as_json(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(part) for part in value]
-    if isinstance(value, bytes):
-        with suppress(UnicodeDecodeError):
-            if (text := value.decode()).isprintable() or not any(
-                ord(letter) < 32 and letter not in "\t\n\r" for letter in text
-            ):
-                return text
-        raise TypeError("bytes that are not text")
-    if hasattr(value, "tolist"):  # a NumPy array or number
-        return _as_json(value.tolist())
-    raise TypeError(
-        f"{'an image' if 'Image' in type(value).__name__ else f'a value of type {type(value).__name__}'}"
-    )
-
-
 def _folder(path: Path, reading: Reading) -> Rows:
-    """Yield the texts of a folder, or the rows of its files, in the order of the files' names."""
-    files = [file for file in inner_files(path) if _ending(file) in READERS and _ending(file) != ".json"]
+    """Yield the texts of a folder, or the rows of its files, or its pictures if there is nothing else, in the
+    order of the files' names.
+    """
+    of_rows_or_texts = READERS.keys() - _LARGE.keys() - {".json"}
+    files = [file for file in inner_files(path) if _ending(file) in of_rows_or_texts]
+    if all(file == path / METADATA for file in files) and (pictures := pictures_in(path)):
+        yield from folder_rows(path, pictures, reading)
+        return
     if reading.format:
         files = [file for file in files if READERS[_ending(file)] is _FORMATS[reading.format]]
     texts = [file for file in files if READERS[_ending(file)] is _texts]
@@ -314,6 +243,14 @@ def _stem(file: Path) -> str:
     return file.name[: -len("".join(file.suffixes[-2:]))] if file.suffix.lower() in PACKED else file.stem
 
 
+_LARGE: dict[str, Reader] = {
+    ".npy": array_rows,
+    ".npz": array_rows,
+    ".png": picture_rows,
+    ".jpg": picture_rows,
+    ".jpeg": picture_rows,
+}
+
 READERS: dict[str, Reader] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
@@ -324,6 +261,7 @@ READERS: dict[str, Reader] = {
     ".txt": _texts,
     ".md": _texts,
     ".text": _texts,
+    **_LARGE,
 }
 """The reader of each kind of file, by its ending."""
 

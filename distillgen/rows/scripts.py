@@ -11,7 +11,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import EXTRAS, need
 from distillgen.project import Project, load_function, user_error
 from distillgen.record import dumps
-from distillgen.rows.readers import Reading, Rows, plain
+from distillgen.rows.reading import Reading, Rows, plain
 
 SEED = "seed"
 COMPARED = 20  # rows that two calls of the function must agree on

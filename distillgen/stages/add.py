@@ -20,7 +20,8 @@ from distillgen.privacy import public
 from distillgen.project import Project
 from distillgen.record import META, SPLIT, Record, digest, dumps
 from distillgen.rows.overlap import OverlapIndex
-from distillgen.rows.readers import Reading, count, rows_of, selected
+from distillgen.rows.readers import count, rows_of, selected
+from distillgen.rows.reading import Reading
 
 log = logging.getLogger("distillgen")
 
@@ -96,7 +97,7 @@ class Add(Stage):
     def rows(self, project: Project) -> Iterator[tuple[str, dict[str, Any] | str]]:
         """Yield each row that is not held out with its place, or the reason why it is unreadable."""
         folder = str(public(self.path, project.root))
-        for inside, row, _ in rows_of(project.file(self.path), Reading()):
+        for inside, row, _ in rows_of(project.file(self.path), Reading(root=project.root)):
             if isinstance(row, dict):
                 if row.get(SPLIT) not in (None, "train"):
                     continue
@@ -115,7 +116,10 @@ class BoundAdd(BoundStage):
         """Return the number of records and of the rows that may be added."""
         rows = before.rows
         if rows is not None:
-            amount, file_rows = self._amount(rows), count(self.files[self.stage.path], Reading())
+            amount, file_rows = (
+                self._amount(rows),
+                count(self.files[self.stage.path], Reading(root=self.context.project.root)),
+            )
             rows += file_rows if amount is None else min(amount, file_rows)
         made_bytes = None if before.made_bytes is None else max(before.made_bytes, self.longest)
         return Estimate(rows, made_bytes=made_bytes)

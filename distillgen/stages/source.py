@@ -16,7 +16,8 @@ from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estim
 from distillgen.privacy import public
 from distillgen.project import Project, imported, load_function
 from distillgen.record import META, SPLIT, TEST, TRAIN, VALIDATION, Record, ScriptName, digest, item_of
-from distillgen.rows.readers import Reading, Rows, count, dataset_rows, rows_of, selected
+from distillgen.rows.readers import count, dataset_rows, rows_of, selected
+from distillgen.rows.reading import Reading, Rows
 from distillgen.rows.scripts import check_script, script_rows
 from distillgen.stages._draw import Draw
 
@@ -34,11 +35,14 @@ class Source(Stage):
     reads = "a file, a folder, a data set or a script; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
-        "`piece`; with `draw` the fields that it draws; with `held_out` or `validation` also `split`"
+        "`piece`; of an .npz its arrays, of an .npy `array`; of pictures `image`, `file` and, by "
+        "folder, `label`; with `draw` the fields that it draws; with `held_out` or `validation` also `split`"
     )
 
     path: str | None = Field(
-        None, description="file (.jsonl, .json, .csv, .tsv, .parquet, .txt or .md), or a folder of such files"
+        None,
+        description="file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .md, .npy, .npz, .png or .jpg), or a "
+        "folder of files with rows, of texts, or of pictures",
     )
     dataset: str | None = Field(
         None, description="name of a data set on the Hugging Face Hub, instead of a path"
@@ -144,7 +148,13 @@ class Source(Stage):
         if context.fields:
             raise ConfigError("a source must be the first stage")
         if self.script:
-            check_script(self.script, self.arguments or {}, context.seed, context.project, self._reading)
+            check_script(
+                self.script,
+                self.arguments or {},
+                context.seed,
+                context.project,
+                self._reading(context.project),
+            )
         first = list(islice(self.records(context.project, context.seed), CHECKED_ROWS))
         for record in first:
             if record.dropped:
@@ -197,11 +207,11 @@ class Source(Stage):
     def _rows(self, project: Project, seed: int) -> Rows:
         """Yield the rows of the file, the data set or the script."""
         if self.script:
-            return script_rows(self.script, self.arguments or {}, seed, project, self._reading)
+            return script_rows(self.script, self.arguments or {}, seed, project, self._reading(project))
         path = self._path(project)
         if self.dataset:
-            return dataset_rows(str(path), self.config, self.split, self._reading)
-        return rows_of(path, self._reading)
+            return dataset_rows(str(path), self.config, self.split, self._reading(project))
+        return rows_of(path, self._reading(project))
 
     def count(self, project: Project, seed: int = 0) -> int | None:
         """Return the number of rows; None for a streamed data set, and for a script of more than COUNTED."""
@@ -210,15 +220,14 @@ class Source(Stage):
         if self.script:
             number = sum(1 for _ in islice(self._rows(project, seed), COUNTED + 1))
             return number if number <= COUNTED else None
-        return None if self.dataset else count(self._path(project), self._reading)
+        return None if self.dataset else count(self._path(project), self._reading(project))
 
     def _path(self, project: Project) -> Path:
         """Return the file or folder to read, or the name of a data set on the Hub."""
         return self.files(project).get(self.origin, Path(self.origin))
 
-    @property
-    def _reading(self) -> Reading:
-        return Reading(self.format, self.fields, self.chunk_words, self.overlap_words)
+    def _reading(self, project: Project) -> Reading:
+        return Reading(self.format, self.fields, self.chunk_words, self.overlap_words, root=project.root)
 
     def _placed(self, record: Record, seed: int) -> Record:
         """Return the record with its part of the split. All rows of an item, and all pieces of a text, have

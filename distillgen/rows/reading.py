@@ -1,0 +1,95 @@
+"""What all readers share: the options of reading, the form of rows, and values that JSON can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from distillgen.errors import ConfigError
+from distillgen.project import from_here
+from distillgen.record import META, dumps, loads
+
+Row: TypeAlias = dict[str, Any] | str
+"""A row's fields, or the reason why it is unreadable."""
+
+Rows: TypeAlias = Iterator[tuple[str, Row, str]]
+"""Each row with its place inside the file or folder, and the item that it is a part of; "" where it is a
+whole item.
+"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a file or data set: the options of the stage `source` that readers use."""
+
+    format: str | None = None
+    fields: Mapping[str, str] | None = None
+    chunk_words: int | None = None
+    overlap_words: int = 0
+    folder: Path | None = None
+    """The folder that is read, for a file in it."""
+    root: Path = Path()
+    """The project's folder, to which rows name the files that they refer to."""
+
+    @property
+    def columns(self) -> set[str] | None:
+        """The columns to read: those of `fields` and `meta`; None for all."""
+        return {*self.fields.values(), META} if self.fields else None
+
+
+Reader: TypeAlias = Callable[[Path, Reading], Rows]
+
+
+@contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Turn any exception into a ConfigError: the packages raise OSError, their own exceptions and others."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"'{from_here(path)}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def plain(row: Mapping[str, Any], every: Mapping[str, Any]) -> Row:
+    """Return a row with values of JSON, or the reason why a column has none. `every` has all columns that
+    there are.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        try:
+            plain[name] = loads(dumps(_as_json(value)))
+        except TypeError as error:
+            others = ", ".join(f"{other}: {other}" for other in every if other != name)
+            return f"the column '{name}' holds {error}; leave it out: fields: {{{others}}}"
+    return plain
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value that `dumps` can write. Raise TypeError, with a description, for a value that JSON
+    cannot hold.
+    """
+    if value is None or isinstance(value, str | int | float | date | time | timedelta | Decimal | UUID):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            if (text := value.decode()).isprintable() or not any(
+                ord(letter) < 32 and letter not in "\t\n\r" for letter in text
+            ):
+                return text
+        raise TypeError("bytes that are not text")
+    if hasattr(value, "tolist"):  # a NumPy array or number
+        return _as_json(value.tolist())
+    raise TypeError(
+        f"{'an image' if 'Image' in type(value).__name__ else f'a value of type {type(value).__name__}'}"
+    )
