@@ -167,6 +167,11 @@ _NOT_ASKED = {
 """Fields that number a row, or hold its answer: they are no part of its item."""
 
 
+def is_asked(name: str) -> bool:
+    """Return whether a field of this name is part of what a row is about, and no number or answer of it."""
+    return name.lower() not in _NOT_ASKED and not name.lower().endswith("_id")
+
+
 def item_of(fields: Mapping[str, Any], by: Sequence[str] | None = None) -> str:
     """Return a digest of the item that a row is about, which is equal for equal items.
 
@@ -176,11 +181,7 @@ def item_of(fields: Mapping[str, Any], by: Sequence[str] | None = None) -> str:
     """
     if by is not None:
         return digest({name: fields.get(name) for name in by})
-    questions = {
-        name: _without_answers(value)
-        for name, value in fields.items()
-        if name.lower() not in _NOT_ASKED and not name.lower().endswith("_id")
-    }
+    questions = {name: _without_answers(value) for name, value in fields.items() if is_asked(name)}
     return digest(questions or fields)
 
 

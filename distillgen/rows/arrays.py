@@ -24,9 +24,12 @@ PICTURES = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\x
 """The first bytes of each kind of picture, by the file's ending."""
 
 
+_REFERRING = {"path", "sha256", "index", "column"}
+
+
 def is_reference(value: Any) -> bool:
     """Return whether a value is a reference to a file."""
-    return isinstance(value, Mapping) and isinstance(value.get("path"), str) and "sha256" in value
+    return isinstance(value, Mapping) and {"path", "sha256"} <= value.keys() <= _REFERRING
 
 
 def reference(file: Path, root: Path) -> dict[str, Any]:

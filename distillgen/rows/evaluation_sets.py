@@ -9,6 +9,7 @@ from typing import Any
 from distillgen.errors import ConfigError
 from distillgen.project import read_text
 from distillgen.record import META, SPLIT
+from distillgen.rows.arrays import is_reference
 from distillgen.rows.jsonl import read_rows
 
 ROWS = (".jsonl", ".ndjson", ".json")
@@ -28,10 +29,12 @@ def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield the texts in a value of a row, also in nested values, but not in `meta` and `split`."""
+    """Yield the texts in a value of a row, also in nested values, but not in `meta`, `split` and references to
+    files.
+    """
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping) and not is_reference(value):
         yield from (
             text for name, inner in value.items() if name not in (META, SPLIT) for text in texts(inner)
         )

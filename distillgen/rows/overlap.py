@@ -1,5 +1,5 @@
-"""Find records that repeat an item of an evaluation set (GPT-3, Brown et al. 2020, appendix C: 13-grams of
-words).
+"""Find records that repeat an item of an evaluation set: its words (GPT-3, Brown et al. 2020, appendix C:
+13-grams), or its arrays and pictures.
 """
 
 from __future__ import annotations
@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distillgen.record import text_of
+from distillgen.record import is_asked, text_of
+from distillgen.rows.arrays import numbers_in
 from distillgen.rows.evaluation_sets import texts
 from distillgen.text.ngrams import ngram_hashes
 from distillgen.text.words import words
 
 GRAM = 13  # consecutive words that two texts must share
-SHORTEST = 8  # words of the shortest text that is indexed; shorter ones occur by chance
+SHORTEST = 8  # words, or numbers, of the shortest value that is indexed; shorter ones occur by chance
+SHARED = (
+    2  # items that may have an array in common; one that more have, such as a one-hot label, is not indexed
+)
 COMMON = (
     0.1  # share of the items: n-grams that more items share, such as those of an instruction, are not indexed
 )
@@ -31,11 +35,14 @@ class OverlapIndex:
         self._items: list[tuple[str, list[list[str]]]] = []
         self._names_by_gram: dict[int, dict[int, str]] = {}
         self._names_by_question: dict[tuple[Any, ...], str] = {}
+        self._names_by_array: dict[str, list[str]] = {}
 
     def add(self, name: str, item: Mapping[str, Any]) -> None:
         """Add an item under its name."""
         for question in self._questions(item):
             self._names_by_question.setdefault(question, name)
+        for array in {*_arrays(item)}:
+            self._names_by_array.setdefault(array, []).append(name)
         item_texts = [text_words for text in texts(item) if len(text_words := words(text)) >= SHORTEST]
         self._items.append((name, item_texts))
 
@@ -57,19 +64,25 @@ class OverlapIndex:
                     if not any(common[start : start + length]):
                         self._names_by_gram.setdefault(length, {}).setdefault(gram, name)
         self._items.clear()
+        shared = [array for array, names in self._names_by_array.items() if len(names) > SHARED]
+        for array in shared:
+            del self._names_by_array[array]
 
     def find(self, fields: Mapping[str, Any]) -> str:
         """Return which item a record repeats, and the words; empty if it repeats none."""
         for question in self._questions(fields):
             if name := self._names_by_question.get(question):
                 return f"asks what {name} asks"
+        for array in _arrays(fields) if self._names_by_array else ():
+            if names := self._names_by_array.get(array):
+                return f"repeats an array, or a picture, of {names[0]}"
         if not self._names_by_gram:
             return ""
         for text in texts(fields):
             text_words = words(text)
-            for length, names in self._names_by_gram.items():
+            for length, names_by_gram in self._names_by_gram.items():
                 for start, gram in enumerate(ngram_hashes(text_words, length)):
-                    if name := names.get(gram):
+                    if name := names_by_gram.get(gram):
                         passage = " ".join(text_words[start : start + length])
                         return f'repeats {length} words of {name}: "{passage}"'
         return ""
@@ -83,3 +96,10 @@ class OverlapIndex:
             if all(name in fields for name in names):
                 values = (tuple(words(text_of(fields[name]))) or text_of(fields[name]) for name in names)
                 yield (*names, *values)
+
+
+def _arrays(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the hashes of the arrays and files in the fields that a row is about."""
+    for name, value in fields.items():
+        if isinstance(value, list | Mapping) and is_asked(name):
+            yield from (array for size, array in numbers_in(value) if size >= SHORTEST)

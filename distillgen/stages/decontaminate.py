@@ -28,7 +28,9 @@ class Decontaminate(Stage):
 
     A record repeats an item if any of their texts share `n` consecutive words, without regard to case and
     punctuation, or if all fields of a list in `questions` are equal. A text of 8 to `n` words must share
-    all its words. The stage waits for all records and keeps them on disk.
+    all its words. An array of 8 numbers or more, a picture, or another file that a row refers to must be
+    equal; one that more than two items have in common, or that is a label or an answer, does not count. The
+    stage waits for all records and keeps them on disk.
 
     Items that ask about facts in the training records belong to `report`: the report counts the records that
     repeat one of them, and none is dropped for it.

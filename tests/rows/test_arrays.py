@@ -158,5 +158,6 @@ def test_equal_numbers_have_equal_hashes():
     assert hashes([1, 2]) == hashes([[1.0], [2.0]]) != hashes([1, 2.5]) and hashes([1, 2])[0][0] == 2
     assert hashes({"a": [[1, 2], ["x", [3]]]}) == [*hashes([1, 2]), *hashes([3])]
     assert hashes("text") == hashes(["a", True]) == []
+    assert hashes({"path": "a.py", "sha256": "0", "content": [4, 5]}) == hashes([4, 5])
     first, second = ({"path": "a", "sha256": "0", "index": i} for i in range(2))
     assert hashes(first) == hashes({**first, "path": "b"}) != hashes(second)

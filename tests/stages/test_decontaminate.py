@@ -6,6 +6,7 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.record import digest
 from distillgen.rows.overlap import OverlapIndex
 
 ASK = {"models": ["m"], "template": "{{ question }}", "gold": "right", "metrics": ["exact"]}
@@ -76,6 +77,44 @@ def test_no_training_row_repeats_a_validation_row_and_no_validation_row_a_test_r
     ]
     project.rows("rows.jsonl", rows)
     assert set(dropped(run({"path": "rows.jsonl"}))) == {"V: " + text(2), "T: " + text(7)}
+
+
+def drawn(seed, numbers=64):
+    chance = random.Random(seed)
+    return [chance.randrange(17) for _ in range(numbers)]
+
+
+def images(project, picture):
+    """Run with 20 test items and 40 training rows, of which the first five have a test item's picture."""
+    rows = [{"question": f"t{i}", "image": picture(i), "right": "1", "split": "test"} for i in range(20)]
+    for i in range(40):
+        image = picture(i) if i < 5 else picture(100 + i)
+        rows.append(
+            {"question": f"r{i}", "image": image, "label": picture(0), "one_hot": ONE_HOT, "right": "1"}
+        )
+    rows[0]["one_hot"], rows[1]["one_hot"], rows[2]["one_hot"] = ONE_HOT, ONE_HOT, ONE_HOT
+    project.rows("rows.jsonl", [{"split": "train", **row} for row in rows])
+    return run({"path": "rows.jsonl"})
+
+
+ONE_HOT = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["list", "rows", "file"])
+def test_a_row_with_the_picture_of_a_test_item_is_dropped(project, kind):
+    def picture(i):
+        numbers = drawn(i)
+        if kind == "file":
+            return {"path": f"{i}.png", "sha256": digest(numbers, 64)}
+        return numbers if kind == "list" or i < 3 else [numbers[n : n + 8] for n in range(0, 64, 8)]
+
+    drops = dropped(images(project, picture))
+    assert set(drops) == {f"r{i}" for i in range(5)}
+    assert drops["r3"].reason == "repeats an array, or a picture, of rows.jsonl:4"
+
+
+def test_short_arrays_are_equal_by_chance(project):
+    assert not dropped(images(project, lambda i: drawn(i % 20, 7)))
 
 
 def test_an_instruction_that_all_share_tells_nothing(project):
