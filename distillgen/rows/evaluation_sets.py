@@ -29,7 +29,7 @@ def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield the texts in a value of a row, also in nested values, but not in `meta`, `split` and references."""
+    """Yield the texts in a value of a row, also in nested ones, but not in `meta`, `split` and references."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping) and not is_reference(value):
