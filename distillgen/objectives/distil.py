@@ -58,6 +58,11 @@ class Distil(Dialogue):
         default_factory=dict,
         description="teachers by name; the name of a stage, a field or an earlier student needs no entry",
     )
+    shuffle: list[str] | None = Field(
+        None,
+        description="the teachers whose words `on: shuffled` gives to other rows; default: all that are "
+        "recorded, and the edges; live teachers always",
+    )
     transductive: bool = Field(
         False, description="learn from held-out records, too, without their labels: for graphs"
     )
@@ -165,6 +170,10 @@ class Distil(Dialogue):
                 self._check_part(name, part, names, context)
             except ConfigError as error:
                 raise ConfigError(f"'{name}': {error.message}") from error
+        for name in self.shuffle or ():
+            if name not in self.recorded():
+                choices = did_you_mean(name, self.recorded())
+                raise ConfigError(f"shuffle: '{name}' is no recorded teacher{choices}")
         for name in self.weights:
             if name in VARIABLES or not name.isidentifier():
                 raise ConfigError(f"weights: '{name}' is no name for a weight: take letters, digits and '_'")
@@ -262,6 +271,8 @@ class Distil(Dialogue):
         """
         if self.inputs is None:
             return TOKENS if self.recorded() else () if self.models() else super().answers()
+        if self.shuffle is not None:
+            return tuple(f"{COLUMN}{name}.{kind}" for name in self.shuffle for kind in KINDS)
         columns = [f"{COLUMN}{name}.{kind}" for name in self.recorded() for kind in KINDS]
         live = any(source.model for source in self.teachers.values())
         return (*columns, NEIGHBOURS) if columns or live else (NEIGHBOURS, "label")

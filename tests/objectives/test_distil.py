@@ -92,6 +92,7 @@ TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
         ((), {"teachers": {"tutor": {"peer": {"mlp": [8]}}}, "losses": [kd("tutor"), kd(of="tutor")]}),
         ((), {"losses": [kd(weight="1 - progress")]}),
         ((), {"batch_size": "all", "on": "shuffled"}),
+        ((), {"on": "shuffled", "shuffle": ["says"]}),
     ],
 )
 def test_what_is_right_passes_the_check(filled, stages, options):
@@ -121,6 +122,7 @@ def test_what_is_right_passes_the_check(filled, stages, options):
             {"teachers": {"t": {"peer": {"mpl": [4]}}}},
             "there is no student body 'mpl'; did you mean 'mlp'?",
         ),
+        ((), {"shuffle": ["sees"]}, "shuffle: 'sees' is no recorded teacher"),
         ((), {"inputs": ["imag"]}, "'inputs' needs the field 'imag'"),
         ((), {"label": "labl"}, "'label' needs the field 'labl'"),
         ((), {"student": {"mlp": []}}, "student body 'mlp'"),
@@ -211,3 +213,13 @@ def test_a_row_holds_inputs_and_a_label_or_none():
     learning = Distil(inputs=["x"], losses=["cross_entropy"], label="y")
     rows = [learning.row(Record.read({"x": 3, "y": y}, "r:1"), {}) for y in (1, None)]
     assert [row["label"] for row in rows] == [["1"], []] and rows[0]["input.x"] == [3]
+
+
+def test_shuffled_gives_the_words_of_the_teachers_that_it_names_to_other_rows():
+    sources = {"a": {"field": "a"}, "b": {"field": "b"}}
+    learning = Distil(inputs=["x"], losses=["cross_entropy"], label="y", teachers=sources)
+    assert {"teacher.a.names", "teacher.b.vector", "neighbours"} <= set(learning.answers())
+    assert "label" not in learning.answers()
+    one = learning.model_copy(update={"shuffle": ["b"]})
+    assert set(one.answers()) == {"teacher.b.names", "teacher.b.logprobs", "teacher.b.vector"}
+    assert "label" in Distil(inputs=["x"], losses=["cross_entropy"], label="y").answers()
