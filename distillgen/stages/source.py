@@ -15,7 +15,19 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.privacy import public
 from distillgen.project import Project, imported, load_function
-from distillgen.record import META, SPLIT, TEST, TRAIN, VALIDATION, Record, ScriptName, digest, item_of
+from distillgen.record import (
+    META,
+    SPLIT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    FileName,
+    Record,
+    ScriptName,
+    digest,
+    item_of,
+)
+from distillgen.rows.edges import Edges
 from distillgen.rows.readers import count, dataset_rows, rows_of, selected
 from distillgen.rows.reading import Reading, Rows
 from distillgen.rows.scripts import check_script, script_rows
@@ -23,6 +35,7 @@ from distillgen.stages._draw import Draw
 
 SAMPLES = 200  # rows from which a plan estimates sizes
 COUNTED = 1_000_000  # rows of a script that a plan counts
+NODE = "node"  # the field with the id of a row, unless the option names another
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
 
 
@@ -79,6 +92,12 @@ class Source(Stage):
     overlap_words: int = Field(
         0, ge=0, description="number of words, in whole sentences, that a piece repeats from the one before"
     )
+    edges: FileName | None = Field(
+        None,
+        description="file of edges (.jsonl, .csv or .parquet with `from` and `to`, ids of rows): each row "
+        "gets `neighbours`, the ids that an edge joins it with, in either direction",
+    )
+    node: str | None = Field(None, description="field with the id of a row, for 'edges'; default: node")
     held_out: float | None = Field(
         None,
         gt=0,
@@ -110,6 +129,10 @@ class Source(Stage):
         for option in ("config", "format", "lineage", "chunk_words") if self.script else ():
             if getattr(self, option):
                 raise ValueError(f"'{option}' is for files; it has no use with 'script'")
+        if self.node and not self.edges:
+            raise ValueError("'node' names the ids that edges lead to; it has no use without 'edges'")
+        if self.edges and (self.lineage or self.draw):
+            raise ValueError("'edges' joins rows that are read; it has no use with 'draw' or 'lineage'")
         for option in ("config", "format", "fields", "lineage", "chunk_words") if self.draw else ():
             if getattr(self, option):
                 raise ValueError(f"'{option}' is for rows that are read; it has no use with 'draw'")
@@ -135,13 +158,14 @@ class Source(Stage):
         """
         if self.draw:
             return self.draw.files(project)
+        edges = {self.edges: project.file(self.edges)} if self.edges else {}
         if self.script:
             file = load_function(self.script, project.root)[1]
             modules = {f"module {name}": module for name, module in imported(file).items()}
-            return {self.script.partition(":")[0]: file, **modules}
+            return {self.script.partition(":")[0]: file, **modules, **edges}
         if self.dataset and not any((folder / self.dataset).exists() for folder in (project.root, Path())):
-            return {}
-        return {self.origin: project.file(self.origin)}
+            return edges
+        return {self.origin: project.file(self.origin), **edges}
 
     def bind(self, context: CheckContext) -> BoundSource:
         """Read the first rows, and take the fields of all of them. Raise ConfigError for a bad row."""
@@ -155,7 +179,11 @@ class Source(Stage):
                 context.project,
                 self._reading(context.project),
             )
-        first = list(islice(self.records(context.project, context.seed), CHECKED_ROWS))
+        edges = self._edges(context.project, context.seed)
+        if edges is not None and not len(edges):
+            place, reason = next(iter(edges.unusable), ("", "it has no rows"))
+            raise ConfigError(f"'edges': no edge of '{self.edges}{place}' joins two rows: {reason}")
+        first = list(islice(self._records(context.project, context.seed, edges), CHECKED_ROWS))
         for record in first:
             if record.dropped:
                 raise ConfigError(f"{record.source}: {record.dropped.reason}")
@@ -181,7 +209,29 @@ class Source(Stage):
         )
 
     def records(self, project: Project, seed: int = 0) -> Iterator[Record]:
-        """Yield a record of each row. A bad row becomes a dropped record."""
+        """Yield a record of each row. A bad row becomes a dropped record, and at the end a bad edge does."""
+        edges = self._edges(project, seed)
+        yield from self._records(project, seed, edges)
+        for inside, reason in edges.unusable if edges else ():
+            place = str(public(str(self.edges), project.root)) + inside
+            yield Record(digest([place, reason]), {}, source=place).drop(self.name, "unreadable", reason)
+
+    def _edges(self, project: Project, seed: int) -> Edges | None:
+        """Return the edges between the rows, for which it reads all ids; None without a file of edges."""
+        if self.edges is None:
+            return None
+        rows = (record.fields for record in self._records(project, seed) if not record.dropped)
+        name = self.node or NODE
+        nodes = [fields[name] for fields in rows if fields.get(name) is not None]
+        return Edges(project.file(self.edges), nodes, project.root)
+
+    def _records(self, project: Project, seed: int, edges: Edges | None = None) -> Iterator[Record]:
+        """Yield a record of each row, with its neighbours if there are edges."""
+        records = self._read(project, seed)
+        yield from records if edges is None else edges.join(records, self.node or NODE, self.name)
+
+    def _read(self, project: Project, seed: int) -> Iterator[Record]:
+        """Yield a record of each row, with its part of the split."""
         if self.draw:
             yield from (self._placed(record, seed) for record in self.draw.records(project, seed))
             return
