@@ -285,19 +285,50 @@ def _parquet_type(kind: Any) -> Any:
 def schema_of(batches: Iterable[Sequence[Mapping[str, Any]]]) -> Any:
     """Return the schema of all rows. Raise ConfigError if a column has values of different kinds.
 
-    Objects that have no field in any row become null, because a column cannot hold them.
+    Objects that have no field in any row become null, because a column cannot hold them. Lists of numbers, of
+    which some are not whole, have single precision where that holds all of them exactly, as it does what a
+    network gave.
     """
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
+    single = dict[str, bool]()
     for rows in batches:
         for name in rows[0]:
             try:
-                column = pa.field(name, pa.array([row[name] for row in rows]).type)
+                values = pa.array([row[name] for row in rows])
+                single[name] = single.get(name, True) and _fits_single(values)
+                column = pa.field(name, values.type)
                 both = [pa.schema([field]) for field in (columns.get(name, column), column)]
                 columns[name] = pa.unify_schemas(both, promote_options="permissive").field(name)
             except (pa.ArrowException, OverflowError) as error:
                 problem = f"'{name}' holds values of different kinds, and a column has one ({error})"
                 remedy = f"export JSONL, or give it one kind with a template, such as {{{{ {name} | json }}}}"
                 raise ConfigError(f"{problem}; {remedy}") from error
-    return pa.schema([field.with_type(_parquet_type(field.type)) for field in columns.values()])
+    kinds = {name: _parquet_type(field.type) for name, field in columns.items()}
+    return pa.schema([(name, _single(kind) if single[name] else kind) for name, kind in kinds.items()])
+
+
+def _fits_single(values: Any) -> bool:
+    """Return whether values are lists of numbers, or null, and single precision holds each number exactly."""
+    import pyarrow as pa
+
+    numbers = values
+    while pa.types.is_list(numbers.type):
+        numbers = numbers.flatten()
+    if pa.types.is_null(numbers.type):
+        return True
+    kind = numbers.type
+    if numbers is values or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return False
+    doubles = numbers.cast(pa.float64(), safe=False)
+    return bool(doubles.cast(pa.float32()).cast(pa.float64()).equals(doubles))
+
+
+def _single(kind: Any) -> Any:
+    """Return the type of lists of numbers with single in place of double precision."""
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        return pa.list_(_single(kind.value_type))
+    return pa.float32() if pa.types.is_float64(kind) else kind

@@ -701,7 +701,12 @@ def test_what_was_held_out_stays_apart(project):
         ([1, 1.5, None], "double"),
         ([None, "a", None], "string"),
         ([1.5, 1, 2], "double"),
-        ([[1], [None], [2.5]], "list<item: double>"),
+        ([[1], [None], [2.5]], "list<item: float>"),
+        ([[1], None, [2.5, 0.1]], "list<item: double>"),
+        ([[1], [2], [16777217]], "list<item: int64>"),
+        ([[0.5], [16777217]], "list<item: double>"),
+        ([[[0.5]], [[], [1.25]]], "list<item: list<item: float>>"),
+        ([["a"], [None]], "list<item: string>"),
     ],
 )
 def test_a_column_type_fits_all_batches(values, kind):
@@ -711,6 +716,29 @@ def test_a_column_type_fits_all_batches(values, kind):
         str(schema_of([[{"a": value}] for value in values]).field("a").type).replace("element", "item")
         == kind
     )
+
+
+def test_arrays_and_references_come_back_as_they_were(project):
+    import pyarrow.parquet
+
+    numpy = pytest.importorskip("numpy")
+    numbers = numpy.random.default_rng(0).random((5, 40), dtype="float32")
+    numpy.savez(
+        project.path / "rows.npz", features=numbers, image=numpy.zeros((5, 1100)), whole=numpy.arange(5)
+    )
+    run = distillgen.run({"version": 1, "stages": [{"source": {"path": "rows.npz"}}]}, out="r")
+    written = [{name: row[name] for name in row if name != "meta"} for row in project.read("r/corpus.jsonl")]
+    assert written[3]["image"].keys() == {"path", "sha256", "column", "index"}
+    for ending in ("jsonl", "parquet", "arrow"):
+        export(run, project.path / f"one.{ending}", ExportOptions(format=ending, identify=False))
+    table = pyarrow.parquet.read_table("one.parquet")
+    with pyarrow.OSFile("one.arrow") as stream:
+        assert pyarrow.ipc.open_stream(stream).read_all().to_pylist() == written
+    assert table.to_pylist() == project.read("one.jsonl") == written
+    assert str(table.schema.field("features").type.value_type) == "float"
+    assert str(table.schema.field("whole").type) == "int64"
+    again = distillgen.run({"version": 1, "stages": [{"source": {"path": "one.parquet"}}]}, out="again")
+    assert [{**row, "meta": 0} for row in again.corpus] == [{**row, "meta": 0} for row in run.corpus]
 
 
 SPLITS = [
