@@ -252,8 +252,14 @@ def _carry_out_seeds(
         show.as_json(runs.state) if as_json else show_seeds.status(runs, error=True)
         raise
     show.as_json(runs.summary) if as_json else show_seeds.figures(runs)
-    if failed := runs.state["failed"]:
+    state = runs.state
+    if failed := state["failed"]:
         raise Unusable(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
+    for seed, run in state["runs"].items():
+        if run["stages"][-1]["complete"] and not run["kept"]:
+            raise Unusable(
+                f"seed {seed}: nothing was kept; see: distillgen show {runs.place(seed)} --dropped"
+            )
 
 
 @click.command()
