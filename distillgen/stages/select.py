@@ -113,8 +113,8 @@ class Select(Placed):
         return self
 
     def uses_seed(self) -> bool:
-        """Return True: it draws by the pipeline's seed."""
-        return True
+        """Return whether chance has a part in the order of the records."""
+        return self.by in ("random", "facility_location") or self.score is None and self.by not in VECTORS
 
     def scores(self) -> list[str]:
         """Return the name of the rank."""

@@ -5,9 +5,11 @@ import sys
 import zlib
 
 import pytest
+from aiohttp import web
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.runs.seed_figures import summary
 from tests.endpoint import Endpoint
 
 DRAWN = {
@@ -30,6 +32,15 @@ def adds(name, share):
 
 
 MODELS = {"good": adds("good", 0.9), "poor": adds("poor", 0.6), "other": adds("other", 0.6)}
+
+
+def counted(asked):
+    """The models, which note that they were asked."""
+
+    def noting(answer):
+        return lambda request, sample: asked.append(1) or answer(request, sample)
+
+    return {name: noting(answer) for name, answer in MODELS.items()}
 
 
 def pipeline(*stages, models=MODELS):
@@ -64,7 +75,9 @@ def test_the_run_of_a_seed_is_the_run_with_that_seed(project):
     alone = distillgen.run(sums(), out="alone", sets=["seed=2"], teachers=MODELS)
     for name in ("corpus.jsonl", "evaluation.json", "evaluation.jsonl"):
         assert (seeds.place(2) / name).read_bytes() == (alone.directory / name).read_bytes()
-    assert seeds.run(2).lock["seed"] == 2 and seeds.place(0).joinpath("report.html").exists()
+    assert seeds.run(2).lock["seed"] == 2
+    assert seeds.run(2).lock["commands"] == ["distillgen run pipeline --out seed-2 --set seed=2"]
+    assert seeds.place(0).joinpath("report.html").exists()
     corpora = {(seeds.place(seed) / "corpus.jsonl").read_bytes() for seed in range(3)}
     assert len(corpora) == 3
     assert not list((project.path / "out").glob("seed-*/ledger.sqlite3")), "each seed has a ledger of its own"
@@ -94,9 +107,7 @@ def test_equal_requests_of_all_seeds_are_asked_once_and_a_seed_that_is_sent_draw
 
 def test_running_again_asks_nothing_and_gives_the_same_files(project):
     asked = []
-    teachers = {
-        name: lambda r, s, answer=answer: asked.append(1) or answer(r, s) for name, answer in MODELS.items()
-    }
+    teachers = counted(asked)
     seeds = distillgen.run(sums(), out="out", seeds=3, teachers=teachers)
     files = {f: (seeds.directory / f).read_bytes() for f in ("seeds.json", "report.html")}
     assert len(asked) == 3 * 40 * 3
@@ -137,22 +148,30 @@ def test_what_cannot_run_is_said_before_anything_is_asked(project, options, says
     assert says in str(told.value) and not (project.path / "out").exists()
 
 
+SAMPLED = {"sample_by_score": {"by": "a", "per": ["b"], "n": 1}}
 DRAWING = [
-    {"filter": [{"sample_by_score": {"by": "a", "per": ["b"], "n": 1}}]},
+    {"filter": [SAMPLED]},
     {"format": {"fields": {"x": "{{ v }}"}, "vary": {"v": ["1", "2"]}}},
     {"evaluate": {**ASKED, "gold": "a", "models": ["good"], "seed": 0}},
     {"generate": {"template": "{{ a }}", "model": "good", "seed": 0, "output": "x"}},
     {"generate": {"template": "{{ a }}", "model": ["good", "poor"], "pick": 1, "output": "x"}},
     {"rounds": {"n": 1, "stages": [{"diversity": {"field": "a"}}]}},
+    {"retrieve": {"from": "rows.jsonl", "by": "random"}},
+    {"select": {"n": 1, "by": "round_robin", "group": "b"}},
+    {"evaluate": {**ASKED, "gold": "a", "models": ["good"], "metrics": [SAMPLED]}},
+    {"evaluate": {"prompt": "seeded", "gold": "a", "models": ["good"], "metrics": ["exact"]}},
+    {"add": {"path": "rows.jsonl", "share": 0.5}},
+    {"select": {"n": 1, "by": "top", "score": "a"}},
     {"rounds": {"n": 1, "stages": [{"format": {"fields": {"x": "{{ a }}"}}}]}},
     {"generate": {"template": "{{ a }}", "model": "good", "output": "x", "temperature": 1}},
     {"filter": [{"where": {"true": "{{ a }}"}}]},
 ]
 
 
-@pytest.mark.parametrize(("stage", "draws"), [*zip(DRAWING, [True] * 6 + [False] * 3, strict=True)])
+@pytest.mark.parametrize(("stage", "draws"), [*zip(DRAWING, [True] * 11 + [False] * 4, strict=True)])
 def test_stages_that_draw_are_known(project, stage, draws):
-    project.rows("rows.jsonl", [{"a": 1, "b": 2}])
+    project.rows("rows.jsonl", [{"a": 1, "b": 2, "text": "c"}])
+    project.write("prompts/seeded.md", "---\nsampling: {seed: 0}\n---\n{{ a }}\n")
     written = pipeline({"source": {"path": "rows.jsonl"}}, stage)
     assert [bound.uses_seed() for bound in distillgen.load(written, scripted=MODELS).bound_stages] == [
         False,
@@ -181,6 +200,67 @@ def test_a_directory_holds_one_run_or_several_seeds_and_not_both(project):
     distillgen.run(sums(), out="two", seeds=2, teachers=MODELS)
     with pytest.raises(ConfigError, match="'two' holds the runs of several seeds: go on with --seeds"):
         distillgen.run(sums(), out="two", teachers=MODELS)
+
+
+def test_a_ledger_that_was_named_once_stays_the_ledger_of_all_seeds(project):
+    asked = []
+    distillgen.run(sums(), out="out", seeds=2, teachers=counted(asked), ledger=project.path / "l.sqlite3")
+    distillgen.run(sums(), out="out", seeds=3, teachers=counted(asked))
+    assert len(asked) == 3 * 40 * 3 and not (project.path / "out/ledger.sqlite3").exists()
+
+
+# The figures
+
+
+def evaluated(folder, **models):
+    """A finished run whose evaluation has these reports by model."""
+    folder.mkdir(parents=True)
+    reports = {name: {"metrics": {}, "numbers": {}, "judges": {}} | report for name, report in models.items()}
+    (folder / "evaluation.json").write_text(json.dumps({"models": reports, "comparisons": []}))
+    train = {"name": "train", "kind": "train", "measured": {"loss": 0.5}}
+    evaluate = {"name": "evaluate", "kind": "evaluate", "measured": {"a.exact": 0.9}}
+    usage = dict.fromkeys(("state", "models", "totals", "kept", "dropped"), {}) | {
+        "stages": [train, evaluate]
+    }
+    (folder / "usage.json").write_text(json.dumps(usage))
+    return distillgen.Run(folder)
+
+
+def test_every_figure_of_a_model_is_compared_and_a_seed_without_it_is_left_out(tmp_path):
+    def report(exact, ndcg):
+        return {
+            "metrics": {"exact": {"mean": exact, "low": 0, "high": 1, "n": 9}, "judge": {"n": 0}},
+            "figures": {"macro_f1": {"mean": exact / 2, "low": 0, "high": 1, "n": 9}},
+            "numbers": {"exact": exact, "ndcg": ndcg},
+            "judges": {"position bias": 0.1},
+            "likeliest_option": {"mean": 0.25, "n": 9},
+            "perplexity": 7.0,
+            "ece": 0.125,
+            "tokens": 3.0,
+        }
+
+    first = evaluated(tmp_path / "0", a=report(0.5, 0.75), b=report(0.25, 0.5))
+    second = evaluated(tmp_path / "1", a=report(1.0, 0.5), b={"numbers": {"ndcg": 0.5}})
+    told = summary([first, None, second])
+    figures = {(row["metric"], row["model"]): row for row in told["figures"]}
+    shares = {metric: row["share"] for (metric, model), row in figures.items() if model == "a"}
+    numbers = dict.fromkeys(("mean ndcg", "position bias", "perplexity", "ece"), False)
+    assert shares == dict.fromkeys(("exact", "macro_f1", "likeliest_option"), True) | numbers
+    assert list(figures)[:2] == [("exact", "a"), ("exact", "b")]  # the models stand side by side
+    exact = figures["exact", "a"]
+    assert exact["values"] == [0.5, None, 1.0] and exact["mean"] == 0.75 and exact["seeds"] == 2
+    assert exact["standard_error"] == pytest.approx(0.25)  # the deviation 0.354 over the root of 2
+    assert figures["exact", "b"]["standard_error"] is None
+    assert figures["loss", ""]["values"] == [0.5, None, 0.5] and ("a.exact", "") not in figures
+    compared = {row["metric"]: row for row in told["comparisons"]}
+    assert compared.keys() == shares.keys()
+    assert (compared["exact"]["difference"], compared["exact"]["seeds"], compared["exact"]["p"]) == (
+        0.25,
+        1,
+        1,
+    )
+    ndcg = compared["mean ndcg"]
+    assert (ndcg["difference"], ndcg["wins"], ndcg["losses"], ndcg["seeds"]) == (0.125, 1, 0, 2)
 
 
 # On the command line
@@ -230,13 +310,35 @@ def test_the_cap_is_one_for_all_seeds(project):
     with Endpoint() as endpoint:
         project.write("sums.yaml", TEXT.format(url=endpoint.url))
         told = run_of(project, "out", "--max-cost-usd", "0.1", check=4)
+        assert "of all seeds" in told.stderr
         assert "stopped by --max-cost-usd 0.1" in told.stderr and "is enough in any case" not in told.stderr
         paid = distillgen.Seeds(project.path / "out").state["runs"]
         cost = sum(run["totals"]["cost_usd"] for run in paid.values())
         assert 0.06 < cost <= 0.1 and paid[0]["state"] == "finished"
         assert "seed 2    not begun" in project.cli("status", "out").stdout
+        assert distillgen.Seeds(project.path / "out").summary["finished"] == [0]
         run_of(project, "out", "--max-cost-usd", "0.1801")
         assert len(endpoint.asked) == 36 == endpoint.asked.total()
+
+
+def test_failed_rows_and_seeds_that_keep_nothing_end_the_command_with_3(project):
+    def some(body, times):
+        seven = body["messages"][0]["content"].endswith("7")
+        return web.Response(status=400, text="no") if seven and failing else None
+
+    failing = ["yes"]
+
+    with Endpoint(some) as endpoint:
+        text = TEXT.format(url=endpoint.url)
+        project.write("sums.yaml", text)
+        assert (
+            "answers could not be used; to ask for these again, add --retry-failed"
+            in run_of(project, "failed", check=3).stderr
+        )
+        failing.clear()
+        project.write("sums.yaml", f"{text}  - filter: [word_count: {{field: answer, min_words: 9}}]\n")
+        told = run_of(project, "nothing", check=3)
+        assert "seed 0: nothing was kept; see: distillgen show nothing/seed-0 --dropped" in told.stderr
 
 
 def test_the_commands_say_what_a_directory_of_seeds_is(project):
@@ -250,6 +352,7 @@ def test_the_commands_say_what_a_directory_of_seeds_is(project):
     assert "3 of 3 seeds" in project.cli("show", "s").stdout
     assert "sums: finished, 3 seeds" in project.cli("status", "s").stdout
     assert project.cli("show", "s/seed-1", "-n", 1).stdout
+    assert "did you mean 's'?" in project.cli("show", "ss", check=2).stderr
     for command in (["export", "s"], ["export", "runs/s"], ["report", "s"], ["show", "s", "--dropped"]):
         error = project.cli(*command, check=2).stderr
         assert "seed-0" in error, error
