@@ -81,9 +81,14 @@ class Distil(Dialogue):
         """
         teachers = {name: self._read(source, earlier) for name, source in self.teachers.items()}
         for _, part in self._parts(context):
-            for name in part.teachers():
+            for name, signal in part.teachers().items():
                 if name not in teachers and name != STUDENT:
-                    teachers[name] = self._read(self._source(name, context, earlier), earlier)
+                    source = (
+                        Source(field=name, number=True)
+                        if signal == "number"
+                        else self._source(name, context, earlier)
+                    )
+                    teachers[name] = self._read(source, earlier)
         return self.model_copy(update={"teachers": teachers})
 
     def _source(self, name: str, context: CheckContext, earlier: Mapping[str, Objective]) -> Source:
@@ -191,9 +196,9 @@ class Distil(Dialogue):
                 raise ConfigError(f"of: no network '{part.of}' learns here{did_you_mean(part.of, networks)}")
             if part.teaching and not part.teacher:
                 raise ConfigError("it learns from a teacher: give teacher: NAME")
-            if part.labels and self.inputs is not None and self.label is None:
-                raise ConfigError("it learns from labels: name their field with label: …")
-            self._check_formula(part.weight)
+            self._check_formula(part, context)
+        if part.labels and self.inputs is not None and self.label is None:
+            raise ConfigError("it learns from labels: name their field with label: …")
         if self.inputs is None and not part.tokens:
             raise ConfigError("it takes one class a row, and the student writes texts")
         for name, signal in part.teachers().items():
@@ -205,7 +210,9 @@ class Distil(Dialogue):
             remedy = "give the source validation: 0.1, or rows with split: validation"
             raise ConfigError(f"it learns from validation records, and there are none; {remedy}")
 
-    def _check_formula(self, formula: float | str) -> None:
+    def _check_formula(self, loss: Loss, context: CheckContext) -> None:
+        """Raise ConfigError if the weight of a loss is no arithmetic over weights that fit its teachers."""
+        formula = loss.weight
         if not isinstance(formula, str):
             return
         try:
@@ -215,6 +222,11 @@ class Distil(Dialogue):
         for name in sorted(names - VARIABLES - self.weights.keys()):
             choices = did_you_mean(name, [*self.weights, *VARIABLES])
             raise ConfigError(f"weight: '{formula}' names '{name}', which is no weight{choices}")
+        taught_by = len(loss.teacher) if isinstance(loss.teacher, list) else 1
+        for name, weight in weights_of(self.weights, context.project).items():
+            number = weight.teachers_weighed()
+            if name in names and number not in (None, taught_by):
+                raise ConfigError(f"weight: '{name}' weighs {number} teachers, and the loss has {taught_by}")
 
     def _check_signal(self, name: str, signal: str, context: CheckContext) -> None:
         """Raise ConfigError if a stage that is a teacher does not record the signal."""
@@ -288,7 +300,7 @@ class Distil(Dialogue):
         row["label"] = [] if label is None else [text_of(label)]
         for name, source in self.recorded().items():
             columns = (
-                of_field(record.fields.get(source.field), source.field)
+                of_field(record.fields.get(source.field), source.field, number=source.number)
                 if source.field is not None
                 else of_signal(signals.get(str(source.stage), Signal()), str(source.stage))
             )

@@ -20,8 +20,8 @@ from distillgen.project import Project
 if TYPE_CHECKING:
     from distillgen.training.step import Step
 
-Signal: TypeAlias = Literal["classes", "vector"]
-"""What a teacher says of a row: a distribution over classes or tokens, or a vector."""
+Signal: TypeAlias = Literal["classes", "vector", "number"]
+"""What a teacher says of a row: a distribution over classes or tokens, a vector, or the number in a field."""
 
 
 class PartSizes(NamedTuple):
@@ -44,6 +44,8 @@ class Part(BaseModel):
     """Whether it reads the edges between rows."""
     validation: ClassVar[bool] = False
     """Whether it draws validation rows."""
+    labels: ClassVar[bool] = False
+    """Whether it learns from labels, so that networks need `label`."""
     tokens: ClassVar[bool] = True
     """Whether it takes the tokens of a language model; if not, it takes rows with one position."""
 
@@ -75,8 +77,6 @@ class Loss(Part):
     """A loss of each row."""
 
     needs: ClassVar[Mapping[str, Signal]] = {"teacher": "classes"}
-    labels: ClassVar[bool] = False
-    """Whether it learns from labels, so that networks need `label`."""
     teaching: ClassVar[bool] = True
     """Whether it learns from a teacher, so that `teacher` is required."""
 
@@ -107,6 +107,10 @@ class Weight(Part):
     def rows(self, step: Step, module: Any) -> Any:
         """Return the weight of each row [rows], or [teachers, rows]."""
         raise NotImplementedError
+
+    def teachers_weighed(self) -> int | None:
+        """Return the number of teachers, if it has one weight for each teacher of a loss."""
+        return None
 
     def learns(self, step: Step, module: Any) -> Any:
         """Return the loss by which the module learns, a number; None if it does not learn now.

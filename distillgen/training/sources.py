@@ -26,6 +26,7 @@ class Source(BaseModel):
     field: str | None = Field(
         None, description="a field: {class: probability}, a class, a list of classes (votes), or a vector"
     )
+    number: bool = Field(False, description="the field holds one number, which is no class")
     model: str | None = Field(None, description="an earlier student, asked in the training; it is frozen")
     peer: dict[str, Any] | None = Field(None, description="a network that is trained along, as a student")
     head: str | None = Field(None, description="the head of a network; default: its first")
@@ -37,6 +38,8 @@ class Source(BaseModel):
     def _one(self) -> Self:
         if sum(value is not None for value in (self.stage, self.field, self.model, self.peer)) != 1:
             raise ValueError("a teacher is one of {stage: …}, {field: …}, {model: …} and {peer: …}")
+        if self.number and self.field is None:
+            raise ValueError("'number' is for a field")
         return self
 
 
@@ -71,11 +74,15 @@ def _several(tokens: list[list[Any]], text: str) -> dict[str, float]:
     return {text.strip(): math.exp(sum(value for value in values if value is not None))}
 
 
-def of_field(value: Any, name: str) -> Row:
+def of_field(value: Any, name: str, *, number: bool = False) -> Row:
     """Return what a field says: {class: probability}, a class, a list of classes (votes), or a vector.
 
-    Raises Unusable for anything else.
+    With `number`, a number is a vector of one. Raises Unusable for anything else.
     """
+    if number:
+        if not _is_number(value):
+            raise Unusable(f"'{name}' holds no number")
+        return {"vector": [float(value)]}
     if isinstance(value, dict) and value and all(_is_number(share) for share in value.values()):
         if min(value.values()) < 0 or not 0 < sum(value.values()) < 1.01:
             raise Unusable(f"the probabilities in '{name}' do not sum to 1")

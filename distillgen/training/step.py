@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
+from distillgen.errors import ConfigError
 from distillgen.networks.network import Out
 
 STUDENT = "student"
@@ -57,6 +58,18 @@ class Step:
         What a recorded teacher leaves over is shared among the classes that it does not name.
         """
         return self._learner.in_order(name, self.out(self._learner.network_of(name)))
+
+    def vector(self, name: str) -> Any:
+        """Return the features of a network, or the vectors that a teacher gave [rows, width].
+
+        Raise ConfigError if there are none.
+        """
+        vectors = self.out(self._learner.network_of(name)).features
+        if vectors is None:
+            raise ConfigError(
+                f"'{name}' gives no vectors; name a stage embed, a field of numbers or a network"
+            )
+        return vectors
 
     def pairs(self, loss: Any) -> list[tuple[Any, Any]]:
         """Return the logits of student and teacher over the teacher's outcomes, for each teacher of a loss.

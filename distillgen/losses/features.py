@@ -1,0 +1,52 @@
+"""features: the student's features against a teacher's vectors (Romero et al. 2015, FitNets).
+
+A linear map, trained along, takes the student's features [rows, width] to the width of the teacher's
+vectors: embeddings that a stage recorded, a field of numbers, or the features of another network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from distillgen.errors import ConfigError
+from distillgen.training.part import Loss, PartSizes
+
+if TYPE_CHECKING:
+    from distillgen.training.step import Step
+
+
+class Features(Loss):
+    """Squared or angular distance of projected features from a teacher's vectors."""
+
+    needs: ClassVar = {"teacher": "vector"}
+    tokens = False
+
+    kind: Literal["mse", "cosine"] = Field(
+        "mse", description="mse: mean over the numbers of their squared difference; cosine: 1 − cosine"
+    )
+
+    def module(self, sizes: PartSizes) -> Any:
+        """Return a linear map for each teacher. Raise ConfigError where there is nothing to map."""
+        from torch import nn
+
+        for name in (self.of, *self.teachers()):
+            if name not in sizes.widths:
+                raise ConfigError(f"features: '{name}' gives no vectors")
+        width = sizes.widths[self.of]
+        return nn.ModuleList(nn.Linear(width, sizes.widths[name]) for name in self.teachers())
+
+    def rows(self, step: Step, module: Any) -> Any:
+        """Return the distance of each row: [rows], or [teachers, rows]."""
+        from torch.nn.functional import cosine_similarity
+
+        values = []
+        for name, projection in zip(self.teachers(), module, strict=True):
+            vectors, features = step.vector(name).detach(), projection(step.vector(self.of))
+            values.append(
+                ((features - vectors) ** 2).mean(-1)
+                if self.kind == "mse"
+                else 1 - cosine_similarity(features, vectors, dim=-1)
+            )
+        return step.over_teachers(self, values)
