@@ -38,10 +38,10 @@ class PlackettLuce(Loss):
 
         weights = (teacher / self.temperature).softmax(-1)
         labels = torch.arange(teacher.shape[-1], device=label.device) == label[:, None]
-        ranked, order = teacher.masked_fill(labels, torch.inf).sort(-1, descending=True, stable=True)
+        ranked, order = teacher.masked_fill(labels, torch.inf).sort(-1, descending=True)
         scores, weights = scores.gather(-1, order), weights.gather(-1, order)
         following = scores.flip(-1).logcumsumexp(-1).flip(-1)
         changes = torch.cat([ranked[:, :1] > -torch.inf, ranked[:, 1:] < ranked[:, :-1]], -1)
         places = torch.arange(ranked.shape[-1], device=label.device).expand_as(order)
-        first_of_tied = places.masked_fill(~changes, 0).cummax(-1).values
+        first_of_tied = places.masked_fill(~changes, 0).cummax(-1)[0]
         return (weights * (following.gather(-1, first_of_tied) - scores)).sum(-1)

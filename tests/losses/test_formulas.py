@@ -1,0 +1,279 @@
+"""Losses and weights against the values of fixtures.py, with their gradients and limits."""
+
+import math
+
+import pytest
+
+from tests.losses import fixtures as f
+from tests.training.lessons import prepared
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+TEACHER = {"t": {"field": "t"}}
+
+
+def rows(*, named: int = 3, label: bool = True) -> list[dict]:
+    """The four rows of the fixtures; the teacher names the `named` likeliest classes of each."""
+    table = []
+    for i, (p, y) in enumerate(zip(f.T, f.Y, strict=True)):
+        likeliest = sorted(range(3), key=lambda c: -p[c])[:named]
+        table.append(
+            {
+                "id": str(i),
+                "input.x": [float(i == place) for place in range(4)],
+                "label": [f.CLASSES[y]] if label and y is not None else [],
+                "teacher.t.names": [f.CLASSES[c] for c in likeliest],
+                "teacher.t.logprobs": [math.log(p[c]) for c in likeliest],
+                "teacher.v.vector": f.FEATURES[i],
+                "node": str(i),
+                "neighbours": [str(end) for start, end in f.EDGES if start == i],
+            }
+        )
+    return table
+
+
+def step_of(loop, logits=None, *, learning=False, when=(0.0, 0, 0)):
+    """A step in which the student says `S`, or {head: logits}, and has the features of the fixtures."""
+    from distillgen.networks.network import Out
+    from distillgen.training.step import Step
+
+    loop.model.when = when
+    step = Step(loop.model, loop.train_dataset.all_rows(), learning=learning)
+    heads = logits if isinstance(logits, dict) else {"class": f.S if logits is None else logits}
+    tensors = {name: torch.tensor(values, requires_grad=True) for name, values in heads.items()}
+    step._outs["student"] = Out(tensors, torch.arange(4), torch.tensor(f.FEATURES))
+    return step
+
+
+def only(loop):
+    """The one loss of a loop, and its module."""
+    return next(iter(loop.model.losses_with_modules))
+
+
+def loss_rows(tmp_path, name, *, logits=None, table=None, **options) -> list[float]:
+    """The rows of one loss with the teacher of the fixtures."""
+    loop = prepared(table or rows(), [(name, {"teacher": "t", **options})], tmp_path, teachers=TEACHER)
+    loss, module = only(loop)
+    return loss.rows(step_of(loop, logits), module).tolist()
+
+
+def close(values, expected, tolerance=1e-6) -> bool:
+    return values == pytest.approx(expected, abs=tolerance)
+
+
+KINDS = {"forward": f.FORWARD, "reverse": f.REVERSE, "jensen_shannon": f.JENSEN_SHANNON}
+
+
+@pytest.mark.parametrize(("kind", "t"), [(kind, t) for kind, values in KINDS.items() for t in values])
+def test_divergence(tmp_path, kind, t):
+    assert close(loss_rows(tmp_path, "divergence", kind=kind, temperature=t), KINDS[kind][t])
+
+
+def test_a_divergence_of_equals_is_zero(tmp_path):
+    equal = [[math.log(x) + 3 for x in p] for p in f.T]
+    for kind in KINDS:
+        assert close(loss_rows(tmp_path, "divergence", kind=kind, temperature=3, logits=equal), [0] * 4)
+
+
+def test_the_tail_hides_some_of_the_divergence(tmp_path):
+    values = {k: loss_rows(tmp_path, "divergence", table=rows(named=k)) for k in (1, 2, 3)}
+    assert close(values[1], f.TAIL[1]) and close(values[2], f.TAIL[2]) and close(values[3], f.FORWARD[1])
+    assert all(a <= b + 1e-6 and b <= c + 1e-6 for a, b, c in zip(*values.values(), strict=True))
+
+
+def test_dual_heads(tmp_path):
+    losses = [
+        ("cross_entropy", {"head": "gold", "weight": 0.5}),
+        ("divergence", {"head": "soft", "teacher": "t", "temperature": 2, "weight": 0.5}),
+    ]
+    read = {"gold": 0.5, "soft": {"share": 0.5, "temperature": 0.5}}
+    student = {"mlp": [2], "heads": ["gold", "soft"], "read": read}
+    loop = prepared(rows(), losses, tmp_path, teachers=TEACHER, student=student)
+    step = step_of(loop, {"gold": f.S, "soft": f.S[::-1]})
+    assert close(step.total().item(), f.DUAL)
+    assert close(loop.model.networks["student"].probabilities(step.out())[0].tolist(), f.READ)
+
+
+@pytest.mark.parametrize("t", f.PLACKETT_LUCE)
+def test_plackett_luce(tmp_path, t):
+    assert close(loss_rows(tmp_path, "plackett_luce", temperature=t), f.PLACKETT_LUCE[t])
+    moved = [[x + 5 for x in s] for s in f.S]
+    assert close(loss_rows(tmp_path, "plackett_luce", temperature=t, logits=moved), f.PLACKETT_LUCE[t], 3e-6)
+
+
+def test_plackett_luce_with_equal_weights_is_list_mle(tmp_path):
+    assert close(loss_rows(tmp_path, "plackett_luce", temperature=1e6), f.LIST_MLE)
+
+
+def test_plackett_luce_of_a_teacher_that_is_sure_of_the_label_is_cross_entropy(tmp_path):
+    sure = [{**r, "teacher.t.names": r["label"] or ["a"], "teacher.t.logprobs": [0.0]} for r in rows()]
+    expected = [-math.log(f.softmax(s)[y or 0]) for s, y in zip(f.S, f.Y, strict=True)]
+    assert close(loss_rows(tmp_path, "plackett_luce", table=sure), expected)
+
+
+def test_classes_that_a_teacher_did_not_name_have_no_order(tmp_path):
+    """The two others are tied: each is compared with both, whichever comes first."""
+    one = loss_rows(tmp_path, "plackett_luce", temperature=1e6, table=rows(named=1, label=False))
+    expected = []
+    for s, p in zip(f.S, f.T, strict=True):
+        top = p.index(max(p))
+        others = [x for c, x in enumerate(s) if c != top]
+        both = math.log(sum(map(math.exp, others)))
+        expected.append((-math.log(f.softmax(s)[top]) + sum(both - x for x in others)) / 3)
+    assert close(one, expected)
+
+
+@pytest.mark.parametrize("t", f.TAID)
+def test_taid(tmp_path, t):
+    assert close(loss_rows(tmp_path, "taid", start=t), f.TAID[t])
+
+
+def walked(tmp_path, losses, steps, *, learning=True, **options) -> list[float]:
+    """The teacher's shares after steps with these mean losses."""
+    loop = prepared(rows(), [("taid", {"teacher": "t", **options})], tmp_path, teachers=TEACHER)
+    loss, module = only(loop)
+    shares = []
+    for n, value in enumerate(losses):
+        step = step_of(loop, learning=learning, when=(n / steps, 0, n))
+        step.mean = lambda mean, value=value: torch.tensor(value)
+        loss.rows(step, module)
+        shares.append(module.share.item())
+    return shares
+
+
+def test_the_share_of_taid_follows_the_loss_or_a_line(tmp_path):
+    assert close(walked(tmp_path, f.LOSSES, f.STEPS, **f.OPTIONS), f.PATH)
+    assert close(walked(tmp_path, f.LOSSES, f.STEPS, **f.OPTIONS, adaptive=False), f.LINE)
+    assert close(walked(tmp_path, f.LOSSES, f.STEPS, **f.OPTIONS, learning=False), [f.OPTIONS["start"]] * 5)
+
+
+def test_the_share_of_taid_never_falls_and_stays_below_its_end(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    losses = (torch.rand(60, generator=draw) * 5).tolist()
+    shares = walked(tmp_path, losses, 60, start=0.3, end=0.8, pace=0.5, momentum=0.5)
+    assert all(a <= b for a, b in zip(shares, shares[1:], strict=False))
+    assert max(shares) == pytest.approx(0.8) and shares[0] == pytest.approx(0.3)
+
+
+def test_the_state_of_taid_is_set_by_the_loss_of_the_step(tmp_path):
+    loop = prepared(rows(), [("taid", {"teacher": "t"})], tmp_path, teachers=TEACHER)
+    loss, module = only(loop)
+    loss.rows(step_of(loop, learning=True), module)
+    assert close(module.before.item(), sum(f.TAID[0.4]) / 4)
+
+
+def test_neighbours(tmp_path):
+    for options, expected in (
+        ({"high": 0}, f.LOW),
+        ({"low": 0}, f.HIGH),
+        ({"low": 0.5, "high": 2}, 0.5 * f.LOW + 2 * f.HIGH),
+    ):
+        assert close(sum(loss_rows(tmp_path, "neighbours", **options)) / 4, expected)
+
+
+def test_neighbours_in_a_batch_without_an_edge(tmp_path):
+    apart = [{**r, "neighbours": []} for r in rows()]
+    assert close(loss_rows(tmp_path, "neighbours", table=apart), f.FORWARD[1])
+
+
+def test_surer(tmp_path):
+    weights = {"ahead": ("surer", {"teacher": "t", "high": 2, "low": 1})}
+    loop = prepared(rows(), [("cross_entropy", {})], tmp_path, teachers=TEACHER, weights=weights)
+    assert step_of(loop).weight("ahead").tolist() == f.SURER
+    assert step_of(loop).weight("3 - ahead").tolist() == [3 - w for w in f.SURER]
+    entropies = loop.model._weights["ahead"]._entropy
+    assert close(entropies(torch.tensor(f.S)).tolist(), f.ENTROPY_S)
+    assert close(entropies(torch.tensor(f.T).log()).tolist(), f.ENTROPY_T)
+
+
+def gated(tmp_path, **options):
+    """A loop with the gate of the fixtures over three teachers, who say the same."""
+    weights = {"route": ("gate", {"over": 3, **options})}
+    teachers = {name: {"field": "t"} for name in "tuv"}
+    copied = [
+        r | {f"teacher.{n}.{k}": r[f"teacher.t.{k}"] for n in "uv" for k in ("names", "logprobs")}
+        for r in rows()
+    ]
+    losses = [("divergence", {"teacher": ["t", "u", "v"], "weight": "route"})]
+    loop = prepared(copied, losses, tmp_path, teachers=teachers, weights=weights, student={"mlp": [2]})
+    layer = loop.model.parts["route"]
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(f.LAYER[0]))
+        layer.bias.copy_(torch.tensor(f.LAYER[1]))
+    return loop, layer
+
+
+def test_a_soft_gate_shares_a_row_out(tmp_path):
+    loop, layer = gated(tmp_path, balance=0.5)
+    step = step_of(loop)
+    shares = step.weight("route")
+    assert shares.shape == (3, 4) and close(shares.T[0].tolist(), f.GATE)
+    assert close(step.total().item(), sum(f.FORWARD[1]) / 4)
+    assert close(loop.model._weights["route"].learns(step, layer).item(), 0.5 * f.BALANCE)
+
+
+def test_a_hard_gate_sends_a_row_to_one_teacher(tmp_path):
+    loop, _ = gated(tmp_path, soft=False)
+    expected = [[float(max(g) == x) for x in g] for g in map(f.gate, f.FEATURES)]
+    assert step_of(loop).weight("route").T.tolist() == expected
+
+
+def test_a_soft_gate_learns_from_usefulness_and_a_hard_one_does_not(tmp_path):
+    for soft in (True, False):
+        loop, layer = gated(tmp_path, soft=soft)
+        table = loop.train_dataset.columns
+        table["teacher.u.logprobs"] = table["teacher.u.logprobs"].roll(1, 1)
+        total = step_of(loop).total()
+        (gradient,) = torch.autograd.grad(total, [layer.weight], allow_unused=True)
+        assert (gradient is not None and gradient.abs().max() > 1e-3) == soft
+
+
+def test_a_number_of_the_record_is_a_weight(tmp_path):
+    table = [r | {"teacher.w.vector": [float(i)]} for i, r in enumerate(rows())]
+    weights = {"w": ("field", {"name": "w"})}
+    losses = [("divergence", {"teacher": "t", "weight": "w"})]
+    teachers = {**TEACHER, "w": {"field": "w", "number": True}}
+    loop = prepared(table, losses, tmp_path, teachers=teachers, weights=weights)
+    assert close(step_of(loop).total().item(), sum(i * x for i, x in enumerate(f.FORWARD[1])) / 4)
+
+
+@pytest.mark.parametrize("kind", ["mse", "cosine"])
+def test_features(tmp_path, kind):
+    teachers = {"v": {"field": "v"}}
+    losses = [("features", {"teacher": "v", "kind": kind})]
+    loop = prepared(rows(), losses, tmp_path, teachers=teachers, student={"mlp": [2]})
+    loss, (projection,) = only(loop)
+    with torch.no_grad():
+        projection.weight.copy_(torch.tensor([[1.0, 0.5], [0.0, -1.0]]))
+        projection.bias.copy_(torch.tensor([0.1, -0.2]))
+    expected = []
+    for a, b in f.FEATURES:
+        x, y = a + 0.5 * b + 0.1, -b - 0.2
+        cosine = (x * a + y * b) / math.hypot(x, y) / math.hypot(a, b)
+        expected.append(((x - a) ** 2 + (y - b) ** 2) / 2 if kind == "mse" else 1 - cosine)
+    values = loss.rows(step_of(loop), [projection])
+    assert close(values.tolist(), expected)
+    assert torch.autograd.grad(values.sum(), [projection.weight])[0].abs().max() > 0
+
+
+PARTS = {
+    "cross_entropy": {},
+    "divergence": {"teacher": "t"},
+    "taid": {"teacher": "t"},
+    "plackett_luce": {"teacher": "t"},
+    "neighbours": {"teacher": "t"},
+    "features": {"teacher": "v"},
+    "subclasses": {"teacher": "t", "embedding": "v"},
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_batch_without_any_label_has_a_finite_loss_and_gradient(tmp_path, name):
+    teachers = {**TEACHER, "v": {"field": "v"}}
+    loop = prepared(rows(), [(name, PARTS[name])], tmp_path, teachers=teachers)
+    batch = {**loop.train_dataset.all_rows(), "label": torch.full((4,), -100)}
+    loop.model.train()
+    loss = loop.model(batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in loop.model.parameters() if p.grad is not None)
