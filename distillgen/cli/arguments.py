@@ -15,7 +15,7 @@ import click
 
 import distillgen
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.state_files import SEEDS
+from distillgen.state_files import SEEDS, load_state
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
@@ -174,7 +174,15 @@ def model_argument(text: str) -> tuple[str, Any]:
     entry = read_yaml(value, f"--model {name}")[0] if value.lstrip().startswith("{") else value
     if isinstance(entry, dict):
         return name, entry
-    return name, {"provider": "transformers", "model": in_project(value)}
+    return name, student_entry(value)
+
+
+def student_entry(folder: str | Path) -> dict[str, str]:
+    """Return the entry of a pipeline's models for a student's folder, or for any model of transformers."""
+    manifest = Path(folder) / "manifest.json"
+    gives = str(load_state(manifest).get("gives", "text")) if manifest.is_file() else "text"
+    entry = {"provider": "transformers"} if gives == "text" else {"provider": "network", "gives": gives}
+    return {**entry, "model": in_project(folder)}
 
 
 def retry_argument(texts: Sequence[str], retry_failed: bool) -> dict[str, Any]:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distillgen.cli import show
-from distillgen.cli.arguments import AS_JSON, DATA, LIMIT, SETS, filter_argument, in_project, model_argument
+from distillgen.cli.arguments import (
+    AS_JSON,
+    DATA,
+    LIMIT,
+    SETS,
+    filter_argument,
+    in_project,
+    model_argument,
+    student_entry,
+)
 from distillgen.cli.run import carry_out, load_pipeline
 from distillgen.errors import ConfigError
 from distillgen.state_files import load_state
@@ -146,15 +155,11 @@ def _student_and_base(run: Path) -> dict[str, Any]:
     manifest = run / "student" / "manifest.json"
     if not manifest.is_file():
         return {}
-    facts = load_state(manifest, "base")
-    base, gives = facts["base"], facts.get("gives", "text")
+    base = load_state(manifest, "base")["base"]
     base = in_project(manifest.parent / "base") if base == "base" else base
-    models = {"student": in_project(manifest.parent), "base": base}
-    if gives == "text":
-        return {name: {"provider": "transformers", "model": model} for name, model in models.items()}
-    if gives != "vectors":
-        del models["base"]
-    return {name: {"provider": "network", "model": model, "gives": gives} for name, model in models.items()}
+    entry = student_entry(manifest.parent)
+    before = {} if entry.get("gives") in ("classes", "scores") else {"base": {**entry, "model": base}}
+    return {"student": entry, **before}
 
 
 def _name_of(data: Run | str) -> str:

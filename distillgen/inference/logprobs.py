@@ -18,6 +18,9 @@ import orjson
 Logprobs = list[list[Any]]
 """[text, log-probability or None, [[text, log-probability], …] of the likeliest tokens] for each token."""
 
+MOST_ALTERNATIVES = 255
+"""The most alternatives of a token that the binary form holds: their number takes one byte."""
+
 
 class Signal(NamedTuple):
     """What a stage recorded of a record: the answer's text, its log-probabilities, and the embedding.

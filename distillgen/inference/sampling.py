@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from distillgen.inference.logprobs import MOST_ALTERNATIVES
+
 
 class Sampling(BaseModel):
     """How a teacher draws its answer. An option that is not set is not sent."""
@@ -41,7 +43,7 @@ class Sampling(BaseModel):
     logprobs: int | None = Field(
         None,
         ge=0,
-        le=255,
+        le=MOST_ALTERNATIVES,
         description="number of likeliest alternatives to record for each token, besides the token's own "
         "probability: at most 20; at most 255 of providers transformers, network and scripted",
     )

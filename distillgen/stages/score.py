@@ -9,6 +9,7 @@ from pydantic import Field
 from distillgen.flow.asking import Answers, Question, answer_of, ask_each, likelihood
 from distillgen.flow.bounds import bounds
 from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage, Text
+from distillgen.inference.logprobs import MOST_ALTERNATIVES
 from distillgen.inference.request import Request
 from distillgen.project import Project
 from distillgen.record import Record
@@ -30,7 +31,7 @@ class Score(Stage):
     context: str = Field(description="template of the text before the target, such as a question")
     target: str = Field(description="template of the text to score")
     logprobs: int = Field(
-        0, ge=0, le=255, description="number of likeliest alternatives to record for each token"
+        0, ge=0, le=MOST_ALTERNATIVES, description="number of likeliest alternatives to record for each token"
     )
 
     def scores(self) -> list[str]:

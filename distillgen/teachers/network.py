@@ -17,6 +17,7 @@ from pydantic import Field
 from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
 from distillgen.inference.faults import Rejected
+from distillgen.inference.logprobs import MOST_ALTERNATIVES
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import SHIPPED, model_path, network_identity, shipped
@@ -69,7 +70,7 @@ class NetworkTeacherSpec(Spec):
     @property
     def most_logprobs(self) -> int:
         """As many classes as the ledger keeps of a token."""
-        return 255
+        return MOST_ALTERNATIVES
 
     def refusal(self, templates: Sequence[str]) -> str:
         """Return why it cannot answer prompts of several turns; an embedder, prompts that are no pair."""

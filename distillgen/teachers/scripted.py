@@ -11,6 +11,7 @@ from typing import Any
 
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected
+from distillgen.inference.logprobs import MOST_ALTERNATIVES
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.project import code_sha256, load_function, user_error
@@ -91,7 +92,7 @@ class ScriptedSpec(Spec):
     @property
     def most_logprobs(self) -> int:
         """As many alternatives as the ledger keeps of a token."""
-        return 255
+        return MOST_ALTERNATIVES
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if there is no such script."""
@@ -125,6 +126,9 @@ class Scripted(Endpoint):
             if inspect.isawaitable(result):
                 result = await result
             if isinstance(result, Completion):
+                most = max((len(top) for _, _, top in result.logprobs), default=0)
+                if most > MOST_ALTERNATIVES:
+                    raise ValueError(f"{most} alternatives of a token; give at most {MOST_ALTERNATIVES}")
                 return result
             if not isinstance(result, str):
                 raise TypeError(f"a script gives a text or a Completion, not {result!r}")

@@ -18,6 +18,7 @@ from pydantic import Field
 from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
 from distillgen.inference.faults import Rejected
+from distillgen.inference.logprobs import MOST_ALTERNATIVES
 from distillgen.inference.opening import USER_TURN, opening
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
@@ -57,7 +58,7 @@ class TransformersSpec(Spec):
     @property
     def most_logprobs(self) -> int:
         """As many alternatives as the ledger keeps of a token."""
-        return 255
+        return MOST_ALTERNATIVES
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model or a package is missing."""

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 import distillgen
+from distillgen.cli.arguments import model_argument
+from distillgen.cli.student import _student_and_base
 from distillgen.errors import ConfigError, Stopped
 from distillgen.inference.endpoint import Services
 from distillgen.inference.faults import TeacherDown
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
-from distillgen.inference.request import Request
+from distillgen.inference.logprobs import unpack
+from distillgen.inference.request import Completion, Request
 from distillgen.inference.teacher import Teacher
+from distillgen.project import Project
+from distillgen.runs.directory import read_records
+from distillgen.stages.train import Train
 from distillgen.teachers.network import NetworkTeacher, NetworkTeacherSpec
 from tests.tiny_models import bert
 
@@ -168,6 +174,96 @@ def test_what_a_model_cannot_do_is_refused_by_the_check(installed, project, give
 def test_what_a_model_can_do_passes_the_check(installed, project, gives, stage):
     project.rows("rows.jsonl", [{"q": "red"}])
     assert checked(stage, gives)
+
+
+def test_40_classes_of_a_script_are_recorded_and_300_are_too_many(project):
+    def script(request, sample):
+        n = int(request.messages[0]["content"])
+        return Completion("c0", logprobs=[["c0", -0.5, [[f"c{i}", -0.5 - i] for i in range(n)]]])
+
+    project.rows("rows.jsonl", [{"n": 40}, {"n": 255}, {"n": 256}])
+    ask = {"model": "m", "template": "{{ n }}", "output": "a", "logprobs": 40}
+    pipeline = {
+        "version": 1,
+        "models": {"m": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl"}}, {"generate": ask}],
+    }
+    run = distillgen.run(pipeline, out="out", teachers={"m": script})
+    records = [record for record in read_records(run.directory / "stages/02-generate.jsonl")]
+    assert ["256 alternatives of a token; give at most 255" in str(r.dropped) for r in records] == [
+        False,
+        False,
+        True,
+    ]
+    ledger = Ledger(run.ledger, read_only=True)
+    keys = [bytes.fromhex(record.made[0]["key"]) for record in records[:2]]
+    counts = [len(unpack(signals)[0][0][2]) for _, _, signals in ledger.find(keys).values()]
+    ledger.close_now()
+    assert sorted(counts) == [40, 255]
+
+
+def test_every_student_of_a_training_has_an_entry(tmp_path):
+    losses = {"losses": [{"cross_entropy": {"of": "tutor"}}], "teachers": {"tutor": {"peer": {"mlp": [4]}}}}
+    network = {"objective": "distil", "student": {"mlp": [4]}, "inputs": ["x"], "label": "y", **losses}
+    pair = {"objective": "embedder", "fields": ["a", "b"], "score": "s"}
+    entries = {
+        "train": network,
+        "near": {**pair, "student": "minilm"},
+        "small": {**pair, "student": "tiny"},
+        "rank": {**pair, "objective": "cross_encoder", "student": "minilm"},
+        "grade": {"objective": "classifier", "task": "score", "student": "minilm"},
+    }
+    models = {
+        name: (spec.gives, spec.model.replace(str(tmp_path), "."))
+        for stage, options in entries.items()
+        for name, spec in Train.model_validate({"name": stage, **options})
+        .makes(tmp_path, Project(tmp_path))
+        .items()
+    }
+    assert models == {
+        "student": ("classes", "./student"),
+        "student-tutor": ("classes", "./student/peers/tutor"),
+        "student-near": ("vectors", "./student-near"),
+        "base-near": ("vectors", "minilm"),
+        "student-small": ("vectors", "./student-small"),
+        "base-small": ("vectors", "./student-small/base"),
+        "student-rank": ("scores", "./student-rank"),
+        "student-grade": ("scores", "./student-grade"),
+    }
+
+
+def test_a_loop_that_begins_with_weights_that_give_something_else_is_refused(installed, project):
+    project.rows("rows.jsonl", [{"q": "red", "label": "a"}])
+    written(
+        project.path / "encoder",
+        FOLDERS["an encoder"] | {"config.json": {"model_type": "bert", "architectures": ["BertModel"]}},
+    )
+    train = {"objective": "classifier", "student": "previous", "fields": ["q"], "held_out": 0}
+    ask = {"model": "student", "template": "{{ q }}", "output": "a"}
+    rounds = {"n": 2, "start": "encoder", "stages": [{"generate": ask}, {"train": train}]}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"rounds": rounds}]
+    message = "start: 'student' in the first round: the model 'encoder' is an encoder, and gives no classes"
+    with pytest.raises(ConfigError, match=message):
+        distillgen.load({"version": 1, "stages": stages})
+    train |= {"objective": "embedder", "fields": ["q", "q"], "loss": "ranking"}
+    rounds["stages"][0] = {"embed": {"model": "student", "template": "{{ q }}"}}
+    assert distillgen.load({"version": 1, "stages": stages})
+
+
+@pytest.mark.parametrize(
+    ("gives", "names"),
+    [("classes", ["student"]), ("vectors", ["student", "base"]), (None, ["student", "base"])],
+)
+def test_the_command_evaluate_asks_a_student_by_what_it_gives(tmp_path, monkeypatch, gives, names):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run/student").mkdir(parents=True)
+    manifest = {"base": "owner/name", **({"gives": gives} if gives else {})}
+    (tmp_path / "run/student/manifest.json").write_text(json.dumps(manifest))
+    entry = {"provider": "network", "gives": gives} if gives else {"provider": "transformers"}
+    models = _student_and_base(tmp_path / "run")
+    assert [*models] == names and models["student"] == {**entry, "model": "run/student"}
+    assert model_argument("m=run/student") == ("m", models["student"])
+    assert model_argument("m=owner/name")[1] == {"provider": "transformers", "model": "owner/name"}
 
 
 # With torch
@@ -382,3 +478,91 @@ class TestAnswers:
             await ledger.close()
 
         asyncio.run(main())
+
+
+def network(folder: Path, inputs: dict, student: dict, root: Path, nodes=(), classes="ab"):
+    """A network with random weights that differ between rows, in a folder."""
+    import torch
+
+    from distillgen.networks.network import Network
+    from distillgen.networks.spec import NetworkSpec
+
+    torch.manual_seed(2)
+    project = Project(root)
+    made = Network(NetworkSpec.of(student, project), inputs, classes, project)
+    with torch.no_grad():
+        for head in made.heads.values():
+            head.weight.mul_(9)
+    made.save(folder)
+    return made.eval()
+
+
+BODY = """from distillgen.networks.body import Body
+
+class Twice(Body):
+    size: int
+
+    def module(self, sizes, networks):
+        import torch
+        layer = torch.nn.Linear(sizes.numbers, self.size)
+        layer.width = self.size
+        return layer
+"""
+
+
+@slow
+class TestNetworks:
+    def test_a_network_answers_the_class_of_its_reading_and_its_features(self, ask, tmp_path):
+        import torch
+
+        student = {
+            "mlp": [5],
+            "heads": ["one", "two"],
+            "read": {"one": 0.3, "two": {"share": 0.7, "temperature": 2}},
+        }
+        made = network(tmp_path / "n", {"x": (2,)}, student, tmp_path)
+        rows = [[1.0, 2.0], [-3.0, 0.5], [0.0, 9.0]]
+        with torch.no_grad():
+            out = made({"input.x": torch.tensor(rows), "row": torch.arange(3)})
+            shares = made.probabilities(out).tolist()
+        answers = ask(tmp_path / "n", "classes", *map(json.dumps, rows), logprobs=40)
+        for (answer,), (a, b) in zip(answers, shares, strict=True):
+            ((token, value, classes),) = answer.logprobs
+            assert answer.text == token == ("a" if a > b else "b")
+            assert value == pytest.approx(math.log(max(a, b)), abs=1e-5) and len(classes) == 2
+        vectors = ask(tmp_path / "n", "classes", *map(json.dumps, rows), embed=True)
+        assert [v.embedding for (v,) in vectors] == [
+            pytest.approx(f, abs=1e-5) for f in out.features.tolist()
+        ]
+
+    def test_a_row_that_lacks_an_input_fails_alone(self, ask, tmp_path):
+        network(tmp_path / "n", {"x": (2,), "y": (1,)}, {"mlp": [5]}, tmp_path)
+        texts = ['{"x": [1, 2], "y": [3]}', "red", '{"x": [1, 2]}', '{"x": [1, 2, 3], "y": [3]}']
+        (right,), *wrong = ask(tmp_path / "n", "classes", *texts)
+        assert right.text in ("a", "b")
+        reasons = ["is not JSON of x, y", "lacks the input 'y'", "'x' has not the shape"]
+        assert [w.status for (w,) in wrong] == ["failed"] * 3
+        assert all(reason in w.error for reason, (w,) in zip(reasons, wrong, strict=True))
+
+    def test_an_edited_body_of_the_project_is_another_model(self, ask, tmp_path):
+        (tmp_path / "bodies").mkdir()
+        (tmp_path / "bodies/twice.py").write_text(f'"""twice: two layers."""\n{BODY}')
+        network(tmp_path / "n", {"x": (2,)}, {"twice": 3}, tmp_path)
+        ((first,),) = ask(tmp_path / "n", "classes", "[1, 2]")
+        ((again,),) = ask(tmp_path / "n", "classes", "[1, 2]")
+        with (tmp_path / "bodies/twice.py").open("a") as file:
+            file.write("# edited\n")
+        ((other,),) = ask(tmp_path / "n", "classes", "[1, 2]")
+        assert first.key == again.key != other.key
+
+    def test_a_network_over_a_graph_is_asked_by_the_id_of_a_node(self, ask, tmp_path):
+        import torch
+
+        made = network(tmp_path / "n", {"x": (2,)}, {"mlp": [5]}, tmp_path)
+        batch = {"input.x": torch.tensor([[1.0, 2.0], [-3.0, 0.5]]), "row": torch.arange(2)}
+        made.remember(["one", "two"], batch)
+        made.save(tmp_path / "n")
+        (one,), (two,), (none,) = ask(tmp_path / "n", "classes", "one", "two", "three", logprobs=2)
+        shares = made.probabilities(made({"node": torch.arange(2)})).log().max(-1).values.tolist()
+        assert [one.logprobs[0][1], two.logprobs[0][1]] == pytest.approx(shares, abs=1e-5)
+        assert none.status == "failed" and "was trained on no node 'three'" in none.error
