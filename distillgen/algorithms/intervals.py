@@ -6,13 +6,13 @@ The intervals keep their level for few items, and for shares of 0 and 1.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
-from itertools import product
+from itertools import compress
 from statistics import NormalDist, fmean
 from typing import NamedTuple
 
-RESAMPLES = 2000
+from distillgen.algorithms.resampling import exchange_p, in_order
+
 EXACT, WILSON = "Clopper-Pearson (exact) of shares", "Wilson of means, by their variance"
 PAIRED, UNPAIRED = "Agresti-Min of paired differences", "Newcombe of differences"
 
@@ -127,28 +127,15 @@ def paired(first: Sequence[float], second: Sequence[float]) -> dict[str, float |
     """Return the mean of `first` - `second` on the same items, its interval, and the two-sided p of a
     sign-flip test.
 
-    The paired permutation test flips the sign of each difference: in all ways if these are at most RESAMPLES,
-    or else in RESAMPLES random ways, to which the observed signs are added. So p is never 0; it is 1 if all
+    The paired permutation test flips the sign of each difference, as `exchange_p` says; p is 1 if all
     differences are 0.
     """
     differences = [one - other for one, other in zip(first, second, strict=True)]
     unequal = [difference for difference in differences if difference]
-    least = abs(sum(unequal)) - 1e-12
-    if 2 ** len(unequal) <= RESAMPLES:
-        flips = [*product((1, -1), repeat=len(unequal))]
-        p = fmean(
-            abs(sum(s * difference for s, difference in zip(signs, unequal, strict=True))) >= least
-            for signs in flips
-        )
-    else:
-        chance, as_far = random.Random(0), 0
-        for _ in range(RESAMPLES):
-            signs = chance.getrandbits(len(unequal))
-            as_far += (
-                abs(
-                    sum(difference if signs >> i & 1 else -difference for i, difference in enumerate(unequal))
-                )
-                >= least
-            )
-        p = (as_far + 1) / (RESAMPLES + 1)
+    total = math.fsum(unequal)
+
+    def with_flips(rows: int) -> float:
+        return total - 2 * math.fsum(compress(unequal, in_order(rows, len(unequal))))
+
+    p = exchange_p(len(unequal), with_flips)
     return {"difference": fmean(differences), **difference_interval(differences)._asdict(), "p": p}

@@ -9,7 +9,6 @@ from statistics import fmean, pvariance
 import pytest
 
 from distillgen.algorithms.intervals import (
-    RESAMPLES,
     Interval,
     difference_interval,
     exact_interval,
@@ -19,6 +18,7 @@ from distillgen.algorithms.intervals import (
     unpaired,
     wilson_interval,
 )
+from distillgen.algorithms.resampling import RESAMPLES
 
 
 def percentile_bootstrap(values):
