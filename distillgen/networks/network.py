@@ -16,6 +16,7 @@ from distillgen.errors import ConfigError
 from distillgen.networks.body import Shape, Sizes, shape_of
 from distillgen.networks.spec import CLASS, CONFIG, Head, NetworkSpec, Reading, grid
 from distillgen.project import Project
+from distillgen.rows.arrays import numbers_of
 
 WEIGHTS = "model.safetensors"
 TABLE, NODES = "table.safetensors", "nodes.json"  # what a network over a graph says of each node
@@ -52,7 +53,7 @@ class Network(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.spec, self.inputs, self.classes = spec, dict(inputs), list(classes)
         body = spec.module_of(project)
-        self.reads, self._parts = body.reads, dict(networks or {})
+        self.reads, self._parts, self._root = body.reads, dict(networks or {}), project.root
         shapes = [shape for shape in inputs.values() if shape is not None]
         self.body = body.module(Sizes(shapes, classes), self._parts)
         heads = {} if body.heads() else spec.heads or {CLASS: Head()}
@@ -78,8 +79,8 @@ class Network(nn.Module):  # type: ignore[misc]
     def values(self, text: str) -> dict[str, Any]:
         """Return the inputs that a request's text holds: JSON of the one input, or of an object of several.
 
-        A single input of text is the text itself. A network over a graph is asked by the id of a node that it
-        was trained on. Raise ValueError.
+        A single input of text is the text itself; a file that an input refers to is read. A network over a
+        graph is asked by the id of a node that it was trained on. Raise ValueError.
         """
         if self.table is not None:
             if text.strip() not in self.nodes:
@@ -93,6 +94,7 @@ class Network(nn.Module):  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(f"it is not JSON of {', '.join(self.inputs)}: {error}") from error
         values = content if others and isinstance(content, dict) else {first: content}
+        values = {name: numbers_of(value, self._root) for name, value in values.items()}
         for name, shape in self.inputs.items():
             if name not in values:
                 raise ValueError(f"it lacks the input '{name}'")

@@ -21,6 +21,7 @@ from distillgen.networks.spec import NetworkSpec
 from distillgen.plugins import find
 from distillgen.project import Project
 from distillgen.record import SPLIT, FieldName, Record, text_of
+from distillgen.rows.arrays import is_reference
 from distillgen.training import students
 from distillgen.training.dialogue import Dialogue
 from distillgen.training.inputs import Prepared, TrainingInputs
@@ -43,7 +44,10 @@ class Distil(Dialogue):
     """
 
     inputs: list[FieldName] | None = Field(
-        None, min_length=1, description="fields that a network reads: lists of numbers, or texts"
+        None,
+        min_length=1,
+        description="fields that a network reads: numbers, lists of them, texts, or references to arrays and "
+        "pictures",
     )
     label: FieldName | None = Field(
         None, description="field with the class; null in a record without a label. Default: no labels"
@@ -329,8 +333,8 @@ class Distil(Dialogue):
 
 
 def _input(value: Any, name: str) -> Any:
-    """Return an input as nested lists of numbers, or a text. Raises Unusable."""
-    if isinstance(value, str) and value.strip():
+    """Return an input as nested lists of numbers, a text, or a reference to a file. Raises Unusable."""
+    if isinstance(value, str) and value.strip() or is_reference(value):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = [value]

@@ -66,6 +66,11 @@ def array_of(value: Any, root: Path) -> Any:
         raise ValueError(f"'{path}' cannot be read: {type(error).__name__}: {error}") from error
 
 
+def numbers_of(value: Any, root: Path) -> Any:
+    """Return a value with nested lists in place of a reference. Raise what `array_of` raises."""
+    return array_of(value, root).tolist() if is_reference(value) else value
+
+
 def columns_of(file: Path) -> dict[str, Any]:
     """Return the arrays of an .npz file by name; the array of an .npy file, mapped into memory, as `array`.
 
@@ -125,7 +130,7 @@ def _picture(file: Path) -> Any:
 
 
 def _entry(file: Path, value: Mapping[str, Any]) -> Any:
-    array = _arrays(*_state(file))[str(value.get("column", "array"))]
+    array = _arrays(*_state(file))[value.get("column") or "array"]
     return array[int(value["index"])]
 
 

@@ -15,6 +15,8 @@ from distillgen.errors import ConfigError
 from distillgen.networks.body import Shape, shape_of
 from distillgen.networks.network import INPUT, Network, load
 from distillgen.networks.spec import NetworkSpec, is_network
+from distillgen.project import Project
+from distillgen.rows.arrays import is_reference, numbers_of
 from distillgen.training.columns import Columns, collated, recorded_teachers
 from distillgen.training.dialogue import lengths, split
 from distillgen.training.inputs import Prepared, TrainingInputs
@@ -50,7 +52,8 @@ class Lesson:
 def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     """Return the loop of a network."""
     project = inputs.project
-    rows = inputs.rows.select(_of_one_shape(inputs.rows.parts[TRAIN][0]))
+    rows = _loaded(inputs.rows, project)
+    rows = rows.select(_of_one_shape(rows.parts[TRAIN][0]))
     live, heads = _live(lesson, inputs)
     parts = _learnt(lesson, rows.parts)
     set_seed(inputs.arguments["seed"])  # arms of one seed begin with the same weights
@@ -101,6 +104,26 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         data_collator=collated,
     )
     return Prepared(loop, rows.counts)
+
+
+def _loaded(rows: RowSelection, project: Project) -> RowSelection:
+    """Return the rows with the numbers of the files that inputs refer to, if the files can be read."""
+    first = rows.parts[TRAIN][0]
+    names = [name for name, value in first.items() if name.startswith(INPUT) and is_reference(value)]
+    if not names:
+        return rows
+
+    def numbers(row: Row) -> Row:
+        return {**row, **{name: numbers_of(row[name], project.root) for name in names}}
+
+    def assess(row: Row) -> Assessment:
+        try:
+            numbers(row)
+        except ValueError as error:
+            return Assessment(str(error))
+        return Assessment()
+
+    return rows.select(assess).map(numbers)
 
 
 def _of_one_shape(first: Row) -> Any:
