@@ -25,14 +25,14 @@ def digits(
     from sklearn.datasets import load_digits
 
     images, gold = (values.astype(int).tolist() for values in load_digits(return_X_y=True))
-    chance, seen = random.Random(seed), [0] * 10
+    chance, counts = random.Random(seed), [0] * 10
     order = chance.sample(range(len(gold)), len(gold))
     for place, i in enumerate(order):
         split = "train" if place < train else "validation" if place < train + validation else "test"
         wrong, other = chance.random() < label_noise, chance.randrange(10)
-        seen[gold[i]] += 1
+        counts[gold[i]] += 1
         label = other if wrong and split == "train" else gold[i]
-        unlabelled = split == "train" and labelled is not None and seen[gold[i]] > labelled
+        unlabelled = split == "train" and labelled is not None and counts[gold[i]] > labelled
         row = {"image": images[i], "gold": gold[i], "odd": gold[i] % 2}
         row |= {"label": None if unlabelled else label, "split": split}
         if recorded is not None:

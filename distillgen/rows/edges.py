@@ -49,7 +49,7 @@ class Edges:
 
         A record that cannot be joined is dropped by the `stage`.
         """
-        seen = set[str]()
+        names = set[str]()
         for record in records:
             if record.dropped:
                 yield record
@@ -58,11 +58,11 @@ class Edges:
             problem = ""
             if not name:
                 problem = f"there is no id in the field '{node}'"
-            elif name in seen:
+            elif name in names:
                 problem = f"an earlier row has the id '{name}', too"
             elif NEIGHBOURS in record.fields:
                 problem = f"the row has a field '{NEIGHBOURS}' already; leave 'edges' out"
-            seen.add(name)
+            names.add(name)
             if problem:
                 yield record.drop(stage, "unreadable", problem)
             else:
