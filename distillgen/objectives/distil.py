@@ -27,8 +27,9 @@ from distillgen.training.dialogue import Dialogue
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.objective import Gives, Objective
 from distillgen.training.part import Entry, Loss, Part, losses_of, weights_of
+from distillgen.training.part import Signal as SignalKind
 from distillgen.training.rows import Row, Unusable
-from distillgen.training.sources import KINDS, Source, of_field, of_signal
+from distillgen.training.sources import KINDS, Source, words
 from distillgen.training.token_rows import TOKENS, token_row
 
 STUDENT = "student"
@@ -86,17 +87,21 @@ class Distil(Dialogue):
         teachers = {name: self._read(source, earlier) for name, source in self.teachers.items()}
         for _, part in self._parts(context):
             for name, signal in part.teachers().items():
-                if name not in teachers and name != STUDENT:
-                    source = (
-                        Source(field=name, number=True)
-                        if signal == "number"
-                        else self._source(name, context, earlier)
-                    )
+                if name == STUDENT:
+                    continue
+                if name not in teachers:
+                    source = self._source(name, signal, context, earlier)
                     teachers[name] = self._read(source, earlier)
+                reads = sorted({*teachers[name].reads, signal})
+                teachers[name] = teachers[name].model_copy(update={"reads": reads})
         return self.model_copy(update={"teachers": teachers})
 
-    def _source(self, name: str, context: CheckContext, earlier: Mapping[str, Objective]) -> Source:
+    def _source(
+        self, name: str, signal: SignalKind, context: CheckContext, earlier: Mapping[str, Objective]
+    ) -> Source:
         """Return the source of a teacher that has no entry: a stage, an earlier student, or a field."""
+        if signal == "number":
+            return Source(field=name)
         model, _, head = name.partition(".")
         stages = [s.name for s in context.stages if s.records_logprobs() or s.stage.records_embeddings()]
         if name in stages:
@@ -235,6 +240,10 @@ class Distil(Dialogue):
     def _check_signal(self, name: str, signal: str, context: CheckContext) -> None:
         """Raise ConfigError if a stage that is a teacher does not record the signal."""
         source = self.teachers.get(name)
+        if signal == "number" and (source is None or source.field is None):
+            raise ConfigError(f"'{name}' is a teacher, too: copy the field to another name")
+        if signal == "number":
+            context.need(name, "a weight")
         if source is None or source.stage is None:
             return
         stage = next((stage for stage in context.stages if stage.name == source.stage), None)
@@ -303,12 +312,8 @@ class Distil(Dialogue):
         label = record.fields.get(self.label) if self.label else None
         row["label"] = [] if label is None else [text_of(label)]
         for name, source in self.recorded().items():
-            columns = (
-                of_field(record.fields.get(source.field), source.field, number=source.number)
-                if source.field is not None
-                else of_signal(signals.get(str(source.stage), Signal()), str(source.stage))
-            )
-            row |= {f"{COLUMN}{name}.{kind}": value for kind, value in columns.items()}
+            columns = words(record, signals, source)
+            row |= {f"{COLUMN}{name}.{column}": value for column, value in columns.items()}
         if isinstance(record.fields.get(self.neighbours), list):
             row["node"] = text_of(record.fields.get(self.node))
             row[NEIGHBOURS] = [text_of(node) for node in record.fields[self.neighbours]]

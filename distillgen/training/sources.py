@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distillgen.inference.logprobs import Signal
-from distillgen.record import text_of
+from distillgen.record import Record, text_of
+from distillgen.training.part import Signal as SignalKind
 from distillgen.training.rows import Row, Unusable
 
 LEAST = 1e-13  # the probability of a class that a teacher excludes
 KINDS = ("names", "logprobs", "vector")  # the columns of a recorded teacher
+COLUMNS_OF: Mapping[SignalKind, Sequence[str]] = {
+    "classes": ("names", "logprobs"),
+    "vector": ("vector",),
+    "number": ("vector",),
+}
+NOUNS: Mapping[SignalKind, str] = {"classes": "no classes", "vector": "no vector", "number": "no number"}
 
 
 class Source(BaseModel):
@@ -26,21 +33,35 @@ class Source(BaseModel):
     field: str | None = Field(
         None, description="a field: {class: probability}, a class, a list of classes (votes), or a vector"
     )
-    number: bool = Field(False, description="the field holds one number, which is no class")
     model: str | None = Field(None, description="an earlier student, asked in the training; it is frozen")
     peer: dict[str, Any] | None = Field(None, description="a network that is trained along, as a student")
     head: str | None = Field(None, description="the head of a network; default: its first")
     inputs: list[str] | None = Field(
         None, description="fields that the network reads; default: those of its training"
     )
+    reads: list[SignalKind] = Field(
+        default_factory=list,
+        description="what is read of a stage or field; default: what the losses and weights need",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if sum(value is not None for value in (self.stage, self.field, self.model, self.peer)) != 1:
             raise ValueError("a teacher is one of {stage: …}, {field: …}, {model: …} and {peer: …}")
-        if self.number and self.field is None:
-            raise ValueError("'number' is for a field")
         return self
+
+
+def words(record: Record, signals: Mapping[str, Signal], source: Source) -> Row:
+    """Return what is read of a recorded teacher, in the same columns for every record. Raises Unusable."""
+    if source.field is not None:
+        number = "number" in source.reads
+        columns = of_field(record.fields.get(source.field), source.field, number=number)
+    else:
+        columns = of_signal(signals.get(str(source.stage), Signal()), str(source.stage))
+    for kind in source.reads:
+        if COLUMNS_OF[kind][0] not in columns:
+            raise Unusable(f"'{source.field or source.stage}' gives {NOUNS[kind]}")
+    return {name: columns[name] for kind in source.reads for name in COLUMNS_OF[kind]}
 
 
 def of_signal(signal: Signal, name: str) -> Row:

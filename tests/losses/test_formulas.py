@@ -232,7 +232,7 @@ def test_a_number_of_the_record_is_a_weight(tmp_path):
     table = [r | {"teacher.w.vector": [float(i)]} for i, r in enumerate(rows())]
     weights = {"w": ("field", {"name": "w"})}
     losses = [("divergence", {"teacher": "t", "weight": "w"})]
-    teachers = {**TEACHER, "w": {"field": "w", "number": True}}
+    teachers = {**TEACHER, "w": {"field": "w", "reads": ["number"]}}
     loop = prepared(table, losses, tmp_path, teachers=teachers, weights=weights)
     assert close(step_of(loop).total().item(), sum(i * x for i, x in enumerate(f.FORWARD[1])) / 4)
 

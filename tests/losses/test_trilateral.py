@@ -1,4 +1,4 @@
-"""trilateral: its state, its weight, and the gradient through the student's step, by NumPy and plain Python."""
+"""trilateral: its state, its weight, and the gradient through the student's step, against NumPy."""
 
 import math
 

@@ -1,0 +1,136 @@
+"""Losses and weights in a pipeline: what fits passes the check, and what does not is refused in it."""
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.inference.logprobs import Signal
+from distillgen.objectives.distil import Distil
+from distillgen.record import Record
+from distillgen.training.rows import Unusable
+from tests.objectives.test_distil import filled, kd, pipeline  # noqa: F401  a project with teachers
+from tests.stages.test_train import installed  # noqa: F401  as if every package were there
+
+SPLIT = {"format": {"fields": {"grade": "{{ id }}", "split": "validation"}}}
+ALPHA = {"alpha": {"trilateral": {"teacher": "says"}}}
+ROUTE = {"route": {"gate": {"over": 2}}}
+TUTOR = {"tutor": {"peer": {"mlp": [8]}}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"losses": [{"taid": {"teacher": "says"}}]},
+        {"losses": [{"plackett_luce": {"teacher": "says", "temperature": 4}}], "label": "label"},
+        {
+            "losses": [{"subclasses": {"teacher": "says", "embedding": "sees", "head": "sub"}}],
+            "student": {"mlp": [4], "heads": {"sub": {"groups": 4}}},
+        },
+        {"losses": [{"features": {"teacher": "sees", "kind": "cosine", "rate": 0.1}}]},
+        {"losses": [{"features": {"teacher": "image"}}]},
+        {"losses": [{"neighbours": {"teacher": "says"}}], "node": "id", "neighbours": "near"},
+        {"losses": [kd(weight="alpha")], "label": "label", "weights": ALPHA},
+        {"losses": [kd(["says", "votes"], weight="0.1 * route")], "weights": ROUTE},
+        {"losses": [kd(weight="w")], "weights": {"w": {"field": {"name": "grade"}}}},
+        {
+            "losses": [kd("tutor", weight="ahead"), kd("student", of="tutor", kind="reverse")],
+            "teachers": TUTOR,
+            "weights": {"ahead": {"surer": {"teacher": "tutor"}}},
+        },
+    ],
+)
+def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
+    distillgen.load(pipeline(SPLIT, **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"losses": [{"taid": {"teacher": "says", "start": 0.9, "end": 0.5}}]}, "'end' is at least 'start'"),
+        ({"losses": ["taid"]}, "'taid': it learns from a teacher: give teacher"),
+        ({"losses": [{"plackett_luce": {"teacher": "sees"}}]}, "'sees' records no log-probabilities"),
+        ({"losses": [{"subclasses": {"teacher": "says"}}]}, "embedding"),
+        ({"losses": [{"subclasses": {"teacher": "says", "embedding": "says"}}]}, "'says' records no vectors"),
+        ({"losses": [{"features": {"teacher": "says"}}]}, "'says' records no vectors; name a stage embed"),
+        ({"losses": [{"neighbours": {"teacher": "says"}}]}, "edges between rows needs the field 'node'"),
+        ({"losses": [kd()], "weights": ALPHA}, "'alpha': it learns from labels: name their field"),
+        ({"losses": [kd(weight="route")], "weights": ROUTE}, "'route' weighs 2 teachers, and the loss has 1"),
+        (
+            {"losses": [kd(["says", "votes", "image"], weight="1 - route")], "weights": ROUTE},
+            "'route' weighs 2 teachers, and the loss has 3",
+        ),
+        ({"losses": [kd()], "weights": {"w": {"gate": {"over": 1}}}}, "over"),
+        ({"losses": [kd()], "weights": {"w": {"field": {"name": "grad"}}}}, "needs the field 'grad'"),
+        ({"losses": [kd()], "weights": {"w": {"field": {"name": "says"}}}}, "'says' is a teacher, too"),
+        (
+            {
+                "losses": [kd()],
+                "weights": {"w": {"field": {"name": "t"}}},
+                "teachers": {"t": {"stage": "says"}},
+            },
+            "'t' is a teacher, too: copy the field to another name",
+        ),
+        ({"losses": [kd()], "weights": {"w": {"surer": {"teacher": "sees"}}}}, "'sees' records no log-prob"),
+        ({"losses": [{"surer": {"teacher": "says"}}]}, "list it under 'weights'"),
+        ({"losses": [kd()], "weights": {"w": "taid"}}, "list it under 'losses'"),
+    ],
+)
+def test_what_is_wrong_is_refused(filled, options, message):  # noqa: F811
+    with pytest.raises(ConfigError) as error:
+        distillgen.load(pipeline(SPLIT, **options))
+    assert message in str(error.value)
+
+
+def test_a_weight_that_learns_from_validation_records_needs_some(filled):  # noqa: F811
+    with pytest.raises(ConfigError, match="learns from validation records, and there are none"):
+        distillgen.load(pipeline(losses=[kd(weight="alpha")], weights=ALPHA, label="label"))
+
+
+def test_losses_of_one_class_a_row_are_not_for_language_models(filled):  # noqa: F811
+    words = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
+    for loss in ("plackett_luce", "features"):
+        options = {"inputs": None, "student": "tiny", "losses": [{loss: {"teacher": "says"}}]}
+        with pytest.raises(ConfigError, match="takes one class a row, and the student writes texts"):
+            distillgen.load(pipeline(words, **options))
+
+
+def learning(reads: list[str], **source) -> Distil:
+    teachers = {"t": {**source, "reads": reads}}
+    return Distil(inputs=["x"], losses=["cross_entropy"], label="y", teachers=teachers)
+
+
+RECORD = Record.read({"x": 1, "y": "a", "votes": ["a"], "vector": [1, 2], "grade": 3}, "r:1")
+
+
+@pytest.mark.parametrize(
+    ("field", "reads", "columns"),
+    [
+        ("votes", ["classes"], {"names", "logprobs"}),
+        ("vector", ["vector"], {"vector"}),
+        ("grade", ["number"], {"vector"}),
+        ("grade", ["classes"], {"names", "logprobs"}),
+        ("votes", [], set()),
+    ],
+)
+def test_a_row_has_the_columns_that_are_read(field, reads, columns):
+    row = learning(reads, field=field).row(RECORD, {})
+    assert {name.removeprefix("teacher.t.") for name in row if name.startswith("teacher.")} == columns
+
+
+@pytest.mark.parametrize(
+    ("field", "reads", "reason"),
+    [
+        ("votes", ["vector"], "'votes' gives no vector"),
+        ("vector", ["classes"], "'vector' gives no classes"),
+        ("vector", ["number"], "'vector' holds no number"),
+        ("votes", ["number"], "'votes' holds no number"),
+    ],
+)
+def test_a_row_whose_teacher_says_something_else_is_left_out(field, reads, reason):
+    with pytest.raises(Unusable, match=reason):
+        learning(reads, field=field).row(RECORD, {})
+
+
+def test_a_stage_that_recorded_one_of_two_signals_leaves_the_row_out():
+    with pytest.raises(Unusable, match="'s' gives no vector"):
+        learning(["classes", "vector"], stage="s").row(RECORD, {"s": Signal("a", [["a", -0.1, []]])})
