@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +13,7 @@ from distillgen.plugins import plugin_class
 from distillgen.project import Project
 
 Shape = tuple[int, ...]
+LARGEST = 1e30  # the numbers are computed with in float32, which ends at 3e38
 
 
 class Sizes(NamedTuple):
@@ -21,6 +23,10 @@ class Sizes(NamedTuple):
     """The shape of a row's array, for each input that holds numbers."""
     classes: Sequence[str]
     """The names of the classes, in the order of the logits."""
+    project: Project = Project(Path())
+    """The project, whose files a body may read."""
+    folder: Path | None = None
+    """The folder with the files that `save_files` of the module wrote; None for a new network."""
 
     @property
     def numbers(self) -> int:
@@ -36,10 +42,10 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reads: ClassVar[Literal["arrays", "texts", "graph"]] = "arrays"
+    reads: ClassVar[Literal["arrays", "texts", "graph", "batch"]] = "arrays"
     """What `forward` of the module takes: an array [rows, …] of numbers (one input in its shape, several
-    inputs flat, side by side), a list of texts for each row, or an array and edges [2, edges] of positions
-    in the batch.
+    inputs flat, side by side), a list of texts for each row, an array and edges [2, edges] of positions in
+    the batch, or the batch as it is.
     """
     packages: ClassVar[tuple[str, ...]] = ()
     """The modules that it needs besides torch."""
@@ -47,9 +53,24 @@ class Body(BaseModel):
     def check(self, project: Project) -> None:
         """Raise ConfigError if the module could not be built."""
 
+    def files(self, project: Project) -> dict[str, Path]:
+        """Return the files with the project's code that it runs, by name: other code is another body."""
+        return {}
+
+    def origins(self, project: Project) -> dict[str, Path]:
+        """Return the files with the weights that a new network begins with, by name."""
+        return {}
+
     def models(self) -> Sequence[str]:
         """Return the names of the trained students that it is made of."""
         return ()
+
+    def check_models(self, bodies: Mapping[str, Body]) -> None:
+        """Raise ConfigError if it cannot be made of the students with these bodies, which `models` names."""
+
+    def layers(self) -> int:
+        """Return the number of layers in `layers` of the module, whose output [rows, width] can be masked."""
+        return 0
 
     def heads(self) -> Sequence[str]:
         """Return the names of the heads that the body has itself; without any, heads are put on its features.
@@ -61,7 +82,8 @@ class Body(BaseModel):
     def module(self, sizes: Sizes, networks: Mapping[str, Any]) -> Any:
         """Return the torch module. Its `forward` returns features [rows, width]; `width` is an attribute.
 
-        `networks` holds the trained students that `models` names.
+        `networks` holds the trained students that `models` names. A module with a method
+        `save_files(folder)` is saved with what that writes to the folder, beside its weights.
         """
         raise NotImplementedError
 
@@ -73,16 +95,22 @@ def body_class(name: str, project: Project) -> type[Body]:
 
 def shape_of(value: Any) -> Shape:
     """Return the shape of nested lists of numbers; (1,) of a number. Raise ValueError for anything else."""
-    if isinstance(value, list) and value:
-        shapes = {shape_of(inner) if isinstance(inner, list) else _scalar(inner) for inner in value}
-        if len(shapes) != 1:
-            raise ValueError("its lists are not all of one length")
-        return (len(value), *shapes.pop())
-    _scalar(value)
-    return (1,)
+    try:
+        return _shape(value) or (1,)
+    except RecursionError as error:
+        raise ValueError("its lists are nested too deep") from error
+
+
+def _shape(value: Any) -> Shape:
+    if not isinstance(value, list) or not value:
+        return _scalar(value)
+    shapes = {_shape(inner) for inner in value}
+    if len(shapes) != 1:
+        raise ValueError("its lists are not all of one length")
+    return (len(value), *shapes.pop())
 
 
 def _scalar(value: Any) -> Shape:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise ValueError(f"{str(value)[:40]!r} is no number")
     return ()

@@ -20,6 +20,7 @@ from distillgen.rows.arrays import numbers_of
 
 WEIGHTS = "model.safetensors"
 TABLE, NODES = "table.safetensors", "nodes.json"  # what a network over a graph says of each node
+FILES, PARTS = "files", "networks"  # folders: what the body wrote, and what the students in it wrote
 INPUT = "input."  # before the name of an input, in a batch
 NODE = "node"
 EDGES = "edges"  # [2, edges] in a batch: positions of rows that are neighbours, each pair in both directions
@@ -48,14 +49,20 @@ class Network(nn.Module):  # type: ignore[misc]
         classes: Sequence[str],
         project: Project,
         networks: Mapping[str, Network] | None = None,
+        folder: Path | None = None,
     ) -> None:
-        """Build it with random weights. `networks` holds the trained students that the body is made of."""
+        """Build it with random weights. `networks` holds the trained students that the body is made of.
+
+        `folder` is that of a saved network. Raise ConfigError if the body cannot read the inputs.
+        """
         super().__init__()
         self.spec, self.inputs, self.classes = spec, dict(inputs), list(classes)
         body = spec.module_of(project)
         self.reads, self._parts, self._root = body.reads, dict(networks or {}), project.root
+        self._check_inputs()
         shapes = [shape for shape in inputs.values() if shape is not None]
-        self.body = body.module(Sizes(shapes, classes), self._parts)
+        files = folder / FILES if folder else None
+        self.body = body.module(Sizes(shapes, classes, project, files), self._parts)
         heads = {} if body.heads() else spec.heads or {CLASS: Head()}
         self.groups = {name: head.groups for name, head in heads.items()}
         self.heads = nn.ModuleDict(
@@ -66,6 +73,17 @@ class Network(nn.Module):  # type: ignore[misc]
         self.nodes = dict[str, int]()
         self.table: Out | None = None
         self.register_buffer("scale", torch.tensor([[0.0, 1.0]] * len(self.inputs)))
+
+    def _check_inputs(self) -> None:
+        for name, shape in self.inputs.items():
+            if self.reads != "batch" and (shape is None) != (self.reads == "texts"):
+                kinds = ("numbers", "texts") if shape is None else ("texts", "numbers")
+                raise ConfigError(
+                    f"student body '{self.spec.body}' reads {kinds[0]}, and '{name}' holds {kinds[1]}"
+                )
+            for part, network in self._parts.items():
+                if network.inputs.get(name, shape) != shape:
+                    raise ConfigError(f"'{name}' has another shape than in the training of '{part}'")
 
     @property
     def width(self) -> int:
@@ -91,18 +109,11 @@ class Network(nn.Module):  # type: ignore[misc]
             return {first: text}
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"it is not JSON of {', '.join(self.inputs)}: {error}") from error
         values = content if others and isinstance(content, dict) else {first: content}
         values = {name: numbers_of(value, self._root) for name, value in values.items()}
-        for name, shape in self.inputs.items():
-            if name not in values:
-                raise ValueError(f"it lacks the input '{name}'")
-            if shape is None and not isinstance(values[name], str):
-                raise ValueError(f"'{name}' is no text")
-            if shape is not None and shape_of(values[name]) != shape:
-                raise ValueError(f"'{name}' has not the shape {list(shape)} of the training's")
-        return {name: values[name] for name in self.inputs}
+        return {name: _input(values, name, shape) for name, shape in self.inputs.items()}
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return a batch of `values`."""
@@ -140,14 +151,15 @@ class Network(nn.Module):  # type: ignore[misc]
             features = None if self.table.features is None else self.table.features[batch[NODE]]
             return Out(chosen, torch.arange(len(batch[NODE])), features)
         values = [batch[INPUT + name] for name in self.inputs]
-        if self.reads == "texts":
+        rows = len(values[0])
+        if self.reads == "batch":
+            features = self.body(batch)
+        elif self.reads == "texts":
             features = self.body([list(texts) for texts in zip(*values, strict=True)])
-            rows = len(values[0])
         else:
             scaled = [(x.float() - self.scale[i, 0]) / self.scale[i, 1] for i, x in enumerate(values)]
             array = scaled[0] if len(scaled) == 1 else torch.cat([x.flatten(1) for x in scaled], 1)
             features = self.body(array, batch[EDGES]) if self.reads == "graph" else self.body(array)
-            rows = len(array)
         place = torch.arange(rows, device=self.scale.device)
         if isinstance(features, Mapping):
             return Out(features, place)
@@ -201,12 +213,21 @@ class Network(nn.Module):  # type: ignore[misc]
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self, str(folder / WEIGHTS))
         (folder / CONFIG).write_text(json.dumps(self.config(), indent=1), encoding="utf-8")
+        self.save_files(folder)
         if self.table is not None:
             tensors = {f"class.{name}": logits for name, logits in self.table.classes.items()}
             if self.table.features is not None:
                 tensors["features"] = self.table.features
             save_file({name: value.contiguous() for name, value in tensors.items()}, folder / TABLE)
             (folder / NODES).write_text(json.dumps(list(self.nodes)), encoding="utf-8")
+
+    def save_files(self, folder: Path) -> None:
+        """Write what the body needs besides its weights, and the same of the students that it is made of."""
+        if hasattr(self.body, "save_files"):
+            (folder / FILES).mkdir(parents=True, exist_ok=True)
+            self.body.save_files(folder / FILES)
+        for name, network in self._parts.items():
+            network.save_files(folder / PARTS / name)
 
     def config(self) -> dict[str, Any]:
         """Return everything but the weights, as JSON."""
@@ -219,11 +240,28 @@ class Network(nn.Module):  # type: ignore[misc]
         }
 
 
-def build(config: Mapping[str, Any], project: Project) -> Network:
-    """Return the network of a `config`, with random weights. Raise ConfigError if its body is missing."""
+def _input(values: Mapping[str, Any], name: str, shape: Shape | None) -> Any:
+    """Return an input among others. Raise ValueError if it is missing or of another kind or shape."""
+    if name not in values:
+        raise ValueError(f"it lacks the input '{name}'")
+    if shape is None:
+        if not isinstance(values[name], str):
+            raise ValueError(f"'{name}' is no text")
+        return values[name]
+    value = values[name] if isinstance(values[name], list) else [values[name]]
+    if shape_of(value) != shape:
+        raise ValueError(f"'{name}' has not the shape {list(shape)} of the training's")
+    return value
+
+
+def build(config: Mapping[str, Any], project: Project, folder: Path) -> Network:
+    """Return the network that a folder holds, of a `config`, with random weights. Raise ConfigError if its
+    body is missing.
+    """
     inputs = {name: None if shape is None else tuple(shape) for name, shape in config["inputs"].items()}
-    parts = {name: build(part, project) for name, part in config["networks"].items()}
-    network = Network(NetworkSpec.model_validate(config["spec"]), inputs, config["classes"], project, parts)
+    parts = {name: build(part, project, folder / PARTS / name) for name, part in config["networks"].items()}
+    spec = NetworkSpec.model_validate(config["spec"])
+    network = Network(spec, inputs, config["classes"], project, parts, folder)
     network.read = {name: Reading.model_validate(value) for name, value in config["read"].items()}
     return network
 
@@ -231,7 +269,7 @@ def build(config: Mapping[str, Any], project: Project) -> Network:
 def load(folder: Path, project: Project) -> Network:
     """Return the network in a folder, in evaluation mode. Raise ConfigError if it cannot be read."""
     try:
-        network = build(json.loads((folder / CONFIG).read_bytes()), project)
+        network = build(json.loads((folder / CONFIG).read_bytes()), project, folder)
         load_model(network, str(folder / WEIGHTS))
         if (folder / TABLE).is_file():
             tensors, nodes = load_file(folder / TABLE), json.loads((folder / NODES).read_bytes())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from distillgen.errors import ConfigError
 from distillgen.located_yaml import Places, validate
 from distillgen.networks.body import Body, body_class
+from distillgen.plugins import find
 from distillgen.project import Project
 
 CONFIG = "network.json"  # the file that tells a network's folder
@@ -119,6 +120,22 @@ class NetworkSpec(BaseModel):
         """Return the body with its options."""
         return body_class(self.body, project).model_validate(self.options)
 
+    def files(self, project: Project) -> dict[str, Path]:
+        """Return the files with the project's code that the body runs, by name."""
+        return {**find("bodies", self.body, project).files, **self.module_of(project).files(project)}
+
+    def training_files(self, project: Project) -> dict[str, Path]:
+        """Return these files, and those with the weights that a new network begins with."""
+        return {**self.files(project), **self.module_of(project).origins(project)}
+
     def head_names(self, project: Project) -> list[str]:
         """Return the names of the heads, in order."""
         return [*self.module_of(project).heads()] or [*self.heads] or [CLASS]
+
+
+def files_of(config: Mapping[str, Any], project: Project) -> dict[str, Path]:
+    """Return the files with the project's code that a saved network runs, by name."""
+    files = NetworkSpec.model_validate(config["spec"]).files(project)
+    for name, inner in config["networks"].items():
+        files |= {f"{name}: {file}": path for file, path in files_of(inner, project).items()}
+    return files

@@ -6,7 +6,7 @@ the losses and weights learn themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ from distillgen.rows.arrays import is_reference
 from distillgen.training import students
 from distillgen.training.dialogue import Dialogue
 from distillgen.training.inputs import Prepared, TrainingInputs
-from distillgen.training.objective import Gives, Objective
+from distillgen.training.objective import Gives
 from distillgen.training.part import Entry, Loss, Part, losses_of, weights_of
 from distillgen.training.part import Signal as SignalKind
 from distillgen.training.rows import Row, Unusable
@@ -79,10 +79,11 @@ class Distil(Dialogue):
 
     # in the run's process
 
-    def bound(self, context: CheckContext, earlier: Mapping[str, Objective]) -> Self:
+    def bound(self, context: CheckContext, earlier: Mapping[str, Sequence[str] | None]) -> Self:
         """Return the objective with an entry in `teachers` for every name that a loss or weight uses.
 
-        `earlier` holds the objectives of the students that earlier stages train. Raise ConfigError.
+        `earlier` holds the fields that each student of an earlier stage reads; None for a language model.
+        Raise ConfigError.
         """
         teachers = {name: self._read(source, earlier) for name, source in self.teachers.items()}
         for _, part in self._parts(context):
@@ -97,7 +98,7 @@ class Distil(Dialogue):
         return self.model_copy(update={"teachers": teachers})
 
     def _source(
-        self, name: str, signal: SignalKind, context: CheckContext, earlier: Mapping[str, Objective]
+        self, name: str, signal: SignalKind, context: CheckContext, earlier: Collection[str]
     ) -> Source:
         """Return the source of a teacher that has no entry: a stage, an earlier student, or a field."""
         if signal == "number":
@@ -120,7 +121,7 @@ class Distil(Dialogue):
             f"teacher: '{name}' is no stage, no field and no earlier student{did_you_mean(name, choices)}"
         )
 
-    def _read(self, source: Source, earlier: Mapping[str, Objective]) -> Source:
+    def _read(self, source: Source, earlier: Mapping[str, Sequence[str] | None]) -> Source:
         """Return a source with the fields that its network reads. Raise ConfigError if there is none."""
         if source.peer is not None:
             return source.model_copy(update={"inputs": source.peer.get("inputs") or self.inputs})
@@ -129,7 +130,7 @@ class Distil(Dialogue):
         if source.model not in earlier:
             choices = did_you_mean(source.model, [*earlier])
             raise ConfigError(f"teachers: no earlier stage trains '{source.model}'{choices}")
-        inputs = earlier[source.model].network_inputs(source.model)
+        inputs = earlier[source.model]
         if (inputs is None) != (self.inputs is None):
             kinds = ("a network", "a language model")
             raise ConfigError(
@@ -138,10 +139,9 @@ class Distil(Dialogue):
             )
         return source.model_copy(update={"inputs": inputs})
 
-    def network_inputs(self, student: str) -> list[str] | None:
-        """Return the fields that one of its students reads: the student of the training, or a peer."""
-        peer = next((s for name, s in self.peers().items() if student.endswith(f"-{name}")), None)
-        return peer.inputs if peer else self.inputs
+    def network_inputs(self, peer: str = "") -> list[str] | None:
+        """Return the fields that its student, or a peer, reads; None for a language model."""
+        return self.peers()[peer].inputs if peer else self.inputs
 
     def _parts(self, context: CheckContext) -> Iterator[tuple[str, Part]]:
         """Yield the losses by the names of their files, and the weights by their names."""
@@ -163,7 +163,7 @@ class Distil(Dialogue):
         for entry in (*self.losses, *self.weights.values()):
             files |= find("losses", entry.part, project).files
         for source in self.peers().values():
-            files |= find("bodies", NetworkSpec.of(source.peer or {}, project).body, project).files
+            files |= NetworkSpec.of(source.peer or {}, project).training_files(project)
         return files
 
     def recorded(self) -> dict[str, Source]:
@@ -266,9 +266,23 @@ class Distil(Dialogue):
         """Raise ConfigError if the losses do not fit the heads of the student."""
         if self.inputs is None:
             raise ConfigError("a network reads fields of numbers or texts: name them with inputs: [...]")
-        heads = {STUDENT: spec.head_names(context.project)}
-        for name, source in self.peers().items():
-            heads[name] = NetworkSpec.of(source.peer or {}, context.project).head_names(context.project)
+        peers = {name: NetworkSpec.of(s.peer or {}, context.project) for name, s in self.peers().items()}
+        networks = {STUDENT: spec, **peers}
+        for name in spec.inputs or ():
+            if name not in self.inputs:
+                choices = did_you_mean(name, self.inputs)
+                raise ConfigError(f"student: it reads '{name}', which is not among 'inputs'{choices}")
+        heads = {name: network.head_names(context.project) for name, network in networks.items()}
+        for name, network in networks.items():
+            body = network.module_of(context.project)
+            if body.reads == "graph":
+                for field in (self.node, self.neighbours):
+                    context.need(field, f"student body '{network.body}'")
+            if name != STUDENT and body.models():
+                raise ConfigError(
+                    f"teachers: the peer '{name}' begins with random weights, and '{network.body}' is made "
+                    "of an earlier student; make it the student of a stage"
+                )
         for loss in losses_of(self.losses, context.project):
             if loss.head is not None and loss.head not in heads[loss.of]:
                 choices = did_you_mean(loss.head, heads[loss.of])

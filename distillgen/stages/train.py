@@ -23,6 +23,7 @@ from distillgen.flow.stage import BoundStage, CheckContext, Chunks, Job, Stage, 
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.spec import Spec
 from distillgen.located_yaml import Places, validate
+from distillgen.networks.body import Body
 from distillgen.networks.spec import NetworkSpec
 from distillgen.plugins import find
 from distillgen.project import Project, file_sha256
@@ -163,7 +164,7 @@ class Train(TrainingOptions, Stage):
     def bind(self, context: CheckContext) -> BoundTrain:
         """Return the stage with its objective. Raise ConfigError if something is missing."""
         project, trained = context.project, _trainings(context)
-        earlier = {name: training.bound.learning for name, training in trained.items()}
+        earlier = {name: training.inputs for name, training in trained.items()}
         learning = self.learning(project)
         try:
             learning = learning.bound(context, earlier)
@@ -186,7 +187,7 @@ class Train(TrainingOptions, Stage):
         arm = self.arm(learning)
         arm.check(context)
         if self.batch_size == "all":
-            if learning.network_inputs(self.student_name) is None:
+            if learning.network_inputs() is None:
                 raise ConfigError("batch_size: all is for networks; give a number of rows")
         elif self.batch_size < learning.smallest_batch:
             least = f"batch_size: {learning.smallest_batch} or more"
@@ -194,7 +195,7 @@ class Train(TrainingOptions, Stage):
         self._check_lora(learning)
         self._check_packages(project, learning, first, network)
         if network:
-            self._check_network(context, learning, network, [*trained])
+            self._check_network(context, learning, network, trained)
         else:
             self._check_student(context, learning, first, trained)
         return BoundTrain(
@@ -236,7 +237,7 @@ class Train(TrainingOptions, Stage):
         local_models = {name: path for name in models if (path := students.local(name, project.root))}
         code = find("objectives", self.objective, project).files | learning.files(project)
         if network:
-            code |= find("bodies", network.body, project).files
+            code |= network.training_files(project)
         return {**code, **option_files, **local_models}
 
     def _check_lora(self, learning: Objective) -> None:
@@ -256,19 +257,42 @@ class Train(TrainingOptions, Stage):
             raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
 
     def _check_network(
-        self, context: CheckContext, learning: Objective, network: NetworkSpec, trained: Sequence[str]
+        self,
+        context: CheckContext,
+        learning: Objective,
+        network: NetworkSpec,
+        trained: Mapping[str, _Training],
     ) -> None:
         """Raise ConfigError if the objective cannot train the network, or an option is not for networks."""
         try:
             learning.check_network(network, context)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
-        for name in network.module_of(context.project).models():
+        body, bodies = network.module_of(context.project), {}
+        for name in body.models():
             if name not in trained:
                 raise ConfigError(f"student: no earlier stage trains '{name}'{did_you_mean(name, trained)}")
+            bodies[name] = _body_of(name, trained, context.project)
+            self._check_inputs(learning, network.inputs, name, trained)
+        body.check_models(bodies)
+        for name in learning.models():
+            if name in trained and _body_of(name, trained, context.project).reads == "graph":
+                raise ConfigError(
+                    f"teachers: '{name}' knows nodes by their ids; ask it in a stage generate with logprobs, "
+                    "and name that stage as the teacher"
+                )
         for option in ("lora", "chat_template", "revision", "gradient_checkpointing"):
             if getattr(self, option):
                 raise ConfigError(f"'{option}' is for language models; leave it out")
+
+    def _check_inputs(
+        self, learning: Objective, inputs: Sequence[str] | None, name: str, trained: Mapping[str, _Training]
+    ) -> None:
+        """Raise ConfigError if an earlier student reads a field that is no input of the training."""
+        fields = inputs or learning.network_inputs() or ()
+        for field_name in trained[name].inputs or ():
+            if field_name not in fields:
+                raise ConfigError(f"'{name}' reads the field '{field_name}': name it under inputs")
 
     def _check_packages(
         self, project: Project, learning: Objective, student: str, network: NetworkSpec | None
@@ -291,9 +315,10 @@ class Train(TrainingOptions, Stage):
         name, first, template = student, self, ""
         while student in trained:  # go back to the model that the first training begins with
             before = trained[student].bound
-            if isinstance(before.stage.student, dict):
-                network = NetworkSpec.of(before.stage.student, context.project)
-                self._check_network(context, learning, network, [*trained])
+            if trained[student].inputs is not None:
+                network = _spec_of(student, trained, context.project)
+                self._check_network(context, learning, network, trained)
+                self._check_inputs(learning, None, student, trained)
                 return
             continued = before.stage.objective == self.objective and not before.stage.lora
             if before.learning.gives() != "text" and not continued:
@@ -441,6 +466,30 @@ class _Training(NamedTuple):
 
     bound: BoundTrain
     folder: Path
+    peer: str = ""
+    """The name of the peer, if the student is one."""
+
+    @property
+    def inputs(self) -> list[str] | None:
+        """The fields that the student reads; None for a language model."""
+        return self.bound.learning.network_inputs(self.peer)
+
+
+def _spec_of(name: str, trained: Mapping[str, _Training], project: Project) -> NetworkSpec:
+    """Return the network that an earlier student or peer is."""
+    bound, _, peer = trained[name]
+    if peer:
+        return NetworkSpec.of(bound.learning.peers()[peer].peer or {}, project)
+    if isinstance(bound.stage.student, dict):
+        return NetworkSpec.of(bound.stage.student, project)
+    return _spec_of(bound.first, _trainings(bound.context), project)
+
+
+def _body_of(name: str, trained: Mapping[str, _Training], project: Project) -> Body:
+    """Return the body of an earlier student or peer. Raise ConfigError if it is no network."""
+    if trained[name].inputs is None:
+        raise ConfigError(f"'{name}' is no network")
+    return _spec_of(name, trained, project).module_of(project)
 
 
 def _trainings(context: CheckContext) -> dict[str, _Training]:
@@ -451,7 +500,7 @@ def _trainings(context: CheckContext) -> dict[str, _Training]:
             name = bound.stage.student_name
             yield name, _Training(bound, directory / name)
             for peer in bound.learning.peers():
-                yield f"{name}-{peer}", _Training(bound, directory / name / students.PEERS / peer)
+                yield f"{name}-{peer}", _Training(bound, directory / name / students.PEERS / peer, peer)
         for inner in bound.inner():  # the student of a loop is that of its last round
             yield from within(inner, directory / bound.name / "last")
 

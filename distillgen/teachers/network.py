@@ -21,8 +21,7 @@ from distillgen.inference.logprobs import MOST_ALTERNATIVES
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import SHIPPED, model_path, network_identity, shipped
-from distillgen.networks.spec import CONFIG
-from distillgen.plugins import find
+from distillgen.networks.spec import CONFIG, files_of
 from distillgen.project import Project, file_sha256
 from distillgen.record import digest
 from distillgen.state_files import load_state
@@ -130,12 +129,11 @@ class NetworkTeacher(Batching):
 
     @cached_property
     def _weights(self) -> str:
-        """The digest of the weights, and of the project's file that a student's body is made by."""
+        """The digest of the weights, and of the project's code that a student's body runs."""
         weights, path = network_identity(self.spec.model, self.services.root), self._path
         if not (path / CONFIG).is_file():
             return weights
-        body = load_state(path / CONFIG, "spec")["spec"]["body"]
-        files = find("bodies", body, self._project).files
+        files = files_of(load_state(path / CONFIG, "spec"), self._project)
         return digest([weights, {name: file_sha256(file) for name, file in files.items()}], 64)
 
     @cached_property

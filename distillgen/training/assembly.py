@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import concatenate_datasets
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
@@ -17,7 +17,7 @@ from distillgen.networks.network import INPUT, Network, load
 from distillgen.networks.spec import NetworkSpec, is_network
 from distillgen.project import Project
 from distillgen.rows.arrays import is_reference, numbers_of
-from distillgen.training.columns import Columns, collated, recorded_teachers
+from distillgen.training.columns import NEIGHBOURS, NODE, Columns, collated, recorded_teachers
 from distillgen.training.dialogue import lengths, split
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.language import Language
@@ -31,6 +31,7 @@ from distillgen.training.step import STUDENT
 from distillgen.training.token_rows import ids_by_text, refuse_renormalised, tokenised
 
 TRAIN, VALIDATION, HELD_OUT = "train", "validation", "held_out"
+UNKNOWN = "ends of edges that are no row of the training"
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,17 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     project = inputs.project
     rows = _loaded(inputs.rows, project)
     rows = rows.select(_of_one_shape(rows.parts[TRAIN][0]))
+    needy = [*lesson.losses, *lesson.weights.values()]
+    student = _first_network(inputs)
+    over_graph = _reads_graph(lesson, inputs, student)
+    if over_graph or any(part.edges for part in needy):
+        rows = rows.select(_of_nodes())
     live, heads = _live(lesson, inputs)
     parts = _learnt(lesson, rows.parts)
-    set_seed(inputs.arguments["seed"])  # arms of one seed begin with the same weights
-    student = _first_network(inputs)
     classes = student.classes if student else _classes(rows.parts, lesson, live)
     columns = {name: Columns(part, classes) for name, part in parts.items()}
     shapes = _shapes(parts[TRAIN][0])
+    set_seed(inputs.arguments["seed"])  # arms of one seed begin with the same weights
     if student is None:
         spec = NetworkSpec.of(inputs.network or {}, project)
         student = _network(spec, lesson.inputs or (), shapes, classes, inputs)
@@ -76,8 +81,7 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     recorded = recorded_teachers(columns[TRAIN], lesson.recorded())
     teachers = Teachers(live, dict(recorded), heads, inputs.shuffled)
     validation = columns.get(VALIDATION)
-    needy = [part for part in (*lesson.losses, *lesson.weights.values()) if part.validation]
-    if (needy or student.undecided) and validation is None:
+    if (student.undecided or any(part.validation for part in needy)) and validation is None:
         raise ConfigError("no validation record is left to learn a weight, or a reading, from")
     learner = Learner(
         networks,
@@ -85,6 +89,7 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         lesson.weights,
         teachers,
         validation=validation,
+        graph=_graph(rows.parts, classes) if over_graph else None,
         seed=inputs.arguments["seed"],
     )
     learner.fit(batch)
@@ -100,10 +105,12 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         learner,
         TrainingArguments(**arguments, remove_unused_columns=False),
         train_dataset=columns[TRAIN],
-        eval_dataset=columns.get(HELD_OUT),
+        # a part of a graph without the rest is another graph, whose loss says nothing
+        eval_dataset=None if over_graph else columns.get(HELD_OUT),
         data_collator=collated,
     )
-    return Prepared(loop, rows.counts)
+    unknown = columns[TRAIN].unknown
+    return Prepared(loop, {**rows.counts, **({UNKNOWN: unknown} if unknown else {})})
 
 
 def _loaded(rows: RowSelection, project: Project) -> RowSelection:
@@ -140,6 +147,39 @@ def _of_one_shape(first: Row) -> Any:
     return assess
 
 
+def _reads_graph(lesson: Lesson, inputs: TrainingInputs, student: Network | None) -> bool:
+    """Return whether a network that learns reads the edges of a graph."""
+    mappings = [inputs.network, *(source.peer for source in lesson.teachers.values())]
+    specs = [NetworkSpec.of(mapping, inputs.project) for mapping in mappings if mapping]
+    specs += [student.spec] if student else []
+    return any(spec.module_of(inputs.project).reads == "graph" for spec in specs)
+
+
+def _of_nodes() -> Any:
+    """Return an assessment that leaves out rows that are no node of their own."""
+    nodes = set[str]()
+
+    def assess(row: Row) -> Assessment:
+        if row.get(NEIGHBOURS) is None:
+            return Assessment("it has no list of neighbours")
+        if row[NODE] in nodes:
+            return Assessment("another row is the same node")
+        nodes.add(row[NODE])
+        return Assessment()
+
+    return assess
+
+
+def _graph(parts: Mapping[str, Any], classes: Sequence[str]) -> Columns:
+    """Return all rows as the nodes of a graph. Only validation rows have their label."""
+    rows = [row if name == VALIDATION else _unlabelled(row) for name, part in parts.items() for row in part]
+    return Columns(Dataset.from_list(rows), classes)
+
+
+def _unlabelled(row: Row) -> Row:
+    return {**row, "label": []}
+
+
 def _shape(value: Any) -> Shape | None:
     return None if isinstance(value, str) else shape_of(value)
 
@@ -149,14 +189,14 @@ def _shapes(row: Row) -> dict[str, Shape | None]:
 
 
 def _learnt(lesson: Lesson, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rows by part; the training's with the held-out rows without labels, if that is asked for."""
-    learnt = dict(parts)
-    if lesson.transductive and HELD_OUT in parts:
-        unlabelled = parts[HELD_OUT].map(lambda row: {"label": []}, features=parts[TRAIN].features)
-        learnt[TRAIN] = concatenate_datasets([parts[TRAIN], unlabelled])
-    if lesson.learn_validation and VALIDATION in parts:
-        learnt[TRAIN] = concatenate_datasets([learnt[TRAIN], parts[VALIDATION]])
-    return learnt
+    """Return the rows by part; the training's with the other rows, without labels, if that is asked for."""
+    others = list[Row]()
+    if lesson.learn_validation or lesson.transductive:
+        validation = parts.get(VALIDATION, ())
+        others += validation if lesson.learn_validation else map(_unlabelled, validation)
+    if lesson.transductive:
+        others += map(_unlabelled, parts.get(HELD_OUT, ()))
+    return {**parts, TRAIN: Dataset.from_list([*parts[TRAIN], *others])} if others else dict(parts)
 
 
 def _classes(parts: Mapping[str, Any], lesson: Lesson, live: Mapping[str, Any]) -> list[str]:

@@ -43,6 +43,16 @@ class Columns(Dataset):  # type: ignore[misc]
         )
         self._all_edges: Any = None
 
+    @property
+    def nodes(self) -> list[str]:
+        """The ids of the rows as nodes of a graph, in order."""
+        return [*self._places]
+
+    @property
+    def unknown(self) -> int:
+        """The number of ends of edges that are no row here."""
+        return sum(node not in self._places for near in self._neighbours for node in near)
+
     def __len__(self) -> int:
         return self.size
 

@@ -53,13 +53,15 @@ class Learner(nn.Module):  # type: ignore[misc]
         teachers: Teachers,
         *,
         validation: Any = None,
+        graph: Any = None,
         seed: int = 0,
     ) -> None:
+        """`validation` are the rows that weights draw; `graph`, all nodes, where a network reads edges."""
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.when = (0.0, 0, 0)
         self._losses, self._weights, self._seed = list(losses), dict(weights), seed
-        self._validation, self._arithmetic = validation, dict[str, Arithmetic]()
+        self._validation, self._graph, self._arithmetic = validation, graph, dict[str, Arithmetic]()
         self._outside = [teachers]  # a list, so that no teacher becomes a child
         sizes = PartSizes(len(networks[STUDENT].classes), self._widths(teachers))
         parts = {f"loss {i}": loss for i, loss in enumerate(losses)} | dict(weights)
@@ -187,11 +189,17 @@ class Learner(nn.Module):  # type: ignore[misc]
         return [*self._weights]
 
     def settle(self) -> None:
-        """End the training: choose, on the validation rows, how the heads of each network are read."""
+        """End the training: choose, on the validation rows, how the heads of each network are read.
+
+        A network over a graph remembers what it says of every node, with all nodes around it.
+        """
         self.eval()
         for network in self.networks.values():
+            graph = self._graph if getattr(network, "reads", "") == "graph" else None
+            if graph is not None:
+                network.remember(graph.nodes, self._on_device(graph.all_rows()))
             if getattr(network, "undecided", False):
-                batch = self._on_device(self._validation.all_rows())
+                batch = self._on_device((graph or self._validation).all_rows())
                 with torch.no_grad():
                     network.choose_reading(network(batch), batch["label"])
 

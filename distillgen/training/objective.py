@@ -6,7 +6,7 @@ training's process it builds a trainer of TRL, sentence-transformers or transfor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -23,6 +23,7 @@ from distillgen.training import students
 from distillgen.training.chat_template import Turns, rendered
 from distillgen.training.inputs import Api, Prepared, TrainingInputs
 from distillgen.training.rows import Row
+from distillgen.training.sources import Source
 
 MODELS: Mapping[students.Kind, str] = {
     "causal": "a model that writes texts (causal)",
@@ -56,10 +57,10 @@ class Objective(BaseModel):
     signals: ClassVar[bool] = False
     """Whether a row contains answers, log-probabilities or embeddings from the ledger."""
 
-    def bound(self, context: CheckContext, earlier: Mapping[str, Objective]) -> Self:
+    def bound(self, context: CheckContext, earlier: Mapping[str, Sequence[str] | None]) -> Self:
         """Return the objective with what it takes from the pipeline. Raise ConfigError.
 
-        `earlier` holds the objectives of the students that earlier stages train.
+        `earlier` holds the fields that each student of an earlier stage reads; None for a language model.
         """
         return self
 
@@ -102,8 +103,8 @@ class Objective(BaseModel):
         """Raise ConfigError if it cannot train a network."""
         raise ConfigError("it trains language models, not networks; give objective: distil")
 
-    def network_inputs(self, student: str) -> list[str] | None:
-        """Return the fields that one of its students reads, if that is a network."""
+    def network_inputs(self, peer: str = "") -> list[str] | None:
+        """Return the fields that its student, or a peer, reads; None for a language model."""
         return None
 
     def rate(self) -> float:
@@ -117,9 +118,9 @@ class Objective(BaseModel):
         """Return the models that it loads besides the student: names, folders, or earlier students."""
         return ()
 
-    def peers(self) -> Collection[str]:
-        """Return the names of the networks that are trained along with the student."""
-        return ()
+    def peers(self) -> Mapping[str, Source]:
+        """Return the networks that are trained along with the student, by name."""
+        return {}
 
     def files(self, project: Project) -> dict[str, Path]:
         """Return the files of the project's own code that it uses, by name."""

@@ -30,6 +30,11 @@ def says(i: int, *, sure: float = 0.9) -> dict:
 
 def prepared(rows, losses, tmp_path: Path, *, root: Path | None = None, student=None, **options):
     """The loop of a network over `rows`, or over {part: rows}."""
+    return prepared_rows(rows, losses, tmp_path, root=root, student=student, **options).trainer
+
+
+def prepared_rows(rows, losses, tmp_path: Path, *, root: Path | None = None, student=None, **options):
+    """The loop with the counts of the rows that are left out."""
     from distillgen.training.assembly import Lesson, network_loop
     from distillgen.training.inputs import TrainingInputs
 
@@ -71,7 +76,7 @@ def prepared(rows, losses, tmp_path: Path, *, root: Path | None = None, student=
         models=entries.get("models", {}),
         shuffled=flags["shuffled"],
     )
-    return network_loop(lesson, inputs).trainer
+    return network_loop(lesson, inputs)
 
 
 def step_of(loop):
