@@ -29,17 +29,16 @@ class Figure(NamedTuple):
         return self.stage, self.metric
 
 
-def summary(runs: Sequence[Run | None]) -> dict[str, list[dict[str, Any]]]:
+def summary(by_seed: Sequence[Mapping[Figure, float] | None]) -> dict[str, list[dict[str, Any]]]:
     """Return the figures over seeds, and the comparisons of each two models, as `seeds.json` has them.
 
-    `runs` are the finished runs by seed, None for one that is not finished. The standard error is that of
+    `by_seed` are the figures of each run, None for one that is not finished. The standard error is that of
     the mean over seeds, the deviation over the square root of their number; None for a single seed.
     """
-    by_seed = [dict(_measured(run)) if run else {} for run in runs]
-    figures = list(dict.fromkeys(figure for of_seed in by_seed for figure in of_seed))
+    figures = list(dict.fromkeys(figure for of_seed in by_seed for figure in of_seed or ()))
     metrics = list(dict.fromkeys(figure.of_models for figure in figures))
     figures.sort(key=lambda figure: metrics.index(figure.of_models))
-    values = {figure: [of_seed.get(figure) for of_seed in by_seed] for figure in figures}
+    values = {figure: [of_seed.get(figure) if of_seed else None for of_seed in by_seed] for figure in figures}
     means = [
         {**figure._asdict(), **_mean([v for v in of_seeds if v is not None]), "values": of_seeds}
         for figure, of_seeds in values.items()
@@ -86,26 +85,27 @@ def _mean(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _measured(run: Run) -> Iterator[tuple[Figure, float]]:
-    """Yield the figures of the models that a run evaluates, then what its other stages measured."""
-    yield from _evaluated(run.directory, "")
+def figures_of(run: Run) -> dict[Figure, float]:
+    """Return the figures of the models that a run evaluates, then what its other stages measured."""
+    figures = dict(_evaluated(run.directory, ""))
     for stage in run.state["stages"]:
         if stage["kind"] != "evaluate":
             for title, value in stage["measured"].items():
-                yield Figure(stage["name"], title, "", share=False), value
+                figures[Figure(stage["name"], title, "", share=False)] = value
+    return figures
 
 
 def _evaluated(directory: Path, outside: str) -> Iterator[tuple[Figure, float]]:
     """Yield the figures of the evaluations of a run, and of the last round of its loops."""
     for result in evaluations(directory):
         for model, report in result["models"].items():
-            for metric, value, share in _figures_of(report):
+            for metric, value, share in _of_model(report):
                 yield Figure(outside + result["name"], metric, model, share), value
     for last in sorted(directory.glob("*/last")):
         yield from _evaluated(last, f"{outside}{last.parent.name}.")
 
 
-def _figures_of(report: Mapping[str, Any]) -> Iterator[tuple[str, float, bool]]:
+def _of_model(report: Mapping[str, Any]) -> Iterator[tuple[str, float, bool]]:
     """Yield the metric, the value and whether it is a share, of all figures in the report of a model."""
     shares = dict(_shares(report))
     yield from ((metric, value, True) for metric, value in shares.items())

@@ -19,7 +19,7 @@ from distillgen.runs.directory import Run, is_running
 from distillgen.runs.execute import Watch
 from distillgen.runs.lock import directory_lock
 from distillgen.runs.run import run_pipeline
-from distillgen.runs.seed_figures import summary
+from distillgen.runs.seed_figures import Figure, figures_of, summary
 from distillgen.runs.state import Options
 from distillgen.runs.templates import template
 from distillgen.state_files import SEEDS, Damaged, load_state, replace_text
@@ -53,13 +53,13 @@ class Seeds:
         """Return the state of all runs together, and what is in the `usage.json` of each, by seed."""
         content = self.summary
         runs = {seed: run.state for seed in range(content["seeds"]) if (run := self.run(seed))}
-        last = next((run["state"] for run in runs.values() if run["state"] != "finished"), "")
-        complete = len(runs) == content["seeds"] and not last
+        unfinished = next((run["state"] for run in runs.values() if run["state"] != "finished"), "")
         between = "running" if is_running(self.directory) else "interrupted"
+        complete = len(runs) == content["seeds"] and between != "running"
         return {
             "pipeline": content["pipeline"],
             "seeds": content["seeds"],
-            "state": "finished" if complete else last or between,
+            "state": unfinished or ("finished" if complete else between),
             "failed": sum(run["failed"] for run in runs.values()),
             "runs": runs,
         }
@@ -100,23 +100,23 @@ def run_seeds(
     """Run the pipeline of each seed that is not finished, and write the figures over seeds.
 
     `announce` is called with each seed before its run. `max_cost_usd` is the cap of all runs together.
-    Raises what `run_pipeline` raises; the figures of the seeds so far are written before.
+    Raises what `run_pipeline` raises; the figures of the seeds before are written then.
     """
     if (directory / "usage.json").exists():
         raise ConfigError(f"'{directory}' holds a run without --seeds; choose another directory with --out")
     seeds = Seeds(directory)
+    measured: list[Mapping[Figure, float] | None] = [None] * len(pipelines)
     with directory_lock(directory):
         ledger = _ledger(directory, options)
-        _write(seeds, pipelines, ledger)
-        try:
-            for number, pipeline in enumerate(pipelines):
-                announce(number)
-                of_seed = replace(
-                    options, ledger=ledger, cap_of=directory, salvage=options.salvage and not number
-                )
-                run_pipeline(pipeline, seeds.place(number), of_seed, watch)
-        finally:
-            _write(seeds, pipelines, ledger)
+        _write(seeds, pipelines[0], ledger, measured)
+        for number, pipeline in enumerate(pipelines):
+            announce(number)
+            of_seed = replace(
+                options, ledger=ledger, cap_of=directory, salvage=options.salvage and not number
+            )
+            run_pipeline(pipeline, seeds.place(number), of_seed, watch)
+            measured[number] = figures_of(Run(seeds.place(number)))
+            _write(seeds, pipelines[0], ledger, measured)
     return seeds
 
 
@@ -131,19 +131,22 @@ def _ledger(directory: Path, options: Options) -> Path:
     return Path(os.path.normpath(directory / before))
 
 
-def _write(seeds: Seeds, pipelines: Sequence[Pipeline], ledger: Path) -> None:
-    """Write `seeds.json` and the report from the runs that are finished."""
-    runs = [seeds.run(seed) for seed in range(len(pipelines))]
-    finished = [run if run and run.state["state"] == "finished" else None for run in runs]
-    content = {
-        "pipeline": pipelines[0].name,
-        "about": pipelines[0].about,
-        "seeds": len(runs),
-        "finished": [seed for seed, run in enumerate(finished) if run],
+def _write(
+    seeds: Seeds, pipeline: Pipeline, ledger: Path, measured: Sequence[Mapping[Figure, float] | None]
+) -> None:
+    """Write `seeds.json` and the report from the figures of the runs that have come to their end so far.
+
+    A run that an earlier session finished counts when this session reaches it: the pipeline may have changed.
+    """
+    content: dict[str, Any] = {
+        "pipeline": pipeline.name,
+        "about": pipeline.about,
+        "seeds": len(measured),
+        "finished": [seed for seed, figures in enumerate(measured) if figures is not None],
         "ledger": os.path.relpath(ledger, seeds.directory),
-        **summary(finished),
+        **summary(measured),
     }
     replace_text(seeds.directory / SEEDS, json.dumps(content, indent=2) + "\n")
-    states = [run.state if run else None for run in runs]
+    states = [Run(seeds.place(seed)).state for seed in content["finished"]]
     page = template(Path(__file__).with_name("seeds.html.jinja"), display.visible, autoescape=True)
     replace_text(seeds.directory / "report.html", page.render(**content, states=states))
