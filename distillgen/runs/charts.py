@@ -13,6 +13,7 @@ from typing import Any
 
 from distillgen.privacy import public
 from distillgen.state_files import load_state
+from distillgen.training.rows import PARTS
 
 BARS = 32  # most bars of a histogram
 COLOURED_COMMUNITIES = 8  # the further communities of a graph share one colour
@@ -147,11 +148,7 @@ def students(directory: Path) -> list[dict[str, Any]]:
         low, high = min(losses), max(losses)
         places = positions(points, low=(1.0, low), high=(max(2.0, manifest["steps"]), high))
         rows = manifest["data"]["rows"]
-        lost = {
-            reason: count
-            for reason, count in rows.items()
-            if reason not in ("train", "validation", "held_out")
-        }
+        lost = {reason: count for reason, count in rows.items() if reason not in PARTS.values()}
         students.append({**manifest, "low": low, "high": high, "path": path(places), "lost": lost})
     return students
 

@@ -113,6 +113,14 @@ def test_folders_of_pictures_are_labels_and_parts(project):
     assert records[0].fields["label"] == "cat" and records[0].part == "test"
 
 
+def test_a_link_out_of_the_folder_is_not_followed(project):
+    pictures(project, "1.png")
+    (project.path / "secret.png").write_bytes(PNG)
+    (project.path / "images/2.png").symlink_to(project.path / "secret.png")
+    first, linked = read(project, path="images")
+    assert not first.dropped and linked.dropped.reason.startswith("the link leads out of the folder")
+
+
 def test_metadata_describes_the_pictures(project):
     pictures(project, "1.png", "2.png")
     rows = [{"file_name": "1.png", "text": "a"}, {"file_name": "9.png", "text": "b"}, {"text": "c"}]
@@ -132,9 +140,11 @@ def test_a_picture_is_numbers_from_0_to_1(project):
     image.fromarray(colours).save(project.path / "images/colours.png")
     image.fromarray(np.array([[0, 51]], dtype="uint8")).save(project.path / "images/grey.png")
     image.fromarray(np.full((9, 9), 255, "uint8")).save(project.path / "images/white.jpg")
-    colour, grey, white = (r.fields["image"] for r in read(project, path="images"))
+    image.fromarray(np.array([[0, 65535]], dtype="uint16")).save(project.path / "images/deep.png")
+    colour, deep, grey, white = (r.fields["image"] for r in read(project, path="images"))
     assert array_of(colour, project.path) == pytest.approx(colours / 255)
     assert array_of(grey, project.path).tolist() == [[0, 0.2]]
+    assert array_of(deep, project.path).tolist() == [[0, 1]]
     assert array_of(white, project.path).shape == (9, 9) and array_of(white, project.path).min() > 0.99
     torn = project.path / "images/torn.png"
     torn.write_bytes((project.path / "images/colours.png").read_bytes()[:50])

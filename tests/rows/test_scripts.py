@@ -122,6 +122,34 @@ def test_an_edited_script_is_read_again_and_locked(project):
     assert rows == 3 and after != before
 
 
+def test_modules_that_a_script_imports_are_locked(project, monkeypatch):
+    monkeypatch.syspath_prepend(project.path)
+    project.write(
+        "drawn.py", "from numbers_of_rows import n\ndef rows(): yield from ({'i': i} for i in range(n))"
+    )
+    project.write("numbers_of_rows.py", "n = 2")
+    source = Source(name="source", script="drawn.py:rows")
+    assert {*source.files(Project(project.path))} == {"drawn.py", "module numbers_of_rows"}
+
+
+def test_columns_that_are_not_kept_may_hold_anything(project):
+    project.write("drawn.py", "def rows(): yield {'a': object(), 'b': 1}")
+    (record,) = Source(name="source", script="drawn.py:rows", fields={"c": "b"}).records(
+        Project(project.path)
+    )
+    assert dict(record.fields) == {"c": 1}
+
+
+def test_a_script_without_end_has_no_count(project, monkeypatch):
+    monkeypatch.setattr("distillgen.stages.source.COUNTED", 1500)
+    project.write(
+        "drawn.py", "from itertools import count\ndef rows(): yield from ({'i': i} for i in count())"
+    )
+    stages = [{"source": {"script": "drawn.py:rows"}}]
+    assert distillgen.load({"version": 1, "stages": stages}).source.count is None
+    assert len(distillgen.run({"version": 1, "stages": stages}, out="out", limit=7).corpus) == 7
+
+
 SHIPPED = {
     "data/graphs.py:communities": {"nodes": 60, "labelled": 3, "validation": 9},
     "data/docstrings.py:docstrings": {"files": 9},

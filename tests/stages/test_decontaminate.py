@@ -113,6 +113,14 @@ def test_a_row_with_the_picture_of_a_test_item_is_dropped(project, kind):
     assert drops["r3"].reason == "repeats an array, or a picture, of rows.jsonl:4"
 
 
+def test_an_array_that_an_item_holds_three_times_is_still_its_own():
+    index = OverlapIndex()
+    index.add("item", {"image": drawn(1), "copy": drawn(1), "nested": {"image": drawn(1)}})
+    index.settle()
+    assert index.find({"other": drawn(1)}) == "repeats an array, or a picture, of item"
+    assert index.find({"other": drawn(2)}) == ""
+
+
 def test_short_arrays_are_equal_by_chance(project):
     assert not dropped(images(project, lambda i: drawn(i % 20, 7)))
 
