@@ -63,17 +63,26 @@ def subsets(size: int) -> Iterable[int]:
     return (chance.getrandbits(size) for _ in range(RESAMPLES))
 
 
-def bootstrap_interval(
-    size: int, estimate: float, figure: Callable[[int], float], *, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the interval of a figure by the double-or-nothing bootstrap (Owen and Eckles 2012).
+def bootstrap(size: int, figure: Callable[[int], float]) -> list[float]:
+    """Return a figure of RESAMPLES random subsets, the same ones for all figures of `size` rows: the
+    double-or-nothing bootstrap (Owen and Eckles 2012).
 
-    `estimate` is the figure of all rows, and `figure` takes the rows, of `size`, that count twice; the others
-    do not count. As in Efron's bootstrap, the weight of a row has mean 1 and variance 1. The percentiles are
-    moved by twice the bias, the mean of the resamples less the estimate: the estimate is as far above the
-    truth as the resamples are above it. An expected calibration error has such a bias.
+    The rows of a subset count twice, and the others do not count: as in Efron's bootstrap, the weight of a
+    row has mean 1 and variance 1.
     """
-    values = sorted(figure(rows) for rows in subsets(size))
-    outside = (1 - level) / 2 * (len(values) - 1)
-    bias = 2 * (fmean(values) - estimate)
-    return values[round(outside)] - bias, values[round(len(values) - 1 - outside)] - bias
+    return [figure(rows or (1 << size) - 1) for rows in subsets(size)]
+
+
+def bootstrap_interval(
+    estimate: float, values: Sequence[float], *, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the interval of a figure, of which `estimate` is the value of all rows and `values` are those of
+    `bootstrap`.
+
+    The percentiles are moved by twice the bias, the mean of the values less the estimate: the estimate is as
+    far above the truth as the values are above it. An expected calibration error has such a bias.
+    """
+    ordered = sorted(values)
+    outside = (1 - level) / 2 * (len(ordered) - 1)
+    bias = 2 * (fmean(ordered) - estimate)
+    return ordered[round(outside)] - bias, ordered[round(len(ordered) - 1 - outside)] - bias

@@ -33,6 +33,25 @@ class Signal(NamedTuple):
     embedding: list[float] = []
 
 
+def distribution(text: str, logprobs: Sequence[Sequence[Any]]) -> dict[str, float]:
+    """Return the probability of each outcome of an answer; what they leave of 1 is that of all others.
+
+    The outcomes are the stripped texts of the alternatives of a one-token answer. An answer of several tokens
+    is one outcome, with the product of their probabilities. It is empty without log-probabilities.
+    """
+    tokens = [token for token in logprobs if token[0].strip()]
+    if len(tokens) != 1:
+        values = [logprob for _, logprob, _ in tokens if logprob is not None]
+        return {text.strip(): math.exp(sum(values))} if tokens else {}
+    ((token, logprob, alternatives),) = tokens
+    shares: dict[str, float] = {}
+    for other, value in alternatives:
+        shares[other.strip()] = shares.get(other.strip(), 0.0) + math.exp(value)
+    if token.strip() not in shares and logprob is not None:
+        shares[token.strip()] = math.exp(logprob)
+    return {name: share for name, share in shares.items() if name}
+
+
 def pack(logprobs: Sequence[Sequence[Any]], embedding: Sequence[float]) -> bytes | None:
     """Return both as one blob, or None if both are empty."""
     if not logprobs and not embedding:

@@ -109,12 +109,15 @@ def guard_of(directory: Path) -> Guard:
 def evaluations(directory: Path) -> list[dict[str, Any]]:
     """Return the results of the run's evaluate stages.
 
-    Each has the stage's name, its metrics in order, and the methods of its intervals.
+    Each has the stage's name, its metrics in order, and the methods of its intervals. Figures of all answers
+    together stand behind the metrics, in the same form.
     """
     results = []
     for path in sorted(directory.glob("evaluation*.json")):
         result: dict[str, Any] = public(load_state(path, "models"))
         models = result["models"].values()
+        for model in models:
+            model["metrics"] |= model.get("figures", {})
         metrics = dict.fromkeys(metric for model in models for metric in model["metrics"])
         shares = []
         for model in models:

@@ -6,20 +6,54 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from distillgen.algorithms.calibration import calibration_error
 from distillgen.algorithms.intervals import interval, paired
+from distillgen.algorithms.set_figures import Guess, Measured
+from distillgen.algorithms.set_figures import compared as compared_figures
 from distillgen.algorithms.votes import majority_at_k, pass_at_k
+from distillgen.answers.classes import Classes
+from distillgen.answers.compare import golds
 from distillgen.answers.final_answer import Kind, final_answer
 from distillgen.flow.measures import Measure
+from distillgen.inference.logprobs import distribution
 from distillgen.inference.request import Completion
 from distillgen.record import Record
 
 GOLD = "gold"  # the field that gives a metric the right answer
+
+
+class Choice(NamedTuple):
+    """The likeliest option of a question."""
+
+    share: float
+    """Its probability; those of all options sum to 1."""
+    right: bool
+    answer: str
+    gold: str
+    """The right option, or the gold answer if it is none."""
+
+
+def guesses_of(completions: Sequence[Completion], gold_answers: Sequence[Any]) -> list[Guess]:
+    """Return the class of the answer to each item, its probability, and the class of the item.
+
+    Of several right answers the item's class is the one that the answer is, or else the first. An answer that
+    is no class, and a missing one, count as wrong.
+    """
+    right = [[text.strip() for text in golds(gold)] or [""] for gold in gold_answers]
+    classes = Classes(chain.from_iterable(right))
+    guesses = []
+    for completion, texts in zip(completions, right, strict=True):
+        came = completion.status in ("ok", "length")
+        answer = classes.of(completion.text) if came else None
+        shares = distribution(completion.text, completion.logprobs) if came else {}
+        gold = answer if answer in texts else texts[0]
+        guesses.append(Guess(answer, gold or "", shares.get(completion.text.strip())))
+    return guesses
 
 
 @dataclass
@@ -46,8 +80,22 @@ class Answered:
     """For each item, the log-probability of the right answer in nats, and its number of tokens; None if
     unknown.
     """
-    choices: list[tuple[float, bool] | None] = field(default_factory=list)
-    """For each item, the probability of the likeliest option, and whether it is right; None if unknown."""
+    choices: list[Choice | None] = field(default_factory=list)
+    """For each item, the likeliest option; None if unknown."""
+    figures: Sequence[str] = ()
+    """The figures of all answers together that are wanted, by name."""
+
+    @cached_property
+    def guesses(self) -> list[Guess | None]:
+        """For each item the likeliest option, or else the answer; None if no option is known."""
+        if self.choices:
+            return [choice and Guess(choice.answer, choice.gold, choice.share) for choice in self.choices]
+        return [*guesses_of(self.completions, [record.fields.get(GOLD) for record in self.records])]
+
+    @cached_property
+    def measured(self) -> dict[str, Measured]:
+        """The figures of all answers together, by name."""
+        return {name: Measured(name, self.guesses) for name in self.figures}
 
     def report(self, vote: Kind | None) -> dict[str, Any]:
         """Return the figures for evaluation.json and the report."""
@@ -66,11 +114,14 @@ class Answered:
             "numbers": {name: fmean(values) for name, values in self.numbers.items()},
             "judges": self.judges,
         }
+        if self.figures:
+            figures["figures"] = {name: figure.summary() for name, figure in self.measured.items()}
         if log_likelihoods := [value for value in self.log_likelihoods if value is not None]:
             figures["perplexity"] = perplexity(log_likelihoods)
         if chosen := [choice for choice in self.choices if choice is not None]:
-            figures["likeliest_option"] = summary([float(right) for _, right in chosen])
-            figures["ece"] = calibration_error(chosen)
+            figures["likeliest_option"] = summary([float(choice.right) for choice in chosen])
+            if "ece" not in self.figures:
+                figures["ece"] = calibration_error([(choice.share, choice.right) for choice in chosen])
         return figures
 
     def report_by_group(self) -> dict[str, dict[str, Any]]:
@@ -82,6 +133,10 @@ class Answered:
                 for name, values in self._shares(items)
                 if (value_interval := interval(values))
             }
+            for name, figure in self.measured.items():
+                of_group = figure.of(items).summary()
+                if of_group["n"]:
+                    intervals[name] = {key: of_group[key] for key in ("low", "high", "method")}
             groups[group] = {"items": len(items), **dict(self._figures(items)), "intervals": intervals}
         return groups
 
@@ -115,6 +170,9 @@ class Answered:
             log_likelihoods := [value for i in items if (value := self.log_likelihoods[i]) is not None]
         ):
             yield "perplexity", perplexity(log_likelihoods)
+        for name, figure in self.measured.items():
+            if (of_items := figure.of(items)).usable:
+                yield name, of_items.mean
 
     def _shares(self, items: Sequence[int]) -> Iterator[tuple[str, list[float]]]:
         """Yield for each metric, and for the likeliest options, the values of these items; items without a
@@ -125,7 +183,7 @@ class Answered:
             if judged := [mean for i in items if (mean := means[i]) is not None]:
                 yield metric, judged
         if self.choices and (chosen := [choice for i in items if (choice := self.choices[i]) is not None]):
-            yield "likeliest_option", [float(right) for _, right in chosen]
+            yield "likeliest_option", [float(choice.right) for choice in chosen]
 
     def _metric(self, metric: str, votes: Sequence[Sequence[str | None]] | None) -> dict[str, Any]:
         means = {i: mean for i, mean in enumerate(self.means(metric)) if mean is not None}
@@ -176,7 +234,9 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:
-    """Yield, for each metric, the difference of two models on the items that both have a value for."""
+    """Yield, for each metric and figure, the difference of two models on the items that both have a value
+    for.
+    """
     for metric in (metric for metric in one.passed if metric in other.passed):
         pairs = zip(one.means(metric), other.means(metric), strict=True)
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
@@ -187,3 +247,6 @@ def compared(one: Answered, other: Answered) -> Iterator[Mapping[str, Any]]:
                 "second": other.name,
                 **paired(*map(list, zip(*both, strict=True))),
             }
+    for name in one.measured:
+        if difference := compared_figures(one.measured[name], other.measured[name]):
+            yield {"metric": name, "first": one.name, "second": other.name, **difference}

@@ -43,9 +43,12 @@ from distillgen.project import Project
 from distillgen.prompting.prompt import Prompt
 from distillgen.record import META, SCORES, SPLIT, TEST, Record, Unrenderable, digest, dumps, text_of
 from distillgen.rows.jsonl import read_rows
-from distillgen.stages._answered import GOLD, Answered, compared
+from distillgen.stages._answered import GOLD, Answered, Choice, compared
 
 log = logging.getLogger("distillgen")
+
+
+FigureName = Literal["balanced_accuracy", "macro_f1", "ece"]
 
 
 class Evaluate(Stage, Sampling):
@@ -100,6 +103,12 @@ class Evaluate(Stage, Sampling):
     )
     vote: Kind | None = Field(None, description="report majority@k too, by votes over answers of this kind")
     metrics: Entries = Field([], description="filters that judge the answers, each with its options")
+    figures: list[FigureName] = Field(
+        [],
+        description="figures of all answers together, compared with `gold`: balanced_accuracy and macro_f1, "
+        "over the classes that `gold` has; ece, the expected calibration error of the answers' "
+        "probabilities, which needs `logprobs` or `options`",
+    )
     options: str | None = Field(
         None,
         description="field of an item with the options of a question; the likeliest option counts as the "
@@ -111,10 +120,14 @@ class Evaluate(Stage, Sampling):
     def _complete(self) -> Evaluate:
         if (self.prompt is None) == (self.template is None):
             raise ValueError("give either 'prompt' (a file) or 'template' (a question in place)")
-        if not (self.metrics or self.options or self.perplexity):
-            raise ValueError("nothing to measure: give 'metrics', 'options' or 'perplexity'")
-        if (self.options or self.perplexity) and not self.gold:
-            raise ValueError("'options' and 'perplexity' need 'gold', the field with the right answer")
+        if not (self.metrics or self.figures or self.options or self.perplexity):
+            raise ValueError("nothing to measure: give 'metrics', 'figures', 'options' or 'perplexity'")
+        if (self.options or self.perplexity or self.figures) and not self.gold:
+            raise ValueError(
+                "'options', 'perplexity' and 'figures' need 'gold', the field with the right answer"
+            )
+        if self.figures and self.n > 1:
+            raise ValueError("'figures' are of one answer to each item: leave out n")
         if self.about and not self.data:
             raise ValueError(
                 "'about: trained' needs 'data', a file of items: no student is trained on held-out records"
@@ -133,6 +146,11 @@ class Evaluate(Stage, Sampling):
         if self.template is not None:
             return Prompt.parse("", self.template, "template", project)
         return Prompt.load(str(self.prompt), project)
+
+    @property
+    def generates(self) -> bool:
+        """Whether models write answers; with `options` alone they only say how likely these are."""
+        return bool(self.metrics) or bool(self.figures) and not self.options
 
     def evaluation_set(self, project: Project) -> EvaluationSet:
         """Return the file of items and the fields in the question."""
@@ -157,6 +175,11 @@ class Evaluate(Stage, Sampling):
         for name in self.asked:
             sampling = self.sampling(context.models[name].sampling_options(), prompt)
             needs = ["logprobs"] if sampling.get("logprobs") is not None else []
+            if "ece" in self.figures and not (needs or self.options):
+                raise ConfigError(
+                    f"figures: ece needs the probabilities of the answers of '{name}'; give logprobs: 5, or "
+                    "'options', the field with the options of a question"
+                )
             context.able(name, *needs, logprobs=sampling.get("logprobs"))
             context.answers(name, prompt.sources)
         for name in prompt.needed - self.params.keys() - {SCORES}:
@@ -232,7 +255,7 @@ class BoundEvaluate(BoundStage):
                 self.stage.sampling(self.context.models[name].sampling_options(), prompt).get("max_tokens")
                 for name in self.stage.asked
             ]
-            models = zip(self.stage.asked if self.stage.metrics else (), most, strict=False)
+            models = zip(self.stage.asked if self.stage.generates else (), most, strict=False)
             return [(name, size, tokens and tokens * self.stage.n) for name, tokens in models]
 
         estimate = bounds(replace(before, rows=rows), samples, self.context, asks)
@@ -275,7 +298,7 @@ class BoundEvaluate(BoundStage):
         for name in self.stage.asked:  # in turn, because two local models may not fit into memory
             answers = (
                 await asking.all(name, [(item, None) for item in items], samples=self.stage.n)
-                if self.stage.metrics
+                if self.stage.generates
                 else []
             )
             completions_by_model[name] = [*chain.from_iterable(answers)]
@@ -295,6 +318,7 @@ class BoundEvaluate(BoundStage):
                 fmean(output_tokens[completion.key] for completion in completions) if completions else 0.0
             )
             results.append(answered := Answered(name, self.stage.n, completions, records, groups, tokens))
+            answered.figures = self.stage.figures
             for entry in self.stage.metrics:
                 if (
                     name not in entry.options.values()
@@ -422,14 +446,8 @@ class _Asking:
         ]
         return [(sum(values), len(values)) if values else None for values in tokens]
 
-    async def choices(
-        self, model: str, items: Sequence[Record], field: str
-    ) -> list[tuple[float, bool] | None]:
-        """Return for each item the probability of the likeliest option, and whether it is right; None if
-        unknown.
-
-        `field` holds the options. Their probabilities sum to 1.
-        """
+    async def choices(self, model: str, items: Sequence[Record], field: str) -> list[Choice | None]:
+        """Return for each item the likeliest of the options in `field`; None if unknown."""
         options_by_item = [options_of(item.fields.get(field)) for item in items]
         flat = [
             (item, text)
@@ -440,7 +458,7 @@ class _Asking:
             likelihood("it", completion).get("it.logprob", -math.inf)
             for (completion,) in await self.all(model, flat)
         )
-        choices = list[tuple[float, bool] | None]()
+        choices = list[Choice | None]()
         for item, options in zip(items, options_by_item, strict=True):
             values = {letter: next(sums) for letter in options}
             most = max(values.values(), default=-math.inf)
@@ -449,7 +467,9 @@ class _Asking:
             else:
                 chosen = max(values, key=lambda letter: values[letter])
                 share = 1 / sum(math.exp(value - most) for value in values.values())
-                choices.append((share, chosen == option_of(_one(item.fields[GOLD]), options)))
+                right = option_of(gold := _one(item.fields[GOLD]), options)
+                gold_text = options[right] if right else text_of(gold)
+                choices.append(Choice(share, chosen == right, options[chosen], gold_text))
         return choices
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distillgen.inference.logprobs import Signal
+from distillgen.inference.logprobs import Signal, distribution
 from distillgen.record import Record, text_of
 from distillgen.training.part import Signal as SignalKind
 from distillgen.training.rows import Row, Unusable
@@ -71,28 +71,13 @@ def of_signal(signal: Signal, name: str) -> Row:
     is one outcome, with the product of their probabilities. Raises Unusable if nothing was recorded.
     """
     row: Row = {}
-    if tokens := [token for token in signal.logprobs if token[0].strip()]:
-        row = _columns(_one_token(tokens[0]) if len(tokens) == 1 else _several(tokens, signal.text))
+    if shares := distribution(signal.text, signal.logprobs):
+        row = _columns(shares)
     if signal.embedding:
         row["vector"] = [float(number) for number in signal.embedding]
     if not row:
         raise Unusable(f"stage '{name}' recorded no log-probabilities and no embedding of it")
     return row
-
-
-def _one_token(token: list[Any]) -> dict[str, float]:
-    text, logprob, alternatives = token
-    shares: dict[str, float] = {}
-    for other, value in alternatives:
-        shares[other.strip()] = shares.get(other.strip(), 0.0) + math.exp(value)
-    if text.strip() not in shares and logprob is not None:
-        shares[text.strip()] = math.exp(logprob)
-    return {name: share for name, share in shares.items() if name}
-
-
-def _several(tokens: list[list[Any]], text: str) -> dict[str, float]:
-    values = [logprob for _, logprob, _ in tokens]
-    return {text.strip(): math.exp(sum(value for value in values if value is not None))}
 
 
 def of_field(value: Any, name: str, *, number: bool = False) -> Row:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import distillgen
+from distillgen.cli import show
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.request import Completion
@@ -308,6 +309,13 @@ def test_the_likeliest_option_and_the_perplexity_of_the_right_answer(project):
         ({"data": "none.jsonl"}, "there is no file 'none.jsonl'"),
         ({"prompt": "p"}, "give either 'prompt'"),
         ({"perplexity": True, "gold": None}, "need 'gold'"),
+        ({"figures": ["macro_f1"], "gold": None}, "need 'gold'"),
+        ({"figures": ["macro_f1"], "n": 2}, "'figures' are of one answer to each item: leave out n"),
+        ({"figures": ["macrof1"]}, "macro_f1"),
+        (
+            {"figures": ["ece"]},
+            "figures: ece needs the probabilities of the answers of 'teacher'; give logprobs: 5",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_asked(project, stage, told):
@@ -477,3 +485,116 @@ def test_a_metric_that_could_judge_nothing_has_no_share(project):
         and "mean" not in found["models"]["m"]["metrics"]["judge"]
     )
     assert found["models"]["m"]["metrics"]["numeric"]["n"] == 3 and (run.directory / "report.html").exists()
+
+
+def labels(right, probability=0.8, always=""):
+    """A model that says the sign of a number, right in this share, and how probable its answer is."""
+
+    def script(request, sample):
+        i = int(request.messages[-1]["content"].split()[0])
+        sign = "odd" if i % 3 == 1 else "even"
+        other = {"odd": "even", "even": "odd"}[sign]
+        text = always or (sign if random.Random(f"{right}/{i}").random() < right else other)
+        beside = [[f" {text}", math.log(probability * 0.75)], [text, math.log(probability * 0.25)]]
+        rest = [["odd" if text == "even" else "even", math.log(1 - probability)]]
+        return Completion(
+            text=f" {text}", logprobs=[[f" {text}", math.log(probability * 0.75), beside + rest]]
+        )
+
+    script.__qualname__ = f"labels({right}, {probability}, {always!r})"
+    return script
+
+
+FIGURES = ["balanced_accuracy", "macro_f1", "ece"]
+
+
+def signs(project, n=150):
+    rows = [
+        {"question": f"{i} + {i}?", "right": "odd" if i % 3 == 1 else "even", "kind": "ab"[i % 2]}
+        for i in range(n)
+    ]
+    project.rows("rows.jsonl", rows)
+
+
+def test_figures_of_all_answers_stand_wherever_metrics_stand(project, capsys):
+    signs(project)
+    stage = {"metrics": ["exact"], "figures": FIGURES, "logprobs": 3, "by": "kind"}
+    scripts = {"good": labels(0.9, 0.9), "poor": labels(0.6, 0.99), "constant": labels(0.6, 0.6, "even")}
+    told, run = evaluate(stage, scripts)
+    good, poor, constant = (told["models"][name]["figures"] for name in scripts)
+    assert constant["balanced_accuracy"]["mean"] == 0.5, "the larger class does not count more"
+    assert told["models"]["constant"]["metrics"]["exact"]["mean"] == pytest.approx(2 / 3)
+    assert constant["ece"]["mean"] == pytest.approx(abs(0.6 - 2 / 3), abs=1e-3)
+    assert good["ece"]["mean"] < 0.1 < poor["ece"]["mean"] and good["macro_f1"]["low"] > 0.7
+    assert set(good["macro_f1"]) == {"mean", "low", "high", "method", "n"} and good["macro_f1"]["n"] == 150
+    differences = {(row["metric"], row["first"], row["second"]): row for row in told["comparisons"]}
+    worse = differences["macro_f1", "good", "poor"]
+    assert worse["difference"] > 0.15 and worse["low"] > 0 and worse["p"] < 0.01
+    assert differences["ece", "good", "poor"]["high"] < 0
+    group = told["groups"]["poor"]["a"]
+    assert group["items"] == 75 and group["intervals"]["ece"]["low"] <= group["ece"] <= 0.6
+    (stage_state,) = (stage for stage in run.state["stages"] if stage["kind"] == "evaluate")
+    measured = stage_state["measured"]
+    assert measured["poor.macro_f1"] == poor["macro_f1"]["mean"]
+    assert measured["poor.ece in a"] == group["ece"]
+    page = (run.directory / "report.html").read_text()
+    assert "balanced_accuracy, macro_f1, ece: of all answers together" in page
+    assert "<h3>macro_f1</h3>" in page and "double-or-nothing bootstrap" in page
+    show.evaluation(run)
+    shown = capsys.readouterr().out
+    assert f"  macro_f1         good           {good['macro_f1']['mean']:6.1%}" in shown
+    assert "good against poor, ece: " in shown
+
+
+def test_an_answer_that_is_no_class_is_wrong_and_no_class(project):
+    project.rows("rows.jsonl", [{"question": f"{i} + 0?", "right": "AB"[i % 2]} for i in range(4)])
+    texts = ["a.", "The B", "perhaps", "B"]
+    told, _ = evaluate(
+        {"metrics": [], "figures": ["macro_f1", "balanced_accuracy"]},
+        {"m": lambda request, _: texts[int(request.messages[-1]["content"][0])]},
+    )
+    figures = told["models"]["m"]["figures"]
+    assert figures["balanced_accuracy"]["mean"] == 0.75
+    assert figures["macro_f1"]["mean"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_of_several_right_answers_the_class_is_the_one_that_was_answered(project):
+    project.rows(
+        "rows.jsonl", [{"question": f"{i} + 0?", "right": [["a"], ["b", "c"]][i % 2]} for i in range(4)]
+    )
+    told, _ = evaluate(
+        {"metrics": [], "figures": ["macro_f1"]},
+        {"m": lambda request, _: "acab"[int(request.messages[-1]["content"][0])]},
+    )
+    assert told["models"]["m"]["figures"]["macro_f1"]["mean"] == 1
+
+
+def test_the_calibration_error_of_an_answer_of_several_tokens_is_of_their_product(project):
+    project.rows("rows.jsonl", [{"question": f"{i} + 0?", "right": "yes no"} for i in range(4)])
+    tokens = [["yes", math.log(0.5), []], [" no", math.log(0.5), []]]
+    told, _ = evaluate(
+        {"metrics": [], "figures": ["ece"], "logprobs": 2},
+        {"m": lambda *_: Completion(text="yes no", logprobs=tokens)},
+    )
+    assert told["models"]["m"]["figures"]["ece"]["mean"] == pytest.approx(0.75)
+
+
+def test_figures_of_the_likeliest_option(project):
+    project.rows(
+        "rows.jsonl",
+        [
+            {"question": f"{i} + {i}?", "right": 2 * i, "options": [2 * i + 30, 2 * i, 2 * i + 60]}
+            for i in range(20)
+        ],
+    )
+    told, _ = evaluate({"options": "options", "metrics": [], "figures": FIGURES}, {"m": scores})
+    figures = told["models"]["m"]["figures"]
+    assert figures["balanced_accuracy"]["mean"] == figures["macro_f1"]["mean"] == 1
+    assert figures["ece"]["mean"] == pytest.approx(1 - 1 / (1 + math.exp(-3) + math.exp(-6)))
+    assert "ece" not in told["models"]["m"] and told["models"]["m"]["answers"] == 0
+
+
+def test_an_evaluation_without_figures_is_as_it_was(project):
+    signs(project, 6)
+    told, _ = evaluate({"metrics": ["exact"]}, {"m": labels(1.0)})
+    assert "figures" not in told["models"]["m"]
