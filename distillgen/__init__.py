@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distillgen.inference.request import Request as Request
     from distillgen.inference.spec import Spec as Spec
     from distillgen.inference.teacher import Teacher as Teacher
+    from distillgen.networks.body import Body as Body
     from distillgen.pipeline.load import Pipeline as Pipeline
     from distillgen.pipeline.load import load as load
     from distillgen.project import Project as Project
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
     from distillgen.runs.from_python import run as run
     from distillgen.runs.seeds import Seeds as Seeds
     from distillgen.training.objective import Objective as Objective
+    from distillgen.training.part import Loss as Loss
+    from distillgen.training.part import Weight as Weight
     from distillgen.training.rows import Unusable as Unusable
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Body": "networks.body",
     "CheckContext": "flow.stage",
     "Chunks": "flow.stage",
     "Completion": "inference.request",
@@ -54,6 +58,7 @@ _HOMES = {
     "FileName": "record",
     "Filter": "flow.filter",
     "Job": "flow.stage",
+    "Loss": "training.part",
     "ModelName": "record",
     "NumberName": "record",
     "Objective": "training.objective",
@@ -74,6 +79,7 @@ _HOMES = {
     "Teacher": "inference.teacher",
     "TemplateText": "record",
     "Unusable": "training.rows",
+    "Weight": "training.part",
     "in_order": "flow.ordered",
     "load": "pipeline.load",
     "run": "runs.from_python",

@@ -18,6 +18,9 @@ FILES = {
     "A filter": "filters/shouting.py",
     "A stage": "stages/rename.py",
     "An objective": "objectives/short.py",
+    "A loss": "losses/brier.py",
+    "A weight": "losses/sureness.py",
+    "A student body": "bodies/waves.py",
     "A provider": "teachers/parrot.py",
 }
 
@@ -126,6 +129,72 @@ def test_the_training_process_finds_the_objective(walked):
     assert "objectives/short" in run.lock["files"]
 
 
+NETWORK = """# rays.yaml: a network that learns which ray a point is on
+version: 1
+stages:
+  - source: {path: data/rays.jsonl, held_out: 0.25}
+  - train:
+      objective: distil
+      student: {waves: 48}
+      inputs: [x]
+      weights: {sure: {sureness: {teacher: says}}}
+      losses: [brier: {teacher: says, weight: 2 * sure}]
+      max_steps: 80
+      learning_rate: 0.01
+      arms: {shuffled: {on: shuffled}}
+  - evaluate:
+      models: [student, student-shuffled]
+      template: "{{ x | json }}"
+      gold: gold
+      metrics: [exact]
+"""
+
+
+@pytest.fixture
+def of_networks(walked):
+    rays = [
+        {"x": [float(i % 3 == ray) * (1 + i % 7) for ray in range(3)], "gold": "abc"[i % 3]}
+        for i in range(120)
+    ]
+    shares = {False: 0.1, True: 0.8}
+    rows = [r | {"says": {name: shares[name == r["gold"]] for name in "abc"}} for r in rays]
+    walked.rows("data/rays.jsonl", rows)
+    for title in ("A loss", "A weight", "A student body"):
+        walked.write(FILES[title], code(title))
+    walked.write("pipelines/rays.yaml", NETWORK)
+    return walked
+
+
+def test_a_loss_a_weight_and_a_body_are_one_new_file_each(of_networks):
+    assert "both logits are divided by it" in of_networks.cli("help", "brier").stdout
+    assert "the number of waves" in of_networks.cli("help", "waves").stdout
+    assert "sureness" in of_networks.cli("list", "losses").stdout
+    checked = of_networks.cli("check", "rays", check=None)
+    assert checked.returncode == 0 or "needs the extra 'train'" in checked.stderr
+    for right, wrong, message in (
+        ("waves: 48", "waves: 0", "student body 'waves'"),
+        ("sureness: {teacher", "sureness: {techer", "did you mean 'teacher'"),
+        ("brier: {", "brier: {temperature: 0, ", "temperature"),
+    ):
+        of_networks.write("pipelines/rays.yaml", NETWORK.replace(right, wrong))
+        assert message in of_networks.cli("check", "rays", check=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_training_process_finds_loss_weight_and_body(of_networks):
+    """The student learns the rays; where the teacher's words are exchanged, it does not."""
+    for package in ("torch", "transformers", "datasets", "accelerate"):
+        pytest.importorskip(package)
+    run = distillgen.run("rays")
+    models = json.loads((run.directory / "evaluation.json").read_text())["models"]
+    right = {name: entry["metrics"]["exact"]["mean"] for name, entry in models.items()}
+    assert right["student"] > 0.9 and right["student-shuffled"] < 0.7
+    weights = (run.directory / "student/weights.jsonl").read_text().splitlines()
+    assert {round(json.loads(line)["sure"], 6) for line in weights} == {0.8}
+    assert {"losses/brier", "losses/sureness", "bodies/waves"} <= run.lock["files"].keys()
+
+
 def test_a_package_offers_them_in_every_project(walked):
     entry_points = tomllib.loads(code("A package", "toml"))["project"]["entry-points"]
     lines = [
@@ -163,6 +232,7 @@ def test_its_code_is_of_the_house_style(walked):
 
 def test_the_public_names():
     assert sorted(distillgen.__all__) == [
+        "Body",
         "CheckContext",
         "Chunks",
         "Completion",
@@ -174,6 +244,7 @@ def test_the_public_names():
         "FileName",
         "Filter",
         "Job",
+        "Loss",
         "ModelName",
         "NumberName",
         "Objective",
@@ -188,11 +259,13 @@ def test_the_public_names():
         "Retryable",
         "Run",
         "ScriptName",
+        "Seeds",
         "Spec",
         "Stage",
         "Teacher",
         "TemplateText",
         "Unusable",
+        "Weight",
         "in_order",
         "load",
         "run",
