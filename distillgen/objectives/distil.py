@@ -85,14 +85,14 @@ class Distil(Dialogue):
         `earlier` holds the fields that each student of an earlier stage reads; None for a language model.
         Raise ConfigError.
         """
-        teachers = {name: self._read(source, earlier) for name, source in self.teachers.items()}
+        teachers = {name: self._read(source, context, earlier) for name, source in self.teachers.items()}
         for _, part in self._parts(context):
             for name, signal in part.teachers().items():
                 if name == STUDENT:
                     continue
                 if name not in teachers:
                     source = self._source(name, signal, context, earlier)
-                    teachers[name] = self._read(source, earlier)
+                    teachers[name] = self._read(source, context, earlier)
                 reads = sorted({*teachers[name].reads, signal})
                 teachers[name] = teachers[name].model_copy(update={"reads": reads})
         return self.model_copy(update={"teachers": teachers})
@@ -111,6 +111,10 @@ class Distil(Dialogue):
             return Source(model=model, head=head or None)
         if name in context.fields:
             return Source(field=name)
+        if self.inputs is None and students.is_weights(name, context.project.root):
+            return Source(model=name)
+        if _of_earlier_run(context):  # it kept what its stages recorded, and not their names
+            return Source(stage=name)
         choices = [*stages, *earlier, *context.fields]
         if any(stage.name == name for stage in context.stages):
             raise ConfigError(
@@ -121,15 +125,22 @@ class Distil(Dialogue):
             f"teacher: '{name}' is no stage, no field and no earlier student{did_you_mean(name, choices)}"
         )
 
-    def _read(self, source: Source, earlier: Mapping[str, Sequence[str] | None]) -> Source:
+    def _read(
+        self, source: Source, context: CheckContext, earlier: Mapping[str, Sequence[str] | None]
+    ) -> Source:
         """Return a source with the fields that its network reads. Raise ConfigError if there is none."""
         if source.peer is not None:
             return source.model_copy(update={"inputs": source.peer.get("inputs") or self.inputs})
         if source.model is None:
             return source
         if source.model not in earlier:
+            if self.inputs is None and students.is_weights(source.model, context.project.root):
+                return source
             choices = did_you_mean(source.model, [*earlier])
-            raise ConfigError(f"teachers: no earlier stage trains '{source.model}'{choices}")
+            remedy = (
+                "" if self.inputs else "; or give a model's folder, or owner/name on the Hugging Face Hub"
+            )
+            raise ConfigError(f"teachers: no earlier stage trains '{source.model}'{choices}{remedy}")
         inputs = earlier[source.model]
         if (inputs is None) != (self.inputs is None):
             kinds = ("a network", "a language model")
@@ -154,7 +165,7 @@ class Distil(Dialogue):
         return {name: source for name, source in self.teachers.items() if source.peer is not None}
 
     def models(self) -> Sequence[str]:
-        """Return the earlier students that teach, or that peers are made of."""
+        """Return the models that teach, and the earlier students that peers are made of."""
         return [source.model for source in self.teachers.values() if source.model]
 
     def files(self, project: Project) -> dict[str, Path]:
@@ -174,6 +185,7 @@ class Distil(Dialogue):
         """Raise ConfigError if a field, a teacher, a head or a weight is missing, or does not fit."""
         if self.inputs is None:
             super().check(context)
+            self._check_language()
         for name in self._fields():
             context.need(name, "'inputs'")
         if self.label is not None:
@@ -191,8 +203,6 @@ class Distil(Dialogue):
         for name in self.weights:
             if name in VARIABLES or not name.isidentifier():
                 raise ConfigError(f"weights: '{name}' is no name for a weight: take letters, digits and '_'")
-        if self.inputs is None and len(self.recorded()) > 1:
-            raise ConfigError("a language model learns from one recorded teacher; others must be models")
         for name, source in self.peers().items():
             NetworkSpec.of(source.peer or {}, context.project)
             if name == STUDENT:
@@ -208,8 +218,8 @@ class Distil(Dialogue):
             self._check_formula(part, context)
         if part.labels and self.inputs is not None and self.label is None:
             raise ConfigError("it learns from labels: name their field with label: …")
-        if self.inputs is None and not part.tokens:
-            raise ConfigError("it takes one class a row, and the student writes texts")
+        if self.inputs is None:
+            self._check_language_part(part)
         for name, signal in part.teachers().items():
             self._check_signal(name, signal, context)
         if part.edges:
@@ -218,6 +228,26 @@ class Distil(Dialogue):
         if part.validation and SPLIT not in context.fields:
             remedy = "give the source validation: 0.1, or rows with split: validation"
             raise ConfigError(f"it learns from validation records, and there are none; {remedy}")
+
+    def _check_language(self) -> None:
+        """Raise ConfigError for what only networks have, if the student is a language model."""
+        if len(self.recorded()) > 1:
+            raise ConfigError("a language model learns from one recorded teacher; others must be models")
+        for name, source in self.teachers.items():
+            if source.peer is not None or source.head is not None or source.field is not None:
+                remedy = "give a stage with logprobs, or a language model"
+                raise ConfigError(f"teachers: '{name}' does not give distributions over tokens; {remedy}")
+        for option in ("transductive", "learn_validation"):
+            if getattr(self, option):
+                raise ConfigError(f"'{option}' is for networks, which have 'inputs'; leave it out")
+
+    def _check_language_part(self, part: Part) -> None:
+        if not part.tokens:
+            raise ConfigError("it takes one class a row, and the student writes texts")
+        if part.edges or part.validation or "vector" in part.teachers().values():
+            raise ConfigError("it is for networks, which have 'inputs', and the student writes texts")
+        if isinstance(part, Loss) and part.head is not None:
+            raise ConfigError("head: a language model has no named heads; leave it out")
 
     def _check_formula(self, loss: Loss, context: CheckContext) -> None:
         """Raise ConfigError if the weight of a loss is no arithmetic over weights that fit its teachers."""
@@ -247,6 +277,8 @@ class Distil(Dialogue):
         if source is None or source.stage is None:
             return
         stage = next((stage for stage in context.stages if stage.name == source.stage), None)
+        if stage is None and _of_earlier_run(context):
+            return
         if stage is None:
             raise ConfigError(f"teachers: there is no earlier stage '{source.stage}'")
         if signal == "classes" and not stage.records_logprobs():
@@ -337,18 +369,24 @@ class Distil(Dialogue):
         example = self.example(record)
         source = next(iter(self.recorded().values()), None)
         if source is None:
-            return {**example, **self.offered(record)}
-        return token_row(example, signals.get(str(source.stage), Signal()))
+            return {"id": record.id, **example, **self.offered(record)}
+        return {"id": record.id} | token_row(example, signals.get(str(source.stage), Signal()))
 
     # in the training's process
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:
         """Prepare the loop with the student, its peers and its teachers."""
-        from distillgen.training.assembly import Lesson, language_loop, network_loop
+        from distillgen.training.assembly import Lesson, network_loop
+        from distillgen.training.language_loop import language_loop
 
         losses, weights = losses_of(self.losses, inputs.project), weights_of(self.weights, inputs.project)
         lesson = Lesson(losses, weights, self.teachers, self.inputs, self.transductive, self.learn_validation)
         return (language_loop if self.inputs is None else network_loop)(lesson, inputs)
+
+
+def _of_earlier_run(context: CheckContext) -> bool:
+    """Return whether the records come from an earlier run, with what its stages recorded."""
+    return any(stage.stage.kind == "source" and stage.records_logprobs() for stage in context.stages)
 
 
 def _input(value: Any, name: str) -> Any:

@@ -45,8 +45,7 @@ class Gkd(Dialogue):
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the records have no answers, or there is no such teacher."""
         super().check(context)
-        folder = students.local(self.teacher, context.project.root)
-        if not (folder / "config.json").is_file() if folder else not students.ON_HUB.fullmatch(self.teacher):
+        if not students.is_weights(self.teacher, context.project.root):
             remedy = "give a model's folder, or owner/name on the Hugging Face Hub"
             raise ConfigError(f"there is no teacher '{self.teacher}'; {remedy}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -14,9 +14,14 @@ from distillgen.training.chat_template import Turns
 from distillgen.training.dialogue import CHAT, lengths, split
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.objective import Objective
-from distillgen.training.rows import Assessment, Row, Unusable, fit, uncut
+from distillgen.training.part import Weight
+from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, fit, uncut
+
+if TYPE_CHECKING:
+    from distillgen.training.step import Step
 
 TASKS = ("label", "rationale")
+WEIGHT = "weight"  # the column of a row's weight, which is that of its task
 
 
 class Rationale(Objective):
@@ -66,9 +71,12 @@ class Rationale(Objective):
     def prepare(self, inputs: TrainingInputs) -> Prepared:
         """Prepare two rows of each record, of different weight."""
         from datasets import concatenate_datasets
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainingArguments
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        from distillgen.training.row_losses import RowLossTrainer, collator, hard
+        from distillgen.losses.cross_entropy import CrossEntropy
+        from distillgen.training.language import Language
+        from distillgen.training.language_loop import id_columns, token_loop
+        from distillgen.training.learner import Teachers
 
         both = AutoConfig.from_pretrained(inputs.student, revision=inputs.revision).is_encoder_decoder
         tokenizer, model, max_length = inputs.load(AutoModelForSeq2SeqLM if both else AutoModelForCausalLM)
@@ -82,13 +90,9 @@ class Rationale(Objective):
         def tokenised(row: Row, task: str) -> Row:
             weight, (prompt, completion) = 1.0 if task == "label" else self.weight, dialogue(row, task)
             if both:
-                ids = tokenizer(prompt)["input_ids"]
-                labels = tokenizer(text_target=completion)["input_ids"]
-            else:
-                before, after = split(tokenizer, prompt, completion)
-                ids, labels = before + after, [-100] * len(before) + after
-            ids, labels = ids[:max_length], labels[:max_length]
-            return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "weight": weight}
+                ids, labels = tokenizer(prompt)["input_ids"], tokenizer(text_target=completion)["input_ids"]
+                return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, WEIGHT: weight}
+            return {**id_columns(*split(tokenizer, prompt, completion), max_length), WEIGHT: weight}
 
         def assess(row: Row) -> Assessment:
             if both:
@@ -100,13 +104,15 @@ class Rationale(Objective):
         chosen = inputs.rows.select(assess)
         tasks = [chosen.map(tokenised, task=task).parts for task in TASKS]
         parts = {name: concatenate_datasets([rows[name] for rows in tasks]) for name in chosen.parts}
-        trainer = RowLossTrainer(
-            inputs.adapted(model, "SEQ_2_SEQ_LM" if both else "CAUSAL_LM"),
-            TrainingArguments(**inputs.arguments, remove_unused_columns=False),
-            losses=hard,
-            train_dataset=parts["train"],
-            eval_dataset=parts.get("held_out"),
-            processing_class=tokenizer,
-            data_collator=collator(tokenizer.pad_token_id),
-        )
-        return Prepared(trainer, chosen.counts)
+        student = Language(inputs.adapted(model, "SEQ_2_SEQ_LM" if both else "CAUSAL_LM"), tokenizer)
+        rows = RowSelection(parts, chosen.counts)
+        weights = {WEIGHT: _OfTask()}
+        return token_loop(student, rows, [CrossEntropy(weight=WEIGHT)], weights, Teachers(), inputs)
+
+
+class _OfTask(Weight):
+    """The weight of the task that a row teaches."""
+
+    def rows(self, step: Step, module: Any) -> Any:
+        """Return the column [rows]."""
+        return step.batch[WEIGHT]

@@ -1,4 +1,4 @@
-"""A training from its parts: student, peers, teachers and rows become a Loop. It needs torch."""
+"""A training of a network from its parts: student, peers, teachers and rows become a Loop. It needs torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from distillgen.errors import ConfigError
@@ -18,17 +18,13 @@ from distillgen.networks.spec import NetworkSpec, is_network
 from distillgen.project import Project
 from distillgen.rows.arrays import is_reference, numbers_of
 from distillgen.training.columns import NEIGHBOURS, NODE, Columns, collated, recorded_teachers
-from distillgen.training.dialogue import lengths, split
 from distillgen.training.inputs import Prepared, TrainingInputs
-from distillgen.training.language import Language
 from distillgen.training.learner import Learner, Loop, Teachers
 from distillgen.training.part import Loss, Weight
-from distillgen.training.row_losses import collator
-from distillgen.training.rows import Assessment, Row, RowSelection, fit
-from distillgen.training.signals import COLUMN, RecordedTokens
+from distillgen.training.rows import Assessment, Row, RowSelection
+from distillgen.training.signals import COLUMN
 from distillgen.training.sources import Source
 from distillgen.training.step import STUDENT
-from distillgen.training.token_rows import ids_by_text, refuse_renormalised, tokenised
 
 TRAIN, VALIDATION, HELD_OUT = "train", "validation", "held_out"
 UNKNOWN = "ends of edges that are no row of the training"
@@ -91,6 +87,7 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         validation=validation,
         graph=_graph(rows.parts, classes) if over_graph else None,
         seed=inputs.arguments["seed"],
+        ids=columns[TRAIN].ids,
     )
     learner.fit(batch)
     size = inputs.arguments["per_device_train_batch_size"]
@@ -250,79 +247,3 @@ def _live(lesson: Lesson, inputs: TrainingInputs) -> tuple[dict[str, Any], dict[
         if source.model and source.model not in networks:
             networks[source.model] = load(inputs.models[source.model], inputs.project).requires_grad_(False)
     return networks, heads
-
-
-def language_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
-    """Return the loop of a language model."""
-    tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
-    student = Language(inputs.adapted(model, "CAUSAL_LM"), tokenizer)
-    recorded = {name: RecordedTokens() for name in lesson.recorded()}
-    rows = _tokens(inputs.rows, tokenizer, max_length, recorded=bool(recorded))
-    live: dict[str, Any] = {}
-    heads = {name: (source.model or name, source.head) for name, source in lesson.teachers.items()}
-    for source in lesson.teachers.values():
-        if source.model:
-            live[source.model] = _teacher(source.model, inputs, tokenizer)
-    teachers = Teachers(live, dict(recorded), heads, inputs.shuffled)
-    learner = Learner(
-        {STUDENT: student}, lesson.losses, lesson.weights, teachers, seed=inputs.arguments["seed"]
-    )
-    loop = Loop(
-        learner,
-        TrainingArguments(**inputs.arguments, remove_unused_columns=False),
-        train_dataset=rows.parts[TRAIN],
-        eval_dataset=rows.parts.get(HELD_OUT),
-        data_collator=collator(tokenizer.pad_token_id),
-    )
-    return Prepared(loop, rows.counts)
-
-
-def _teacher(name: str, inputs: TrainingInputs, tokenizer: Any) -> Language:
-    """Return a frozen language model. Raise ConfigError if its tokens are not the student's."""
-    folder = str(inputs.models[name])
-    other = AutoTokenizer.from_pretrained(folder)
-    if other.get_vocab() != tokenizer.get_vocab():
-        raise ConfigError(
-            f"the teacher '{name}' has other tokens than the student; record its answers with logprobs in a "
-            "stage, or begin both with models of one family"
-        )
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    language = Language(model, other)
-    language.requires_grad_(False).eval()
-    return language
-
-
-def _tokens(rows: RowSelection, tokenizer: Any, max_length: int, *, recorded: bool) -> RowSelection:
-    """Return rows of ids, with the recorded tokens of a teacher if there are some."""
-    if not recorded:
-
-        def encoded(row: Row) -> Row:
-            before, after = split(tokenizer, row["prompt"], row["completion"], row.get("tools"))
-            ids, labels = (before + after)[:max_length], ([-100] * len(before) + after)[:max_length]
-            return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
-
-        def assess(row: Row) -> Assessment:
-            parts = lengths(tokenizer, row["prompt"], row["completion"], tools=row.get("tools"))
-            return fit(*parts, max_length)
-
-        return _numbered(rows.select(assess).map(encoded))
-    refuse_renormalised(rows.parts[TRAIN])
-    ids = ids_by_text(tokenizer)
-
-    def in_vocabulary(row: Row) -> Assessment:
-        missing = any(token not in ids for token in row["tokens"])
-        return Assessment("a token of the teacher is not in the student's vocabulary" if missing else "")
-
-    chosen = rows.select(in_vocabulary)
-    most = 1 + max(len(top) for part in chosen.parts.values() for row in part for top in row["top_tokens"])
-    chosen = chosen.map(tokenised, tokenizer=tokenizer, ids=ids, most=most, max_length=max_length)
-    chosen = chosen.select(lambda row: fit(row["prompt_tokens"], row["whole_tokens"], max_length))
-    extra = ["prompt_tokens", "whole_tokens"]
-    parts = {name: part.remove_columns(extra) for name, part in chosen.parts.items()}
-    return _numbered(RowSelection(parts, chosen.counts))
-
-
-def _numbered(rows: RowSelection) -> RowSelection:
-    """Return the rows with their places in a column `row`."""
-    parts = {name: part.add_column("row", range(len(part))) for name, part in rows.parts.items()}
-    return RowSelection(parts, rows.counts)

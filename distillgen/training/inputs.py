@@ -30,6 +30,8 @@ class Prepared:
     counts: Mapping[str, int]
     classes: Sequence[str] = ()
     """The names of the student's outcomes, which the folder of an adapter does not tell."""
+    student: Any = None
+    """The student's model, if the trainer trains more than it."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from distillgen.networks.network import Out
 
@@ -28,11 +29,9 @@ class Language(nn.Module):  # type: ignore[misc]
         self.both = model.config.is_encoder_decoder
         self.classes = range(model.get_output_embeddings().weight.shape[0])
 
-    @property
-    def peft_config(self) -> Mapping[str, Any]:
-        """The configuration of the adapters, by name."""
-        config: Mapping[str, Any] = getattr(self.model, "peft_config", {})
-        return config
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Compute what the backward pass needs anew instead of keeping it."""
+        self.model.gradient_checkpointing_enable(**options)
 
     def _labels(self, batch: Mapping[str, Any]) -> Any:
         labels = batch["labels"]
@@ -59,3 +58,24 @@ class Language(nn.Module):  # type: ignore[misc]
         """Write the model, or its adapter, and the tokenizer to a folder."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def collator(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Return a function that makes a batch of rows.
+
+    Columns with an entry for each token are padded, numbers are stacked, and columns with an entry for each
+    learnt token are concatenated.
+    """
+    fills = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORED}
+
+    def collated(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = {}
+        for name in rows[0]:
+            values = [torch.tensor(row[name]) for row in rows]
+            if name in fills:
+                batch[name] = pad_sequence(values, batch_first=True, padding_value=fills[name])
+            else:
+                batch[name] = torch.cat(values) if values[0].dim() else torch.stack(values)
+        return batch
+
+    return collated

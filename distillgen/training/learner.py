@@ -55,11 +55,15 @@ class Learner(nn.Module):  # type: ignore[misc]
         validation: Any = None,
         graph: Any = None,
         seed: int = 0,
+        ids: Sequence[str] = (),
     ) -> None:
-        """`validation` are the rows that weights draw; `graph`, all nodes, where a network reads edges."""
+        """`validation` are the rows that weights draw; `graph`, all nodes, where a network reads edges.
+
+        `ids` are those of the training rows: with them, the last values of all weights are written.
+        """
         super().__init__()
         self.networks = nn.ModuleDict(networks)
-        self.when = (0.0, 0, 0)
+        self.when, self.ids = (0.0, 0, 0), ids
         self._losses, self._weights, self._seed = list(losses), dict(weights), seed
         self._validation, self._graph, self._arithmetic = validation, graph, dict[str, Arithmetic]()
         self._outside = [teachers]  # a list, so that no teacher becomes a child
@@ -164,6 +168,10 @@ class Learner(nn.Module):  # type: ignore[misc]
         device = next(self.parameters()).device
         return {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
 
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Let the student keep less for the backward pass."""
+        self.networks[STUDENT].gradient_checkpointing_enable(**options)
+
     def fit(self, batch: Mapping[str, Any]) -> None:
         """Let every part look at all training rows, before the first step."""
         step = Step(self, batch)
@@ -241,16 +249,21 @@ class Loop(Trainer):  # type: ignore[misc]
         return loss.detach(), None, None
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Return AdamW, with a learning rate for each part that has one."""
-        groups: dict[float, list[Any]] = {}
+        """Return AdamW, with a learning rate for each part that has one; biases and norms do not decay."""
+        groups: dict[tuple[float, float], list[Any]] = {}
+        decaying = {*self.get_decay_parameter_names(self.model)}
         for name, value in self.model.named_parameters():
             if value.requires_grad:
                 rates = (rate for prefix, rate in self.model.rates.items() if name.startswith(prefix))
-                groups.setdefault(next(rates, None) or self.args.learning_rate, []).append(value)
+                decay = self.args.weight_decay if name in decaying else 0.0
+                groups.setdefault((next(rates, None) or self.args.learning_rate, decay), []).append(value)
         optimizer, options = self.get_optimizer_cls_and_kwargs(self.args)
-        options |= {"weight_decay": self.args.weight_decay}
         self.optimizer = optimizer(
-            [{"params": values, "lr": rate} for rate, values in groups.items()], **options
+            [
+                {"params": values, "lr": rate, "weight_decay": decay}
+                for (rate, decay), values in groups.items()
+            ],
+            **options,
         )
         return self.optimizer
 
@@ -272,7 +285,7 @@ class Loop(Trainer):  # type: ignore[misc]
             learner.settle()
             for name, network in learner.networks.items():
                 network.save(folder if name == STUDENT else folder / PEERS / name)
-            if learner.weight_names:
+            if learner.weight_names and learner.ids:
                 self._write_weights(learner, folder / "weights.jsonl")
 
     def _write_weights(self, learner: Learner, file: Path) -> None:
@@ -285,4 +298,4 @@ class Loop(Trainer):  # type: ignore[misc]
                 values = learner.values(batch)
                 for i, place in enumerate(places):
                     row = {name: rows_of_weight[i] for name, rows_of_weight in values.items()}
-                    lines.write(dumps({"id": rows.ids[place], **row}, sort_keys=False) + b"\n")
+                    lines.write(dumps({"id": learner.ids[place], **row}, sort_keys=False) + b"\n")

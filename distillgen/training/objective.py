@@ -16,7 +16,7 @@ from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
 from distillgen.networks.spec import NetworkSpec
-from distillgen.plugins import plugin_class
+from distillgen.plugins import names, plugin_class
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.training import students
@@ -149,6 +149,15 @@ class Objective(BaseModel):
         raise NotImplementedError
 
 
+REPLACED = {
+    "logits": "objective: distil with losses: [divergence: {teacher: STAGE, weight: 0.5}, cross_entropy: "
+    "{weight: 0.5}]"
+}
+"""What is now said instead of an objective that was deleted."""
+
+
 def objective_class(name: str, project: Project) -> type[Objective]:
     """Return the objective of a name. Raise ConfigError if there is none, or its file is broken."""
+    if name in REPLACED and name not in names("objectives", project):
+        raise ConfigError(f"objective '{name}' is now {REPLACED[name]}")
     return plugin_class("objectives", name, Objective, project)

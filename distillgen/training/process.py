@@ -36,6 +36,7 @@ from distillgen.training.objective import Objective
 from distillgen.training.options import TrainingOptions
 from distillgen.training.progress import Progress, is_main, write_json
 from distillgen.training.rows import PARTS, Row, RowSelection
+from distillgen.training.token_rows import TOKENS
 
 POINTS = 500  # of the loss curve
 
@@ -88,7 +89,7 @@ def train(folder: Path, job: TrainingJob) -> None:
     project = Project(job.root, frozenset(job.files))
     learning = job.learning(project)
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        size = students.WIDE if learning.signals else students.VOCABULARY
+        size = students.WIDE if {*TOKENS} <= _first(folder).keys() else students.VOCABULARY
         network = isinstance(job.options.student, dict) or is_network(job.start)
         student = (
             job.start
@@ -100,7 +101,7 @@ def train(folder: Path, job: TrainingJob) -> None:
     prepared = learning.prepare(inputs)
     trainer = prepared.trainer
     trainer.add_callback(progress)
-    _point_home(trainer, student, folder, job.to)
+    _point_home(prepared, student, folder, job.to)
     held_out, base = trainer.eval_dataset is not None, folder / "base.json"
     if held_out and not base.exists():
         progress.say("evaluating the student as it was")
@@ -171,7 +172,7 @@ def _texts(folder: Path) -> Iterator[str]:
 
     with (folder / "train.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
-            yield from texts(json.loads(line))
+            yield from texts({name: value for name, value in json.loads(line).items() if name != "id"})
 
 
 def _arguments(folder: Path, options: TrainingOptions, learning_rate: float) -> dict[str, Any]:
@@ -213,10 +214,10 @@ def _checkpoint(folder: Path) -> str | None:
     return checkpoints[max(checkpoints)] if checkpoints else None
 
 
-def _point_home(trainer: Any, student: str, folder: Path, to: Path) -> None:
+def _point_home(prepared: Prepared, student: str, folder: Path, to: Path) -> None:
     """Write into an adapter of a tiny student the path that the student will have after the training."""
     if Path(student) == folder / "base":
-        for config in getattr(trainer.model, "peft_config", {}).values():
+        for config in getattr(prepared.student or prepared.trainer.model, "peft_config", {}).values():
             config.base_model_name_or_path = str(to / "base")
 
 
@@ -240,7 +241,11 @@ def _write_manifest(
     """Write how the student was made. It is written last, so that a student with a manifest is whole."""
     progress.say("writing the student")
     trainer, counts = prepared.trainer, Counter(prepared.counts)
-    options, state, config = job.options, trainer.state, getattr(trainer.model, "config", None)
+    options, state, config = (
+        job.options,
+        trainer.state,
+        getattr(prepared.student or trainer.model, "config", None),
+    )
     joules = [session["joules"] for session in progress.sessions]
     curve = [[entry["step"], entry["loss"]] for entry in state.log_history if "loss" in entry]
     if lost := sum(not math.isfinite(loss) for _, loss in curve):

@@ -53,6 +53,12 @@ def local(student: str, root: Path) -> Path | None:
     return path if path.exists() else None
 
 
+def is_weights(name: str, root: Path) -> bool:
+    """Return whether a name is a folder with a whole model, or that of a model on the Hugging Face Hub."""
+    path = local(name, root)
+    return (path / "config.json").is_file() if path else ON_HUB.fullmatch(name) is not None
+
+
 def is_trained(student: str) -> bool:
     """Return whether a stage trains this student: its name is `student`, or `student-` and the stage's name.
 

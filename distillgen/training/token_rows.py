@@ -50,6 +50,7 @@ def tokenised(row: Row, tokenizer: Any, ids: Mapping[str, int], most: int, max_l
     learnt = min(len(after), max(0, max_length - len(before)))
     row_ids = (before + after)[:max_length]
     return {
+        "id": row["id"],
         "input_ids": row_ids,
         "attention_mask": [1] * len(row_ids),
         "labels": ([-100] * len(before) + after)[: len(row_ids)],

@@ -28,7 +28,6 @@ TOKENS = {
 }
 WRITERS = {
     "sft": {"completion": "red"},
-    "logits": TOKENS,
     "dpo": {"chosen": "red", "rejected": "green"},
     "kto": {"completion": "red", "label": True},
     "rationale": {"rationale": "as it is red", "label": "red"},
@@ -68,7 +67,7 @@ def trained(folder: Path, objective: str, encoder: Path, **more):
         options |= {"teacher": options["student"], "max_new_tokens": 2} if objective == "gkd" else {}
         learning = Train.model_validate({"objective": objective, **options}).learning(HERE)
         one = {"prompt": "What colour is it?", **WRITERS[objective]}
-        row = one if objective == "logits" else learning.row(Record("", one, source="d:1", scores={}), {})
+        row = learning.row(Record("", one, source="d:1", scores={}), {})
         rows, steps = [row] * 12, 1
     else:
         options, fields = NETWORKS[objective]

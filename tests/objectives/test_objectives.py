@@ -12,9 +12,9 @@ import pytest
 from distillgen.errors import ConfigError
 from distillgen.inference.logprobs import Signal
 from distillgen.objectives.classifier import TextClassifier
+from distillgen.objectives.distil import Distil
 from distillgen.objectives.dpo import Dpo
 from distillgen.objectives.kto import Kto
-from distillgen.objectives.logits import Logits, alternatives, refuse_renormalised
 from distillgen.objectives.rationale import Rationale
 from distillgen.objectives.sft import Sft
 from distillgen.plugins import names
@@ -26,9 +26,22 @@ from distillgen.training.inputs import TrainingInputs
 from distillgen.training.job import RowData, TrainingJob
 from distillgen.training.objective import objective_class
 from distillgen.training.rows import RowSelection, Unusable
+from distillgen.training.token_rows import alternatives, refuse_renormalised
 
 HERE = Project(Path())
 COLOURS = ("red", "green", "blue")
+
+
+def soft(hard: float = 0.5, weight: float = 0.5, **options) -> dict:
+    """The options of a language model that learns the likeliest tokens of a stage 'ask', and its texts."""
+    losses = [
+        {"divergence": {"teacher": "ask", "weight": weight, **options}},
+        {"cross_entropy": {"weight": hard}},
+    ]
+    return {"objective": "distil", "losses": losses, "teachers": {"ask": {"stage": "ask"}}}
+
+
+SOFT = {name: value for name, value in soft().items() if name != "objective"}
 
 
 def record(scores: dict | None = None, **fields) -> Record:
@@ -53,7 +66,6 @@ def test_there_is_an_objective_a_file_and_each_says_what_it_is():
         "embedder",
         "gkd",
         "kto",
-        "logits",
         "rationale",
         "sft",
     ]
@@ -148,18 +160,25 @@ def test_rationale_rows():
 TOP = [["Hel", -0.1, [["Hel", -0.1], ["Hi", -2.5]]], ["lo", -0.2, [["lo", -0.2], ["p", -3.0]]]]
 
 
-def test_logits_rows_come_from_the_answer_that_the_record_has():
-    row = Logits().row(
+def of_ask(**options) -> Distil:
+    """A language model that learns from the answers of a stage 'ask'."""
+    return Distil(losses=[{"divergence": {"teacher": "ask", **options}}], teachers={"ask": {"stage": "ask"}})
+
+
+def test_distil_rows_come_from_the_answer_of_the_stage_that_teaches():
+    row = Distil(**SOFT).row(
         record(prompt="a", completion="Hello"),
         {"score": Signal("", [["Hello", -1.0, []]]), "ask": Signal("Hello", [*TOP, ["", -0.1, []]])},
     )
     assert row["tokens"] == ["Hel", "lo"] and row["top_tokens"] == [["Hel", "Hi"], ["lo", "p"]]
     with pytest.raises(Unusable, match="its text differs from the recorded tokens"):
-        Logits().row(record(prompt="a", completion="Hallo"), {"ask": Signal("Hello", TOP)})
+        Distil(**SOFT).row(record(prompt="a", completion="Hallo"), {"ask": Signal("Hello", TOP)})
     with pytest.raises(Unusable, match="no log-probabilities with alternatives were recorded"):
-        Logits().row(record(prompt="a", completion="Hello"), {"ask": Signal("Hello", [["Hello", -1.0, []]])})
+        Distil(**SOFT).row(
+            record(prompt="a", completion="Hello"), {"ask": Signal("Hello", [["Hello", -1.0, []]])}
+        )
     with pytest.raises(Unusable, match="no log-probabilities with alternatives were recorded"):
-        Logits(stage="other").row(record(prompt="a", completion="Hello"), {"ask": Signal("Hello", TOP)})
+        Distil(**SOFT).row(record(prompt="a", completion="Hello"), {"other": Signal("Hello", TOP)})
 
 
 def test_tokens_unknown_to_the_student_go_to_the_tail():
@@ -209,6 +228,8 @@ def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> 
     from distillgen.training.process import train
 
     folder.mkdir(parents=True, exist_ok=True)
+    if options.get("objective") == "distil":
+        rows = [{"id": str(i), **row} for i, row in enumerate(rows)]
     for name, some in (("train", rows[held_out:]), ("held_out", rows[:held_out]), ("validation", [])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     stage = Train.model_validate(
@@ -593,7 +614,7 @@ class TestHowItIsAsked:
     }
     CASES = [
         ("sft", {"completion": "red"}, {}),
-        ("logits", TOKENS, {}),
+        ("distil", TOKENS, {}),
         ("dpo", {"chosen": "red", "rejected": "green"}, {}),
         ("rationale", {"rationale": "as it is red", "label": "red"}, {}),
         ("gkd", {"completion": "red"}, {}),
@@ -608,11 +629,12 @@ class TestHowItIsAsked:
             pytest.skip("it learns from texts alone")
         student = students.ready("tiny", tmp_path, tmp_path / "student", ["red green What colour is"] * 9)
         options = {"teacher": student, "max_new_tokens": 2} if objective == "gkd" else {}
+        options = SOFT if objective == "distil" else options
         made = objective_class(objective, HERE).model_validate(options)
         rows = []
         for i in range(12):
             fields = {"prompt": f"Colour {i}?" if as_text else turns(f"Colour {i}?"), **answer}
-            rows.append(fields if objective == "logits" else made.row(record(**fields), {}))
+            rows.append(fields if objective == "distil" else made.row(record(**fields), {}))
         told = taught(
             tmp_path / "a", rows, held_out=0, objective=objective, student=student, max_steps=1, **options
         )
@@ -622,13 +644,20 @@ class TestHowItIsAsked:
         assert bool(template) == (expected == "chat")
 
 
-class TestLogits:
+def divergence(logits, ids, probabilities, kind):
+    """The divergence at each position from a teacher whose likeliest tokens were recorded."""
+    from distillgen.losses.divergence import Divergence
+    from distillgen.training.signals import RecordedTokens
+
+    pair = RecordedTokens().pair(logits, {"top_ids": ids, "top_probabilities": probabilities})
+    return Divergence(kind=kind, teacher="ask")._positions(*pair)
+
+
+class TestRecordedTokens:
     pytestmark = trains
 
     def test_the_divergence_is_that_over_the_alternatives_and_the_tail(self):
         import torch
-
-        from distillgen.objectives.logits import divergence
 
         torch.manual_seed(0)
         logits, ids = (
@@ -708,8 +737,6 @@ class TestLogits:
     def test_the_divergence_is_exact_in_the_limiting_cases(self, case, dtype, close):
         import torch
 
-        from distillgen.objectives.logits import divergence
-
         logits, top, *values = self.HAND[case]
         ids, p = torch.arange(len(top))[None], torch.tensor([top], dtype=getattr(torch, dtype))
         for kind, value in zip(("forward", "reverse", "jensen_shannon"), values, strict=True):
@@ -731,8 +758,6 @@ class TestLogits:
         """Followed to the minimum of the forward divergence: a clamp would pull a sure teacher down."""
         import torch
 
-        from distillgen.objectives.logits import divergence
-
         for sure in (0.9, 1 - 1e-3, 1 - 1e-5):
             ids, p = torch.tensor([[0]]), torch.tensor([[sure]], dtype=torch.float64)
             at = torch.tensor([[math.log(sure / (1 - sure)), 0.0]], dtype=torch.float64, requires_grad=True)
@@ -744,8 +769,6 @@ class TestLogits:
 
     def test_rounded_probabilities_that_sum_to_more_than_one_do_no_harm(self):
         import torch
-
-        from distillgen.objectives.logits import divergence
 
         p, ids = torch.tensor([[0.7002, 0.3003]]), torch.tensor([[0, 1]])
         for kind in ("forward", "reverse", "jensen_shannon"):
@@ -760,8 +783,6 @@ class TestLogits:
         """
         import torch
         from torch.nn.functional import cross_entropy
-
-        from distillgen.objectives.logits import divergence
 
         torch.manual_seed(0)
         chain = (torch.randn(30, 30) * 1.2).softmax(-1)
@@ -819,13 +840,7 @@ class TestLogits:
         for kind in ("forward", "reverse", "jensen_shannon"):
             folder = tmp_path / kind
             told = taught(
-                folder,
-                rows,
-                objective="logits",
-                divergence=kind,
-                student=student,
-                cross_entropy=0.2,
-                max_steps=100,
+                folder, rows, **soft(kind=kind, weight=0.8, hard=0.2), student=student, max_steps=100
             )
             assert told["held_out"]["student"]["loss"] < told["held_out"]["base"]["loss"] / 3
             tokenizer, model = (
@@ -863,7 +878,7 @@ class TestLogits:
                     "top_logprobs": [[-0.5, -1.5]] * 10,
                 }
             )
-        told = taught(tmp_path / "a", rows, held_out=0, objective="logits", student="tiny", max_steps=1)
+        told = taught(tmp_path / "a", rows, held_out=0, **soft(), student="tiny", max_steps=1)
         assert not [why for why in told["data"]["rows"] if "not in the student's vocabulary" in why]
 
     def test_a_teacher_with_other_tokens_is_left_out_and_counted(self, tmp_path):
@@ -878,7 +893,7 @@ class TestLogits:
         ] * 70
         rows += [rows[0] | {"tokens": ["vermilion-ish"], "top_tokens": [["vermilion-ish", "green"]]}] * 5
         student = students.ready("tiny", tmp_path, tmp_path / "student", ["red green"] * 9)
-        told = taught(tmp_path / "a", rows, held_out=0, objective="logits", student=student, max_steps=2)
+        told = taught(tmp_path / "a", rows, held_out=0, **soft(), student=student, max_steps=2)
         assert told["data"]["rows"] == {
             "left out: a token of the teacher is not in the student's vocabulary": 5
         }

@@ -99,9 +99,12 @@ MISTAKES = [
     ),
     (
         {"objective": "logits"},
-        "it learns from recorded log-probabilities, and no earlier stage records any; set logprobs: 5",
+        "objective 'logits' is now objective: distil with losses: [divergence: {teacher",
     ),
-    ({"objective": "logits", "stage": "ask"}, "there is no earlier stage 'ask'"),
+    (
+        {"objective": "distil", "losses": [{"divergence": {"teacher": "ask"}}]},
+        "teacher: 'ask' is no stage, no field and no earlier student",
+    ),
     (
         {"objective": "gkd", "teacher": "teachr"},
         "objective 'gkd': there is no teacher 'teachr'; give a model's folder",
@@ -217,11 +220,12 @@ def test_recorded_log_probabilities_are_found_in_the_stages_before(project, inst
     ask = {"model": "t", "template": "{{ question }}", "output": "answer"}
     made = {"format": {"messages": [{"user": "{{ question }}"}, {"assistant": "{{ answer }}"}]}}
     models = {"t": {"provider": "openai", "model": "m", "base_url": "http://localhost:1/v1"}}
+    soft = {"objective": "distil", "losses": [{"divergence": {"teacher": "generate"}}]}
     distillgen.load(
-        pipeline("data/q.jsonl", {"generate": ask | {"logprobs": 5}}, made, models=models, objective="logits")
+        pipeline("data/q.jsonl", {"generate": ask | {"logprobs": 5}}, made, models=models, **soft)
     )
-    with pytest.raises(ConfigError, match="no earlier stage records any"):
-        distillgen.load(pipeline("data/q.jsonl", {"generate": ask}, made, models=models, objective="logits"))
+    with pytest.raises(ConfigError, match="'generate' records no log-probabilities.*; set logprobs: 5"):
+        distillgen.load(pipeline("data/q.jsonl", {"generate": ask}, made, models=models, **soft))
 
 
 def test_known_students_and_hub_names_are_taken(tmp_path):
@@ -811,7 +815,10 @@ class TestTraining:
                 ],
             )
 
-        learn = "  - train: {objective: logits, student: tiny, max_steps: 3, held_out: 0}\n"
+        losses = "[{divergence: {teacher: generate, weight: 0.5}}, {cross_entropy: {weight: 0.5}}]"
+        learn = (
+            f"  - train: {{objective: distil, student: tiny, max_steps: 3, held_out: 0, losses: {losses}}}\n"
+        )
         with Endpoint(answer) as endpoint:
             after = '  - format: {messages: [{user: "{{ question }}"}, {assistant: "{{ answer }}"}]}\n'
             path = project.ask_pipeline(endpoint.url, 12, stage=", logprobs: 2", after=after)
@@ -820,9 +827,11 @@ class TestTraining:
                 "train",
                 "a",
                 "--objective",
-                "logits",
+                "distil",
                 "--student",
                 "tiny",
+                "--set",
+                f"train.losses={losses}",
                 "--set",
                 "train.max_steps=3",
                 "--set",

@@ -55,6 +55,7 @@ CHAT, SYSTEM = {"messages": "chat"}, {"messages": "kind"}
 PAIRS = {"fields": ["question", "answer"], "score": "score"}
 THREE = {"fields": ["question", "answer", "other"], "score": "score"}
 PREFERENCE = {"prompt": "question", "chosen": "answer", "rejected": "other"}
+SOFT = [{"divergence": {"teacher": "generate", "weight": 0.5}}, {"cross_entropy": {"weight": 0.5}}]
 GKD = {"teacher": "plain", "max_new_tokens": 2}
 CASES = [
     *[
@@ -63,9 +64,14 @@ CASES = [
         for options in ({}, {"loss": "assistant"}, {"loss": "all"}, {"packing": True}, {"lora": {"r": 2}})
     ],
     *[
-        ("logits", {**how, **options})
+        ("distil", {**how, **options})
         for how in (TEXTS, CHAT, SYSTEM)
-        for options in ({}, {"divergence": "reverse"}, {"lora": {"r": 2}})
+        for options in (
+            {"losses": ["cross_entropy"]},
+            {"losses": SOFT},
+            {"losses": [{"divergence": {"teacher": "generate", "kind": "reverse"}}]},
+            {"losses": SOFT, "lora": {"r": 2}},
+        )
     ],
     *[
         ("gkd", {**GKD, **how, **options})
@@ -202,7 +208,7 @@ def outcome(folder, monkeypatch):
                     "model": "t",
                     "template": "{{ question }}",
                     "output": "answer",
-                    **({"logprobs": 2} if objective == "logits" else {}),
+                    **({"logprobs": 2} if objective == "distil" else {}),
                 }
             },
             {"filter": ["half"]},
