@@ -59,6 +59,10 @@ class Filter:
     """Returns the values that a record was dropped for; they follow the reason after a colon."""
     over_run: Callable[[Iterable[Any]], Mapping[str, float]] | None = None
     """Returns figures over the numbers of all records of a run, such as a judge's bias, by their titles."""
+    metric: str = ""
+    """The name of the number, from 0 to 1, that `evaluate` reports of an answer: one of the few that
+    `measure` names. It leaves out an answer without this number. Default: 1 if `decide` keeps it, or else 0.
+    """
 
     def __post_init__(self) -> None:
         if self.begin and not self.whole_set:

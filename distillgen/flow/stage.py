@@ -419,6 +419,10 @@ class BoundStage:
         """Return the names of the scores that the stage gives; `name.` stands for all that begin so."""
         return self.stage.scores()
 
+    def metric(self) -> str:
+        """Return the score, from 0 to 1, that `evaluate` reports; "" for the share that it keeps."""
+        return ""
+
     def score_labels(self) -> Mapping[str, tuple[str, str]]:
         """Return the labels of the filters' scores, each with its filter and the name of the stage."""
         return {}

@@ -70,7 +70,7 @@ class Answered:
     tokens: float = 0.0
     """The mean number of output tokens of an answer; majority@k costs k times as many."""
     passed: dict[str, list[float | None]] = field(default_factory=dict)
-    """By metric, for each completion: 1 or 0; None if it could not be judged."""
+    """By metric, for each completion: 1 or 0, or a number between; None if it could not be judged."""
     numbers: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)

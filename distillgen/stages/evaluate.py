@@ -1,9 +1,9 @@
 """evaluate: ask several models about the same held-out items, and measure their answers with confidence
 intervals.
 
-A metric is a filter: it reports the share of answers that the filter keeps, and the mean of each number that
-it measures. So every filter can judge a student with the code, and with the stored scores, that judge a
-corpus.
+A metric is a filter: it reports the share of answers that the filter keeps, or a number of each answer such
+as an NDCG, and the mean of each number that it measures. So every filter can judge a student with the code,
+and with the stored scores, that judge a corpus.
 """
 
 from __future__ import annotations
@@ -358,6 +358,7 @@ class BoundEvaluate(BoundStage):
             answered, entry, replace(job, services=replace(job.services, measures=measures))
         )
         judged = [record async for chunk in stream for record in chunk]
+        score = self.metrics[entry.label].metric()
         answered.judges |= by_title(measures)
         for completion, record in zip(answered.completions, judged, strict=True):
             answered.scores.setdefault(record.id, {}).update(record.scores)
@@ -366,7 +367,8 @@ class BoundEvaluate(BoundStage):
             if record.dropped:
                 answered.reasons.setdefault(record.id, {})[entry.label] = record.dropped.reason
             unread = record.dropped is not None and record.dropped.filter == "failed"
-            passed.append(None if unread else float(_came(completion) and record.dropped is None))
+            share = record.scores.get(score) if score else float(record.dropped is None)
+            passed.append(None if unread else share if _came(completion) else 0.0)
         answered.passed[entry.label] = passed
 
     def _judged(self, answered: Answered, entry: Entry, job: Job) -> Chunks:

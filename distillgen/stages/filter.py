@@ -226,6 +226,11 @@ class BoundFilterStage(BoundStage):
         """Return the labels of its filters."""
         return {entry.label: (entry.filter, self.name) for entry in self.stage.filters}
 
+    def metric(self) -> str:
+        """Return the score that the last filter is a metric by, as a record has it; "" if it has none."""
+        loaded = self.filters[-1]
+        return loaded.filter.metric and f"{loaded.entry.label}.{loaded.filter.metric}"
+
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return bounds of the filters' requests, as if no filter dropped a record."""
         models = self.context.models

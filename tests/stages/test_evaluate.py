@@ -598,3 +598,30 @@ def test_an_evaluation_without_figures_is_as_it_was(project):
     signs(project, 6)
     told, _ = evaluate({"metrics": ["exact"]}, {"m": labels(1.0)})
     assert "figures" not in told["models"]["m"]
+
+
+def test_a_ranking_is_measured_by_its_ndcg_with_an_interval_and_a_paired_test(project):
+    chance = random.Random(0)
+    rows = [{"question": f"{i} + 0?", "relevance": chance.sample([0, 0, 0, 1, 2, 3], 6)} for i in range(40)]
+    rows.append({"question": "40 + 0?", "relevance": [0, 0]})
+    project.rows("rows.jsonl", rows)
+
+    def ranks(noise):
+        def script(request, sample):
+            i = int(request.messages[-1]["content"].split()[0])
+            own = random.Random(f"{noise}/{i}")
+            if i == 1:
+                return "I do not know"
+            return json.dumps([value + own.gauss(0, noise) for value in rows[i]["relevance"]])
+
+        script.__qualname__ = f"ranks({noise})"
+        return script
+
+    stage = {"metrics": ["ndcg", {"reciprocal_rank": {"name": "mrr"}}], "gold": None}
+    told, _ = evaluate(stage, {"good": ranks(0.3), "poor": ranks(30)})
+    good, poor = (told["models"][name]["metrics"]["ndcg"] for name in ("good", "poor"))
+    assert good["n"] == 40, "a query without a relevant document has no NDCG"
+    assert 0.85 < good["low"] < good["mean"] < good["high"] <= 1 and good["mean"] < 0.99
+    ndcg, mrr = told["comparisons"]
+    assert ndcg["difference"] == pytest.approx(good["mean"] - poor["mean"]) and ndcg["p"] < 0.01
+    assert mrr["metric"] == "mrr" and mrr["low"] > 0.1
