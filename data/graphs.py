@@ -21,6 +21,8 @@ def communities(
 ) -> Iterator[dict[str, Any]]:
     """Yield `node`, `features` (`width` numbers), `neighbours` (ids), `gold`, `label` and `split` of each.
 
+    `strangers` are the neighbours of another node: a graph without a truth, for a control.
+
     Two nodes are joined with chance `within` if they are of one class, else `between`. Features are `signal`
     times the centre of the class, and noise of variance 1. `classes * labelled` nodes are in train.
     """
@@ -34,6 +36,7 @@ def communities(
                 neighbours[i].append(str(j))
                 neighbours[j].append(str(i))
     place = {node: i for i, node in enumerate(chance.sample(range(nodes), nodes))}
+    others = random.Random(f"{seed} strangers").sample(range(nodes), nodes)
     train = classes * labelled
     for i in range(nodes):
         split = "train" if place[i] < train else "validation" if place[i] < train + validation else "test"
@@ -41,6 +44,7 @@ def communities(
             "node": str(i),
             "features": [round(signal * centre + chance.gauss(0, 1), 4) for centre in centres[gold[i]]],
             "neighbours": neighbours[i],
+            "strangers": neighbours[others[i]],
             "gold": gold[i],
             "label": gold[i] if split == "train" else None,
             "split": split,

@@ -348,6 +348,10 @@ class Distil(Dialogue):
         live = any(source.model for source in self.teachers.values())
         return (*columns, NEIGHBOURS) if columns or live else (NEIGHBOURS, "label")
 
+    def learns_all_parts(self) -> bool:
+        """Return whether it learns from validation and held-out records, too, without their labels."""
+        return self.transductive
+
     def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the inputs, the label, and what each recorded teacher said. Raises Unusable."""
         if self.inputs is None:

@@ -21,7 +21,7 @@ from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
 from distillgen.flow.whole_set import LinesOnDisk, Spool
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Signal, unpack
-from distillgen.record import GATHERED, SPLIT, TEST, TRAIN, Record, Unrenderable, digest, dumps
+from distillgen.record import GATHERED, SPLIT, TEST, TRAIN, VALIDATION, Record, Unrenderable, digest, dumps
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.training.job import RowData
 from distillgen.training.objective import Objective
@@ -114,12 +114,15 @@ class Arm:
         if self.on == "kept":
             yield from ((part, _line(row)) for part, row, _ in rows)
             return
-        chance, kept, dropped = random.Random(self.seed), 0, bytearray()
+        chance, kept, dropped, parts = random.Random(self.seed), 0, bytearray(), list[str]()
+        others = (VALIDATION, TEST) if self.on == "shuffled" and self.learning.learns_all_parts() else ()
+        learnt = {PARTS[part] for part in (TRAIN, *others)}
         with LinesOnDisk(folder) as lines:
             for part, row, was_dropped in rows:
-                if part == PARTS[TRAIN]:
+                if part in learnt:
                     lines.add(_line(row))
                     dropped.append(was_dropped)
+                    parts.append(part)
                     kept += not was_dropped
                 else:
                     yield part, _line(row)
@@ -129,7 +132,7 @@ class Arm:
                 for i, other in enumerate(cyclic_permutation(len(lines), chance)):
                     row, source = orjson.loads(lines[i]), orjson.loads(lines[other])
                     answers = {name: source[name] for name in columns if name in source}
-                    yield PARTS[TRAIN], _line({**row, **answers})
+                    yield parts[i], _line({**row, **answers})
                 return
             counts[DIFFERENT] = 0
             for i in range(kept) if self.on == "raw" else ordered_sample(kept, len(lines), chance):

@@ -133,6 +133,10 @@ class Objective(BaseModel):
         """
         raise NotImplementedError
 
+    def learns_all_parts(self) -> bool:
+        """Return whether it learns the teacher's output of validation and held-out records, too."""
+        return False
+
     def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the row of a record. Raises Unusable if the record teaches nothing.
 
