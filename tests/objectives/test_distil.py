@@ -223,3 +223,61 @@ def test_shuffled_gives_the_words_of_the_teachers_that_it_names_to_other_rows():
     one = learning.model_copy(update={"shuffle": ["b"]})
     assert set(one.answers()) == {"teacher.b.names", "teacher.b.logprobs", "teacher.b.vector"}
     assert "label" in Distil(inputs=["x"], losses=["cross_entropy"], label="y").answers()
+
+
+MADE = {"train": {**NETWORK, "name": "big", "student": {"mlp": [4, 4]}, "losses": [kd()]}}
+PEERS = {
+    "train": {
+        **NETWORK,
+        "name": "big",
+        "teachers": {"tutor": {"peer": {"bag": [4, 4], "inputs": ["text"]}}},
+        "losses": [kd(), kd(of="tutor")],
+    }
+}
+GCN = {"graph": "gcn"}
+EDGES = {"node": "id", "neighbours": "near"}
+OVER = {"train": {**NETWORK, "name": "big", "student": GCN, **EDGES, "losses": [kd()]}}
+
+
+@pytest.mark.parametrize(
+    ("stages", "options"),
+    [
+        ((MADE,), {"student": {"masked": "student-big", "layers": [0, 1]}}),
+        ((PEERS,), {"student": {"masked": "student-big-tutor"}, "inputs": ["text"]}),
+        ((PEERS,), {"student": "student-big-tutor", "inputs": ["text", "image"]}),
+        ((), {"student": GCN, **EDGES}),
+        ((OVER,), {"student": "student-big", **EDGES}),
+    ],
+)
+def test_bodies_that_fit_pass_the_check(filled, stages, options):
+    distillgen.load(pipeline(*stages, **options))
+
+
+@pytest.mark.parametrize(
+    ("stages", "options", "message"),
+    [
+        ((MADE,), {"student": {"masked": "student-big", "layers": [2]}}, "no layer 2: its layers are 0 to 1"),
+        ((MADE,), {"student": {"masked": "student-bog"}}, "'student-bog'; did you mean 'student-big'?"),
+        ((MADE,), {"student": {"masked": "student-big", "heads": ["a"]}}, "has heads itself"),
+        ((OVER,), {"student": {"masked": "student-big"}}, "has no layers to mask"),
+        (
+            (PEERS,),
+            {"student": {"masked": "student-big-tutor"}},
+            "reads the field 'text': name it under inputs",
+        ),
+        ((PEERS,), {"student": "student-big-tutor"}, "it reads 'text', which is not among 'inputs'"),
+        (
+            (MADE,),
+            {"teachers": {"t": {"peer": {"masked": "student-big"}}}, "losses": [kd("t")]},
+            "the peer 't' begins with random weights",
+        ),
+        ((), {"student": GCN}, "'graph' needs the field 'node'"),
+        ((), {"student": GCN, "node": "id"}, "'graph' needs the field 'neighbours'"),
+        ((), {"student": {"mlp": [4], "inputs": ["text"]}}, "it reads 'text', which is not among 'inputs'"),
+        ((OVER,), {"losses": [kd("student-big")]}, "knows nodes by their ids; ask it in a stage"),
+    ],
+)
+def test_bodies_that_do_not_fit_are_refused(filled, stages, options, message):
+    with pytest.raises(ConfigError) as error:
+        distillgen.load(pipeline(*stages, **options))
+    assert message in str(error.value)
