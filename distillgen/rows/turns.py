@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distillgen.record import Unrenderable
+from distillgen.record import Record, Unrenderable
 
 _BEFORE: Mapping[str, frozenset[str]] = {
     "system": frozenset({""}),
@@ -41,3 +41,17 @@ def mistake(roles: Sequence[str]) -> str:
             place = f"after the {before}'s" if before else "at the start"
             return f"a turn of the {role} cannot stand {place}"
     return ""
+
+
+def dialogues_in(records: Sequence[Record]) -> dict[str, list[list[dict[str, Any]]]]:
+    """Return the first value of each order of roles, by the fields that hold chat turns."""
+    dialogues: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
+    for record in records:
+        for name, value in record.fields.items():
+            if isinstance(value, list) and value and all(_is_turn(turn) for turn in value):
+                dialogues.setdefault(name, {}).setdefault(tuple(str(turn["role"]) for turn in value), value)
+    return {name: [*values.values()] for name, values in dialogues.items()}
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, dict) and "role" in value

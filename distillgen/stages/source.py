@@ -31,6 +31,7 @@ from distillgen.rows.edges import Edges
 from distillgen.rows.readers import count, dataset_rows, rows_of, selected
 from distillgen.rows.reading import Reading, Rows
 from distillgen.rows.scripts import check_script, script_rows
+from distillgen.rows.turns import dialogues_in
 from distillgen.stages._draw import Draw
 
 SAMPLES = 200  # rows from which a plan estimates sizes
@@ -205,7 +206,7 @@ class Source(Stage):
             fields,
             files=self.files(context.project),
             samples=first[:SAMPLES],
-            dialogues=_dialogues(first),
+            dialogues=dialogues_in(first),
         )
 
     def records(self, project: Project, seed: int = 0) -> Iterator[Record]:
@@ -324,17 +325,3 @@ class BoundSource(BoundStage):
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return the number of rows, or no bound for a streamed data set."""
         return Estimate(self.count)
-
-
-def _dialogues(records: Sequence[Record]) -> dict[str, list[list[dict[str, Any]]]]:
-    """Return the first value of each order of roles, by the fields that hold chat turns."""
-    dialogues: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
-    for record in records:
-        for name, value in record.fields.items():
-            if isinstance(value, list) and value and all(_is_turn(turn) for turn in value):
-                dialogues.setdefault(name, {}).setdefault(tuple(str(turn["role"]) for turn in value), value)
-    return {name: [*values.values()] for name, values in dialogues.items()}
-
-
-def _is_turn(value: Any) -> bool:
-    return isinstance(value, dict) and "role" in value

@@ -113,6 +113,7 @@ def test_an_edited_script_is_read_again_and_locked(project):
 
     def lock():
         directory = distillgen.run({"version": 1, "stages": stages}, out="out").directory
+        assert "drawn.py:rows, SHA-256 " in (directory / "README.md").read_text()
         return (directory / "pipeline.lock.yaml").read_text(), len(project.read("out/corpus.jsonl"))
 
     before, rows = lock()
