@@ -174,12 +174,9 @@ def network_identity(name: str, root: Path) -> str:
     path = Path(shipped(name)) if name in SHIPPED else model_path(name, root)
     if path is None:
         return name
-    files = {
-        str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.suffix in _SUFFIXES
-    }
-    counted = {
-        place: file
-        for place, file in files.items()
-        if file.name != "manifest.json" and not place.startswith("base/")
-    }
-    return digest([[place, identity_of(str(file.resolve()), root)] for place, file in counted.items()])
+    files = [
+        file for file in sorted(path.rglob("*")) if file.suffix in _SUFFIXES and file.name != "manifest.json"
+    ]
+    return digest(
+        [[file.relative_to(path).as_posix(), identity_of(str(file.resolve()), root)] for file in files]
+    )

@@ -278,8 +278,8 @@ class Prompt:
     @property
     def sources(self) -> list[str]:
         """The templates of the turns in a request, twice where worked examples stand before the question."""
-        turns, few = [template.source for _, template in self.turns], self.front.few_shot
-        return turns * 2 if self.examples and few.n != 0 and not self.lays_out_examples else turns
+        turns = [template.source for _, template in self.turns]
+        return turns * 2 if self.examples and not self.lays_out_examples else turns
 
     def typical(self, fields: Mapping[str, Any]) -> Draw:
         """Return a draw for an estimate, for a record whose fields in `match` an earlier stage will make."""

@@ -118,8 +118,8 @@ class NetworkTeacher(Batching):
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
-        """The identity of the weights, and what they are asked for."""
-        return f"network:{self._weights} {self.spec.gives}"
+        """The identity of the weights."""
+        return f"network:{self._weights}"
 
     @cached_property
     def model(self) -> str:

@@ -163,8 +163,9 @@ class TestStudents:
         texts = [text_of(i) for i in range(12)]
         assert right(asked(tmp_path, models["student"], *texts)) == 12
 
-    def test_that_scores_texts(self, tmp_path, encoder):
-        models = trained(tmp_path, "classifier", encoder, task="score", label="s")
+    @pytest.mark.parametrize("options", [{}, {"lora": {"r": 8}}], ids=["all weights", "an adapter"])
+    def test_that_scores_texts(self, tmp_path, encoder, options):
+        models = trained(tmp_path, "classifier", encoder, task="score", label="s", **options)
         answers = asked(tmp_path, models["student"], *map(text_of, range(3)))
         assert [float(answer.text) for answer in answers] == pytest.approx([1, 0, 0], abs=0.2)
 

@@ -22,7 +22,9 @@ from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.runs.directory import read_records
 from distillgen.stages.train import Train
-from distillgen.teachers.network import NetworkTeacher, NetworkTeacherSpec
+from distillgen.teachers._network_models import means, pair_of
+from distillgen.teachers.network import NetworkTeacher, NetworkTeacherSpec, read_text
+from tests.tiny_llama import make_model
 from tests.tiny_models import bert
 
 TEXTS = ["red green blue what colour is this a thing of none"]
@@ -174,6 +176,15 @@ def test_what_a_model_cannot_do_is_refused_by_the_check(installed, project, give
 def test_what_a_model_can_do_passes_the_check(installed, project, gives, stage):
     project.rows("rows.jsonl", [{"q": "red"}])
     assert checked(stage, gives)
+
+
+@pytest.mark.parametrize("text", ["red", '["red"]', '["red", 2]', '["a", "b", "c"]', '{"a": "b"}', "[red"])
+def test_what_is_no_list_of_two_texts_is_no_pair(text):
+    assert pair_of(text) is None and pair_of(' ["red", "blue"]') == ["red", "blue"]
+
+
+def test_half_a_character_is_replaced_as_no_tokenizer_takes_it():
+    assert read_text(Request("m", prompt="\ud83d red")) == "? red"
 
 
 def test_40_classes_of_a_script_are_recorded_and_300_are_too_many(project):
@@ -464,6 +475,45 @@ class TestAnswers:
                 await ledger.close()
 
         asyncio.run(main())
+
+    def test_vectors_and_answers_have_batches_of_their_own(self, encoder, tmp_path):
+        folder = str(classifier(encoder, tmp_path / "c", ["a", "b"]))
+
+        async def main():
+            ledger = Ledger(tmp_path / "ledger.sqlite3")
+            spec = NetworkTeacherSpec(provider="network", model=folder, gives="classes")
+            endpoint = NetworkTeacher("n", spec, Services(ledger, Budget(), "run", tmp_path))
+            requests = [Request("m", embed="red"), Request("m", prompt="red")]
+            (vector,), (answer,) = await asyncio.gather(*(endpoint.answer(r, [0], 0) for r in requests))
+            await endpoint.close()
+            await ledger.close()
+            return vector, answer
+
+        vector, answer = asyncio.run(main())
+        assert len(vector.embedding) == 64 and not vector.text
+        assert answer.text in ("a", "b") and not answer.embedding
+
+    def test_a_decoder_that_classifies_reads_unequal_texts_as_it_reads_each_alone(self, ask, tmp_path):
+        import torch
+        from transformers import AutoTokenizer, LlamaForSequenceClassification
+
+        base, folder = make_model(tmp_path / "base"), tmp_path / "d"
+        torch.manual_seed(4)
+        model = LlamaForSequenceClassification.from_pretrained(base, num_labels=2)
+        model.config.pad_token_id = None  # as models on the Hub often have it
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+        texts = ["What?", "Who wrote the long book about the whale?"]
+        together = ask(folder, "classes", *texts, logprobs=2)
+        for text, (answer,) in zip(texts, together, strict=True):
+            values = log_softmax(logits_of(folder, text))
+            assert answer.logprobs[0][1] == pytest.approx(max(values), abs=1e-4)
+
+    def test_a_text_without_tokens_has_a_vector_of_zeros(self):
+        import torch
+
+        states, mask = torch.ones(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]])
+        assert means(states, mask) == [[1.0] * 4, [0.0] * 4]
 
     def test_after_a_stop_no_batch_begins(self, encoder, tmp_path):
         async def main():

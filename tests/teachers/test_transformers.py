@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import math
 import shutil
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from distillgen.inference.request import Request
 from distillgen.inference.teacher import Teacher
 from distillgen.teachers.transformers import Model, Transformers, TransformersSpec
 from tests.tiny_llama import make_adapter, make_model
+from tests.tiny_models import t5
 
 PACKAGES = ("torch", "transformers", "peft")
 INSTALL = "needs pip install 'distillgen[train]'"
@@ -108,6 +110,15 @@ def test_sampled_and_scored_log_probabilities_agree(folder, ask):
     assert all(len(pairs) == 2 and pairs[0][1] >= value - 1e-3 for _, value, pairs in said.logprobs)
     other = ask(folder, Request("student", question.messages, target=said.text[::-1]))[0][0]
     assert sum(value for _, value, _ in other.logprobs) < sum(value for _, value, _ in given.logprobs)
+
+
+@slow
+def test_all_tokens_of_a_small_vocabulary_are_alternatives_if_more_are_asked_for(ask, tmp_path):
+    folder = t5(tmp_path / "t5", ["red green blue"])
+    ((said,),) = ask(folder, Request("student", prompt="red", sampling={"logprobs": 100, "max_tokens": 2}))
+    assert all(len(others) < 20 for _, _, others in said.logprobs)
+    total = sum(math.exp(value) for _, value in said.logprobs[0][2])
+    assert total == pytest.approx(1, abs=5e-3)
 
 
 @slow
