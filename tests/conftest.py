@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from distillgen.training.supervise import one_training_process
 from tests.endpoint import Endpoint
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,13 @@ stages:
   - generate: {{model: teacher, template: "{{{{ question }}}}", output: answer{stage}}}
 {after}""",
         )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_training_process():
+    """All runs of the tests' own process train in one process: loading torch takes seconds."""
+    with one_training_process():
+        yield
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from distillgen.runs.resume import ledger_path
 from distillgen.runs.state import Live, Options
 from distillgen.runs.streams import hold_open
 from distillgen.state_files import SEEDS, is_whole
+from distillgen.training.supervise import one_training_process
 
 log = logging.getLogger("distillgen")
 
@@ -52,7 +53,7 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
         without_secrets(hidden),
     ):
         path = ledger_path(pipeline, directory, options)
-        with ledger_in_use(path, options):
+        with ledger_in_use(path, options), one_training_process():
             live = run_loop(execute(pipeline, plan, directory, options, path, (first, last), warnings, watch))
         try:
             write_pages(live)

@@ -24,6 +24,7 @@ from distillgen.runs.state import Options
 from distillgen.runs.templates import template
 from distillgen.state_files import SEEDS, Damaged, load_state, replace_text
 from distillgen.text import display
+from distillgen.training.supervise import one_training_process
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def run_seeds(
         raise ConfigError(f"'{directory}' holds a run without --seeds; choose another directory with --out")
     seeds = Seeds(directory)
     measured: list[Mapping[Figure, float] | None] = [None] * len(pipelines)
-    with directory_lock(directory):
+    with directory_lock(directory), one_training_process():
         ledger = _ledger(directory, options)
         _write(seeds, pipelines[0], ledger, measured)
         for number, pipeline in enumerate(pipelines):

@@ -1,7 +1,9 @@
-"""The process that trains, which the stage `train` starts and ends.
+"""The process that trains: one for all trainings of a run, because loading torch takes seconds.
 
-`python -m distillgen.training.process JOB.json` continues from the last complete checkpoint beside the job,
-and writes the student and its manifest to `student/`.
+`python -m distillgen.training.process` reads jobs from its standard input, whose end ends it. It carries out
+each in a process that it forks: so a training begins as in a fresh process, gives all its memory back, also
+a GPU's, and fails alone. It answers with the exit code of each. A training continues from the last complete
+checkpoint beside its `job.json`, and writes the student and its manifest to `student/`.
 """
 
 from __future__ import annotations
@@ -41,14 +43,54 @@ from distillgen.training.token_rows import TOKENS
 POINTS = 500  # of the loss curve
 
 
-def main(file: str, launched: str = "") -> None:
+def main(folder: str = "") -> None:
+    """Carry out the jobs that standard input names; as one process of several, train as one `folder` says."""
+    if folder:
+        _carry_out(Path(folder), launched=True)
+        return
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what a library prints is no answer
+    while line := _line():
+        directory, folder = json.loads(line)
+        child = os.fork() if _can_fork() else 0
+        if not child:
+            os.close(answers)
+            os.chdir(directory)
+            _carry_out(Path(folder))
+            return
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.write(answers, b"%d\n" % code)
+    os._exit(0)  # at once: there is nothing to clean up
+
+
+def _line() -> bytes:
+    """Return the next line of standard input, without reading what comes behind it."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+        line += byte
+    return line
+
+
+def _can_fork() -> bool:
+    """Return whether a forked process can train: on Linux, while nobody has called a GPU's driver.
+
+    If not, this process carries out the job itself and ends; the next job begins another.
+    """
+    if sys.platform != "linux":  # macOS' frameworks do not survive a fork, and Windows has none
+        return False
+    loaded = Path("/proc/self/maps").read_text()
+    return not any(driver in loaded for driver in ("libcuda.so", "libamdhip64.so", "libze_loader.so"))
+
+
+def _carry_out(folder: Path, *, launched: bool = False) -> None:
     """Train, in as many processes as the options say; leave any failure in `error.json`."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = Path(file).parent
-    job = TrainingJob.model_validate_json(Path(file).read_bytes())
+    if not launched:
+        _write_output_to(folder / "output.txt")
+    job = TrainingJob.model_validate_json((folder / "job.json").read_bytes())
     processes = job.options.processes or max(1, torch.cuda.device_count())
     if not launched and (job.options.accelerate or processes > 1):
-        _launch(file, job, processes)
+        _launch(folder, job, processes)
     try:
         with (folder / "lock").open("w") as stream:
             if is_main():
@@ -64,13 +106,21 @@ def main(file: str, launched: str = "") -> None:
         raise SystemExit(1) from error
 
 
+def _write_output_to(file: Path) -> None:
+    """Let what this process prints go to a file."""
+    with file.open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+
+
 def _end_with_parent() -> None:
     """End this process when its standard input is closed, which the parent's end closes."""
-    sys.stdin.read()
+    while os.read(0, 1024):
+        pass
     os._exit(1)
 
 
-def _launch(file: str, job: TrainingJob, processes: int) -> None:
+def _launch(folder: Path, job: TrainingJob, processes: int) -> None:
     """Become accelerate's launcher, which starts this module in every process."""
     if job.options.accelerate:
         options = ["--config_file", str(Project(job.root).file(job.options.accelerate))]
@@ -78,7 +128,7 @@ def _launch(file: str, job: TrainingJob, processes: int) -> None:
         options = ["--num_processes", str(processes), *(["--multi_gpu"] if processes > 1 else [])]
         options += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         options += ["--main_process_port", "0"]
-    module = ["-m", "distillgen.training.process", file, "launched"]
+    module = ["-m", "distillgen.training.process", str(folder)]
     os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *options, *module])
 
 

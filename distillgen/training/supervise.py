@@ -1,14 +1,17 @@
-"""Start the process that trains, show its progress, and report how it ended."""
+"""Let the training process carry out jobs, show their progress, and report how each ended."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import subprocess
 import sys
-from collections.abc import MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
@@ -19,36 +22,97 @@ LOOK_EVERY_S = 0.3
 QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
 
-async def supervise(work: Path, stage: str, notes: MutableMapping[str, str]) -> None:
-    """Train in a process of its own, and raise an error if it fails; `notes` shows the stage's progress.
+class TrainingProcess:
+    """A process that has loaded torch, and carries out one training after the other.
 
-    The process ends when its standard input is closed, so that it never outlives this one.
+    It begins with the first training, and has the environment of that moment. It ends when its standard
+    input is closed, which the end of this process does too, however this ends.
     """
-    (work / "error.json").unlink(missing_ok=True)
-    with (work / "output.txt").open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "distillgen.training.process",
-            str(work / "job.json"),
-            env={**os.environ, **QUIET},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    notes[stage] = "starting"
-    process_end = asyncio.create_task(process.wait())
-    try:
-        while not (await asyncio.wait([process_end], timeout=LOOK_EVERY_S))[0]:
-            notes[stage] = _progress(work)
-    finally:
-        del notes[stage]
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def carry_out(self, work: Path, notes: MutableMapping[str, str], stage: str) -> int:
+        """Train as `job.json` in the folder `work` says; return the exit code, negative for a signal."""
+        with (work / "output.txt").open("ab") as output:
+            process = self._start(output)
         assert process.stdin
-        process.stdin.close()
-        await process_end
-    if process.returncode:
-        raise _failure(process.returncode, work, stage)
+        with suppress(BrokenPipeError):  # it was killed just now: its exit code says so
+            process.stdin.write(orjson.dumps([os.getcwd(), str(work)]) + b"\n")
+            process.stdin.flush()
+        notes[stage] = "starting"
+        code = asyncio.create_task(asyncio.to_thread(self._code, process))
+        try:
+            while not (await asyncio.wait([code], timeout=LOOK_EVERY_S))[0]:
+                notes[stage] = _progress(work)
+        finally:
+            del notes[stage]
+            if not code.done():  # the run is being stopped
+                process.stdin.close()
+                await code
+                self.end()
+        return code.result()
+
+    def _start(self, output: BinaryIO) -> subprocess.Popen[bytes]:
+        """Return the process; it is started if there is none, or if it has ended."""
+        if self._process is None or self._process.poll() is not None:
+            self.end()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "distillgen.training.process"],
+                env={**os.environ, **QUIET},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                start_new_session=True,
+            )
+        return self._process
+
+    def _code(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for the end of the job, and return its exit code; that of the process, if it ends with it."""
+        assert process.stdout
+        line = process.stdout.readline()
+        return int(line) if line else process.wait()
+
+    def end(self) -> None:
+        """End the process; a later training begins another."""
+        if self._process is not None:
+            assert self._process.stdin and self._process.stdout
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+            self._process.wait()
+            self._process.stdout.close()
+            self._process = None
+
+
+_SHARED: ContextVar[TrainingProcess | None] = ContextVar("_SHARED", default=None)
+
+
+@contextmanager
+def one_training_process() -> Iterator[TrainingProcess]:
+    """Let all trainings in this block share a process, which saves loading torch for each.
+
+    A block inside another shares the process of the outer one.
+    """
+    outer = _SHARED.get()
+    if outer is not None:
+        yield outer
+        return
+    process = TrainingProcess()
+    token = _SHARED.set(process)
+    try:
+        yield process
+    finally:
+        _SHARED.reset(token)
+        process.end()
+
+
+async def supervise(work: Path, stage: str, notes: MutableMapping[str, str]) -> None:
+    """Train in the training process, and raise an error if it fails; `notes` shows the stage's progress."""
+    (work / "error.json").unlink(missing_ok=True)
+    with one_training_process() as process:
+        code = await process.carry_out(work, notes, stage)
+    if code:
+        raise _failure(code, work, stage)
 
 
 def _failure(code: int, work: Path, stage: str) -> DistillgenError:

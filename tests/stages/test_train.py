@@ -721,11 +721,12 @@ class TestTraining:
                 time.sleep(0.1)
 
         wait(step)
-        child = int(Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()[0])
+        child = _children(running.pid)[0]
         assert b"distillgen.training.process" in _command(Path(f"/proc/{child}"))
+        (training,) = _children(child)
         running.kill()
         running.wait()
-        wait(lambda: not _command(Path(f"/proc/{child}")))
+        wait(lambda: not _command(Path(f"/proc/{child}")) and not _command(Path(f"/proc/{training}")))
 
     def test_ctrl_c_stops_it_and_says_so(self, project):
         project.rows("data/q.jsonl", questions(200))
@@ -859,6 +860,10 @@ class TestTraining:
             > 0.1
             > told["held_out"]["base"]["mean_token_accuracy"]
         )
+
+
+def _children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def _command(process: Path) -> bytes:
