@@ -108,7 +108,7 @@ class BodyWithHeads:
     def answers(self, texts: Sequence[str]) -> list[Answer | Rejected]:
         """Return the likeliest class of each row of inputs, with the classes' log-probabilities."""
 
-        def ranks(out: Any) -> list[Answer]:
+        def ranks(out: Any) -> list[Answer | Rejected]:
             least = 1e-37  # a probability that float32 has rounded to 0
             logprobs = self.network.probabilities(out).float().clamp(min=least).log().tolist()
             return [ranked(dict(zip(self.network.classes, row, strict=True))) for row in logprobs]
@@ -200,8 +200,10 @@ class Classifier:
             return self.model(**batch, **options)
 
 
-def ranked(logprobs: Mapping[str, float]) -> Answer:
+def ranked(logprobs: Mapping[str, float]) -> Answer | Rejected:
     """Return the likeliest class, and all classes from the likeliest on."""
+    if any(map(math.isnan, logprobs.values())):
+        return Rejected("the model gives nan, no probabilities")
     classes = sorted(logprobs.items(), key=lambda item: -item[1])
     return Answer(classes[0][0], classes)
 

@@ -7,6 +7,7 @@ cosine of two texts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +93,8 @@ class NetworkTeacherSpec(Spec):
             if self.model.startswith((".", "/", "~")) or self.model.count("/") != 1:
                 raise ConfigError(f"there is no folder '{self.model}'; a name on the Hub is like owner/name")
             return
+        if path and not path.is_dir():
+            raise ConfigError(f"the model '{self.model}' is a file; give a folder, or a name on the Hub")
         try:
             outline = outline_of(str(path or shipped(self.model)))
         except ValueError as error:
@@ -177,10 +180,7 @@ class NetworkTeacher(Batching):
         if not texts:
             return [answer for answer in answers if answer]
         if batch[0].request.embed is not None:
-            results: Sequence[Any] = [
-                vector if isinstance(vector, Rejected) else Completion(embedding=vector)
-                for vector in model.vectors(texts)
-            ]
+            results: Sequence[Any] = [embedding(vector) for vector in model.vectors(texts)]
         else:
             tops = [batch[place].request.sampling.get("logprobs") for place in readable]
             results = [
@@ -221,6 +221,13 @@ def read_text(request: Request) -> str:
         turns = ", ".join(message["role"] for message in request.messages)
         raise Rejected(f"a network reads one text, the user's turn, and this has the turns {turns}")
     return str(text).encode("utf-8", "replace").decode()  # a tokenizer takes no lone surrogate
+
+
+def embedding(vector: Sequence[float] | Rejected) -> Completion | Rejected:
+    """Return a vector as an answer; a diverged model has none."""
+    if isinstance(vector, Rejected) or all(map(math.isfinite, vector)):
+        return vector if isinstance(vector, Rejected) else Completion(embedding=vector)
+    return Rejected("the model gives a vector with numbers that are not finite")
 
 
 def completion(answer: Answer, top: int | None) -> Completion:

@@ -13,7 +13,7 @@ from distillgen.cli.arguments import model_argument
 from distillgen.cli.student import _student_and_base
 from distillgen.errors import ConfigError, Stopped
 from distillgen.inference.endpoint import Services
-from distillgen.inference.faults import TeacherDown
+from distillgen.inference.faults import Rejected, TeacherDown
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.logprobs import unpack
@@ -22,8 +22,8 @@ from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.runs.directory import read_records
 from distillgen.stages.train import Train
-from distillgen.teachers._network_models import means, pair_of
-from distillgen.teachers.network import NetworkTeacher, NetworkTeacherSpec, read_text
+from distillgen.teachers._network_models import means, number, pair_of, ranked
+from distillgen.teachers.network import NetworkTeacher, NetworkTeacherSpec, embedding, read_text
 from tests.tiny_llama import make_model
 from tests.tiny_models import bert
 
@@ -181,6 +181,19 @@ def test_what_a_model_can_do_passes_the_check(installed, project, gives, stage):
 @pytest.mark.parametrize("text", ["red", '["red"]', '["red", 2]', '["a", "b", "c"]', '{"a": "b"}', "[red"])
 def test_what_is_no_list_of_two_texts_is_no_pair(text):
     assert pair_of(text) is None and pair_of(' ["red", "blue"]') == ["red", "blue"]
+
+
+def test_a_file_is_no_model(installed, tmp_path):
+    (tmp_path / "model.pkl").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="'model.pkl' is a file; give a folder"):
+        NetworkTeacherSpec(provider="network", model="model.pkl", gives="classes").check(tmp_path)
+
+
+def test_what_is_not_finite_is_no_answer():
+    nan = math.nan
+    assert isinstance(ranked({"a": nan, "b": nan}), Rejected) and isinstance(number(math.inf), Rejected)
+    assert isinstance(embedding([0.5, nan]), Rejected) and embedding([0.5]).embedding == [0.5]
+    assert ranked({"a": -2.0, "b": -0.2}) == ("b", [("b", -0.2), ("a", -2.0)])
 
 
 def test_half_a_character_is_replaced_as_no_tokenizer_takes_it():
