@@ -84,6 +84,10 @@ def _outside_event_loop(work: Callable[[], object]) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        in_loop = False  # the work waits, or each traceback in the log would begin with this exception
+    else:
+        in_loop = True
+    if not in_loop:
         work()
         return
     with ThreadPoolExecutor(1) as thread:
