@@ -38,7 +38,7 @@ def counts(monkeypatch):
     count(Prompt, "parse")
     count(Pipeline, "plan")
     count(Source, "count")
-    count(Source, "records")
+    count(Source, "_records")
     return counts
 
 
@@ -66,7 +66,7 @@ def test_a_run_reads_and_builds_everything_once(project, counts):
     assert run.state["dropped"] == {"shorter": 6}
     assert (project.path / "executed").read_text() == "once "
     assert (counts["parse"], counts["plan"], counts["count"]) == (1, 1, 1)
-    assert counts["records"] == 2, "the first rows for check and plan, and all rows for the run"
+    assert counts["_records"] == 2, "the first rows for check and plan, and all rows for the run"
 
 
 def test_a_plan_uses_what_the_check_has_built(project, counts):
@@ -74,9 +74,9 @@ def test_a_plan_uses_what_the_check_has_built(project, counts):
     before = dict(counts)
     checked.plan()
     checked.fingerprints(None)
-    assert {name: counts[name] - before.get(name, 0) for name in ("parse", "records")} == {
+    assert {name: counts[name] - before.get(name, 0) for name in ("parse", "_records")} == {
         "parse": 0,
-        "records": 0,
+        "_records": 0,
     }
     assert (project.path / "executed").read_text() == "once "
 
