@@ -28,7 +28,7 @@ STUDENT = "student"
 PEERS = "peers"  # the folder, inside of a student, of the networks that were trained along
 PREVIOUS = "previous"  # inside rounds: the student that the same stage trained in the round before
 NAMES = (TINY, *SHIPPED, *KNOWN_MODELS)
-WITH_WEIGHTS = ("transformers", "embedded")  # providers whose `model` a training can begin with
+WITH_WEIGHTS = ("transformers", "network", "embedded")  # providers whose `model` a training can begin with
 VOCABULARY, CONTEXT = 2048, 1024
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
 """The shape of the tiny student: with its vocabulary, it has 0.9 million weights."""
@@ -76,7 +76,7 @@ def weights_of(name: str, models: Mapping[str, Spec], trained: Collection[str]) 
         return name
     spec = models[name]
     if spec.provider not in WITH_WEIGHTS:
-        remedy = f"start with a model of provider {' or '.join(WITH_WEIGHTS)}, or with a student"
+        remedy = f"start with a model of provider {', '.join(WITH_WEIGHTS)}, or with a student"
         raise ConfigError(
             f"'{PREVIOUS}' begins with '{name}', whose provider {spec.provider} gives no weights; {remedy}"
         )

@@ -272,6 +272,10 @@ def test_a_loop_that_begins_with_weights_that_give_something_else_is_refused(ins
     train |= {"objective": "embedder", "fields": ["q", "q"], "loss": "ranking"}
     rounds["stages"][0] = {"embed": {"model": "student", "template": "{{ q }}"}}
     assert distillgen.load({"version": 1, "stages": stages})
+    rounds["start"] = "near"
+    entry = {"provider": "network", "model": "encoder", "gives": "vectors"}
+    loaded = distillgen.load({"version": 1, "models": {"near": entry}, "stages": stages})
+    assert loaded.bound_stages[-1].stages[-1].first == "encoder"
 
 
 @pytest.mark.parametrize(
