@@ -39,11 +39,9 @@ class Subclasses(Loss):
 
     def fit(self, step: Step, module: Any) -> None:
         """Set the map [width, classes · S] and its offset [classes · S] from all training rows."""
-        vectors, logits = (
-            step.vector(self.embedding).double().cpu(),
-            step.teacher(str(self.teacher)).double().cpu(),
-        )
-        groups = step.logits(self).shape[-1] // logits.shape[-1]
+        vectors = step.vector(self.embedding).double().cpu()
+        logits = step.teacher(str(self.teacher)).double().cpu()
+        groups = step.subclasses(self).shape[-1] // logits.shape[-1]
         beyond = _beyond_logits(vectors, logits)
         columns, offsets = zip(
             *(_directions(vectors[logits.argmax(-1) == c], beyond, groups) for c in range(logits.shape[-1])),
@@ -60,7 +58,7 @@ class Subclasses(Loss):
         z = step.vector(self.embedding).detach() @ module.directions - module.offset
         within = (self.sharpness * z).unflatten(-1, (shares.shape[-1], -1)).softmax(-1)
         targets = (shares[:, :, None] * within).flatten(1)
-        return -(targets * step.logits(self).log_softmax(-1)).sum(-1)
+        return -(targets * step.subclasses(self).log_softmax(-1)).sum(-1)
 
 
 def _beyond_logits(vectors: Any, logits: Any) -> Any:

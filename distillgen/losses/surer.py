@@ -32,8 +32,7 @@ class Surer(Weight):
         """Return the weight of each row [rows]."""
         import torch
 
-        student = next(iter(step.out().classes.values()))
-        surer = self._entropy(step.teacher(self.teacher)) > self._entropy(student)
+        surer = self._entropy(step.teacher(self.teacher)) > self._entropy(step.teacher("student"))
         return torch.where(surer, self.high, self.low)
 
     def _entropy(self, logits: Any) -> Any:

@@ -73,20 +73,16 @@ class Trilateral(Weight):
         weights = descended(weights, step.again(at=weights).total(), self.step)
         guide = step.again(at=weights, batch=step.draw("trilateral", self.validation_rows))
         labelled = (guide.label >= 0).sum().clamp(min=1)
-        return cross_entropy(_logits(guide), guide.label, reduction="sum") / labelled
+        return cross_entropy(guide.teacher("student"), guide.label, reduction="sum") / labelled
 
     def _state(self, step: Step, means: Any) -> Any:
         """Return Δ [rows, 9 · classes]."""
         import torch
         from torch.nn.functional import one_hot
 
-        s, t = (logits.detach().softmax(-1) for logits in (_logits(step), step.teacher(self.teacher)))
+        s, t = (step.teacher(name).detach().softmax(-1) for name in ("student", self.teacher))
         present = step.label >= 0
         g = one_hot(step.label.clamp(min=0), len(means)) * present[:, None]
         m = means[torch.where(present, step.label, t.argmax(-1))]
         squares = [(a - b) ** 2 for a, b in ((m, s), (g, s), (t, s), (t, g), (m, g))]
         return torch.cat([s, t, g, m, *squares], -1)
-
-
-def _logits(step: Step) -> Any:
-    return next(iter(step.out().classes.values()))

@@ -254,6 +254,12 @@ def _input(values: Mapping[str, Any], name: str, shape: Shape | None) -> Any:
     return value
 
 
+def by_class(network: Any, head: str, logits: Any) -> Any:
+    """Return the logits of a head by class: the probabilities of a class's subclasses add up."""
+    groups = getattr(network, "groups", {}).get(head, 1)
+    return logits if groups == 1 else logits.unflatten(-1, (-1, groups)).logsumexp(-1)
+
+
 def build(config: Mapping[str, Any], project: Project, folder: Path) -> Network:
     """Return the network that a folder holds, of a `config`, with random weights. Raise ConfigError if its
     body is missing.

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import Trainer
 
 from distillgen.algorithms.arithmetic import Arithmetic
-from distillgen.networks.network import Out
+from distillgen.networks.network import Out, by_class
 from distillgen.record import dumps
 from distillgen.training.part import Loss, PartSizes, Weight
 from distillgen.training.signals import ABSENT, RecordedTeacher
@@ -129,12 +129,17 @@ class Learner(nn.Module):  # type: ignore[misc]
     def in_order(self, name: str, out: Out) -> Any:
         """Return the logits of what a teacher says, with the outcomes in the student's order."""
         network, head = self.teachers.heads.get(name, (name, None))
-        logits = out.classes[head or next(iter(out.classes))]
+        logits = self.by_class(network, head or next(iter(out.classes)), out)
         order = self._orders.get(network)
         if order is None:
             return logits
         absent = logits.new_full((len(logits), 1), ABSENT)
         return torch.cat([logits, absent], -1)[:, order.to(logits.device)]
+
+    def by_class(self, name: str, head: str, out: Out) -> Any:
+        """Return the logits of a head of a network or teacher, by class."""
+        network = self.networks[name] if name in self.networks else self.teachers.live.get(name)
+        return by_class(network, head, out.classes[head])
 
     @cached_property
     def _orders(self) -> dict[str, Any]:

@@ -48,12 +48,17 @@ class Step:
         return self._outs[name]
 
     def logits(self, loss: Any) -> Any:
-        """Return the logits [positions, outcomes] of the head that learns by a loss."""
+        """Return the logits [positions, outcomes] of the head that learns by a loss, by class."""
+        out = self.out(loss.of)
+        return self._learner.by_class(loss.of, loss.head or next(iter(out.classes)), out)
+
+    def subclasses(self, loss: Any) -> Any:
+        """Return the logits [rows, classes · groups] of the head that learns by a loss, by subclass."""
         classes = self.out(loss.of).classes
         return classes[loss.head or next(iter(classes))]
 
     def teacher(self, name: str) -> Any:
-        """Return a teacher's logits [rows, classes], in the order of the student's classes.
+        """Return the logits [rows, classes] of a teacher, or of `student`, in the order of the student's.
 
         What a recorded teacher leaves over is shared among the classes that it does not name.
         """

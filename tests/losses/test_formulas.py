@@ -128,6 +128,23 @@ def test_taid(tmp_path, t):
     assert close(loss_rows(tmp_path, "taid", start=t), f.TAID[t])
 
 
+def test_the_target_of_taid_is_a_constant(tmp_path):
+    """The gradient by the student's logits is q − p_t, and nothing comes from the student in the target."""
+    loop = prepared(rows(), [("taid", {"teacher": "t", "start": 0.4})], tmp_path, teachers=TEACHER)
+    loss, module = only(loop)
+    step = step_of(loop)
+    logits = step.out().classes["class"]
+    (gradient,) = torch.autograd.grad(loss.rows(step, module).sum(), [logits])
+    mixed = [
+        [0.6 * a + 0.4 * b for a, b in zip(s, f.log(p), strict=True)] for s, p in zip(f.S, f.T, strict=True)
+    ]
+    expected = [
+        [a - b for a, b in zip(f.softmax(s), f.softmax(m), strict=True)]
+        for s, m in zip(f.S, mixed, strict=True)
+    ]
+    assert torch.allclose(gradient, torch.tensor(expected), atol=1e-6)
+
+
 def walked(tmp_path, losses, steps, *, learning=True, **options) -> list[float]:
     """The teacher's shares after steps with these mean losses."""
     loop = prepared(rows(), [("taid", {"teacher": "t", **options})], tmp_path, teachers=TEACHER)
@@ -277,3 +294,45 @@ def test_a_batch_without_any_label_has_a_finite_loss_and_gradient(tmp_path, name
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p.grad).all() for p in loop.model.parameters() if p.grad is not None)
+
+
+PEERS = {name: options for name, options in PARTS.items() if name != "cross_entropy"}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_does_not_move_towards_its_student(tmp_path, name):
+    options = {option: "peer" for option in PEERS[name]}
+    teachers = {"peer": {"peer": {"mlp": [2]}, "inputs": ["x"]}}
+    loop = prepared(rows(), [(name, options)], tmp_path, teachers=teachers)
+    loop.model.train()
+    loop.model(loop.train_dataset.all_rows()).backward()
+    networks = loop.model.networks
+    assert all(p.grad is None or not p.grad.any() for p in networks["peer"].parameters())
+    assert any(p.grad is not None and p.grad.any() for p in networks["student"].parameters())
+
+
+def test_a_gate_does_not_move_the_student_by_its_own_loss(tmp_path):
+    loop, layer = gated(tmp_path, balance=0.5)
+    step = step_of(loop)
+    features = torch.tensor(f.FEATURES, requires_grad=True)
+    step._outs["student"] = step.out()._replace(features=features)
+    loop.model._weights["route"].learns(step, layer).backward()
+    assert features.grad is None and layer.weight.grad.any()
+
+
+def test_surer_divides_by_its_temperature(tmp_path):
+    weight = {"w": ("surer", {"teacher": "t", "temperature": 10})}
+    loop = prepared(rows(), [("cross_entropy", {})], tmp_path, teachers=TEACHER, weights=weight)
+    cold = loop.model._weights["w"]._entropy(torch.tensor(f.S)).tolist()
+    assert close(cold, [f.entropy(f.softmax(s, 10)) for s in f.S])
+
+
+def test_vectors_that_nobody_gives_are_an_error(tmp_path):
+    from distillgen.errors import ConfigError
+
+    teachers = {**TEACHER, "v": {"field": "v"}}
+    loop = prepared(rows(), [("features", {"teacher": "v"})], tmp_path, teachers=teachers)
+    with pytest.raises(ConfigError, match="'t' gives no vectors; name a stage embed"):
+        step_of(loop).vector("t")
+    with pytest.raises(ConfigError, match="'t' gives no vectors"):
+        prepared(rows(), [("features", {"teacher": "t"})], tmp_path, teachers=TEACHER)

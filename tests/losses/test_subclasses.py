@@ -50,7 +50,7 @@ def targets(loop, loss, module):
     from distillgen.training.step import Step
 
     step = Step(loop.model, loop.train_dataset.all_rows())
-    logits = step.logits(loss)
+    logits = step.subclasses(loss)
     (gradient,) = torch.autograd.grad(loss.rows(step, module).sum(), logits)
     return (logits.softmax(-1) - gradient).detach().unflatten(1, (2, -1)).numpy()
 
@@ -107,7 +107,7 @@ def test_the_targets_sum_to_the_class_and_do_not_depend_on_the_logits_directions
 
 def test_the_loss_is_the_cross_entropy_over_all_subclasses(tmp_path):
     loop, loss, module = split(tmp_path)
-    logits = loop_step(loop).logits(loss).detach().double().numpy()
+    logits = loop_step(loop).subclasses(loss).detach().double().numpy()
     q = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = -(targets(loop, loss, module).reshape(ROWS, -1) * np.log(q)).sum(1)
     assert np.abs(loss.rows(loop_step(loop), module).detach().numpy() - expected).max() < 1e-5
@@ -139,3 +139,20 @@ def test_rows_that_the_fit_did_not_see_have_targets(tmp_path):
     parts = {"train": table()[:30], "held_out": table()[30:]}
     loop, _, _ = split(tmp_path, parts)
     assert math.isfinite(loop.evaluate()["eval_loss"])
+
+
+def test_other_losses_see_the_classes_of_a_head_with_subclasses(tmp_path):
+    """The probabilities of a class's subclasses add up, for a student and for a teacher with such a head."""
+    student = {"mlp": [3], "heads": {"sub": {"groups": GROUPS}}}
+    losses = [("cross_entropy", {}), ("divergence", {"teacher": "t"})]
+    loop = prepared(table(), losses, tmp_path, teachers=TEACHERS, student=student)
+    step = loop_step(loop)
+    by_class = step.subclasses(loop.model._losses[0]).softmax(-1).unflatten(1, (2, -1)).sum(-1).detach()
+    labels = step.label
+    expected = -by_class[torch.arange(ROWS), labels].log()
+    values = loop.model._losses[0].rows(step, None)
+    assert torch.allclose(values, expected, atol=1e-6)
+    assert torch.allclose(step.teacher("student").softmax(-1), by_class, atol=1e-6)
+    q = by_class.double().numpy()
+    divergence = (SHARES * np.log(SHARES / q)).sum(1)
+    assert np.abs(loop.model._losses[1].rows(step, None).detach().numpy() - divergence).max() < 1e-5
