@@ -326,6 +326,13 @@ class Distil(Dialogue):
             remedy = "give one, such as student: {mlp: [64, 32]}, or leave out 'inputs' for a language model"
             raise ConfigError(f"fields as inputs are read by a network; {remedy}")
         super().check_student(student, context)
+        if student.template == students.CHAT and student.vocabulary is None:
+            for name in self.models():
+                if name not in student.tokens:
+                    raise ConfigError(
+                        f"a tiny student has other tokens than '{name}'; let it take those of an earlier "
+                        f"student: {{tiny: {{tokens: {name}}}}}"
+                    )
 
     def rate(self) -> float:
         """Return the default learning rate: of a network that begins with random weights, 0.001."""

@@ -133,7 +133,7 @@ class Train(TrainingOptions, Stage):
         base is.
         """
         if isinstance(self.student, dict):
-            return self.leaves("", "", directory, project)
+            return self.leaves(students.TINY if self.tiny else "", "", directory, project)
         base = str(directory / self.student) if students.is_trained(self.student) else self.student
         return self.leaves(self.student, base, directory, project)
 
@@ -171,12 +171,13 @@ class Train(TrainingOptions, Stage):
             learning.check(context)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
+        self._check_tokens(trained)
         for bound in context.stages:
             if isinstance(bound, BoundTrain) and bound.stage.student_name == self.student_name:
                 raise ConfigError(
                     f"stage '{bound.name}' also makes '{self.student_name}'; rename one of them"
                 )
-        network = NetworkSpec.of(self.student, project) if isinstance(self.student, dict) else None
+        network = NetworkSpec.of(self.network, project) if self.network else None
         first = "" if network else self._first(context, trained)
         if first not in trained and not network:
             students.check(first, project.root, [*trained])
@@ -212,7 +213,8 @@ class Train(TrainingOptions, Stage):
 
     def _first(self, context: CheckContext, trained: Collection[str]) -> str:
         """Return the student that the training begins with; in rounds, that of the first round."""
-        assert isinstance(self.student, str)
+        if isinstance(self.student, dict):
+            return students.TINY
         if self.student != students.PREVIOUS:
             return self.student
         if not context.loops:
@@ -223,10 +225,11 @@ class Train(TrainingOptions, Stage):
             raise ConfigError(f"student: {students.PREVIOUS} is the student of the round before; {remedy}")
         return students.weights_of(context.start, context.models, trained)
 
-    @staticmethod
-    def _parts(learning: Objective, network: NetworkSpec | None, project: Project) -> list[str]:
-        """Return the models that teach, or that the network is made of."""
-        return [*learning.models(), *(network.module_of(project).models() if network else ())]
+    def _parts(self, learning: Objective, network: NetworkSpec | None, project: Project) -> list[str]:
+        """Return the models that teach, or that the student is made of."""
+        made_of = network.module_of(project).models() if network else ()
+        tokens = [self.tiny.tokens] if self.tiny and self.tiny.tokens else ()
+        return [*learning.models(), *made_of, *tokens]
 
     def _files(
         self, project: Project, learning: Objective, first: str, network: NetworkSpec | None
@@ -239,6 +242,17 @@ class Train(TrainingOptions, Stage):
         if network:
             code |= network.training_files(project)
         return {**code, **option_files, **local_models}
+
+    def _check_tokens(self, trained: Mapping[str, _Training]) -> None:
+        """Raise ConfigError if no earlier student has the tokens that a tiny student takes."""
+        if not self.tiny or not self.tiny.tokens:
+            return
+        writers = [name for name, training in trained.items() if training.bound.learning.gives() == "text"]
+        if self.tiny.tokens not in writers:
+            raise ConfigError(
+                f"student: tokens: no earlier stage trains a language model '{self.tiny.tokens}'"
+                f"{did_you_mean(self.tiny.tokens, writers)}"
+            )
 
     def _check_lora(self, learning: Objective) -> None:
         if not self.lora:
@@ -312,8 +326,9 @@ class Train(TrainingOptions, Stage):
         self, context: CheckContext, learning: Objective, student: str, trained: Mapping[str, _Training]
     ) -> None:
         """Raise ConfigError if the objective cannot train the student."""
-        name, first, template = student, self, ""
+        name, first, template, chain = student, self, "", list[str]()
         while student in trained:  # go back to the model that the first training begins with
+            chain.append(student)
             before = trained[student].bound
             if trained[student].inputs is not None:
                 network = _spec_of(student, trained, context.project)
@@ -328,6 +343,8 @@ class Train(TrainingOptions, Stage):
             template = template or first.chat_template or ""
             first, student, trained = before.stage, before.first, _trainings(before.context)
         outline = students.outline(student, context.project.root, first.revision, fetch=context.fetch)
+        tokens = [first.tiny.tokens] if first.tiny and first.tiny.tokens else ()
+        outline = replace(outline, tokens=frozenset([*chain, *tokens]))
         template_file = template or first.chat_template
         if template_file:
             text = context.project.file(template_file).read_text(encoding="utf-8")

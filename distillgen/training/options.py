@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TINY = "tiny"
 
 
 class Lora(BaseModel):
@@ -33,6 +35,26 @@ class Lora(BaseModel):
         return any(layer == end or layer.endswith(f".{end}") for layer in layers for end in self.target)
 
 
+class Tiny(BaseModel):
+    """The size of a student that begins with random weights, `{tiny: {layers: 2, width: 96}}`.
+
+    Its tokens are learnt from the texts of the rows, or are those of an earlier student.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: int = Field(2, ge=1, description="layers of attention")
+    width: int = Field(128, ge=4, description="numbers for each token, a multiple of twice `heads`")
+    heads: int = Field(4, ge=1, description="heads of attention in a layer")
+    tokens: str | None = Field(None, description="the earlier student whose tokens it takes")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width: {self.width} is no multiple of twice its {self.heads} heads")
+        return self
+
+
 class TrainingOptions(BaseModel):
     """The options that the process reads. The stage adds those that choose the rows."""
 
@@ -41,7 +63,8 @@ class TrainingOptions(BaseModel):
     objective: str = Field("sft", description="the objective: a file in objectives/, without its ending")
     student: str | dict[str, Any] = Field(
         description="a network as a mapping, such as {mlp: [64, 32]}; or a model's folder, a .gguf file, "
-        "owner/name on the Hugging Face Hub, tiny, or the student of an earlier stage: student, or "
+        "owner/name on the Hugging Face Hub, tiny, a tiny one of another size, such as {tiny: {layers: 2, "
+        "width: 96, heads: 4, tokens: student-NAME}}, or the student of an earlier stage: student, or "
         "student-NAME; inside rounds also previous: the student of "
         "the round before, and in the first round the model `start` of the loop"
     )
@@ -88,6 +111,27 @@ class TrainingOptions(BaseModel):
     accelerate: str | None = Field(
         None, description="a configuration file of accelerate's launcher, instead of processes"
     )
+
+    @field_validator("student")
+    @classmethod
+    def _check_tiny(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(value, dict) and TINY in value:
+            if len(value) > 1:
+                raise ValueError("the options of a tiny student stand at its name: {tiny: {layers: 2}}")
+            Tiny.model_validate(value[TINY] or {})
+        return value
+
+    @property
+    def tiny(self) -> Tiny | None:
+        """The size of a tiny student, if it is a mapping."""
+        if isinstance(self.student, str) or TINY not in self.student:
+            return None
+        return Tiny.model_validate(self.student[TINY] or {})
+
+    @property
+    def network(self) -> dict[str, Any] | None:
+        """The student as a mapping, if it is a network."""
+        return None if isinstance(self.student, str) or TINY in self.student else self.student
 
     @model_validator(mode="after")
     def _check_launcher(self) -> Self:

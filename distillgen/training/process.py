@@ -140,12 +140,18 @@ def train(folder: Path, job: TrainingJob) -> None:
     learning = job.learning(project)
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
         size = students.WIDE if {*TOKENS} <= _first(folder).keys() else students.VOCABULARY
-        network = isinstance(job.options.student, dict) or is_network(job.start)
-        student = (
-            job.start
-            if network
-            else students.ready(job.start, job.root, folder / "base", _texts(folder), vocabulary=size)
-        )
+        tiny = job.options.tiny
+        student = job.start
+        if not job.options.network and not is_network(job.start):
+            student = students.ready(
+                job.start,
+                job.root,
+                folder / "base",
+                _texts(folder),
+                vocabulary=size,
+                tiny=tiny,
+                tokens=job.models[tiny.tokens] if tiny and tiny.tokens else None,
+            )
     progress.say("counting tokens")
     inputs = _inputs(folder, job, student, learning, project)
     prepared = learning.prepare(inputs)
@@ -185,7 +191,7 @@ def _inputs(
         options.lora,
         project.file(template).read_text() if template else None,
         project=project,
-        network=options.student if isinstance(options.student, dict) else None,
+        network=options.network,
         models=job.models,
         shuffled=job.stage.get("on") == "shuffled",
         api=learning.api(_first(folder)),

@@ -16,13 +16,14 @@ from distillgen.inference.gguf_file import check_gguf
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, find_weights, shipped
 from distillgen.project import file_sha256
+from distillgen.training.options import TINY as TINY
+from distillgen.training.options import Tiny
 
 Kind = Literal["causal", "seq2seq", "encoder"]
 ENCODERS = frozenset(
     "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie esm funnel longformer "
     "mobilebert modernbert mpnet nomic_bert roberta squeezebert xlm-roberta".split()
 )
-TINY = "tiny"
 ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 STUDENT = "student"
 PEERS = "peers"  # the folder, inside of a student, of the networks that were trained along
@@ -30,8 +31,6 @@ PREVIOUS = "previous"  # inside rounds: the student that the same stage trained 
 NAMES = (TINY, *SHIPPED, *KNOWN_MODELS)
 WITH_WEIGHTS = ("transformers", "network", "embedded")  # providers whose `model` a training can begin with
 VOCABULARY, CONTEXT = 2048, 1024
-SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2, "num_attention_heads": 4}
-"""The shape of the tiny student: with its vocabulary, it has 0.9 million weights."""
 WIDE = 8 * VOCABULARY  # for objectives that look up each token of a teacher in the student's vocabulary
 LAYERS = [f"self_attn.{part}_proj" for part in "qkvo"] + [
     f"mlp.{part}_proj" for part in ("gate", "up", "down")
@@ -119,6 +118,8 @@ class Outline:
     """The number of tokens."""
     layers: frozenset[str] = frozenset()
     """The names of the layers; empty if they are unknown."""
+    tokens: frozenset[str] = frozenset()
+    """The earlier students whose tokens it has."""
 
 
 def outline(student: str, root: Path, revision: str | None = None, *, fetch: bool = False) -> Outline:
@@ -231,15 +232,23 @@ def is_gguf(student: str) -> bool:
 
 
 def ready(
-    student: str, root: Path, folder: Path, texts: Iterable[str], *, vocabulary: int = VOCABULARY
+    student: str,
+    root: Path,
+    folder: Path,
+    texts: Iterable[str],
+    *,
+    vocabulary: int = VOCABULARY,
+    tiny: Tiny | None = None,
+    tokens: Path | None = None,
 ) -> str:
     """Return the folder or name that `from_pretrained` takes.
 
-    A tiny student, whose tokenizer is trained on `texts`, or an adapter merged with its base is written to
-    `folder`. A GGUF file is converted once, into the cache (0.5 B weights: 1.3 GB, a few minutes).
+    A tiny student, whose tokenizer is that of the folder `tokens` or is trained on `texts`, or an adapter
+    merged with its base is written to `folder`. A GGUF file is converted once, into the cache (0.5 B weights:
+    1.3 GB, a few minutes).
     """
     if student == TINY:
-        return str(_tiny(folder, texts, vocabulary))
+        return str(_tiny(folder, tiny or Tiny(), tokens, texts, vocabulary))
     if student in SHIPPED:
         return shipped(student)
     path = local(student, root)
@@ -250,12 +259,33 @@ def ready(
     return str(path or student)
 
 
-def _tiny(folder: Path, texts: Iterable[str], vocabulary: int) -> Path:
-    """Write a random Llama of 0.9 million weights."""
+def _tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[str], vocabulary: int) -> Path:
+    """Write a random Llama; of the size that is the default, and its own tokens, 0.9 million weights."""
     if (folder / "config.json").exists():
         return folder
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokens) if tokens else _tokenizer(texts, vocabulary)
+    tokenizer.chat_template = tokenizer.chat_template or CHAT
+    ends = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    shape = {"hidden_size": size.width, "intermediate_size": size.width * 11 // 4}
+    shape |= {"num_hidden_layers": size.layers, "num_attention_heads": size.heads}
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **shape, **ends)
+    )
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """Return a tokenizer of byte pairs that is trained on texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -264,21 +294,9 @@ def _tiny(folder: Path, texts: Iterable[str], vocabulary: int) -> Path:
         vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|end|>", model_max_length=CONTEXT
     )
-    tokenizer.chat_template = CHAT
-    ends = {
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **SHAPE, **ends)
-    )
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
 
 
 def _merged(adapter: Path, folder: Path) -> Path:

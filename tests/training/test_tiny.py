@@ -1,0 +1,111 @@
+"""Tiny students of other sizes: what is right is taken, what is wrong is told in the check."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.training import students
+from distillgen.training.options import Tiny, TrainingOptions
+from tests.stages.test_train import installed  # noqa: F401  as if every package were there
+
+BIG = {"train": {"name": "big", "student": {"tiny": {"layers": 1, "width": 32, "heads": 2}}}}
+LIVE = {"objective": "distil", "losses": [{"divergence": {"teacher": "student-big"}}]}
+
+
+def pipeline(*stages: dict, **options) -> dict:
+    return {"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, *stages, {"train": options}]}
+
+
+@pytest.fixture
+def filled(project, monkeypatch, installed):  # noqa: F811
+    project.rows("rows.jsonl", [{"prompt": f"{i}?", "completion": str(i)} for i in range(20)])
+    project.write("pipelines/.keep", "")
+    monkeypatch.chdir(project.path)
+
+
+@pytest.mark.parametrize(
+    ("stages", "options"),
+    [
+        ((), {"student": {"tiny": None}}),
+        ((BIG,), {"student": {"tiny": {"width": 16, "tokens": "student-big"}}, **LIVE}),
+        ((BIG,), {"student": "student-big", **LIVE}),
+        ((), {"student": "a/b", "objective": "distil", "losses": [{"divergence": {"teacher": "c/d"}}]}),
+    ],
+)
+def test_what_is_right_passes_the_check(filled, stages, options):
+    distillgen.load(pipeline(*stages, **options))
+
+
+@pytest.mark.parametrize(
+    ("stages", "options", "message"),
+    [
+        ((), {"student": {"tiny": {"layer": 2}}}, "layer"),
+        ((), {"student": {"tiny": {"width": 30, "heads": 4}}}, "30 is no multiple of twice its 4 heads"),
+        ((), {"student": {"tiny": {}, "layers": 2}}, "stand at its name"),
+        ((BIG,), {"student": {"tiny": {"tokens": "student-bg"}}}, "did you mean 'student-big'?"),
+        ((BIG,), {"student": {"tiny": {}}, **LIVE}, "{tiny: {tokens: student-big}}"),
+        ((BIG,), {"student": "tiny", **LIVE}, "has other tokens than 'student-big'"),
+        ((BIG,), {"student": "tiny", **LIVE, "transductive": True}, "'transductive' is for networks"),
+        (
+            (),
+            {"student": "tiny", "objective": "distil", "losses": [{"divergence": {"teacher": "prompt"}}]},
+            "'prompt' does not give distributions over tokens",
+        ),
+        (
+            (BIG,),
+            {
+                "student": "student-big",
+                **LIVE,
+                "losses": [{"divergence": {"teacher": "student-big", "head": "a"}}],
+            },
+            "a language model has no named heads",
+        ),
+        (
+            (),
+            {
+                "student": "tiny",
+                "objective": "distil",
+                "losses": ["cross_entropy"],
+                "teachers": {"t": {"model": "x"}},
+            },
+            "no earlier stage trains 'x'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused(filled, stages, options, message):
+    with pytest.raises(ConfigError) as error:
+        distillgen.load(pipeline(*stages, **options))
+    assert message in str(error.value)
+
+
+def test_a_mapping_is_a_network_or_a_tiny_student():
+    sized = TrainingOptions(student={"tiny": {"layers": 3}})
+    assert sized.tiny == Tiny(layers=3) and sized.network is None
+    network = TrainingOptions(student={"mlp": [4]})
+    assert network.tiny is None and network.network == {"mlp": [4]}
+    assert TrainingOptions(student="tiny").tiny is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+def test_a_size_changes_the_weights_and_no_size_changes_nothing(tmp_path):
+    from transformers import AutoTokenizer, set_seed
+
+    def made(name: str, **options) -> Path:
+        set_seed(0)
+        return Path(students.ready("tiny", tmp_path, tmp_path / name, ["one two three"] * 9, **options))
+
+    plain, default = made("plain"), made("default", tiny=Tiny())
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (plain / file).read_bytes() == (default / file).read_bytes()
+    small = made("small", tiny=Tiny(layers=1, width=24, heads=2))
+    config = json.loads((small / "config.json").read_text())
+    sizes = [config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
+    assert sizes == [1, 24, 2]
+    other = Path(students.ready("tiny", tmp_path, tmp_path / "other", ["x y z"] * 9, tokens=small))
+    vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (small, other)]
+    assert vocabularies[0] == vocabularies[1]
