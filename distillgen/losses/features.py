@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from distillgen.errors import ConfigError
+from distillgen.networks.spec import NetworkSpec
+from distillgen.project import Project
 from distillgen.training.part import Loss, PartSizes
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ class Features(Loss):
     kind: Literal["mse", "cosine"] = Field(
         "mse", description="mse: mean over the numbers of their squared difference; cosine: 1 − cosine"
     )
+
+    def check_network(self, spec: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the network has no features."""
+        if spec.module_of(project).heads():
+            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> Any:
         """Return a linear map for each teacher. Raise ConfigError where there is nothing to map."""

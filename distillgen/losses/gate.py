@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
+from distillgen.networks.spec import NetworkSpec
+from distillgen.project import Project
 from distillgen.training.part import PartSizes, Weight
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ class Gate(Weight):
     def teachers_weighed(self) -> int:
         """Return `over`."""
         return self.over
+
+    def check_network(self, spec: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the network has no features."""
+        if spec.module_of(project).heads():
+            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the layer. Raise ConfigError for a student without features."""

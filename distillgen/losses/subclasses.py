@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from distillgen.errors import ConfigError
+from distillgen.networks.spec import NetworkSpec
+from distillgen.project import Project
 from distillgen.training.part import Loss, PartSizes
 
 if TYPE_CHECKING:
@@ -30,6 +33,14 @@ class Subclasses(Loss):
     teacher: str | None = Field(None, description="who gives the classes: a stage, a field, or a student")
     embedding: str = Field(description="who gives the embedding: a stage, a field, or a student")
     sharpness: float = Field(3.0, gt=0, description="β: how unlike the shares of a class's subclasses are")
+
+    def check_network(self, spec: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the head has no subclasses."""
+        head = self.head or spec.head_names(project)[0]
+        if head not in spec.heads or spec.heads[head].groups < 2:
+            raise ConfigError(
+                f"the head '{head}' has no subclasses; give it some: heads: {{{head}: {{groups: 8}}}}"
+            )
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the map from an embedding to z, which the fit sets."""

@@ -319,6 +319,11 @@ class Distil(Dialogue):
             if loss.head is not None and loss.head not in heads[loss.of]:
                 choices = did_you_mean(loss.head, heads[loss.of])
                 raise ConfigError(f"head: '{loss.of}' has no head '{loss.head}'{choices}")
+        for name, part in self._parts(context):
+            try:
+                part.check_network(networks[part.of if isinstance(part, Loss) else STUDENT], context.project)
+            except ConfigError as error:
+                raise ConfigError(f"'{name}': {error.message}") from error
 
     def check_student(self, student: students.Outline, context: CheckContext) -> None:
         """Raise ConfigError if the student is no model that writes texts, and no inputs are named."""

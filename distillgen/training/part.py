@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.located_yaml import Places, validate
+from distillgen.networks.spec import NetworkSpec
 from distillgen.plugins import plugin_class
 from distillgen.project import Project
 
@@ -55,6 +56,9 @@ class Part(BaseModel):
 
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the options do not fit each other or the records."""
+
+    def check_network(self, spec: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the network that learns, the student or the peer in `of`, does not fit."""
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the torch module with its parameters and state; None if it has none."""

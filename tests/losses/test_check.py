@@ -4,8 +4,10 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
 from distillgen.objectives.distil import Distil
+from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.training.rows import Unusable
 from tests.objectives.test_distil import filled, kd, pipeline  # noqa: F401  a project with teachers
@@ -51,6 +53,17 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
         ({"losses": [{"plackett_luce": {"teacher": "sees"}}]}, "'sees' records no log-probabilities"),
         ({"losses": [{"subclasses": {"teacher": "says"}}]}, "embedding"),
         ({"losses": [{"subclasses": {"teacher": "says", "embedding": "says"}}]}, "'says' records no vectors"),
+        (
+            {"losses": [{"subclasses": {"teacher": "says", "embedding": "sees"}}]},
+            "the head 'class' has no subclasses; give it some: heads: {class: {groups: 8}}",
+        ),
+        (
+            {
+                "losses": [{"subclasses": {"teacher": "says", "embedding": "sees", "head": "b"}}],
+                "student": {"mlp": [4], "heads": {"a": {"groups": 2}, "b": {}}},
+            },
+            "the head 'b' has no subclasses",
+        ),
         ({"losses": [{"features": {"teacher": "says"}}]}, "'says' records no vectors; name a stage embed"),
         ({"losses": [{"neighbours": {"teacher": "says"}}]}, "edges between rows needs the field 'node'"),
         ({"losses": [kd()], "weights": ALPHA}, "'alpha': it learns from labels: name their field"),
@@ -134,3 +147,34 @@ def test_a_row_whose_teacher_says_something_else_is_left_out(field, reads, reaso
 def test_a_stage_that_recorded_one_of_two_signals_leaves_the_row_out():
     with pytest.raises(Unusable, match="'s' gives no vector"):
         learning(["classes", "vector"], stage="s").row(RECORD, {"s": Signal("a", [["a", -0.1, []]])})
+
+
+def test_a_teacher_gives_all_signals_that_parts_need(filled):  # noqa: F811
+    losses = ["cross_entropy", kd("votes"), {"features": {"teacher": "votes"}}]
+    learning = Distil(inputs=["x"], losses=losses, label="y")
+    context = CheckContext(fields=frozenset({"votes"}), models={}, project=Project(filled.path))
+    assert learning.bound(context, {}).teachers["votes"].reads == ["classes", "vector"]
+
+
+HEADED = """
+from distillgen.networks.body import Body
+
+
+class Headed(Body):
+    def heads(self):
+        return ["a"]
+"""
+
+
+def test_a_body_with_heads_has_no_features(filled):  # noqa: F811
+    filled.write("bodies/headed.py", HEADED)
+    for options in (
+        {"losses": [{"features": {"teacher": "sees"}}]},
+        {"losses": [kd(["says", "votes"], weight="route")], "weights": ROUTE},
+    ):
+        with pytest.raises(ConfigError, match="it reads features, and student body 'headed' gives none"):
+            distillgen.load(pipeline(SPLIT, student={"headed": None}, **options))
+    peer = {"teachers": {"tutor": {"peer": {"headed": None}}}}
+    of_peer = [{"features": {"teacher": "sees", "of": "tutor"}}]
+    with pytest.raises(ConfigError, match="'features': it reads features"):
+        distillgen.load(pipeline(SPLIT, losses=of_peer, **peer))

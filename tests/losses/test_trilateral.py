@@ -87,6 +87,10 @@ def test_the_state_has_nine_parts(loop):
     weight, layers = loop.model._weights["alpha"], loop.model.parts["alpha"]
     expected = [f.geometry(s, p, y) for s, p, y in zip(said(loop), f.T, f.Y, strict=True)]
     assert torch.allclose(weight._state(step_of(loop), layers.means), torch.tensor(expected), atol=1e-6)
+    step = step_of(loop)
+    step.batch["label"] = torch.full((4,), -100)
+    expected = [f.geometry(s, p, None) for s, p in zip(said(loop), f.T, strict=True)]
+    assert torch.allclose(weight._state(step, layers.means), torch.tensor(expected), atol=1e-6)
     assert torch.allclose(layers.means, torch.tensor(f.class_means()), atol=1e-6)
 
 
