@@ -45,6 +45,8 @@ class Learner(nn.Module):  # type: ignore[misc]
     Frozen teachers are held outside of the module, so that they are neither trained nor saved.
     """
 
+    _keys_to_ignore_on_save = None  # the Trainer reads it where a checkpoint lacks frozen weights
+
     def __init__(
         self,
         networks: Mapping[str, Any],
