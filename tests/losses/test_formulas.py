@@ -336,3 +336,13 @@ def test_vectors_that_nobody_gives_are_an_error(tmp_path):
         step_of(loop).vector("t")
     with pytest.raises(ConfigError, match="'t' gives no vectors"):
         prepared(rows(), [("features", {"teacher": "t"})], tmp_path, teachers=TEACHER)
+
+
+def test_margin_mse_of_sentence_transformers():
+    """The objective `embedder` hands this loss on; its documents here have one number, which is the score."""
+    losses = pytest.importorskip("sentence_transformers.losses")
+    loss = losses.MarginMSELoss(torch.nn.Identity(), similarity_fct=lambda a, b: (a * b).sum(-1))
+    right, wrong = (torch.tensor(column)[:, None] for column in zip(*f.STUDENT_SCORES, strict=True))
+    margins = torch.tensor([a - b for a, b in f.TEACHER_SCORES])
+    value = loss.compute_loss_from_embeddings([torch.ones(2, 1), right, wrong], margins)
+    assert close(value.item(), f.MARGIN_MSE)
