@@ -194,8 +194,9 @@ class Learner(nn.Module):  # type: ignore[misc]
         total = step.total()
         if self.training:
             for name, weight in self._weights.items():
-                loss = weight.learns(step, self._module(name))
-                total = total if loss is None else total + loss
+                module = self._module(name)
+                loss = weight.learns(step, module)
+                total = total if loss is None else total + _for_module(loss, module)
         return total
 
     @property
@@ -224,6 +225,19 @@ class Learner(nn.Module):  # type: ignore[misc]
         with torch.no_grad():
             rows = {name: self.weight_rows(name, step) for name in self._weights}
         return {name: value.movedim(-1, 0).tolist() for name, value in rows.items()}
+
+
+def _for_module(loss: Any, module: Any) -> Any:
+    """Return a loss with its gradient by the parameters of a module, and by nothing else."""
+    parameters = [] if module is None else [p for p in module.parameters() if p.requires_grad]
+    if not parameters or not loss.requires_grad:
+        return loss.detach()
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    moved = loss.new_zeros(())
+    for value, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            moved = moved + (gradient * value).sum()
+    return loss.detach() + moved - moved.detach()
 
 
 def _exchanged(out: Out) -> Out:

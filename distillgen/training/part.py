@@ -119,8 +119,8 @@ class Weight(Part):
     def learns(self, step: Step, module: Any) -> Any:
         """Return the loss by which the module learns, a number; None if it does not learn now.
 
-        It is added to the loss of the step. Compute it from detached values of the networks, or at copies of
-        their weights (`step.again`), so that its gradient reaches the module only.
+        It is added to the loss of the step, and its gradient reaches the module only. It may depend on what
+        the networks say at copies of their weights (`step.again`).
         """
         return None
 

@@ -40,6 +40,9 @@ def row(i: int, x: list[float], label: int | None, p: list[float]) -> dict:
         "label": [] if label is None else [f.CLASSES[label]],
         "teacher.t.names": [*f.CLASSES],
         "teacher.t.logprobs": f.log(p),
+        "teacher.u.names": [*f.CLASSES],
+        "teacher.u.logprobs": f.log([*p[1:], p[0]]),
+        "teacher.v.vector": [x[0] - x[1], 2 * x[1], 1.0],
     }
 
 
@@ -49,7 +52,7 @@ def loop(tmp_path):
     return lesson(tmp_path)
 
 
-def lesson(tmp_path, **options):
+def lesson(tmp_path, losses=(), weights=None, student=None, **options):
     (tmp_path / "bodies").mkdir(exist_ok=True)
     (tmp_path / "bodies/straight.py").write_text(STRAIGHT, encoding="utf-8")
     rows = {
@@ -61,9 +64,11 @@ def lesson(tmp_path, **options):
     losses = [
         ("divergence", {"teacher": "t", "temperature": TEMPERATURE, "weight": "alpha"}),
         ("cross_entropy", {"weight": "1 - alpha"}),
+        *losses,
     ]
-    weights = {"alpha": ("trilateral", {"teacher": "t", "step": STEP, **options})}
-    options = {"teachers": {"t": {"field": "t"}}, "weights": weights, "student": {"straight": None}}
+    weights = {"alpha": ("trilateral", {"teacher": "t", "step": STEP, **options}), **(weights or {})}
+    teachers = {name: {"field": name} for name in "tuv"}
+    options = {"teachers": teachers, "weights": weights, "student": student or {"straight": None}}
     return prepared(rows, losses, tmp_path, max_steps=4, **options)
 
 
@@ -159,10 +164,17 @@ def test_the_controller_learns_by_the_gradient_through_the_students_step(loop):
     assert max(g.abs().max().item() for g in gradients) > 1e-4
 
 
-def test_its_loss_reaches_the_controller_alone(loop):
+def test_the_controllers_gradient_in_a_training_is_that_of_its_loss(loop):
     weight, layers = loop.model._weights["alpha"], loop.model.parts["alpha"]
-    weight.learns(step_of(loop, learning=True), layers).backward()
-    assert all(p.grad is None for p in loop.model.networks["student"].parameters())
+    loss = weight.learns(step_of(loop, learning=True), layers)
+    expected = torch.autograd.grad(loss, [*layers.parameters()])
+    batch = loop.train_dataset.all_rows()
+    loop.model.train()
+    total = loop.model(batch)
+    total.backward()
+    assert total.item() == pytest.approx(loss.item() + step_of(loop).total().item(), abs=1e-5)
+    for p, gradient in zip(layers.parameters(), expected, strict=True):
+        assert torch.allclose(p.grad, gradient, atol=1e-7)
     assert layers[0].weight.grad.abs().max() > 0
 
 
@@ -184,3 +196,21 @@ def test_validation_rows_without_a_label_teach_nothing(loop):
     loop.model._validation.columns["label"][:] = -100
     weight, layers = loop.model._weights["alpha"], loop.model.parts["alpha"]
     assert weight.learns(step_of(loop, learning=True), layers).item() == 0.0
+
+
+def gradients_of_others(tmp_path, **options):
+    """The gradients of all but the controller, where the inner step depends on other modules, too."""
+    torch.manual_seed(0)
+    more = [("features", {"teacher": "v"}), ("divergence", {"teacher": ["t", "u"], "weight": "route"})]
+    weights = {"route": ("gate", {"over": 2})}
+    loop = lesson(tmp_path, more, weights, {"mlp": [5]}, **options)
+    loop.model.train()
+    loop.model(loop.train_dataset.all_rows()).backward()
+    named = loop.model.named_parameters()
+    return {name: p.grad for name, p in named if p.grad is not None and "alpha" not in name}
+
+
+def test_looking_ahead_moves_no_other_part(tmp_path):
+    ahead, frozen = gradients_of_others(tmp_path), gradients_of_others(tmp_path, frozen=True)
+    assert ahead.keys() == frozen.keys() and len(ahead) >= 6
+    assert all(torch.equal(ahead[name], frozen[name]) for name in ahead)
