@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -84,3 +86,24 @@ def _pipeline(recipe: str | Mapping[str, Any]) -> Mapping[str, Any]:
 def drops(run: Run) -> Counter[tuple[str, str]]:
     """Return how many records each filter of each stage dropped."""
     return Counter((r.dropped.stage, r.dropped.filter) for r in run.dropped if r.dropped)
+
+
+def train_here(monkeypatch: Any) -> None:
+    """Let trainings take place in this process, so that torch is imported once for all of a recipe."""
+    from distillgen.training.job import TrainingJob
+    from distillgen.training.process import train
+
+    async def here(work: Path, stage: str, notes: Any) -> None:
+        train(work, TrainingJob.model_validate_json((work / "job.json").read_bytes()))
+
+    monkeypatch.setattr("distillgen.stages.train.supervise", here)
+
+
+def accuracies(run: Run) -> dict[str, float]:
+    """The share of exact answers of each model that a recipe's stages evaluate."""
+    models = [
+        model
+        for file in run.directory.glob("evaluation*.json")
+        for model in json.loads(file.read_bytes())["models"].items()
+    ]
+    return {name: figures["metrics"]["exact"]["mean"] for name, figures in models}
