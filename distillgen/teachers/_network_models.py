@@ -89,6 +89,40 @@ def pair_of(text: str) -> list[str] | None:
     return values if both else None
 
 
+def ranking_of(text: str) -> list[str]:
+    """Return the pairs of a JSON list of a text and a list of texts, as JSON; empty for something else."""
+    try:
+        values = json.loads(text) if text.lstrip().startswith("[") else None
+    except ValueError:
+        return []
+    if not isinstance(values, list) or len(values) != 2 or not isinstance(values[1], list):
+        return []
+    return [json.dumps([values[0], document]) for document in values[1]]
+
+
+def ranked_answers(model: Any, texts: Sequence[str], batch: int) -> list[Answer | Rejected]:
+    """Return the answers of a model of pairs; for a text and a list of texts the JSON list of its numbers.
+
+    It is asked about `batch` pairs at a time. If one of a list is rejected, the list is.
+    """
+    pairs_by_text = [ranking_of(text) for text in texts]
+    flat = [pair for text, pairs in zip(texts, pairs_by_text, strict=True) for pair in (pairs or [text])]
+    answers = iter(
+        [
+            answer
+            for start in range(0, len(flat), batch)
+            for answer in model.answers(flat[start : start + batch])
+        ]
+    )
+    return [_joined([next(answers) for _ in pairs]) if pairs else next(answers) for pairs in pairs_by_text]
+
+
+def _joined(answers: Sequence[Answer | Rejected]) -> Answer | Rejected:
+    refused = next((answer for answer in answers if isinstance(answer, Rejected)), None)
+    texts = ", ".join(answer.text for answer in answers if isinstance(answer, Answer))
+    return refused or Answer(f"[{texts}]")
+
+
 def number(value: float) -> Answer | Rejected:
     """Return a number as an answer, with the six digits that float32 surely has."""
     return Answer(f"{value:.6g}") if math.isfinite(value) else Rejected(f"the model gives {value}, no number")

@@ -27,7 +27,7 @@ from distillgen.project import Project, file_sha256
 from distillgen.record import digest
 from distillgen.state_files import load_state
 from distillgen.teachers._batching import Batching, Waiting
-from distillgen.teachers._network_models import GIVES, KINDS, Answer, Gives, Outline, outlined
+from distillgen.teachers._network_models import GIVES, KINDS, Answer, Gives, Outline, outlined, ranked_answers
 from distillgen.teachers._settling import chat_text
 
 CAPABILITIES = {
@@ -43,9 +43,10 @@ class NetworkTeacherSpec(Spec):
 
     `model` is a folder, a name on the Hub, or `minilm`: a student that reads numbers, a classifier or scorer
     of transformers (for sequence classification), an encoder, or an embedder or cross-encoder of
-    sentence-transformers. It reads one text, or a pair: a JSON list of two texts. A student that reads
-    numbers is asked by JSON: a list of the numbers of its one input, or an object of several inputs; a
-    student over a graph, by the id of a node.
+    sentence-transformers. It reads one text, or a pair: a JSON list of two texts. For a JSON list of a text
+    and a list of texts, such as a query and its documents, a scorer or an embedder answers the JSON list of
+    their numbers. A student that reads numbers is asked by JSON: a list of the numbers of its one input, or
+    an object of several inputs; a student over a graph, by the id of a node.
 
     The likeliest class is the answer, whatever the sampling options say. With `logprobs` the classes are the
     alternatives of this one token: as many as it says, or all of them if there are not so many. The vector
@@ -183,9 +184,13 @@ class NetworkTeacher(Batching):
             results: Sequence[Any] = [embedding(vector) for vector in model.vectors(texts)]
         else:
             tops = [batch[place].request.sampling.get("logprobs") for place in readable]
+            if self.spec.gives == "classes":
+                model_answers = model.answers(texts)
+            else:
+                model_answers = ranked_answers(model, texts, self.spec.max_concurrency)
             results = [
                 completion(answer, top) if isinstance(answer, Answer) else answer
-                for answer, top in zip(model.answers(texts), tops, strict=True)
+                for answer, top in zip(model_answers, tops, strict=True)
             ]
         for place, result in zip(readable, results, strict=True):
             answers[place] = [result] * batch[place].n if isinstance(result, Completion) else result

@@ -22,7 +22,7 @@ from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.runs.directory import read_records
 from distillgen.stages.train import Train
-from distillgen.teachers._network_models import means, number, pair_of, ranked
+from distillgen.teachers._network_models import Answer, means, number, pair_of, ranked, ranked_answers
 from distillgen.teachers.network import NetworkTeacher, NetworkTeacherSpec, embedding, read_text
 from tests.tiny_llama import make_model
 from tests.tiny_models import bert
@@ -80,6 +80,31 @@ def checked(stage: dict, gives: str, **model):
 
 
 # Without torch
+
+
+class Lengths:
+    """A model of pairs, whose number is the length of the second text."""
+
+    def __init__(self):
+        self.batches = []
+
+    def answers(self, texts):
+        self.batches.append(len(texts))
+        pairs = [pair_of(text) for text in texts]
+        return [
+            Answer(str(len(pair[1]))) if pair else Rejected(f"no pair: {text}")
+            for pair, text in zip(pairs, texts, strict=True)
+        ]
+
+
+def test_a_text_with_a_list_of_texts_is_answered_with_a_list_of_numbers():
+    model = Lengths()
+    texts = ['["q", ["a", "bb", "ccc"]]', '["q", "dddd"]', "alone", '["q", ["a", 5]]', '["q", []]']
+    texts.append('["q", ["e"]]')
+    first, pair, *others, last = ranked_answers(model, texts, batch=4)
+    assert json.loads(first.text) == [1, 2, 3] and pair.text == "4" and json.loads(last.text) == [1]
+    assert [str(other) for other in others] == ["no pair: alone", 'no pair: ["q", 5]', 'no pair: ["q", []]']
+    assert model.batches == [4, 4, 1]
 
 
 @pytest.mark.parametrize("gives", ["classes", "scores", "vectors"])
@@ -454,6 +479,11 @@ class TestAnswers:
         cosine = one @ other / numpy.linalg.norm(one) / numpy.linalg.norm(other)
         assert float(near.text) == pytest.approx(cosine, abs=1e-5) and float(same.text) == 1
         assert none.status == "failed" and "a JSON list of two texts" in none.error
+        (ranking,), (mixed,) = ask(
+            tmp_path / "e", "vectors", '["red", ["blue thing", "red"]]', '["red", ["red", 1]]'
+        )
+        assert json.loads(ranking.text) == pytest.approx([cosine, 1], abs=1e-5)
+        assert mixed.status == "failed" and "a JSON list of two texts" in mixed.error
 
     def test_a_cross_encoder_answers_the_score_of_two_texts(self, encoder, ask, tmp_path):
         import torch
