@@ -57,27 +57,19 @@ THREE = {"fields": ["question", "answer", "other"], "score": "score"}
 PREFERENCE = {"prompt": "question", "chosen": "answer", "rejected": "other"}
 SOFT = [{"divergence": {"teacher": "generate", "weight": 0.5}}, {"cross_entropy": {"weight": 0.5}}]
 GKD = {"teacher": "plain", "max_new_tokens": 2}
-CASES = [
-    *[
-        ("sft", {**how, **options})
-        for how in (TEXTS, CHAT, SYSTEM)
-        for options in ({}, {"loss": "assistant"}, {"loss": "all"}, {"packing": True}, {"lora": {"r": 2}})
-    ],
-    *[
-        ("distil", {**how, **options})
-        for how in (TEXTS, CHAT, SYSTEM)
-        for options in (
-            {"losses": ["cross_entropy"]},
-            {"losses": SOFT},
-            {"losses": [{"divergence": {"teacher": "generate", "kind": "reverse"}}]},
-            {"losses": SOFT, "lora": {"r": 2}},
-        )
-    ],
-    *[
-        ("gkd", {**GKD, **how, **options})
-        for how in (TEXTS, CHAT, SYSTEM)
-        for options in ({}, {"on_policy": 1}, {"lora": {"r": 2}})
-    ],
+MESSAGES = (TEXTS, CHAT, SYSTEM)
+OPTIONS = {  # each with texts, a dialogue, and a dialogue with a system turn; the first are the defaults
+    "sft": ({}, {"loss": "assistant"}, {"loss": "all"}, {"packing": True}, {"lora": {"r": 2}}),
+    "distil": (
+        {"losses": ["cross_entropy"]},
+        {"losses": SOFT},
+        {"losses": [{"divergence": {"teacher": "generate", "kind": "reverse"}}]},
+        {"losses": SOFT, "lora": {"r": 2}},
+    ),
+    "gkd": ({**GKD}, {**GKD, "on_policy": 1}, {**GKD, "lora": {"r": 2}}),
+    "kto": ({"label": "liked"}, {"label": "liked", "lora": {"r": 2}}),
+}
+OTHERS = [
     *[
         ("dpo", {**PREFERENCE, **options})
         for options in (
@@ -86,11 +78,6 @@ CASES = [
             {"reference_chosen": "won", "reference_rejected": "lost"},
             {"prompt": "asked"},
         )
-    ],
-    *[
-        ("kto", {"label": "liked", **how, **options})
-        for how in (TEXTS, CHAT, SYSTEM)
-        for options in ({}, {"lora": {"r": 2}})
     ],
     *[
         ("rationale", {"prompt": "question", "rationale": "other", "label": "answer", **options})
@@ -113,6 +100,23 @@ CASES = [
     *[("cross_encoder", {**PAIRS, "loss": loss}) for loss in ("bce", "mse")],
     ("cross_encoder", {**THREE, "loss": "margin_mse"}),
 ]
+
+
+def cases(turn: int) -> list[tuple[str, dict]]:
+    """The defaults of an objective with each form of its text, and each further option with one form of
+    them: the next one at the next turn. So three turns have every pair.
+    """
+    return [
+        *[(name, {**form, **options[0]}) for name, options in OPTIONS.items() for form in MESSAGES],
+        *[
+            (name, {**MESSAGES[(turn + place) % 3], **more})
+            for name, options in OPTIONS.items()
+            for place, more in enumerate(options[1:])
+        ],
+        *OTHERS,
+    ]
+
+
 GENERAL = (
     {"gradient_checkpointing": True},
     {"accumulate": 3},
@@ -234,11 +238,14 @@ def named(case):
 
 
 def test_every_objective_is_among_them():
-    assert {case[0] for case in CASES} == set(OBJECTIVES)
+    assert {case[0] for case in cases(0)} == set(OBJECTIVES)
 
 
-@pytest.mark.parametrize("student", STUDENTS)
-@pytest.mark.parametrize("case", CASES, ids=named)
+@pytest.mark.parametrize(
+    "student, case",
+    [(student, case) for turn, student in enumerate(STUDENTS) for case in cases(turn)],
+    ids=lambda value: value if isinstance(value, str) else named(value),
+)
 def test_each_kind_of_student_is_trained_or_refused(outcome, case, student):
     found = outcome(*case, student=student)
     if isinstance(found, dict):
@@ -247,8 +254,16 @@ def test_each_kind_of_student_is_trained_or_refused(outcome, case, student):
         assert "stage 'train': " in found
 
 
-@pytest.mark.parametrize("on", ["raw", "random", "shuffled"])
-@pytest.mark.parametrize("case", CASES, ids=named)
+@pytest.mark.parametrize(
+    "on, case",
+    [
+        (arm, case)
+        for turn, arm in enumerate(("raw", "random", "shuffled"))
+        for case in cases(turn)
+        if "lora" not in case[1]  # it is the student's, and an arm is of the rows
+    ],
+    ids=lambda value: value if isinstance(value, str) else named(value),
+)
 def test_each_arm_is_trained_or_refused(outcome, case, on):
     found = outcome(
         *case, student="bert" if case[0] in ("embedder", "cross_encoder", "classifier") else "marked", on=on
@@ -275,7 +290,7 @@ def test_each_loss_of_dpo(outcome, loss):
 @pytest.mark.parametrize("general", GENERAL, ids=str)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_each_general_option(outcome, objective, general):
-    options = next(options for name, options in CASES if name == objective)
+    options = next(options for name, options in cases(0) if name == objective)
     found = outcome(
         objective,
         options,
