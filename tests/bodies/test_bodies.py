@@ -255,3 +255,75 @@ def test_what_is_no_node_is_left_out_and_counted(tmp_path):
         "ends of edges that are no row of the training": 2,
     }
     assert result.trainer.eval_dataset is None
+
+
+def encoder(folder):
+    from tests.tiny_models import bert
+
+    return bert(folder, [" ".join(sum(WORDS.values(), [])) + " the of"])
+
+
+def test_an_encoder_starts_from_its_folder_learns_in_all_layers_and_needs_the_folder_no_more(tmp_path):
+    from transformers import AutoModel
+
+    from distillgen.networks.network import load
+
+    origin = encoder(tmp_path / "origin")
+    first = AutoModel.from_pretrained(origin).state_dict()
+    options = {"student": {"encoder": "origin"}, "max_steps": 60, "learning_rate": 0.005}
+    loop = prepared(texts(), LABELS, tmp_path, **options)
+    body = loop.model.networks["student"].body
+    assert all(torch.equal(value, first[name]) for name, value in body.model.state_dict().items())
+    loop.train()
+    moved = {name for name, value in body.model.state_dict().items() if not torch.equal(value, first[name])}
+    assert {"embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"} <= moved
+    for file in origin.iterdir():
+        file.unlink()
+    network = saved(loop, tmp_path)
+    assert load(tmp_path / "student", Project(tmp_path / "elsewhere")).width == network.width == 64
+
+    control = trained(texts(shuffled=True), tmp_path, {"bag": [8, 8], "buckets": 64})
+    new = texts(120)[60:]
+    batch = network.batch([{"x": r["input.x"]} for r in new])
+    truth = torch.tensor(["abc".index(r["label"][0]) for r in new])
+    student = control.model.networks["student"].eval()
+    right = [
+        float((one(batch).classes["class"].argmax(-1) == truth).float().mean()) for one in (network, student)
+    ]
+    assert right[0] > 0.95 and right[1] < 0.7
+
+
+def test_the_features_of_a_text_are_those_of_its_tokens(tmp_path):
+    """Neither the padding of a batch nor what stands after `max_length` tokens counts; a line is an input."""
+    from distillgen.bodies._encoder import TextEncoder
+
+    body = TextEncoder.pretrained(str(encoder(tmp_path / "origin")), None, 5).eval()
+    alone = body([["snow the ice"]])
+    states = body.model(**body.tokenizer("snow the ice", return_tensors="pt")).last_hidden_state
+    assert torch.allclose(alone[0], states[0].mean(0), atol=1e-5)
+    together = body([["snow the ice"], ["leaf"], ["snow the ice wind rain"], ["snow\nthe", "ice"]])
+    for place in (0, 2, 3):
+        assert torch.allclose(together[place], alone[0], atol=1e-5)
+    assert not torch.allclose(together[1], alone[0], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"encoder": "./nowhere"}, "there is no folder './nowhere'; a name on the Hub is like owner/name"),
+        ({"encoder": "nowhere"}, "there is no folder 'nowhere'"),
+        ({"encoder": "empty"}, "'empty' holds no model: it has no config.json"),
+        ({"encoder": "torn"}, "'torn' holds no model: its config.json is no JSON"),
+        ({"encoder": "t5"}, "'t5' is an encoder with a decoder; take an encoder, such as BERT"),
+        ({"encoder": "bare"}, "'bare' cannot be loaded"),
+    ],
+)
+def test_an_encoder_that_cannot_be_loaded_is_refused(tmp_path, student, message):
+    files = {"torn": "{", "t5": '{"is_encoder_decoder": true}', "bare": '{"model_type": "bert"}', "empty": ""}
+    for name, content in files.items():
+        (tmp_path / name).mkdir()
+        if content:
+            (tmp_path / name / "config.json").write_text(content)
+    with pytest.raises(ConfigError) as error:
+        prepared(texts(6), LABELS, tmp_path, student=student)
+    assert message in str(error.value)
