@@ -1,4 +1,6 @@
-"""embedder: a bi-encoder learns a teacher's scores as cosines (Reimers and Gurevych 2019, Sentence-BERT)."""
+"""embedder: a bi-encoder learns a teacher's scores as cosines (Reimers and Gurevych 2019, Sentence-BERT), or
+their margins as those of dot products (Hofstätter et al. 2020, Margin-MSE).
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ class Embedder(Pairs):
     loss: Literal["cosent", "cosine", "margin_mse", "ranking"] = Field(
         "cosent",
         description="cosent: the order of scores; cosine: scores from -1 to 1; margin_mse: a "
-        "cross-encoder's margins; ranking: other texts of the batch are negatives",
+        "cross-encoder's margins, as those of dot products; ranking: other texts of the batch are negatives",
     )
 
     def gives(self) -> Gives:
-        """Return what its students answer: the vector of a text, or the cosine of two."""
+        """Return what its students answer: the vector of a text, or the similarity of two."""
         return "vectors"
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:
@@ -44,6 +46,8 @@ class Embedder(Pairs):
         }
         device = "cpu" if inputs.arguments["use_cpu"] else None
         model = SentenceTransformer(inputs.student, revision=inputs.revision, device=device)
+        if self.loss == "margin_mse":
+            model.similarity_fn_name = "dot"  # what the loss compares; the folder says so to who asks
         model.max_seq_length = min(inputs.max_length, model.max_seq_length or inputs.max_length)
         tokenizer = inputs.tokenizer()
         rows = self.counted(inputs.rows, tokenizer, inputs.row_length(tokenizer, model.max_seq_length))

@@ -260,27 +260,33 @@ class CrossEncoder:
 
 
 class _Vectors:
-    """A model that gives the vector of a text, and answers the cosine of two texts."""
+    """A model that gives the vector of a text, and answers the similarity of two texts: their cosine."""
 
     def vectors(self, texts: Sequence[str]) -> list[list[float]]:
         """Return the vector of each text."""
         raise NotImplementedError
 
     def answers(self, texts: Sequence[str]) -> list[Answer | Rejected]:
-        """Return the cosine of each pair. What is no pair is rejected."""
+        """Return the similarity of each pair. What is no pair is rejected."""
         import numpy
 
         pairs = [pair_of(text) for text in texts]
         distinct = list(dict.fromkeys(text for pair in pairs for text in pair or ()))
         rows = dict(zip(distinct, self.vectors(distinct) if distinct else (), strict=True))
 
-        def cosine(pair: list[str]) -> Answer | Rejected:
+        def similarity(pair: list[str]) -> Answer | Rejected:
             one, other = (numpy.asarray(rows[text]) for text in pair)
-            lengths = float(numpy.linalg.norm(one) * numpy.linalg.norm(other))
-            return number(float(one @ other) / lengths if lengths else math.nan)
+            return number(self.similarity(one, other))
 
-        no_pair = Rejected(f"an embedder answers the cosine of two texts, and reads {PAIR}")
-        return [cosine(pair) if pair else no_pair for pair in pairs]
+        no_pair = Rejected(f"an embedder answers the similarity of two texts, and reads {PAIR}")
+        return [similarity(pair) if pair else no_pair for pair in pairs]
+
+    def similarity(self, one: Any, other: Any) -> float:
+        """Return the cosine of two vectors; nan if one has no length."""
+        import numpy
+
+        lengths = float(numpy.linalg.norm(one) * numpy.linalg.norm(other))
+        return float(one @ other) / lengths if lengths else math.nan
 
 
 class Encoder(_Vectors):
@@ -304,7 +310,7 @@ class Encoder(_Vectors):
 
 
 class Embedder(_Vectors):
-    """An embedder of sentence-transformers, with its own pooling."""
+    """An embedder of sentence-transformers, with its own pooling, and its own similarity of two vectors."""
 
     def __init__(self, path: str, outline: Outline, device: str | None, project: Project) -> None:
         """Load a folder, or a name on the Hub. Errors are those of sentence-transformers."""
@@ -316,6 +322,12 @@ class Embedder(_Vectors):
         """Return the vector of each text."""
         vectors: list[list[float]] = self.model.encode([*texts], show_progress_bar=False).tolist()
         return vectors
+
+    def similarity(self, one: Any, other: Any) -> float:
+        """Return the cosine, or what the folder names: dot, or a distance below zero."""
+        if self.model.similarity_fn_name == "cosine":
+            return super().similarity(one, other)
+        return float(self.model.similarity_pairwise(one[None], other[None])[0])
 
 
 KINDS: Mapping[Kind, Any] = {

@@ -2,7 +2,7 @@
 
 Waiting requests are answered in one batch. A classifier answers its likeliest class, as an answer of one
 token whose alternatives are the classes; a scorer answers a number; an embedder embeds, and answers the
-cosine of two texts.
+similarity of two texts.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ class NetworkTeacherSpec(Spec):
     The likeliest class is the answer, whatever the sampling options say. With `logprobs` the classes are the
     alternatives of this one token: as many as it says, or all of them if there are not so many. The vector
     is that before the heads of a student; the mean of the last hidden states of an encoder or a classifier;
-    an embedder has its own pooling.
+    an embedder has its own pooling. The similarity of two texts is the cosine of their vectors, or what an
+    embedder's folder names (`similarity_fn_name`): the dot product, for one that learnt margins.
     """
 
     gives: Gives = Field(
         description="what the model gives: classes, scores (a number, for a cross-encoder of two texts), or "
-        "vectors (embeddings, and the cosine of two texts)"
+        "vectors (embeddings, and the similarity of two texts)"
     )
     max_concurrency: int = Field(64, ge=1, description="largest number of texts in a batch")
     device: str | None = Field(
@@ -81,8 +82,8 @@ class NetworkTeacherSpec(Spec):
         if self.gives == "vectors" and not (source.startswith("[") or "json" in source):
             pair = "{{ [a_field, another_field] | json }}"
             return (
-                "gives vectors, for which a stage embed asks; its answer is the cosine of two texts, and the "
-                f"prompt must be a pair: {pair}"
+                "gives vectors, for which a stage embed asks; its answer is the similarity of two texts, and "
+                f"the prompt must be a pair: {pair}"
             )
         return ""
 

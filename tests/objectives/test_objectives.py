@@ -591,6 +591,9 @@ class TestObjectives:
             tmp_path / "a", rows, objective=objective, loss=loss, student=student, fields=fields, **score
         )["held_out"]
         assert held_out["student"]["loss"] < held_out["base"]["loss"] * 0.8
+        if objective == "embedder":  # what the loss compares is what the folder's reader compares
+            library = json.loads((tmp_path / "a/student/config_sentence_transformers.json").read_text())
+            assert library["similarity_fn_name"] == ("dot" if loss == "margin_mse" else "cosine")
 
 
 def frozen(before: str, after: Path) -> bool:

@@ -164,7 +164,7 @@ EMBED = {"embed": {"model": "m", "template": "{{ q }}"}}
     ("gives", "stage", "message"),
     [
         ("vectors", generate(), "model 'm' (network) gives vectors, for which a stage embed asks"),
-        ("vectors", evaluate(), "its answer is the cosine of two texts"),
+        ("vectors", evaluate(), "its answer is the similarity of two texts"),
         ("scores", EMBED, "cannot do embeddings"),
         ("classes", score(), "cannot do score"),
         ("scores", generate(logprobs=2), "cannot do logprobs"),
@@ -484,6 +484,19 @@ class TestAnswers:
         )
         assert json.loads(ranking.text) == pytest.approx([cosine, 1], abs=1e-5)
         assert mixed.status == "failed" and "a JSON list of two texts" in mixed.error
+
+    @pytest.mark.parametrize("similarity", ["dot", "euclidean"])
+    def test_an_embedder_answers_the_similarity_that_its_folder_names(
+        self, encoder, ask, tmp_path, similarity
+    ):
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(encoder), device="cpu", similarity_fn_name=similarity)
+        model.save_pretrained(str(tmp_path / "e"))
+        one, other = model.encode(["red", "blue thing"])
+        expected = {"dot": one @ other, "euclidean": -math.dist(one, other)}[similarity]
+        ((answer,),) = ask(tmp_path / "e", "vectors", '["red", "blue thing"]')
+        assert float(answer.text) == pytest.approx(expected, rel=1e-4)
 
     def test_a_cross_encoder_answers_the_score_of_two_texts(self, encoder, ask, tmp_path):
         import torch
