@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from transformers import TrainerCallback
 from transformers.trainer_utils import set_seed
 
 from distillgen.errors import DistillgenError
@@ -156,12 +157,11 @@ def train(folder: Path, job: TrainingJob) -> None:
     inputs = _inputs(folder, job, student, learning, project)
     prepared = learning.prepare(inputs)
     trainer = prepared.trainer
+    held_out = trainer.eval_dataset is not None
+    if held_out:
+        trainer.add_callback(FirstEvaluation(trainer, folder / "base.json", progress))
     trainer.add_callback(progress)
     _point_home(prepared, student, folder, job.to)
-    held_out, base = trainer.eval_dataset is not None, folder / "base.json"
-    if held_out and not base.exists():
-        progress.say("evaluating the student as it was")
-        write_json(base, _finite(trainer.evaluate()))
     trainer.train(resume_from_checkpoint=_checkpoint(folder))
     after = None
     if held_out:
@@ -174,6 +174,25 @@ def train(folder: Path, job: TrainingJob) -> None:
         if (folder / "base").exists():
             (folder / "base").rename(folder / "student" / "base")
         _write_manifest(folder, job, inputs, prepared, progress, after)
+
+
+class FirstEvaluation(TrainerCallback):  # type: ignore[misc]
+    """Evaluates the student before its first step, when the trainer has wrapped it for several processes.
+
+    A model that is evaluated earlier is never wrapped: each process would train a student of its own.
+    """
+
+    def __init__(self, trainer: Any, file: Path, progress: Progress) -> None:
+        self._trainer, self._file, self._progress = trainer, file, progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the figures, unless an interrupted training has written them."""
+        exists = [self._file.exists()]
+        if torch.distributed.is_initialized():  # the first process may write the file while another looks
+            torch.distributed.broadcast_object_list(exists, 0)
+        if not exists[0]:
+            self._progress.say("evaluating the student as it was")
+            write_json(self._file, _finite(self._trainer.evaluate()))
 
 
 def _inputs(

@@ -138,3 +138,41 @@ def test_a_kill_in_the_middle_of_each_kind_of_training_changes_no_bit(filled):
     whole, killed = weights(filled, "runs/whole"), weights(filled, "runs/killed")
     assert len(whole) == len(KINDS) + 1 + 1  # a peer, and the values of weights
     assert {name for name in whole if whole[name] != killed[name]} == set()
+
+
+WITNESS = '''
+"""witness: 0 for every row; writes what this process holds of all weights and states."""
+import hashlib, os
+from pathlib import Path
+from distillgen.training.part import Loss
+class Witness(Loss):
+    """Nothing."""
+    teaching = False
+    def rows(self, step, module):
+        if step.learning and step.count == 30:
+            learner = step._learner
+            values = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+            total = hashlib.sha256()
+            for name in sorted(values):
+                total.update(values[name].detach().numpy().tobytes())
+            line = f"{total.hexdigest()} {step.batch['row'].tolist()}"
+            Path(os.environ["WITNESS"], os.environ["RANK"]).write_text(line)
+        return step.batch["label"] * 0.0
+'''
+
+
+def test_two_processes_hold_the_same_student_controller_and_state(filled):
+    """Each has other rows of a batch, and the gradients and states of both are those of all rows."""
+    filled.write("losses/witness.py", WITNESS)
+    parts = json.loads((filled.path / "pipelines/kinds.yaml").read_text())
+    learning = next(stage["train"] for stage in parts["stages"] if "train" in stage)
+    learning |= {"losses": [*learning["losses"][:-1], "witness"], "processes": 2}
+    parts["stages"] = [stage for stage in parts["stages"] if "train" not in stage] + [{"train": learning}]
+    filled.write("pipelines/two.yaml", json.dumps(parts))
+    (filled.path / "seen").mkdir()
+    filled.cli("run", "two", "-o", "runs/two", env={"WITNESS": str(filled.path / "seen")}, timeout=300)
+    (one, rows), (other, others) = (
+        (filled.path / "seen" / rank).read_text().split(" ", 1) for rank in ("0", "1")
+    )
+    assert one == other and rows != others
+    assert json.loads((filled.path / "runs/two/student-parts/manifest.json").read_text())["processes"] == 2
