@@ -54,7 +54,12 @@ def follow(page: str, folder: Path) -> None:
                 assert words(line) in printed, f"{page}.md shows a line that was not printed: {line}"
 
 
-@pytest.mark.parametrize("page", ["first-corpus", "loops", "your-own-filter", "publish"])
+MORE = ["loops", "your-own-filter", "publish"]
+
+
+@pytest.mark.parametrize(
+    "page", ["first-corpus", *(pytest.param(page, marks=pytest.mark.slow) for page in MORE)]
+)
 def test_a_tutorial_that_needs_no_package(page, tmp_path):
     follow(page, tmp_path)
 

@@ -52,6 +52,7 @@ def test_the_same_run_from_any_folder_goes_on_where_it_was(project, endpoint, tm
         told = there.cli("run", name).stdout
         shown_from = Path(os.path.relpath(project.path, there.path)) if there is project else project.path
         assert str(shown_from / "runs/ask/corpus.jsonl") in told
+    for there in (project, deep):
         assert "finished" in there.cli("status", "ask").stdout and "answer" in there.cli("show", "ask").stdout
     assert len(endpoint.bodies) == 6 and len(project.read("runs/ask/corpus.jsonl")) == 6
     assert {p.name for p in (project.path / "runs").iterdir()} == {"ask", "ledger.sqlite3"}
