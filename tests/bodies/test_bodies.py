@@ -1,6 +1,8 @@
 """Each body learns what can be learnt from its inputs, and comes back from its folder to the bit."""
 
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -327,3 +329,114 @@ def test_an_encoder_that_cannot_be_loaded_is_refused(tmp_path, student, message)
     with pytest.raises(ConfigError) as error:
         prepared(texts(6), LABELS, tmp_path, student=student)
     assert message in str(error.value)
+
+
+def picture(i: int, *, flat: bool = False, shuffled: bool = False) -> dict:
+    """4 by 4 noisy pixels with a bright row, column or diagonal; its kind is the class, unless shuffled."""
+    chance = random.Random(i)
+    kind = chance.randrange(3) if shuffled else i % 3
+    place = chance.randrange(4)
+    bright = [
+        [(y == place, x == place, x == y)[kind] + chance.gauss(0, 0.1) for x in range(4)] for y in range(4)
+    ]
+    return {"id": str(i), "input.x": sum(bright, []) if flat else bright, "label": ["abc"[i % 3]]}
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+VIT = {"model_type": "vit", "patch_size": 2, **SMALL}
+RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+    "layer_type": "basic",
+}
+
+
+def test_a_vit_and_a_resnet_see_what_is_bright_and_nothing_in_pictures_of_any_class(tmp_path):
+    new = [picture(i) for i in range(90, 390)]
+
+    def right(config: dict, steps: int, *, shuffled: bool = False) -> float:
+        rows = [picture(i, shuffled=shuffled) for i in range(90)]
+        student, options = {"transformers": config}, {"per_device_train_batch_size": 90}
+        loop = trained(rows, tmp_path, student, steps, learning_rate=0.01, **options)
+        network = saved(loop, tmp_path)
+        said = network(network.batch([{"x": one["input.x"]} for one in new])).classes["class"].argmax(-1)
+        return float((said == torch.tensor([i % 3 for i in range(90, 390)])).float().mean())
+
+    assert right(VIT, 250) > 0.9
+    assert right(RESNET, 40) > 0.9
+    assert right(RESNET, 40, shuffled=True) < 0.7
+
+
+def test_a_flat_picture_is_the_one_with_rows(tmp_path):
+    """The last batch holds one row: a ResNet normalises it by its running statistics."""
+
+    def bits(flat: bool, config: dict) -> list:
+        student = {"transformers": config, **({"shape": [4, 4]} if flat else {})}
+        rows = [picture(i, flat=flat) for i in range(9)]
+        loop = trained(rows, tmp_path, student, steps=4, per_device_train_batch_size=8)
+        return [value.tolist() for value in loop.model.state_dict().values() if value.dim()]
+
+    for config in (VIT, RESNET):
+        assert bits(True, config) == bits(False, config)
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"transformers": {"model_type": "vitt"}}, "no model_type 'vitt' sees pictures; did you mean 'vit'?"),
+        ({"transformers": {}}, "no model_type 'None' sees pictures; known: beit,"),
+        ({"transformers": {"model_type": "bert"}}, "no model_type 'bert' sees pictures"),
+        (
+            {"transformers": {**VIT, "patchsize": 2}},
+            "vit has no option 'patchsize'; did you mean 'patch_size'",
+        ),
+        ({"transformers": {**VIT, "hidden_size": "wide"}}, "'hidden_size' of vit is int, and not 'wide'"),
+        ({"transformers": {**VIT, "qkv_bias": 1}}, "'qkv_bias' of vit is bool, and not 1"),
+        ({"transformers": {**VIT, "patch_size": 8}}, "its options make no model"),
+        ({"transformers": {**VIT, "patch_size": 0}}, "its options make no model"),
+        ({"transformers": VIT, "shape": [3, 4]}, "16 numbers are no picture of [3, 4]"),
+        ({"transformers": VIT, "shape": [16]}, "shape"),
+    ],
+)
+def test_a_picture_model_that_cannot_be_built_is_refused(tmp_path, student, message):
+    with pytest.raises(ConfigError) as error:
+        prepared([picture(0), picture(1)], LABELS, tmp_path, student=student)
+    assert message in str(error.value)
+
+
+def test_a_list_is_no_picture_without_its_shape(tmp_path):
+    with pytest.raises(ConfigError, match="give the shape of a list"):
+        prepared([picture(0, flat=True)], LABELS, tmp_path, student={"transformers": VIT})
+
+
+def test_whole_numbers_null_and_lists_are_values_of_options(tmp_path):
+    from distillgen.networks.spec import NetworkSpec
+
+    values = {"hidden_dropout_prob": 0, "pooler_output_size": None, "patch_size": [2, 1], "qkv_bias": False}
+    NetworkSpec.of({"transformers": {**VIT, **values}}, Project(tmp_path))
+    NetworkSpec.of({"transformers": {**RESNET, "layer_type": "basic"}}, Project(tmp_path))
+
+
+def test_channels_may_come_first_or_last():
+    from distillgen.bodies._transformers import PictureModel
+
+    array = torch.arange(2 * 6 * 5 * 3.0).reshape(2, 6, 5, 3)
+    last, first = PictureModel(RESNET, [6, 5, 3]), PictureModel(RESNET, [3, 6, 5])
+    assert torch.equal(last._first(array), first._first(array.permute(0, 3, 1, 2)))
+    assert last.model.config.num_channels == first.model.config.num_channels == 3
+    assert PictureModel(VIT, [6, 4]).model.config.image_size == [6, 4]
+    assert PictureModel(RESNET, [3, 4, 4]).last is False, "3 channels first, though 4 comes last"
+
+
+def test_a_check_of_a_picture_model_imports_no_torch():
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from distillgen.networks.spec import NetworkSpec
+        from distillgen.project import Project
+        NetworkSpec.of({"transformers": {"model_type": "vit", "hidden_size": 8}}, Project(Path()))
+        sys.exit("torch" in sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
