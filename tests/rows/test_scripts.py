@@ -155,6 +155,7 @@ SHIPPED = {
     "data/graphs.py:communities": {"nodes": 60, "labelled": 3, "validation": 9},
     "data/docstrings.py:docstrings": {"files": 9},
     "data/docstrings.py:summaries": {"files": 20},
+    "data/rankings.py:rankings": {"train": 9, "test": 2},
     "data/digits.py:digits": {},
 }
 
