@@ -547,7 +547,7 @@ class TestObjectives:
             "student": student,
             "fields": ["a", "b"],
             "score": "s",
-            "max_steps": 300,
+            "max_steps": 200,
             "learning_rate": 1e-3,
         }
         for objective, loss in (("embedder", "cosine"), ("cross_encoder", "bce")):

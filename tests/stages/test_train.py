@@ -674,7 +674,7 @@ class TestTraining:
         whole = manifest(distillgen.run(pipeline("data/q.jsonl", **options), out="runs/whole"))
         project.write("pipelines/p.yaml", json.dumps(pipeline("data/q.jsonl", **options)))
         kills, saved = 0, project.path / "runs/p/student.partial/checkpoints"
-        for steps in (10, 30):
+        for steps in (15, 35):
             command = [sys.executable, "-m", "distillgen", "run", "pipelines/p.yaml"]
             running = subprocess.Popen(
                 command,
