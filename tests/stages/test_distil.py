@@ -48,7 +48,17 @@ def rows(count: int = 90) -> list[dict]:
         return [float(i % 3 == place) + 0.1 * (i % 7) for place in range(3)] + [float(i % 2)]
 
     parts = ["train"] * 6 + ["validation", "test", "train"]
-    return [{"number": i, "x": values(i), "label": "abc"[i % 3], "split": parts[i % 9]} for i in range(count)]
+    return [
+        {
+            "number": i,
+            "x": values(i),
+            "label": "abc"[i % 3],
+            "split": parts[i % 9],
+            "node": f"n{i}",
+            "neighbours": [f"n{(i + step) % count}" for step in (3, 6, 12)],
+        }
+        for i in range(count)
+    ]
 
 
 def training(name: str, *losses, **options) -> dict:
@@ -90,14 +100,20 @@ KINDS = [
         weights={"alpha": {"trilateral": {"teacher": "one", "rate": 0.01}}, "route": {"gate": {"over": 2}}},
     ),
     training(
-        "peer",
+        "peer",  # of a network over a graph
         "cross_entropy",
         kd("tutor"),
         {"cross_entropy": {"of": "tutor"}},
         kd("student", of="tutor"),
+        student={"graph": "gcn", "sizes": [8], "dropout": 0.3},
         teachers={"tutor": {"peer": {"mlp": [16]}}},
     ),
-    training("live", kd("student-parts"), schedule="linear"),
+    training(
+        "live",  # the teacher of its masks is the network behind them
+        kd("student-parts", head="0"),
+        student={"masked": "student-parts", "layers": [0]},
+        schedule="linear",
+    ),
 ]
 
 
@@ -114,9 +130,9 @@ def filled(project):
 
 
 def weights(project, out: str) -> dict[str, bytes]:
-    """The bytes of all weights, of students and peers, and of what weights of losses gave."""
+    """The bytes of all weights, of tables of nodes, and of what weights of losses gave."""
     folder = project.path / out
-    files = [*folder.rglob("student-*/**/model.safetensors"), *folder.rglob("student-*/weights.jsonl")]
+    files = [*folder.rglob("student-*/**/*.safetensors"), *folder.rglob("student-*/weights.jsonl")]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
@@ -136,7 +152,7 @@ def test_a_kill_in_the_middle_of_each_kind_of_training_changes_no_bit(filled):
         manifest = json.loads((filled.path / f"runs/killed/student-{name}/manifest.json").read_text())
         assert len(manifest["sessions"]) == 2 and manifest["sessions"][1]["from_step"] > 0, name
     whole, killed = weights(filled, "runs/whole"), weights(filled, "runs/killed")
-    assert len(whole) == len(KINDS) + 1 + 1  # a peer, and the values of weights
+    assert len(whole) == len(KINDS) + 3  # a peer, what is said of each node, and the values of weights
     assert {name for name in whole if whole[name] != killed[name]} == set()
 
 
