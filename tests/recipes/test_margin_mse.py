@@ -10,6 +10,13 @@ from distillgen.stages.source import Source
 from tests.recipes.harness import teach, train_here
 from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
+FEW = [  # the gate is about two of the arms
+    "source.with={test: 30}",
+    "train.arms={pointwise: {where: \"{{ kind == 'pair' }}\", fields: [query, document], loss: cosine, "
+    "score: score}, shuffled: {on: shuffled}}",
+    "evaluate.models=[student, student-pointwise, student-shuffled]",
+]
+
 
 def test_the_recipe_passes_the_check_with_all_its_arms(project, installed):  # noqa: F811
     pipeline = distillgen.load("margin-mse")
@@ -36,7 +43,7 @@ def test_margins_teach_more_than_scores_and_margins_of_other_triples_nothing(tmp
     for package in ("torch", "accelerate", "datasets", "sentence_transformers"):
         pytest.importorskip(package)
     train_here(monkeypatch)
-    run = teach("margin-mse", {}, ["source.with={test: 30}"], out=tmp_path / "run")
+    run = teach("margin-mse", {}, FEW, out=tmp_path / "run")
     models = json.loads((run.directory / "evaluation.json").read_bytes())["models"]
     gain = {name: figures["metrics"]["ndcg"]["mean"] for name, figures in models.items()}
     assert gain["student"] > 0.88 and gain["student"] > gain["student-pointwise"] + 0.02
