@@ -50,7 +50,7 @@ class Transformers(Body):
             if name not in types:
                 raise ConfigError(f"{NAME}: {family} has no option '{name}'{did_you_mean(name, [*types])}")
             kind = "None" if value is None else type(value).__name__
-            if types[name] and kind not in types[name] and not (kind == "int" and "float" in types[name]):
+            if types[name] and kind not in types[name]:
                 expected = " or ".join(sorted(types[name]))
                 raise ConfigError(f"{NAME}: '{name}' of {family} is {expected}, and not {value!r}")
 

@@ -306,6 +306,7 @@ def test_the_features_of_a_text_are_those_of_its_tokens(tmp_path):
     together = body([["snow the ice"], ["leaf"], ["snow the ice wind rain"], ["snow\nthe", "ice"]])
     for place in (0, 2, 3):
         assert torch.allclose(together[place], alone[0], atol=1e-5)
+    assert torch.allclose(together[1], body([["leaf"]])[0], atol=1e-5)
     assert not torch.allclose(together[1], alone[0], atol=1e-2)
 
 
@@ -394,6 +395,7 @@ def test_a_flat_picture_is_the_one_with_rows(tmp_path):
         ),
         ({"transformers": {**VIT, "hidden_size": "wide"}}, "'hidden_size' of vit is int, and not 'wide'"),
         ({"transformers": {**VIT, "qkv_bias": 1}}, "'qkv_bias' of vit is bool, and not 1"),
+        ({"transformers": {**VIT, "layer_norm_eps": 1}}, "'layer_norm_eps' of vit is float, and not 1"),
         ({"transformers": {**VIT, "patch_size": 8}}, "its options make no model"),
         ({"transformers": {**VIT, "patch_size": 0}}, "its options make no model"),
         ({"transformers": VIT, "shape": [3, 4]}, "16 numbers are no picture of [3, 4]"),
