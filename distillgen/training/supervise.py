@@ -34,6 +34,7 @@ class TrainingProcess:
 
     async def carry_out(self, work: Path, notes: MutableMapping[str, str], stage: str) -> int:
         """Train as `job.json` in the folder `work` says; return the exit code, negative for a signal."""
+        waiting = self._process
         with (work / "output.txt").open("ab") as output:
             process = self._start(output)
         assert process.stdin
@@ -51,7 +52,9 @@ class TrainingProcess:
                 process.stdin.close()
                 await code
                 self.end()
-        return code.result()
+        if code.result() is None and process is waiting:  # it ended while it waited: let another begin
+            return await self.carry_out(work, notes, stage)
+        return code.result() or process.returncode or 0
 
     def _start(self, output: BinaryIO) -> subprocess.Popen[bytes]:
         """Return the process; it is started if there is none, or if it has ended."""
@@ -67,11 +70,18 @@ class TrainingProcess:
             )
         return self._process
 
-    def _code(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait for the end of the job, and return its exit code; that of the process, if it ends with it."""
+    def _code(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Wait for the end of the job, and return its exit code; that of the process, if it ends with it.
+
+        Return None if the process ended before it took the job.
+        """
         assert process.stdout
+        taken = process.stdout.readline()
         line = process.stdout.readline()
-        return int(line) if line else process.wait()
+        if line:
+            return int(line)
+        code = process.wait()
+        return code if taken else None
 
     def end(self) -> None:
         """End the process; a later training begins another."""
