@@ -76,12 +76,12 @@ class TrainingProcess:
         Return None if the process ended before it took the job.
         """
         assert process.stdout
-        taken = process.stdout.readline()
+        receipt = process.stdout.readline()
         line = process.stdout.readline()
         if line:
             return int(line)
         code = process.wait()
-        return code if taken else None
+        return code if receipt else None
 
     def end(self) -> None:
         """End the process; a later training begins another."""
