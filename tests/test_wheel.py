@@ -64,7 +64,7 @@ def test_a_type_checker_sees_the_types_of_an_installed_distillgen(archives, tmp_
         env=elsewhere,
     ).stdout
     assert 'Revealed type is "distillgen.runs.directory.Run"' in checked, checked
-    assert 'incompatible type "int"' in checked and "Found 1 error" in checked, checked
+    assert 'matches argument type "int"' in checked and "Found 1 error" in checked, checked
 
 
 def container_lines(keyword):

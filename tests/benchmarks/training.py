@@ -1,7 +1,8 @@
 """Training through distillgen beside bare scripts on the same rows: TRL's SFTTrainer, and a loop of PyTorch.
 
 Each training runs with few steps and with many. The difference of the two times, over that of the steps, is
-the time of a step; what is left is the start. Seconds of the processor are those of all processes.
+the time of a step; what is left is the start. Seconds of the processor are those of all processes. The two
+run in turn, and the medians of the rounds are printed. The bare loop clips the gradient, as ours does.
 
 Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.training
 """
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from distillgen.training import students
@@ -37,18 +39,21 @@ TORCH = """
 import json, sys
 import torch
 from torch import nn
-steps, rows = int(sys.argv[1]), [json.loads(line) for line in open("numbers.jsonl")]
+steps, batch, *widths = map(int, sys.argv[1:])
+rows = [json.loads(line) for line in open(f"numbers-{widths[0]}.jsonl")]
 inputs = torch.tensor([row["x"] for row in rows])
 labels = torch.tensor([int(row["label"]) for row in rows])
 inputs = (inputs - inputs.mean(0)) / inputs.std(0)
-model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+layers = [[nn.Linear(before, after), nn.ReLU()] for before, after in zip(widths, widths[1:])]
+model = nn.Sequential(*sum(layers, []), nn.Linear(widths[-1], 10))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
 step = 0
 while step < steps:
-    for places in torch.randperm(len(rows)).split(64):
+    for places in torch.randperm(len(rows)).split(batch):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs[places]), labels[places]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         step += 1
@@ -58,14 +63,14 @@ while step < steps:
 SFT = {"student": "base", "batch_size": 8, "learning_rate": 1e-3, "held_out": 0}
 NETWORK = {
     "objective": "distil",
-    "student": {"mlp": [64, 32]},
     "inputs": ["x"],
     "label": "label",
     "losses": ["cross_entropy"],
-    "batch_size": 64,
     "learning_rate": 1e-3,
     "held_out": 0,
 }
+SMALL, LARGE = (64, [64, 32]), (784, [1024, 1024])
+"""Numbers of a row, and the widths of the layers: 6,570 weights and 1,863,690."""
 
 
 class Took(NamedTuple):
@@ -83,10 +88,13 @@ def write(folder: Path) -> None:
         {"prompt": f"Say {i}: {' '.join(chance.choices(words, k=20))}", "completion": " ".join(words)}
         for i in range(400)
     ]
-    numbers = [
-        {"x": [chance.random() for _ in range(64)], "label": str(chance.randrange(10))} for _ in range(1000)
-    ]
-    for name, rows in (("texts", texts), ("numbers", numbers)):
+    files = {"texts": texts}
+    for width, _ in (SMALL, LARGE):
+        files[f"numbers-{width}"] = [
+            {"x": [chance.random() for _ in range(width)], "label": str(chance.randrange(10))}
+            for _ in range(1000)
+        ]
+    for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, code in (("trl", TRL), ("torch", TORCH)):
         (folder / f"bare_{name}.py").write_text(code)
@@ -111,43 +119,74 @@ def through_distillgen(folder: Path, rows: str, options: dict, steps: int) -> To
     stages = [{"source": {"path": rows}}, {"train": options | {"max_steps": steps}}]
     name = f"{Path(rows).stem}-{steps}"
     (folder / f"{name}.yaml").write_text(json.dumps({"version": 1, "stages": stages}))
-    return took(folder, [sys.executable, "-m", "distillgen", "run", f"{name}.yaml", "--out", name], name)
+    out = tempfile.mkdtemp(dir=folder)
+    return took(
+        folder, [sys.executable, "-m", "distillgen", "run", f"{name}.yaml", "--out", f"{out}/run"], name
+    )
 
 
-def bare(folder: Path, script: str, steps: int) -> Took:
+def bare(folder: Path, script: str, steps: int, *options: int) -> Took:
     """Train with a bare script."""
-    return took(folder, [sys.executable, f"bare_{script}.py", str(steps)], f"bare-{script}-{steps}")
+    command = [sys.executable, f"bare_{script}.py", str(steps), *map(str, options)]
+    return took(folder, command, f"bare-{script}-{steps}")
 
 
-def compare(folder: Path, title: str, rows: str, options: dict, script: str, steps: tuple[int, int]) -> None:
+class Case(NamedTuple):
+    """A training through distillgen and its bare script."""
+
+    title: str
+    rows: str
+    options: dict
+    script: str
+    arguments: tuple[int, ...] = ()
+
+
+def compare(folder: Path, case: Case, steps: int, rounds: int) -> None:
     """Print the time of a step and of the start, of both, on the clock and of the processor."""
-    few, many = steps
-    print(f"{title}, {few:,} and {many:,} steps", flush=True)
-    ours = [through_distillgen(folder, rows, options, count) for count in steps]
-    theirs = [bare(folder, script, count) for count in steps]
+    few, many = steps // 5, steps
+    print(f"{case.title}, {few:,} and {many:,} steps, {rounds} rounds", flush=True)
+    times: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        ours = [through_distillgen(folder, case.rows, case.options, count) for count in (few, many)]
+        theirs = [bare(folder, case.script, count, *case.arguments) for count in (few, many)]
+        for who, (short, long) in (("distillgen", ours), ("bare", theirs)):
+            for measure in Took._fields:
+                step = (getattr(long, measure) - getattr(short, measure)) / (many - few)
+                start = getattr(short, measure) - few * step
+                times.setdefault((measure, who), []).append((step, start))
     for measure in Took._fields:
-        one, other = ([getattr(run, measure) for run in runs] for runs in (ours, theirs))
-        step = [(runs[1] - runs[0]) / (many - few) for runs in (one, other)]
-        start = [runs[0] - few * each for runs, each in zip((one, other), step, strict=True)]
+        one, other = times[measure, "distillgen"], times[measure, "bare"]
+        ratios = sorted(ours / theirs for (ours, _), (theirs, _) in zip(one, other, strict=True))
+        step, start = ([median(run[i] for run in runs) for runs in (one, other)] for i in (0, 1))
         print(
             f"  {measure}: distillgen {1e3 * step[0]:.2f} ms a step, bare {1e3 * step[1]:.2f} ms,"
-            f" ratio {step[0] / step[1]:.2f}; start {start[0]:.1f} s and {start[1]:.1f} s",
+            f" ratio {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f});"
+            f" start {start[0]:.1f} s and {start[1]:.1f} s",
             flush=True,
         )
 
 
+def of_numbers(title: str, width: int, layers: list[int], batch: int) -> Case:
+    """Return the training of a network on rows of numbers."""
+    options = NETWORK | {"student": {"mlp": layers}, "batch_size": batch}
+    return Case(title, f"numbers-{width}.jsonl", options, "torch", (batch, width, *layers))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=100, help="steps of the longer training of texts")
-    parser.add_argument("--numbers", type=int, default=10_000, help="steps of the longer training of numbers")
+    parser.add_argument("--texts", type=int, default=400, help="steps of the longer training of texts")
+    parser.add_argument("--numbers", type=int, default=10_000, help="steps of the small network")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each training runs")
     given = parser.parse_args()
     print("python -m tests.benchmarks.training", *sys.argv[1:])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder)
-        texts, numbers = (given.texts // 5, given.texts), (given.numbers // 5, given.numbers)
-        compare(folder, "a tiny language model, sft", "texts.jsonl", SFT, "trl", texts)
-        compare(folder, "a small network, distil", "numbers.jsonl", NETWORK, "torch", numbers)
+        texts = Case("a tiny language model, sft", "texts.jsonl", SFT, "trl")
+        compare(folder, texts, given.texts, given.rounds)
+        compare(folder, of_numbers("6,570 weights, batch 64", *SMALL, 64), given.numbers, given.rounds)
+        large = of_numbers("1,863,690 weights, batch 256", *LARGE, 256)
+        compare(folder, large, given.numbers // 20, given.rounds)
 
 
 if __name__ == "__main__":
