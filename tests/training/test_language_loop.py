@@ -75,7 +75,8 @@ def loop(rows, losses, start, tmp_path, **options):
         "logging_strategy": "no",
         **options,
     }
-    selection = RowSelection({"train": datasets.Dataset.from_list(rows)})
+    parts = rows if isinstance(rows, dict) else {"train": rows}
+    selection = RowSelection({name: datasets.Dataset.from_list(part) for name, part in parts.items()})
     torch.manual_seed(0)
     inputs = TrainingInputs(start, selection, arguments, 64, project=project, api="completions", **asked)
     return language_loop(lesson, inputs).trainer
@@ -94,6 +95,16 @@ def right(trainer) -> float:
     ids = out.classes["class"].argmax(-1)[first].tolist()
     tokens = [trainer.model.networks["student"].tokenizer.decode([token]) for token in ids]
     return sum(token.strip() == COLOURS[i % 3] for i, token in enumerate(tokens)) / 30
+
+
+def test_held_out_rows_are_evaluated_and_not_learnt(start, tmp_path):
+    learnt = [row(i) for i in range(40)]
+    other = [answer | {"completion": f" {COLOURS[(i + 1) % 3]}"} for i, answer in enumerate(learnt)]
+    rows = {"train": learnt, "held_out": other}
+    trainer = loop(rows, [("cross_entropy", {})], start, tmp_path, max_steps=120)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 1.0, "its answers are those of other rows"
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] < 0.5
 
 
 RECORDED = {"t": {"stage": "ask"}}
