@@ -190,7 +190,7 @@ def test_plan_shows_what_is_not_asked(project):
 
 
 def test_a_teacher_that_gives_text_alone_teaches_by_its_texts(project, installed):  # noqa: F811
-    sets = ["teach.logprobs=0"]
+    sets = ["models.teacher={provider: scripted, model: echo}", "teach.logprobs=0"]
     with pytest.raises(ConfigError, match="the stage 'teach' records no log-probabilities"):
         distillgen.load("ddk", sets)
     distillgen.load("ddk", [*sets, "train.losses=[cross_entropy]"])
@@ -251,9 +251,10 @@ def test_the_shipped_recipe_trains_a_student_that_steers_and_doubts_as_much_as_t
     loop = pipeline["stages"][1]["rounds"]
     train = next(stage["train"] for stage in loop["stages"] if "train" in stage)
     train["epochs"] = 120  # until the loss is near its least value
+    divergence = next(loss for loss in train["losses"] if "divergence" in loss)["divergence"]
+    assert divergence["weight"] == 0.2, "the paper's"
     for n, weight in ((2, 0.2), (1, 5)):
-        loop["n"] = n
-        next(loss for loss in train["losses"] if "divergence" in loss)["divergence"]["weight"] = weight
+        loop["n"], divergence["weight"] = n, weight
         run = distillgen.run(pipeline, out=f"n{n}", teachers={"teacher": half_sure})
         shares[weight] = share(run.directory / "rounds/00/student", run)
         rounds = json.loads((run.directory / "rounds/rounds.json").read_text())["rounds"]
