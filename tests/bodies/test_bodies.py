@@ -234,12 +234,12 @@ def test_a_reading_of_a_graph_is_chosen_on_validation_nodes(tmp_path):
 
 def test_a_smaller_batch_is_the_induced_subgraph(tmp_path):
     rows = communities(9)
-    links = {0: [1, 2], 3: [0], 4: [8], 5: []}
+    links = {0: [1, 2], 3: [0], 4: [8], 5: [5]}
     rows = [{**r, "neighbours": [f"n{j}" for j in links.get(i, [])]} for i, r in enumerate(rows)]
     loop = prepared(rows, LABELS, tmp_path, student={"graph": "gcn"})
     pairs = loop.train_dataset.__getitems__([3, 0, 5, 1])["edges"].T.tolist()
     assert sorted(map(tuple, pairs)) == [(0, 1), (1, 0), (1, 3), (3, 1)], "3-0 and 0-1; 2 is not in the batch"
-    assert loop.train_dataset.__getitems__([5, 8])["edges"].shape == (2, 0)
+    assert loop.train_dataset.__getitems__([5, 8])["edges"].shape == (2, 0), "no node is its own neighbour"
     assert len(loop.train_dataset.all_rows()["edges"].T) == 8
 
 
@@ -430,6 +430,15 @@ def test_channels_may_come_first_or_last():
     assert last.model.config.num_channels == first.model.config.num_channels == 3
     assert PictureModel(VIT, [6, 4]).model.config.image_size == [6, 4]
     assert PictureModel(RESNET, [3, 4, 4]).last is False, "3 channels first, though 4 comes last"
+
+
+def test_features_without_a_pooler_are_the_mean_of_all_patches():
+    from distillgen.bodies._transformers import PictureModel
+
+    model = PictureModel({**VIT, "model_type": "ijepa"}, [6, 6]).eval()
+    pictures = torch.arange(72.0).reshape(2, 36)
+    states = model.model(pixel_values=pictures.reshape(2, 1, 6, 6)).last_hidden_state
+    assert states.shape[1] > 1 and torch.allclose(model(pictures), states.mean(1))
 
 
 def test_a_check_of_a_picture_model_imports_no_torch():
