@@ -24,7 +24,7 @@ class Killer(Loss):
             if not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-        return step.batch["label"] * 0.0
+        return step.per_row(step.label * 0.0)
 '''
 SCRIPT = '''
 """Two teachers: each is right about every other row."""
@@ -32,7 +32,7 @@ import json, math
 from distillgen.inference.request import Completion
 def _say(right, row):
     text = "abc"[row % 3 if right else (row + 1) % 3]
-    top = [[name, math.log(0.8 if name == text else 0.1)] for name in "abc"]
+    top = [[name, math.log(0.8 if name == text else 0.08)] for name in "abc"]
     return Completion(text, logprobs=[[text, math.log(0.8), top]])
 def one(request, sample):
     row = int(request.messages[-1]["content"])
@@ -72,6 +72,12 @@ def training(name: str, *losses, **options) -> dict:
     killer = {"killer": {"name": name, "weight": 0.0}}
     common = {"batch_size": 8, "max_steps": 40, "learning_rate": 0.01, "save_every_s": 0.0}
     return {"train": {**learning, **common, "losses": [*losses, killer], **options}}
+
+
+def writing(name: str, *losses, **options) -> dict:
+    """The training of a language model."""
+    stage = training(name, *losses, student={"tiny": {"layers": 1, "width": 16, "heads": 2}}, **options)
+    return {"train": {key: value for key, value in stage["train"].items() if key not in ("inputs", "label")}}
 
 
 def asked(name: str) -> dict:
@@ -114,6 +120,7 @@ KINDS = [
         student={"masked": "student-parts", "layers": [0]},
         schedule="linear",
     ),
+    writing("words", {"taid": {"teacher": "one"}}),  # a state, of a language model
 ]
 
 
@@ -123,7 +130,8 @@ def filled(project):
     project.write("losses/killer.py", KILLER)
     project.write("teachers.py", SCRIPT)
     models = {name: {"provider": "scripted", "model": f"teachers.py:{name}"} for name in ("one", "two")}
-    stages = [{"source": {"path": "data/rows.jsonl"}}, asked("one"), asked("two"), *KINDS]
+    texts = {"format": {"fields": {"prompt": "{{ number }}", "completion": "{{ said_one }}"}}}
+    stages = [{"source": {"path": "data/rows.jsonl"}}, asked("one"), asked("two"), texts, *KINDS]
     pipeline = {"version": 1, "models": models, "stages": stages}
     project.write("pipelines/kinds.yaml", json.dumps(pipeline))
     return project
@@ -157,7 +165,7 @@ def test_a_kill_in_the_middle_of_each_kind_of_training_changes_no_bit(filled):
         if name != "peer":  # its graph has the held-out rows, too
             assert killed["held_out"]["base"] == whole["held_out"]["base"], "before the first step of all"
     whole, killed = weights(filled, "runs/whole"), weights(filled, "runs/killed")
-    assert len(whole) == len(KINDS) + 3  # a peer, what is said of each node, and the values of weights
+    assert len(whole) == len(KINDS) + 4  # a peer, what is said of each node, the values of weights, a base
     assert {name for name in whole if whole[name] != killed[name]} == set()
 
 
