@@ -166,3 +166,20 @@ def test_values_that_do_not_fit_are_refused(tmp_path):
         with pytest.raises(ValueError, match=reason):
             network.values(text)
     json.dumps(network.config())
+
+
+def test_a_weight_learns_at_its_rate(tmp_path):
+    words = [
+        {**says(i), **{key.replace(".t.", ".u."): value for key, value in says(i + 1).items()}}
+        for i in range(30)
+    ]
+    rows, moved = [{**row(i), **said} for i, said in enumerate(words)], []
+    for rate in (1e-12, 0.05):
+        gate = {"route": ("gate", {"over": 2, "rate": rate})}
+        losses = [("divergence", {"teacher": ["t", "u"], "weight": "route"})]
+        loop = prepared(rows, losses, tmp_path, weights=gate, teachers={n: {"field": n} for n in "tu"})
+        before = [value.detach().clone() for value in loop.model.parts.parameters()]
+        loop.train()
+        pairs = zip(before, loop.model.parts.parameters(), strict=True)
+        moved.append(max(float((one - other).abs().max()) for one, other in pairs))
+    assert moved[0] < 1e-6 and moved[1] > 1e-3
