@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
+def _texts(files: int) -> Iterator[str]:
+    """Yield the docstrings of the first `files` modules."""
+    for module in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:files]:
+        yield from re.findall(r'"""(.*?)"""', module.read_text(encoding="utf-8", errors="ignore"), re.S)
+
+
 def docstrings(
     *, seed: int, files: int = 150, length: int = 48, most: int = 400_000, test: float = 0.1
 ) -> Iterator[dict[str, Any]]:
@@ -17,9 +23,7 @@ def docstrings(
     the white space before them, as `completion`. The last share `test` of the pieces is in test, and the seed
     orders the others.
     """
-    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:files]
-    codes = (module.read_text(encoding="utf-8", errors="ignore") for module in modules)
-    text = "\n".join(docstring for code in codes for docstring in re.findall(r'"""(.*?)"""', code, re.S))
+    text = "\n".join(_texts(files))
     pieces, piece = list[list[str]](), list[str]()
     for word in re.findall(r"\s*\S+", text[:most]):
         piece.append(word)
@@ -37,15 +41,8 @@ def summaries(*, seed: int, files: int = 150) -> Iterator[dict[str, Any]]:
     """Yield `summary`, the first line of each docstring that has more lines, and `body`, the others: a pair
     for retrieval. The seed orders them.
     """
-    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:files]
-    codes = (module.read_text(encoding="utf-8", errors="ignore") for module in modules)
-    pairs = [
-        (first.strip(), " ".join(rest.split()))
-        for code in codes
-        for first, _, rest in (
-            docstring.partition("\n") for docstring in re.findall(r'"""(.*?)"""', code, re.S)
-        )
-    ]
+    parts = (docstring.partition("\n") for docstring in _texts(files))
+    pairs = [(first.strip(), " ".join(rest.split())) for first, _, rest in parts]
     pairs = [(summary, body) for summary, body in pairs if len(summary) > 20 and len(body) > 40]
     for summary, body in random.Random(seed).sample(pairs, len(pairs)):
         yield {"summary": summary, "body": body}

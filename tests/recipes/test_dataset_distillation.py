@@ -63,7 +63,6 @@ def test_a_teacher_that_speaks_of_itself_writes_no_example(project):
     assert not fields(run)
 
 
-SEEDS = 2
 COLOURS = ("red", "green", "blue", "white")
 TEACH = {"student": "tiny", "held_out": 0, "epochs": 30, "batch_size": 8, "learning_rate": 0.003}
 ASK = {
@@ -97,14 +96,14 @@ def houses(seed):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_students_learn_from_a_selected_half_which_has_more_things_than_a_random_one(project, monkeypatch):
-    """Which half teaches more needs a dozen seeds to be seen: the recipe's page has them."""
+def test_a_student_learns_no_less_from_a_selected_half_than_from_a_random_one(project, monkeypatch):
+    """The mean of twelve paired seeds: a few pairs may be the other way round, as the recipe's page says."""
     pytest.importorskip("torch")
     pytest.importorskip("trl")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arms = {"selected": [], "random": ["select.by=random", "select.field=null"]}
     right, subjects = {arm: [] for arm in arms}, {arm: [] for arm in arms}
-    for seed in range(SEEDS):
+    for seed in range(12):
         train, test = houses(seed)
         project.rows("train.jsonl", train)
         project.rows("test.jsonl", test)
@@ -119,7 +118,7 @@ def test_students_learn_from_a_selected_half_which_has_more_things_than_a_random
             assert len(questions) == 48
             subjects[arm].append(len({re.search(r"the (\w+) of", text)[1] for text in questions}))
     assert min(subjects["selected"]) > max(subjects["random"])
-    assert min(mean(shares) for shares in right.values()) > 0.4, right
+    assert mean(right["selected"]) >= mean(right["random"]) > 0.4, right
 
 
 def half_sure(text, sample):

@@ -162,7 +162,7 @@ def test_a_kill_in_the_middle_of_each_kind_of_training_changes_no_bit(filled):
             for run in ("whole", "killed")
         )
         assert len(killed["sessions"]) == 2 and killed["sessions"][1]["from_step"] > 0, name
-        if name != "peer":  # its graph has the held-out rows, too
+        if name != "peer":  # a network over a graph evaluates no held-out rows while it trains
             assert killed["held_out"]["base"] == whole["held_out"]["base"], "before the first step of all"
     whole, killed = weights(filled, "runs/whole"), weights(filled, "runs/killed")
     assert len(whole) == len(KINDS) + 4  # a peer, what is said of each node, the values of weights, a base
