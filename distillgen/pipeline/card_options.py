@@ -41,9 +41,11 @@ class Statement(BaseModel):
     source_license: str | None = Field(None, description="licence or terms of the source, in a few words")
     limits: str | None = Field(None, description="known limits of the data, in a sentence")
     citation: str | None = Field(None, description="citation of the implemented paper, as BibTeX")
+    self_report: bool = Field(
+        False, description="add the transparency self-report, 25 items as far as the run knows them"
+    )
     stated: dict[str, str] = Field(
-        {},
-        description="items of the transparency self-report that the run cannot know, each with its evidence",
+        {}, description="items of the self-report that the run cannot know, each with its evidence; adds it"
     )
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from distillgen.pipeline.card_options import Statement
 from distillgen.privacy import public
 from distillgen.record import META
 from distillgen.runs.directory import read_rows
+from distillgen.runs.prompt_texts import prompt_texts
 from distillgen.runs.report import facts_of
 from distillgen.runs.templates import is_turns, template
 from distillgen.state_files import load_state, replace_text
@@ -25,6 +27,9 @@ from distillgen.text import display
 
 UNKNOWN = "unknown: check"
 MOST_FIELDS = 200
+MOST_CHARACTERS = 500  # of a text in the example row
+MOST_ITEMS = 12  # of a list there
+_THIS_FOLDER = "  # this folder"
 
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#|~!&@^]|\$(?!\d)|:(?=//)|^\s*[-+=]")
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
@@ -32,14 +37,16 @@ _TYPES = {str: "text", bool: "true or false", int: "number", float: "number", di
 
 
 class Census:
-    """The number of rows, and the types of values of each field."""
+    """The number of rows, the types of values of each field, and the first row."""
 
     def __init__(self) -> None:
         self.rows = 0
+        self.example: Mapping[str, Any] = {}
         self.fields = defaultdict[str, Counter[str]](Counter)
 
     def see(self, row: Mapping[str, Any]) -> None:
         """Count a row."""
+        self.example = self.example or row
         self.rows += 1
         for name, value in row.items():
             if name != META and (name in self.fields or len(self.fields) < MOST_FIELDS):
@@ -52,11 +59,21 @@ def write_card(directory: Path) -> None:
     census = Census()
     for row in read_rows(directory / "corpus.jsonl"):
         census.see(row)
-    replace_text(directory / "README.md", card(directory, census, "corpus.jsonl"))
+    replace_text(directory / "README.md", card(directory, census, "corpus.jsonl", directory.resolve().name))
 
 
-def card(directory: Path, census: Census, data_files: str | Mapping[str, Sequence[str]]) -> str:
-    """Return the card of a data set made by the run in `directory`; `data_files` are its files, by split."""
+def card(
+    directory: Path,
+    census: Census,
+    data_files: str | Mapping[str, Sequence[str]],
+    folder: str,
+    load: str = "load_dataset",
+) -> str:
+    """Return the card of a data set made by the run in `directory`.
+
+    `data_files` are the files of the data set in its `folder`, by split. `load` is the function of `datasets`
+    that reads the folder, or "".
+    """
     facts = _facts(directory, "data")
     stated, fields = facts["stated"], census.fields
     files: Any = data_files
@@ -71,8 +88,28 @@ def card(directory: Path, census: Census, data_files: str | Mapping[str, Sequenc
         "size_categories": [_SIZES[max(len(str(census.rows)) - 3, 0)]],
     }
     return _rendered(
-        facts, front, rows=census.rows, fields=fields, marked=data_files == "corpus.jsonl", publishes="data"
+        facts,
+        front,
+        rows=census.rows,
+        fields=fields,
+        load=_fenced(_loading(load, json.dumps(folder)) if load else "", "python"),
+        example=_fenced(_shortened(census.example), "json"),
+        prompts=[
+            (name, text and _fenced(text)) for name, text in prompt_texts(directory, facts["lock"]).items()
+        ],
+        marked=data_files == "corpus.jsonl",
+        publishes="data",
     )
+
+
+def _loading(function: str, argument: str) -> str:
+    return f"from datasets import {function}\n\nrows = {function}({argument}){_THIS_FOLDER}"
+
+
+def on_the_hub(card: str, repository: str) -> str:
+    """Return a card that loads the data set from its repository, in the place of the folder."""
+    line = re.compile(rf"(?m)^rows = load_dataset\(.*\){re.escape(_THIS_FOLDER)}$")
+    return line.sub(lambda _: f'rows = load_dataset("{repository}")', card, count=1)
 
 
 def student_card(directory: Path) -> str:
@@ -87,7 +124,8 @@ def student_card(directory: Path) -> str:
         **({"language": facts["stated"]["languages"]} if facts["stated"]["languages"] else {}),
         "tags": ["distillgen", "distillation"],
     }
-    return _rendered(facts, front, rows=facts["state"]["kept"], fields={}, marked=False, publishes="student")
+    more: dict[str, Any] = {"fields": {}, "marked": False, "load": "", "example": "", "prompts": []}
+    return _rendered(facts, front, rows=facts["state"]["kept"], publishes="student", **more)
 
 
 def _licence(stated: Mapping[str, Any]) -> dict[str, str]:
@@ -126,7 +164,7 @@ def _facts(directory: Path, publishes: str) -> dict[str, Any]:
             for options in stages
             if (names := [name for name in _names(options.get("model")) if name in lock["models"]])
         ],
-        "transparency": answers,
+        "transparency": answers if stated["self_report"] or stated["stated"] else [],
         "points": transparency.points(answers),
     }
     return facts
@@ -172,10 +210,25 @@ def _table() -> list[dict[str, str]]:
     return [entry | {"address": Markup(entry["address"])} for entry in table]
 
 
-def _fenced(text: str) -> Markup:
+def _shortened(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON, without its lineage, and with the beginning of long texts and lists."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, str):
+            return value if len(value) <= MOST_CHARACTERS else f"{value[:MOST_CHARACTERS]}…"
+        if isinstance(value, list):
+            return [short(item) for item in value[:MOST_ITEMS]] + ["…"] * (len(value) > MOST_ITEMS)
+        return {name: short(item) for name, item in value.items()} if isinstance(value, Mapping) else value
+
+    fields = {name: short(value) for name, value in row.items() if name != META}
+    return json.dumps(fields, ensure_ascii=False, indent=2, default=str) if fields else ""
+
+
+def _fenced(text: str, language: str = "") -> Markup:
     """Return text in a code block that no line of it can end."""
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=2) + 1)
-    return Markup(f"{fence:`<3}\n{display.visible(text.strip())}\n{fence:`<3}") if text else Markup("")
+    block = f"{fence:`<3}{language}\n{display.visible(text.strip())}\n{fence:`<3}"
+    return Markup(block) if text else Markup("")
 
 
 def markdown(text: str) -> str:

@@ -24,6 +24,9 @@ from distillgen.runs.directory import Run, guard_of
 from distillgen.runs.export_rows import Batch, ExportOptions, Rows
 from distillgen.state_files import PARTIAL
 
+LOAD = {"arrow": "load_from_disk", **dict.fromkeys(("jsonl", "parquet", "csv"), "load_dataset")}
+"""The function of `datasets` that loads each format; the Hub shows those of `load_dataset`."""
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -80,8 +83,10 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
         if writer.suffix == ".arrow" and not one_file:
             _write_dataset_files(folder, files, schema, options)
         if isinstance(data, Run) and not one_file:
-            data_files = files if options.format in ("jsonl", "parquet", "csv") else {}
-            (folder / "README.md").write_text(card(data.directory, census, data_files), encoding="utf-8")
+            load = LOAD.get(options.format, "")
+            data_files = files if load == "load_dataset" else {}
+            page = card(data.directory, census, data_files, out.resolve().name, load)
+            (folder / "README.md").write_text(page, encoding="utf-8")
     names = [name for split_names in files.values() for name in split_names]
     return Exported(counts, names, rows.left_out, rows.shaper.sources if rows.shaper else {}, private)
 

@@ -16,7 +16,7 @@ from distillgen.errors import ConfigError, DistillgenError
 from distillgen.extras import need
 from distillgen.privacy import SECRET, public
 from distillgen.record import META, dumps
-from distillgen.runs.card import student_card
+from distillgen.runs.card import on_the_hub, student_card
 from distillgen.runs.directory import Run, guard_of, read_rows
 from distillgen.state_files import PARTIAL, load_state
 from distillgen.text.display import clipped
@@ -220,7 +220,7 @@ def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> 
             raise ConfigError(
                 f"'{repository}' is public already; give --public to publish there, or another repository"
             )
-        additions = [CommitOperationAdd(file.name, _readable(file)) for file in files]
+        additions = [CommitOperationAdd(file.name, _content(file, repository)) for file in files]
         message = f"Upload with distillgen {__version__}"
         hub.create_commit(repository, additions, commit_message=message, repo_type=kind)
         repository_files = set(hub.list_repo_files(repository, repo_type=kind))
@@ -236,7 +236,11 @@ def push(files: Sequence[File], repository: str, kind: str, *, public: bool) -> 
     )
 
 
-def _readable(file: File) -> str | bytes:
+def _content(file: File, repository: str) -> str | bytes:
+    """Return the bytes of a file or its path; a card names the repository to load."""
+    if file.name == "README.md":
+        card = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+        return on_the_hub(card.decode(), repository).encode()
     return file.content if isinstance(file.content, bytes) else str(file.content)
 
 

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 import distillgen
 from distillgen.pipeline.card_options import LICENSES
 from distillgen.pipeline.transparency import ITEMS, RunFacts, points, report
-from distillgen.runs.card import UNKNOWN, _table, markdown, student_card, terms_of
+from distillgen.runs.card import UNKNOWN, Census, _table, card, markdown, student_card, terms_of
 
 CARD = {
     "license": "cc-by-4.0",
@@ -25,8 +25,9 @@ CARD = {
 }
 
 
-def carry_out(project, *, card=None, models=None, system=None):
-    project.rows("data/seeds.jsonl", [{"question": f"q{i}"} for i in range(4)])
+def carry_out(project, *, card=None, models=None, system=None, rows=None, asks=None):
+    project.rows("data/seeds.jsonl", rows or [{"question": f"q{i}"} for i in range(4)])
+    asks = asks or {"template": "{{ question }}"}
     model, *_ = models = models or {"teacher": {"provider": "scripted", "model": "echo"}}
     recipe = {
         "version": 1,
@@ -35,7 +36,7 @@ def carry_out(project, *, card=None, models=None, system=None):
         "system": system or {},
         "stages": [
             {"source": {"path": "data/seeds.jsonl"}},
-            {"generate": {"model": model, "template": "{{ question }}", "output": "answer"}},
+            {"generate": {"model": model, **asks, "output": "answer"}},
         ],
     }
     project.write("pipelines/p.yaml", "# p.yaml: a demonstration\n" + yaml.safe_dump(recipe))
@@ -64,7 +65,40 @@ def test_what_nobody_states_is_unknown(project):
     front, body = carry_out(project)
     assert front["license"] == "unknown" and "language" not in front
     assert f"| source data/seeds.jsonl | | | {UNKNOWN} | | |" in body and "Licence: not stated" in body
-    assert "| Evaluation | Why these benchmarks | 4 | unknown |  |" in body and "## Citation" not in body
+    assert "## Citation" not in body
+
+
+def test_the_self_report_stands_in_the_card_on_request_only(project):
+    assert "self-report" not in carry_out(project)[1]
+    body = carry_out(project, card={"self_report": True})[1]
+    assert "| Evaluation | Why these benchmarks | 4 | unknown |  |" in body
+    assert body.count("\n| ", body.index("## Transparency self-report")) == 1 + len(ITEMS)
+
+
+def test_the_first_row_stands_in_the_card_with_the_beginning_of_long_values(project):
+    long = {"question": "q" * 600, "list": [*range(20)], "inner": {"text": "```" + "t" * 600}, "none": None}
+    body = carry_out(project, rows=[long, {"question": "second"}])[1]
+    block = body.partition("The first row:\n\n````json\n")[2].partition("\n````\n")[0]
+    assert json.loads(block) == {
+        "question": "q" * 500 + "…",
+        "list": [*range(12), "…"],
+        "inner": {"text": "```" + "t" * 497 + "…"},
+        "none": None,
+        "answer": "a",
+    }
+
+
+def test_the_prompts_stand_in_the_card_until_their_files_change(project):
+    text = "---\noutput: text\n---\nAnswer ```{{ question }}``` at once.\n"
+    prompt = project.write("prompts/brief.md", text)
+    body = carry_out(project, asks={"prompt": "brief"})[1]
+    assert f"`brief`:\n\n````\n{text}````\n" in body
+    census = Census()
+    census.see({"answer": "a"})
+    for change in (lambda: prompt.write_text(text + "Now."), prompt.unlink):
+        change()
+        later = card(project.path / "runs/p", census, {}, "p")
+        assert "at once" not in later and "`brief` has changed since the run" in later
 
 
 def test_a_changed_statement_alone_rewrites_the_card(project):

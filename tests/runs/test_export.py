@@ -260,9 +260,13 @@ def test_datasets_loads_every_format_with_splits_and_shards(run, project, name):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("name", ["jsonl", "parquet", "arrow", "csv"])
-def test_datasets_loads_an_export_without_splits(run, project, name):
-    export(run, project.path / name, ExportOptions(name, shape="alpaca"))
-    loaded = load(project.path / name, name)["train"]
+def test_the_code_in_the_card_loads_an_export_without_splits(run, project, name, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", project.path / "cache")
+    export(run, project.path / "my rows", ExportOptions(name, shape="alpaca"))
+    card = (project.path / "my rows/README.md").read_text()
+    variables: dict = {}
+    exec(card.partition("```python\n")[2].partition("```")[0], variables)
+    loaded = variables["rows"] if name == "arrow" else variables["rows"]["train"]
     assert loaded.column_names == ["id", "instruction", "input", "output"] and loaded.num_rows == 35
     assert loaded[0]["output"] == kept(run)[0]["answer"]
 

@@ -114,6 +114,8 @@ def test_a_run_goes_up_private_and_is_loaded_by_datasets(run, project, hub, push
     assert b"path: pipeline\n" in files["pipeline.lock.yaml"] and str(project.path).encode() not in b"".join(
         files.values()
     )
+    assert b'\nrows = load_dataset("me/hello")\n' in files["README.md"]
+    assert b'\nrows = load_dataset("r")  # this folder\n' in (run.directory / "README.md").read_bytes()
     rows = load(project, hub, "me/hello")["train"]
     corpus = [json.loads(line) for line in (run.directory / "corpus.jsonl").read_text().splitlines()]
     assert [row["answer"] for row in rows] == ["An answer"] * 40 and [r["meta"]["id"] for r in rows] == [
