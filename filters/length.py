@@ -1,11 +1,11 @@
 """Length in words, characters, sentences, or tokens."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-from distillgen import ConfigError, FieldName, FileName, Filter, Project, Record
-from distillgen.extras import need
+from distillgen import FieldName, FileName, Filter, Project, Record
+from distillgen.text.tokens import token_counter
 
 SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s|$)|[。！？]++")
 
@@ -39,7 +39,8 @@ def length(
             "the unit 'tokens' needs either 'tokenizer' or 'tokenizer_file'; no other unit takes one"
         )
     count = {"words": words, "characters": len, "sentences": sentences}.get(unit)
-    count = count or tokens(tokenizer or "", str(project.file(tokenizer_file)) if tokenizer_file else "")
+    file = project.file(tokenizer_file) if tokenizer_file else None
+    count = count or token_counter("filter 'length'", tokenizer or "", file)
 
     def measure(records: Sequence[Record]) -> list[float]:
         return [count(r.text(field)) for r in records]
@@ -61,20 +62,3 @@ def sentences(text: str) -> int:
     """Count the sentences, an unfinished last one included."""
     *complete, last = SENTENCE_END.split(text)
     return len(complete) + bool(last.strip())
-
-
-def tokens(name: str, file: str) -> Callable[[str], int]:
-    """Return a function that counts tokens, without the special tokens around a text."""
-    need("length in tokens", "tokenizers")
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(file) if file else Tokenizer.from_pretrained(name)
-    except Exception as error:  # the package raises no narrower class
-        raise ConfigError(
-            f"filter 'length': the tokenizer '{file or name}' cannot be read: {error}"
-        ) from error
-    tokenizer.no_truncation()
-    return lambda text: len(
-        tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
-    )

@@ -17,11 +17,15 @@ from distillgen.project import Project, file_sha256, read_text
 from distillgen.record import item_of
 from distillgen.rows.jsonl import read_rows
 from distillgen.stages.source import Source
-from distillgen.text.chunks import chunks
+from distillgen.text.chunks import pieces as pieces_of
 from distillgen.user_files import inner_files
 
 ROWS = [{"q": "Wie groß?", "n": [1, None]}, {"q": "Why?", "n": []}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def chunks(*arguments):
+    return [piece.text for piece in pieces_of(*arguments)]
 
 
 def rows_of(path, project=None, **options):

@@ -11,7 +11,7 @@ from distillgen.local_models import embedder
 from distillgen.local_models.nli import entailment
 from distillgen.project import Project
 from distillgen.rows.readers import contents
-from distillgen.text.chunks import chunks
+from distillgen.text.chunks import pieces
 from distillgen.text.words import content
 
 PASSAGE_WORDS = 150  # with a statement, about 250 tokens, which NLI models and small encoders read at once
@@ -25,7 +25,7 @@ class Passages:
 
     def __init__(self, texts: Iterable[str], *, embedder: str | None = None) -> None:
         """Cut the texts into passages, between sentences."""
-        self.texts = [piece for text in texts for piece in chunks(text, PASSAGE_WORDS)]
+        self.texts = [piece.text for text in texts for piece in pieces(text, PASSAGE_WORDS)]
         self._embedder = embedder
 
     @classmethod

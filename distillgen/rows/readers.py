@@ -22,7 +22,6 @@ from distillgen.record import META, digest
 from distillgen.rows.array_readers import METADATA, array_rows, folder_rows, picture_rows, pictures_in
 from distillgen.rows.jsonl import read_rows
 from distillgen.rows.reading import Reader, Reading, Row, Rows, plain, reported
-from distillgen.text.chunks import chunks
 from distillgen.user_files import PACKED, first_bytes, inner_files, opened, what_is
 
 log = logging.getLogger("distillgen")
@@ -53,8 +52,8 @@ def reader_of(path: Path, reading: Reading) -> Reader:
             raise ConfigError(f"'{path.name}' is {description}")
         remedy = "say format: jsonl, csv, parquet or text"
         raise ConfigError(f"'{path.name}' has an unknown ending; {remedy}")
-    if reading.chunk_words and reader is not _texts:
-        raise ConfigError(f"chunk_words cuts .txt and .md files, not '{path.name}'")
+    if reading.cutter and reader is not _texts:
+        raise ConfigError(f"{reading.cutter.option} cuts .txt and .md files, not '{path.name}'")
     return reader
 
 
@@ -151,8 +150,9 @@ def _columns(rows: csv.DictReader[str], path: Path) -> Sequence[str]:
 
 def dataset_rows(name: str, config: str | None, split: str, reading: Reading) -> Rows:
     """Yield the rows of a data set on the Hub, or of one in a folder, as they stream in."""
-    if reading.chunk_words:
-        raise ConfigError(f"chunk_words cuts .txt and .md files, not the data set '{Path(name).name}'")
+    if reading.cutter:
+        option = reading.cutter.option
+        raise ConfigError(f"{option} cuts .txt and .md files, not the data set '{Path(name).name}'")
     need("a data set", "datasets")
     with reported(Path(name)):
         from datasets import load_dataset
@@ -200,8 +200,8 @@ def _folder(path: Path, reading: Reading) -> Rows:
         of_its_reader = (name for name, reader in _FORMATS.items() if reader is READERS[_ending(of_rows)])
         ways = f"format: text or format: {next(of_its_reader)}"
         raise ConfigError(f"{content}; say which to read, with {ways}", path=path)
-    if reading.chunk_words and len(texts) < len(files):
-        raise ConfigError(f"chunk_words cuts .txt and .md files, and '{path.name}' has none")
+    if reading.cutter and len(texts) < len(files):
+        raise ConfigError(f"{reading.cutter.option} cuts .txt and .md files, and '{path.name}' has none")
     for file in files:
         place = file.as_posix().removeprefix(path.as_posix())
         if not file.resolve().is_relative_to(path.resolve()):
@@ -219,18 +219,24 @@ def _texts(path: Path, reading: Reading) -> Rows:
         yield "", error.message, ""
         return
     title = next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), _stem(path))
-    notes: list[str] = []
-    pieces = (
-        chunks(text, reading.chunk_words, reading.overlap_words, notes)
-        if reading.chunk_words
-        else [text.strip()]
-    )
-    for note in notes:
-        log.info("%s: %s", path.name, note)
     item = digest(text) if reading.folder else ""
     name = path.relative_to(reading.folder).as_posix() if reading.folder else path.name
-    for i, piece in enumerate(filter(None, pieces), 1):
-        yield f"#{i}", {"text": piece, "title": title, "file": name, "piece": i}, item
+    for i, (piece, place) in enumerate(_pieces(text, path, reading), 1):
+        yield f"#{i}", {"text": piece, "title": title, "file": name, "piece": i, **place}, item
+
+
+def _pieces(text: str, path: Path, reading: Reading) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each piece of a text with the fields for its place, or the whole text."""
+    if reading.cutter is None:
+        if content := text.strip():
+            yield content, {}
+        return
+    notes: list[str] = []
+    pieces = reading.cutter.pieces(text, notes)
+    for note in notes:
+        log.info("%s: %s", path.name, note)
+    for piece in pieces:
+        yield piece.text, reading.cutter.place(piece)
 
 
 def _ending(path: Path) -> str:

@@ -14,6 +14,7 @@ from uuid import UUID
 from distillgen.errors import ConfigError
 from distillgen.project import from_here
 from distillgen.record import META, dumps, loads
+from distillgen.rows.cut import Cutter
 
 Row: TypeAlias = dict[str, Any] | str
 """A row's fields, or the reason why it is unreadable."""
@@ -30,8 +31,7 @@ class Reading:
 
     format: str | None = None
     fields: Mapping[str, str] | None = None
-    chunk_words: int | None = None
-    overlap_words: int = 0
+    cutter: Cutter | None = None
     folder: Path | None = None
     """The folder that is read, for a file in it."""
     root: Path = Path()

@@ -27,6 +27,7 @@ from distillgen.record import (
     digest,
     item_of,
 )
+from distillgen.rows.cut import Cut, Cutter
 from distillgen.rows.edges import Edges
 from distillgen.rows.readers import count, dataset_rows, rows_of, selected
 from distillgen.rows.reading import Reading, Rows
@@ -37,6 +38,7 @@ from distillgen.stages._draw import Draw
 SAMPLES = 200  # rows from which a plan estimates sizes
 COUNTED = 1_000_000  # rows of a script that a plan counts
 NODE = "node"  # the field with the id of a row, unless the option names another
+CUTS = ("chunk_words", "chunk")  # options that cut texts
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
 
 
@@ -49,8 +51,9 @@ class Source(Stage):
     reads = "a file, a folder, a data set or a script; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
-        "`piece`; of an .npz its arrays, of an .npy `array`; of pictures `image`, `file` and, by "
-        "folder, `label`; with `draw` the fields that it draws; with `held_out` or `validation` also `split`"
+        "`piece`, with `chunk` also `headings`, `start` and `end`; of an .npz its arrays, of an .npy "
+        "`array`; of pictures `image`, `file` and, by folder, `label`; with `draw` the fields that it draws; "
+        "with `held_out` or `validation` also `split`"
     )
 
     path: str | None = Field(
@@ -93,6 +96,11 @@ class Source(Stage):
     overlap_words: int = Field(
         0, ge=0, description="number of words, in whole sentences, that a piece repeats from the one before"
     )
+    chunk: Cut | None = Field(
+        None,
+        description="cut texts into pieces in the same way, of a size in words or tokens: `{words: 120}`, or "
+        "`{tokens: 400, tokenizer_file: tokenizer.json}`; rows have also `headings`, `start` and `end`",
+    )
     edges: FileName | None = Field(
         None,
         description="file of edges (.jsonl, .csv or .parquet with `from` and `to`, ids of rows): each row "
@@ -127,18 +135,20 @@ class Source(Stage):
             raise ValueError("give one of 'path', 'dataset', 'script' and 'draw'")
         if self.arguments and not self.script:
             raise ValueError("'with' holds options of a function; it has no use without 'script'")
-        for option in ("config", "format", "lineage", "chunk_words") if self.script else ():
+        for option in ("config", "format", "lineage", *CUTS) if self.script else ():
             if getattr(self, option):
                 raise ValueError(f"'{option}' is for files; it has no use with 'script'")
         if self.node and not self.edges:
             raise ValueError("'node' names the ids that edges lead to; it has no use without 'edges'")
         if self.edges and (self.lineage or self.draw):
             raise ValueError("'edges' joins rows that are read; it has no use with 'draw' or 'lineage'")
-        for option in ("config", "format", "fields", "lineage", "chunk_words") if self.draw else ():
+        for option in ("config", "format", "fields", "lineage", *CUTS) if self.draw else ():
             if getattr(self, option):
                 raise ValueError(f"'{option}' is for rows that are read; it has no use with 'draw'")
         if self.chunk_words is not None and self.overlap_words >= self.chunk_words:
             raise ValueError("overlap_words must be smaller than chunk_words")
+        if self.chunk and (self.chunk_words or self.overlap_words):
+            raise ValueError("'chunk' stands in the place of 'chunk_words' and 'overlap_words'")
         if (self.held_out or 0) + (self.validation or 0) >= 1:
             raise ValueError("'held_out' and 'validation' leave nothing to train on")
         return self
@@ -159,14 +169,15 @@ class Source(Stage):
         """
         if self.draw:
             return self.draw.files(project)
-        edges = {self.edges: project.file(self.edges)} if self.edges else {}
+        others = {self.edges: project.file(self.edges)} if self.edges else {}
+        others |= self.chunk.files(project) if self.chunk else {}
         if self.script:
             file = load_function(self.script, project.root)[1]
             modules = {f"module {name}": module for name, module in imported(file).items()}
-            return {self.script.partition(":")[0]: file, **modules, **edges}
+            return {self.script.partition(":")[0]: file, **modules, **others}
         if self.dataset and not any((folder / self.dataset).exists() for folder in (project.root, Path())):
-            return edges
-        return {self.origin: project.file(self.origin), **edges}
+            return others
+        return {self.origin: project.file(self.origin), **others}
 
     def bind(self, context: CheckContext) -> BoundSource:
         """Read the first rows, and take the fields of all of them. Raise ConfigError for a bad row."""
@@ -278,7 +289,10 @@ class Source(Stage):
         return self.files(project).get(self.origin, Path(self.origin))
 
     def _reading(self, project: Project) -> Reading:
-        return Reading(self.format, self.fields, self.chunk_words, self.overlap_words, root=project.root)
+        cutter = self.chunk.cutter(project) if self.chunk else None
+        if self.chunk_words:
+            cutter = Cutter(self.chunk_words, self.overlap_words)
+        return Reading(self.format, self.fields, cutter, root=project.root)
 
     def _placed(self, record: Record, seed: int) -> Record:
         """Return the record with its part of the split. All rows of an item, and all pieces of a text, have

@@ -15,7 +15,11 @@ from distillgen.flow.stage import CHUNK, CheckContext, Estimate, Job, RunContext
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.source import CHECKED_ROWS, Source
-from distillgen.text.chunks import chunks
+from distillgen.text.chunks import pieces as pieces_of
+
+
+def chunks(*arguments):
+    return [piece.text for piece in pieces_of(*arguments)]
 
 
 @pytest.fixture
@@ -216,6 +220,50 @@ def test_texts_are_cut(project, read):
     assert [r.fields["piece"] for r in records] == list(range(1, len(records) + 1)) and len(records) > 9
     assert records[1].fields["text"] == "Sentence number 1 is here. Sentence number 2 is here. "
     assert {r.fields["title"] for r in records} == {"T"} and records[1].source == "a.md#2"
+
+
+def test_pieces_know_their_places(project, read):
+    content = "# T\n\nBefore.\n\n## Part\n\n" + " ".join(f"Sentence number {i} is here." for i in range(20))
+    project.write("a.md", content)
+    records = read(path="a.md", chunk={"words": 12, "overlap": 5})
+    old = read(path="a.md", chunk_words=12, overlap_words=5)
+    assert [r.fields["text"] for r in records] == [r.fields["text"] for r in old]
+    assert "start" not in old[0].fields and records[0].fields["headings"] == ["T"]
+    assert {tuple(r.fields["headings"]) for r in records[1:]} == {("T", "Part")}
+    assert all(content[r.fields["start"] : r.fields["end"]] == r.fields["text"] for r in records)
+
+
+def test_pieces_in_tokens(project, read):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    letters.save(str(project.path / "letters.json"))
+    project.write("a.md", "One two three. " * 30)
+    records = read(path="a.md", chunk={"tokens": 45, "tokenizer_file": "letters.json"})
+    assert {len(r.fields["text"]) for r in records} == {45}
+    stage = Source(name="source", path="a.md", chunk={"tokens": 45, "tokenizer_file": "letters.json"})
+    assert stage.files(Project(project.path)).keys() == {"a.md", "letters.json"}, "part of the fingerprint"
+    project.write("no.json", "{}")
+    with pytest.raises(ConfigError, match=r"chunk: the tokenizer '.*no.json' cannot be read"):
+        read(path="a.md", chunk={"tokens": 45, "tokenizer_file": "no.json"})
+
+
+@pytest.mark.parametrize(
+    ("chunk", "problem"),
+    [
+        ({}, "give either 'words' or 'tokens'"),
+        ({"words": 20, "tokens": 20, "tokenizer": "a/b"}, "give either 'words' or 'tokens'"),
+        ({"words": 20, "overlap": 20}, "'overlap' must be smaller"),
+        ({"tokens": 20}, "'tokens' needs either 'tokenizer' or 'tokenizer_file'"),
+        ({"words": 20, "tokenizer": "a/b"}, "'words' takes neither"),
+    ],
+)
+def test_wrong_chunks(chunk, problem):
+    with pytest.raises(ValueError, match=problem):
+        Source(name="source", path="a.md", chunk=chunk)
+    with pytest.raises(ValueError, match="'chunk' stands in the place of 'chunk_words'"):
+        Source(name="source", path="a.md", chunk={"words": 20}, chunk_words=20)
 
 
 def test_pieces_keep_quotation_marks_and_paragraph_ends():
