@@ -32,6 +32,7 @@ class Hub(Endpoint):
         self.objects: dict[str, bytes] = {}  # LFS
         self.uploaded: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()  # regular files, by path
+        self.committed: Counter[str] = Counter()  # all files, by path
         self.requests: list[str] = []
         self.tokens: set[str] = set()
 
@@ -186,7 +187,10 @@ class Hub(Endpoint):
         lines = [json.loads(line) for line in (await request.read()).splitlines()]
         for line in lines:
             value = line["value"]
-            if line["key"] == "file":
+            self.committed[value.get("path", "")] += 1
+            if line["key"] == "deletedFile":
+                del held["files"][value["path"]]
+            elif line["key"] == "file":
                 held["files"][value["path"]] = base64.b64decode(value["content"])
                 self.sent[value["path"]] += 1
             elif line["key"] == "lfsFile":

@@ -177,6 +177,20 @@ def export(
 @click.option(
     "--as-it-is", is_flag=True, help="Upload in spite of paths, addresses or the name of this machine in it."
 )
+@click.option(
+    "--while-running",
+    is_flag=True,
+    help="Upload the rows of RUN in shards while it goes on, and end with it. Rows go up once.",
+)
+@click.option(
+    "--every",
+    "every_minutes",
+    metavar="MINUTES",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="With --while-running, the time between two uploads.",
+)
 @AS_JSON
 def push(
     data: Run | str,
@@ -185,17 +199,23 @@ def push(
     public: bool,
     dry_run: bool,
     as_it_is: bool,
+    while_running: bool,
+    every_minutes: float,
     as_json: bool,
 ) -> None:
     """Upload a data set or a student to REPO (owner/name) on the Hugging Face Hub.
 
     Uploads the data set of RUN, a FOLDER that export wrote, or with --student the student of RUN. The token
     comes from HF_TOKEN or from `hf auth login`. To continue an interrupted upload or to update a repository,
-    give the same command
-    again: files that the repository has already are not uploaded again.
+    give the same command again: files that the repository has already are not uploaded again.
     """
     from distillgen.runs import hub
 
+    if while_running:
+        if isinstance(data, str) or student or dry_run:
+            raise ConfigError("--while-running needs a run, and goes with neither --student nor --dry-run")
+        _push_shards(data, repository, every_minutes * 60, public, as_it_is, as_json)
+        return
     if student and isinstance(data, str):
         raise ConfigError(f"--student needs a run; '{data}' is not a run")
     files = hub.data_files(data) if not student or isinstance(data, str) else hub.student_files(data)
@@ -218,6 +238,29 @@ def push(
         show.say("note: the repository was private before and still is; its settings on the Hub change that")
     if not dry_run:
         show.say(listing["address"])
+
+
+def _push_shards(
+    run: Run, repository: str, every_s: float, public: bool, as_it_is: bool, as_json: bool
+) -> None:
+    """Push the rows of a run until it ends, and print where they are."""
+    from distillgen.runs.hub_shards import push_while_running
+
+    place, rows = push_while_running(
+        run,
+        repository,
+        every_s=every_s,
+        public=public,
+        as_it_is=as_it_is,
+        say=lambda text: show.say(text, error=True),
+    )
+    if as_json:
+        show.as_json(
+            {"repository": place.name, "private": place.private, "rows": rows, "address": place.address}
+        )
+    else:
+        show.say(f"the run is finished; all its {rows:,} rows are in {place.name}")
+        show.say(place.address)
 
 
 @click.command()
