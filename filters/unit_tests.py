@@ -6,17 +6,8 @@ from typing import Any
 
 from distillgen import ConfigError, FieldName, Filter, Record
 from distillgen.answers.final_answer import program as program_of
-from distillgen.answers.sandbox import (
-    EXITED,
-    FINISHED,
-    TIMED_OUT,
-    WROTE_TOO_MUCH,
-    Limits,
-    Unconfined,
-    lacking,
-    run_program,
-    run_tests,
-)
+from distillgen.answers.sandbox import run_program, run_tests
+from distillgen.confinement import EXITED, FINISHED, TIMED_OUT, WROTE_TOO_MUCH, Limits, Unconfined, lacking
 from distillgen.platforms import cores
 from distillgen.record import text_of
 

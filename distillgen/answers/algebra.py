@@ -17,7 +17,7 @@ from typing import Any
 
 from distillgen.answers.compare import Comparison, golds
 from distillgen.answers.final_answer import announced, boxed
-from distillgen.answers.sandbox import confine, lacking, limit_memory
+from distillgen.confinement import confine, lacking, limit_memory
 from distillgen.errors import ConfigError
 from distillgen.platforms import WINDOWS
 

@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field
 
 from distillgen.answers.functions import functions_in, modules_beside
-from distillgen.answers.sandbox import Limits, Unconfined, lacking, run_calls
+from distillgen.answers.sandbox import run_calls
 from distillgen.answers.tool_calls import Call, call_of
+from distillgen.confinement import Limits, Unconfined, lacking
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.ordered import in_order
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Stage

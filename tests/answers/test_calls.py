@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from distillgen.answers.sandbox import Limits, lacking, run_calls
+from distillgen.answers.sandbox import run_calls
 from distillgen.answers.tool_calls import mistake, tools_of
+from distillgen.confinement import Limits, lacking
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")

@@ -5,16 +5,8 @@ import time
 
 import pytest
 
-from distillgen.answers.sandbox import (
-    EXITED,
-    FINISHED,
-    TIMED_OUT,
-    WROTE_TOO_MUCH,
-    Limits,
-    lacking,
-    run_program,
-    run_tests,
-)
+from distillgen.answers.sandbox import run_program, run_tests
+from distillgen.confinement import EXITED, FINISHED, TIMED_OUT, WROTE_TOO_MUCH, Limits, lacking
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillgen.answers.sandbox import lacking
+from distillgen.confinement import lacking
 from distillgen.errors import ConfigError
 
 pytestmark = [pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")]
@@ -80,7 +80,7 @@ def test_kinds_of_tests(reason, case):
 
 
 def test_a_machine_that_cannot_confine_says_so(reason, monkeypatch):
-    monkeypatch.setattr("distillgen.answers.sandbox._landlock_version", lambda: -1)
+    monkeypatch.setattr("distillgen.confinement._landlock_version", lambda: -1)
     with pytest.raises(
         ConfigError,
         match="cannot confine strangers' code, for lack of Landlock .*; mend that; or run in a container",

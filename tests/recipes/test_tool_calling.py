@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from distillgen.answers.sandbox import lacking
+from distillgen.confinement import lacking
 from distillgen.inference.request import Completion
 from distillgen.runs.directory import read_records
 from tests.conftest import ROOT

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 import distillgen
-from distillgen.answers.sandbox import lacking
+from distillgen.confinement import lacking
 from distillgen.errors import ConfigError
 from distillgen.pipeline.load import load
 from tests.conftest import ROOT
