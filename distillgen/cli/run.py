@@ -44,7 +44,7 @@ def carry_out(
 ) -> None:
     """Run a checked pipeline and print its result; raise Unusable if rows failed or if nothing was kept."""
     from distillgen.runs.interpreter import interpreter_tuned
-    from distillgen.runs.progress import watch
+    from distillgen.runs.progress_lines import watch
     from distillgen.runs.run import run_pipeline
 
     run = distillgen.Run(directory)
@@ -144,7 +144,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     """
     from distillgen.runs.directory import read_records, stage_file
     from distillgen.runs.interpreter import interpreter_tuned
-    from distillgen.runs.progress import watch
+    from distillgen.runs.progress_lines import watch
     from distillgen.runs.resume import ledger_path
     from distillgen.runs.run import run_pipeline
     from distillgen.runs.state import Options
@@ -231,7 +231,7 @@ def _carry_out_seeds(
 ) -> None:
     """Run the pipeline of each seed, and print the figures over seeds; raise Unusable if rows failed."""
     from distillgen.runs.interpreter import interpreter_tuned
-    from distillgen.runs.progress import watch
+    from distillgen.runs.progress_lines import watch
     from distillgen.runs.seeds import load_seeds, run_seeds
 
     pipelines = load_seeds(pipeline, seeds, sets)

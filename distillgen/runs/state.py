@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.flow.stage import Estimate
-from distillgen.inference.ledger import COUNTS, Ledger
+from distillgen.inference.ledger import COUNTS, Ledger, Usage
 from distillgen.inference.limits import Budget
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
@@ -99,29 +99,25 @@ class Live:
     notes: dict[str, str] = field(default_factory=dict)
     """What a stage that takes long is doing, by the stage's name."""
     first_kept: Record | None = None
-    first_shown: bool = False
     warnings: list[str] = field(default_factory=list)
     """The warnings so far."""
-    totals_before: dict[str, float] = field(init=False)
-    """The totals of earlier sessions."""
+    usage_before: list[Usage] = field(init=False)
+    """The usage of earlier sessions."""
 
     def __post_init__(self) -> None:
-        """Store the totals of the ledger at the start."""
-        self.totals_before = self._totals()
+        """Store the usage in the ledger at the start."""
+        self.usage_before = self.ledger.usage(self.ledger_run)
 
     @property
-    def most_usd(self) -> float:
-        """The highest cost by the plan."""
-        return sum(estimate.max_cost_usd or 0.0 for estimate in self.plan)
-
-    def _totals(self) -> dict[str, float]:
-        usage = self.ledger.usage(self.ledger_run)
-        return {key: round(sum(getattr(use, key) for use in usage), 6) for key in COUNTS}
+    def most_usd(self) -> float | None:
+        """The highest cost by the plan; None if a stage has no bound."""
+        costs = [estimate.max_cost_usd for estimate in self.plan]
+        return None if None in costs else sum(cost or 0.0 for cost in costs)
 
     def state(self, outcome: str) -> dict[str, Any]:
         """Return the content of `usage.json`."""
         usage = self.ledger.usage(self.ledger_run)
-        totals = self._totals()
+        totals, before = _totals(usage), _totals(self.usage_before)
         dropped = sum((count.dropped for count in self.stages), Counter[str]())
         models: dict[str, dict[str, float]] = {}
         for use in usage:
@@ -141,9 +137,13 @@ class Live:
             "usage": [use._asdict() for use in usage],
             "totals": totals,
             "from_ledger": sum(teacher.activity.replayed for teacher in self.teachers.values()),
-            "asked_now": {key: round(totals[key] - self.totals_before[key], 6) for key in COUNTS},
+            "asked_now": {key: round(totals[key] - before[key], 6) for key in COUNTS},
             "ledger": os.path.relpath(self.ledger.path, self.directory),
             "ledger_seen": self.ledger_seen,
             "seconds": round(time.monotonic() - self.started, 1),
             "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+
+
+def _totals(usage: Sequence[Usage]) -> dict[str, float]:
+    return {key: round(sum(getattr(use, key) for use in usage), 6) for key in COUNTS}

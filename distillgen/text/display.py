@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distillgen.record import Record
@@ -24,6 +24,29 @@ def clipped(value: object, width: int = 160) -> str:
     """Return a value as one visible line of at most `width` characters."""
     line = " ".join(visible(str(value)).split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def shortened(text: str, width: int) -> str:
+    """Return text as one visible line of at most `width` characters, cut between words where it can be."""
+    line = " ".join(visible(text).split())
+    if len(line) <= width:
+        return line
+    cut = line[: max(1, width - 1)]
+    words = cut.rpartition(" ")[0] if line[len(cut)] != " " else cut
+    return (words if len(words) > width / 2 else cut).rstrip() + "…"
+
+
+def fitting(items: Sequence[str], width: int) -> str:
+    """Return as many items as fit into `width` characters, with commas between, and how many more there
+    are.
+    """
+    texts = [" ".join(visible(item).split()) for item in items]
+    for count in range(len(texts), 0, -1):
+        more = f", {len(texts) - count} more" if count < len(texts) else ""
+        line = ", ".join(texts[:count]) + more
+        if len(line) <= width:
+            return line
+    return shortened(texts[0], width) if texts and width > 3 else ""
 
 
 def field_lines(record: Record, width: int) -> list[str]:

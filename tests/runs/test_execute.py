@@ -9,7 +9,7 @@ import pytest
 
 import distillgen
 from distillgen.inference.ledger import Ledger
-from distillgen.runs import progress
+from distillgen.runs import progress, progress_lines
 from tests.conftest import ROOT
 from tests.endpoint import Endpoint, completion
 
@@ -253,7 +253,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
         return "late"
 
     monkeypatch.setattr(progress, "SILENCE_S", 0.4)
-    monkeypatch.setattr(progress, "PLAIN_EVERY", 1)
+    monkeypatch.setattr(progress_lines, "PLAIN_EVERY", 1)
     project.rows("data/seeds.jsonl", [{"a": 1}])
     made = {
         "version": 1,
@@ -269,7 +269,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
         distillgen.load(made),
         project.path / "r",
         Options(scripts={"teacher": slow}),
-        lambda live: progress.watch(live, console),
+        lambda live: progress_lines.watch(live, console),
     )
     assert "waiting for 1 answers of teacher" in written.getvalue() and "first kept row" in written.getvalue()
 

@@ -578,11 +578,8 @@ def test_what_is_waited_for_is_said_and_no_alarm_is_raised(project, monkeypatch)
         while True:
             if (note := live.teachers["teacher"].activity.note) and note not in notes:
                 notes.append(note)
-            alarms.extend(
-                line
-                for line in progress._lines(live, 1, 0, {name: 0 for name in live.teachers})
-                if note and "nothing has moved" in line
-            )
+            if note and "nothing has moved" in (waits := progress.Meter(live).read().waits):
+                alarms.append(waits)
             if "done" in note:
                 held.append(note)
             endpoint.held = len(held) < 50
