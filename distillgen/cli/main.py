@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import distillgen
-from distillgen.cli import data, run, show, student
+from distillgen.cli import data, run, show, student, view
 from distillgen.cli.arguments import AS_JSON
 from distillgen.errors import ConfigError, DistillgenError, Stopped
 from distillgen.runs.streams import escape_unknown, hold_open
@@ -194,5 +194,6 @@ for command in (
     *(run.check, run.plan, run.preview, run.run, run.status, run.show_),
     *(data.filter_, data.export, data.push, data.label, data.report, data.ledger),
     *(student.train, student.evaluate),
+    view.view,
 ):
     main.add_command(command)

@@ -322,6 +322,23 @@ class Ledger:
             self._reserve.unlink(missing_ok=True)
 
 
+def read_answers(path: Path, keys: Sequence[bytes]) -> dict[bytes, dict[str, Any]]:
+    """Return the newest answer of each key, with the columns of `answers` by name, and the request and the
+    completion parsed. Only these rows are read. Raise LedgerError.
+    """
+    names = ["key", "stage", "model", "status", "input_tokens", "output_tokens", "cost_usd", "at"]
+    query = f"SELECT {', '.join(names)}, request, completion FROM answers WHERE key IN ({{}}) ORDER BY id"
+    answers = {}
+    with _as_ledger_errors(path), contextlib.closing(_connect(path, read_only=True)) as connection:
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            for row in connection.execute(query.format(",".join("?" * len(part))), part):
+                *values, request, completion = row
+                parts = {"request": orjson.loads(request), "completion": orjson.loads(completion)}
+                answers[row[0]] = {**dict(zip(names, values, strict=True)), **parts}
+    return answers
+
+
 def merge(into: Path, others: Sequence[Path]) -> int:
     """Copy answers, scores and batches of other ledgers into one; return the number of answers copied.
 

@@ -6,6 +6,7 @@ Curves are SVG paths in a chart 200 wide and 100 high.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,40 @@ def histogram(scores: Sequence[tuple[float, str]]) -> dict[str, Any]:
         "high": high,
         "most": most,
     }
+
+
+def thresholds(
+    lock: Mapping[str, Any], name: str, kept: tuple[float, float] | None
+) -> list[tuple[str, float]]:
+    """Return the options of a score's filter that bound the score, with their values.
+
+    They are `threshold` and those that begin with `min`, `max`, `at_least` or `at_most`. Of a filter with
+    several scores, those that end as the score's name does. `kept` are the least and the largest score of
+    kept records: an option that they exceed bounds something else.
+    """
+    bounds = []
+    for stage in lock["stages"]:
+        for entry in next(iter(stage.values())).get("filters") or ():
+            label, options = entry["label"], entry["options"]
+            if not f"{name}.".startswith(f"{label}."):
+                continue
+            part = name.removeprefix(label).strip(".")
+            for option, value in options.items():
+                match = _BOUND.fullmatch(option)
+                if not match or not isinstance(value, float | int) or isinstance(value, bool):
+                    continue
+                if part and match[2] and not part.endswith(match[2]):
+                    continue
+                least, most = kept or (value, value)
+                fits = {"min": value <= least, "max": value >= most}
+                fits["threshold"] = any(fits.values())
+                if fits[_SIDES.get(match[1], match[1])]:
+                    bounds.append((option, float(value)))
+    return bounds
+
+
+_BOUND = re.compile(r"(min|max|threshold|at_least|at_most)_?(\w*)")
+_SIDES = {"at_least": "min", "at_most": "max"}
 
 
 def critics(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,193 @@
+"""The pages of the viewer. Every text of a row passes `visible` and is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from distillgen.record import GATHERED, Record, text_of
+from distillgen.runs.charts import thresholds
+from distillgen.runs.templates import template
+from distillgen.text import display
+from distillgen.viewer import markup
+from distillgen.viewer.row_index import REASON, RowIndex
+from distillgen.viewer.selection import DROPPED, KEPT, PAGE_ROWS, Selection, count_of, drops_of, rows_of
+from distillgen.viewer.viewed_run import ViewedRun, field_changes
+
+HERE = Path(__file__).parent
+SNIPPET = 170  # characters of a field in the list
+SNIPPETS = 3  # fields of a row in the list
+
+
+class Snippet(NamedTuple):
+    """The beginning of a field in the list, or the part around the text that is searched for."""
+
+    name: str
+    before: str
+    match: str
+    after: str
+
+
+def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
+    """Return the page of the rows of a run, and of the one that is open."""
+    run = runs[selection.run if 0 <= selection.run < len(runs) else 0]
+    state, lock = run.state, run.lock
+    stage = run.place(selection.stage, state)
+    run.stage_on_page = stage
+    index = run.index(stage, state)
+    places = rows_of(index, selection, page=selection.page)
+    records = index.records([(start, stop) for _, start, stop in places[:PAGE_ROWS]])
+    record = _open(run, selection, records, stage, state)
+    histograms = [
+        {**bars, "thresholds": thresholds(lock, bars["name"], bars["kept"])} for bars in run.histograms(index)
+    ]
+    return _template("rows").render(
+        runs=runs,
+        run=run,
+        state=state,
+        lock=lock,
+        stage=stage,
+        selection=selection,
+        index=index,
+        records=records,
+        more=len(places) > PAGE_ROWS,
+        first=selection.page * PAGE_ROWS,
+        total=None if selection.text else count_of(index, selection),
+        fields=_fields(index, records),
+        snippets=[list(_snippets(one, selection)) for one in records],
+        drops=drops_of(index),
+        histograms=histograms,
+        chips=list(_chips(selection)),
+        **(_opened(run, record, selection, stage, state, histograms) if record else {"record": None}),
+    )
+
+
+def _open(
+    run: ViewedRun, selection: Selection, records: Sequence[Record], stage: int, state: Mapping[str, Any]
+) -> Record | None:
+    """Return the record that is open: the one at a place on the page, or else that of an id."""
+    if 0 <= selection.place < len(records) and selection.row in ("", records[selection.place].id):
+        return records[selection.place]
+    relative = run.find(selection.row, stage, state) if selection.row else None
+    return relative.record if relative else None
+
+
+def _opened(
+    run: ViewedRun,
+    record: Record,
+    selection: Selection,
+    stage: int,
+    state: Mapping[str, Any],
+    histograms: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return what the page shows of the open record."""
+    history = run.history(record, stage, state)
+    other = run.find(selection.other, run.place(-1, state), state) if selection.other else None
+    bounds = {bars["name"]: bars["thresholds"] for bars in histograms}
+    return {
+        "record": record,
+        "history": history,
+        "bounds": bounds,
+        "other": other,
+        "changes": list(field_changes(other.record.fields, record.fields)) if other else [],
+    }
+
+
+def _fields(index: RowIndex, records: Sequence[Record]) -> list[str]:
+    """Return the names of the fields of the first rows, and of those on the page."""
+    first = index.read("SELECT start, stop FROM rows ORDER BY position LIMIT 20")
+    sample = index.records([(start, stop) for start, stop in first]) if first else []
+    return list(dict.fromkeys(name for record in (*sample, *records) for name in record.fields))
+
+
+def _snippets(record: Record, selection: Selection) -> Iterator[Snippet]:
+    """Yield a few fields of a record: those with the text that is searched for, or the first and the last."""
+    names = [name for name in record.fields if name != "messages"] or list(record.fields)
+    chosen = list(dict.fromkeys([*names[:1], *names[1 - SNIPPETS :]]))
+    needle = selection.text.casefold()
+    if needle and selection.field != REASON:
+        searched = [selection.field] if selection.field else [*names, *record.fields]
+        matches = [name for name in searched if needle in text_of(record.fields.get(name)).casefold()]
+        chosen = list(dict.fromkeys([*matches, *chosen]))[:SNIPPETS]
+    for name in chosen:
+        text = text_of(record.fields.get(name))
+        at = text.casefold().find(needle) if needle else -1
+        if at < 0:
+            yield Snippet(name, display.clipped(text[: 4 * SNIPPET], SNIPPET), "", "")
+            continue
+        start, stop = max(0, at - SNIPPET // 3), at + len(needle)
+        before, match, after = text[start:at], text[at:stop], text[stop : stop + SNIPPET]
+        yield Snippet(
+            name,
+            "…" * (start > 0) + " ".join(before.split()) + " " * before.endswith((" ", "\n")),
+            match,
+            " " * after.startswith((" ", "\n"))
+            + " ".join(after.split())
+            + "…" * (len(text) > stop + SNIPPET),
+        )
+
+
+def _chips(selection: Selection) -> Iterator[tuple[str, str]]:
+    """Yield the filters of a selection in words, each with the address without it."""
+    if selection.drop:
+        stage, _, name = selection.drop.partition("/")
+        words = {KEPT: "kept", DROPPED: "dropped"}.get(selection.drop)
+        if not words:
+            words = f"{'gathered' if name == GATHERED else f'dropped by {name}'} in {stage}"
+        yield words, selection.address(drop="")
+    if selection.score:
+        low, high = selection.low, selection.high
+        ends = [f"from {low:g}" if low is not None else "", f"under {high:g}" if high is not None else ""]
+        words = " ".join(filter(None, [selection.score, *ends])) + (
+            " is measured" if low is None and high is None else ""
+        )
+        yield words, selection.address(score="", low=None, high=None)
+    if selection.text:
+        place = f" in {selection.field}" if selection.field else ""
+        yield f"“{selection.text[:60]}”{place}", selection.address(text="", field="")
+
+
+def text_block(value: Any, selection: Selection) -> Any:
+    """Return a value of a record as HTML: a text as Markdown, or as it is if the person wants that."""
+    if isinstance(value, str):
+        return markup.as_code(value) if selection.plain else markup.as_markdown(value)
+    return markup.as_json(value)
+
+
+def arguments_of(call: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the name and the arguments of a tool call in any of its usual forms."""
+    function = call.get("function")
+    part = function if isinstance(function, Mapping) else call
+    return str(part.get("name", "")), part.get("arguments", part.get("args", {}))
+
+
+def problem_page(runs: Sequence[ViewedRun], problem: str) -> str:
+    """Return a page that says what is wrong."""
+    return _template("problem").render(runs=runs, problem=problem)
+
+
+def _template(name: str) -> jinja2.Template:
+    page = template(HERE / f"{name}.html.jinja", display.visible, autoescape=True)
+    page.environment.globals.update(
+        text_block=text_block,
+        as_code=markup.as_code,
+        as_json=markup.as_json,
+        arguments_of=arguments_of,
+        money=display.money,
+        replace=replace,
+        GATHERED=GATHERED,
+        REASON=REASON,
+    )
+    return page
+
+
+def styles() -> str:
+    """Return the style sheet of all pages."""
+    runs = HERE.parent / "runs"
+    return "\n".join(
+        [(runs / "palette.css").read_text("utf-8"), markup.colours(), (HERE / "view.css").read_text("utf-8")]
+    )

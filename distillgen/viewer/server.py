@@ -1,0 +1,123 @@
+"""The server of the viewer's pages, for this machine only."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, urlsplit
+
+from distillgen.errors import ConfigError, DistillgenError
+from distillgen.viewer import pages
+from distillgen.viewer.selection import Selection, count_of
+from distillgen.viewer.viewed_run import ViewedRun
+
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "style-src 'self'",
+        "script-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+_WAIT_S = 1.0  # until a file is looked at again for new rows
+
+
+@contextmanager
+def served(runs: Sequence[ViewedRun], port: int = 0) -> Iterator[str]:
+    """Serve pages about the runs for this machine only, and index their rows, until the block ends.
+
+    Gives the address. It contains a secret, so that no other page or user of the machine can read the rows.
+    Raise ConfigError if the port cannot be used.
+    """
+    path = f"/{secrets.token_urlsafe(16)}/"
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), _page_class(runs, path))
+    except OSError as error:
+        problem = f"port {port} cannot be used: {error.strerror}"
+        raise ConfigError(f"{problem}; give another --port, or none") from error
+    server.daemon_threads = True
+    over = threading.Event()
+    threads = [
+        threading.Thread(target=server.serve_forever, args=(0.1,)),
+        threading.Thread(target=_index, args=(runs, over)),
+    ]
+    with server:
+        for thread in threads:
+            thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}{path}"
+        finally:
+            over.set()
+            server.shutdown()
+            for thread in threads:
+                thread.join()
+
+
+def _index(runs: Sequence[ViewedRun], over: threading.Event) -> None:
+    """Index the rows of all runs until the end."""
+    while not over.is_set():
+        try:
+            more = any([run.update() for run in runs])
+        except DistillgenError as error:  # a file of the run is damaged: the pages say the same
+            runs[0].problem, more = str(error), False
+        over.wait(0.0 if more else _WAIT_S)
+
+
+def _page_class(runs: Sequence[ViewedRun], path: str) -> type[BaseHTTPRequestHandler]:
+    files = {
+        "view.css": ("text/css", pages.styles().encode()),
+        "view.js": ("text/javascript", (pages.HERE / "view.js").read_bytes()),
+    }
+
+    class Page(BaseHTTPRequestHandler):
+        timeout = 30  # seconds; browsers open connections that they do not use
+
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            name = address.path.removeprefix(path)
+            host = self.headers.get("Host", "").rpartition(":")[0]
+            if not address.path.startswith(path) or host not in ("127.0.0.1", "localhost"):
+                self.send_error(404)
+            elif name in files:
+                self._send(*files[name])
+            elif name in ("", "count"):
+                selection = Selection.of(dict(parse_qsl(address.query)))
+                self._send(*_answer(runs, name, selection))
+            else:
+                self.send_error(404)
+
+        def _send(self, kind: str, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Security-Policy", POLICY)
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.send_header("Referrer-Policy", "no-referrer")
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Log nothing."""
+
+    return Page
+
+
+def _answer(runs: Sequence[ViewedRun], name: str, selection: Selection) -> tuple[str, bytes]:
+    """Return the content type and the content of a page, or of a number that a page asks for."""
+    try:
+        if name == "count":
+            run = runs[selection.run if 0 <= selection.run < len(runs) else 0]
+            state = run.state
+            count = count_of(run.index(run.place(selection.stage, state), state), selection)
+            return "application/json", json.dumps({"count": count}).encode()
+        return "text/html", pages.rows_page(runs, selection).encode()
+    except DistillgenError as error:
+        return "text/html", pages.problem_page(runs, str(error)).encode()
