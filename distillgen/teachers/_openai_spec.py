@@ -8,27 +8,22 @@ from typing import Literal
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.inference.spec import Spec
-from distillgen.teachers._addresses import Address
+from distillgen.teachers._http_spec import HttpSpec
 
 _SERVER_CAPABILITIES = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
 _USER_TURN = frozenset({"user_turn"})
 
 
-class OpenAISpec(Address, Spec):
+class OpenAISpec(HttpSpec):
     """An HTTP endpoint that speaks OpenAI's protocol.
 
     `also` adds endpoints or keys that give the same answers; the ledger keeps all answers under the first
     address.
     """
 
-    also: list[Address] = Field(
-        default_factory=list, description="further addresses or keys that give the same answers"
-    )
     api: Literal["chat", "completions"] = Field(
         "chat", description="chat, or completions, which sends the prompt as one text"
     )
-    timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer, in seconds")
     transport: Literal["http", "openai"] = Field(
         "http", description="http, or openai, which goes through the openai package"
     )
@@ -54,19 +49,9 @@ class OpenAISpec(Address, Spec):
             | (_USER_TURN if opens else frozenset())
         )
 
-    def credentials(self) -> set[str]:
-        """Return the keys of every address."""
-        return super().credentials().union(*(address.credentials() for address in self.also))
-
-    def secrets(self) -> set[str]:
-        """Return the secrets of every address."""
-        return super().secrets().union(*(address.secrets() for address in self.also))
-
     def check(self, root: Path) -> None:
         """Raise ConfigError for a malformed address, or an option that the mode does not have."""
         super().check(root)
-        for address in self.also:
-            address.check(root)
         if self.mode == "online":
             return
         if self.also:

@@ -1,0 +1,37 @@
+"""Options of an endpoint that is reached over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from distillgen.inference.spec import Spec
+from distillgen.teachers._addresses import Address
+
+
+class HttpSpec(Address, Spec):
+    """An endpoint at one or several addresses.
+
+    `also` adds endpoints or keys that give the same answers; the ledger keeps all answers under the first
+    address.
+    """
+
+    also: list[Address] = Field(
+        default_factory=list, description="further addresses or keys that give the same answers"
+    )
+    timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer, in seconds")
+
+    def credentials(self) -> set[str]:
+        """Return the keys of every address."""
+        return super().credentials().union(*(address.credentials() for address in self.also))
+
+    def secrets(self) -> set[str]:
+        """Return the secrets of every address."""
+        return super().secrets().union(*(address.secrets() for address in self.also))
+
+    def check(self, root: Path) -> None:
+        """Raise ConfigError for a malformed address."""
+        super().check(root)
+        for address in self.also:
+            address.check(root)
