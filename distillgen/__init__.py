@@ -96,3 +96,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"distillgen.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names only, for completion in an editor or a notebook."""
+    return sorted([*__all__, "__version__"])

@@ -10,9 +10,12 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from reprlib import Repr
 from typing import Annotated, Any
 
 import orjson
+
+from distillgen.html_table import html_table
 
 META = "meta"  # the key of a written row under which distillgen keeps its own data
 SPLIT = "split"  # the field with the split of a row: train, validation or test
@@ -125,6 +128,10 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return "" if value is None else str(value)
+
+
+_SHORT = Repr()  # for the representation of a record
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 class Unrenderable(Exception):
@@ -245,6 +252,19 @@ class Record:
             item = item or str(meta.get("item") or item_of(fields))
             return cls(digest([meta["id"], fields]), fields, (str(meta["id"]),), source, item=item)
         return cls(digest(fields), fields, (), source, item=item or item_of(fields))
+
+    def __repr__(self) -> str:
+        """Return the id, the fields, each cut to a few words, and the reason if it is dropped."""
+        values = [f"{name}={_SHORT.repr(value)}" for name, value in self.fields.items()]
+        values += [f"dropped={_SHORT.repr(self.dropped.reason)}"] if self.dropped else []
+        return f"Record({', '.join([self.id, *values])})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the fields and scores, for notebooks."""
+        lines = [*self.fields.items(), *((f"score {name}", value) for name, value in self.scores.items())]
+        if self.dropped:
+            lines.append((f"dropped by {self.dropped.stage}/{self.dropped.filter}", self.dropped.reason))
+        return html_table(("field", "value"), lines, f"Record {self.id}, from {self.source or 'no source'}")
 
     def derive(self, fields: Mapping[str, Any], made: Mapping[str, Any], ordinal: int) -> Record:
         """Return a child with `fields` added. `ordinal` distinguishes children of a parent that have the same

@@ -78,7 +78,7 @@ def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
     return lambda record: record.parents[0] if record.parents else record.id
 
 
-def described(factory: Callable[..., Filter]) -> tuple[str, dict[str, str]]:
+def described(factory: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """Return a factory's docstring without its options, and the description of each option."""
     about, _, options_text = (inspect.getdoc(factory) or "").partition("\nOptions:\n")
     options = re.finditer(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", options_text, re.MULTILINE)

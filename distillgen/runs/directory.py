@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, DistillgenError, did_you_mean
+from distillgen.extras import need
+from distillgen.html_table import html_table
 from distillgen.located_yaml import VARIABLE
 from distillgen.platforms import lock
 from distillgen.privacy import Guard, public
-from distillgen.record import Record, loads_own
+from distillgen.record import Dropped, Record, loads_own
 from distillgen.state_files import PARTIAL, Damaged, is_whole, load_state
 from distillgen.text import display
 
@@ -73,14 +76,45 @@ class Run:
     @property
     def corpus(self) -> Any:
         """Return the kept records as a `datasets.Dataset` (needs the extra 'datasets')."""
+        need("Run.corpus", "datasets")
         from datasets import load_dataset
 
         return load_dataset("json", data_files=str(self.directory / "corpus.jsonl"), split="train")
 
     @property
+    def kept(self) -> Rows:
+        """Return the kept records."""
+        return Rows(self.directory / "corpus.jsonl")
+
+    @property
     def dropped(self) -> Rows:
         """Return the dropped records."""
         return Rows(self.directory / "dropped.jsonl")
+
+    def __repr__(self) -> str:
+        """Return the directory with the state of the run, or why it cannot be read."""
+        try:
+            return f"Run('{self.directory}'): {self.state['state']}, {self}"
+        except DistillgenError as error:
+            return f"Run('{self.directory}'): {error}"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the stages, for notebooks."""
+        try:
+            stages = self.state["stages"]
+        except DistillgenError as error:
+            return html_table((), (), str(error))
+        lines = [
+            (
+                stage["name"],
+                f"{stage['rows']:,}",
+                f"{stage['kept']:,}",
+                display.reasons(stage["dropped"]),
+                ", ".join(f"{title} {display.number(value)}" for title, value in stage["measured"].items()),
+            )
+            for stage in stages
+        ]
+        return html_table(("stage", "rows", "kept", "dropped by", "measured"), lines, repr(self))
 
     def __str__(self) -> str:
         state = self.state
@@ -131,6 +165,9 @@ def evaluations(directory: Path) -> list[dict[str, Any]]:
     return results
 
 
+SHOWN_ROWS = 10  # of a table in a notebook
+
+
 class Rows(Sequence[Record]):
     """The records of a JSONL file of a run. Each access reads the file."""
 
@@ -141,16 +178,42 @@ class Rows(Sequence[Record]):
         return read_records(self.path)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return sum(1 for _ in read_lines(self.path))
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int) and index >= 0:
+            for record in islice(self, index, None):
+                return record
+            raise IndexError(f"'{self.path}' has no row {index}; the first is 0")
         return list(self)[index]
 
+    def __repr__(self) -> str:
+        """Return the file with its number of rows."""
+        return f"Rows('{self.path}'): {len(self):,} records"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the first rows, for notebooks."""
+        records = list(islice(self, SHOWN_ROWS))
+        names = [*dict.fromkeys(name for record in records for name in record.fields)]
+        why = [
+            f"{r.dropped.stage}/{r.dropped.filter}: {r.dropped.reason}" if r.dropped else "" for r in records
+        ]
+        lines = [
+            [*(record.fields.get(name) for name in names), *([reason] if any(why) else [])]
+            for record, reason in zip(records, why, strict=True)
+        ]
+        more = f"; the first {SHOWN_ROWS}:" if len(self) > SHOWN_ROWS else ""
+        return html_table([*names, *(["dropped"] if any(why) else [])], lines, repr(self) + more)
+
     def group(self, by: str) -> dict[str, list[Record]]:
-        """Return the dropped records by 'filter', 'stage' or 'reason'."""
+        """Return the dropped records by 'filter', 'stage' or 'reason'. Raise ConfigError for another name."""
+        names = [field.name for field in fields(Dropped)]
+        if by not in names:
+            raise ConfigError(f"records are not grouped by '{by}'{did_you_mean(by, names)}")
         groups: dict[str, list[Record]] = {}
         for record in self:
-            groups.setdefault(getattr(record.dropped, by), []).append(record)
+            if record.dropped:
+                groups.setdefault(getattr(record.dropped, by), []).append(record)
         return groups
 
 

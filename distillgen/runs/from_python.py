@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
-from distillgen.errors import ConfigError, did_you_mean
+from pydantic import BaseModel, ConfigDict, Field
+
+from distillgen.errors import ConfigError, Stopped, did_you_mean
+from distillgen.inference.sampling import Sampling
+from distillgen.located_yaml import Places, validate
 from distillgen.pipeline.load import load
 from distillgen.runs.directory import Run
+from distillgen.runs.event_loop import outside_event_loop
 from distillgen.runs.run import run_pipeline
 from distillgen.runs.seeds import Seeds, load_seeds, run_seeds
 from distillgen.runs.state import Options
@@ -20,28 +24,42 @@ from distillgen.teachers.scripted import Script
 log = logging.getLogger("distillgen")
 
 
+class _Numbers(BaseModel):
+    """The options that are numbers, and their bounds, which the command line has too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int | None = Field(ge=1)
+    concurrency: int | None = Field(ge=1)
+    max_cost_usd: float | None = Field(ge=0)
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of `run` for type checkers, besides `seeds`."""
+
+    out: str | Path | None
+    sets: Sequence[str]
+    limit: int | None
+    stage: str | None
+    from_: str | None
+    until: str | None
+    retry_failed: bool
+    retry_with: Mapping[str, Any] | None
+    max_cost_usd: float | None
+    concurrency: int | None
+    ledger: str | Path | None
+    salvage: bool
+    teachers: Mapping[str, Script] | None
+
+
 @overload
 def run(
-    pipeline: str | Path | Mapping[str, Any],
-    *,
-    out: str | Path | None = None,
-    sets: Sequence[str] = (),
-    teachers: Mapping[str, Script] | None = None,
-    seeds: None = None,
-    **options: Any,
+    pipeline: str | Path | Mapping[str, Any], *, seeds: None = None, **options: Unpack[RunOptions]
 ) -> Run: ...
 
 
 @overload
-def run(
-    pipeline: str | Path | Mapping[str, Any],
-    *,
-    out: str | Path | None = None,
-    sets: Sequence[str] = (),
-    teachers: Mapping[str, Script] | None = None,
-    seeds: int,
-    **options: Any,
-) -> Seeds: ...
+def run(pipeline: str | Path | Mapping[str, Any], *, seeds: int, **options: Unpack[RunOptions]) -> Seeds: ...
 
 
 def run(
@@ -49,46 +67,80 @@ def run(
     *,
     out: str | Path | None = None,
     sets: Sequence[str] = (),
-    teachers: Mapping[str, Script] | None = None,
+    limit: int | None = None,
+    stage: str | None = None,
+    from_: str | None = None,
+    until: str | None = None,
+    retry_failed: bool = False,
+    retry_with: Mapping[str, Any] | None = None,
+    max_cost_usd: float | None = None,
+    concurrency: int | None = None,
+    ledger: str | Path | None = None,
     seeds: int | None = None,
-    **options: Any,
+    salvage: bool = False,
+    teachers: Mapping[str, Script] | None = None,
+    **unknown: Any,
 ) -> Run | Seeds:
     """Run a pipeline and return its run, or with `seeds` the runs with so many seeds, from 0 on.
 
-    `pipeline` is a path, a name, or the same structure as a dict; `out` is the directory (default:
-    runs/<name> in the project). `teachers` replaces models by Python functions of (Request, sample index);
-    their answers are kept in that directory. The other options are those of `Options`. Raises ConfigError
-    before anything is asked, BudgetStop at the cost cap.
+    The options have the names of the command line. Called again with the same `out`, it continues, and asks
+    nothing twice. It also works where an event loop runs, as in a notebook; an interrupt stops it cleanly.
+
+    Raises ConfigError before anything is asked, BudgetStop at the cost cap, Stopped for an interrupt.
+
+    Options:
+        pipeline: a path, a name, or the same structure as a dict
+        out: the directory of the run; default: runs/<name> in the project
+        sets: overrides, such as `["teacher.temperature=0.3"]`
+        limit: read only so many source rows
+        stage: run only this stage, on the stored records before it
+        from_: start at this stage, on the stored records before it
+        until: stop after this stage
+        retry_failed: ask again for answers that failed or were cut off, refused or malformed
+        retry_with: sampling options for `retry_failed`, such as `{"max_tokens": 800}`
+        max_cost_usd: stop before the run, earlier calls included, could cost more
+        concurrency: most requests in flight per model
+        ledger: the file that answers are kept in; default: runs/ledger.sqlite3 in the project
+        seeds: run the whole pipeline with each of so many seeds
+        salvage: go on with the readable answers of a damaged ledger
+        teachers: Python functions of (Request, sample index) that answer in the place of models, by the
+            model's name; their answers are kept in the directory of the run
     """
-    option_names = set(Options.__dataclass_fields__) - {"cap_of", "scripts"}
-    for name in options:
-        if name not in option_names:
-            raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, option_names)}")
+    for name in unknown:
+        names = {*inspect.signature(run).parameters} - {"pipeline", "unknown"}
+        raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, names)}")
+    numbers = {"limit": limit, "concurrency": concurrency, "max_cost_usd": max_cost_usd}
+    options = Options(
+        **dict(validate(_Numbers, numbers, owner="run()", places=Places())),
+        first=stage or from_,
+        until=stage or until,
+        retry_failed=retry_failed,
+        retry_with=_sampling(retry_with or {}, retry_failed),
+        ledger=Path(ledger) if ledger else None,
+        salvage=salvage,
+        scripts=teachers or {},
+    )
     if seeds is None:
-        pipelines = [load(pipeline, sets, scripted=teachers or ())]
+        pipelines = [load(pipeline, sets, scripted=options.scripts)]
     else:
-        pipelines = load_seeds(pipeline, seeds, sets, scripted=teachers or ())
+        pipelines = load_seeds(pipeline, seeds, sets, scripted=options.scripts)
     for note in pipelines[0].notes:
         log.warning("%s", note)
     directory = Path(out) if out else pipelines[0].run_directory()
-    chosen = Options(**options, scripts=teachers or {})
-    if seeds is None:
-        _outside_event_loop(lambda: run_pipeline(pipelines[0], directory, chosen))
-        return Run(directory)
-    _outside_event_loop(lambda: run_seeds(pipelines, directory, chosen))
-    return Seeds(directory)
-
-
-def _outside_event_loop(work: Callable[[], object]) -> None:
-    """Do the work; in a thread of its own where an event loop runs, as in a notebook."""
+    runs = Run(directory) if seeds is None else Seeds(directory)
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        in_loop = False  # the work waits, or each traceback in the log would begin with this exception
-    else:
-        in_loop = True
-    if not in_loop:
-        work()
-        return
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(work).result()
+        if seeds is None:
+            outside_event_loop(lambda watch: run_pipeline(pipelines[0], directory, options, watch))
+        else:
+            outside_event_loop(lambda watch: run_seeds(pipelines, directory, options, watch))
+    except Stopped as stop:
+        stop.add_note(f"{runs}. The answers are safe in '{directory}': the same call goes on")
+        raise
+    return runs
+
+
+def _sampling(retry_with: Mapping[str, Any], retry_failed: bool) -> dict[str, Any]:
+    """Return checked sampling options. Raise ConfigError."""
+    if retry_with and not retry_failed:
+        raise ConfigError("retry_with changes what retry_failed asks; give both")
+    return validate(Sampling, dict(retry_with), owner="retry_with", places=Places()).sampling_options()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, DistillgenError
 from distillgen.pipeline.load import Pipeline, load
 from distillgen.runs.directory import Run, is_running
 from distillgen.runs.execute import Watch
@@ -64,6 +64,13 @@ class Seeds:
             "failed": sum(run["failed"] for run in runs.values()),
             "runs": runs,
         }
+
+    def __repr__(self) -> str:
+        """Return the directory with the state of the runs, or why it cannot be read."""
+        try:
+            return f"Seeds('{self.directory}'): {self}"
+        except DistillgenError as error:
+            return f"Seeds('{self.directory}'): {error}"
 
     def __str__(self) -> str:
         state = self.state

@@ -95,6 +95,8 @@ class Live:
     """The error that stopped the run."""
     stopping: str = ""
     """Why the run is stopping."""
+    stop: Callable[[], None] = field(default=lambda: None)
+    """Stops a run in a thread, from any thread; called again, gives up its requests in flight."""
     started: float = field(default_factory=time.monotonic)
     notes: dict[str, str] = field(default_factory=dict)
     """What a stage that takes long is doing, by the stage's name."""

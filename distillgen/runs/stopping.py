@@ -17,11 +17,9 @@ HANGUP = getattr(signal, "SIGHUP", None)  # sent when a terminal is closed; Wind
 def stop_on_signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
     """Cancel `consume` on the first Ctrl-C, SIGTERM or SIGHUP; give up requests in flight on the second.
 
-    A second SIGHUP changes nothing: the kernel and the shell both send one when a terminal is closed.
+    A second SIGHUP changes nothing: the kernel and the shell both send one when a terminal is closed. A
+    thread gets no signals: there `live.stop` does what a Ctrl-C does, from any thread.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
@@ -35,6 +33,13 @@ def stop_on_signals(consume: asyncio.Task[None], live: Live) -> Iterator[None]:
     def stop_from_handler(number: int, _: object) -> None:
         loop.call_soon_threadsafe(stop, number)
 
+    if threading.current_thread() is not threading.main_thread():
+        live.stop = lambda: stop_from_handler(signal.SIGINT, None)
+        try:
+            yield
+        finally:
+            live.stop = lambda: None
+        return
     with contextlib.ExitStack() as stack:
         for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
             if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:  # set by nohup

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import distillgen
+from distillgen.flow.filter import described
 from distillgen.pipeline import catalog
-from distillgen.runs.state import Options
-from writer.markdown import fence, paragraphs
+from writer.markdown import fence, paragraphs, plain
 
 
 def python() -> Iterator[str]:
@@ -26,10 +26,10 @@ def python() -> Iterator[str]:
             yield from python_class(name, value)
         elif callable(value) and inspect.isfunction(value):
             yield fence("python", signature(name, value))
-            yield paragraphs(value.__doc__ or "")
-            if name == "run":
-                yield "The further options:"
-                yield "\n".join(f"- `{field.name}`: `{field.type}`" for field in fields(Options))
+            about, options = described(value)
+            yield paragraphs(about)
+            if options:
+                yield "\n".join(f"- `{option}`: {plain(text)}" for option, text in options.items())
         elif name == "Chunks":
             yield "What a stage receives and yields: an asynchronous generator of lists of records."
         else:
