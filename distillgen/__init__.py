@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from distillgen.record import TemplateText as TemplateText
     from distillgen.runs.directory import Run as Run
     from distillgen.runs.from_python import run as run
+    from distillgen.runs.progress import Progress as Progress
     from distillgen.runs.seeds import Seeds as Seeds
     from distillgen.training.objective import Objective as Objective
     from distillgen.training.part import Loss as Loss
@@ -64,6 +65,7 @@ _HOMES = {
     "Objective": "training.objective",
     "Outcome": "inference.outcome",
     "Pipeline": "pipeline.load",
+    "Progress": "runs.progress",
     "Project": "project",
     "Prompt": "prompting.prompt",
     "PromptName": "record",

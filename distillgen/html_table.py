@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 MOST_CHARACTERS = 400  # of a cell
+NO_FORMULAS = "tex2jax_ignore mathjax_ignore"  # or a notebook sets what is between two $ as a formula
 
 
 def html_table(titles: Sequence[str], lines: Iterable[Iterable[Any]], caption: str = "") -> str:
@@ -14,7 +15,7 @@ def html_table(titles: Sequence[str], lines: Iterable[Iterable[Any]], caption: s
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "".join(f"<tr>{''.join(map(_cell, line))}</tr>" for line in lines)
     return (
-        f"<table><caption style='text-align:left'>{escape(caption)}</caption>"
+        f"<table class='{NO_FORMULAS}'><caption style='text-align:left'>{escape(caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 

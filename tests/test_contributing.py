@@ -250,6 +250,7 @@ def test_the_public_names():
         "Objective",
         "Outcome",
         "Pipeline",
+        "Progress",
         "Project",
         "Prompt",
         "PromptName",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
@@ -14,8 +17,13 @@ from distillgen.errors import ConfigError, Stopped, did_you_mean
 from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import Places, validate
 from distillgen.pipeline.load import load
+from distillgen.project import user_error
+from distillgen.runs import notebook, progress_lines
 from distillgen.runs.directory import Run
 from distillgen.runs.event_loop import outside_event_loop
+from distillgen.runs.execute import Watch
+from distillgen.runs.notebook import in_notebook
+from distillgen.runs.progress import Progress, follow
 from distillgen.runs.run import run_pipeline
 from distillgen.runs.seeds import Seeds, load_seeds, run_seeds
 from distillgen.runs.state import Options
@@ -50,6 +58,7 @@ class RunOptions(TypedDict, total=False):
     ledger: str | Path | None
     salvage: bool
     teachers: Mapping[str, Script] | None
+    progress: bool | Callable[[Progress], None] | None
 
 
 @overload
@@ -79,6 +88,7 @@ def run(
     seeds: int | None = None,
     salvage: bool = False,
     teachers: Mapping[str, Script] | None = None,
+    progress: bool | Callable[[Progress], None] | None = None,
     **unknown: Any,
 ) -> Run | Seeds:
     """Run a pipeline and return its run, or with `seeds` the runs with so many seeds, from 0 on.
@@ -105,6 +115,8 @@ def run(
         salvage: go on with the readable answers of a damaged ledger
         teachers: Python functions of (Request, sample index) that answer in the place of models, by the
             model's name; their answers are kept in the directory of the run
+        progress: whether to draw the progress; default: in a terminal and in a notebook. Or a function that
+            gets a `Progress` twice a second, and once at the end
     """
     for name in unknown:
         names = {*inspect.signature(run).parameters} - {"pipeline", "unknown"}
@@ -128,15 +140,40 @@ def run(
         log.warning("%s", note)
     directory = Path(out) if out else pipelines[0].run_directory()
     runs = Run(directory) if seeds is None else Seeds(directory)
+    watch = _watch(progress)
     try:
         if seeds is None:
-            outside_event_loop(lambda watch: run_pipeline(pipelines[0], directory, options, watch))
+            outside_event_loop(partial(run_pipeline, pipelines[0], directory, options), watch)
         else:
-            outside_event_loop(lambda watch: run_seeds(pipelines, directory, options, watch))
+            outside_event_loop(partial(run_seeds, pipelines, directory, options), watch)
     except Stopped as stop:
         stop.add_note(f"{runs}. The answers are safe in '{directory}': the same call goes on")
         raise
     return runs
+
+
+def _watch(progress: bool | Callable[[Progress], None] | None) -> Watch | None:
+    """Return what shows the progress: in a notebook, a terminal, the caller's function, or nothing."""
+    if callable(progress):
+        return partial(follow, show=_reporting(progress))
+    if progress is False or progress is None and not (in_notebook() or sys.stderr.isatty()):
+        return None
+    return notebook.watch if in_notebook() else progress_lines.watch
+
+
+def _reporting(show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Return the caller's function; its first exception is a warning, and the run goes on without it."""
+    faults = list[Exception]()
+
+    def reporting(progress: Progress) -> None:
+        try:
+            if not faults:
+                show(progress)
+        except Exception as fault:
+            faults.append(fault)
+            warnings.warn(f"progress: {user_error(fault, 'the function')}; the run goes on", stacklevel=1)
+
+    return reporting
 
 
 def _sampling(retry_with: Mapping[str, Any], retry_failed: bool) -> dict[str, Any]:

@@ -110,6 +110,28 @@ def test_an_interrupt_inside_an_event_loop_stops_the_run_and_it_goes_on(project)
         assert distillgen.run("ask").state["kept"] == 12 and len(endpoint.bodies) == 12
 
 
+def test_a_function_gets_the_progress_and_its_exception_does_not_end_the_run(seeds):
+    moments = []
+    distillgen.run(PIPELINE, out="runs/p", progress=moments.append)
+    assert isinstance(moments[-1], distillgen.Progress)
+    assert [stage.complete for stage in moments[-1].stages] == [True] * 3
+    assert moments[-1].models[0].answered == 3
+
+    def broken(progress):
+        raise KeyError("tqdm")
+
+    with pytest.warns(UserWarning, match="test_from_python.py:.*KeyError: 'tqdm'.*the run goes on"):
+        run = distillgen.run(PIPELINE, out="runs/q", progress=broken)
+    assert run.state["state"] == "finished"
+
+
+@pytest.mark.parametrize("progress, is_drawn", [(True, True), (False, False), (None, False)])
+def test_progress_is_drawn_where_it_is_wanted(seeds, capsys, progress, is_drawn):
+    """Standard error is no terminal here, so that nothing is drawn by default."""
+    distillgen.run(PIPELINE, out="runs/p", progress=progress)
+    assert ("first kept row" in capsys.readouterr().err) == is_drawn
+
+
 def test_only_public_names_are_listed():
     assert set(dir(distillgen)) == {*distillgen.__all__, "__version__"}
 
