@@ -194,6 +194,6 @@ for command in (
     *(run.check, run.plan, run.preview, run.run, run.status, run.show_),
     *(data.filter_, data.export, data.push, data.label, data.report, data.ledger),
     *(student.train, student.evaluate),
-    view.view,
+    *(view.view, view.diff),
 ):
     main.add_command(command)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distillgen.cli import show
-from distillgen.cli.arguments import find_run
+from distillgen.cli import show, show_diff
+from distillgen.cli.arguments import AS_JSON, find_run
 from distillgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,3 +50,42 @@ def view(runs: list[Run], port: int, open_page: bool) -> None:
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(1)
+
+
+@click.command()
+@click.argument("first", metavar="RUN", callback=find_run)
+@click.argument("second", metavar="RUN", callback=find_run)
+@click.option(
+    "-n",
+    "count",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Number of rows to show of those that changed, were gained, and were lost.",
+)
+@AS_JSON
+def diff(first: Run, second: Run, count: int, as_json: bool) -> None:
+    """Compare two runs: options, rows gained, lost and changed, costs, scores and evaluations.
+
+    Rows are compared by id, and else by the item that they are about. Scores and metrics have the paired test
+    of `evaluate`, over the items of both runs.
+    """
+    from distillgen.viewer.comparison import Comparison, figures_of
+    from distillgen.viewer.viewed_run import ViewedRun
+
+    runs = [ViewedRun(first), ViewedRun(second)]
+    comparison = Comparison(*[run.final_index() for run in runs])
+    figures = figures_of(first, second, comparison)
+    if as_json:
+        rows = {
+            kind: [
+                {side: record.row() for side, record in vars(pair).items() if record}
+                for pair in comparison.pairs(kind, 0, count)
+            ]
+            for kind in ("changed", "gained", "lost")
+        }
+        show.as_json({**figures, "examples": rows})
+    else:
+        show_diff.diff([run.name for run in runs], figures, comparison, count)
+    comparison.close()

@@ -14,12 +14,14 @@ from distillgen.runs.charts import thresholds
 from distillgen.runs.templates import template
 from distillgen.text import display
 from distillgen.viewer import markup
+from distillgen.viewer.comparison import KINDS, Comparison, Pair, figures_of
 from distillgen.viewer.row_index import REASON, RowIndex
 from distillgen.viewer.selection import DROPPED, KEPT, PAGE_ROWS, Selection, count_of, drops_of, rows_of
 from distillgen.viewer.viewed_run import ViewedRun, field_changes
 
 HERE = Path(__file__).parent
 SNIPPET = 170  # characters of a field in the list
+PAIRS = 20  # on a page of two runs
 SNIPPETS = 3  # fields of a row in the list
 
 
@@ -64,6 +66,51 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
         chips=list(_chips(selection)),
         **(_opened(run, record, selection, stage, state, histograms) if record else {"record": None}),
     )
+
+
+def compare_page(runs: Sequence[ViewedRun], selection: Selection, comparison: Comparison | None) -> str:
+    """Return the page of two runs side by side; without a comparison, that it has to wait."""
+    _, _, kind = selection.view.partition("/")
+    kind = (
+        kind
+        if kind in KINDS
+        else next((one for one in KINDS if comparison and comparison.counts[one]), "same")
+    )
+    pairs, figures = list[Pair](), {}
+    if comparison:
+        pairs = comparison.pairs(kind, max(0, selection.page) * PAIRS, PAIRS + 1)
+        figures = figures_of(runs[0].run, runs[1].run, comparison)
+    return _template("compare").render(
+        runs=runs,
+        selection=selection,
+        figures=figures,
+        kind=kind,
+        kinds=KINDS,
+        pairs=[(pair, _pair_changes(pair)) for pair in pairs[:PAIRS]],
+        more=len(pairs) > PAIRS,
+        first=max(0, selection.page) * PAIRS,
+    )
+
+
+def _pair_changes(pair: Pair) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the fields of a pair that differ, with the parts of their texts; all of a row that only one run
+    keeps.
+    """
+    sides = [record for record in (pair.second, pair.first) if record and not record.dropped]
+    if len(sides) < 2 or not (pair.first and pair.second):
+        record = sides[0]
+        return [(name, [("kept", text_of(value))]) for name, value in record.fields.items()]
+    changes = field_changes(pair.first.fields, pair.second.fields)
+    return [
+        (name, [(kind, _shortened(text) if kind == "kept" else text) for kind, text in parts])
+        for name, parts in changes
+        if parts
+    ]
+
+
+def _shortened(text: str) -> str:
+    """Return a long text without its middle."""
+    return text if len(text) <= 2 * SNIPPET else f"{text[:SNIPPET]} … {text[-SNIPPET:]}"
 
 
 def _open(

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.viewer import pages
+from distillgen.viewer.comparison import Comparison
 from distillgen.viewer.selection import Selection, count_of
 from distillgen.viewer.viewed_run import ViewedRun
 
@@ -76,6 +77,8 @@ def _page_class(runs: Sequence[ViewedRun], path: str) -> type[BaseHTTPRequestHan
         "view.js": ("text/javascript", (pages.HERE / "view.js").read_bytes()),
     }
 
+    compared = _Compared(runs)
+
     class Page(BaseHTTPRequestHandler):
         timeout = 30  # seconds; browsers open connections that they do not use
 
@@ -89,7 +92,7 @@ def _page_class(runs: Sequence[ViewedRun], path: str) -> type[BaseHTTPRequestHan
                 self._send(*files[name])
             elif name in ("", "count"):
                 selection = Selection.of(dict(parse_qsl(address.query)))
-                self._send(*_answer(runs, name, selection))
+                self._send(*_answer(runs, compared, name, selection))
             else:
                 self.send_error(404)
 
@@ -110,7 +113,31 @@ def _page_class(runs: Sequence[ViewedRun], path: str) -> type[BaseHTTPRequestHan
     return Page
 
 
-def _answer(runs: Sequence[ViewedRun], name: str, selection: Selection) -> tuple[str, bytes]:
+class _Compared:
+    """The comparison of two runs, made when all of their rows are indexed, and again when rows have come."""
+
+    def __init__(self, runs: Sequence[ViewedRun]) -> None:
+        self._runs = runs
+        self._busy = threading.Lock()
+        self._comparison: Comparison | None = None
+        self._counts: list[int] = []
+
+    def page(self, selection: Selection) -> str:
+        """Return the page of the comparison."""
+        states = [run.state for run in self._runs]
+        indexes = [
+            run.index(run.place(-1, state), state) for run, state in zip(self._runs, states, strict=True)
+        ]
+        with self._busy:
+            counts = [index.count for index in indexes]
+            if all(index.whole for index in indexes) and counts != self._counts:
+                self._counts, self._comparison = counts, Comparison(*indexes)
+            return pages.compare_page(self._runs, selection, self._comparison)
+
+
+def _answer(
+    runs: Sequence[ViewedRun], compared: _Compared, name: str, selection: Selection
+) -> tuple[str, bytes]:
     """Return the content type and the content of a page, or of a number that a page asks for."""
     try:
         if name == "count":
@@ -118,6 +145,8 @@ def _answer(runs: Sequence[ViewedRun], name: str, selection: Selection) -> tuple
             state = run.state
             count = count_of(run.index(run.place(selection.stage, state), state), selection)
             return "application/json", json.dumps({"count": count}).encode()
+        if len(runs) > 1 and selection.view:
+            return "text/html", compared.page(selection).encode()
         return "text/html", pages.rows_page(runs, selection).encode()
     except DistillgenError as error:
         return "text/html", pages.problem_page(runs, str(error)).encode()

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distillgen.errors import LedgerError
 from distillgen.inference.ledger import read_answers
 from distillgen.record import Record, text_of
 from distillgen.runs.directory import Run, reached, stage_file
@@ -39,6 +40,8 @@ class History:
     siblings: Sequence[Relative]
     """The other rows of its first parent."""
     children: Sequence[Relative]
+    problem: str = ""
+    """Why its answers cannot be read."""
 
 
 class ViewedRun:
@@ -76,6 +79,13 @@ class ViewedRun:
         """Return the index of the rows that left a stage."""
         path = stage_file(self.run.directory, stage, state["stages"][stage]["name"])
         return self._indexes.setdefault(path, RowIndex(path, self._folder))
+
+    def final_index(self) -> RowIndex:
+        """Return the index of all rows that have left the last stage so far."""
+        state = self.state
+        index = self.index(self.place(-1, state), state)
+        index.update()
+        return index
 
     def update(self) -> bool:
         """Index new rows for a moment, first of the stage on the page; return whether there are more."""
@@ -121,7 +131,11 @@ class ViewedRun:
         """Return the answers in a record, and its relatives that are in the indexes so far."""
         keys = [bytes.fromhex(str(step["key"])) for step in record.made if step.get("key")]
         ledger = self.run.ledger
-        ledger_rows = read_answers(ledger, keys) if keys and ledger.exists() else {}
+        ledger_rows, problem = dict[bytes, dict[str, Any]](), ""
+        try:
+            ledger_rows = read_answers(ledger, keys) if keys and ledger.exists() else {}
+        except LedgerError as error:
+            problem = str(error)
         answers = [
             {"made": step, **ledger_rows.get(bytes.fromhex(str(step.get("key") or "")), {})}
             for step in record.made
@@ -137,7 +151,9 @@ class ViewedRun:
         for later in range(self.place(-1, state), stage - 1, -1):
             if children := self._records(later, state, "parent = ?", record.id, MOST_RELATIVES):
                 break
-        return History(answers, parents, [one for one in siblings if one.record.id != record.id], children)
+        return History(
+            answers, parents, [one for one in siblings if one.record.id != record.id], children, problem
+        )
 
 
 def field_changes(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 import urllib.error
 import urllib.parse
@@ -149,15 +150,26 @@ def test_no_one_else_can_read_the_pages(viewed, sums):
 
 
 def test_the_run_is_not_changed(viewed, sums):
-    before = {
-        path: path.read_bytes() for path in sums.rglob("*") if path.is_file() and path.parent.name != "view"
-    }
+    def files():
+        paths = (path for path in sums.rglob("*") if path.is_file() and path.parent.name != "view")
+        return {path: path.read_bytes() for path in paths if not path.name.startswith("ledger")}
+
+    before = files()
     viewer = viewed(sums)
     viewer.page(row=viewer.ids()[0])
-    after = {
-        path: path.read_bytes() for path in sums.rglob("*") if path.is_file() and path.parent.name != "view"
-    }
-    assert after == before
+    assert files() == before
+
+
+def test_a_row_is_shown_without_its_ledger(viewed, sums, tmp_path):
+    directory = shutil.copytree(sums, tmp_path / "copy")
+    viewer = viewed(directory)
+    row = viewer.ids()[0]
+    (directory / "ledger.sqlite3").write_bytes(b"no ledger" * 100)
+    assert re.search(
+        "What is number 0 .* The answers cannot be read: .* is damaged", viewer.page(row=row).text
+    )
+    (directory / "ledger.sqlite3").unlink()
+    assert "The ledger does not hold this answer." in viewer.page(row=row).text
 
 
 def test_dialogues_tool_calls_and_pictures(viewed, tmp_path):
@@ -206,8 +218,6 @@ def test_formulas_are_typeset_without_links():
 
 
 def test_a_damaged_run_is_said(viewed, sums, tmp_path):
-    import shutil
-
     directory = shutil.copytree(sums, tmp_path / "copy")
     viewer = viewed(directory)
     (directory / "usage.json").write_bytes(b"{")
