@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import distillgen
+from distillgen.cli import completion
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.state_files import SEEDS, load_state
 
@@ -74,21 +75,28 @@ def in_project(path: str | Path) -> str:
     return str(absolute.relative_to(root)) if inside else str(path)
 
 
-PIPELINE = click.argument("pipeline")
-RUN = click.argument("run", metavar="RUN", callback=find_run)
-RUNS = click.argument("run", metavar="RUN", callback=find_runs)
-DATA = click.argument("data", metavar="RUN|DATA", callback=find_data)
+PIPELINE = click.argument("pipeline", shell_complete=completion.pipelines)
+RUN = click.argument("run", metavar="RUN", callback=find_run, shell_complete=completion.runs)
+RUNS = click.argument("run", metavar="RUN", callback=find_runs, shell_complete=completion.runs)
+DATA = click.argument("data", metavar="RUN|DATA", callback=find_data, shell_complete=completion.runs)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 SETS = click.option(
     "--set",
     "sets",
     multiple=True,
     metavar="NAME.OPTION=VALUE",
+    shell_complete=completion.overrides,
     help="Override an option of a model or a stage. Repeatable.",
 )
 LIMIT = click.option(
     "-n", "--limit", metavar="N", type=click.IntRange(min=1), help="Read only the first N source rows."
 )
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+VERBOSE = click.option(
+    "-v", "--verbose", is_flag=True, help="Print the lines of run.log, too, as they are written."
+)
+OPEN = click.option("--open", "open_page", is_flag=True, help="Open report.html in a browser at the end.")
+FULL = click.option("--full", is_flag=True, help="Print whole texts with their line breaks.")
 COUNT = click.option(
     "-n",
     "count",

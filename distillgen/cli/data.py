@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import distillgen
-from distillgen.cli import show
+from distillgen.cli import completion, show
 from distillgen.cli.arguments import (
     AS_JSON,
     DATA,
     LIMIT,
+    OPEN,
     RUN,
     SETS,
     filter_argument,
@@ -24,7 +25,7 @@ from distillgen.cli.arguments import (
     shape_argument,
     split_argument,
 )
-from distillgen.cli.run import Unusable, carry_out, load_pipeline
+from distillgen.cli.run import Printing, Unusable, carry_out, load_pipeline
 from distillgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--with",
     "filters",
+    shell_complete=completion.filters,
     multiple=True,
     required=True,
     metavar="NAME[:OPTION=VALUE,…]",
@@ -66,7 +68,7 @@ def filter_(
         {"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data})
     )
     directory = out or checked_pipeline.run_directory(f"{Path(data).stem}-filtered")
-    carry_out(checked_pipeline, directory, Options(limit=limit), as_json)
+    carry_out(checked_pipeline, directory, Options(limit=limit), Printing(as_json))
 
 
 @click.command()
@@ -169,7 +171,7 @@ def export(
 
 
 @click.command()
-@click.argument("data", metavar="RUN|FOLDER", callback=find_data)
+@click.argument("data", metavar="RUN|FOLDER", callback=find_data, shell_complete=completion.runs)
 @click.argument("repository", metavar="REPO")
 @click.option("--student", is_flag=True, help="Upload the student of RUN, an adapter or a whole model.")
 @click.option("--public", is_flag=True, help="Make the repository public. Default: private.")
@@ -317,12 +319,15 @@ def label(
 
 @click.command()
 @RUN
-def report(run: Run) -> None:
+@OPEN
+def report(run: Run, open_page: bool) -> None:
     """Write RUN's report.html again, and print its path."""
     from distillgen.runs.report import write_report
 
     write_report(run.directory)
     click.echo(run.directory / "report.html")
+    if open_page:
+        show.open_page(run.directory / "report.html")
 
 
 @click.group()

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import distillgen
-from distillgen.cli import data, run, show, student, view
+from distillgen.cli import completion, data, run, show, student, view
 from distillgen.cli.arguments import AS_JSON
 from distillgen.errors import ConfigError, DistillgenError, Stopped
 from distillgen.runs.streams import escape_unknown, hold_open
@@ -47,6 +47,7 @@ class Program(click.Group):
         """Carry out a command line with any state of the standard streams."""
         hold_open()
         escape_unknown()
+        options.setdefault("complete_var", completion.VARIABLE)
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -155,7 +156,7 @@ def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
 
 
 @main.command("help")
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, shell_complete=completion.topics)
 @AS_JSON
 @click.pass_context
 def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
@@ -193,7 +194,7 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
 for command in (
     *(run.check, run.plan, run.preview, run.run, run.status, run.show_),
     *(data.filter_, data.export, data.push, data.label, data.report, data.ledger),
-    *(student.train, student.evaluate),
+    *(student.train, student.evaluate, completion.completion),
     *(view.view, view.diff),
 ):
     main.add_command(command)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, takewhile, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import distillgen
-from distillgen.cli import show, show_seeds
-from distillgen.cli.arguments import AS_JSON, COUNT, LIMIT, OUT, PIPELINE, RUNS, SETS, retry_argument
+from distillgen.cli import completion, show, show_seeds
+from distillgen.cli.arguments import (
+    AS_JSON,
+    COUNT,
+    LIMIT,
+    OPEN,
+    OUT,
+    PIPELINE,
+    QUIET,
+    RUNS,
+    SETS,
+    VERBOSE,
+    retry_argument,
+)
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.record import GATHERED
 from distillgen.text import display
@@ -29,18 +42,49 @@ class Unusable(DistillgenError):
     exit_code = 3
 
 
+@dataclass(frozen=True)
+class Printing:
+    """What a command prints of a run."""
+
+    as_json: bool = False
+    quiet: bool = False
+    open_page: bool = False
+    """Whether a browser shows the report at the end."""
+
+    def show(self, content: Any, text: Callable[[], None]) -> None:
+        """Print the content as JSON, or the text, or nothing."""
+        if self.as_json:
+            show.as_json(content)
+        elif not self.quiet:
+            text()
+
+    def open(self, directory: Path) -> None:
+        """Open the report of a run in a browser, if that is wanted and there is a report."""
+        if self.open_page:
+            show.open_page(directory / "report.html")
+
+
 def load_pipeline(
-    pipeline: str | Mapping[str, Any], sets: Sequence[str], **options: Any
+    pipeline: str | Mapping[str, Any], sets: Sequence[str], *, quiet: bool = False, **options: Any
 ) -> distillgen.Pipeline:
     """Return the checked pipeline; print its notes on `--set`."""
     checked_pipeline = distillgen.load(pipeline, sets, **options)
-    for note in checked_pipeline.notes:
-        show.say(f"note: {note}", error=True)
+    _tell_notes(checked_pipeline, quiet=quiet)
     return checked_pipeline
 
 
+def _tell_notes(pipeline: distillgen.Pipeline, *, quiet: bool = False) -> None:
+    for note in () if quiet else pipeline.notes:
+        show.say(f"note: {note}", error=True)
+
+
+def stage_option(*names: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an option that takes the name of a stage."""
+    return click.option(*names, metavar="NAME", shell_complete=completion.stages, help=help)
+
+
 def carry_out(
-    checked_pipeline: distillgen.Pipeline, directory: Path, options: Options, as_json: bool
+    checked_pipeline: distillgen.Pipeline, directory: Path, options: Options, printing: Printing
 ) -> None:
     """Run a checked pipeline and print its result; raise Unusable if rows failed or if nothing was kept."""
     from distillgen.runs.interpreter import interpreter_tuned
@@ -50,11 +94,12 @@ def carry_out(
     run = distillgen.Run(directory)
     try:
         with interpreter_tuned():
-            run_pipeline(checked_pipeline, directory, options, watch)
+            run_pipeline(checked_pipeline, directory, options, None if printing.quiet else watch)
     except Stopped:
-        show.as_json(run.state) if as_json else show.status(run, error=True)
+        printing.show(run.state, lambda: show.status(run, error=True))
         raise
-    show.as_json(run.state) if as_json else show.summary(run)
+    printing.show(run.state, lambda: show.summary(run))
+    printing.open(directory)
     state = run.state
     if failed := state["failed"]:
         raise Unusable(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
@@ -168,9 +213,9 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 @OUT
 @SETS
 @LIMIT
-@click.option("--stage", metavar="NAME", help="Run only this stage, on the stored records before it.")
-@click.option("--from", "first", metavar="NAME", help="Start at this stage, on the stored records before it.")
-@click.option("--until", metavar="NAME", help="Stop after this stage.")
+@stage_option("--stage", help="Run only this stage, on the stored records before it.")
+@stage_option("--from", "first", help="Start at this stage, on the stored records before it.")
+@stage_option("--until", help="Stop after this stage.")
 @click.option(
     "--retry-failed",
     is_flag=True,
@@ -184,10 +229,17 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
 )
 @click.option(
     "--max-cost-usd",
+    metavar="USD",
     type=click.FloatRange(min=0),
-    help="Stop before the run, earlier commands included, could cost more.",
+    help="Stop before the run, earlier commands included, could cost more. Default: no limit.",
 )
-@click.option("--concurrency", type=click.IntRange(min=1), help="Most requests in flight per model.")
+@click.option(
+    "--concurrency",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Send at most N requests to each model at once. Default: max_concurrency of the model, or as many "
+    "as the endpoint takes.",
+)
 @click.option(
     "--ledger",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -200,9 +252,19 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     help="Run the whole pipeline with each of the seeds 0 to N-1, and compare the models over seeds.",
 )
 @click.option("--salvage", is_flag=True, help="Go on with the readable answers of a damaged ledger.")
+@QUIET
+@VERBOSE
+@OPEN
 @AS_JSON
 def run(
-    pipeline: str, out: Path | None, sets: Sequence[str], seeds: int | None, as_json: bool, **options: Any
+    pipeline: str,
+    out: Path | None,
+    sets: Sequence[str],
+    seeds: int | None,
+    quiet: bool,
+    open_page: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run PIPELINE. To continue a run that stopped, give the same command again: no answer is paid for twice.
 
@@ -211,23 +273,25 @@ def run(
     seeds.
 
     \b
-    Exit codes: 0 finished, 2 a usage or configuration error, 3 finished with failed rows
-    or with none kept, 4 stopped by --max-cost-usd, 130 interrupted.
+    Exit codes: 0 finished, 2 a usage or configuration error, 3 finished with
+    failed rows or with none kept, 4 stopped by --max-cost-usd, 130 interrupted.
     """
     from distillgen.runs.state import Options
 
     if stage := options.pop("stage"):
         options["first"] = options["until"] = stage
     options["retry_with"] = retry_argument(options["retry_with"], options["retry_failed"])
+    printing = Printing(as_json, quiet, open_page)
     if seeds is not None:
-        _carry_out_seeds(pipeline, out, sets, seeds, Options(**options), as_json)
+        _carry_out_seeds(pipeline, out, sets, seeds, Options(**options), printing)
         return
-    checked_pipeline = load_pipeline(pipeline, sets)
-    carry_out(checked_pipeline, out or checked_pipeline.run_directory(), Options(**options), as_json)
+    checked_pipeline = load_pipeline(pipeline, sets, quiet=quiet)
+    directory = out or checked_pipeline.run_directory()
+    carry_out(checked_pipeline, directory, Options(**options), printing)
 
 
 def _carry_out_seeds(
-    pipeline: str, out: Path | None, sets: Sequence[str], seeds: int, options: Options, as_json: bool
+    pipeline: str, out: Path | None, sets: Sequence[str], seeds: int, options: Options, printing: Printing
 ) -> None:
     """Run the pipeline of each seed, and print the figures over seeds; raise Unusable if rows failed."""
     from distillgen.runs.interpreter import interpreter_tuned
@@ -235,23 +299,22 @@ def _carry_out_seeds(
     from distillgen.runs.seeds import load_seeds, run_seeds
 
     pipelines = load_seeds(pipeline, seeds, sets)
-    for note in pipelines[0].notes:
-        show.say(f"note: {note}", error=True)
+    _tell_notes(pipelines[0], quiet=printing.quiet)
     directory = out or pipelines[0].run_directory()
     runs = distillgen.Seeds(directory)
+
+    def announce(seed: int) -> None:
+        if not printing.quiet:
+            show.say(f"seed {seed}, of {seeds} seeds", error=True, bold=True)
+
     try:
         with interpreter_tuned():
-            run_seeds(
-                pipelines,
-                directory,
-                options,
-                watch,
-                announce=lambda seed: show.say(f"seed {seed}, of {seeds} seeds", error=True, bold=True),
-            )
+            run_seeds(pipelines, directory, options, None if printing.quiet else watch, announce=announce)
     except Stopped:
-        show.as_json(runs.state) if as_json else show_seeds.status(runs, error=True)
+        printing.show(runs.state, lambda: show_seeds.status(runs, error=True))
         raise
-    show.as_json(runs.summary) if as_json else show_seeds.figures(runs)
+    printing.show(runs.summary, lambda: show_seeds.figures(runs))
+    printing.open(directory)
     state = runs.state
     if failed := state["failed"]:
         raise Unusable(f"{failed} answers could not be used; to ask for these again, add --retry-failed")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import textwrap
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -36,12 +37,22 @@ if TYPE_CHECKING:
 
 def say(text: str, *, error: bool = False, bold: bool = False) -> None:
     """Print text of any origin; escape characters that would control the terminal."""
-    click.secho(visible(text), err=error, bold=bold or None)
+    stream = sys.stderr if error else sys.stdout  # without a stream, click would write UTF-8 to one of ASCII
+    click.secho(visible(text), file=stream, bold=bold or None)
 
 
 def as_json(value: Any) -> None:
     """Print JSON in ASCII, which escapes characters that would control the terminal."""
     click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+
+
+def open_page(path: Path) -> None:
+    """Open a page in a browser, if there is one; otherwise print where it is."""
+    import webbrowser
+
+    if not (path.exists() and webbrowser.open(path.resolve().as_uri())):
+        missing = "there is no browser to open it in" if path.exists() else "this run has not written it"
+        say(f"{path}: {missing}", error=True)
 
 
 def manual(entry: Mapping[str, Any]) -> None:
@@ -258,15 +269,20 @@ def summary(run: Run) -> None:
             )
             remedy = "give the stage n, or vary its prompt, for draws of their own; else set temperature: 0"
             say(f"{stage['name']}: {identical_requests}; {remedy}")
-    now, total, replayed = state["asked_now"], state["totals"], state["from_ledger"]
-    rest = (f", {replayed:,} answers from the ledger" if replayed else "") + f", {duration(state['seconds'])}"
-    if now == total:
-        say(usage(total) + rest)
-    else:
-        usage_now = usage(now) if now["requests"] else "nothing"
-        say(f"asked now: {usage_now}{rest}; in all: {usage(total)}")
+    for title, text in _origins(state):
+        say(f"{title:<16} {text}")
     evaluation(run)
-    say(f"corpus  {run.directory / 'corpus.jsonl'}\nreport  {run.directory / 'report.html'}")
+    say(f"{'corpus':<16} {run.directory / 'corpus.jsonl'}\n{'report':<16} {run.directory / 'report.html'}")
+
+
+def _origins(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give what was asked now, what came from the ledger, and what the run has asked in all."""
+    now, total = state["asked_now"], state["totals"]
+    yield "asked now", f"{usage(now) if now['requests'] else 'nothing'}, {duration(state['seconds'])}"
+    if replayed := state["from_ledger"]:
+        yield "from the ledger", f"{replayed:,} answers, paid for before"
+    if now != total:
+        yield "in all", usage(total)
 
 
 def _examples(title: str, path: Path, count: int, source_fields: Container[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distillgen.cli import show
+from distillgen.cli import completion, show
 from distillgen.cli.arguments import (
     AS_JSON,
     DATA,
@@ -19,7 +19,7 @@ from distillgen.cli.arguments import (
     model_argument,
     student_entry,
 )
-from distillgen.cli.run import carry_out, load_pipeline
+from distillgen.cli.run import Printing, carry_out, load_pipeline
 from distillgen.errors import ConfigError
 from distillgen.state_files import load_state
 
@@ -77,7 +77,12 @@ def train(
         mistake = f"the pipeline of '{_name_of(data)}' trains a student itself, {link}"
         raise ConfigError(f"{mistake}; give another directory with --out")
     directory = out or directory
-    carry_out(checked_pipeline, directory, Options(limit=limit, ledger=run.ledger if run else None), as_json)
+    carry_out(
+        checked_pipeline,
+        directory,
+        Options(limit=limit, ledger=run.ledger if run else None),
+        Printing(as_json),
+    )
     if link and run:
         link.unlink(missing_ok=True)
         link.symlink_to(Path(directory.name, "student"))
@@ -100,6 +105,7 @@ def train(
 @click.option(
     "--with",
     "metrics",
+    shell_complete=completion.filters,
     multiple=True,
     metavar="NAME[:OPTION=VALUE,…]",
     help="A metric, which is any filter, and its options. Repeatable.",
@@ -145,7 +151,7 @@ def evaluate(
     pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
     checked_pipeline = load_pipeline(pipeline, sets, trusted=frozenset({path}))
     directory = out or checked_pipeline.run_directory(f"{_name_of(data)}-evaluated")
-    carry_out(checked_pipeline, directory, Options(limit=limit), as_json)
+    carry_out(checked_pipeline, directory, Options(limit=limit), Printing(as_json))
 
 
 def _student_and_base(run: Path) -> dict[str, Any]:

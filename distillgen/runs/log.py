@@ -32,16 +32,21 @@ class _Formatter(logging.Formatter):
 
 
 class _Warnings(logging.Handler):
-    """Keeps the first MOST_WARNINGS different warnings, without secrets, for the display of the run."""
+    """Keeps texts without secrets for the display of the run: the first MOST_WARNINGS different warnings, or
+    with `verbose` every line of the log but errors, which end the command with a message of their own.
+    """
 
-    def __init__(self, hidden: Mapping[str, str]) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, hidden: Mapping[str, str], *, verbose: bool) -> None:
+        super().__init__(logging.INFO if verbose else logging.WARNING)
         self.setFormatter(_Formatter(hidden, "%(message)s"))
         self.texts: list[str] = []
+        self._verbose = verbose
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno > logging.WARNING:
+            return
         text = self.format(record)
-        if record.levelno == logging.WARNING and text not in self.texts and len(self.texts) < MOST_WARNINGS:
+        if self._verbose or text not in self.texts and len(self.texts) < MOST_WARNINGS:
             self.texts.append(text)
 
 
@@ -72,9 +77,11 @@ def without_secrets(hidden: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def run_log(path: Path, hidden: Mapping[str, str]) -> Iterator[list[str]]:
-    """Write the log without the texts that are `hidden`; give the list that warnings are added to."""
-    handler, warnings = logging.FileHandler(path, encoding="utf-8"), _Warnings(hidden)
+def run_log(path: Path, hidden: Mapping[str, str], *, verbose: bool = False) -> Iterator[list[str]]:
+    """Write the log without the texts that are `hidden`; give the list that warnings are added to, and with
+    `verbose` the other lines.
+    """
+    handler, warnings = logging.FileHandler(path, encoding="utf-8"), _Warnings(hidden, verbose=verbose)
     handler.setFormatter(_Formatter(hidden))
     level = log.level
     log.addHandler(handler)

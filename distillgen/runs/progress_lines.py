@@ -76,19 +76,26 @@ class Drawing:
 
     def _stages(self, progress: Progress) -> Iterator[Text]:
         names = self._names([stage.name for stage in progress.stages], "stage")
-        totals = [f"{progress.total_rows:,}" if progress.total_rows is not None else ""] * 2
-        counts = [_count(stage, progress.total_rows) for stage in progress.stages]
-        wide = max(cell_len("rows"), *map(len, counts), len("/".join(totals)))
-        kept = max(6, *(len(f"{stage.rows_out:,}") for stage in progress.stages))
-        bar = 0 if self.width < NARROW or progress.total_rows is None else 10
-        titles = f"{'rows':>{wide + bar + bool(bar)}}  {'kept':>{kept}}  dropped"
-        yield Text(f"{names[0]}  {titles}", "dim")
-        for name, stage, count in zip(names[1:], progress.stages, counts, strict=True):
+        total = progress.total_rows
+        cells = [(f"rows of {total:,}" if total is not None else "rows", "kept", "dropped")]
+        for stage in progress.stages:
+            dropped = sum(stage.dropped.values())
+            cells.append((f"{stage.sources:,}", f"{stage.rows_out:,}", f"{dropped:,}" if dropped else ""))
+        bar = 0 if self.width < NARROW or total is None else 10
+        wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for i, (name, row) in enumerate(zip(names, cells, strict=True)):
             line = Text(f"{name}  ")
             if bar:
-                line.append_text(self._drawn_bar(stage.share or 0.0, bar)).append(" ")
-            line.append(f"{count:>{wide}}  {stage.rows_out:>{kept},}  ")
-            line.append(fitting(_remarks(stage), self.width - line.cell_len))
+                share = progress.stages[i - 1].share or 0.0
+                line.append_text(self._drawn_bar(share, bar) if i else Text(" " * bar)).append("  ")
+            line.append("  ".join(f"{cell:>{n}}" for cell, n in zip(row, wide, strict=True)) + "  ")
+            line.stylize("" if i else "dim")
+            remarks = _remarks(progress.stages[i - 1]) if i else []
+            if line.cell_len + len(", ".join(remarks)) > self.width:
+                line.rstrip()
+                yield line
+                line = Text("  ")
+            line.append(fitting(remarks, self.width - line.cell_len))
             line.rstrip()
             yield line
 
@@ -96,9 +103,12 @@ class Drawing:
         if not progress.models:
             return
         names = self._names([model.name for model in progress.models], "model")
-        cells = [("answers", "a second", "tokens", "cost", "in flight"), *map(_cells, progress.models)]
+        titles: tuple[str, ...] = ("answers", "a second", "tokens", "cost", "in flight")
+        cells = [titles, *map(_cells, progress.models)]
         if not any(model.cost_usd is not None for model in progress.models):
             cells = [(*row[:3], row[4]) for row in cells]
+        if self.width < NARROW:
+            cells = [row[:-1] for row in cells]
         wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for i, (name, row) in enumerate(zip(names, cells, strict=True)):
             line = Text("  ".join([name, *(f"{cell:>{n}}" for cell, n in zip(row, wide, strict=True))]))
@@ -114,8 +124,13 @@ class Drawing:
             yield line
 
     def _footer(self, progress: Progress) -> Iterator[Text]:
-        line = Text("; ".join(_times(progress)), "bold")
-        yield line
+        line = ""
+        for part in _times(progress):
+            if line and len(line) + len(part) + 2 > self.width:
+                yield Text(f"{line};", "bold")
+                line = ""
+            line = f"{line}; {part}" if line else part
+        yield Text(line, "bold")
         if progress.stopping and progress.to_finish:
             text = f"stopping; waiting for {progress.to_finish} answers that are paid for"
             yield Text(f"{text}\n(Ctrl-C again gives them up)", "bold")
@@ -169,13 +184,11 @@ def _count(stage: StageProgress, total: int | None) -> str:
 
 
 def _remarks(stage: StageProgress) -> list[str]:
-    """Return the reasons of drops, what was gathered and measured, and what the stage does."""
-    remarks = [f"{name} {count:,}" for name, count in stage.dropped.items()]
-    if remarks:
-        remarks[0] = f"{sum(stage.dropped.values()):,}: {remarks[0]}"
+    """Return what the stage does, the reasons of drops, what was gathered and measured."""
+    remarks = [stage.note] if stage.note else []
+    remarks += [f"{name} {count:,}" for name, count in stage.dropped.items()]
     remarks += [f"gathered {stage.gathered:,}"] if stage.gathered else []
-    remarks += [f"{title} {number(value)}" for title, value in stage.measured.items()]
-    return [stage.note, *remarks] if stage.note else remarks
+    return remarks + [f"{title} {number(value)}" for title, value in stage.measured.items()]
 
 
 def _cells(model: ModelProgress) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
     hidden = dict.fromkeys(secrets, "[withheld]") | pipeline.environment
     with (
         directory_lock(directory),
-        run_log(directory / "run.log", hidden) as warnings,
+        run_log(directory / "run.log", hidden, verbose=options.verbose) as warnings,
         without_secrets(hidden),
     ):
         path = ledger_path(pipeline, directory, options)

@@ -43,6 +43,8 @@ class Options:
     """Most requests in flight per model."""
     ledger: Path | None = None
     """The file that answers are kept in."""
+    verbose: bool = False
+    """Show the lines of run.log to the user, too."""
     salvage: bool = False
     """Go on with the readable answers of a damaged ledger."""
     scripts: Mapping[str, Script] = field(default_factory=dict)

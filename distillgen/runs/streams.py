@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -24,7 +25,21 @@ def hold_open() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
 
 
+PLAIN = {"…": "...", "–": "-", "—": "-", "±": "+/-", "⟨": "<", "⟩": ">"}
+"""What a text of distillgen says with signs that an encoding lacks."""
+
+
 def escape_unknown() -> None:
-    r"""Print characters that the encoding of standard output lacks as \u…, instead of failing."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    r"""Print characters that the encoding of a standard stream lacks in plain signs, or as \u…, instead of
+    failing.
+    """
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError) and (sign := PLAIN.get(error.object[error.start])):
+        return sign, error.start + 1
+    return codecs.backslashreplace_errors(error)

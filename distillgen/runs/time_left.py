@@ -58,13 +58,17 @@ class TimeLeft:
         """The source rows that had left a stage when it got its first answer: the ledger had theirs."""
         self._done: dict[str, float] = {}
         self._pace: dict[str, tuple[float, float]] = {}
-        """Work and seconds of each model, where what is long ago counts less."""
+        """Work and seconds of each model up to its last answer; what is long ago counts less."""
+        self._waited_s: dict[str, float] = {}
+        """Seconds since the last answer of each model."""
         self._started_s = self._read_s = math.nan
         self.share: float | None = None
         """The part of the work that is done."""
 
     def read(self, now_s: float, stages: Sequence[StageWork], in_flight: Mapping[str, int]) -> float | None:
-        """Return the seconds left at a time; None while too little is known."""
+        """Return the seconds left at a time; None as long as more than half of them would be a guess about
+        stages that have no answer yet.
+        """
         if math.isnan(self._started_s):
             self._started_s = self._read_s = now_s
         done = self._work_done(stages)
@@ -73,43 +77,57 @@ class TimeLeft:
             return None
         left = self._work_left(stages) if self._asks else self._rows_left(stages)
         self.share = sum(done.values()) / max(1e-9, sum(done.values()) + sum(left.values()))
-        if not self._is_known(stages, in_flight):
+        if not self._is_measured(stages, in_flight):
             return None
-        rates = {name: work / seconds for name, (work, seconds) in self._pace.items() if seconds and work}
+        measured = self._work_left(stages, guess=False) if self._asks else left
+        counts = _by_model(stages)
+        flying = {name: in_flight.get(name, 0) * all_.work / all_.requests for name, all_ in counts.items()}
+        left_s, measured_s = self._seconds(left, flying), self._seconds(measured, flying)
+        return None if left_s is None or left_s > 2 * (measured_s or 0.0) else left_s
+
+    def _seconds(self, left: Mapping[str, float], in_flight: Mapping[str, float]) -> float | None:
+        """Return how long the work of each model takes, None if no rate is known.
+
+        `in_flight` is the work of the requests in flight. It counts as done at the rate so far: a model whose
+        answers take minutes is not slower in the meantime.
+        """
+        rates, rest = dict[str, float](), dict(left)
+        for name, (work, seconds) in self._pace.items():
+            if work and seconds:
+                waited_s = self._waited_s[name]
+                underway = min(work / seconds * waited_s, in_flight.get(name, 0.0))
+                rates[name] = (work + underway) / (seconds + waited_s)
+                rest[name] = max(0.0, left.get(name, 0.0) - underway)
         if not rates:
             return None
         usual = sum(rates.values()) / len(rates)
-        beside = max((work / rates[name] for name, work in left.items() if name in rates), default=0.0)
-        return beside + sum(work / usual for name, work in left.items() if name not in rates)
+        beside = max((rest[name] / rate for name, rate in rates.items()), default=0.0)
+        return beside + sum(work / usual for name, work in rest.items() if name not in rates)
 
     def _work_done(self, stages: Sequence[StageWork]) -> dict[str, float]:
         if not self._asks:
             return {str(i): float(stage.sources) for i, stage in enumerate(stages) if i >= self._first}
-        work: dict[str, float] = {}
-        for stage in stages:
-            for name, part in stage.requests.items():
-                work[name] = work.get(name, 0.0) + part.work
-        return work
+        return {name: requests.work for name, requests in _by_model(stages).items()}
 
     def _keep_pace(self, now_s: float, done: Mapping[str, float], busy: set[str]) -> None:
-        """Average the rate of each model from the time when it was first asked."""
+        """Average the rate of each model from the time when it was first asked to its last answer."""
         seconds = now_s - self._read_s
-        memory = math.exp(-seconds / max(MEMORY_S, (now_s - self._started_s) / 3))
         for name in busy | {name for name, work in done.items() if work}:
-            work_before, seconds_before = self._pace.get(name, (0.0, 0.0))
-            new = done.get(name, 0.0) - self._done.get(name, 0.0)
-            self._pace[name] = work_before * memory + new, seconds_before * memory + seconds
+            work, seconds_before = self._pace.setdefault(name, (0.0, 0.0))
+            waited_s = self._waited_s.get(name, 0.0) + seconds
+            if new := done.get(name, 0.0) - self._done.get(name, 0.0):
+                memory = math.exp(-waited_s / max(MEMORY_S, (now_s - self._started_s) / 3))
+                self._pace[name] = work * memory + new, seconds_before * memory + waited_s
+                waited_s = 0.0
+            self._waited_s[name] = waited_s
         self._done, self._read_s = dict(done), now_s
 
-    def _is_known(self, stages: Sequence[StageWork], in_flight: Mapping[str, int]) -> bool:
+    def _is_measured(self, stages: Sequence[StageWork], in_flight: Mapping[str, int]) -> bool:
         """Return whether each model that was asked has answered as many requests as it has at once: the first
         answers of many are the shortest.
         """
-        answered: dict[str, int] = {}
-        for stage in stages:
-            for name, part in stage.requests.items():
-                answered[name] = answered.get(name, 0) + part.requests
-        return all(count >= in_flight.get(name, 0) for name, count in answered.items() if count)
+        counts = _by_model(stages)
+        return all(requests.requests >= in_flight.get(name, 0) for name, requests in counts.items())
 
     def _rows_left(self, stages: Sequence[StageWork]) -> dict[str, float]:
         """Return the rows that each stage still has to do, for a pipeline that asks no model."""
@@ -120,11 +138,15 @@ class TimeLeft:
             if i >= self._first
         }
 
-    def _work_left(self, stages: Sequence[StageWork]) -> dict[str, float]:
-        """Return the work that each model still has, if rows go on as they did."""
+    def _work_left(self, stages: Sequence[StageWork], *, guess: bool = True) -> dict[str, float]:
+        """Return the work that each model still has, if rows go on as they did. Without `guess`, stages that
+        have no answer yet do not count.
+        """
         left: dict[str, float] = {}
         for i in range(max(1, self._first), len(self._plan)):
             requests = stages[i].requests
+            if not requests and not guess:
+                continue
             work = self._requests_left(i, stages) * self._work_of_request(i, stages)
             parts = {name: part.work for name, part in requests.items()} or dict.fromkeys(
                 self._models[i], 1.0
@@ -170,6 +192,12 @@ class TimeLeft:
             return total.work / max(1, total.requests)
         output = bound * sum(others.output_tokens for others, _ in bounded) / most
         return output + READ * (plan.input_tokens or 0) / max(1, plan.requests or 1) + REQUEST
+
+
+def _by_model(stages: Sequence[StageWork]) -> dict[str, Requests]:
+    """Return the answered requests of each model that has answered."""
+    names = {name for stage in stages for name, part in stage.requests.items() if part.requests}
+    return {name: _sum(s.requests[name] for s in stages if name in s.requests) for name in sorted(names)}
 
 
 def _sum(parts: Iterable[Requests]) -> Requests:

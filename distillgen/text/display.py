@@ -37,8 +37,8 @@ def shortened(text: str, width: int) -> str:
 
 
 def fitting(items: Sequence[str], width: int) -> str:
-    """Return as many items as fit into `width` characters, with commas between, and how many more there
-    are.
+    """Return as many items as fit into `width` characters, with commas between, and how many more there are;
+    "" if not even the first one fits.
     """
     texts = [" ".join(visible(item).split()) for item in items]
     for count in range(len(texts), 0, -1):
@@ -46,7 +46,7 @@ def fitting(items: Sequence[str], width: int) -> str:
         line = ", ".join(texts[:count]) + more
         if len(line) <= width:
             return line
-    return shortened(texts[0], width) if texts and width > 3 else ""
+    return ""
 
 
 def field_lines(record: Record, width: int) -> list[str]:

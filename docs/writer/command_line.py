@@ -38,6 +38,7 @@ ARGUMENTS = {
     "REPO": "a repository on the Hugging Face Hub, as `owner/name`",
     "TOPIC": "the name of a stage, provider, objective, filter, prompt or command",
     "INTO": "the ledger that receives the answers: its file, or a run",
+    "bash|zsh|fish": "the shell",
     "OTHER…": "the ledgers that give the answers",
     "pipelines|prompts|filters|stages|providers|objectives|losses|bodies": "what to list; default: pipelines",
 }

@@ -136,10 +136,13 @@ def test_a_run_that_keeps_nothing_says_so(small):
 
 def test_what_is_asked_now_is_told_apart_from_all_that_was_asked(small):
     first, again = small.cli("run", "small").stdout, small.cli("run", "small").stdout
-    assert "\n4 requests, 24 tokens" in first and "asked now" not in first
-    assert "\nasked now: nothing, " in again and "in all: 4 requests, 24 tokens" in again
+    assert "\nasked now        4 requests, 24 tokens, 0:0" in first
+    assert "in all" not in first and "from the ledger" not in first
+    assert "\nasked now        nothing, " in again and "\nin all           4 requests, 24 tokens\n" in again
     small.rows("rows.jsonl", [*ROWS, {"question": "And five?"}])
-    assert "\nasked now: 1 requests, 4 tokens" in small.cli("run", "small").stdout
+    more = small.cli("run", "small").stdout
+    assert "\nasked now        1 requests, 4 tokens, " in more and "in all           5 requests" in more
+    assert "\nfrom the ledger  4 answers, paid for before\n" in more
     state = json.loads((small.path / "runs/small/usage.json").read_text())
     assert state["asked_now"]["requests"] == 1 and state["totals"]["requests"] == 5
 

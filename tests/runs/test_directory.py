@@ -66,7 +66,8 @@ def test_a_second_pipeline_with_equal_requests_pays_nothing(project, endpoint):
     told = project.cli(
         "run", "other", "--max-cost-usd", "0.125"
     ).stdout  # two answers more, whatever the first run has cost
-    assert "2 requests, 30 tokens, $0.03, 4 answers from the ledger" in told
+    assert "asked now        2 requests, 30 tokens, $0.03, " in told
+    assert "from the ledger  4 answers, paid for before" in told
     assert len(endpoint.bodies) == 6
     assert usage(project)["totals"] | {"cost_usd": 0.06, "answers": 4} == usage(project)["totals"]
     assert (
