@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distillgen.cli import show, show_diff
+from distillgen.cli import completion, show, show_diff
 from distillgen.cli.arguments import AS_JSON, find_run
 from distillgen.errors import ConfigError
 
@@ -25,7 +25,9 @@ def find_several(ctx: click.Context, param: click.Parameter, names: Sequence[str
 
 
 @click.command()
-@click.argument("runs", metavar="RUN…", nargs=-1, required=True, callback=find_several)
+@click.argument(
+    "runs", metavar="RUN…", nargs=-1, required=True, callback=find_several, shell_complete=completion.runs
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="The page's port. Default: any free one."
 )
@@ -53,8 +55,8 @@ def view(runs: list[Run], port: int, open_page: bool) -> None:
 
 
 @click.command()
-@click.argument("first", metavar="RUN", callback=find_run)
-@click.argument("second", metavar="RUN", callback=find_run)
+@click.argument("first", metavar="RUN", callback=find_run, shell_complete=completion.runs)
+@click.argument("second", metavar="RUN", callback=find_run, shell_complete=completion.runs)
 @click.option(
     "-n",
     "count",

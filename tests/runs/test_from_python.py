@@ -33,7 +33,8 @@ def seeds(project):
 
 
 def test_the_options_have_the_names_of_the_command_line():
-    renamed = {"first": "from_", "pipeline": "pipeline", "as_json": None}
+    of_terminals = dict.fromkeys(("as_json", "quiet", "verbose", "open_page"))  # `progress` stands for them
+    renamed = {"first": "from_", "pipeline": "pipeline", **of_terminals}
     of_command = {renamed.get(option.name, option.name) for option in command.params} - {None}
     of_python = {
         name for name, parameter in inspect.signature(distillgen.run).parameters.items() if name != "unknown"
