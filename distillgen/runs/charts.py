@@ -48,7 +48,7 @@ def histogram(scores: Sequence[tuple[float, str]]) -> dict[str, Any]:
     if low == high or most - least <= 4 * (high - low):
         low, high = least, most
     width = (high - low) / BARS or 1.0
-    if all(value.is_integer() for value in values):
+    if integers := all(value.is_integer() for value in values):
         width = int(width) + 1
 
     def bar(value: float) -> int:
@@ -66,7 +66,26 @@ def histogram(scores: Sequence[tuple[float, str]]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "most": most,
+        "width": width,
+        "integers": integers,
     }
+
+
+def threshold_lines(
+    histogram: Mapping[str, Any], bounds: Iterable[tuple[str, float]]
+) -> list[dict[str, Any]]:
+    """Return the options that `thresholds` gives, each with its place `x` in a chart whose bars are 10 wide;
+    x is None for a bound outside the chart.
+
+    Of integers, the bar of the largest kept number lies before the line.
+    """
+    wide = 10 * len(histogram["bars"])
+    lines = []
+    for option, value in bounds:
+        above = histogram["integers"] and option.startswith(("max", "at_most"))
+        x = 10 * (value + above - histogram["low"]) / histogram["width"]
+        lines.append({"option": option, "value": value, "x": round(x, 2) if 0 <= x <= wide else None})
+    return lines
 
 
 def thresholds(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +15,7 @@ from distillgen.algorithms.reservoir import Reservoir
 from distillgen.record import GATHERED, META, Record, loads_own
 from distillgen.runs import charts
 from distillgen.runs.directory import Run, evaluations, furthest, reached, read_lines
+from distillgen.runs.prompt_texts import prompt_texts
 from distillgen.runs.templates import template
 from distillgen.state_files import replace_text
 from distillgen.text import display
@@ -45,7 +46,8 @@ def write_report(directory: Path) -> None:
         **facts,
         sampled=len(sample),
         reasons={drop: sorted(kinds.values(), key=len, reverse=True) for drop, kinds in reasons.items()},
-        histograms={name: charts.histogram(scores[name]) for name in sorted(scores)},
+        histograms={name: _histogram(name, scores[name], facts["lock"]) for name in sorted(scores)},
+        prompts=_prompts(directory, facts["lock"]),
         critics=charts.critics(directory, facts["lock"]),
         evaluations=[{**state, "budgets": charts.budgets(state)} for state in evaluations(directory)],
         graphs=charts.graphs(directory),
@@ -88,27 +90,57 @@ def facts_of(directory: Path) -> dict[str, Any]:
     }
 
 
+def _histogram(name: str, scores: Sequence[tuple[float, str]], lock: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the histogram of a score with the thresholds of its filter."""
+    histogram = charts.histogram(scores)
+    kept = histogram["tones"]["k"]
+    bounds = charts.thresholds(lock, name, (min(kept), max(kept)) if kept else None)
+    return {**histogram, "lines": charts.threshold_lines(histogram, bounds)}
+
+
+def _prompts(directory: Path, lock: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the text of each prompt by its name, and of each template that a stage has in its place; None
+    for a file that has changed since the run.
+    """
+    texts = prompt_texts(directory, lock)
+    for stage in lock["stages"]:
+        options = next(iter(stage.values()))
+        if options.get("template"):
+            texts[f"{options['name']} (template)"] = str(options["template"])
+    return texts
+
+
 def _read(path: Path) -> tuple[list[tuple[Any, Mapping[str, float]]], list[Record], list[Record]]:
-    """Return drops and scores of a sample of rows, and the first kept and dropped records, in one pass."""
+    """Return drops and scores of a sample of rows, and a sample of kept records and of those that each filter
+    dropped, in one pass.
+
+    The samples are the same for the same rows, and in their order.
+    """
     sample = Reservoir[tuple[Any, Mapping[str, float]]](SAMPLE, random.Random(0))
-    examples = defaultdict[tuple[str, str] | None, list[Record]](list)
-    for line in read_lines(path):
+    examples = defaultdict[tuple[str, str] | None, Reservoir[tuple[int, bytes]]](
+        lambda: Reservoir(EXAMPLES, random.Random(0))
+    )
+    for number, line in enumerate(read_lines(path)):
         place = sample.place()
-        if place is None and len(examples[None]) >= EXAMPLES and b'"dropped":{' not in line:
-            continue  # a kept record, and there are examples enough
-        row = loads_own(line)
-        meta = row[META]
+        if b'"dropped":{' not in line:  # a kept record, which most often is in no sample
+            examples[None].add((number, line))
+            if place is None:
+                continue
+        meta = loads_own(line)[META]
         drop = meta.get("dropped")
         part = drop is not None and drop["filter"] == GATHERED
         if place is not None:
             sample.put(place, (None if part else drop, meta["scores"]))
-        if part:
+        if part or b'"dropped":{' not in line:
             continue
-        similar = examples[(drop["stage"], drop["filter"]) if drop else None]
-        if len(similar) < EXAMPLES:
-            similar.append(Record.from_row(row))
-    kept = examples.pop(None, [])
-    rounds = zip_longest(*examples.values())  # one of each filter in turn
+        kind = (drop["stage"], drop["filter"]) if drop else None
+        examples[kind].add((number, line))
+    records = {
+        kind: [Record.from_row(loads_own(line)) for _, line in sorted(similar.items)]
+        for kind, similar in examples.items()
+    }
+    kept = records.pop(None, [])
+    rounds = zip_longest(*records.values())  # one of each filter in turn
     dropped = [record for records in rounds for record in records if record]
     return sample.items, kept, dropped[:DROPPED_EXAMPLES]
 

@@ -17,7 +17,7 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Done, Pipeline
 from distillgen.privacy import command
-from distillgen.project import Project
+from distillgen.project import Project, home
 from distillgen.record import MET, PASSED_BY, digest
 from distillgen.runs.directory import Run, stage_file
 from distillgen.runs.state import Options, StageCount
@@ -91,7 +91,7 @@ def commands_of(
     """Return the commands that give these rows: the run, then those that asked again for unusable answers."""
     folder = directory.resolve()
     out = f"runs/{folder.name}" if folder.parent.name == "runs" else folder.name
-    words = ["distillgen", "run", pipeline.name, "--out", out]
+    words = ["distillgen", "run", _argument(pipeline), "--out", out]
     words += ["-n", str(options.limit)] * (options.limit is not None) + [
         "--until",
         options.until or "",
@@ -107,6 +107,14 @@ def commands_of(
         ]
         commands = [*commands, command([*words, "--retry-failed", *changed])]
     return list(dict.fromkeys(commands))
+
+
+def _argument(pipeline: Pipeline) -> str:
+    """Return what names a pipeline on the command line, in its project's folder."""
+    root, path = pipeline.project.root.resolve(), pipeline.path.resolve()
+    by_name = path.parent in (root / "pipelines", home("pipelines").resolve())
+    inside = path.is_file() and path.is_relative_to(root)
+    return path.relative_to(root).as_posix() if inside and not by_name else pipeline.name
 
 
 def stored_lock(directory: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from distillgen.record import GATHERED, Record, text_of
-from distillgen.runs.charts import thresholds
+from distillgen.runs.charts import threshold_lines, thresholds
 from distillgen.runs.templates import template
 from distillgen.text import display
 from distillgen.viewer import markup
@@ -45,7 +45,8 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
     records = index.records([(start, stop) for _, start, stop in places[:PAGE_ROWS]])
     record = _open(run, selection, records, stage, state)
     histograms = [
-        {**bars, "thresholds": thresholds(lock, bars["name"], bars["kept"])} for bars in run.histograms(index)
+        {**bars, "lines": threshold_lines(bars, thresholds(lock, bars["name"], bars["kept"]))}
+        for bars in run.histograms(index)
     ]
     return _template("rows").render(
         runs=runs,
@@ -134,7 +135,7 @@ def _opened(
     """Return what the page shows of the open record."""
     history = run.history(record, stage, state)
     other = run.find(selection.other, run.place(-1, state), state) if selection.other else None
-    bounds = {bars["name"]: bars["thresholds"] for bars in histograms}
+    bounds = {bars["name"]: bars["lines"] for bars in histograms}
     return {
         "record": record,
         "history": history,

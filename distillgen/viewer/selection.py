@@ -172,12 +172,9 @@ def histogram(index: RowIndex, name: str) -> dict[str, Any] | None:
     ]
     low, high = (least, most) if ends[0] == ends[1] or most - least <= 4 * (ends[1] - ends[0]) else ends
     width = (high - low) / BARS or 1.0
-    if (
-        low == int(low)
-        and high == int(high)
-        and not index.read(f"SELECT 1 {where} AND value != cast(value AS integer) LIMIT 1", [name])
-    ):
-        width = float(int(width) + (width != int(width)))
+    fraction = index.read(f"SELECT 1 {where} AND value != cast(value AS integer) LIMIT 1", [name])
+    if not fraction:
+        width = int(width) + 1.0
     count = min(BARS, int((high - low) / width) + 1)
     bar = f"max(0, min({count - 1}, cast((value - ?) / ? AS integer)))"
     tones = {
@@ -204,8 +201,10 @@ def histogram(index: RowIndex, name: str) -> dict[str, Any] | None:
         "tallest": max(sum(entry["counts"].values()) for entry in bars),
         "least": least,
         "low": low,
-        "high": max(high, low + count * width) if count > 1 else high,
+        "high": high,
         "most": most,
+        "width": width,
+        "integers": not fraction,
         "kept": kept[0] if kept else None,
     }
 

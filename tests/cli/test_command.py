@@ -49,6 +49,16 @@ def test_the_command_of_the_card_gives_the_same_bytes(project, endpoint):
     assert (project.path / "runs/again/corpus.jsonl").read_bytes() == corpus
 
 
+def test_a_pipeline_outside_of_pipelines_is_named_by_its_file(project, endpoint):
+    file = project.ask_pipeline(endpoint.url, 3)
+    (project.path / "more").mkdir()
+    file.rename(project.path / "more" / "ask.yaml")
+    project.cli("run", "more/ask.yaml", "-n", 2, "--out", "runs/ask")
+    (command,) = told(project)
+    assert command == "distillgen run more/ask.yaml --out runs/ask -n 2"
+    project.cli(*shlex.split(command)[1:])
+
+
 @pytest.mark.parametrize(
     "given",
     [

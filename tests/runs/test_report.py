@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import distillgen
 from distillgen.record import Dropped, Record, dumps
 from distillgen.runs.card import write_card
-from distillgen.runs.charts import BARS, histogram
+from distillgen.runs.charts import BARS, histogram, thresholds
 from distillgen.runs.report import SAMPLE, write_report
 from distillgen.runs.templates import template
 from distillgen.text.display import visible
@@ -120,18 +120,18 @@ def assert_harmless(html):
     page = Page(html)
     assert set(page.tags) <= set(
         "html head meta title style body main header section article footer h1 h2 h3 p b br "
-        "span div dl dt dd ol ul li"
+        "span div dl dt dd ol ul li nav a"
         " table thead tbody tfoot tr th td svg rect path pre details summary".split()
     )
     for tag, name, value in page.attributes:
         assert not name.startswith("on") and name not in (
-            "href",
             "src",
             "action",
             "xlink:href",
             "srcdoc",
             "background",
         )
+        assert name != "href" or tag == "a" and re.fullmatch("#.+", value)
         assert name != "style" or re.fullmatch(r"width: [\d.]+%", value)
         assert name == "aria-label" or not re.search("//|javascript", value or "")
         assert tag == "meta" or "url(" not in (value or "")
@@ -248,6 +248,39 @@ def test_the_report_is_written_without_a_temporary_folder(finished, monkeypatch,
     write_report(finished)
     template.cache_clear()
     assert (finished / "report.html").read_bytes() == before
+
+
+def test_contents_thresholds_and_prompts(finished):
+    html = (finished / "report.html").read_text()
+    page = page_of(finished)
+    sections = re.findall(r'<h2 id="([^"]+)">([^<]+)</h2>', html)
+    assert re.findall(r'<a href="#([^"]+)">([^<]+)</a>', html) == sections and len(sections) >= 7
+    # 2, 5, 6 and 7 words at bars 1 wide from 2 on: the line of "at most 3" is behind the bar of 3
+    assert '<path class="threshold" d="M20.0 0V100">' in html and "max_words 3 36 measured" in page.text
+    assert "27 records" in page.text  # the tallest bar: all kept records have 2 words
+    assert "ask (template) {{ question }}" in page.text
+
+
+def test_thresholds_are_options_that_bound_the_score():
+    options = {"min_words": 2, "max_words": 9, "max_mean": 0.5, "threshold": 4, "field": "x", "min_x": None}
+    lock = {"stages": [{"filter": {"filters": [{"label": "check", "options": options}]}}]}
+    all_options = {"min_words": 2, "max_words": 9, "threshold": 4}
+    assert dict(thresholds(lock, "check", (2, 4))) == all_options  # a mean of at most 0.5 would keep none
+    assert dict(thresholds(lock, "check.words", (2, 9))) == {"min_words": 2, "max_words": 9}
+    assert dict(thresholds(lock, "check.mean", (0, 0.5))) == {"max_mean": 0.5, "threshold": 4}
+    assert thresholds(lock, "checks", (2, 9)) == [] and len(thresholds(lock, "check", None)) == 4
+
+
+def test_examples_are_a_sample_of_all_rows(finished, tmp_path):
+    directory = Path(shutil.copytree(finished, tmp_path / "many"))
+    rows = [Record(f"{i:05}", {"text": f"row {i}"}) for i in range(1000)]
+    rows = [row.drop("check", "words", "why") if i % 2 else row for i, row in enumerate(rows)]
+    (directory / "stages" / "04-format.jsonl").write_bytes(b"".join(dumps(row.row()) + b"\n" for row in rows))
+    write_report(directory)
+    places = [int(place) for place in re.findall(r"row (\d+)", page_of(directory).text)]
+    kept, dropped = [p for p in places if p % 2 == 0], [p for p in places if p % 2]
+    assert len(kept) == len(dropped) == 12 and kept == sorted(kept) and dropped == sorted(dropped)
+    assert max(kept) > 500 and max(dropped) > 500 and min(kept) < 500
 
 
 def test_hostile_text_is_only_ever_shown(tmp_path):
@@ -478,9 +511,7 @@ def test_similar_drop_reasons_are_counted_together(finished, tmp_path):
         and "100 there is no JSON in the answer 'no 0'" in text
         and "100 the teacher said: ak" in text
     )
-    assert re.search(
-        "check · words 4 words > 3 .*ask · malformed there is no .*check · words 5 words > 3", text
-    )
+    assert re.search(r"check · words \d+ words > 3 .*ask · malformed the.*check · words \d+ words > 3", text)
 
 
 CHROMIUM = next(
