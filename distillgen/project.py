@@ -7,7 +7,7 @@ import hashlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.machinery import PathFinder
@@ -76,6 +76,10 @@ class Project:
 
     root: Path
     trusted: frozenset[str] = field(default_factory=frozenset)
+    data: Mapping[str, Path] = field(default_factory=dict, hash=False)
+    """Files that Python code hands over, by the name under which the pipeline reads them."""
+    filters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Filters that Python code hands over, by name. They hide others."""
 
     def find(self, kind: str, name: str, suffix: str) -> Path:
         """Return the file of a prompt, filter or pipeline. A file of the project hides a shipped one of the
@@ -97,6 +101,8 @@ class Project:
 
     def file(self, path: str) -> Path:
         """Return the data file or folder that a pipeline or prompt names. Raise ConfigError."""
+        if path in self.data:
+            return self.data[path]
         roots = [self.root.resolve(), home("data").parent.resolve()]
         if path in self.trusted:
             roots.insert(0, Path.cwd())

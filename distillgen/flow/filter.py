@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias, get_type_hints
+from typing import Annotated, Any, TypeAlias, cast, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
@@ -76,6 +76,46 @@ def siblings(by: Sequence[str] | None = None) -> Callable[[Record], Any]:
     if by is not None:
         return lambda record: [record.fields.get(name) for name in by]
     return lambda record: record.parents[0] if record.parents else record.id
+
+
+def factory_of(name: str, value: Any) -> Callable[..., Filter]:
+    """Return the factory of a filter that Python code hands over. Raise ConfigError.
+
+    `value` is a Filter, a function of a record (see `of_records`), or a factory as in a filter's file, whose
+    options are keyword-only.
+    """
+    if isinstance(value, Filter):
+        if value.whole_set:
+            remedy = f"give a function that makes a new one: filters={{'{name}': lambda: Filter(…)}}"
+            raise ConfigError(f"filter '{name}' keeps what it has seen, from one run to the next; {remedy}")
+        return lambda: value
+    if not callable(value):
+        raise ConfigError(f"filter '{name}' is {type(value).__name__}: give a function, or a Filter")
+    parameters = inspect.signature(value).parameters.values()
+    if any(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters):
+        return lambda: of_records(name, value)
+    return cast(Callable[..., Filter], value)
+
+
+def of_records(name: str, function: Callable[[Record], object]) -> Filter:
+    """Return the filter of a function that gives, for a record, True or None to keep it, False or the reason
+    to drop it. Its score is 1 or 0.
+    """
+
+    def reason(record: Record) -> str:
+        verdict = function(record)
+        verdict = verdict.item() if hasattr(verdict, "item") else verdict  # of NumPy
+        if isinstance(verdict, str) and verdict:
+            return verdict
+        if verdict is not None and not isinstance(verdict, bool):
+            raise TypeError(f"it gives {verdict!r}; True or None keeps a record, False or a reason drops it")
+        return f"{name} is false" if verdict is False else ""
+
+    return Filter(
+        lambda records: [float(not reason(record)) for record in records],
+        lambda kept: None if kept else "refused",
+        shows=reason,
+    )
 
 
 def described(factory: Callable[..., Any]) -> tuple[str, dict[str, str]]:

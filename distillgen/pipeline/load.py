@@ -6,11 +6,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +30,7 @@ from distillgen.plugins import NOUNS, find, hiding
 from distillgen.privacy import name_of, public
 from distillgen.project import Project, file_sha256, from_here, project_around, project_of, read_text
 from distillgen.record import digest
+from distillgen.rows.from_python import ROWS, with_rows
 from distillgen.stages.source import BoundSource
 
 
@@ -126,6 +129,11 @@ class Pipeline:
         return from_here(self.project.root / "runs" / (name or self.name))
 
     @cached_property
+    def _functions(self) -> str:
+        """An identity of the filters that Python code hands over, which have no file: new in each call."""
+        return uuid4().hex
+
+    @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The stages with their options."""
         return tuple(bound.stage for bound in self.bound_stages)
@@ -188,7 +196,9 @@ class Pipeline:
         for bound in self.bound_stages:
             files = {name: self.files[name] for name in self._files_of(bound)}
             models = [self.shown_models.get(name) for name in bound.models]
-            before = digest([before, bound.stage.kind, bound.stage.model_dump(), files, models])
+            options = bound.stage.model_dump()
+            functions = [self._functions] if {*_words(options)} & self.project.filters.keys() else []
+            before = digest([before, bound.stage.kind, options, files, models, *functions])
             prints.append(before)
         return prints
 
@@ -229,6 +239,8 @@ def load(
     need_env: bool = True,
     trusted: frozenset[str] = frozenset(),
     scripted: Collection[str] = (),
+    rows: Path | None = None,
+    filters: Mapping[str, Any] | None = None,
 ) -> Pipeline:
     """Read and check a pipeline: a path, a name, or the same structure built in Python.
 
@@ -236,25 +248,21 @@ def load(
     ConfigError for the first mistake, with its file and line. Without `need_env`, environment variables that
     are not set are listed in the result instead. A file outside the project can be read if its name is
     `trusted` or in `sets`. Python functions answer for the `scripted` models, whose providers are then not
-    checked.
+    checked. The file `rows`, which `write_rows` wrote, takes the place of the source; `filters` are Filters
+    and functions by the names under which the pipeline uses them.
     """
-    path, text, root = Path("pipeline"), "", project_around(Path.cwd())
-    if isinstance(pipeline, Mapping):
-        data, places = dict(pipeline), Places(path)
-    else:
-        if Path(pipeline).suffix in (".yaml", ".yml"):
-            path = _file(Path(pipeline))
-            root = project_of(path)
-        else:
-            path = Project(root).find("pipelines", str(pipeline), ".yaml")
-        text = read_text(path)
-        data, places = read_yaml(text, path)
+    path, root = located(pipeline)
+    text = "" if isinstance(pipeline, Mapping) else read_text(path)
+    data, places = (dict(pipeline), Places(path)) if isinstance(pipeline, Mapping) else read_yaml(text, path)
     if not isinstance(data, dict):
         raise ConfigError(
             "a pipeline is a mapping with the keys version, models and stages", path=path, line=1
         )
     top = validate(Top, data, owner="the pipeline", places=places)
-    project, notes = Project(root, trusted), list[str]()
+    if rows:
+        top = top.model_copy(update={"stages": with_rows(top.stages)})
+    data_files = {ROWS: rows} if rows else {}
+    project, notes = Project(root, trusted, data_files, filters or {}), list[str]()
     if sets:
         raw = top.model_dump()
         project = replace(project, trusted=trusted | override(raw, sets))
@@ -300,6 +308,17 @@ def load(
     )
 
 
+def located(pipeline: str | Path | Mapping[str, Any]) -> tuple[Path, Path]:
+    """Return the file of a pipeline and the folder of its project. Raise ConfigError if there is no file."""
+    root = project_around(Path.cwd())
+    if isinstance(pipeline, Mapping):
+        return Path("pipeline"), root
+    if Path(pipeline).suffix in (".yaml", ".yml"):
+        path = _file(Path(pipeline))
+        return path, project_of(path)
+    return Project(root).find("pipelines", str(pipeline), ".yaml"), root
+
+
 def _hiding(stages: Sequence[BoundStage], models: Mapping[str, Spec], project: Project) -> list[str]:
     """Return a note for each plug-in that hides a shipped one of the same name."""
     files = {name for bound in stages for name in bound.all_files}
@@ -308,6 +327,15 @@ def _hiding(stages: Sequence[BoundStage], models: Mapping[str, Spec], project: P
     ]
     notes = [hiding(folder, name, project) for folder, _, name in plugins if folder in NOUNS]
     return [note for note in notes if note]
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Yield all texts in the options of a stage, among which are the names of its filters."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in chain(value, value.values()) if isinstance(value, Mapping) else value:
+            yield from _words(part)
 
 
 def _file(path: Path) -> Path:

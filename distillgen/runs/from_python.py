@@ -6,22 +6,26 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Protocol, TypeAlias, TypedDict, Unpack, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, Stopped, did_you_mean
+from distillgen.flow.filter import Filter
 from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import Places, validate
-from distillgen.pipeline.load import load
-from distillgen.project import user_error
+from distillgen.pipeline.load import load, located
+from distillgen.project import from_here, user_error
+from distillgen.record import Record
+from distillgen.rows.from_python import ROWS, write_rows
 from distillgen.runs import notebook, progress_lines
 from distillgen.runs.directory import Run
 from distillgen.runs.event_loop import outside_event_loop
 from distillgen.runs.execute import Watch
+from distillgen.runs.lock import directory_lock
 from distillgen.runs.notebook import in_notebook
 from distillgen.runs.progress import Progress, follow
 from distillgen.runs.run import run_pipeline
@@ -30,6 +34,18 @@ from distillgen.runs.state import Options
 from distillgen.teachers.scripted import Script
 
 log = logging.getLogger("distillgen")
+
+
+class Frame(Protocol):
+    """A pandas or polars frame, or an Arrow table."""
+
+    @property
+    def columns(self) -> Any:
+        """The columns or their names."""
+        ...
+
+
+RowSource: TypeAlias = Iterable[Mapping[str, Any]] | Iterable[Record] | Frame
 
 
 class _Numbers(BaseModel):
@@ -57,6 +73,8 @@ class RunOptions(TypedDict, total=False):
     concurrency: int | None
     ledger: str | Path | None
     salvage: bool
+    rows: RowSource | None
+    filters: Mapping[str, Filter | Callable[..., Any]] | None
     teachers: Mapping[str, Script] | None
     progress: bool | Callable[[Progress], None] | None
 
@@ -87,6 +105,8 @@ def run(
     ledger: str | Path | None = None,
     seeds: int | None = None,
     salvage: bool = False,
+    rows: RowSource | None = None,
+    filters: Mapping[str, Filter | Callable[..., Any]] | None = None,
     teachers: Mapping[str, Script] | None = None,
     progress: bool | Callable[[Progress], None] | None = None,
     **unknown: Any,
@@ -113,6 +133,13 @@ def run(
         ledger: the file that answers are kept in; default: runs/ledger.sqlite3 in the project
         seeds: run the whole pipeline with each of so many seeds
         salvage: go on with the readable answers of a damaged ledger
+        rows: rows in the place of the source's: a list of dicts or records, a pandas or polars frame, an
+            Arrow table, a `datasets.Dataset` or a generator. They are written to `rows.jsonl` in the
+            directory of the run, as many as `limit`, before anything is asked. The ledger answers equal rows,
+            so that a generator that is made anew goes on where the run stopped
+        filters: filters by the names under which the pipeline uses them: a `Filter`; a function of a record
+            that gives True or None to keep it, False or the reason to drop it; or a function with
+            keyword-only options that returns a `Filter`. They are applied anew in each call
         teachers: Python functions of (Request, sample index) that answer in the place of models, by the
             model's name; their answers are kept in the directory of the run
         progress: whether to draw the progress; default: in a terminal and in a notebook. Or a function that
@@ -132,13 +159,18 @@ def run(
         salvage=salvage,
         scripts=teachers or {},
     )
-    if seeds is None:
-        pipelines = [load(pipeline, sets, scripted=options.scripts)]
-    else:
-        pipelines = load_seeds(pipeline, seeds, sets, scripted=options.scripts)
+    path, root = located(pipeline)
+    directory = Path(out) if out else from_here(root / "runs" / path.stem)
+    parts: dict[str, Any] = {"scripted": options.scripts, "filters": filters}
+    if rows is not None:
+        parts["rows"] = (directory / ROWS).resolve()
+        with directory_lock(directory):
+            write_rows(rows, parts["rows"], options.limit)
+    pipelines = (
+        [load(pipeline, sets, **parts)] if seeds is None else load_seeds(pipeline, seeds, sets, **parts)
+    )
     for note in pipelines[0].notes:
         log.warning("%s", note)
-    directory = Path(out) if out else pipelines[0].run_directory()
     runs = Run(directory) if seeds is None else Seeds(directory)
     watch = _watch(progress)
     try:

@@ -10,13 +10,14 @@ from functools import cached_property
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pydantic import Field
 
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.flow.asking import Answers, Question, ask_each
 from distillgen.flow.bounds import bounds, size_of
-from distillgen.flow.filter import Entries, Entry, Filter, Number, option_types, options_of
+from distillgen.flow.filter import Entries, Entry, Filter, Number, factory_of, option_types, options_of
 from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import measures_of
 from distillgen.flow.measuring import Judge, checked_numbers, label_of, measured, score_keys, whole_groups
@@ -39,7 +40,7 @@ from distillgen.inference.request import Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.located_yaml import Places, validate
-from distillgen.plugins import filter_factory, find
+from distillgen.plugins import Plugin, filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error
 from distillgen.prompting.output_form import Unparsable
 from distillgen.record import (
@@ -120,7 +121,8 @@ class LoadedFilter:
     entry: Entry
     factory: Callable[..., Filter]
     options: Mapping[str, Any]
-    file: Path
+    plugin: Plugin | None
+    """Where its file is; None for a filter that Python code hands over."""
     project: Project
 
     @classmethod
@@ -129,12 +131,21 @@ class LoadedFilter:
 
         Raise ConfigError.
         """
-        factory, subject = filter_factory(entry.filter, project), f"filter '{entry.filter}'"
+        subject, plugin = f"filter '{entry.filter}'", None
+        if entry.filter in project.filters:
+            factory = factory_of(entry.filter, project.filters[entry.filter])
+        else:
+            factory, plugin = filter_factory(entry.filter, project), find("filters", entry.filter, project)
         validated = validate(options_of(factory), entry.options, owner=subject, places=Places())
         options = dict(iter(validated))  # dict(validated) would call an option of the name `keys`
         if seed and isinstance(options.get("seed"), int):
             options["seed"] += seed
-        return cls(entry, factory, options, find("filters", entry.filter, project).file, project)
+        return cls(entry, factory, options, plugin, project)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it does not ship with distillgen."""
+        return self.plugin is None or bool(self.plugin.files)
 
     def make(self) -> Filter:
         """Return a new filter, which has seen no record. Raise ConfigError."""
@@ -151,11 +162,11 @@ class LoadedFilter:
             raise user_error(error, subject) from error
         if not isinstance(new_filter, Filter):
             message = f"'{self.entry.filter}' gives {type(new_filter).__name__}, not a Filter"
-            raise ConfigError(f"{message}: return Filter(measure=…, decide=…)", path=self.file)
+            file = self.plugin.file if self.plugin else None
+            raise ConfigError(f"{message}: return Filter(measure=…, decide=…)", path=file)
         if new_filter.depends_on is not None:
-            new_filter = replace(
-                new_filter, depends_on={**new_filter.depends_on, "code": code_sha256(self.file)}
-            )
+            code = code_sha256(self.plugin.file) if self.plugin else uuid4().hex
+            new_filter = replace(new_filter, depends_on={**new_filter.depends_on, "code": code})
         return new_filter
 
     @cached_property
@@ -185,7 +196,7 @@ class LoadedFilter:
 
     def files(self) -> dict[str, Path]:
         """Return the filter's file, the project files that it imports, and the files in its options."""
-        files = {f"filters/{self.entry.filter}": self.file}
+        files = {f"filters/{self.entry.filter}": self.plugin.file} if self.plugin else {}
         for _, name in self.names(PromptName):
             files[f"prompts/{name}"] = self.project.find("prompts", name, ".md")
         files |= {name: self.project.file(name) for _, name in self.names(FileName)}
@@ -218,8 +229,7 @@ class BoundFilterStage(BoundStage):
     def uses_seed(self) -> bool:
         """Return whether a filter has an option `seed`, is not shipped, or asks a model that gets a seed."""
         return super().uses_seed() or any(
-            "seed" in loaded.options or find("filters", loaded.entry.filter, loaded.project).files
-            for loaded in self.filters
+            "seed" in loaded.options or loaded.foreign for loaded in self.filters
         )
 
     def score_labels(self) -> dict[str, tuple[str, str]]:
