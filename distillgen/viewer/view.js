@@ -2,7 +2,8 @@
 // of this server only, and puts them in as parsed documents, in which no script runs.
 "use strict";
 const one = (selector, root = document) => root.querySelector(selector);
-let visit = 0;
+const MOST_WAITING = 4; // keys that wait for the page of the key before
+let visit = 0, waiting = 0, turn = Promise.resolve();
 
 async function page(address) {
   const answer = await fetch(address);
@@ -43,7 +44,7 @@ async function refresh() {
   if (mine !== visit) return;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = one(`[data-live="${part.dataset.live}"]`, fresh);
-    if (other) part.replaceWith(other);
+    if (other && !("full" in part.dataset)) part.replaceWith(other);
   }
   if (!one("[data-growing]", fresh)) one("[data-growing]")?.removeAttribute("data-growing");
   count();
@@ -81,9 +82,16 @@ addEventListener("keydown", event => {
   if (event.key === "?") { const keys = one("dialog"); keys.open ? keys.close() : keys.showModal(); return; }
   if (one("dialog")?.open) return;
   const names = { ArrowDown: "j", ArrowUp: "k", ArrowRight: "n", ArrowLeft: "p", Escape: "x" };
-  const link = one(`[data-key="${CSS.escape(names[event.key] || event.key)}"]`);
-  if (!link || event.repeat && link.tagName !== "A") return;
+  const key = names[event.key] || event.key;
+  if (!one(`[data-key="${CSS.escape(key)}"]`) || waiting >= MOST_WAITING) return;
   event.preventDefault();
-  link.click();
+  waiting += 1;
+  turn = turn.then(() => follow(key)).finally(() => { waiting -= 1; });
 });
+
+async function follow(key) {
+  const link = one(`[data-key="${CSS.escape(key)}"]`);
+  if (link) await go(link.getAttribute("href"));
+}
+
 count();
