@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, takewhile, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import distillgen
-from distillgen.cli import completion, show, show_seeds
+from distillgen.cli import completion, show, show_records, show_seeds
 from distillgen.cli.arguments import (
     AS_JSON,
     COUNT,
+    FULL,
     LIMIT,
     OPEN,
     OUT,
@@ -182,11 +184,13 @@ def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None
 @SETS
 @OUT
 @COUNT
-def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) -> None:
-    """Run the first rows of PIPELINE and show the records that leave each stage.
+@FULL
+def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int, full: bool) -> None:
+    """Run the first rows of PIPELINE and show the records that leave each stage, with the prompts sent.
 
     The answers are kept: a run does not ask for them again. The stage `train` and later stages are not run.
     """
+    from distillgen.inference.ledger import Ledger
     from distillgen.runs.directory import read_records, stage_file
     from distillgen.runs.interpreter import interpreter_tuned
     from distillgen.runs.progress_lines import watch
@@ -201,11 +205,14 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int) ->
     options = Options(limit=count, ledger=ledger, until=before_training[-1].name)
     with interpreter_tuned():
         run_pipeline(checked_pipeline, directory, options, watch)
+    answers = Ledger(ledger, read_only=True)
     for i, stage in enumerate(before_training):
         show.say(f"\n{stage.name}", bold=True)
         records = read_records(stage_file(directory, i, stage.name))
         arrived = (r for r in records if not r.dropped or r.dropped.stage == stage.name)
-        show.records(islice(arrived, count))
+        prompt = partial(show_records.prompt_of, stage=stage.name, ledger=answers)
+        show_records.records(islice(arrived, count), full=full, prompt=prompt)
+    answers.close_now()
 
 
 @click.command()
@@ -349,9 +356,16 @@ def status(run: Run | Seeds, as_json: bool) -> None:
     metavar="ID",
     help="Show one record, by its id or the beginning of it, with its parents, requests and answers.",
 )
+@FULL
 @AS_JSON
 def show_(
-    run: Run | Seeds, count: int, dropped: bool, filter_name: str | None, record_id: str | None, as_json: bool
+    run: Run | Seeds,
+    count: int,
+    dropped: bool,
+    filter_name: str | None,
+    record_id: str | None,
+    full: bool,
+    as_json: bool,
 ) -> None:
     """Print records of RUN in a readable form; of a RUN with --seeds, the figures over seeds."""
     from distillgen.runs.directory import final_records
@@ -362,7 +376,7 @@ def show_(
         show.as_json(run.summary) if as_json else show_seeds.figures(run)
         return
     if record_id:
-        show.lineage(run, record_id, as_json)
+        show_records.lineage(run, record_id, as_json)
         return
     drops = [*run.state["dropped"], *([GATHERED] if display.gathered(run.state["stages"]) else [])]
     if filter_name and filter_name not in drops:
@@ -371,4 +385,7 @@ def show_(
     if filter_name:
         records = (r for r in records if r.dropped and r.dropped.filter == filter_name)
     shown_records = islice(records, count)
-    show.as_json([record.row() for record in shown_records]) if as_json else show.records(shown_records)
+    if as_json:
+        show.as_json([record.row() for record in shown_records])
+    else:
+        show_records.records(shown_records, full=full)

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distillgen.errors import ConfigError
-from distillgen.inference.ledger import LOST, UNUSABLE, Ledger
-from distillgen.record import GATHERED, IDENTICAL, MET, META, PASSED_BY, Record
+from distillgen.inference.ledger import LOST, UNUSABLE
+from distillgen.record import GATHERED, IDENTICAL, MET, PASSED_BY, Record
 from distillgen.text.display import (
     clipped,
     dropped,
@@ -120,67 +119,6 @@ def plan(
     )
     if totals["output_tokens"] is None:
         say("no bound: set max_tokens in the prompt's sampling, the model or the stage")
-
-
-def records(entries: Iterable[Record], width: int = 0) -> None:
-    """Print records with their source, fields, scores and reason, in lines of `width` or of the terminal."""
-    width = width or min(shutil.get_terminal_size((120, 24)).columns, 160)
-    entries = list(entries)  # a damaged file is reported before anything is printed
-    for record in entries:
-        drop = record.dropped
-        by = "" if drop and drop.filter == GATHERED else "dropped by "
-        reason = f"  {by}{drop.stage}/{drop.filter}: {drop.reason}" if drop else ""
-        say(f"{record.id}  {record.source}{reason}", bold=True)
-        for line in field_lines(record, width):
-            say(f"  {line}")
-        if record.scores:
-            say("  scores: " + ", ".join(f"{name} {number(value)}" for name, value in record.scores.items()))
-    if not entries:
-        say("no records")
-
-
-def lineage(run: Run, beginning: str, json_wanted: bool) -> None:
-    """Print the record whose id begins so, its parents, and the requests and answers that made it."""
-    from distillgen.runs.directory import read_records
-
-    files = sorted((run.directory / "stages").glob("*.jsonl*"), reverse=True)
-    record_id = _complete_id(run, files, beginning)
-    ids, chain = {record_id}, dict[str, Record]()
-    for path in files:
-        for record in read_records(path):  # the last stage's file comes first, with the record's final state
-            if record.id in ids and record.id not in chain:
-                chain[record.id] = record
-                ids.update(record.parents)
-    path, answers = run.ledger, {}
-    if path.exists():
-        ledger = Ledger(path, read_only=True)
-        for step in chain[record_id].made:
-            if stored_answer := ledger.requested(bytes.fromhex(step["key"])):
-                request, completion = map(json.loads, stored_answer[:2])
-                answers[step["key"]] = {"made": step, "request": request, "completion": completion}
-        ledger.close_now()
-    if json_wanted:
-        first, *parents = (record.row() for record in chain.values())
-        as_json({"record": first, "parents": parents, "answers": answers})
-    else:
-        records(chain.values(), width=100_000)
-        say(json.dumps(answers, indent=2, ensure_ascii=False))
-
-
-def _complete_id(run: Run, files: Sequence[Path], beginning: str) -> str:
-    """Return the id that begins so; raise ConfigError if none does, or several do."""
-    from distillgen.runs.directory import read_rows
-
-    all_ids = (row[META]["id"] for path in files for row in read_rows(path))
-    ids = {record_id for record_id in all_ids if record_id.startswith(beginning)}
-    if not ids:
-        raise ConfigError(f"there is no record '{beginning}' in {run.directory}")
-    if len(ids) > 1 and beginning not in ids:
-        examples = ", ".join(sorted(ids)[:3])
-        raise ConfigError(
-            f"'{beginning}' begins the ids of {len(ids):,} records ({examples}, …); give more of it"
-        )
-    return beginning if beginning in ids else ids.pop()
 
 
 def status(run: Run, *, error: bool = False) -> None:

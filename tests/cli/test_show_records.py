@@ -1,0 +1,73 @@
+"""`preview` and `show` print whole texts on request, and `preview` the prompts as they were sent."""
+
+import pytest
+
+LONG = "First line, which goes on for quite a while. " * 4 + "\n\n    indented\nthe very end"
+PROMPT = """---
+output: text
+---
+@system
+Be brief.
+@user
+{{ question }}
+@assistant
+No.
+@user
+Why not?
+"""
+PIPELINE = """# small.yaml: an answer a row
+version: 1
+models: {t: {provider: scripted, model: echo}}
+stages:
+  - source: {path: rows.jsonl}
+  - generate: {model: t, template: "Say it: {{ question }}", output: answer}
+  - filter: [word_count: {field: answer, min_words: 4}]
+"""
+
+
+@pytest.fixture
+def small(project):
+    project.rows(
+        "rows.jsonl", [{"question": LONG}, {"question": "Hm?"}, {"question": "\x1b[31mred and so on"}]
+    )
+    project.write("pipelines/small.yaml", PIPELINE)
+    return project
+
+
+def section(text, stage):
+    return text.partition(f"\n{stage}\n")[2].split("\n\nfilter\n")[0]
+
+
+def test_preview_shows_the_prompt_that_was_sent(small):
+    text = small.cli("preview", "small", "-n", 2).stdout
+    of_generate = section(text, "generate")
+    assert (
+        "  sent, user: Say it: First line, which goes on" in of_generate
+        and "sent, user: Say it: Hm?" in of_generate
+    )
+    assert "sent" not in text.partition("\ngenerate\n")[0] and "sent" not in section(text, "filter")
+    assert "the very end" not in text and max(map(len, text.splitlines())) <= 120
+    whole = section(small.cli("preview", "small", "-n", 2, "--full").stdout, "generate")
+    assert (
+        "sent, user:\n      Say it: First line" in whole
+        and "\n          indented\n      the very end\n" in whole
+    )
+    assert "sent, user: Say it: Hm?" in whole
+
+
+def test_each_message_of_a_prompt_is_shown_by_its_role(small):
+    small.write("prompts/ask.md", PROMPT)
+    small.write("pipelines/small.yaml", PIPELINE.replace('template: "Say it: {{ question }}"', "prompt: ask"))
+    text = section(small.cli("preview", "small", "-n", 2).stdout, "generate")
+    assert (
+        "  sent, system: Be brief.\n" in text and "  sent, assistant: No.\n  sent, user 2: Why not?\n" in text
+    )
+
+
+def test_show_prints_whole_texts(small):
+    small.cli("run", "small")
+    assert "the very end" not in small.cli("show", "small").stdout
+    whole = small.cli("show", "small", "--full").stdout
+    assert "question:\n      First line" in whole and "\n          indented\n      the very end\n" in whole
+    assert "\x1b" not in whole and "␛[31mred" in whole, "a terminal shows hostile text and does not obey it"
+    assert "Hm?" in small.cli("show", "small", "--dropped", "--full").stdout
