@@ -79,6 +79,10 @@ class Endpoint:
         router.add_post("/v1/completions", self._answer)
         router.add_post("/v1/embeddings", self._answer)
 
+    def usual(self, request: web.Request, body: dict) -> dict | web.Response:
+        """The answer to a request, unless a test chooses another."""
+        return completion(body)
+
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         body, key = json.loads(raw), raw.decode()
@@ -93,9 +97,8 @@ class Endpoint:
             result = self.behave(body, self.asked[key]) if self.behave else None
             if asyncio.iscoroutine(result):
                 result = await result
-            if isinstance(result, web.StreamResponse):
-                return result
-            return web.json_response(completion(body) if result is None else result)
+            result = self.usual(request, body) if result is None else result
+            return result if isinstance(result, web.StreamResponse) else web.json_response(result)
         except ConnectionResetError:
             request.transport.abort()  # or aiohttp would answer with 500
             raise

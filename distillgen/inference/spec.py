@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from distillgen.inference.sampling import Sampling
 
@@ -53,7 +54,8 @@ class Spec(Sampling):
     """
 
     provider: str = Field(
-        description="the kind of teacher: openai, embedded, vllm, transformers, network or scripted"
+        description="the kind of teacher: openai, anthropic, embedded, vllm, transformers, network or "
+        "scripted; or a preset, such as groq"
     )
     model: str = Field(description="name of the model at its endpoint")
     max_concurrency: int | None = Field(
@@ -62,8 +64,13 @@ class Spec(Sampling):
     rpm: float | None = Field(None, gt=0, description="largest number of requests per minute")
     input_tpm: float | None = Field(None, gt=0, description="largest number of prompt tokens per minute")
     output_tpm: float | None = Field(None, gt=0, description="largest number of answer tokens per minute")
-    price: Price | None = Field(
-        None, description="US dollars for 1,000,000 tokens, such as {input: 0.4, output: 1.6}"
+    price: Annotated[
+        Price | None,
+        BeforeValidator(lambda value: value, json_schema_input_type=Price | Literal["list"] | None),
+    ] = Field(
+        None,
+        description="US dollars for 1,000,000 tokens, such as {input: 0.4, output: 1.6}, or list: from the "
+        "package genai-prices",
     )
     tokenizer: str | None = Field(
         None, description="tokenizer of the model: a file, a folder or a name; it is kept with signals"

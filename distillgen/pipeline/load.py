@@ -21,6 +21,7 @@ from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, CheckContext, Estimate, Stage
 from distillgen.flow.stage_list import bind_stages
 from distillgen.inference.endpoint import endpoint_class
+from distillgen.inference.presets import filled
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.located_yaml import NAME, VARIABLE, Places, read_yaml, validate
@@ -272,6 +273,8 @@ def load(
         top = validate(Top, raw, owner="the pipeline", places=places)
     if seed is not None:
         top = top.model_copy(update={"seed": seed})
+    with places.within("models"):
+        top = top.model_copy(update={"models": {k: filled(raw, project) for k, raw in top.models.items()}})
     missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
     if missing and need_env:
         message = (

@@ -42,6 +42,11 @@ class Address(BaseModel):
     def _trim(cls, key: str | None) -> str | None:
         return None if key is None else trimmed(key)
 
+    @field_validator("base_url")
+    @classmethod
+    def _single_slash(cls, url: str) -> str:
+        return url.replace(".azure.com//", ".azure.com/")  # the variable of the address ends with a slash
+
     @field_validator("headers")
     @classmethod
     def _trim_headers(cls, headers: dict[str, str]) -> dict[str, str]:

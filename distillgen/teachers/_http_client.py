@@ -61,6 +61,8 @@ class HttpClient(Endpoint):
     """The names of the parameter that bounds an answer, if the endpoint may refuse it."""
     required: ClassVar[frozenset[str]] = frozenset()
     """Parameters that a request cannot do without."""
+    lacks: frozenset[str] = frozenset()
+    """Options of a request that the endpoint does not have. They are left out, with one note."""
     replacements: ClassVar[Mapping[str, str]] = {}
     """What replaces a parameter that the endpoint does not accept; other parameters are left out."""
     paths: ClassVar[str] = ""
@@ -74,6 +76,8 @@ class HttpClient(Endpoint):
         super().__init__(name, spec, services)
         self._places = [Place(address) for address in (self.spec, *self.spec.also)]
         self._refused = self._left_out = frozenset[str]()
+        self._leave_out(self.lacks)
+        self._unmentioned = self.lacks
 
     def headers(self, address: Address) -> dict[str, str]:
         """Return the headers that carry the key."""
@@ -111,6 +115,9 @@ class HttpClient(Endpoint):
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Return the endpoint's answers as they came, before they are settled."""
         body = self.body(request, len(samples), attempt, samples[0])
+        if unmentioned := self._unmentioned & body.keys():
+            self._unmentioned -= unmentioned
+            self._mention(unmentioned)
         completions = self.completions(await self.call(self.path(request), body))
         return self.marked(completions, body) if self._refused else completions
 
@@ -134,13 +141,19 @@ class HttpClient(Endpoint):
 
     def learn(self, refused: frozenset[str]) -> None:
         """Leave the refused parameters out from now on, and log that once."""
-        new = sorted(refused - self._refused - {"stream_options"})
+        new = refused - self._refused - {"stream_options"}
+        self._leave_out(refused)
+        self._mention(new)
+
+    def _leave_out(self, refused: frozenset[str]) -> None:
         self._refused |= refused
+        lengths = frozenset(() if self.is_boundless(self._refused) else self.lengths)
+        self._left_out = self._refused - {"stream", "stream_options", "n"} - lengths
+
+    def _mention(self, names: Iterable[str]) -> None:
+        """Log what happens to parameters that the endpoint does not take."""
         boundless = self.is_boundless(self._refused)
-        self._left_out = (
-            self._refused - {"stream", "stream_options", "n"} - frozenset(() if boundless else self.lengths)
-        )
-        for name in new:
+        for name in sorted(names):
             change = (
                 "asked without a bound"
                 if boundless and name in self.lengths

@@ -45,6 +45,7 @@ class OpenAIClient(HttpClient):
     usual_url = ": most end in /v1"
 
     def __init__(self, name: str, spec: Spec, services: Services) -> None:
+        self.lacks = frozenset(getattr(spec, "lacks", None) or ())
         super().__init__(name, spec, services)
         self._signals, self._silences = False, 0
         if self.spec.mode == "batch":

@@ -11,6 +11,23 @@ from distillgen.errors import ConfigError
 from distillgen.teachers._http_spec import HttpSpec
 
 _SERVER_CAPABILITIES = {"vllm": frozenset({"score", "grammar"}), "llamacpp": frozenset({"grammar"})}
+Lack = Literal[
+    "n",
+    "logprobs",
+    "tools",
+    "embeddings",
+    "response_format",
+    "seed",
+    "stop",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+]
 _USER_TURN = frozenset({"user_turn"})
 
 
@@ -39,12 +56,18 @@ class OpenAISpec(HttpSpec):
     )
     poll_s: float = Field(30.0, gt=0, description="longest wait between two looks at a batch, in seconds")
 
+    lacks: list[Lack] | None = Field(
+        None,
+        description="parameters that the endpoint does not take: n, response_format and max_tokens are "
+        "replaced, others left out",
+    )
+
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the protocol and of the server."""
         opens = self.server != "openai" and (self.api, self.mode) == ("chat", "online")
         return (
-            frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"})
+            frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) - {*(self.lacks or ())}
             | _SERVER_CAPABILITIES.get(self.server, frozenset())
             | (_USER_TURN if opens else frozenset())
         )
