@@ -39,7 +39,7 @@ def preset_of(provider: str, project: Project) -> Mapping[str, Any] | None:
     return preset if shipped and not (file and not file.samefile(shipped)) else None
 
 
-def filled(options: Mapping[str, Any], project: Project) -> dict[str, Any]:
+def with_preset(options: Mapping[str, Any], project: Project) -> dict[str, Any]:
     """Return a model's options with those of its preset, and with numbers in place of `price: list`. Raise
     ConfigError if the list has no prices of the model.
     """

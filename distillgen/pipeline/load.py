@@ -21,7 +21,7 @@ from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, CheckContext, Estimate, Stage
 from distillgen.flow.stage_list import bind_stages
 from distillgen.inference.endpoint import endpoint_class
-from distillgen.inference.presets import filled
+from distillgen.inference.presets import with_preset
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.located_yaml import NAME, VARIABLE, Places, read_yaml, validate
@@ -274,7 +274,9 @@ def load(
     if seed is not None:
         top = top.model_copy(update={"seed": seed})
     with places.within("models"):
-        top = top.model_copy(update={"models": {k: filled(raw, project) for k, raw in top.models.items()}})
+        top = top.model_copy(
+            update={"models": {k: with_preset(raw, project) for k, raw in top.models.items()}}
+        )
     missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
     if missing and need_env:
         message = (

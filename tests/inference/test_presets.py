@@ -5,7 +5,7 @@ import json
 import pytest
 
 from distillgen import ConfigError
-from distillgen.inference.presets import filled, presets
+from distillgen.inference.presets import presets, with_preset
 from distillgen.pipeline.load import load
 from distillgen.project import Project
 from tests.endpoint import Endpoint
@@ -42,14 +42,16 @@ def test_every_preset_is_a_model_that_check_accepts(project, monkeypatch, name):
 def test_a_key_goes_to_its_own_host_only(tmp_path):
     project = Project(tmp_path)
     other = {"provider": "groq", "model": "x", "base_url": "https://elsewhere.example/v1"}
-    assert "api_key" not in filled(other, project)
-    assert "api_key" not in filled(
+    assert "api_key" not in with_preset(other, project)
+    assert "api_key" not in with_preset(
         {**other, "base_url": "https://api.groq.com.evil.example/openai/v1"}, project
     )
-    assert "api_key" in filled({"provider": "groq", "model": "x"}, project)
+    assert "api_key" in with_preset({"provider": "groq", "model": "x"}, project)
     mine = {"provider": "azure", "model": "x", "base_url": "https://mine.openai.azure.com/openai/v1"}
-    assert filled(mine, project)["api_key"] == "${AZURE_OPENAI_API_KEY}"
-    assert "api_key" not in filled({**mine, "base_url": "https://azure.com.evil.example/openai/v1"}, project)
+    assert with_preset(mine, project)["api_key"] == "${AZURE_OPENAI_API_KEY}"
+    assert "api_key" not in with_preset(
+        {**mine, "base_url": "https://azure.com.evil.example/openai/v1"}, project
+    )
 
 
 def test_a_preset_is_the_same_as_its_options_and_is_hidden_by_a_file(project, monkeypatch):
