@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,16 @@ from distillgen.text import display
 from distillgen.viewer import markup
 from distillgen.viewer.comparison import KINDS, Comparison, Pair, figures_of
 from distillgen.viewer.row_index import REASON, RowIndex
-from distillgen.viewer.selection import DROPPED, KEPT, PAGE_ROWS, Selection, count_of, drops_of, rows_of
+from distillgen.viewer.selection import (
+    DROPPED,
+    KEPT,
+    PAGE_ROWS,
+    Selection,
+    count_of,
+    drops_of,
+    rows_of,
+    score_names,
+)
 from distillgen.viewer.viewed_run import ViewedRun, field_changes
 
 HERE = Path(__file__).parent
@@ -64,6 +72,7 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
         snippets=[list(_snippets(one, selection)) for one in records],
         drops=drops_of(index),
         histograms=histograms,
+        scores=score_names(index),
         chips=list(_chips(selection)),
         **(_opened(run, record, selection, stage, state, histograms) if record else {"record": None}),
     )
@@ -225,8 +234,6 @@ def _template(name: str) -> jinja2.Template:
         as_code=markup.as_code,
         as_json=markup.as_json,
         arguments_of=arguments_of,
-        money=display.money,
-        replace=replace,
         GATHERED=GATHERED,
         REASON=REASON,
     )

@@ -97,8 +97,10 @@ def rows_of(index: RowIndex, selection: Selection, *, page: int) -> list[tuple[i
     table, conditions, values = _clauses(selection)
     down = " DESC" if selection.sort.startswith("-") else ""
     order = f"value{down}, position{down}" if selection.sort else "position"
+    places = f"SELECT {order.replace(' DESC', '')} FROM {table} WHERE {conditions} ORDER BY {order}"
     return index.read(
-        f"SELECT position, start, stop FROM {table} WHERE {conditions} ORDER BY {order} LIMIT ? OFFSET ?",
+        f"SELECT position, start, stop FROM ({places} LIMIT ? OFFSET ?) JOIN rows USING (position)"
+        f" ORDER BY {order}",
         [*values, PAGE_ROWS + 1, PAGE_ROWS * max(0, page)],
     )
 
@@ -116,17 +118,17 @@ def _clauses(selection: Selection) -> tuple[str, str, list[Any]]:
     name_id = "(SELECT name_id FROM names WHERE name = ?)"
     table, conditions, values = "rows", ["1"], list[Any]()
     if selection.sort:
-        table = "scores JOIN rows USING (position)"
+        table = "scores JOIN rows USING (position, drop_id)" if selection.text else "scores"
         conditions.append(f"scores.name_id = {name_id}")
         values.append(selection.sorted_by)
     if selection.drop == KEPT:
-        conditions.append("rows.drop_id = 0")
+        conditions.append("drop_id = 0")
     elif selection.drop == DROPPED:
-        conditions.append("rows.drop_id IN (SELECT drop_id FROM drops WHERE filter != ?)")
+        conditions.append("drop_id IN (SELECT drop_id FROM drops WHERE filter != ?)")
         values.append(GATHERED)
     elif selection.drop:
         stage, _, name = selection.drop.partition(SPLIT)
-        conditions.append("rows.drop_id IN (SELECT drop_id FROM drops WHERE stage = ? AND filter = ?)")
+        conditions.append("drop_id IN (SELECT drop_id FROM drops WHERE stage = ? AND filter = ?)")
         values += [stage, name]
     if selection.score:
         low = -1e308 if selection.low is None else selection.low
@@ -163,17 +165,22 @@ def histogram(index: RowIndex, name: str) -> dict[str, Any] | None:
     close together, the outermost bars count the outliers.
     """
     where = "FROM scores WHERE name_id = (SELECT name_id FROM names WHERE name = ?)"
-    total, least, most = index.read(f"SELECT count(*), min(value), max(value) {where}", [name])[0]
-    if not total:
+    parts = index.read(
+        "SELECT drop_id, count(*), min(value), max(value), total(value != cast(value AS integer))"
+        f" {where} GROUP BY drop_id",
+        [name],
+    )
+    if not parts:
         return None
+    drop_ids, counts, lowest, highest, fractions = zip(*parts, strict=True)
+    total, least, most = sum(counts), min(lowest), max(highest)
     ends = [
-        index.read(f"SELECT value {where} ORDER BY value LIMIT 1 OFFSET ?", [name, place])[0][0]
-        for place in (total // 100, total - 1 - total // 100)
+        index.read(f"SELECT value {where} ORDER BY value {way} LIMIT 1 OFFSET ?", [name, total // 100])[0][0]
+        for way in ("ASC", "DESC")
     ]
     low, high = (least, most) if ends[0] == ends[1] or most - least <= 4 * (ends[1] - ends[0]) else ends
     width = (high - low) / BARS or 1.0
-    fraction = index.read(f"SELECT 1 {where} AND value != cast(value AS integer) LIMIT 1", [name])
-    if not fraction:
+    if not any(fractions):
         width = int(width) + 1.0
     count = min(BARS, int((high - low) / width) + 1)
     bar = f"max(0, min({count - 1}, cast((value - ?) / ? AS integer)))"
@@ -192,8 +199,7 @@ def histogram(index: RowIndex, name: str) -> dict[str, Any] | None:
         f"SELECT {bar}, drop_id, count(*) {where} GROUP BY 1, 2", [low, width, name]
     ):
         bars[place]["counts"][tones.get(drop_id, "k")] += number
-    extremes = index.read(f"SELECT drop_id, min(value), max(value) {where} GROUP BY drop_id", [name])
-    kept = [(lowest, highest) for drop_id, lowest, highest in extremes if not drop_id]
+    kept = dict(zip(drop_ids, zip(lowest, highest, strict=True), strict=True)).get(0)
     return {
         "name": name,
         "total": total,
@@ -204,8 +210,8 @@ def histogram(index: RowIndex, name: str) -> dict[str, Any] | None:
         "high": high,
         "most": most,
         "width": width,
-        "integers": not fraction,
-        "kept": kept[0] if kept else None,
+        "integers": not any(fractions),
+        "kept": kept,
     }
 
 

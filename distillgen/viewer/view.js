@@ -44,7 +44,7 @@ async function refresh() {
   if (mine !== visit) return;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = one(`[data-live="${part.dataset.live}"]`, fresh);
-    if (other && !("full" in part.dataset)) part.replaceWith(other);
+    if (other && !("full" in part.dataset) && !part.contains(document.activeElement)) part.replaceWith(other);
   }
   if (!one("[data-growing]", fresh)) one("[data-growing]")?.removeAttribute("data-growing");
   count();

@@ -52,6 +52,8 @@ class ViewedRun:
         self.problem = ""
         """Why rows cannot be indexed."""
         self.stage_on_page = -1
+        self.drawing = True
+        """Whether histograms of that stage are on their way."""
         self._folder = folder_for(run.directory)
         self._indexes: dict[Path, RowIndex] = {}
         self._histograms: dict[tuple[Path, str], tuple[int, dict[str, Any] | None]] = {}
@@ -94,23 +96,27 @@ class ViewedRun:
         places = dict.fromkeys([self.place(self.stage_on_page, state), *range(last, -1, -1)])
         try:
             more = any([self.index(stage, state).update(STEP_S) for stage in places])
+            self.drawing = self._draw(self.index(next(iter(places)), state))
         except (OSError, sqlite3.Error) as error:
             self.problem = f"the rows cannot be indexed: {error}"
             return False
         self.problem = ""
-        return more
+        return more or self.drawing
 
     def histograms(self, index: RowIndex) -> list[dict[str, Any]]:
-        """Return the histogram of each score, made anew when a growing file is a tenth longer."""
-        count, charts = index.count, []
+        """Return the histogram of each score that is made so far."""
+        charts = [self._histograms.get((index.rows, name)) for name in score_names(index)]
+        return [bars for _, bars in filter(None, charts) if bars]
+
+    def _draw(self, index: RowIndex) -> bool:
+        """Make one histogram that is missing, or is of a tenth fewer rows; return whether there was one."""
+        count = index.count
         for name in score_names(index):
-            counted, bars = self._histograms.get((index.rows, name), (-1, None))
+            counted, _ = self._histograms.get((index.rows, name), (-1, None))
             if not counted <= count <= counted * (1.0 if index.whole else 1.1):
-                bars = histogram(index, name)
-                self._histograms[index.rows, name] = count, bars
-            if bars:
-                charts.append(bars)
-        return charts
+                self._histograms[index.rows, name] = count, histogram(index, name)
+                return True
+        return False
 
     def find(self, record_id: str, stage: int, state: Mapping[str, Any]) -> Relative | None:
         """Return the record of an id from the rows of a stage, or else of an earlier one."""

@@ -54,7 +54,7 @@ def main() -> None:
                 ("a row with its relatives", {"row": digest(count // 2)}),
             ):
                 begun = time.perf_counter()
-                assert ('class="card' in page(address, **query)) is (what[-7:] != "nowhere"), what
+                assert ('<a class="card' in page(address, **query)) is (what[-7:] != "nowhere"), what
                 print(f"{what:<36}{time.perf_counter() - begun:8.2f} s")
         print("opened again: ", end="")
         with viewer(directory):
@@ -103,7 +103,7 @@ def viewer(directory: Path):
     command = [sys.executable, "-m", "distillgen", "view", str(directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         address = re.search(r"http\S+", process.stdout.readline())[0]
-        while 'class="card' not in page(address):
+        while '<a class="card' not in page(address):
             time.sleep(0.02)
         print(f"first page with rows after {time.perf_counter() - begun:.2f} s")
         try:

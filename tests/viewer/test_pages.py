@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -222,3 +225,16 @@ def test_a_damaged_run_is_said(viewed, sums, tmp_path):
     viewer = viewed(directory)
     (directory / "usage.json").write_bytes(b"{")
     assert "is damaged" in viewer.page().text
+
+
+def test_the_command_ends_with_ctrl_c(sums, project):
+    command = [sys.executable, "-m", "distillgen", "view", str(sums)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": project.env()}
+    with subprocess.Popen(command, **options) as process:
+        address = re.search(r"open (http://127\.0\.0\.1:\d+/\S+/)\n", process.stdout.readline())[1]
+        assert "finished" in Viewer(address).page().text
+        port = address.split(":")[2].split("/")[0]
+        refused = project.cli("view", sums, "--port", port, check=2).stderr
+        assert f"port {port} cannot be used" in refused and "give another --port" in refused
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0 and process.stderr.read() == ""
