@@ -232,13 +232,15 @@ def test_no_link_leads_out_of_the_project(shouting, tmp_path_factory):
         distillgen.load("shout")
 
 
-@pytest.mark.parametrize("command, broken", [("run", "yield ["), ("check", "given.need(")])
-def test_an_exception_of_its_code_is_told_with_its_line(shouting, command, broken):
+@pytest.mark.parametrize(
+    "command, broken, code", [("run", "yield [", "stage 'upper'"), ("check", "given.need(", "this line")]
+)
+def test_an_exception_of_its_code_is_told_with_its_line(shouting, command, broken, code):
     text = UPPER.replace(broken, f"1 / 0; {broken}")
     line = next(i for i, words in enumerate(text.splitlines(), 1) if "1 / 0" in words)
     shouting.write("stages/upper.py", text)
     said = shouting.cli(command, "shout", check=2).stderr
-    assert f"stages/upper.py:{line}: this line raised ZeroDivisionError: division by zero" in said
+    assert f"stages/upper.py:{line}: {code} raised ZeroDivisionError: division by zero" in said
     assert "Traceback" not in said
 
 

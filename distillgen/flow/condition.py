@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, DistillgenError
 from distillgen.flow.measures import Measure
-from distillgen.flow.stage import NO, BoundStage, Chunks, Estimate, Job, Text
+from distillgen.flow.stage import NO, BoundStage, Chunk, Chunks, Estimate, Job, Text
+from distillgen.project import user_error
 from distillgen.record import MET, PASSED_BY, SCORES, Dropped, Record, Unrenderable, dumps
 from distillgen.text.display import clipped
 from distillgen.text.template import NullValue
@@ -69,9 +71,40 @@ def check_condition(bound: BoundStage) -> None:
 
 def run_stage(bound: BoundStage, chunks: Chunks, job: Job) -> Chunks:
     """Run a stage on the records for which its condition holds. The others keep their places."""
+    run = partial(_foreign, bound) if bound.foreign else bound.run
     if bound.stage.when is None:
-        return bound.run(chunks, job)
-    return _rejoined(bound, bound.run(_parted(bound, chunks, job), job))
+        return run(chunks, job)
+    return _rejoined(bound, run(_parted(bound, chunks, job), job))
+
+
+async def _foreign(bound: BoundStage, chunks: Chunks, job: Job) -> Chunks:
+    """Run a stage that does not ship with distillgen. An exception of its code becomes a UserCodeError with
+    the file, the line, the record and the stage.
+    """
+    chunk: Chunk = []
+    earlier: Exception | None = None
+
+    async def arriving() -> Chunks:
+        nonlocal chunk, earlier
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        except Exception as error:
+            earlier = error
+            raise
+
+    try:
+        async with aclosing(bound.run(arriving(), job)) as leaving:
+            async for records in leaving:
+                yield records
+    except DistillgenError:
+        raise
+    except Exception as error:
+        mistake = user_error(error, f"stage '{bound.name}'", chunk)
+        if error is earlier or mistake.path is None:
+            raise
+        raise mistake from error
 
 
 async def _parted(bound: BoundStage, chunks: Chunks, job: Job) -> Chunks:

@@ -388,14 +388,22 @@ class BoundStage:
         """`files`, and the stage's own code if it does not ship with distillgen."""
         return {**find("stages", self.stage.kind, self.context.project).files, **self.files}
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the stage does not ship with distillgen."""
+        return not find("stages", self.stage.kind, self.context.project).shipped
+
+    def example(self) -> Record | None:
+        """Return a record as it leaves the stage, if one is known before any model is asked, or None."""
+        return None
+
     def uses_seed(self) -> bool:
         """Return whether what the stage does can depend on the pipeline's seed: its own draws, or a seed
         that is sent to one of its models. Code that does not ship with distillgen may.
         """
         models = (self.context.models.get(name) for name in self.models)
-        foreign = find("stages", self.stage.kind, self.context.project).files
         return bool(
-            foreign or self.stage.uses_seed() or any(spec and spec.seed is not None for spec in models)
+            self.foreign or self.stage.uses_seed() or any(spec and spec.seed is not None for spec in models)
         )
 
     def names(self) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from distillgen.errors import DistillgenError, UserCodeError
 from distillgen.inference.endpoint import Endpoint
 from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
 from distillgen.inference.ledger import Answer
@@ -26,7 +27,9 @@ from distillgen.inference.outcome import Outcome, end_of
 from distillgen.inference.pricing import Pricing
 from distillgen.inference.redaction import hide, without_credentials
 from distillgen.inference.request import LOST_ANSWER, Completion, Request
+from distillgen.project import user_error
 from distillgen.record import dumps
+from distillgen.text.display import clipped
 
 log = logging.getLogger("distillgen")
 
@@ -358,6 +361,13 @@ class Teacher:
                     cost = pricing.cost_usd(usage)
                     await ledger.add([self._row(job, os.urandom(16), usage)])
                 raise
+            except DistillgenError:
+                raise
+            except Exception as error:  # of a provider's code
+                mistake = self._mistake(job, error)
+                if mistake.path is None:
+                    raise
+                raise mistake from error
             now = self.activity.moved_at = time.monotonic()
             self.slots.note(now)
             counted = pricing.counted(job.request, len(job.samples), completions[: len(job.samples)])
@@ -370,6 +380,12 @@ class Teacher:
             budget.settle(worst, cost)
             ledger.claims.release(job.keys)
             self.activity.sending.pop(job.task, None)
+
+    def _mistake(self, job: _Job, error: Exception) -> UserCodeError:
+        """Return the error for an exception of the endpoint; without a path if it ships with distillgen."""
+        text = clipped(self.redact(str(job.request.messages[-1].get("content"))), 60)
+        where = f"model '{self.name}', stage '{job.stage}', request '{text}'"
+        return user_error(error, f"provider '{self.spec.provider}' ({where})")
 
     async def _answers_of_others(self, job: _Job) -> list[Completion]:
         """Wait while another run asks for these keys; return the answers that it got, if any."""

@@ -102,8 +102,42 @@ class FilterStage(Stage):
             models += loaded.models
             files |= loaded.files()
         return BoundFilterStage(
-            self, context, context.fields | marks(self.mark), models, files, filters=filters
+            self,
+            context,
+            context.fields | marks(self.mark),
+            models,
+            files,
+            filters=filters,
+            tried=self._try(filters, context),
         )
+
+    def _try(self, filters: Sequence[LoadedFilter], context: CheckContext) -> Record | None:
+        """Judge the record that arrives first, where it is known before any model is asked, by the filters
+        that do not ship with distillgen. Return it if it is kept.
+
+        A filter that asks models, keeps its numbers, compares records or waits is not tried, and nor is what
+        comes after it. Raise UserCodeError for an exception of a filter.
+        """
+        record = context.stages[-1].example() if context.stages and not context.loops else None
+        for loaded in filters if not self.when else ():
+            judge = Judge(self.name, loaded.entry, loaded.make(), {})
+            if record is None or record.dropped or not loaded.foreign:
+                return None
+            filter = judge.filter
+            if filter.asks or filter.together or filter.whole_set or filter.depends_on is not None:
+                return None
+            try:
+                measure_result = filter.measure([record])
+            except DistillgenError:
+                raise
+            except Exception as error:
+                raise judge.broken(error, [record]) from error
+            if inspect.isawaitable(measure_result):
+                if inspect.iscoroutine(measure_result):
+                    measure_result.close()
+                return None
+            record = judge(record, *checked_numbers(measure_result, 1, loaded.entry.label))
+        return None if self.when or self.mark or record is None or record.dropped else record
 
     def scores(self) -> list[str]:
         """Return the labels of the filters, alone and before the name of a number."""
@@ -212,6 +246,12 @@ class BoundFilterStage(BoundStage):
 
     stage: FilterStage
     filters: Sequence[LoadedFilter] = field(kw_only=True)
+    tried: Record | None = field(kw_only=True)
+    """The first record, if it is known before any model is asked, and kept."""
+
+    def example(self) -> Record | None:
+        """Return the record that was tried."""
+        return self.tried
 
     @property
     def scope(self) -> Scope:

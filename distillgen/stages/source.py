@@ -328,6 +328,10 @@ class BoundSource(BoundStage):
         """Return, for each field with chat turns, the first value of each order of roles."""
         return self.dialogues
 
+    def example(self) -> Record | None:
+        """Return the first row."""
+        return self.samples[0]
+
     def scores(self) -> set[str]:
         """Return the names of the scores that the first rows have from an earlier run."""
         return {name for record in self.samples for name in record.scores}

@@ -29,7 +29,7 @@ from transformers.trainer_utils import set_seed
 from distillgen.errors import DistillgenError
 from distillgen.networks.spec import is_network
 from distillgen.platforms import lock
-from distillgen.project import Project
+from distillgen.project import Project, user_error
 from distillgen.record import loads_own
 from distillgen.training import students
 from distillgen.training.hardware import described
@@ -104,7 +104,9 @@ def _carry_out(folder: Path, *, launched: bool = False) -> None:
     except Exception as error:  # any failure of a library ends here; its traceback goes to output.txt
         traceback.print_exc()
         message = f"{type(error).__name__}: {str(error).strip()[:600]} (more in {folder / 'output.txt'})"
-        write_json(folder / "error.json", {"message": message, "mistake": False})
+        place = user_error(error, "the training")
+        code = {"path": str(place.path), "line": place.line} if place.path else {}
+        write_json(folder / "error.json", {"message": message, "mistake": False, **code})
         raise SystemExit(1) from error
 
 

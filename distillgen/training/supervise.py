@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import orjson
 
-from distillgen.errors import ConfigError, DistillgenError
+from distillgen.errors import ConfigError, DistillgenError, UserCodeError
 from distillgen.text.display import duration, number
 
 LOOK_EVERY_S = 0.3
@@ -129,6 +129,9 @@ def _failure(code: int, work: Path, stage: str) -> DistillgenError:
     """Return the error that the process wrote; if it wrote none, one with its last lines of output."""
     with suppress(FileNotFoundError):
         error = orjson.loads((work / "error.json").read_bytes())
+        if "path" in error:  # of the project's objective, loss, weight or body
+            message = f"stage '{stage}' raised {error['message']}"
+            return UserCodeError(message, path=error["path"], line=error["line"])
         return (ConfigError if error["mistake"] else DistillgenError)(f"stage '{stage}': {error['message']}")
     outcome = "was killed (was there enough memory?)" if code < 0 else f"ended with exit code {code}"
     lines = (work / "output.txt").read_text(errors="replace").strip().splitlines()[-3:]
