@@ -44,6 +44,8 @@ class Limits:
     memory_mb: int = 1024
     written_mb: int = 16
     open_files: int = 64
+    threads: bool = False
+    """Whether it may begin threads where it cannot be confined, and so also processes."""
 
 
 class Unconfined(Exception):
@@ -163,7 +165,7 @@ def _inside(program: str, job_fd: int, report_fd: int) -> NoReturn:
         limit(Limits(**job["limits"]))
         if job["confined"]:
             confine(job["folder"])
-        else:
+        elif not job["limits"]["threads"]:
             resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     except OSError as error:
         os.write(report_fd, json.dumps({"unconfined": str(error)}).encode())

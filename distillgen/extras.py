@@ -26,6 +26,7 @@ EXTRAS = {
     "graph": Extra(("networkx", "numpy"), "90 MB"),
     "math": Extra(("math_verify", "pint"), "95 MB"),
     "pictures": Extra(("PIL", "numpy"), "95 MB"),
+    "documents": Extra(("xberg", "backports.zstd"), "165 MB"),
     "embedded": Extra(("xllamacpp", "huggingface_hub"), "135 MB"),
     "critics": Extra(("sklearn", "numpy"), "275 MB"),
     "datasets": Extra(("datasets", "pyarrow", "huggingface_hub"), "375 MB"),

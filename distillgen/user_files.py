@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ _PACKED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
     b"\x28\xb5\x2f\xfd": (".zst", lambda stream: _zstandard(stream)),
 }
 PACKED = tuple(ending for ending, _ in _PACKED.values())
+_ZSTANDARD = ("compression", "backports")  # packages with a module zstd
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _ENCODINGS = {
     b"\xff\xfe\0\0": "utf-32",
@@ -38,7 +40,7 @@ _OTHERS = {
     b"PAR1": "a Parquet file: give it the ending .parquet, or say format: parquet where a source reads it",
     b"ARROW1": "an Arrow file: save it as Parquet or JSON Lines",
     b"SQLite format 3\0": "a SQLite database: export the table as CSV",
-    b"%PDF": "a PDF: make a text of it, as with pdftotext",
+    b"%PDF": "a PDF: a source reads it with the ending .pdf",
     b"\xd0\xcf\x11\xe0": "a file of an old Office: save the sheet as CSV, or the document as text",
     b"\x89HDF": "an HDF5 file: save it as Parquet or JSON Lines",
     b"\x93NUMPY": "a NumPy array: a source reads it with the ending .npy",
@@ -62,7 +64,7 @@ def what_is(head: bytes, *, page: bool = False) -> str:
         if b"xl/" in head:
             return "an Excel workbook: save the sheet as CSV"
         return (
-            "a Word document: save it as text"
+            "a Word document: a source reads it with the ending .docx"
             if b"word/" in head
             else "a ZIP archive (or an Office file): unpack it"
         )
@@ -97,6 +99,21 @@ def first_bytes(path: Path) -> bytes:
 
 
 @contextmanager
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file of any kind: give its unpacked bytes. Raise ConfigError if it is cut off or unreadable."""
+    head = first_bytes(path)
+    unpack = next((unpack for magic, (_, unpack) in _PACKED.items() if head.startswith(magic)), None)
+    with path.open("rb") as file:
+        try:
+            yield unpack(file) if unpack else file
+        except _damaged() as error:
+            if unpack:
+                problem = f"the packed file is damaged or cut off: {error}"
+                raise ConfigError(problem, path=path) from error
+            raise
+
+
+@contextmanager
 def opened(path: Path, *, page: bool = False) -> Iterator[tuple[IO[bytes], str]]:
     """Open a text file: give its unpacked bytes as a stream, and their encoding.
 
@@ -118,19 +135,25 @@ def opened(path: Path, *, page: bool = False) -> Iterator[tuple[IO[bytes], str]]
         raise ConfigError(
             f"not {error.encoding.upper()} text ({error.reason}); save the file as UTF-8", path=path
         ) from error
-    except _DAMAGED as error:
+    except _damaged() as error:
         if unpack:
             raise ConfigError(f"the packed file is damaged or cut off: {error}", path=path) from error
         raise
 
 
+def _damaged() -> tuple[type[Exception], ...]:
+    """Return the exceptions of damaged files, with that of the Zstandard module in use."""
+    loaded = (sys.modules.get(f"{name}.zstd") for name in _ZSTANDARD)
+    return (*_DAMAGED, *(module.ZstdError for module in loaded if module))
+
+
 def _zstandard(stream: IO[bytes]) -> Any:
-    """Return a reader of Zstandard, which Python has since 3.14. Raise ConfigError in an older Python."""
-    if find_spec("compression") and find_spec("compression.zstd"):
-        return import_module("compression.zstd").open(stream)
-    raise ConfigError(
-        "this is packed with Zstandard: unpack it with 'zstd -d'", path=getattr(stream, "name", None)
-    )
+    """Return a reader of Zstandard, which Python has since 3.14 and the extra 'documents' brings earlier."""
+    for name in _ZSTANDARD:
+        if find_spec(name) and find_spec(f"{name}.zstd"):
+            return import_module(f"{name}.zstd").open(stream)
+    remedy = "pip install 'distillgen[documents]', or unpack it with 'zstd -d'"
+    raise ConfigError(f"this is packed with Zstandard: {remedy}", path=getattr(stream, "name", None))
 
 
 _LEFT_BY_EDITORS = (".swp", ".swo", ".tmp", ".bak", ".orig", ".rej", ".part", ".crdownload", "~")

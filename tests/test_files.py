@@ -75,7 +75,7 @@ OTHERS = {
     "pdf": (b"%PDF-1.7\n", "a PDF"),
     "sqlite": (b"SQLite format 3\0" + b"\0" * 99, "a SQLite database"),
     "old": (b"\xd0\xcf\x11\xe0\xa1\xb1", "an old Office"),
-    "zstd": (b"\x28\xb5\x2f\xfd\x04\x00", "packed with Zstandard: unpack it with 'zstd -d'"),
+    "zstd": (b"\x28\xb5\x2f\xfd\x04\x00", "packed with Zstandard: pip install|damaged or cut off"),
     "arrow": (b"ARROW1\0\0", "an Arrow file"),
     "tar": (b"a" * 257 + b"ustar\0", "a tar archive"),
     "tgz": (gzip.compress(b"a" * 257 + b"ustar\0"), "a tar archive"),
@@ -280,7 +280,7 @@ def test_a_folder_of_rows(project):
         rows_of("rows", project)
     assert rows_of("rows", project, format="jsonl") == [{"q": "b"}, {"q": "c"}]
     assert rows_of("rows", project, format="text")[0]["text"] == "About."
-    with pytest.raises(ConfigError, match="chunk_words cuts .txt and .md files, and 'rows' has none"):
+    with pytest.raises(ConfigError, match="chunk_words cuts texts and documents, and 'rows' has none"):
         rows_of("rows", project, format="jsonl", chunk_words=10)
 
 

@@ -76,6 +76,9 @@ class Cutter:
 
     def place(self, piece: Piece) -> Mapping[str, Any]:
         """Return the fields that say where a piece stands; none for `chunk_words`."""
-        if not self.shows_place:
-            return {}
-        return {"headings": list(piece.headings), "start": piece.start, "end": piece.end}
+        return place_of(piece) if self.shows_place else {}
+
+
+def place_of(piece: Piece) -> dict[str, Any]:
+    """Return the fields that say where a piece stands in its text."""
+    return {"headings": list(piece.headings), "start": piece.start, "end": piece.end}

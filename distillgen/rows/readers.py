@@ -20,12 +20,16 @@ from distillgen.privacy import public
 from distillgen.project import Project, read_text
 from distillgen.record import META, digest
 from distillgen.rows.array_readers import METADATA, array_rows, folder_rows, picture_rows, pictures_in
+from distillgen.rows.cut import Cutter, place_of
+from distillgen.rows.documents import KINDS, Unconverted, convert
 from distillgen.rows.jsonl import read_rows
 from distillgen.rows.reading import Reader, Reading, Row, Rows, plain, reported
+from distillgen.text.chunks import Piece
 from distillgen.user_files import PACKED, first_bytes, inner_files, opened, what_is
 
 log = logging.getLogger("distillgen")
 
+NAMES = 5  # files that the log names among those that are not read
 BATCH = 256  # rows of a Parquet file that are decoded together
 
 
@@ -47,13 +51,15 @@ def reader_of(path: Path, reading: Reading) -> Reader:
     if path.is_dir():
         return _folder
     reader = _FORMATS[reading.format] if reading.format else READERS.get(_ending(path))
+    if reader is _document and _ending(path) not in KINDS:
+        raise ConfigError(f"'{path.name}' has not the ending of a document: {', '.join(KINDS)}")
     if reader is None:
         if description := what_is(first_bytes(path)):
             raise ConfigError(f"'{path.name}' is {description}")
         remedy = "say format: jsonl, csv, parquet or text"
         raise ConfigError(f"'{path.name}' has an unknown ending; {remedy}")
-    if reading.cutter and reader is not _texts:
-        raise ConfigError(f"{reading.cutter.option} cuts .txt and .md files, not '{path.name}'")
+    if reading.cutter and reader not in (_texts, _document):
+        raise ConfigError(f"{reading.cutter.option} cuts texts and documents, not '{path.name}'")
     return reader
 
 
@@ -152,7 +158,7 @@ def dataset_rows(name: str, config: str | None, split: str, reading: Reading) ->
     """Yield the rows of a data set on the Hub, or of one in a folder, as they stream in."""
     if reading.cutter:
         option = reading.cutter.option
-        raise ConfigError(f"{option} cuts .txt and .md files, not the data set '{Path(name).name}'")
+        raise ConfigError(f"{option} cuts texts and documents, not the data set '{Path(name).name}'")
     need("a data set", "datasets")
     with reported(Path(name)):
         from datasets import load_dataset
@@ -183,17 +189,26 @@ def _typed(rows: Iterable[dict[str, Any]], reading: Reading) -> Rows:
 
 
 def _folder(path: Path, reading: Reading) -> Rows:
-    """Yield the texts of a folder, or the rows of its files, or its pictures if there is nothing else, in the
-    order of the files' names.
+    """Yield the texts and documents of a folder, or the rows of its files, or its pictures if there is
+    nothing else, in the order of the files' names.
     """
+    all_files = inner_files(path)
+    if reading.pattern:
+        matches = {*path.glob(reading.pattern)}
+        all_files = [file for file in all_files if file in matches]
     of_rows_or_texts = READERS.keys() - _LARGE.keys() - {".json"}
-    files = [file for file in inner_files(path) if _ending(file) in of_rows_or_texts]
-    if all(file == path / METADATA for file in files) and (pictures := pictures_in(path)):
+    files = [file for file in all_files if _ending(file) in of_rows_or_texts]
+    if _is_of_pictures(path, files) and (pictures := pictures_in(path)):
         yield from folder_rows(path, pictures, reading)
         return
     if reading.format:
         files = [file for file in files if READERS[_ending(file)] is _FORMATS[reading.format]]
     texts = [file for file in files if READERS[_ending(file)] is _texts]
+    if not texts and not reading.pattern:  # a page beside a table is no row
+        of_tables = [file for file in files if READERS[_ending(file)] is not _document]
+        files = of_tables or files
+    _name_others(path, all_files, files)
+    texts = [file for file in files if READERS[_ending(file)] in (_texts, _document)]
     if texts and len(texts) < len(files):
         of_rows = next(file for file in files if file not in texts)
         content = f"the folder holds texts ({texts[0].name}) and files of rows ({of_rows.name})"
@@ -201,7 +216,7 @@ def _folder(path: Path, reading: Reading) -> Rows:
         ways = f"format: text or format: {next(of_its_reader)}"
         raise ConfigError(f"{content}; say which to read, with {ways}", path=path)
     if reading.cutter and len(texts) < len(files):
-        raise ConfigError(f"{reading.cutter.option} cuts .txt and .md files, and '{path.name}' has none")
+        raise ConfigError(f"{reading.cutter.option} cuts texts and documents, and '{path.name}' has none")
     for file in files:
         place = file.as_posix().removeprefix(path.as_posix())
         if not file.resolve().is_relative_to(path.resolve()):
@@ -211,6 +226,19 @@ def _folder(path: Path, reading: Reading) -> Rows:
             yield place + inside, row, item
 
 
+def _is_of_pictures(folder: Path, files: Sequence[Path]) -> bool:
+    """Return whether a folder has no files of rows or texts, save that which describes its pictures."""
+    return all(file == folder / METADATA or READERS[_ending(file)] is _document for file in files)
+
+
+def _name_others(folder: Path, all_files: Sequence[Path], files: Sequence[Path]) -> None:
+    """Log the number and names of the files in a folder that are not read."""
+    others = [file.relative_to(folder).as_posix() for file in all_files if file not in {*files}]
+    if others:
+        names = ", ".join(others[:NAMES]) + (", …" if len(others) > NAMES else "")
+        log.info("%s: %d of %d files are not read: %s", folder.name, len(others), len(all_files), names)
+
+
 def _texts(path: Path, reading: Reading) -> Rows:
     """Yield a text, whole or in pieces. The pieces of a file in a folder are one item."""
     try:
@@ -218,25 +246,49 @@ def _texts(path: Path, reading: Reading) -> Rows:
     except ConfigError as error:
         yield "", error.message, ""
         return
+    cutter = reading.cutter
+    if cutter is None:
+        content = text.strip()
+        pieces = [Piece(content, 0, len(content), ())] if content else []
+    else:
+        pieces = _pieces(text, path, cutter)
+    for place, row, item, piece in _text_rows(text, pieces, path, reading):
+        yield place, {**row, **(cutter.place(piece) if cutter else {})}, item
+
+
+def _document(path: Path, reading: Reading) -> Rows:
+    """Yield the Markdown of a document, whole or in pieces, with the pages on which each stands."""
+    document = convert(path, _ending(path), reading.convert, reading.conversions)
+    if isinstance(document, Unconverted):
+        yield "", document, ""
+        return
+    text = document.text
+    cutter = reading.cutter
+    pieces = _pieces(text, path, cutter) if cutter else [Piece(text, 0, len(text), ())]
+    for place, row, item, piece in _text_rows(text, pieces, path, reading):
+        last = piece.start + len(piece.text.rstrip()) - 1
+        pages = {"page": document.page(piece.start), "last_page": document.page(last)}
+        yield place, {**row, **place_of(piece), **pages}, item
+
+
+def _text_rows(
+    text: str, pieces: Sequence[Piece], path: Path, reading: Reading
+) -> Iterator[tuple[str, dict[str, Any], str, Piece]]:
+    """Yield the place, fields and item of each piece of a text."""
     title = next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), _stem(path))
     item = digest(text) if reading.folder else ""
     name = path.relative_to(reading.folder).as_posix() if reading.folder else path.name
-    for i, (piece, place) in enumerate(_pieces(text, path, reading), 1):
-        yield f"#{i}", {"text": piece, "title": title, "file": name, "piece": i, **place}, item
+    for i, piece in enumerate(pieces, 1):
+        yield f"#{i}", {"text": piece.text, "title": title, "file": name, "piece": i}, item, piece
 
 
-def _pieces(text: str, path: Path, reading: Reading) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each piece of a text with the fields for its place, or the whole text."""
-    if reading.cutter is None:
-        if content := text.strip():
-            yield content, {}
-        return
+def _pieces(text: str, path: Path, cutter: Cutter) -> list[Piece]:
+    """Return the pieces of a text. The log says what had to be cut apart."""
     notes: list[str] = []
-    pieces = reading.cutter.pieces(text, notes)
+    pieces = cutter.pieces(text, notes)
     for note in notes:
         log.info("%s: %s", path.name, note)
-    for piece in pieces:
-        yield piece.text, reading.cutter.place(piece)
+    return pieces
 
 
 def _ending(path: Path) -> str:
@@ -267,9 +319,16 @@ READERS: dict[str, Reader] = {
     ".txt": _texts,
     ".md": _texts,
     ".text": _texts,
+    **dict.fromkeys(KINDS, _document),
     **_LARGE,
 }
 """The reader of each kind of file, by its ending."""
 
-_FORMATS: dict[str, Reader] = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet, "text": _texts}
+_FORMATS: dict[str, Reader] = {
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "parquet": _parquet,
+    "text": _texts,
+    "document": _document,
+}
 """The reader for each value of the option `format`."""

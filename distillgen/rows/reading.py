@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +15,7 @@ from distillgen.errors import ConfigError
 from distillgen.project import from_here
 from distillgen.record import META, dumps, loads
 from distillgen.rows.cut import Cutter
+from distillgen.rows.documents import Convert
 
 Row: TypeAlias = dict[str, Any] | str
 """A row's fields, or the reason why it is unreadable."""
@@ -32,10 +33,18 @@ class Reading:
     format: str | None = None
     fields: Mapping[str, str] | None = None
     cutter: Cutter | None = None
+    convert: Convert = field(default_factory=Convert)
+    pattern: str = ""
+    """Which files of a folder are read, as a glob; "" for all."""
     folder: Path | None = None
     """The folder that is read, for a file in it."""
     root: Path = Path()
     """The project's folder, to which rows name the files that they refer to."""
+
+    @property
+    def conversions(self) -> Path:
+        """The folder with converted documents, beside the runs of the project."""
+        return self.root / "runs" / "documents"
 
     @property
     def columns(self) -> set[str] | None:

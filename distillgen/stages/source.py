@@ -28,7 +28,9 @@ from distillgen.record import (
     item_of,
 )
 from distillgen.rows.cut import Cut, Cutter
+from distillgen.rows.documents import Convert, Unconverted
 from distillgen.rows.edges import Edges
+from distillgen.rows.patterns import matches, place_of
 from distillgen.rows.readers import count, dataset_rows, rows_of, selected
 from distillgen.rows.reading import Reading, Rows
 from distillgen.rows.scripts import check_script, script_rows
@@ -37,6 +39,7 @@ from distillgen.stages._draw import Draw
 
 SAMPLES = 200  # rows from which a plan estimates sizes
 COUNTED = 1_000_000  # rows of a script that a plan counts
+UNCONVERTED = "unconverted"  # the reason's name of a document that gave no text; check accepts it
 NODE = "node"  # the field with the id of a row, unless the option names another
 CUTS = ("chunk_words", "chunk")  # options that cut texts
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
@@ -53,13 +56,16 @@ class Source(Stage):
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
         "`piece`, with `chunk` also `headings`, `start` and `end`; of an .npz its arrays, of an .npy "
         "`array`; of pictures `image`, `file` and, by folder, `label`; with `draw` the fields that it draws; "
+        "of documents `text`, `title`, `file`, `piece`, `headings`, `start`, `end`, `page` and `last_page`; "
         "with `held_out` or `validation` also `split`"
     )
 
     path: str | None = Field(
         None,
         description="file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .md, .npy, .npz, .png or .jpg), or a "
-        "folder of files with rows, of texts, or of pictures",
+        "document (.pdf, .docx, .odt, .pptx, .epub, .html or .rst); a folder of files with rows, of texts "
+        "and documents, or of pictures; or a pattern, such as reports/**/*.pdf. A file may be packed "
+        "with gzip, bzip2, xz or Zstandard",
     )
     dataset: str | None = Field(
         None, description="name of a data set on the Hugging Face Hub, instead of a path"
@@ -76,7 +82,7 @@ class Source(Stage):
     draw: Draw | None = Field(None, description="rows of random values, instead of a path")
     config: str | None = Field(None, description="configuration of the data set")
     split: str = Field("train", description="split of the data set")
-    format: Literal["jsonl", "csv", "parquet", "text"] | None = Field(
+    format: Literal["jsonl", "csv", "parquet", "text", "document"] | None = Field(
         None, description="format of the file; default: by its ending"
     )
     fields: dict[str, str] | None = Field(
@@ -100,6 +106,11 @@ class Source(Stage):
         None,
         description="cut texts into pieces in the same way, of a size in words or tokens: `{words: 120}`, or "
         "`{tokens: 400, tokenizer_file: tokenizer.json}`; rows have also `headings`, `start` and `end`",
+    )
+    convert: Convert | None = Field(
+        None,
+        description="limits of time, memory and pages for converting a document; one that reaches a limit "
+        "becomes a dropped row",
     )
     edges: FileName | None = Field(
         None,
@@ -177,12 +188,15 @@ class Source(Stage):
             return {self.script.partition(":")[0]: file, **modules, **others}
         if self.dataset and not any((folder / self.dataset).exists() for folder in (project.root, Path())):
             return others
+        if self.path and (place := place_of(self.path, project)).pattern:
+            return {**matches(place), **others}
         return {self.origin: project.file(self.origin), **others}
 
     def bind(self, context: CheckContext) -> BoundSource:
         """Read the first rows, and take the fields of all of them. Raise ConfigError for a bad row."""
         if context.fields:
             raise ConfigError("a source must be the first stage")
+        files = self.files(context.project)
         if self.script:
             check_script(
                 self.script,
@@ -197,7 +211,7 @@ class Source(Stage):
             raise ConfigError(f"'edges': no edge of '{self.edges}{place}' joins two rows: {reason}")
         first = list(islice(self._records(context.project, context.seed, edges), CHECKED_ROWS))
         for record in first:
-            if record.dropped:
+            if record.dropped and (record.dropped.filter != UNCONVERTED or not any(r.fields for r in first)):
                 raise ConfigError(f"{record.source}: {record.dropped.reason}")
         if not first:
             raise ConfigError(f"the source '{self.origin}' has no rows")
@@ -212,12 +226,7 @@ class Source(Stage):
                     f"'item' names the field '{name}', which no row has{did_you_mean(name, fields)}"
                 )
         return BoundSource(
-            self,
-            context,
-            fields,
-            files=self.files(context.project),
-            samples=first[:SAMPLES],
-            dialogues=dialogues_in(first),
+            self, context, fields, files=files, samples=first[:SAMPLES], dialogues=dialogues_in(first)
         )
 
     def records(self, project: Project, seed: int = 0) -> Iterator[Record]:
@@ -247,13 +256,14 @@ class Source(Stage):
         if self.draw:
             yield from (self._placed(record, seed) for record in self.draw.records(project, seed))
             return
-        origin = str(public(self.origin, project.root))
+        origin = str(public(place_of(self.path, project).name if self.path else self.origin, project.root))
         for inside, row, item in self._rows(project, seed):
             place = origin + inside
             if isinstance(row, dict) and (self.fields or META in row):
                 row = selected(row, self.fields)
             if isinstance(row, str):
-                yield Record(digest([place, row]), {}, source=place).drop(self.name, "unreadable", row)
+                why = UNCONVERTED if isinstance(row, Unconverted) else "unreadable"
+                yield Record(digest([place, row]), {}, source=place).drop(self.name, why, row)
             elif self.lineage and META in row:
                 yield Record.from_row(row)
             else:
@@ -286,13 +296,17 @@ class Source(Stage):
 
     def _path(self, project: Project) -> Path:
         """Return the file or folder to read, or the name of a data set on the Hub."""
+        if self.path:
+            return place_of(self.path, project).path
         return self.files(project).get(self.origin, Path(self.origin))
 
     def _reading(self, project: Project) -> Reading:
         cutter = self.chunk.cutter(project) if self.chunk else None
         if self.chunk_words:
             cutter = Cutter(self.chunk_words, self.overlap_words)
-        return Reading(self.format, self.fields, cutter, root=project.root)
+        limits = self.convert or Convert()
+        pattern = place_of(self.path, project).pattern if self.path else ""
+        return Reading(self.format, self.fields, cutter, limits, pattern, root=project.root)
 
     def _placed(self, record: Record, seed: int) -> Record:
         """Return the record with its part of the split. All rows of an item, and all pieces of a text, have

@@ -357,7 +357,7 @@ def test_a_data_set_from_a_folder_without_network(project, read, monkeypatch):
         ({"path": "empty.jsonl"}, "the source 'empty.jsonl' has no rows"),
         ({"path": "one.bin"}, "'one.bin' has an unknown ending; say format: jsonl, csv, parquet or text"),
         ({"path": "one.xlsx"}, "'one.xlsx' is a ZIP archive .or an Office file.: unpack it"),
-        ({"path": "one.jsonl", "chunk_words": 20}, "chunk_words cuts .txt and .md files, not 'one.jsonl'"),
+        ({"path": "one.jsonl", "chunk_words": 20}, "chunk_words cuts texts and documents, not 'one.jsonl'"),
     ],
 )
 def test_what_cannot_be_read(project, read, options, message):

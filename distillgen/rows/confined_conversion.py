@@ -1,0 +1,54 @@
+"""What the process does that converts a document to Markdown.
+
+The process runs this file on its own, so the file imports the standard library and the converter only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+
+def start(job: Mapping[str, Any]) -> Callable[[int], None]:
+    """Return what the process does once it is confined. The converter is imported before."""
+    sys.path.append(job["packages"])
+    import xberg
+
+    return partial(_convert, xberg, job)
+
+
+def _convert(xberg: Any, job: Mapping[str, Any], report_fd: int) -> None:
+    """Write the Markdown of the pages as JSON, or the error. A document without pages is one page."""
+    try:
+        report = json.dumps({"pages": _pages(xberg, job, sys.stdin.buffer.read())}).encode()
+        if len(report) > job["most_bytes"]:
+            report = json.dumps({"error": f"its text has more than {job['most_bytes'] >> 20} MB"}).encode()
+    except MemoryError:
+        raise
+    except Exception as error:  # the converter raises RuntimeError and its own classes
+        report = json.dumps({"error": str(error) or type(error).__name__}).encode()
+    with os.fdopen(report_fd, "wb") as file:
+        file.write(report)
+
+
+def _pages(xberg: Any, job: Mapping[str, Any], data: bytes) -> list[str]:
+    config = xberg.ExtractionConfig(
+        use_cache=False,
+        disable_ocr=True,
+        output_format="markdown",
+        concurrency=xberg.ConcurrencyConfig(max_threads=1),
+        html_options=xberg.ConversionOptions(extract_metadata=False),
+        pages=xberg.PageConfig(extract_pages=True),
+        security_limits=xberg.SecurityLimits(max_pages=job["max_pages"]),
+    )
+    document = xberg.ExtractInput(kind="bytes", bytes=data, mime_type=job["kind"])
+    extraction = asyncio.run(xberg.extract(document, config=config))
+    if not extraction.results:
+        raise ValueError("; ".join(str(error) for error in extraction.errors) or "nothing was read")
+    result = extraction.results[0]
+    return [page.content for page in result.pages] if job["paged"] and result.pages else [result.content]
