@@ -13,7 +13,7 @@ from distillgen.runs.charts import threshold_lines, thresholds
 from distillgen.runs.templates import template
 from distillgen.text import display
 from distillgen.viewer import markup
-from distillgen.viewer.comparison import KINDS, Comparison, Pair, figures_of
+from distillgen.viewer.comparison import KINDS, Comparison, Pair
 from distillgen.viewer.row_index import REASON, RowIndex
 from distillgen.viewer.selection import (
     DROPPED,
@@ -78,18 +78,15 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
     )
 
 
-def compare_page(runs: Sequence[ViewedRun], selection: Selection, comparison: Comparison | None) -> str:
+def compare_page(
+    runs: Sequence[ViewedRun], selection: Selection, comparison: Comparison | None, figures: Mapping[str, Any]
+) -> str:
     """Return the page of two runs side by side; without a comparison, that it has to wait."""
     _, _, kind = selection.view.partition("/")
-    kind = (
-        kind
-        if kind in KINDS
-        else next((one for one in KINDS if comparison and comparison.counts[one]), "same")
-    )
-    pairs, figures = list[Pair](), {}
+    pairs = list[Pair]()
     if comparison:
+        kind = kind if kind in KINDS else next((one for one in KINDS if comparison.counts[one]), "same")
         pairs = comparison.pairs(kind, max(0, selection.page) * PAIRS, PAIRS + 1)
-        figures = figures_of(runs[0].run, runs[1].run, comparison)
     return _template("compare").render(
         runs=runs,
         selection=selection,
@@ -149,6 +146,7 @@ def _opened(
         "record": record,
         "history": history,
         "bounds": bounds,
+        "indexing": not all(run.index(place, state).whole for place in range(stage + 1)),
         "other": other,
         "changes": list(field_changes(other.record.fields, record.fields)) if other else [],
     }

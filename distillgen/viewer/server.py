@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.viewer import pages
-from distillgen.viewer.comparison import Comparison
+from distillgen.viewer.comparison import Comparison, figures_of
 from distillgen.viewer.selection import Selection, count_of
 from distillgen.viewer.viewed_run import ViewedRun
 
@@ -120,6 +121,7 @@ class _Compared:
         self._runs = runs
         self._busy = threading.Lock()
         self._comparison: Comparison | None = None
+        self._figures: dict[str, Any] = {}
         self._counts: list[int] = []
 
     def page(self, selection: Selection) -> str:
@@ -131,8 +133,12 @@ class _Compared:
         with self._busy:
             counts = [index.count for index in indexes]
             if all(index.whole for index in indexes) and counts != self._counts:
+                if self._comparison:
+                    self._comparison.close()
                 self._counts, self._comparison = counts, Comparison(*indexes)
-            return pages.compare_page(self._runs, selection, self._comparison)
+                first, second = (run.run for run in self._runs)
+                self._figures = figures_of(first, second, self._comparison)
+            return pages.compare_page(self._runs, selection, self._comparison, self._figures)
 
 
 def _answer(

@@ -49,7 +49,11 @@ async function refresh() {
   if (!one("[data-growing]", fresh)) one("[data-growing]")?.removeAttribute("data-growing");
   count();
 }
-setInterval(() => refresh().catch(() => {}), 2000);
+async function refreshAgain() {
+  await refresh().catch(() => {}); // the command has ended, or the next time succeeds
+  setTimeout(refreshAgain, 2000);
+}
+setTimeout(refreshAgain, 1000);
 
 addEventListener("click", event => {
   if (event.target.closest("[data-help]") || event.target.matches("dialog")) {
