@@ -88,8 +88,8 @@ def filter_(
 @click.option(
     "--shape",
     metavar="NAME[:PART=FIELD,…]",
-    help="messages, prompt_completion, alpaca, sharegpt, preference, unpaired_preference, labelled or "
-    "triples; a part is made from a field or a template.",
+    help="messages, tools, prompt_completion, alpaca, sharegpt, dpo, preference, kto, unpaired_preference, "
+    "labelled or triples; a part is made from a field or a template.",
 )
 @click.option(
     "--keep",
@@ -109,6 +109,13 @@ def filter_(
 @click.option("--shard-rows", type=click.IntRange(min=1), help="Most rows in a file.")
 @click.option("--dropped", is_flag=True, help="Export the dropped records, with the reasons.")
 @click.option("--no-id", is_flag=True, help="Leave out the record ids, by which `show --id` finds a record.")
+@click.option(
+    "--for",
+    "trainers",
+    metavar="NAME,…",
+    default="",
+    help="Also write the files by which trainers read the rows: llamafactory, axolotl, swift, unsloth.",
+)
 @click.option("--signals", is_flag=True, help="Export log-probabilities and embeddings, as Parquet.")
 @AS_JSON
 def export(
@@ -119,6 +126,7 @@ def export(
     keep: str,
     splits: str,
     no_id: bool,
+    trainers: str,
     signals: bool,
     as_json: bool,
     **options: Any,
@@ -128,6 +136,7 @@ def export(
     \b
     distillgen export quickstart --shape alpaca -o alpaca.jsonl
     distillgen export quickstart --format parquet --shape messages --split train=0.9,test=0.1 -o data/qa
+    distillgen export quickstart --shape messages --for llamafactory,axolotl -o data/qa
     distillgen export answers.csv --shape messages:user=question,assistant='{{ answer }} {{ unit }}' -o out
     """
     from distillgen.rows.formats import FORMATS
@@ -153,6 +162,7 @@ def export(
         names_in(keep),
         split_argument(splits),
         identify=not no_id,
+        trainers=names_in(trainers),
         **options,
     )
     exported = export(data, path, export_options)

@@ -43,8 +43,8 @@ class Shape:
     """The type of its parts: texts; texts or dialogues; or any values."""
     values: Sequence[str] = ()
     """The parts that hold any values, if the others do not."""
-    tools: bool = False
-    """Whether trainers read the column `tools` beside it."""
+    tools: Literal["never", "maybe", "always"] = "never"
+    """Whether it has the column `tools`; maybe: if there is such a field."""
 
 
 def _dialogue(turns: Turns) -> dict[str, Any]:
@@ -83,10 +83,21 @@ def _alpaca(turns: Turns) -> dict[str, Any]:
     return {"instruction": turns[0]["content"], "input": "", "output": turns[1]["content"]}
 
 
+def _kto(parts: Fields) -> dict[str, Any]:
+    if parts["label"] not in (True, False):  # 1 and 0 are equal to these
+        raise Unrenderable("its 'label' is neither true nor false")
+    return {**parts, "label": bool(parts["label"])}
+
+
 _CHAT = {"system": (), "user": _QUESTIONS, "assistant": _ANSWERS}
+_PAIR = {"prompt": _QUESTIONS[1:], "chosen": (), "rejected": ()}
+_LABELLED_ANSWER = {"prompt": _QUESTIONS[1:], "completion": _ANSWERS[1:], "label": ()}
 SHAPES = {
     "messages": Shape(
-        _CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue, tools=True
+        _CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue, tools="maybe"
+    ),
+    "tools": Shape(
+        _CHAT, {"system": None}, MESSAGES, lambda parts: _dialogue(_turns(parts)), _dialogue, tools="always"
     ),
     "sharegpt": Shape(
         _CHAT,
@@ -94,27 +105,23 @@ SHAPES = {
         "conversations",
         lambda parts: _sharegpt(_turns(parts)),
         _sharegpt,
-        tools=True,
+        tools="maybe",
     ),
     "prompt_completion": Shape(
         {"prompt": _QUESTIONS[1:], "completion": _ANSWERS[1:]},
         from_turns=_last_turn_apart,
         holds="dialogues",
-        tools=True,
+        tools="maybe",
     ),
     "alpaca": Shape(
         {"instruction": ("prompt", "question", "query"), "input": (), "output": _ANSWERS[:3]},
         {"input": ""},
         from_turns=_alpaca,
     ),
-    "preference": Shape(
-        {"prompt": _QUESTIONS[1:], "chosen": (), "rejected": ()}, {"prompt": None}, holds="dialogues"
-    ),
-    "unpaired_preference": Shape(
-        {"prompt": _QUESTIONS[1:], "completion": _ANSWERS[1:], "label": ()},
-        holds="dialogues",
-        values=("label",),
-    ),
+    "preference": Shape(_PAIR, {"prompt": None}, holds="dialogues"),
+    "dpo": Shape(_PAIR, holds="dialogues"),
+    "unpaired_preference": Shape(_LABELLED_ANSWER, holds="dialogues", values=("label",)),
+    "kto": Shape(_LABELLED_ANSWER, assemble=_kto, holds="dialogues", values=("label",)),
     "labelled": Shape({"text": ("sentence", "document"), "label": ()}, holds="values"),
     "triples": Shape(
         {"head": ("subject", "node_1"), "relation": ("predicate", "edge"), "tail": ("object", "node_2")}
@@ -150,23 +157,26 @@ def shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -
     if name not in SHAPES:
         raise ConfigError(f"there is no shape '{name}'{did_you_mean(name, SHAPES)}")
     shape = SHAPES[name]
-    tools = assignments.get(TOOLS, TOOLS if TOOLS in fields else None)
-    if shape.tools and tools is not None:
+    tools = assignments.get(TOOLS, TOOLS if TOOLS in fields or shape.tools == "always" else None)
+    if shape.tools != "never" and tools is not None:
         if tools not in fields:
             mistake = f"{name}: 'tools' needs the field '{tools}', and there is none"
             raise ConfigError(f"{mistake}{did_you_mean(tools, fields)}")
         others = {part: source for part, source in assignments.items() if part != TOOLS}
-        return _with_tools(_shaper(name, others, fields), tools)
+        return _with_tools(_shaper(name, others, fields), tools, needed=shape.tools == "always")
     return _shaper(name, assignments, fields)
 
 
-def _with_tools(chat: Shaper, field: str) -> Shaper:
-    """Return a Shaper that adds the column `tools` from a field."""
-    return Shaper(
-        (*chat.columns, TOOLS),
-        {**chat.sources, TOOLS: field},
-        lambda row: {**chat.row(row), TOOLS: tools_text(row.get(field))},
-    )
+def _with_tools(chat: Shaper, field: str, *, needed: bool) -> Shaper:
+    """Return a Shaper that adds the column `tools` from a field; if they are `needed`, each row has some."""
+
+    def row(fields: Fields) -> dict[str, Any]:
+        text = tools_text(fields.get(field))
+        if text is None and needed:
+            raise Unrenderable(f"its '{field}' are no tools")
+        return {**chat.row(fields), TOOLS: text}
+
+    return Shaper((*chat.columns, TOOLS), {**chat.sources, TOOLS: field}, row)
 
 
 def _shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -> Shaper:

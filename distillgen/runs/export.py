@@ -22,6 +22,7 @@ from distillgen.rows.formats import FORMATS, Writer, schema_of
 from distillgen.runs.card import Census, card
 from distillgen.runs.directory import Run, guard_of
 from distillgen.runs.export_rows import Batch, ExportOptions, Rows
+from distillgen.runs.trainer_files import ExportedRows, check_trainers, trainer_files
 from distillgen.state_files import PARTIAL
 
 LOAD = {"arrow": "load_from_disk", **dict.fromkeys(("jsonl", "parquet", "csv"), "load_dataset")}
@@ -62,6 +63,7 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
         _check_complete(data)
     elif options.dropped:
         raise ConfigError(f"--dropped needs a run; '{data}' is not a run")
+    check_trainers(options.trainers, options.shape, options.format, one_file)
     rows = Rows(data, options, writer)
     if one_file and (len(rows.splits) > 1 or options.shard_rows):
         parts = f"the splits {', '.join(rows.splits)}" if len(rows.splits) > 1 else "shards"
@@ -77,8 +79,15 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
         private.update(filter(None, [guard.finding(dumps(row))]))
 
     schema = _survey(rows, counts, writer, look)
+    files = {out.stem: [out.name]} if one_file else _files(options, counts, writer.suffix)
+    dialogues = frozenset(name for name, kinds in census.fields.items() if "chat turns" in kinds)
+    exported = ExportedRows(
+        out.resolve().name, options.format, options.shape or "", files, rows.columns, dialogues
+    )
+    texts = trainer_files(options.trainers, exported)
     with _new_folder(out, one_file) as folder:
-        files = {out.stem: [out.name]} if one_file else _files(options, counts, writer.suffix)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
         _write(rows, folder, files, options.shard_rows, schema)
         if writer.suffix == ".arrow" and not one_file:
             _write_dataset_files(folder, files, schema, options)
@@ -87,7 +96,7 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
             data_files = files if load == "load_dataset" else {}
             page = card(data.directory, census, data_files, out.resolve().name, load)
             (folder / "README.md").write_text(page, encoding="utf-8")
-    names = [name for split_names in files.values() for name in split_names]
+    names = [*(name for split_names in files.values() for name in split_names), *texts]
     return Exported(counts, names, rows.left_out, rows.shaper.sources if rows.shaper else {}, private)
 
 

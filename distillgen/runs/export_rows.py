@@ -40,6 +40,8 @@ class ExportOptions:
     shard_rows: int | None = None
     dropped: bool = False
     identify: bool = True
+    trainers: Sequence[str] = ()
+    """The trainers for which files are written beside the rows."""
 
 
 class Rows:

@@ -121,6 +121,18 @@ def kept(run):
             {"prompt": TURNS[:2], "chosen": TURNS[2:], "rejected": TURNS[2:]},
         ),
         (
+            "dpo",
+            {},
+            {"question": "q", "chosen": "a", "rejected": "b"},
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+        ),
+        (
+            "kto",
+            {},
+            {"prompt": "q", "completion": "a", "label": 0},
+            {"prompt": "q", "completion": "a", "label": False},
+        ),
+        (
             "labelled",
             {"text": "{{ a }} [SEP] {{ b }}"},
             {"a": "x", "b": "y", "label": 1},

@@ -113,6 +113,27 @@ def test_tools_can_be_another_field():
     assert "tools" not in shaped("labelled", {"text": "a", "label": 1, "tools": TOOLS})
 
 
+def test_the_shape_tools_needs_tools():
+    row = shaped("tools", {"messages": TALK, "offer": TOOLS}, {"tools": "offer"})
+    assert row["messages"] == TRAINED and json.loads(row["tools"]) == TOOLS
+    with pytest.raises(ConfigError, match="tools: 'tools' needs the field 'tools', and there is none"):
+        shaper("tools", {}, ["messages"])
+    with pytest.raises(Unrenderable, match="its 'tools' are no tools"):
+        shaped("tools", {"messages": TALK, "tools": []})
+
+
+@pytest.mark.parametrize("label", ["yes", None, 2, 0.5])
+def test_a_label_of_kto_is_true_or_false(label):
+    fields = {"prompt": "q", "completion": "a", "label": label}
+    with pytest.raises(Unrenderable, match="label' is (neither true nor false|null)"):
+        shaped("kto", fields)
+
+
+def test_pairs_of_dpo_have_a_prompt():
+    with pytest.raises(ConfigError, match="the shape 'dpo' needs 'prompt'"):
+        shaper("dpo", {}, ["chosen", "rejected"])
+
+
 @pytest.mark.parametrize(
     "name, turn, why",
     [
