@@ -1,6 +1,6 @@
 """The files by which trainers read an export.
 
-The data loaders of LLaMA-Factory 0.9.5 and ms-swift 4.6 and the schema of Axolotl 0.19 have read them by hand:
+LLaMA-Factory 0.9.5 and ms-swift 4.6 have loaded them by hand, and the schema of Axolotl 0.19 has taken them:
 these are too heavy for tests.
 """
 
