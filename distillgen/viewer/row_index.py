@@ -24,20 +24,22 @@ from distillgen.record import META, Record, digest, loads_own, text_of
 from distillgen.state_files import PARTIAL
 
 FOLDER = "view"
-FORMAT = 1
+FORMAT = 2
 FIRST_ROWS = 2_000  # committed at once, so that a page can show them
 MORE_ROWS = 20_000
 _TAIL = 256  # bytes before the end of what is indexed, by which a rewritten file is noticed
 _META = b',"meta":{"id":'
 _SCHEMA = f"""
 CREATE TABLE file (inode, modified_ns, size, tail);
-CREATE TABLE drops (drop_id INTEGER PRIMARY KEY, stage, filter);
-CREATE TABLE names (name_id INTEGER PRIMARY KEY, name);
-CREATE TABLE rows (position INTEGER PRIMARY KEY, start, meta, stop, id, item, parent, drop_id, content);
+CREATE TABLE drops (drop_id INTEGER PRIMARY KEY, stage TEXT, filter TEXT);
+CREATE TABLE names (name_id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE rows (position INTEGER PRIMARY KEY, start INTEGER, meta INTEGER, stop INTEGER, id TEXT,
+  item TEXT, parent TEXT, drop_id INTEGER, content INTEGER);
 CREATE INDEX rows_by_id ON rows (id);
 CREATE INDEX rows_by_parent ON rows (parent);
 CREATE INDEX rows_by_drop ON rows (drop_id);
-CREATE TABLE scores (name_id, value, position, drop_id, PRIMARY KEY (name_id, value, position)) WITHOUT ROWID;
+CREATE TABLE scores (name_id INTEGER, value REAL, position INTEGER, drop_id INTEGER,
+  PRIMARY KEY (name_id, value, position)) WITHOUT ROWID;
 PRAGMA user_version = {FORMAT};
 """
 

@@ -173,3 +173,24 @@ def test_a_run_that_cannot_be_written_is_indexed_elsewhere(tmp_path, monkeypatch
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "view").write_text("in the way")  # also stops root, whom no permission stops
     assert folder_for(tmp_path / "run").parent == tmp_path / "temporary"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT position FROM scores WHERE name_id = (SELECT name_id FROM names) ORDER BY value DESC",
+        "SELECT count(*) FROM rows WHERE drop_id IN (SELECT drop_id FROM drops)",
+        "SELECT start FROM rows WHERE id = ?",
+        "SELECT start FROM rows WHERE parent = ?",
+    ],
+)
+def test_no_page_reads_all_of_the_index(index, query):
+    """A column without a type is compared slowly: SQLite would then scan the table, and sort it."""
+    index.update()
+    plan = " ".join(row[3] for row in index.read(f"EXPLAIN QUERY PLAN {query}", ["x"] * query.count("?")))
+    assert (
+        "SEARCH" in plan
+        and "TEMP B-TREE" not in plan
+        and "SCAN rows" not in plan
+        and "SCAN scores" not in plan
+    )
