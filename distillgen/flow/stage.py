@@ -40,9 +40,9 @@ Scope: TypeAlias = Literal["row", "group", "set"]
 
 CHUNK = 256
 ABLE = {
-    "logprobs": "openai, embedded, vllm, transformers, or network with gives: classes",
-    "tools": "openai, embedded",
-    "embeddings": "openai, or network with gives: vectors or classes",
+    "logprobs": "openai, gemini, embedded, vllm, transformers, or network with gives: classes",
+    "tools": "openai, anthropic, gemini, bedrock, embedded",
+    "embeddings": "openai, gemini, or network with gives: vectors or classes",
     "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
     "score": "vllm, transformers, or openai with server: vllm",
     "user_turn": "embedded, vllm, transformers, or openai with server: vllm or llamacpp (the user's turn is "

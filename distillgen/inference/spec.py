@@ -54,8 +54,8 @@ class Spec(Sampling):
     """
 
     provider: str = Field(
-        description="the kind of teacher: openai, anthropic, embedded, vllm, transformers, network or "
-        "scripted; or a preset, such as groq"
+        description="the kind of teacher: openai, anthropic, gemini, bedrock, embedded, vllm, "
+        "transformers, network or scripted; or a preset, such as groq"
     )
     model: str = Field(description="name of the model at its endpoint")
     max_concurrency: int | None = Field(

@@ -22,6 +22,7 @@ from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
 from distillgen.inference.request import LOST_ANSWER, Completion, Request
 from distillgen.inference.spec import Spec
+from distillgen.privacy import used_by
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Address, Place
 from distillgen.teachers._http_spec import HttpSpec
@@ -106,6 +107,13 @@ class HttpClient(Endpoint):
     def outgoing(self, client: Any, url: str, body: Mapping[str, Any]) -> Any:
         """Return the HTTP request that carries the parameters."""
         return client.post(url).body_bytes(dumps(body, sort_keys=False)).build()
+
+    def without_address(self, reason: str) -> str:
+        """Return the reason of a failure, without the address of a server that is not public."""
+        for url in used_by({self.name: self.spec}):
+            for part in (url.rstrip("/"), urlsplit(url).netloc, urlsplit(url).hostname or ""):
+                reason = reason.replace(part, "(the endpoint)") if part else reason
+        return reason
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Return the completions of one request, settled."""

@@ -91,6 +91,8 @@ _STREAM = _any(
 _NAMES = {
     "response_format": r"response[_ ]format|json[_ ]schema|structured[_ ]outputs?",
     "logprobs": r"(top_)?logprobs|log[ -]?prob\w*",
+    "presencePenalty": r"\bpresence[_ ]?penalty\b|(?<!frequency )(?<!frequency_)\bpenalty\b",
+    "frequencyPenalty": r"\bfrequency[_ ]?penalty\b|\bpenalty\b",
     "n": r"(?<![a-z0-9_.])['\"`]?n['\"`]?(?![a-z0-9_'-])|candidate_?count"
     r"|(multiple|number of|one) (choice|completion|candidate)",
 }
@@ -202,10 +204,15 @@ def refused_parameter(status: int, explanation: Explanation, parameters: Iterabl
         return ""
     places = {}
     for name in names:
-        sign = _NAMES.get(name) or rf"(?<![a-z0-9_]){re.escape(name)}(?![a-z0-9_])"
+        sign = _NAMES.get(name) or rf"(?<![a-z0-9_]){_spellings(name)}(?![a-z0-9_])"
         if name not in _ALWAYS and (match := re.search(sign, words)):
             places[name] = match.start()
     return min(places, key=lambda name: places[name], default="")
+
+
+def _spellings(name: str) -> str:
+    """Return a pattern of a parameter's name in small letters, as topK, top_k or top k."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "[_ ]?", re.escape(name)).lower()
 
 
 _WAIT = re.compile(

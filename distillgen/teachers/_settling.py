@@ -33,13 +33,15 @@ _KINDS = {
         "content_filter content_filtered content_filter_error safety image_safety recitation "
         "image_recitation blocklist prohibited_content image_prohibited_content spii sensitive "
         "refusal refused blocked moderation guardrail_intervened guardrails error_toxic flagged "
+        "model_armor jailbreak "
         "language"
     ),
     "failed": (
         "error abort aborted cancelled canceled user_cancel network_error "
         "insufficient_system_resource timeout time_limit repetition repetition_truncation pause_turn "
         "malformed_function_call unexpected_tool_call too_many_tool_calls malformed_model_output "
-        "malformed_tool_use model_error server_error engine_overloaded not_finished load unload null "
+        "malformed_tool_use malformed_response missing_thought_signature "
+        "model_error server_error engine_overloaded not_finished load unload null "
         "other image_other no_image finish_reason_unspecified unspecified unknown"
     ),
 }

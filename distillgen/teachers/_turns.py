@@ -138,7 +138,9 @@ class Answer(NamedTuple):
 def completions_from(payload: Any, answers: Sequence[Answer], usage: Any, model: Any) -> list[Completion]:
     """Return the completions of a payload, the first with its usage. Raise Retryable if there is none."""
     if not answers:
-        raise Retryable(f"the answer is not a completion: {str(payload)[:300]}", used=unusable(payload))
+        raise Retryable(
+            f"the answer is not a completion: {str(payload)[:300]}", used=unusable({"usage": usage})
+        )
     completions = [
         Completion(
             text="".join(answer.texts) or answer.refusal,

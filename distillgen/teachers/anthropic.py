@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion, Request
 from distillgen.teachers._addresses import Address
+from distillgen.teachers._cache_option import CacheOption
 from distillgen.teachers._http_spec import HttpSpec
 from distillgen.teachers._native_client import NativeClient, closed, schema_words
 from distillgen.teachers._turns import (
@@ -32,11 +33,9 @@ from distillgen.teachers._turns import (
 OFFICIAL = "https://api.anthropic.com"
 VERSION = "2023-06-01"
 STREAMED = 21_333  # tokens of an answer above which it is streamed, as Anthropic's own package demands
-WRITING = {"5m": 1.25, "1h": 2.0}  # factors of the price of input, by Anthropic's page on prompt caching
-READING = 0.1
 
 
-class AnthropicSpec(HttpSpec):
+class AnthropicSpec(CacheOption, HttpSpec):
     """A model behind Anthropic's Messages API.
 
     The API wants `max_tokens`: 4,096, unless an entry, a prompt or a stage sets it. `extra: {thinking: {type:
@@ -45,27 +44,6 @@ class AnthropicSpec(HttpSpec):
 
     base_url: str = Field(OFFICIAL, description="address of the endpoint, up to and without /v1/messages")
     max_tokens: int | None = Field(4096, gt=0, description="largest number of tokens of an answer")
-    cache: Literal["5m", "1h"] | None = Field(
-        None,
-        description="how long the provider keeps what comes before the last message, so that further requests"
-        " pay a tenth for it; writing it costs 1.25 times as much as input, or twice for 1h",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _cache_prices(cls, options: Any) -> Any:
-        """Fill the prices of the cache by the provider's rule, unless they are set."""
-        price, cache = (
-            options.get(name) if isinstance(options, dict) else None for name in ("price", "cache")
-        )
-        if (
-            cache not in WRITING
-            or not isinstance(price, dict)
-            or not isinstance(price.get("input"), (int, float))
-        ):
-            return options
-        rule = {"cached_input": READING * price["input"], "cache_write": WRITING[cache] * price["input"]}
-        return {**options, "price": rule | price}
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from distillgen.inference.endpoint import Services
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.privacy import used_by
 from distillgen.teachers._openai_batch import Batches
 from distillgen.teachers._openai_client import OpenAIClient
 from distillgen.teachers._openai_spec import OpenAISpec
@@ -28,13 +26,6 @@ class OpenAI(OpenAIClient):
         if self.spec.mode == "batch":
             self._batches, self.durable, self.ahead = Batches(self, self._places[0]), True, 1
             self.max_concurrency = self.spec.max_concurrency or BATCHES * self.spec.batch_size
-
-    def without_address(self, reason: str) -> str:
-        """Return the reason of a failure, without the address of a server that is not public."""
-        for url in used_by({self.name: self.spec}):
-            for part in (url.rstrip("/"), urlsplit(url).netloc, urlsplit(url).hostname or ""):
-                reason = reason.replace(part, "(the endpoint)") if part else reason
-        return reason
 
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Return the answers of the endpoint, or of a batch."""

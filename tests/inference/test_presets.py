@@ -9,6 +9,7 @@ from distillgen.inference.presets import presets, with_preset
 from distillgen.pipeline.load import load
 from distillgen.project import Project
 from tests.endpoint import Endpoint
+from tests.native_endpoint import cli
 
 GROQ = "gsk-0123456789abcdef"
 
@@ -29,14 +30,14 @@ stages:
 
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_is_a_model_that_check_accepts(project, monkeypatch, name):
-    for variable in ("ANTHROPIC", "DEEPSEEK", "GROQ", "MISTRAL", "OPENROUTER", "TOGETHER", "AZURE_OPENAI"):
-        monkeypatch.setenv(f"{variable}_API_KEY", GROQ)
+    if variable := presets()[name].get("api_key"):
+        monkeypatch.setenv(variable.strip("${}"), GROQ)
     monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "https://mine.openai.azure.com/")
-    ask(project, f"provider: {name}, model: x")
+    ask(project, f"provider: {name}, model: x{', region: eu-west-1, api_key: k' * (name == 'bedrock')}")
     spec = load("ask").models["m"]
     assert spec.base_url.startswith("http") and ".com//" not in spec.url("x")
     assert GROQ not in json.dumps(load("ask").lock(), default=str)
-    assert bool(spec.api_key) == ("api_key" in presets()[name])
+    assert spec.api_key == (GROQ if variable else "k" if name == "bedrock" else None)
 
 
 def test_a_key_goes_to_its_own_host_only(tmp_path):
@@ -81,14 +82,14 @@ def test_what_an_endpoint_lacks_is_not_asked_of_it(project):
             stage=", n: 2, seed: 1, max_tokens: 9",
         )
         path.write_text(path.read_text().replace('template: "{{ question }}", output: answer', "prompt: f"))
-        done = project.cli("run", "ask", "-n", "5", check=None)
+        done = cli("run", "ask", "-n", "5", check=None)
         assert len(endpoint.bodies) == 10
         assert {*endpoint.bodies[0]} == {"model", "messages", "max_completion_tokens"}
         assert "JSON Schema" in endpoint.bodies[0]["messages"][-1]["content"]
     for name in ("response_format", "seed", "max_tokens"):
         assert done.stderr.count(f"does not take '{name}'") == 1
     ask(project, "provider: groq, model: x", stage=", logprobs: 2")
-    assert "cannot do logprobs" in project.cli("check", "ask", check=2, env={"GROQ_API_KEY": GROQ}).stderr
+    assert "cannot do logprobs" in cli("check", "ask", check=2, env={"GROQ_API_KEY": GROQ}).stderr
 
 
 def test_listed_prices_are_numbers_in_the_lock_and_can_be_overridden(project, monkeypatch):

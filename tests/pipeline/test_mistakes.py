@@ -216,7 +216,7 @@ MISTAKES = [
     # models
     yaml("unknown model", "      model: teacher", "      model: techer", "model: techer", "no model 'techer'", "did you mean 'teacher'?"),
     yaml("unknown provider", "    provider: openai", "    provider: open-ai", "provider: open-ai", "no provider 'open-ai'", "did you mean 'openai'?"),
-    yaml("missing provider", "    provider: openai\n", "", "  teacher:", "model 'teacher' needs 'provider'", "openai, anthropic, embedded, vllm, transformers, network or"),
+    yaml("missing provider", "    provider: openai\n", "", "  teacher:", "model 'teacher' needs 'provider'", "openai, anthropic, gemini, bedrock, embedded, vllm, transformers, network or"),
     yaml("missing model name", "    model: m\n", "", "  teacher:", "model 'teacher' needs 'model'", "name of the model"),
     yaml("model without options", "    provider: scripted\n    model: echo\n", "", "  writer:", "writer", "mapping"),
     yaml("misspelt model option", "    max_tokens: 50", "    max_tokns: 50", "max_tokns", "model 'teacher' has no option 'max_tokns'", "did you mean 'max_tokens'?"),

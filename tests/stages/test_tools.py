@@ -107,7 +107,7 @@ def test_check_needs_the_field_and_a_model_that_can(project):
         load(pipeline(project, [{"ask": "a", "tools": TOOLS}], "tool")).check()
     project.write("teachers/parrot.py", PARROT)
     plain = pipeline(project, [{"ask": "a", "tools": TOOLS}], provider="parrot")
-    with pytest.raises(ConfigError, match="cannot do tools; providers that can: openai, embedded"):
+    with pytest.raises(ConfigError, match="cannot do tools; providers that can: openai, anthropic"):
         load(plain).check()
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.native_endpoint import KEY, AnthropicEndpoint, message, refused, stream
+from tests.native_endpoint import KEY, AnthropicEndpoint, cli, message, refused, stream
 
 CACHED = {
     "input_tokens": 10,
@@ -32,7 +32,7 @@ stages:
 
 
 def run(project, *args, check=0):
-    return project.cli("run", "ask", *args, check=check, env={"T_KEY": KEY})
+    return cli("run", "ask", *args, check=check, env={"T_KEY": KEY})
 
 
 def totals(project):
@@ -225,18 +225,15 @@ def test_a_long_answer_is_streamed_and_one_that_breaks_off_is_asked_again(projec
 def test_a_wrong_key_and_a_missing_one_stop_the_run_before_rows_fail(project):
     with AnthropicEndpoint() as endpoint:
         path = pipeline(project, endpoint.url, 30)
-        done = project.cli("run", "ask", check=None, env={"T_KEY": "sk-wrong-987654321"})
+        done = cli("run", "ask", check=None, env={"T_KEY": "sk-wrong-987654321"})
         assert "does not accept the key" in done.stderr and "sk-wrong" not in done.stderr
-        assert (
-            "variable T_KEY is not set"
-            in project.cli("check", "ask").stderr + project.cli("check", "ask").stdout
-        )
+        assert "variable T_KEY is not set" in cli("check", "ask").stderr + cli("check", "ask").stdout
         assert len(endpoint.bodies) <= 30
     path.write_text(
         path.read_text().replace(f'base_url: "{endpoint.url}", api_key: "${{T_KEY}}"', "max_tokens: 9")
     )
-    assert "variable ANTHROPIC_API_KEY is not set" in project.cli("check", "ask").stdout
-    project.cli("run", "ask", check=2)
+    assert "variable ANTHROPIC_API_KEY is not set" in cli("check", "ask").stdout
+    cli("run", "ask", check=2)
 
 
 def test_no_file_holds_the_key(project):
