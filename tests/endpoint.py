@@ -86,7 +86,6 @@ class Endpoint:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         body, key = json.loads(raw), raw.decode()
-        request["raw"] = raw
         self.asked[key] += 1
         self.bodies.append(body)
         self.headers.append(dict(request.headers))

@@ -186,7 +186,7 @@ class BedrockEndpoint(Endpoint):
             return False
         headers = "".join(f"{name}:{request.headers[name].strip()}\n" for name in sign[4].split(";"))
         path = quote(request.raw_path, safe="/~")  # encoded twice, as for every service but S3
-        body = hashlib.sha256(request["raw"]).hexdigest()
+        body = hashlib.sha256(request._read_bytes).hexdigest()
         canonical = f"POST\n{path}\n\n{headers}\n{sign[4]}\n{body}"
         hashed = hashlib.sha256(canonical.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{request.headers['X-Amz-Date']}\n{sign[2]}\n{hashed}"
