@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, takewhile, zip_longest
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import distillgen
-from distillgen.cli import completion, show, show_records, show_seeds
+from distillgen.cli import completion, show, show_plan, show_records, show_seeds
 from distillgen.cli.arguments import (
     AS_JSON,
     COUNT,
@@ -149,34 +149,44 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
 @LIMIT
 @AS_JSON
 def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool) -> None:
-    """Estimate the requests, the tokens and the highest cost of each stage of PIPELINE. No model is asked.
+    """Estimate the requests, the tokens, the cost and the time of each stage of PIPELINE. No model is asked.
 
-    Work that a run in the same directory has finished is subtracted, for stages that have not changed since.
+    What is finished in the same directory is subtracted, and what the ledger answers. The likely figures are
+    those of the answers so far, of a run or of `distillgen preview`.
     """
-    from distillgen.runs.resume import done
+    from dataclasses import asdict
+
+    from distillgen.runs.foresight import foresee
 
     checked_pipeline = load_pipeline(pipeline, sets, need_env=False)
     directory = out or checked_pipeline.run_directory()
-    finished = done(checked_pipeline, directory, limit)
+    foresight = foresee(checked_pipeline, directory, limit)
     stages = [
-        {
-            "stage": stage.name,
-            "kind": stage.kind,
-            **vars(estimate),
-            "done": part.share if part else 0.0,
-            "met": part.met if part else None,
-        }
-        for (stage, estimate), part in zip_longest(checked_pipeline.plan(limit, finished), finished)
+        {"stage": stage.name, "kind": stage.kind, **asdict(part)}
+        for stage, part in zip(checked_pipeline.stages, foresight.stages, strict=True)
     ]
     titles = [show.stage_name(bound) for bound in checked_pipeline.bound_stages]
-    totals = {}
-    for name in ("requests", "input_tokens", "output_tokens", "max_cost_usd"):
-        bounds = [stage[name] for stage in stages]
-        totals[name] = None if None in bounds else sum(bounds)
+    stages = [{**stage, **stage.pop("bound")} for stage in stages]
+    totals = {
+        name: _total([stage[name] for stage in stages])
+        for name in ("requests", "input_tokens", "output_tokens", "max_cost_usd")
+    }
+    likely = {
+        name: _total([stage["likely"] and stage["likely"][name] for stage in stages])
+        for name in ("requests", "input_tokens", "output_tokens", "cost_usd")
+    }
+    likely["seconds"] = foresight.seconds
     if as_json:
-        show.as_json({"stages": stages, "totals": totals})
+        show.as_json({"stages": stages, "totals": totals, "likely": likely})
     else:
-        show.plan(stages, titles, totals, directory)
+        show_plan.plan(stages, titles, totals, likely)
+        if likely["requests"] is None:
+            show.say(f"no likely figure yet: distillgen preview {pipeline} asks about a few rows")
+
+
+def _total(values: Sequence[Any]) -> Any:
+    """Return the sum, None if a value is None."""
+    return None if None in values else sum(values)
 
 
 @click.command()

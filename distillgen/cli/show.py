@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -94,31 +93,6 @@ def _options(options: Mapping[str, Any], width: int, margin: str = "  ") -> None
 def stage_name(bound: BoundStage) -> str:
     """Return the name of a stage, with a mark if distillgen added the stage to the pipeline."""
     return f"{bound.name} (added)" if bound.added else bound.name
-
-
-def plan(
-    stages: Sequence[Mapping[str, Any]], titles: Sequence[str], totals: Mapping[str, Any], run: Path
-) -> None:
-    """Print the most that each stage asks, and how much of it the run in the directory `run` has done."""
-    names = ("rows", "requests", "input_tokens", "output_tokens")
-    say(f"{'at most':<14}" + "".join(f"{name.replace('_', ' '):>15}" for name in (*names, "cost")))
-    total = {"rows": stages[-1]["rows"], **totals}
-    for title, row in zip((*titles, "total"), (*stages, total), strict=True):
-        cells = ["no bound" if row[name] is None else f"{row[name]:,}" for name in names]
-        cells.append("no bound" if row["max_cost_usd"] is None else money(row["max_cost_usd"]))
-        say(f"{title:<14}" + "".join(f"{cell:>15}" for cell in cells))
-    if ready := [f"{row['stage']} {math.floor(100 * row['done'])} %" for row in stages if row["done"]]:
-        say(f"already done, and subtracted: {', '.join(ready)} (in {run})")
-    for row in (row for row in stages if row["met"] is not None and row["requests"]):
-        share = f"its condition held for {row['met']:.0%} of the records so far"
-        say(f"{row['stage']}: {share}, which would make {row['met'] * row['requests']:,.0f} requests")
-    for row in (row for row in stages if row["spared"]):
-        say(f"{row['stage']}: at least {row['spared']:,} records get no request: they exceed its budget")
-    say(
-        "input tokens are estimated from the first 200 rows; the cost takes the longest of them for every row"
-    )
-    if totals["output_tokens"] is None:
-        say("no bound: set max_tokens in the prompt's sampling, the model or the stage")
 
 
 def status(run: Run, *, error: bool = False) -> None:

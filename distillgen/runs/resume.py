@@ -28,7 +28,22 @@ log = logging.getLogger("distillgen")
 
 
 def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
-    """Return the path of a run's ledger.
+    """Return the path of a run's ledger, and make the folder of the project's ledger. Raise ConfigError if
+    that cannot be made.
+    """
+    path = ledger_place(pipeline, directory, options)
+    try:
+        if path == pipeline.run_directory(path.name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger"
+        ) from error
+    return path
+
+
+def ledger_place(pipeline: Pipeline, directory: Path, options: Options) -> Path:
+    """Return the path of a run's ledger, whether it exists or not.
 
     That is the one in the options, or the one that the directory used before, or the ledger of the project. A
     run in which Python functions answer has its own ledger, because a name does not identify a function.
@@ -40,14 +55,7 @@ def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
         return Path(os.path.normpath(directory / stored_path))
     if own_ledger.exists():
         return own_ledger
-    path = pipeline.run_directory("ledger.sqlite3")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger"
-        ) from error
-    return path
+    return pipeline.run_directory("ledger.sqlite3")
 
 
 def fingerprints(pipeline: Pipeline, teachers: Mapping[str, Teacher], limit: int | None) -> list[str]:

@@ -1,6 +1,9 @@
 """A plan bounds the requests still to come; it subtracts finished work of unchanged stages."""
 
 import json
+import re
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -8,6 +11,15 @@ import distillgen
 from distillgen.flow.stage import Estimate
 from distillgen.pipeline.load import Done
 
+EVEN = """'Even numbers.'
+
+from distillgen import Filter
+
+
+def even() -> Filter:
+    'DOCSTRING'
+    return Filter(lambda rs: [r.fields["number"] % 2 for r in rs], lambda odd: "odd" if odd else None)
+"""
 JUDGED = "  - generate: {name: again, model: teacher, template: '{{ answer }}?', output: doubt}\n"
 
 
@@ -34,10 +46,10 @@ def test_a_finished_run_leaves_nothing_to_ask(ask):
     ask.cli("run", "ask")
     assert planned(ask) == ([0, 0, 0], 0.0)
     assert (
-        "already done, and subtracted: source 100 %, generate 100 %, again 100 %"
+        "done or in the ledger, and subtracted: source 100 %, generate 100 %, again 100 %"
         in ask.cli("plan", "ask").stdout
     )
-    assert planned(ask, "-o", "runs/other")[0] == [0, 8, 8], "another run has its own"
+    assert planned(ask, "-o", "runs/other") == ([0, 0, 0], 0.0), "the ledger is the project's"
 
 
 def test_a_change_counts_from_its_stage_on(ask):
@@ -50,7 +62,7 @@ def test_a_change_counts_from_its_stage_on(ask):
     assert planned(ask)[0] == [0, 8, 8]
     path.write_text(written)
     ask.rows("data/seeds.jsonl", [{"question": f"What is {i}?", "number": i} for i in range(9)])
-    assert planned(ask)[0] == [0, 9, 9], "rows that are new may change everything"
+    assert planned(ask)[0] == [0, 1, 1], "eight of nine rows are in the ledger"
 
 
 def test_what_a_stopped_run_has_done_is_taken_off_and_the_bound_holds(ask):
@@ -59,7 +71,7 @@ def test_what_a_stopped_run_has_done_is_taken_off_and_the_bound_holds(ask):
     stopped_after = ask.endpoint.asked.total() - before
     requests, left = planned(ask)
     held = json.loads((ask.path / "runs/ask/usage.json").read_text())["stages"]
-    assert requests[1:] == [8 - stage["sources"] for stage in held[1:]]
+    assert all(0 < n <= 8 - stage["sources"] for n, stage in zip(requests[1:], held[1:], strict=True))
     assert 0 < left < most and stopped_after > 0
     ask.cli("run", "ask")
     asked = ask.endpoint.asked.total() - before - stopped_after
@@ -77,6 +89,67 @@ def test_a_stage_that_dropped_rows_leaves_fewer_to_the_next(ask):
         written.replace("min_words: 1", "min_words: 99").replace("{{ answer }}?", "{{ answer }}!")
     )
     assert planned(ask)[0] == [0, 0, 0, 0], "the filter kept none of them"
+
+
+def test_what_the_ledger_has_costs_nothing_whoever_asked_for_it(ask):
+    ask.cli("run", "ask", "-n", 3, "-o", "runs/first")
+    asked, files = ask.endpoint.asked.total(), sorted(ask.path.rglob("*"))
+    assert planned(ask)[0] == [0, 5, 5] and planned(ask, "-n", 2)[0] == [0, 0, 0]
+    assert ask.endpoint.asked.total() == asked
+    new_files = set(ask.path.rglob("*")) - set(files)
+    assert not {path for path in new_files if "-shm" not in path.name and "-wal" not in path.name}
+    ask.cli("run", "ask")
+    assert ask.endpoint.asked.total() == asked + 10, "the plan was exact"
+
+
+def test_a_row_without_its_first_answer_counts_in_full_later(ask):
+    """The second stage's answers are there, but nobody can know it without those of the first."""
+    ask.cli("run", "ask")
+    with closing(sqlite3.connect(ask.path / "runs/ledger.sqlite3")) as ledger, ledger:
+        ledger.execute("DELETE FROM answers WHERE stage = 'generate' AND id = 1")
+    assert planned(ask, "-o", "runs/other")[0] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("docstring, left", [("Drop some. Costs nothing.", 0), ("Drop some.", 8)])
+def test_a_filter_that_costs_nothing_is_carried_out(ask, docstring, left):
+    """Four rows are dropped before the second stage. A filter that may cost much ends the search."""
+    ask.write("filters/even.py", EVEN.replace("DOCSTRING", docstring))
+    path = ask.path / "pipelines/ask.yaml"
+    path.write_text(path.read_text().replace(JUDGED, "  - filter: [even]\n" + JUDGED))
+    ask.cli("run", "ask")
+    assert planned(ask)[0] == [0, 0, 0, 0]
+    assert planned(ask, "-o", "runs/other")[0] == [0, 0, 0, left]
+
+
+def test_a_likely_figure_and_a_time_stand_beside_the_bound(ask):
+    ask.endpoint.latency_s = 0.3
+    told = json.loads(ask.cli("plan", "ask", "--json").stdout)
+    assert told["likely"]["requests"] is told["likely"]["seconds"] is None
+    text = ask.cli("plan", "ask").stdout
+    assert "no likely figure yet: distillgen preview ask asks" in text and "likely  " not in text
+    ask.cli("preview", "ask", "-n", 2)
+    told = json.loads(ask.cli("plan", "ask", "--json").stdout)
+    likely = told["likely"]
+    assert told["totals"]["requests"] == likely["requests"] == 12
+    assert (likely["input_tokens"], likely["output_tokens"]) == (120, 60)
+    assert likely["cost_usd"] == pytest.approx(180e-6) and likely["cost_usd"] < told["totals"]["max_cost_usd"]
+    assert 12 * 0.3 <= likely["seconds"] < 4 * 12 * 0.3
+    text = ask.cli("plan", "ask").stdout
+    assert re.search(r"\nlikely +12 +120 +60 +\$0\.00018\nabout 0:0[3-9] at the pace", text)
+    assert max(map(len, text.splitlines())) < 80
+
+
+def test_what_is_likely_goes_by_the_rows_that_arrived_before(ask):
+    """The filter drops one of the two rows of the preview, and three of the other six."""
+    path = ask.path / "pipelines/ask.yaml"
+    questions = [f"Is {i}?" + " Really?" * (i % 2) for i in range(8)]
+    ask.rows("data/seeds.jsonl", [{"question": question} for question in questions])
+    dropping = "  - filter: [word_count: {field: question, min_words: 3}]\n"
+    path.write_text(path.read_text().replace(JUDGED, dropping + JUDGED))
+    ask.cli("preview", "ask", "-n", 2)
+    told = json.loads(ask.cli("plan", "ask", "--json").stdout)
+    assert [stage["requests"] for stage in told["stages"]] == [0, 6, 0, 6], "the bound is for all"
+    assert [stage["likely"]["requests"] for stage in told["stages"]] == [0, 6, 0, 3]
 
 
 def test_a_bound_is_rounded_up():
