@@ -22,6 +22,7 @@ from distillgen.user_files import inner_files, opened
 
 KINDS = ("pipelines", "prompts", "filters", "data")
 MARKS = KINDS[:-1]  # folders that mark a project; many other folders are called data
+UNPACKED_BYTES, PACKED_RATIO = 256 << 20, 50  # a packed text of more than both is no text that anybody wrote
 
 
 def home(kind: str) -> Path:
@@ -123,9 +124,14 @@ def file_in(folder: Path, name: str, suffix: str) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file. Raise ConfigError with the line that is not UTF-8."""
+    """Return the text of a file. Raise ConfigError with the line that is not UTF-8, or for a packed file that
+    becomes very large.
+    """
     with opened(path) as (stream, encoding):
-        data = stream.read()
+        most = max(UNPACKED_BYTES, PACKED_RATIO * path.stat().st_size)
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise ConfigError(f"unpacked it has more than {most >> 20} MB; cut it into files", path=path)
     try:
         text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:

@@ -89,6 +89,24 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("depth", "reason"), [(150, None), (250, "deeply"), (900, "deeply"), (9000, "deeply")]
+)
+def test_a_row_that_is_nested_deeply_is_dropped(project, depth, reason):
+    project.write("a.jsonl", f'{{"q": 1}}\n{{"q": {"[" * depth}{"]" * depth}}}\n')
+    _, record = Source(name="source", path="a.jsonl").records(Project(project.path))
+    assert (record.dropped and record.dropped.reason) == (reason and "not JSON: it is nested too deeply")
+
+
+def test_a_text_that_unpacks_to_very_much_is_dropped(project, monkeypatch):
+    monkeypatch.setattr("distillgen.project.UNPACKED_BYTES", 1 << 20)
+    (project.path / "bomb.txt.gz").write_bytes(gzip.compress(b"word " * 300_000))
+    (project.path / "text.txt.gz").write_bytes(gzip.compress(b"word " * 200_000))
+    with pytest.raises(ConfigError, match=r"bomb.txt.gz: unpacked it has more than 1 MB; cut it into files"):
+        rows_of("bomb.txt.gz", project)
+    assert len(rows_of("text.txt.gz", project)) == 1
+
+
 @pytest.mark.parametrize("what", OTHERS)
 def test_what_is_no_file_of_rows_says_what_it_is(project, what):
     data, message = OTHERS[what]

@@ -16,6 +16,8 @@ from distillgen.errors import ConfigError
 from distillgen.record import loads
 from distillgen.user_files import HEAD, opened
 
+DEEPEST = 200  # levels of lists and objects in a row; orjson writes 254
+
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield each row with the number of its line: its fields, or the reason why it is unreadable.
@@ -83,7 +85,7 @@ def _refuse_document(path: Path) -> None:
 
 
 def _row(text: str | bytes) -> Any:
-    """Parse a row. Raise ValueError if it is not JSON, or has a field twice."""
+    """Parse a row. Raise ValueError if it is not JSON, is nested too deeply, or has a field twice."""
     value = loads(text)
     if (
         isinstance(text, str)
@@ -98,13 +100,19 @@ _KEY = re.compile(r'"\s*:')
 
 
 def _names_in(value: Any) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(_names_in(part) for part in value.values() if isinstance(part, dict | list))
-    return (
-        sum(_names_in(part) for part in value if isinstance(part, dict | list))
-        if isinstance(value, list)
-        else 0
-    )
+    """Return the number of names in a row. Raise ValueError if it is nested deeper than rows are written."""
+    number, parts = 0, [value]
+    for _ in range(DEEPEST):
+        inner = []
+        for part in parts:
+            if isinstance(part, dict):
+                number += len(part)
+                part = part.values()
+            inner += [one for one in part if isinstance(one, dict | list)]
+        if not inner:
+            return number
+        parts = inner
+    raise ValueError("it is nested too deeply")
 
 
 class _Twice(ValueError):
