@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -87,11 +87,15 @@ def names(folder: str, project: Project) -> list[str]:
     return sorted({*project.names(folder, ".py"), *(entry.name for entry in _entries(folder))})
 
 
-def find(folder: str, name: str, project: Project) -> Plugin:
-    """Return the plug-in of a name. Raise ConfigError, with the nearest name, if there is none."""
+def find(folder: str, name: str, project: Project, further: Iterable[str] = ()) -> Plugin:
+    """Return the plug-in of a name. Raise ConfigError, with the nearest name, if there is none; `further`
+    names what is no plug-in and may be meant, too.
+    """
     plugin = next(_all_of_name(folder, name, project), None)
     if plugin is None:
-        raise ConfigError(f"there is no {NOUNS[folder]} '{name}'{did_you_mean(name, names(folder, project))}")
+        raise ConfigError(
+            f"there is no {NOUNS[folder]} '{name}'{did_you_mean(name, [*names(folder, project), *further])}"
+        )
     root = str(project.root.resolve())
     if not plugin.shipped and plugin.entry is None and root not in sys.path:
         sys.path.append(root)  # the plug-in may import modules of its project; these hide no installed ones
@@ -106,9 +110,11 @@ def hiding(folder: str, name: str, project: Project) -> str:
     return f"{NOUNS[folder]} '{name}': {first.origin} hides {' and '.join(origins)}" if origins else ""
 
 
-def plugin_class(folder: str, name: str, base: type[Base], project: Project) -> type[Base]:
+def plugin_class(
+    folder: str, name: str, base: type[Base], project: Project, *, further: Iterable[str] = ()
+) -> type[Base]:
     """Return the class of a plug-in: the one subclass of `base` that its file defines. Raise ConfigError."""
-    plugin = find(folder, name, project)
+    plugin = find(folder, name, project, further)
     content = plugin.load()
     if isinstance(content, ModuleType):
         classes = [

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from distillgen.inference.faults import TeacherDown
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget, Rate
-from distillgen.inference.presets import preset_of
+from distillgen.inference.presets import preset_of, presets
 from distillgen.inference.redaction import hide
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
@@ -142,4 +142,5 @@ class Endpoint:
 def endpoint_class(provider: str, project: Project) -> type[Endpoint]:
     """Return the endpoint of a provider. Raise ConfigError if there is none, or its file is broken."""
     preset = preset_of(provider, project)
-    return plugin_class("teachers", preset["provider"] if preset else provider, Endpoint, project)
+    name = preset["provider"] if preset else provider
+    return plugin_class("teachers", name, Endpoint, project, further=presets())

@@ -38,7 +38,10 @@ class Pricing:
         """
         if self.spec.price is None:
             return 0.0
-        return self.spec.most_usd(len(request.json), _most_output(request, samples)) * self.excess
+        input_tokens = len(request.json)
+        if request.tools or request.schema is not None:
+            input_tokens += self.spec.added_tokens
+        return self.spec.most_usd(input_tokens, _most_output(request, samples)) * self.excess
 
     def check(self, cost_usd: float, worst_usd: float, excess: float) -> None:
         """Double the excess of an answer that cost more than its worst case, which was computed with

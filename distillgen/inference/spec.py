@@ -94,6 +94,13 @@ class Spec(Sampling):
         """The most alternatives of a token that it records."""
         return 20
 
+    @property
+    def added_tokens(self) -> int:
+        """The most input tokens that the provider bills for words of its own, where a request has tools
+        or a schema.
+        """
+        return 0
+
     def refusal(self, templates: Sequence[str]) -> str:
         """Return why it cannot answer prompts whose turns have these templates; "" if it can."""
         return ""

@@ -103,3 +103,9 @@ def test_listed_prices_are_numbers_in_the_lock_and_can_be_overridden(project, mo
     ask(project, "provider: anthropic, model: claude-haiku-4-6x, price: list")
     with pytest.raises(ConfigError, match="ask.yaml:2: .*no prices of 'claude-haiku-4-6x'.*price: {input"):
         load("ask")
+
+
+def test_a_provider_that_is_not_there_names_the_nearest_preset(project):
+    ask(project, "provider: grok, model: x")
+    with pytest.raises(ConfigError, match="no provider 'grok'; did you mean 'groq'"):
+        load("ask")

@@ -106,7 +106,21 @@ def test_the_cap_holds_where_every_prompt_is_written_to_the_cache(project):
     assert 0 < totals(project)["cost_usd"] <= 6
 
 
-def test_thinking_tools_and_pictures(project):
+def test_the_cap_holds_where_the_provider_adds_its_words_about_tools(project):
+    """The request has some 300 bytes and so at most as many tokens, and the provider bills 346 more."""
+
+    def added(body, times):
+        return message(body, usage={"input_tokens": len(json.dumps(body)) + 346, "output_tokens": 1})
+
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    with AnthropicEndpoint(added) as endpoint:
+        prices = ", max_tokens: 1, price: {input: 1000, output: 0}"
+        pipeline(project, endpoint.url, model=prices, stage=f", tools: {json.dumps([tool])}")
+        run(project, "--max-cost-usd", "0.5", check=4)
+    assert not endpoint.bodies
+
+
+def test_thinking_and_calls_of_tools(project):
     """Reasoning is apart from the text; a call is in OpenAI's form, as the rest of the program reads it."""
     content = [
         {"type": "thinking", "thinking": "Look it up.", "signature": "x"},
