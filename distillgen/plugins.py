@@ -81,10 +81,11 @@ class Plugin:
 
 
 def names(folder: str, project: Project) -> list[str]:
-    """Return the names of all plug-ins of a folder: of the project, of installed packages, and the shipped
-    ones.
+    """Return the names of all plug-ins of a folder: of the caller in Python, of the project, of installed
+    packages, and the shipped ones.
     """
-    return sorted({*project.names(folder, ".py"), *(entry.name for entry in _entries(folder))})
+    of_caller = project.filters if folder == "filters" else ()
+    return sorted({*project.names(folder, ".py"), *(entry.name for entry in _entries(folder)), *of_caller})
 
 
 def find(folder: str, name: str, project: Project, further: Iterable[str] = ()) -> Plugin:

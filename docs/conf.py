@@ -5,7 +5,8 @@ from importlib.metadata import version as version_of
 project = "distillgen"
 version = release = version_of("distillgen")
 copyright = "distillgen contributors, Apache-2.0"  # noqa: A001
-extensions = ["myst_parser", "sphinx_external_toc"]
+extensions = ["myst_nb", "sphinx_external_toc"]  # myst_nb reads Markdown as myst_parser does, and notebooks
+nb_execution_mode = "off"  # a test runs them
 external_toc_path = "_toc.yml"  # the navigation, so that the pages hold plain Markdown only
 myst_heading_anchors = 3  # links to headings, with the anchors that forges give them
 exclude_patterns = ["examples", "**/examples", "**/*.py", "**/_toc.yml"]

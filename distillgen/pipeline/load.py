@@ -293,6 +293,9 @@ def load(
     }
     stages = bind_stages(top.stages, places, CheckContext(frozenset(), models, project, seed=top.seed))
     notes += _hiding(stages, models, project)
+    used = {word for bound in stages for word in _words(bound.stage.model_dump())}
+    for name in sorted(project.filters.keys() - used):
+        raise ConfigError(f"filters: no stage of the pipeline uses '{name}'")
     return Pipeline(
         path.stem,
         path,

@@ -169,6 +169,9 @@ def run(
     pipelines = (
         [load(pipeline, sets, **parts)] if seeds is None else load_seeds(pipeline, seeds, sets, **parts)
     )
+    models = {*pipelines[0].models, *pipelines[0].made_models()}
+    for name in sorted(options.scripts.keys() - models):
+        raise ConfigError(f"teachers: the pipeline has no model '{name}'{did_you_mean(name, models)}")
     for note in pipelines[0].notes:
         log.warning("%s", note)
     runs = Run(directory) if seeds is None else Seeds(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,12 @@ def navigation() -> list[tuple[str, list[str]]]:
     return parts
 
 
+def text_of(path: Path) -> str:
+    """Return the text of a page; of a notebook, the text of its first cell."""
+    text = path.read_text(encoding="utf-8")
+    return "".join(json.loads(text)["cells"][0]["source"]) if path.suffix == ".ipynb" else text
+
+
 def title_and_summary(markdown: str) -> tuple[str, str]:
     """Return a page's title, and the first sentence below it."""
     title = re.search(r"^# (.+)$", markdown, re.M)
@@ -46,7 +53,8 @@ def llms(pages: Mapping[Path, str]) -> str:
         lines += [f"## {caption}", ""] if caption else []
         for name in names:
             path = DOCS / f"{name}.md"
-            title, summary = title_and_summary(pages.get(path) or path.read_text(encoding="utf-8"))
-            lines.append(f"- [{title}]({name}.md): {summary.removesuffix('.')}")
+            path = path if path in pages or path.exists() else path.with_suffix(".ipynb")
+            title, summary = title_and_summary(pages.get(path) or text_of(path))
+            lines.append(f"- [{title}]({name}{path.suffix}): {summary.removesuffix('.')}")
         lines.append("")
     return "\n".join(lines)

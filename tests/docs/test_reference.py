@@ -71,7 +71,7 @@ def test_every_option_has_a_line():
 
 def test_llms_txt_links_to_every_page():
     text = (DOCS / "llms.txt").read_text()
-    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    pages = {path.relative_to(DOCS).as_posix() for end in ("md", "ipynb") for path in DOCS.rglob(f"*.{end}")}
     linked = re.findall(r"^- \[[^\]]+\]\(([^)]+)\): [`\w].*$", text, re.MULTILINE)
     assert sorted(linked) == sorted(page for page in pages if not page.startswith("examples/"))
     assert text.startswith("# distillgen\n\n> ") and text.count("\n## ") == 5

@@ -92,3 +92,8 @@ def test_a_mistake_is_named(project, value, message):
     with pytest.raises(distillgen.ConfigError) as raised:
         reasons(value)
     assert message in str(raised.value)
+
+
+def test_a_misspelt_name_gets_the_name_of_the_function(project):
+    with pytest.raises(distillgen.ConfigError, match="no filter 'mine'; did you mean 'mien'"):
+        distillgen.run(pipeline("mine"), rows=ROWS, filters={"mien": lambda record: True})

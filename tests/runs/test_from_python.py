@@ -63,6 +63,8 @@ def test_options_do_what_those_of_the_command_line_do(seeds):
         ({"max_cost_usd": -1}, "run(): 'max_cost_usd': must be greater than or equal to 0"),
         ({"retry_with": {"max_tokens": 9}}, "retry_with changes what retry_failed asks; give both"),
         ({"retry_failed": True, "retry_with": {"max_token": 9}}, "did you mean 'max_tokens'"),
+        ({"teachers": {"techer": str}}, "the pipeline has no model 'techer'; did you mean 'teacher'?"),
+        ({"filters": {"brief": str}}, "filters: no stage of the pipeline uses 'brief'"),
         ({"from_": "generat"}, "there is no stage 'generat'; did you mean 'generate'?"),
     ],
 )
