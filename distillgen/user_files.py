@@ -79,6 +79,12 @@ def what_is(head: bytes, *, page: bool = False) -> str:
     return ""
 
 
+def ending_of(path: Path) -> str:
+    """Return the ending that shows the format of a file, packed or not."""
+    endings = [ending.lower() for ending in path.suffixes]
+    return next((ending for ending in endings[::-1] if ending not in PACKED), "")
+
+
 def encoding_of(head: bytes) -> str:
     """Return the encoding of a text with these first bytes. Marks or zero bytes show UTF-16 and UTF-32."""
     for mark, encoding in _ENCODINGS.items():

@@ -9,26 +9,30 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
+from distillgen.platforms import cores
 from distillgen.privacy import public
-from distillgen.project import Project, read_text
-from distillgen.record import META, digest
+from distillgen.project import Project
+from distillgen.record import META
 from distillgen.rows.array_readers import METADATA, array_rows, folder_rows, picture_rows, pictures_in
-from distillgen.rows.cut import Cutter, place_of
-from distillgen.rows.documents import KINDS, Unconverted, convert
+from distillgen.rows.documents import KINDS, Document, Unconverted
 from distillgen.rows.jsonl import read_rows
 from distillgen.rows.reading import Reader, Reading, Row, Rows, plain, reported
-from distillgen.text.chunks import Piece
-from distillgen.user_files import PACKED, first_bytes, inner_files, opened, what_is
+from distillgen.rows.texts import conversion_of, converted_rows, document_rows, text_rows
+from distillgen.user_files import ending_of, first_bytes, inner_files, opened, what_is
 
 log = logging.getLogger("distillgen")
 
+CONVERSIONS = 8  # documents that are converted at a time, if there are so many cores
 NAMES = 5  # files that the log names among those that are not read
 BATCH = 256  # rows of a Parquet file that are decoded together
 
@@ -37,7 +41,7 @@ def origin(data: str) -> dict[str, str]:
     """Return a source's options for the name of a file, a folder or a data set. Raise ConfigError for another
     name.
     """
-    if Path(data).exists() or _ending(Path(data)) in READERS:
+    if Path(data).exists() or ending_of(Path(data)) in READERS:
         return {"path": data}
     if "/" not in data:
         raise ConfigError(
@@ -50,15 +54,15 @@ def reader_of(path: Path, reading: Reading) -> Reader:
     """Return the reader of a file or folder. Raise ConfigError if the file has none."""
     if path.is_dir():
         return _folder
-    reader = _FORMATS[reading.format] if reading.format else READERS.get(_ending(path))
-    if reader is _document and _ending(path) not in KINDS:
+    reader = _FORMATS[reading.format] if reading.format else READERS.get(ending_of(path))
+    if reader is document_rows and ending_of(path) not in KINDS:
         raise ConfigError(f"'{path.name}' has not the ending of a document: {', '.join(KINDS)}")
     if reader is None:
         if description := what_is(first_bytes(path)):
             raise ConfigError(f"'{path.name}' is {description}")
         remedy = "say format: jsonl, csv, parquet or text"
         raise ConfigError(f"'{path.name}' has an unknown ending; {remedy}")
-    if reading.cutter and reader not in (_texts, _document):
+    if reading.cutter and reader not in (text_rows, document_rows):
         raise ConfigError(f"{reading.cutter.option} cuts texts and documents, not '{path.name}'")
     return reader
 
@@ -197,38 +201,63 @@ def _folder(path: Path, reading: Reading) -> Rows:
         matches = {*path.glob(reading.pattern)}
         all_files = [file for file in all_files if file in matches]
     of_rows_or_texts = READERS.keys() - _LARGE.keys() - {".json"}
-    files = [file for file in all_files if _ending(file) in of_rows_or_texts]
+    files = [file for file in all_files if ending_of(file) in of_rows_or_texts]
     if _is_of_pictures(path, files) and (pictures := pictures_in(path)):
         yield from folder_rows(path, pictures, reading)
         return
     if reading.format:
-        files = [file for file in files if READERS[_ending(file)] is _FORMATS[reading.format]]
-    texts = [file for file in files if READERS[_ending(file)] is _texts]
+        files = [file for file in files if READERS[ending_of(file)] is _FORMATS[reading.format]]
+    texts = [file for file in files if READERS[ending_of(file)] is text_rows]
     if not texts and not reading.pattern:  # a page beside a table is no row
-        of_tables = [file for file in files if READERS[_ending(file)] is not _document]
+        of_tables = [file for file in files if READERS[ending_of(file)] is not document_rows]
         files = of_tables or files
     _name_others(path, all_files, files)
-    texts = [file for file in files if READERS[_ending(file)] in (_texts, _document)]
+    texts = [file for file in files if READERS[ending_of(file)] in (text_rows, document_rows)]
     if texts and len(texts) < len(files):
         of_rows = next(file for file in files if file not in texts)
         content = f"the folder holds texts ({texts[0].name}) and files of rows ({of_rows.name})"
-        of_its_reader = (name for name, reader in _FORMATS.items() if reader is READERS[_ending(of_rows)])
+        of_its_reader = (name for name, reader in _FORMATS.items() if reader is READERS[ending_of(of_rows)])
         ways = f"format: text or format: {next(of_its_reader)}"
         raise ConfigError(f"{content}; say which to read, with {ways}", path=path)
     if reading.cutter and len(texts) < len(files):
         raise ConfigError(f"{reading.cutter.option} cuts texts and documents, and '{path.name}' has none")
-    for file in files:
+    for file, conversion in _ahead(path, files, reading):
         place = file.as_posix().removeprefix(path.as_posix())
-        if not file.resolve().is_relative_to(path.resolve()):
+        if not _is_inside(file, path):
             yield place, "the link leads out of the folder; copy the file there", ""
             continue
-        for inside, row, item in READERS[_ending(file)](file, replace(reading, folder=path)):
+        reader = partial(converted_rows, conversion) if conversion is not None else READERS[ending_of(file)]
+        for inside, row, item in reader(file, replace(reading, folder=path)):
             yield place + inside, row, item
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
+
+
+def _ahead(
+    folder: Path, files: Sequence[Path], reading: Reading
+) -> Iterator[tuple[Path, Document | Unconverted | None]]:
+    """Yield each file, a document with its conversion. Documents are converted several at a time."""
+    number = min(cores(), CONVERSIONS)
+    pool = ThreadPoolExecutor(number)
+    waiting = deque[tuple[Path, Future[Document | Unconverted] | None]]()
+    try:
+        for file in files:
+            is_document = READERS[ending_of(file)] is document_rows and _is_inside(file, folder)
+            waiting.append((file, pool.submit(conversion_of, file, reading) if is_document else None))
+            if len(waiting) > number:
+                next_file, job = waiting.popleft()
+                yield next_file, job.result() if job else None
+        for next_file, job in waiting:
+            yield next_file, job.result() if job else None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _is_of_pictures(folder: Path, files: Sequence[Path]) -> bool:
     """Return whether a folder has no files of rows or texts, save that which describes its pictures."""
-    return all(file == folder / METADATA or READERS[_ending(file)] is _document for file in files)
+    return all(file == folder / METADATA or READERS[ending_of(file)] is document_rows for file in files)
 
 
 def _name_others(folder: Path, all_files: Sequence[Path], files: Sequence[Path]) -> None:
@@ -237,68 +266,6 @@ def _name_others(folder: Path, all_files: Sequence[Path], files: Sequence[Path])
     if others:
         names = ", ".join(others[:NAMES]) + (", …" if len(others) > NAMES else "")
         log.info("%s: %d of %d files are not read: %s", folder.name, len(others), len(all_files), names)
-
-
-def _texts(path: Path, reading: Reading) -> Rows:
-    """Yield a text, whole or in pieces. The pieces of a file in a folder are one item."""
-    try:
-        text = read_text(path)
-    except ConfigError as error:
-        yield "", error.message, ""
-        return
-    cutter = reading.cutter
-    if cutter is None:
-        content = text.strip()
-        pieces = [Piece(content, 0, len(content), ())] if content else []
-    else:
-        pieces = _pieces(text, path, cutter)
-    for place, row, item, piece in _text_rows(text, pieces, path, reading):
-        yield place, {**row, **(cutter.place(piece) if cutter else {})}, item
-
-
-def _document(path: Path, reading: Reading) -> Rows:
-    """Yield the Markdown of a document, whole or in pieces, with the pages on which each stands."""
-    document = convert(path, _ending(path), reading.convert, reading.conversions)
-    if isinstance(document, Unconverted):
-        yield "", document, ""
-        return
-    text = document.text
-    cutter = reading.cutter
-    pieces = _pieces(text, path, cutter) if cutter else [Piece(text, 0, len(text), ())]
-    for place, row, item, piece in _text_rows(text, pieces, path, reading):
-        last = piece.start + len(piece.text.rstrip()) - 1
-        pages = {"page": document.page(piece.start), "last_page": document.page(last)}
-        yield place, {**row, **place_of(piece), **pages}, item
-
-
-def _text_rows(
-    text: str, pieces: Sequence[Piece], path: Path, reading: Reading
-) -> Iterator[tuple[str, dict[str, Any], str, Piece]]:
-    """Yield the place, fields and item of each piece of a text."""
-    title = next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), _stem(path))
-    item = digest(text) if reading.folder else ""
-    name = path.relative_to(reading.folder).as_posix() if reading.folder else path.name
-    for i, piece in enumerate(pieces, 1):
-        yield f"#{i}", {"text": piece.text, "title": title, "file": name, "piece": i}, item, piece
-
-
-def _pieces(text: str, path: Path, cutter: Cutter) -> list[Piece]:
-    """Return the pieces of a text. The log says what had to be cut apart."""
-    notes: list[str] = []
-    pieces = cutter.pieces(text, notes)
-    for note in notes:
-        log.info("%s: %s", path.name, note)
-    return pieces
-
-
-def _ending(path: Path) -> str:
-    """Return the ending that shows the format of a file, packed or not."""
-    endings = [ending.lower() for ending in path.suffixes]
-    return next((ending for ending in endings[::-1] if ending not in PACKED), "")
-
-
-def _stem(file: Path) -> str:
-    return file.name[: -len("".join(file.suffixes[-2:]))] if file.suffix.lower() in PACKED else file.stem
 
 
 _LARGE: dict[str, Reader] = {
@@ -316,10 +283,10 @@ READERS: dict[str, Reader] = {
     ".csv": _csv,
     ".tsv": _csv,
     ".parquet": _parquet,
-    ".txt": _texts,
-    ".md": _texts,
-    ".text": _texts,
-    **dict.fromkeys(KINDS, _document),
+    ".txt": text_rows,
+    ".md": text_rows,
+    ".text": text_rows,
+    **dict.fromkeys(KINDS, document_rows),
     **_LARGE,
 }
 """The reader of each kind of file, by its ending."""
@@ -328,7 +295,7 @@ _FORMATS: dict[str, Reader] = {
     "jsonl": _jsonl,
     "csv": _csv,
     "parquet": _parquet,
-    "text": _texts,
-    "document": _document,
+    "text": text_rows,
+    "document": document_rows,
 }
 """The reader for each value of the option `format`."""

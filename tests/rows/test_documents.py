@@ -3,6 +3,7 @@
 import gzip
 import logging
 import sys
+import time
 
 import pytest
 
@@ -148,6 +149,23 @@ def test_a_missing_converter_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "xberg", None)
     with pytest.raises(ConfigError, match=r"'d.rst' needs the extra 'documents' .*distillgen\[documents\]"):
         records(Project(tmp_path), path="d.rst")
+
+
+def test_documents_of_a_folder_are_converted_side_by_side_in_order(shared, monkeypatch):
+    running, most = set(), 0
+    before = records(shared, path="good")
+
+    def slow(path, *arguments):
+        nonlocal most
+        running.add(path)
+        time.sleep(0.05 if path.suffix == ".docx" else 0.01)
+        most = max(most, len(running))
+        running.discard(path)
+        return documents.convert(path, *arguments)
+
+    monkeypatch.setattr("distillgen.rows.texts.convert", slow)
+    monkeypatch.setattr("distillgen.rows.readers.cores", lambda: 3)
+    assert records(shared, path="good") == before and 2 <= most <= 3
 
 
 def test_patterns(shared, tmp_path):
