@@ -89,7 +89,11 @@ SETS = click.option(
     help="Override an option of a model or a stage. Repeatable.",
 )
 LIMIT = click.option(
-    "-n", "--limit", metavar="N", type=click.IntRange(min=1), help="Read only the first N source rows."
+    "-n",
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Read only the first N source rows. Default: all.",
 )
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 VERBOSE = click.option(
@@ -104,7 +108,7 @@ COUNT = click.option(
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Number of records.",
+    help="Show N records.",
 )
 OUT = click.option(
     "-o",

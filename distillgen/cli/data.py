@@ -83,13 +83,13 @@ def filter_(
     "--format",
     "format_",
     metavar="NAME",
-    help="jsonl, parquet, arrow, csv, ntriples, turtle or graphml. Default: by --out's ending, or jsonl.",
+    help="Write jsonl, parquet, arrow, csv, ntriples, turtle or graphml. Default: by --out's ending, or jsonl.",
 )
 @click.option(
     "--shape",
     metavar="NAME[:PART=FIELD,…]",
-    help="messages, tools, prompt_completion, alpaca, sharegpt, dpo, preference, kto, unpaired_preference, "
-    "labelled or triples; a part is made from a field or a template.",
+    help="Give rows the shape messages, tools, prompt_completion, alpaca, sharegpt, dpo, preference, kto, "
+    "unpaired_preference, labelled or triples; a part is made from a field or a template. Default: the fields.",
 )
 @click.option(
     "--keep",
@@ -106,7 +106,9 @@ def filter_(
 )
 @click.option("--by", metavar="FIELD", help="With --split, keep rows with the same value of FIELD together.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the splits.")
-@click.option("--shard-rows", type=click.IntRange(min=1), help="Most rows in a file.")
+@click.option(
+    "--shard-rows", type=click.IntRange(min=1), help="Write at most N rows to a file. Default: no limit."
+)
 @click.option("--dropped", is_flag=True, help="Export the dropped records, with the reasons.")
 @click.option("--no-id", is_flag=True, help="Leave out the record ids, by which `show --id` finds a record.")
 @click.option(

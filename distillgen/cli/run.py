@@ -230,9 +230,11 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int, fu
 @OUT
 @SETS
 @LIMIT
-@stage_option("--stage", help="Run only this stage, on the stored records before it.")
-@stage_option("--from", "first", help="Start at this stage, on the stored records before it.")
-@stage_option("--until", help="Stop after this stage.")
+@stage_option("--stage", help="Run only this stage, on the stored records before it. Default: all.")
+@stage_option(
+    "--from", "first", help="Start at this stage, on the stored records before it. Default: the first."
+)
+@stage_option("--until", help="Stop after this stage. Default: the last.")
 @click.option(
     "--retry-failed",
     is_flag=True,
@@ -266,7 +268,8 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int, fu
     "--seeds",
     metavar="N",
     type=click.IntRange(min=2),
-    help="Run the whole pipeline with each of the seeds 0 to N-1, and compare the models over seeds.",
+    help="Run the whole pipeline with each of the seeds 0 to N-1, and compare the models over seeds. "
+    "Default: one run, with the pipeline's seed.",
 )
 @click.option("--salvage", is_flag=True, help="Go on with the readable answers of a damaged ledger.")
 @QUIET

@@ -27,7 +27,7 @@ async def watch(live: Live, console: Console | None = None) -> None:
 
         def show(progress: Progress) -> None:
             for text in drawing.news(progress):
-                screen.print(text, soft_wrap=True)
+                screen.print(text, soft_wrap=not screen.is_interactive)  # a terminal would break words
             display.update(drawing.table(progress), refresh=True)
             if not screen.is_interactive and drawing.count % PLAIN_EVERY == 0:
                 screen.print(Text(visible(plain_line(progress))), soft_wrap=True)
@@ -166,8 +166,8 @@ def plain_line(progress: Progress) -> str:
 
 def _times(progress: Progress) -> Iterator[str]:
     yield f"{duration(progress.elapsed_s)} elapsed"
-    if progress.left_s is not None:
-        yield f"about {duration(_rounded(progress.left_s))} left"
+    if progress.left_s is not None and (left_s := _rounded(progress.left_s)):
+        yield f"about {duration(left_s)} left"
     if progress.cost_usd is not None:
         most = f" of at most {money(progress.most_usd)}" if progress.most_usd is not None else ""
         yield f"{money(progress.cost_usd)}{most}"

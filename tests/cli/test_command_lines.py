@@ -170,3 +170,20 @@ def test_files_of_a_run_that_pages_name_are_written_by_the_program():
     names = {name for name in named if "NAME" not in name}
     assert not names - written - tables - of_the_project
     assert "evaluate.jsonl" not in written | tables
+
+
+def options(command=main.main, path="distillgen"):
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield pytest.param(parameter, id=f"{path} {parameter.opts[-1]}")
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from options(inner, f"{path} {name}")
+
+
+@pytest.mark.parametrize("option", list(options()))
+def test_the_help_of_an_option_is_whole_sentences_and_tells_its_default(option):
+    assert re.fullmatch(r"[A-Z`].*\.", option.help, re.DOTALL), option.help
+    with click.Context(main.main) as context:
+        default = option.get_default(context)
+    if not option.is_flag and not option.required and isinstance(default, int | str) and default:
+        assert option.show_default or f"efault: {default}" in option.help
