@@ -83,13 +83,15 @@ def filter_(
     "--format",
     "format_",
     metavar="NAME",
-    help="Write jsonl, parquet, arrow, csv, ntriples, turtle or graphml. Default: by --out's ending, or jsonl.",
+    help="Write jsonl, parquet, arrow, csv, ntriples, turtle or graphml. Default: by the ending of --out, "
+    "or jsonl.",
 )
 @click.option(
     "--shape",
     metavar="NAME[:PART=FIELD,…]",
     help="Give rows the shape messages, tools, prompt_completion, alpaca, sharegpt, dpo, preference, kto, "
-    "unpaired_preference, labelled or triples; a part is made from a field or a template. Default: the fields.",
+    "unpaired_preference, labelled or triples; a part is made from a field or a template. Default: the "
+    "fields.",
 )
 @click.option(
     "--keep",
