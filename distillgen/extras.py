@@ -47,6 +47,9 @@ EXTRAS = {
         ),
         TORCH,
     ),
+    "trackio": Extra(("trackio",), "120 MB"),
+    "wandb": Extra(("wandb",), "90 MB"),
+    "mlflow": Extra(("mlflow", "sqlalchemy", "alembic"), "150 MB"),
     "vllm": Extra(("vllm",), "about 9 GB with CUDA"),
 }
 """The extras by name, smallest first. A message names the first one that has all the missing modules."""

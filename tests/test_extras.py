@@ -15,6 +15,7 @@ from distillgen.extras import EXTRAS, need
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "mlflow": "mlflow-skinny",
     "sklearn": "scikit-learn",
     "phonenumbers": "phonenumberslite",
     "stdnum": "python-stdnum",

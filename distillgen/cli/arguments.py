@@ -88,6 +88,12 @@ SETS = click.option(
     shell_complete=completion.overrides,
     help="Override an option of a model or a stage. Repeatable.",
 )
+REPORT_TO = click.option(
+    "--report-to",
+    multiple=True,
+    metavar="TRACKER",
+    help="Report the figures of the run and its trainings to trackio, wandb or mlflow. Repeatable.",
+)
 LIMIT = click.option(
     "-n",
     "--limit",

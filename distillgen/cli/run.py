@@ -22,6 +22,7 @@ from distillgen.cli.arguments import (
     OUT,
     PIPELINE,
     QUIET,
+    REPORT_TO,
     RUNS,
     SETS,
     VERBOSE,
@@ -271,6 +272,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int, fu
     help="Run the whole pipeline with each of the seeds 0 to N-1, and compare the models over seeds. "
     "Default: one run, with the pipeline's seed.",
 )
+@REPORT_TO
 @click.option("--salvage", is_flag=True, help="Go on with the readable answers of a damaged ledger.")
 @QUIET
 @VERBOSE

@@ -13,6 +13,7 @@ from distillgen.cli.arguments import (
     AS_JSON,
     DATA,
     LIMIT,
+    REPORT_TO,
     SETS,
     filter_argument,
     in_project,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 )
 @SETS
 @LIMIT
+@REPORT_TO
 @AS_JSON
 def train(
     data: Run | str,
@@ -49,6 +51,7 @@ def train(
     out: Path | None,
     sets: Sequence[str],
     limit: int | None,
+    report_to: Sequence[str],
     as_json: bool,
 ) -> None:
     """Train a student on the corpus of RUN or on DATA.
@@ -80,7 +83,7 @@ def train(
     carry_out(
         checked_pipeline,
         directory,
-        Options(limit=limit, ledger=run.ledger if run else None),
+        Options(limit=limit, ledger=run.ledger if run else None, report_to=report_to),
         Printing(as_json),
     )
     if link and run:

@@ -72,6 +72,7 @@ class RunOptions(TypedDict, total=False):
     max_cost_usd: float | None
     concurrency: int | None
     ledger: str | Path | None
+    report_to: Sequence[str]
     salvage: bool
     rows: RowSource | None
     filters: Mapping[str, Filter | Callable[..., Any]] | None
@@ -104,6 +105,7 @@ def run(
     concurrency: int | None = None,
     ledger: str | Path | None = None,
     seeds: int | None = None,
+    report_to: Sequence[str] = (),
     salvage: bool = False,
     rows: RowSource | None = None,
     filters: Mapping[str, Filter | Callable[..., Any]] | None = None,
@@ -132,6 +134,7 @@ def run(
         concurrency: most requests in flight per model
         ledger: the file that answers are kept in; default: runs/ledger.sqlite3 in the project
         seeds: run the whole pipeline with each of so many seeds
+        report_to: trackers that get the figures of the run and its trainings: trackio, wandb, mlflow
         salvage: go on with the readable answers of a damaged ledger
         rows: rows in the place of the source's: a list of dicts or records, a pandas or polars frame, an
             Arrow table, a `datasets.Dataset` or a generator. They are written to `rows.jsonl` in the
@@ -156,6 +159,7 @@ def run(
         retry_failed=retry_failed,
         retry_with=_sampling(retry_with or {}, retry_failed),
         ledger=Path(ledger) if ledger else None,
+        report_to=report_to,
         salvage=salvage,
         scripts=teachers or {},
     )

@@ -20,6 +20,7 @@ from distillgen.runs.report import write_report
 from distillgen.runs.resume import ledger_path
 from distillgen.runs.state import Live, Options
 from distillgen.runs.streams import hold_open
+from distillgen.runs.tracking import tracking
 from distillgen.state_files import SEEDS, is_whole
 from distillgen.training.supervise import one_training_process
 
@@ -51,7 +52,9 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
         directory_lock(directory),
         run_log(directory / "run.log", hidden, verbose=options.verbose) as warnings,
         without_secrets(hidden),
+        tracking(options.report_to, pipeline, directory) as reporting,
     ):
+        watch = reporting(watch)
         path = ledger_path(pipeline, directory, options)
         with ledger_in_use(path, options), one_training_process():
             live = run_loop(execute(pipeline, plan, directory, options, path, (first, last), warnings, watch))

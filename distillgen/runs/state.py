@@ -45,6 +45,8 @@ class Options:
     """The file that answers are kept in."""
     verbose: bool = False
     """Show the lines of run.log to the user, too."""
+    report_to: Sequence[str] = ()
+    """Trackers that get the figures of the run: trackio, wandb, mlflow."""
     salvage: bool = False
     """Go on with the readable answers of a damaged ledger."""
     scripts: Mapping[str, Script] = field(default_factory=dict)
