@@ -12,7 +12,7 @@ async function page(address) {
 
 async function go(address, { push = true } = {}) {
   const mine = ++visit;
-  document.body.classList.add("waiting");
+  document.body.classList.add("waiting"); // until the page is replaced
   let fresh;
   try { fresh = await page(address); } catch { location.href = address; return; }
   if (mine !== visit) return;
@@ -34,12 +34,14 @@ async function go(address, { push = true } = {}) {
 async function count() {
   const place = one("[data-count]");
   if (!place) return;
-  const { count: number } = await (await fetch("count" + location.search)).json();
+  const answer = await fetch("count" + location.search).catch(() => null); // null: the command has ended
+  if (!answer) return;
+  const { count: number } = await answer.json();
   if (place.isConnected) place.textContent = number.toLocaleString("en") + (number === 1 ? " row" : " rows");
 }
 
 async function refresh() {
-  if (!one("[data-growing]")) return;
+  if (!one("[data-growing]") || one("body.waiting")) return;
   const mine = visit, fresh = await page(location.href);
   if (mine !== visit) return;
   for (const part of document.querySelectorAll("[data-live]")) {

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 import time
 
 import pytest
 
 import distillgen
+from distillgen.record import Record, dumps
 from distillgen.viewer.comparison import Comparison, difference, figures_of
 from distillgen.viewer.viewed_run import ViewedRun
 from tests.runs.test_report import write_project
@@ -80,6 +82,17 @@ def test_rows_of_other_questions_are_gained_and_lost(two, tmp_path):
     comparison, figures = compared(two / "one", tmp_path / "three")
     assert figures["rows"] == {"same": 4, "changed": 0, "gained": 4, "lost": 12}
     assert figures["reasons"] == {"gained": [("", 4)], "lost": [("", 12)]}
+    comparison.close()
+
+
+def test_rows_with_one_id_are_paired_in_their_order(two, tmp_path):
+    directories = [tmp_path / "one", tmp_path / "two"]
+    for directory, count in zip(directories, (3, 2), strict=True):
+        shutil.copytree(two / "one", directory, ignore=shutil.ignore_patterns("view"))
+        row = dumps(Record("same", {"text": "x"}, source="s").row(), sort_keys=False) + b"\n"
+        (directory / "stages" / "04-format.jsonl").write_bytes(row * count)
+    comparison, figures = compared(*directories)
+    assert figures["rows"] == {"same": 2, "changed": 0, "gained": 0, "lost": 1}
     comparison.close()
 
 

@@ -220,6 +220,17 @@ def test_formulas_are_typeset_without_links():
         assert "<p>" in str(as_markdown(broken))
 
 
+def test_of_mathml_only_presentation_is_taken(monkeypatch):
+    converter = pytest.importorskip("latex2mathml.converter")
+    hostile = (
+        '<math><script>alert(1)</script><mi onclick="x" mathvariant="bold">y</mi><a href="/">z</a></math>'
+    )
+    monkeypatch.setattr(converter, "convert", lambda formula, display: hostile)
+    html = str(as_markdown("$x$"))
+    assert '<mi mathvariant="bold">y</mi>' in html and "<mrow>z</mrow>" in html
+    assert not re.search("<script|onclick|href", html)
+
+
 def test_a_damaged_run_is_said(viewed, sums, tmp_path):
     directory = shutil.copytree(sums, tmp_path / "copy")
     viewer = viewed(directory)

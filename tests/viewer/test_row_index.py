@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from distillgen.record import Record, dumps
+from distillgen.record import GATHERED, Record, dumps
 from distillgen.viewer.row_index import REASON, RowIndex, folder_for
 from distillgen.viewer.selection import Selection, count_of, histogram, rows_of
 
@@ -45,6 +45,14 @@ def test_the_rows_are_those_of_the_file(index):
     assert count_of(index, Selection(drop="kept")) == 96
     assert shown(index, drop="check/words") == shown(index, drop="dropped")
     assert shown(index, drop="check/other") == shown(index, drop="nonsense") == shown(index, score="no") == []
+
+
+def test_what_is_gathered_is_not_dropped(index):
+    rows = [record(8), record(0), record(1).drop("gather", GATHERED, "into another")]
+    index.rows.write_bytes(lines(rows))
+    index.update()
+    assert shown(index, drop="dropped") == [8] and shown(index, drop="kept") == [0]
+    assert shown(index, drop="gather/gathered") == [1]
 
 
 def test_order_and_range_of_a_score(index):
