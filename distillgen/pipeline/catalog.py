@@ -19,6 +19,7 @@ from distillgen.flow.filter import described as docstring_of
 from distillgen.flow.filter import options_of
 from distillgen.flow.stage import Stage, stage_class
 from distillgen.inference.endpoint import endpoint_class
+from distillgen.inference.presets import preset_of, presets, with_preset
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.located_yaml import read_yaml, validate
@@ -133,6 +134,7 @@ def manual(project: Project) -> list[dict[str, Any]]:
     kinds = {
         "stage": stages,
         "provider": providers,
+        "preset": _presets,
         "objective": objectives,
         "loss": losses,
         "body": bodies,
@@ -140,6 +142,20 @@ def manual(project: Project) -> list[dict[str, Any]]:
         "prompt": prompts,
     }
     return [{"kind": kind, **entry} for kind, entries in kinds.items() for entry in entries(project)]
+
+
+def _presets(project: Project) -> list[dict[str, Any]]:
+    """Return the name of each preset, and the options that it is short for."""
+
+    def described(name: str) -> dict[str, Any]:
+        filled_in = with_preset({"provider": name}, project)
+        options_text = ", ".join(
+            f"{option}: [{', '.join(value)}]" if isinstance(value, list) else f"{option}: {value}"
+            for option, value in filled_in.items()
+        )
+        return {"about": f"provider: {name} fills in {{{options_text}}}."}
+
+    return _entries([name for name in presets() if preset_of(name, project)], described)
 
 
 def _declared(declaration: type[BaseModel]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distillgen.inference.spec import Spec
 from distillgen.teachers._addresses import Address
@@ -35,3 +36,17 @@ class HttpSpec(Address, Spec):
         super().check(root)
         for address in self.also:
             address.check(root)
+
+
+class NativeSpec(HttpSpec):
+    """An endpoint that speaks a provider's own protocol."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _same_address(cls, options: Any) -> Any:
+        """Give further keys the address of the entry: they may go nowhere else."""
+        if not isinstance(options, dict) or not isinstance(options.get("also"), list):
+            return options
+        url = options.get("base_url", cls.model_fields["base_url"].default)
+        also = [{"base_url": url, **other} if isinstance(other, dict) else other for other in options["also"]]
+        return {**options, "also": also}

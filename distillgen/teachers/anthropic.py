@@ -13,7 +13,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion, Request
 from distillgen.teachers._addresses import Address
 from distillgen.teachers._cache_option import CacheOption
-from distillgen.teachers._http_spec import HttpSpec
+from distillgen.teachers._http_spec import NativeSpec
 from distillgen.teachers._native_client import ADDED_TOKENS, NativeClient, closed, schema_words
 from distillgen.teachers._turns import (
     Answer,
@@ -35,7 +35,7 @@ VERSION = "2023-06-01"
 STREAMED = 21_333  # tokens of an answer above which it is streamed, as Anthropic's own package demands
 
 
-class AnthropicSpec(CacheOption, HttpSpec):
+class AnthropicSpec(CacheOption, NativeSpec):
     """A model behind Anthropic's Messages API.
 
     The API wants `max_tokens`: 4,096, unless an entry, a prompt or a stage sets it. `extra: {thinking: {type:

@@ -19,7 +19,7 @@ from distillgen.inference.request import Completion, Request
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Address, Place
 from distillgen.teachers._cache_option import CacheOption
-from distillgen.teachers._http_spec import HttpSpec
+from distillgen.teachers._http_spec import NativeSpec
 from distillgen.teachers._native_client import ADDED_TOKENS, NativeClient, closed, schema_words
 from distillgen.teachers._refusal import COMMON
 from distillgen.teachers._turns import (
@@ -41,7 +41,7 @@ _INSIDE = {"max_tokens": "maxTokens", "temperature": "temperature", "top_p": "to
 _WRONG_MODEL = re.compile(rb"model identifier|on-demand throughput|inference profile", re.IGNORECASE)
 
 
-class BedrockSpec(CacheOption, HttpSpec):
+class BedrockSpec(CacheOption, NativeSpec):
     """A model behind Amazon Bedrock's Converse API.
 
     `model` is the id or the ARN of a model or of an inference profile. Without `api_key`, which is a Bedrock

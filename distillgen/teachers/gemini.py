@@ -12,7 +12,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion, Request
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Address
-from distillgen.teachers._http_spec import HttpSpec
+from distillgen.teachers._http_spec import NativeSpec
 from distillgen.teachers._native_client import NativeClient
 from distillgen.teachers._openai_wire import embedding_of
 from distillgen.teachers._turns import (
@@ -45,7 +45,7 @@ _OUTSIDE = frozenset(
 """Parameters that do not stand in generationConfig."""
 
 
-class GeminiSpec(HttpSpec):
+class GeminiSpec(NativeSpec):
     """A model behind Google's Gemini API.
 
     `max_tokens` includes the tokens of its thoughts. `extra: {thinkingConfig: {includeThoughts: true}}` asks

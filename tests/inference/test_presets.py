@@ -109,3 +109,8 @@ def test_a_provider_that_is_not_there_names_the_nearest_preset(project):
     ask(project, "provider: grok, model: x")
     with pytest.raises(ConfigError, match="no provider 'grok'; did you mean 'groq'"):
         load("ask")
+
+
+def test_help_shows_what_a_preset_fills_in(project):
+    shown = " ".join(cli("help", "groq").stdout.split())
+    assert "preset groq" in shown and "api_key: ${GROQ_API_KEY}" in shown and "lacks: [n, logprobs]" in shown

@@ -37,6 +37,8 @@ def test_what_is_sent_with_a_key(project):
         "additionalModelRequestFields": {"top_k": 2},
     }
     assert len(rows(project)) == 3
+    log = (project.path / "runs/ask/run.log").read_text()
+    assert log.count("does not take 'seed'") == log.count("does not take 'top_k'") == 1
     assert done.stderr.count("does not take 'seed'") == done.stderr.count("does not take 'top_k'") == 1
 
 

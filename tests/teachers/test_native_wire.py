@@ -104,3 +104,14 @@ def test_a_key_is_not_sent_in_the_clear(tmp_path):
 def test_the_highest_tier_of_a_price_bounds_the_cost():
     tiered = SimpleNamespace(base=3, tiers=[SimpleNamespace(start=200_000, price=6)])
     assert (_most(tiered), _most(3), _most(None)) == (6.0, 3.0, None)
+
+
+def test_a_further_key_goes_to_the_address_of_its_entry():
+    also = [{"api_key": "second"}, {"api_key": "third", "base_url": "https://other.example"}]
+    for spec in (
+        AnthropicSpec(provider="anthropic", model="m", also=also),
+        GeminiSpec(provider="gemini", model="m", also=also),
+        BedrockSpec(provider="bedrock", model="m", region="eu-west-1", also=also),
+    ):
+        assert [address.base_url for address in spec.also] == [spec.base_url, "https://other.example"]
+        assert "openai" not in spec.base_url
