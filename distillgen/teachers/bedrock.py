@@ -122,7 +122,7 @@ class Bedrock(NativeClient):
         content = dumps(outside | ({"inferenceConfig": inside} if inside else {}), sort_keys=False)
         request = client.post(url).body_bytes(content)
         keys = [place.address.api_key for place in self._places if url.startswith(place.address.base_url)]
-        return (request if keys[0] else request.headers(self._signature(url, content))).build()
+        return (request if all(keys) else request.headers(self._signature(url, content))).build()
 
     def _signature(self, url: str, content: bytes) -> dict[str, str]:
         """Return the headers of AWS Signature Version 4."""
