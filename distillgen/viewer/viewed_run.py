@@ -149,7 +149,7 @@ class ViewedRun:
         parents = [
             relative
             for parent in record.parents[:MOST_RELATIVES]
-            if (relative := self.find(parent, stage, state)) and parent != record.id
+            if (relative := self.find(parent, stage, state))
         ]
         siblings, children = list[Relative](), list[Relative]()
         if record.parents:
