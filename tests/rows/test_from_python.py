@@ -68,6 +68,14 @@ def test_what_is_no_row_is_named_and_leaves_the_earlier_file(rows, message, tmp_
     assert (tmp_path / "rows.jsonl").read_text() == '{"a":0}\n'
 
 
+def test_what_a_frame_lacks_is_null(tmp_path):
+    pd = pytest.importorskip("pandas")
+    columns = {"n": pd.array([1, None], dtype="Int64"), "day": pd.to_datetime(["2024-05-01", None])}
+    write_rows(pd.DataFrame(columns), tmp_path / "rows.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert rows == [{"n": 1, "day": "2024-05-01 00:00:00"}, {"n": None, "day": None}]
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path):
     frame = pytest.importorskip("pandas").DataFrame([[1, 2]], columns=["a", "a"])
     with pytest.raises(distillgen.ConfigError, match="two columns"):

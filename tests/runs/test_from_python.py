@@ -46,6 +46,8 @@ def test_the_options_have_the_names_of_the_command_line():
 def test_options_do_what_those_of_the_command_line_do(seeds):
     until = distillgen.run(PIPELINE, out="runs/p", until="generate", limit=2)
     assert [stage["rows"] for stage in until.state["stages"]] == [2, 2, 0]
+    alone = distillgen.run(PIPELINE, out="runs/q", stage="source")
+    assert [stage["rows"] for stage in alone.state["stages"]] == [3, 0, 0]
     assert [stage["rows"] for stage in distillgen.run(PIPELINE, out="runs/p").state["stages"]] == [3, 3, 3]
     again = distillgen.run(PIPELINE, out="runs/p", stage="filter", ledger="runs/p/ledger.sqlite3")
     assert again.state["asked_now"]["requests"] == 0
