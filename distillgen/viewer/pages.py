@@ -49,8 +49,8 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
     stage = run.place(selection.stage, state)
     run.stage_on_page = stage
     index = run.index(stage, state)
-    whole = index.whole  # before the rows are read: some may be indexed meanwhile
-    growing = state["state"] == "running" or not whole or run.drawing
+    all_indexed = index.whole  # before the rows are read: some may be indexed meanwhile
+    growing = state["state"] == "running" or not all_indexed or run.drawing
     places = rows_of(index, selection, page=selection.page)
     records = index.records([(start, stop) for _, start, stop in places[:PAGE_ROWS]])
     record = _open(run, selection, records, stage, state)
@@ -66,7 +66,7 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
         stage=stage,
         selection=selection,
         index=index,
-        whole=whole,
+        all_indexed=all_indexed,
         growing=growing,
         records=records,
         more=len(places) > PAGE_ROWS,
