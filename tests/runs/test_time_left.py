@@ -95,3 +95,12 @@ def test_a_pipeline_that_asks_nothing_goes_by_rows():
         left = time_left.read(second, [done, done], {})
     assert left == pytest.approx(6, rel=0.05)
     assert TimeLeft(None, [Estimate(None)], [[]]).read(1, [StageWork(5, 5, {})], {}) is None
+
+
+def test_while_long_answers_are_awaited_the_time_left_runs_down():
+    """Two answers a minute: the pace is no slower in the half minute before the next one."""
+    time_left = TimeLeft(6, [Estimate(6), Estimate(6, 6, 60, 6000)], [[], ["m"]])
+    source, two = StageWork(6, 6, {}), StageWork(2, 2, {"m": Requests(2, 20, 1000)})
+    time_left.read(0, [source, StageWork(0, 0, {})], {"m": 2})
+    left = [time_left.read(second, [source, two], {"m": 2}) for second in (60, 75, 90, 105)]
+    assert left == pytest.approx([120, 105, 90, 75])
