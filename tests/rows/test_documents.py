@@ -59,6 +59,7 @@ def test_each_kind_keeps_headings_and_tables(shared):
         assert "# Wells" in fields["text"] and "# Levels" in fields["text"], name
         assert fields["title"] == "Wells" and "evil" not in fields["text"]
         assert (fields["page"], fields["last_page"]) == ((1, 2) if name == "e.pdf" else (None, None))
+        assert not fields["text"].startswith("---"), "no front matter"
         assert fields["start"] == 0 and fields["end"] == len(fields["text"])
 
 
@@ -142,6 +143,22 @@ def test_documents_are_converted_where_nothing_can_be_confined(tmp_path, monkeyp
     (tmp_path / "d.rst").write_text(RST)
     monkeypatch.setattr(documents, "lacking", lambda: ["Linux"])
     assert "# Levels" in documents.convert(tmp_path / "d.rst", ".rst", documents.Convert(), tmp_path).text
+
+
+def test_a_document_is_converted_in_confinement_and_not_at_any_size(tmp_path, monkeypatch):
+    (tmp_path / "d.rst").write_text(RST)
+    confined = []
+
+    def record(*arguments, **options):
+        confined.append(options["confined"])
+        return "finished", "", b'{"pages": ["text"]}'
+
+    monkeypatch.setattr(documents, "run", record)
+    assert documents.convert(tmp_path / "d.rst", ".rst", documents.Convert(), tmp_path / "a").text == "text"
+    assert confined == [not documents.lacking()]
+    monkeypatch.setattr(documents, "MOST_BYTES", 10)
+    reason = documents.convert(tmp_path / "d.rst", ".rst", documents.Convert(), tmp_path / "b")
+    assert isinstance(reason, documents.Unconverted) and reason == "it has more than 0 MB"
 
 
 def test_a_missing_converter_is_named(tmp_path, monkeypatch):

@@ -82,6 +82,18 @@ def test_an_item_of_a_list_stays_whole_with_what_belongs_to_it():
     ]
 
 
+def test_a_cut_is_rather_before_an_item_than_inside():
+    text = "A b c.\n\n- one two three four.\n\n  five six seven eight.\n"
+    assert [piece.text for piece in pieces(text, 9)][0] == "A b c.\n\n"
+
+
+def test_a_size_may_be_larger_than_the_sum_of_its_parts():
+    def size(part):
+        return len(part.split()) + 3 * part.strip().count("\n\n")
+
+    assert all(size(piece.text.strip()) <= 12 for piece in pieces("One two three.\n\n" * 9, 12, 0, [], size))
+
+
 def test_a_rule_is_no_underline_of_a_heading():
     text = "---\ntitle: x\n---\n\nA text.\n\n---\n\nMore.\n"
     assert {piece.headings for piece in pieces(text, 3)} == {()}
