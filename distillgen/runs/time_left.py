@@ -55,7 +55,7 @@ class TimeLeft:
         self._total, self._plan, self._models, self._first = total, plan, models, first
         self._asks = any(estimate.requests != 0 for estimate in plan[first:])
         self._base: dict[int, int] = {}
-        """The source rows that had left a stage when it got its first answer: the ledger had theirs."""
+        """The source rows that had left a stage before its first answer: the ledger had theirs."""
         self._done: dict[str, float] = {}
         self._pace: dict[str, tuple[float, float]] = {}
         """Work and seconds of each model up to its last answer; what is long ago counts less."""
@@ -71,6 +71,9 @@ class TimeLeft:
         """
         if math.isnan(self._started_s):
             self._started_s = self._read_s = now_s
+        for i, stage in enumerate(stages):
+            if not any(part.requests for part in stage.requests.values()):
+                self._base[i] = stage.sources
         done = self._work_done(stages)
         self._keep_pace(now_s, done, {name for name, count in in_flight.items() if count})
         if self._total is None or not any(done.values()):
@@ -162,12 +165,10 @@ class TimeLeft:
         """
         total, stage, before = self._total or 0, stages[i], stages[i - 1]
         requests = sum(part.requests for part in stage.requests.values())
-        if requests:
-            self._base.setdefault(i, stage.sources)
         arriving = self._plan[i - 1].rows
         arrive = before.kept / before.sources if before.sources else (arriving or total) / max(1, total)
         most, left = self._plan[i].requests, max(0, total - stage.sources)
-        fresh = stage.sources - self._base.get(i, stage.sources)
+        fresh = stage.sources - self._base.get(i, 0)
         of_row = requests / fresh if fresh > 0 else math.inf
         of_row = min(of_row, arrive * most / max(1, arriving or 1) if most is not None else of_row)
         if math.isinf(of_row):
