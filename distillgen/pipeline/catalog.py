@@ -134,7 +134,7 @@ def manual(project: Project) -> list[dict[str, Any]]:
     kinds = {
         "stage": stages,
         "provider": providers,
-        "preset": _presets,
+        "preset": preset_list,
         "objective": objectives,
         "loss": losses,
         "body": bodies,
@@ -144,7 +144,7 @@ def manual(project: Project) -> list[dict[str, Any]]:
     return [{"kind": kind, **entry} for kind, entries in kinds.items() for entry in entries(project)]
 
 
-def _presets(project: Project) -> list[dict[str, Any]]:
+def preset_list(project: Project) -> list[dict[str, Any]]:
     """Return the name of each preset, and the options that it is short for."""
 
     def described(name: str) -> dict[str, Any]:

@@ -102,6 +102,11 @@ def models() -> Iterator[str]:
         yield paragraphs(entry["text"])
         options = without(entry["options"], Spec)
         yield option_list(options) if options else "It has no options of its own."
+    for entry in catalog.preset_list(SHIPPED):
+        if entry["name"] not in {provider["name"] for provider in entries}:
+            yield f"## {entry['name']}"
+            options_text = entry["about"].partition(" fills in ")[2].removesuffix(".")
+            yield f"A preset, which is short for `{options_text}`."
 
 
 MODELS = """\

@@ -45,7 +45,13 @@ def test_a_file_that_differs_is_written_anew_and_no_other(tmp_path):
 
 
 def test_every_topic_of_help_has_a_heading():
-    places = {"stage": "stages", "provider": "models", "objective": "objectives", "filter": "filters"}
+    places = {
+        "stage": "stages",
+        "provider": "models",
+        "preset": "models",
+        "objective": "objectives",
+        "filter": "filters",
+    }
     places |= {"loss": "losses", "body": "losses"}
     for entry in catalog.manual(SHIPPED):
         inner = entry["kind"] in ("prompt", "loss", "body")
