@@ -112,7 +112,8 @@ def test_an_edited_script_is_read_again_and_locked(project):
     stages = [{"source": {"script": "drawn.py:rows"}}]
 
     def lock():
-        directory = distillgen.run({"version": 1, "stages": stages}, out="out").directory
+        pipeline = {"version": 1, "card": {"self_report": True}, "stages": stages}
+        directory = distillgen.run(pipeline, out="out").directory
         assert "drawn.py:rows, SHA-256 " in (directory / "README.md").read_text()
         return (directory / "pipeline.lock.yaml").read_text(), len(project.read("out/corpus.jsonl"))
 

@@ -570,7 +570,7 @@ def test_a_run_of_values_in_the_pipeline_is_replayed(project):
 def test_a_run_of_drawn_rows_is_replayed_and_names_its_values(project):
     names_file(project)
     draw = {"n": 5, "fields": {"first": "data/first.txt"}}
-    pipeline = {"version": 1, "stages": [{"source": {"draw": draw}}]}
+    pipeline = {"version": 1, "card": {"self_report": True}, "stages": [{"source": {"draw": draw}}]}
     first = distillgen.run(pipeline, out="run").directory
     written = (first / "stages" / "01-source.jsonl").stat().st_ino
     distillgen.run(pipeline, out="run")
