@@ -109,7 +109,7 @@ def test_two_runs_share_a_ledger_and_count_their_own(project, endpoint):
 def test_preview_shows_every_stage_and_its_answers_serve_the_run(project, endpoint):
     project.ask_pipeline(endpoint.url, 10)
     done = project.cli("preview", "ask", "-n", 3)
-    assert done.stdout.count("What is 1?") == 2 and "answer" in done.stdout
+    assert done.stdout.count("question: What is 1?") == 2 and "answer" in done.stdout
     project.cli("run", "ask")
     assert endpoint.asked.total() == 10 and state(project)["totals"]["requests"] == 10
 
