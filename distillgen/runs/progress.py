@@ -87,7 +87,11 @@ class Progress:
     share: float | None
     """The part of the work that is done, by tokens; None while it is unknown."""
     cost_usd: float | None
-    """What the run has cost, earlier sessions included; None if no model has a price."""
+    """What the run has cost, earlier sessions included; None if no model has a price. Under one cap over
+    several seeds it is the cost of all.
+    """
+    of_all_seeds: bool
+    """Whether `cost_usd` is that of all seeds."""
     most_usd: float | None
     """The most that the run can cost by its plan; None without a bound, and for one of the runs of several
     seeds.
@@ -128,6 +132,7 @@ class Meter:
             left_s=left_s,
             share=self._time_left.share,
             cost_usd=live.budget.spent if prices else None,
+            of_all_seeds=live.budget.shared,
             most_usd=live.most_usd if prices and not live.budget.shared else None,
             first_kept=live.first_kept,
             warnings=tuple(live.warnings),

@@ -170,7 +170,7 @@ def _times(progress: Progress) -> Iterator[str]:
         yield f"about {duration(left_s)} left"
     if progress.cost_usd is not None:
         most = f" of at most {money(progress.most_usd)}" if progress.most_usd is not None else ""
-        yield f"{money(progress.cost_usd)}{most}"
+        yield f"{money(progress.cost_usd)}{' of all seeds' if progress.of_all_seeds else most}"
 
 
 def _rounded(seconds: float) -> float:

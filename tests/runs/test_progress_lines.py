@@ -47,6 +47,7 @@ PROGRESS = Progress(
     left_s=5321.0,
     share=0.41,
     cost_usd=41.51,
+    of_all_seeds=False,
     most_usd=120.0,
     first_kept=Record(id="i", source="s:1", fields={"answer": "several words " * 30}),
     warnings=("the first warning",),
@@ -88,6 +89,8 @@ def test_what_the_lines_say():
     assert "waiting for 64 answers" in (text := drawn(100, progress=stopping)) and "nothing has moved" in text
     free = replace(PROGRESS, cost_usd=None, most_usd=None, left_s=None)
     assert "1:02:05 elapsed\n" in drawn(100, progress=free), "what is unknown is not shown"
+    seeds = replace(PROGRESS, of_all_seeds=True, most_usd=None)
+    assert "$41.51 of all seeds\n" in drawn(100, progress=seeds)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
