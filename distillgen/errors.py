@@ -35,6 +35,12 @@ class UserCodeError(ConfigError):
     this one.
     """
 
+    def with_text(self, text: str) -> UserCodeError:
+        """Return the same error with a longer text, such as a remedy at its end."""
+        error = UserCodeError(self.message + text, path=self.path, line=self.line)
+        error.__cause__ = self.__cause__
+        return error
+
 
 class LedgerError(DistillgenError):
     """The ledger cannot be opened, read or written."""

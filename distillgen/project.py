@@ -286,12 +286,17 @@ def user_error(error: BaseException, function: str, records: Sequence[Record] = 
             value for frame, _ in users for value in frame.f_locals.values() if isinstance(value, Record)
         )
         records = [record for value in values for record in records if record is value][:1] or records
-    place = "".join(f" at the record {record.id} ({record.source})" for record in records[:1])
+    place = "".join(map(at_record, records[:1]))
     if len(records) > 1:
         place = f" at one of {len(records)} records, from {records[0].source} to {records[-1].source}"
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     path, line = (Path(users[0][0].f_code.co_filename), users[0][1]) if users else (None, None)
     return UserCodeError(f"{function} raised {text}{place}", path=path, line=line)
+
+
+def at_record(record: Record) -> str:
+    """Return the clause that names the record of an error."""
+    return f" at the record {record.id} ({record.source})"
 
 
 def file_sha256(path: Path) -> str:

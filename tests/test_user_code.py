@@ -76,7 +76,15 @@ def test_a_provider(broken):
     assert line.startswith(
         "teachers/broken.py:10: provider 'broken' (model 't', stage 'generate', request 'two')"
     )
-    assert "raised ZeroDivisionError: division by zero" in line and line.endswith(SAFE)
+    assert "raised ZeroDivisionError: division by zero at the record " in line
+    assert line.endswith(f" (data/rows.jsonl:2). {SAFE}")
+
+
+def test_a_provider_that_is_evaluated(broken):
+    evaluate = "evaluate: {models: [t], template: '{{ question }}', gold: question, metrics: [exact]}"
+    line = message(broken, evaluate, model="provider: broken, model: b")
+    assert "raised ZeroDivisionError: division by zero at the record " in line
+    assert line.endswith(f" (data/rows.jsonl:2). {SAFE}")
 
 
 def test_a_filter(broken):

@@ -267,7 +267,12 @@ stages:
             3,
         ),
         (ALONE | {"more": ", together=lambda r: r.fields['none']"}, 23, "KeyError: 'none'", 1),
-        (ALONE | {"decide": ".x"}, 20, "AttributeError: 'NoneType' object has no attribute 'x'", 1),
+        (
+            ALONE | {"decide": ".x", "more": ", depends_on={}"},
+            20,
+            "AttributeError: 'NoneType' object has no attribute 'x'",
+            1,
+        ),
         (
             ALONE
             | {"measure": "if record.fields['text'] != 'ccc' else int(__import__('os').environ['KEY'])"},
@@ -305,11 +310,17 @@ def test_a_users_exception_names_file_line_record_and_stage(project, code, line,
             "filter 'clumsy' of stage 'mine' raised AttributeError: 'Record' object has no",
         ),
         (ALONE | {"factory": "{}['x']"}, 22, "filter 'clumsy' raised KeyError: 'x'"),
+        (
+            ALONE | {"decide": ".x"},
+            20,
+            "has no attribute 'x' at the record 85d2361ecd0aa4eefe25 (data/a.jsonl:1)",
+        ),
     ],
 )
 def test_an_exception_in_a_check_is_reported_before_asking(project, code, line, told):
     message, _ = broken(project, code)
     assert f"filters/clumsy.py:{line}: " in message and told in message
+    assert message.endswith("Answers that were paid for are safe: mend it and give the same command again")
 
 
 def test_a_model_that_no_option_names_is_told(project):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+from distillgen.errors import UserCodeError
 from distillgen.flow.ordered import in_order
 from distillgen.flow.stage import CHUNK, Chunk, Chunks, Job
 from distillgen.inference.outcome import Outcome
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.teacher import Teacher
 from distillgen.privacy import name_of
+from distillgen.project import at_record
 from distillgen.record import Record, Unrenderable
+
+T = TypeVar("T")
 
 WINDOW = 2048  # least number of rows in flight, so that a retry does not block the rest
 
@@ -24,6 +29,22 @@ Question: TypeAlias = tuple[Teacher, Request, int, Any]
 """A teacher, a request, the number of samples, and a value of the stage that comes back with the answers."""
 
 Answers: TypeAlias = Sequence[tuple[Any, Sequence[Completion]]]
+
+
+class AboutRecord(Outcome[T]):
+    """An outcome whose errors of a project's provider name the record, which the provider does not see."""
+
+    __slots__ = ("record",)
+
+    def __init__(self, record: Record, result: Callable[[], T], tasks: Sequence[asyncio.Task[Any]]) -> None:
+        super().__init__(result, tasks)
+        self.record = record
+
+    def __await__(self) -> Generator[Any, None, T]:
+        try:
+            return (yield from super().__await__())
+        except UserCodeError as error:
+            raise error.with_text(at_record(self.record)) from error.__cause__
 
 
 def answer_of(record: Record, stage: str, completion: Completion) -> Record:
@@ -100,7 +121,7 @@ def ask_each(
             pairs = [(about, next(outcomes[teacher])) for teacher, _, _, about in questions_of_record]
             tasks = [task for _, outcome in pairs for task in outcome.tasks]
             if tasks:
-                yield Outcome(partial(successors, record, pairs), tasks)
+                yield AboutRecord(record, partial(successors, record, pairs), tasks)
             else:
                 yield Outcome.of(successors(record, pairs))
 

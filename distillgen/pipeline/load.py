@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -16,7 +17,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from distillgen.errors import ConfigError, did_you_mean
+from distillgen.errors import ConfigError, UserCodeError, did_you_mean
 from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, CheckContext, Estimate, Stage
 from distillgen.flow.stage_list import bind_stages
@@ -223,7 +224,8 @@ class Pipeline:
         plan: list[tuple[Stage, Estimate]] = []
         before = Estimate(None)
         for bound in self.bound_stages:
-            before = estimate_of(bound, before, samples)
+            with _answers_safe():
+                before = estimate_of(bound, before, samples)
             if bound is self.source and limit is not None:
                 before = replace(before, rows=limit if before.rows is None else min(before.rows, limit))
             if len(plan) < len(done):
@@ -291,7 +293,8 @@ def load(
         label: {**models[label].model_dump(exclude_none=True), **_public_options(raw)}
         for label, raw in top.models.items()
     }
-    stages = bind_stages(top.stages, places, CheckContext(frozenset(), models, project, seed=top.seed))
+    with _answers_safe():
+        stages = bind_stages(top.stages, places, CheckContext(frozenset(), models, project, seed=top.seed))
     notes += _hiding(stages, models, project)
     used = {word for bound in stages for word in _words(bound.stage.model_dump())}
     for name in sorted(project.filters.keys() - used):
@@ -314,6 +317,16 @@ def load(
         ),
         tuple(notes),
     )
+
+
+@contextmanager
+def _answers_safe() -> Iterator[None]:
+    """Say so for an exception of a user's code: the run that it stops may be one that goes on."""
+    try:
+        yield
+    except UserCodeError as error:
+        remedy = "Answers that were paid for are safe: mend it and give the same command again"
+        raise error.with_text(f". {remedy}") from error.__cause__
 
 
 def located(pipeline: str | Path | Mapping[str, Any]) -> tuple[Path, Path]:

@@ -178,8 +178,7 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
         except UserCodeError as failure:
             remedy = "Answers that were paid for are safe: mend it and run again to go on"
             remedy += f". The traceback is in {live.directory / 'run.log'}"
-            error = UserCodeError(f"{failure.message}. {remedy}", path=failure.path, line=failure.line)
-            error.__cause__ = failure.__cause__
+            error = failure.with_text(f". {remedy}")
         except Exception as failure:
             error = failure
         live.stopping = live.stopping or ("finishing" if error else "")

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from distillgen.answers.final_answer import Kind, option_of, options_of
 from distillgen.errors import ConfigError
-from distillgen.flow.asking import likelihood
+from distillgen.flow.asking import AboutRecord, likelihood
 from distillgen.flow.bounds import bounds, size_of
 from distillgen.flow.filter import Entries, Entry
 from distillgen.flow.measures import Measure, Measures, by_title
@@ -404,12 +404,13 @@ class _Asking:
         again = (lambda completion: completion.status == "failed") if job.context.retry_failed else None
         completions: list[Sequence[Completion]] = []
         for start in range(0, len(questions), CHUNK):
-            requests = [
-                (self._request(teacher, item, target), samples)
-                for item, target in questions[start : start + CHUNK]
-            ]
+            part = questions[start : start + CHUNK]
+            requests = [(self._request(teacher, item, target), samples) for item, target in part]
             outcomes = teacher.begin(requests, stage=self._stage.name, again=again)
-            completions += [await outcome for outcome in outcomes]
+            completions += [
+                await AboutRecord(item, outcome.result, outcome.tasks)
+                for (item, _), outcome in zip(part, outcomes, strict=True)
+            ]
         return completions
 
     def why_not(self, item: Record) -> str:
