@@ -101,6 +101,12 @@ LIMIT = click.option(
     type=click.IntRange(min=1),
     help="Read only the first N source rows. Default: all.",
 )
+LEDGER = click.option(
+    "--ledger",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file that answers are kept in. Default: that of the run, or the project's runs/ledger.sqlite3.",
+)
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 VERBOSE = click.option(
     "-v", "--verbose", is_flag=True, help="Print the lines of run.log, too, as they are written."

@@ -152,7 +152,7 @@ def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
         return
     for entry in entries:
         place = ", ".join(filter(None, (entry.get("elicitation"), entry.get("distillation"))))
-        show.say(f"{entry['name']:<24} {entry['about']}" + (f" [{place}]" if place else ""))
+        show.say(show.broken(f"{entry['name']:<24} {entry['about']}" + (f" [{place}]" if place else ""), 25))
 
 
 @main.command("help")

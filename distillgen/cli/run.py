@@ -17,6 +17,7 @@ from distillgen.cli.arguments import (
     AS_JSON,
     COUNT,
     FULL,
+    LEDGER,
     LIMIT,
     OPEN,
     OUT,
@@ -137,7 +138,7 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
         )
         return
     for bound in checked_pipeline.bound_stages:
-        show.say(f"{show.stage_name(bound):<12} {', '.join(sorted(bound.fields))}")
+        show.say(show.broken(f"{show.stage_name(bound):<12} {', '.join(sorted(bound.fields))}", 13))
     for variable in checked_pipeline.missing_env:
         show.say(f"note: the environment variable {variable} is not set; a run needs it")
     show.say(f"{checked_pipeline.path}: ok")
@@ -148,8 +149,16 @@ def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
 @OUT
 @SETS
 @LIMIT
+@LEDGER
 @AS_JSON
-def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool) -> None:
+def plan(
+    pipeline: str,
+    out: Path | None,
+    sets: Sequence[str],
+    limit: int | None,
+    ledger: Path | None,
+    as_json: bool,
+) -> None:
     """Estimate the requests, the tokens, the cost and the time of each stage of PIPELINE. No model is asked.
 
     What is finished in the same directory is subtracted, and what the ledger answers. The likely figures are
@@ -161,7 +170,7 @@ def plan(pipeline: str, out: Path | None, sets: Sequence[str], limit: int | None
 
     checked_pipeline = load_pipeline(pipeline, sets, need_env=False)
     directory = out or checked_pipeline.run_directory()
-    foresight = foresee(checked_pipeline, directory, limit)
+    foresight = foresee(checked_pipeline, directory, limit, ledger)
     stages = [
         {"stage": stage.name, "kind": stage.kind, **asdict(part)}
         for stage, part in zip(checked_pipeline.stages, foresight.stages, strict=True)
@@ -195,8 +204,11 @@ def _total(values: Sequence[Any]) -> Any:
 @SETS
 @OUT
 @COUNT
+@LEDGER
 @FULL
-def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int, full: bool) -> None:
+def preview(
+    pipeline: str, sets: Sequence[str], out: Path | None, count: int, ledger: Path | None, full: bool
+) -> None:
     """Run the first rows of PIPELINE and show the records that leave each stage, with the prompts sent.
 
     The answers are kept: a run does not ask for them again. The stage `train` and later stages are not run.
@@ -212,7 +224,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int, fu
     checked_pipeline = load_pipeline(pipeline, sets)
     directory = (out or checked_pipeline.run_directory()) / "preview"
     before_training = list(takewhile(lambda stage: stage.kind != "train", checked_pipeline.stages))
-    ledger = ledger_path(checked_pipeline, directory.parent, Options())
+    ledger = ledger_path(checked_pipeline, directory.parent, Options(ledger=ledger))
     options = Options(limit=count, ledger=ledger, until=before_training[-1].name)
     with interpreter_tuned():
         run_pipeline(checked_pipeline, directory, options, watch)
@@ -260,11 +272,7 @@ def preview(pipeline: str, sets: Sequence[str], out: Path | None, count: int, fu
     help="Send at most N requests to each model at once. Default: max_concurrency of the model, or as many "
     "as the endpoint takes.",
 )
-@click.option(
-    "--ledger",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file that answers are kept in. Default: the project's runs/ledger.sqlite3.",
-)
+@LEDGER
 @click.option(
     "--seeds",
     metavar="N",

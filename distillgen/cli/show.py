@@ -39,6 +39,18 @@ def say(text: str, *, error: bool = False, bold: bool = False) -> None:
     click.secho(visible(text), file=stream, bold=bold or None)
 
 
+def broken(line: str, indent: int = 4) -> str:
+    """Return a line broken between words, to the width of the terminal; for a pipe, unbroken."""
+    return textwrap.fill(
+        line, columns(), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def columns() -> int:
+    """Return the width of the terminal; for a pipe, one that breaks no line."""
+    return shutil.get_terminal_size((10_000, 24)).columns
+
+
 def as_json(value: Any) -> None:
     """Print JSON in ASCII, which escapes characters that would control the terminal."""
     click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
@@ -99,8 +111,10 @@ def status(run: Run, *, error: bool = False) -> None:
     """Print the progress of a run, a line per stage and model, and how to continue it."""
     state = run.state
     lines = [f"{state['pipeline']}: {state['state']}, {duration(state['seconds'])}, {state['updated_at']}"]
-    lines += [stage_line(stage, state["source_rows"]) for stage in state["stages"]]
-    lines += [f"{name:<12} {usage(counts)}" for name, counts in state["models"].items()]
+    names = [*(stage["name"] for stage in state["stages"]), *state["models"]]
+    wide = min(max(12, *map(len, names)), 30)
+    lines += [stage_line(stage, state["source_rows"], wide) for stage in state["stages"]]
+    lines += [f"{name:<{wide}} {usage(counts)}" for name, counts in state["models"].items()]
     for status, consequence in (
         (UNUSABLE, "was billed for answers that cannot be used"),
         (LOST, "may be billed for requests without an answer"),
@@ -110,7 +124,7 @@ def status(run: Run, *, error: bool = False) -> None:
     if state["state"] not in ("finished", "running"):
         answers = f"{state['totals']['answers']:,} answers are safe in {run.directory}"
         lines.append(f"{answers}; run the same command to go on")
-    say("\n".join(lines), error=error)
+    say("\n".join(broken(line) for line in lines), error=error)
 
 
 def usage(counts: Mapping[str, float]) -> str:

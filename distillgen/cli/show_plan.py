@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distillgen.cli.show import say
-from distillgen.text.display import duration, money
+from distillgen.cli.show import broken, columns, say
+from distillgen.text.display import duration, money, shortened
 
 COUNTS = ("rows", "requests", "input_tokens", "output_tokens")
 
@@ -25,7 +25,8 @@ def plan(
     if likely["requests"] is not None and totals["requests"] != 0:
         rows.append(_cells("likely", {"rows": None, **likely, "max_cost_usd": likely["cost_usd"]}, ""))
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for title, *cells in rows:
+    wide[0] = min(wide[0], max(12, columns() - sum(n + 2 for n in wide[1:])))
+    for title, *cells in ((shortened(title, wide[0]), *cells) for title, *cells in rows):
         line = f"{title:<{wide[0]}}" + "".join(
             f"  {cell:>{n}}" for cell, n in zip(cells, wide[1:], strict=True)
         )
@@ -33,16 +34,18 @@ def plan(
     if (likely["seconds"] or 0) >= 1:
         say(f"about {duration(likely['seconds'])} at the pace of the answers so far")
     if parts := [f"{row['stage']} {math.floor(100 * row['done'])} %" for row in stages if row["done"]]:
-        say(f"done or in the ledger, and subtracted: {', '.join(parts)}")
+        say(broken(f"done or in the ledger, and subtracted: {', '.join(parts)}"))
     for row in (row for row in stages if row["met"] is not None and row["requests"]):
         share = f"its condition held for {row['met']:.0%} of the records so far"
-        say(f"{row['stage']}: {share}, which would make {row['met'] * row['requests']:,.0f} requests")
+        requests = f"{row['met'] * row['requests']:,.0f} requests"
+        say(broken(f"{row['stage']}: {share}, which would make {requests}"))
     for row in (row for row in stages if row["spared"]):
-        say(f"{row['stage']}: at least {row['spared']:,} records get no request: they exceed its budget")
+        exceed = f"at least {row['spared']:,} records get no request: they exceed its budget"
+        say(broken(f"{row['stage']}: {exceed}"))
     say("input tokens are estimated from the first 200 rows;")
     say("the cost takes the longest of them for every row")
     if totals["output_tokens"] is None:
-        say("no bound: set max_tokens in the prompt's sampling, the model or the stage")
+        say(broken("no bound: set max_tokens in the prompt's sampling, the model or the stage"))
 
 
 def _cells(title: str, row: Mapping[str, Any], unknown: str = "no bound") -> tuple[str, ...]:

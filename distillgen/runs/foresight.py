@@ -50,12 +50,17 @@ class Foresight:
     """None without the pace of an earlier run or preview."""
 
 
-def foresee(pipeline: Pipeline, directory: Path, limit: int | None = None) -> Foresight:
-    """Return what a run in `directory` would still ask. Nothing is asked, and nothing is written."""
+def foresee(
+    pipeline: Pipeline, directory: Path, limit: int | None = None, ledger: Path | None = None
+) -> Foresight:
+    """Return what a run in `directory` would still ask; with another `ledger` than that of the run there, it
+    asks for what this one lacks. Nothing is asked, and nothing is written.
+    """
     all_bounds = [estimate for _, estimate in pipeline.plan(limit)]
-    finished = done(pipeline, directory, limit)
+    usual = ledger_place(pipeline, directory, Options())
+    ledger = ledger or usual
+    finished = done(pipeline, directory, limit) if ledger.resolve() == usual.resolve() else []
     bounds = [estimate for _, estimate in pipeline.plan(limit, finished)]
-    ledger = ledger_place(pipeline, directory, Options())
     for i, rest in enumerate(remaining(pipeline, ledger, all_bounds, limit)):
         if rest.requests is not None and rest.requests < (bounds[i].requests or 0):
             bounds[i] = replace(rest, rows=bounds[i].rows)

@@ -71,6 +71,12 @@ class ModelProgress:
     note: str
     """What the model waits for, such as a batch."""
 
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to say of the model yet: many pipelines name some that come late."""
+        counts = (self.in_flight, self.answered, self.from_ledger, self.retries, self.failed)
+        return any(counts) or bool(self.note)
+
 
 @dataclass(frozen=True)
 class Progress:

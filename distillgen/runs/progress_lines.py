@@ -20,19 +20,32 @@ NARROW = 72  # columns; a narrower terminal gets no bars
 
 
 async def watch(live: Live, console: Console | None = None) -> None:
-    """Draw until cancelled: tables on a terminal, otherwise a plain line every ten seconds."""
+    """Draw until cancelled: tables on a terminal, otherwise a plain line every ten seconds, and at
+    the end.
+    """
     screen = console or terminal()
     drawing = Drawing(screen)
+    last: Progress | None = None
+
+    def log_line(progress: Progress) -> None:
+        screen.print(Text(visible(plain_line(progress))), soft_wrap=True)
+
     with Display(console=screen, auto_refresh=False, transient=not screen.is_interactive) as display:
 
         def show(progress: Progress) -> None:
+            nonlocal last
+            last = progress
             for text in drawing.news(progress):
                 screen.print(text, soft_wrap=not screen.is_interactive)  # a terminal would break words
             display.update(drawing.table(progress), refresh=True)
             if not screen.is_interactive and drawing.count % PLAIN_EVERY == 0:
-                screen.print(Text(visible(plain_line(progress))), soft_wrap=True)
+                log_line(progress)
 
-        await follow(live, show)
+        try:
+            await follow(live, show)
+        finally:
+            if last and not screen.is_interactive:
+                log_line(last)  # what the last line of a log says is how it ended
 
 
 def terminal() -> Console:
@@ -100,12 +113,13 @@ class Drawing:
             yield line
 
     def _models(self, progress: Progress) -> Iterator[Text]:
-        if not progress.models:
+        models = [model for model in progress.models if model.active]
+        if not models:
             return
-        names = self._names([model.name for model in progress.models], "model")
+        names = self._names([model.name for model in models], "model")
         titles: tuple[str, ...] = ("answers", "a second", "tokens", "cost", "in flight")
-        cells = [titles, *map(_cells, progress.models)]
-        if not any(model.cost_usd is not None for model in progress.models):
+        cells = [titles, *map(_cells, models)]
+        if not any(model.cost_usd is not None for model in models):
             cells = [(*row[:3], row[4]) for row in cells]
         if self.width < NARROW:
             cells = [row[:-1] for row in cells]
@@ -113,7 +127,7 @@ class Drawing:
         for i, (name, row) in enumerate(zip(names, cells, strict=True)):
             line = Text("  ".join([name, *(f"{cell:>{n}}" for cell, n in zip(row, wide, strict=True))]))
             line.stylize("dim" if i == 0 else "")
-            model = progress.models[i - 1] if i else None
+            model = models[i - 1] if i else None
             if model and (troubles := _troubles(model)):
                 if self.width - line.cell_len < cell_len(troubles) + 2:
                     yield line
@@ -158,7 +172,7 @@ def plain_line(progress: Progress) -> str:
         f"{stage.name} {_count(stage, progress.total_rows)}, kept {stage.rows_out:,}" for stage in stages
     ]
     parts += [f"{stage.name}: {stage.note}" for stage in progress.stages if stage.note]
-    for model in progress.models:
+    for model in (model for model in progress.models if model.active):
         rate = f"{model.name} {model.answered:,} answers, {model.answers_per_s:.1f} a second"
         parts.append(", ".join(filter(None, (rate, _troubles(model)))))
     return "  |  ".join([*_times(progress), *parts, *filter(None, (progress.waits,))])

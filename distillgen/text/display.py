@@ -93,9 +93,9 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
 
 
-def stage_line(stage: Mapping[str, Any], total: int | None) -> str:
+def stage_line(stage: Mapping[str, Any], total: int | None, wide: int = 12) -> str:
     """Return the line of a stage: progress, records kept and dropped, measurements. `stage` is as in
-    `usage.json`.
+    `usage.json`, and its name takes `wide` columns.
     """
     done = f"{stage['sources']:,}" + (f"/{total:,}" if total is not None else "")
     parts = f"gathered {count:,}" if (count := gathered([stage])) else ""
@@ -105,4 +105,4 @@ def stage_line(stage: Mapping[str, Any], total: int | None) -> str:
             (parts, dropped(stage["dropped"]), *(f"{k} {number(v)}" for k, v in stage["measured"].items())),
         )
     )
-    return f"{stage['name']:<12} {done:>13}  kept {stage['kept']:<6,}  {notes}".rstrip()
+    return f"{stage['name']:<{wide}} {done:>13}  kept {stage['kept']:<6,}  {notes}".rstrip()

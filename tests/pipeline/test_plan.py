@@ -52,6 +52,19 @@ def test_a_finished_run_leaves_nothing_to_ask(ask):
     assert planned(ask, "-o", "runs/other") == ([0, 0, 0], 0.0), "the ledger is the project's"
 
 
+def test_another_ledger_leaves_what_it_lacks(ask):
+    """Also in the directory of a run that is finished with its own."""
+    ask.cli("run", "ask")
+    assert planned(ask, "--ledger", "other.sqlite3")[0] == [0, 8, 8]
+    asked = ask.endpoint.asked.total()
+    ask.cli("preview", "ask", "-n", 2, "--ledger", "other.sqlite3")
+    assert ask.endpoint.asked.total() == asked + 4
+    assert planned(ask, "--ledger", "other.sqlite3")[0] == [0, 6, 6]
+    ask.cli("run", "ask", "--ledger", "other.sqlite3")
+    assert ask.endpoint.asked.total() == asked + 16, "the plan was exact"
+    assert planned(ask)[0] == [0, 0, 0], "the run has the other ledger now"
+
+
 def test_a_change_counts_from_its_stage_on(ask):
     ask.cli("run", "ask")
     path = ask.path / "pipelines/ask.yaml"

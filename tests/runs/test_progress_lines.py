@@ -117,6 +117,19 @@ def test_a_plain_line_for_a_log():
     assert "teacher 412,000 answers, 38.2 a second, 17 retries (429" in line
 
 
+def test_models_that_have_not_been_asked_are_left_out():
+    silent = {"in_flight": 0, "answered": 0, "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
+    models = [
+        *(model(f"late-{i}", **silent) for i in range(18)),
+        model("waiting", **{**silent, "in_flight": 1}),
+        model("stored", **{**silent, "from_ledger": 5}),
+    ]
+    progress = replace(PROGRESS, models=(*PROGRESS.models, *models))
+    for text in (plain_line(progress), drawn(100, progress=progress)):
+        assert "late" not in text and "waiting" in text and "stored" in text
+    assert "answers" not in drawn(100, progress=replace(PROGRESS, models=tuple(models[:18])))
+
+
 def test_texts_are_cut_between_words():
     assert shortened("one two three", 9) == "one two…" and shortened("one two", 7) == "one two"
     assert shortened("onetwothree", 5) == "onet…" and shortened("a onetwothree", 8) == "a onetw…"
@@ -131,6 +144,9 @@ stages:
   - source: {path: rows.jsonl}
   - generate: {model: t, template: "{{ question }}", output: answer}
 """
+
+
+NAMES = ("words-of-the-questions-that-are-asked", "words-of-the-questions-again-please")
 
 
 @pytest.fixture
@@ -180,6 +196,30 @@ def test_in_a_terminal(small, wants):
     text = shown.decode()
     assert "━━━━━━━━━━" in text and "elapsed" in text and "\x1b[2K" in text
     assert ("\x1b[32m" in text) == (not wants)
+
+
+def test_a_log_ends_with_how_the_run_ended(small):
+    """Also the log of a run that is shorter than the time between two lines."""
+    last = small.cli("run", "small").stderr.splitlines()[-1]
+    assert "elapsed  |  generate 3/3, kept 3  |  t 3 answers" in last
+
+
+def test_lines_of_status_and_plan_fit_and_a_pipe_gets_them_whole(small):
+    word_counts = (
+        f"word_count: {{name: {name}, field: question, min_words: {n}}}"
+        for name, n in (("a-long-name-of-a-filter", 1), ("another-long-name-of-a-filter", 99))
+    )
+    more = "".join(
+        f"  - filter: {{name: {name}, filters: [{w}]}}\n" for name, w in zip(NAMES, word_counts, strict=True)
+    )
+    small.write("pipelines/small.yaml", PIPELINE + more)
+    small.cli("run", "small", check=3)
+    for command in ("status", "plan", "check", "list"):
+        line = (command,) if command == "list" else (command, "small")
+        whole, narrow = small.cli(*line).stdout, small.cli(*line, env={"COLUMNS": "70"}).stdout
+        assert max(map(len, whole.splitlines())) > 70 >= max(map(len, narrow.splitlines())), command
+        if command != "plan":
+            assert whole.split() == narrow.split(), "no word is broken or lost"
 
 
 def test_quiet_and_verbose(small):
