@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from distillgen.training.supervise import one_training_process
+from tests.command_process import forked_command, new_command
 from tests.endpoint import Endpoint
 
 ROOT = Path(__file__).parent.parent
@@ -38,15 +38,11 @@ class ProjectFolder:
     def cli(
         self, *args, check: int | None = 0, env: dict | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess:
-        """Run `python -m distillgen ARGS` here; `check` is the exit code to expect, None for any."""
-        done = subprocess.run(
-            [sys.executable, "-m", "distillgen", *map(str, args)],
-            cwd=self.path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=self.env() | (env or {}),
-        )
+        """Run `python -m distillgen ARGS` here; `check` is the exit code to expect, None for any. A variable
+        that Python reads when it starts makes a new interpreter.
+        """
+        start = new_command if any(name.startswith("PYTHON") for name in env or ()) else forked_command
+        done = start([*map(str, args)], self.path, self.env() | (env or {}), timeout)
         if check is not None:
             assert done.returncode == check, (
                 f"exit {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}"

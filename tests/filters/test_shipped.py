@@ -56,21 +56,21 @@ TEXTS = st.text(max_size=300) | st.text(alphabet="\x00\x1b\u202e\u200f .?the1,it
 
 @pytest.mark.parametrize("name", [param(name) for name in NAMES])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(TEXTS, min_size=1, max_size=4))
-def test_no_text_makes_a_filter_crash(reason, name, texts):
-    for options, fields, _, *answers in CASES[name]:
-        odd = {
-            key: texts[i % len(texts)] if isinstance(value, str) else value
-            for i, (key, value) in enumerate(fields.items())
-        }
-        for said in (answers, [texts] if answers else []):
-            found = reason(name, options, odd, *said)
-            assert found is None or (isinstance(found, str) and found)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), data=st.data())
+def test_no_text_makes_a_filter_crash(reason, name, texts, data):
+    options, fields, _, *answers = data.draw(st.sampled_from(CASES[name]))
+    odd = {
+        key: texts[i % len(texts)] if isinstance(value, str) else value
+        for i, (key, value) in enumerate(fields.items())
+    }
+    for said in (answers, [texts] if answers else []):
+        found = reason(name, options, odd, *said)
+        assert found is None or (isinstance(found, str) and found)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a" * 1_000_000, "word " * 200_000, "\ud800", "\u200f\u202e\x00"],
+    ["", "a" * 250_000, "word " * 50_000, "\ud800", "\u200f\u202e\x00"],
     ids=["empty", "one word", "many words", "surrogate", "controls"],
 )
 @pytest.mark.parametrize("name", [param(name) for name in NAMES])

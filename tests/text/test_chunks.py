@@ -1,5 +1,7 @@
 """Pieces of Markdown: their places, their headings, and what stays whole."""
 
+import cProfile
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,13 +124,10 @@ def test_places(unit, data):
     assert "".join(piece.text for piece in plain) == (text if text.strip() else "")
 
 
-def test_many_pieces_take_linear_time():
-    import time
+def test_ten_times_the_text_is_ten_times_the_work():
+    def calls(sentences):
+        profile = cProfile.Profile()
+        assert len(profile.runcall(pieces, "Some words of a sentence. " * sentences, 20, 8)) > sentences / 5
+        return sum(entry.callcount for entry in profile.getstats())
 
-    def seconds(number):
-        text = "Some words of a sentence. " * number
-        begin = time.process_time()
-        assert len(pieces(text, 20, 8)) > number / 5
-        return time.process_time() - begin
-
-    assert seconds(40_000) < 20 * max(seconds(4_000), 0.02)
+    assert 9 < calls(4_000) / calls(400) < 11
