@@ -68,6 +68,15 @@ class Claims:
         self.shared = False
         """Whether another process sends requests, too."""
 
+    @property
+    def period(self) -> int:
+        """A number of the time in which this process is alone; 0 while another may send requests.
+
+        If it is the same before a look into the ledger and after a claim, no other process has stored an
+        answer in between.
+        """
+        return 0 if self.shared else self._newest_known
+
     def take_alone(self, keys: Sequence[bytes], run: str, stage: str, model: str) -> bool:
         """Claim keys without a cost in memory and return True, if no other process sends requests. Else
         return False: call `take`.

@@ -47,6 +47,8 @@ class _Job:
     keys: Sequence[bytes]
     stage: str
     attempt: int
+    period: int
+    """The period of the claims when the ledger was searched for the keys."""
     retries: int = 0
     task: asyncio.Task[list[Completion]] = field(init=False)
 
@@ -127,6 +129,7 @@ class Teacher:
         identity, asks = self.identity, self._seeded(asks)
         keys_of_asks = [request.keys(identity, n) for request, n in asks]
         all_keys = [key for keys in keys_of_asks for key in keys]
+        period = self.services.ledger.claims.period  # before the look into the ledger
         completions = self._completions_in_ledger(all_keys)
         self._count_replayed(all_keys, completions, ahead)
         outcomes: list[Any] = [None] * len(asks)
@@ -148,7 +151,7 @@ class Teacher:
                 )
                 if changed:
                     request = replace(request, sampling={**request.sampling, **changed})
-                job = _Job(request, group, [keys[s] for s in group], stage, attempt)
+                job = _Job(request, group, [keys[s] for s in group], stage, attempt, period)
                 job.task = loop.create_task(self._complete(job))
                 job.task.add_done_callback(_retrieve)
                 self._tasks.update(dict.fromkeys(job.keys, job.task))
@@ -351,7 +354,8 @@ class Teacher:
             if at_risk or not ledger.claims.take_alone(*claim):
                 if not await ledger.claim(*claim, at_risk):
                     return []
-            if ledger.claims.shared and (answers := self._found_in_ledger(job)):
+            alone = job.period and job.period == ledger.claims.period
+            if not alone and (answers := self._found_in_ledger(job)):
                 return answers
             self.activity.sending[job.task] = time.monotonic()
             try:

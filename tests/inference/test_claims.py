@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+import distillgen
 from distillgen.inference import claims
 from distillgen.inference.ledger import Answer, Ledger
 from tests.batch_endpoint import BatchEndpoint
@@ -120,6 +121,45 @@ def test_samples_that_two_runs_share_are_bought_once(project):
         ended(first)
         ended(second)
         assert sorted(body["n"] for body in endpoint.bodies) == [2, 2, 2, 2, 3, 3, 3, 3]
+
+
+def test_a_run_that_looked_before_another_came_and_went_looks_again(project, monkeypatch):
+    """The other one runs between this run's look into the ledger and its registration."""
+    register, begun = claims.Claims._enter, []
+
+    def enter(self):
+        if not begun:
+            begun.append(True)
+            project.cli("run", "ask", "-o", "runs/b", "--ledger", "all.sqlite3")
+        return register(self)
+
+    monkeypatch.setattr(claims.Claims, "_enter", enter)
+    with Endpoint() as endpoint:
+        pipeline = project.ask_pipeline(endpoint.url, 8)
+        run = distillgen.run(pipeline, out="runs/a", ledger="all.sqlite3")
+        assert begun and len(endpoint.asked) == 8 and max(endpoint.asked.values()) == 1
+        assert totals(project, "a")["requests"] == 0 and len(run.kept) == 8
+
+
+def test_a_run_whose_requests_queue_looks_again_after_another_came_and_went(project):
+    """The other one asks the later rows while this run has its first request in flight and the rest queue."""
+    others = []
+
+    async def behave(body, times):
+        if not others:
+            others.append(start(project, "b", "--set", "source.path=data/later.jsonl"))
+            while others[0].poll() is None:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(3 * claims.BEAT_S)  # the first run learns that it is alone again
+        return completion(body)
+
+    with Endpoint(behave) as endpoint:
+        pipeline = project.ask_pipeline(endpoint.url, 8, model=", max_concurrency: 1")
+        rows = (project.path / "data/seeds.jsonl").read_text().splitlines(keepends=True)
+        project.write("data/later.jsonl", "".join(rows[1:]))
+        distillgen.run(pipeline, out="runs/a", ledger="all.sqlite3")
+        ended(others[0])
+        assert len(endpoint.asked) == 8 and max(endpoint.asked.values()) == 1
 
 
 def test_what_one_run_stops_at_its_cap_the_other_goes_on_with(project):
