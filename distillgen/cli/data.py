@@ -364,7 +364,7 @@ def merge(into: str, others: Sequence[str], as_json: bool) -> None:
     """
     from distillgen.inference.ledger import merge
 
-    path = _ledger_file(into)
+    path = _ledger_file(into, new=True)
     count = merge(path, [_ledger_file(other) for other in others])
     if as_json:
         show.as_json({"ledger": str(path), "answers": count})
@@ -372,8 +372,10 @@ def merge(into: str, others: Sequence[str], as_json: bool) -> None:
         show.say(f"{count:,} answers were copied to {path}")
 
 
-def _ledger_file(name: str) -> Path:
-    """Return the path of a ledger, given by its file or by a run that uses it."""
+def _ledger_file(name: str, *, new: bool = False) -> Path:
+    """Return the path of a ledger, given by its file or by a run that uses it. Raise ConfigError if it does
+    not exist, unless it may be `new`.
+    """
     from distillgen.project import project_around
 
     runs = project_around(Path.cwd()) / "runs"
@@ -382,4 +384,8 @@ def _ledger_file(name: str) -> Path:
             return distillgen.Run(directory).ledger
     if Path(name).is_dir():
         raise ConfigError(f"'{name}' is a folder without a run; give the ledger's file")
+    if not Path(name).exists() and not new:
+        raise ConfigError(
+            f"there is no ledger and no run '{name}'; give a ledger's file, or a run by its name"
+        )
     return Path(name)

@@ -130,7 +130,7 @@ def _explained(error: BaseException) -> str:
     if isinstance(error, _Twice):
         return str(error)
     if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at character {error.pos + 1}"
+        return f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text: {error.reason}; save the file as UTF-8"
     return f"not JSON: {error}"

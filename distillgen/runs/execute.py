@@ -106,6 +106,9 @@ def _prepared(
     total = pipeline.source.count
     if options.limit is not None:
         total = options.limit if total is None else min(total, options.limit)
+    if (before := stored_lock(directory).get("pipeline", pipeline.name)) != pipeline.name:
+        remedy = "its answers stay in its ledger; to keep a corpus, choose another --out"
+        log.warning("%s held the run of '%s', which this one replaces: %s", directory, before, remedy)
     _write_lock(pipeline, directory, options, teachers, hidden)
     return Live(
         pipeline,

@@ -31,11 +31,12 @@ from distillgen.rows.cut import Cut, Cutter
 from distillgen.rows.documents import Convert, Unconverted
 from distillgen.rows.edges import Edges
 from distillgen.rows.patterns import matches, place_of
-from distillgen.rows.readers import count, dataset_rows, rows_of, selected
+from distillgen.rows.readers import NAMES, READERS, count, dataset_rows, rows_of, selected
 from distillgen.rows.reading import Reading, Rows
 from distillgen.rows.scripts import check_script, script_rows
 from distillgen.rows.turns import dialogues_in
 from distillgen.stages._draw import Draw
+from distillgen.user_files import inner_files
 
 SAMPLES = 200  # rows from which a plan estimates sizes
 COUNTED = 1_000_000  # rows of a script that a plan counts
@@ -214,7 +215,7 @@ class Source(Stage):
             if record.dropped and (record.dropped.filter != UNCONVERTED or not any(r.fields for r in first)):
                 raise ConfigError(f"{record.source}: {record.dropped.reason}")
         if not first:
-            raise ConfigError(f"the source '{self.origin}' has no rows")
+            raise ConfigError(f"the source '{self.origin}' has no rows{self._unread(context.project)}")
         fields = frozenset(name for record in first for name in record.fields)
         if self.validation and self.held_out is None and SPLIT not in fields:
             raise ConfigError(
@@ -228,6 +229,16 @@ class Source(Stage):
         return BoundSource(
             self, context, fields, files=files, samples=first[:SAMPLES], dialogues=dialogues_in(first)
         )
+
+    def _unread(self, project: Project) -> str:
+        """Return a clause that says what a folder without rows holds; "" for another source."""
+        if not (self.path and (path := place_of(self.path, project).path).is_dir()):
+            return ""
+        if not (names := [file.relative_to(path).as_posix() for file in inner_files(path)]):
+            return ": the folder is empty"
+        examples = ", ".join(names[:NAMES]) + (", …" if len(names) > NAMES else "")
+        kind = f"of the format '{self.format}'" if self.format else f"that is read ({' '.join(READERS)})"
+        return f": none of its {len(names)} files ({examples}) is one {kind}, or has any text"
 
     def records(self, project: Project, seed: int = 0) -> Iterator[Record]:
         """Yield a record of each row. A bad row becomes a dropped record, and at the end a bad edge does."""

@@ -204,6 +204,19 @@ def test_a_log_ends_with_how_the_run_ended(small):
     assert "elapsed  |  generate 3/3, kept 3  |  t 3 answers" in last
 
 
+def test_a_run_in_the_directory_of_another_pipeline_says_so(small):
+    small.cli("run", "small")
+    assert "replaces" not in small.cli("run", "small").stderr
+    small.write("pipelines/next.yaml", PIPELINE)
+    note = "note: runs/small held the run of 'small', which this one replaces"
+    assert note in " ".join(small.cli("run", "next", "-o", "runs/small").stderr.split())
+
+
+def test_a_ledger_that_does_not_exist_is_named(small):
+    line = small.cli("ledger", "merge", "all.sqlite3", "smal", check=2).stderr
+    assert "there is no ledger and no run 'smal'" in line and not (small.path / "all.sqlite3").exists()
+
+
 def test_lines_of_status_and_plan_fit_and_a_pipe_gets_them_whole(small):
     word_counts = (
         f"word_count: {{name: {name}, field: question, min_words: {n}}}"

@@ -355,6 +355,10 @@ def test_a_data_set_from_a_folder_without_network(project, read, monkeypatch):
         ({"path": "none.jsonl"}, "there is no file 'none.jsonl'; did you mean 'one.jsonl'?"),
         ({"path": "../x"}, "lies outside the project|there is no file"),
         ({"path": "empty.jsonl"}, "the source 'empty.jsonl' has no rows"),
+        ({"path": "torn.jsonl"}, "torn.jsonl:2: not JSON: Unterminated string starting at character 7"),
+        ({"path": "bare"}, "the source 'bare' has no rows: the folder is empty"),
+        ({"path": "strange"}, r"none of its 1 files \(a.xyz\) is one that is read \(.jsonl .*.pdf"),
+        ({"path": "strange", "format": "document"}, "is one of the format 'document', or has any text"),
         ({"path": "one.bin"}, "'one.bin' has an unknown ending; say format: jsonl, csv, parquet or text"),
         ({"path": "one.xlsx"}, "'one.xlsx' is a ZIP archive .or an Office file.: unpack it"),
         ({"path": "one.jsonl", "chunk_words": 20}, "chunk_words cuts texts and documents, not 'one.jsonl'"),
@@ -364,6 +368,9 @@ def test_what_cannot_be_read(project, read, options, message):
     project.write("one.jsonl", "{}")
     project.write("empty.jsonl", "\n")
     project.write("one.bin", "x")
+    project.write("strange/a.xyz", "x")
+    project.write("torn.jsonl", '{}\n{"a": "b')
+    (project.path / "bare").mkdir()
     (project.path / "one.xlsx").write_bytes(b"PK\x03\x04...")
     with pytest.raises(ConfigError, match=message):
         read(**options)
