@@ -79,7 +79,8 @@ def test_every_class_of_both_surveys_has_a_recipe_and_the_list_shows_it(project)
     (multi_teacher,) = (entry for entry in entries if entry["name"] == "multi-teacher")
     others = [entry for entry in entries if entry["distillation"] != multi_teacher["distillation"]]
     assert classes_without(others) == {("distillation", "multi-teacher")}  # a lack would be seen
-    shown = {line.split()[0]: line for line in project.cli("list").stdout.splitlines()}
+    wide = project.cli("list", env={"COLUMNS": "200"}).stdout.splitlines()
+    shown = {line.split()[0]: line for line in wide}
     assert shown["multi-teacher"].endswith(" [labeling, multi-teacher]") and "[" not in shown["hello"]
     assert all(entry["elicitation"] in shown[entry["name"]] for entry in entries)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -40,6 +40,8 @@ class _Unit:
     before: int
     kind: str = ""
     """Its kind, if it has other parts than sentences: a fence, a table, code, an item or a heading."""
+    title: tuple[int, str] | None = None
+    """The level and the title of a heading, in its first part."""
 
 
 def words(text: str) -> int:
@@ -142,7 +144,7 @@ def _fitting(
         ]
     else:
         parts = [
-            _Unit(part, SENTENCE) if i else _Unit(part, unit.before, unit.kind)
+            _Unit(part, SENTENCE) if i else replace(unit, text=part)
             for i, part in enumerate(_broken(unit, most, size))
         ]
     for part in parts:
@@ -174,7 +176,7 @@ def _units(text: str) -> Iterator[_Unit]:
         if in_item and kind != "item":
             before = NOWHERE
         if kind == "heading":
-            yield _Unit(block, HEADING, kind)
+            yield _Unit(block, HEADING, kind, title_of(block))
         elif kind == "paragraph":
             for i, part in enumerate(_sentences(block)):
                 yield _Unit(part, NOWHERE if in_item and before == NOWHERE else SENTENCE if i else before)
@@ -199,9 +201,8 @@ def _paths(units: list[_Unit]) -> list[tuple[str, ...]]:
     above: list[tuple[int, str]] = []
     paths = []
     for unit in units:
-        if unit.kind == "heading":
-            level, title = title_of(unit.text)
-            above = [*((outer, name) for outer, name in above if outer < level), (level, title)]
+        if unit.title:
+            above = [*(outer for outer in above if outer[0] < unit.title[0]), unit.title]
         paths.append(tuple(title for _, title in above if title))
     return paths
 

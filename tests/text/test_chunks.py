@@ -96,6 +96,12 @@ def test_a_size_may_be_larger_than_the_sum_of_its_parts():
     assert all(size(piece.text.strip()) <= 12 for piece in pieces("One two three.\n\n" * 9, 12, 0, [], size))
 
 
+def test_a_heading_that_is_cut_keeps_its_title():
+    text = "   " + "# " + "long " * 9 + "heading\n\nText.\n"
+    cut = pieces(text, 5, 0, [], len, "characters")
+    assert len(cut) > 9 and {piece.headings for piece in cut[2:]} == {("long " * 9 + "heading",)}
+
+
 def test_a_rule_is_no_underline_of_a_heading():
     text = "---\ntitle: x\n---\n\nA text.\n\n---\n\nMore.\n"
     assert {piece.headings for piece in pieces(text, 3)} == {()}
