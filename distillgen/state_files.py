@@ -111,6 +111,11 @@ def partial_file(path: Path) -> Iterator[IO[bytes]]:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file at once, so that a reader never sees half of it."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Replace a file at once, so that a reader never sees half of it."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_bytes(content)
     os.replace(fresh, path)

@@ -22,6 +22,7 @@ from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.platforms import WINDOWS
 from distillgen.record import digest, dumps
+from distillgen.rows.pictures import all_there, placed
 from distillgen.state_files import replace_text
 from distillgen.user_files import unpacked
 
@@ -42,19 +43,26 @@ KINDS = {
 PAGED = (".pdf", ".pptx")
 MOST_BYTES = 256 << 20  # of a document, unpacked
 WRITTEN_MB = 64  # of Markdown
-CONVERSION = 1  # a new number converts all documents again
+CONVERSION = 2  # a new number converts all documents again
 _PROGRAM = Path(__file__).with_name("confined_conversion.py")
 _PAGE_BREAK = "\n\n"
 
 
 class Convert(BaseModel):
-    """Limits of the process that converts one document. A document that reaches one becomes a dropped row."""
+    """How to convert documents, and limits of the process that converts one. A document that reaches one
+    becomes a dropped row.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     timeout_s: float = Field(60, gt=0, description="largest time for a document, in seconds")
     memory_mb: int = Field(2048, ge=512, description="largest address space of the process, in MB")
     max_pages: int = Field(2000, ge=1, description="largest number of pages of a PDF")
+    pictures: bool = Field(
+        False,
+        description="write a document's pictures to files in runs/documents/pictures, to which its Markdown "
+        "and the field `pictures` refer",
+    )
 
 
 class Unconverted(str):
@@ -91,9 +99,12 @@ def convert(path: Path, ending: str, limits: Convert, cache_folder: Path) -> Doc
             )
         key = digest([sha256, ending, CONVERSION, _converter(), limits.model_dump()], 32)
         kept = cache_folder / f"{key}.json"
-        if (result := _kept(kept)) is None:
+        result = _kept(kept)
+        if result is None or not all_there(result.get("pages", ()), cache_folder):
             file.seek(0)
             result = _result(file, ending, limits)
+            if pictures := result.get("pictures"):
+                result = {"pages": placed(result["pages"], pictures, cache_folder)}
             _keep(kept, result)
     if "error" in result:
         return Unconverted(result["error"])
@@ -125,6 +136,7 @@ def _result(file: IO[bytes], ending: str, limits: Convert) -> Mapping[str, Any]:
         "kind": KINDS[ending],
         "paged": ending in PAGED,
         "max_pages": limits.max_pages,
+        "pictures": limits.pictures,
         "most_bytes": WRITTEN_MB << 20,
     }
     bounds = Limits(

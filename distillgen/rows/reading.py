@@ -16,6 +16,7 @@ from distillgen.project import from_here
 from distillgen.record import META, dumps, loads
 from distillgen.rows.cut import Cutter
 from distillgen.rows.documents import Convert
+from distillgen.rows.pictures import CONVERSIONS
 
 Row: TypeAlias = dict[str, Any] | str
 """A row's fields, or the reason why it is unreadable."""
@@ -44,7 +45,7 @@ class Reading:
     @property
     def conversions(self) -> Path:
         """The folder with converted documents, beside the runs of the project."""
-        return self.root / "runs" / "documents"
+        return self.root / CONVERSIONS
 
     @property
     def columns(self) -> set[str] | None:

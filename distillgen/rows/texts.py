@@ -12,6 +12,7 @@ from distillgen.project import read_text
 from distillgen.record import digest
 from distillgen.rows.cut import Cutter, place_of
 from distillgen.rows.documents import Document, Unconverted, convert
+from distillgen.rows.pictures import pictures_in
 from distillgen.rows.reading import Reading, Rows
 from distillgen.text.chunks import Piece
 from distillgen.user_files import PACKED, ending_of
@@ -57,7 +58,8 @@ def converted_rows(document: Document | Unconverted, path: Path, reading: Readin
     for place, row, item, piece in _text_rows(text, pieces, path, reading):
         last = piece.start + len(piece.text.rstrip()) - 1
         pages = {"page": document.page(piece.start), "last_page": document.page(last)}
-        yield place, {**row, **place_of(piece), **pages}, item
+        pictures = {"pictures": pictures_in(piece.text)} if reading.convert.pictures else {}
+        yield place, {**row, **place_of(piece), **pages, **pictures}, item
 
 
 def _text_rows(

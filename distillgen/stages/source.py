@@ -57,7 +57,8 @@ class Source(Stage):
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
         "`piece`, with `chunk` also `headings`, `start` and `end`; of an .npz its arrays, of an .npy "
         "`array`; of pictures `image`, `file` and, by folder, `label`; with `draw` the fields that it draws; "
-        "of documents `text`, `title`, `file`, `piece`, `headings`, `start`, `end`, `page` and `last_page`; "
+        "of documents `text`, `title`, `file`, `piece`, `headings`, `start`, `end`, `page` and `last_page`, "
+        "and with `convert: {pictures: true}` also `pictures`; "
         "with `held_out` or `validation` also `split`"
     )
 
@@ -110,8 +111,8 @@ class Source(Stage):
     )
     convert: Convert | None = Field(
         None,
-        description="limits of time, memory and pages for converting a document; one that reaches a limit "
-        "becomes a dropped row",
+        description="limits of time, memory and pages for converting a document, and whether its pictures "
+        "are kept; a document that reaches a limit becomes a dropped row",
     )
     edges: FileName | None = Field(
         None,

@@ -1,6 +1,9 @@
 """Real documents of each kind, made here: a heading, a paragraph and a table."""
 
+import struct
 import zipfile
+import zlib
+from base64 import b64encode
 from io import BytesIO
 
 CONTAINER = """<?xml version="1.0"?><container version="1.0"
@@ -108,3 +111,59 @@ def wells():
     ]
     first = [(24, 720, "Wells"), (11, 680, "Two wells were measured."), *text]
     return pdf([first, [(18, 720, "Levels"), *text, *cells]])
+
+
+def png(colour, side=8):
+    """A picture of one colour."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = side * (b"\0" + side * bytes(colour))
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
+
+
+def with_pictures(pictures):
+    """Documents of three kinds with a paragraph of ten words before each picture."""
+    words = " ".join(["word"] * 10)
+    numbered = list(enumerate(pictures))
+    links = "".join(f'<p>{words}</p><p><img alt="A {i}" src="{{}}"/></p>' for i, _ in numbered)
+    data = [f"data:image/png;base64,{b64encode(content).decode()}" for content in pictures]
+    page = (
+        f'<html xmlns="http://www.w3.org/1999/xhtml"><head><title>P</title></head><body>{links}</body></html>'
+    )
+    items = "".join(f'<item id="p{i}" href="p{i}.png" media-type="image/png"/>' for i, _ in numbered)
+    book = {
+        "mimetype": "application/epub+zip",
+        "META-INF/container.xml": CONTAINER,
+        "book.opf": PACKAGE.replace("</manifest>", f"{items}</manifest>"),
+        "a.xhtml": page.format(*(f"p{i}.png" for i, _ in numbered)),
+        **{f"p{i}.png": content for i, content in numbered},
+    }
+    a = "http://schemas.openxmlformats.org/drawingml/2006"
+    r = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    drawing = (
+        f"<w:p><w:r><w:t>{words}</w:t></w:r></w:p><w:p><w:r><w:drawing><wp:inline xmlns:wp="
+        f'"{a}/wordprocessingDrawing"><wp:extent cx="9525" cy="9525"/><wp:docPr id="{{0}}" name="A {{0}}"/>'
+        f'<a:graphic xmlns:a="{a}/main"><a:graphicData uri="{a}/picture"><pic:pic xmlns:pic="{a}/picture">'
+        '<pic:nvPicPr><pic:cNvPr id="{0}" name="A {0}"/><pic:cNvPicPr/></pic:nvPicPr><pic:blipFill>'
+        f'<a:blip r:embed="p{{0}}" xmlns:r="{r}"/></pic:blipFill><pic:spPr/></pic:pic></a:graphicData>'
+        "</a:graphic></wp:inline></w:drawing></w:r></w:p>"
+    )
+    body = "".join(drawing.format(i) for i, _ in numbered)
+    relations = "".join(
+        f'<Relationship Id="p{i}" Type="{r}/image" Target="media/p{i}.png"/>' for i, _ in numbered
+    )
+    head = RELATIONS[: RELATIONS.index("<Relationship ")]
+    word = {
+        "[Content_Types].xml": TYPES.replace(
+            "<Override", '<Default Extension="png" ContentType="image/png"/><Override'
+        ),
+        "_rels/.rels": RELATIONS,
+        "word/document.xml": f'<w:document xmlns:w="{W}"><w:body>{body}</w:body></w:document>',
+        "word/_rels/document.xml.rels": f"{head}{relations}</Relationships>",
+        **{f"word/media/p{i}.png": content for i, content in numbered},
+    }
+    return {"p.docx": zipped(word), "p.epub": zipped(book), "p.html": page.format(*data).encode()}

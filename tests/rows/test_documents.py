@@ -4,6 +4,8 @@ import gzip
 import logging
 import sys
 import time
+from base64 import b64encode
+from hashlib import sha256
 
 import pytest
 
@@ -12,8 +14,9 @@ from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.project import Project
 from distillgen.rows import documents
+from distillgen.rows.pictures import pictures_in, placed
 from distillgen.stages.source import Source
-from tests.rows.files_of_documents import PAGE, RST, docx, epub, pdf, wells
+from tests.rows.files_of_documents import PAGE, RST, docx, epub, pdf, png, wells, with_pictures
 
 pytest.importorskip("xberg", reason="the extra 'documents' is not installed")
 pytestmark = pytest.mark.skipif(documents.WINDOWS, reason="documents are converted on Linux and macOS")
@@ -61,6 +64,38 @@ def test_each_kind_keeps_headings_and_tables(shared):
         assert (fields["page"], fields["last_page"]) == ((1, 2) if name == "e.pdf" else (None, None))
         assert not fields["text"].startswith("---"), "no front matter"
         assert fields["start"] == 0 and fields["end"] == len(fields["text"])
+
+
+def test_pictures_are_files_named_by_their_content(shared, tmp_path):
+    """Each kind has two pictures; a piece names those whose places it has."""
+    pictures = [png((255, 0, 0)), png((0, 0, 255))]
+    (tmp_path / "in").mkdir()
+    for name, content in with_pictures(pictures).items():
+        (tmp_path / "in" / name).write_bytes(content)
+    project = Project(tmp_path)
+    pieces = [r.fields for r in records(project, path="in", chunk={"words": 10}, convert={"pictures": True})]
+    names = [f"runs/documents/pictures/{sha256(content).hexdigest()}.png" for content in pictures]
+    for kind in ("p.docx", "p.epub", "p.html"):
+        in_order = [piece["pictures"] for piece in pieces if piece["file"] == kind]
+        assert len(in_order) > 1 and sum(in_order, []) == names, kind
+    assert [(tmp_path / name).read_bytes() for name in names] == pictures
+    plain = [r.fields for r in records(project, path="in")]
+    assert all("pictures" not in fields and "base64" not in fields["text"] for fields in plain)
+    (tmp_path / names[0]).unlink()
+    records(project, path="in", convert={"pictures": True})
+    assert (tmp_path / names[0]).read_bytes() == pictures[0], "what was lost is made again"
+
+
+def test_pictures_without_a_place_are_left_out(tmp_path):
+    page = ["One ![a](x.png) and ![b](https://example.org/y.png).", "Two ![c](z.png)."]
+    picture = {"format": "png", "data": b64encode(png((1, 2, 3))).decode()}
+    assert placed(page, [picture], tmp_path) == [
+        "One ![a]() and ![b](https://example.org/y.png).",
+        "Two ![c]().",
+    ]
+    assert not list(tmp_path.rglob("*.png"))
+    first, second = placed(page, [picture, {**picture, "format": "../x"}], tmp_path)
+    assert pictures_in(first)[0].endswith(".png") and pictures_in(second)[0].endswith(".bin")
 
 
 def test_pieces_have_headings_pages_and_places(shared):
