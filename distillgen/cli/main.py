@@ -112,7 +112,9 @@ def init(folder: Path) -> None:
         (folder / ".gitignore").write_text("runs/\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to '{folder}': {error.strerror}; choose a new folder") from error
-    click.echo(f"{folder} is ready. Now:\n  cd {folder}\n  distillgen run hello")
+    here = folder.resolve() == Path.cwd()
+    lines = ["The project is ready. Now:"] if here else [f"{folder} is ready. Now:", f"  cd {folder}"]
+    click.echo("\n".join([*lines, "  distillgen run hello"]))
     click.echo("then edit pipelines/hello.yaml; its comments say how to use a real teacher.")
 
 

@@ -337,7 +337,8 @@ def test_the_table_of_filters_has_each_that_ships(project):
 
 
 def test_init_makes_a_project_that_runs(project):
-    project.cli("init", "mine")
+    assert "The project is ready. Now:\n  distillgen run hello" in project.cli("init", ".").stdout
+    assert "mine is ready. Now:\n  cd mine\n  distillgen run hello" in project.cli("init", "mine").stdout
     project.path = project.path / "mine"
     schema = project.path / "pipelines/schema.json"  # which hello.yaml's first lines name for editors
     assert json.loads(schema.read_text()) == json.loads(project.cli("list", "--schema").stdout)
