@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 from urllib.parse import urljoin, urlsplit
@@ -30,6 +30,8 @@ from distillgen.teachers._openai_wire import read_json
 from distillgen.teachers._refusal import (
     COMMON,
     LONGEST_WAIT_S,
+    PROMPT_PARTS,
+    Misfit,
     Moved,
     NothingThere,
     NotTaken,
@@ -38,6 +40,7 @@ from distillgen.teachers._refusal import (
     kind_of,
     page_title,
     refused_parameter,
+    refused_value,
     wait_of,
 )
 from distillgen.teachers._settling import settled
@@ -79,6 +82,8 @@ class HttpClient(Endpoint):
         self._refused = self._left_out = frozenset[str]()
         self._leave_out(self.lacks)
         self._unmentioned = self.lacks
+        self._accepted = set[tuple[str, Any]]()
+        """The parameters and their values with which the endpoint has answered."""
 
     def headers(self, address: Address) -> dict[str, str]:
         """Return the headers that carry the key."""
@@ -195,9 +200,27 @@ class HttpClient(Endpoint):
                 if self.requests:
                     await self.requests.take(1.0)
                 continue
+            except Misfit as error:
+                raise self.misfit(error, fitted) from error
+            self._accepted.update(_scalars(fitted))
             if not refused <= self._refused:
                 self.learn(refused)
             return answer
+
+    def misfit(self, error: Misfit, body: Mapping[str, Any]) -> Exception:
+        """Return the error for a value that the endpoint refuses: every request has it, unless some with it
+        were answered.
+        """
+        option = next(_scalars({error.name: body.get(error.name)}))
+        if option in self._accepted:
+            return Rejected(str(error))
+        name, number = option
+        shown = f"{number:g}" if isinstance(number, float) else number
+        value = name if number is None else f"{name}: {shown}"
+        remedy = "correct it in the model's entry, the stage or the prompt"
+        return self.down(
+            f"{error}. The endpoint does not accept '{value}', which concerns every row: {remedy}"
+        )
 
     async def _send(self, path: str, body: Mapping[str, Any]) -> Any:
         """Send a request to the next address."""
@@ -339,7 +362,11 @@ class HttpClient(Endpoint):
             return self.down(unknown_key)
         if kind == "address":
             return self._lost(place, status, text, headers.get("location") or "", proxy)
-        if name := refused_parameter(status, explanation, self.removable(parameters)):
+        parameters = list(parameters)
+        name = refused_parameter(status, explanation, self.removable(parameters))
+        if value := refused_value(status, explanation, parameters, name):
+            return Misfit(text, value)
+        if name:
             if name in ("logprobs", "top_logprobs"):  # the row asks for them: leaving them out does not help
                 remedy = "leave 'logprobs' out, or ask a model that gives them"
                 return self.down(f"{text}. The endpoint gives no log-probabilities: {remedy}")
@@ -389,6 +416,13 @@ class HttpClient(Endpoint):
         for place in self._places:
             for client in filter(None, (place.client, place.package)):
                 await client.close()
+
+
+def _scalars(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the parameters that are not of the prompt, with their values; None for a list or a mapping."""
+    for name, value in body.items():
+        if name not in PROMPT_PARTS:
+            yield name, value if isinstance(value, (str, int, float)) else None
 
 
 def _causes(error: Exception) -> list[str]:

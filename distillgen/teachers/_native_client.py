@@ -9,7 +9,7 @@ from distillgen.inference.faults import Rejected
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Place
 from distillgen.teachers._http_client import HttpClient
-from distillgen.teachers._refusal import COMMON, NotTaken
+from distillgen.teachers._refusal import COMMON, Misfit, NotTaken
 
 ADDED_TOKENS = 1000  # Anthropic's pages name 159 to 804 for tools, by the model; a schema adds some, too
 _BOUNDS = frozenset(
@@ -54,7 +54,7 @@ class NativeClient(HttpClient):
         """Return the error of a response; a complaint about a schema is one about its parameter."""
         names = list(parameters)
         refusal = super().refusal_of(place, status, content, headers, names)
-        if type(refusal) is Rejected and status == 400 and self.schema_parameter in names:
+        if type(refusal) in (Rejected, Misfit) and status == 400 and self.schema_parameter in names:
             words = content.lower()
             if b"schema" in words or self.schema_parameter.lower().encode() in words:
                 return NotTaken(str(refusal), self.schema_parameter)

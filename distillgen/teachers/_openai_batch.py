@@ -19,11 +19,12 @@ from uuid import uuid4
 from distillgen.inference.faults import Rejected, Retryable, TeacherDown
 from distillgen.inference.outcome import succeeded
 from distillgen.inference.request import LOST_ANSWER, Completion, Request
+from distillgen.inference.teacher import REJECTIONS
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Place
 from distillgen.teachers._openai_client import OpenAIClient
 from distillgen.teachers._openai_wire import completions_of, read_json
-from distillgen.teachers._refusal import NothingThere, NotTaken
+from distillgen.teachers._refusal import Misfit, NothingThere, NotTaken
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -242,6 +243,10 @@ class Batches:
                 results += 1
                 if outcome:
                     outcomes[custom_id] = outcome
+        misfits = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Misfit)}
+        answered = any(isinstance(outcome, list) for outcome in outcomes.values())
+        if not answered and (len(misfits) >= REJECTIONS or not self.client.activity.answered):
+            outcomes |= {name: self.client.misfit(outcome, {}) for name, outcome in misfits.items()}
         return outcomes, results, flaw
 
     async def _final_report(self, batch: str, looks: int) -> Batch:

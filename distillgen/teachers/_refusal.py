@@ -2,7 +2,7 @@
 and statuses.
 
 A refusal is about the prompt (the row fails), the account or the address (the run stops), a parameter (it is
-left out), or the moment (the request is tried again).
+left out), its value (the run stops), or the moment (the request is tried again).
 """
 
 from __future__ import annotations
@@ -98,6 +98,16 @@ _NAMES = {
 }
 _ALWAYS = frozenset({"model", "messages", "prompt", "input", "tools", "grammar", "stream", "suffix"})
 """Parameters that a request cannot do without."""
+PROMPT_PARTS = _ALWAYS - {"model"} | {"system", "systemInstruction", "contents", "content", "toolConfig"}
+"""Parameters that hold what differs from row to row."""
+_OF_ROW = _any(
+    r"context[ _-]?(length|window|size|limit)|\bprompts?\b|\bmessages\b|\binputs\b",
+    r"\binput (length|tokens?|text)|reduce the (length|size)|too long",
+)
+_RANGE = _any(
+    r"\bbetween\b|\brange\b|(less|greater|lower|higher|more) than|at (most|least) -?[\d.]|[<>]=? ?-?[\d.]",
+    r"(above|below) (the )?(max|min)imum|too (large|small|high|low)",
+)
 COMMON = frozenset(
     "max_tokens max_completion_tokens temperature top_p top_k min_p stop seed n logprobs response_format"
     " presence_penalty frequency_penalty stream_options".split()
@@ -208,6 +218,38 @@ def refused_parameter(status: int, explanation: Explanation, parameters: Iterabl
         if name not in _ALWAYS and (match := re.search(sign, words)):
             places[name] = match.start()
     return min(places, key=lambda name: places[name], default="")
+
+
+def refused_value(
+    status: int, explanation: Explanation, parameters: Iterable[str], not_taken: str = ""
+) -> str:
+    """Return the parameter whose value is not accepted, or "".
+
+    A complaint that names a parameter concerns every row, unless it speaks of the prompt. `not_taken` is the
+    parameter that seems not to be accepted with any value.
+    """
+    words = explanation.words
+    if (explanation.status if status == 200 else status) not in (400, 422) or _OF_ROW.search(words):
+        return ""
+    places = {}
+    for name in set(parameters) - PROMPT_PARTS:
+        if match := re.search(_mention_of(name), words, re.MULTILINE):
+            places[name] = match.start()
+    name = min(places, key=lambda name: places[name], default="")
+    if not_taken and (not_taken != name or name == "n" or not _RANGE.search(words)):
+        return ""
+    return name
+
+
+def _mention_of(name: str) -> str:
+    """Return a pattern of a text that names a parameter. Short names are words of sentences, too: they must
+    stand in quotes, before a colon, or alone.
+    """
+    spelling = "max(imum)?[_ ]?tokens" if name in ("max_tokens", "maxTokens") else _spellings(name)
+    if len(name) > 8 or not (name.isalpha() and name.islower()):
+        return rf"(?<![a-z0-9_]){spelling}(?![a-z0-9_])"
+    quoted = rf"['\"`\[.]{spelling}['\"`\].]"
+    return rf"^{spelling}$|{quoted}|(?<![a-z0-9_]){spelling}(\.[a-z_.]+)?['\"`\]]? ?:"
 
 
 def _spellings(name: str) -> str:
@@ -361,6 +403,14 @@ class WebPage(Unreachable):
 
 class NotTaken(Rejected):
     """The endpoint does not accept the parameter `name`; "stream" means that it answers only as a stream."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class Misfit(Rejected):
+    """The endpoint does not accept the value of the parameter `name`."""
 
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)

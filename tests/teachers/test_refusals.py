@@ -9,7 +9,14 @@ from aiohttp import web
 
 import distillgen
 from distillgen.errors import DistillgenError
-from distillgen.teachers._refusal import explanation_of, kind_of, refused_parameter, unstreamed, wait_of
+from distillgen.teachers._refusal import (
+    explanation_of,
+    kind_of,
+    refused_parameter,
+    refused_value,
+    unstreamed,
+    wait_of,
+)
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion, reply
 
@@ -996,3 +1003,116 @@ def test_a_schema_that_is_not_taken_is_said_in_words(project, transport, api):
         run(project)
         assert sum("response_format" in body for body in endpoint.bodies) == 1
     assert [row["value"] for row in project.read("runs/ask/corpus.jsonl")] == ["x"] * 4
+
+
+VALUES = [
+    ("temperature", 400, openai("temperature must be between 0 and 1")),
+    ("temperature", 400, openai("Invalid 'temperature': decimal above maximum value.", param="temperature")),
+    ("temperature", 400, openai("temperature: Input should be less than or equal to 1")),
+    (
+        "temperature",
+        422,
+        {"detail": [{"loc": ["body", "temperature"], "msg": "Input should be less than 1.5"}]},
+    ),
+    (
+        "temperature",
+        400,
+        [
+            {
+                "error": {
+                    "message": "* GenerateContentRequest.generation_config.temperature: in the range [0, 2]"
+                }
+            }
+        ],
+    ),
+    ("temperature", 200, openai("temperature is 3, too high", 400)),
+    ("temperature", 400, openai("temperature 3 is not supported: it is between 0 and 2")),
+    ("maxTokens", 400, {"message": "The maximum tokens you requested exceeds the model limit of 4096."}),
+    (
+        "max_tokens",
+        400,
+        openai("max_tokens is too large: 99999. It supports at most 16384 completion tokens"),
+    ),
+    ("max_tokens", 400, openai("max_tokens: 99999 > 8192, which is the maximum allowed")),
+    ("topP", 400, {"message": "Value '3' at 'inferenceConfig.topP' failed to satisfy constraint"}),
+    ("thinking", 400, openai("thinking.budget_tokens: Input should be greater than or equal to 1024")),
+    (
+        "reasoning_effort",
+        400,
+        openai("Invalid value: 'vast'. Expected 'low' or 'high'", param="reasoning_effort"),
+    ),
+    ("stop", 400, openai("Expected at most 4 items", None, None, "stop")),
+    (
+        "response_format",
+        400,
+        openai("Invalid schema for response_format 'answer': In context=(), a is missing"),
+    ),
+    ("model", 400, openai("Invalid model: m")),
+    # about one row, or about what is left out
+    ("", 400, openai("max_tokens is too large: 3000. The maximum context length is 4096 tokens")),
+    ("", 400, openai("input length and `max_tokens` exceed context limit: 199000 + 8000 > 200000")),
+    ("", 400, openai("`inputs` tokens + `max_tokens` must be <= 4096")),
+    ("", 422, {"detail": [{"loc": ["body", "messages", 0, "content"], "msg": "Input should be a string"}]}),
+    ("", 400, openai("system: text content blocks must be non-empty")),
+    ("", 400, openai("the service had to stop at the n of a seed")),
+    ("", 400, openai("too bad")),
+    ("", 500, openai("temperature must be between 0 and 1")),
+    ("", 400, openai(REFUSING["temperature"])),
+    ("", 400, openai(REFUSING["n"])),
+]
+
+
+@pytest.mark.parametrize("name, status, body", VALUES)
+def test_a_complaint_that_names_a_parameter_is_about_its_value(name, status, body):
+    sent = "messages system model temperature topP max_tokens maxTokens thinking stop n seed reasoning_effort"
+    sent = sent.replace(" max_tokens", "") if name == "maxTokens" else sent
+    names, words = [*sent.split(), "response_format"], explanation_of(json.dumps(body).encode())
+    assert refused_value(status, words, names, refused_parameter(status, words, names)) == name
+
+
+def hot(asked, times):
+    refused = asked.get("temperature", 0) > 2
+    return said(400, openai("temperature must be between 0 and 2")) if refused else None
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_value_that_is_not_accepted_stops_the_run_at_the_first_request(project, transport):
+    """Also after answers to another stage, which has another value."""
+    model = f", max_concurrency: 1, transport: {transport}"
+    second = (
+        '  - generate: {name: more, model: teacher, template: "{{ answer }}", output: more, temperature: 3}\n'
+    )
+    with Endpoint(hot) as endpoint:
+        project.ask_pipeline(endpoint.url, 30, model=model, stage=", temperature: 3")
+        run(project, expect="does not accept 'temperature: 3'.*the model's entry, the stage")
+        assert endpoint.asked.total() == 1
+        project.ask_pipeline(endpoint.url, 30, model=model, stage=", temperature: 1", after=second)
+        run(project, "b", expect="does not accept 'temperature: 3'")
+        refusals = [body for body in endpoint.bodies if body["temperature"] == 3]
+        assert len(refusals) == 2 and endpoint.asked.total() > 2
+        project.ask_pipeline(endpoint.url, 30, model=model, stage=", temperature: 1")
+        run(project, "b")
+    assert len(project.read("runs/b/corpus.jsonl")) == 30
+
+
+def test_a_value_with_which_others_were_answered_is_about_the_row(project):
+    def behave(asked, times):
+        odd = asked["messages"][0]["content"] == "What is 3?"
+        return said(400, openai("temperature must be between 0 and 1")) if odd else None
+
+    with Endpoint(behave) as endpoint:
+        project.ask_pipeline(endpoint.url, 6, model=", max_concurrency: 1", stage=", temperature: 1")
+        run(project)
+    assert [*dropped(project)] == [3]
+
+
+def test_a_batch_whose_value_is_not_accepted_stops_the_run_and_can_be_run_again(project):
+    with BatchEndpoint(hot) as endpoint:
+        path = project.ask_pipeline(
+            endpoint.url, 6, model=", mode: batch, gather_s: 0.8, poll_s: 0.05", stage=", temperature: 3"
+        )
+        run(project, expect="does not accept 'temperature'")
+        assert len(endpoint.batches) == 1
+        path.write_text(path.read_text().replace("temperature: 3", "temperature: 1"))
+        run(project)
+    assert len(project.read("runs/ask/corpus.jsonl")) == 6
