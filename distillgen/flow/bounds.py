@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from distillgen.flow.stage import CheckContext, Estimate
-from distillgen.record import Record, Scores, Unrenderable
+from distillgen.inference.spec import Spec
+from distillgen.record import Record, Scores, Unrenderable, dumps
 
 
 class AnyScore(Scores):
@@ -68,39 +69,55 @@ def full_record(record: Record, context: CheckContext, made_bytes: int | None) -
     return replace(record, fields=fields, scores=AnyScore())
 
 
+class Ask(NamedTuple):
+    """The bounds of one request."""
+
+    model: str
+    size: int
+    """The bytes of the prompt: a token has at least one."""
+    most: int | None
+    """The most tokens of the answer; None without a bound."""
+    schema: Any = None
+    """The JSON Schema of the answer."""
+
+    def cost_usd(self, models: Mapping[str, Spec]) -> float:
+        """Return the most that the request can cost."""
+        spec = models[self.model]
+        schema = self.schema if "json_schema" in spec.capabilities else None
+        added = 0 if schema is None else len(dumps(schema)) + spec.added_tokens(tools=False, schema=True)
+        return spec.most_usd(self.size + added, self.most or 0)
+
+
 def bounds(
     before: Estimate,
     samples: Sequence[Record],
     context: CheckContext,
-    asks: Callable[[Record], Sequence[tuple[str, int, int | None]]],
+    asks: Callable[[Record], Sequence[Ask]],
 ) -> Estimate:
     """Return the most that requests about every row can take.
 
-    `asks` returns, for each request about a record, the model, its bytes (a token has at least one) and the
-    most tokens of the answer. A field that an earlier stage makes counts with its greatest length.
+    `asks` returns the requests about a record. A field that an earlier stage makes counts with its greatest
+    length.
     """
-    requests_by_record: list[Sequence[tuple[str, int, int | None]]] = []
+    requests_by_record: list[Sequence[Ask]] = []
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
             requests_by_record.append(asks(full_record(record, context, before.made_bytes)))
-    priced = any(context.models[model].price for requests in requests_by_record for model, _, _ in requests)
+    priced = any(context.models[ask.model].price for requests in requests_by_record for ask in requests)
     if before.rows is None:
         return Estimate(None, None, None, None, None if priced else 0.0, None)
-    bounded = all(most is not None for requests in requests_by_record for _, _, most in requests)
+    bounded = all(ask.most is not None for requests in requests_by_record for ask in requests)
     output_tokens = (
-        max((sum(most or 0 for _, _, most in requests) for requests in requests_by_record), default=0)
+        max((sum(ask.most or 0 for ask in requests) for requests in requests_by_record), default=0)
         * before.rows
     )
     read = (
-        sum(size for requests in requests_by_record for _, size, _ in requests)
+        sum(ask.size for requests in requests_by_record for ask in requests)
         / max(1, len(requests_by_record))
         / 4
         * before.rows
     )
-    costs = [
-        sum(context.models[model].most_usd(size, most or 0) for model, size, most in requests)
-        for requests in requests_by_record
-    ]
+    costs = [sum(ask.cost_usd(context.models) for ask in requests) for requests in requests_by_record]
     return Estimate(
         before.rows,
         before.rows * max(map(len, requests_by_record), default=0),

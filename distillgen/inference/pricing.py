@@ -38,10 +38,13 @@ class Pricing:
         """
         if self.spec.price is None:
             return 0.0
-        input_tokens = len(request.json)
-        if request.tools or request.schema is not None:
-            input_tokens += self.spec.added_tokens
-        return self.spec.most_usd(input_tokens, _most_output(request, samples)) * self.excess
+        input_tokens, output_tokens = self._most_input(request), _most_output(request, samples)
+        return self.spec.most_usd(input_tokens, output_tokens) * self.excess
+
+    def _most_input(self, request: Request) -> int:
+        """Return the most input tokens of a request, those of the provider's own words included."""
+        has_schema = request.schema is not None
+        return len(request.json) + self.spec.added_tokens(tools=bool(request.tools), schema=has_schema)
 
     def check(self, cost_usd: float, worst_usd: float, excess: float) -> None:
         """Double the excess of an answer that cost more than its worst case, which was computed with
@@ -69,7 +72,7 @@ class Pricing:
         if not first.uncounted:
             return completions
         bounds = {
-            "input_tokens": len(request.json),
+            "input_tokens": self._most_input(request),
             "output_tokens": _most_output(request, samples) or sum(len(c.json()) for c in completions),
         }
         if first.status not in UNANSWERED:

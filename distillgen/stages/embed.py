@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from distillgen.flow.asking import Answers, Question, answer_of, ask_each
-from distillgen.flow.bounds import bounds
+from distillgen.flow.bounds import Ask, bounds
 from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage, Text
 from distillgen.inference.request import Request
 from distillgen.project import Project
@@ -45,7 +45,7 @@ class Embed(Stage):
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return bounds: one request a row, which writes nothing."""
         text = Text(self.template)
-        return bounds(before, samples, context, lambda record: [(self.model, text.size(record), 0)])
+        return bounds(before, samples, context, lambda record: [Ask(self.model, text.size(record), 0)])
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""

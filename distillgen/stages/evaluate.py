@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from distillgen.answers.final_answer import Kind, option_of, options_of
 from distillgen.errors import ConfigError
 from distillgen.flow.asking import AboutRecord, likelihood
-from distillgen.flow.bounds import bounds, size_of
+from distillgen.flow.bounds import Ask, bounds, size_of
 from distillgen.flow.filter import Entries, Entry
 from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import (
@@ -247,7 +247,7 @@ class BoundEvaluate(BoundStage):
             items = list(self.stage.read(self.context.project))
             samples, rows = items[:200], len(items)
 
-        def asks(record: Record) -> list[tuple[str, int, int | None]]:
+        def asks(record: Record) -> list[Ask]:
             fields = {**record.fields, **self.stage.params}
             variables = record.variables(prompt.inputs)
             size = size_of(prompt.render(variables, prompt.typical(fields), self.stage.params))
@@ -256,7 +256,7 @@ class BoundEvaluate(BoundStage):
                 for name in self.stage.asked
             ]
             models = zip(self.stage.asked if self.stage.generates else (), most, strict=False)
-            return [(name, size, tokens and tokens * self.stage.n) for name, tokens in models]
+            return [Ask(name, size, tokens and tokens * self.stage.n) for name, tokens in models]
 
         estimate = bounds(replace(before, rows=rows), samples, self.context, asks)
         return replace(estimate, rows=before.rows, made_bytes=before.made_bytes)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.flow.asking import Answers, Question, ask_each
-from distillgen.flow.bounds import bounds, size_of
+from distillgen.flow.bounds import Ask, bounds, size_of
 from distillgen.flow.filter import Entries, Entry, Filter, Number, factory_of, option_types, options_of
 from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import measures_of
@@ -286,12 +286,13 @@ class BoundFilterStage(BoundStage):
         models = self.context.models
         judges = [Judge(self.name, loaded.entry, loaded.filter, {}) for loaded in self.filters]
 
-        def requests(record: Record) -> list[tuple[str, int, int | None]]:
+        def requests(record: Record) -> list[Ask]:
             return [
-                (
+                Ask(
                     r.model,
                     size_of(r.messages),
                     _with_model_options(r, models[r.model]).sampling.get("max_tokens"),
+                    r.schema,
                 )
                 for judge in judges
                 for r in judge.requests(record, models)

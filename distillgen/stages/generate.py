@@ -9,7 +9,7 @@ from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean, place_of
 from distillgen.flow.asking import ask_ahead, ask_each
-from distillgen.flow.bounds import bounds, size_of
+from distillgen.flow.bounds import Ask, bounds, size_of
 from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import Measure
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Text
@@ -197,7 +197,7 @@ class BoundGenerate(BoundStage):
         number = 1 if self.pick else stage.pick or len(limits)
         dialogue, longest = stage.dialogue, 0
 
-        def requests(record: Record) -> list[tuple[str, int, int | None]]:
+        def requests(record: Record) -> list[Ask]:
             nonlocal longest
             messages = prompt.render(
                 record.variables(prompt.inputs), prompt.typical(record.fields), stage.params
@@ -206,7 +206,8 @@ class BoundGenerate(BoundStage):
             size += dialogue.size(record.fields) if dialogue else 0
             longest = max(longest, size if stage.history else 0)
             by_cost = sorted(self.samplings, key=lambda name: -models[name].most_usd(size, tokens or 1))
-            return [(name, size, tokens) for name in by_cost[: int(number)]] * stage.draws
+            schema = prompt.form.schema
+            return [Ask(name, size, tokens, schema) for name in by_cost[: int(number)]] * stage.draws
 
         estimate = bounds(before, samples, self.context, requests)
         answers = None if estimate.requests is None else estimate.requests * stage.n

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from distillgen.flow.asking import Answers, Question, answer_of, ask_each, likelihood
-from distillgen.flow.bounds import bounds
+from distillgen.flow.bounds import Ask, bounds
 from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage, Text
 from distillgen.inference.logprobs import MOST_ALTERNATIVES
 from distillgen.inference.request import Request
@@ -56,7 +56,7 @@ class Score(Stage):
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return bounds: one request a row, which reads both texts and writes one token."""
         both = Text(self.context + self.target)
-        return bounds(before, samples, context, lambda record: [(self.model, both.size(record), 1)])
+        return bounds(before, samples, context, lambda record: [Ask(self.model, both.size(record), 1)])
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""

@@ -215,8 +215,8 @@ class HttpClient(Endpoint):
         if option in self._accepted:
             return Rejected(str(error))
         name, number = option
-        shown = f"{number:g}" if isinstance(number, float) else number
-        value = name if number is None else f"{name}: {shown}"
+        text = f"{number:g}" if isinstance(number, float) else number
+        value = name if number is None else f"{name}: {text}"
         remedy = "correct it in the model's entry, the stage or the prompt"
         return self.down(
             f"{error}. The endpoint does not accept '{value}', which concerns every row: {remedy}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from distillgen.inference.spec import Spec
+from distillgen.inference.spec import ADDED_TOKENS, Spec
 from distillgen.teachers._addresses import Address
 
 
@@ -40,6 +40,12 @@ class HttpSpec(Address, Spec):
 
 class NativeSpec(HttpSpec):
     """An endpoint that speaks a provider's own protocol."""
+
+    def added_tokens(self, *, tools: bool, schema: bool) -> int:
+        """Return the most input tokens that the provider bills for words of its own: some explain schemas to
+        the model, too.
+        """
+        return ADDED_TOKENS if tools or schema else 0
 
     @model_validator(mode="before")
     @classmethod

@@ -11,7 +11,6 @@ from distillgen.teachers._addresses import Place
 from distillgen.teachers._http_client import HttpClient
 from distillgen.teachers._refusal import COMMON, Misfit, NotTaken
 
-ADDED_TOKENS = 1000  # Anthropic's pages name 159 to 804 for tools, by the model; a schema adds some, too
 _BOUNDS = frozenset(
     "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength minItems maxItems"
     " uniqueItems minProperties maxProperties default examples title $schema".split()

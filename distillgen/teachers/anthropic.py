@@ -14,7 +14,7 @@ from distillgen.inference.request import Completion, Request
 from distillgen.teachers._addresses import Address
 from distillgen.teachers._cache_option import CacheOption
 from distillgen.teachers._http_spec import NativeSpec
-from distillgen.teachers._native_client import ADDED_TOKENS, NativeClient, closed, schema_words
+from distillgen.teachers._native_client import NativeClient, closed, schema_words
 from distillgen.teachers._turns import (
     Answer,
     Call,
@@ -49,11 +49,6 @@ class AnthropicSpec(CacheOption, NativeSpec):
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the protocol."""
         return frozenset({"json_schema", "tools"})
-
-    @property
-    def added_tokens(self) -> int:
-        """Tokens of the instructions about tools and schemas."""
-        return ADDED_TOKENS
 
     def check(self, root: Path) -> None:
         """Raise ConfigError for a malformed address, a missing key, or an answer without a bound."""

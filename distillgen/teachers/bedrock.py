@@ -20,7 +20,7 @@ from distillgen.record import dumps
 from distillgen.teachers._addresses import Address, Place
 from distillgen.teachers._cache_option import CacheOption
 from distillgen.teachers._http_spec import NativeSpec
-from distillgen.teachers._native_client import ADDED_TOKENS, NativeClient, closed, schema_words
+from distillgen.teachers._native_client import NativeClient, closed, schema_words
 from distillgen.teachers._refusal import COMMON
 from distillgen.teachers._turns import (
     Answer,
@@ -67,11 +67,6 @@ class BedrockSpec(CacheOption, NativeSpec):
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the protocol."""
         return frozenset({"json_schema", "tools"})
-
-    @property
-    def added_tokens(self) -> int:
-        """Tokens of the instructions about tools and schemas."""
-        return ADDED_TOKENS
 
     def check(self, root: Path) -> None:
         """Raise ConfigError for a missing region, or a missing package to sign with."""

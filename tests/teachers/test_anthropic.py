@@ -160,6 +160,22 @@ def test_thinking_and_calls_of_tools(project):
     assert totals(project)["reasoning_tokens"] == 20 and totals(project)["output_tokens"] == 30
 
 
+def test_the_plan_holds_where_the_provider_adds_its_words_about_schemas(project):
+    def added(body, times):
+        tokens = len(body["messages"][0]["content"][0]["text"]) + len(json.dumps(body["output_config"])) + 346
+        usage = {"input_tokens": tokens, "output_tokens": 1}
+        return message(body, content=[{"type": "text", "text": '{"a": "b"}'}], usage=usage)
+
+    project.write("prompts/form.md", PROMPT)
+    with AnthropicEndpoint(added) as endpoint:
+        path = pipeline(project, endpoint.url, 4, model=", max_tokens: 1, price: {input: 1000, output: 0}")
+        form = path.read_text().replace('template: "{{ question }}", output: answer', "prompt: form")
+        path.write_text(form)
+        planned = json.loads(cli("plan", "ask", "--json", env={"T_KEY": KEY}).stdout)
+        run(project)
+    assert 4 * 0.346 < totals(project)["cost_usd"] <= planned["totals"]["max_cost_usd"]
+
+
 PROMPT = "---\nabout: a\noutput: {json: {a: string}}\n---\n@user\n{{ question }}\n"
 
 

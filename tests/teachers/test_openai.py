@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+import distillgen
+from distillgen.errors import DistillgenError
 from tests.endpoint import Endpoint, completion
 
 
@@ -200,3 +202,42 @@ def test_sampling_of_stage_wins_over_model_wins_over_prompt(project, endpoint):
     path.write_text(path.read_text().replace('template: "{{ question }}"', "prompt: p"))
     project.cli("run", "ask")
     assert [endpoint.bodies[0][name] for name in ("temperature", "top_p", "max_tokens")] == [0.1, 0.2, 3]
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+ADDED = 804  # Anthropic's largest published figure, which an endpoint of OpenAI's protocol may pass on
+
+
+@pytest.mark.parametrize("kind", ["tools", "schema"])
+def test_the_plan_and_the_cap_hold_where_the_endpoint_bills_words_of_its_own(project, kind):
+    """A token a byte of the prompt and of the schema or the tools, and its own words about tools."""
+
+    def billed(body, times):
+        form = [body.get("response_format", {}).get("json_schema", {}).get("schema"), body.get("tools")]
+        texts = [body["messages"][0]["content"], *(json.dumps(part) for part in form if part)]
+        tokens = (ADDED if kind == "tools" else 0) + sum(map(len, texts))
+        text = json.dumps({"answer": "x" * 30}) if kind == "schema" else "a"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"content": text}}
+        usage = {"prompt_tokens": tokens, "completion_tokens": 1, "total_tokens": tokens + 1}
+        return completion(body, choices=[choice], usage=usage)
+
+    project.write("prompts/p.md", "---\noutput: {json: {answer: string}}\n---\n@user\n{{ question }}\n")
+    with Endpoint(billed) as endpoint:
+        model = ", max_concurrency: 1, max_tokens: 1, price: {input: 1000, output: 0}"
+        stage = f", tools: {json.dumps([TOOL])}" if kind == "tools" else ""
+        path = project.ask_pipeline(endpoint.url, 8, model=model, stage=stage)
+        if kind == "schema":
+            form = path.read_text().replace('template: "{{ question }}", output: answer', "prompt: p")
+            path.write_text(form)
+        least = 0.8 if kind == "tools" else 0.06
+        most = distillgen.load(path).plan()[-1][1].max_cost_usd
+        with pytest.raises(DistillgenError, match="max-cost-usd"):
+            distillgen.run(path, out=project.path / "runs/a", max_cost_usd=least)
+        assert not endpoint.bodies  # the first request costs more
+        distillgen.run(path, out=project.path / "runs/a")
+        assert 8 * least < spent(project, "a") <= most
+        assert len(endpoint.bodies) == 8
+
+
+def spent(project, run):
+    return json.loads((project.path / f"runs/{run}/usage.json").read_text())["totals"]["cost_usd"]
