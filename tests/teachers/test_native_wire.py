@@ -106,6 +106,14 @@ def test_the_highest_tier_of_a_price_bounds_the_cost():
     assert (_most(tiered), _most(3), _most(None)) == (6.0, 3.0, None)
 
 
+@pytest.mark.parametrize("spec", [AnthropicSpec, GeminiSpec, BedrockSpec])
+def test_batches_of_a_protocol_of_its_own_are_refused(spec):
+    options = {"provider": "x", "model": "m", "api_key": "k"}
+    assert spec(**options).api_key == "k"
+    with pytest.raises(ValueError, match="only provider openai and its presets have a 'mode'"):
+        spec(**options, mode="batch")
+
+
 def test_a_further_key_goes_to_the_address_of_its_entry():
     also = [{"api_key": "second"}, {"api_key": "third", "base_url": "https://other.example"}]
     for spec in (
