@@ -179,6 +179,23 @@ def test_the_plan_holds_where_the_provider_adds_its_words_about_schemas(project)
 PROMPT = "---\nabout: a\noutput: {json: {a: string}}\n---\n@user\n{{ question }}\n"
 
 
+def test_a_complaint_about_a_part_of_the_schema_puts_it_into_the_prompt(project):
+    def behave(body, times):
+        text = "output_config.format.schema: 3 properties, and at most 2 are accepted"
+        answer = message(body, content=[{"type": "text", "text": '{"a": "b"}'}])
+        return refused(400, "invalid_request_error", text) if "output_config" in body else answer
+
+    project.write("prompts/form.md", PROMPT)
+    with AnthropicEndpoint(behave) as endpoint:
+        path = pipeline(project, endpoint.url, 3, model=", max_concurrency: 1")
+        path.write_text(
+            path.read_text().replace('template: "{{ question }}", output: answer', "prompt: form")
+        )
+        run(project)
+        assert len(endpoint.bodies) == 4
+    assert [row["a"] for row in rows(project)] == ["b"] * 3
+
+
 @pytest.mark.parametrize("lacks", [False, True])
 def test_a_schema_constrains_the_answer_or_stands_in_the_prompt(project, lacks):
     with AnthropicEndpoint() as endpoint:

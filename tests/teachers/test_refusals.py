@@ -1095,13 +1095,14 @@ def test_a_value_that_is_not_accepted_stops_the_run_at_the_first_request(project
     assert len(project.read("runs/b/corpus.jsonl")) == 30
 
 
-def test_a_value_with_which_others_were_answered_is_about_the_row(project):
+@pytest.mark.parametrize("mode", ["max_concurrency: 1", "mode: batch, gather_s: 0.8, poll_s: 0.05"])
+def test_a_value_with_which_others_were_answered_is_about_the_row(project, mode):
     def behave(asked, times):
         odd = asked["messages"][0]["content"] == "What is 3?"
         return said(400, openai("temperature must be between 0 and 1")) if odd else None
 
-    with Endpoint(behave) as endpoint:
-        project.ask_pipeline(endpoint.url, 6, model=", max_concurrency: 1", stage=", temperature: 1")
+    with BatchEndpoint(behave) as endpoint:
+        project.ask_pipeline(endpoint.url, 6, model=f", {mode}", stage=", temperature: 1")
         run(project)
     assert [*dropped(project)] == [3]
 
