@@ -87,7 +87,9 @@ def test_a_training_that_fails_or_is_killed_fails_alone(trained, project):
     with one_training_process() as process:
         trained("before", text=SFT)
         numbers = processes()
-        with pytest.raises(distillgen.DistillgenError, match="stage 'text': ValueError: no such loss"):
+        with pytest.raises(
+            distillgen.DistillgenError, match="failing.py:8: stage 'text' raised ValueError: no such loss"
+        ):
             trained("fails", text=SFT | {"objective": "failing"})
         with pytest.raises(
             distillgen.DistillgenError, match="was killed .was there enough memory.*last line"
