@@ -90,4 +90,3 @@ def diff(first: Run, second: Run, count: int, as_json: bool) -> None:
         show.as_json({**figures, "examples": rows})
     else:
         show_diff.diff([run.name for run in runs], figures, comparison, count)
-    comparison.close()

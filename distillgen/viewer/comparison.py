@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
@@ -22,48 +24,6 @@ from distillgen.viewer.row_index import RowIndex
 
 KINDS = ("changed", "gained", "lost", "same")
 MOST_FLIPPED = 2_000  # differences whose signs are flipped at random; of more, the normal approximation
-_PAIRS = """
-CREATE TEMP TABLE one AS SELECT position, id, item,
-  row_number() OVER (PARTITION BY id ORDER BY position) AS nth FROM first.rows;
-CREATE TEMP TABLE two AS SELECT position, id, item,
-  row_number() OVER (PARTITION BY id ORDER BY position) AS nth FROM second.rows;
-CREATE INDEX two_by_id ON two (id, nth);
-CREATE TEMP TABLE by_id AS SELECT one.position AS first, two.position AS second
-  FROM one JOIN two USING (id, nth);
-CREATE INDEX by_id_first ON by_id (first);
-CREATE INDEX by_id_second ON by_id (second);
-CREATE TEMP TABLE three AS SELECT position, item,
-  row_number() OVER (PARTITION BY item ORDER BY position) AS nth FROM one
-  WHERE position NOT IN (SELECT first FROM by_id);
-CREATE TEMP TABLE four AS SELECT position, item,
-  row_number() OVER (PARTITION BY item ORDER BY position) AS nth FROM two
-  WHERE position NOT IN (SELECT second FROM by_id);
-CREATE INDEX three_by_item ON three (item, nth);
-CREATE INDEX four_by_item ON four (item, nth);
-CREATE TABLE pairs (kind, first, second, why);
-INSERT INTO pairs (first, second) SELECT first, second FROM by_id
-  UNION ALL SELECT three.position, four.position FROM three LEFT JOIN four USING (item, nth)
-  UNION ALL SELECT NULL, four.position FROM four LEFT JOIN three USING (item, nth)
-    WHERE three.position IS NULL;
-UPDATE pairs SET (kind, why) = (
-  SELECT CASE
-    WHEN a.drop_id = 0 AND b.drop_id = 0 THEN iif(a.content = b.content, 'same', 'changed')
-    WHEN a.drop_id = 0 THEN 'lost' WHEN b.drop_id = 0 THEN 'gained' END,
-    CASE WHEN a.drop_id = 0 THEN b.drop_id ELSE a.drop_id END
-  FROM (SELECT 1) LEFT JOIN first.rows AS a ON a.position = pairs.first
-    LEFT JOIN second.rows AS b ON b.position = pairs.second);
-CREATE INDEX pairs_by_kind ON pairs (kind, second, first);
-"""
-_WHY = """
-SELECT ifnull(stage || '/' || filter, ''), count(*) FROM pairs LEFT JOIN {other}.drops ON drop_id = why
-  WHERE kind = ? GROUP BY 1 ORDER BY 2 DESC
-"""
-_MEANS = """
-SELECT a.mean, b.mean FROM (SELECT item, avg(value) AS mean FROM first.scores JOIN first.rows USING (position)
-    WHERE name_id = (SELECT name_id FROM first.names WHERE name = ?1) GROUP BY item) AS a
-  JOIN (SELECT item, avg(value) AS mean FROM second.scores JOIN second.rows USING (position)
-    WHERE name_id = (SELECT name_id FROM second.names WHERE name = ?1) GROUP BY item) AS b USING (item)
-"""
 
 
 @dataclass(frozen=True)
@@ -75,51 +35,113 @@ class Pair:
 
 
 class Comparison:
-    """Two indexes of whole files of rows, compared once."""
+    """Two indexes of whole files of rows, compared once. A million rows of each take 800 MB meanwhile."""
 
     def __init__(self, first: RowIndex, second: RowIndex) -> None:
         self.indexes = (first, second)
-        self._database = sqlite3.connect("", check_same_thread=False)
-        self._database.execute("ATTACH ? AS first", (str(first.path),))
-        self._database.execute("ATTACH ? AS second", (str(second.path),))
-        self._database.executescript(_PAIRS)
-        self.counts: dict[str, int] = {kind: 0 for kind in KINDS}
-        counts = self._database.execute("SELECT kind, count(*) FROM pairs WHERE kind NOTNULL GROUP BY kind")
-        self.counts |= dict(counts)
-        self.reasons = {
-            kind: self._database.execute(_WHY.format(other=other), (kind,)).fetchall()
-            for kind, other in (("gained", "first"), ("lost", "second"))
-        }
-        """The stage and filter that dropped a gained or lost row in the other run, "" for a row that is not
-        there, with the number of rows.
-        """
-        self.scores = list(self._scores())
-
-    def close(self) -> None:
-        """Close the files."""
-        self._database.close()
+        self._pairs = {kind: (array("q"), array("q")) for kind in KINDS}
+        """By kind the positions of the rows in the first and in the second run; -1 for none."""
+        with closing(first.snapshot()) as one, closing(second.snapshot()) as other:
+            sides = [side.execute(_ROWS).fetchall() for side in (one, other)]
+            reasons = {kind: Counter[int]() for kind in KINDS}
+            for pair in sorted(_paired(*sides), key=lambda pair: pair[0] if pair[1] < 0 else pair[1]):
+                kind, why = _kind(
+                    *[side[place] if place >= 0 else None for side, place in zip(sides, pair, strict=True)]
+                )
+                if kind:
+                    reasons[kind][why] += 1
+                    for places, place in zip(self._pairs[kind], pair, strict=True):
+                        places.append(place)
+            self.counts = {kind: len(places) for kind, (places, _) in self._pairs.items()}
+            self.reasons = {
+                kind: _drop_counts(database, reasons[kind])
+                for kind, database in (("gained", one), ("lost", other))
+            }
+            """The stage and filter that dropped a gained or lost row in the other run, "" for a row that is
+            not there, with the number of rows.
+            """
+            self.scores = list(_scores((one, other), [[row[1] for row in side] for side in sides]))
 
     def pairs(self, kind: str, start: int, count: int) -> list[Pair]:
         """Return so many pairs of a kind from the place `start`."""
-        query = (
-            "SELECT a.start, a.stop, b.start, b.stop FROM pairs"
-            " LEFT JOIN first.rows AS a ON a.position = first"
-            " LEFT JOIN second.rows AS b ON b.position = second"
-            " WHERE kind = ? ORDER BY ifnull(second, first) LIMIT ? OFFSET ?"
-        )
-        places = self._database.execute(query, (kind, count, start)).fetchall()
-        return [Pair(self._record(0, *place[:2]), self._record(1, *place[2:])) for place in places]
+        first, second = (places[start : start + count] for places in self._pairs[kind])
+        return [
+            Pair(self._record(0, one), self._record(1, other))
+            for one, other in zip(first, second, strict=True)
+        ]
 
-    def _record(self, run: int, start: int | None, stop: int | None) -> Record | None:
-        return None if start is None or stop is None else self.indexes[run].records([(start, stop)])[0]
+    def _record(self, run: int, position: int) -> Record | None:
+        places = self.indexes[run].read("SELECT start, stop FROM rows WHERE position = ?", [position])
+        return self.indexes[run].records([(start, stop) for start, stop in places])[0] if places else None
 
-    def _scores(self) -> Iterator[dict[str, Any]]:
-        """Yield the difference of each score that both runs have, over the items that both have it for."""
-        names = "SELECT name FROM first.names JOIN second.names USING (name) ORDER BY name"
-        for (name,) in self._database.execute(names).fetchall():
-            means = self._database.execute(_MEANS, (name,)).fetchall()
-            if means:
-                yield {"score": name, **difference(means)}
+
+_ROWS = "SELECT id, item, drop_id, content FROM rows ORDER BY position"
+_Row = tuple[str, str, int, int]
+
+
+def _paired(first: Sequence[_Row], second: Sequence[_Row]) -> Iterator[tuple[int, int]]:
+    """Yield the positions of the two rows of each pair; -1 where a run has none."""
+    alone: tuple[Sequence[int], Sequence[int]] = range(len(first)), range(len(second))
+    for column in (0, 1):  # by id, and the rest by item
+        rest = {key: place for place, key in _keys(second, alone[1], column)}
+        without = []
+        for place, key in _keys(first, alone[0], column):
+            if (other := rest.pop(key, None)) is None:
+                without.append(place)
+            else:
+                yield place, other
+        alone = (without, list(rest.values()))
+    yield from ((place, -1) for place in alone[0])
+    yield from ((-1, place) for place in alone[1])
+
+
+def _keys(rows: Sequence[_Row], places: Iterable[int], column: int) -> Iterator[tuple[int, Any]]:
+    """Yield each place with the value of its row; from its second occurrence on, with its number, too."""
+    occurrences = dict[Any, int]()
+    for place in places:
+        value = rows[place][column]
+        count = occurrences[value] = occurrences.get(value, 0) + 1
+        yield place, value if count == 1 else (value, count)
+
+
+def _kind(first: _Row | None, second: _Row | None) -> tuple[str, int]:
+    """Return the kind of a pair, "" if no run keeps it; with the drop in the run that does not, 0 if the row
+    is not there.
+    """
+    if first and second and not first[2] and not second[2]:
+        return "same" if first[3] == second[3] else "changed", 0
+    if first and not first[2]:
+        return "lost", second[2] if second else 0
+    if second and not second[2]:
+        return "gained", first[2] if first else 0
+    return "", 0
+
+
+def _drop_counts(database: sqlite3.Connection, drops: Counter[int]) -> list[tuple[str, int]]:
+    """Return the stage and the filter of drops with their numbers, the most frequent first."""
+    names = {drop_id: f"{stage}/{name}" for drop_id, stage, name in database.execute("SELECT * FROM drops")}
+    return [(names.get(drop_id, ""), count) for drop_id, count in drops.most_common()]
+
+
+def _scores(
+    databases: Sequence[sqlite3.Connection], items: Sequence[Sequence[str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the difference of each score that both runs have, over the items that both have it for."""
+    names = [
+        dict(side.execute("SELECT name, name_id FROM names ORDER BY name").fetchall()) for side in databases
+    ]
+    for name in (name for name in names[0] if name in names[1]):
+        means = []
+        for database, of_rows, ids in zip(databases, items, names, strict=True):
+            totals, counts = defaultdict[str, float](float), defaultdict[str, int](int)
+            query = "SELECT position, value FROM scores WHERE name_id = ?"
+            for position, value in database.execute(query, [ids[name]]):
+                item = of_rows[position]
+                totals[item] += value
+                counts[item] += 1
+            means.append({item: total / counts[item] for item, total in totals.items()})
+        if both := [(mean, means[1][item]) for item, mean in means[0].items() if item in means[1]]:
+            yield {"score": name, **difference(both)}
 
 
 def difference(means: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -203,8 +225,10 @@ def _options(lock: Mapping[str, Any]) -> dict[str, Any]:
     return {"seed": lock["seed"], "models": lock["models"], "stages": stages, "files": files}
 
 
-def figures_of(first: Run, second: Run, comparison: Comparison) -> dict[str, Any]:
-    """Return all figures of two runs: `totals` with rows, requests, tokens and money, and the comparisons."""
+def totals_of(first: Run, second: Run) -> dict[str, Any]:
+    """Return what two runs differ in without their rows: `pipeline`, and `totals` with rows, requests, tokens
+    and money.
+    """
     states = [run.state for run in (first, second)]
     totals = {
         "kept": [state["kept"] for state in states],
@@ -212,9 +236,13 @@ def figures_of(first: Run, second: Run, comparison: Comparison) -> dict[str, Any
     }
     for key in ("requests", "input_tokens", "output_tokens", "cost_usd"):
         totals[key.replace("_t", " t")] = [state["totals"][key] for state in states]
+    return {"pipeline": pipeline_changes(first.lock, second.lock), "totals": list(totals.items())}
+
+
+def figures_of(first: Run, second: Run, comparison: Comparison) -> dict[str, Any]:
+    """Return all figures of two runs: those of `totals_of`, and the comparisons."""
     return {
-        "pipeline": pipeline_changes(first.lock, second.lock),
-        "totals": list(totals.items()),
+        **totals_of(first, second),
         "rows": comparison.counts,
         "reasons": comparison.reasons,
         "scores": comparison.scores,

@@ -83,9 +83,13 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
 
 
 def compare_page(
-    runs: Sequence[ViewedRun], selection: Selection, comparison: Comparison | None, figures: Mapping[str, Any]
+    runs: Sequence[ViewedRun],
+    selection: Selection,
+    comparison: Comparison | None,
+    figures: Mapping[str, Any],
+    problem: str = "",
 ) -> str:
-    """Return the page of two runs side by side; without a comparison, that it has to wait."""
+    """Return the page of two runs side by side; without a comparison, what is known before."""
     _, _, kind = selection.view.partition("/")
     pairs = list[Pair]()
     if comparison:
@@ -94,6 +98,8 @@ def compare_page(
     return _template("compare").render(
         runs=runs,
         selection=selection,
+        comparison=comparison,
+        problem=problem,
         figures=figures,
         kind=kind,
         kinds=KINDS,

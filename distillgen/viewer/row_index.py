@@ -152,6 +152,12 @@ class RowIndex:
                     return []  # the first rows are on their way, also into the place of a damaged index
                 raise
 
+    def snapshot(self) -> sqlite3.Connection:
+        """Open the index as it is at this moment, whatever is indexed later."""
+        database = sqlite3.connect(self.path, timeout=30)
+        database.execute("BEGIN")
+        return database
+
     def records(self, places: Sequence[tuple[int, int]]) -> list[Record]:
         """Return the records at these places in the file, each from its start to its stop."""
         records = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.viewer import pages
-from distillgen.viewer.comparison import Comparison, figures_of
+from distillgen.viewer.comparison import Comparison, figures_of, totals_of
+from distillgen.viewer.row_index import RowIndex
 from distillgen.viewer.selection import Selection, count_of
 from distillgen.viewer.viewed_run import ViewedRun
 
@@ -115,30 +117,39 @@ def _page_class(runs: Sequence[ViewedRun], path: str) -> type[BaseHTTPRequestHan
 
 
 class _Compared:
-    """The comparison of two runs, made when all of their rows are indexed, and again when rows have come."""
+    """The comparison of two runs, made behind the page when all of their rows are indexed, and again when
+    rows have come.
+    """
 
     def __init__(self, runs: Sequence[ViewedRun]) -> None:
         self._runs = runs
-        self._busy = threading.Lock()
-        self._comparison: Comparison | None = None
-        self._figures: dict[str, Any] = {}
+        self._lock = threading.Lock()
         self._counts: list[int] = []
+        self._problem = ""
+        self._result: tuple[Comparison, dict[str, Any]] | None = None
 
     def page(self, selection: Selection) -> str:
-        """Return the page of the comparison."""
-        states = [run.state for run in self._runs]
-        indexes = [
-            run.index(run.place(-1, state), state) for run, state in zip(self._runs, states, strict=True)
-        ]
-        with self._busy:
-            counts = [index.count for index in indexes]
+        """Return the page of the comparison; without rows while they are being compared."""
+        first, second = (run.run for run in self._runs)
+        indexes = [run.index(run.place(-1, state), state) for run in self._runs for state in [run.state]]
+        counts = [index.count for index in indexes]
+        with self._lock:
             if all(index.whole for index in indexes) and counts != self._counts:
-                if self._comparison:
-                    self._comparison.close()
-                self._counts, self._comparison = counts, Comparison(*indexes)
-                first, second = (run.run for run in self._runs)
-                self._figures = figures_of(first, second, self._comparison)
-            return pages.compare_page(self._runs, selection, self._comparison, self._figures)
+                self._counts, self._result, self._problem = counts, None, ""
+                threading.Thread(target=self._compare, args=(counts, indexes), daemon=True).start()
+        comparison, figures = self._result or (None, totals_of(first, second))
+        return pages.compare_page(self._runs, selection, comparison, figures, self._problem)
+
+    def _compare(self, counts: list[int], indexes: Sequence[RowIndex]) -> None:
+        first, second = (run.run for run in self._runs)
+        try:
+            comparison = Comparison(*indexes)
+            result = comparison, figures_of(first, second, comparison)
+        except (DistillgenError, OSError, sqlite3.Error) as error:
+            self._problem = f"The rows cannot be compared: {error}"
+            return
+        if counts == self._counts:
+            self._result = result
 
 
 def _answer(

@@ -59,18 +59,35 @@ def main() -> None:
         print("opened again: ", end="")
         with viewer(directory):
             pass
+        two_runs(directory, many_rows(ProjectFolder(Path(folder)), count, "other"))
 
 
-def many_rows(project: ProjectFolder, count: int) -> Path:
-    """A finished run whose last stage gave so many rows of about 900 bytes."""
-    chance = random.Random(0)
+def two_runs(first: Path, second: Path) -> None:
+    """Seconds to the pages of two runs side by side, of which the second has no index at first."""
+    with viewer(second, first) as address:
+        for view, until in (
+            ("totals", "output tokens"),
+            ("rows", "of the same"),
+            ("rows, again", "of the same"),
+        ):
+            begun = time.perf_counter()
+            while until not in page(address, view="compare/same", page=100):
+                time.sleep(0.05)
+            print(f"side by side: {view:<22}{time.perf_counter() - begun:8.2f} s")
+
+
+def many_rows(project: ProjectFolder, count: int, name: str = "many") -> Path:
+    """A finished run whose last stage gave so many rows of about 900 bytes; in one of another name than
+    `many` a tenth of the rows has another answer, and a tenth another score.
+    """
+    chance, other = random.Random(0), name != "many"
     words = [
         "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(3, 9))) for _ in range(5000)
     ]
     project.write("pipelines/many.yaml", PIPELINE)
     project.rows("rows.jsonl", [{"question": "what", "answer": "a " * 40}])
-    project.cli("run", "many")
-    directory = project.path / "runs" / "many"
+    project.cli("run", "many", "-o", f"runs/{name}")
+    directory = project.path / "runs" / name
     made = {"stage": "ask", "model": "m", "key": "ab" * 32, "prompt": "p@1", "sample": 0, "draw": "{}"}
     with (directory / "stages" / "02-check.jsonl").open("wb") as stream:
         for i in range(count):
@@ -79,13 +96,16 @@ def many_rows(project: ProjectFolder, count: int) -> Path:
                 "answer": " ".join(chance.choices(words, k=60)),
             }
             scores = {
-                "judge": chance.gauss(6, 2),
+                "judge": chance.gauss(6, 2) + (other and i % 10 == 1),
                 "word_count": float(chance.randint(20, 80)),
                 "share": chance.random(),
             }
+            record_id = digest(i)
+            if other and i % 10 == 0:
+                record_id, fields["answer"] = digest([i, name]), fields["answer"][::-1]
             parent = digest(["parent", i // 4])
             record = Record(
-                digest(i), fields, (parent,), f"rows.jsonl:{i // 4}", (made,), scores, item=parent
+                record_id, fields, (parent,), f"rows.jsonl:{i // 4}", (made,), scores, item=parent
             )
             if scores["word_count"] < 30:
                 record = record.drop("check", "word_count", f"{scores['word_count']:.0f} words < 30")
@@ -97,10 +117,10 @@ def many_rows(project: ProjectFolder, count: int) -> Path:
 
 
 @contextmanager
-def viewer(directory: Path):
+def viewer(*directories: Path):
     """`distillgen view`, from the command to its first page with rows."""
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "distillgen", "view", str(directory)]
+    command = [sys.executable, "-m", "distillgen", "view", *map(str, directories)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         address = re.search(r"http\S+", process.stdout.readline())[0]
         while '<a class="card' not in page(address):

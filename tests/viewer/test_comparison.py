@@ -58,7 +58,6 @@ def test_planted_changes_are_found(two):
         assert pair.second.fields["answer"] == pair.first.fields["answer"] + " more"
         assert pair.first.fields["question"] == pair.second.fields["question"]
     assert all(pair.first.dropped.filter == "words" for pair in comparison.pairs("gained", 0, 99))
-    comparison.close()
 
 
 def test_the_other_way_round_gained_is_lost(two):
@@ -66,14 +65,12 @@ def test_the_other_way_round_gained_is_lost(two):
     assert figures["rows"] == {"same": 8, "changed": 8, "gained": 0, "lost": 12}
     assert figures["reasons"]["lost"] == [("check/words", 12)]
     assert figures["scores"][0]["difference"] == pytest.approx(-0.5)
-    comparison.close()
 
 
 def test_a_run_is_the_same_as_itself(two):
     comparison, figures = compared(two / "one", two / "one")
     assert figures["rows"] == {"same": 16, "changed": 0, "gained": 0, "lost": 0} and not figures["pipeline"]
     assert figures["scores"][0]["p"] == 1 and figures["scores"][0]["difference"] == 0
-    comparison.close()
 
 
 def test_rows_of_other_questions_are_gained_and_lost(two, tmp_path):
@@ -82,7 +79,6 @@ def test_rows_of_other_questions_are_gained_and_lost(two, tmp_path):
     comparison, figures = compared(two / "one", tmp_path / "three")
     assert figures["rows"] == {"same": 4, "changed": 0, "gained": 4, "lost": 12}
     assert figures["reasons"] == {"gained": [("", 4)], "lost": [("", 12)]}
-    comparison.close()
 
 
 def test_rows_with_one_id_are_paired_in_their_order(two, tmp_path):
@@ -93,7 +89,6 @@ def test_rows_with_one_id_are_paired_in_their_order(two, tmp_path):
         (directory / "stages" / "04-format.jsonl").write_bytes(row * count)
     comparison, figures = compared(*directories)
     assert figures["rows"] == {"same": 2, "changed": 0, "gained": 0, "lost": 1}
-    comparison.close()
 
 
 def test_the_difference_is_that_of_paired_items():
@@ -150,7 +145,7 @@ def test_diff_in_a_terminal(two, project):
 def test_two_runs_on_a_page(two, viewed):  # noqa: F811
     viewer = viewed(two / "one", two / "two")
     end = time.monotonic() + 20
-    while "being indexed" in (page := viewer.page(view="compare")).text:
+    while "being indexed and compared" in (page := viewer.page(view="compare")).text:
         assert time.monotonic() < end
     assert "8 changed 12 gained 0 lost 8 the same" in page.text and "words 4 4.5 +0.5" in page.text
     assert "<ins> more</ins>" in viewer.get(view="compare/changed")
