@@ -14,6 +14,7 @@ from distillgen.runs.templates import template
 from distillgen.text import display
 from distillgen.viewer import markup
 from distillgen.viewer.comparison import KINDS, Comparison, Pair
+from distillgen.viewer.row_files import RowFile, metrics_of
 from distillgen.viewer.row_index import REASON, RowIndex
 from distillgen.viewer.selection import (
     DROPPED,
@@ -46,14 +47,20 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
     """Return the page of the rows of a run, and of the one that is open."""
     run = runs[selection.run if 0 <= selection.run < len(runs) else 0]
     state, lock = run.state, run.lock
-    stage = run.place(selection.stage, state)
-    run.stage_on_page = stage
-    index = run.index(stage, state)
+    stage, files = run.place(selection.stage, state), run.files()
+    file = next((one for one in files if one.name == selection.file), None)
+    index = run.index_of(file) if file else run.index(stage, state)
+    run.on_page = index
     all_indexed = index.whole  # before the rows are read: some may be indexed meanwhile
     growing = state["state"] == "running" or not all_indexed or run.drawing
     places = rows_of(index, selection, page=selection.page)
     records = index.records([(start, stop) for _, start, stop in places[:PAGE_ROWS]])
-    record = _open(run, selection, records, stage, state)
+    last = run.place(-1, state)
+    earlier = [
+        *([index] if file else []),
+        *(run.index(one, state) for one in range(last if file else stage, -1, -1)),
+    ]
+    record = _open(run, selection, records, earlier)
     histograms = [
         {**bars, "lines": threshold_lines(bars, thresholds(lock, bars["name"], bars["kept"]))}
         for bars in run.histograms(index)
@@ -63,7 +70,11 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
         run=run,
         state=state,
         lock=lock,
-        stage=stage,
+        stage=None if file else stage,
+        file=file,
+        files=files,
+        words=("right", "wrong") if file and file.evaluation else ("kept", "dropped"),
+        metrics_of=metrics_of,
         selection=selection,
         index=index,
         all_indexed=all_indexed,
@@ -77,8 +88,8 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
         drops=drops_of(index),
         histograms=histograms,
         scores=score_names(index),
-        chips=list(_chips(selection)),
-        **(_opened(run, record, selection, stage, state, histograms) if record else {"record": None}),
+        chips=list(_chips(selection, file)),
+        **(_opened(run, record, selection, earlier, histograms) if record else {"record": None}),
     )
 
 
@@ -131,34 +142,33 @@ def _shortened(text: str) -> str:
 
 
 def _open(
-    run: ViewedRun, selection: Selection, records: Sequence[Record], stage: int, state: Mapping[str, Any]
+    run: ViewedRun, selection: Selection, records: Sequence[Record], indexes: Sequence[RowIndex]
 ) -> Record | None:
     """Return the record that is open: the one at a place on the page, or else that of an id."""
     if 0 <= selection.place < len(records) and selection.row in ("", records[selection.place].id):
         return records[selection.place]
-    relative = run.find(selection.row, stage, state) if selection.row else None
-    return relative.record if relative else None
+    return run.find(selection.row, indexes) if selection.row else None
 
 
 def _opened(
     run: ViewedRun,
     record: Record,
     selection: Selection,
-    stage: int,
-    state: Mapping[str, Any],
+    earlier: Sequence[RowIndex],
     histograms: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return what the page shows of the open record."""
-    history = run.history(record, stage, state)
-    other = run.find(selection.other, run.place(-1, state), state) if selection.other else None
-    bounds = {bars["name"]: bars["lines"] for bars in histograms}
+    state = run.state
+    stages = [run.index(place, state) for place in range(run.place(-1, state), -1, -1)]
+    later = [index for index in stages if index not in earlier[1:]]
+    other = run.find(selection.other, [*earlier, *stages]) if selection.other else None
     return {
         "record": record,
-        "history": history,
-        "bounds": bounds,
-        "indexing": not all(run.index(place, state).whole for place in range(stage + 1)),
+        "history": run.history(record, earlier, later),
+        "bounds": {bars["name"]: bars["lines"] for bars in histograms},
+        "indexing": not all(index.whole for index in earlier),
         "other": other,
-        "changes": list(field_changes(other.record.fields, record.fields)) if other else [],
+        "changes": list(field_changes(other.fields, record.fields)) if other else [],
     }
 
 
@@ -196,13 +206,17 @@ def _snippets(record: Record, selection: Selection) -> Iterator[Snippet]:
         )
 
 
-def _chips(selection: Selection) -> Iterator[tuple[str, str]]:
+def _chips(selection: Selection, file: RowFile | None) -> Iterator[tuple[str, str]]:
     """Yield the filters of a selection in words, each with the address without it."""
     if selection.drop:
-        stage, _, name = selection.drop.partition("/")
-        words = {KEPT: "kept", DROPPED: "dropped"}.get(selection.drop)
+        answers = file is not None and file.evaluation is not None
+        stage, _, name = selection.drop.rpartition("/")
+        words = {KEPT: "right" if answers else "kept", DROPPED: "wrong" if answers else "dropped"}.get(
+            selection.drop
+        )
         if not words:
-            words = f"{'gathered' if name == GATHERED else f'dropped by {name}'} in {stage}"
+            did = "gathered" if name == GATHERED else f"wrong by {name}" if answers else f"dropped by {name}"
+            words = f"{did}: {stage}" if answers else f"{did} in {stage}"
         yield words, selection.address(drop="")
     if selection.score:
         low, high = selection.low, selection.high

@@ -21,7 +21,7 @@ from typing import IO, Any
 import orjson
 
 from distillgen.record import META, Record, digest, loads_own, text_of
-from distillgen.state_files import PARTIAL
+from distillgen.state_files import PARTIAL, Damaged
 
 FOLDER = "view"
 FORMAT = 2
@@ -47,9 +47,17 @@ PRAGMA user_version = {FORMAT};
 class RowIndex:
     """The index of one file of rows. One thread calls `update`; any thread may read."""
 
-    def __init__(self, rows: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        rows: Path,
+        folder: Path,
+        name: str = "",
+        as_row: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> None:
         self.rows = rows
-        self.path = folder / f"{rows.stem}.sqlite3"
+        self.path = folder / f"{name or rows.stem}.sqlite3"
+        self.as_row = as_row
+        """Gives a line of the file the form of a record's row."""
         self.whole = False
         """Whether the file of rows is finished, and all of it is in the index."""
         self._drops: dict[tuple[str, str], int] = {}
@@ -112,7 +120,7 @@ class RowIndex:
     def _add(self, database: sqlite3.Connection, lines: Sequence[bytes], start: int, position: int) -> None:
         rows, scores = [], []
         for row_position, line in enumerate(lines, position):
-            cut, meta = _meta_of(line)
+            cut, meta = self._meta_of(line)
             drop, parents = meta.get("dropped"), meta["parents"]
             drop_id = self._drop(database, drop["stage"], drop["filter"]) if drop else 0
             content = int.from_bytes(hashlib.blake2b(line[:cut], digest_size=8).digest(), "big", signed=True)
@@ -126,6 +134,20 @@ class RowIndex:
         with database:
             database.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             database.executemany("INSERT INTO scores VALUES (?, ?, ?, ?)", sorted(scores))
+
+    def _meta_of(self, line: bytes) -> tuple[int, Mapping[str, Any]]:
+        """Return where the fields of a row end, and its meta. The meta is last in rows that a run wrote."""
+        cut = line.rfind(_META)
+        with suppress(orjson.JSONDecodeError):
+            if (
+                cut >= 0
+                and {"id", "parents", "scores", "source"} <= (meta := orjson.loads(line[cut + 8 : -2])).keys()
+            ):
+                return cut, meta
+        try:
+            return len(line), self.as_row(loads_own(line))[META]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(self.file, "it has a line that is no row") from error
 
     def _drop(self, database: sqlite3.Connection, stage: str, name: str) -> int:
         if (stage, name) not in self._drops:
@@ -164,7 +186,7 @@ class RowIndex:
         with self.file.open("rb") as stream:
             for start, stop in places:
                 stream.seek(start)
-                records.append(Record.from_row(loads_own(stream.read(stop - start))))
+                records.append(Record.from_row(self.as_row(loads_own(stream.read(stop - start)))))
         return records
 
     @property
@@ -192,15 +214,14 @@ class _Texts:
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         if (text, field) != self._query:
             self._query, self._occurs = (text, field), _occurrence(text)
-        if not self._occurs(
-            self._bytes[meta if field == REASON else start : stop if field == REASON else meta]
-        ):
+        of_reason = field == REASON and meta < stop  # or the reason stands anywhere
+        if not self._occurs(self._bytes[meta if of_reason else start : stop if of_reason else meta]):
             return False
         return any(text.casefold() in part.casefold() for part in self._parts(start, stop, field))
 
     def _parts(self, start: int, stop: int, field: str) -> Iterator[str]:
         assert self._bytes
-        row = loads_own(self._bytes[start:stop])
+        row = self._index.as_row(loads_own(self._bytes[start:stop]))
         if field == REASON:
             yield (row[META].get("dropped") or {"reason": ""})["reason"]
             return
@@ -220,19 +241,6 @@ def _occurrence(text: str) -> Callable[[bytes], bool]:
         return lambda row: True
     needle = orjson.dumps(longest)[1:-1].lower()
     return lambda row: needle in row.lower()
-
-
-def _meta_of(line: bytes) -> tuple[int, Mapping[str, Any]]:
-    """Return where the fields of a row end, and its meta. The meta is last in rows that a run wrote."""
-    cut = line.rfind(_META)
-    with suppress(orjson.JSONDecodeError):
-        if (
-            cut >= 0
-            and {"id", "parents", "scores", "source"} <= (meta := orjson.loads(line[cut + 8 : -2])).keys()
-        ):
-            return cut, meta
-    row = loads_own(line)
-    return len(line), row[META]
 
 
 def _whole_lines(stream: IO[bytes], count: int) -> list[bytes]:

@@ -23,6 +23,8 @@ class Selection:
     run: int = 0
     stage: int = -1
     """The place of the stage whose rows are shown, from 0; -1: the last one that a row has left."""
+    file: str = ""
+    """The name of a `RowFile` whose rows are shown in the place of a stage's."""
     drop: str = ""
     """`kept`, `dropped`, or `STAGE/FILTER`; "": all rows."""
     text: str = ""
@@ -127,9 +129,12 @@ def _clauses(selection: Selection) -> tuple[str, str, list[Any]]:
         conditions.append("drop_id IN (SELECT drop_id FROM drops WHERE filter != ?)")
         values.append(GATHERED)
     elif selection.drop:
-        stage, _, name = selection.drop.partition(SPLIT)
-        conditions.append("drop_id IN (SELECT drop_id FROM drops WHERE stage = ? AND filter = ?)")
-        values += [stage, name]
+        stage, _, name = selection.drop.rpartition(SPLIT)
+        conditions.append(  # an answer may fail several metrics, whose names stand in a list
+            "drop_id IN (SELECT drop_id FROM drops"
+            " WHERE stage = ? AND (filter = ? OR instr(', ' || filter || ', ', ', ' || ? || ', ')))"
+        )
+        values += [stage, name, name]
     if selection.score:
         low = -1e308 if selection.low is None else selection.low
         high = math.inf if selection.high is None else selection.high

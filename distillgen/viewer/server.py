@@ -160,7 +160,7 @@ def _answer(
         if name == "count":
             run = runs[selection.run if 0 <= selection.run < len(runs) else 0]
             state = run.state
-            count = count_of(run.index(run.place(selection.stage, state), state), selection)
+            count = count_of(run.index_for(selection.file, selection.stage, state), selection)
             return "application/json", json.dumps({"count": count}).encode()
         if len(runs) > 1 and selection.view:
             return "text/html", compared.page(selection).encode()

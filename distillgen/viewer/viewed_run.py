@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,19 +15,22 @@ from distillgen.errors import LedgerError
 from distillgen.inference.ledger import read_answers
 from distillgen.record import Record, text_of
 from distillgen.runs.directory import Run, reached, stage_file
+from distillgen.state_files import Damaged
+from distillgen.viewer.row_files import RowFile, row_files
 from distillgen.viewer.row_index import RowIndex, folder_for
 from distillgen.viewer.selection import histogram, score_names
 
+FEW_ROWS = 20_000  # whose histograms need no waiting
 STEP_S = 0.5  # after which the indexing of a file lets another file have its turn
 MOST_RELATIVES = 50
 MOST_WORDS = 4_000  # of a text whose words are compared; of a longer one the lines are
 
 
-class Relative(NamedTuple):
-    """A record that has to do with another one, and the place of the stage in whose file it is."""
+class Attempt(NamedTuple):
+    """A record of a round that is about the same item, and the file of the round."""
 
     record: Record
-    stage: int
+    file: RowFile
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,12 @@ class History:
 
     answers: Sequence[Mapping[str, Any]]
     """Its answers: `made` as in the record, and `request`, `completion`, counts and status of the ledger."""
-    parents: Sequence[Relative]
-    siblings: Sequence[Relative]
+    parents: Sequence[Record]
+    siblings: Sequence[Record]
     """The other rows of its first parent."""
-    children: Sequence[Relative]
+    children: Sequence[Record]
+    attempts: Sequence[Attempt]
+    """Records of the rounds about the same item."""
     problem: str = ""
     """Why its answers cannot be read."""
 
@@ -51,9 +56,10 @@ class ViewedRun:
         self.run, self.name = run, run.directory.resolve().name
         self.problem = ""
         """Why rows cannot be indexed."""
-        self.stage_on_page = -1
+        self.on_page: RowIndex | None = None
+        """The index whose rows a page shows."""
         self.drawing = True
-        """Whether histograms of that stage are on their way."""
+        """Whether its histograms are on their way."""
         self._folder = folder_for(run.directory)
         self._indexes: dict[Path, RowIndex] = {}
         self._histograms: dict[tuple[Path, str], tuple[int, dict[str, Any] | None]] = {}
@@ -82,6 +88,23 @@ class ViewedRun:
         path = stage_file(self.run.directory, stage, state["stages"][stage]["name"])
         return self._indexes.setdefault(path, RowIndex(path, self._folder))
 
+    def files(self) -> list[RowFile]:
+        """Return the files of rows besides those of the stages."""
+        return list(row_files(self.run.directory))
+
+    def index_of(self, file: RowFile) -> RowIndex:
+        """Return the index of a file of rows."""
+        index = self._indexes.setdefault(
+            file.path, RowIndex(file.path, self._folder, file.name.replace("/", "."))
+        )
+        index.as_row = file.row  # an evaluation may have been made anew
+        return index
+
+    def index_for(self, name: str, stage: int, state: Mapping[str, Any]) -> RowIndex:
+        """Return the index of the file of this name, or else of the rows that left a stage."""
+        file = next((file for file in self.files() if file.name == name), None) if name else None
+        return self.index_of(file) if file else self.index(self.place(stage, state), state)
+
     def final_index(self) -> RowIndex:
         """Return the index of all rows that have left the last stage so far."""
         state = self.state
@@ -90,21 +113,25 @@ class ViewedRun:
         return index
 
     def update(self) -> bool:
-        """Index new rows for a moment, first of the stage on the page; return whether there are more."""
+        """Index new rows for a moment, first of the file on the page; return whether there are more."""
         state = self.state
-        last = self.place(-1, state)
-        places = dict.fromkeys([self.place(self.stage_on_page, state), *range(last, -1, -1)])
-        try:
-            more = any([self.index(stage, state).update(STEP_S) for stage in places])
-            self.drawing = self._draw(self.index(next(iter(places)), state))
-        except (OSError, sqlite3.Error) as error:
-            self.problem = f"the rows cannot be indexed: {error}"
-            return False
-        self.problem = ""
+        stages = [self.index(stage, state) for stage in range(self.place(-1, state), -1, -1)]
+        first = self.on_page or stages[0]
+        indexes = dict.fromkeys([first, *stages, *map(self.index_of, self.files())])
+        more, problem = False, ""
+        for index in indexes:
+            try:
+                more |= index.update(STEP_S)
+            except (OSError, sqlite3.Error, Damaged) as error:
+                problem = problem or f"the rows cannot be indexed: {error}"
+        self.drawing = self._draw(first)
+        self.problem = problem
         return more or self.drawing
 
     def histograms(self, index: RowIndex) -> list[dict[str, Any]]:
-        """Return the histogram of each score that is made so far."""
+        """Return the histogram of each score that is made so far; all of a file with few rows."""
+        while index.whole and index.count <= FEW_ROWS and self._draw(index):
+            pass
         charts = [self._histograms.get((index.rows, name)) for name in score_names(index)]
         return [bars for _, bars in filter(None, charts) if bars]
 
@@ -118,23 +145,30 @@ class ViewedRun:
                 return True
         return False
 
-    def find(self, record_id: str, stage: int, state: Mapping[str, Any]) -> Relative | None:
-        """Return the record of an id from the rows of a stage, or else of an earlier one."""
-        for place in range(stage, -1, -1):
-            if records := self._records(place, state, "id = ?", record_id, 1):
-                return records[0]
-        return None
+    def find(self, record_id: str, indexes: Iterable[RowIndex]) -> Record | None:
+        """Return the record of an id from the first index that has it."""
+        return next((record for index in indexes for record in _records(index, "id = ?", record_id, 1)), None)
 
-    def _records(
-        self, stage: int, state: Mapping[str, Any], condition: str, value: str, count: int
-    ) -> list[Relative]:
-        index = self.index(stage, state)
-        query = f"SELECT start, stop FROM rows WHERE {condition} ORDER BY position LIMIT {count}"
-        places = [(start, stop) for start, stop in index.read(query, [value])]
-        return [Relative(record, stage) for record in index.records(places)] if places else []
+    def history(self, record: Record, indexes: Sequence[RowIndex], later: Sequence[RowIndex]) -> History:
+        """Return the answers in a record, and its relatives that are in the indexes so far: parents in one of
+        `indexes`, siblings in the first of them, children in the first of `later` that has some.
+        """
+        answers, problem = self._answers(record)
+        parents = [
+            parent
+            for parent_id in record.parents[:MOST_RELATIVES]
+            if (parent := self.find(parent_id, indexes))
+        ]
+        siblings = _records(indexes[0], "parent = ?", record.parents[0]) if record.parents else []
+        children = next(
+            (records for index in later if (records := _records(index, "parent = ?", record.id))),
+            list[Record](),
+        )
+        others = [one for one in siblings if one.id != record.id]
+        return History(answers, parents, others, children, self._attempts(record), problem)
 
-    def history(self, record: Record, stage: int, state: Mapping[str, Any]) -> History:
-        """Return the answers in a record, and its relatives that are in the indexes so far."""
+    def _answers(self, record: Record) -> tuple[list[Mapping[str, Any]], str]:
+        """Return the answers in a record as the ledger holds them, and why it cannot be read, or ""."""
         keys = [bytes.fromhex(str(step["key"])) for step in record.made if step.get("key")]
         ledger = self.run.ledger
         ledger_rows, problem = dict[bytes, dict[str, Any]](), ""
@@ -142,24 +176,27 @@ class ViewedRun:
             ledger_rows = read_answers(ledger, keys) if keys and ledger.exists() else {}
         except LedgerError as error:
             problem = str(error)
-        answers = [
+        return [
             {"made": step, **ledger_rows.get(bytes.fromhex(str(step.get("key") or "")), {})}
             for step in record.made
-        ]
-        parents = [
-            relative
-            for parent in record.parents[:MOST_RELATIVES]
-            if (relative := self.find(parent, stage, state))
-        ]
-        siblings, children = list[Relative](), list[Relative]()
-        if record.parents:
-            siblings = self._records(stage, state, "parent = ?", record.parents[0], MOST_RELATIVES)
-        for later in range(self.place(-1, state), stage - 1, -1):
-            if children := self._records(later, state, "parent = ?", record.id, MOST_RELATIVES):
-                break
-        return History(
-            answers, parents, [one for one in siblings if one.record.id != record.id], children, problem
-        )
+        ], problem
+
+    def _attempts(self, record: Record) -> list[Attempt]:
+        """Return the records of the rounds about the item of a record."""
+        return [
+            Attempt(one, file)
+            for file in self.files()
+            if file.evaluation is None
+            for one in _records(self.index_of(file), "item = ?", record.item or record.source)
+            if one.id != record.id
+        ][:MOST_RELATIVES]
+
+
+def _records(index: RowIndex, condition: str, value: str, count: int = MOST_RELATIVES) -> list[Record]:
+    """Return so many records of an index that fulfil a condition."""
+    query = f"SELECT start, stop FROM rows WHERE {condition} ORDER BY position LIMIT {count}"
+    places = [(start, stop) for start, stop in index.read(query, [value])]
+    return index.records(places) if places else []
 
 
 def field_changes(
