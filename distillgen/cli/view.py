@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+import distillgen
 from distillgen.cli import completion, show, show_diff
-from distillgen.cli.arguments import AS_JSON, find_run
+from distillgen.cli.arguments import AS_JSON, find_run, find_runs
 from distillgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
+    from distillgen.runs.seeds import Seeds
 
 
-def find_several(ctx: click.Context, param: click.Parameter, names: Sequence[str]) -> list[Run]:
-    """Return the runs of these names; raise ConfigError if there are more than two."""
+def find_several(ctx: click.Context, param: click.Parameter, names: Sequence[str]) -> list[Run] | Seeds:
+    """Return the runs of these names, or those of several seeds; raise ConfigError for more than two."""
     if len(names) > 2:
         raise ConfigError(f"give one run, or two to see them side by side, not {len(names)}")
+    if len(names) == 1:
+        run = find_runs(ctx, param, names[0])
+        return [run] if isinstance(run, distillgen.Run) else run
     return [find_run(ctx, param, name) for name in names]
 
 
@@ -32,8 +37,9 @@ def find_several(ctx: click.Context, param: click.Parameter, names: Sequence[str
     "--port", type=click.IntRange(0, 65535), default=0, help="The page's port. Default: any free one."
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
-def view(runs: list[Run], port: int, open_page: bool) -> None:
-    """Look at the rows of RUN on a page, for this machine only, also while it runs; of two runs side by side.
+def view(runs: list[Run] | Seeds, port: int, open_page: bool) -> None:
+    """Look at the rows of RUN on a page, for this machine only, also while it runs; of two runs side by side;
+    of the runs of several seeds with their figures.
 
     The page has the rows with search and filters, each with the prompt as it was sent, the raw answer, its
     scores and its relatives. It changes no file of the run but its own index, in RUN/view.
@@ -45,7 +51,8 @@ def view(runs: list[Run], port: int, open_page: bool) -> None:
     from distillgen.viewer.server import served
     from distillgen.viewer.viewed_run import ViewedRun
 
-    with served([ViewedRun(run) for run in runs], port) as address:
+    seeds, several = (None, runs) if isinstance(runs, list) else (runs, [])
+    with served([ViewedRun(run) for run in several], port, seeds) as address:
         show.say(f"open {address}\nCtrl-C ends it; ? on the page shows its keys")
         if open_page:
             click.launch(address)

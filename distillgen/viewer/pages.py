@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 
@@ -28,9 +28,13 @@ from distillgen.viewer.selection import (
 )
 from distillgen.viewer.viewed_run import ViewedRun, field_changes
 
+if TYPE_CHECKING:
+    from distillgen.runs.seeds import Seeds
+
 HERE = Path(__file__).parent
 SNIPPET = 170  # characters of a field in the list
 PAIRS = 20  # on a page of two runs
+ROWS = "rows"  # the view of the rows, where the page without a view is another one
 SNIPPETS = 3  # fields of a row in the list
 
 
@@ -43,7 +47,7 @@ class Snippet(NamedTuple):
     after: str
 
 
-def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
+def rows_page(runs: Sequence[ViewedRun], selection: Selection, seeds: Seeds | None = None) -> str:
     """Return the page of the rows of a run, and of the one that is open."""
     run = runs[selection.run if 0 <= selection.run < len(runs) else 0]
     state, lock = run.state, run.lock
@@ -67,6 +71,7 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
     ]
     return _template("rows").render(
         runs=runs,
+        seeds=seeds,
         run=run,
         state=state,
         lock=lock,
@@ -90,6 +95,23 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection) -> str:
         scores=score_names(index),
         chips=list(_chips(selection, file)),
         **(_opened(run, record, selection, earlier, histograms) if record else {"record": None}),
+    )
+
+
+def seeds_page(seeds: Seeds, runs: Sequence[ViewedRun], selection: Selection) -> str:
+    """Return the page of the runs of several seeds: their states and their figures."""
+    state, content = seeds.state, seeds.summary
+    plain = {  # without the numbers that a metric measures beside its own, such as `exact.f1`
+        part: [row for row in content[part] if "." not in row["metric"]]
+        for part in ("figures", "comparisons")
+    }
+    return _template("seeds").render(
+        seeds=seeds,
+        runs=runs,
+        selection=selection,
+        state=state,
+        states=state["runs"],
+        content={**content, **plain},
     )
 
 

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from distillgen.errors import ConfigError, DistillgenError
@@ -18,6 +19,9 @@ from distillgen.viewer.comparison import Comparison, figures_of, totals_of
 from distillgen.viewer.row_index import RowIndex
 from distillgen.viewer.selection import Selection, count_of
 from distillgen.viewer.viewed_run import ViewedRun
+
+if TYPE_CHECKING:
+    from distillgen.runs.seeds import Seeds
 
 POLICY = "; ".join(
     [
@@ -34,15 +38,17 @@ _WAIT_S = 1.0  # until a file is looked at again for new rows
 
 
 @contextmanager
-def served(runs: Sequence[ViewedRun], port: int = 0) -> Iterator[str]:
-    """Serve pages about the runs for this machine only, and index their rows, until the block ends.
+def served(viewed: Sequence[ViewedRun], port: int = 0, seeds: Seeds | None = None) -> Iterator[str]:
+    """Serve pages about the runs, or about those of several seeds, for this machine only, and index their
+    rows, until the block ends.
 
     Gives the address. It contains a secret, so that no other page or user of the machine can read the rows.
     Raise ConfigError if the port cannot be used.
     """
     path = f"/{secrets.token_urlsafe(16)}/"
+    runs = [*viewed, *_further_runs(seeds, viewed)]
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), _page_class(runs, path))
+        server = ThreadingHTTPServer(("127.0.0.1", port), _page_class(runs, path, seeds))
     except OSError as error:
         problem = f"port {port} cannot be used: {error.strerror}"
         raise ConfigError(f"{problem}; give another --port, or none") from error
@@ -50,7 +56,7 @@ def served(runs: Sequence[ViewedRun], port: int = 0) -> Iterator[str]:
     over = threading.Event()
     threads = [
         threading.Thread(target=server.serve_forever, args=(0.1,)),
-        threading.Thread(target=_index, args=(runs, over)),
+        threading.Thread(target=_index, args=(runs, over, seeds)),
     ]
     with server:
         for thread in threads:
@@ -64,17 +70,26 @@ def served(runs: Sequence[ViewedRun], port: int = 0) -> Iterator[str]:
                 thread.join()
 
 
-def _index(runs: Sequence[ViewedRun], over: threading.Event) -> None:
+def _further_runs(seeds: Seeds | None, runs: Sequence[ViewedRun]) -> list[ViewedRun]:
+    """Return the runs of seeds that have begun since."""
+    numbers = range(len(runs), seeds.summary["seeds"]) if seeds else ()
+    return [ViewedRun(run) for run in takewhile(bool, map(seeds.run, numbers)) if run] if seeds else []
+
+
+def _index(runs: list[ViewedRun], over: threading.Event, seeds: Seeds | None) -> None:
     """Index the rows of all runs until the end."""
     while not over.is_set():
         try:
+            runs += _further_runs(seeds, runs)
             more = any([run.update() for run in runs])
         except DistillgenError as error:  # a file of the run is damaged: the pages say the same
-            runs[0].problem, more = str(error), False
+            more = False
+            for run in runs[:1]:
+                run.problem = str(error)
         over.wait(0.0 if more else _WAIT_S)
 
 
-def _page_class(runs: Sequence[ViewedRun], path: str) -> type[BaseHTTPRequestHandler]:
+def _page_class(runs: Sequence[ViewedRun], path: str, seeds: Seeds | None) -> type[BaseHTTPRequestHandler]:
     files = {
         "view.css": ("text/css", pages.styles().encode()),
         "view.js": ("text/javascript", (pages.HERE / "view.js").read_bytes()),
@@ -95,7 +110,7 @@ def _page_class(runs: Sequence[ViewedRun], path: str) -> type[BaseHTTPRequestHan
                 self._send(*files[name])
             elif name in ("", "count"):
                 selection = Selection.of(dict(parse_qsl(address.query)))
-                self._send(*_answer(runs, compared, name, selection))
+                self._send(*_answer(runs, seeds, compared, name, selection))
             else:
                 self.send_error(404)
 
@@ -153,7 +168,7 @@ class _Compared:
 
 
 def _answer(
-    runs: Sequence[ViewedRun], compared: _Compared, name: str, selection: Selection
+    runs: Sequence[ViewedRun], seeds: Seeds | None, compared: _Compared, name: str, selection: Selection
 ) -> tuple[str, bytes]:
     """Return the content type and the content of a page, or of a number that a page asks for."""
     try:
@@ -162,8 +177,10 @@ def _answer(
             state = run.state
             count = count_of(run.index_for(selection.file, selection.stage, state), selection)
             return "application/json", json.dumps({"count": count}).encode()
-        if len(runs) > 1 and selection.view:
+        if seeds and (selection.view != pages.ROWS or not runs):
+            return "text/html", pages.seeds_page(seeds, runs, selection).encode()
+        if len(runs) == 2 and not seeds and selection.view:
             return "text/html", compared.page(selection).encode()
-        return "text/html", pages.rows_page(runs, selection).encode()
+        return "text/html", pages.rows_page(runs, selection, seeds).encode()
     except DistillgenError as error:
         return "text/html", pages.problem_page(runs, str(error)).encode()
