@@ -10,7 +10,7 @@ import jinja2
 
 from distillgen.record import GATHERED, Record, text_of
 from distillgen.runs.charts import threshold_lines, thresholds
-from distillgen.runs.templates import template
+from distillgen.runs.templates import is_turns, template
 from distillgen.text import display
 from distillgen.viewer import markup
 from distillgen.viewer.comparison import KINDS, Comparison, Pair
@@ -203,18 +203,18 @@ def _fields(index: RowIndex, records: Sequence[Record]) -> list[str]:
 
 def _snippets(record: Record, selection: Selection) -> Iterator[Snippet]:
     """Yield a few fields of a record: those with the text that is searched for, or the first and the last."""
-    names = [name for name in record.fields if name != "messages"] or list(record.fields)
+    names = list(record.fields)
     chosen = list(dict.fromkeys([*names[:1], *names[1 - SNIPPETS :]]))
     needle = selection.text.casefold()
     if needle and selection.field != REASON:
-        searched = [selection.field] if selection.field else [*names, *record.fields]
+        searched = [selection.field] if selection.field else names
         matches = [name for name in searched if needle in text_of(record.fields.get(name)).casefold()]
         chosen = list(dict.fromkeys([*matches, *chosen]))[:SNIPPETS]
     for name in chosen:
         text = text_of(record.fields.get(name))
         at = text.casefold().find(needle) if needle else -1
         if at < 0:
-            yield Snippet(name, display.clipped(text[: 4 * SNIPPET], SNIPPET), "", "")
+            yield Snippet(name, display.clipped(_beginning(record.fields.get(name)), SNIPPET), "", "")
             continue
         start, stop = max(0, at - SNIPPET // 3), at + len(needle)
         before, match, after = text[start:at], text[at:stop], text[stop : stop + SNIPPET]
@@ -226,6 +226,13 @@ def _snippets(record: Record, selection: Selection) -> Iterator[Snippet]:
             + " ".join(after.split())
             + "…" * (len(text) > stop + SNIPPET),
         )
+
+
+def _beginning(value: Any) -> str:
+    """Return the beginning of a value; of a dialogue, what the person says first."""
+    if is_turns(value):
+        value = next((turn["content"] for turn in value if turn["role"] == "user"), value)
+    return text_of(value)[: 4 * SNIPPET]
 
 
 def _chips(selection: Selection, file: RowFile | None) -> Iterator[tuple[str, str]]:
