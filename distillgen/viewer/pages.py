@@ -102,7 +102,7 @@ def seeds_page(seeds: Seeds, runs: Sequence[ViewedRun], selection: Selection) ->
     """Return the page of the runs of several seeds: their states and their figures."""
     state, content = seeds.state, seeds.summary
     plain = {  # without the numbers that a metric measures beside its own, such as `exact.f1`
-        part: [row for row in content[part] if "." not in row["metric"]]
+        part: [row for row in content[part] if row.get("model") == "" or "." not in row["metric"]]
         for part in ("figures", "comparisons")
     }
     return _template("seeds").render(
@@ -239,7 +239,7 @@ def _chips(selection: Selection, file: RowFile | None) -> Iterator[tuple[str, st
     """Yield the filters of a selection in words, each with the address without it."""
     if selection.drop:
         answers = file is not None and file.evaluation is not None
-        stage, _, name = selection.drop.rpartition("/")
+        stage, _, name = selection.drop.partition("/")
         words = {KEPT: "right" if answers else "kept", DROPPED: "wrong" if answers else "dropped"}.get(
             selection.drop
         )

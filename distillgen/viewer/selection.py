@@ -129,7 +129,7 @@ def _clauses(selection: Selection) -> tuple[str, str, list[Any]]:
         conditions.append("drop_id IN (SELECT drop_id FROM drops WHERE filter != ?)")
         values.append(GATHERED)
     elif selection.drop:
-        stage, _, name = selection.drop.rpartition(SPLIT)
+        stage, _, name = selection.drop.partition(SPLIT)
         conditions.append(  # an answer may fail several metrics, whose names stand in a list
             "drop_id IN (SELECT drop_id FROM drops"
             " WHERE stage = ? AND (filter = ? OR instr(', ' || filter || ', ', ', ' || ? || ', ')))"

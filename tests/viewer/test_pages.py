@@ -193,6 +193,7 @@ def test_dialogues_tool_calls_and_pictures(viewed, tmp_path):
     text = viewer.page(row=viewer.ids()[0]).text
     assert re.search(r'user look a picture, .* assistant calls weather \{ "city" : "Rome" \}', text), text
     assert "tool weather" in text
+    assert "messages q " in viewer.page().text, "of a dialogue, what the person says"
 
 
 def test_markdown_is_shown_and_obeys_nothing():

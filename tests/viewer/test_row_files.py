@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
+import urllib.request
 
 import pytest
 
 import distillgen
+from distillgen.viewer.row_files import metrics_of
 from tests.runs.test_report import FILTER
 from tests.viewer.test_pages import viewed  # noqa: F401  a fixture
 
@@ -68,6 +70,7 @@ def test_a_round_has_its_rows_with_their_reasons_and_other_rounds(viewed, loop):
     first = viewer.page().text
     assert "rows of round 0 1" in first and "6 rows" in first
     page = viewer.page(file="rounds/00/records")
+    assert "rect" in page.tags and "1 to 6" in page.text, "the histogram needs no second look"
     assert "6 rows" in page.text and re.search("words check −3", page.text)
     dropped = viewer.ids(file="rounds/00/records", drop="check/words")
     assert len(dropped) == 3 == len(viewer.ids(file="rounds/00/records", drop="kept"))
@@ -91,6 +94,9 @@ def test_answers_of_an_evaluation_are_reached_from_its_figures(viewed, loop):  #
     wrong = viewer.ids(file=name, drop="poor/numeric")
     assert len(wrong) == 5 and set(wrong) == set(viewer.ids(file=name, drop="poor/words"))
     assert len(viewer.ids(file=name, drop="kept")) == 15
+    assert viewer.ids(file=name, text="3 words >", field="reason of the drop") == wrong
+    with urllib.request.urlopen(f"{viewer.address}count?file={name}&text=999&field=answer") as answer:
+        assert json.load(answer) == {"count": 5}
     address = {"file": name, "drop": "poor/numeric", "row": wrong[1]}
     page = viewer.page(**address).text
     assert "wrong by numeric, words" in page and "999 is not 4" in page and "3 words > 2" in page
@@ -110,6 +116,11 @@ def test_an_answer_that_did_not_come_is_wrong_by_all_metrics(viewed, loop, tmp_p
     for metric in ("numeric", "words"):
         assert len(viewer.ids(file=file.stem, drop=f"good/{metric}")) == 1
     assert "the answer is failed" in viewer.page(file=file.stem, drop="good/words", place=0).text
+
+
+def test_figures_of_all_answers_together_find_no_answer_wrong():
+    report = {"metrics": {"exact": {}, "macro_f1": {}}, "figures": {"macro_f1": {}}}
+    assert metrics_of({"models": {"m": report}}, "m") == ["exact"] and metrics_of({"models": {}}, "m") == []
 
 
 def test_a_damaged_file_is_said_and_hides_no_other(viewed, loop, tmp_path):  # noqa: F811

@@ -56,10 +56,13 @@ def test_a_seed_that_begins_later_joins(three, tmp_path):
 
 
 def test_a_directory_without_a_run_yet_has_its_page(tmp_path):
-    content = {"pipeline": "p", "seeds": 2, "finished": [], "figures": [], "comparisons": []}
+    figure = {"stage": "s", "share": False, "mean": 1.5, "standard_error": None, "values": [1.5, None]}
+    figures = [{**figure, "metric": "a.b", "model": ""}, {**figure, "metric": "exact.f1", "model": "m"}]
+    content = {"pipeline": "p", "seeds": 2, "finished": [], "figures": figures, "comparisons": []}
     (tmp_path / "seeds.json").write_text(json.dumps(content))
     with served([], seeds=distillgen.Seeds(tmp_path)) as address:
-        assert "seed-0 not begun" in Viewer(address).page(view="rows").text
+        text = Viewer(address).page(view="rows").text
+        assert "seed-0 not begun" in text and "s: a.b 1.5 1.5 none" in text and "exact.f1" not in text, text
 
 
 def test_the_command_takes_seeds_alone(three, project):
