@@ -56,7 +56,6 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection, seeds: Seeds | No
     index = run.index_of(file) if file else run.index(stage, state)
     run.on_page = index
     all_indexed = index.whole  # before the rows are read: some may be indexed meanwhile
-    growing = state["state"] == "running" or not all_indexed or run.drawing
     places = rows_of(index, selection, page=selection.page)
     records = index.records([(start, stop) for _, start, stop in places[:PAGE_ROWS]])
     last = run.place(-1, state)
@@ -83,7 +82,7 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection, seeds: Seeds | No
         selection=selection,
         index=index,
         all_indexed=all_indexed,
-        growing=growing,
+        growing=state["state"] == "running" or not all_indexed or run.drawing or not run.is_drawn(index),
         records=records,
         more=len(places) > PAGE_ROWS,
         first=selection.page * PAGE_ROWS,
@@ -182,7 +181,7 @@ def _opened(
     """Return what the page shows of the open record."""
     state = run.state
     stages = [run.index(place, state) for place in range(run.place(-1, state), -1, -1)]
-    later = [index for index in stages if index not in earlier[1:]]
+    later = [index for index in stages if index not in earlier[1:] or earlier[0] not in stages]
     other = run.find(selection.other, [*earlier, *stages]) if selection.other else None
     return {
         "record": record,

@@ -122,9 +122,10 @@ class ViewedRun:
         for index in indexes:
             try:
                 more |= index.update(STEP_S)
+                if index is first:
+                    self.drawing = self._draw(index)
             except (OSError, sqlite3.Error, Damaged) as error:
                 problem = problem or f"the rows cannot be indexed: {error}"
-        self.drawing = self._draw(first)
         self.problem = problem
         return more or self.drawing
 
@@ -134,6 +135,10 @@ class ViewedRun:
             pass
         charts = [self._histograms.get((index.rows, name)) for name in score_names(index)]
         return [bars for _, bars in filter(None, charts) if bars]
+
+    def is_drawn(self, index: RowIndex) -> bool:
+        """Return whether each score has a histogram."""
+        return all((index.rows, name) in self._histograms for name in score_names(index))
 
     def _draw(self, index: RowIndex) -> bool:
         """Make one histogram that is missing, or is of a tenth fewer rows; return whether there was one."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 import urllib.request
 
 import pytest
@@ -116,6 +117,30 @@ def test_an_answer_that_did_not_come_is_wrong_by_all_metrics(viewed, loop, tmp_p
     for metric in ("numeric", "words"):
         assert len(viewer.ids(file=file.stem, drop=f"good/{metric}")) == 1
     assert "the answer is failed" in viewer.page(file=file.stem, drop="good/words", place=0).text
+
+
+def test_a_round_of_many_rows_waits_for_its_histograms(viewed, loop, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("distillgen.viewer.viewed_run.FEW_ROWS", 0)
+    viewer = viewed(loop)
+    page = viewer.get(file="rounds/01/records")
+    assert "data-growing" in page and "<figure" not in page
+    end = time.monotonic() + 20
+    while "data-growing" in (page := viewer.get(file="rounds/01/records")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert "The same in every row: words 1" in page
+
+
+def test_a_row_of_a_round_has_its_children_in_later_stages(viewed, loop, tmp_path):  # noqa: F811
+    directory = shutil.copytree(loop, tmp_path / "copy", ignore=shutil.ignore_patterns("view"))
+    rows = (directory / "rounds" / "01" / "records.jsonl").read_text().splitlines()
+    parent = json.loads(rows[0])["meta"]["id"]
+    last = sorted((directory / "stages").glob("*.jsonl"))[-1]
+    child = json.loads(rows[0])
+    child["meta"] |= {"id": "c" * 20, "parents": [parent]}
+    last.write_text(last.read_text() + json.dumps(child, separators=(",", ":")) + "\n")
+    page = viewed(directory).page(file="rounds/01/records", row=parent).text
+    assert f"Children 1 {'c' * 12}" in page
 
 
 def test_figures_of_all_answers_together_find_no_answer_wrong():
