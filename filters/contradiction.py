@@ -1,10 +1,12 @@
 """Statements that contradict their siblings (NeuroComparatives, Howard et al. 2024: the contradiction filter;
-a statement weighs as much as the cluster that it stands for has members).
+a statement weighs as much as the cluster that it stands for has members). The official code asks what a
+statement entails and contradicts, `direction: from`, drops statements without siblings, `lone: drop`, and
+judges only the text behind the last comma, which a stage `format` can put into a field.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, Literal
 
 from distillgen import FieldName, Filter, NumberName, Project, Record, ScriptName
 from distillgen.flow.filter import siblings
@@ -22,20 +24,24 @@ def contradiction(
     min_entail: float = 0.85,
     min_contradict: float = 0.99,
     max_kept: int | None = 5,
+    direction: Literal["from", "to"] = "from",
+    lone: Literal["drop", "keep"] = "keep",
     project: Project,
 ) -> Filter:
-    """Drop statements that more siblings contradict than entail, then all but the best of the rest.
+    """Drop statements that contradict more siblings than they entail, then all but the best of the rest.
 
-    A statement is dropped if its own weight plus the weights of the siblings that entail it is at most the
-    sum of the weights of the siblings that contradict it. Of the rest, the `max_kept` with the highest
-    `score` are kept. Costs one inference for each ordered pair of a group.
+    A statement is dropped if its own weight plus the weights of the siblings that it entails is at most the
+    sum of the weights of the siblings that it contradicts; with `direction: to`, of the siblings that entail
+    or contradict it. Of the rest, the `max_kept` with the highest `score` are kept. Costs one inference for
+    each ordered pair of a group.
 
-    `model` is an NLI model by name or folder, or `file.py:function`. A sibling entails (contradicts) a
-    statement if that is the likeliest relation, with a probability of at least `min_entail`
-    (`min_contradict`). The weight is `size`: a score such as cluster.size, or a field; the default is 1.
-    `score` is a score such as generate.logprob, or a field; by default, earlier statements win. A group holds
-    the statements of one parent, or adjacent records with equal fields `by`. Measures the weights for and
-    against the statement, and its rank among the rest.
+    `model` is an NLI model by name or folder, or `file.py:function`. A statement entails (contradicts)
+    another if that is the likeliest relation, with a probability of at least `min_entail`
+    (`min_contradict`). The weight is `size`: a score such as cluster.size, or a field; the default is 1. Sizes
+    of clusters count what reached the stage `cluster`: put other filters before it. `score` is a score such
+    as generate.logprob, or a field; by default, earlier statements win. A group holds the statements of one
+    parent, or adjacent records with equal fields `by`. Measures the weights for and against the statement,
+    its rank among the rest, and the number of its siblings.
 
     Options:
         field: the statement
@@ -47,6 +53,8 @@ def contradiction(
         min_entail: probability from which a statement entails another
         min_contradict: probability from which a statement contradicts another
         max_kept: most statements of a group that are kept; null: all
+        direction: whose relations count: from the statement to its siblings, or to it from them
+        lone: whether a statement without siblings, which nothing can contradict, is kept
     """
     name, identity = nli_model(model, project)
 
@@ -57,17 +65,23 @@ def contradiction(
         pairs = list(permutations(range(len(records)), 2))
         verdicts = entailment([(texts[i], texts[j]) for i, j in pairs], model=name)
         for (i, j), (entail, neutral, contradict) in zip(pairs, verdicts, strict=True):
+            judged, other = (i, j) if direction == "from" else (j, i)
             if entail >= min_entail and entail > max(neutral, contradict):
-                support[j] += weights[i]
+                support[judged] += weights[other]
             elif contradict >= min_contradict and contradict > max(entail, neutral):
-                against[j] += weights[i]
+                against[judged] += weights[other]
         survivors = [i for i in range(len(records)) if support[i] > against[i]]
         ranks = {
             i: rank
             for rank, i in enumerate(sorted(survivors, key=lambda i: -number(records[i], score, 0.0)), 1)
         }
         return [
-            {"support": support[i], "against": against[i], "rank": ranks.get(i, 0)}
+            {
+                "support": support[i],
+                "against": against[i],
+                "rank": ranks.get(i, 0),
+                "siblings": len(records) - 1,
+            }
             for i in range(len(records))
         ]
 
@@ -76,6 +90,8 @@ def contradiction(
         return default if by_name is None else number_of(record, by_name) or 0.0
 
     def decide(numbers: Mapping[str, Any]) -> str | None:
+        if lone == "drop" and not numbers["siblings"]:
+            return "alone: it has no siblings"
         if numbers["support"] <= numbers["against"]:
             return f"contradicted: {numbers['support']:g} for it <= {numbers['against']:g} against it"
         over = max_kept is not None and numbers["rank"] > max_kept
@@ -84,5 +100,5 @@ def contradiction(
         )
 
     thresholds = {"min_entail": min_entail, "min_contradict": min_contradict}
-    settings = {"version": 1, "field": field, "model": identity, "size": size, "score": score, **thresholds}
-    return Filter(measure, decide, depends_on=settings, together=siblings(by))
+    settings = {"version": 2, "field": field, "model": identity, "size": size, "score": score, **thresholds}
+    return Filter(measure, decide, depends_on=settings | {"direction": direction}, together=siblings(by))

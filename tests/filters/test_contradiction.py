@@ -25,6 +25,7 @@ CASES = [
         "number 1 of those left by order > 0",
     ),
     ({"model": NLI, "field": "s"}, {"s": None}, None),
+    ({**OPTIONS, "lone": "drop"}, {"s": "Iron is heavier than Wood.", "n": 2}, "alone: it has no siblings"),
 ]
 
 STATEMENTS = "abcdefg"
@@ -57,22 +58,8 @@ def matrix_project(project):
     ]
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7])
-def test_exact_survivors_of_a_hand_made_matrix(project, chunk):
-    """a: b (1) entails it, c (3) contradicts it: 2 + 1 <= 3. b: a entails it, c's 0.84 and 0.98 are too
-    little: 1 + 2 > 0.
-    c: a (2) contradicts it: 3 > 2. d and e: 2 <= 2. f: nothing is against it. g: f contradicts it: 1 <= 1.
-    """
-    records = matrix_project(project)
-    options = {"model": "nli.py:judge", "field": "answer", "size": "cluster.size", "score": "lm.logprob"}
-    out = judged(
-        records,
-        [{"contradiction": {**options, "max_kept": 2}}],
-        root=project.path,
-        chunk=chunk,
-        ledger=Ledger(project.path / "l"),
-    )
-    assert dict(zip(STATEMENTS, reasons(out), strict=True)) == {
+VERDICTS = {
+    "to": {
         "a": "contradicted: 3 for it <= 3 against it",
         "b": None,
         "c": None,
@@ -81,9 +68,39 @@ def test_exact_survivors_of_a_hand_made_matrix(project, chunk):
         "f": "number 3 of those left by lm.logprob > 2",
         "g": "contradicted: 1 for it <= 1 against it",
     }
+}
+VERDICTS["from"] = {
+    **VERDICTS["to"],
+    "f": "contradicted: 1 for it <= 1 against it",
+    "g": "number 3 of those left by lm.logprob > 2",
+}
+VERDICTS[""] = VERDICTS["from"]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+@pytest.mark.parametrize("direction", VERDICTS)
+def test_exact_survivors_of_a_hand_made_matrix(project, chunk, direction):
+    """a: it and b (1) entail each other, it and c (3) contradict: 2 + 1 <= 3. b: 1 + 2 > 0, since the 0.84
+    and 0.98 between it and c are too little. c: a (2) is against it: 3 > 2. d and e: 2 <= 2. f contradicts g:
+    1 <= 1 is against f, as the official code counts, and against g the other way round.
+    """
+    records = matrix_project(project)
+    options = {"model": "nli.py:judge", "field": "answer", "size": "cluster.size", "score": "lm.logprob"}
+    options |= {"direction": direction} if direction else {}
+    out = judged(
+        records,
+        [{"contradiction": {**options, "max_kept": 2}}],
+        root=project.path,
+        chunk=chunk,
+        ledger=Ledger(project.path / "l"),
+    )
+    assert dict(zip(STATEMENTS, reasons(out), strict=True)) == VERDICTS[direction]
     by_one = {name: value for name, value in options.items() if name != "size"}
     out = judged(records, [{"contradiction": by_one}], root=project.path, ledger=Ledger(project.path / "l"))
-    assert [r.fields["answer"] for r in out if not r.dropped] == ["a", "b", "f"]  # a: 2 > 1; c: 1 <= 1
+    assert [r.fields["answer"] for r in out if not r.dropped] == [
+        *"ab",  # a: 2 > 1; c: 1 <= 1
+        "f" if direction == "to" else "g",
+    ]
 
 
 def test_only_a_changed_group_is_asked_again(project):
@@ -95,7 +112,9 @@ def test_only_a_changed_group_is_asked_again(project):
         out = judged(some, [{"contradiction": options}], root=project.path, ledger=Ledger(project.path / "l"))
         return [r.fields["answer"] for r in out if not r.dropped], asked.read_text().split()
 
-    assert run(records) == (["b", "c", "f"], ["42"])
+    assert run(records) == (["b", "c", "g"], ["42"])
+    assert run(records, lone="drop") == (["b", "c", "g"], [])
+    assert run(records, direction="to") == (["b", "c", "f"], ["42"])
     assert run(records, max_kept=1) == (["b"], [])
     assert run(records, min_contradict=0.98)[1] == ["42"]
     assert run(records[:3]) == (["b", "c"], ["6"])
