@@ -45,6 +45,7 @@ ABLE = {
     "embeddings": "openai, gemini, or network with gives: vectors or classes",
     "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
     "score": "vllm, transformers, or openai with server: vllm",
+    "first_token": "vllm or transformers (a server does not score the first token of a text)",
     "user_turn": "embedded, vllm, transformers, or openai with server: vllm or llamacpp (the user's turn is "
     "opened by the chat template, which no other server applies)",
 }

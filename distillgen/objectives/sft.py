@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
-from distillgen.record import Record
-from distillgen.training.chat_template import marks_answers
+from distillgen.inference.opening import text_start
+from distillgen.record import FieldName, Record
+from distillgen.training.chat_template import Turns, marks_answers
 from distillgen.training.dialogue import Dialogue, lengths
-from distillgen.training.inputs import Prepared, TrainingInputs
-from distillgen.training.rows import Assessment, Row, Unusable, fit, uncut
+from distillgen.training.inputs import Api, Prepared, TrainingInputs
+from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cut, fit, uncut
 from distillgen.training.students import Outline
 
 
 class Sft(Dialogue):
-    """Cross-entropy on the tokens of the completion, of all assistant turns, or of everything."""
+    """Cross-entropy on the tokens of the completion, of all assistant turns, or of everything.
+
+    With `text` the student learns plain texts, each between end tokens, so that it also learns their first
+    tokens. Its tokenizer then writes the token before every text, if it did not.
+    """
 
     packages = ("trl",)
     kinds = frozenset({"causal", "seq2seq"})
@@ -32,9 +37,29 @@ class Sft(Dialogue):
     packing: bool = Field(
         False, description="put several rows into one sequence of max_length; a row cannot see another"
     )
+    text: FieldName | None = Field(
+        None, description="field with a plain text, which is learnt whole instead of messages or a completion"
+    )
+    pack: int | None = Field(
+        None,
+        ge=8,
+        description="put several texts of `text` into one sequence of this many tokens, and at most of "
+        "max_length; a text cannot see another",
+    )
+
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        if self.text and (self.loss != "completion" or self.packing):
+            raise ValueError("a text is learnt whole: leave out 'loss', and give 'pack' instead of 'packing'")
+        if self.pack and not self.text:
+            raise ValueError("'pack' is for plain texts, which 'text' names; give packing: true")
+        return self
 
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the records lack the text; loss: assistant needs chat turns."""
+        if self.text:
+            context.need(self.text, "text")
+            return
         super().check(context)
         if self.loss == "assistant":
             context.need(self.messages, "loss: assistant")
@@ -46,6 +71,8 @@ class Sft(Dialogue):
         assistant's text.
         """
         super().check_student(student, context)
+        if student.kind == "seq2seq" and self.text:
+            raise ConfigError("an encoder-decoder learns a prompt and its completion, no plain text")
         if student.kind == "seq2seq" and (self.loss != "completion" or self.packing):
             raise ConfigError(
                 "an encoder-decoder learns the completion, unpacked: leave out 'loss' and 'packing'"
@@ -57,8 +84,18 @@ class Sft(Dialogue):
                     message = "its chat template does not mark the assistant's text ({% generation %})"
                     raise ConfigError(f"loss: assistant: {message}; {remedy}")
 
+    def chats(self, context: CheckContext) -> Sequence[Turns]:
+        """Return no turns for plain texts."""
+        return () if self.text else super().chats(context)
+
+    def api(self, row: Row) -> Api:
+        """Return whether the prompt is a text or chat turns; a plain text is continued."""
+        return "completions" if self.text else super().api(row)
+
     def answers(self) -> tuple[str, ...]:
-        """Return the completion's column. Raises ConfigError for loss: assistant: it learns whole chats."""
+        """Return the completion's column. Raises ConfigError for a plain text, and for loss: assistant."""
+        if self.text:
+            raise ConfigError("on: shuffled: a plain text has no answer to exchange")
         if self.loss == "assistant":
             raise ConfigError(
                 "on: shuffled: loss: assistant learns whole chats, which have no single answer to exchange"
@@ -66,13 +103,21 @@ class Sft(Dialogue):
         return super().answers()
 
     def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
-        """Return the turns, or the prompt and its completion."""
+        """Return the turns, or the prompt and its completion, or the plain text."""
+        if self.text:
+            return {"text": self._text(record)}
         if self.loss != "assistant":
             return self.example(record) | self.offered(record)
         turns = self.turns(record)
         if all(turn["role"] != "assistant" for turn in turns):
             raise Unusable(f"no turn in '{self.messages}' is the assistant's")
         return {"messages": turns} | self.offered(record)
+
+    def _text(self, record: Record) -> str:
+        text = record.fields.get(str(self.text))
+        if not isinstance(text, str) or not text:
+            raise Unusable(f"'{self.text}' holds no text")
+        return text
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:
         """Prepare TRL's SFTTrainer; for an encoder-decoder transformers' own trainer."""
@@ -83,18 +128,13 @@ class Sft(Dialogue):
         from trl import SFTConfig, SFTTrainer
 
         tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
-
-        def assess(row: Row) -> Assessment:
-            turns = row.get("messages") or []
-            first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
-            before, after = (turns[:first], turns[first:]) if turns else (row["prompt"], row["completion"])
-            return fit(*lengths(tokenizer, before, after, tools=row.get("tools")), max_length)
-
-        rows = inputs.rows.select(assess)
+        max_length = min(self.pack or max_length, max_length)
+        select = _whole_texts if self.text else _examples
+        rows = select(inputs.rows, tokenizer, max_length)
         config = SFTConfig(
             **inputs.arguments,
             max_length=max_length,
-            packing=self.packing,
+            packing=self.packing or self.pack is not None,
             eval_packing=False,
             completion_only_loss=self.loss == "completion",
             assistant_only_loss=self.loss == "assistant",
@@ -144,3 +184,39 @@ class Sft(Dialogue):
             data_collator=DataCollatorForSeq2Seq(tokenizer, model),
         )
         return Prepared(trainer, rows.counts)
+
+
+def _examples(rows: RowSelection, tokenizer: Any, max_length: int) -> RowSelection:
+    """Return the rows of chat turns, or of a prompt and its completion, that fit."""
+
+    def assess(row: Row) -> Assessment:
+        turns = row.get("messages") or []
+        first = next((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), 0)
+        before, after = (turns[:first], turns[first:]) if turns else (row["prompt"], row["completion"])
+        return fit(*lengths(tokenizer, before, after, tools=row.get("tools")), max_length)
+
+    return rows.select(assess)
+
+
+def _whole_texts(rows: RowSelection, tokenizer: Any, max_length: int) -> RowSelection:
+    """Return the tokens of plain texts, each behind what begins a text and before the end token.
+
+    From then on the tokenizer itself writes what begins a text, as it is saved with the student: the student
+    never saw a text that begins otherwise.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("text: the student's tokenizer has no end token, between which texts are learnt")
+    start = text_start(tokenizer)
+    if start and not tokenizer.encode(""):
+        names = tokenizer.convert_ids_to_tokens(start)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=[*names, "$A"], special_tokens=[*zip(names, start, strict=True)]
+        )
+
+    def tokenised(row: Row) -> Row:
+        ids = tokenizer.encode(row["text"], add_special_tokens=False)
+        return {"input_ids": [*start, *ids, tokenizer.eos_token_id]}
+
+    return rows.map(tokenised).select(lambda row: cut(len(row["input_ids"]), max_length))

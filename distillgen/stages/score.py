@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 
@@ -19,7 +20,8 @@ class Score(Stage):
     """Ask a model for the log-probability of a given text.
 
     The score `<name>.logprob` is the sum over the tokens of the text, in nats, and `<name>.mean_logprob`
-    their mean. The log-probability of each token is in the ledger.
+    their mean. The log-probability of each token is in the ledger. With `context: ""` the text stands alone,
+    and its first token counts too: it comes after the token that begins or ends a text of the model.
     """
 
     kind = "score"
@@ -28,7 +30,9 @@ class Score(Stage):
     writes = "the scores `<name>.logprob` and `<name>.mean_logprob`"
 
     model: str = Field(description="name of one of the pipeline's models that can score a given text")
-    context: str = Field(description="template of the text before the target, such as a question")
+    context: str = Field(
+        description='template of the text before the target, such as a question; "" for none'
+    )
     target: str = Field(description="template of the text to score")
     logprobs: int = Field(
         0, ge=0, le=MOST_ALTERNATIVES, description="number of likeliest alternatives to record for each token"
@@ -44,7 +48,8 @@ class Score(Stage):
 
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if the model cannot score texts, or a field is missing."""
-        context.able(self.model, "score", logprobs=self.logprobs)
+        needs = ["score"] if self.context else ["score", "first_token"]
+        context.able(self.model, *needs, logprobs=self.logprobs)
         for name in ("context", "target"):
             Text(getattr(self, name)).check(context, f"'{name}'")
         return context.fields
@@ -63,7 +68,9 @@ class Score(Stage):
         teacher, context, target = job.services.teachers[self.model], Text(self.context), Text(self.target)
 
         def questions(record: Record) -> list[Question]:
-            message_fields = teacher.message_fields([{"role": "user", "content": context.say(record)}])
+            message_fields: dict[str, Any] = {"prompt": ""}
+            if self.context:
+                message_fields = teacher.message_fields([{"role": "user", "content": context.say(record)}])
             sampling = {"logprobs": self.logprobs}
             request = Request(teacher.model, sampling=sampling, target=target.say(record), **message_fields)
             return [(teacher, request, 1, None)]

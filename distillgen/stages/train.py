@@ -228,7 +228,7 @@ class Train(TrainingOptions, Stage):
     def _parts(self, learning: Objective, network: NetworkSpec | None, project: Project) -> list[str]:
         """Return the models that teach, or that the student is made of."""
         made_of = network.module_of(project).models() if network else ()
-        tokens = [self.tiny.tokens] if self.tiny and self.tiny.tokens else ()
+        tokens = [self.tiny.donor] if self.tiny and self.tiny.donor else ()
         return [*learning.models(), *made_of, *tokens]
 
     def _files(
@@ -245,13 +245,13 @@ class Train(TrainingOptions, Stage):
 
     def _check_tokens(self, trained: Mapping[str, _Training]) -> None:
         """Raise ConfigError if no earlier student has the tokens that a tiny student takes."""
-        if not self.tiny or not self.tiny.tokens:
+        if not self.tiny or not self.tiny.donor:
             return
         writers = [name for name, training in trained.items() if training.bound.learning.gives() == "text"]
-        if self.tiny.tokens not in writers:
+        if self.tiny.donor not in writers:
             raise ConfigError(
-                f"student: tokens: no earlier stage trains a language model '{self.tiny.tokens}'"
-                f"{did_you_mean(self.tiny.tokens, writers)}"
+                f"student: tokens: no earlier stage trains a language model '{self.tiny.donor}'"
+                f"{did_you_mean(self.tiny.donor, writers)}"
             )
 
     def _check_lora(self, learning: Objective) -> None:
@@ -342,8 +342,9 @@ class Train(TrainingOptions, Stage):
                 )
             template = template or first.chat_template or ""
             first, student, trained = before.stage, before.first, _trainings(before.context)
-        outline = students.outline(student, context.project.root, first.revision, fetch=context.fetch)
-        tokens = [first.tiny.tokens] if first.tiny and first.tiny.tokens else ()
+        root, tiny = context.project.root, first.tiny
+        outline = students.outline(student, root, first.revision, fetch=context.fetch, tiny=tiny)
+        tokens = [tiny.donor] if tiny and tiny.donor else ()
         outline = replace(outline, tokens=frozenset([*chain, *tokens]))
         template_file = template or first.chat_template
         if template_file:

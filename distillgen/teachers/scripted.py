@@ -87,7 +87,9 @@ class ScriptedSpec(Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """All that a script can return."""
-        return frozenset({"json_schema", "tools", "logprobs", "score", "embeddings", "user_turn"})
+        return frozenset(
+            {"json_schema", "tools", "logprobs", "score", "first_token", "embeddings", "user_turn"}
+        )
 
     @property
     def most_logprobs(self) -> int:

@@ -19,7 +19,7 @@ from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
 from distillgen.inference.faults import Rejected
 from distillgen.inference.logprobs import MOST_ALTERNATIVES
-from distillgen.inference.opening import USER_TURN, opening
+from distillgen.inference.opening import USER_TURN, opening, text_start
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
@@ -53,7 +53,7 @@ class TransformersSpec(Spec):
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text."""
         opens = frozenset({"user_turn"} if self.api != "completions" else ())
-        return frozenset({"n", "logprobs", "score"}) | opens
+        return frozenset({"n", "logprobs", "score", "first_token"}) | opens
 
     @property
     def most_logprobs(self) -> int:
@@ -271,11 +271,12 @@ class Model:
         self, contexts: Sequence[list[int]], targets: Sequence[str], top: int
     ) -> list[list[Completion]]:
         """Return the tokens of each target with their log-probabilities after its context. A target is
-        tokenized by itself.
+        tokenized by itself; without a context it comes after what begins a text.
         """
         import torch
 
         answers = [list(self.tokenizer(target, add_special_tokens=False)["input_ids"]) for target in targets]
+        contexts = [before or text_start(self.tokenizer) for before in contexts]
         signals_of_targets = []
         with torch.inference_mode():
             for before, after in zip(contexts, answers, strict=True):

@@ -27,7 +27,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected, Retryable
-from distillgen.inference.opening import USER_TURN, opening
+from distillgen.inference.opening import USER_TURN, opening, text_start
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
@@ -90,7 +90,7 @@ class VLLMSpec(Spec):
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the engine."""
         opens = frozenset({"user_turn"} if self.api != "completions" else ())
-        return frozenset({"n", "logprobs", "json_schema", "grammar", "score"}) | opens
+        return frozenset({"n", "logprobs", "json_schema", "grammar", "score", "first_token"}) | opens
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model, an adapter or vLLM is missing."""
@@ -298,7 +298,7 @@ class VLLM(Endpoint):
         try:
             before = _tokens(engine.tokenizer, context, template or {}, write)
             after = engine.tokenizer.encode(target, add_special_tokens=False) if target else []
-            if after and not before:
+            if after and not (before := before or text_start(engine.tokenizer)):
                 raise ValueError("the first token of a text has no log-probability; give it a context")
             structured = StructuredOutputsParams(**form) if form else None
             params = SamplingParams(

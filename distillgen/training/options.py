@@ -8,7 +8,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from distillgen.errors import did_you_mean
+
 TINY = "tiny"
+SPLITS = {"words": r" ?\w+| ?[^\w\s]+|\s", "chars": r"[\s\S]"}
+"""The pattern of one token, by what the tokens of a tiny student can be; a word has the space before it."""
 
 
 class Lora(BaseModel):
@@ -38,7 +42,8 @@ class Lora(BaseModel):
 class Tiny(BaseModel):
     """The size of a student that begins with random weights, `{tiny: {layers: 2, width: 96}}`.
 
-    Its tokens are learnt from the texts of the rows, or are those of an earlier student.
+    Its tokens are learnt from the texts of the training rows, or are those of an earlier student. A word or
+    a character that no training row has is unknown to it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,13 +51,26 @@ class Tiny(BaseModel):
     layers: int = Field(2, ge=1, description="layers of attention")
     width: int = Field(128, ge=4, description="numbers for each token, a multiple of twice `heads`")
     heads: int = Field(4, ge=1, description="heads of attention in a layer")
-    tokens: str | None = Field(None, description="the earlier student whose tokens it takes")
+    kind: Literal["decoder", "encoder-decoder"] = Field(
+        "decoder", description="decoder, or encoder-decoder, which reads all of a prompt at once, as T5 does"
+    )
+    tokens: str | None = Field(
+        None, description="words, chars, or the earlier student whose tokens it takes; default: byte pairs"
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
+        if self.tokens is not None and self.tokens not in SPLITS and not self.tokens.startswith("student"):
+            close = did_you_mean(self.tokens, SPLITS)
+            raise ValueError(f"tokens: {self.tokens} is neither words, chars nor an earlier student{close}")
         if self.width % (2 * self.heads):
             raise ValueError(f"width: {self.width} is no multiple of twice its {self.heads} heads")
         return self
+
+    @property
+    def donor(self) -> str | None:
+        """The earlier student whose tokens it takes."""
+        return None if self.tokens in SPLITS else self.tokens
 
 
 class TrainingOptions(BaseModel):
@@ -64,8 +82,8 @@ class TrainingOptions(BaseModel):
     student: str | dict[str, Any] = Field(
         description="a network as a mapping, such as {mlp: [64, 32]}; or a model's folder, a .gguf file, "
         "owner/name on the Hugging Face Hub, tiny, a tiny one of another size, such as {tiny: {layers: 2, "
-        "width: 96, heads: 4, tokens: student-NAME}}, or the student of an earlier stage: student, or "
-        "student-NAME; inside rounds also previous: the student of "
+        "width: 96, heads: 4, kind: encoder-decoder, tokens: words}}, or the student of an earlier stage: "
+        "student, or student-NAME; inside rounds also previous: the student of "
         "the round before, and in the first round the model `start` of the loop"
     )
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")

@@ -154,7 +154,7 @@ def train(folder: Path, job: TrainingJob) -> None:
                 _texts(folder),
                 vocabulary=size,
                 tiny=tiny,
-                tokens=job.models[tiny.tokens] if tiny and tiny.tokens else None,
+                tokens=job.models[tiny.donor] if tiny and tiny.donor else None,
             )
     progress.say("counting tokens")
     inputs = _inputs(folder, job, student, learning, project)

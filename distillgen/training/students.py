@@ -18,6 +18,9 @@ from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, find_weights, sh
 from distillgen.project import file_sha256
 from distillgen.training.options import TINY as TINY
 from distillgen.training.options import Tiny
+from distillgen.training.tiny import CHAT as CHAT
+from distillgen.training.tiny import VOCABULARY as VOCABULARY
+from distillgen.training.tiny import tiny_layers, write_tiny
 
 Kind = Literal["causal", "seq2seq", "encoder"]
 ENCODERS = frozenset(
@@ -30,20 +33,7 @@ PEERS = "peers"  # the folder, inside of a student, of the networks that were tr
 PREVIOUS = "previous"  # inside rounds: the student that the same stage trained in the round before
 NAMES = (TINY, *SHIPPED, *KNOWN_MODELS)
 WITH_WEIGHTS = ("transformers", "network", "embedded")  # providers whose `model` a training can begin with
-VOCABULARY, CONTEXT = 2048, 1024
 WIDE = 8 * VOCABULARY  # for objectives that look up each token of a teacher in the student's vocabulary
-LAYERS = [f"self_attn.{part}_proj" for part in "qkvo"] + [
-    f"mlp.{part}_proj" for part in ("gate", "up", "down")
-]
-
-CHAT = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-    "{% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
-    "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-"""The tiny student's chat template, which marks the assistant's text for trainers."""
 
 
 def local(student: str, root: Path) -> Path | None:
@@ -122,16 +112,20 @@ class Outline:
     """The earlier students whose tokens it has."""
 
 
-def outline(student: str, root: Path, revision: str | None = None, *, fetch: bool = False) -> Outline:
+def outline(
+    student: str, root: Path, revision: str | None = None, *, fetch: bool = False, tiny: Tiny | None = None
+) -> Outline:
     """Return what a student's small files tell. Raises ConfigError if they cannot be read.
 
-    Files on the Hub and the header of a GGUF file are only read with `fetch`.
+    Files on the Hub and the header of a GGUF file are only read with `fetch`. `tiny` is the size of a tiny
+    student.
     """
     if student == TINY:
+        size = tiny or Tiny()
         special = {"eos_token": "<|im_end|>", "pad_token": "<|end|>"}
-        return Outline(
-            "causal", CHAT, special=special, layers=frozenset(f"model.layers.0.{name}" for name in LAYERS)
-        )
+        kind: Kind = "causal" if size.kind == "decoder" else "seq2seq"
+        template = CHAT if kind == "causal" else None
+        return Outline(kind, template, special=special, layers=frozenset(tiny_layers(size)))
     if student in SHIPPED:
         return Outline("encoder")
     if is_gguf(student):
@@ -248,7 +242,7 @@ def ready(
     1.3 GB, a few minutes).
     """
     if student == TINY:
-        return str(_tiny(folder, tiny or Tiny(), tokens, texts, vocabulary))
+        return str(write_tiny(folder, tiny or Tiny(), tokens, texts, vocabulary))
     if student in SHIPPED:
         return shipped(student)
     path = local(student, root)
@@ -257,46 +251,6 @@ def ready(
     if path and (path / "adapter_config.json").is_file():
         return str(_merged(path, folder))
     return str(path or student)
-
-
-def _tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[str], vocabulary: int) -> Path:
-    """Write a random Llama; of the size that is the default, and its own tokens, 0.9 million weights."""
-    if (folder / "config.json").exists():
-        return folder
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(tokens) if tokens else _tokenizer(texts, vocabulary)
-    tokenizer.chat_template = tokenizer.chat_template or CHAT
-    ends = {
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    shape = {"hidden_size": size.width, "intermediate_size": size.width * 11 // 4}
-    shape |= {"num_hidden_layers": size.layers, "num_attention_heads": size.heads}
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **shape, **ends)
-    )
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
-
-
-def _tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Return a tokenizer of byte pairs that is trained on texts."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special, alphabet = ["<|end|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|end|>", model_max_length=CONTEXT
-    )
 
 
 def _merged(adapter: Path, folder: Path) -> Path:

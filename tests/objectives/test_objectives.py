@@ -241,7 +241,7 @@ def taught(folder: Path, rows: list[dict], *, held_out: int = 60, **options) -> 
         objective=stage.learning(HERE).model_dump(),
         stage=stage.model_dump(),
         root=folder,
-        start=stage.student if isinstance(stage.student, str) else "",
+        start=stage.student if isinstance(stage.student, str) else "tiny" if stage.tiny else "",
         to=folder / "student",
         data=RowData(sha256="", rows={}),
         files={},

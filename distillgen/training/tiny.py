@@ -1,0 +1,147 @@
+"""The tiny student: a language model with random weights, whose tokens are learnt from the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from distillgen.training.options import SPLITS, Tiny
+
+VOCABULARY, CONTEXT = 2048, 1024
+MOST_TOKENS = 1 << 16  # of words or characters: rarer ones are unknown
+PAD, START, END, UNKNOWN = "<|end|>", "<|im_start|>", "<|im_end|>", "<|unknown|>"
+ROLES = ("system\n", "user\n", "assistant\n")
+DECODER = [f"self_attn.{part}_proj" for part in "qkvo"] + [
+    f"mlp.{part}_proj" for part in ("gate", "up", "down")
+]
+CHAT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The tiny student's chat template, which marks the assistant's text for trainers."""
+
+
+def tiny_layers(size: Tiny) -> list[str]:
+    """Return the names of the layers that an adapter can change, of one block of each kind."""
+    if size.kind == "decoder":
+        return [f"model.layers.0.{name}" for name in DECODER]
+    attention = ("encoder.block.0.layer.0.SelfAttention", "decoder.block.0.layer.1.EncDecAttention")
+    return [f"{place}.{name}" for place in attention for name in "qkvo"] + [
+        f"encoder.block.0.layer.1.DenseReluDense.{name}" for name in ("wi", "wo")
+    ]
+
+
+def write_tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[str], vocabulary: int) -> Path:
+    """Write a random Llama, or a random T5. Of the default size, and with byte pairs, the Llama has 0.9
+    million weights.
+
+    The tokenizer is that of the folder `tokens`, or is trained on the texts; `vocabulary` is the number of
+    its byte pairs.
+    """
+    if (folder / "config.json").exists():
+        return folder
+    from transformers import AutoTokenizer
+
+    if tokens:
+        tokenizer = AutoTokenizer.from_pretrained(tokens)
+    elif size.tokens:
+        tokenizer = _split(texts, SPLITS[size.tokens])
+    else:
+        tokenizer = _byte_pairs(texts, vocabulary)
+    if size.kind == "decoder":
+        tokenizer.chat_template = tokenizer.chat_template or CHAT
+        if tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]:  # the tokens of an encoder-decoder
+            tokenizer.backend_tokenizer.post_processor = None
+        model = _decoder(size, tokenizer)
+    else:
+        _end_texts(tokenizer)
+        model = _encoder_decoder(size, tokenizer)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _decoder(size: Tiny, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    ends = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    shape = {"hidden_size": size.width, "intermediate_size": size.width * 11 // 4}
+    shape |= {"num_hidden_layers": size.layers, "num_attention_heads": size.heads}
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **shape, **ends)
+    )
+
+
+def _encoder_decoder(size: Tiny, tokenizer: Any) -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=size.width,
+            d_kv=size.width // size.heads,
+            d_ff=size.width * 11 // 4,
+            num_layers=size.layers,
+            num_heads=size.heads,
+            dropout_rate=0.0,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _end_texts(tokenizer: Any) -> None:
+    """Have the tokenizer end every text, as that of T5 does, and read chat turns as one text."""
+    from tokenizers.processors import TemplateProcessing
+
+    end = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    tokenizer.chat_template = None
+
+
+def _byte_pairs(texts: Iterable[str], vocabulary: int) -> Any:
+    """Return a tokenizer of byte pairs that is trained on texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special, alphabet = [PAD, START, END], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END, pad_token=PAD, model_max_length=CONTEXT
+    )
+
+
+def _split(texts: Iterable[str], pattern: str) -> Any:
+    """Return a tokenizer whose tokens are the parts of the texts that a pattern matches, the frequent first.
+
+    A text that it has taken apart comes together again as it was. Parts that are in no text are unknown.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    level = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    level.pre_tokenizer, level.decoder = pre_tokenizers.Split(Regex(pattern), "isolated"), decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=MOST_TOKENS, special_tokens=[PAD, START, END, UNKNOWN], show_progress=False
+    )
+    level.train_from_iterator(chain(texts, ROLES), trainer)  # a chat template writes the roles
+    return PreTrainedTokenizerFast(
+        tokenizer_object=level, eos_token=END, pad_token=PAD, unk_token=UNKNOWN, model_max_length=CONTEXT
+    )
