@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,6 +281,66 @@ def training(tmp_path):
     return inputs
 
 
+SMALL = {"layers": 1, "width": 32, "heads": 2}
+
+
+class TestStudentsFromNothing:
+    pytestmark = trains
+
+    def scored(self, folder: Path, text: str, context: str | None = None) -> list[float]:
+        """What a student gives the tokens of a text, behind a context or from its first token on."""
+        from threading import Event
+
+        from distillgen.teachers.transformers import Model, TransformersSpec
+
+        model = Model(
+            str(folder), None, TransformersSpec(provider="transformers", model=str(folder)), Event()
+        )
+        before = [] if context is None else model.tokenizer.encode(context)
+        return [value for _, value, _ in model.scored([before], [text], 0)[0][0].logprobs]
+
+    @pytest.mark.parametrize("pack", [{}, {"pack": 16}])
+    def test_the_first_token_of_a_text_is_learnt(self, tmp_path, pack):
+        """Texts of one token: three of four are "a". A completion behind an empty prompt does not teach it."""
+        facts = [{"text": "abaa"[i % 4]} for i in range(48)]
+        student = {"tiny": {**SMALL, "tokens": "chars"}}
+        taught(tmp_path / "text", facts, held_out=8, student=student, text="text", **pack)
+        values = [self.scored(tmp_path / "text/student", text)[0] for text in "ab"]
+        assert values == pytest.approx([math.log(0.75), math.log(0.25)], abs=0.35)
+        assert self.scored(tmp_path / "text/student/base", "a")[0] < -2
+        completions = [{"prompt": "", "completion": fact["text"]} for fact in facts]
+        taught(tmp_path / "completion", completions, held_out=8, student=student)
+        assert self.scored(tmp_path / "completion/student", "a")[0] < -1
+
+    def test_what_follows_is_learnt_too_and_asked_as_it_was_trained(self, tmp_path):
+        facts = [
+            {"text": f"{name} is {colour}"} for name, colour in zip("ABC" * 20, COLOURS * 20, strict=True)
+        ]
+        student = {"tiny": {**SMALL, "tokens": "words"}}
+        manifest = taught(
+            tmp_path, facts, held_out=0, student=student, text="text", pack=24, learning_rate=0.01
+        )
+        assert manifest["api"] == "completions"
+        for name, colour in zip("ABC", COLOURS, strict=True):
+            (value,) = self.scored(tmp_path / "student", f" {colour}", f"{name} is")
+            assert value > math.log(0.8)
+
+    @pytest.mark.parametrize("objective", ["sft", "rationale"])
+    def test_an_encoder_decoder_learns_what_its_prompt_ends_with(self, tmp_path, objective):
+        names = (
+            ("prompt", "completion", "completion") if objective == "sft" else ("prompt", "rationale", "label")
+        )
+        rows = [dict(zip(names, (q, a, a), strict=True)) for q, a in questions(200)]
+        tiny = {**SMALL, "kind": "encoder-decoder", "tokens": "words"}
+        taught(tmp_path, rows, student={"tiny": tiny}, objective=objective)
+        prompts = {colour: question for question, colour in questions(20, 5)}
+        shares = {
+            c: {o: math.exp(sum(self.scored(tmp_path / "student", o, q))) for o in COLOURS}
+            for c, q in prompts.items()
+        }
+        assert all(shares[colour][colour] > 0.5 for colour in prompts) and len(prompts) == 3
+
+
 class TestWhatIsLearnt:
     pytestmark = trains
 
@@ -314,18 +375,37 @@ class TestWhatIsLearnt:
         row = Sft(loss="all").row(record(messages=turns("Hi", "Hello")), {})
         assert self.learnt(Sft(loss="all").prepare(training([row])).trainer)[0].count("<|im_start|>") == 2
 
-    def test_packed_rows_lose_nothing_and_cannot_see_each_other(self, training):
+    def test_a_text_is_learnt_from_its_first_token_to_its_end(self, training):
+        objective = Sft(text="fact")
+        assert objective.api(objective.row(record(fact="The sum is 2"), {})) == "completions"
+        inputs = training([objective.row(record(fact="The sum is 2"), {})], api="completions")
+        trainer = objective.prepare(inputs).trainer
+        tokenizer = trainer.processing_class
+        assert self.learnt(trainer) == ["<|im_end|>The sum is 2<|im_end|>"]
+        assert tokenizer.encode("The") == [
+            tokenizer.eos_token_id,
+            *tokenizer.encode("The", add_special_tokens=False),
+        ]
+        assert tokenizer.chat_template is None
+        with pytest.raises(Unusable, match="'fact' holds no text"):
+            objective.row(record(fact=""), {})
+
+    @pytest.mark.parametrize("plain", [False, True])
+    def test_packed_rows_lose_nothing_and_cannot_see_each_other(self, training, plain):
         import torch
 
-        rows = [Sft().row(record(messages=turns(question, answer)), {}) for question, answer in questions(12)]
-        apart, packed = (
-            Sft().prepare(training(rows)).trainer,
-            Sft(packing=True).prepare(training(rows)).trainer,
-        )
+        one, several = (Sft(text="fact"), Sft(text="fact", pack=64)) if plain else (Sft(), Sft(packing=True))
+        rows = [
+            one.row(record(messages=turns(question, answer), fact=f"{question} is {answer}"), {})
+            for question, answer in questions(12)
+        ]
+        apart, packed = one.prepare(training(rows)).trainer, several.prepare(training(rows)).trainer
         assert len(packed.train_dataset) < 12
-        assert sorted("".join(self.learnt(packed)).split("\n")) == sorted(
-            "".join(self.learnt(apart)).split("\n")
-        )
+
+        def parts(trainer) -> list[str]:
+            return sorted(filter(None, re.split(r"\n|<.im_end.>", "".join(self.learnt(trainer)))))
+
+        assert parts(packed) == parts(apart)
         batch = packed.data_collator([packed.train_dataset[0]])
         alone = [
             batch["input_ids"][:, start : start + size]

@@ -132,6 +132,11 @@ MISTAKES = [
     ({"chat_template": "data/chta.jsonl"}, "there is no file 'data/chta.jsonl'; did you mean 'chat.jsonl'?"),
     ({"processes": 2, "accelerate": "data/chat.jsonl"}, "give either 'processes' or 'accelerate'"),
     ({"held_out": 1}, "'held_out'"),
+    ({"text": "message"}, "text needs the field 'message', which no earlier stage gives"),
+    ({"text": "score", "loss": "all"}, "a text is learnt whole: leave out 'loss'"),
+    ({"text": "score", "packing": True}, "give 'pack' instead of 'packing'"),
+    ({"pack": 32}, "'pack' is for plain texts, which 'text' names"),
+    ({"text": "score", "on": "shuffled"}, "a plain text has no answer to exchange"),
 ]
 
 
@@ -295,6 +300,8 @@ UNFIT = [
         {**PAIR, "messages": "none", "packing": True},
         "an encoder-decoder learns the completion, unpacked",
     ),
+    (None, T5, {"text": "q"}, "an encoder-decoder learns a prompt and its completion, no plain text"),
+    (MARKS, {}, {"text": "q", "chat_template": "t.jinja"}, "learns no chat turns here, but texts"),
     (
         MARKS,
         {},

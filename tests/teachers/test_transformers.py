@@ -113,6 +113,32 @@ def test_sampled_and_scored_log_probabilities_agree(folder, ask):
 
 
 @slow
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_text_without_a_context_is_scored_from_its_first_token_as_by_hand(folder, ask, tmp_path, kind):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    path = folder if kind == "llama" else t5(tmp_path / "t5", ["red green blue"])
+    target = "Who wrote it?" if kind == "llama" else "green red"
+    ((given,),) = ask(path, Request("student", prompt="", target=target))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    ids = tokenizer(target, add_special_tokens=False)["input_ids"]
+    start = tokenizer("")["input_ids"] or [tokenizer.eos_token_id]
+    with torch.inference_mode():
+        if kind == "llama":
+            model = AutoModelForCausalLM.from_pretrained(path)
+            logits = model(torch.tensor([start + ids])).logits[0, len(start) - 1 : -1]
+        else:
+            model = AutoModelForSeq2SeqLM.from_pretrained(path)
+            first = [model.config.decoder_start_token_id]
+            logits = model(torch.tensor([start]), decoder_input_ids=torch.tensor([first + ids[:-1]])).logits[
+                0
+            ]
+    hand = [float(row[token]) for row, token in zip(logits.log_softmax(-1), ids, strict=True)]
+    assert len(hand) > 1 and [value for _, value, _ in given.logprobs] == pytest.approx(hand, abs=1e-4)
+
+
+@slow
 def test_all_tokens_of_a_small_vocabulary_are_alternatives_if_more_are_asked_for(ask, tmp_path):
     folder = t5(tmp_path / "t5", ["red green blue"])
     ((said,),) = ask(folder, Request("student", prompt="red", sampling={"logprobs": 100, "max_tokens": 2}))

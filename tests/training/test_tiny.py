@@ -13,6 +13,7 @@ from distillgen.training.options import Tiny, TrainingOptions
 from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
 BIG = {"train": {"name": "big", "student": {"tiny": {"layers": 1, "width": 32, "heads": 2}}}}
+BOTH = {"kind": "encoder-decoder", "layers": 1, "width": 24, "heads": 2}
 LIVE = {"objective": "distil", "losses": [{"divergence": {"teacher": "student-big"}}]}
 
 
@@ -31,6 +32,15 @@ def filled(project, monkeypatch, installed):  # noqa: F811
     ("stages", "options"),
     [
         ((), {"student": {"tiny": None}}),
+        ((), {"student": {"tiny": {"tokens": "words", "kind": "encoder-decoder"}}}),
+        ((), {"student": {"tiny": {"tokens": "chars"}}, "text": "completion", "pack": 64}),
+        (
+            (),
+            {
+                "student": {"tiny": {"kind": "encoder-decoder"}},
+                "lora": {"r": 2, "target": ["EncDecAttention.q", "wi"]},
+            },
+        ),
         ((BIG,), {"student": {"tiny": {"width": 16, "tokens": "student-big"}}, **LIVE}),
         ((BIG,), {"student": "student-big", **LIVE}),
         ((), {"student": "a/b", "objective": "distil", "losses": [{"divergence": {"teacher": "c/d"}}]}),
@@ -44,6 +54,23 @@ def test_what_is_right_passes_the_check(filled, stages, options):
     ("stages", "options", "message"),
     [
         ((), {"student": {"tiny": {"layer": 2}}}, "layer"),
+        ((), {"student": {"tiny": {"tokens": "wrods"}}}, "did you mean 'words'?"),
+        ((), {"student": {"tiny": {"kind": "encoder"}}}, "must be 'decoder' or 'encoder-decoder'"),
+        (
+            (),
+            {"student": {"tiny": {"kind": "encoder-decoder"}}, "text": "completion"},
+            "learns a prompt and its completion, no plain text",
+        ),
+        (
+            (),
+            {"student": {"tiny": {"kind": "encoder-decoder"}}, "lora": {"r": 2, "target": ["up_proj"]}},
+            "it has k, o, q, v, wi, wo",
+        ),
+        (
+            (BIG,),
+            {"student": {"tiny": {"kind": "encoder-decoder"}}, **LIVE},
+            "it trains a model that writes texts (causal), and this is an encoder-decoder",
+        ),
         ((), {"student": {"tiny": {"width": 30, "heads": 4}}}, "30 is no multiple of twice its 4 heads"),
         ((), {"student": {"tiny": {}, "layers": 2}}, "stand at its name"),
         ((BIG,), {"student": {"tiny": {"tokens": "student-bg"}}}, "did you mean 'student-big'?"),
@@ -107,5 +134,41 @@ def test_a_size_changes_the_weights_and_no_size_changes_nothing(tmp_path):
     sizes = [config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
     assert sizes == [1, 24, 2]
     other = Path(students.ready("tiny", tmp_path, tmp_path / "other", ["x y z"] * 9, tokens=small))
+    both = Path(students.ready("tiny", tmp_path, tmp_path / "both", [], tokens=small, tiny=Tiny(**BOTH)))
+    third = Path(students.ready("tiny", tmp_path, tmp_path / "third", [], tokens=both))
+    for folder, ends in ((both, True), (third, False)):  # each kind ends texts in its own way
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert (tokenizer.encode("a")[-1] == tokenizer.eos_token_id) == ends
+        assert (tokenizer.chat_template is None) == ends
+        assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(small).get_vocab()
     vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (small, other)]
     assert vocabularies[0] == vocabularies[1]
+
+
+TEXT = "Anna was born in Paris,  in 1990.\nDon't — she said; naïve e\u0301"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize(
+    ("tokens", "parts"), [("words", ["Anna", " was", " born"]), ("chars", ["A", "n", "n", "a"])]
+)
+def test_tokens_are_words_or_characters_and_transformers_loads_them(tmp_path, tokens, parts, kind):
+    from transformers import AutoModel, AutoTokenizer, set_seed
+
+    def made(name: str) -> Path:
+        set_seed(0)
+        size = Tiny(**BOTH | {"kind": kind, "tokens": tokens})
+        return Path(students.ready("tiny", tmp_path, tmp_path / name, [TEXT, "Anna Anna"], tiny=size))
+
+    first, second = made("first"), made("second")
+    for file in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (first / file).read_bytes() == (second / file).read_bytes()
+    tokenizer, model = AutoTokenizer.from_pretrained(first), AutoModel.from_pretrained(first)
+    ids = tokenizer.encode(TEXT, add_special_tokens=False)
+    assert [tokenizer.decode([token]) for token in ids][: len(parts)] == parts
+    assert tokenizer.decode(ids) == TEXT and tokenizer.unk_token_id not in ids
+    assert tokenizer.unk_token_id in tokenizer.encode("Zoë")
+    assert model.config.is_encoder_decoder == (kind == "encoder-decoder")
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
