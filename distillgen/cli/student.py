@@ -72,6 +72,8 @@ def train(
     stages = [{"source": source}, {"train": {"objective": objective, "student": student}}]
     trusted = frozenset({corpus, student})
     checked_pipeline = load_pipeline({"version": 1, "models": {}, "stages": stages}, sets, trusted=trusted)
+    if all(stage.name != "train" for stage in checked_pipeline.stages):
+        raise ConfigError("each: the command trains one student; write a pipeline for several")
     directory = (
         run.directory / "training" if run else checked_pipeline.run_directory(f"{_name_of(data)}-student")
     )

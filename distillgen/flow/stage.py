@@ -106,6 +106,11 @@ class CheckContext:
                 return turns[name]
         return ()
 
+    def values(self, name: str) -> Sequence[str] | None:
+        """Return the texts of the values of a field, if they are known before any model is asked, or None."""
+        writers = (bound for bound in reversed(self.stages) if name in bound.output_names())
+        return bound.values(name) if (bound := next(writers, None)) else None
+
     def need(self, name: str, subject: str) -> None:
         """Raise ConfigError if no earlier stage makes the field."""
         if name not in self.fields:
@@ -256,6 +261,8 @@ class Stage(BaseModel):
     """The fields, files and scores that it writes, for the reference, and whether it drops records."""
     fetches: ClassVar[bool] = False
     """Whether the check reads remote files when a run begins."""
+    optional: ClassVar[frozenset[str]] = frozenset({"when"})
+    """Options that are no part of a stage's fingerprint where they are not set, as if there were none."""
     selects: ClassVar[bool] = False
     """Whether the stage selects records. A control arm shows what that selection teaches."""
     name: str = Field(
@@ -281,10 +288,10 @@ class Stage(BaseModel):
         return schema
 
     @model_serializer(mode="wrap")
-    def _without_no_condition(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a `when` that is not set: it would change the fingerprint of every stage and training."""
+    def _without_unset(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `optional` options that are not set: they would change every stage's fingerprint."""
         options: dict[str, Any] = write(self)
-        return {name: value for name, value in options.items() if name != "when" or value is not None}
+        return {n: value for n, value in options.items() if n not in self.optional or value is not None}
 
     def chooses(self) -> bool:
         """Return whether the stage `selects` with these options."""
@@ -396,6 +403,12 @@ class BoundStage:
 
     def example(self) -> Record | None:
         """Return a record as it leaves the stage, if one is known before any model is asked, or None."""
+        return None
+
+    def values(self, name: str) -> Sequence[str] | None:
+        """Return the texts of the values that a field of its training records has, in order, if they are
+        known before any model is asked, or None.
+        """
         return None
 
     def uses_seed(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from distillgen.errors import ConfigError
 from distillgen.flow.condition import check_condition
+from distillgen.flow.per_value import for_values
 from distillgen.flow.stage import BoundStage, CheckContext, EvaluationSet, Stage, stage_class
 from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import NAME, Places, validate
@@ -43,6 +44,8 @@ def seeded(stage: Stage, seed: int) -> Stage:
 def read_stages(items: Sequence[Mapping[str, Any]], places: Places, project: Project) -> list[Stage]:
     """Return the stages of a list with their options checked, each with its arms behind it.
 
+    A stage of the option `each` is there once for each value that it lists.
+
     Raise ConfigError.
     """
     return [placed.stage for placed in _placed(items, places, project)]
@@ -64,7 +67,8 @@ def _read_item(item: Mapping[str, Any], i: int, places: Places, project: Project
     with places.within("stages", i):
         cls = stage_class(kind, project)
     stage = validate(cls, options, owner=f"stage '{kind}'", places=places, place=("stages", i, kind))
-    yield _Placed(stage, ("stages", i, kind))
+    with places.within("stages", i, kind, prefix=f"stage '{stage.name}': "):
+        yield from [_Placed(copy, ("stages", i, kind)) for copy in for_values(stage)]
     for arm, changes in (getattr(stage, ARMS) if ARMS in cls.model_fields else {}).items():
         place, owner = ("stages", i, kind, ARMS, arm), f"arm '{arm}' of stage '{stage.name}'"
         for option in sorted({"name", ARMS} & changes.keys()):
@@ -74,7 +78,8 @@ def _read_item(item: Mapping[str, Any], i: int, places: Places, project: Project
         different = validate(cls, arm_options, owner=owner, places=places, place=place)
         if different == stage.model_copy(update={"name": different.name, ARMS: {}}):
             raise places.wrong(f"{owner} changes no option: name one that differs, or leave it out", *place)
-        yield _Placed(different, place)
+        with places.within(*place, prefix=f"stage '{different.name}': "):
+            yield from [_Placed(copy, place) for copy in for_values(different)]
 
 
 def bind_stages(
@@ -125,7 +130,10 @@ def bind_stages(
                 (added,) = _read_item({"decontaminate": guard}, placed.item, places, project)
                 bind(added, added=True)
             guard = {}
-        bind(placed)
+        with places.within(*placed.place, prefix=f"stage '{placed.stage.name}': "):
+            copies = for_values(placed.stage, context)
+        for copy in copies:
+            bind(placed._replace(stage=copy))
     return tuple(bound_stages)
 
 

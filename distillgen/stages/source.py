@@ -26,6 +26,7 @@ from distillgen.record import (
     ScriptName,
     digest,
     item_of,
+    text_of,
 )
 from distillgen.rows.cut import Cut, Cutter
 from distillgen.rows.documents import Convert, Unconverted
@@ -357,6 +358,14 @@ class BoundSource(BoundStage):
     def example(self) -> Record | None:
         """Return the first row."""
         return self.samples[0]
+
+    def values(self, name: str) -> list[str] | None:
+        """Return the values of a field in all training rows, for which it reads them; None for a data set."""
+        if self.stage.dataset:
+            return None
+        records = self.stage.records(self.context.project, self.context.seed)
+        rows = (record.fields for record in records if not record.dropped and record.part == TRAIN)
+        return list(dict.fromkeys(text for row in rows if (text := text_of(row.get(name)))))
 
     def scores(self) -> set[str]:
         """Return the names of the scores that the first rows have from an earlier run."""

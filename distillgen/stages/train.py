@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import orjson
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
@@ -27,7 +27,7 @@ from distillgen.networks.body import Body
 from distillgen.networks.spec import NetworkSpec
 from distillgen.plugins import find
 from distillgen.project import Project, file_sha256
-from distillgen.record import digest
+from distillgen.record import digest, text_of
 from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
@@ -59,6 +59,9 @@ class Train(TrainingOptions, Stage):
     stage or of the objective: a value there replaces the whole option. An arm is a stage behind this one,
     with this stage's name and its own: `train-shuffled`, whose student is `student-shuffled`; of a stage
     `second`, `second-shuffled` and `student-second-shuffled`.
+
+    With `each`, the stage trains a student on the records of each value of a field, instead of one on all.
+    Each is a stage with the value in its name: `train-geography`, whose student is `student-geography`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -67,6 +70,7 @@ class Train(TrainingOptions, Stage):
     reads = "the fields that the objective names, and `split`"
     writes = "the student, in `student/`, or in `student-<name>/` for a stage of another name"
     fetches = True
+    optional = frozenset({"when", "each"})
 
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
         "kept",
@@ -84,12 +88,24 @@ class Train(TrainingOptions, Stage):
         lt=1,
         description="share of the source's items that are only evaluated, with all their rows",
     )
+    each: str | dict[str, list[str | int | float | bool]] | None = Field(
+        None,
+        description="field, such as a domain, that has the same value in all records of a student: "
+        "each: domain, where the source has the field; or with the values: {domain: [geography, history]}",
+    )
     arms: dict[str, dict[str, Any]] = Field(
         {},
         exclude=True,  # an arm is a stage of its own, and changes nothing in this one
         description="further trainings by name, each with the options in which it differs from this one: "
         "arms: {shuffled: {on: shuffled}} also trains student-shuffled",
     )
+
+    @field_validator("each")
+    @classmethod
+    def _one_field(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (len(value) != 1 or not [*value.values()][0]):
+            raise ValueError("each takes one field and its values: each: {domain: [geography, history]}")
+        return value
 
     def learning(self, project: Project) -> Objective:
         """Return the objective with its options. Raise ConfigError if the name or an option is wrong."""
@@ -126,7 +142,9 @@ class Train(TrainingOptions, Stage):
 
     def arm(self, learning: Objective) -> Arm:
         """Return what chooses the rows."""
-        return Arm(self.on, self.where, self.held_out, self.seed, learning)
+        listed_values = self.each if isinstance(self.each, dict) else {}
+        only = {name: text_of(values[0]) for name, values in listed_values.items()}
+        return Arm(self.on, self.where, self.held_out, self.seed, learning, only)
 
     def makes(self, directory: Path, project: Project) -> dict[str, Spec]:
         """Return the student, its peers and its base, for later stages to ask; the bound stage knows where a
@@ -187,6 +205,11 @@ class Train(TrainingOptions, Stage):
             Text(self.where).check(context, "'where'")
         arm = self.arm(learning)
         arm.check(context)
+        for name, value in arm.only.items():
+            context.need(name, "each")
+            values = context.values(name)
+            if values is not None and value not in values:
+                raise ConfigError(f"no training record has '{name}': '{value}'{did_you_mean(value, values)}")
         if self.batch_size == "all":
             if learning.network_inputs() is None:
                 raise ConfigError("batch_size: all is for networks; give a number of rows")

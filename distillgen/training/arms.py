@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,18 @@ from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
 from distillgen.flow.whole_set import LinesOnDisk, Spool
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Signal, unpack
-from distillgen.record import GATHERED, SPLIT, TEST, TRAIN, VALIDATION, Record, Unrenderable, digest, dumps
+from distillgen.record import (
+    GATHERED,
+    SPLIT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Record,
+    Unrenderable,
+    digest,
+    dumps,
+    text_of,
+)
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.training.job import RowData
 from distillgen.training.objective import Objective
@@ -41,6 +52,8 @@ class Arm:
     held_out: float
     seed: int
     learning: Objective
+    only: Mapping[str, str] = field(default_factory=dict)
+    """The text of the value that a field has in the records that are learnt."""
 
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if a control arm could not differ from the kept rows."""
@@ -154,6 +167,9 @@ class Arm:
             recorded = _signals(chunk, ledger) if learning.signals else [{} for _ in chunk]
             for record, signals in zip(chunk, recorded, strict=True):
                 try:
+                    for name in self.only:
+                        if text_of(record.fields.get(name)) != self.only[name]:
+                            raise Unusable(f"another '{name}'")
                     if condition and not condition.holds(record):
                         raise Unusable("by 'where'")
                     yield (

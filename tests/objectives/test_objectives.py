@@ -301,7 +301,7 @@ class TestStudentsFromNothing:
 
     @pytest.mark.parametrize("pack", [{}, {"pack": 16}])
     def test_the_first_token_of_a_text_is_learnt(self, tmp_path, pack):
-        """Texts of one token: three of four are "a". A completion behind an empty prompt does not teach it."""
+        """Texts of one token, three of four "a". A completion behind an empty prompt does not teach it."""
         facts = [{"text": "abaa"[i % 4]} for i in range(48)]
         student = {"tiny": {**SMALL, "tokens": "chars"}}
         taught(tmp_path / "text", facts, held_out=8, student=student, text="text", **pack)
