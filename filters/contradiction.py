@@ -37,11 +37,11 @@ def contradiction(
 
     `model` is an NLI model by name or folder, or `file.py:function`. A statement entails (contradicts)
     another if that is the likeliest relation, with a probability of at least `min_entail`
-    (`min_contradict`). The weight is `size`: a score such as cluster.size, or a field; the default is 1. Sizes
-    of clusters count what reached the stage `cluster`: put other filters before it. `score` is a score such
-    as generate.logprob, or a field; by default, earlier statements win. A group holds the statements of one
-    parent, or adjacent records with equal fields `by`. Measures the weights for and against the statement,
-    its rank among the rest, and the number of its siblings.
+    (`min_contradict`). The weight is `size`: a score such as cluster.size, or a field; the default is 1.
+    Sizes of clusters count what reached the stage `cluster`: put other filters before it. `score` is a
+    score such as generate.logprob, or a field; by default, earlier statements win. A group holds the
+    statements of one parent, or adjacent records with equal fields `by`. Measures the weights for and
+    against the statement, its rank among the rest, and the number of its siblings.
 
     Options:
         field: the statement

@@ -59,7 +59,14 @@ SOFT = [{"divergence": {"teacher": "generate", "weight": 0.5}}, {"cross_entropy"
 GKD = {"teacher": "plain", "max_new_tokens": 2}
 MESSAGES = (TEXTS, CHAT, SYSTEM)
 OPTIONS = {  # each with texts, a dialogue, and a dialogue with a system turn; the first are the defaults
-    "sft": ({}, {"loss": "assistant"}, {"loss": "all"}, {"packing": True}, {"lora": {"r": 2}}),
+    "sft": (
+        {},
+        {"loss": "assistant"},
+        {"loss": "all"},
+        {"packing": True},
+        {"text": "question", "pack": 32},
+        {"lora": {"r": 2}},
+    ),
     "distil": (
         {"losses": ["cross_entropy"]},
         {"losses": SOFT},
