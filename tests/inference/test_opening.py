@@ -1,11 +1,12 @@
 """The opening of a user's turn is what the model's own chat template writes there."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
 
-from distillgen.inference.opening import USER_TURN, opening
+from distillgen.inference.opening import USER_TURN, opening, text_start
 from distillgen.training.chat_template import rendered
 from tests.endpoint import Endpoint, completion
 
@@ -120,3 +121,12 @@ def test_an_api_that_cannot_open_a_users_turn_is_refused_before_anything_is_aske
     assert "cannot do user_turn" in error and "server: vllm or llamacpp" in error
     project.cli("run", "talk", check=2)
     assert not endpoint.bodies
+
+
+@pytest.mark.parametrize(
+    ("writes", "beginning", "end", "start"),
+    [([7], 1, 2, [7]), ([], 1, 2, [1]), ([], 0, 2, [0]), ([], None, 2, [2]), ([], None, None, [])],
+)
+def test_what_the_tokenizer_writes_comes_first_then_its_beginning_then_its_end(writes, beginning, end, start):
+    tokenizer = SimpleNamespace(encode=lambda text: writes, bos_token_id=beginning, eos_token_id=end)
+    assert text_start(tokenizer) == start

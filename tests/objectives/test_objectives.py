@@ -375,6 +375,16 @@ class TestWhatIsLearnt:
         row = Sft(loss="all").row(record(messages=turns("Hi", "Hello")), {})
         assert self.learnt(Sft(loss="all").prepare(training([row])).trainer)[0].count("<|im_start|>") == 2
 
+    def test_a_student_without_an_end_token_learns_no_texts(self, training, tmp_path):
+        from transformers import AutoTokenizer
+
+        inputs = training([{"text": "The sum is 2"}], api="completions")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+        tokenizer.eos_token = None
+        tokenizer.save_pretrained(tmp_path / "base")
+        with pytest.raises(ConfigError, match="text: the student's tokenizer has no end token"):
+            Sft(text="text").prepare(inputs)
+
     def test_a_text_is_learnt_from_its_first_token_to_its_end(self, training):
         objective = Sft(text="fact")
         assert objective.api(objective.row(record(fact="The sum is 2"), {})) == "completions"
@@ -394,13 +404,14 @@ class TestWhatIsLearnt:
     def test_packed_rows_lose_nothing_and_cannot_see_each_other(self, training, plain):
         import torch
 
-        one, several = (Sft(text="fact"), Sft(text="fact", pack=64)) if plain else (Sft(), Sft(packing=True))
+        one, several = (Sft(text="fact"), Sft(text="fact", pack=48)) if plain else (Sft(), Sft(packing=True))
         rows = [
             one.row(record(messages=turns(question, answer), fact=f"{question} is {answer}"), {})
             for question, answer in questions(12)
         ]
         apart, packed = one.prepare(training(rows)).trainer, several.prepare(training(rows)).trainer
         assert len(packed.train_dataset) < 12
+        assert max(map(len, packed.train_dataset["input_ids"])) <= (several.pack or 64)
 
         def parts(trainer) -> list[str]:
             return sorted(filter(None, re.split(r"\n|<.im_end.>", "".join(self.learnt(trainer)))))

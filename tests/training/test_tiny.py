@@ -170,5 +170,8 @@ def test_tokens_are_words_or_characters_and_transformers_loads_them(tmp_path, to
     assert [tokenizer.decode([token]) for token in ids][: len(parts)] == parts
     assert tokenizer.decode(ids) == TEXT and tokenizer.unk_token_id not in ids
     assert tokenizer.unk_token_id in tokenizer.encode("Zoë")
+    if kind == "decoder":
+        chat = [{"role": role, "content": "Anna"} for role in ("system", "user", "assistant")]
+        assert tokenizer.unk_token_id not in tokenizer.apply_chat_template(chat)["input_ids"]
     assert model.config.is_encoder_decoder == (kind == "encoder-decoder")
     assert model.get_input_embeddings().num_embeddings == len(tokenizer)
