@@ -108,8 +108,10 @@ class CheckContext:
 
     def values(self, name: str) -> Sequence[str] | None:
         """Return the texts of the values of a field, if they are known before any model is asked, or None."""
-        writers = (bound for bound in reversed(self.stages) if name in bound.output_names())
-        return bound.values(name) if (bound := next(writers, None)) else None
+        for bound in reversed(self.stages):
+            if name in bound.output_names() or bound.stage.remakes or bound.foreign:
+                return bound.values(name)
+        return None
 
     def need(self, name: str, subject: str) -> None:
         """Raise ConfigError if no earlier stage makes the field."""
@@ -261,6 +263,8 @@ class Stage(BaseModel):
     """The fields, files and scores that it writes, for the reference, and whether it drops records."""
     fetches: ClassVar[bool] = False
     """Whether the check reads remote files when a run begins."""
+    remakes: ClassVar[bool] = False
+    """Whether its records can have other values than those before it in fields that these have already."""
     optional: ClassVar[frozenset[str]] = frozenset({"when"})
     """Options that are no part of a stage's fingerprint where they are not set, as if there were none."""
     selects: ClassVar[bool] = False

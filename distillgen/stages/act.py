@@ -40,6 +40,7 @@ class Act(Stage):
 
     kind = "act"
     scope = "row"
+    remakes = True
     reads = "the field `history`; the file `functions`"
     writes = "the field `history`, with a turn for each call; drops records whose calls fail"
 

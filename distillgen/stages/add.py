@@ -42,6 +42,7 @@ class Add(Stage):
 
     kind = "add"
     scope = "set"
+    remakes = True
     reads = "the rows of `path`"
     writes = "the field `origin`; `split` of the added rows; a record for each added row"
 

@@ -25,6 +25,7 @@ class Cross(Stage):
 
     kind = "cross"
     scope = "row"
+    remakes = True
     reads = "the rows in `rows`"
     writes = "the fields of the rows; one record for each pair of a record and a row"
 

@@ -42,6 +42,7 @@ class Gather(Stage):
 
     kind = "gather"
     scope = "group"
+    remakes = True
     reads = "the fields `by`, and the fields and scores in `keep` and `best`"
     writes = (
         "the list `into`; one record for each group; drops records without a number `best`, groups with too "

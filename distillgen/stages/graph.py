@@ -56,6 +56,7 @@ class Graph(Stage):
 
     kind = "graph"
     scope = "set"
+    remakes = True
     reads = "the fields `head`, `relation`, `tail` and `text`"
     writes = (
         "the scores `<name>.count`, `<name>.community` and `<name>.degree`, `graph.graphml` and "

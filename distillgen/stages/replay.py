@@ -17,6 +17,7 @@ class Replay(Stage):
 
     kind = "replay"
     scope = "set"
+    remakes = True
     reads = "the records that the earlier rounds kept"
     writes = "nothing"
 

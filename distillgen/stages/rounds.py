@@ -63,6 +63,7 @@ class Rounds(Stage):
 
     kind = "rounds"
     scope = "set"
+    remakes = True
     reads = "the records of its pool"
     writes = (
         "the fields `round` and `item`, and the fields of its stages; the folder `<name>/`, with a folder "

@@ -25,6 +25,7 @@ class Unfold(Stage):
 
     kind = "unfold"
     scope = "row"
+    remakes = True
     reads = "the list in `field`"
     writes = "the field or fields `into`, one record for each element; removes the list; drops unusable lists"
 

@@ -411,6 +411,8 @@ class TestWhatIsLearnt:
         ]
         apart, packed = one.prepare(training(rows)).trainer, several.prepare(training(rows)).trainer
         assert len(packed.train_dataset) < 12
+        sequences = packed.args.per_device_train_batch_size * packed.args.gradient_accumulation_steps
+        assert sequences == 4  # in an update, also if they are computed one by one
         assert max(map(len, packed.train_dataset["input_ids"])) <= (several.pack or 64)
 
         def parts(trainer) -> list[str]:

@@ -126,3 +126,13 @@ def test_the_command_trains_one_student(begun):
     sets = ["--set", "train.each=land", "--set", "train.text=question"]
     result = CliRunner().invoke(train, ["rows.jsonl", "--student", "tiny", *sets])
     assert "each: the command trains one student; write a pipeline for several" in str(result.exception)
+
+
+def test_values_of_records_that_a_stage_adds_are_listed(begun, project):
+    turns = [{"role": "user", "content": "What is 99?"}, {"role": "assistant", "content": "It is 99."}]
+    project.rows("more.jsonl", [{"messages": turns, "land": "Mars"}] * 2)
+    more = {"add": {"path": "more.jsonl", "n": 2}}
+    with pytest.raises(ConfigError, match="values of 'land' are not known before the run"):
+        begun("out", more, by_land())
+    begun("out", more, by_land({"land": ["Mars", "Peru"]}))
+    assert asked(project.read("out/student-Mars/train.jsonl")) == [99, 99]
