@@ -62,10 +62,9 @@ class State(NamedTuple):
 
 def marked(text: str, *, end: bool = True) -> str:
     """Return a text with the marks at its word edges, the one at its end only if the text ends there."""
-    symbols, kind = "", ""
-    for symbol, kind in _symbols(text, ""):
-        symbols += symbol
-    return symbols + EDGE if end and kind == "w" else symbols
+    symbols = [*_symbols(text, "")]
+    ends_in_word = bool(symbols) and symbols[-1][1] == "w"
+    return "".join(symbol for symbol, _ in symbols) + EDGE * (end and ends_in_word)
 
 
 def _symbols(text: str, last: str) -> Iterator[tuple[str, str]]:
@@ -117,9 +116,7 @@ class Clauses:
 
     def exceeded(self, counts: Sequence[int]) -> list[int]:
         """Return the numbers of the clauses that have more phrases than `at_most`."""
-        return [
-            i for i, c in enumerate(self.clauses) if c.at_most is not None and counts[i] > c.at_most
-        ]
+        return [i for i, c in enumerate(self.clauses) if c.at_most is not None and counts[i] > c.at_most]
 
     def mistake(self, text: str) -> str:
         """Return the first clause that a text does not meet, with its number of phrases; "" for none."""

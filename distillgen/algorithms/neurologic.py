@@ -205,7 +205,10 @@ class _Beam:
                     continue
                 scores.append(candidate.score)
                 if ends_here:
-                    if len(candidate.met) == len(self.clauses.positive) and length >= self.settings.min_tokens:
+                    if (
+                        len(candidate.met) == len(self.clauses.positive)
+                        and length >= self.settings.min_tokens
+                    ):
                         ends.append((candidate, place < reach))
                     continue
                 count += 1
@@ -332,7 +335,8 @@ class _Beam:
         if len(answers) < self.settings.beam:
             return False
         penalty = self.settings.length_penalty
-        return answers[-1].score >= score / (self.max_tokens if penalty > 0 else length) ** penalty
+        possible: float = score / (self.max_tokens if penalty > 0 else length) ** penalty
+        return answers[-1].score >= possible
 
     def _reason(self, rows: Sequence[_Row]) -> str:
         """Return which clauses the row that met most of them did not meet."""

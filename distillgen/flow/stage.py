@@ -48,6 +48,8 @@ ABLE = {
     "first_token": "vllm or transformers (a server does not score the first token of a text)",
     "user_turn": "embedded, vllm, transformers, or openai with server: vllm or llamacpp (the user's turn is "
     "opened by the chat template, which no other server applies)",
+    "constraints": "transformers, which sees the probabilities of all tokens; for other models, "
+    "`fallback: rejection` drops the answers that do not meet the constraints",
 }
 """Providers by capability, for the remedy in a message."""
 

@@ -22,7 +22,8 @@ class Request:
 
     With `target`, the request asks for the log-probability of that text after the prompt. With `embed`, it
     asks for the embedding of that text. With `write`, which is "user", the model writes the user's next turn
-    instead of the assistant's.
+    instead of the assistant's. With `constraints`, a mapping with `clauses`, `ordered` and the settings of
+    the `search`, the samples are the likeliest answers that meet the clauses, the best first.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Request:
     grammar: str | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
     write: str | None = None
+    constraints: Mapping[str, Any] | None = None
 
     @cached_property
     def json(self) -> bytes:

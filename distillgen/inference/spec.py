@@ -87,7 +87,7 @@ class Spec(Sampling):
     @property
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text: n, logprobs, json_schema, grammar, tools, score, embeddings,
-        user_turn.
+        user_turn, constraints.
         """
         return frozenset()
 

@@ -18,11 +18,16 @@ from distillgen.inference.weights import local_name
 
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """A request that waits for a batch, with the number of its samples."""
+    """A request that waits for a batch, with the indices of its samples."""
 
     request: Request
-    n: int
+    samples: Sequence[int]
     done: asyncio.Future[list[Completion]]
+
+    @property
+    def n(self) -> int:
+        """The number of its samples."""
+        return len(self.samples)
 
 
 class Batching(Endpoint):
@@ -75,7 +80,7 @@ class Batching(Endpoint):
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Answer in a batch."""
         done: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
-        self._queue.append(Waiting(request, len(samples), done))
+        self._queue.append(Waiting(request, samples, done))
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work())
         return await done

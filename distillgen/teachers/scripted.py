@@ -88,7 +88,10 @@ class ScriptedSpec(Spec):
     def capabilities(self) -> frozenset[str]:
         """All that a script can return."""
         return frozenset(
-            {"json_schema", "tools", "logprobs", "score", "first_token", "embeddings", "user_turn"}
+            {
+                *("json_schema", "tools", "logprobs", "score", "first_token", "embeddings"),
+                *("user_turn", "constraints"),
+            }
         )
 
     @property

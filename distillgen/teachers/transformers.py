@@ -27,9 +27,8 @@ from distillgen.inference.weights import model_path, weights_identity
 from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
 from distillgen.teachers._batching import Batching, Waiting
+from distillgen.teachers._search import MAX_TOKENS, Asked, NextTokens, searched, vocabulary_of
 from distillgen.teachers._settling import chat_text, settled
-
-MAX_TOKENS = 256  # default: a model that does not stop would fill its context
 
 
 class TransformersSpec(Spec):
@@ -53,7 +52,7 @@ class TransformersSpec(Spec):
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text."""
         opens = frozenset({"user_turn"} if self.api != "completions" else ())
-        return frozenset({"n", "logprobs", "score", "first_token"}) | opens
+        return frozenset({"n", "logprobs", "score", "first_token", "constraints"}) | opens
 
     @property
     def most_logprobs(self) -> int:
@@ -90,13 +89,18 @@ class Transformers(Batching):
         return self.spec.api or "chat"
 
     def kind(self, entry: Waiting) -> bytes:
-        """Return whether a request asks for an answer or a score, of what prompt, and how it is sampled."""
+        """Return whether a request asks for an answer, a score or a search, and how an answer is sampled."""
         request = entry.request
+        if request.constraints is not None:
+            return b"search"
         return dumps([request.target is None, request.prompt is None, dict(request.sampling), entry.n])
 
     def most(self, entry: Waiting) -> int:
-        """Return how many requests have as many samples together as a batch may have."""
-        return max(1, self.spec.max_concurrency // entry.n)
+        """Return how many requests have as many sequences together as a batch may have."""
+        constraints = entry.request.constraints
+        return max(
+            1, self.spec.max_concurrency // (constraints["search"]["beam"] if constraints else entry.n)
+        )
 
     def load(self) -> Model:
         """Load the model with its tokenizer."""
@@ -112,26 +116,29 @@ class Transformers(Batching):
             except Exception as error:  # a template raises any error for messages that it does not accept
                 tokens.append(Rejected(f"{type(error).__name__}: {error}"))
         prompts = [(entry, ids) for entry, ids in zip(batch, tokens, strict=True) if isinstance(ids, list)]
-        if prompts:
-            first = prompts[0][0].request
-            contexts = [ids for _, ids in prompts]
-            if first.target is not None:
-                completions = model.scored(
-                    contexts,
-                    [str(entry.request.target) for entry, _ in prompts],
-                    first.sampling.get("logprobs", 0),
-                )
-            else:
-                generated = model.generated(
-                    contexts, prompts[0][0].n, first.sampling, seed=int(digest(first.json.hex(), 8), 16)
-                )
-                opened = [opens_thought(model.tokenizer.decode(ids[-12:])) for ids in contexts]
-                completions = [
-                    [settled(entry.request, completion, opened=opens) for completion in samples]
-                    for (entry, _), samples, opens in zip(prompts, generated, opened, strict=True)
-                ]
-            answers = iter(completions)
+        answers = iter(self._answers(prompts) if prompts else ())
         return [next(answers) if isinstance(ids, list) else ids for ids in tokens]
+
+    def _answers(self, prompts: Sequence[tuple[Waiting, list[int]]]) -> list[list[Completion]]:
+        """Return the completions of requests of one kind, each with the tokens of its prompt."""
+        model: Model = self._model
+        first, contexts = prompts[0][0].request, [ids for _, ids in prompts]
+        if first.target is not None:
+            targets = [str(entry.request.target) for entry, _ in prompts]
+            return model.scored(contexts, targets, first.sampling.get("logprobs", 0))
+        if first.constraints is not None:
+            generated = model.searched([Asked(e.request, ids, e.samples, _seed(e)) for e, ids in prompts])
+        else:
+            generated = model.generated(contexts, prompts[0][0].n, first.sampling, seed=_seed(prompts[0][0]))
+        opened = [opens_thought(model.tokenizer.decode(ids[-12:])) for ids in contexts]
+        return [
+            [settled(entry.request, completion, opened=opens) for completion in samples]
+            for (entry, _), samples, opens in zip(prompts, generated, opened, strict=True)
+        ]
+
+
+def _seed(entry: Waiting) -> int:
+    return int(digest(entry.request.json.hex(), 8), 16)
 
 
 def folders(name: str, root: Path) -> tuple[str, str | None]:
@@ -245,6 +252,22 @@ class Model:
             ]
             for place, ids in enumerate(contexts)
         ]
+
+    def searched(self, asked: Sequence[Asked]) -> list[list[Completion]]:
+        """Return the samples of requests with constraints: the best answers of a search."""
+        next_tokens = NextTokens(
+            self.model, [entry.context for entry in asked], pad=self.pad, seq2seq=self.seq2seq
+        )
+
+        def logprobs(rows: Sequence[tuple[int, tuple[int, ...]]]) -> Any:
+            self._raise_if_stopped()
+            return next_tokens(rows)
+
+        return searched(asked, self._vocabulary, logprobs, model=self.name)
+
+    @cached_property
+    def _vocabulary(self) -> Any:
+        return vocabulary_of(self.tokenizer, self.ends)
 
     def _stopping(self, ids: Any, scores: Any, **_: Any) -> Any:
         """Return, after each token, whether each sequence of a batch stops."""
