@@ -195,27 +195,24 @@ class _Beam:
         for row, values in zip(rows, logprobs, strict=True):
             blocked, count = self._blocked(row.tokens), 0
             depth = max(beam, prune or 0)
-            for place, token in enumerate(_likeliest(values, max(reach, 2 * depth))):
+            for place, token in enumerate(_likeliest(values, max(reach, 2 * depth) + 1)):
                 if count >= depth and place >= reach:
                     break
-                ends_here = self._ends(row, token)
+                ends_here = token in self.vocabulary.ends or self._stops_at(row, token)
                 if token in blocked or count >= depth and not ends_here:
                     continue
-                if (candidate := self._with(row, token, float(values[token]), ends_here)) is None:
+                candidate = self._with(row, token, float(values[token]), ends_here)
+                if candidate is None or ends_here and not self._may_end(candidate, length):
                     continue
                 scores.append(candidate.score)
                 if ends_here:
-                    if (
-                        len(candidate.met) == len(self.clauses.positive)
-                        and length >= self.settings.min_tokens
-                    ):
-                        ends.append((candidate, place < reach))
+                    ends.append((candidate, place < reach))
                     continue
                 count += 1
                 if count <= beam:
                     longer[candidate.tokens] = candidate
             for token in self._openings(row, values) - blocked:
-                if row.tokens + (token,) not in longer and not self._ends(row, token):
+                if row.tokens + (token,) not in longer and not self._stops_at(row, token):
                     if candidate := self._with(row, token, float(values[token]), False):
                         longer[candidate.tokens] = candidate
         best = heapq.nlargest(beam, scores)
@@ -226,12 +223,15 @@ class _Beam:
             longer = {tokens: row for tokens, row in longer.items() if row.score >= limit}
         return [*longer.values()], [row for row, near in ends if near or row.score >= least]
 
-    def _ends(self, row: _Row, token: int) -> bool:
-        """Return whether a token ends a row: it is an end, or completes a stop text."""
-        if token in self.vocabulary.ends:
-            return True
-        text = row.tail + self.vocabulary.text(token) if self.stops else ""
+    def _stops_at(self, row: _Row, token: int) -> bool:
+        """Return whether a token completes a stop text."""
+        if not self.stops:
+            return False
+        text = row.tail + self.vocabulary.text(token)
         return any(stop in text for stop in self.stops)
+
+    def _may_end(self, row: _Row, length: int) -> bool:
+        return len(row.met) == len(self.clauses.positive) and length >= self.settings.min_tokens
 
     def _with(self, row: _Row, token: int, logprob: float, ends: bool) -> _Row | None:
         """Return a row with one more token; None if a clause has too many phrases then."""

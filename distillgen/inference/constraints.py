@@ -36,6 +36,7 @@ class ClauseOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _at_least_once(cls, options: Any) -> Any:
+        """Set `at_least` to 1 where the clause has no bound."""
         bounded = not isinstance(options, dict) or options.keys() & {"at_least", "at_most"}
         return options if bounded else {**options, "at_least": 1}
 
@@ -88,6 +89,6 @@ class SearchOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _published(cls, options: Any) -> Any:
-        values = options if isinstance(options, dict) else {"setting": options}
-        setting = values.get("setting", "zero_shot")
-        return {**_SETTINGS.get(setting, {}), **values} if isinstance(setting, str) else values
+        """Set what the setting says, where no value is given."""
+        setting = options.get("setting") if isinstance(options, dict) else None
+        return {**_SETTINGS[setting], **options} if setting in _SETTINGS else options

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from distillgen.algorithms.clauses import clauses_of
 from distillgen.flow.asking import Answers, Question, certainty, likelihood
 from distillgen.flow.stage import Chunk, Text
 from distillgen.inference.request import Completion, Request
@@ -19,10 +20,12 @@ from distillgen.prompting.output_form import FIELD_SOURCES, Unparsable
 from distillgen.prompting.prompt import Draw, Prompt
 from distillgen.prompting.tools import offered
 from distillgen.record import Record, Unrenderable
+from distillgen.stages._constraints import REJECTION, SEARCH, Constraints
 from distillgen.stages._generate_options import GenerateOptions
 
 _STATUS = {"length": "truncated", "refused": "refused", "failed": "failed"}
 FAILURES = (*_STATUS.values(), "malformed")  # the reasons for dropping an answer
+UNMET = "constraints"  # the reason for dropping one of n answers that does not meet the constraints
 
 
 class Trial(NamedTuple):
@@ -44,6 +47,7 @@ class Asking:
     seed: int
     pick: Text | None = None
     """The template that gives the name of the model that answers."""
+    constraints: Constraints | None = None
     drawn: array[int] = field(default_factory=lambda: array("q"))
     """Hashes of the requests that are not greedy, 8 bytes each."""
 
@@ -59,6 +63,16 @@ class Asking:
         """The JSON schema of the prompt's form, for each model that follows one."""
         return {
             name: self.prompt.form.schema if "json_schema" in teacher.spec.capabilities else None
+            for name, teacher in self.teachers.items()
+        }
+
+    @cached_property
+    def constrained_by(self) -> Mapping[str, str]:
+        """How the answers of each model are constrained."""
+        if not self.stage.constraints:
+            return {}
+        return {
+            name: SEARCH if "constraints" in teacher.spec.capabilities else REJECTION
             for name, teacher in self.teachers.items()
         }
 
@@ -120,8 +134,10 @@ class Asking:
         stage, teacher = self.stage, self.teachers[model]
         if stage.write == "user" and teacher.endpoint.api == "completions":
             raise Unrenderable(f"model '{model}' takes texts, not chat turns: it has no user's turn to write")
+        searches = self.constraints and "constraints" in teacher.spec.capabilities
         return Request(
             model=teacher.model,
+            constraints=self.constraints.of(record) if self.constraints and searches else None,
             sampling=self.sampling[model],
             grammar=stage.grammar,
             tools=offered(record.fields, stage.tools),
@@ -178,6 +194,8 @@ class Asking:
                     answer_lineage["left_out"] = list(completion.left_out)
                 if not isinstance(self.stage.model, str):
                     answer_lineage["teacher"] = trial.model
+                if how := self.constrained_by.get(trial.model):
+                    answer_lineage["constrained_by"] = how
                 children += self.rows(record, completion, trial, self.lineage | answer_lineage, len(children))
         return children
 
@@ -203,6 +221,12 @@ class Asking:
         except Unparsable as error:
             status = _STATUS.get(completion.status, "malformed")
             return [record.derive(raw, lineage, ordinal).drop(stage.name, status, str(error))]
+        if self.constraints and (unmet := clauses_of(self.constraints.of(record)).mistake(completion.text)):
+            return [
+                record.derive(raw, lineage, ordinal).drop(
+                    stage.name, UNMET, f"the answer does not meet {unmet}"
+                )
+            ]
         children = [
             record.derive(raw, lineage, ordinal + i).drop(stage.name, "item", str(row))
             if isinstance(row, Unparsable)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, StrictInt, model_validator
 
 from distillgen.flow.stage import Stage
+from distillgen.inference.constraints import ClauseOptions, SearchOptions
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.prompting.history import History, Writer
@@ -64,6 +65,25 @@ class GenerateOptions(Stage, Sampling):
         "calls go to the field tool_calls",
     )
     grammar: str | None = Field(None, description="GBNF grammar that the answer must follow")
+    constraints: list[ClauseOptions] | None = Field(
+        None,
+        min_length=1,
+        description="clauses about the phrases of the answer, which are all met: the model searches for the "
+        "likeliest answers that meet them",
+    )
+    ordered: bool = Field(
+        False,
+        description="clauses with at_least are met in the order of the list: a phrase counts only after the "
+        "clauses before its own are met",
+    )
+    search: SearchOptions | None = Field(
+        None, description="how the model searches; without constraints, a beam search"
+    )
+    fallback: Literal["rejection"] | None = Field(
+        None,
+        description="rejection: a model that cannot search is asked for n answers, and those that do not "
+        "meet the constraints are dropped; default: check refuses such a model",
+    )
     take_cut_off: bool = Field(False, description="keep answers that were cut off at max_tokens")
     mark: str | None = Field(
         None,
@@ -84,6 +104,19 @@ class GenerateOptions(Stage, Sampling):
         return self
 
     @model_validator(mode="after")
+    def _possible_search(self) -> GenerateOptions:
+        for option in ("ordered", "fallback"):
+            if getattr(self, option) and not self.constraints:
+                raise ValueError(f"'{option}' is about the clauses in 'constraints'; add some")
+        if not self.searches:
+            return self
+        if self.grammar is not None or self.tools:
+            raise ValueError("an answer has constraints, or else a grammar or tools; leave out one of them")
+        if self.n > (beam := (self.search or SearchOptions()).beam):
+            raise ValueError(f"'n' is {self.n}, and a search has {beam} answers at most; raise search.beam")
+        return self
+
+    @model_validator(mode="after")
     def _pick_of_models(self) -> GenerateOptions:
         names = self.model_names
         if not names or len(set(names)) < len(names):
@@ -98,6 +131,11 @@ class GenerateOptions(Stage, Sampling):
     def model_names(self) -> Sequence[str]:
         """The names of the models that answer."""
         return [self.model] if isinstance(self.model, str) else self.model
+
+    @property
+    def searches(self) -> bool:
+        """Whether the models search for answers, those that can."""
+        return bool(self.constraints or self.search)
 
     @property
     def dialogue(self) -> History | None:

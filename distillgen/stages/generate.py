@@ -14,11 +14,13 @@ from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import Measure
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Text
 from distillgen.inference.sampling import Sampling
+from distillgen.project import Project
 from distillgen.prompting.output_form import FIELD_SOURCES
 from distillgen.prompting.prompt import Prompt
 from distillgen.prompting.tools import size_of_tools
 from distillgen.record import IDENTICAL, META, SCORES, Record
-from distillgen.stages._asking import FAILURES, Asking
+from distillgen.stages._asking import FAILURES, UNMET, Asking
+from distillgen.stages._constraints import Constraints, files_of
 from distillgen.stages._generate_options import GenerateOptions
 
 _PLAIN = {
@@ -26,6 +28,7 @@ _PLAIN = {
     *("grammar", "take_cut_off", "mark", "max_items", *Sampling.model_fields),
 }
 """The options with which a stage reads no field but those of its prompt and `pick`."""
+_OF_DRAWS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
 
 
 class Generate(GenerateOptions):
@@ -64,9 +67,12 @@ class Generate(GenerateOptions):
         for model, sampling in samplings.items():
             needs = {"logprobs": sampling.get("logprobs"), "tools": self.tools, "grammar": self.grammar}
             opens = ["user_turn"] if self.write == "user" else []
+            self._check_search(model, sampling, context)
             needed = [*(name for name, value in needs.items() if value is not None), *opens]
             context.able(model, *needed, logprobs=sampling.get("logprobs"))
             context.answers(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
+        if constraints := self._constraints(project):
+            constraints.check(context)
         pick = Text(self.pick) if isinstance(self.pick, str) else None
         if pick and not pick.used:
             raise ConfigError("'pick' names the same model for every record; write a field: {{ field }}")
@@ -84,7 +90,7 @@ class Generate(GenerateOptions):
         added += [self.history] if self.history else []
         if META in added:
             raise ConfigError(f"the field '{META}' is distillgen's own; give the output another name")
-        few_shot, files = prompt.front.few_shot, {}
+        few_shot, files = prompt.front.few_shot, files_of(self.constraints or (), project)
         if self.prompt:
             files[f"prompts/{self.prompt}"] = project.find("prompts", self.prompt, ".md")
             if few_shot and isinstance(few_shot.examples, str):
@@ -100,8 +106,28 @@ class Generate(GenerateOptions):
             prompt=prompt,
             samplings=samplings,
             pick=pick,
+            constraints=constraints,
             output_fields=output_fields,
         )
+
+    def _constraints(self, project: Project) -> Constraints | None:
+        """Return the constraints of the answers, if there are any. Raise ConfigError."""
+        if not self.searches:
+            return None
+        return Constraints.read(self.constraints or (), self.ordered, self.search, project)
+
+    def _check_search(self, model: str, sampling: Mapping[str, Any], context: CheckContext) -> None:
+        """Raise ConfigError if a model has to search and cannot, or if a search has no use for an option."""
+        if not self.searches or self.fallback and "constraints" not in context.models[model].capabilities:
+            return
+        context.able(model, "constraints")
+        of_stage = () if self.fallback else self.sampling_options()
+        useless = [name for name in _OF_DRAWS if name in of_stage] + ["logprobs"] * ("logprobs" in sampling)
+        if useless:
+            raise ConfigError(
+                f"model '{model}' searches for the likeliest answers, which has no use for '{useless[0]}'; "
+                "leave it out"
+            )
 
     def _prompt(self, context: CheckContext) -> Prompt:
         """Return the prompt. Raise ConfigError if it is broken, or a field that it needs is missing."""
@@ -147,6 +173,7 @@ class BoundGenerate(BoundStage):
     samplings: Mapping[str, Mapping[str, Any]] = field(kw_only=True)
     """The sampling options of each model."""
     pick: Text | None = field(kw_only=True)
+    constraints: Constraints | None = field(kw_only=True)
     """The template that names the model that answers."""
     output_fields: frozenset[str] = field(kw_only=True)
     """The fields that the stage writes, new or not."""
@@ -241,7 +268,7 @@ class BoundGenerate(BoundStage):
 
     def _asking(self, job: Job) -> Asking:
         teachers = {name: job.services.teachers[name] for name in self.models}
-        return Asking(self.stage, self.prompt, teachers, job.context.seed, self.pick)
+        return Asking(self.stage, self.prompt, teachers, job.context.seed, self.pick, self.constraints)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record. Answers leave in source order, as soon as they have arrived."""
@@ -257,7 +284,7 @@ class BoundGenerate(BoundStage):
             unusable=asking.unusable,
         )
         counted = self._counted(answered, asking, job)
-        return marked(counted, stage.name, stage.mark, FAILURES) if stage.mark else counted
+        return marked(counted, stage.name, stage.mark, (*FAILURES, UNMET)) if stage.mark else counted
 
     async def _counted(self, chunks: Chunks, asking: Asking, job: Job) -> Chunks:
         """Count the requests that got the answer of an identical request instead of a new sample."""
