@@ -5,16 +5,20 @@ import importlib.util
 import math
 import shutil
 from dataclasses import replace
+from threading import Event
 
 import pytest
 
+from distillgen.algorithms.clauses import clauses_of
 from distillgen.errors import ConfigError, Stopped
+from distillgen.inference.constraints import SearchOptions
 from distillgen.inference.endpoint import Services
 from distillgen.inference.faults import TeacherDown
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.request import Request
 from distillgen.inference.teacher import Teacher
+from distillgen.teachers._search import Asked
 from distillgen.teachers.transformers import Model, Transformers, TransformersSpec
 from tests.tiny_llama import make_adapter, make_model
 from tests.tiny_models import t5
@@ -245,3 +249,78 @@ def test_a_model_without_chat_template_cannot_open_a_users_turn(folder, ask, tmp
     tokenizer.save_pretrained(bare)
     ((answer,),) = ask(bare, Request("student", [{"role": "user", "content": "Hello"}], write="user"))
     assert answer.status == "failed" and "no chat template" in answer.error
+
+
+CLAUSES = [
+    {"any": ["granted", "copyright"], "at_least": 1},
+    {"any": ["the", "of", "and"], "at_most": 0},
+    {"any": ["warranty"], "at_least": 1},
+]
+
+
+def constrained(text, clauses=CLAUSES, max_tokens=10, **search):
+    settings = SearchOptions(**search).model_dump(exclude={"setting"})
+    constraints = {"clauses": list(clauses), "search": settings}
+    return Request("student", prompt=text, sampling={"max_tokens": max_tokens}, constraints=constraints)
+
+
+def beam_search(model, text, beams, tokens):
+    """The texts of transformers' own beam search, the best first, each once."""
+    import torch
+
+    ids = torch.tensor([model.tokens(Request("student", prompt=text))])
+    sequences = model.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, num_beams=beams, length_penalty=0.4,
+        num_return_sequences=beams, do_sample=False, early_stopping="never", eos_token_id=sorted(model.ends),
+        pad_token_id=model.pad,
+    )[:, 1 if model.seq2seq else ids.shape[1] :].tolist()  # fmt: skip
+    ends = [next((i for i, t in enumerate(s) if t in model.ends), len(s)) for s in sequences]
+    texts = [
+        model.tokenizer.decode(s[:end], skip_special_tokens=True)
+        for s, end in zip(sequences, ends, strict=True)
+    ]
+    return [*dict.fromkeys(texts)]
+
+
+@slow
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_a_search_without_clauses_is_the_beam_search_of_transformers(folder, tmp_path, kind):
+    other = kind == "encoder-decoder"
+    place = t5(tmp_path / "t5", ["red green blue yellow", "one two three"]) if other else folder
+    model = Model(str(place), None, TransformersSpec(provider="transformers", model=str(place)), Event())
+    model.ends |= set() if other else set(range(5, 900, 40))  # so that many texts end
+    for text in ("red", "one blue", "What?", "Permission is granted", "Who wrote the long book?"):
+        request = constrained(text, (), 7, beam=5, ngram=0, early_stop=0, length_penalty=0.4)
+        asked = [Asked(request, model.tokens(request), range(5), 0)]
+        texts = [completion.text for completion in model.searched(asked)[0] if completion.status == "ok"]
+        theirs = beam_search(model, text, 5, 7)
+        assert texts[: len(theirs) - 1] == theirs[:-1] and len(theirs) > 1
+
+
+@slow
+def test_constrained_answers_meet_their_clauses_in_any_batch_and_are_asked_once(folder, ask):
+    texts = ["What?", "Who wrote the long book about the whale?", "Permission is", "You may", "No", "If the"]
+    requests = [*map(constrained, texts)]
+    alone = ask(folder, *requests, samples=3, max_concurrency=1)
+    assert [[c.text for c in cs] for cs in ask(folder, *requests, samples=3)] == [
+        [c.text for c in cs] for cs in alone
+    ], "the ledger has them"
+    model = Model(str(folder), None, TransformersSpec(provider="transformers", model=str(folder)), Event())
+    together = model.searched([Asked(r, model.tokens(r), range(3), 0) for r in requests])
+    assert [[c.text for c in cs] for cs in together] == [[c.text for c in cs] for cs in alone]
+    clauses = clauses_of(requests[0].constraints)
+    answers = [c for cs in alone for c in cs if c.status in ("ok", "length")]
+    assert len(answers) > 6 and not any(clauses.mistake(c.text) for c in answers)
+    free = ask(folder, *(constrained(text, ()) for text in texts), samples=3)
+    assert all(clauses.mistake(c.text) for cs in free for c in cs), "few texts meet them by chance"
+
+
+@slow
+def test_a_further_sample_is_the_next_best_and_a_dead_end_a_recorded_failure(folder, ask):
+    ((first,),) = ask(folder, constrained("What?"))
+    ((same, second, third),) = ask(folder, constrained("What?"), samples=3)
+    assert first.text == same.text and len({first.text, second.text, third.text}) == 3
+    impossible = [*CLAUSES, {"any": ["zebra crossing elephant"], "at_least": 2}]
+    ((failed,),) = ask(folder, constrained("What?", impossible))
+    assert failed.status == "failed" and not failed.text
+    assert "clause 4, at least 2 of 'zebra crossing elephant'" in failed.error
