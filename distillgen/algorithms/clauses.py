@@ -15,7 +15,7 @@ import orjson
 
 EDGE = "\0"
 """The mark at a word edge, where one of two neighbouring characters is a letter, a digit or `_`."""
-SHOWN = 3  # phrases of a clause in a message
+PHRASES_SHOWN = 3  # phrases of a clause in a message
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Clause:
         """Return the clause in words, with its first phrases."""
         bounds = [f"at least {self.at_least}"] if self.at_least else []
         bounds += [] if self.at_most is None else [f"at most {self.at_most}"]
-        phrases = [repr(phrase) for phrase in self.phrases[:SHOWN]]
-        phrases += ["…"] if len(self.phrases) > SHOWN else []
+        phrases = [repr(phrase) for phrase in self.phrases[:PHRASES_SHOWN]]
+        phrases += ["…"] if len(self.phrases) > PHRASES_SHOWN else []
         return f"{' and '.join(bounds)} of {', '.join(phrases)}"
 
 

@@ -57,7 +57,7 @@ class Answer(NamedTuple):
     text: str
     tokens: Tokens
     score: float
-    ended: bool
+    complete: bool
     """Whether it ends by itself; else it is cut off at the largest number of tokens."""
 
 
@@ -72,7 +72,7 @@ Search: TypeAlias = Generator[Sequence[Tokens], Array, Result]
 
 
 class _Row(NamedTuple):
-    """A text that goes on, or has ended: its tokens, their log-probability, and where its clauses stand."""
+    """A text that may go on: its tokens, their log-probability, and where its clauses stand."""
 
     tokens: Tokens
     score: float
@@ -169,13 +169,13 @@ class _Beam:
         for length in range(1, self.max_tokens + 1):
             logprobs = yield [row.tokens for row in rows]
             candidates, ends = self._candidates(rows, logprobs, length)
-            answers = self._best([*answers, *self._answers(ends, ended=True)])
-            rows, last = self._filled(candidates, length), rows
+            answers = self._best([*answers, *self._answers(ends, complete=True)])
+            rows, last = self._next_rows(candidates, length), rows
             if not rows or self._is_decided(answers, rows[0].score, length):
                 break
         else:
             of_ends = {answer.text for answer in answers}
-            cut_off = self._best(self._answers(rows, ended=False))
+            cut_off = self._best(self._answers(rows, complete=False))
             answers = [*answers, *(answer for answer in cut_off if answer.text not in of_ends)]
         return Result(answers[: self.settings.beam], self._reason(rows or last))
 
@@ -284,7 +284,7 @@ class _Beam:
             return True
         return (space == " ") == (last == "w")
 
-    def _filled(self, candidates: Sequence[_Row], length: int) -> list[_Row]:
+    def _next_rows(self, candidates: Sequence[_Row], length: int) -> list[_Row]:
         """Return the next rows, the likeliest first: from each bucket of equally met clauses in turn."""
         if not candidates:
             return []
@@ -314,14 +314,14 @@ class _Beam:
         ]
         return row.score / length - (self.settings.beta * math.log(max(shares)) if shares else 0.0)
 
-    def _answers(self, rows: Sequence[_Row], *, ended: bool) -> Iterator[Answer]:
+    def _answers(self, rows: Sequence[_Row], *, complete: bool) -> Iterator[Answer]:
         """Yield the rows whose whole text meets the clauses: a token may be a part of a character only."""
         for row in rows:
             tokens = row.tokens[:-1] if row.tokens[-1] in self.vocabulary.ends else row.tokens
             text = self._cut(self.vocabulary.decode(tokens))
             if not self.clauses.mistake(text):
                 score = row.score / len(row.tokens) ** self.settings.length_penalty
-                yield Answer(text, row.tokens, score, ended)
+                yield Answer(text, row.tokens, score, complete)
 
     def _best(self, answers: Iterable[Answer]) -> list[Answer]:
         """Return the best answers, no text twice."""

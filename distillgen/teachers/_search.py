@@ -12,7 +12,7 @@ from distillgen.inference.request import Completion, Request
 MAX_TOKENS = 256  # default: a model that does not stop would fill its context
 
 
-class Asked(NamedTuple):
+class Query(NamedTuple):
     """A request with the tokens of its prompt, the numbers of its samples, and the seed of its draws."""
 
     request: Request
@@ -109,14 +109,14 @@ def vocabulary_of(tokenizer: Any, ends: set[int]) -> Any:
 
 
 def searched(
-    asked: Sequence[Asked], vocabulary: Any, logprobs: Callable[..., Any], *, model: str
+    queries: Sequence[Query], vocabulary: Any, logprobs: Callable[..., Any], *, model: str
 ) -> list[list[Completion]]:
     """Return the completions of each request; a sample that the search does not have is failed."""
     from distillgen.algorithms.clauses import clauses_of
     from distillgen.algorithms.neurologic import Settings, search, together
 
     searches = []
-    for request, context, _, seed in asked:
+    for request, context, _, seed in queries:
         constraints: Mapping[str, Any] = request.constraints or {}
         stops = request.sampling.get("stop", [])
         searches.append(
@@ -131,7 +131,7 @@ def searched(
             )
         )
     completions = []
-    for (_, context, samples, _), result in zip(asked, together(searches, logprobs), strict=True):
+    for (_, context, samples, _), result in zip(queries, together(searches, logprobs), strict=True):
         of_request: list[Completion] = []
         for sample in samples:
             used = 0 if of_request else len(context)
@@ -140,7 +140,7 @@ def searched(
                 of_request.append(
                     Completion(
                         answer.text,
-                        finish="stop" if answer.ended else "length",
+                        finish="stop" if answer.complete else "length",
                         model=model,
                         input_tokens=used,
                         output_tokens=len(answer.tokens),

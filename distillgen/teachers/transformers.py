@@ -27,7 +27,7 @@ from distillgen.inference.weights import model_path, weights_identity
 from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
 from distillgen.teachers._batching import Batching, Waiting
-from distillgen.teachers._search import MAX_TOKENS, Asked, NextTokens, searched, vocabulary_of
+from distillgen.teachers._search import MAX_TOKENS, NextTokens, Query, searched, vocabulary_of
 from distillgen.teachers._settling import chat_text, settled
 
 
@@ -127,7 +127,7 @@ class Transformers(Batching):
             targets = [str(entry.request.target) for entry, _ in prompts]
             return model.scored(contexts, targets, first.sampling.get("logprobs", 0))
         if first.constraints is not None:
-            generated = model.searched([Asked(e.request, ids, e.samples, _seed(e)) for e, ids in prompts])
+            generated = model.searched([Query(e.request, ids, e.samples, _seed(e)) for e, ids in prompts])
         else:
             generated = model.generated(contexts, prompts[0][0].n, first.sampling, seed=_seed(prompts[0][0]))
         opened = [opens_thought(model.tokenizer.decode(ids[-12:])) for ids in contexts]
@@ -253,17 +253,17 @@ class Model:
             for place, ids in enumerate(contexts)
         ]
 
-    def searched(self, asked: Sequence[Asked]) -> list[list[Completion]]:
+    def searched(self, queries: Sequence[Query]) -> list[list[Completion]]:
         """Return the samples of requests with constraints: the best answers of a search."""
         next_tokens = NextTokens(
-            self.model, [entry.context for entry in asked], pad=self.pad, seq2seq=self.seq2seq
+            self.model, [entry.context for entry in queries], pad=self.pad, seq2seq=self.seq2seq
         )
 
         def logprobs(rows: Sequence[tuple[int, tuple[int, ...]]]) -> Any:
             self._raise_if_stopped()
             return next_tokens(rows)
 
-        return searched(asked, self._vocabulary, logprobs, model=self.name)
+        return searched(queries, self._vocabulary, logprobs, model=self.name)
 
     @cached_property
     def _vocabulary(self) -> Any:

@@ -43,7 +43,7 @@ class Toy:
 
     def run(self, searches) -> list:
         results = together(searches, lambda rows: np.array([self.after(prefix) for _, prefix in rows]))
-        return [[answer for answer in result.answers if answer.ended] for result in results]
+        return [[answer for answer in result.answers if answer.complete] for result in results]
 
     def texts(self):
         """All texts that end within LENGTH tokens, with their log-probabilities."""
@@ -190,7 +190,7 @@ def test_tolerance_and_buckets_decide_which_clauses_the_beam_has_met():
 def test_an_end_counts_from_a_likelihood_on():
     def ended(**options):
         run = search(Clauses([]), VOCABULARY, settings(beam=2, **options), max_tokens=1)
-        return [a.tokens for a in together([run], lambda rows: np.array([SLOPE]))[0].answers if a.ended]
+        return [a.tokens for a in together([run], lambda rows: np.array([SLOPE]))[0].answers if a.complete]
 
     assert ended(early_stop=3.5) == [(0,)] and ended(early_stop=3.0) == ended(early_stop=0.0) == []
 

@@ -1,6 +1,8 @@
 """generate with constraints: what a model that searches is sent, and what another one's answers lose."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -8,6 +10,7 @@ import distillgen
 from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion, Request
 from distillgen.pipeline.load import load
+from tests.tiny_llama import make_model
 
 DRAWER = """
 from distillgen import Completion, Endpoint, Spec
@@ -171,3 +174,32 @@ def test_a_search_without_constraints_is_a_beam_search(project):
         and teacher.requests[0].constraints["search"]["beam"] == 3
     )
     assert "constrained_by" not in rows_of(run)[0]["meta"]["made"][-1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_model_on_this_machine_searches_and_a_second_run_asks_nothing(project):
+    for name in ("torch", "transformers"):
+        pytest.importorskip(name)
+    folder = make_model(project.path / "lm")
+    rows = [
+        {"ask": ask, "word": word} for ask in ("What?", "No", "You may") for word in ("warranty", "License")
+    ]
+    constraints = [{"any": ["{{ word }}"]}, {"any": ["the", "of", "and", "or"], "at_most": 0}]
+    model = {"provider": "transformers", "model": str(folder), "api": "completions", "max_concurrency": 40}
+    limits = {"n": 2, "max_tokens": 8, "search": {"beam": 10}, "take_cut_off": True}
+    options = pipeline(project, rows, model, constraints=constraints, **limits)
+    run = distillgen.run(options, out="run")
+    kept = rows_of(run)
+    assert len(kept) > 6 and {row["meta"]["made"][-1]["constrained_by"] for row in kept} == {"neurologic"}
+    assert all(row["word"].lower() in row["said"].lower() for row in kept)
+    assert not any({"the", "of", "and", "or"} & {*row["said"].lower().split()} for row in kept)
+    ledger = run.directory / "ledger.sqlite3"
+
+    def answers():
+        with closing(sqlite3.connect(ledger)) as database:
+            return database.execute("SELECT count(*) FROM answers").fetchone()[0]
+
+    before = answers()
+    again = distillgen.run(options, out="again", ledger=ledger)
+    assert rows_of(again) == kept and answers() == before == 12

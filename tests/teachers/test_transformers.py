@@ -18,7 +18,7 @@ from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.request import Request
 from distillgen.inference.teacher import Teacher
-from distillgen.teachers._search import Asked
+from distillgen.teachers._search import Query
 from distillgen.teachers.transformers import Model, Transformers, TransformersSpec
 from tests.tiny_llama import make_adapter, make_model
 from tests.tiny_models import t5
@@ -291,7 +291,7 @@ def test_a_search_without_clauses_is_the_beam_search_of_transformers(folder, tmp
     model.ends |= set() if other else set(range(5, 900, 40))  # so that many texts end
     for text in ("red", "one blue", "What?", "Permission is granted", "Who wrote the long book?"):
         request = constrained(text, (), 7, beam=5, ngram=0, early_stop=0, length_penalty=0.4)
-        asked = [Asked(request, model.tokens(request), range(5), 0)]
+        asked = [Query(request, model.tokens(request), range(5), 0)]
         texts = [completion.text for completion in model.searched(asked)[0] if completion.status == "ok"]
         theirs = beam_search(model, text, 5, 7)
         assert texts[: len(theirs) - 1] == theirs[:-1] and len(theirs) > 1
@@ -306,7 +306,7 @@ def test_constrained_answers_meet_their_clauses_in_any_batch_and_are_asked_once(
         [c.text for c in cs] for cs in alone
     ], "the ledger has them"
     model = Model(str(folder), None, TransformersSpec(provider="transformers", model=str(folder)), Event())
-    together = model.searched([Asked(r, model.tokens(r), range(3), 0) for r in requests])
+    together = model.searched([Query(r, model.tokens(r), range(3), 0) for r in requests])
     assert [[c.text for c in cs] for cs in together] == [[c.text for c in cs] for cs in alone]
     clauses = clauses_of(requests[0].constraints)
     answers = [c for cs in alone for c in cs if c.status in ("ok", "length")]
