@@ -189,12 +189,12 @@ def test_a_model_on_this_machine_searches_and_a_second_run_asks_nothing(project)
     model = {"provider": "transformers", "model": str(folder), "api": "completions", "max_concurrency": 40}
     limits = {"n": 2, "max_tokens": 8, "search": {"beam": 10}, "take_cut_off": True}
     options = pipeline(project, rows, model, constraints=constraints, **limits)
-    run = distillgen.run(options, out="run")
+    ledger = project.path / "answers.sqlite3"
+    run = distillgen.run(options, out="run", ledger=ledger)
     kept = rows_of(run)
     assert len(kept) > 6 and {row["meta"]["made"][-1]["constrained_by"] for row in kept} == {"neurologic"}
     assert all(row["word"].lower() in row["said"].lower() for row in kept)
     assert not any({"the", "of", "and", "or"} & {*row["said"].lower().split()} for row in kept)
-    ledger = run.directory / "ledger.sqlite3"
 
     def answers():
         with closing(sqlite3.connect(ledger)) as database:
