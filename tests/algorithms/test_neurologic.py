@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -156,9 +157,9 @@ def test_uniform_draws_inside_a_bucket_differ_by_their_seed_only():
 SLOPE = np.log(np.array([0.01, 0.4, 0.25, 0.15, 0.1, 0.05, 0.04]))  # end, then a to f, each less likely
 
 
-def beams(clauses: Sequence[Clause], steps: int = 1, **options) -> list[tuple[int, ...]]:
+def beams(clauses: Sequence[Clause], steps: int = 1, *, ordered=False, **options) -> list[tuple[int, ...]]:
     """The beam after some steps of a model whose next token depends on nothing."""
-    run = search(Clauses(clauses), VOCABULARY, settings(**options), max_tokens=9)
+    run = search(Clauses(clauses, ordered=ordered), VOCABULARY, settings(**options), max_tokens=9)
     prefixes = next(run)
     for _ in range(steps):
         prefixes = run.send(np.array([SLOPE] * len(prefixes)))
@@ -171,6 +172,32 @@ def test_a_token_for_a_clause_is_a_candidate_unless_its_rank_is_pruned():
     assert beams([], beam=2) == [(1,), (2,)]
     # the end cannot come yet, so that f is the sixth of the tokens
     assert beams(clause, beam=2, prune=7) == [(1,), (6,)] and beams(clause, beam=2, prune=6) == [(1,), (2,)]
+
+
+def test_only_the_clause_whose_turn_it_is_has_candidates_and_the_likeliest_tokens_are_never_pruned():
+    clauses = [Clause(("e",), 1), Clause(("f",), 1)]
+    assert beams(clauses, beam=3, ordered=True) == [(1,), (2,), (5,)]
+    assert beams([], beam=3, prune=2) == [(1,), (2,), (3,)]
+    assert beams([Clause(("zebra",), 1)], beam=2) == [(1,), (2,)], "the model has no tokens for the phrase"
+
+
+def answers_of(values, vocabulary=VOCABULARY, max_tokens=LENGTH, stops=(), **options) -> list:
+    run = search(Clauses([]), vocabulary, settings(**options), max_tokens=max_tokens, stops=stops)
+    return [*together([run], lambda rows: np.array([np.log(values)] * len(rows)))[0].answers]
+
+
+def test_a_search_goes_on_while_a_longer_text_may_be_better():
+    (answer,) = answers_of([0.5, 0.4, 0.02, 0.02, 0.02, 0.02, 0.02], beam=1, length_penalty=2.0)
+    assert answer.tokens == (1, 1, 1, 0)
+
+
+def test_no_text_is_an_answer_twice_and_a_stop_text_may_have_several_tokens():
+    two_ends = replace(VOCABULARY, ends={0, 6})
+    texts = [answer.text for answer in answers_of([0.2, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1], two_ends, beam=20)]
+    assert len(texts) == len({*texts}) == 20
+    stopped = answers_of([0.05, 0.4, 0.4, 0.05, 0.05, 0.03, 0.02], beam=100, stops=["a b"])
+    assert any(answer.complete and answer.tokens[-2:] == (1, 2) for answer in stopped)
+    assert not any("a b" in answer.text for answer in stopped)
 
 
 def test_a_phrase_that_is_begun_ranks_higher_by_beta():
