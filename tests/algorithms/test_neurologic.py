@@ -178,7 +178,6 @@ def test_only_the_clause_whose_turn_it_is_has_candidates_and_the_likeliest_token
     clauses = [Clause(("e",), 1), Clause(("f",), 1)]
     assert beams(clauses, beam=3, ordered=True) == [(1,), (2,), (5,)]
     assert beams([], beam=3, prune=2) == [(1,), (2,), (3,)]
-    assert beams([Clause(("zebra",), 1)], beam=2) == [(1,), (2,)], "the model has no tokens for the phrase"
 
 
 def answers_of(values, vocabulary=VOCABULARY, max_tokens=LENGTH, stops=(), **options) -> list:
@@ -204,6 +203,8 @@ def test_a_phrase_that_is_begun_ranks_higher_by_beta():
     clause = [Clause(("b c",), 1)]
     assert beams(clause, beam=1) == [(2,)] and beams(clause, beam=1, beta=0.0) == [(1,)]
     assert beams([Clause(("b c",), at_most=0)], beam=1) == [(1,)]
+    assert beams([Clause(("e",), 1), *clause], beam=1, ordered=True) == [(1,)], "it is not its turn"
+    assert beams([Clause(("b zebra c",), 1)], beam=1) == [(1,)], "the model has no tokens for the phrase"
 
 
 def test_tolerance_and_buckets_decide_which_clauses_the_beam_has_met():
