@@ -97,11 +97,9 @@ def likely(
             continue
         count = estimate.requests * arrival[i]
         cost_usd = sum(
-            pipeline.models[u.model].cost_usd(
-                u.input_tokens, u.cached_tokens, u.output_tokens, u.cache_write_tokens
-            )
+            spec.cost_usd(u.input_tokens, u.cached_tokens, u.output_tokens, u.cache_write_tokens)
             for u in uses
-            if pipeline.models[u.model].price
+            if (spec := pipeline.models.get(u.model)) and spec.price  # a student of the run has none
         )
         guesses.append(
             Likely(
@@ -143,7 +141,7 @@ def seconds(pipeline: Pipeline, directory: Path, guesses: Sequence[Likely | None
     names_of_models = {
         name for bound in pipeline.bound_stages for name in bound.models if name in pipeline.models
     }
-    at_once = min(pipeline.models[name].max_concurrency or FIRST for name in names_of_models)
+    at_once = min((pipeline.models[name].max_concurrency or FIRST for name in names_of_models), default=FIRST)
     slowest_s = max(
         (60 * total.requests / rpm for name in names_of_models if (rpm := pipeline.models[name].rpm)),
         default=0.0,

@@ -165,6 +165,39 @@ def test_what_is_likely_goes_by_the_rows_that_arrived_before(ask):
     assert [stage["likely"]["requests"] for stage in told["stages"]] == [0, 6, 0, 3]
 
 
+MAKER = '''"""maker: leave a model, as a training leaves its student."""
+from distillgen import Stage
+from distillgen.teachers.scripted import ScriptedSpec
+
+class Maker(Stage):
+    """Leave the model 'own'."""
+    kind = "maker"
+    scope = "row"
+
+    def makes(self, directory, project):
+        return {"own": ScriptedSpec(provider="scripted", model="echo")}
+
+    def check(self, context):
+        return context.fields
+
+    async def run(self, chunks, job):
+        async for chunk in chunks:
+            yield chunk
+'''
+
+
+def test_answers_of_a_model_that_a_stage_makes_have_no_price(project):
+    project.write("stages/maker.py", MAKER)
+    project.rows("data/rows.jsonl", [{"text": "a"}])
+    stages = [{"source": {"path": "data/rows.jsonl"}}, {"maker": {}}]
+    stages += [{"generate": {"model": "own", "template": "{{ text }}", "output": "said", "max_tokens": 9}}]
+    project.write("pipelines/p.yaml", json.dumps({"version": 1, "stages": stages}))
+    project.cli("run", "p")
+    project.rows("data/rows.jsonl", [{"text": "a"}, {"text": "b"}])
+    told = json.loads(project.cli("plan", "p", "-o", "runs/other", "--json").stdout)
+    assert told["stages"][2]["likely"]["requests"] >= 1 and told["likely"]["cost_usd"] == 0
+
+
 def test_a_bound_is_rounded_up():
     left = Done(0.55, None).taken_off(Estimate(8, 8, 100, None, 1.0))
     assert (left.requests, left.input_tokens, left.output_tokens) == (
