@@ -53,6 +53,7 @@ def served(viewed: Sequence[ViewedRun], port: int = 0, seeds: Seeds | None = Non
         problem = f"port {port} cannot be used: {error.strerror}"
         raise ConfigError(f"{problem}; give another --port, or none") from error
     server.daemon_threads = True
+    server.socket.listen(128)  # a browser opens several connections at once; the usual 5 are few
     over = threading.Event()
     threads = [
         threading.Thread(target=server.serve_forever, args=(0.1,)),

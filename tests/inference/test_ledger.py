@@ -54,6 +54,7 @@ CHANGED = {
     "grammar": "root ::= y",
     "tools": [{"type": "other"}],
     "write": "user",
+    "constraints": {"clauses": [{"any": ["red"], "at_least": 1}]},
 }
 
 
@@ -69,6 +70,7 @@ def test_changing_any_sent_field_asks_again(name):
         "target",
         "embed",
         "write",
+        "constraints",
     )
 
 
