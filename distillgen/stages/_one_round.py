@@ -98,10 +98,10 @@ class Round:
 
     def _chained(self, chunks: Chunks, models: Models, by_stage: Sequence[Measures], job: Job) -> Chunks:
         """Return the stages one behind the other; a stage that asks a model that is not there is left out."""
-        absent = set[str]()
+        absent, place = set[str](), job.context.directory.resolve()
         for bound in self.stages:
             before = self._hire_before(bound, models, job)
-            absent |= bound.makes(job.context.directory).keys() - before
+            absent |= bound.makes(place).keys() - before
         services = replace(job.services, teachers=models.teachers)
         begins = asks_ahead(self.stages, replace(job, services=services))
         for i, bound in enumerate(self.stages):
@@ -116,7 +116,7 @@ class Round:
                 if begins[i]:
                     chunks = with_asks_ahead(chunks, begins[i])
                 chunks = run_stage(bound, chunks, Job(context, services))
-            makes = bound.makes(job.context.directory)
+            makes = bound.makes(place)
             models.hire(makes)
             absent -= makes.keys()
         return chunks
@@ -127,9 +127,9 @@ class Round:
         In the first round that is the base model, and for a student the model `start`. What the round itself
         makes is not there yet.
         """
-        place = job.context.directory
+        place = job.context.directory.resolve()  # a model's place is looked for in the project
         if job.context.earlier:
-            models.hire(before := bound.makes(job.context.earlier[-1]))
+            models.hire(before := bound.makes(job.context.earlier[-1].resolve()))
             return {*before}
         makes, start = bound.makes(place), self.start
         base = [

@@ -98,7 +98,10 @@ def test_a_student_is_better_than_its_base_on_what_neither_saw(project):
 
 
 @slow
-def test_in_rounds_each_student_is_asked_by_the_next_one(project):
+def test_in_rounds_each_student_is_asked_by_the_next_one(project, monkeypatch):
+    """Also with a directory that is relative to another folder than the project's: there the students had no
+    weights in their ledger keys, and another training got the answers of the first.
+    """
     make_model(project.path / "base")
     project.rows("rows.jsonl", rows(240))
     guess = {
@@ -121,13 +124,20 @@ def test_in_rounds_each_student_is_asked_by_the_next_one(project):
             {"rounds": {"n": 2, "repeat": True, "stages": [guess, ANSWER, train]}},
         ],
     }
-    run = distillgen.run(pipeline, out="out", teachers={"teacher": teacher})
+    path = project.write("pipelines/loop.yaml", json.dumps(pipeline))
+    (project.path / "elsewhere").mkdir()
+    monkeypatch.chdir(project.path / "elsewhere")
+    run = distillgen.run(path, out="out", teachers={"teacher": teacher})
     right = [[], []]
     for record in read_records(run.directory / "corpus.jsonl"):
         right[record.fields["round"]].append(record.fields["guess"] == record.fields["colour"])
     first, second = (sum(each) / len(each) for each in right)
     assert first < 0.1 and second > 0.8, "the second round asked another than the student of the first"
     assert (run.directory / "rounds/last/student/manifest.json").exists()
+    models = {
+        record.row()["meta"]["made"][0]["model"] for record in read_records(run.directory / "corpus.jsonl")
+    }
+    assert len(models) == 2 and all(re.fullmatch(r"[\w-]+@[0-9a-f]{12}", model) for model in models), models
 
 
 @slow
