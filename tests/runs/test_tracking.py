@@ -1,7 +1,10 @@
 """Experiment trackers: what of a run reaches them, in slow tests the real ones."""
 
+import importlib.util
 import logging
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 import distillgen
 from distillgen.errors import ConfigError, UserCodeError
 from distillgen.runs import trackers, tracking
+from tests.conftest import ROOT
 
 MODELS = {"t": {"provider": "scripted", "model": "echo"}}
 STAGES = [
@@ -124,24 +128,39 @@ def _need(user, *modules):
         raise ConfigError(f"{user} needs the extra 'mlflow'")
 
 
+ONE_RUN = """
+import socket, sys
+from pathlib import Path
+from tests.conftest import ProjectFolder
+from tests.runs.test_tracking import carry_out
+
+_, name = sys.argv
+socket.gethostname = lambda: "host-of-the-test"
+sys.argv = ["/home/user-of-the-test/script"]
+carry_out(ProjectFolder(Path.cwd()), name)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["trackio", "wandb", "mlflow"])
-def test_the_real_tracker_keeps_the_figures_and_no_secret_and_no_path(project, monkeypatch, name):
+def test_the_real_tracker_keeps_the_figures_and_no_secret_and_no_path(project, name):
+    if not importlib.util.find_spec(name):
+        pytest.skip(f"{name} is not installed")
     store = project.path / "store"
     store.mkdir()
-    monkeypatch.setenv("TRACKIO_DIR", str(store))
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("LOGNAME", "user-of-the-test")
-    monkeypatch.setattr("socket.gethostname", lambda: "host-of-the-test")
-    monkeypatch.setattr("sys.argv", ["/home/user-of-the-test/script"])
-    pytest.importorskip(name, reason=f"{name} is not installed")  # trackio reads its folder now
-    run = carry_out(project, name)
-    carry_out(project, name)
-    files = [*store.rglob("*"), *(run.directory / "wandb").rglob("*.wandb")]
+    settings = {
+        "TRACKIO_DIR": str(store),  # read when trackio is imported, so each run has a process of its own
+        "WANDB_MODE": "offline",
+        "WANDB_API_KEY": KEY,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+        "HF_HUB_OFFLINE": "1",
+        "LOGNAME": "user-of-the-test",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-W", "ignore", "-c", ONE_RUN, name]
+    for _ in range(2):
+        subprocess.run(command, cwd=project.path, env=project.env() | settings, check=True)
+    files = [*store.rglob("*"), *(project.path / "runs/r/wandb").rglob("*.wandb")]
     content = b"".join(path.read_bytes() for path in files if path.is_file())
     assert b"filter/kept" in content and b"source, generate, filter" in content
     for private in (KEY, "host-of-the-test", "user-of-the-test", str(project.path / "data"), "/python"):
