@@ -80,6 +80,15 @@ def test_a_provider(broken):
     assert line.endswith(f" (data/rows.jsonl:2). {SAFE}")
 
 
+def test_a_provider_of_texts_without_turns(broken):
+    of_texts = PROVIDER.replace("(Endpoint):", '(Endpoint):\n    api = "completions"')
+    broken.write("teachers/broken.py", of_texts.replace('request.messages[-1]["content"]', "request.prompt"))
+    line = message(broken, ASK, model="provider: broken, model: b")
+    assert line.startswith(
+        "teachers/broken.py:11: provider 'broken' (model 't', stage 'generate', request 'two')"
+    )
+
+
 def test_a_provider_that_is_evaluated(broken):
     evaluate = "evaluate: {models: [t], template: '{{ question }}', gold: question, metrics: [exact]}"
     line = message(broken, evaluate, model="provider: broken, model: b")

@@ -3,6 +3,9 @@ search over buckets of the clauses that are met.
 
 The model is one function: the log-probabilities, in nats, of the next token after some prefixes. A search is
 a generator that yields prefixes and is sent these numbers, so that several searches share each call.
+
+A function may know the likeliest tokens only. Where `prune` is finite, the search is as exact with them: it
+asks for more until each token that it does not know is less likely than the last one that is not pruned.
 """
 
 from __future__ import annotations
@@ -68,7 +71,19 @@ class Result(NamedTuple):
     reason: str
 
 
-Search: TypeAlias = Generator[Sequence[Tokens], Array, Result]
+class Question(NamedTuple):
+    """Prefixes, and how many of the likeliest tokens after each must have a log-probability."""
+
+    prefixes: Sequence[Tokens]
+    top: int
+
+
+Search: TypeAlias = Generator[Question, Array, Result]
+LogProbs: TypeAlias = Callable[[Sequence[tuple[int, Tokens]], int], Array]
+"""Takes (number of the search, prefix) pairs and the number of tokens to know; returns [pairs, vocabulary].
+
+What is not known is NaN, and at most as likely as each token that is known.
+"""
 
 
 class _Row(NamedTuple):
@@ -83,24 +98,22 @@ class _Row(NamedTuple):
     """The numbers of the clauses with `at_least` that are met."""
 
 
-def together(
-    searches: Sequence[Search], logprobs: Callable[[Sequence[tuple[int, Tokens]]], Array]
-) -> list[Result]:
-    """Return the results of several searches. `logprobs` takes (number of the search, prefix) pairs, and
-    returns [pairs, vocabulary]; all prefixes of a call have the same length.
+def together(searches: Sequence[Search], logprobs: LogProbs) -> list[Result]:
+    """Return the results of several searches. All prefixes of a call have the same length, if all
+    log-probabilities are known.
     """
     results: dict[int, Result] = {}
-    prefixes = {i: next(search) for i, search in enumerate(searches)}
-    while prefixes:
-        rows = [(i, prefix) for i, of_search in prefixes.items() for prefix in of_search]
-        values, start = logprobs(rows), 0
-        for i, of_search in [*prefixes.items()]:
-            end = start + len(of_search)
+    questions = {i: next(search) for i, search in enumerate(searches)}
+    while questions:
+        rows = [(i, prefix) for i, question in questions.items() for prefix in question.prefixes]
+        values, start = logprobs(rows, max(question.top for question in questions.values())), 0
+        for i, question in [*questions.items()]:
+            end = start + len(question.prefixes)
             try:
-                prefixes[i] = searches[i].send(values[start:end])
+                questions[i] = searches[i].send(values[start:end])
             except StopIteration as stop:
                 results[i] = stop.value
-                del prefixes[i]
+                del questions[i]
             start = end
     return [results[i] for i in range(len(searches))]
 
@@ -140,6 +153,7 @@ class _Beam:
         self.max_tokens, self.stops, self.prompt = max_tokens, stops, prompt
         self.draw = random.Random(seed)
         self.tail = max((len(stop) for stop in stops), default=1) - 1
+        self.reach = int(settings.beam * settings.early_stop)
         self.states: dict[tuple[State, str], tuple[State, Tokens, bool]] = {}
         self.openings: dict[str, set[tuple[int, int, str]]] = {}
         """By the beginning of a phrase: its next token, the clause, and the space before the phrase."""
@@ -166,9 +180,16 @@ class _Beam:
         """Fill the beam, a token at a time, until no row can become one of the best answers."""
         answers: list[Answer] = []
         rows = [_Row((), 0.0, self.clauses.start, "", ())]
+        top = 2 * max(self.settings.beam, self.settings.prune or 0, self.reach)
         for length in range(1, self.max_tokens + 1):
-            logprobs = yield [row.tokens for row in rows]
-            candidates, ends = self._candidates(rows, logprobs, length)
+            while True:
+                logprobs = yield Question([row.tokens for row in rows], top)
+                candidates, ends, is_exact = self._candidates(rows, logprobs, length)
+                if is_exact:
+                    break
+                if self.settings.prune is None or top >= logprobs.shape[1]:
+                    raise ValueError(f"the log-probabilities of {top} tokens are too few for this search")
+                top *= 2
             answers = self._best([*answers, *self._answers(ends, complete=True)])
             rows, last = self._next_rows(candidates, length), rows
             if not rows or self._is_decided(answers, rows[0].score, length):
@@ -181,14 +202,14 @@ class _Beam:
 
     def _candidates(
         self, rows: Sequence[_Row], logprobs: Array, length: int
-    ) -> tuple[list[_Row], list[_Row]]:
-        """Return the rows that may go on, and those that end, each longer by a token.
+    ) -> tuple[list[_Row], list[_Row], bool]:
+        """Return the rows that may go on, and those that end, each longer by a token, and whether no token
+        that is not known would change them.
 
         A row goes on with the likeliest tokens, of itself or of all rows, and with tokens that open or
         continue a phrase of a clause that is not met.
         """
-        beam, prune = self.settings.beam, self.settings.prune
-        reach = int(beam * self.settings.early_stop)
+        beam, prune, reach = self.settings.beam, self.settings.prune, self.reach
         longer: dict[Tokens, _Row] = {}
         ends: list[tuple[_Row, bool]] = []
         scores: list[float] = []
@@ -216,12 +237,21 @@ class _Beam:
                     if candidate := self._with(row, token, float(values[token]), False):
                         longer[candidate.tokens] = candidate
         best = heapq.nlargest(beam, scores)
-        least = best[-1] if best else -math.inf
-        if prune is not None:
-            distinct = sorted(set(scores), reverse=True)
-            limit = min(least, distinct[min(prune - 1, len(distinct)) - 1]) if distinct else -math.inf
+        least, limit, distinct = best[-1] if best else -math.inf, -math.inf, sorted(set(scores), reverse=True)
+        if prune is not None and distinct:
+            limit = min(least, distinct[min(prune - 1, len(distinct)) - 1])
             longer = {tokens: row for tokens, row in longer.items() if row.score >= limit}
-        return [*longer.values()], [row for row, near in ends if near or row.score >= least]
+        if len(best) < beam or prune is None or len(distinct) < prune:
+            limit = -math.inf  # less likely tokens would lower it
+        is_exact = all(self._is_known(row, values, limit) for row, values in zip(rows, logprobs, strict=True))
+        return [*longer.values()], [row for row, near in ends if near or row.score >= least], is_exact
+
+    def _is_known(self, row: _Row, values: Array, limit: float) -> bool:
+        """Return whether the tokens that are not known end no text and are less likely than the limit."""
+        numbers = values[~np.isnan(values)]
+        return len(numbers) == len(values) or (
+            len(numbers) > self.reach and row.score + float(numbers.min()) < limit
+        )
 
     def _stops_at(self, row: _Row, token: int) -> bool:
         """Return whether a token completes a stop text."""
@@ -275,8 +305,9 @@ class _Beam:
             for token, number, space in self.openings.get(match[place:], ()) if clauses else ():
                 if number in clauses and (place < len(match) or self._fits(space, number, row.state.last)):
                     (tokens if place < len(match) else first).add(token)
-        likeliest = heapq.nsmallest(self.settings.beam, first, key=lambda token: (-values[token], token))
-        return {token for token in tokens | {*likeliest} if values[token] > -math.inf}
+        possible = [token for token in first if values[token] > -math.inf]
+        likeliest = heapq.nsmallest(self.settings.beam, possible, key=lambda token: (-values[token], token))
+        return {token for token in tokens if values[token] > -math.inf} | {*likeliest}
 
     def _fits(self, space: str, number: int, last: str) -> bool:
         """Return whether a phrase with this space before it can begin after a character of this kind."""
@@ -350,11 +381,12 @@ class _Beam:
 
 def _likeliest(values: Array, count: int) -> Iterator[int]:
     """Yield the tokens that are possible, the likeliest first; the first `count` are cheap."""
-    count = min(count, len(values))
-    first = np.argpartition(-values, count - 1)[:count]
+    last = min(count, len(values)) - 1
+    least = -np.partition(-values, last)[last]
+    first = np.flatnonzero(values >= least)
     for token in first[np.lexsort((first, -values[first]))].tolist():
         if values[token] > -np.inf:
             yield token
-    if count < len(values):
+    if len(first) < len(values):
         order = np.argsort(-values, kind="stable")
-        yield from (token for token in order[count:].tolist() if values[token] > -np.inf)
+        yield from (token for token in order[len(first) :].tolist() if values[token] > -np.inf)

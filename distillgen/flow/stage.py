@@ -48,8 +48,11 @@ ABLE = {
     "first_token": "vllm or transformers (a server does not score the first token of a text)",
     "user_turn": "embedded, vllm, transformers, or openai with server: vllm or llamacpp (the user's turn is "
     "opened by the chat template, which no other server applies)",
-    "constraints": "transformers, which sees the probabilities of all tokens; for other models, "
+    "constraints": "transformers, which sees the probabilities of all tokens, and with "
+    "`search: {setting: fine_tuned}`, or another finite `prune`, embedded; for other models, "
     "`fallback: rejection` drops the answers that do not meet the constraints",
+    "pruned_constraints": "transformers or embedded; for other models, `fallback: rejection` drops the "
+    "answers that do not meet the constraints",
 }
 """Providers by capability, for the remedy in a message."""
 

@@ -87,7 +87,7 @@ class Spec(Sampling):
     @property
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text: n, logprobs, json_schema, grammar, tools, score, embeddings,
-        user_turn, constraints.
+        user_turn, constraints, and pruned_constraints for searches with a finite `prune`.
         """
         return frozenset()
 

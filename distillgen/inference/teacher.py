@@ -133,7 +133,7 @@ class Teacher:
         completions = self._completions_in_ledger(all_keys)
         self._count_replayed(all_keys, completions, ahead)
         outcomes: list[Any] = [None] * len(asks)
-        together, loop = "n" in self.spec.capabilities, asyncio.get_running_loop()
+        takes_n, loop = "n" in self.spec.capabilities, asyncio.get_running_loop()
         for i in _by_first_messages(asks) if len(completions) < len(asks) or again else range(len(asks)):
             request, keys = asks[i][0], keys_of_asks[i]
             missing = [
@@ -145,6 +145,7 @@ class Teacher:
                 outcomes[i] = Outcome.of([completions[key] for key in keys])
                 continue
             new = [s for s in missing if keys[s] not in self._tasks]
+            together = takes_n or request.constraints is not None  # a search has all its answers at once
             for group in [new] if together and new else [[s] for s in new]:
                 attempt = max(
                     (completions[keys[s]].attempt + 1 for s in group if keys[s] in completions), default=0
@@ -387,7 +388,9 @@ class Teacher:
 
     def _mistake(self, job: _Job, error: Exception) -> UserCodeError:
         """Return the error for an exception of the endpoint; without a path if it ships with distillgen."""
-        text = clipped(self.redact(str(job.request.messages[-1].get("content"))), 60)
+        turns, request = job.request.messages, job.request
+        content = turns[-1].get("content") if turns else request.prompt or request.embed or ""
+        text = clipped(self.redact(str(content)), 60)
         where = f"model '{self.name}', stage '{job.stage}', request '{text}'"
         return user_error(error, f"provider '{self.spec.provider}' ({where})")
 

@@ -69,10 +69,10 @@ class Asking:
     @cached_property
     def constrained_by(self) -> Mapping[str, str]:
         """How the answers of each model are constrained."""
-        if not self.stage.constraints:
+        if not self.stage.constraints or not self.constraints:
             return {}
         return {
-            name: SEARCH if "constraints" in teacher.spec.capabilities else REJECTION
+            name: SEARCH if self.constraints.capability in teacher.spec.capabilities else REJECTION
             for name, teacher in self.teachers.items()
         }
 
@@ -134,7 +134,7 @@ class Asking:
         stage, teacher = self.stage, self.teachers[model]
         if stage.write == "user" and teacher.endpoint.api == "completions":
             raise Unrenderable(f"model '{model}' takes texts, not chat turns: it has no user's turn to write")
-        searches = self.constraints and "constraints" in teacher.spec.capabilities
+        searches = self.constraints and self.constraints.capability in teacher.spec.capabilities
         return Request(
             model=teacher.model,
             constraints=self.constraints.of(record) if self.constraints and searches else None,

@@ -25,6 +25,11 @@ class Constraints:
     ordered: bool
     search: Mapping[str, Any]
 
+    @property
+    def capability(self) -> str:
+        """The capability that a model needs for the search."""
+        return "constraints" if self.search["prune"] is None else "pruned_constraints"
+
     @classmethod
     def read(
         cls, clauses: Sequence[ClauseOptions], ordered: bool, search: SearchOptions | None, project: Project

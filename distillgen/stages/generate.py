@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean, place_of
+from distillgen.extras import need
 from distillgen.flow.asking import ask_ahead, ask_each
 from distillgen.flow.bounds import Ask, bounds, size_of
 from distillgen.flow.mark import marked, marks
@@ -64,14 +65,16 @@ class Generate(GenerateOptions):
         samplings = {model: self.sampling(context.models[model], prompt) for model in self.model_names}
         if isinstance(self.tools, str):
             context.need(self.tools, "'tools'")
+        constraints = self._constraints(project)
         for model, sampling in samplings.items():
             needs = {"logprobs": sampling.get("logprobs"), "tools": self.tools, "grammar": self.grammar}
             opens = ["user_turn"] if self.write == "user" else []
-            self._check_search(model, sampling, context)
+            if constraints:
+                self._check_search(model, constraints, sampling, context)
             needed = [*(name for name, value in needs.items() if value is not None), *opens]
             context.able(model, *needed, logprobs=sampling.get("logprobs"))
             context.answers(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
-        if constraints := self._constraints(project):
+        if constraints:
             constraints.check(context)
         pick = Text(self.pick) if isinstance(self.pick, str) else None
         if pick and not pick.used:
@@ -116,11 +119,15 @@ class Generate(GenerateOptions):
             return None
         return Constraints.read(self.constraints or (), self.ordered, self.search, project)
 
-    def _check_search(self, model: str, sampling: Mapping[str, Any], context: CheckContext) -> None:
+    def _check_search(
+        self, model: str, constraints: Constraints, sampling: Mapping[str, Any], context: CheckContext
+    ) -> None:
         """Raise ConfigError if a model has to search and cannot, or if a search has no use for an option."""
-        if not self.searches or self.fallback and "constraints" not in context.models[model].capabilities:
+        capability = constraints.capability
+        if self.fallback and capability not in context.models[model].capabilities:
             return
-        context.able(model, "constraints")
+        context.able(model, capability)
+        need("a search for answers", "numpy")
         of_stage = () if self.fallback else self.sampling_options()
         useless = [name for name in _OF_DRAWS if name in of_stage] + ["logprobs"] * ("logprobs" in sampling)
         if useless:

@@ -1,13 +1,16 @@
-"""Searches over the full logits of a model of transformers: the likeliest texts that meet clauses."""
+"""Searches for the likeliest texts that meet clauses, and the full logits of a model of transformers."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distillgen.inference.request import Completion, Request
+
+if TYPE_CHECKING:
+    from distillgen.algorithms.neurologic import LogProbs
 
 MAX_TOKENS = 256  # default: a model that does not stop would fill its context
 
@@ -109,7 +112,7 @@ def vocabulary_of(tokenizer: Any, ends: set[int]) -> Any:
 
 
 def searched(
-    queries: Sequence[Query], vocabulary: Any, logprobs: Callable[..., Any], *, model: str
+    queries: Sequence[Query], vocabulary: Any, logprobs: LogProbs, *, model: str
 ) -> list[list[Completion]]:
     """Return the completions of each request; a sample that the search does not have is failed."""
     from distillgen.algorithms.clauses import clauses_of

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -28,8 +29,10 @@ from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import HUB, KNOWN_MODELS, find_weights, identity_of, weights_file
 from distillgen.platforms import cores
+from distillgen.teachers._llamacpp_search import ServerSearch
 from distillgen.teachers._openai_client import OpenAIClient
 from distillgen.teachers._openai_spec import OpenAISpec
+from distillgen.teachers._settling import settled
 
 
 class EmbeddedSpec(Spec):
@@ -38,6 +41,9 @@ class EmbeddedSpec(Spec):
     `model` is a known name, a .gguf file, or hub:owner/repository/file.gguf.
     """
 
+    api: Literal["chat", "completions"] = Field(
+        "chat", description="chat, or completions, which continues the prompt as one text: for base models"
+    )
     max_concurrency: int = Field(4, ge=1, description="number of requests that the server answers at once")
     context: int = Field(2048, ge=128, description="number of tokens of a request and its answer together")
     threads: int | None = Field(
@@ -48,7 +54,8 @@ class EmbeddedSpec(Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of llama.cpp's server."""
-        return frozenset({"logprobs", "json_schema", "grammar", "tools", "user_turn"})
+        of_chat = frozenset({"json_schema", "tools", "user_turn"} if self.api == "chat" else ())
+        return of_chat | {"logprobs", "grammar", "pruned_constraints"}
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model cannot be found or a package is missing."""
@@ -70,6 +77,7 @@ class Embedded(Endpoint):
     spec: EmbeddedSpec
     paid = False
     _endpoint: OpenAIClient | None = None
+    _search: ServerSearch | None = None
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
@@ -107,6 +115,8 @@ class Embedded(Endpoint):
         the same instructions and examples, and reading them takes the most time on a CPU.
         """
         seed = int(hashlib.sha256(request.json).hexdigest()[:6], 16)
+        if request.constraints is not None:
+            return await self._searched(request, samples, seed)
         sampling = {"seed": seed, **request.sampling}
         if "logprobs" in sampling:
             # llama.cpp takes 0 for no log-probabilities, not for those of the sampled tokens alone
@@ -123,6 +133,15 @@ class Embedded(Endpoint):
                     await self._endpoint.call(f"../slots/{slot}?action={action}", {"filename": "first.bin"})
                 return completions
         return await self._endpoint.answer(replace(request, sampling=sampling), samples, attempt)
+
+    async def _searched(self, request: Request, samples: Sequence[int], seed: int) -> list[Completion]:
+        async with self._starting:
+            if self._endpoint is None:
+                self._endpoint = await self._start()
+        if self._search is None:
+            self._search = ServerSearch(self._endpoint.call, model=self.model)
+        answers = await self._search.answer(request, samples, seed)
+        return [settled(request, answer, self.spec.finish_reasons) for answer in answers]
 
     async def _start(self) -> OpenAIClient:
         """Start the server in a process of its own, which can be stopped at any moment."""
@@ -158,13 +177,21 @@ class Embedded(Endpoint):
             timeout_s=self.spec.timeout_s,
             finish_reasons=self.spec.finish_reasons,
             server="llamacpp",
+            api=self.spec.api,
         )
         endpoint = OpenAIClient(self.name, spec, self.services)
         self._opened.push_async_callback(endpoint.close)
         return endpoint
 
+    def stop(self, reason: Exception) -> None:
+        """End searches at their next token; their answers are lost."""
+        if self._search is not None:
+            self._search.stop()
+
     async def close(self) -> None:
         """Stop the server."""
+        if self._search is not None:
+            self._search.stop()
         await self._opened.aclose()
 
 

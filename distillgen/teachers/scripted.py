@@ -90,7 +90,7 @@ class ScriptedSpec(Spec):
         return frozenset(
             {
                 *("json_schema", "tools", "logprobs", "score", "first_token", "embeddings"),
-                *("user_turn", "constraints"),
+                *("user_turn", "constraints", "pruned_constraints"),
             }
         )
 

@@ -52,7 +52,9 @@ class TransformersSpec(Spec):
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text."""
         opens = frozenset({"user_turn"} if self.api != "completions" else ())
-        return frozenset({"n", "logprobs", "score", "first_token", "constraints"}) | opens
+        return (
+            frozenset({"n", "logprobs", "score", "first_token", "constraints", "pruned_constraints"}) | opens
+        )
 
     @property
     def most_logprobs(self) -> int:
@@ -259,7 +261,7 @@ class Model:
             self.model, [entry.context for entry in queries], pad=self.pad, seq2seq=self.seq2seq
         )
 
-        def logprobs(rows: Sequence[tuple[int, tuple[int, ...]]]) -> Any:
+        def logprobs(rows: Sequence[tuple[int, tuple[int, ...]]], top: int) -> Any:
             self._raise_if_stopped()
             return next_tokens(rows)
 

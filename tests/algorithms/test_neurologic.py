@@ -43,7 +43,7 @@ class Toy:
         return self.run([run])[0]
 
     def run(self, searches) -> list:
-        results = together(searches, lambda rows: np.array([self.after(prefix) for _, prefix in rows]))
+        results = together(searches, lambda rows, known: np.array([self.after(prefix) for _, prefix in rows]))
         return [[answer for answer in result.answers if answer.complete] for result in results]
 
     def texts(self):
@@ -160,9 +160,9 @@ SLOPE = np.log(np.array([0.01, 0.4, 0.25, 0.15, 0.1, 0.05, 0.04]))  # end, then 
 def beams(clauses: Sequence[Clause], steps: int = 1, *, ordered=False, **options) -> list[tuple[int, ...]]:
     """The beam after some steps of a model whose next token depends on nothing."""
     run = search(Clauses(clauses, ordered=ordered), VOCABULARY, settings(**options), max_tokens=9)
-    prefixes = next(run)
+    prefixes = next(run).prefixes
     for _ in range(steps):
-        prefixes = run.send(np.array([SLOPE] * len(prefixes)))
+        prefixes = run.send(np.array([SLOPE] * len(prefixes))).prefixes
     return list(prefixes)
 
 
@@ -182,7 +182,7 @@ def test_only_the_clause_whose_turn_it_is_has_candidates_and_the_likeliest_token
 
 def answers_of(values, vocabulary=VOCABULARY, max_tokens=LENGTH, stops=(), **options) -> list:
     run = search(Clauses([]), vocabulary, settings(**options), max_tokens=max_tokens, stops=stops)
-    return [*together([run], lambda rows: np.array([np.log(values)] * len(rows)))[0].answers]
+    return [*together([run], lambda rows, known: np.array([np.log(values)] * len(rows)))[0].answers]
 
 
 def test_a_search_goes_on_while_a_longer_text_may_be_better():
@@ -218,7 +218,9 @@ def test_tolerance_and_buckets_decide_which_clauses_the_beam_has_met():
 def test_an_end_counts_from_a_likelihood_on():
     def ended(**options):
         run = search(Clauses([]), VOCABULARY, settings(beam=2, **options), max_tokens=1)
-        return [a.tokens for a in together([run], lambda rows: np.array([SLOPE]))[0].answers if a.complete]
+        return [
+            a.tokens for a in together([run], lambda rows, known: np.array([SLOPE]))[0].answers if a.complete
+        ]
 
     assert ended(early_stop=3.5) == [(0,)] and ended(early_stop=3.0) == ended(early_stop=0.0) == []
 
@@ -239,7 +241,7 @@ def test_limits_of_an_answer():
 def test_a_dead_end_names_its_clause():
     def result(*clauses):
         run = search(Clauses(clauses), VOCABULARY, settings(beam=4), max_tokens=LENGTH)
-        return together([run], lambda rows: np.array([Toy(0).after(prefix) for _, prefix in rows]))[0]
+        return together([run], lambda rows, known: np.array([Toy(0).after(prefix) for _, prefix in rows]))[0]
 
     impossible = result(Clause(("a",), 1), Clause(("b c d e f",), 1))
     assert impossible.answers == [] and impossible.reason == (
@@ -247,3 +249,54 @@ def test_a_dead_end_names_its_clause():
     )
     banned = result(Clause(("a", "b", "c", "d", "e", "f"), at_most=0), Clause(("a",), 1))
     assert not banned.answers and "clause 2, at least 1 of 'a'" in banned.reason
+
+
+MANY = ["", *(f" {a}{b}" for a in "abcdef" for b in "uvwxyz")]
+OF_MANY = Vocabulary(
+    text=MANY.__getitem__,
+    tokens=lambda text: [MANY.index(f" {word}") for word in text.split() if f" {word}" in MANY],
+    decode=lambda tokens: "".join(MANY[token] for token in tokens),
+    ends={0},
+)
+
+
+def answers_by(clauses, known_only, *, unknown=np.nan, ties=False, prune=4):
+    """The answers of a search over 37 tokens by the likeliest of them, and how often it asked."""
+    table = np.random.default_rng(5).normal(size=(37, 37)) * 2
+    table = np.round(table) if ties else table
+    table -= np.log(np.exp(table).sum(-1, keepdims=True))
+    asked = []
+
+    def logprobs(rows, known):
+        asked.append(known)
+        values = np.array([table[prefix[-1] if prefix else 0] for _, prefix in rows])
+        for row in values if known_only else ():
+            row[np.argsort(-row, kind="stable")[known:]] = unknown
+        return values
+
+    options = settings(3, prune=prune, beta=0.0, early_stop=1.5)
+    run = search(Clauses(clauses), OF_MANY, options, max_tokens=6)
+    return together([run], logprobs)[0], asked
+
+
+def clauses_of_many(seed: int) -> list[Clause]:
+    """Many words are banned, so that the likeliest tokens are often not enough, and two are wanted."""
+    words = random.Random(seed).sample([word.strip() for word in MANY[1:]], 30)
+    return [Clause(tuple(words[2:]), 0, 0), Clause((words[0],), 1), Clause((words[1],), 1)]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_likeliest_tokens_are_enough_for_a_search_that_prunes(ties):
+    more = other = 0
+    for seed in range(40):
+        clauses = clauses_of_many(seed)
+        (full, once), (result, asked) = (answers_by(clauses, k, ties=ties) for k in (False, True))
+        assert result == full and set(once) == {8}
+        more += len(asked) > len(once)
+        other += answers_by(clauses, True, unknown=-np.inf, ties=ties)[0] != full
+    assert more > 5 and other > 5, "a search that takes unknown tokens for impossible ones has other answers"
+
+
+def test_a_search_that_does_not_prune_needs_all_tokens():
+    with pytest.raises(ValueError, match="too few"):
+        answers_by(clauses_of_many(0), True, prune=None)
