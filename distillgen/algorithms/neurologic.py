@@ -247,11 +247,9 @@ class _Beam:
         return [*longer.values()], [row for row, near in ends if near or row.score >= least], is_exact
 
     def _is_known(self, row: _Row, values: Array, limit: float) -> bool:
-        """Return whether the tokens that are not known end no text and are less likely than the limit."""
+        """Return whether each token that is not known is less likely than the limit."""
         numbers = values[~np.isnan(values)]
-        return len(numbers) == len(values) or (
-            len(numbers) > self.reach and row.score + float(numbers.min()) < limit
-        )
+        return len(numbers) == len(values) or row.score + float(numbers.min()) < limit
 
     def _stops_at(self, row: _Row, token: int) -> bool:
         """Return whether a token completes a stop text."""
