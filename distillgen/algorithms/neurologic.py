@@ -241,7 +241,7 @@ class _Beam:
         if prune is not None and distinct:
             limit = min(least, distinct[min(prune - 1, len(distinct)) - 1])
             longer = {tokens: row for tokens, row in longer.items() if row.score >= limit}
-        if len(best) < beam or prune is None or len(distinct) < prune:
+        if len(best) < beam or prune is None or len(distinct) < prune - 1:
             limit = -math.inf  # less likely tokens would lower it
         is_exact = all(self._is_known(row, values, limit) for row, values in zip(rows, logprobs, strict=True))
         return [*longer.values()], [row for row, near in ends if near or row.score >= least], is_exact

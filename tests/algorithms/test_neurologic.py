@@ -307,3 +307,21 @@ def test_the_likeliest_tokens_are_enough_for_a_search_that_prunes():
 def test_a_search_that_does_not_prune_needs_all_tokens():
     with pytest.raises(ValueError, match="too few"):
         two_searches(0, unknown=np.nan, prune=False)
+
+
+@pytest.mark.parametrize(
+    "banned, values, options",
+    [
+        ("bcdef", [0.01, 0.4, 0.25, 0.15, 0.1, 0.05, 0.04], {"beam": 1}),  # one token only has a rank below 3
+        ("cdef", [0.01, 0.4, 0.25, 0.15, 0.1, 0.05, 0.04], {"beam": 3}),  # two tokens for a beam of three
+        ("", [0.1, 0.4, 0.1, 0.1, 0.1, 0.1, 0.1], {"beam": 1}),  # the seventh is as likely as the second
+    ],
+)
+def test_more_tokens_are_asked_for_while_one_of_them_may_matter(banned, values, options):
+    clauses = [Clause(tuple(banned), 0, 0)] if banned else []
+    run = search(Clauses(clauses), VOCABULARY, settings(**options, prune=3, early_stop=0), max_tokens=9)
+    question, logprobs = next(run), np.log(np.array([values]))
+    logprobs[:, np.argsort(-logprobs[0], kind="stable")[question.top :]] = np.nan
+    again = run.send(logprobs)
+    assert again.prefixes == question.prefixes and again.top == 2 * question.top
+    assert run.send(np.log(np.array([values]))).prefixes[0] == (1,)
