@@ -6,6 +6,7 @@ NAME:PART=FIELD,…`, `--split NAME=SHARE,…`, `--model NAME=MODEL`, `--retry-w
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,25 @@ from distillgen.state_files import SEEDS, load_state
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
     from distillgen.runs.seeds import Seeds
+
+
+class Number(click.FloatRange):
+    """A finite number."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; reject what is none."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class WholeNumber(click.IntRange):
+    """A whole number."""
+
+    name = "whole number"
 
 
 def find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:
@@ -98,7 +118,7 @@ LIMIT = click.option(
     "-n",
     "--limit",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     help="Read only the first N source rows. Default: all.",
 )
 LEDGER = click.option(
@@ -114,13 +134,7 @@ VERBOSE = click.option(
 OPEN = click.option("--open", "open_page", is_flag=True, help="Open report.html in a browser at the end.")
 FULL = click.option("--full", is_flag=True, help="Print whole texts with their line breaks.")
 COUNT = click.option(
-    "-n",
-    "count",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Show N records.",
+    "-n", "count", metavar="N", type=WholeNumber(min=1), default=5, show_default=True, help="Show N records."
 )
 OUT = click.option(
     "-o",

@@ -19,6 +19,8 @@ from distillgen.cli.arguments import (
     OPEN,
     RUN,
     SETS,
+    Number,
+    WholeNumber,
     filter_argument,
     find_data,
     names_in,
@@ -109,7 +111,7 @@ def filter_(
 @click.option("--by", metavar="FIELD", help="With --split, keep rows with the same value of FIELD together.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the splits.")
 @click.option(
-    "--shard-rows", type=click.IntRange(min=1), help="Write at most N rows to a file. Default: no limit."
+    "--shard-rows", type=WholeNumber(min=1), help="Write at most N rows to a file. Default: no limit."
 )
 @click.option("--dropped", is_flag=True, help="Export the dropped records, with the reasons.")
 @click.option("--no-id", is_flag=True, help="Leave out the record ids, by which `show --id` finds a record.")
@@ -202,7 +204,7 @@ def export(
     "--every",
     "every_minutes",
     metavar="MINUTES",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=10.0,
     show_default=True,
     help="With --while-running, the time between two uploads.",
@@ -285,7 +287,7 @@ def _push_shards(
     "-n",
     "count",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     default=200,
     show_default=True,
     help="Number of records.",
@@ -303,9 +305,7 @@ def _push_shards(
 @click.option("--graded", is_flag=True, help="Give grades from 1 to 5. Default: valid or not valid.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of records.")
 @click.option("--web", is_flag=True, help="Label on a web page, for this machine only.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="The page's port. Default: any free one."
-)
+@click.option("--port", type=WholeNumber(0, 65535), default=0, help="The page's port. Default: any free one.")
 def label(
     run: Run, count: int, fields: str, out: Path, label: str, graded: bool, seed: int, web: bool, port: int
 ) -> None:

@@ -27,6 +27,8 @@ from distillgen.cli.arguments import (
     RUNS,
     SETS,
     VERBOSE,
+    Number,
+    WholeNumber,
     retry_argument,
 )
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
@@ -262,13 +264,13 @@ def preview(
 @click.option(
     "--max-cost-usd",
     metavar="USD",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     help="Stop before the run, earlier commands included, could cost more. Default: no limit.",
 )
 @click.option(
     "--concurrency",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     help="Send at most N requests to each model at once. Default: max_concurrency of the model, or as many "
     "as the endpoint takes.",
 )
@@ -276,7 +278,7 @@ def preview(
 @click.option(
     "--seeds",
     metavar="N",
-    type=click.IntRange(min=2),
+    type=WholeNumber(min=2),
     help="Run the whole pipeline with each of the seeds 0 to N-1, and compare the models over seeds. "
     "Default: one run, with the pipeline's seed.",
 )

@@ -11,7 +11,7 @@ import click
 
 import distillgen
 from distillgen.cli import completion, show, show_diff
-from distillgen.cli.arguments import AS_JSON, find_run, find_runs
+from distillgen.cli.arguments import AS_JSON, WholeNumber, find_run, find_runs
 from distillgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def find_several(ctx: click.Context, param: click.Parameter, names: Sequence[str
 @click.argument(
     "runs", metavar="RUN…", nargs=-1, required=True, callback=find_several, shell_complete=completion.runs
 )
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="The page's port. Default: any free one."
-)
+@click.option("--port", type=WholeNumber(0, 65535), default=0, help="The page's port. Default: any free one.")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 def view(runs: list[Run] | Seeds, port: int, open_page: bool) -> None:
     """Look at the rows of RUN on a page, for this machine only, also while it runs; of two runs side by side;
@@ -68,7 +66,7 @@ def view(runs: list[Run] | Seeds, port: int, open_page: bool) -> None:
     "-n",
     "count",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     default=3,
     show_default=True,
     help="Number of rows to show of those that changed, were gained, and were lost.",

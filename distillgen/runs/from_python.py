@@ -55,7 +55,7 @@ class _Numbers(BaseModel):
 
     limit: int | None = Field(ge=1)
     concurrency: int | None = Field(ge=1)
-    max_cost_usd: float | None = Field(ge=0)
+    max_cost_usd: float | None = Field(ge=0, allow_inf_nan=False)
 
 
 class RunOptions(TypedDict, total=False):

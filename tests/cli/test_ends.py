@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import distillgen
+from distillgen.errors import ConfigError
 from distillgen.runs.progress import Meter
 
 ROWS = [{"question": f"What is {i}?"} for i in range(4)]
@@ -87,6 +88,22 @@ def test_a_folder_that_is_not_ones_own(small, args):
     small.cli("run", "small")
     done = small.cli(*args, check=2)
     assert "/sys" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "option, value, says",
+    [
+        ("--max-cost-usd", "abc", "'abc' is not a valid number"),
+        ("--max-cost-usd", "nan", "'nan' is not a finite number"),
+        ("--max-cost-usd", "inf", "'inf' is not a finite number"),
+        ("-n", "1.5", "'1.5' is not a valid whole number"),
+    ],
+)
+def test_a_value_that_is_no_number(small, option, value, says):
+    assert says in small.cli("run", "small", option, value, check=2).stderr
+    if value in ("nan", "inf"):
+        with pytest.raises(ConfigError, match="finite"):
+            distillgen.run("pipelines/small.yaml", max_cost_usd=float(value))
 
 
 def test_a_folder_that_cannot_even_be_looked_into(small, monkeypatch, capsys):
