@@ -159,24 +159,29 @@ def local_name(name: str, root: Path) -> str:
 
 
 def weights_identity(name: str, root: Path) -> str:
-    """Return the name of a model or adapter in ledger keys: its name on the Hub, or a digest of its files."""
+    """Return the name of a model or adapter in ledger keys: its name on the Hub, or a digest of its files.
+
+    Its manifest, with the time that the training took, does not count.
+    """
     path = model_path(name, root)
     if path is None:
         return name
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+    files = [path] if path.is_file() else sorted(filter(_is_counted, path.iterdir()))
     return digest([[file.name, identity_of(str(file.resolve()), root)] for file in files])
 
 
 def network_identity(name: str, root: Path) -> str:
     """Return the same for a network, whose weights may stand in folders inside its own, such as the layers
-    after an embedder's pooling. Its manifest, with the time that the training took, does not count.
+    after an embedder's pooling.
     """
     path = Path(shipped(name)) if name in SHIPPED else model_path(name, root)
     if path is None:
         return name
-    files = [
-        file for file in sorted(path.rglob("*")) if file.suffix in _SUFFIXES and file.name != "manifest.json"
-    ]
+    files = sorted(filter(_is_counted, path.rglob("*")))
     return digest(
         [[file.relative_to(path).as_posix(), identity_of(str(file.resolve()), root)] for file in files]
     )
+
+
+def _is_counted(file: Path) -> bool:
+    return file.suffix in _SUFFIXES and file.name != "manifest.json"

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.inference.weights import KNOWN_MODELS, Weights, find_weights, identity_of
+from distillgen.inference.weights import (
+    KNOWN_MODELS,
+    Weights,
+    find_weights,
+    identity_of,
+    network_identity,
+    weights_identity,
+)
 
 
 @pytest.fixture
@@ -75,6 +82,18 @@ def test_another_file_is_another_teacher(tmp_path):
         (tmp_path / "m.gguf").write_bytes(content)
         names.add(identity_of("m.gguf", tmp_path))
     assert len(names) == 3
+
+
+@pytest.mark.parametrize("identity", [weights_identity, network_identity])
+def test_a_folder_of_equal_weights_is_one_teacher_however_long_its_training_took(tmp_path, identity):
+    def identity_with(name, content):
+        (tmp_path / "m").mkdir(exist_ok=True)
+        (tmp_path / "m" / name).write_text(content)
+        return identity("m", tmp_path)
+
+    first = identity_with("model.safetensors", "weights")
+    assert identity_with("manifest.json", '{"seconds": 3.2}') == first
+    assert identity_with("config.json", "{}") != first
 
 
 QUESTIONS = """# ask.yaml: real answers
