@@ -317,7 +317,7 @@ MISTAKES = [
     Mistake("--max-cost-usd without max_tokens", ((YAML, "max_tokens: 50", "price: {input: 1, output: 1}"),), None, None, ("'generate' has no max_tokens", "set it in the prompt's sampling, the model or the stage"), ("--max-cost-usd", "1")),
     typed("negative --max-cost-usd", "--max-cost-usd", "-1", says=("--max-cost-usd", "-1")),
     typed("--concurrency 0", "--concurrency", "0", says=("--concurrency", "0")),
-    typed("--limit that is no number", "-n", "few", says=("few", "not a valid int")),
+    typed("--limit that is no number", "-n", "few", says=("few", "not a valid whole number")),
     typed("unknown option", "--outt", "x", says=("--outt", "--out")),
     typed("--out under a file", "--out", "data/seeds.jsonl/run", says=("cannot write to 'data/seeds.jsonl/run'", "--out")),
     typed("--out a file", "--out", "data/seeds.jsonl", says=("data/seeds.jsonl", "--out")),
