@@ -82,7 +82,7 @@ def check_yaml(page, block, folder):
     try:
         distillgen.load(path, need_env=False)
     except ConfigError as error:
-        assert "needs the extra" in str(error), f"{page}: {error}"
+        assert re.search("needs the (extra|package)", str(error)), f"{page}: {error}"
 
 
 @pytest.mark.parametrize("page, file, block", YAML, ids=ids(YAML))
