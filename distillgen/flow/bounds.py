@@ -79,10 +79,12 @@ class Ask(NamedTuple):
     """The most tokens of the answer; None without a bound."""
     schema: Any = None
     """The JSON Schema of the answer."""
+    text: bool = True
+    """Whether it asks for a text. An embedding or a score goes through no batch API."""
 
     def cost_usd(self, models: Mapping[str, Spec]) -> float:
         """Return the most that the request can cost."""
-        spec = models[self.model]
+        spec = models[self.model] if self.text else models[self.model].asked_online
         schema = self.schema if "json_schema" in spec.capabilities else None
         added = 0 if schema is None else len(dumps(schema)) + spec.added_tokens(tools=False, schema=True)
         return spec.most_usd(self.size + added, self.most or 0)

@@ -262,6 +262,8 @@ class Stage(BaseModel):
     """
     conditional: ClassVar[bool] = True
     """Whether a stage of scope `row` takes the option `when`."""
+    asks_text: ClassVar[bool] = True
+    """Whether its requests ask for texts, which a batch API can answer, and not for embeddings or scores."""
     reads: ClassVar[str] = ""
     """The fields, files and scores that it reads, for the reference."""
     writes: ClassVar[str] = ""

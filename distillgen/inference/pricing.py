@@ -16,21 +16,26 @@ class Pricing:
     """The costs of one model. `name` is the model's name in the pipeline, for warnings."""
 
     def __init__(self, name: str, spec: Spec) -> None:
-        self.name, self.spec = name, spec
+        self.name, self.spec, self._online = name, spec, spec.asked_online
         self.excess = 1.0
         """Factor of the worst case, above 1 once an answer has cost more than its worst case."""
         self._warnings: set[str] = set()
 
-    def cost_usd(self, completion: Completion) -> float:
+    def cost_usd(self, request: Request, completion: Completion) -> float:
         """Return the cost of an answer, 0 without a price. Uncounted input tokens cost the highest input
         price.
         """
         c = completion
         if self.spec.price is None:
             return 0.0
+        spec = self._spec_of(request)
         if "input_tokens" in c.uncounted:
-            return self.spec.most_usd(c.input_tokens, c.output_tokens)
-        return self.spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens, c.cache_write_tokens)
+            return spec.most_usd(c.input_tokens, c.output_tokens)
+        return spec.cost_usd(c.input_tokens, c.cached_tokens, c.output_tokens, c.cache_write_tokens)
+
+    def _spec_of(self, request: Request) -> Spec:
+        """Return the entry with the price of a request: embeddings and scores go through no batch API."""
+        return self.spec if request.asks_text else self._online
 
     def worst_cost_usd(self, request: Request, samples: int) -> float:
         """Return the most that a request can cost: a token has at least one byte, an answer at most
@@ -39,7 +44,7 @@ class Pricing:
         if self.spec.price is None:
             return 0.0
         input_tokens, output_tokens = self._most_input(request), _most_output(request, samples)
-        return self.spec.most_usd(input_tokens, output_tokens) * self.excess
+        return self._spec_of(request).most_usd(input_tokens, output_tokens) * self.excess
 
     def _most_input(self, request: Request) -> int:
         """Return the most input tokens of a request, those of the provider's own words included."""

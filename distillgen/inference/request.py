@@ -45,6 +45,11 @@ class Request:
             {name: value for name in _FIELDS if (value := getattr(self, name)) not in (None, (), [], {})}
         )
 
+    @property
+    def asks_text(self) -> bool:
+        """Whether an answer is asked for, and no embedding or score: a batch API takes no others."""
+        return self.embed is None and self.target is None
+
     def keys(self, endpoint: str, samples: int) -> list[bytes]:
         """Return the ledger keys of samples 0, 1, …: SHA-256 of the endpoint's identity, the request and the
         index.

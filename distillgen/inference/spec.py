@@ -120,6 +120,11 @@ class Spec(Sampling):
     def check(self, root: Path) -> None:
         """Raise ConfigError if the entry cannot work. No request is sent."""
 
+    @property
+    def asked_online(self) -> Spec:
+        """The entry as it holds for requests that go through no batch API, which have the online price."""
+        return self
+
     def cost_usd(
         self, input_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
     ) -> float:

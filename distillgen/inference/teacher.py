@@ -350,7 +350,9 @@ class Teacher:
         try:
             if self._refusal:
                 raise self._refusal
-            at_risk = worst if budget.max_cost_usd is not None and self.paid and not self.durable else 0.0
+            at_risk = (
+                worst if budget.max_cost_usd is not None and self._is_lost_with_run(job.request) else 0.0
+            )
             claim = job.keys, self.services.run, job.stage, self.name
             if at_risk or not ledger.claims.take_alone(*claim):
                 if not await ledger.claim(*claim, at_risk):
@@ -363,7 +365,7 @@ class Teacher:
                 completions = await self.endpoint.answer(job.request, job.samples, job.attempt)
             except (Retryable, Rejected, asyncio.CancelledError) as error:
                 if usage := self._usage_of(job, error):
-                    cost = pricing.cost_usd(usage)
+                    cost = pricing.cost_usd(job.request, usage)
                     await ledger.add([self._row(job, os.urandom(16), usage)])
                 raise
             except DistillgenError:
@@ -376,7 +378,7 @@ class Teacher:
             now = self.activity.moved_at = time.monotonic()
             self.slots.note(now)
             counted = pricing.counted(job.request, len(job.samples), completions[: len(job.samples)])
-            cost = sum(map(pricing.cost_usd, counted))
+            cost = sum(pricing.cost_usd(job.request, answer) for answer in counted)
             self.activity.answered += 1
             self._settle(counted, len(job.request.json) / 4)
             return await self._record(job, counted)
@@ -426,9 +428,14 @@ class Teacher:
         if self._output:
             self._output.settle(output_tokens)
 
+    def _is_lost_with_run(self, request: Request) -> bool:
+        """Return whether a paid answer cannot come once the run has ended."""
+        return self.paid and not (self.durable and request.asks_text)
+
     def _usage_of(self, job: _Job, error: BaseException) -> Completion | None:
         """Return the usage that an unanswered request may be billed for, or None."""
-        usage = getattr(error, "used", LOST_ANSWER if self.paid and not self.durable else None)
+        lost = LOST_ANSWER if self._is_lost_with_run(job.request) else None
+        usage = getattr(error, "used", lost)
         if usage is None:
             return None
         usage = usage._replace(error=self.redact(str(error) or "given up"))
@@ -466,7 +473,7 @@ class Teacher:
             c.input_tokens,
             c.cached_tokens,
             c.output_tokens,
-            self._pricing.cost_usd(c),
+            self._pricing.cost_usd(job.request, c),
             request,
             c.json(),
             pack(c.logprobs, c.embedding),

@@ -96,8 +96,11 @@ def likely(
             guesses.append(None)
             continue
         count = estimate.requests * arrival[i]
+        asks_text = bound.stage.asks_text
         cost_usd = sum(
-            spec.cost_usd(u.input_tokens, u.cached_tokens, u.output_tokens, u.cache_write_tokens)
+            (spec if asks_text else spec.asked_online).cost_usd(
+                u.input_tokens, u.cached_tokens, u.output_tokens, u.cache_write_tokens
+            )
             for u in uses
             if (spec := pipeline.models.get(u.model)) and spec.price  # a student of the run has none
         )

@@ -22,6 +22,7 @@ class Embed(Stage):
 
     kind = "embed"
     scope = "row"
+    asks_text = False
     reads = "the fields in `template`"
     writes = "the embedding, to the ledger"
 
@@ -45,7 +46,12 @@ class Embed(Stage):
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return bounds: one request a row, which writes nothing."""
         text = Text(self.template)
-        return bounds(before, samples, context, lambda record: [Ask(self.model, text.size(record), 0)])
+        return bounds(
+            before,
+            samples,
+            context,
+            lambda record: [Ask(self.model, text.size(record), 0, text=self.asks_text)],
+        )
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""

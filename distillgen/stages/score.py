@@ -26,6 +26,7 @@ class Score(Stage):
 
     kind = "score"
     scope = "row"
+    asks_text = False
     reads = "the fields in `context` and `target`"
     writes = "the scores `<name>.logprob` and `<name>.mean_logprob`"
 
@@ -61,7 +62,12 @@ class Score(Stage):
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return bounds: one request a row, which reads both texts and writes one token."""
         both = Text(self.context + self.target)
-        return bounds(before, samples, context, lambda record: [Ask(self.model, both.size(record), 1)])
+        return bounds(
+            before,
+            samples,
+            context,
+            lambda record: [Ask(self.model, both.size(record), 1, text=self.asks_text)],
+        )
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""

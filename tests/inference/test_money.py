@@ -17,7 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distillgen
+from distillgen.errors import BudgetStop
 from distillgen.inference.spec import Price
+from distillgen.pipeline.load import load
+from distillgen.runs.foresight import likely
 from distillgen.teachers._usage import counts_of
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
@@ -558,6 +561,86 @@ def test_unusable_batch_lines_are_counted_and_asked_again(project):
         and totals["input_tokens"] == 330
         and totals["cost_usd"] == pytest.approx(3 * (107 + 15) / 2000)
     )
+
+
+BATCH = ", mode: batch, gather_s: 0.2, poll_s: 0.1, price: {input: 1000, output: 1000, batch: 0.5}"
+ONLINE_KINDS = {  # a stage, and an answer of 10 input tokens to its request
+    "embed": (
+        '  - embed: {model: teacher, template: "{{ question }}"}\n',
+        {"data": [{"embedding": [0.1, 0.2]}], "usage": {"prompt_tokens": 10, "total_tokens": 10}},
+    ),
+    "score": (
+        '  - score: {model: teacher, context: "{{ question }}", target: "Yes"}\n',
+        {
+            "prompt_logprobs": [None, {"1": {"logprob": -0.5, "rank": 1, "decoded_token": "Yes"}}],
+            "choices": [{"message": {"content": "x"}, "finish_reason": "length"}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+        },
+    ),
+}
+
+
+def goes_online(body: dict) -> bool:
+    return "input" in body or "prompt_logprobs" in body
+
+
+def embed_alone(path) -> None:
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "generate" not in line) + "\n")
+
+
+@pytest.mark.parametrize("kind", ONLINE_KINDS)
+def test_what_goes_online_in_spite_of_mode_batch_has_the_online_price(project, kind):
+    """As counted, bounded, planned and foreseen; the answers of the stage before it are of a batch."""
+    after, answer = ONLINE_KINDS[kind]
+    with BatchEndpoint(lambda body, times: answer if goes_online(body) else None) as endpoint:
+        project.ask_pipeline(
+            endpoint.url, 4, model=BATCH + ", server: vllm", after=after, stage=", max_tokens: 5"
+        )
+        distillgen.run("ask")
+        assert len(endpoint.lines) == 4 and sum(map(goes_online, endpoint.bodies)) == 4
+    costs = {use["stage"]: use["cost_usd"] for use in state(project)["usage"]}
+    assert costs == {"generate": pytest.approx(4 * 0.0075), kind: pytest.approx(4 * 0.01)}
+    pipelines = {mode: load("ask", [f"teacher.mode={mode}"]) for mode in ("batch", "online")}
+    plans = {mode: [estimate for _, estimate in one.plan()] for mode, one in pipelines.items()}
+    worst = {mode: [estimate.max_cost_usd for estimate in plan[1:]] for mode, plan in plans.items()}
+    assert worst["batch"][0] == pytest.approx(worst["online"][0] / 2)
+    assert worst["batch"][1] == worst["online"][1] > 4 * 0.01
+    ledger = project.path / "runs/ledger.sqlite3"
+    guesses = likely(pipelines["batch"], project.path / "runs/ask", ledger, plans["batch"])
+    assert [guess.cost_usd for guess in guesses[1:]] == [pytest.approx(cost) for cost in costs.values()]
+
+
+def test_a_cap_holds_for_what_goes_online_in_spite_of_mode_batch(project):
+    """Each embedding costs a cent, and its bound is more. With the batch price, eight would be asked."""
+    after, answer = ONLINE_KINDS["embed"]
+    with BatchEndpoint(lambda body, times: answer) as endpoint:
+        embed_alone(project.ask_pipeline(endpoint.url, 20, model=BATCH, after=after))
+        with pytest.raises(BudgetStop):
+            distillgen.run("ask", max_cost_usd=0.1)
+        billed = 0.01 * len(endpoint.bodies)
+    assert 0 < billed <= 0.1 and state(project)["totals"]["cost_usd"] == pytest.approx(billed)
+
+
+def test_an_embedding_that_is_given_up_is_lost_where_answers_of_batches_are_not(project):
+    after, answer = ONLINE_KINDS["embed"]
+    with BatchEndpoint(lambda body, times: answer) as endpoint:
+        endpoint.latency_s = 30
+        embed_alone(project.ask_pipeline(endpoint.url, 3, model=BATCH, after=after))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distillgen", "run", "ask", "--max-cost-usd", "9"],
+            cwd=project.path,
+            env=project.env(),
+            stderr=subprocess.DEVNULL,
+        )
+        while endpoint.asked.total() < 3:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        endpoint.latency_s = 0
+        distillgen.run("ask", max_cost_usd=9)
+    usage = {use["status"]: use for use in state(project)["usage"]}
+    assert usage["ok"]["cost_usd"] == pytest.approx(0.03) and usage["lost"]["cost_usd"] >= 0.03
 
 
 def test_what_is_given_up_in_flight_is_counted_as_lost(project):
