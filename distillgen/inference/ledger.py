@@ -168,6 +168,10 @@ class Ledger:
         query = "SELECT uuid, file, batch FROM batch_lines JOIN batches USING (uuid) WHERE custom_id IN ({})"
         return next(self._rows(query, [custom_id]), None)
 
+    def has_batch(self, batch: str) -> bool:
+        """Return whether the batch with this id at the endpoint is one of the ledger's."""
+        return any(self._rows("SELECT 1 FROM batches WHERE batch IN ({})", [batch]))
+
     def lines_of_batch(self, uuid: str) -> int:
         """Return the number of lines of a batch."""
         return int(next(self._rows("SELECT count(*) FROM batch_lines WHERE uuid IN ({})", [uuid]))[0])

@@ -128,11 +128,16 @@ class HttpClient(Endpoint):
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Return the endpoint's answers as they came, before they are settled."""
         body = self.body(request, len(samples), attempt, samples[0])
+        if self._unmentioned:
+            self.mention_lacks(body)
+        completions = self.completions(await self.call(self.path(request), body))
+        return self.marked(completions, body) if self._refused else completions
+
+    def mention_lacks(self, body: Mapping[str, Any]) -> None:
+        """Log once what happens to options that the endpoint does not have."""
         if unmentioned := self._unmentioned & body.keys():
             self._unmentioned -= unmentioned
             self._mention(unmentioned)
-        completions = self.completions(await self.call(self.path(request), body))
-        return self.marked(completions, body) if self._refused else completions
 
     def marked(self, completions: list[Completion], body: Mapping[str, Any]) -> list[Completion]:
         """Return the completions with the names of the parameters that the endpoint does not accept."""
@@ -273,21 +278,25 @@ class HttpClient(Endpoint):
             response = await self.outgoing(client, url, body).send()
             content = bytes(await response.bytes())
         except RequestError as error:
-            # ConnectError is raised for other faults, too
-            not_sent = any("(Connect)" in cause for cause in _causes(error))
-            used = None if not_sent else LOST_ANSWER
-            if isinstance(error, RequestTimeoutError):
-                raise TimedOut(f"no answer within {self.spec.timeout_s:g} s", used=used) from error
-            if not_sent:
-                fault = f"cannot connect to {place.address.identity}{place.address.proxy()}: {_cause(error)}"
-                raise Unreachable(f"{fault}. Is the server running, and base_url right?") from error
-            raise Retryable(f"the connection broke: {_cause(error)}", used=used) from error
+            raise self._broken(place, error) from error
         if not 200 <= response.status < 300:
             refusal = self.refusal_of(place, response.status, content, response.headers, body)
             if response.status in GATEWAY and isinstance(refusal, Retryable):
                 refusal.used = LOST_ANSWER
             raise refusal
         return self._json_of(place, content, response.headers, body)
+
+    def _broken(self, place: Place, error: RequestError) -> Retryable:
+        """Return the fault of a request without a response."""
+        # ConnectError is raised for other faults, too
+        not_sent = any("(Connect)" in cause for cause in _causes(error))
+        used = None if not_sent else LOST_ANSWER
+        if isinstance(error, RequestTimeoutError):
+            return TimedOut(f"no answer within {self.spec.timeout_s:g} s", used=used)
+        if not_sent:
+            fault = f"cannot connect to {place.address.identity}{place.address.proxy()}: {_cause(error)}"
+            return Unreachable(f"{fault}. Is the server running, and base_url right?")
+        return Retryable(f"the connection broke: {_cause(error)}", used=used)
 
     def _connected(self, address: Address) -> Any:
         from pyreqwest.client import ClientBuilder

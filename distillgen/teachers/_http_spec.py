@@ -49,14 +49,6 @@ class NativeSpec(HttpSpec):
 
     @model_validator(mode="before")
     @classmethod
-    def _online(cls, options: Any) -> Any:
-        """Refuse the batch mode of provider openai."""
-        if isinstance(options, dict) and "mode" in options:
-            raise ValueError("only provider openai and its presets have a 'mode': leave it out to ask online")
-        return options
-
-    @model_validator(mode="before")
-    @classmethod
     def _same_address(cls, options: Any) -> Any:
         """Give further keys the address of the entry: they may go nowhere else."""
         if not isinstance(options, dict) or not isinstance(options.get("also"), list):

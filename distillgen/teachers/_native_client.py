@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from distillgen.inference.faults import Rejected
+import orjson
+from pyreqwest.exceptions import RequestError
+
+from distillgen.inference.faults import Rejected, Retryable
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Place
-from distillgen.teachers._http_client import HttpClient
-from distillgen.teachers._refusal import COMMON, Misfit, NotTaken
+from distillgen.teachers._http_client import MOVES, HttpClient
+from distillgen.teachers._refusal import COMMON, Misfit, Moved, NotTaken
 
 _BOUNDS = frozenset(
     "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength minItems maxItems"
@@ -35,12 +38,52 @@ class NativeClient(HttpClient):
         """Return the parameters with words at the end of the last turn."""
         raise NotImplementedError
 
+    def content(self, body: Mapping[str, Any]) -> bytes:
+        """Return the JSON of the parameters."""
+        return dumps(body, sort_keys=False)
+
     def fitted(self, body: Mapping[str, Any], refused: frozenset[str] | None = None) -> Mapping[str, Any]:
         """Return the body without what the endpoint refuses; a schema goes into the prompt."""
         fitted = super().fitted(body, refused)
         if self.schema_parameter in body and self.schema_parameter not in fitted:
             return self.with_words(fitted, schema_words(self.schema_of(body)))
         return fitted
+
+    async def fetch(
+        self, place: Place, path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """Return the answer to a request that asks no model, and is not billed: a POST of `content`, or a
+        GET.
+        """
+        client = place.client = place.client or self._connected(place.address)
+        for _ in range(MOVES):
+            url = path if path.startswith("http") else place.address.url(path)
+            request = client.get(url) if content is None else client.post(url).body_bytes(content)
+            try:
+                response = await request.headers(headers or {}).build().send()
+                answer = bytes(await response.bytes())
+            except RequestError as error:
+                fault = self._broken(place, error)
+                fault.used = None
+                raise fault from error
+            if 200 <= response.status < 300:
+                return answer
+            refusal = self.refusal_of(place, response.status, answer, response.headers)
+            if not isinstance(refusal, Moved):
+                raise refusal
+            path = str(refusal)
+        raise self.down(f"{place.address.identity} redirects again and again, to {path}. Check base_url")
+
+    async def fetch_json(self, place: Place, path: str, content: bytes | None = None) -> dict[str, Any]:
+        """Return the JSON object that `fetch` gets."""
+        answer = await self.fetch(place, path, content)
+        try:
+            value = orjson.loads(answer)
+        except orjson.JSONDecodeError:
+            value = self._unusual(place, answer)
+        if isinstance(value, dict):
+            return value
+        raise Retryable(f"not a usable answer: {value}")
 
     def refusal_of(
         self,

@@ -48,8 +48,6 @@ class OpenAIClient(HttpClient):
         self.lacks = frozenset(getattr(spec, "lacks", None) or ())
         super().__init__(name, spec, services)
         self._signals, self._silences = False, 0
-        if self.spec.mode == "batch":
-            self.detour = "; mode: online does without the batch API"
 
     def headers(self, address: Address) -> dict[str, str]:
         """Return the bearer token, and Azure's own header."""

@@ -12,6 +12,9 @@ from pydantic import Field
 from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion, Request
 from distillgen.teachers._addresses import Address
+from distillgen.teachers._anthropic_batch import AnthropicBatches
+from distillgen.teachers._batch_spec import BatchSpec
+from distillgen.teachers._batches import BatchClient
 from distillgen.teachers._cache_option import CacheOption
 from distillgen.teachers._http_spec import NativeSpec
 from distillgen.teachers._native_client import NativeClient, closed, schema_words
@@ -35,7 +38,7 @@ VERSION = "2023-06-01"
 STREAMED = 21_333  # tokens of an answer above which it is streamed, as Anthropic's own package demands
 
 
-class AnthropicSpec(CacheOption, NativeSpec):
+class AnthropicSpec(CacheOption, BatchSpec, NativeSpec):
     """A model behind Anthropic's Messages API.
 
     The API wants `max_tokens`: 4,096, unless an entry, a prompt or a stage sets it. `extra: {thinking: {type:
@@ -43,6 +46,7 @@ class AnthropicSpec(CacheOption, NativeSpec):
     """
 
     base_url: str = Field(OFFICIAL, description="address of the endpoint, up to and without /v1/messages")
+    batch_size: int = Field(10_000, ge=1, le=100_000, description="largest number of requests in a batch")
     max_tokens: int | None = Field(4096, gt=0, description="largest number of tokens of an answer")
 
     @property
@@ -59,11 +63,12 @@ class AnthropicSpec(CacheOption, NativeSpec):
             raise ConfigError(f"'temperature' {self.temperature:g}: Anthropic's go from 0 to 1")
 
 
-class Anthropic(NativeClient):
-    """Asks for one answer a request."""
+class Anthropic(BatchClient, NativeClient):
+    """Asks for one answer a request, online or in a batch."""
 
     spec_type = AnthropicSpec
     spec: AnthropicSpec
+    batch_api = AnthropicBatches
     lacks = frozenset({"seed", "min_p", "presence_penalty", "frequency_penalty"})
     required = frozenset({"model", "messages", "max_tokens", "tools", "stream"})
     schema_parameter = "output_config"
@@ -100,7 +105,7 @@ class Anthropic(NativeClient):
         if (stop := sampling.pop("stop", None)) is not None:
             body["stop_sequences"] = [stop] if isinstance(stop, str) else stop
         body |= sampling | extra
-        if body.setdefault("max_tokens", 4096) > STREAMED:
+        if body.setdefault("max_tokens", 4096) > STREAMED and self.spec.mode == "online":
             body["stream"] = True
         if self.spec.cache:
             _mark(body, {"type": "ephemeral", "ttl": self.spec.cache})

@@ -57,6 +57,15 @@ class BedrockSpec(CacheOption, NativeSpec):
 
     @model_validator(mode="before")
     @classmethod
+    def _online(cls, options: Any) -> Any:
+        """Refuse the batch mode."""
+        if isinstance(options, dict) and "mode" in options:
+            why = "Bedrock's batches need a bucket of S3 and a role of IAM"
+            raise ValueError(f"provider bedrock has no 'mode', for {why}: leave it out to ask online")
+        return options
+
+    @model_validator(mode="before")
+    @classmethod
     def _address(cls, options: Any) -> Any:
         """Fill the address of the region."""
         if isinstance(options, dict) and not options.get("base_url") and (region := options.get("region")):

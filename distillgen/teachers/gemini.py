@@ -12,6 +12,9 @@ from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion, Request
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Address
+from distillgen.teachers._batch_spec import BatchSpec
+from distillgen.teachers._batches import BatchClient
+from distillgen.teachers._gemini_batch import GeminiBatches
 from distillgen.teachers._http_spec import NativeSpec
 from distillgen.teachers._native_client import NativeClient
 from distillgen.teachers._openai_wire import embedding_of
@@ -45,7 +48,7 @@ _OUTSIDE = frozenset(
 """Parameters that do not stand in generationConfig."""
 
 
-class GeminiSpec(NativeSpec):
+class GeminiSpec(BatchSpec, NativeSpec):
     """A model behind Google's Gemini API.
 
     `max_tokens` includes the tokens of its thoughts. `extra: {thinkingConfig: {includeThoughts: true}}` asks
@@ -65,13 +68,17 @@ class GeminiSpec(NativeSpec):
         super().check(root)
         if self.base_url.rstrip("/") == OFFICIAL and not self.api_key:
             raise ConfigError("generativelanguage.googleapis.com needs a key: api_key: ${GEMINI_API_KEY}")
+        if self.mode == "batch" and "/publishers/" in self.base_url:
+            why = "its batches need a bucket of Cloud Storage"
+            raise ConfigError(f"mode: batch is not supported at Vertex AI, for {why}; leave 'mode' out")
 
 
-class Gemini(NativeClient):
-    """Asks for one answer a request: most models give no more."""
+class Gemini(BatchClient, NativeClient):
+    """Asks for one answer a request, online or in a batch: most models give no more."""
 
     spec_type = GeminiSpec
     spec: GeminiSpec
+    batch_api = GeminiBatches
     lacks = frozenset({"min_p"})
     required = frozenset({"contents", "content", "tools"})
     schema_parameter = "responseJsonSchema"
@@ -129,13 +136,16 @@ class Gemini(NativeClient):
         body |= extra
         return body
 
-    def outgoing(self, client: Any, url: str, body: Mapping[str, Any]) -> Any:
-        """Return the HTTP request, with the parameters of generationConfig in it."""
+    def content(self, body: Mapping[str, Any]) -> bytes:
+        """Return the JSON of the parameters, with those of generationConfig in it."""
         inside = {name: value for name, value in body.items() if name not in _OUTSIDE}
         options = {**inside.pop("generationConfig", {}), **inside}
         outside = {name: value for name, value in body.items() if name in _OUTSIDE}
-        content = dumps(outside | ({"generationConfig": options} if options else {}), sort_keys=False)
-        return client.post(url).body_bytes(content).build()
+        return dumps(outside | ({"generationConfig": options} if options else {}), sort_keys=False)
+
+    def outgoing(self, client: Any, url: str, body: Mapping[str, Any]) -> Any:
+        """Return the HTTP request."""
+        return client.post(url).body_bytes(self.content(body)).build()
 
     def schema_of(self, body: Mapping[str, Any]) -> Any:
         """Return the schema."""

@@ -106,12 +106,11 @@ def test_the_highest_tier_of_a_price_bounds_the_cost():
     assert (_most(tiered), _most(3), _most(None)) == (6.0, 3.0, None)
 
 
-@pytest.mark.parametrize("spec", [AnthropicSpec, GeminiSpec, BedrockSpec])
-def test_batches_of_a_protocol_of_its_own_are_refused(spec):
-    options = {"provider": "x", "model": "m", "api_key": "k"}
-    assert spec(**options).api_key == "k"
-    with pytest.raises(ValueError, match="only provider openai and its presets have a 'mode'"):
-        spec(**options, mode="batch")
+def test_batches_of_bedrock_are_refused_with_the_reason():
+    options = {"provider": "bedrock", "model": "m", "api_key": "k"}
+    assert BedrockSpec(**options).api_key == "k"
+    with pytest.raises(ValueError, match="need a bucket of S3 and a role of IAM"):
+        BedrockSpec(**options, mode="batch")
 
 
 def test_a_further_key_goes_to_the_address_of_its_entry():
