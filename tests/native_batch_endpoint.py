@@ -2,7 +2,6 @@
 faults.
 """
 
-import asyncio
 import json
 import re
 from collections import Counter
@@ -283,7 +282,6 @@ class GeminiBatchEndpoint(Batching, GeminiEndpoint):
         shown = self.shown(self.look(request, batch))
         if "response" in shown and batch["inline"]:
             self.reach("download")
-        await asyncio.sleep(0)
         return web.json_response(shown)
 
     def answer(self, request: web.Request, body: dict):

@@ -28,7 +28,7 @@ LineResult = list[Completion] | Exception
 
 
 class Report(NamedTuple):
-    """What an endpoint says of a batch. `status` is one of FINAL_STATES, or another word while the batch goes on."""
+    """What an endpoint says of a batch. `status` is one of FINAL_STATES, or another word before that."""
 
     status: str
     done: int = 0
