@@ -23,7 +23,8 @@ class BatchEndpoint(Endpoint):
     protocol and says whether the connection breaks there, or raises another answer. A batch moves on whenever
     it is looked at, unless it is `held`; so many lists as `late` says do not show the newest one yet. `flaw`
     is what is wrong with the results of an ended batch, the first `flawed` times that they are looked at: no
-    file, a file that is not there, that breaks (500), is cut off, or lacks lines.
+    file, a file that is not there, that breaks (500), is cut off, or lacks lines. `redirect` returns the
+    address that a request is to go to, or "".
     """
 
     flaw, flawed = "", 0
@@ -38,6 +39,7 @@ class BatchEndpoint(Endpoint):
         self.held, self.late = False, 0
         self.lines: Counter[str] = Counter()
         self.steps: list[str] = []
+        self.redirect = lambda request: ""
 
     def routes(self, router: web.UrlDispatcher) -> None:
         super().routes(router)
@@ -49,6 +51,8 @@ class BatchEndpoint(Endpoint):
 
     def guarded(self, handle):
         async def checked(request: web.Request) -> web.StreamResponse:
+            if address := self.redirect(request):
+                return web.Response(status=307, headers={"location": address})
             if request.headers.get("Authorization") != f"Bearer {self.key}":
                 return refused(401, "wrong key")
             return await handle(request)

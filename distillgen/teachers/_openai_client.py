@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from distillgen.inference.endpoint import Services
-from distillgen.inference.faults import Rejected, Retryable, TimedOut, Unreachable
+from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
 from distillgen.inference.opening import USER_TURN, opening
 from distillgen.inference.request import LOST_ANSWER, UNUSABLE_ANSWER, Completion, Request
 from distillgen.inference.spec import Spec
@@ -210,13 +211,18 @@ class OpenAIClient(HttpClient):
                 max_retries=0,
                 timeout=self.spec.timeout_s,
                 default_headers=azure_headers(address) | address.headers,
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=not address.local),
+                http_client=openai.DefaultAsyncHttpxClient(
+                    trust_env=not address.local,
+                    event_hooks={"request": [partial(self._keep_at_home, address)]},
+                ),
             )
         try:
             return await send(place.package)
         except openai.APITimeoutError as error:
             raise TimedOut(f"no answer within {self.spec.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, TeacherDown):
+                raise error.__cause__ from error
             fault = f"{address.identity}{address.proxy()}: {error.__cause__ or error}"
             if _is_unconnected(error):
                 raise Unreachable(
@@ -230,6 +236,21 @@ class OpenAIClient(HttpClient):
             ) from error
         except (openai.APIError, ValueError) as error:
             raise Retryable(f"not a usable answer: {error}") from error
+
+    async def _keep_at_home(self, address: Address, request: Any) -> None:
+        """Let a redirect take nothing to another host but the wish to read a file, which may lie elsewhere.
+
+        The package drops the bearer token by itself, and no other header.
+        """
+        url = request.url
+        home = type(url)(address.base_url)
+        if (url.scheme, url.host, url.port) == (home.scheme, home.host, home.port):
+            return
+        if request.method != "GET":
+            there = f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}"
+            raise self.down(f"{address.identity} redirects to {there}. Set base_url to where the endpoint is")
+        for name in azure_headers(address) | address.headers:
+            request.headers.pop(name, None)
 
 
 def _is_unconnected(error: BaseException | None) -> bool:

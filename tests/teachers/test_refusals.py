@@ -863,6 +863,45 @@ def test_a_redirect_is_followed_at_the_same_address(project, transport):
         run(project, "b", expect="redirects again and again")
 
 
+class Storage(Endpoint):
+    """Gives the file of another endpoint, and shows the headers with which it was asked."""
+
+    files: dict[str, bytes] = {}
+
+    def routes(self, router):
+        router.add_route("*", "/v1/{path:.*}", self._give)
+
+    async def _give(self, request):
+        self.headers.append(dict(request.headers))
+        name = request.path.split("/")[-2]
+        return web.Response(body=self.files.get(name, b""), content_type="application/octet-stream")
+
+
+BATCH = ", mode: batch, gather_s: 0.25, poll_s: 0.05, headers: {x-secret: header-abcdef}"
+
+
+def test_a_redirect_of_the_batch_api_takes_no_prompt_and_no_key_to_another_host(project, monkeypatch):
+    """A file of results may lie elsewhere; the key of Azure, and headers of the entry, do not go there."""
+    monkeypatch.setattr("distillgen.teachers._openai_batch.UPLOADS", 0)
+
+    def moved(request):
+        port = storage.port if request.path.endswith(away) else endpoint.port
+        there = f"http://127.0.0.1:{port}{request.path}?{request.query_string}&moved=1"
+        return "" if "moved" in request.query else there
+
+    with Storage() as storage, BatchEndpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 3, model=BATCH)
+        endpoint.redirect, storage.files = moved, endpoint.files
+        for away in ("/files", "/batches"):
+            run(project, expect="redirects to http://127.0.0.1:[0-9]*. Set base_url")
+        assert not storage.headers and not endpoint.batches
+        away = "/content"
+        run(project)
+        assert len(endpoint.batches) == 1 and len(project.read("runs/ask/corpus.jsonl")) == 3
+    sent = json.dumps(storage.headers).lower()
+    assert storage.headers and "x-secret" not in sent and "secret-key-123" not in sent
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("status", [201, 202])
 def test_any_status_of_success_is_one(project, transport, status):
