@@ -885,17 +885,19 @@ def test_a_redirect_of_the_batch_api_takes_no_prompt_and_no_key_to_another_host(
     monkeypatch.setattr("distillgen.teachers._openai_batch.UPLOADS", 0)
 
     def moved(request):
-        port = storage.port if request.path.endswith(away) else endpoint.port
+        port = storage.port if request.path.endswith(away[0]) else endpoint.port
         there = f"http://127.0.0.1:{port}{request.path}?{request.query_string}&moved=1"
         return "" if "moved" in request.query else there
 
+    away = [""]
     with Storage() as storage, BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 3, model=BATCH)
         endpoint.redirect, storage.files = moved, endpoint.files
-        for away in ("/files", "/batches"):
+        for path in ("/files", "/batches"):
+            away[:] = [path]
             run(project, expect="redirects to http://127.0.0.1:[0-9]*. Set base_url")
         assert not storage.headers and not endpoint.batches
-        away = "/content"
+        away[:] = ["/content"]
         run(project)
         assert len(endpoint.batches) == 1 and len(project.read("runs/ask/corpus.jsonl")) == 3
     sent = json.dumps(storage.headers).lower()
