@@ -134,6 +134,8 @@ class AnthropicBatchEndpoint(Batching, AnthropicEndpoint):
         ended = batch["state"] != "going"
         for i in range(len(batch["requests"])):
             counts[result_of(batch, i)["type"] if ended else "processing"] += 1
+        if batch.get("uncounted") and not ended:
+            counts = dict.fromkeys(kinds, 0)
         results = f"http://elsewhere.invalid/v1/messages/batches/{batch['name']}/results"
         return {
             "id": batch["name"],

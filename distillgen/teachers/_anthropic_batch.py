@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from distillgen.inference.faults import Retryable
-from distillgen.teachers._batch_api import FINAL_STATES, BatchApi, LineResult, Report
+from distillgen.teachers._batch_api import FINAL_STATES, BatchApi, LineResult, Report, usable
 from distillgen.teachers._native_client import NativeClient
 from distillgen.teachers._openai_wire import read_json
 
@@ -52,13 +51,14 @@ class AnthropicBatches(BatchApi):
             for custom_id, line in lines.items()
         )
         answer = await self.client.fetch_json(self.place, _PATH, b'{"requests":[%s]}' % b",".join(requests))
-        if id := answer.get("id"):
-            return str(id)
-        raise Retryable(f"the batch API gave no id: {answer}")
+        with usable():
+            return str(answer["id"])
 
     async def look(self, batch: str) -> Report:
         """Return the state of a batch."""
-        return _report(await self.client.fetch_json(self.place, f"{_PATH}/{batch}"))
+        answer = await self.client.fetch_json(self.place, f"{_PATH}/{batch}")
+        with usable():
+            return _report(answer)
 
     async def find(self, uuid: str, basis: str) -> str:
         """Return the id of the batch with our uuid: wait until those that may be it have ended."""
@@ -94,13 +94,16 @@ class AnthropicBatches(BatchApi):
         candidates, after, lines = list[tuple[str, Report]](), "", self.ledger.lines_of_batch(uuid)
         while True:  # the newest are listed first
             page = await self.client.fetch_json(self.place, f"{_PATH}?limit={PAGE}{after}")
-            for batch in page.get("data") or ():
-                id, report = str(batch["id"]), _report(batch)
-                after, created_at = f"&after_id={id}", datetime.fromisoformat(batch["created_at"]).timestamp()
-                if created_at < earliest:
-                    return candidates
-                if created_at <= latest and report.total >= lines and not self.ledger.has_batch(id):
-                    candidates.append((id, report))
+            with usable():
+                for batch in page["data"]:
+                    id, report = str(batch["id"]), _report(batch)
+                    after = f"&after_id={id}"
+                    created_at = datetime.fromisoformat(batch["created_at"]).timestamp()
+                    if created_at < earliest:
+                        return candidates
+                    large = not report.total or report.total >= lines
+                    if created_at <= latest and large and not self.ledger.has_batch(id):
+                        candidates.append((id, report))
             if not page.get("has_more"):
                 return candidates
 
@@ -127,8 +130,8 @@ def _mark(uuid: str) -> str:
 
 def _report(batch: Mapping[str, Any]) -> Report:
     """Return what a batch says of itself. Each of its requests has a result when it has ended."""
-    counts = batch.get("request_counts") or {}
-    status, total = str(batch.get("processing_status")), sum(counts.values())
+    counts = batch["request_counts"]
+    status, total = str(batch["processing_status"]), sum(counts.values())
     if status != "ended":
         return Report(status, total - counts.get("processing", 0), total)
     status = "cancelled" if counts.get("canceled") else "expired" if counts.get("expired") else "completed"

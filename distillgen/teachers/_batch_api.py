@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from distillgen.inference.faults import Rejected, Retryable, TeacherDown
@@ -39,6 +40,15 @@ class Report(NamedTuple):
     """What `lines_at` reads the results from, by name."""
     fault: str = ""
     """Why it failed."""
+
+
+@contextmanager
+def usable() -> Iterator[None]:
+    """Raise Retryable for an answer that is not of the protocol."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Retryable(f"the batch API gave no usable answer: {error!r}") from error
 
 
 class BatchApi:

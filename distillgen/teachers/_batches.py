@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from distillgen.inference.endpoint import Services
@@ -25,8 +25,6 @@ from distillgen.teachers._batch_spec import BatchSpec
 from distillgen.teachers._http_client import HttpClient
 from distillgen.teachers._openai_wire import read_json
 from distillgen.teachers._refusal import Misfit, NothingThere
-
-T = TypeVar("T")
 
 BATCHES = 4  # batches at the endpoint at once, unless max_concurrency is set
 KEY_DIGITS = 48  # of the 64 of a ledger key: some endpoints limit a custom_id to 64 characters
@@ -141,7 +139,10 @@ class Batches:
         if lines is self._lines:  # no line is added any more
             self._lines = {}
         await self.ledger.add_batch(uuid, "", "", list(lines))
-        file = await self._unasked(self.api.upload(lines))
+        try:
+            file = await self.api.upload(lines)
+        except Rejected as error:
+            raise self.api.refused(error, _UNASKED) from error
         custom_ids = list(lines)
         if file:
             lines = {}
@@ -258,13 +259,6 @@ class Batches:
         if not answered and (len(misfits) >= REJECTIONS or not self.client.activity.answered):
             outcomes |= {name: self.client.misfit(outcome, {}) for name, outcome in misfits.items()}
         return outcomes, results, flaw
-
-    async def _unasked(self, step: Awaitable[T]) -> T:
-        """Take a step before a batch is created."""
-        try:
-            return await step
-        except Rejected as error:
-            raise self.api.refused(error, _UNASKED) from error
 
 
 class BatchClient(HttpClient):

@@ -11,9 +11,8 @@ from urllib.parse import quote
 
 from distillgen.inference.faults import Retryable
 from distillgen.record import dumps
-from distillgen.teachers._batch_api import BatchApi, LineResult, Report
+from distillgen.teachers._batch_api import BatchApi, LineResult, Report, usable
 from distillgen.teachers._native_client import NativeClient
-from distillgen.teachers._openai_wire import read_json
 from distillgen.teachers._turns import mappings
 
 INLINE_BYTES = 19_000_000  # the endpoint takes 20 MB
@@ -50,10 +49,8 @@ class GeminiBatches(BatchApi):
             "content-type": f"multipart/related; boundary={_BOUNDARY}",
             "x-goog-upload-protocol": "multipart",
         }
-        answer = read_json(
-            await self.client.fetch(self.place, self._beside("upload", "files"), content, headers)
-        )
-        return _name_of(answer.get("file") if isinstance(answer, dict) else None)
+        path = self._beside("upload", "files")
+        return _name_of((await self.client.fetch_json(self.place, path, content, headers)).get("file"))
 
     async def create(self, uuid: str, file: str, lines: Mapping[str, bytes]) -> str:
         """Create a batch of a file, or of lines."""
@@ -69,7 +66,9 @@ class GeminiBatches(BatchApi):
 
     async def look(self, batch: str) -> Report:
         """Return the state of a batch, with its results if they are inline."""
-        return _report(await self.client.fetch_json(self.place, batch))
+        answer = await self.client.fetch_json(self.place, batch)
+        with usable():
+            return _report(answer)
 
     async def find(self, uuid: str, basis: str) -> str:
         """Return the id of the batch with our uuid, or ""."""

@@ -74,16 +74,18 @@ class NativeClient(HttpClient):
             path = str(refusal)
         raise self.down(f"{place.address.identity} redirects again and again, to {path}. Check base_url")
 
-    async def fetch_json(self, place: Place, path: str, content: bytes | None = None) -> dict[str, Any]:
+    async def fetch_json(
+        self, place: Place, path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Return the JSON object that `fetch` gets."""
-        answer = await self.fetch(place, path, content)
+        answer = await self.fetch(place, path, content, headers)
         try:
             value = orjson.loads(answer)
-        except orjson.JSONDecodeError:
-            value = self._unusual(place, answer)
+        except orjson.JSONDecodeError as error:
+            raise Retryable(f"the answer is not JSON: {answer[:200].decode('utf-8', 'replace')}") from error
         if isinstance(value, dict):
             return value
-        raise Retryable(f"not a usable answer: {value}")
+        raise Retryable(f"the answer is not a JSON object: {str(value)[:200]}")
 
     def refusal_of(
         self,
