@@ -102,6 +102,10 @@ class AnthropicBatchEndpoint(Batching, AnthropicEndpoint):
     provider, model = "anthropic", "claude-x"
     missing = 0  # looks at results that find none
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.downloads: list[str] = []
+
     def routes(self, router: web.UrlDispatcher) -> None:
         super().routes(router)
         router.add_post("/v1/messages/batches", self.guarded(self._create))
@@ -167,6 +171,7 @@ class AnthropicBatchEndpoint(Batching, AnthropicEndpoint):
     async def _results(self, request: web.Request) -> web.Response:
         self.reach("download")
         batch = self.batches[request.match_info["id"]]
+        self.downloads.append(batch["name"])
         if batch["state"] == "going" or self.missing > 0:
             self.missing -= 1
             return refused(404, "not_found_error", "no results yet")

@@ -417,7 +417,6 @@ def test_batches_of_others_are_told_from_ours_by_their_custom_ids(project, step)
         foreign(endpoint, "small", 39, stuck=True)
         foreign(endpoint, "large", 60)
         foreign(endpoint, "equal", 40)
-        foreign(endpoint, "uncounted", 3, uncounted=True)
         foreign(endpoint, "gone", 40, archived_at="2026-01-01T00:00:00Z")
         pipeline(project, endpoint, 40)
         killed(project, endpoint, step)
@@ -425,9 +424,19 @@ def test_batches_of_others_are_told_from_ours_by_their_custom_ids(project, step)
         run(project)
         ours = [name for name in endpoint.batches if name.startswith("msgbatch")]
         assert len(ours) == 1 and set(endpoint.lines.values()) == {1}
-        looked_into = {name for name, batch in endpoint.batches.items() if batch["state"] == "completed"}
-        assert looked_into >= {"equal", "large", "uncounted"} or step == "created"
+        if step == "create":
+            assert {*endpoint.downloads} == {"equal", "large", *ours}
     assert numbers(project) == list(range(40))
+
+
+def test_our_batch_is_found_where_its_requests_are_counted_only_when_it_has_ended(project):
+    with AnthropicBatchEndpoint() as endpoint:
+        pipeline(project, endpoint, 5)
+        killed(project, endpoint, "created")
+        endpoint.batches["msgbatch_0"]["uncounted"] = True
+        run(project)
+        assert len(endpoint.batches) == 1
+    assert numbers(project) == list(range(5))
 
 
 def test_results_that_come_late_are_waited_for(project):
