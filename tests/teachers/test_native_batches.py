@@ -328,6 +328,33 @@ def test_an_endpoint_that_is_away_for_a_while_ends_nothing(project, server):
 
 
 @BOTH
+def test_a_look_waits_as_long_as_the_endpoint_asks(project, server):
+    moments = []
+
+    def busy(name):
+        if name == "retrieve":
+            moments.append(time.monotonic())
+        answer = fault(endpoint, 429)
+        answer.headers["retry-after"] = "1"
+        return len(moments) == 1 and name == "retrieve" and answer
+
+    with server(step=busy) as endpoint:
+        pipeline(project, endpoint, 3)
+        run(project)
+    assert moments[1] - moments[0] >= 1 and numbers(project) == list(range(3))
+
+
+@BOTH
+def test_an_option_that_the_protocol_lacks_is_left_out_with_one_note(project, server):
+    with server() as endpoint:
+        pipeline(project, endpoint, 3, stage=", min_p: 0.1")
+        run(project)
+        assert not any("min_p" in json.dumps(body) for body in endpoint.bodies)
+    log = (project.path / "runs/ask/run.log").read_text()
+    assert log.count("the endpoint does not take 'min_p'") == 1
+
+
+@BOTH
 def test_the_cap_holds_at_the_batch_price_and_the_plan_has_it(project, server):
     """An answer costs 10 input and 5 output tokens, at half the price; its worst case is more."""
     price = ", max_tokens: 50, price: {input: 1000, output: 10000, batch: 0.5}, batch_size: 20"
@@ -365,8 +392,9 @@ def test_redirects_are_followed_on_the_same_host_and_go_to_no_other(project, ser
 
 @BOTH
 def test_ctrl_c_says_what_goes_on_and_the_next_run_waits_for_it(project, server):
+    """Nothing of it is lost, nor counted as such."""
     with server() as endpoint:
-        pipeline(project, endpoint, 5)
+        pipeline(project, endpoint, 5, model=FAST + ", price: {input: 1000, output: 1000}")
         endpoint.held = True
         process = start(project)
         while endpoint.steps.count("retrieve") < 2 and process.poll() is None:
@@ -377,7 +405,7 @@ def test_ctrl_c_says_what_goes_on_and_the_next_run_waits_for_it(project, server)
         endpoint.held = False
         run(project)
         assert len(endpoint.batches) == 1
-    assert numbers(project) == list(range(5))
+    assert numbers(project) == list(range(5)) and totals(project)["cost_usd"] == pytest.approx(5 * 0.015)
 
 
 @BOTH
