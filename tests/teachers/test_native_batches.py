@@ -4,6 +4,7 @@ no answer is lost, wherever a kill strikes.
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -174,6 +175,30 @@ def test_killed_again_while_it_looks_for_its_batch(project, server):
         run(project)
         assert len(endpoint.batches) == 1 and set(endpoint.lines.values()) == {1}
     assert corpus(project) == expected and totals(project)["answers"] == 40
+
+
+@BOTH
+def test_killed_again_and_again_while_batches_come_and_go(project, server):
+    rng, rows = random.Random(5), 120
+    after = '  - generate: {name: again, model: teacher, template: "Judge {{ answer }}", output: verdict}\n'
+    with server() as endpoint:
+        pipeline(project, endpoint, rows, model=FAST + ", batch_size: 20, max_concurrency: 40", after=after)
+        expected, kills = online(project), 0
+        while True:
+            process, steps, limit = start(project), len(endpoint.steps), time.monotonic() + 30
+            while process.poll() is None and len(endpoint.steps) == steps and time.monotonic() < limit:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.3))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+            _, errors = process.communicate(timeout=60)
+            if process.returncode == 0:
+                break
+            assert process.returncode == -signal.SIGKILL, errors
+        assert kills >= 2, "the machine is too fast for this test: raise rows"
+        assert set(endpoint.lines.values()) == {1} and len(endpoint.lines) == 2 * rows
+    assert corpus(project) == expected and totals(project)["requests"] == 2 * rows
 
 
 @BOTH
