@@ -612,13 +612,14 @@ def test_what_goes_online_in_spite_of_mode_batch_has_the_online_price(project, k
 
 
 def test_a_cap_holds_for_what_goes_online_in_spite_of_mode_batch(project):
-    """Each embedding costs a cent, and its bound is more. With the batch price, eight would be asked."""
-    after, answer = ONLINE_KINDS["embed"]
+    """An embedding costs almost its bound, so that half of the bound would let too many be sent at once."""
+    after, _ = ONLINE_KINDS["embed"]
+    answer = {"data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 30, "total_tokens": 30}}
     with BatchEndpoint(lambda body, times: answer) as endpoint:
         embed_alone(project.ask_pipeline(endpoint.url, 20, model=BATCH, after=after))
         with pytest.raises(BudgetStop):
             distillgen.run("ask", max_cost_usd=0.1)
-        billed = 0.01 * len(endpoint.bodies)
+        billed = 0.03 * len(endpoint.bodies)
     assert 0 < billed <= 0.1 and state(project)["totals"]["cost_usd"] == pytest.approx(billed)
 
 
