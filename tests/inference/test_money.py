@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distillgen
-from distillgen.errors import BudgetStop
+from distillgen.inference.pricing import Pricing
+from distillgen.inference.request import Request
 from distillgen.inference.spec import Price
 from distillgen.pipeline.load import load
 from distillgen.runs.foresight import likely
+from distillgen.teachers._openai_spec import OpenAISpec
 from distillgen.teachers._usage import counts_of
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
@@ -611,16 +613,15 @@ def test_what_goes_online_in_spite_of_mode_batch_has_the_online_price(project, k
     assert [guess.cost_usd for guess in guesses[1:]] == [pytest.approx(cost) for cost in costs.values()]
 
 
-def test_a_cap_holds_for_what_goes_online_in_spite_of_mode_batch(project):
-    """An embedding costs almost its bound, so that half of the bound would let too many be sent at once."""
-    after, _ = ONLINE_KINDS["embed"]
-    answer = {"data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 30, "total_tokens": 30}}
-    with BatchEndpoint(lambda body, times: answer) as endpoint:
-        embed_alone(project.ask_pipeline(endpoint.url, 20, model=BATCH, after=after))
-        with pytest.raises(BudgetStop):
-            distillgen.run("ask", max_cost_usd=0.1)
-        billed = 0.03 * len(endpoint.bodies)
-    assert 0 < billed <= 0.1 and state(project)["totals"]["cost_usd"] == pytest.approx(billed)
+def test_the_bound_of_what_goes_online_in_spite_of_mode_batch_has_the_online_price():
+    price = {"input": 1000, "output": 1000, "batch": 0.5}
+    spec = OpenAISpec(provider="openai", model="m", api_key="k", mode="batch", price=price)
+    text = {"messages": [{"role": "user", "content": "What?"}]}
+    factors = [(text, 0.5), ({"embed": "What?"}, 1.0), (text | {"target": "Yes"}, 1.0)]
+    for fields, factor in factors:
+        request = Request("m", **fields)
+        most_tokens = len(request.json) + ("target" in fields)
+        assert Pricing("m", spec).worst_cost_usd(request, 1) == pytest.approx(factor * most_tokens / 1000)
 
 
 def test_an_embedding_that_is_given_up_is_lost_where_answers_of_batches_are_not(project):
