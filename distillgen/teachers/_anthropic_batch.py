@@ -85,7 +85,8 @@ class AnthropicBatches(BatchApi):
         """Return whether the custom_ids in the results of a batch begin with a mark."""
         for source in report.sources.values():
             lines = await self.insist(lambda source=source: self.lines_at(source), self.looks)  # type: ignore[misc]
-            return any(str(read_json(line).get("custom_id")).startswith(mark) for line in lines[:1])
+            with usable():
+                return any(str(read_json(line)["custom_id"]).startswith(mark) for line in lines[:1])
         return False
 
     async def _candidates(self, uuid: str, moment: float) -> list[tuple[str, Report]]:
@@ -104,7 +105,7 @@ class AnthropicBatches(BatchApi):
                     large = not report.total or report.total >= lines
                     if created_at <= latest and large and not self.ledger.has_batch(id):
                         candidates.append((id, report))
-            if not page.get("has_more"):
+            if not page.get("has_more") or not page["data"]:
                 return candidates
 
     async def lines_at(self, source: Any) -> Sequence[Any]:

@@ -73,7 +73,7 @@ class Anthropic(BatchClient, NativeClient):
     required = frozenset({"model", "messages", "max_tokens", "tools", "stream"})
     schema_parameter = "output_config"
     replacements = {"output_config": "the schema is put into the prompt"}
-    paths = "/v1/messages$"
+    paths = "/v1/messages(/batches.*)?$"
 
     @property
     def identity(self) -> str:  # type: ignore[override]

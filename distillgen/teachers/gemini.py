@@ -83,7 +83,7 @@ class Gemini(BatchClient, NativeClient):
     required = frozenset({"contents", "content", "tools"})
     schema_parameter = "responseJsonSchema"
     replacements = {"responseJsonSchema": "the schema is put into the prompt"}
-    paths = "/models/[^/]*$"
+    paths = "/models/[^/]*$|/batches.*$"
     usual_url = ": most end in /v1beta"
 
     @property
