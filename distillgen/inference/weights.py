@@ -12,6 +12,8 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import itertools
+import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -150,6 +152,23 @@ def model_path(name: str, root: Path) -> Path | None:
     """Return the folder or file of a model, or None if the name is one on the Hub."""
     path = root / Path(name).expanduser()
     return path if path.exists() else None
+
+
+def parameters_of(folder: Path) -> int | None:
+    """Return the number of parameters in the safetensors files of a model's folder, from their headers.
+    Return None if there are no such files, or an adapter's alone.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or (folder / "adapter_config.json").is_file():
+        return None
+    return sum(map(_numbers_in, files))
+
+
+def _numbers_in(file: Path) -> int:
+    """Return how many numbers a safetensors file holds: 8 bytes have the length of a header in JSON."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def local_name(name: str, root: Path) -> str:
