@@ -26,18 +26,15 @@ def lists() -> Iterator[tuple[str, list[str]]]:
     def words(number: int, *parts: list[str]) -> list[str]:
         return chance.sample(sorted({"".join(pieces).capitalize() for pieces in product(*parts)}), number)
 
-    cities = words(200, PLACE, ENDING)
     yield "first", words(400, FIRST, SECOND)
     yield "middle", words(400, MIDDLE, ["a", "en", "i", "o", "us"], ["", "l", "n", "s"])
     yield "last", words(1000, PLACE, SECOND, ["", "s", "er"])
-    yield "cities", cities
-    yield (
-        "universities",
-        [f"{place} {kind}" for place in words(150, PLACE, ENDING) for kind in ("College", "University")],
-    )
+    yield "cities", words(200, PLACE, ENDING)
+    places = words(150, PLACE, ENDING)
+    yield "universities", [f"{place} {kind}" for place in places for kind in ("College", "University")]
     yield "majors", [f"{kind} {subject}" for kind in KIND for subject in SUBJECT]
-    firms = chance.sample([f"{name} {firm}" for name in words(100, PLACE, SECOND) for firm in FIRM], 263)
-    yield "employers", [f"{firm} in {chance.choice(cities)}" for firm in firms]
+    firms = [f"{name} {kind}" for name in words(100, PLACE, SECOND) for kind in FIRM]
+    yield "employers", chance.sample(firms, 263)
 
 
 def write(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bits of knowledge by the definitions: zero for guesses, all bits for what is known, and no more than that."""
+"""Bits of knowledge: none for guesses, all for what is known, and never more."""
 
 import math
 import random
