@@ -13,7 +13,7 @@ from distillgen.project import home
 from distillgen.record import Record
 from distillgen.runs.directory import read_records
 from distillgen.stages.capacity import Facts
-from tests.recipes.harness import text_of
+from tests.recipes.harness import text_of, train_here
 
 PARAMETERS = 27_872  # of biod's student
 N = 20
@@ -159,3 +159,25 @@ def test_the_lists_of_bios_are_what_the_program_draws(tmp_path, monkeypatch):
     shipped = sorted((home("data") / "bios").iterdir())
     assert [file.name for file in shipped] == sorted(file.name for file in (tmp_path / "bios").iterdir())
     assert all(file.read_bytes() == (tmp_path / "bios" / file.name).read_bytes() for file in shipped)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_trained_student_of_biod_knows_nearly_all_and_one_of_few_exposures_less_than_nothing(
+    project, monkeypatch
+):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    train_here(monkeypatch)
+    figures = []
+    for epochs in (24, 1):
+        sets = ["source.with.n=32", f"train.epochs={epochs}"]
+        directory = distillgen.run("biod", out=f"epochs-{epochs}", sets=sets).directory
+        stages = json.loads((directory / "usage.json").read_text())["stages"]
+        measured = {stage["name"]: stage["measured"] for stage in stages}
+        figures.append([measured[name]["bits_per_parameter"] for name in ("capacity", "shuffled")])
+    (trained, shuffled), (hardly, _) = figures
+    most = measured["capacity"]["most_bits_per_parameter"]
+    assert 0.95 * most <= trained <= most and shuffled < -most and hardly < 0
+    student = transformers.AutoModelForCausalLM.from_pretrained(directory / "student")
+    assert measured["capacity"]["parameters"] == student.num_parameters() == PARAMETERS
