@@ -107,8 +107,7 @@ class Capacity(Stage):
         sets = {score: sets.choices for score, sets in self.sets.items()}
         numbers = dict[str, dict[str, int]]()
         for option, lists in (("names", self.names), ("values", self.values), ("sets", sets)):
-            for score in lists:
-                context.need_number(score, f"'{option}'")
+            context.need_scores(lists, f"'{option}'")
             numbers[option] = {n: math.prod(_number(f, fields) for f in lists[n]) for n in lists}
         models = self.models(context.project)
         return BoundCapacity(self, context, context.fields, models, numbers=numbers)
@@ -149,9 +148,13 @@ class BoundCapacity(BoundStage):
                 if not record.dropped:
                     facts.add(record)
             yield chunk
+        figures: dict[str, float] = (
+            {"records_without_scores": facts.without_scores} if facts.without_scores else {}
+        )
         if facts.people:
             parameters = self.stage.parameters or _parameters(job.services.teachers[self.models[0]])
-            job.services.measures.update(measures_of(facts.measured(self.numbers, parameters)))
+            figures |= facts.measured(self.numbers, parameters)
+        job.services.measures.update(measures_of(figures))
 
 
 def _parameters(teacher: Teacher) -> int:
@@ -208,8 +211,7 @@ class Facts:
         figures = {"bits_per_parameter": bits / parameters, "most_bits_per_parameter": most / parameters}
         figures |= {"name_nats": -_mean(names), "value_nats": -sum(map(_mean, columns[:width]))}
         figures |= {"string_nats": -_mean([*map(_mean, columns[width:])])} if stage.sets else {}
-        figures |= {"people": len(names), "facts": len(rows) * width, "parameters": parameters}
-        return figures | ({"records_without_scores": self.without_scores} if self.without_scores else {})
+        return figures | {"people": len(names), "facts": len(rows) * width, "parameters": parameters}
 
 
 def _mean(numbers: Sequence[float]) -> float:

@@ -97,6 +97,12 @@ def test_a_record_that_no_model_scored_counts_for_nothing_and_is_counted(project
     assert figures["people"] == 3 and figures["records_without_scores"] == 1
 
 
+def test_records_without_scores_alone_measure_nothing(project):
+    stages = pipeline()
+    stages["stages"][2]["score"]["when"] = "{{ false }}"
+    assert measured(stages) == {"records_without_scores": 3}
+
+
 def test_a_dropped_record_is_no_fact(project):
     def failing(request, sample):
         if request.target == "Bob":
@@ -117,9 +123,14 @@ TWICE = {"n": 2, "fields": {"name": ["Ann", "Bob"], "city": ["Rome", "Oslo", "Ro
     [
         ({"person": "nam"}, None, "'person' needs the field 'nam'.*'name'"),
         ({"attribute": "kind"}, None, "'attribute' needs the field 'kind'"),
-        ({"names": {"nam.logprob": [4]}}, None, "'names' names 'nam.logprob'.*'name.logprob'"),
-        ({"values": {"cit.logprob": [4]}}, None, "'values' names 'cit.logprob'"),
-        ({"sets": {"cit.logprob": {"strings": 1, "choices": [4]}}}, None, "'sets' names 'cit.logprob'"),
+        ({"names": {"nam.logprob": [4]}}, None, "'names' needs the score 'nam.logprob'.*'name.logprob'"),
+        ({"values": {"cit.logprob": [4]}}, None, "'values' needs the score 'cit.logprob'"),
+        (
+            {"sets": {"cit.logprob": {"strings": 1, "choices": [4]}}},
+            None,
+            "'sets' needs the score 'cit.logprob'",
+        ),
+        ({"values": {"city": [4]}}, None, "'values' needs the score 'city'"),
         ({"values": {"city.logprob": ["town"]}}, None, "draws no field 'town'.*give the number"),
         ({}, TWICE, "a value of the field 'city' stands twice; remove"),
         ({"parameters": None}, None, "give either 'model'.*or their number"),
@@ -136,6 +147,19 @@ def test_mistakes_are_refused(project, capacity, draw, message):
         del stages["stages"][-1]["capacity"]["parameters"]
     with pytest.raises(ConfigError, match=message):
         distillgen.load(stages)
+
+
+def test_the_parameters_are_those_in_the_folder_of_the_model(project):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    project.write("folder/config.json", "{}")
+    stages = pipeline(capacity={"model": "weights"})
+    stages["models"]["weights"] = {"provider": "transformers", "model": "./folder"}
+    del stages["stages"][-1]["capacity"]["parameters"]
+    with pytest.raises(ConfigError, match="'weights' cannot be counted: './folder' is no folder with all"):
+        measured(stages)
+    safetensors(project.path / "folder/model.safetensors", {"a": [7, 9]})
+    assert measured(stages)["parameters"] == 63
 
 
 def safetensors(path, shapes):
