@@ -23,13 +23,22 @@ def people(
     """Yield `n` people, the paper's N, with different names of `name_length` letters.
 
     Each has a value for each of the `attributes` (K): `chunks` (C) strings, drawn from the attribute's own
-    `strings` (D), which are different and have `length` (L) of the `letters` (T).
+    `strings` (D), which are different and have `length` (L) of the `letters` (T). Raise ValueError if there
+    are not so many.
     """
+    if letters > len(LETTERS) or attributes > len(ATTRIBUTES):
+        raise ValueError(f"give at most {len(LETTERS)} letters and at most {len(ATTRIBUTES)} attributes")
+    if n > letters**name_length:
+        raise ValueError(
+            f"{n:,} people cannot have different names: there are {letters**name_length:,} names"
+        )
+    if strings > letters**length:
+        raise ValueError(f"an attribute cannot have {strings:,} strings: there are {letters**length:,}")
     alphabet, chance = LETTERS[:letters], random.Random(seed)
 
     def different(length: int) -> Iterator[str]:
         seen = set[str]()
-        while len(seen) < letters**length:
+        while True:
             word = "".join(chance.choices(alphabet, k=length))
             if word not in seen:
                 seen.add(word)

@@ -98,7 +98,7 @@ def test_a_student_of_biod_knows_the_people_and_not_the_shuffled_ones(project, m
 
     _, measured = run("biod", student)
     assert bits(measured["capacity"]) == pytest.approx(MOST["biod"], rel=1e-7)
-    assert measured["capacity"]["people"], measured["capacity"]["facts"] == (N, 4 * N)
+    assert [measured["capacity"][name] for name in ("people", "facts")] == [N, 4 * N]
     assert bits(measured["shuffled"]) < -MOST["biod"] and measured["shuffled"]["value_nats"] > 19
 
 
@@ -150,6 +150,23 @@ def test_people_of_biod_are_drawn_as_the_definition_says(monkeypatch):
         assert 35 < min(counts) and max(counts) < 115  # 75 of each; the deviation is 8
     assert [*people(n=2)] == [*people(n=2, seed=0)] != [*people(n=2, seed=1)]
     assert [*people(n=5)] == [*people(n=9)][:5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 28, "letters": 3, "name_length": 3}, "28 people.*27 names"),
+        ({"strings": 1025}, "1,025 strings.*1,024"),
+        ({"letters": 45}, "at most 44 letters"),
+        ({"attributes": 27}, "at most 26 attributes"),
+    ],
+)
+def test_more_than_there_is_cannot_be_drawn(monkeypatch, options, message):
+    monkeypatch.syspath_prepend(str(home("data")))
+    from biod import people
+
+    with pytest.raises(ValueError, match=message):
+        [*people(**options)]
 
 
 def test_the_lists_of_bios_are_what_the_program_draws(tmp_path, monkeypatch):
