@@ -96,9 +96,12 @@ def test_a_student_of_biod_knows_the_people_and_not_the_shuffled_ones(project, m
             return answer(-math.log(N))
         return answer(0.0 if values[context].startswith(request.target) else -20.0)
 
-    _, measured = run("biod", student)
+    directory, measured = run("biod", student)
     assert bits(measured["capacity"]) == pytest.approx(MOST["biod"], rel=1e-7)
     assert [measured["capacity"][name] for name in ("people", "facts")] == [N, 4 * N]
+    for record in read_records(directory / "corpus.jsonl"):
+        (other,), attribute = record.fields["other"], record.fields["attribute"]
+        assert other["value"] in [value for key, value in values.items() if key.endswith(attribute)]
     assert bits(measured["shuffled"]) < -MOST["biod"] and measured["shuffled"]["value_nats"] > 19
 
 
