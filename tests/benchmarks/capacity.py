@@ -17,8 +17,9 @@ STUDENT = "train.student={tiny: {layers: 2, width: %d, heads: %d, tokens: chars}
 RUNS = {  # people, width, heads, epochs of 25 exposures
     "whole": (400, 32, 4, 40),
     "few": (400, 32, 4, 4),
-    "narrow": (400, 20, 2, 40),
+    "hardly": (400, 32, 4, 1),
     "crowded": (1000, 16, 2, 15),
+    "narrow": (400, 20, 2, 40),
 }
 
 
