@@ -12,7 +12,7 @@ from pydantic import Field
 
 from distillgen.flow.stage import CheckContext, Chunks, Job
 from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
-from distillgen.record import Record
+from distillgen.record import Record, digest
 
 if TYPE_CHECKING:
     from distillgen.flow.whole_set import Array
@@ -26,12 +26,13 @@ class Cluster(Placed):
 
     The method is leader clustering: records are taken from the best on, and each joins the most similar
     leader, or becomes a leader itself if none has a cosine of `min_cosine` or more. So every dropped
-    record is that near to the kept record of its cluster, and no two kept records are.
+    record is that near to the kept record of its cluster, and no two kept records are. With `per`, only
+    records with the same values of these fields are compared.
     """
 
     kind = "cluster"
     scope = "set"
-    reads = "the text in `field`, or the numbers in `vector`; the score or field `by`"
+    reads = "the text in `field`, or the numbers in `vector`; the score or field `by`; the fields `per`"
     writes = (
         "the score `<name>.size` and the parents of the kept records, or with `keep: all` the score "
         "`<name>.id`; drops the other records of a cluster"
@@ -46,6 +47,11 @@ class Cluster(Placed):
         description="score or numeric field; the record with the largest value stands for its cluster; "
         "default: the first record",
     )
+    per: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="fields whose values the records of a cluster share; default: a cluster may hold any",
+    )
     keep: Literal["one", "all"] = Field(
         "one",
         description="one: keep the record that stands for each cluster; all: drop none, and give each the "
@@ -59,19 +65,24 @@ class Cluster(Placed):
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if a field or a package is missing."""
         self.check_vectors(context)
+        for name in self.per or ():
+            context.need(name, "'per'")
         return context.fields
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Gather all records, cluster them, and yield them."""
         with Spool(job) as spool:
             vectors, ids, values = Vectors(self, job), list[str](), list[float]()
+            groups: dict[str, list[int]] = {}
             async for chunk in chunks:
                 chunk = await vectors.add(chunk)
                 live = [record for record in chunk if not record.dropped]
                 spool.add(chunk)
+                for i, record in enumerate(live, len(ids)):
+                    groups.setdefault(digest([record.fields.get(n) for n in self.per or ()]), []).append(i)
                 ids += [record.id for record in live]
                 values += [self._worth(record) for record in live]
-            clusters = await asyncio.to_thread(_clustered, vectors.all(), values, ids, self.min_cosine)
+            clusters = await asyncio.to_thread(_clustered, vectors.all(), values, ids, groups, self.min_cosine)
             numbers = count()
             for chunk in spool.chunks():
                 yield [
@@ -108,16 +119,23 @@ class _Clusters:
     members: Mapping[int, Sequence[int]]
 
 
-def _clustered(vectors: Array, values: Sequence[float], ids: Sequence[str], min_cosine: float) -> _Clusters:
-    """The largest values lead."""
+def _clustered(
+    vectors: Array,
+    values: Sequence[float],
+    ids: Sequence[str],
+    groups: Mapping[str, Sequence[int]],
+    min_cosine: float,
+) -> _Clusters:
+    """The largest values lead, each group apart."""
     import numpy as np
 
     from distillgen.algorithms.selection import leaders
 
-    order = np.argsort(-np.array(values), kind="stable")
-    leaders_in_order, near = leaders(vectors[order], min_cosine)
-    leader, cosine = np.empty_like(leaders_in_order), np.empty_like(near)
-    leader[order], cosine[order] = order[leaders_in_order], near
+    leader, cosine = np.arange(len(ids)), np.ones(len(ids), np.float32)
+    for group in groups.values():
+        order = np.array(group)[np.argsort(-np.array(values)[group], kind="stable")]
+        leaders_in_order, cosine[order] = leaders(vectors[order], min_cosine)
+        leader[order] = order[leaders_in_order]
     members: dict[int, list[int]] = {}
     for i, of in enumerate(leader.tolist()):
         members.setdefault(of, []).append(i)

@@ -67,6 +67,37 @@ def test_cluster_keeps_the_first_where_nothing_ranks_them(carry_out):
     assert [row["n"] for row in kept] == [0, 1]
 
 
+def test_cluster_compares_within_groups_that_need_not_be_adjacent(project, carry_out):
+    degrees, quality = [0, 0, 90, 1, 1, 91], [1, 5, 1, 4, 3, 2]
+    rows = numbered(
+        6,
+        v=lambda i: angle(degrees[i]),
+        quality=lambda i: quality[i],
+        pair=lambda i: "ab"[i % 2],
+        side=lambda i: ["left", ["right"]][i == 4],
+    )
+    options = {"vector": "v", "min_cosine": 0.99, "by": "quality"}
+    kept, dropped = carry_out(rows, {"cluster": {**options, "per": ["pair"]}})
+    assert [(row["n"], row["meta"]["scores"]["cluster.size"]) for row in kept] == [
+        *((1, 2), (2, 1), (4, 2), (5, 1))
+    ]
+    ids = {row["n"]: row["meta"]["id"] for row in [*kept, *project.read("out/dropped.jsonl")]}
+    assert {n: drop["reason"].split()[3] for n, drop in dropped.items()} == {0: ids[4], 3: ids[1]}
+    kept, _ = carry_out(rows, {"cluster": {**options, "per": ["side", "pair"]}})
+    assert [row["n"] for row in kept] == [0, 1, 2, 4, 5]
+    kept, _ = carry_out(rows, {"cluster": options})
+    assert [row["n"] for row in kept] == [1, 5]
+
+
+def test_cluster_needs_the_fields_of_its_groups(project):
+    project.write("rows.jsonl", '{"pair": 1, "v": [1]}\n')
+    stages = "  - source: {path: rows.jsonl}\n  - cluster: {vector: v, per: [pairs]}\n"
+    project.write("p.yaml", f"version: 1\nstages:\n{stages}")
+    message = project.cli("check", "p.yaml", check=2).stderr
+    assert "p.yaml:4: stage 'cluster': 'per' needs the field 'pairs'" in message
+    assert "did you mean 'pair'?" in message
+
+
 def test_cluster_may_only_number_the_clusters_for_a_selection_in_turn(carry_out):
     rows = numbered(6, v=lambda i: angle([0, 0, 0, 90, 0, 90][i]))
     stages = (
