@@ -82,7 +82,9 @@ class Cluster(Placed):
                     groups.setdefault(digest([record.fields.get(n) for n in self.per or ()]), []).append(i)
                 ids += [record.id for record in live]
                 values += [self._worth(record) for record in live]
-            clusters = await asyncio.to_thread(_clustered, vectors.all(), values, ids, groups, self.min_cosine)
+            clusters = await asyncio.to_thread(
+                _clustered, vectors.all(), values, ids, groups, self.min_cosine
+            )
             numbers = count()
             for chunk in spool.chunks():
                 yield [
