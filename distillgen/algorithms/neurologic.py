@@ -40,6 +40,7 @@ class Settings:
     length_penalty: float
     per_bucket: Literal["best", "sample"]
     min_tokens: int
+    buckets: Literal["met", "progress"]
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,7 @@ class _Beam:
         buckets: dict[Tokens, list[_Row]] = {}
         for row in sorted(candidates, key=lambda row: (-ranks.get(row.tokens, 0.0), row.tokens)):
             if row.tokens in ranks:
-                buckets.setdefault(row.met, []).append(row)
+                buckets.setdefault(self._bucket(row), []).append(row)
         if self.settings.per_bucket == "sample":
             for bucket in buckets.values():
                 self.draw.shuffle(bucket)
@@ -332,16 +333,25 @@ class _Beam:
             rows += sorted(turn, key=lambda row: (-ranks[row.tokens], row.tokens))
         return sorted(rows[: self.settings.beam], key=lambda row: (-row.score, row.tokens))
 
+    def _bucket(self, row: _Row) -> Tokens:
+        """Return the numbers of the clauses that are met, or also of those of which a phrase is begun."""
+        if self.settings.buckets == "met":
+            return row.met
+        return tuple(sorted({*row.met, *self._begun(row)}))
+
     def _rank(self, row: _Row, length: int) -> float:
         """Return the mean log-probability, with the bonus of a phrase that is begun."""
-        match, clauses = row.state.match, self._open(row.met)
-        shares = [
-            share
-            for place in range(len(match))
-            for number, share in self.progress.get(match[place:], {}).items()
-            if number in clauses
-        ]
+        shares = self._begun(row).values()
         return row.score / length - (self.settings.beta * math.log(max(shares)) if shares else 0.0)
+
+    def _begun(self, row: _Row) -> dict[int, float]:
+        """Return the largest share of a phrase that a row ends with, for each open clause with one."""
+        match, clauses, begun = row.state.match, self._open(row.met), dict[int, float]()
+        for place in range(len(match)):
+            for number, share in self.progress.get(match[place:], {}).items():
+                if number in clauses:
+                    begun[number] = max(share, begun.get(number, 0.0))
+        return begun
 
     def _answers(self, rows: Sequence[_Row], *, complete: bool) -> Iterator[Answer]:
         """Yield the rows whose whole text meets the clauses: a token may be a part of a character only."""

@@ -81,8 +81,12 @@ class SearchOptions(BaseModel):
         0.2, description="power of the number of tokens by which a text's log-probability is divided"
     )
     per_bucket: Literal["best", "sample"] = Field(
-        "best",
-        description="which of the texts with the same clauses met go on: the likeliest, or a uniform draw",
+        "best", description="which of the texts of a bucket go on: the likeliest, or a uniform draw"
+    )
+    buckets: Literal["met", "progress"] = Field(
+        "met",
+        description="which texts share a bucket: those with the same clauses met, or, as in "
+        "NeuroComparatives, with the same clauses met or begun",
     )
     min_tokens: int = Field(0, ge=0, description="fewest tokens of an answer")
 

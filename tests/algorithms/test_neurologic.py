@@ -23,7 +23,9 @@ PLAIN = {"tolerance": 9, "prune": None, "beta": 1.25, "early_stop": 10.0, "ngram
 
 
 def settings(beam: int, **options) -> Settings:
-    return Settings(**{"beam": beam, "per_bucket": "best", "min_tokens": 0, **PLAIN, **options})
+    return Settings(
+        **{"beam": beam, "per_bucket": "best", "buckets": "met", "min_tokens": 0, **PLAIN, **options}
+    )
 
 
 class Toy:
@@ -213,6 +215,17 @@ def test_tolerance_and_buckets_decide_which_clauses_the_beam_has_met():
     assert beams(clauses, beam=3, tolerance=0) == [(5,), (6,)]
     after = beams(clauses, 2, beam=3, tolerance=0)
     assert after and all({*tokens} == {5, 6} for tokens in after)
+
+
+def test_buckets_of_progress_keep_a_place_for_texts_that_begin_a_phrase():
+    """Of d and f, each begins a phrase of a clause; f alone begins one of the second."""
+    clauses = [Clause(("d e",), 1), Clause(("f e",), 1)]
+    plain = {"beam": 3, "beta": 0.0}
+    assert beams(clauses, **plain) == [(1,), (2,), (3,)]
+    assert beams(clauses, buckets="progress", **plain) == [(1,), (4,), (6,)]
+    assert beams(clauses, buckets="progress", ordered=True, **plain) == [(1,), (2,), (4,)]
+    whole = [Clause(("d",), 1), Clause(("e f",), 1)]  # one is met, one is begun
+    assert beams(whole, buckets="progress", **plain) == [(1,), (4,), (5,)]
 
 
 def test_an_end_counts_from_a_likelihood_on():

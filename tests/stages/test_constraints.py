@@ -86,7 +86,7 @@ def test_phrases_are_filled_from_the_record_and_from_a_file(project):
     ]
     assert sent["it may"]["ordered"] and sent["it may"]["search"] == {
         **{"beam": 4, "tolerance": 2, "prune": 50, "beta": 0.0, "early_stop": 1.5, "ngram": 3},
-        **{"length_penalty": 0.2, "per_bucket": "best", "min_tokens": 0},
+        **{"length_penalty": 0.2, "per_bucket": "best", "buckets": "met", "min_tokens": 0},
     }
     reasons = {row["ask"]: row["meta"]["dropped"]["reason"] for row in rows_of(run, "dropped")}
     assert len(sent) == 2 and "'helper' is null" in reasons["null"]
