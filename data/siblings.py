@@ -139,8 +139,8 @@ WORDINGS = {
         "have": (("more noise", "louder sounds"), ("less noise", "quieter sounds")),
     },
 }
-"""By attribute and auxiliary: how to say that one has more of it than its sibling, and less; the frequent first."""
-SHARES = (0.6, 0.25, 0.15)
+"""By attribute and auxiliary: how to say that one has more of it than its sibling, and less."""
+SHARES = (0.6, 0.25, 0.15)  # of the first, second and third wording
 AUXILIARIES = ("are", "have")
 ADVERBS = ("generally", "often", "typically")
 SAID = re.compile(rf".*\b({'|'.join(AUXILIARIES)}) (?:{'|'.join(ADVERBS)}) (.+?)\.?")
@@ -191,7 +191,7 @@ def pairs(*, wrong: float = 0.3, unfit: float = 0.1, seed: int = 0) -> Iterator[
 
 
 def meaning(statement: str) -> tuple[str, int] | None:
-    """Return the attribute of a statement, and 1 for more of it or -1 for less; None if it has another form."""
+    """Return the attribute of a statement, with 1 for more of it and -1 for less, or None."""
     said = SAID.fullmatch(statement)
     return MEANINGS.get((said[1], said[2])) if said else None
 
