@@ -337,21 +337,21 @@ class _Beam:
         """Return the numbers of the clauses that are met, or also of those of which a phrase is begun."""
         if self.settings.buckets == "met":
             return row.met
-        return tuple(sorted({*row.met, *self._begun(row)}))
+        return tuple(sorted({*row.met, *self._shares(row)}))
 
     def _rank(self, row: _Row, length: int) -> float:
         """Return the mean log-probability, with the bonus of a phrase that is begun."""
-        shares = self._begun(row).values()
+        shares = self._shares(row).values()
         return row.score / length - (self.settings.beta * math.log(max(shares)) if shares else 0.0)
 
-    def _begun(self, row: _Row) -> dict[int, float]:
+    def _shares(self, row: _Row) -> dict[int, float]:
         """Return the largest share of a phrase that a row ends with, for each open clause with one."""
-        match, clauses, begun = row.state.match, self._open(row.met), dict[int, float]()
+        match, clauses, shares = row.state.match, self._open(row.met), dict[int, float]()
         for place in range(len(match)):
             for number, share in self.progress.get(match[place:], {}).items():
                 if number in clauses:
-                    begun[number] = max(share, begun.get(number, 0.0))
-        return begun
+                    shares[number] = max(share, shares.get(number, 0.0))
+        return shares
 
     def _answers(self, rows: Sequence[_Row], *, complete: bool) -> Iterator[Answer]:
         """Yield the rows whose whole text meets the clauses: a token may be a part of a character only."""

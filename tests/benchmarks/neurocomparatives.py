@@ -18,7 +18,7 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--out", default="runs/neurocomparatives", help="the run's directory")
+    options.add_argument("--out", default="runs/comparisons", help="the run's directory")
     options.add_argument("--seed", type=int, default=0, help="of the sentences and of the training")
     options.add_argument("--set", action="append", default=[], help="option of the recipe")
     given = options.parse_args()
