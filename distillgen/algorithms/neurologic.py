@@ -315,7 +315,7 @@ class _Beam:
         return (space == " ") == (last == "w")
 
     def _next_rows(self, candidates: Sequence[_Row], length: int) -> list[_Row]:
-        """Return the next rows, the likeliest first: from each bucket of equally met clauses in turn."""
+        """Return the next rows, the likeliest first: from each bucket in turn."""
         if not candidates:
             return []
         most = max(len(row.met) for row in candidates) - self.settings.tolerance
