@@ -206,6 +206,9 @@ def test_a_phrase_that_is_begun_ranks_higher_by_beta():
     assert beams(clause, beam=1) == [(2,)] and beams(clause, beam=1, beta=0.0) == [(1,)]
     assert beams([Clause(("b c",), at_most=0)], beam=1) == [(1,)]
     assert beams([Clause(("e",), 1), *clause], beam=1, ordered=True) == [(1,)], "it is not its turn"
+    assert beams([Clause(("e",), 1), *clause], beam=2, ordered=True) == [(1,), (5,)], "also where b may come"
+    # after b c, of b c d two thirds are there, and of c d e f a fourth: b b, with a third, ranks higher
+    assert beams([Clause(("b c d", "c d e f"), 1)], 2, beam=1) == [(2, 2)]
     assert beams([Clause(("b zebra c",), 1)], beam=1) == [(1,)], "the model has no tokens for the phrase"
 
 

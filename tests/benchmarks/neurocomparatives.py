@@ -9,7 +9,7 @@ from pathlib import Path
 
 import distillgen
 from distillgen.algorithms.intervals import exact_interval, paired
-from tests.recipes.comparisons import accuracy, by_ones, oracle, pipeline, right, said, stage, truth
+from tests.recipes.comparisons import accuracy, by_ones, facts, oracle, pipeline, right, said, stage
 
 WRONG = 0.3
 
@@ -33,8 +33,9 @@ def report(directory: Path) -> None:
     votes, before = said(of_form), said(stage(directory, "cluster"))
     kept, ones = said(stage(directory, "vote")), by_ones(directory)
     numbers = [signs.total() for signs in votes.values()]
-    right_votes = sum(signs[truth(*key)] for key, signs in votes.items())
-    print(f"{len(answers):,} sentences, {len(of_form):,} of the form, about {len(votes)} comparisons")
+    right_votes = sum(signs[facts(*pair)[attribute]] for (*pair, attribute), signs in votes.items())
+    print(f"{len(answers):,} sentences, {len(of_form):,} of the form,", end=" ")
+    print(f"{sum(numbers):,} of these about {len(votes)} comparisons")
     print(f"of these sentences right: {right_votes / sum(numbers):.3f}")
     print(f"comparisons with both directions: before the vote {of_both(before)}, after it {of_both(kept)}")
     for name, counts in (("sizes", kept), ("counting 1", ones)):

@@ -87,6 +87,9 @@ def test_cluster_compares_within_groups_that_need_not_be_adjacent(project, carry
     assert [row["n"] for row in kept] == [0, 1, 2, 4, 5]
     kept, _ = carry_out(rows, {"cluster": options})
     assert [row["n"] for row in kept] == [1, 5]
+    rows = numbered(600, v=lambda i: [1], pair=lambda i: i < 300)  # more than one chunk
+    kept, _ = carry_out(rows, {"cluster": {"vector": "v", "per": ["pair"]}})
+    assert [(row["n"], row["meta"]["scores"]["cluster.size"]) for row in kept] == [(0, 300), (300, 300)]
 
 
 def test_cluster_needs_the_fields_of_its_groups(project):

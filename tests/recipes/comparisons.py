@@ -29,18 +29,24 @@ def stage(directory, name):
     return [record for record in read_records(file) if not record.dropped]
 
 
+def facts(first, second):
+    """What is true of a pair: 1 or -1 for each attribute."""
+    words = (fact.split(" ", 1) for fact in PAIRS[first, second]["facts"])
+    return dict(WORLD.MEANINGS[auxiliary, wording] for auxiliary, wording in words)
+
+
 def said(records):
-    """By first, second and attribute: how often the first is said to have more of it, and how often less."""
+    """By pair and attribute of the pair: how often the first is said to have more of it, and how often less.
+
+    A sentence about anything else counts for nothing.
+    """
     counts = defaultdict(Counter)
     for record in records:
-        attribute, sign = WORLD.meaning(record.fields["statement"])
-        counts[record.fields["first"], record.fields["second"], attribute][sign] += 1
+        pair = record.fields["first"], record.fields["second"]
+        attribute, sign = WORLD.meaning(record.fields["statement"]) or ("", 0)
+        if attribute in facts(*pair):
+            counts[*pair, attribute][sign] += 1
     return counts
-
-
-def truth(first, second, attribute):
-    facts = dict(WORLD.MEANINGS[tuple(fact.split(" ", 1))] for fact in PAIRS[first, second]["facts"])
-    return facts[attribute]
 
 
 def by_ones(directory):
@@ -50,7 +56,7 @@ def by_ones(directory):
 
 def right(kept, keys):
     """For each comparison, whether it is kept and right."""
-    return [truth(*key[:3]) in kept.get(key, ()) for key in keys]
+    return [facts(*key[:2])[key[2]] in kept.get(key, ()) for key in keys]
 
 
 def accuracy(kept):

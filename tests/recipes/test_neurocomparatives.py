@@ -25,10 +25,9 @@ def says(chance_right=RIGHT, seed=0):
     def answer(opening, sample, auxiliary, adverb):
         first, second = opening.removeprefix("Compared to ").split(", ")[::-1]
         chance = draw(first, second, auxiliary, adverb, sample, chance_right, seed)
-        facts = [WORLD.MEANINGS[tuple(fact.split(" ", 1))] for fact in PAIRS[first, second]["facts"]]
-        attribute, sign = [*dict.fromkeys(facts)][sample]
-        said = WORLD.WORDINGS[attribute][auxiliary][(sign < 0) ^ (chance.random() >= chance_right)]
-        (wording,) = chance.choices(said, WORLD.SHARES[: len(said)])
+        attribute, sign = [*facts(first, second).items()][sample]
+        wordings = WORLD.WORDINGS[attribute][auxiliary][(sign < 0) ^ (chance.random() >= chance_right)]
+        (wording,) = chance.choices(wordings, WORLD.SHARES[: len(wordings)])
         return f"{auxiliary} {adverb} {wording}"
 
     return answer
