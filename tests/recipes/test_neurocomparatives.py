@@ -12,7 +12,18 @@ from distillgen.algorithms.intervals import paired
 from distillgen.inference.request import Completion
 from distillgen.project import home
 from distillgen.runs.directory import read_records
-from tests.recipes.comparisons import PAIRS, WORLD, accuracy, by_ones, oracle, pipeline, right, said, stage
+from tests.recipes.comparisons import (
+    PAIRS,
+    WORLD,
+    accuracy,
+    by_ones,
+    facts,
+    oracle,
+    pipeline,
+    right,
+    said,
+    stage,
+)
 from tests.recipes.harness import Teacher, draw, text_of, train_here
 
 RIGHT = 0.7
