@@ -45,7 +45,7 @@ def says(chance_right=RIGHT, seed=0):
 
 
 class Planted(Teacher):
-    """Says something that meets the clauses of a request, and finds all texts equally likely."""
+    """Says something that meets the clauses of a request, and finds those with `often` likelier."""
 
     def __init__(self, answer):
         super().__init__({}, "student")
@@ -53,15 +53,16 @@ class Planted(Teacher):
 
     def __call__(self, request, sample):
         if request.target is not None:
-            return Completion(text=request.target, logprobs=[[request.target, -1.0, []]])
+            logprob = -0.5 if "often" in request.target else -1.0
+            return Completion(text=request.target, logprobs=[[request.target, logprob, []]])
         phrases = [clause["any"][0] for clause in request.constraints["clauses"]]
         return self.answer(text_of(request), sample, *phrases[:2])
 
 
-def run(answer, sets=(), limit=None, out="run"):
-    """Run the recipe, which keeps all that win their vote."""
-    teachers = {"student": Planted(answer)}
-    return distillgen.run(pipeline(), out=out, sets=[*SETS, *sets], teachers=teachers, limit=limit).directory
+def run(answer, sets=(), limit=None, out="run", max_kept=None):
+    """Run the recipe, which keeps all that win their vote, or `max_kept` of a pair."""
+    options = {"sets": [*SETS, *sets], "teachers": {"student": Planted(answer)}, "limit": limit}
+    return distillgen.run(pipeline(max_kept), out=out, **options).directory
 
 
 def test_each_comparison_is_decided_by_its_majority_and_sizes_beat_counting_one(project):
@@ -120,6 +121,29 @@ def test_an_answer_that_breaks_a_clause_is_no_sentence(project):
     reasons = [record.dropped.reason for record in read_records(directory / "dropped.jsonl")]
     numbers = [re.search(r"clause (\d)", reason)[1] for reason in reasons]
     assert numbers == [number for number in "323452" for _ in range(2)], reasons
+
+
+def test_the_likeliest_sentence_stands_for_its_cluster_and_the_five_likeliest_of_a_pair_stay(project):
+    directory = run(says(1), limit=5, max_kept=5)
+    best, score = {}, "likely.mean_logprob"
+    for record in stage(directory, "likely"):
+        key = record.fields["second"], record.fields["meaning"]
+        best[key] = max(best.get(key, -9), record.scores[score])
+    leaders = {
+        (r.fields["second"], r.fields["meaning"]): r.scores[score] for r in stage(directory, "cluster")
+    }
+    assert leaders == best and {*best.values()} == {-0.5, -1}
+    kept, of_clusters = (
+        Counter((record.fields["first"], record.fields["second"]) for record in stage(directory, name))
+        for name in ("vote", "cluster")
+    )
+    assert {*kept.values()} == {5} and min(of_clusters.values()) > 5
+    dropped = [
+        record for record in read_records(directory / "dropped.jsonl") if record.dropped.stage == "vote"
+    ]
+    for record in stage(directory, "vote"):
+        pair = [r for r in dropped if r.fields["opening"] == record.fields["opening"]]
+        assert pair and all(record.scores[score] >= other.scores[score] for other in pair)
 
 
 def test_a_cluster_holds_sentences_about_one_pair(project):
