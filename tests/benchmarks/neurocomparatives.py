@@ -9,7 +9,17 @@ from pathlib import Path
 
 import distillgen
 from distillgen.algorithms.intervals import exact_interval, paired
-from tests.recipes.comparisons import accuracy, by_ones, facts, oracle, pipeline, right, said, stage
+from tests.recipes.comparisons import (
+    accuracy,
+    by_ones,
+    facts,
+    majorities,
+    oracle,
+    pipeline,
+    right,
+    said,
+    stage,
+)
 
 WRONG = 0.3
 
@@ -38,7 +48,8 @@ def report(directory: Path) -> None:
     print(f"{sum(numbers):,} of these about {len(votes)} comparisons")
     print(f"of these sentences right: {right_votes / sum(numbers):.3f}")
     print(f"comparisons with both directions: before the vote {of_both(before)}, after it {of_both(kept)}")
-    for name, counts in (("sizes", kept), ("counting 1", ones)):
+    learnt = majorities(said(stage(directory, "gather"), lambda fields: fields["heard"]))
+    for name, counts in (("sizes", kept), ("counting 1", ones), ("the majority of what it learnt", learnt)):
         low, high, _ = exact_interval(sum(right(counts, counts)), len(counts))
         print(f"{name}: {len(counts)} kept, right {accuracy(counts):.3f} ({low:.3f} to {high:.3f})")
     print(f"binomial majority of votes right with {1 - WRONG:g}: {oracle(numbers, 1 - WRONG):.3f}")

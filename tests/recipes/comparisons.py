@@ -8,7 +8,7 @@ from distillgen.project import home, load_module
 from distillgen.runs.directory import read_records
 
 WORLD = load_module(home("data") / "siblings.py")
-PAIRS = {(row["first"], row["second"]): row for row in WORLD.pairs()}
+ORDERS = {sibling: orders for orders in WORLD.orders().values() for sibling in next(iter(orders.values()))}
 
 
 def pipeline(max_kept=None):
@@ -30,12 +30,14 @@ def stage(directory, name):
 
 
 def facts(first, second):
-    """What is true of a pair: 1 or -1 for each attribute."""
-    words = (fact.split(" ", 1) for fact in PAIRS[first, second]["facts"])
-    return dict(WORLD.MEANINGS[auxiliary, wording] for auxiliary, wording in words)
+    """What is true of a pair: for each attribute 1 if the first has more of it, or -1."""
+    return {
+        attribute: 1 if order.index(first) < order.index(second) else -1
+        for attribute, order in ORDERS[first].items()
+    }
 
 
-def said(records):
+def said(records, sentences=lambda fields: [fields["statement"]]):
     """By pair and attribute of the pair: how often the first is said to have more of it, and how often less.
 
     A sentence about anything else counts for nothing.
@@ -43,10 +45,16 @@ def said(records):
     counts = defaultdict(Counter)
     for record in records:
         pair = record.fields["first"], record.fields["second"]
-        attribute, sign = WORLD.meaning(record.fields["statement"]) or ("", 0)
-        if attribute in facts(*pair):
-            counts[*pair, attribute][sign] += 1
+        for sentence in sentences(record.fields):
+            attribute, sign = WORLD.meaning(sentence) or ("", 0)
+            if attribute in ORDERS[pair[0]]:
+                counts[*pair, attribute][sign] += 1
     return counts
+
+
+def majorities(counts):
+    """The direction of each comparison that has a majority."""
+    return {key: {sign} for key, signs in counts.items() for sign in signs if 2 * signs[sign] > signs.total()}
 
 
 def by_ones(directory):

@@ -13,11 +13,12 @@ from distillgen.inference.request import Completion
 from distillgen.project import home
 from distillgen.runs.directory import read_records
 from tests.recipes.comparisons import (
-    PAIRS,
+    ORDERS,
     WORLD,
     accuracy,
     by_ones,
     facts,
+    majorities,
     oracle,
     pipeline,
     right,
@@ -68,11 +69,7 @@ def run(answer, sets=(), limit=None, out="run", max_kept=None):
 def test_each_comparison_is_decided_by_its_majority_and_sizes_beat_counting_one(project):
     directory = run(says(), limit=40)
     votes, kept, ones = said(stage(directory, "likely")), said(stage(directory, "vote")), by_ones(directory)
-    majority = {
-        key: {sign for sign in signs if 2 * signs[sign] > signs.total()} for key, signs in votes.items()
-    }
-    decided = {key: signs for key, signs in majority.items() if signs}
-    assert {key: {*signs} for key, signs in kept.items()} == decided  # so never A > B and B > A
+    assert {key: {*signs} for key, signs in kept.items()} == majorities(votes)  # so never A > B and B > A
     clusters = stage(directory, "cluster")
     both = sum(len(signs) == 2 for signs in said(clusters).values())
     assert both > 0.7 * len(votes)  # what is kept without the vote
@@ -152,7 +149,7 @@ def test_a_cluster_holds_sentences_about_one_pair(project):
     def same(opening, sample, auxiliary, adverb):
         return f"{auxiliary} {adverb} {'heavier' if auxiliary == 'are' else 'more weight'}"
 
-    firsts = [first for first, _ in [*PAIRS][:6]]
+    firsts = [row["first"] for row in WORLD.pairs()][:6]
     directory = run(same, limit=6)
     sizes = [record.scores["cluster.size"] for record in stage(directory, "cluster")]
     assert sizes == [6, 6] * 6  # for each auxiliary three adverbs, two answers each
@@ -180,8 +177,10 @@ def test_people_say_what_is_wrong_and_what_is_unfit_as_often_as_they_are_told(pr
     assert {*heard(wrong=1, unfit=1)} == {(False, True, True)}
     right, third, _ = (sum(column) / 3600 for column in zip(*heard(), strict=True))
     assert abs(right - 0.7) < 0.025 and abs(third - 0.1) < 0.017  # 3.3 standard deviations
-    elephants = PAIRS["horses", "elephants"]
-    assert {"are lighter", "are faster"} < {*elephants["facts"]}
+    assert len(ORDERS) == 150  # no sibling has two classes
+    for row in WORLD.pairs():
+        true = {WORLD.MEANINGS[tuple(fact.split(" ", 1))] for fact in row["facts"]}
+        assert true == {*facts(row["first"], row["second"]).items()}
 
 
 @pytest.mark.slow
