@@ -79,7 +79,8 @@ class Cluster(Placed):
                 live = [record for record in chunk if not record.dropped]
                 spool.add(chunk)
                 for i, record in enumerate(live, len(ids)):
-                    groups.setdefault(digest([record.fields.get(n) for n in self.per or ()]), []).append(i)
+                    key = digest([record.fields.get(name) for name in self.per]) if self.per else ""
+                    groups.setdefault(key, []).append(i)
                 ids += [record.id for record in live]
                 values += [self._worth(record) for record in live]
             clusters = await asyncio.to_thread(
@@ -134,8 +135,9 @@ def _clustered(
     from distillgen.algorithms.selection import leaders
 
     leader, cosine = np.arange(len(ids)), np.ones(len(ids), np.float32)
+    worth = np.array(values)
     for group in groups.values():
-        order = np.array(group)[np.argsort(-np.array(values)[group], kind="stable")]
+        order = np.array(group)[np.argsort(-worth[group], kind="stable")]
         leaders_in_order, cosine[order] = leaders(vectors[order], min_cosine)
         leader[order] = order[leaders_in_order]
     members: dict[int, list[int]] = {}
