@@ -7,7 +7,7 @@ compiled, so it runs on every machine that can train the student. For many rows 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Event
@@ -143,6 +143,12 @@ def _seed(entry: Waiting) -> int:
     return int(digest(entry.request.json.hex(), 8), 16)
 
 
+def _stops(sampling: Mapping[str, Any]) -> list[str]:
+    """Return the texts that end an answer."""
+    stops = sampling.get("stop", [])
+    return [stops] if isinstance(stops, str) else list(stops)
+
+
 def folders(name: str, root: Path) -> tuple[str, str | None]:
     """Return the folder or Hub name of a model, and the folder of its adapter, or None."""
     path = str(model_path(name, root) or name)
@@ -218,10 +224,9 @@ class Model:
             options |= {"top_k": 0} | {
                 key: sampling[key] for key in ("top_p", "top_k", "min_p") if key in sampling
             }
-        if "stop" in sampling:
-            options |= {"stop_strings": sampling["stop"], "tokenizer": self.tokenizer}
-        options["stopping_criteria"] = StoppingCriteriaList([self._stopping])
         width = max(map(len, contexts))
+        ends = self._ends_at(_stops(sampling), 1 if self.seq2seq else width)
+        options["stopping_criteria"] = StoppingCriteriaList([self._stopping, ends])
         padded = torch.tensor([[self.pad] * (width - len(ids)) + ids for ids in contexts], device=self.device)
         mask = torch.tensor(
             [[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts], device=self.device
@@ -275,6 +280,21 @@ class Model:
         """Return, after each token, whether each sequence of a batch stops."""
         return ids.new_full((len(ids),), self.stop_event.is_set()).bool()
 
+    def _ends_at(self, stops: Sequence[str], start: int) -> Callable[..., Any]:
+        """Return a function: after each token, whether each sequence of a batch has a stop text.
+
+        `start` is the place of the first token of the answers. The stop_strings of transformers need the
+        text of each token alone, which not all tokenizers give.
+        """
+        tail = 4 * max(map(len, stops), default=0)  # tokens: a character has four bytes at most
+
+        def ends(ids: Any, scores: Any, **_: Any) -> Any:
+            last = ids[:, max(start, ids.shape[1] - tail) :]
+            texts = self.tokenizer.batch_decode(last, skip_special_tokens=True) if stops else last
+            return ids.new_tensor([any(stop in text for stop in stops) for text in texts]).bool()
+
+        return ends
+
     def _raise_if_stopped(self) -> None:
         if self.stop_event.is_set():
             raise Stopped("stopped before this was answered")
@@ -284,8 +304,7 @@ class Model:
     ) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
-        stops = sampling.get("stop", [])
-        cuts = [at for stop in ([stops] if isinstance(stops, str) else stops) if (at := text.find(stop)) >= 0]
+        cuts = [at for stop in _stops(sampling) if (at := text.find(stop)) >= 0]
         finish = "length" if end == len(ids) >= most and not cuts else "stop"
         signals = [] if logits is None else self._signals(ids[:end], logits, top or 0)
         text = text[: min(cuts)] if cuts else text

@@ -166,6 +166,20 @@ def test_samples_differ_and_stop_reasons_are_reported(folder, ask):
 
 
 @slow
+def test_an_answer_of_word_tokens_ends_at_a_stop_text(tmp_path, ask):
+    from distillgen.training.options import Tiny
+    from distillgen.training.tiny import write_tiny
+
+    words = write_tiny(tmp_path / "words", Tiny(tokens="words"), None, ["One fine day. Two dull nights."], 0)
+    ((whole,),) = ask(words, Request("student", prompt="One", sampling={"temperature": 0, "max_tokens": 12}))
+    stop = whole.text[3:5]
+    sampling = {"temperature": 0, "max_tokens": 12, "stop": [stop]}
+    ((cut,),) = ask(words, Request("student", prompt="One", sampling=sampling))
+    assert cut.text == whole.text.split(stop)[0] and cut.status == "ok"
+    assert cut.output_tokens < whole.output_tokens
+
+
+@slow
 def test_an_adapter_answers_in_its_own_way_and_is_named_in_the_key(folder, ask, tmp_path):
     adapter = make_adapter(tmp_path / "adapter", folder, 1)
     question = chat("What is it?")
