@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 from distillgen import FieldName, Filter, NumberName, Record
+from distillgen.flow.filter import siblings
 from distillgen.flow.whole_set import number_of
 
 
@@ -50,4 +51,4 @@ def sample_by_score(
             return f"not among the {among} with the highest {by}: place {number['rank']:.0f}"
         return None if number["draw"] <= n else f"not drawn among the {among} with the highest {by}"
 
-    return Filter(measure, decide, together=lambda record: [record.fields[name] for name in per])
+    return Filter(measure, decide, together=siblings(per))

@@ -107,3 +107,19 @@ def test_a_record_that_passed_the_measuring_filter_by_is_dropped_with_its_reason
     run = distillgen.run({"version": 1, "models": {}, "stages": stages}, out="run")
     assert [row["text"] for row in run.corpus] == ["one two three"]
     assert [r.dropped.reason for r in run.dropped] == ["there is no number 'word_count' in the row"]
+
+
+def test_records_dropped_before_a_field_of_the_groups_was_there_are_left_alone(project):
+    project.rows("rows.jsonl", [{"q": "a"}, {"q": None}, {"q": "b"}])
+    project.rows("more.jsonl", [{"kind": kind, "s": s} for kind in ("x", "y") for s in (0.5, 1.0)])
+    by_kind = {"name": "best", "by": "s", "per": ["q", "kind"], "n": 1, "best": 1}
+    stages = [
+        {"source": {"path": "rows.jsonl"}},
+        {"filter": [{"where": {"true": "{{ q }}"}}]},
+        {"cross": {"rows": "more.jsonl"}},
+        {"filter": {"name": "draw", "filters": [{"sample_by_score": by_kind}]}},
+    ]
+    run = distillgen.run({"version": 1, "models": {}, "stages": stages}, out="run")
+    rows = [(row["q"], row["kind"], row["s"]) for row in run.corpus]
+    assert rows == [(q, kind, 1.0) for q in "ab" for kind in "xy"]
+    assert sorted(r.dropped.stage for r in run.dropped) == ["draw"] * 4 + ["filter"]
