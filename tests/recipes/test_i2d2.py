@@ -130,7 +130,7 @@ def test_the_prompts_of_a_concept_are_its_likeliest_of_different_relations(proje
     def fluent(request, sample):
         adverb, _, relation = request.target.partition(", dogs ")
         return Completion(
-            logprobs=[["x", len(relation) + ord(relation[-1]) / 1e3 + ord(adverb[0]) / 1e6 - 99, []]]
+            logprobs=[["x", len(relation) + ord(relation[-1]) / 2**8 + ord(adverb[0]) / 2**14 - 99, []]]
         )
 
     score, likeliest = (
