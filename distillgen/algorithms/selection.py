@@ -7,12 +7,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 BLOCK = 1024  # rows of a product of vectors with vectors
 SAMPLE = 32
+MOST_ROUNDS = 100  # of k-means
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -135,6 +137,26 @@ def leaders(vectors: Array, min_cosine: float) -> tuple[Array, Array]:
                     best[row + 1 :], of[row + 1 :], among[row + 1 :, row : row + 1], np.array([start + row])
                 )
     return leader, cosine
+
+
+def k_means(vectors: Array, k: int) -> Array:
+    """Return the cluster of each vector, from 0 on: the one with the most similar mean (spherical k-means,
+    Dhillon and Modha 2001). `vectors` has rows of length 1.
+
+    The first means are those that `k_center` selects, so that equal vectors give equal clusters. Clusters are
+    numbered in the order of their first vectors; there are fewer than `k` if fewer vectors differ.
+    """
+    means = vectors[list(islice(k_center(vectors), k))]
+    nearest = (vectors @ means.T).argmax(1)
+    for _ in range(MOST_ROUNDS):
+        for cluster in set(nearest.tolist()):
+            total = vectors[nearest == cluster].sum(0)
+            means[cluster] = total / max(float(np.linalg.norm(total)), 1e-12)
+        before, nearest = nearest, (vectors @ means.T).argmax(1)
+        if (nearest == before).all():
+            break
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(nearest.tolist()))}
+    return np.array([numbers[cluster] for cluster in nearest.tolist()], np.int64)
 
 
 def _improve(best: Array, of: Array, cosines: Array, rows: Array) -> None:

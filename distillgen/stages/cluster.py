@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distillgen.flow.stage import CheckContext, Chunks, Job
 from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
@@ -28,6 +28,9 @@ class Cluster(Placed):
     leader, or becomes a leader itself if none has a cosine of `min_cosine` or more. So every dropped
     record is that near to the kept record of its cluster, and no two kept records are. With `per`, only
     records with the same values of these fields are compared.
+
+    With `k`, the method is k-means, which makes that many clusters of records with a similar topic. They are
+    numbered from 0 on, so that later stages can name them.
     """
 
     kind = "cluster"
@@ -41,6 +44,9 @@ class Cluster(Placed):
 
     min_cosine: float = Field(
         0.9, gt=-1, le=1, description="smallest cosine of two records that count as near-duplicates"
+    )
+    k: int | None = Field(
+        None, ge=2, description="number of clusters, instead of `min_cosine`; needs `keep: all`"
     )
     by: str | None = Field(
         None,
@@ -57,6 +63,14 @@ class Cluster(Placed):
         description="one: keep the record that stands for each cluster; all: drop none, and give each the "
         "score `<name>.id`, its cluster's number",
     )
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Cluster:
+        if self.k and (self.keep == "one" or self.by):
+            raise ValueError("the clusters of 'k' have no best record: give 'keep: all', and leave out 'by'")
+        if self.k and ("min_cosine" in self.model_fields_set or self.per):
+            raise ValueError("'k' makes clusters of all records: leave out 'min_cosine' and 'per'")
+        return self
 
     def scores(self) -> list[str]:
         """Return the names of the cluster's size and, where all records stay, its number."""
@@ -83,9 +97,12 @@ class Cluster(Placed):
                     groups.setdefault(key, []).append(i)
                 ids += [record.id for record in live]
                 values += [self._worth(record) for record in live]
-            clusters = await asyncio.to_thread(
-                _clustered, vectors.all(), values, ids, groups, self.min_cosine
-            )
+            if self.k:
+                clusters = await asyncio.to_thread(_parted, vectors.all(), ids, self.k)
+            else:
+                clusters = await asyncio.to_thread(
+                    _clustered, vectors.all(), values, ids, groups, self.min_cosine
+                )
             numbers = count()
             for chunk in spool.chunks():
                 yield [
@@ -140,7 +157,19 @@ def _clustered(
         order = np.array(group)[np.argsort(-worth[group], kind="stable")]
         leaders_in_order, cosine[order] = leaders(vectors[order], min_cosine)
         leader[order] = order[leaders_in_order]
+    return _Clusters(ids, leader.tolist(), cosine.tolist(), _members(leader.tolist()))
+
+
+def _parted(vectors: Array, ids: Sequence[str], k: int) -> _Clusters:
+    """The number of a cluster stands in the place of its leader."""
+    from distillgen.algorithms.selection import k_means
+
+    numbers = k_means(vectors, k).tolist() if ids else []
+    return _Clusters(ids, numbers, [], _members(numbers))
+
+
+def _members(cluster: Sequence[int]) -> dict[int, list[int]]:
     members: dict[int, list[int]] = {}
-    for i, of in enumerate(leader.tolist()):
+    for i, of in enumerate(cluster):
         members.setdefault(of, []).append(i)
-    return _Clusters(ids, leader.tolist(), cosine.tolist(), members)
+    return members

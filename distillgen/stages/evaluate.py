@@ -23,6 +23,7 @@ from distillgen.answers.final_answer import Kind, option_of, options_of
 from distillgen.errors import ConfigError
 from distillgen.flow.asking import AboutRecord, likelihood
 from distillgen.flow.bounds import Ask, bounds, size_of
+from distillgen.flow.condition import Condition
 from distillgen.flow.filter import Entries, Entry
 from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import (
@@ -55,10 +56,10 @@ class Evaluate(Stage, Sampling):
     """Ask models about held-out items, and measure their answers.
 
     Items are the rows of `data`; without it the records that are held out; and all records where no stage
-    trains. A metric is a filter. It sees the fields of the item, a model's answer as `answer`, the right
-    answer as `gold`, and the first answer of each model under the name of the model. Records pass
-    unchanged. The figures are in `evaluation.json` and in the report, and each answer in
-    `evaluation.jsonl`.
+    trains, or where they are `about: trained`. A metric is a filter. It sees the fields of the item, a
+    model's answer as `answer`, the right answer as `gold`, and the first answer of each model under the name
+    of the model. Records pass unchanged. The figures are in `evaluation.json` and in the report, and each
+    answer in `evaluation.jsonl`.
     """
 
     kind = "evaluate"
@@ -77,13 +78,22 @@ class Evaluate(Stage, Sampling):
         description="models to ask: names of the pipeline's models, student, or base (the model that the "
         "student was made from)",
     )
+    written: dict[str, str] = Field(
+        default_factory=dict,
+        alias="answers",
+        description="answers that earlier stages wrote, judged beside those of the models: "
+        "{name: field of an item}",
+    )
     data: str | None = Field(
         None, description="JSONL file of items; default: the records that the source holds out"
     )
     about: Literal["trained"] | None = Field(
         None,
-        description="with trained, the items of `data` ask about facts in the training records: records that "
-        "repeat an item are counted, not dropped",
+        description="with trained, the items ask about facts in the training records: records that repeat an "
+        "item of `data` are counted, not dropped; without `data`, the items are records of this run",
+    )
+    where: str | None = Field(
+        None, description="template; items for which the result is empty, false, no, 0 or null are not asked"
     )
     prompt: str | None = Field(None, description="name of a prompt in prompts/ that asks the question")
     template: str | None = Field(None, description="template of the question, instead of a prompt")
@@ -128,12 +138,15 @@ class Evaluate(Stage, Sampling):
             )
         if self.figures and self.n > 1:
             raise ValueError("'figures' are of one answer to each item: leave out n")
-        if self.about and not self.data:
-            raise ValueError(
-                "'about: trained' needs 'data', a file of items: no student is trained on held-out records"
-            )
         if self.vote and self.n < 2:
             raise ValueError("a vote needs several samples: give n")
+        if self.written and not self.generates:
+            raise ValueError("'answers' are judged by 'metrics' or 'figures': give one")
+        if self.written and self.n > 1:
+            raise ValueError("'answers' holds one answer to each item: leave out n")
+        for name in self.written:
+            if name in self.asked:
+                raise ValueError(f"'answers': '{name}' is one of the models; give another name")
         return self
 
     @property
@@ -167,7 +180,12 @@ class Evaluate(Stage, Sampling):
             if not rows:
                 raise ConfigError(f"'{self.data}' has no rows")
             fields = frozenset(chain.from_iterable(row.fields for row in rows))
-        elif SPLIT not in fields and context.trained:
+        elif self.about and SPLIT in fields:
+            raise ConfigError(
+                "'about: trained' needs 'data', a file of items, where the source holds records out: no "
+                "student is trained on these"
+            )
+        elif not self.about and SPLIT not in fields and context.trained:
             remedy = "give the source held_out: 0.1, or 'data', a file of other items"
             raise ConfigError(f"the items would be the student's training records; {remedy}")
         of_items, prompt = replace(context, fields=fields), self.load_prompt(project)
@@ -190,7 +208,11 @@ class Evaluate(Stage, Sampling):
         for option in ("gold", "options", "by"):
             if name := getattr(self, option):
                 of_items.need(name, f"'{option}'")
-        answered = fields | {self.output, *self.asked, *([GOLD] if self.gold else [])}
+        if self.where is not None:
+            Condition(self.where).check(of_items, "'where'")
+        for name in self.written.values():
+            of_items.need(name, "'answers'")
+        answered = fields | {self.output, *self.asked, *self.written, *([GOLD] if self.gold else [])}
         metrics = {
             entry.label: self._metric(entry, project).bind(replace(context, fields=answered))
             for entry in self.metrics
@@ -266,8 +288,11 @@ class BoundEvaluate(BoundStage):
         items = list(self.stage.read(job.context.project)) if self.stage.data else []
         async for chunk in chunks:
             if not self.stage.data:
-                items += [r for r in chunk if not r.dropped and (r.part == TEST or SPLIT not in r.fields)]
+                items += [r for r in chunk if not r.dropped and self._asks_about(r)]
             yield chunk
+        if self.stage.where is not None:
+            condition = Condition(self.stage.where)
+            items = [item for item in items if condition.holds(item)]
         if not items:
             raise ConfigError(
                 f"stage '{self.name}': no record is left to ask about: give 'data', or a larger held_out"
@@ -278,6 +303,10 @@ class BoundEvaluate(BoundStage):
                 for item in items
             ]
         await self._evaluate(items, job)
+
+    def _asks_about(self, record: Record) -> bool:
+        """Return whether a record is an item: it is held out, or nothing is, or the items are about all."""
+        return self.stage.about is not None or record.part == TEST or SPLIT not in record.fields
 
     async def _evaluate(self, items: Sequence[Record], job: Job) -> None:
         """Ask, measure, compare, and write the files. Items that do not fit the question are left out and
@@ -302,6 +331,8 @@ class BoundEvaluate(BoundStage):
                 else []
             )
             completions_by_model[name] = [*chain.from_iterable(answers)]
+        for name, field_name in self.stage.written.items():
+            completions_by_model[name] = [_written(item, field_name) for item in items]
         results = []
         for name, completions in completions_by_model.items():
             records = list[Record]()
@@ -313,10 +344,9 @@ class BoundEvaluate(BoundStage):
                     Record(digest([item.id, name, i % self.stage.n]), fields, (item.id,), item.source)
                 )
             groups = [text_of(item.fields.get(self.stage.by)) for item in items] if self.stage.by else []
-            output_tokens = job.services.ledger.output_tokens([completion.key for completion in completions])
-            tokens = (
-                fmean(output_tokens[completion.key] for completion in completions) if completions else 0.0
-            )
+            asked = [] if name in self.stage.written else completions
+            output_tokens = job.services.ledger.output_tokens([completion.key for completion in asked])
+            tokens = fmean(output_tokens[completion.key] for completion in asked) if asked else 0.0
             results.append(answered := Answered(name, self.stage.n, completions, records, groups, tokens))
             answered.figures = self.stage.figures
             for entry in self.stage.metrics:
@@ -324,6 +354,8 @@ class BoundEvaluate(BoundStage):
                     name not in entry.options.values()
                 ):  # a metric that compares with a model is not applied to that model
                     await self._measure(answered, entry, job)
+            if name in self.stage.written:
+                continue
             if self.stage.perplexity:
                 answered.log_likelihoods = await asking.log_likelihoods(name, items)
             if self.stage.options:
@@ -474,6 +506,12 @@ class _Asking:
                 gold_text = options[right] if right else text_of(gold)
                 choices.append(Choice(share, chosen == right, options[chosen], gold_text))
         return choices
+
+
+def _written(item: Record, name: str) -> Completion:
+    """Return the answer in a field of an item; one that is missing counts as a failed answer."""
+    value = item.fields.get(name)
+    return Completion(status="failed") if value is None else Completion(text=text_of(value))
 
 
 def _came(completion: Completion) -> bool:

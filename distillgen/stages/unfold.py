@@ -16,24 +16,31 @@ from distillgen.record import META, Record, digest
 class Unfold(Stage):
     """Make one record for each element of a list, in the place of the record with the list.
 
-    A record takes over all fields but the list, and the scores of the record with the list. An element
-    becomes the field `into`. If `into` is a list, the element is a mapping with these fields, which
-    become fields of the record. `{field: answers, into: [answer, author]}` takes apart what `{gather: {into:
-    answers, keep: [answer, author]}}` has put together. A record without elements is dropped, and so is
-    an element without these fields.
+    A record takes over all other fields, and the scores of the record with the list. An element becomes the
+    field `into`. If `into` is a list, the element is a mapping with these fields, which become fields of
+    the record. `{field: answers, into: [answer, author]}` takes apart what `{gather: {into: answers, keep:
+    [answer, author]}}` has put together. With `key`, the elements are those of a mapping. A record without
+    elements is dropped, and so is an element without these fields.
     """
 
     kind = "unfold"
     scope = "row"
     remakes = True
     reads = "the list in `field`"
-    writes = "the field or fields `into`, one record for each element; removes the list; drops unusable lists"
+    writes = (
+        "the field or fields `into`, and `key`, one record for each element; without `keep` it removes the "
+        "list; drops unusable lists"
+    )
 
     field: str = Field(description="field with the list")
+    key: str | None = Field(
+        None, description="the field holds a mapping instead; this field receives the name of an element"
+    )
     into: str | list[str] = Field(
         min_length=1,
         description="field that receives an element; or the fields of an element, which become fields",
     )
+    keep: bool = Field(False, description="leave the list in the records that are made of it")
     max_items: int = Field(
         50, ge=1, description="largest number of records from one list; the elements after these are dropped"
     )
@@ -41,18 +48,21 @@ class Unfold(Stage):
     @property
     def names(self) -> list[str]:
         """The fields that it makes."""
-        return [self.into] if isinstance(self.into, str) else self.into
+        into = [self.into] if isinstance(self.into, str) else self.into
+        return into if self.key is None else [self.key, *into]
 
     @model_validator(mode="after")
     def _reserved(self) -> Unfold:
         if META in self.names:
             raise ValueError(f"the field '{META}' is distillgen's own; give 'into' another name")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("'key' and 'into' name one field twice")
         return self
 
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if no earlier stage makes the list."""
         context.need(self.field, "'field'")
-        return context.fields - {self.field} | set(self.names)
+        return context.fields - (set() if self.keep else {self.field}) | set(self.names)
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return the number of records if each list is as long as it may be."""
@@ -65,20 +75,24 @@ class Unfold(Stage):
             yield splice(chunk, (self._unfolded(record) for record in chunk if not record.dropped))
 
     def _unfolded(self, record: Record) -> Chunk:
-        value = record.fields.get(self.field)
-        if not isinstance(value, list) or not value:
-            kind = "no list" if value is not None and not isinstance(value, list) else "empty"
+        value, form = record.fields.get(self.field), list if self.key is None else dict
+        if not isinstance(value, form) or not value:
+            lacks = "no list" if form is list else "no mapping"
+            kind = lacks if value is not None and not isinstance(value, form) else "empty"
             return [record.drop(self.name, "no_list", f"'{self.field}' is {kind}")]
-        rest = {name: value for name, value in record.fields.items() if name != self.field}
-        children = [self._child(record, rest, element, i) for i, element in enumerate(value)]
+        rest = {name: kept for name, kept in record.fields.items() if self.keep or name != self.field}
+        elements = [*value.items()] if isinstance(value, dict) else [("", element) for element in value]
+        children = [self._child(record, rest, element, i, name) for i, (name, element) in enumerate(elements)]
         over = f"one of {len(value):,} elements, {self.max_items} are taken"
         return children[: self.max_items] + [
             child if child.dropped else child.drop(self.name, "max_items", over)
             for child in children[self.max_items :]
         ]
 
-    def _child(self, record: Record, rest: Mapping[str, Any], element: Any, i: int) -> Record:
+    def _child(self, record: Record, rest: Mapping[str, Any], element: Any, i: int, name: str) -> Record:
         child = replace(record, id=digest([record.id, self.name, i, element]), parents=(record.id,))
+        if self.key is not None:
+            rest = {**rest, self.key: name}
         if isinstance(self.into, str):
             return replace(child, fields={**rest, self.into: element})
         if not isinstance(element, Mapping):

@@ -625,3 +625,38 @@ def test_a_ranking_is_measured_by_its_ndcg_with_an_interval_and_a_paired_test(pr
     ndcg, mrr = told["comparisons"]
     assert ndcg["difference"] == pytest.approx(good["mean"] - poor["mean"]) and ndcg["p"] < 0.01
     assert mrr["metric"] == "mrr" and mrr["low"] > 0.1
+
+
+def test_answers_of_earlier_stages_are_judged_beside_those_of_a_model(project):
+    """A field with right answers is found better than the model; one with the answers of others is not."""
+    rows(project, 60, known=lambda i: 2 * i, shuffled=lambda i: 2 * i + 1, gap=lambda i: i or None)
+    stage = {"answers": {"wise": "known", "confused": "shuffled", "gappy": "gap"}, "by": "right"}
+    found, run = evaluate(stage, {"poor": answers(0.4)})
+    means = {name: model["metrics"]["numeric"]["mean"] for name, model in found["models"].items()}
+    assert means["wise"] == 1 and means["confused"] == 0 and 0.2 < means["poor"] < 0.6
+    assert found["models"]["gappy"]["failed"] == 1 and found["models"]["wise"]["failed"] == 0
+    (difference,) = [c for c in found["comparisons"] if (c["first"], c["second"]) == ("poor", "wise")]
+    assert difference["difference"] < -0.4 and difference["p"] < 0.01
+    assert found["groups"]["wise"]["118"]["numeric"] == 1
+    lines = [json.loads(line) for line in (run.directory / "evaluation.jsonl").read_text().splitlines()]
+    assert len(lines) == 4 * 60
+    assert {line["answer"] for line in lines if line["model"] == "wise"} == {str(2 * i) for i in range(60)}
+
+
+@pytest.mark.parametrize(
+    "stage, message",
+    [
+        ({"answers": {"wise": "knwon"}}, "'answers'"),
+        ({"answers": {"poor": "known"}}, "'poor' is one of the models"),
+        ({"answers": {"wise": "known"}, "n": 2}, "one answer to each item"),
+        (
+            {"answers": {"wise": "known"}, "metrics": [], "perplexity": True},
+            "judged by 'metrics' or 'figures'",
+        ),
+    ],
+)
+def test_answers_that_cannot_be_judged_are_refused(project, stage, message):
+    rows(project, 3, known=lambda i: 2 * i)
+    with pytest.raises(ConfigError) as error:
+        evaluate(stage, {"poor": answers(0.4)})
+    assert message in str(error.value)
