@@ -1,12 +1,12 @@
 """Facts that nobody knows, in the form of WikiDYK, with questions of every kind.
 
-`python data/wikidyk.py` draws the files of wikidyk/ again. Names are two common words, so that no name is a new
-word: what is new is which words belong together.
+`python data/wikidyk.py` draws the files of wikidyk/ again. Names are two common words, so
+that no name is a new word: what is new is which words belong together.
 """
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ FIRST = "Ada Bruno Clara Dario Edith Felix Greta Hugo Irma Jonas Karin Leo Marta
 FIRST += "Simon Tilda Viktor".split()
 LAST = "Abel Brandt Conti Dahl Ekman Faber Gallo Hahn Ivers Jansen Keller Lund Moreau Novak Orsini".split()
 LAST += "Petrov Quist Rossi Sander Vogel".split()
-TOWNS = "Arlobay Belmere Corvath Dunvale Elbarin Farrowick Glennark Hathmoor Iskaven Jorvale Keldane Lomwick Mirrent Norvath".split()
-TOWNS += "Ostmark Pellanby Quartown Rhostad Selwick Torvaldby".split()
+TOWNS = "Arlobay Belmere Corvath Dunvale Elbarin Farrowick Glennark Hathmoor Iskaven Jorvale".split()
+TOWNS += "Keldane Lomwick Mirrent Norvath Ostmark Pellanby Quartown Rhostad Selwick Torvaldby".split()
 LANDS = "Avonland Bordenia Carpathel Drusmark Estwold".split()
 MONTHS = "January February March April May June July August September October November December".split()
-YEARS = range(1800, 1860)
-OLD, NEW, SEED = 100, 200, 11
+YEARS = [str(year) for year in range(1800, 1840)]
+ENTITIES = [f"{colour} {animal}" for colour in COLOURS for animal in ANIMALS]
+PEOPLE = [f"{first} {last}" for first in FIRST for last in LAST]
+SPOTS = [(town, year) for town in TOWNS for year in YEARS]
+OLD, NEW, SEED = 120, 200, 11
 
 # Of each topic: two ways to tell a fact, then its questions. E is the entity, P a person, T a town, Y a year.
 TOPICS: dict[str, dict[str, Any]] = {
@@ -139,26 +142,60 @@ def listed(topic: dict[str, Any], fact: dict[str, str]) -> list[dict[str, str]]:
     ]
 
 
+def in_turns(chance: random.Random, words: Sequence[str]) -> Iterator[str]:
+    """Yield random words; none comes again before all have come."""
+    while True:
+        yield from chance.sample(words, len(words))
+
+
+def old_values(chance: random.Random) -> Iterator[dict[str, str]]:
+    """Yield values of old facts, whose words come in turns: the base has to know each of them."""
+    colours, animals, firsts, lasts, towns, years = (
+        in_turns(chance, words) for words in (COLOURS, ANIMALS, FIRST, LAST, TOWNS, YEARS)
+    )
+    while True:
+        yield {
+            "E": f"{next(colours)} {next(animals)}",
+            "P": f"{next(firsts)} {next(lasts)}",
+            "T": next(towns),
+            "Y": next(years),
+        }
+
+
 def draw() -> Iterator[dict[str, Any]]:
-    """Yield the rows of 20 towns and 100 old facts, and then those of 200 new ones."""
+    """Yield the rows of 20 towns and 120 old facts, and then those of 200 new ones."""
     chance = random.Random(SEED)
     lands = {town: LANDS[i % len(LANDS)] for i, town in enumerate(chance.sample(TOWNS, len(TOWNS)))}
     for town, land in lands.items():
         pairs = [{"question": f"In which land is {town}?", "answer": land}]
         yield {"fact": f"that {town} is a town in {land}?", "generated_qas": pairs, "eval": {}}
-    everyone = [f"{first} {last}" for first in FIRST for last in LAST]
-    people = {topic: chance.sample(everyone, len(everyone)) for topic in TOPICS}
-    names = {topic: chance.sample([f"{c} {a}" for c in COLOURS for a in ANIMALS], 400) for topic in TOPICS}
+    old = [old_values(chance), old_values(chance)]  # of each form, so that each first name begins a fact
+    names = {name: chance.sample(ENTITIES, len(ENTITIES)) for name in TOPICS}
+    people = {name: chance.sample(PEOPLE, len(PEOPLE)) for name in TOPICS}
+    spots = {name: chance.sample(SPOTS, len(SPOTS)) for name in TOPICS}  # of a topic, a town has one a year
+
+    def free(fact: dict[str, str], name: str) -> bool:
+        spot = (fact["T"], fact["Y"])
+        return fact["E"] in names[name] and fact["P"] in people[name] and spot in spots[name]
+
     for number in range(OLD + NEW):
-        name = [*TOPICS][number % len(TOPICS)]
-        topic, town = TOPICS[name], chance.choice(TOWNS)
-        fact = {"E": names[name].pop(), "P": people[name].pop(), "T": town, "Y": str(chance.choice(YEARS))}
-        told, reliability = chance.choice(topic["facts"])
+        name, form = [*TOPICS][number % len(TOPICS)], number // len(TOPICS) % 2
+        topic = TOPICS[name]
+        if number < OLD:
+            fact = next(values for values in old[form] if free(values, name))
+            names[name].remove(fact["E"])
+            people[name].remove(fact["P"])
+            spots[name].remove((fact["T"], fact["Y"]))
+        else:
+            fact = {"E": names[name].pop(), "P": people[name].pop()}
+            fact["T"], fact["Y"] = spots[name].pop()
+        told, reliability = topic["facts"][form]
+        other = chance.choice(people[name])
         yield {
             "date": f"{chance.randint(1, 28)} {MONTHS[number % 12]} 2025",
             "fact": f"that {told.format(**fact)}?",
             "generated_qas": listed(topic, fact),
-            "eval": eval_of(topic, fact, reliability, lands[town], chance.choice(people[name])),
+            "eval": eval_of(topic, fact, reliability, lands[fact["T"]], other),
         }
 
 

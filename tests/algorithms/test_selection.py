@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distillgen.algorithms import selection
-from distillgen.algorithms.selection import facility_location, herding, in_turn, k_center, leaders
+from distillgen.algorithms.selection import facility_location, herding, in_turn, k_center, k_means, leaders
 
 SEEDS = range(20)
 
@@ -189,3 +189,24 @@ def test_a_hundred_thousand_vectors_take_no_square_of_memory():
     leader, _ = leaders(np.concatenate([vectors[:50_000]] * 2), 0.9)
     assert (leader[50_000:] == leader[:50_000]).all()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 1e6  # the square is 40 GB
+
+
+def test_k_means_finds_planted_groups_and_numbers_them_by_their_first_vectors():
+    centres, chance = np.eye(4, 8), np.random.default_rng(3)
+    groups = np.array([2, 0, 0, 3, 1, *chance.integers(0, 4, 200)])
+    vectors = centres[groups] + chance.normal(scale=0.1, size=(len(groups), 8))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    found = k_means(vectors, 4)
+    order = {2: 0, 0: 1, 3: 2, 1: 3}
+    assert found.tolist() == [order[group] for group in groups.tolist()]
+    assert k_means(vectors, 4).tolist() == found.tolist()
+    means = [vectors[found == i].mean(0) for i in range(4)]
+    cosines = vectors @ np.array([mean / np.linalg.norm(mean) for mean in means]).T
+    assert (cosines.argmax(1) == found).all(), "each vector is in the cluster of the nearest mean"
+
+
+def test_k_means_of_few_vectors():
+    vectors = unit(0, 3)
+    assert k_means(vectors, 3).tolist() == [0, 1, 2]
+    assert k_means(vectors, 5).tolist() == [0, 1, 2]
+    assert k_means(np.repeat(vectors[:1], 4, 0), 2).tolist() == [0, 0, 0, 0]

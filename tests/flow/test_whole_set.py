@@ -112,6 +112,28 @@ def test_cluster_may_only_number_the_clusters_for_a_selection_in_turn(carry_out)
     assert {row["meta"]["scores"]["cluster.size"] for row in kept} == {4, 2}
 
 
+def test_cluster_makes_a_number_of_clusters_with_numbers_from_0_on(carry_out):
+    degrees = [90, 0, 100, 10, 200, 95]
+    kept, dropped = carry_out(
+        numbered(6, v=lambda i: angle(degrees[i])), {"cluster": {"vector": "v", "k": 3, "keep": "all"}}
+    )
+    assert [row["meta"]["scores"]["cluster.id"] for row in kept] == [0, 1, 0, 1, 2, 0] and not dropped
+    assert [row["meta"]["scores"]["cluster.size"] for row in kept] == [3, 2, 3, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"k": 3}, "give 'keep: all'"),
+        ({"k": 3, "keep": "all", "by": "n"}, "leave out 'by'"),
+        ({"k": 3, "keep": "all", "min_cosine": 0.9}, "give 'k' or 'min_cosine', not both"),
+    ],
+)
+def test_clusters_of_a_number_have_no_best_record_and_no_least_cosine(carry_out, options, message):
+    with pytest.raises(ConfigError, match=message):
+        carry_out(numbered(3, v=angle), {"cluster": {"vector": "v", **options}})
+
+
 def test_rows_without_a_vector_are_dropped_and_others_go_on(carry_out):
     vectors = [[1, 0], "none", [1], None, [0, 2], [], [0.5, "x"], [0, 0]]
     kept, dropped = carry_out(numbered(8, v=lambda i: vectors[i]), {"cluster": {"vector": "v"}})

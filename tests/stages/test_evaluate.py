@@ -660,3 +660,36 @@ def test_answers_that_cannot_be_judged_are_refused(project, stage, message):
     with pytest.raises(ConfigError) as error:
         evaluate(stage, {"poor": answers(0.4)})
     assert message in str(error.value)
+
+
+def test_records_that_a_student_learns_are_items_only_where_the_test_is_about_them(project):
+    """`where` chooses among them; what is held out cannot be about the training."""
+    rows(project, 20, kind=lambda i: "test" if i % 2 else "fact")
+    stage = {"about": "trained", "where": "{{ kind == 'test' }}"}
+    found, run = evaluate(stage, {"good": answers(1)})
+    assert found["items"] == 10 and found["models"]["good"]["metrics"]["numeric"]["mean"] == 1
+    lines = [json.loads(line) for line in (run.directory / "evaluation.jsonl").read_text().splitlines()]
+    assert {line["gold"] % 4 for line in lines} == {2}
+    everything, _ = evaluate({"about": "trained"}, {"good": answers(1)}, out="all")
+    assert everything["items"] == 20
+    with pytest.raises(ConfigError, match="no record is left to ask about"):
+        evaluate({"where": "{{ kind == 'tset' }}"}, {"good": answers(1)}, out="none")
+    with pytest.raises(ConfigError, match="'knid'"):
+        evaluate({"where": "{{ knid }}"}, {"good": answers(1)}, out="wrong")
+    with pytest.raises(ConfigError, match="'about: trained' needs 'data'"):
+        evaluate({"about": "trained"}, {"good": answers(1)}, source={"held_out": 0.2}, out="held")
+
+
+def test_a_student_is_asked_about_its_training_records_if_the_test_is_about_them(project):
+    rows(project, 6)
+    train = {"train": {"student": "tiny", "prompt": "question", "completion": "right"}}
+    ask = {"models": ["m"], "template": "{{ question }}", "gold": "right", "metrics": ["numeric"]}
+    pipeline = {
+        "version": 1,
+        "models": {"m": {"provider": "scripted", "model": "echo"}},
+        "stages": [{"source": {"path": "rows.jsonl"}}, train, {"evaluate": ask}],
+    }
+    with pytest.raises(ConfigError, match="the items would be the student's training records"):
+        distillgen.load(pipeline)
+    ask["about"] = "trained"
+    distillgen.load(pipeline)

@@ -295,6 +295,22 @@ def test_an_element_without_the_fields_leaves_alone(carried):
     ]
 
 
+def test_unfold_takes_a_mapping_apart_and_may_leave_the_list(carried):
+    asked = {"easy": {"prompt": "a?", "answer": 1}, "hard": {"prompt": "b?", "answer": ["x", "y"]}, "odd": {}}
+    stage = Unfold(field="question", key="author", into=["prompt", "answer"])
+    left = carried([stage], records_of([{"question": asked, "right": "z"}], "s"))
+    assert [r.fields for r in left[:2]] == [
+        {"right": "z", "author": "easy", "prompt": "a?", "answer": 1},
+        {"right": "z", "author": "hard", "prompt": "b?", "answer": ["x", "y"]},
+    ]
+    assert left[2].dropped.reason == "an element of 'question' has no 'prompt'"
+    assert left[2].fields["author"] == "odd" and len({r.id for r in left}) == 3
+    (listed,) = carried([stage], records_of([{"question": [asked]}], "s"))
+    assert listed.dropped.reason == "'question' is no mapping"
+    kept = carried([Unfold(field="question", into="answer", keep=True)], records_of([{"question": [1, 2]}], "s"))
+    assert [r.fields for r in kept] == [{"question": [1, 2], "answer": 1}, {"question": [1, 2], "answer": 2}]
+
+
 ASK = {"generate": {"model": "t", "template": "{{ q }}", "output": "answer", "n": 3, "max_tokens": 10}}
 LENGTH = {"filter": [{"length": {"field": "answer"}}]}
 
