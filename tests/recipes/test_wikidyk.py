@@ -12,13 +12,13 @@ import distillgen
 from distillgen.project import home
 from distillgen.runs.directory import read_records
 from distillgen.training.options import SPLITS
-from tests.recipes.harness import Teacher, teach
+from tests.recipes.harness import Teacher, teach, train_here
 from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
 FACTS = [json.loads(line) for line in (home("data") / "wikidyk/facts.jsonl").read_text().splitlines()]
-STUDENTS = ("base", "base-decoder", "next-token", "questions", "spans-decoder", "spans", "router")
+STUDENTS = ("base", "base-decoder", "next-token", "questions", "spans", "router")
 PARTS = [f"part-{i}" for i in range(4)]
-TRAININGS = ("base-decoder", "base", "spans", "spans-decoder", "questions", "next-token", "part", "router")
+TRAININGS = ("base-decoder", "base", "spans", "questions", "next-token", "part", "router")
 SETS = [
     "source.path=facts.jsonl",
     "fill.draw=1",
@@ -204,3 +204,31 @@ def test_faulty_questions_are_dropped_with_the_reason_and_right_ones_are_kept(pr
     pipeline["stages"] = pipeline["stages"][:8]
     learnt = distillgen.run(pipeline, out="learnt", sets=["source.path=asked.jsonl"])
     assert {row["kind"] for row in learnt.corpus} == {None, *FACTS[0]["eval"]} - {"locality"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_all_students_are_trained_and_asked_and_spans_are_learnt(project, monkeypatch):
+    """Twelve facts and few steps: what is learnt of them is in the measurements of the page."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    train_here(monkeypatch)
+    few = [
+        "base-decoder.epochs=0.5",
+        "base.epochs=0.5",
+        "fill.draw=60",
+        "questions.epochs=2",
+        "next-token.epochs=10",
+    ]
+    run = distillgen.run("wikidyk", out="run", sets=few, limit=12)
+    evaluation = json.loads((run.directory / "evaluation.json").read_text())
+    assert evaluation["items"] == 12 * 7
+    trained = ("base", "base-decoder", "next-token", "questions", "spans")
+    assert set(evaluation["models"]) == {*(f"student-{name}" for name in trained), "ensemble", "oracle"}
+    losses = {
+        name: json.loads((run.directory / f"student-{name}/manifest.json").read_text())["loss_curve"]
+        for name in ("spans", "questions", "next-token", "part-0")
+    }
+    assert all(curve[-1][1] < curve[0][1] for curve in losses.values()), losses
+    answers_by_model = answers(run)
+    assert {text for text, _ in answers_by_model["ensemble"].values()} - {""}
