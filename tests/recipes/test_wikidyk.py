@@ -12,7 +12,7 @@ import distillgen
 from distillgen.project import home
 from distillgen.runs.directory import read_records
 from distillgen.training.options import SPLITS
-from tests.recipes.harness import Teacher, teach, train_here
+from tests.recipes.harness import Teacher, teach
 from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
 FACTS = [json.loads(line) for line in (home("data") / "wikidyk/facts.jsonl").read_text().splitlines()]
@@ -208,27 +208,20 @@ def test_faulty_questions_are_dropped_with_the_reason_and_right_ones_are_kept(pr
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_all_students_are_trained_and_asked_and_spans_are_learnt(project, monkeypatch):
-    """Twelve facts and few steps: what is learnt of them is in the measurements of the page."""
+def test_students_and_router_are_trained_and_asked(project, monkeypatch):
+    """Few facts and steps, two clusters: what more of them teach is in the page."""
     pytest.importorskip("torch")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    train_here(monkeypatch)
-    few = [
-        "base-decoder.epochs=0.5",
-        "base.epochs=0.5",
-        "fill.draw=60",
-        "questions.epochs=2",
-        "next-token.epochs=10",
-    ]
-    run = distillgen.run("wikidyk", out="run", sets=few, limit=12)
+    asked = "[student-base, student-part-0, student-part-1]"
+    few = ["base-decoder=null", "questions=null", "next-token=null", "base.epochs=0.5", "fill.draw=60"]
+    few += ["topic.k=2", "part.each={part: [0, 1]}", f"ensemble.model={asked}", f"oracle.model={asked}"]
+    few += ["evaluate.models=[student-base, student-spans]"]
+    run = distillgen.run("wikidyk", out="run", sets=few, limit=8)
     evaluation = json.loads((run.directory / "evaluation.json").read_text())
-    assert evaluation["items"] == 12 * 7
-    trained = ("base", "base-decoder", "next-token", "questions", "spans")
-    assert set(evaluation["models"]) == {*(f"student-{name}" for name in trained), "ensemble", "oracle"}
-    losses = {
-        name: json.loads((run.directory / f"student-{name}/manifest.json").read_text())["loss_curve"]
-        for name in ("spans", "questions", "next-token", "part-0")
-    }
-    assert all(curve[-1][1] < curve[0][1] for curve in losses.values()), losses
-    answers_by_model = answers(run)
-    assert {text for text, _ in answers_by_model["ensemble"].values()} - {""}
+    assert evaluation["items"] == 8 * 7
+    assert set(evaluation["models"]) == {"student-base", "student-spans", "ensemble", "oracle"}
+    manifest = json.loads((run.directory / "student-spans/manifest.json").read_text())
+    assert manifest["data"]["rows"]["train"] == 8 * 60
+    assert manifest["loss_curve"][-1][1] < manifest["loss_curve"][0][1]
+    routes = {record.fields["route"] for record in read_records(run.directory / "corpus.jsonl")} - {None}
+    assert routes <= {"0", "1", "none"} and len(routes) > 1
