@@ -78,7 +78,7 @@ class Evaluate(Stage, Sampling):
         description="models to ask: names of the pipeline's models, student, or base (the model that the "
         "student was made from)",
     )
-    written: dict[str, str] = Field(
+    answer_fields: dict[str, str] = Field(
         default_factory=dict,
         alias="answers",
         description="answers that earlier stages wrote, judged beside those of the models: "
@@ -140,11 +140,11 @@ class Evaluate(Stage, Sampling):
             raise ValueError("'figures' are of one answer to each item: leave out n")
         if self.vote and self.n < 2:
             raise ValueError("a vote needs several samples: give n")
-        if self.written and not self.generates:
+        if self.answer_fields and not self.generates:
             raise ValueError("'answers' are judged by 'metrics' or 'figures': give one")
-        if self.written and self.n > 1:
+        if self.answer_fields and self.n > 1:
             raise ValueError("'answers' holds one answer to each item: leave out n")
-        for name in self.written:
+        for name in self.answer_fields:
             if name in self.asked:
                 raise ValueError(f"'answers': '{name}' is one of the models; give another name")
         return self
@@ -210,9 +210,9 @@ class Evaluate(Stage, Sampling):
                 of_items.need(name, f"'{option}'")
         if self.where is not None:
             Condition(self.where).check(of_items, "'where'")
-        for name in self.written.values():
+        for name in self.answer_fields.values():
             of_items.need(name, "'answers'")
-        answered = fields | {self.output, *self.asked, *self.written, *([GOLD] if self.gold else [])}
+        answered = fields | {self.output, *self.asked, *self.answer_fields, *([GOLD] if self.gold else [])}
         metrics = {
             entry.label: self._metric(entry, project).bind(replace(context, fields=answered))
             for entry in self.metrics
@@ -331,8 +331,8 @@ class BoundEvaluate(BoundStage):
                 else []
             )
             completions_by_model[name] = [*chain.from_iterable(answers)]
-        for name, field_name in self.stage.written.items():
-            completions_by_model[name] = [_written(item, field_name) for item in items]
+        for name, field_name in self.stage.answer_fields.items():
+            completions_by_model[name] = [_answer_in(item, field_name) for item in items]
         results = []
         for name, completions in completions_by_model.items():
             records = list[Record]()
@@ -344,7 +344,7 @@ class BoundEvaluate(BoundStage):
                     Record(digest([item.id, name, i % self.stage.n]), fields, (item.id,), item.source)
                 )
             groups = [text_of(item.fields.get(self.stage.by)) for item in items] if self.stage.by else []
-            asked = [] if name in self.stage.written else completions
+            asked = [] if name in self.stage.answer_fields else completions
             output_tokens = job.services.ledger.output_tokens([completion.key for completion in asked])
             tokens = fmean(output_tokens[completion.key] for completion in asked) if asked else 0.0
             results.append(answered := Answered(name, self.stage.n, completions, records, groups, tokens))
@@ -354,7 +354,7 @@ class BoundEvaluate(BoundStage):
                     name not in entry.options.values()
                 ):  # a metric that compares with a model is not applied to that model
                     await self._measure(answered, entry, job)
-            if name in self.stage.written:
+            if name in self.stage.answer_fields:
                 continue
             if self.stage.perplexity:
                 answered.log_likelihoods = await asking.log_likelihoods(name, items)
@@ -508,7 +508,7 @@ class _Asking:
         return choices
 
 
-def _written(item: Record, name: str) -> Completion:
+def _answer_in(item: Record, name: str) -> Completion:
     """Return the answer in a field of an item; one that is missing counts as a failed answer."""
     value = item.fields.get(name)
     return Completion(status="failed") if value is None else Completion(text=text_of(value))
