@@ -307,7 +307,9 @@ def test_unfold_takes_a_mapping_apart_and_may_leave_the_list(carried):
     assert left[2].fields["author"] == "odd" and len({r.id for r in left}) == 3
     (listed,) = carried([stage], records_of([{"question": [asked]}], "s"))
     assert listed.dropped.reason == "'question' is no mapping"
-    kept = carried([Unfold(field="question", into="answer", keep=True)], records_of([{"question": [1, 2]}], "s"))
+    kept = carried(
+        [Unfold(field="question", into="answer", keep=True)], records_of([{"question": [1, 2]}], "s")
+    )
     assert [r.fields for r in kept] == [{"question": [1, 2], "answer": 1}, {"question": [1, 2], "answer": 2}]
 
 
