@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import distillgen
+from distillgen.flow.condition import Condition
 from distillgen.project import home
 from distillgen.runs.directory import read_records
 from distillgen.training.options import SPLITS
@@ -125,12 +126,21 @@ def test_every_arm_learns_each_new_fact_as_often_and_nothing_of_the_test(project
         options.get("name", kind): options for stage in pipeline["stages"] for kind, options in stage.items()
     }
     run = distillgen.run("wikidyk", out="run", until="whole", sets=["fill-few.draw=1"], limit=8)
-    rows = [record.fields for record in read_records(next((run.directory / "stages").glob("*-whole.jsonl")))]
-    new = [row for row in rows if not row["origin"]]
-    counts = {task: sum(row["task"] == task for row in new) / 8 for task in ("tell", "ask", "fill", "test")}
-    assert counts == {"tell": 1, "ask": 5, "fill": stages["fill"]["draw"], "test": 7}
+    records = list(read_records(next((run.directory / "stages").glob("*-whole.jsonl"))))
+
+    def learnt(name):
+        condition = Condition(stages[name]["where"])
+        return [record.fields for record in records if condition.holds(record)]
+
     arms = {"next-token": "tell", "questions": "ask", "spans": "fill", "part": "fill"}
-    assert len({counts[task] * stages[arm]["epochs"] for arm, task in arms.items()}) == 1
+    for name, task in arms.items():
+        assert {(row["task"], row["origin"]) for row in learnt(name)} == {(task, None)}
+    assert len({len(learnt(name)) * stages[name]["epochs"] for name in arms}) == 1
+    for name in ("base", "base-decoder"):
+        assert None not in {row["origin"] for row in learnt(name)}
+    assert {row["scope"] for row in learnt("router")} == {"0", "1", "2", "3", "none"}
+    rows = [record.fields for record in records]
+    new = [row for row in rows if not row["origin"]]
     asked = {row["question"] for row in rows if row["task"] == "ask"}
     tested = {row["prompt"].removesuffix(" ___") for row in new if row["kind"] not in (None, "locality")}
     assert len(tested) == 8 * 6 and not asked & tested
