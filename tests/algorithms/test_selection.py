@@ -200,9 +200,15 @@ def test_k_means_finds_planted_groups_and_numbers_them_by_their_first_vectors():
     order = {2: 0, 0: 1, 3: 2, 1: 3}
     assert found.tolist() == [order[group] for group in groups.tolist()]
     assert k_means(vectors, 4).tolist() == found.tolist()
-    means = [vectors[found == i].mean(0) for i in range(4)]
-    cosines = vectors @ np.array([mean / np.linalg.norm(mean) for mean in means]).T
-    assert (cosines.argmax(1) == found).all(), "each vector is in the cluster of the nearest mean"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_k_means_ends_where_every_vector_is_nearest_to_the_mean_of_its_own_cluster(seed):
+    vectors = unit(seed, 200)
+    found = k_means(vectors, 5)
+    means = np.array([vectors[found == i].mean(0) for i in range(5)])
+    cosines = vectors @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    assert (cosines.argmax(1) == found).all()
 
 
 def test_k_means_of_few_vectors():
