@@ -90,7 +90,7 @@ class Evaluate(Stage, Sampling):
     about: Literal["trained"] | None = Field(
         None,
         description="with trained, the items ask about facts in the training records: records that repeat an "
-        "item of `data` are counted, not dropped; without `data`, the items are records of this run",
+        "item of `data` are counted, not dropped; without `data`, the items are the records of the source",
     )
     where: str | None = Field(
         None, description="template; items for which the result is empty, false, no, 0 or null are not asked"
@@ -288,7 +288,7 @@ class BoundEvaluate(BoundStage):
         items = list(self.stage.read(job.context.project)) if self.stage.data else []
         async for chunk in chunks:
             if not self.stage.data:
-                items += [r for r in chunk if not r.dropped and self._asks_about(r)]
+                items += [r for r in chunk if not r.dropped and (r.part == TEST or SPLIT not in r.fields)]
             yield chunk
         if self.stage.where is not None:
             condition = Condition(self.stage.where)
@@ -303,10 +303,6 @@ class BoundEvaluate(BoundStage):
                 for item in items
             ]
         await self._evaluate(items, job)
-
-    def _asks_about(self, record: Record) -> bool:
-        """Return whether a record is an item: it is held out, or nothing is, or the items are about all."""
-        return self.stage.about is not None or record.part == TEST or SPLIT not in record.fields
 
     async def _evaluate(self, items: Sequence[Record], job: Job) -> None:
         """Ask, measure, compare, and write the files. Items that do not fit the question are left out and
