@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, islice
 from statistics import fmean
@@ -285,14 +285,13 @@ class BoundEvaluate(BoundStage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Yield all records, so that an earlier stage can train the student; then ask the models."""
-        items = list(self.stage.read(job.context.project)) if self.stage.data else []
+        items = self._chosen(self.stage.read(job.context.project)) if self.stage.data else []
         async for chunk in chunks:
             if not self.stage.data:
-                items += [r for r in chunk if not r.dropped and (r.part == TEST or SPLIT not in r.fields)]
+                items += self._chosen(
+                    r for r in chunk if not r.dropped and (r.part == TEST or SPLIT not in r.fields)
+                )
             yield chunk
-        if self.stage.where is not None:
-            condition = Condition(self.stage.where)
-            items = [item for item in items if condition.holds(item)]
         if not items:
             raise ConfigError(
                 f"stage '{self.name}': no record is left to ask about: give 'data', or a larger held_out"
@@ -303,6 +302,18 @@ class BoundEvaluate(BoundStage):
                 for item in items
             ]
         await self._evaluate(items, job)
+
+    def _chosen(self, items: Iterable[Record]) -> list[Record]:
+        """Return the items for which `where` holds."""
+        if self.stage.where is None:
+            return list(items)
+        condition, chosen = Condition(self.stage.where), list[Record]()
+        for item in items:
+            try:
+                chosen += [item] if condition.holds(item) else []
+            except Unrenderable as error:
+                log.warning("%s: the item %s is left out: 'where': %s", self.name, item.source, error)
+        return chosen
 
     async def _evaluate(self, items: Sequence[Record], job: Job) -> None:
         """Ask, measure, compare, and write the files. Items that do not fit the question are left out and

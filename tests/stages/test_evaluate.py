@@ -662,7 +662,7 @@ def test_answers_that_cannot_be_judged_are_refused(project, stage, message):
     assert message in str(error.value)
 
 
-def test_records_that_a_student_learns_are_items_only_where_the_test_is_about_them(project):
+def test_records_that_a_student_learns_are_items_only_where_the_test_is_about_them(project, caplog):
     """`where` chooses among them; what is held out cannot be about the training."""
     rows(project, 20, kind=lambda i: "test" if i % 2 else "fact")
     stage = {"about": "trained", "where": "{{ kind == 'test' }}"}
@@ -670,6 +670,12 @@ def test_records_that_a_student_learns_are_items_only_where_the_test_is_about_th
     assert found["items"] == 10 and found["models"]["good"]["metrics"]["numeric"]["mean"] == 1
     lines = [json.loads(line) for line in (run.directory / "evaluation.jsonl").read_text().splitlines()]
     assert {line["gold"] % 4 for line in lines} == {2}
+    project.rows(
+        "test.jsonl", [{"question": "1 + 1?", "right": 2, "kind": "test"}, {"question": "?", "right": 2}]
+    )
+    some, _ = evaluate({**stage, "data": "test.jsonl"}, {"good": answers(1)}, out="some")
+    assert some["items"] == 1
+    assert "the item test.jsonl:2 is left out: 'where': " in caplog.text
     everything, _ = evaluate({"about": "trained"}, {"good": answers(1)}, out="all")
     assert everything["items"] == 20
     with pytest.raises(ConfigError, match="no record is left to ask about"):
