@@ -123,7 +123,7 @@ def eval_of(
     topic: dict[str, Any], fact: dict[str, str], reliability: str, land: str, other: str
 ) -> dict[str, dict[str, str]]:
     """Return a question of each kind with its answer; `other` is a person whom the fact does not name."""
-    asked = {
+    questions = {
         "reliability": (reliability.format(**fact), fact["E"]),
         "generality": (topic["generality"].format(**fact), fact["P"]),
         "paraphrase": (topic["paraphrase"].format(**fact), fact["E"]),
@@ -131,10 +131,10 @@ def eval_of(
         "factual": (topic["yes_no"].format(**fact), "yes"),
         "counterfactual": (topic["yes_no"].format(**fact | {"P": other}), "no"),
     }
-    return {kind: {"prompt": prompt, "answer": answer} for kind, (prompt, answer) in asked.items()}
+    return {kind: {"prompt": prompt, "answer": answer} for kind, (prompt, answer) in questions.items()}
 
 
-def listed(topic: dict[str, Any], fact: dict[str, str]) -> list[dict[str, str]]:
+def question_list(topic: dict[str, Any], fact: dict[str, str]) -> list[dict[str, str]]:
     """Return the questions that a student of synthetic questions learns."""
     return [
         {"question": question.format(**fact), "answer": fact[slot]}
@@ -194,7 +194,7 @@ def draw() -> Iterator[dict[str, Any]]:
         yield {
             "date": f"{chance.randint(1, 28)} {MONTHS[number % 12]} 2025",
             "fact": f"that {told.format(**fact)}?",
-            "generated_qas": listed(topic, fact),
+            "generated_qas": question_list(topic, fact),
             "eval": eval_of(topic, fact, reliability, lands[fact["T"]], other),
         }
 
