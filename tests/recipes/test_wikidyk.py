@@ -230,8 +230,13 @@ def test_students_and_router_are_trained_and_asked(project, monkeypatch):
     evaluation = json.loads((run.directory / "evaluation.json").read_text())
     assert evaluation["items"] == 8 * 7
     assert set(evaluation["models"]) == {"student-base", "student-spans", "ensemble", "oracle"}
-    manifest = json.loads((run.directory / "student-spans/manifest.json").read_text())
-    assert manifest["data"]["rows"]["train"] == 8 * 60
-    assert manifest["loss_curve"][-1][1] < manifest["loss_curve"][0][1]
-    routes = {record.fields["route"] for record in read_records(run.directory / "corpus.jsonl")} - {None}
-    assert routes <= {"0", "1", "none"} and len(routes) > 1
+    manifests = {
+        name: json.loads((run.directory / f"student-{name}/manifest.json").read_text())
+        for name in ("spans", "part-0", "part-1", "router")
+    }
+    rows = {name: manifest["data"]["rows"]["train"] for name, manifest in manifests.items()}
+    assert rows["spans"] == 8 * 60 == rows["part-0"] + rows["part-1"] and rows["router"] == 8 + 140
+    for manifest in manifests.values():
+        assert manifest["loss_curve"][-1][1] < manifest["loss_curve"][0][1]
+    routes = {fields["route"] for fields in corpus(run)} - {None}
+    assert routes and routes <= {"0", "1", "none"}
