@@ -46,7 +46,7 @@ class Cluster(Placed):
         0.9, gt=-1, le=1, description="smallest cosine of two records that count as near-duplicates"
     )
     k: int | None = Field(
-        None, ge=2, description="number of clusters, instead of `min_cosine`; needs `keep: all`"
+        None, ge=2, description="number of clusters, instead of `min_cosine` and `per`; needs `keep: all`"
     )
     by: str | None = Field(
         None,

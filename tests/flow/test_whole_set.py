@@ -126,7 +126,8 @@ def test_cluster_makes_a_number_of_clusters_with_numbers_from_0_on(carry_out):
     [
         ({"k": 3}, "give 'keep: all'"),
         ({"k": 3, "keep": "all", "by": "n"}, "leave out 'by'"),
-        ({"k": 3, "keep": "all", "min_cosine": 0.9}, "give 'k' or 'min_cosine', not both"),
+        ({"k": 3, "keep": "all", "min_cosine": 0.9}, "leave out 'min_cosine' and 'per'"),
+        ({"k": 3, "keep": "all", "per": ["n"]}, "leave out 'min_cosine' and 'per'"),
     ],
 )
 def test_clusters_of_a_number_have_no_best_record_and_no_least_cosine(carry_out, options, message):
