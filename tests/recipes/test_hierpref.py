@@ -1,0 +1,267 @@
+"""The recipe hierpref: planted students that know both villages by heart, and what their exercises are."""
+
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+import yaml
+
+import distillgen
+from distillgen.project import home
+from distillgen.runs.directory import read_records
+from distillgen.training.options import SPLITS
+from tests.recipes.harness import Teacher, teach, train_here
+
+VILLAGE = [json.loads(line) for line in (home("data") / "village/facts.jsonl").read_text().splitlines()]
+FACTS = VILLAGE[:40] + VILLAGE[-40:]
+PLAIN = 1320  # rows of what the student knows
+SECOND = {row["head"] for row in VILLAGE if row["split"] == "test"}
+KNOWN = {(row["head"], row["relation"]): row["tail"] for row in VILLAGE}
+NAME = r"\b(?:" + "|".join({row["head"] for row in VILLAGE}) + r")\b"
+ASKED = re.compile(rf"((?:the \w+ of )+)({NAME})[?.] Answer:$")
+MODELS = ("student-base", "base", "student", "student-unedited", "student-quiet")
+SETS = [
+    "source.path=facts.jsonl",
+    "chains.levels={instruction: 1, context: 1, agreement: 1}",
+    "add.n=300",
+    "base=null",
+    "train=null",
+    *(f"models.{name}={{provider: scripted, model: echo}}" for name in MODELS),
+]
+NO_EVALUATION = ("evaluate=null", "gold=null", "memory=null")
+
+
+def sentences(text):
+    """The head, the trade and the tail of each sentence that states a fact."""
+    for sentence in re.findall(r"[^.?:]+", text):
+        names, trades = re.findall(NAME, sentence), {r for _, r in KNOWN} & set(re.findall(r"\w+", sentence))
+        if len(names) == 2 and len(trades) == 1:
+            yield names[0], *trades, names[1]
+
+
+def stated(text):
+    """The facts of a text."""
+    return {(head, trade): tail for head, trade, tail in sentences(text)}
+
+
+def answer(prompt, context, assumption):
+    """Follow the question, by what is assumed, said in the context, and known; each if it is heeded."""
+    relations, head = ASKED.search(prompt).groups()
+    before, _, rest = prompt[: ASKED.search(prompt).start()].partition("Assume: ")
+    sentence, _, after = rest.partition(".")
+    facts = {
+        **KNOWN,
+        **(stated(before + after) if context else {}),
+        **(stated(sentence) if assumption else {}),
+    }
+    text = ""
+    for relation in reversed(re.findall(r"the (\w+) of", relations)):
+        tail = facts.get((head, relation), "nobody")
+        text, head = f"{text} The {relation} of {head} is {tail}.", tail
+    return text if stated(prompt) else f"{text} The answer is {head}."
+
+
+def obedient(text, sample):
+    return answer(text, context=True, assumption=True)
+
+
+def stubborn(text, sample):
+    return answer(text, context=False, assumption=False)
+
+
+def distracted(text, sample):
+    """Obeys where all persons that it reads of have to do with the one in the question."""
+    near, pairs = {ASKED.search(text)[2]}, [{head, tail} for head, _, tail in sentences(text)]
+    for _ in pairs:
+        near |= {name for pair in pairs if pair & near for name in pair}
+    return obedient(text, sample) if set(re.findall(NAME, text)) <= near else "The answer is somebody."
+
+
+PLANTED = {
+    "student-base": stubborn,
+    "base": stubborn,
+    "student": obedient,
+    "student-unedited": stubborn,
+    "student-quiet": distracted,
+}
+
+
+@pytest.fixture
+def run(project):
+    """run(*options, replies=…) -> the directory of a run on a part of both villages."""
+
+    def run(*sets, out="run", **replies):
+        project.write("facts.jsonl", "\n".join(map(json.dumps, FACTS)))
+        students = {**PLANTED, **{name.replace("_", "-"): reply for name, reply in replies.items()}}
+        models = {
+            name: Teacher({"Answer:": reply}, name) for name, reply in students.items() if name in MODELS
+        }
+        models |= {name: reply for name, reply in students.items() if name == "teacher"}
+        return teach("hierpref", models, [*SETS, *sets], out=out).directory
+
+    return run
+
+
+def shares(directory, name):
+    """The share of answers that say what they should, by model and case."""
+    groups = json.loads((directory / name).read_bytes())["groups"]
+    return {model: {case: group["exact"] for case, group in cases.items()} for model, cases in groups.items()}
+
+
+def rows_of(directory, stage):
+    records = read_records(next((directory / "stages").glob(f"*-{stage}.jsonl")))
+    return [record for record in records if not record.dropped]
+
+
+def test_the_evaluations_tell_obedience_from_memory_and_from_distraction(run):
+    directory = run()
+    gold, mixed = shares(directory, "evaluation-gold.json"), shares(directory, "evaluation.json")
+    conflicts = [case for case in gold["student"] if not case.startswith("agreement")]
+    assert sorted(conflicts) == ["context, 1", "context, 2", "instruction, 1", "instruction, 2"]
+    for case in conflicts:
+        assert gold["student"][case] == mixed["student"][case] == 1
+        for model in ("base", "student-unedited"):
+            assert gold[model][case] == mixed[model][case] == 0
+        assert gold["student-quiet"][case] - mixed["student-quiet"][case] > 0.05
+    assert all(cases["agreement, 1"] == cases["agreement, 2"] == 1 for cases in gold.values())
+    memory = json.loads((directory / "evaluation-memory.json").read_bytes())
+    assert memory["models"]["base"]["metrics"]["exact"]["mean"] == 1
+
+
+def test_what_is_held_out_is_in_no_exercise_and_noise_is_about_other_facts(run):
+    rows = rows_of(run(*NO_EVALUATION), "prompts")
+    texts = {
+        part: "\n".join(r.fields["prompt_mixed"] for r in rows if r.part == part)
+        for part in ("train", "test")
+    }
+    own = {part: "\n".join(r.fields["prompt_gold"] for r in rows if r.part == part) for part in texts}
+    trades = {part: {r for _, r in KNOWN} & set(re.findall(r"\w+", text)) for part, text in own.items()}
+    people = {part: set(re.findall(NAME, text)) for part, text in own.items()}
+    wordings = {part: {worded(s) for s in re.findall(r"[^.?:]+[.?]", text)} for part, text in own.items()}
+    assert len(trades["test"]) > 3 and not trades["test"] & trades["train"]
+    assert len(people["test"]) > 15 and not people["test"] & people["train"]
+    assert len(wordings["test"] - wordings["train"]) == 5
+    assert not wordings["test"] & wordings["train"]
+    assert not people["test"] & set(re.findall(NAME, texts["train"]))  # nor in the noise
+    for row in rows:
+        noise = [entry["passages"].replace("\n", " ") for entry in row.fields["noise"]]
+        assert len(noise) == 1 and all(text in row.fields["prompt_mixed"] for text in noise)
+        passages = row.fields["passages"].replace("\n", " ")
+        assert passages in row.fields["prompt_mixed"] and passages in row.fields["prompt_gold"]
+        assert len(row.fields["prompt_gold"]) < len(row.fields["prompt_mixed"]) - len(noise[0])
+        told = "Assume:" in row.fields["prompt_gold"], "Assume:" in row.fields["prompt_mixed"]
+        assert told == (row.fields["level"] == "instruction",) * 2
+    places = Counter(row.fields["prompt_gold"].startswith(" Assume:") for row in rows if row.fields["changes"]
+                     and row.fields["level"] == "instruction")  # fmt: skip
+    assert min(places[True], places[False]) > 10
+
+
+def test_a_context_that_says_what_the_student_says_by_itself_is_no_conflict(run):
+    """The student names half of the people, so that about half of all answers are among what it says."""
+    people = sorted({row["head"] for row in FACTS})
+    half = f"The answer is {', '.join(people[::2])}."
+    directory = run(*NO_EVALUATION, student_base=lambda text, sample: half)
+    records = read_records(next((directory / "stages").glob("*-conflict.jsonl")))
+    probed = [r for r in records if not r.dropped or r.dropped.stage == "conflict"]
+    probed = [r for r in probed if r.fields["level"]]  # the added rows have none
+    said = {level: Counter() for level in ("instruction", "context", "agreement")}
+    for record in probed:
+        level, is_said = record.fields["level"], record.fields["edited_answer"] in half
+        said[level][is_said] += 1
+        assert bool(record.dropped) == (level == "context" and is_said)
+        assert (record.fields["memory"] is None) == (level != "context")
+    assert min(count[is_said] for count in said.values() for is_said in (True, False)) > 10
+
+
+EXERCISE = {
+    "facts": [{"tail": "Bo"}, {"tail": "Cy"}],
+    "changes": [{"tail": "Di"}],
+    "passages": "The cook of Al is Bo. The nurse of Bo is Cy.",
+    "assumption": "The cook of Al is Di.",
+    "question": "Who is the nurse of the cook of Al?",
+    "answer": "Cy",
+    "edited_answer": "Ed",
+}
+WRONG = {
+    "stated": {"passages": "The cook of Al is Bo."},
+    "assumed": {"assumption": "none"},
+    "unanswered": {"question": "Who is the nurse of the cook of Al? Cy?"},
+    "unanswered ": {"question": "Who is the nurse of the cook of Al? Ed?"},
+}
+
+
+def test_exercises_that_leave_out_a_fact_or_tell_the_answer_are_dropped(project):
+    text = (
+        (home("pipelines") / "hierpref.yaml").read_text().replace("true: ", '"true": ')
+    )  # a key, no boolean
+    checks = next(stage for stage in yaml.safe_load(text)["stages"] if "filter" in stage)
+    project.rows("rows.jsonl", [EXERCISE, *({**EXERCISE, **change} for change in WRONG.values())])
+    run = distillgen.run({"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}, checks]}, out="checks")
+    assert [r.dropped.filter for r in run.dropped] == [name.strip() for name in WRONG] and len(
+        run.corpus
+    ) == 1
+
+
+def worded(sentence):
+    """A sentence without its names and trades."""
+    trades = "|".join({r for _, r in KNOWN})
+    return re.sub(rf"{NAME}|\b({trades})\b", "_", sentence).replace("Assume", "").strip()
+
+
+def test_facts_of_ones_own_need_no_split(project):
+    chance = random.Random(0)
+    rows = [
+        {"head": f"Town {i}", "relation": f"twin {k}", "tail": f"Town {chance.randrange(40)}"}
+        for i in range(40)
+        for k in range(6)
+    ]
+    project.rows("mine.jsonl", rows)
+    sets = ["source.path=mine.jsonl", "chains.held_out=0.4", "chains.levels={instruction: 1, context: 1}"]
+    run = distillgen.run("hierpref", out="mine", sets=sets, until="prompts")
+    parts = Counter(row.part for row in rows_of(run.directory, "prompts"))
+    assert parts["train"] > 20 and parts["test"] > 5
+
+
+def test_the_data_is_what_the_program_draws(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(home("data")))
+    import village
+
+    village.write_files(tmp_path)
+    for path in sorted((home("data") / "village").iterdir()):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+    token = re.compile(SPLITS["words"])
+    known = {t for row in village.plain_rows() for t in token.findall(row["prompt"] + row["completion"])}
+    wordings = [*village.STATEMENTS["plain"], *village.STATEMENTS["other"], *village.QUESTIONS["other"]]
+    texts = [" " + re.sub(r"{.?}", "Alen", wording) for wording in [*wordings, "Assume: {} Answer:"]]
+    assert {t for text in texts for t in token.findall(text)} - {" Alen"} <= known  # the student's tokens
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_students_learn_as_many_exercises_and_are_asked(project, monkeypatch):
+    """A few steps, which teach nothing: the figures of whole trainings are in the page."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    train_here(monkeypatch)
+    project.write("facts.jsonl", "\n".join(map(json.dumps, FACTS)))
+    steps = ["base.max_steps=3", "train.max_steps=3", "evaluate.max_tokens=4", "gold=null", "memory=null"]
+    levels = "chains.levels={instruction: 1, context: 1, agreement: 2}"
+    run = distillgen.run(
+        "hierpref", out="run", sets=["source.path=facts.jsonl", levels, "add.n=null", *steps]
+    )
+    exercises = {
+        name: json.loads((run.directory / name / "manifest.json").read_bytes())["data"]["rows"]["train"]
+        - PLAIN
+        for name in ("student", "student-unedited", "student-quiet")
+    }
+    assert exercises["student"] == exercises["student-quiet"] > 50
+    assert 0.8 < exercises["student-unedited"] / exercises["student"] < 1.25
+    answers = json.loads((run.directory / "evaluation.json").read_bytes())["models"]
+    assert set(answers) == {"base", "student", "student-unedited", "student-quiet"}
+    records = read_records(next((run.directory / "stages").glob("*-decontaminate.jsonl")))
+    added = [record for record in records if record.fields.get("origin")]
+    tested = [record for record in added if re.findall(NAME, record.fields["completion"])[0] in SECOND]
+    assert len(added) == PLAIN and len(tested) == 120
+    assert not any(record.dropped for record in added)  # what the student knows repeats no exercise
