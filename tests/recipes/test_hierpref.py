@@ -107,7 +107,7 @@ def run(project):
 def shares(directory, name):
     """The share of answers that say what they should, by model and case."""
     groups = json.loads((directory / name).read_bytes())["groups"]
-    return {model: {case: group["exact"] for case, group in cases.items()} for model, cases in groups.items()}
+    return {model: {case: group["said"] for case, group in cases.items()} for model, cases in groups.items()}
 
 
 def rows_of(directory, stage):
