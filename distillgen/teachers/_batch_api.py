@@ -70,6 +70,8 @@ class BatchApi:
         """The names of the parameters that a line may have."""
         self.states: dict[str, str] = {}
         """The states of the batches that are waited for."""
+        self.stopped: Exception | None = None
+        """Why no batch is waited for any more."""
 
     def line(self, custom_id: str, body: Mapping[str, Any]) -> bytes:
         """Return a request as bytes, which `upload` or `create` puts into a batch."""
@@ -165,6 +167,12 @@ class BatchApi:
         await self.pause(pause_s)
 
     async def pause(self, pause_s: float) -> None:
-        """Sleep. The progress display does not take the pause for a hang."""
+        """Sleep. The progress display does not take the pause for a hang.
+
+        Raise CancelledError once the waiting is stopped: an HTTP request whose answer comes at the moment of
+        a cancellation returns the answer, and the task would go on.
+        """
+        if self.stopped:
+            raise asyncio.CancelledError
         self.client.activity.moved_at = time.monotonic() + pause_s
         await asyncio.sleep(pause_s)

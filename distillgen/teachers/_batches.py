@@ -73,7 +73,6 @@ class Batches:
         self._gathering: asyncio.Task[LineResults]
         self._lines: dict[str, bytes] = {}
         self._bytes = 0
-        self._stopped: Exception | None = None
 
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Return the result of a line in its last batch, which may be of an earlier run, or in a new one."""
@@ -101,7 +100,7 @@ class Batches:
 
     def stop(self, reason: Exception) -> None:
         """Stop waiting. Add a note to `reason` that names the batches that go on at the endpoint."""
-        self._stopped = reason
+        self.api.stopped = reason
         if self.api.states:
             remedy = "the same command waits for these batches, and asks only the other requests"
             reason.add_note(f"at the endpoint, which goes on: {', '.join(self.api.states)}; {remedy}")
@@ -120,8 +119,8 @@ class Batches:
 
     def _gather(self, custom_id: str, body: Mapping[str, Any]) -> asyncio.Task[LineResults]:
         """Add a line to the batch that is being gathered, or to the next one if that is full."""
-        if self._stopped:
-            raise self._stopped
+        if self.api.stopped:
+            raise self.api.stopped
         line = self.api.line(custom_id, body)
         self._bytes += len(line)
         if not self._lines or len(self._lines) == self.spec.batch_size or self._bytes > self.api.most_bytes:

@@ -13,6 +13,7 @@ from distillgen.project import home
 from distillgen.runs.directory import read_records
 from distillgen.training.options import SPLITS
 from tests.recipes.harness import Teacher, teach, train_here
+from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
 VILLAGE = [json.loads(line) for line in (home("data") / "village/facts.jsonl").read_text().splitlines()]
 FACTS = VILLAGE[:40] + VILLAGE[-40:]
@@ -210,7 +211,7 @@ def worded(sentence):
     return re.sub(rf"{NAME}|\b({trades})\b", "_", sentence).replace("Assume", "").strip()
 
 
-def test_facts_of_ones_own_need_no_split(project):
+def test_facts_of_ones_own_need_no_split(project, installed):  # noqa: F811
     chance = random.Random(0)
     rows = [
         {"head": f"Town {i}", "relation": f"twin {k}", "tail": f"Town {chance.randrange(40)}"}

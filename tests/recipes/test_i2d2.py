@@ -34,6 +34,7 @@ ANSWERS = [
 
 
 def test_it_passes_the_check_also_with_the_models_and_files_of_a_user(project, installed):  # noqa: F811
+    pytest.importorskip("sklearn")
     project.rows(
         "concepts.jsonl", [{"plural": "dogs", "related": "bones"}, {"plural": "cats", "related": None}]
     )

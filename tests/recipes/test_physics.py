@@ -14,6 +14,7 @@ from distillgen.record import Record
 from distillgen.runs.directory import read_records
 from distillgen.stages.capacity import Facts
 from tests.recipes.harness import text_of, train_here
+from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
 PARAMETERS = 27_872  # of biod's student
 N = 20
@@ -53,7 +54,7 @@ def bits(figures):
 
 
 @pytest.mark.parametrize("recipe", ["bios", "biod"])
-def test_all_bits_are_known_by_the_oracle_and_none_by_a_guess(project, recipe):
+def test_all_bits_are_known_by_the_oracle_and_none_by_a_guess(project, installed, recipe):  # noqa: F811
     """The stage with its numbers, and 16 digits: the ledger keeps eight of a log-probability."""
     pipeline = distillgen.load(recipe, sets=SETS[recipe][2:])
     bound = next(bound for bound in pipeline.bound_stages if bound.name == "capacity")

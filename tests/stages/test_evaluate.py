@@ -17,6 +17,7 @@ from distillgen.inference.request import Completion
 from distillgen.project import Project
 from distillgen.stages.evaluate import Evaluate
 from distillgen.stages.train import Train
+from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
 
 def rows(project, n=200, **more):
@@ -686,7 +687,7 @@ def test_records_that_a_student_learns_are_items_only_where_the_test_is_about_th
         evaluate({"about": "trained"}, {"good": answers(1)}, source={"held_out": 0.2}, out="held")
 
 
-def test_a_student_is_asked_about_its_training_records_if_the_test_is_about_them(project):
+def test_a_student_is_asked_about_its_training_records_if_the_test_is_about_them(project, installed):  # noqa: F811
     rows(project, 6)
     train = {"train": {"student": "tiny", "prompt": "question", "completion": "right"}}
     ask = {"models": ["m"], "template": "{{ question }}", "gold": "right", "metrics": ["numeric"]}

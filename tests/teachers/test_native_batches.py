@@ -2,6 +2,7 @@
 no answer is lost, wherever a kill strikes.
 """
 
+import asyncio
 import json
 import os
 import random
@@ -11,15 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
 
 import distillgen
-from distillgen.errors import ConfigError, DistillgenError
+from distillgen.errors import ConfigError, DistillgenError, Stopped
+from distillgen.inference.endpoint import Activity
 from distillgen.pipeline.load import load
+from distillgen.teachers._batch_api import BatchApi, Report
 from tests.native_batch_endpoint import AnthropicBatchEndpoint, GeminiBatchEndpoint
 from tests.native_endpoint import KEY, candidates, google_error, message, refused
 
@@ -450,6 +454,26 @@ def test_an_answer_that_is_not_of_the_protocol_costs_nothing_and_is_asked_for_ag
         run(project)
         assert set(endpoint.lines.values()) == {1} and len(texts) == 2 * (step == "created")
     assert numbers(project) == list(range(5)) and totals(project)["cost_usd"] == pytest.approx(5 * 0.015)
+
+
+def test_the_waiting_ends_also_where_an_answer_comes_at_the_moment_of_the_cancellation():
+    class Late(BatchApi):
+        async def look(self, batch):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            return Report("in_progress", 0, 5)
+
+    async def main():
+        client = SimpleNamespace(services=SimpleNamespace(ledger=None), activity=Activity())
+        api = Late(client, SimpleNamespace(poll_s=0.01), None)
+        waiting = asyncio.create_task(api.final_report("b"))
+        await asyncio.sleep(0.02)
+        api.stopped = Stopped("interrupted")
+        waiting.cancel()
+        await asyncio.wait([waiting], timeout=5)
+        assert waiting.cancelled() and not api.states
+
+    asyncio.run(main())
 
 
 # Anthropic alone
