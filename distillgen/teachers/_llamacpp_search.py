@@ -6,7 +6,7 @@ That is enough for a search with a finite `prune`, which then has the answers th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from threading import Event
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ from distillgen.inference.request import Completion, Request
 ALL = 10_000_000  # more tokens than a vocabulary has
 SURE = 1e6  # added to a logit
 IMPOSSIBLE = -1e30  # nats; the server writes the least number of 32 bits where a probability is 0
-Call = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+Call = Callable[[str, Mapping[str, Any]], Coroutine[Any, Any, Any]]
+Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 T = TypeVar("T")
 
 
@@ -59,10 +60,11 @@ class ServerSearch:
         """Return the samples of a request: the best answers of one search, in a thread of its own."""
         loop = asyncio.get_running_loop()
 
-        def wait(doing: Awaitable[T]) -> T:
+        def wait(work: Coroutine[Any, Any, T]) -> T:
             if self._stop_event.is_set():
+                work.close()
                 raise Stopped("stopped before this was answered")
-            return asyncio.run_coroutine_threadsafe(_coroutine(doing), loop).result()
+            return asyncio.run_coroutine_threadsafe(work, loop).result()
 
         return await asyncio.to_thread(self._search, wait, request, samples, seed)
 
@@ -70,9 +72,7 @@ class ServerSearch:
         """End the searches at their next token; they raise Stopped."""
         self._stop_event.set()
 
-    def _search(
-        self, wait: Callable[[Awaitable[Any]], Any], request: Request, samples: Sequence[int], seed: int
-    ) -> list[Completion]:
+    def _search(self, wait: Wait, request: Request, samples: Sequence[int], seed: int) -> list[Completion]:
         from distillgen.teachers._search import Query, searched
 
         if self._vocabulary is None:
@@ -86,7 +86,7 @@ class ServerSearch:
         query = Query(request, context, samples, seed)
         return searched([query], vocabulary, logprobs, model=self.model)[0]
 
-    def _read_vocabulary(self, wait: Callable[[Awaitable[Any]], Any]) -> tuple[ServerTokenizer, Any]:
+    def _read_vocabulary(self, wait: Wait) -> tuple[ServerTokenizer, Any]:
         """Return the tokenizer and the vocabulary. The server lists the tokens that end a text among those
         that `ignore_eos` forbids.
         """
@@ -129,7 +129,3 @@ class ServerSearch:
             values = np.array([token["logprob"] for token in tokens])
             row[[token["id"] for token in tokens]] = np.where(values > IMPOSSIBLE, values, -np.inf)
         return logprobs
-
-
-async def _coroutine(doing: Awaitable[T]) -> T:
-    return await doing

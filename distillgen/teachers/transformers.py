@@ -225,8 +225,10 @@ class Model:
                 key: sampling[key] for key in ("top_p", "top_k", "min_p") if key in sampling
             }
         width = max(map(len, contexts))
-        ends = self._ends_at(_stops(sampling), 1 if self.seq2seq else width)
-        options["stopping_criteria"] = StoppingCriteriaList([self._stopping, ends])
+        criteria = [self._stopping]
+        if stops := _stops(sampling):
+            criteria.append(self._ends_at(stops, 1 if self.seq2seq else width))
+        options["stopping_criteria"] = StoppingCriteriaList(criteria)
         padded = torch.tensor([[self.pad] * (width - len(ids)) + ids for ids in contexts], device=self.device)
         mask = torch.tensor(
             [[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts], device=self.device
@@ -286,11 +288,11 @@ class Model:
         `start` is the place of the first token of the answers. The stop_strings of transformers need the
         text of each token alone, which not all tokenizers give.
         """
-        tail = 4 * max(map(len, stops), default=0)  # tokens: a character has four bytes at most
+        tail = 4 * max(map(len, stops))  # tokens: a character has four bytes at most
 
         def ends(ids: Any, scores: Any, **_: Any) -> Any:
             last = ids[:, max(start, ids.shape[1] - tail) :]
-            texts = self.tokenizer.batch_decode(last, skip_special_tokens=True) if stops else last
+            texts = self.tokenizer.batch_decode(last, skip_special_tokens=True)
             return ids.new_tensor([any(stop in text for stop in stops) for text in texts]).bool()
 
         return ends
