@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distillgen.pipeline.load import Pipeline as Pipeline
     from distillgen.pipeline.load import load as load
     from distillgen.project import Project as Project
+    from distillgen.prompting.media import Media as Media
     from distillgen.prompting.prompt import Prompt as Prompt
     from distillgen.record import FieldName as FieldName
     from distillgen.record import FileName as FileName
@@ -60,6 +61,7 @@ _HOMES = {
     "Filter": "flow.filter",
     "Job": "flow.stage",
     "Loss": "training.part",
+    "Media": "prompting.media",
     "ModelName": "record",
     "NumberName": "record",
     "Objective": "training.objective",

@@ -2,7 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
+from distillgen import (
+    Completion,
+    FieldName,
+    Filter,
+    Media,
+    ModelName,
+    Project,
+    Prompt,
+    PromptName,
+    Record,
+    Request,
+)
 from distillgen.prompting.output_form import Unparsable
 
 
@@ -14,6 +25,8 @@ def graded_pair(
     over: FieldName,
     fields: list[FieldName] | None = None,
     min_gap: float = 1.0,
+    images: list[FieldName] | None = None,
+    audio: list[FieldName] | None = None,
     prompt: PromptName = "judge/grades",
     project: Project,
 ) -> Filter:
@@ -33,15 +46,20 @@ def graded_pair(
         over: the field with the other answer, or a reference
         fields: fields shown beside the answers, such as the question
         min_gap: smallest difference of the mean grades; 0 also keeps ties, below 0 also lower grades
+        images: fields with pictures that the model sees
+        audio: fields with sounds, in the same way
         prompt: the prompt that asks for the two grades
     """
-    judge_prompt = Prompt.load(prompt, project)
+    media = Media(tuple(images or ()), tuple(audio or ()))
+    judge_prompt = Prompt.load(prompt, project, media=media)
 
     def asks(record: Record) -> list[Request]:
         values = {"rubric": rubric, "fields": record.values(fields or ())}
         answers = record.values((field, over))
         orders = ((answers[field], answers[over]), (answers[over], answers[field]))
-        return [judge_prompt.request(model, {**values, "first": a, "second": b}) for a, b in orders]
+        return [
+            judge_prompt.request(model, {**values, "first": a, "second": b}, record.fields) for a, b in orders
+        ]
 
     def measure(
         records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]
@@ -73,5 +91,7 @@ def graded_pair(
         "prompt": judge_prompt.sha256,
         "rubric": rubric,
         "fields": [field, over, fields],
-    }
-    return Filter(measure, decide, asks=asks, depends_on=settings, over_run=over_run)
+    } | media.options
+    return Filter(
+        measure, decide, asks=asks, depends_on=settings, media=judge_prompt.media, over_run=over_run
+    )

@@ -5,7 +5,18 @@ grading).
 from collections.abc import Iterable, Sequence
 from statistics import pstdev
 
-from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
+from distillgen import (
+    Completion,
+    FieldName,
+    Filter,
+    Media,
+    ModelName,
+    Project,
+    Prompt,
+    PromptName,
+    Record,
+    Request,
+)
 from distillgen.flow.grading import grade
 
 
@@ -15,6 +26,8 @@ def judge(
     rubric: str,
     fields: list[FieldName],
     min_score: float = 7.0,
+    images: list[FieldName] | None = None,
+    audio: list[FieldName] | None = None,
     prompt: PromptName = "judge/rubric",
     project: Project,
 ) -> Filter:
@@ -27,12 +40,17 @@ def judge(
         rubric: describes a good record
         fields: the fields that the model sees
         min_score: smallest grade, from 1 to 10, of a kept record
+        images: fields with pictures that the model sees
+        audio: fields with sounds, in the same way
         prompt: the prompt that asks for the grade
     """
-    judge_prompt = Prompt.load(prompt, project)
+    media = Media(tuple(images or ()), tuple(audio or ()))
+    judge_prompt = Prompt.load(prompt, project, media=media)
 
     def asks(record: Record) -> list[Request]:
-        return [judge_prompt.request(model, {"rubric": rubric, "fields": record.values(fields)})]
+        return [
+            judge_prompt.request(model, {"rubric": rubric, "fields": record.values(fields)}, record.fields)
+        ]
 
     def measure(records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]) -> list[float]:
         return [grade(judge_prompt, completion) for ((completion,),) in answers]
@@ -43,5 +61,12 @@ def judge(
     def over_run(grades: Iterable[float]) -> dict[str, float]:
         return {"standard deviation of the grades": pstdev(grades)}
 
-    settings = {"version": 1, "prompt": judge_prompt.sha256, "rubric": rubric, "fields": fields}
-    return Filter(measure, decide, asks=asks, depends_on=settings, over_run=over_run)
+    settings = {
+        "version": 1,
+        "prompt": judge_prompt.sha256,
+        "rubric": rubric,
+        "fields": fields,
+    } | media.options
+    return Filter(
+        measure, decide, asks=asks, depends_on=settings, media=judge_prompt.media, over_run=over_run
+    )

@@ -5,7 +5,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import pstdev
 
-from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
+from distillgen import (
+    Completion,
+    FieldName,
+    Filter,
+    Media,
+    ModelName,
+    Project,
+    Prompt,
+    PromptName,
+    Record,
+    Request,
+)
 from distillgen.algorithms.agreement import krippendorff_alpha
 from distillgen.flow.grading import grade
 
@@ -17,6 +28,8 @@ def panel(
     fields: list[FieldName],
     min_score: float = 7.0,
     max_spread: float | None = None,
+    images: list[FieldName] | None = None,
+    audio: list[FieldName] | None = None,
     prompt: PromptName = "judge/rubric",
     project: Project,
 ) -> Filter:
@@ -31,14 +44,19 @@ def panel(
         fields: the fields that the models see
         min_score: smallest mean grade, from 1 to 10, of a kept record
         max_spread: largest difference between the highest and the lowest grade; null: no bound
+        images: fields with pictures that the models see
+        audio: fields with sounds, in the same way
         prompt: the prompt that asks for the grade
     """
     if len(set(models)) < 2:
         raise ValueError("a panel needs two different 'models' at least")
-    judge_prompt = Prompt.load(prompt, project)
+    media = Media(tuple(images or ()), tuple(audio or ()))
+    judge_prompt = Prompt.load(prompt, project, media=media)
 
     def asks(record: Record) -> list[Request]:
-        request = judge_prompt.request(models[0], {"rubric": rubric, "fields": record.values(fields)})
+        request = judge_prompt.request(
+            models[0], {"rubric": rubric, "fields": record.values(fields)}, record.fields
+        )
         return [replace(request, model=name) for name in models]
 
     def measure(
@@ -74,5 +92,7 @@ def panel(
         "rubric": rubric,
         "fields": fields,
         "models": models,
-    }
-    return Filter(measure, decide, asks=asks, depends_on=settings, over_run=over_run)
+    } | media.options
+    return Filter(
+        measure, decide, asks=asks, depends_on=settings, media=judge_prompt.media, over_run=over_run
+    )

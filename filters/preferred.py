@@ -4,7 +4,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
+from distillgen import (
+    Completion,
+    FieldName,
+    Filter,
+    Media,
+    ModelName,
+    Project,
+    Prompt,
+    PromptName,
+    Record,
+    Request,
+)
 
 VERDICTS = {"first": 1.0, "second": -1.0, "neither": 0.0}
 
@@ -17,6 +28,8 @@ def preferred(
     over: FieldName,
     fields: list[FieldName] | None = None,
     keep_ties: bool = False,
+    images: list[FieldName] | None = None,
+    audio: list[FieldName] | None = None,
     prompt: PromptName = "judge/pair",
     project: Project,
 ) -> Filter:
@@ -35,15 +48,20 @@ def preferred(
         over: the field with the other answer, or a reference
         fields: fields shown beside the answers, such as the question
         keep_ties: whether a tie is kept
+        images: fields with pictures that the model sees
+        audio: fields with sounds, in the same way
         prompt: the prompt that asks for the comparison
     """
-    judge_prompt = Prompt.load(prompt, project)
+    media = Media(tuple(images or ()), tuple(audio or ()))
+    judge_prompt = Prompt.load(prompt, project, media=media)
 
     def asks(record: Record) -> list[Request]:
         values = {"rubric": rubric, "fields": record.values(fields or ())}
         answers = record.values((field, over))
         orders = ((answers[field], answers[over]), (answers[over], answers[field]))
-        return [judge_prompt.request(model, {**values, "first": a, "second": b}) for a, b in orders]
+        return [
+            judge_prompt.request(model, {**values, "first": a, "second": b}, record.fields) for a, b in orders
+        ]
 
     def measure(
         records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]
@@ -80,5 +98,7 @@ def preferred(
         "prompt": judge_prompt.sha256,
         "rubric": rubric,
         "fields": [field, over, fields],
-    }
-    return Filter(measure, decide, asks=asks, depends_on=settings, over_run=over_run)
+    } | media.options
+    return Filter(
+        measure, decide, asks=asks, depends_on=settings, media=judge_prompt.media, over_run=over_run
+    )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from distillgen.flow.stage import CheckContext, Estimate
+from distillgen.inference.parts import with_parts, without_file
 from distillgen.inference.spec import Spec
 from distillgen.record import Record, Scores, Unrenderable, dumps
 
@@ -81,13 +82,15 @@ class Ask(NamedTuple):
     """The JSON Schema of the answer."""
     text: bool = True
     """Whether it asks for a text. An embedding or a score goes through no batch API."""
+    parts: Sequence[Mapping[str, Any]] = ()
+    """The pictures and sounds of the prompt."""
 
     def cost_usd(self, models: Mapping[str, Spec]) -> float:
         """Return the most that the request can cost."""
         spec = models[self.model] if self.text else models[self.model].asked_online
         schema = self.schema if "json_schema" in spec.capabilities else None
         added = 0 if schema is None else len(dumps(schema)) + spec.added_tokens(tools=False, schema=True)
-        return spec.most_usd(self.size + added, self.most or 0)
+        return spec.most_usd(self.size + added + spec.tokens_of(self.parts), self.most or 0)
 
 
 def bounds(
@@ -134,4 +137,7 @@ def bounds(
 
 def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
     """Return the bytes of chat messages, and 16 for the chat template around each."""
-    return sum(len(str(message["content"]).encode("utf-8", "replace")) + 16 for message in messages)
+    return sum(
+        len(str(message["content"]).encode("utf-8", "replace")) + 16
+        for message in with_parts(messages, without_file)
+    )

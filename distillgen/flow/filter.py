@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.request import Request
 from distillgen.located_yaml import NAME
+from distillgen.prompting.media import NO_MEDIA, Media
 from distillgen.record import Record
 
 Number: TypeAlias = float | Mapping[str, float]
@@ -57,6 +58,8 @@ class Filter:
     """
     shows: Callable[[Record], str] | None = None
     """Returns the values that a record was dropped for; they follow the reason after a colon."""
+    media: Media = NO_MEDIA
+    """The fields whose pictures and sounds its requests show: its models must take them."""
     over_run: Callable[[Iterable[Any]], Mapping[str, float]] | None = None
     """Returns figures over the numbers of all records of a run, such as a judge's bias, by their titles."""
     metric: str = ""

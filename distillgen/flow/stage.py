@@ -53,8 +53,14 @@ ABLE = {
     "`fallback: rejection` drops the answers that do not meet the constraints",
     "pruned_constraints": "transformers or embedded; for other models, `fallback: rejection` drops the "
     "answers that do not meet the constraints",
+    "images": "openai, anthropic, gemini, bedrock; embedded with mmproj; vllm or transformers with a model "
+    "that sees",
+    "audio": "openai, gemini",
 }
 """Providers by capability, for the remedy in a message."""
+
+_BOUNDS = {"images": "image_tokens", "audio": "audio_tokens"}
+"""The option of a model with the most tokens of a picture or a sound, by the capability."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,12 @@ class CheckContext:
                     else f"providers that can: {ABLE[capability]}"
                 )
                 raise ConfigError(f"model '{model}' ({spec.provider}) cannot do {capability}; {remedy}")
+            bound = _BOUNDS.get(capability)
+            if bound and spec.price and getattr(spec, bound) is None:
+                raise ConfigError(
+                    f"model '{model}' has a price, and nothing bounds what {capability} cost; give it "
+                    f"{bound}, the most input tokens of one, which its provider's pages name"
+                )
         if logprobs is not None and logprobs > spec.most_logprobs:
             raise ConfigError(
                 f"logprobs: {logprobs}: model '{model}' ({spec.provider}) records at most "

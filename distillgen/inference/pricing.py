@@ -49,7 +49,10 @@ class Pricing:
     def _most_input(self, request: Request) -> int:
         """Return the most input tokens of a request, those of the provider's own words included."""
         has_schema = request.schema is not None
-        return len(request.json) + self.spec.added_tokens(tools=bool(request.tools), schema=has_schema)
+        parts = self.spec.tokens_of(request.parts) if request.parts else 0
+        return (
+            len(request.json) + parts + self.spec.added_tokens(tools=bool(request.tools), schema=has_schema)
+        )
 
     def check(self, cost_usd: float, worst_usd: float, excess: float) -> None:
         """Double the excess of an answer that cost more than its worst case, which was computed with

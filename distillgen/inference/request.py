@@ -12,13 +12,14 @@ import orjson
 
 from distillgen.inference.ledger import LOST, UNUSABLE
 from distillgen.inference.logprobs import unpack
+from distillgen.inference.parts import parts_in, with_parts, without_file
 from distillgen.record import dumps
 
 
 @dataclass(frozen=True)
 class Request:
     """Everything that is sent: `messages` for chat (content: text or a list of parts), or `prompt` for
-    completion.
+    completion. A part may refer to a picture or a sound (see `parts`).
 
     With `target`, the request asks for the log-probability of that text after the prompt. With `embed`, it
     asks for the embedding of that text. With `write`, which is "user", the model writes the user's next turn
@@ -40,10 +41,16 @@ class Request:
 
     @cached_property
     def json(self) -> bytes:
-        """Canonical JSON of the fields that are set."""
-        return dumps(
-            {name: value for name in _FIELDS if (value := getattr(self, name)) not in (None, (), [], {})}
-        )
+        """Canonical JSON of the fields that are set, with the hashes of pictures and sounds."""
+        values = {name: value for name in _FIELDS if (value := getattr(self, name)) not in (None, (), [], {})}
+        if self.parts:
+            values["messages"] = with_parts(self.messages, without_file)
+        return dumps(values)
+
+    @cached_property
+    def parts(self) -> Sequence[Mapping[str, Any]]:
+        """The parts of the messages that refer to pictures and sounds."""
+        return [*parts_in(self.messages or ())]
 
     @property
     def asks_text(self) -> bool:

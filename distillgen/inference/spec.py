@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -78,6 +78,15 @@ class Spec(Sampling):
         None, description="tokenizer of the model: a file, a folder or a name; it is kept with signals"
     )
     max_retries: int = Field(8, ge=0, description="number of further tries after a temporary fault")
+    image_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="the most input tokens of a picture, by which the most that a request can cost is "
+        "bounded; a model with a price needs it where a prompt has pictures",
+    )
+    audio_tokens: int | None = Field(
+        None, ge=0, description="the most input tokens of a sound, in the same way"
+    )
     finish_reasons: list[str] = Field(
         default_factory=list,
         description="further finish reasons of a complete answer, 'missing' for none; they hold for "
@@ -87,7 +96,7 @@ class Spec(Sampling):
     @property
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text: n, logprobs, json_schema, grammar, tools, score, embeddings,
-        user_turn, constraints, and pruned_constraints for searches with a finite `prune`.
+        user_turn, images, audio, constraints, and pruned_constraints for searches with a finite `prune`.
         """
         return frozenset()
 
@@ -104,6 +113,11 @@ class Spec(Sampling):
         OpenAI's protocol may pass a request on to any of them. None is known to add words about schemas.
         """
         return ADDED_TOKENS if tools else 0
+
+    def tokens_of(self, parts: Sequence[Mapping[str, Any]]) -> int:
+        """Return the most input tokens of pictures and sounds."""
+        most = {"image": self.image_tokens, "audio": self.audio_tokens}
+        return sum(most[part["type"]] or 0 for part in parts)
 
     def refusal(self, templates: Sequence[str]) -> str:
         """Return why it cannot answer prompts whose turns have these templates; "" if it can."""

@@ -82,7 +82,11 @@ class History:
 
     def _example(self, prompt: Prompt, dialogue: Turns) -> Turns:
         roles = [role for role, _ in prompt.turns if not dialogue or role != "system"]
-        return [*dialogue, *({"role": role, "content": "text"} for role in (*roles, self.writer))]
+        turns: Turns = [{"role": role, "content": "text"} for role in (*roles, self.writer)]
+        if prompt.media.fields:
+            shown = next(turn for turn in turns[::-1] if turn["role"] == "user")
+            shown["content"] = [{"type": kind, "sha256": ""} for kind in prompt.media.kinds]
+        return [*dialogue, *turns]
 
 
 def _roles(turns: Turns) -> list[str]:

@@ -23,7 +23,7 @@ import json
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +35,7 @@ from distillgen.inference.request import Request
 from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import Places, read_yaml, validate
 from distillgen.project import Project, read_text
+from distillgen.prompting.media import NO_MEDIA, Media
 from distillgen.prompting.output_form import Form, Unparsable
 from distillgen.record import Unrenderable, dumps
 from distillgen.rows.jsonl import read_rows
@@ -99,6 +100,12 @@ class Front(BaseModel):
     inputs: list[str] | None = Field(
         None, description="fields that the template uses, all of them and no others"
     )
+    images: list[str] = Field(
+        [],
+        description="fields with pictures, each one or a list; they stand before the text of the last turn "
+        "of the user",
+    )
+    audio: list[str] = Field([], description="fields with sounds, in the same way, after the pictures")
 
 
 @dataclass(frozen=True)
@@ -137,18 +144,26 @@ class Prompt:
     """The scores of a record that the template reads."""
     examples: tuple[Mapping[str, Any], ...]
     lays_out_examples: bool
+    media: Media
 
     @classmethod
-    def load(cls, name: str, project: Project, *, continues: bool = False) -> Prompt:
+    def load(cls, name: str, project: Project, *, continues: bool = False, media: Media = NO_MEDIA) -> Prompt:
         """Return the prompt `prompts/<name>.md`, the project's or the shipped one. Raise ConfigError."""
         path = project.find("prompts", name, ".md")
-        return cls.parse(name, read_text(path), path, project, continues=continues)
+        return cls.parse(name, read_text(path), path, project, continues=continues, media=media)
 
     @classmethod
     def parse(
-        cls, name: str, text: str, path: Path | str, project: Project, *, continues: bool = False
+        cls,
+        name: str,
+        text: str,
+        path: Path | str,
+        project: Project,
+        *,
+        continues: bool = False,
+        media: Media = NO_MEDIA,
     ) -> Prompt:
-        """Return a prompt from its text. Raise ConfigError.
+        """Return a prompt from its text, with the fields of `media` besides its own. Raise ConfigError.
 
         A template in a pipeline is a prompt without a name, front matter or a file for messages. A prompt
         that `continues` a dialogue, or lets a model begin one, needs no user's turn and may be empty.
@@ -170,6 +185,7 @@ class Prompt:
         used = {name: line for _, template in turns[::-1] for name, line in template.used.items()}
         examples = _examples(front.few_shot, project, places)
         lays_out = "examples" in used and bool(examples)
+        media = Media((*front.images, *media.images), (*front.audio, *media.audio))
         inputs = {
             name: line
             for name, line in used.items()
@@ -183,10 +199,13 @@ class Prompt:
         )
         scores = frozenset().union(*(template.scores for _, template in turns))
         prompt = cls(
-            name, path, sha256, front, form, turns, inputs, needed, plain, scores, examples, lays_out
+            name, path, sha256, front, form, turns, inputs, needed, plain, scores, examples, lays_out, media
         )
         prompt._check(set(used), places)
-        return prompt
+        if not media.fields:
+            return prompt
+        of_media = {name: line for name in media.fields if name not in inputs for line in [body_line]}
+        return replace(prompt, inputs={**inputs, **of_media}, needed=needed | media.fields)
 
     def _check(self, used: set[str], places: Places) -> None:
         """Raise ConfigError unless the template uses exactly the fields that `inputs`, `vary` and the
@@ -208,6 +227,8 @@ class Prompt:
             raise places.wrong(f"inputs declares '{name}', which the template does not use", "inputs")
         for name in sorted(inputs - declared):
             raise places.wrong(f"inputs does not declare '{name}', which the template uses", "inputs")
+        if self.media.fields and "user" not in dict(self.turns):
+            raise places.wrong("pictures and sounds stand in a turn of the user, and the prompt has none")
         for i, example in enumerate(self.examples):
             if missing := [name for name in front.few_shot.match if name not in example]:
                 raise places.wrong(
@@ -287,10 +308,15 @@ class Prompt:
             "plan", {**fields, **{name: self.examples[0][name] for name in self.front.few_shot.match}}
         )
 
-    def request(self, model: str, fields: Mapping[str, Any]) -> Request:
-        """Return a filter's request to one of the pipeline's models. Raise Unrenderable as `render` does."""
+    def request(
+        self, model: str, fields: Mapping[str, Any], record: Mapping[str, Any] = MappingProxyType({})
+    ) -> Request:
+        """Return a filter's request to one of the pipeline's models; the prompt's pictures and sounds are
+        those of `record`. Raise Unrenderable as `render` does.
+        """
         sampling, schema = self.front.sampling.sampling_options(), self.form.schema
-        return Request(model, self.render(fields), sampling=sampling, schema=schema)
+        media = {name: record.get(name) for name in self.media.fields}
+        return Request(model, self.render({**media, **fields}), sampling=sampling, schema=schema)
 
     def render(
         self,
@@ -300,9 +326,25 @@ class Prompt:
     ) -> list[dict[str, Any]]:
         """Return chat messages for a record; `params` are values that all records share.
 
-        Raise Unrenderable if a field that the template uses is missing, null or not a text, or if all fields
-        that the messages would contain are empty.
+        Raise Unrenderable if a field that the template uses is missing, null or not a text, if all fields
+        that the messages would contain are empty, or if a field has no picture or sound.
         """
+        messages = self._messages(fields, draw, params)
+        if not self.media.fields:
+            return messages
+        try:
+            parts = self.media.parts(fields)
+        except Unrenderable as error:
+            raise self._unrenderable(str(error)) from error
+        last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+        content = [*parts, {"type": "text", "text": messages[last]["content"]}]
+        messages[last] = {**messages[last], "content": content}
+        return messages
+
+    def _messages(
+        self, fields: Mapping[str, Any], draw: Draw, params: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the messages, all of text. Raise Unrenderable."""
         if nothing := nothing_in(self.plain - params.keys(), fields):
             raise self._unrenderable(nothing)
         variables = {**fields, **params, **draw.values}

@@ -27,9 +27,16 @@ def turns_in(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) and "role" in turn for turn in turns):
         raise Unrenderable(f"'{name}' holds no chat turns, each a mapping with 'role' and 'content'")
     for turn in turns:
-        if not isinstance(turn.get("content"), str) and not turn.get("tool_calls"):
+        if not _has_content(turn.get("content")) and not turn.get("tool_calls"):
             raise Unrenderable(f"a turn of the {turn['role']} in '{name}' has no text")
     return [dict(turn) for turn in turns]
+
+
+def _has_content(content: Any) -> bool:
+    """Return whether it is a text, or a list of parts with a type, such as a text and a picture."""
+    if isinstance(content, list):
+        return bool(content) and all(isinstance(part, Mapping) and "type" in part for part in content)
+    return isinstance(content, str)
 
 
 def mistake(roles: Sequence[str]) -> str:

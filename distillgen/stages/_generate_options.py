@@ -12,6 +12,7 @@ from distillgen.inference.constraints import ClauseOptions, SearchOptions
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.prompting.history import History, Writer
+from distillgen.prompting.media import Media
 from distillgen.prompting.prompt import Prompt
 from distillgen.prompting.tools import Tools
 
@@ -31,6 +32,12 @@ class GenerateOptions(Stage, Sampling):
     author: str | None = Field(None, description="field that receives the name of the model that answered")
     prompt: str | None = Field(None, description="name of a prompt in prompts/")
     template: str | None = Field(None, description="template of the prompt, instead of a prompt file")
+    images: list[str] = Field(
+        [],
+        description="fields with pictures, each one or a list, which the last turn shows besides those that "
+        "the prompt names",
+    )
+    audio: list[str] = Field([], description="fields with sounds, in the same way")
     history: str | None = Field(
         None,
         description="field that holds a dialogue as chat turns: they come before the prompt's turns, and the "
@@ -131,6 +138,11 @@ class GenerateOptions(Stage, Sampling):
     def model_names(self) -> Sequence[str]:
         """The names of the models that answer."""
         return [self.model] if isinstance(self.model, str) else self.model
+
+    @property
+    def media(self) -> Media:
+        """The fields whose pictures and sounds a request shows besides those that the prompt names."""
+        return Media(tuple(self.images), tuple(self.audio))
 
     @property
     def searches(self) -> bool:

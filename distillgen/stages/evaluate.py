@@ -37,10 +37,12 @@ from distillgen.flow.stage import (
     Stage,
     stage_class,
 )
+from distillgen.inference.parts import parts_in
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
+from distillgen.prompting.media import Media
 from distillgen.prompting.prompt import Prompt
 from distillgen.record import META, SCORES, SPLIT, TEST, Record, Unrenderable, digest, dumps, text_of
 from distillgen.rows.jsonl import read_rows
@@ -100,6 +102,12 @@ class Evaluate(Stage, Sampling):
     params: dict[str, Any] = Field(
         default_factory=dict, alias="with", description="values for the question, the same for all items"
     )
+    images: list[str] = Field(
+        [],
+        description="fields with pictures, each one or a list, which the question shows besides those that "
+        "the prompt names",
+    )
+    audio: list[str] = Field([], description="fields with sounds, in the same way")
     by: str | None = Field(
         None,
         description="field of an item, such as a domain; figures are also reported for each of its values",
@@ -156,9 +164,10 @@ class Evaluate(Stage, Sampling):
 
     def load_prompt(self, project: Project) -> Prompt:
         """Return the question. Raise ConfigError if it is wrong."""
+        media = Media(tuple(self.images), tuple(self.audio))
         if self.template is not None:
-            return Prompt.parse("", self.template, "template", project)
-        return Prompt.load(str(self.prompt), project)
+            return Prompt.parse("", self.template, "template", project, media=media)
+        return Prompt.load(str(self.prompt), project, media=media)
 
     @property
     def generates(self) -> bool:
@@ -193,6 +202,7 @@ class Evaluate(Stage, Sampling):
         for name in self.asked:
             sampling = self.sampling(context.models[name].sampling_options(), prompt)
             needs = ["logprobs"] if sampling.get("logprobs") is not None else []
+            needs += prompt.media.capabilities
             if "ece" in self.figures and not (needs or self.options):
                 raise ConfigError(
                     f"figures: ece needs the probabilities of the answers of '{name}'; give logprobs: 5, or "
@@ -272,13 +282,14 @@ class BoundEvaluate(BoundStage):
         def asks(record: Record) -> list[Ask]:
             fields = {**record.fields, **self.stage.params}
             variables = record.variables(prompt.inputs)
-            size = size_of(prompt.render(variables, prompt.typical(fields), self.stage.params))
+            messages = prompt.render(variables, prompt.typical(fields), self.stage.params)
+            size, parts = size_of(messages), [*parts_in(messages)]
             most = [
                 self.stage.sampling(self.context.models[name].sampling_options(), prompt).get("max_tokens")
                 for name in self.stage.asked
             ]
             models = zip(self.stage.asked if self.stage.generates else (), most, strict=False)
-            return [Ask(name, size, tokens and tokens * self.stage.n) for name, tokens in models]
+            return [Ask(name, size, tokens and tokens * self.stage.n, parts=parts) for name, tokens in models]
 
         estimate = bounds(replace(before, rows=rows), samples, self.context, asks)
         return replace(estimate, rows=before.rows, made_bytes=before.made_bytes)

@@ -94,8 +94,11 @@ class FilterStage(Stage):
             for option, name in loaded.names(NumberName):
                 so_far.need_number(name, f"filter '{label}' ({option})")
             scores |= {label, f"{label}."}
+            media = loaded.filter.media
+            for name in sorted(media.fields):
+                context.need(name, f"filter '{label}'")
             for name in loaded.models:
-                context.able(name)
+                context.able(name, *media.capabilities)
             if loaded.filter.begin and not context.loops:
                 label = loaded.entry.label
                 raise ConfigError(f"filter '{label}' looks at earlier rounds, and works only inside 'rounds'")
@@ -293,6 +296,7 @@ class BoundFilterStage(BoundStage):
                     size_of(r.messages),
                     _with_model_options(r, models[r.model]).sampling.get("max_tokens"),
                     r.schema,
+                    parts=r.parts,
                 )
                 for judge in judges
                 for r in judge.requests(record, models)

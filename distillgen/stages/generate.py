@@ -14,6 +14,7 @@ from distillgen.flow.bounds import Ask, bounds, size_of
 from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import Measure
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Text
+from distillgen.inference.parts import KINDS, parts_in
 from distillgen.inference.sampling import Sampling
 from distillgen.project import Project
 from distillgen.prompting.output_form import FIELD_SOURCES
@@ -72,6 +73,7 @@ class Generate(GenerateOptions):
             if constraints:
                 self._check_search(model, constraints, sampling, context)
             needed = [*(name for name, value in needs.items() if value is not None), *opens]
+            needed += self._media(prompt, context)
             context.able(model, *needed, logprobs=sampling.get("logprobs"))
             context.answers(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
         if constraints:
@@ -113,6 +115,17 @@ class Generate(GenerateOptions):
             output_fields=output_fields,
         )
 
+    def _media(self, prompt: Prompt, context: CheckContext) -> list[str]:
+        """Return what a model needs for the pictures and sounds of the prompt and of the dialogue before it.
+
+        Raise ConfigError where the model would write a user's turn after one.
+        """
+        before = parts_in([turn for turns in context.turns(self.history or "") for turn in turns])
+        needed = {*prompt.media.capabilities, *(KINDS[part["type"]] for part in before)}
+        if needed and self.write == "user":
+            raise ConfigError("'write: user': a user's turn is opened after texts alone, not after pictures")
+        return sorted(needed)
+
     def _constraints(self, project: Project) -> Constraints | None:
         """Return the constraints of the answers, if there are any. Raise ConfigError."""
         if not self.searches:
@@ -141,10 +154,10 @@ class Generate(GenerateOptions):
         project, continues = context.project, self.dialogue is not None
         if self.prompt is None:
             template, subject = self.template or "", "'template'"
-            prompt = Prompt.parse("", template, "template", project, continues=continues)
+            prompt = Prompt.parse("", template, "template", project, continues=continues, media=self.media)
         else:
             prompt, subject = (
-                Prompt.load(self.prompt, project, continues=continues),
+                Prompt.load(self.prompt, project, continues=continues, media=self.media),
                 f"prompt '{self.prompt}'",
             )
         for name in sorted(self.params):
@@ -238,10 +251,14 @@ class BoundGenerate(BoundStage):
             )
             size = size_of(messages) + size_of_tools(record.fields, stage.tools)
             size += dialogue.size(record.fields) if dialogue else 0
+            before = dialogue.turns(record.fields) if dialogue else []
+            parts = [*parts_in([*before, *messages])]
             longest = max(longest, size if stage.history else 0)
             by_cost = sorted(self.samplings, key=lambda name: -models[name].most_usd(size, tokens or 1))
             schema = prompt.form.schema
-            return [Ask(name, size, tokens, schema) for name in by_cost[: int(number)]] * stage.draws
+            return [
+                Ask(name, size, tokens, schema, parts=parts) for name in by_cost[: int(number)]
+            ] * stage.draws
 
         estimate = bounds(before, samples, self.context, requests)
         answers = None if estimate.requests is None else estimate.requests * stage.n

@@ -25,6 +25,7 @@ from distillgen.inference.spec import Spec
 from distillgen.privacy import used_by
 from distillgen.record import dumps
 from distillgen.teachers._addresses import Address, Place
+from distillgen.teachers._content import with_content
 from distillgen.teachers._http_spec import HttpSpec
 from distillgen.teachers._openai_wire import read_json
 from distillgen.teachers._refusal import (
@@ -127,11 +128,15 @@ class HttpClient(Endpoint):
 
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Return the endpoint's answers as they came, before they are settled."""
-        body = self.body(request, len(samples), attempt, samples[0])
+        body = self.body(await self.sent(request), len(samples), attempt, samples[0])
         if self._unmentioned:
             self.mention_lacks(body)
         completions = self.completions(await self.call(self.path(request), body))
         return self.marked(completions, body) if self._refused else completions
+
+    async def sent(self, request: Request) -> Request:
+        """Return a request as it is sent, with the content of its pictures and sounds. Raise Rejected."""
+        return await with_content(request, self.services.root) if request.parts else request
 
     def mention_lacks(self, body: Mapping[str, Any]) -> None:
         """Log once what happens to options that the endpoint does not have."""

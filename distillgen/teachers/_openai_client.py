@@ -106,7 +106,7 @@ class OpenAIClient(HttpClient):
             body = {"model": request.model, "input": request.embed}
             return [embedding_of(await self.call("embeddings", body))]
         if request.target is not None:
-            return [await self._score(request, request.target)]
+            return [await self._score(await self.sent(request), request.target)]
         if request.write:
             request = await self._opened(request)
         if self._silences >= REJECTIONS and not self._signals and "logprobs" in request.sampling:
@@ -127,6 +127,8 @@ class OpenAIClient(HttpClient):
             template = {"add_generation_prompt": False, "continue_final_message": True}
             extra = {**request.sampling.get("extra", {}), **template}
             return replace(request, messages=turns, sampling={**request.sampling, "extra": extra})
+        if request.parts:
+            raise Rejected("llama.cpp opens a user's turn after texts alone, and the dialogue has a picture")
         answer = await self.call("../apply-template", {"messages": [*request.messages, USER_TURN]})
         try:
             prompt = opening(str(answer["prompt"]))

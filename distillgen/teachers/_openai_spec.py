@@ -27,6 +27,8 @@ Lack = Literal[
     "min_p",
     "presence_penalty",
     "frequency_penalty",
+    "images",
+    "audio",
 ]
 _USER_TURN = frozenset({"user_turn"})
 
@@ -50,15 +52,17 @@ class OpenAISpec(BatchSpec):
     lacks: list[Lack] | None = Field(
         None,
         description="parameters that the endpoint does not take: n, response_format and max_tokens are "
-        "replaced, others left out",
+        "replaced, others left out; check refuses what needs logprobs, tools, embeddings, images or audio",
     )
 
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the protocol and of the server."""
         opens = self.server != "openai" and (self.api, self.mode) == ("chat", "online")
+        sees = frozenset({"images", "audio"} if self.api == "chat" else ())
         return (
-            frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) - {*(self.lacks or ())}
+            (frozenset({"n", "logprobs", "json_schema", "tools", "embeddings"}) | sees)
+            - {*(self.lacks or ())}
             | _SERVER_CAPABILITIES.get(self.server, frozenset())
             | (_USER_TURN if opens else frozenset())
         )

@@ -31,6 +31,13 @@ class Picture(NamedTuple):
     content: str
 
 
+class Sound(NamedTuple):
+    """A sound: its format, such as wav, and its content in base64."""
+
+    format: str
+    content: str
+
+
 class Call(NamedTuple):
     """A call of a tool. `signature` is what the provider wants back with it."""
 
@@ -48,13 +55,13 @@ class Result(NamedTuple):
     text: str
 
 
-Part = Text | Picture | Call | Result
+Part = Text | Picture | Sound | Call | Result
 Turn = tuple[str, list[Part]]
 
 
 def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Turn]]:
     """Return the texts of the system, and the turns of "user" and "assistant", which alternate. Raise
-    Rejected for content that is neither text nor a picture.
+    Rejected for content that is no text, picture or sound.
     """
     system, turns, names = list[str](), list[Turn](), dict[str, str]()
     for message in messages:
@@ -88,6 +95,8 @@ def _parts(content: Any) -> Iterator[Part]:
             url = part["image_url"]["url"] if isinstance(part["image_url"], Mapping) else part["image_url"]
             data = _DATA.fullmatch(url)
             yield Picture(data[1], data[2]) if data else Picture("", url)
+        elif part.get("type") == "input_audio":
+            yield Sound(part["input_audio"]["format"], part["input_audio"]["data"])
         else:
             raise Rejected(f"this provider takes texts and pictures, and no '{part.get('type')}'")
 

@@ -10,6 +10,7 @@ import orjson
 from pydantic import Field
 
 from distillgen.errors import ConfigError
+from distillgen.inference.faults import Rejected
 from distillgen.inference.request import Completion, Request
 from distillgen.teachers._addresses import Address
 from distillgen.teachers._anthropic_batch import AnthropicBatches
@@ -24,6 +25,7 @@ from distillgen.teachers._turns import (
     Part,
     Picture,
     Result,
+    Sound,
     Text,
     call_of,
     completions_from,
@@ -52,7 +54,7 @@ class AnthropicSpec(CacheOption, BatchSpec, NativeSpec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the protocol."""
-        return frozenset({"json_schema", "tools"})
+        return frozenset({"json_schema", "tools", "images"})
 
     def check(self, root: Path) -> None:
         """Raise ConfigError for a malformed address, a missing key, or an answer without a bound."""
@@ -150,6 +152,8 @@ def _block(part: Part) -> dict[str, Any]:
             return {"type": "image", "source": {"type": "url", "url": url}}
         case Picture(media, content):
             return {"type": "image", "source": {"type": "base64", "media_type": media, "data": content}}
+        case Sound():
+            raise Rejected("this provider takes texts and pictures, and no sounds")
         case Call(id, name, arguments, _):
             return {"type": "tool_use", "id": id, "name": name, "input": arguments}
         case Result(id, _, text):

@@ -28,6 +28,7 @@ from distillgen.teachers._turns import (
     Part,
     Picture,
     Result,
+    Sound,
     Text,
     call_of,
     completions_from,
@@ -75,7 +76,7 @@ class BedrockSpec(CacheOption, NativeSpec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the protocol."""
-        return frozenset({"json_schema", "tools"})
+        return frozenset({"json_schema", "tools", "images"})
 
     def check(self, root: Path) -> None:
         """Raise ConfigError for a missing region, or a missing package to sign with."""
@@ -222,6 +223,8 @@ def _block(part: Part) -> dict[str, Any]:
             raise Rejected("Bedrock takes pictures as data: URLs, and no address of one")
         case Picture(media, content):
             return {"image": {"format": media.rpartition("/")[2], "source": {"bytes": content}}}
+        case Sound():
+            raise Rejected("this provider takes texts and pictures, and no sounds")
         case Call(id, name, arguments, _):
             return {"toolUse": {"toolUseId": id, "name": name, "input": arguments}}
         case Result(id, _, text):

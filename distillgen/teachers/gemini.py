@@ -24,6 +24,7 @@ from distillgen.teachers._turns import (
     Part,
     Picture,
     Result,
+    Sound,
     Text,
     call_of,
     completions_from,
@@ -61,7 +62,7 @@ class GeminiSpec(BatchSpec, NativeSpec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the protocol."""
-        return frozenset({"json_schema", "tools", "logprobs", "embeddings"})
+        return frozenset({"json_schema", "tools", "logprobs", "embeddings", "images", "audio"})
 
     def check(self, root: Path) -> None:
         """Raise ConfigError for a malformed address or a missing key."""
@@ -188,6 +189,8 @@ def _part(part: Part) -> dict[str, Any]:
             return {"fileData": {"fileUri": url}}
         case Picture(media, content):
             return {"inlineData": {"mimeType": media, "data": content}}
+        case Sound(form, content):
+            return {"inlineData": {"mimeType": f"audio/{form}", "data": content}}
         case Call(_, name, arguments, signature):
             signed = {"thoughtSignature": signature} if signature else {}
             return {"functionCall": {"name": name, "args": arguments}, **signed}

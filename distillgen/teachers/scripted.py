@@ -6,16 +6,19 @@ import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected
 from distillgen.inference.logprobs import MOST_ALTERNATIVES
+from distillgen.inference.parts import with_parts
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.project import code_sha256, load_function, user_error
 from distillgen.record import dumps
+from distillgen.teachers._content import content
 
 log = logging.getLogger("distillgen")
 
@@ -90,7 +93,7 @@ class ScriptedSpec(Spec):
         return frozenset(
             {
                 *("json_schema", "tools", "logprobs", "score", "first_token", "embeddings"),
-                *("user_turn", "constraints", "pruned_constraints"),
+                *("user_turn", "constraints", "pruned_constraints", "images", "audio"),
             }
         )
 
@@ -122,7 +125,11 @@ class Scripted(Endpoint):
         self._logged_places = set[str]()
 
     async def answer(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
-        """Call the function once a sample."""
+        """Call the function once a sample. A picture or a sound has its content as `data`."""
+        if request.parts:
+            root = self.services.root
+            messages = with_parts(request.messages, lambda part: {**part, "data": content(part, root).data})
+            request = replace(request, messages=messages)
         return [await self._answer(request, sample) for sample in samples]
 
     async def _answer(self, request: Request, sample: int) -> Completion:

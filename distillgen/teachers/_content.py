@@ -1,0 +1,70 @@
+"""The content of the pictures and sounds in a request, read when it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import stat
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distillgen.inference.faults import Rejected
+from distillgen.inference.parts import media_of, with_parts
+from distillgen.inference.request import Request
+
+MOST_BYTES = 100 << 20
+"""The largest file that is sent; no provider takes so large a picture."""
+
+_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3", "audio/flac": "flac"}
+
+
+class Content(NamedTuple):
+    """The content of a file, and its media type, such as image/png."""
+
+    media: str
+    data: bytes
+
+
+def content(part: Mapping[str, Any], root: Path) -> Content:
+    """Return the content of the file that a part refers to. `root` is the project's folder.
+
+    Raise Rejected for a file that is missing, outside the project, no file of the part's type, too large, or
+    not the one that the row refers to.
+    """
+    path, word = str(part.get("path", "")), "sound" if part["type"] == "audio" else "picture"
+    file = (root / path).resolve()
+    if not file.is_relative_to(root.resolve()):
+        raise Rejected(f"the {word} '{path}' lies outside the project")
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Rejected(f"the {word} '{path}' is no file")
+        if status.st_size > MOST_BYTES:
+            raise Rejected(f"the {word} '{path}' has more than {MOST_BYTES >> 20} MB")
+        data = file.read_bytes()
+    except OSError as error:
+        raise Rejected(f"the {word} '{path}' cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != part["sha256"]:
+        raise Rejected(f"the {word} '{path}' has changed since the row was made; run again from the source")
+    media = media_of(data[:12])
+    if not media.startswith(part["type"]):
+        raise Rejected(f"'{path}' is no {word} of a kind that is sent (PNG, JPEG, WebP, GIF; WAV, MP3, FLAC)")
+    return Content(media, data)
+
+
+def content_part(part: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Return a part with its content, in OpenAI's form. Raise Rejected."""
+    media, data = content(part, root)
+    text = base64.b64encode(data).decode()
+    if part["type"] == "audio":
+        return {"type": "input_audio", "input_audio": {"data": text, "format": _FORMATS[media]}}
+    return {"type": "image_url", "image_url": {"url": f"data:{media};base64,{text}"}}
+
+
+async def with_content(request: Request, root: Path) -> Request:
+    """Return a request with the content of its pictures and sounds, in OpenAI's form. Raise Rejected."""
+    messages = await asyncio.to_thread(with_parts, request.messages, lambda part: content_part(part, root))
+    return replace(request, messages=messages)
