@@ -84,8 +84,8 @@ class History:
         roles = [role for role, _ in prompt.turns if not dialogue or role != "system"]
         turns: Turns = [{"role": role, "content": "text"} for role in (*roles, self.writer)]
         if prompt.media.fields:
-            shown = next(turn for turn in turns[::-1] if turn["role"] == "user")
-            shown["content"] = [{"type": kind, "sha256": ""} for kind in prompt.media.kinds]
+            last = next(turn for turn in turns[::-1] if turn["role"] == "user")
+            last["content"] = [{"type": kind, "sha256": ""} for kind in prompt.media.kinds]
         return [*dialogue, *turns]
 
 

@@ -78,7 +78,7 @@ class Batches:
         """Return the result of a line in its last batch, which may be of an earlier run, or in a new one."""
         key = request.keys(self.client.identity, samples[0] + 1)[-1]
         custom_id = f"{key.hex()[:KEY_DIGITS]}-{attempt}"
-        body = self.client.body(await self.client.sent(request), len(samples), attempt, samples[0])
+        body = self.client.body(await self.client.with_content(request), len(samples), attempt, samples[0])
         self.client.mention_lacks(body)
         self.api.parameters |= body.keys()
         result: LineResult | None = None

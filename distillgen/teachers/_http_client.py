@@ -128,13 +128,13 @@ class HttpClient(Endpoint):
 
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Return the endpoint's answers as they came, before they are settled."""
-        body = self.body(await self.sent(request), len(samples), attempt, samples[0])
+        body = self.body(await self.with_content(request), len(samples), attempt, samples[0])
         if self._unmentioned:
             self.mention_lacks(body)
         completions = self.completions(await self.call(self.path(request), body))
         return self.marked(completions, body) if self._refused else completions
 
-    async def sent(self, request: Request) -> Request:
+    async def with_content(self, request: Request) -> Request:
         """Return a request as it is sent, with the content of its pictures and sounds. Raise Rejected."""
         return await with_content(request, self.services.root) if request.parts else request
 

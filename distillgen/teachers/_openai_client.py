@@ -106,7 +106,7 @@ class OpenAIClient(HttpClient):
             body = {"model": request.model, "input": request.embed}
             return [embedding_of(await self.call("embeddings", body))]
         if request.target is not None:
-            return [await self._score(await self.sent(request), request.target)]
+            return [await self._score(await self.with_content(request), request.target)]
         if request.write:
             request = await self._opened(request)
         if self._silences >= REJECTIONS and not self._signals and "logprobs" in request.sampling:
