@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from distillgen.training.part import Loss
 
 if TYPE_CHECKING:
@@ -11,18 +13,33 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(Loss):
-    """Negative log-probability of the label, in nats; a mean over the rows that have a label."""
+    """Negative log-probability of the label, in nats; a mean over the rows that have a label.
+
+    A mixture of two rows learns both labels by their shares.
+    """
 
     needs: ClassVar = {}
     teaching = False
     labels = True
+    mixtures = True
+
+    standardise: bool = Field(
+        False,
+        description="divide the logits of each position by their standard deviation first; with two classes "
+        "nothing would be left to learn",
+    )
 
     def rows(self, step: Step, module: Any) -> Any:
         """Return the loss of each row [rows]; 0 for a row without a label."""
         from torch.nn.functional import cross_entropy
 
-        logits, label = step.logits(self), step.label
-        present = (label >= 0).float()
-        losses = step.per_row(cross_entropy(logits, label.clamp(min=0), reduction="none") * present, self.of)
-        labelled = (step.per_row(present, self.of) > 0).sum().clamp(min=1)
-        return losses * (step.size / labelled)
+        logits = step.logits(self)
+        if self.standardise:
+            logits = logits / logits.std(-1, keepdim=True)
+        losses, labelled = 0.0, 0.0
+        for label, share in step.labels:
+            present = (label >= 0).float()
+            values = cross_entropy(logits, label.clamp(min=0), reduction="none") * present
+            losses = losses + share * step.per_row(values, self.of)
+            labelled = labelled + (share * (step.per_row(present, self.of) > 0)).sum()
+        return losses * (step.size / labelled.clamp(min=1))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Divergence(Loss):
     """Kullback-Leibler or Jensen-Shannon divergence over all outcomes, or the recorded ones and a tail."""
 
+    mixtures = True
+
     kind: Literal["forward", "reverse", "jensen_shannon"] = Field(
         "forward",
         description="forward: KL from teacher to student; reverse: KL from student to teacher; or "

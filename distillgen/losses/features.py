@@ -24,6 +24,7 @@ class Features(Loss):
 
     needs: ClassVar = {"teacher": "vector"}
     tokens = False
+    mixtures = True
 
     kind: Literal["mse", "cosine"] = Field(
         "mse", description="mse: mean over the numbers of their squared difference; cosine: 1 − cosine"

@@ -26,6 +26,7 @@ class Gate(Weight):
     """The share of each teacher in what a row learns, chosen by a layer over the student's features."""
 
     tokens = False
+    mixtures = True
 
     over: int = Field(ge=2, description="the number of teachers of the losses that it weighs")
     soft: bool = Field(True, description="shares that sum to 1; if not, only the first teacher counts")

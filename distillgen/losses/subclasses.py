@@ -29,6 +29,7 @@ class Subclasses(Loss):
 
     needs: ClassVar = {"teacher": "classes", "embedding": "vector"}
     tokens = False
+    mixtures = True
 
     teacher: str | None = Field(None, description="who gives the classes: a stage, a field, or a student")
     embedding: str = Field(description="who gives the embedding: a stage, a field, or a student")

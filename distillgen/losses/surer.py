@@ -22,6 +22,7 @@ class Surer(Weight):
 
     needs: ClassVar = {"teacher": "classes"}
     tokens = False
+    mixtures = True
 
     teacher: str = Field(description="whose entropy is compared: a stage, a field, a student, or a peer")
     high: float = Field(2.0, ge=0, description="the weight where the student is surer")

@@ -24,6 +24,8 @@ class Taid(Loss):
     rises.
     """
 
+    mixtures = True
+
     start: float = Field(0.4, ge=0, le=1, description="the teacher's share in the first step")
     end: float = Field(1.0, ge=0, le=1, description="the teacher's largest share")
     adaptive: bool = Field(True, description="rise faster while the loss falls; if not, along the line")

@@ -17,6 +17,7 @@ from distillgen.project import Project
 from distillgen.record import SPLIT, FieldName
 from distillgen.training import students
 from distillgen.training.dialogue import Dialogue
+from distillgen.training.mixup import Mixup
 from distillgen.training.part import Entry, Loss, Part, losses_of, weights_of
 from distillgen.training.part import Signal as SignalKind
 from distillgen.training.sources import Source
@@ -51,6 +52,11 @@ class Teaching(Dialogue):
         None,
         description="the teachers whose words `on: shuffled` gives to other rows; default: all that are "
         "recorded, and the edges; live teachers always",
+    )
+    mixup: Mixup | None = Field(
+        None,
+        description="mix rows of each batch, before anybody is asked about them: {share: 0.1, beta: 1}; "
+        "teachers are earlier students and peers",
     )
     transductive: bool = Field(
         False, description="learn from held-out records, too, without their labels: for graphs"
@@ -176,6 +182,11 @@ class Teaching(Dialogue):
                 self._check_part(name, part, names, context)
             except ConfigError as error:
                 raise ConfigError(f"'{name}': {error.message}") from error
+        if self.mixup is not None and self.recorded():
+            raise ConfigError(
+                f"mixup: what '{next(iter(self.recorded()))}' said was recorded, and of no mixture; name an "
+                "earlier student or a peer as the teacher"
+            )
         for name in self.shuffle or ():
             if name not in self.recorded():
                 choices = did_you_mean(name, self.recorded())
@@ -190,6 +201,8 @@ class Teaching(Dialogue):
 
     def _check_part(self, name: str, part: Part, networks: set[str], context: CheckContext) -> None:
         part.check(context)
+        if self.mixup is not None and not part.mixtures:
+            raise ConfigError("it takes no mixtures of two rows; leave out 'mixup'")
         if isinstance(part, Loss):
             if part.of not in networks:
                 raise ConfigError(f"of: no network '{part.of}' learns here{did_you_mean(part.of, networks)}")
@@ -217,7 +230,7 @@ class Teaching(Dialogue):
             if source.peer is not None or source.head is not None or source.field is not None:
                 remedy = "give a stage with logprobs, or a language model"
                 raise ConfigError(f"teachers: '{name}' does not give distributions over tokens; {remedy}")
-        for option in ("transductive", "learn_validation"):
+        for option in ("transductive", "learn_validation", "mixup"):
             if getattr(self, option):
                 raise ConfigError(f"'{option}' is for networks, which have 'inputs'; leave it out")
 
@@ -287,6 +300,8 @@ class Teaching(Dialogue):
         heads = {name: network.head_names(context.project) for name, network in networks.items()}
         for name, network in networks.items():
             body = network.module_of(context.project)
+            if self.mixup is not None and body.reads in ("graph", "texts"):
+                raise ConfigError(f"mixup: student body '{network.body}' reads no numbers that can be mixed")
             if body.reads == "graph":
                 for field in (self.node, self.neighbours):
                     context.need(field, f"student body '{network.body}'")

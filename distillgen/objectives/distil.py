@@ -90,7 +90,15 @@ class Distil(Teaching):
         from distillgen.training.language_loop import language_loop
 
         losses, weights = losses_of(self.losses, inputs.project), weights_of(self.weights, inputs.project)
-        lesson = Lesson(losses, weights, self.teachers, self.inputs, self.transductive, self.learn_validation)
+        lesson = Lesson(
+            losses,
+            weights,
+            self.teachers,
+            self.inputs,
+            self.transductive,
+            self.learn_validation,
+            self.mixup,
+        )
         return (language_loop if self.inputs is None else network_loop)(lesson, inputs)
 
 

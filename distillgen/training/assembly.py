@@ -20,6 +20,7 @@ from distillgen.rows.arrays import is_reference, numbers_of
 from distillgen.training.columns import NEIGHBOURS, NODE, Columns, collated, recorded_teachers
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.learner import Learner, Loop, Teachers
+from distillgen.training.mixup import Mixup
 from distillgen.training.part import Loss, Weight
 from distillgen.training.rows import Assessment, Row, RowSelection
 from distillgen.training.signals import COLUMN
@@ -40,6 +41,7 @@ class Lesson:
     inputs: Sequence[str] | None
     transductive: bool
     learn_validation: bool
+    mixup: Mixup | None = None
 
     def recorded(self) -> list[str]:
         """Return the names of the teachers whose words are columns."""
@@ -88,6 +90,7 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         graph=_graph(rows.parts, classes) if over_graph else None,
         seed=inputs.arguments["seed"],
         ids=columns[TRAIN].ids,
+        mixup=lesson.mixup,
     )
     learner.fit(batch)
     size = inputs.arguments["per_device_train_batch_size"]

@@ -17,6 +17,7 @@ from transformers import Trainer
 from distillgen.algorithms.arithmetic import Arithmetic
 from distillgen.networks.network import Out, by_class
 from distillgen.record import dumps
+from distillgen.training.mixup import Mixup
 from distillgen.training.part import Loss, PartSizes, Weight
 from distillgen.training.signals import ABSENT, RecordedTeacher
 from distillgen.training.step import STUDENT, Step, called
@@ -58,6 +59,7 @@ class Learner(nn.Module):  # type: ignore[misc]
         graph: Any = None,
         seed: int = 0,
         ids: Sequence[str] = (),
+        mixup: Mixup | None = None,
     ) -> None:
         """`validation` are the rows that weights draw; `graph`, all nodes, where a network reads edges.
 
@@ -65,7 +67,7 @@ class Learner(nn.Module):  # type: ignore[misc]
         """
         super().__init__()
         self.networks = nn.ModuleDict(networks)
-        self.when, self.ids = (0.0, 0, 0), ids
+        self.when, self.ids, self._mixup = (0.0, 0, 0), ids, mixup
         self._losses, self._weights, self._seed = list(losses), dict(weights), seed
         self._validation, self._graph, self._arithmetic = validation, graph, dict[str, Arithmetic]()
         self._outside = [teachers]  # a list, so that no teacher becomes a child
@@ -190,6 +192,8 @@ class Learner(nn.Module):  # type: ignore[misc]
 
     def forward(self, batch: Mapping[str, Any]) -> Any:
         """Return the loss of a batch: the losses' total, and in training what weights learn by."""
+        if self.training and self._mixup:
+            batch = self._mixup.mixed(batch, self._seed, self.when[2])
         step = Step(self, batch, learning=self.training)
         total = step.total()
         if self.training:

@@ -50,6 +50,9 @@ class Part(BaseModel):
     tokens: ClassVar[bool] = True
     """Whether it takes the tokens of a language model; if not, it takes rows with one position."""
 
+    mixtures: ClassVar[bool] = False
+    """Whether it takes rows that are mixtures of two, by `mixup`: it reads no label, or `step.labels`."""
+
     rate: float | None = Field(
         None, gt=0, description="learning rate of the parameters that it has itself; default: the student's"
     )

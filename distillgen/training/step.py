@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from distillgen.errors import ConfigError
 from distillgen.networks.network import Out
+from distillgen.training.mixup import LABEL, SHARE
 
 STUDENT = "student"
 
@@ -103,6 +104,14 @@ class Step:
     def label(self) -> Any:
         """The class of each row, or each learnt token [positions]; -100 where there is none."""
         return self._learner.label(self.batch)
+
+    @property
+    def labels(self) -> list[tuple[Any, Any]]:
+        """The labels as `label` gives them, with their shares: of mixtures of two rows, those of both."""
+        if SHARE not in self.batch:
+            return [(self.label, 1.0)]
+        share = self.batch[SHARE]
+        return [(self.label, share), (self.batch[LABEL], 1 - share)]
 
     def per_row(self, values: Any, of: str = STUDENT) -> Any:
         """Return the mean of values [positions] over each row's positions [rows]; 0 for a row without any."""
