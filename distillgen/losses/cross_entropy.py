@@ -35,7 +35,9 @@ class CrossEntropy(Loss):
 
         logits = step.logits(self)
         if self.standardise:
-            logits = logits / logits.std(-1, keepdim=True)
+            from distillgen.losses._standardised import standardised
+
+            logits = standardised(logits)
         losses, labelled = 0.0, 0.0
         for label, share in step.labels:
             present = (label >= 0).float()

@@ -42,7 +42,9 @@ class Divergence(Loss):
     def _positions(self, student: Any, teacher: Any) -> Any:
         """Return the divergence [positions] of logits [positions, outcomes]."""
         if self.standardise:
-            student, teacher = (logits / logits.std(-1, keepdim=True) for logits in (student, teacher))
+            from distillgen.losses._standardised import standardised
+
+            student, teacher = standardised(student), standardised(teacher)
         q = (student / self.temperature).log_softmax(-1)
         p = (teacher / self.temperature).log_softmax(-1)
         scale = self.temperature**2 if self.squared else 1.0

@@ -91,13 +91,7 @@ class Distil(Teaching):
 
         losses, weights = losses_of(self.losses, inputs.project), weights_of(self.weights, inputs.project)
         lesson = Lesson(
-            losses,
-            weights,
-            self.teachers,
-            self.inputs,
-            self.transductive,
-            self.learn_validation,
-            self.mixup,
+            losses, weights, self.teachers, self.inputs, self.transductive, self.learn_validation, self.mixup
         )
         return (language_loop if self.inputs is None else network_loop)(lesson, inputs)
 

@@ -92,6 +92,36 @@ DUAL = 0.904211412  # gold: S; soft: S from the last row to the first
 READ = [0.343587192, 0.489237203, 0.167175605]  # of the first row
 
 
+# Mixup in KD: logits divided by their own deviation, and the two labels of a mixture by their shares
+
+
+def rescaled(z):
+    mean = sum(z) / len(z)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in z) / (len(z) - 1))
+    return [x / deviation for x in z]
+
+
+def rescaled_divergence(s, p):
+    return kl(softmax(rescaled(log(p))), softmax(rescaled(s)))
+
+
+def mixed(logits):
+    """The loss of each row; the labels that are there count by their shares, together as a mean."""
+    rows = zip(logits, Y, OTHERS, SHARES, strict=True)
+    losses, labelled = [], 0.0
+    for s, *labels, share in rows:
+        pairs = [(y, w) for y, w in zip(labels, (share, 1 - share), strict=True) if y is not None]
+        losses.append(sum(-w * math.log(softmax(s)[y]) for y, w in pairs))
+        labelled += sum(w for _, w in pairs)
+    return [loss * len(losses) / labelled for loss in losses]
+
+
+OTHERS, SHARES = [1, 2, None, 0], [0.25, 1.0, 0.6, 0.5]  # the label of the other row; the share of the row
+RESCALED = [0.086749113, 0.547252049, 0.523622115, 0.173707097]
+MIXED = [1.675225863, 1.993555196, 0.983597889, 0.741280832]
+MIXED_RESCALED = [2.414050599, 1.90466462, 1.134664652, 0.767283489]
+
+
 # PLD: the label, then the other classes as the teacher ranks them; each choice weighed by the teacher
 
 

@@ -94,6 +94,28 @@ def test_dual_heads(tmp_path):
     assert close(loop.model.networks["student"].probabilities(step.out())[0].tolist(), f.READ)
 
 
+def test_rescaled_logits_say_the_same_at_any_scale(tmp_path):
+    large = [[7 * x for x in s] for s in f.S]
+    for logits in (f.S, large):
+        assert close(loss_rows(tmp_path, "divergence", standardise=True, logits=logits), f.RESCALED)
+    plain = loss_rows(tmp_path, "divergence", logits=large)
+    assert not close(plain, loss_rows(tmp_path, "divergence")), "the control: as they are, they do not"
+
+
+@pytest.mark.parametrize(("standardise", "expected"), [(False, f.MIXED), (True, f.MIXED_RESCALED)])
+def test_a_mixture_learns_both_labels_by_their_shares(tmp_path, standardise, expected):
+    from distillgen.training.mixup import LABEL, SHARE
+
+    loop = prepared(rows(), [("cross_entropy", {"standardise": standardise})], tmp_path)
+    loss, module = only(loop)
+    step = step_of(loop)
+    alone = loss.rows(step, module).tolist()
+    others = torch.tensor([-100 if y is None else y for y in f.OTHERS])
+    step.batch = {**step.batch, LABEL: others, SHARE: torch.tensor(f.SHARES)}
+    assert close(loss.rows(step, module).tolist(), expected)
+    assert not close(alone, expected), "the control: the row's own label is another loss"
+
+
 @pytest.mark.parametrize("t", f.PLACKETT_LUCE)
 def test_plackett_luce(tmp_path, t):
     assert close(loss_rows(tmp_path, "plackett_luce", temperature=t), f.PLACKETT_LUCE[t])

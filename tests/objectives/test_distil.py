@@ -75,6 +75,10 @@ def filled(project, monkeypatch, installed):  # noqa: F811
     return project
 
 
+GCN = {"graph": "gcn"}
+EDGES = {"node": "id", "neighbours": "near"}
+LABELS = {"losses": ["cross_entropy"], "label": "label"}
+TUTOR = {"tutor": {"peer": {"mlp": [8]}}}
 BIG = {"train": {**NETWORK, "name": "big", "losses": [kd()]}}
 TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
 
@@ -93,6 +97,8 @@ TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
         ((), {"losses": [kd(weight="1 - progress")]}),
         ((), {"batch_size": "all", "on": "shuffled"}),
         ((), {"on": "shuffled", "shuffle": ["says"]}),
+        ((BIG,), {"losses": [kd("student-big"), "cross_entropy"], "label": "label", "mixup": {"share": 0.1}}),
+        ((), {"teachers": TUTOR, "losses": [kd("tutor"), kd("student", of="tutor")], "mixup": {}}),
     ],
 )
 def test_what_is_right_passes_the_check(filled, stages, options):
@@ -143,6 +149,28 @@ def test_what_is_right_passes_the_check(filled, stages, options):
             {"inputs": None, "student": "tiny", "losses": [kd("student-big")]},
             "is a network, and the student is a language model",
         ),
+        ((), {"mixup": {}}, "what 'says' said was recorded, and of no mixture; name an earlier student"),
+        ((), {"losses": [kd("votes")], "mixup": {}}, "what 'votes' said was recorded"),
+        (
+            (),
+            {"losses": [{"plackett_luce": {"teacher": "tutor"}}], "teachers": TUTOR, "mixup": {}},
+            "'plackett_luce': it takes no mixtures of two rows; leave out 'mixup'",
+        ),
+        ((), {"mixup": {"share": 0}}, "share"),
+        ((), {"mixup": {"share": 1.1}}, "share"),
+        ((), {"mixup": {"beta": 0}}, "beta"),
+        ((), {"mixup": {"shares": 1}}, "did you mean 'share'?"),
+        (
+            (),
+            {"student": {"bag": [4]}, "inputs": ["text"], **LABELS, "mixup": {}},
+            "mixup: student body 'bag' reads no numbers that can be mixed",
+        ),
+        (
+            (),
+            {"student": GCN, **EDGES, **LABELS, "mixup": {}},
+            "mixup: student body 'graph' reads no numbers that can be mixed",
+        ),
+        ((TINY,), {"inputs": None, "student": "tiny", "mixup": {}}, "'mixup' is for networks"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_asked(filled, stages, options, message):
@@ -234,8 +262,6 @@ PEERS = {
         "losses": [kd(), kd(of="tutor")],
     }
 }
-GCN = {"graph": "gcn"}
-EDGES = {"node": "id", "neighbours": "near"}
 OVER = {"train": {**NETWORK, "name": "big", "student": GCN, **EDGES, "losses": [kd()]}}
 
 
