@@ -8,7 +8,7 @@ from distillgen.training.signals import ABSENT
 
 
 def standardised(logits: Any) -> Any:
-    """Return logits [positions, outcomes] with a deviation of 1 at each position, over the outcomes it has."""
+    """Return logits [positions, outcomes] with a deviation of 1 over the outcomes of each position."""
     there = logits > ABSENT / 2
     counts = there.sum(-1, keepdim=True)
     mean = (logits * there).sum(-1, keepdim=True) / counts
