@@ -26,8 +26,8 @@ class PictureModel(nn.Module):  # type: ignore[misc]
             config.image_size = height if one else [height, width]
         self.model = AutoModel.from_config(config).eval()
         with torch.no_grad():
-            features = self._features(torch.zeros(1, channels, height, width))
-        self.width = int(features.shape[1])
+            features, tokens = self._features(torch.zeros(1, channels, height, width))
+        self.width, self.token_width = int(features.shape[1]), int(tokens.shape[2])
         self.batch_statistics = any(isinstance(layer, _BatchNorm) for layer in self.model.modules())
         self.train()
 
@@ -39,15 +39,16 @@ class PictureModel(nn.Module):  # type: ignore[misc]
         return array.permute(0, 3, 1, 2) if self.last else array
 
     def forward(self, array: Any) -> Any:
-        """Return the features [rows, width]. A row alone is normalised by the running statistics."""
+        """Return features [rows, width] and tokens [rows, tokens, token_width].
+
+        A row alone is normalised by the running statistics.
+        """
         if self.training and self.batch_statistics:
             self.model.train(len(array) > 1)
         return self._features(self._first(array))
 
     def _features(self, pictures: Any) -> Any:
         out = self.model(pixel_values=pictures)
-        pooled = getattr(out, "pooler_output", None)
-        if pooled is not None:
-            return pooled.flatten(1)
-        states = out.last_hidden_state
-        return states.flatten(2).mean(-1) if states.dim() == 4 else states.mean(1)
+        pooled, states = getattr(out, "pooler_output", None), out.last_hidden_state
+        tokens = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+        return tokens.mean(1) if pooled is None else pooled.flatten(1), tokens

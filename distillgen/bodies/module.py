@@ -19,8 +19,11 @@ class Module(Body):
     """A torch module of the project. The function gets the sizes and the options of `with`.
 
     `forward` takes an array [rows, …] in the shape of the one input, or all inputs flat, side by side. It
-    returns features [rows, width], and the module has an attribute `width`.
+    returns features [rows, width], and the module has an attribute `width`. With an attribute `token_width`,
+    it returns a pair: features, and tokens [rows, tokens, token_width].
     """
+
+    tokens = True
 
     function: str = Field(pattern=r"\.py:\w+$", description="FILE.py:FUNCTION, inside the project")
     with_: dict[str, Any] = Field(default_factory=dict, alias="with", description="options of the function")

@@ -21,9 +21,10 @@ class Transformers(Body):
 
     A picture is [height, width], [channels, height, width], or [height, width, channels] with at most 4
     channels: `num_channels` and `image_size` come from it. The features are the model's pooled output, or
-    else the mean of its last hidden states.
+    else the mean of its last hidden states. These are its tokens.
     """
 
+    tokens = True
     packages = ("transformers",)
 
     config: dict[str, Any] = Field(

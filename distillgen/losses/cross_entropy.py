@@ -38,7 +38,8 @@ class CrossEntropy(Loss):
             from distillgen.losses._standardised import standardised
 
             logits = standardised(logits)
-        losses, labelled = 0.0, 0.0
+        losses: Any = 0.0
+        labelled: Any = 0.0
         for label, share in step.labels:
             present = (label >= 0).float()
             values = cross_entropy(logits, label.clamp(min=0), reduction="none") * present

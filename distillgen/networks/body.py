@@ -47,6 +47,8 @@ class Body(BaseModel):
     inputs flat, side by side), a list of texts for each row, an array and edges [2, edges] of positions in
     the batch, or the batch as it is.
     """
+    tokens: ClassVar[bool] = False
+    """Whether the module may give tokens: features of the parts of a row, as of a picture's patches."""
     packages: ClassVar[tuple[str, ...]] = ()
     """The modules that it needs besides torch."""
 
@@ -82,6 +84,8 @@ class Body(BaseModel):
     def module(self, sizes: Sizes, networks: Mapping[str, Any]) -> Any:
         """Return the torch module. Its `forward` returns features [rows, width]; `width` is an attribute.
 
+        A module with an attribute `token_width` returns a pair: features, and tokens [rows, tokens,
+        token_width].
         `networks` holds the trained students that `models` names. A module with a method
         `save_files(folder)` is saved with what that writes to the folder, beside its weights.
         """

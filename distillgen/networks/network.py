@@ -37,6 +37,8 @@ class Out(NamedTuple):
     """[positions]: the row of each position."""
     features: Any = None
     """[rows, width]: the last layer before the heads; None if the network has none."""
+    tokens: Any = None
+    """[rows, tokens, token_width]: the last layer's numbers for each part of a row; None if it has none."""
 
 
 class Network(nn.Module):  # type: ignore[misc]
@@ -89,6 +91,11 @@ class Network(nn.Module):  # type: ignore[misc]
     def width(self) -> int:
         """The width of the features; 0 if the network has none."""
         return self.body.width if len(self.heads) else 0
+
+    @property
+    def token_width(self) -> int:
+        """The width of the tokens; 0 if the network has none."""
+        return int(getattr(self.body, "token_width", 0))
 
     def label(self, batch: Mapping[str, Any]) -> Any:
         """Return the class of each row, -100 where there is none."""
@@ -163,7 +170,8 @@ class Network(nn.Module):  # type: ignore[misc]
         place = torch.arange(rows, device=self.scale.device)
         if isinstance(features, Mapping):
             return Out(features, place)
-        return Out({name: head(features) for name, head in self.heads.items()}, place, features)
+        features, tokens = features if self.token_width else (features, None)
+        return Out({name: head(features) for name, head in self.heads.items()}, place, features, tokens)
 
     def probabilities(self, out: Out) -> Any:
         """Return the probability of each class [rows, classes], as `read` says."""

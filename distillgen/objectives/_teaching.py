@@ -50,8 +50,8 @@ class Teaching(Dialogue):
     )
     shuffle: list[str] | None = Field(
         None,
-        description="the teachers whose words `on: shuffled` gives to other rows; default: all that are "
-        "recorded, and the edges; live teachers always",
+        description="the teachers whose words `on: shuffled` gives to other rows; default: all but peers, "
+        "and the edges",
     )
     mixup: Mixup | None = Field(
         None,
@@ -188,9 +188,9 @@ class Teaching(Dialogue):
                 "earlier student or a peer as the teacher"
             )
         for name in self.shuffle or ():
-            if name not in self.recorded():
-                choices = did_you_mean(name, self.recorded())
-                raise ConfigError(f"shuffle: '{name}' is no recorded teacher{choices}")
+            if name not in self.teachers or name in self.peers():
+                choices = did_you_mean(name, self.teachers.keys() - self.peers().keys())
+                raise ConfigError(f"shuffle: '{name}' is no teacher here, or is trained along{choices}")
         for name in self.weights:
             if name in VARIABLES or not name.isidentifier():
                 raise ConfigError(f"weights: '{name}' is no name for a weight: take letters, digits and '_'")
@@ -267,6 +267,10 @@ class Teaching(Dialogue):
             raise ConfigError(f"'{name}' is a teacher, too: copy the field to another name")
         if signal == "number":
             context.need(name, "a weight")
+        if signal == "tokens" and source is not None and source.model is None and source.peer is None:
+            raise ConfigError(
+                f"teacher: '{name}' was recorded, and tokens are not; name an earlier student or a peer"
+            )
         if source is None or source.stage is None:
             return
         stage = next((stage for stage in context.stages if stage.name == source.stage), None)

@@ -49,7 +49,8 @@ class Distil(Teaching):
         if self.inputs is None:
             return TOKENS if self.recorded() else () if self.models() else super().answers()
         if self.shuffle is not None:
-            return tuple(f"{COLUMN}{name}.{kind}" for name in self.shuffle for kind in KINDS)
+            names = [name for name in self.shuffle if name in self.recorded()]
+            return tuple(f"{COLUMN}{name}.{kind}" for name in names for kind in KINDS)
         columns = [f"{COLUMN}{name}.{kind}" for name in self.recorded() for kind in KINDS]
         live = any(source.model for source in self.teachers.values())
         return (*columns, NEIGHBOURS) if columns or live else (NEIGHBOURS, "label")
@@ -91,7 +92,14 @@ class Distil(Teaching):
 
         losses, weights = losses_of(self.losses, inputs.project), weights_of(self.weights, inputs.project)
         lesson = Lesson(
-            losses, weights, self.teachers, self.inputs, self.transductive, self.learn_validation, self.mixup
+            losses,
+            weights,
+            self.teachers,
+            self.inputs,
+            self.transductive,
+            self.learn_validation,
+            mixup=self.mixup,
+            shuffle=self.shuffle,
         )
         return (language_loop if self.inputs is None else network_loop)(lesson, inputs)
 

@@ -42,10 +42,16 @@ class Lesson:
     transductive: bool
     learn_validation: bool
     mixup: Mixup | None = None
+    shuffle: Sequence[str] | None = None
 
     def recorded(self) -> list[str]:
         """Return the names of the teachers whose words are columns."""
         return [name for name, source in self.teachers.items() if source.stage or source.field]
+
+    def exchanged(self) -> list[str]:
+        """Return the live teachers whose words go to other rows in a control arm."""
+        live = [name for name, source in self.teachers.items() if source.model]
+        return live if self.shuffle is None else [name for name in live if name in self.shuffle]
 
 
 def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
@@ -77,7 +83,8 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         if not inputs.student:
             network.standardise(batch)
     recorded = recorded_teachers(columns[TRAIN], lesson.recorded())
-    teachers = Teachers(live, dict(recorded), heads, inputs.shuffled)
+    exchanged = lesson.exchanged() if inputs.shuffled else []
+    teachers = Teachers(live, dict(recorded), heads, exchanged)
     validation = columns.get(VALIDATION)
     if (student.undecided or any(part.validation for part in needy)) and validation is None:
         raise ConfigError("no validation record is left to learn a weight, or a reading, from")

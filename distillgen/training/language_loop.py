@@ -32,7 +32,7 @@ def language_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         if source.model:
             live[source.model] = _teacher(source.model, inputs, tokenizer, model.dtype)
     student = Language(inputs.adapted(model, "CAUSAL_LM"), tokenizer)
-    teachers = Teachers(live, dict(recorded), heads, inputs.shuffled)
+    teachers = Teachers(live, dict(recorded), heads, lesson.exchanged() if inputs.shuffled else ())
     return token_loop(student, rows, lesson.losses, lesson.weights, teachers, inputs)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,8 +36,8 @@ class Teachers:
     """How the columns of a recorded teacher are read."""
     heads: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     """For each name that a loss uses, the network or recorded teacher, and its head."""
-    shuffled: bool = False
-    """Whether a live teacher's words go to another row of the batch: a control arm."""
+    exchanged: Collection[str] = ()
+    """The live teachers whose words go to another row of the batch: a control arm."""
 
 
 class Learner(nn.Module):  # type: ignore[misc]
@@ -71,7 +71,7 @@ class Learner(nn.Module):  # type: ignore[misc]
         self._losses, self._weights, self._seed = list(losses), dict(weights), seed
         self._validation, self._graph, self._arithmetic = validation, graph, dict[str, Arithmetic]()
         self._outside = [teachers]  # a list, so that no teacher becomes a child
-        sizes = PartSizes(len(networks[STUDENT].classes), self._widths(teachers))
+        sizes = PartSizes(len(networks[STUDENT].classes), *self._widths(teachers))
         parts = {f"loss {i}": loss for i, loss in enumerate(losses)} | dict(weights)
         modules = {name: module for name, part in parts.items() if (module := part.module(sizes)) is not None}
         self.parts = nn.ModuleDict(modules)
@@ -82,11 +82,15 @@ class Learner(nn.Module):  # type: ignore[misc]
         """The teachers that do not learn."""
         return self._outside[0]
 
-    def _widths(self, teachers: Teachers) -> dict[str, int]:
+    def _widths(self, teachers: Teachers) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the widths of features or vectors, and of tokens, by network and teacher."""
         networks = {**teachers.live, **dict(self.networks.items())}
+        networks |= {
+            name: networks[model] for name, (model, _) in teachers.heads.items() if model in networks
+        }
         widths = {name: network.width for name, network in networks.items() if network.width}
         widths |= {name: source.width for name, source in teachers.recorded.items() if source.width}
-        return widths
+        return widths, {name: n.token_width for name, n in networks.items() if n.token_width}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:  # moves frozen teachers to the same device
         for network in self.teachers.live.values():
@@ -128,7 +132,7 @@ class Learner(nn.Module):  # type: ignore[misc]
             return self.teachers.recorded[name].out(batch)
         with torch.no_grad():
             out: Out = self.teachers.live[name](batch)
-        return _exchanged(out) if self.teachers.shuffled else out
+        return out
 
     def in_order(self, name: str, out: Out) -> Any:
         """Return the logits of what a teacher says, with the outcomes in the student's order."""
@@ -168,10 +172,13 @@ class Learner(nn.Module):  # type: ignore[misc]
         if count >= total:
             places = torch.arange(total)
         else:
-            chosen = hashlib.sha256(f"{self._seed}/{part}/{update}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(chosen[:7]))
-            places = torch.randperm(total, generator=generator)[:count]
+            places = torch.randperm(total, generator=self.generator(part, update))[:count]
         return self._on_device(self._validation.__getitems__(places.tolist()))
+
+    def generator(self, part: str, update: int) -> Any:
+        """Return a generator of random numbers: a pure function of the seed, `part` and the update."""
+        chosen = hashlib.sha256(f"{self._seed}/{part}/{update}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(chosen[:7]))
 
     def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         device = next(self.parameters()).device
@@ -242,13 +249,6 @@ def _for_module(loss: Any, module: Any) -> Any:
         if gradient is not None:
             moved = moved + (gradient * value).sum()
     return loss.detach() + moved - moved.detach()
-
-
-def _exchanged(out: Out) -> Out:
-    """Return what a network says of other rows of the batch."""
-    shift = max(1, len(out.place) // 2)
-    features = None if out.features is None else out.features.roll(max(1, len(out.features) // 2), 0)
-    return Out({name: logits.roll(shift, 0) for name, logits in out.classes.items()}, out.place, features)
 
 
 class Loop(Trainer):  # type: ignore[misc]

@@ -21,8 +21,10 @@ from distillgen.project import Project
 if TYPE_CHECKING:
     from distillgen.training.step import Step
 
-Signal: TypeAlias = Literal["classes", "vector", "number"]
-"""What a teacher says of a row: a distribution over classes or tokens, a vector, or the number in a field."""
+Signal: TypeAlias = Literal["classes", "vector", "number", "tokens"]
+"""What a teacher says of a row: a distribution over classes or tokens, a vector, the number in a field, or
+the vectors of its parts, which only networks give.
+"""
 
 
 class PartSizes(NamedTuple):
@@ -32,6 +34,8 @@ class PartSizes(NamedTuple):
     """The number of classes; of a language model, the number of tokens."""
     widths: Mapping[str, int]
     """By network or teacher, the width of its features or of its vectors, if it has some."""
+    token_widths: Mapping[str, int]
+    """By network or live teacher, the width of its tokens, if it has some."""
 
 
 class Part(BaseModel):

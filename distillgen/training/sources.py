@@ -20,8 +20,14 @@ COLUMNS_OF: Mapping[SignalKind, Sequence[str]] = {
     "classes": ("names", "logprobs"),
     "vector": ("vector",),
     "number": ("vector",),
+    "tokens": ("tokens",),  # no column of a recorded teacher
 }
-NOUNS: Mapping[SignalKind, str] = {"classes": "no classes", "vector": "no vector", "number": "no number"}
+NOUNS: Mapping[SignalKind, str] = {
+    "classes": "no classes",
+    "vector": "no vector",
+    "number": "no number",
+    "tokens": "no tokens",
+}
 
 
 class Source(BaseModel):

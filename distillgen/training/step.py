@@ -63,19 +63,31 @@ class Step:
 
         What a recorded teacher leaves over is shared among the classes that it does not name.
         """
-        return self._learner.in_order(name, self.out(self._learner.network_of(name)))
+        return self._learner.in_order(name, self._said(name))
 
     def vector(self, name: str) -> Any:
         """Return the features of a network, or the vectors that a teacher gave [rows, width].
 
         Raise ConfigError if there are none.
         """
-        vectors = self.out(self._learner.network_of(name)).features
+        vectors = self._said(name).features
         if vectors is None:
             raise ConfigError(
                 f"'{name}' gives no vectors; name a stage embed, a field of numbers or a network"
             )
         return vectors
+
+    def tokens(self, name: str) -> Any:
+        """Return the tokens [rows, tokens, width] of a network or live teacher. Raise ConfigError without."""
+        tokens = self._said(name).tokens
+        if tokens is None:
+            raise ConfigError(f"'{name}' gives no tokens; name a network whose body has some")
+        return tokens
+
+    def _said(self, name: str) -> Out:
+        """Return what a network or teacher says of the rows, or of others if a control arm exchanges it."""
+        out = self.out(self._learner.network_of(name))
+        return _exchanged(out) if name in self._learner.teachers.exchanged else out
 
     def pairs(self, loss: Any) -> list[tuple[Any, Any]]:
         """Return the logits of student and teacher over the teacher's outcomes, for each teacher of a loss.
@@ -169,6 +181,10 @@ class Step:
         rows: Mapping[str, Any] = self._learner.draw(part, count, self.count)
         return rows
 
+    def generator(self, part: str) -> Any:
+        """Return a generator of random numbers: a pure function of the seed, `part` and the step."""
+        return self._learner.generator(part, self.count)
+
     def mean(self, value: Any) -> Any:
         """Return the mean of a value over all processes that train together."""
         value = value.detach().clone()
@@ -176,6 +192,17 @@ class Step:
             torch.distributed.all_reduce(value)
             value = value / torch.distributed.get_world_size()
         return value
+
+
+def _exchanged(out: Out) -> Out:
+    """Return what a network says of other rows of the batch."""
+    shift = max(1, len(out.place) // 2)
+    logits = {name: logits.roll(shift, 0) for name, logits in out.classes.items()}
+    others = (
+        None if values is None else values.roll(max(1, len(values) // 2), 0)
+        for values in (out.features, out.tokens)
+    )
+    return Out(logits, out.place, *others)
 
 
 def descended(at: Mapping[str, Any], loss: Any, rate: float) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_what_is_right_passes_the_check(filled, stages, options):
             {"teachers": {"t": {"peer": {"mpl": [4]}}}},
             "there is no student body 'mpl'; did you mean 'mlp'?",
         ),
-        ((), {"shuffle": ["sees"]}, "shuffle: 'sees' is no recorded teacher"),
+        ((), {"shuffle": ["sees"]}, "shuffle: 'sees' is no teacher here, or is trained along"),
         ((), {"inputs": ["imag"]}, "'inputs' needs the field 'imag'"),
         ((), {"label": "labl"}, "'label' needs the field 'labl'"),
         ((), {"student": {"mlp": []}}, "student body 'mlp'"),
