@@ -271,6 +271,79 @@ GATE = [0.500465283, 0.224873547, 0.274661171]  # of the first row
 BALANCE = 0.005973521
 
 
+# TRG: relations of three tokens in each of two rows; the student's have two numbers, the teacher's three
+
+NEAR = [[[1.0, 0.0], [0.5, -1.0], [-0.3, 0.8]], [[0.3, 0.4], [-1.0, 0.3], [0.7, 0.7]]]
+OVER = [
+    [[0.9, 0.1, -0.4], [0.2, -0.8, 0.5], [-0.6, 0.3, 0.3]],
+    [[0.1, 0.7, 0.2], [-0.9, -0.2, 0.6], [0.8, 0.5, -0.1]],
+]
+
+
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def unit(a):
+    return [x / math.sqrt(dot(a, a)) for x in a]
+
+
+def inner():
+    """Of each row, the mean squared difference of softmax(F Fᵀ / √width)."""
+
+    def context(tokens):
+        return [softmax([dot(a, b) for b in tokens], math.sqrt(len(a))) for a in tokens]
+
+    def difference(one, other):
+        pairs = [(a, b) for rows in zip(one, other, strict=True) for a, b in zip(*rows, strict=True)]
+        return sum((a - b) ** 2 for a, b in pairs) / len(pairs)
+
+    return [difference(context(s), context(t)) for s, t in zip(NEAR, OVER, strict=True)]
+
+
+def graph(tokens, k, sigma):
+    """Of each token, softmax over all others of exp(−‖a − b‖² / 2σ) for the k nearest b, and 0 elsewhere."""
+    units, shares = [unit(token) for token in tokens], []
+    for i, a in enumerate(units):
+        distances = [
+            sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) for j, b in enumerate(units) if j != i
+        ]
+        nearest = sorted(range(len(distances)), key=lambda j: distances[j])[:k]
+        shares.append(
+            softmax([math.exp(-d / (2 * sigma)) if j in nearest else 0 for j, d in enumerate(distances)])
+        )
+    return shares
+
+
+def of_rows(values):
+    """The means over the tokens of each of the two rows."""
+    return [sum(values[:3]) / 3, sum(values[3:]) / 3]
+
+
+def near(k, sigma):
+    """The local term: KL(student ‖ teacher) of the graphs."""
+    graphs = [graph([*tokens[0], *tokens[1]], k, sigma) for tokens in (NEAR, OVER)]
+    return of_rows([kl(q, p) for q, p in zip(*graphs, strict=True)])
+
+
+def contrast(temperature):
+    """The global term: −log of the share of the teacher's own token, after the linear map of LAYER."""
+    matrix, bias = LAYER
+    mapped = [
+        [dot(row, token) + c for row, c in zip(matrix, bias, strict=True)] for token in [*NEAR[0], *NEAR[1]]
+    ]
+    teacher = [unit(token) for token in [*OVER[0], *OVER[1]]]
+    return of_rows(
+        [-math.log(softmax([dot(unit(s), t) for t in teacher], temperature)[i]) for i, s in enumerate(mapped)]
+    )
+
+
+INNER = [0.006559103, 0.000662519]
+LOCAL = {(2, 1.0): [0.017504618, 0.040594156], (5, 0.5): [0.014345116, 0.02449439]}
+GLOBAL = {1.0: [1.286813999, 1.396161192], 0.1: [1.032228893, 1.782955675]}
+GLOBAL_HALFWAY = [0.901190073, 1.177416949]  # the temperature is √0.1
+
+
 # Margin-MSE: of scores of a right and a wrong document
 
 

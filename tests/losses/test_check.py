@@ -84,6 +84,10 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
             "'t' is a teacher, too: copy the field to another name",
         ),
         ({"losses": [kd()], "weights": {"w": {"surer": {"teacher": "sees"}}}}, "'sees' records no log-prob"),
+        (
+            {"losses": [{"token_relations": {"teacher": "tutor"}}], "teachers": TUTOR},
+            "body 'mlp' has none; take",
+        ),
         ({"losses": [{"surer": {"teacher": "says"}}]}, "list it under 'weights'"),
         ({"losses": [kd()], "weights": {"w": "taid"}}, "list it under 'losses'"),
     ],
@@ -101,7 +105,7 @@ def test_a_weight_that_learns_from_validation_records_needs_some(filled):  # noq
 
 def test_losses_of_one_class_a_row_are_not_for_language_models(filled):  # noqa: F811
     words = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
-    for loss in ("plackett_luce", "features"):
+    for loss in ("plackett_luce", "features", "token_relations"):
         options = {"inputs": None, "student": "tiny", "losses": [{loss: {"teacher": "says"}}]}
         with pytest.raises(ConfigError, match="takes one class a row, and the student writes texts"):
             distillgen.load(pipeline(words, **options))
@@ -178,3 +182,25 @@ def test_a_body_with_heads_has_no_features(filled):  # noqa: F811
     of_peer = [{"features": {"teacher": "sees", "of": "tutor"}}]
     with pytest.raises(ConfigError, match="'features': it reads features"):
         distillgen.load(pipeline(SPLIT, losses=of_peer, **peer))
+
+
+SEEING = """
+from distillgen.networks.body import Body
+
+
+class Seeing(Body):
+    tokens = True
+"""
+
+
+def test_only_networks_with_tokens_give_tokens(filled):  # noqa: F811
+    filled.write("bodies/seeing.py", SEEING)
+
+    def loaded(teacher: str, **teachers):
+        losses = [{"token_relations": {"teacher": teacher, "global": 0}}]
+        return distillgen.load(pipeline(student={"seeing": None}, losses=losses, teachers=teachers))
+
+    loaded("t", t={"peer": {"seeing": None}})
+    for teacher, teachers in (("says", {}), ("votes", {}), ("t", {"t": {"field": "votes"}})):
+        with pytest.raises(ConfigError, match=f"'{teacher}' was recorded, and tokens are not; name an earl"):
+            loaded(teacher, **teachers)

@@ -1,5 +1,7 @@
 """The formulas of the fixtures have the values that were computed in another way, by NumPy and SciPy."""
 
+import math
+
 import pytest
 
 from tests.losses import fixtures as f
@@ -36,6 +38,10 @@ def ranked(temperature):
         (f.high(1.5), f.HIGH),
         (f.gate(f.FEATURES[0]), f.GATE),
         (f.balance(), f.BALANCE),
+        (f.inner(), f.INNER),
+        *((f.near(*options), f.LOCAL[options]) for options in f.LOCAL),
+        *((f.contrast(t), f.GLOBAL[t]) for t in f.GLOBAL),
+        (f.contrast(math.sqrt(0.1)), f.GLOBAL_HALFWAY),
         (f.margin_mse(f.STUDENT_SCORES, f.TEACHER_SCORES), f.MARGIN_MSE),
     ],
 )

@@ -295,6 +295,110 @@ def test_features(tmp_path, kind):
     assert torch.autograd.grad(values.sum(), [projection.weight])[0].abs().max() > 0
 
 
+def related(tmp_path, *, over=f.OVER, progress=0.0, **options) -> list[float]:
+    """The rows of the relations of the fixtures' tokens, all of which are drawn."""
+    from distillgen.losses.token_relations import TokenRelations
+    from distillgen.networks.network import Out
+    from distillgen.training.part import PartSizes
+
+    loss = TokenRelations(teacher="peer", **{"inner": 0, "local": 0, "global": 0, **options})
+    module = loss.module(PartSizes(3, {}, {"student": 2, "peer": 3}))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor(f.LAYER[0]))
+        module[0].bias.copy_(torch.tensor(f.LAYER[1]))
+    step = step_of(prepared(rows()[:2], [("cross_entropy", {})], tmp_path), when=(progress, 0, 0))
+    for name, tokens in (("student", f.NEAR), ("peer", over)):
+        step._outs[name] = Out({}, torch.arange(2), None, torch.tensor(tokens))
+    return loss.rows(step, module).tolist()
+
+
+def test_relations_of_tokens(tmp_path):
+    assert close(related(tmp_path, inner=1), f.INNER)
+    for (k, sigma), expected in f.LOCAL.items():
+        assert close(related(tmp_path, local=1, k=k, sigma=sigma), expected)
+    for progress, expected in ((0.0, f.GLOBAL[1.0]), (0.5, f.GLOBAL_HALFWAY), (1.0, f.GLOBAL[0.1])):
+        assert close(related(tmp_path, progress=progress, **{"global": 1}), expected)
+    both = [10 * a + 2 * b + c for a, b, c in zip(f.INNER, f.LOCAL[2, 1.0], f.GLOBAL[1.0], strict=True)]
+    assert close(related(tmp_path, inner=10, local=2, k=2, **{"global": 1}), both)
+
+
+def test_relations_to_the_tokens_of_another_row_are_others(tmp_path):
+    """The control: the teacher's tokens of the other row fit less well."""
+    for options, own in (({"inner": 1}, f.INNER), ({"global": 1, "warm": 0.1}, f.GLOBAL[0.1])):
+        other = related(tmp_path, over=f.OVER[::-1], **options)
+        assert sum(other) > sum(own) + 1e-3
+
+
+def test_some_of_the_tokens_are_drawn_anew_in_each_step(tmp_path):
+    from distillgen.losses.token_relations import TokenRelations
+    from distillgen.networks.network import Out
+
+    draw = torch.Generator().manual_seed(0)
+    tokens = [torch.randn(50, 4, 3, generator=draw) for _ in range(2)]
+
+    def value(count: int, sampled: int) -> float:
+        step = step_of(loop, when=(0.0, 0, count))
+        for name, one in zip(("student", "peer"), tokens, strict=True):
+            step._outs[name] = Out({}, torch.arange(50), None, one)
+        relations = TokenRelations(teacher="peer", inner=0, k=3, sampled=sampled, **{"global": 0})
+        return relations.rows(step, [torch.nn.Identity()]).mean().item()
+
+    loop = prepared(rows(), [("cross_entropy", {})], tmp_path)
+    assert value(1, 20) == value(1, 20) != value(2, 20)
+    assert value(1, 200) == pytest.approx(value(2, 200), abs=1e-6), "all are drawn, in another order"
+
+
+VIT = {
+    "transformers": {
+        "model_type": "vit",
+        "patch_size": 1,
+        "hidden_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 4,
+    },
+    "shape": [2, 2],
+}
+
+
+def seeing(tmp_path, *, peer=VIT, **options):
+    """A loop in which a ViT learns the relations of a peer, of other width."""
+    wide = {"transformers": {**VIT["transformers"], "hidden_size": 8}, "shape": [2, 2]}
+    teachers = {"peer": {"peer": wide if peer is VIT else peer, "inputs": ["x"]}}
+    losses = [("token_relations", {"teacher": "peer", **options})]
+    return prepared(rows(), losses, tmp_path, teachers=teachers, student=VIT)
+
+
+@pytest.mark.parametrize("term", ["inner", "local", "global"])
+def test_each_term_moves_the_student_and_not_its_teacher(tmp_path, term):
+    terms = {name: 1 if name == term else 0 for name in ("inner", "local", "global")}
+    loop = seeing(tmp_path, k=2, **terms)
+    loop.model.train()
+    loop.model(loop.train_dataset.all_rows()).backward()
+    moved = {
+        name: any(p.grad is not None and p.grad.abs().max() > 1e-7 for p in part.parameters())
+        for name, part in (*loop.model.networks.items(), ("map", loop.model.parts))
+    }
+    assert moved == {"student": True, "peer": False, "map": term == "global"}
+
+
+def test_tokens_that_do_not_fit_are_an_error(tmp_path):
+    from distillgen.errors import ConfigError
+
+    coarse = {"transformers": {**VIT["transformers"], "patch_size": 2}, "shape": [2, 2]}
+    loop = seeing(tmp_path, peer=coarse)
+    with pytest.raises(ConfigError, match="'student' has 5 tokens a row, and 'peer' 2; give both patches of"):
+        loop.model(loop.train_dataset.all_rows())
+    with pytest.raises(ConfigError, match="token_relations: 'peer' gives no tokens"):
+        seeing(tmp_path, peer={"mlp": [4]})
+    with pytest.raises(ConfigError, match="'peer' gives no tokens; name a network whose body has some"):
+        step_of(prepared(rows(), LABELS_OF_PEER, tmp_path, teachers=MLP_PEER)).tokens("peer")
+
+
+MLP_PEER = {"peer": {"peer": {"mlp": [2]}, "inputs": ["x"]}}
+LABELS_OF_PEER = [("cross_entropy", {}), ("divergence", {"teacher": "peer"})]
+
+
 PARTS = {
     "cross_entropy": {},
     "divergence": {"teacher": "t"},

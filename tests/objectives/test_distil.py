@@ -97,6 +97,7 @@ TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
         ((), {"losses": [kd(weight="1 - progress")]}),
         ((), {"batch_size": "all", "on": "shuffled"}),
         ((), {"on": "shuffled", "shuffle": ["says"]}),
+        ((BIG,), {"on": "shuffled", "losses": [kd("student-big")], "shuffle": ["student-big"]}),
         ((BIG,), {"losses": [kd("student-big"), "cross_entropy"], "label": "label", "mixup": {"share": 0.1}}),
         ((), {"teachers": TUTOR, "losses": [kd("tutor"), kd("student", of="tutor")], "mixup": {}}),
     ],
@@ -149,6 +150,8 @@ def test_what_is_right_passes_the_check(filled, stages, options):
             {"inputs": None, "student": "tiny", "losses": [kd("student-big")]},
             "is a network, and the student is a language model",
         ),
+        ((), {"losses": [kd("tutor")], "teachers": TUTOR, "shuffle": ["tutor"]}, "or is trained along"),
+        ((), {"losses": [kd("votes")], "shuffle": ["vote"]}, "or is trained along; did you mean 'votes'?"),
         ((), {"mixup": {}}, "what 'says' said was recorded, and of no mixture; name an earlier student"),
         ((), {"losses": [kd("votes")], "mixup": {}}, "what 'votes' said was recorded"),
         (
@@ -250,6 +253,8 @@ def test_shuffled_gives_the_words_of_the_teachers_that_it_names_to_other_rows():
     assert "label" not in learning.answers()
     one = learning.model_copy(update={"shuffle": ["b"]})
     assert set(one.answers()) == {"teacher.b.names", "teacher.b.logprobs", "teacher.b.vector"}
+    live = {**sources, "c": {"model": "student-big"}}
+    assert not Distil(inputs=["x"], losses=[kd("c"), kd("a")], teachers=live, shuffle=["c"]).answers()
     assert "label" in Distil(inputs=["x"], losses=["cross_entropy"], label="y").answers()
 
 

@@ -43,7 +43,7 @@ def prepared_rows(rows, losses, tmp_path: Path, *, root: Path | None = None, stu
     selection = RowSelection({name: datasets.Dataset.from_list(part) for name, part in parts.items()})
     entries = {name: options.pop(name) for name in ("weights", "teachers", "models") if name in options}
     flags = {name: options.pop(name, False) for name in ("transductive", "learn_validation", "shuffled")}
-    mixup = options.pop("mixup", None)
+    named = {name: options.pop(name, None) for name in ("mixup", "shuffle")}
     arguments = {
         "output_dir": str(tmp_path / "out"),
         "seed": 0,
@@ -66,7 +66,7 @@ def prepared_rows(rows, losses, tmp_path: Path, *, root: Path | None = None, stu
         ["x"],
         flags["transductive"],
         flags["learn_validation"],
-        mixup,
+        **named,
     )
     inputs = TrainingInputs(
         "",

@@ -133,6 +133,28 @@ def test_the_shuffled_arm_of_a_live_teacher_teaches_nothing(tmp_path):
     assert labels_apart(loop) < 0.7
 
 
+def test_a_control_exchanges_what_the_teachers_that_it_names_say_and_keeps_what_others_say(tmp_path):
+    live(tmp_path).save_model(str(tmp_path / "big"))
+    loop = prepared(
+        [row(i, **says(i)) | {"teacher.t.vector": [float(i)]} for i in range(12)],
+        [("divergence", {"teacher": ["says", "t"]}), ("features", {"teacher": "sees"})],
+        tmp_path,
+        teachers={**dict.fromkeys(("says", "sees"), {"model": "big", "inputs": ["x"]}), "t": {"field": "t"}},
+        models={"big": tmp_path / "big"},
+        shuffle=["sees", "t"],
+        shuffled=True,
+    )
+    step, own = step_of(loop), step_of(loop).out("big")
+    assert torch.equal(step.teacher("says"), own.classes["class"])
+    assert torch.equal(step.vector("says"), own.features)
+    assert torch.equal(step.teacher("sees"), own.classes["class"].roll(6, 0))
+    assert torch.equal(step.vector("sees"), own.features.roll(6, 0))
+    assert step.vector("t").flatten().tolist() == [*range(12)], (
+        "the rows of recorded teachers hold others' words"
+    )
+    assert torch.equal(step.teacher("student"), step.out().classes["class"])
+
+
 def test_a_checkpoint_continues_to_the_same_bits(tmp_path):
     rows = [row(i, **says(i, sure=0.6)) for i in range(40)]
 
