@@ -1,0 +1,59 @@
+"""trg: a long tail of digits, and a ViT that learns of its teacher's patches, and less of other pictures'."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from data.digits import digits
+from distillgen.located_yaml import read_yaml
+from distillgen.project import home
+from tests.recipes.harness import teach, train_here
+
+
+def counts(rows: list[dict], split: str) -> dict[int, int]:
+    return Counter(row["gold"] for row in rows if row["split"] == split)
+
+
+def test_the_training_rows_have_a_long_tail_and_the_test_rows_do_not():
+    pytest.importorskip("sklearn")
+    even, long, other = (
+        list(digits(train=1100, **options)) for options in ({"seed": 0}, LONG, {**LONG, "seed": 1})
+    )
+    train = counts(long, "train")
+    assert sorted(train.values()) == [5, 7, 10, 14, 19, 26, 37, 51, 72, 100], "100 / 20 ** (rank / 9)"
+    assert (
+        sorted(counts(other, "train").values()) == sorted(train.values()) and counts(other, "train") != train
+    )
+    assert counts(long, "test") == counts(even, "test") and min(counts(even, "train").values()) > 90
+    short = counts(list(digits(seed=0, train=1100, imbalance=4, largest=40)), "train")
+    assert max(short.values()) == 40 and min(short.values()) == 10
+
+
+LONG = {"seed": 0, "imbalance": 20}
+
+
+def recipe(**train) -> dict:
+    """The recipe with fewer steps."""
+    file = home("pipelines") / "trg.yaml"
+    pipeline, _ = read_yaml(file.read_text(encoding="utf-8"), file)
+    for stage in pipeline["stages"]:
+        stage.get("train", {}).update(train)
+    return pipeline
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_students_of_patches_are_asked_and_the_control_learns_otherwise(tmp_path, monkeypatch):
+    for package in ("torch", "accelerate", "datasets", "sklearn", "transformers"):
+        pytest.importorskip(package)
+    train_here(monkeypatch)
+    run = teach(recipe(max_steps=150), {}, out=tmp_path / "run")
+    (file,) = run.directory.glob("evaluation*.json")
+    models = json.loads(file.read_bytes())["models"]
+    right = {name: model["figures"]["balanced_accuracy"]["mean"] for name, model in models.items()}
+    assert set(right) == {
+        f"student{arm}" for arm in ("", "-kd", "-relations", "-labels", "-shuffled", "-big")
+    }
+    assert right["student-big"] > 0.5, "ten digits"
+    assert right["student"] > right["student-shuffled"]
