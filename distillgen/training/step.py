@@ -63,14 +63,14 @@ class Step:
 
         What a recorded teacher leaves over is shared among the classes that it does not name.
         """
-        return self._learner.in_order(name, self._said(name))
+        return self._learner.in_order(name, self._of_teacher(name))
 
     def vector(self, name: str) -> Any:
         """Return the features of a network, or the vectors that a teacher gave [rows, width].
 
         Raise ConfigError if there are none.
         """
-        vectors = self._said(name).features
+        vectors = self._of_teacher(name).features
         if vectors is None:
             raise ConfigError(
                 f"'{name}' gives no vectors; name a stage embed, a field of numbers or a network"
@@ -79,12 +79,12 @@ class Step:
 
     def tokens(self, name: str) -> Any:
         """Return the tokens [rows, tokens, width] of a network or live teacher. Raise ConfigError without."""
-        tokens = self._said(name).tokens
+        tokens = self._of_teacher(name).tokens
         if tokens is None:
             raise ConfigError(f"'{name}' gives no tokens; name a network whose body has some")
         return tokens
 
-    def _said(self, name: str) -> Out:
+    def _of_teacher(self, name: str) -> Out:
         """Return what a network or teacher says of the rows, or of others if a control arm exchanges it."""
         out = self.out(self._learner.network_of(name))
         return _exchanged(out) if name in self._learner.teachers.exchanged else out

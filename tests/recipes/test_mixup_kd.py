@@ -1,4 +1,4 @@
-"""mixup-kd: mixtures harm a student of plain logits, not one of rescaled ones; other mixtures teach nothing."""
+"""mixup-kd: mixtures harm a student of plain logits, not one of rescaled ones; others teach nothing."""
 
 import pytest
 
