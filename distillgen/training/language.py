@@ -21,7 +21,7 @@ class Language(nn.Module):  # type: ignore[misc]
     The learnt tokens are those whose label is not IGNORED.
     """
 
-    width = 0
+    width = token_width = 0
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
