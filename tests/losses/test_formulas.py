@@ -102,6 +102,16 @@ def test_rescaled_logits_say_the_same_at_any_scale(tmp_path):
     assert not close(plain, loss_rows(tmp_path, "divergence")), "the control: as they are, they do not"
 
 
+def test_a_student_that_finds_all_classes_alike_learns_with_rescaled_logits(tmp_path):
+    """There is no deviation to divide by; what is learnt is finite."""
+    loop = prepared(rows(), [("cross_entropy", {"standardise": True})], tmp_path)
+    loss, module = only(loop)
+    step = step_of(loop, [[2.0, 2.0, 2.0]] * 4)
+    loss.rows(step, module).sum().backward()
+    gradient = step.out().classes["class"].grad
+    assert gradient.isfinite().all() and gradient[:3].abs().min() > 0
+
+
 @pytest.mark.parametrize(("standardise", "expected"), [(False, f.MIXED), (True, f.MIXED_RESCALED)])
 def test_a_mixture_learns_both_labels_by_their_shares(tmp_path, standardise, expected):
     from distillgen.training.mixup import LABEL, SHARE

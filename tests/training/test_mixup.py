@@ -84,7 +84,8 @@ def test_student_and_teacher_see_the_mixtures_in_training_and_the_rows_elsewhere
 
     model = loop(tmp_path).model
     rows = loop(tmp_path).train_dataset.all_rows()
-    mixed = Mixup(share=0.5).mixed(rows, 0, 0)  # the seed, and the updates so far
+    mixed = Mixup(share=0.5).mixed(rows, 0, 3)  # the seed, and the updates so far
+    model.when = (0.25, 0, 3)
     model.train()
     in_training = model(rows).item()
     model.eval()
