@@ -339,6 +339,17 @@ def test_relations_to_the_tokens_of_another_row_are_others(tmp_path):
         assert sum(other) > sum(own) + 1e-3
 
 
+def test_a_control_gives_the_tokens_of_other_rows(tmp_path):
+    from distillgen.networks.network import Out
+
+    loop = prepared(rows(), [("cross_entropy", {})], tmp_path)
+    loop.model.teachers.exchanged = ["t"]
+    step, tokens = step_of(loop), torch.arange(4.0)[:, None, None].expand(4, 3, 2)
+    for name in ("t", "u"):
+        step._outs[name] = Out({}, torch.arange(4), None, tokens)
+    assert step.tokens("t")[:, 0, 0].tolist() == [2, 3, 0, 1] and step.tokens("u").equal(tokens)
+
+
 def test_some_of_the_tokens_are_drawn_anew_in_each_step(tmp_path):
     from distillgen.losses.token_relations import TokenRelations
     from distillgen.networks.network import Out
