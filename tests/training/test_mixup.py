@@ -96,6 +96,19 @@ def test_student_and_teacher_see_the_mixtures_in_training_and_the_rows_elsewhere
         assert in_training != pytest.approx(Step(model, control).total().item(), abs=1e-5)
 
 
+def test_the_options_of_a_pipeline_reach_the_training(monkeypatch, tmp_path):
+    from distillgen.objectives.distil import Distil
+    from distillgen.project import Project
+    from distillgen.training.inputs import TrainingInputs
+    from distillgen.training.rows import RowSelection
+
+    monkeypatch.setattr("distillgen.training.assembly.network_loop", lambda lesson, inputs: lesson)
+    options = {"mixup": {"share": 0.3}, "teachers": {"t": {"model": "student-big"}}, "shuffle": ["t"]}
+    learning = Distil(inputs=["x"], losses=["cross_entropy"], label="y", **options)
+    lesson = learning.prepare(TrainingInputs("", RowSelection({}), {}, 64, project=Project(tmp_path)))
+    assert lesson.mixup == Mixup(share=0.3) and lesson.shuffle == ["t"]
+
+
 def test_a_training_with_mixtures_goes_on_to_the_same_bits(tmp_path):
     whole = loop(tmp_path)
     whole.train()
