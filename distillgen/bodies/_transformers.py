@@ -27,7 +27,8 @@ class PictureModel(nn.Module):  # type: ignore[misc]
         self.model = AutoModel.from_config(config).eval()
         with torch.no_grad():
             features, tokens = self._features(torch.zeros(1, channels, height, width))
-        self.width, self.token_width = int(features.shape[1]), int(tokens.shape[2])
+        self.width = int(features.shape[1])
+        self.token_width = 0 if tokens is None else int(tokens.shape[2])
         self.batch_statistics = any(isinstance(layer, _BatchNorm) for layer in self.model.modules())
         self.train()
 
@@ -39,16 +40,18 @@ class PictureModel(nn.Module):  # type: ignore[misc]
         return array.permute(0, 3, 1, 2) if self.last else array
 
     def forward(self, array: Any) -> Any:
-        """Return features [rows, width] and tokens [rows, tokens, token_width].
+        """Return features [rows, width], and the tokens [rows, tokens, token_width] of a model that has some.
 
         A row alone is normalised by the running statistics.
         """
         if self.training and self.batch_statistics:
             self.model.train(len(array) > 1)
-        return self._features(self._first(array))
+        features, tokens = self._features(self._first(array))
+        return features if tokens is None else (features, tokens)
 
     def _features(self, pictures: Any) -> Any:
         out = self.model(pixel_values=pictures)
-        pooled, states = getattr(out, "pooler_output", None), out.last_hidden_state
-        tokens = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+        pooled, tokens = (getattr(out, name, None) for name in ("pooler_output", "last_hidden_state"))
+        if tokens is not None and tokens.dim() == 4:
+            tokens = tokens.flatten(2).transpose(1, 2)
         return tokens.mean(1) if pooled is None else pooled.flatten(1), tokens

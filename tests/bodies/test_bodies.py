@@ -432,6 +432,17 @@ def test_channels_may_come_first_or_last():
     assert PictureModel(RESNET, [3, 4, 4]).last is False, "3 channels first, though 4 comes last"
 
 
+def test_the_last_states_of_all_patches_are_tokens():
+    from distillgen.bodies._transformers import PictureModel
+
+    pictures = torch.arange(512.0).reshape(2, 256)
+    resnet, vit = PictureModel(RESNET, [16, 16]).eval(), PictureModel(VIT, [16, 16]).eval()
+    features, tokens = resnet(pictures)
+    assert tokens.shape == (2, tokens.shape[1], resnet.token_width) == (2, 4, 16)
+    assert torch.allclose(tokens.mean(1), features, atol=1e-6), "a ResNet pools its patches by their mean"
+    assert vit(pictures)[1].shape == (2, 65, vit.token_width), "8 by 8 patches and the class token"
+
+
 def test_features_without_a_pooler_are_the_mean_of_all_patches():
     from distillgen.bodies._transformers import PictureModel
 
