@@ -51,7 +51,8 @@ class PictureModel(nn.Module):  # type: ignore[misc]
 
     def _features(self, pictures: Any) -> Any:
         out = self.model(pixel_values=pictures)
-        pooled, tokens = (getattr(out, name, None) for name in ("pooler_output", "last_hidden_state"))
+        pooled: Any = getattr(out, "pooler_output", None)
+        tokens: Any = getattr(out, "last_hidden_state", None)
         if tokens is not None and tokens.dim() == 4:
             tokens = tokens.flatten(2).transpose(1, 2)
         return tokens.mean(1) if pooled is None else pooled.flatten(1), tokens
