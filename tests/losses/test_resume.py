@@ -65,3 +65,28 @@ def test_the_last_weights_are_written_row_by_row(tmp_path):
     lines = (tmp_path / "student/weights.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 40
     assert '"alpha"' in lines[0] and '"route"' in lines[0]
+
+
+def test_relations_of_drawn_tokens_go_on_to_the_same_bits(tmp_path):
+    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 4}
+    student = {"transformers": {"model_type": "vit", "patch_size": 1, **sizes}, "shape": [1, 3]}
+
+    def seeing(folder: str, **options):
+        return prepared(
+            rows(0, 20),
+            [("cross_entropy", {}), ("token_relations", {"teacher": "peer", "sampled": 9, "k": 3})],
+            tmp_path / folder,
+            teachers={"peer": {"peer": student, "inputs": ["x"]}},
+            student=student,
+            max_steps=9,
+            **options,
+        )
+
+    whole = seeing("a")
+    before = bits(whole)
+    whole.train()
+    seeing("b", save_strategy="steps", save_steps=4).train()
+    again = seeing("b")
+    again.train(resume_from_checkpoint=str(tmp_path / "b" / "out" / "checkpoint-4"))
+    assert bits(whole) == bits(again)
+    assert bits(whole)["parts.loss 1.0.weight"] != before["parts.loss 1.0.weight"]
