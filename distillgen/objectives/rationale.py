@@ -11,11 +11,11 @@ from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record, text_of
 from distillgen.training.chat_template import Turns
-from distillgen.training.dialogue import CHAT, lengths, split
+from distillgen.training.dialogue import CHAT
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.objective import Objective
 from distillgen.training.part import Weight
-from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, fit, uncut
+from distillgen.training.rows import Assessment, Row, RowSelection, Unusable
 
 if TYPE_CHECKING:
     from distillgen.training.step import Step
@@ -75,7 +75,7 @@ class Rationale(Objective):
 
         from distillgen.losses.cross_entropy import CrossEntropy
         from distillgen.training.language import Language
-        from distillgen.training.language_loop import id_columns, token_loop
+        from distillgen.training.language_loop import assessment, columns, token_loop
         from distillgen.training.learner import Teachers
 
         both = AutoConfig.from_pretrained(inputs.student, revision=inputs.revision).is_encoder_decoder
@@ -88,18 +88,11 @@ class Rationale(Objective):
             return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": row[task]}]
 
         def tokenised(row: Row, task: str) -> Row:
-            weight, (prompt, completion) = 1.0 if task == "label" else self.weight, dialogue(row, task)
-            if both:
-                ids, labels = tokenizer(prompt)["input_ids"], tokenizer(text_target=completion)["input_ids"]
-                return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, WEIGHT: weight}
-            return {**id_columns(*split(tokenizer, prompt, completion), max_length), WEIGHT: weight}
+            weight = 1.0 if task == "label" else self.weight
+            return {**columns(tokenizer, *dialogue(row, task), max_length, both=both), WEIGHT: weight}
 
         def assess(row: Row) -> Assessment:
-            if both:
-                texts = [dialogue(row, "rationale")[0], row["label"], row["rationale"]]
-                return uncut(max(map(len, tokenizer(texts)["input_ids"])), max_length)
-            tokens = [lengths(tokenizer, *dialogue(row, task)) for task in TASKS]
-            return fit(max(prompt for prompt, _ in tokens), max(total for _, total in tokens), max_length)
+            return assessment(tokenizer, [dialogue(row, task) for task in TASKS], max_length, both=both)
 
         chosen = inputs.rows.select(assess)
         tasks = [chosen.map(tokenised, task=task).parts for task in TASKS]

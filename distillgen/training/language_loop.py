@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
@@ -15,10 +15,12 @@ from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.language import Language, collator
 from distillgen.training.learner import Learner, Loop, Teachers
 from distillgen.training.part import Loss, Weight
-from distillgen.training.rows import Assessment, Row, RowSelection, fit
+from distillgen.training.rows import Assessment, Row, RowSelection, fit, uncut
 from distillgen.training.signals import RecordedTokens
 from distillgen.training.step import STUDENT
 from distillgen.training.token_rows import ids_by_text, refuse_renormalised, tokenised
+
+Sequences: TypeAlias = Callable[[list[Row]], list[Row]]
 
 
 def language_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
@@ -43,22 +45,25 @@ def token_loop(
     weights: Mapping[str, Weight],
     teachers: Teachers,
     inputs: TrainingInputs,
+    sequences: Sequences = list,
 ) -> Prepared:
     """Return the loop of a language model over rows with `input_ids`, `attention_mask` and `labels`.
 
     The losses and weights see all columns of the rows but `id`, as `collator` puts them together.
+    `sequences` takes the rows of a batch apart, if a row has several sequences of tokens.
     """
     ids = rows.parts[TRAIN]["id"] if "id" in rows.parts[TRAIN].column_names else ()
     parts = {name: _numbered(part) for name, part in rows.parts.items()}
     learner = Learner(
         {STUDENT: student}, losses, weights, teachers, seed=inputs.arguments["seed"], ids=list(ids)
     )
+    collated = collator(student.tokenizer.pad_token_id)
     loop = Loop(
         learner,
         TrainingArguments(**inputs.arguments, remove_unused_columns=False),
         train_dataset=parts[TRAIN],
         eval_dataset=parts.get(HELD_OUT),
-        data_collator=collator(student.tokenizer.pad_token_id),
+        data_collator=lambda batch: collated(sequences(batch)),
     )
     return Prepared(loop, rows.counts, student=student.model)
 
@@ -125,3 +130,22 @@ def id_columns(before: Sequence[int], after: Sequence[int], max_length: int) -> 
         "attention_mask": [1] * len(ids),
         "labels": ([-100] * len(before) + [*after])[:max_length],
     }
+
+
+def columns(tokenizer: Any, prompt: Any, completion: Any, max_length: int, *, both: bool) -> Row:
+    """Return the columns of a prompt and its completion, for a decoder or, if `both`, an encoder-decoder."""
+    if not both:
+        return id_columns(*split(tokenizer, prompt, completion), max_length)
+    ids, labels = tokenizer(prompt)["input_ids"], tokenizer(text_target=completion)["input_ids"]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def assessment(
+    tokenizer: Any, dialogues: Sequence[tuple[Any, Any]], max_length: int, *, both: bool
+) -> Assessment:
+    """Assess prompts with their completions by the longest of them, for either kind of student."""
+    if both:
+        texts = [text for dialogue in dialogues for text in dialogue]
+        return uncut(max(map(len, tokenizer(texts)["input_ids"])), max_length)
+    tokens = [lengths(tokenizer, *dialogue) for dialogue in dialogues]
+    return fit(max(prompt for prompt, _ in tokens), max(total for _, total in tokens), max_length)
