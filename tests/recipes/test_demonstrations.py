@@ -14,6 +14,7 @@ from tests.recipes.harness import accuracies, train_here
 from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
 SMALL = {"meta": 8, "rows": 4, "unseen": 12}
+NO_STUDENT = [f"{name}=null" for name in ("meta", "few", "evaluate", "none")]
 BANK = "from: here, others: true, into: demos, keep: [question, shown], k: 4"
 
 
@@ -30,9 +31,8 @@ def guilds(monkeypatch):
 def labelled(out, *sets):
     """The records with their demonstrations and the teacher's labels."""
     source = [f"source.with={json.dumps(SMALL)}"] if not any("rows.jsonl" in each for each in sets) else []
-    run = distillgen.run("demonstrations", out=out, sets=[*source, *sets], until="label")
-    (file,) = (run.directory / "stages").glob("*-label.jsonl")
-    return [record for record in read_records(file) if not record.dropped]
+    run = distillgen.run("demonstrations", out=out, sets=[*source, *NO_STUDENT, *sets])
+    return [*read_records(run.directory / "corpus.jsonl")]
 
 
 def leaks(records):
