@@ -67,6 +67,7 @@ def test_there_is_an_objective_a_file_and_each_says_what_it_is():
         "embedder",
         "gkd",
         "kto",
+        "marginal",
         "rationale",
         "sft",
     ]

@@ -93,6 +93,20 @@ MISTAKES = [
         "objective 'dpo': 'prompt' needs the field 'prompt', which no earlier stage gives",
     ),
     ({"objective": "rationale"}, "objective 'rationale': 'prompt' needs the field 'prompt'"),
+    ({"objective": "marginal"}, "objective 'marginal' needs 'template'"),
+    (
+        {"objective": "marginal", "template": "{{ demonstration.q }}", "demonstrations": "message"},
+        "'demonstrations' needs the field 'message', which no earlier stage gives",
+    ),
+    (
+        {
+            "objective": "marginal",
+            "template": "{{ mesages }}",
+            "demonstrations": "messages",
+            "completion": "score",
+        },
+        "objective 'marginal': 'template' needs the field 'mesages'",
+    ),
     (
         {"objective": "classifier", "fields": ["score"], "label": "scor"},
         "'label' needs the field 'scor', which no earlier stage gives; did you mean 'score'?",
