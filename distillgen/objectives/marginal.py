@@ -56,8 +56,8 @@ class Marginal(Objective):
         """Raise ConfigError if a field is missing."""
         context.need(self.demonstrations, "'demonstrations'")
         context.need(self.completion, "'completion'")
-        shown = replace(context, fields=context.fields | {DEMONSTRATION})
-        Text(self.template).check(shown, "'template'")
+        of_prompt = replace(context, fields=context.fields | {DEMONSTRATION})
+        Text(self.template).check(of_prompt, "'template'")
 
     def answers(self) -> tuple[str, ...]:
         """Return the completion's column."""

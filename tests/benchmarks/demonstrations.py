@@ -14,13 +14,13 @@ import math
 from pathlib import Path
 from statistics import fmean, stdev
 
-BANK = "from: here, within: phase, others: true, into: demos, keep: [question, shown], k: 4"
+BANK = "from: here, within: phase, others: true, into: demos, keep: [question, example_answer], k: 4"
 ALONE = ["meta.arms={}", "few.arms={}", "none=null"]
 ARMS = {
     "retrieved": [],
     "random": [*ALONE, f"bank={{by: random, {BANK}}}", "meta.score=null", "few.score=null"],
     "gold": [*ALONE, "bank.within=guild"],
-    "permuted": [*ALONE, "shown.fields.shown={{ permuted }}"],
+    "permuted": [*ALONE, "example.fields.example_answer={{ permuted }}"],
 }
 PAIRS = [("retrieved", other) for other in ("random", "none", "permuted")] + [
     ("gold", "retrieved"),

@@ -15,7 +15,7 @@ from tests.stages.test_train import installed  # noqa: F401  as if every package
 
 SMALL = {"meta": 8, "rows": 4, "unseen": 12}
 NO_STUDENT = [f"{name}=null" for name in ("meta", "few", "evaluate", "none")]
-BANK = "from: here, others: true, into: demos, keep: [question, shown], k: 4"
+BANK = "from: here, others: true, into: demos, keep: [question, example_answer], k: 4"
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_the_teacher_gains_by_demonstrations_of_other_rows_and_nothing_by_permut
     gold = labelled("gold", "bank.within=guild")
     assert right(gold) >= right(records) > 0.6
     assert right(labelled("random", f"bank={{by: random, within: phase, {BANK}}}")) < 0.3
-    assert right(labelled("permuted", "shown.fields.shown={{ permuted }}")) < 0.4
+    assert right(labelled("permuted", "example.fields.example_answer={{ permuted }}")) < 0.4
 
 
 def test_a_row_or_a_near_copy_that_is_its_own_demonstration_is_seen(project, guilds):
