@@ -13,7 +13,7 @@ from distillgen.text.words import content
 from tests.recipes.harness import accuracies, train_here
 from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
-SMALL = {"meta": 8, "rows": 4, "unseen": 12}
+SMALL = {"meta": 4, "rows": 4, "unseen": 10, "shots": 12, "asked": 8}
 NO_STUDENT = [f"{name}=null" for name in ("meta", "few", "evaluate", "none")]
 BANK = "from: here, others: true, into: demos, keep: [question, example_answer], k: 4"
 
@@ -52,7 +52,7 @@ def overlap(one, other):
 def right(records):
     """The share of held-out questions that the teacher answers right."""
     asked = [r for r in records if r.held_out]
-    assert len(asked) == 120
+    assert len(asked) == 80
     return sum(r.fields["labelled"] == r.fields["answer"] for r in asked) / len(asked)
 
 
@@ -78,7 +78,7 @@ def test_a_row_or_a_near_copy_that_is_its_own_demonstration_is_seen(project, gui
     ]
     project.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in [*rows, *copies]))
     source = "source={path: rows.jsonl}"
-    assert len(copies) == 120 and not leaks(labelled("run", source))
+    assert len(copies) == 80 and not leaks(labelled("run", source))
     assert len(leaks(labelled("copies", source, "bank.max_cosine=1"))) >= len(copies)
     trained = sum(row["split"] == "train" for row in [*rows, *copies])
     open_bank = labelled("itself", source, "bank.max_cosine=1", "bank.others=false")
@@ -90,11 +90,11 @@ def test_only_rows_of_the_same_guild_tell_a_room(guilds):
     assert rows == [*guilds(seed=0, **SMALL)] != [*guilds(seed=1, **SMALL)]
     assert len({(row["guild"], frozenset(row["question"].split())) for row in rows}) == len(rows)
     assert Counter((row["phase"], row["split"]) for row in rows) == {
-        ("meta", "train"): 8 * 4,
-        ("shots", "train"): 12 * 16,
-        ("shots", "test"): 12 * 10,
+        ("meta", "train"): 4 * 4,
+        ("shots", "train"): 10 * 12,
+        ("shots", "test"): 10 * 8,
     }
-    assert {r["guild"] for r in rows[:32]}.isdisjoint(r["guild"] for r in rows[32:])
+    assert {r["guild"] for r in rows[:16]}.isdisjoint(r["guild"] for r in rows[16:])
     rooms = {}
     for row in rows:
         rooms.setdefault(row["guild"], set()).add(row["answer"])
