@@ -24,6 +24,8 @@ def test_a_row_has_a_prompt_and_a_score_for_each_demonstration():
     assert row() == {"prompts": ["x is red. z is", "y is blue. z is"], "scores": [0, 0], "completion": "red"}
     assert row(score="cosine", temperature=0.05)["scores"] == pytest.approx([10, 5])
     assert row(completion=3)["completion"] == "3"
+    objective = Marginal(template=TEMPLATE)
+    assert objective.answers() == ("completion",) and objective.api(row()) == "completions"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,10 @@ MISTAKES = [
     ({"objective": "rationale"}, "objective 'rationale': 'prompt' needs the field 'prompt'"),
     ({"objective": "marginal"}, "objective 'marginal' needs 'template'"),
     (
+        {"objective": "marginal", "template": "a", "demonstrations": "messages"},
+        "'completion' needs the field 'completion'",
+    ),
+    (
         {"objective": "marginal", "template": "{{ demonstration.q }}", "demonstrations": "message"},
         "'demonstrations' needs the field 'message', which no earlier stage gives",
     ),
