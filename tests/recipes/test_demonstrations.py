@@ -10,7 +10,7 @@ import distillgen
 from distillgen.project import home
 from distillgen.runs.directory import read_records
 from distillgen.text.words import content
-from tests.recipes.harness import accuracies, train_here
+from tests.recipes.harness import train_here
 from tests.stages.test_train import installed  # noqa: F401  as if every package were there
 
 SMALL = {"meta": 4, "rows": 4, "unseen": 10, "shots": 12, "asked": 8}
@@ -118,8 +118,15 @@ def test_the_recipe_passes_the_check_with_its_arms(project, installed):  # noqa:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_student_gains_by_demonstrations_on_new_tasks(project, monkeypatch):
+    """One student, asked with a demonstration and without."""
     pytest.importorskip("torch")
     train_here(monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    shares = accuracies(distillgen.run("demonstrations", out="run", sets=["meta.max_steps=450"]))
-    assert shares["student-few"] > shares["student-few-none"] + 0.3
+    sets = ["source.with={asked: 5}", "meta.max_steps=450", "meta.arms={}", "few.arms={}"]
+    sets += [f"{stage}.models=[student-few]" for stage in ("evaluate", "none")]
+    run = distillgen.run("demonstrations", out="run", sets=sets)
+    with_one, without = (
+        json.loads((run.directory / file).read_bytes())["models"]["student-few"]["metrics"]["exact"]["mean"]
+        for file in ("evaluation.json", "evaluation-none.json")
+    )
+    assert with_one > without + 0.3
