@@ -6,6 +6,7 @@ seed by seed with 95 % intervals (Student's t). Tasks, demonstrations and studen
 and `random` draws the demonstrations; all of them in the meta-training, too.
 
 Regenerate: python -m tests.benchmarks.demonstrations --seeds 5
+The teacher alone, in a few seconds a seed: python -m tests.benchmarks.demonstrations --seeds 5 --teacher
 """
 
 import argparse
@@ -29,6 +30,24 @@ PAIRS = [("retrieved", other) for other in ("random", "none", "permuted")] + [
 ]
 T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
 """The 97.5 % quantile of Student's t, by the number of seeds."""
+
+
+NO_STUDENT = [f"{name}=null" for name in ("meta", "few", "evaluate", "none")]
+
+
+def teacher_shares(out: Path, seed: int) -> dict[str, dict[str, float]]:
+    """The share of the teacher's right labels by arm, of one seed."""
+    import distillgen
+
+    found = {}
+    for arm, sets in ARMS.items():
+        of_bank = [each for each in sets if each.startswith(("bank", "example"))]
+        sets = [f"seed={seed}", *NO_STUDENT, *of_bank]
+        run = distillgen.run("demonstrations", out=out / f"teacher-{arm}-{seed}", sets=sets)
+        rows = map(json.loads, (run.directory / "corpus.jsonl").read_text().splitlines())
+        right = [row["labelled"] == row["answer"] for row in rows if row["split"] == "test"]
+        found[arm] = {"teacher": fmean(right)}
+    return found
 
 
 def shares(out: Path, seed: int) -> dict[str, dict[str, float]]:
@@ -55,19 +74,21 @@ def shown(values: list[float], times: float = 1.0) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--teacher", action="store_true", help="the teacher alone, without students")
     parser.add_argument("--out", type=Path, default=Path("runs/demonstrations-arms"))
     options = parser.parse_args()
-    found = [shares(options.out, seed) for seed in range(options.seeds)]
+    measure, last = (teacher_shares, "teacher") if options.teacher else (shares, "few")
+    found = [measure(options.out, seed) for seed in range(options.seeds)]
     models = ("meta", "few", "teacher")
     print("| arm |", " | ".join(models), "|\n|---|" + "---|" * len(models))
     for arm in [*ARMS, "none"]:
-        cells = [[seed[arm][model] for seed in found if model in seed[arm]] for model in models]
+        cells = [[of[arm][model] for of in found if model in of.get(arm, {})] for model in models]
         print(f"| `{arm}` |", " | ".join(shown(cell) if cell else "" for cell in cells), "|")
     for arm, other in PAIRS:
-        gaps = [seed[arm]["few"] - seed[other]["few"] for seed in found]
-        print(
-            f"{arm} minus {other}:", shown(gaps, T.get(len(gaps), 2.0)), [round(100 * gap, 1) for gap in gaps]
-        )
+        gaps = [of[arm][last] - of[other][last] for of in found if {arm, other} <= of.keys()]
+        if gaps:
+            each = [round(100 * gap, 1) for gap in gaps]
+            print(f"{arm} minus {other}:", shown(gaps, T.get(len(gaps), 2.0)), each)
 
 
 if __name__ == "__main__":
